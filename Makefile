@@ -1,0 +1,60 @@
+# `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format types bench lock clean
+
+BIN := .venv/bin
+# The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+# uv is three times faster; where it has no wheel, pip installs the same locks.
+INSTALL = $$(test -x $(BIN)/uv && echo "$(BIN)/uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install") -q
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: .venv/.dev  ## set up .venv with all that development and the tests need
+
+demo: .venv/.default  ## set up the little that running needs, then show a mesh at work
+	@$(BIN)/mesh demo $(ARGS)
+
+test: .venv/.dev  ## lint, types and every test tier this machine can run (ARGS="unit contract" for some)
+	@$(BIN)/python tests/run.py $(ARGS)
+
+lint: .venv/.dev  ## style, formatting and import rules
+	@$(BIN)/python tests/run.py lint imports
+
+format: .venv/.dev  ## format the code and repair what can be repaired
+	@$(BIN)/ruff check -q --fix . ; $(BIN)/ruff format .
+
+types: .venv/.dev  ## strict type checking
+	@$(BIN)/python tests/run.py types
+
+bench: .venv/.dev  ## the benchmarks, each beside its hand-written floor
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+COMPILE = $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-emit-index-url --no-emit-find-links $(ARGS)
+
+lock: .venv/.dev  ## renew the locks (ARGS="--upgrade" or ARGS="--upgrade-package NAME" to move versions)
+	@$(COMPILE) --all-extras --group dev -o requirements/dev.txt
+	@$(COMPILE) --extra all -c requirements/dev.txt -o requirements/all.txt
+	@$(COMPILE) -c requirements/dev.txt -o requirements/default.txt
+
+clean:  ## remove .venv and every cache
+	rm -rf .venv .hypothesis .pytest_cache .ruff_cache .import_linter_cache dist build
+
+.venv/.python:
+	@test -n "$(PYTHON)" || { echo "Meshwright needs Python 3.11 or newer: install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "Python's venv module failed: on Debian or Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "uv>=0.9,<1" || echo "uv could not be installed: pip does its work, more slowly" >&2
+	@touch $@
+
+.venv/.default: .venv/.python pyproject.toml requirements/default.txt
+	@$(INSTALL) --require-hashes -r requirements/default.txt
+	@$(INSTALL) --no-deps -e .
+	@touch $@
+
+.venv/.dev: .venv/.python pyproject.toml requirements/dev.txt
+	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@$(INSTALL) --no-deps -e .
+	@touch $@ .venv/.default
