@@ -1,0 +1,60 @@
+"""What every tier shares: one seed for all chance, a clean environment, and needs that are said aloud."""
+
+import os
+import random
+import shutil
+
+import pytest
+
+SEED = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SEED] = int(os.environ.get("MESH_TEST_SEED") or random.SystemRandom().randrange(2**32))
+    required = os.environ.get("MESH_REQUIRE_TIERS")
+    forget_the_users_settings()
+    if required:
+        os.environ["MESH_REQUIRE_TIERS"] = required
+
+
+def forget_the_users_settings() -> None:
+    """No test may find a key or a server of the person who runs it, and so none can call a paid model."""
+    for name in list(os.environ):
+        if name.startswith(("MESH_", "LITELLM_", "OTEL_")) or name.endswith("_API_KEY"):
+            del os.environ[name]
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"seed: {config.stash[SEED]}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+    if exitstatus == pytest.ExitCode.TESTS_FAILED:
+        seed = terminalreporter.config.stash[SEED]
+        terminalreporter.write_line(f"the same chances again: MESH_TEST_SEED={seed}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        missing = [program for program in marker.args if shutil.which(program) is None]
+        if missing and os.environ.get("MESH_REQUIRE_TIERS") == "all":
+            pytest.fail(f"needs {', '.join(missing)} on PATH, and every tier is required", pytrace=False)
+        if missing:
+            pytest.skip(f"needs {', '.join(missing)} on PATH")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def seed(pytestconfig: pytest.Config) -> int:
+    """The session's seed; `MESH_TEST_SEED` repeats one."""
+    return pytestconfig.stash[SEED]
+
+
+@pytest.fixture
+def rng(seed: int, request: pytest.FixtureRequest) -> random.Random:
+    """Chance of this test's own: the same for the same seed, whatever else runs before it."""
+    return random.Random(f"{seed}:{request.node.nodeid}")
