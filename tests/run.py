@@ -57,7 +57,14 @@ def run_tier(part: str, tests: Path) -> Result:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch, "report.xml")
-        status = execute([sys.executable, "-m", "pytest", "-q", str(folder), f"--junitxml={report}"])
+        options = [
+            "-q",
+            "-c",
+            str(ROOT / "pyproject.toml"),
+            f"--rootdir={tests.parent}",
+            f"--junitxml={report}",
+        ]
+        status = execute([sys.executable, "-m", "pytest", *options, str(folder)])
         return read_report(part, status, time.monotonic() - started, report)
 
 
