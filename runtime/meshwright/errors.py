@@ -1,0 +1,149 @@
+"""Every error that Meshwright raises on purpose.
+
+    MeshError
+    ├── InvalidInput              a request, argument or message that cannot be accepted
+    │   └── TooLarge              ... because it is over a size or depth limit
+    ├── NotFound                  a task or an agent that is not known
+    ├── NoAgentAvailable          nobody can do it: unknown capability, or all are offline
+    ├── Conflict                  it contradicts what is stored
+    │   ├── IdempotencyConflict   a repeated key with another body
+    │   └── StaleFence            a commit by work that no longer owns its task
+    ├── ConfigError               a file or setting that cannot be used (file, line, what was expected)
+    │   └── PromptError           ... a prompt file
+    ├── HostError                 the host cannot do its part
+    │   ├── MailboxFull           an actor has more messages waiting than it may
+    │   ├── Draining              the host is stopping and takes nothing new
+    │   ├── StoreLocked           another process holds the data
+    │   ├── StoreTooNew           the data was written by a newer version
+    │   └── StoreFailed           a write failed: disk full, read-only, corrupt
+    ├── ReplayMismatch            a resumed run took another road than its journal
+    ├── ToolFailed                a tool could not do what was asked
+    ├── MemoryUnavailable         memories cannot be read or written
+    └── ModelError                a model call failed (see models.port for the kinds)
+
+Each names what happened, and where it can what to do (`remedy`) and which field was wrong (`field`).
+`status` is the HTTP status of its problem document, `code` its stable name on the wire.
+"""
+
+from __future__ import annotations
+
+
+class MeshError(Exception):
+    """Base of every error that Meshwright raises on purpose."""
+
+    status = 500
+
+    def __init__(self, message: str, *, remedy: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.field = field
+
+    @property
+    def code(self) -> str:
+        """The error's stable name on the wire: its class name."""
+        return type(self).__name__
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.remedy}" if self.remedy else self.message
+
+
+class InvalidInput(MeshError):
+    """A request, argument or message that cannot be accepted."""
+
+    status = 422
+
+
+class TooLarge(InvalidInput):
+    """Input over a limit of size or depth."""
+
+    status = 413
+
+
+class NotFound(MeshError):
+    """A task or an agent that is not known."""
+
+    status = 404
+
+
+class NoAgentAvailable(MeshError):
+    """No agent can do what was asked: none has the capability, or all that have it are offline."""
+
+    status = 503
+
+
+class Conflict(MeshError):
+    """What was asked contradicts what is stored."""
+
+    status = 409
+
+
+class IdempotencyConflict(Conflict):
+    """The idempotency key was used before, with another body."""
+
+
+class StaleFence(Conflict):
+    """Work that no longer owns its task tried to commit."""
+
+
+class ConfigError(MeshError):
+    """A file or a setting that cannot be used."""
+
+    def __init__(
+        self, message: str, *, path: str = "", line: int | None = None, remedy: str = "", field: str = ""
+    ) -> None:
+        where = f"{path}:{line}" if path and line else path
+        super().__init__(f"{where}: {message}" if where else message, remedy=remedy, field=field)
+        self.path = path
+        self.line = line
+
+
+class PromptError(ConfigError):
+    """A prompt file that is missing, broken, or used with the wrong variables."""
+
+
+class HostError(MeshError):
+    """The host cannot do its part; a later try may succeed."""
+
+    status = 503
+
+
+class MailboxFull(HostError):
+    """An actor has more messages waiting than it may; try again when it has caught up."""
+
+
+class Draining(HostError):
+    """The host is stopping and takes nothing new."""
+
+
+class StoreLocked(HostError):
+    """Another process holds the data."""
+
+
+class StoreTooNew(HostError):
+    """The data was written by a newer version of Meshwright."""
+
+
+class StoreFailed(HostError):
+    """A write to the store failed; nothing that depended on it was acknowledged."""
+
+
+class ReplayMismatch(MeshError):
+    """A resumed run asked for another step than the one in its journal."""
+
+
+class ToolFailed(MeshError):
+    """A tool could not do what was asked; the model is told the message."""
+
+
+class MemoryUnavailable(MeshError):
+    """Memories cannot be read or written right now."""
+
+    status = 503
+
+
+class ModelError(MeshError):
+    """A model call failed. `retryable` says whether the same call may succeed later."""
+
+    status = 502
+    retryable = False

@@ -1,0 +1,128 @@
+"""The port to a host: what whatever runs the actors must be able to do, and promise.
+
+Every host promises the same (tests/contract holds them to it):
+
+- One turn of an actor at a time; its state and effects commit together, guarded by the head's revision.
+- Nothing leaves before the commit is durable: no reply to `call`, no `after` signal, no listener.
+- A message sent by a turn, or taken by `send` or `publish`, is delivered at least once and taken once:
+  repeats of an id are dropped. Messages from one actor to another arrive in the order of sending.
+- An alarm and a delivery survive a crash. After a restart every actor that is `obliged` gets a `recover`
+  turn.
+- A message that its actor cannot take (no such turn, wrong shape, expired, the turn raised) is recorded as
+  a `message.dead_lettered` event on the topic `mesh-events`; the messages behind it go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from meshwright.actor import ActorKind, ActorRef, Message, Record
+from meshwright.clock import Clock
+from meshwright.messages import Event
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """Gives the events of some topics to actors: `route` names the actor, or None to pass the event by.
+
+    The actor's `method` gets the event's payload; the message's id is derived from the event's.
+    """
+
+    pattern: str
+    route: Callable[[Event], ActorRef | None]
+    method: str
+
+
+class Signals(Protocol):
+    """Where the signals of turns go: the worker of this process."""
+
+    def signal(self, ref: ActorRef, signal: Any) -> None:
+        """Take one signal of a turn of that actor. Must return at once, and not raise."""
+        ...
+
+
+class Host(Protocol):
+    """Runs actors. Register kinds and subscriptions first, then `start`."""
+
+    name: str
+    clock: Clock
+    incarnation: str
+    """Names this run of the worker: another after each start."""
+
+    def register(self, kind: ActorKind) -> None:
+        """Make a type of actor known. Raises ValueError when the type is taken."""
+        ...
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Send the events of a pattern to actors, durably."""
+        ...
+
+    def listen(self, pattern: str, listener: Listener) -> Callable[[], None]:
+        """Call back for each event committed from now on; the result ends it. Not durable: a view."""
+        ...
+
+    def attach(self, worker: Signals) -> None:
+        """Give the signals of turns to this worker."""
+        ...
+
+    async def start(self) -> None:
+        """Open the store, recover what was under way, and begin to run turns.
+
+        Raises StoreLocked, StoreTooNew or StoreFailed.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """Take nothing new, let the turns under way commit, and close."""
+        ...
+
+    async def call(
+        self, ref: ActorRef, method: str, body: Any = None, *, traceparent: str | None = None
+    ) -> Any:
+        """Run a turn and return its reply, once all that the reply rests on is durable.
+
+        Not deduped: the turn itself must know a repeat. What the turn raises is raised here, with the
+        actor unchanged; MailboxFull, Draining and StoreFailed may come instead.
+        """
+        ...
+
+    async def send(self, message: Message) -> None:
+        """Take a message from outside: durable when this returns, and dropped if its id was taken before."""
+        ...
+
+    async def publish(self, event: Event) -> None:
+        """Take an event from outside: into the log and to its subscribers, durable when this returns.
+
+        Dropped if an event of its id was taken before.
+        """
+        ...
+
+    def broadcast(self, event: Event) -> None:
+        """Show an event to the listeners of every process, at most once; it is not kept."""
+        ...
+
+    async def read(self, ref: ActorRef) -> BaseModel | None:
+        """The actor's committed state, or None if it never had a turn. Do not change it."""
+        ...
+
+    def append(self, record: Record) -> Awaitable[None]:
+        """Write a record outside a turn; await the result to know it durable.
+
+        It is ordered before the commit of any turn that runs later. Where that number is written already,
+        the first value stands.
+        """
+        ...
+
+    async def records(self, ref: ActorRef, stream: str, *, last: int | None = None) -> list[Record]:
+        """The records of a stream in order of `n`, or its last few; values are plain data."""
+        ...
+
+    async def is_gone(self, incarnation: str) -> bool:
+        """Whether a run of a worker has ended for sure: its lease has run out or it has said goodbye."""
+        ...

@@ -1,0 +1,224 @@
+"""The plain data of the mesh: tasks, outcomes, events, and the ids that name them.
+
+Everything here travels as JSON that another language can read. Unknown fields survive a round trip, so
+that an older process can pass on what a newer one sent. Times are RFC 3339 in UTC, durations seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+"""An id that may become a part of a topic, a key or a path: 1 to 64 letters, digits, `_` and `-`."""
+
+CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+TaskStatus = Literal[
+    "accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"
+]
+OutcomeStatus = Literal["succeeded", "failed", "cancelled", "timed_out"]
+ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
+
+
+def encode_id(number: int, length: int = 26) -> str:
+    """Write a number in Crockford's base 32, as ULIDs do: sorts as text like the numbers do."""
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, 32)
+        digits.append(CROCKFORD[digit])
+    return "".join(reversed(digits))
+
+
+def new_id() -> str:
+    """Make a ULID: 48 bits of milliseconds, then 80 random bits, so that later ids sort later."""
+    return encode_id((time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10)))
+
+
+def derived_id(*parts: str) -> str:
+    """Make the id that the same parts always give, for idempotency: 130 bits of their SHA-256."""
+    digest = hashlib.sha256("\x00".join(parts).encode()).digest()
+    return encode_id(int.from_bytes(digest[:17]) >> 6)
+
+
+class Plain(BaseModel):
+    """Base of what is stored or sent: immutable, and unknown fields survive."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class TaskRequest(BaseModel):
+    """What a client asks for: a capability or one agent by name, and a payload.
+
+    `payload.text` is the request in words. `thread_id` joins a conversation: its tasks run one at a time,
+    in order, and see its history. Tenant and requester are not fields: they come from the credentials.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    task_id: Identifier | None = None
+    capability: Identifier | None = None
+    agent_id: Identifier | None = None
+    payload: dict[str, Any] = Field(default_factory=dict)
+    priority: int = Field(default=5, ge=0, le=10)
+    timeout: float = Field(default=120, gt=0, le=86_400, description="Seconds that one attempt may take.")
+    deadline: float | None = Field(
+        default=None, gt=0, le=604_800, description="Seconds that the task may take; default three timeouts."
+    )
+    thread_id: Identifier | None = None
+
+
+class Caller(Plain):
+    """Who asks, as the credentials say, and from where (`source` separates idempotency keys)."""
+
+    tenant_id: Identifier = "default"
+    requested_by: str = "anonymous"
+    source: str = "api"
+
+
+class Parent(Plain):
+    """The waiting run that a task was delegated by: its actor, and the key under which it waits."""
+
+    actor_type: str
+    actor_id: str
+    key: str
+    task_id: str
+
+
+class Task(Plain):
+    """One task as the mesh carries it. `chain` names the agents above it, for limits on delegation."""
+
+    version: int = 1
+    task_id: Identifier
+    capability: Identifier
+    agent_id: Identifier | None = None
+    payload: dict[str, Any] = Field(default_factory=dict)
+    priority: int = 5
+    timeout: float = 120
+    deadline_at: datetime
+    requested_by: str = "anonymous"
+    tenant_id: Identifier = "default"
+    thread_id: Identifier
+    idempotency_key: str | None = None
+    parent: Parent | None = None
+    chain: tuple[str, ...] = ()
+    generation: int = 1
+    created_at: datetime
+    traceparent: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The request in words: `payload.text`, or nothing."""
+        text = self.payload.get("text", "")
+        return text if isinstance(text, str) else ""
+
+
+class ScoreCard(Plain):
+    """How an agent scored for a capability; `score` is the product of the others."""
+
+    agent_id: str
+    capability: str
+    score: float
+    weight: float
+    health: float
+    success: float
+    streak: float = 1.0
+    preferred: float = 1.0
+
+
+class Receipt(Plain):
+    """The answer to an accepted task."""
+
+    task_id: str
+    status: TaskStatus
+    dispatched_to: str
+    score: float
+
+
+class Dispatch(Plain):
+    """A task on its way to an agent, on topic `tasks.<agent_id>`."""
+
+    task: Task
+    attempt: int
+    agent_id: str
+    score_card: ScoreCard
+
+
+class Usage(Plain):
+    """Tokens that models read and wrote."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+        )
+
+
+class Fault(Plain):
+    """Why an attempt or a task failed: the error's name, and what it said."""
+
+    type: str
+    message: str
+
+
+class Outcome(Plain):
+    """How a task, or one attempt at it, ended. `result.text` is the answer in words."""
+
+    version: int = 1
+    task_id: str
+    agent_id: str
+    status: OutcomeStatus
+    success: bool
+    result: dict[str, Any] | None = None
+    error: Fault | None = None
+    duration_ms: float = 0.0
+    model: str | None = None
+    usage: Usage = Usage()
+    cost_usd: float = 0.0
+    completed_at: datetime
+    generation: int = 1
+    attempt: int = 1
+
+    @property
+    def text(self) -> str:
+        """The answer in words: `result.text`, or nothing."""
+        text = (self.result or {}).get("text", "")
+        return text if isinstance(text, str) else ""
+
+
+class Event(Plain):
+    """Something that happened, in the past tense (`task.accepted`), on a topic of the bus.
+
+    `id` is `{actor}/{n}`, n counting what that actor sent, so that a consumer can drop a repeat.
+    `aggregate_id` is the actor whose story the event belongs to; `seq` is the log's own number.
+    """
+
+    id: str
+    event_type: str
+    event_version: int = 1
+    topic: str
+    time: datetime
+    tenant_id: str = "default"
+    task_id: str | None = None
+    agent_id: str | None = None
+    trace_id: str | None = None
+    traceparent: str | None = None
+    aggregate_id: str = ""
+    idempotency_key: str | None = None
+    payload: Any = Field(default_factory=dict)
+    seq: int | None = None
+
+
+def trace_id_of(traceparent: str | None) -> str | None:
+    """The trace id inside a W3C traceparent, if there is one."""
+    parts = traceparent.split("-") if traceparent else []
+    return parts[1] if len(parts) == 4 else None

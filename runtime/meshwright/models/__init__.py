@@ -1,0 +1,1 @@
+"""Models: the port to one, and the adapters that fill it."""

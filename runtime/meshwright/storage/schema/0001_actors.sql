@@ -1,0 +1,32 @@
+-- What the embedded host keeps of its actors.
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE heads (
+    type TEXT NOT NULL,
+    id TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    last_turn TEXT NOT NULL,
+    sent INTEGER NOT NULL,
+    wake_at REAL,               -- unix seconds
+    obliged INTEGER NOT NULL,
+    seen TEXT,                  -- JSON, or NULL for none
+    state BLOB NOT NULL,        -- JSON
+    PRIMARY KEY (type, id)
+) WITHOUT ROWID;
+CREATE INDEX heads_to_wake ON heads (wake_at) WHERE wake_at IS NOT NULL;
+CREATE INDEX heads_obliged ON heads (type, id) WHERE obliged;
+
+-- Messages sent and not yet taken: inserted by the sender's commit, deleted by the receiver's.
+CREATE TABLE mailbox (
+    n INTEGER PRIMARY KEY,      -- the order of sending
+    message BLOB NOT NULL       -- JSON
+);
+
+CREATE TABLE records (
+    type TEXT NOT NULL,
+    id TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    value BLOB NOT NULL,        -- JSON
+    PRIMARY KEY (type, id, stream, n)
+) WITHOUT ROWID;

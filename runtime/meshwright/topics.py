@@ -1,0 +1,39 @@
+"""The names of topics, and the patterns that select them. Nowhere else is a topic's name put together.
+
+A topic is segments joined by dots here; a host whose broker separates otherwise translates at its border.
+In a pattern `*` stands for one segment and a final `#` for any number of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+TASK_RESULTS = "task-results"
+TASK_PROGRESS = "task-progress"
+TRACES = "traces"
+MESH = "mesh-events"
+AGENTS = "agents"
+
+
+def tasks(agent_id: str) -> str:
+    """The topic on which an agent is given its tasks."""
+    return f"tasks.{agent_id}"
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """Compile a pattern to a test of a topic's name."""
+    wanted = pattern.split(".")
+    if "#" in wanted[:-1]:
+        raise ValueError(f"'#' may only end a topic pattern, not {pattern!r}")
+    if "*" not in wanted and wanted[-1] != "#":
+        return pattern.__eq__
+    open_ended = wanted[-1] == "#"
+    fixed = wanted[:-1] if open_ended else wanted
+
+    def matches(topic: str) -> bool:
+        segments = topic.split(".")
+        if len(segments) < len(fixed) or (len(segments) > len(fixed) and not open_ended):
+            return False
+        return all(want in ("*", have) for want, have in zip(fixed, segments, strict=False))
+
+    return matches
