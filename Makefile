@@ -44,9 +44,13 @@ clean:  ## remove .venv and every cache
 	rm -rf .venv .hypothesis .pytest_cache .ruff_cache .import_linter_cache dist build
 
 .venv/.python:
-	@test -n "$(PYTHON)" || { echo "Meshwright needs Python 3.11 or newer: install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@$(PYTHON) -m venv .venv || { echo "Python's venv module failed: on Debian or Ubuntu, apt install python3-venv" >&2; exit 1; }
-	@$(BIN)/python -m pip install -q --disable-pip-version-check "uv>=0.9,<1" || echo "uv could not be installed: pip does its work, more slowly" >&2
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Meshwright needs Python 3.11 or newer: install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "setting up .venv" >&2
+	@"$(PYTHON)" -m venv .venv || { \
+		echo "Python's venv module failed: on Debian or Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "uv>=0.9,<1" \
+		|| echo "uv could not be installed: pip does its work, more slowly" >&2
 	@touch $@
 
 .venv/.default: .venv/.python pyproject.toml requirements/default.txt

@@ -4,13 +4,19 @@ import os
 import random
 import shutil
 
+import hypothesis
 import pytest
 
 SEED = pytest.StashKey[int]()
+# A deadline would measure the machine's other work.
+hypothesis.settings.register_profile("mesh", deadline=None)
+hypothesis.settings.load_profile("mesh")
 
 
+@pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its seed
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SEED] = int(os.environ.get("MESH_TEST_SEED") or random.SystemRandom().randrange(2**32))
+    config.option.hypothesis_seed = config.option.hypothesis_seed or str(config.stash[SEED])
     required = os.environ.get("MESH_REQUIRE_TIERS")
     forget_the_users_settings()
     if required:

@@ -66,7 +66,9 @@ def test_the_command_line_starts_without_a_heavy_library() -> None:
 
 
 SAMPLE = """
-import os, pytest, warnings
+import hypothesis, hypothesis.strategies, os, pytest, warnings
+
+NUMBERS = []
 
 @pytest.mark.needs("no-such-broker")
 def test_with_a_broker(): pass
@@ -75,9 +77,12 @@ async def test_async_just_runs(anyio_backend_name): assert anyio_backend_name ==
 
 def test_no_key_of_the_user_is_seen(): assert "OPENAI_API_KEY" not in os.environ
 
+@hypothesis.given(hypothesis.strategies.integers())
+def test_property(number): NUMBERS.append(number)
+
 def test_warns(): warnings.warn("old", DeprecationWarning)
 
-def test_chance(rng, seed): assert rng.random() < 0, f"drawn {rng.random()} by {seed}"
+def test_chance(rng, seed): assert rng.random() < 0, f"drawn {rng.random()}+{sum(NUMBERS)} by {seed}"
 """
 
 
@@ -110,7 +115,7 @@ def ended_as_required(sample: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_runner_counts_each_tier_and_fails_with_it(ended: subprocess.CompletedProcess[str]) -> None:
     assert ended.returncode == 1
-    assert re.search(r"unit +failed .*2 passed, 2 failed", ended.stdout)
+    assert re.search(r"unit +failed .*3 passed, 2 failed", ended.stdout)
     assert "FAILED: unit\n" in ended.stdout
 
 
