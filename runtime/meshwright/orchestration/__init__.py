@@ -1,0 +1,1 @@
+"""Who is in the mesh, who is best for a task, and the road of a task from acceptance to outcome."""

@@ -1,0 +1,75 @@
+"""What agents can do, and how they make themselves known to the mesh."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AliasChoices, AnyHttpUrl, ConfigDict, Field, StringConstraints
+from pydantic.dataclasses import dataclass
+
+from meshwright.messages import Identifier, Plain
+
+AgentStatus = Literal["online", "degraded", "offline"]
+AgentKind = Literal["agent", "system"]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+def _without_credentials(url: AnyHttpUrl) -> AnyHttpUrl:
+    if url.username or url.password:
+        raise ValueError("a health-check URL is shown to everybody and must not hold credentials")
+    return url
+
+
+HealthCheckUrl = Annotated[AnyHttpUrl, AfterValidator(_without_credentials)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", serialize_by_alias=True))
+class Capability:
+    """One thing that an agent can do: `Capability("deep-research", weight=0.9, preferred=True)`.
+
+    `weight` (0 to 1) says how well, `preferred` wins among equals. The other fields are for people and
+    planners: they do not change the score. On the wire `asynchronous` is called `async`.
+    Raises pydantic's ValidationError for a value or a setting that does not exist.
+    """
+
+    name: Identifier
+    _: KW_ONLY
+    weight: float = Field(default=1.0, ge=0, le=1)
+    preferred: bool = False
+    requirements: tuple[str, ...] = ()
+    asynchronous: bool = Field(
+        default=True, validation_alias=AliasChoices("asynchronous", "async"), serialization_alias="async"
+    )
+    estimated_duration_seconds: float | None = Field(default=None, gt=0)
+    platforms: tuple[str, ...] = ()
+
+
+class Registration(Plain):
+    """How an agent makes itself known. `agent_id` is its app-id and names its topic and its model user.
+
+    A `system` part of the mesh is shown among the agents but takes no tasks. The agent scores 0 while one
+    of `health_check_urls`, what it depends on, does not answer.
+    """
+
+    version: int = 1
+    agent_id: Identifier
+    name: Name
+    kind: AgentKind = "agent"
+    capabilities: tuple[Capability, ...] = ()
+    health_check_urls: tuple[HealthCheckUrl, ...] = ()
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    def capability(self, name: str) -> Capability | None:
+        """The capability of that name, if the agent has it."""
+        return next((capability for capability in self.capabilities if capability.name == name), None)
+
+
+class AgentInfo(Registration):
+    """A registered agent as it is now. `problem` says which dependency fails where it is not `healthy`."""
+
+    status: AgentStatus = "online"
+    last_seen: datetime
+    healthy: bool = True
+    problem: str | None = None

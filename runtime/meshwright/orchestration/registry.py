@@ -1,0 +1,239 @@
+"""Who is in the mesh, how each is doing, and who is best for a task.
+
+All in memory: agents register when they start, and the success of the past is read back from the event
+log. Scores are kept until something they rest on changes, so that asking for them in a turn costs little.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from meshwright.capability import AgentInfo, AgentStatus, Registration
+from meshwright.clock import Clock, SystemClock
+from meshwright.errors import NoAgentAvailable, NotFound
+from meshwright.messages import ScoreCard
+from meshwright.orchestration.scoring import History, score_card
+
+DEGRADED_AFTER_SECONDS = 60.0
+OFFLINE_AFTER_SECONDS = 120.0
+WHERE_TO_LOOK = "GET /agents or `mesh agents` shows who is there and how each is doing"
+
+
+@dataclass(slots=True)
+class Member:
+    """A registered agent and what is known of it now; `problem` is why it is unhealthy, or None."""
+
+    registration: Registration
+    last_seen: datetime
+    status: AgentStatus = "online"
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """An agent went from one state to another; `event_type` and `payload` are for the bus."""
+
+    agent_id: str
+    event_type: str
+    payload: dict[str, Any]
+
+
+class Registry:
+    """The agents of a mesh. Not thread-safe: it belongs to the event loop."""
+
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        *,
+        degraded_after_seconds: float = DEGRADED_AFTER_SECONDS,
+        offline_after_seconds: float = OFFLINE_AFTER_SECONDS,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._degraded_after_seconds = degraded_after_seconds
+        self._offline_after_seconds = offline_after_seconds
+        self._members: dict[str, Member] = {}
+        self._histories: defaultdict[tuple[str, str], History] = defaultdict(History)
+        self._ranked: dict[str, tuple[ScoreCard, ...]] = {}
+
+    def register(self, registration: Registration) -> None:
+        """Make an agent known, seen now; a second registration replaces the first."""
+        self._members[registration.agent_id] = Member(registration, self._clock.now())
+        self._ranked.clear()
+
+    def heartbeat(self, agent_id: str, at: datetime | None = None) -> None:
+        """Note that an agent was seen, now or at that time. Raises NotFound where it is not registered."""
+        member = self._member(agent_id)
+        member.last_seen = max(member.last_seen, at or self._clock.now())
+
+    def refresh(self, now: datetime | None = None) -> list[StatusChange]:
+        """Judge every agent by its silence, and return what changed, once per change."""
+        now = now or self._clock.now()
+        changes = [change for member in self._members.values() if (change := self._judge(member, now))]
+        if changes:
+            self._ranked.clear()
+        return changes
+
+    def set_problem(self, agent_id: str, problem: str | None) -> StatusChange | None:
+        """Note why an agent's dependencies fail, or None that they answer; returns the change, if any."""
+        member = self._member(agent_id)
+        was_healthy, member.problem = member.problem is None, problem
+        if was_healthy == (problem is None):
+            return None
+        self._ranked.clear()
+        event_type = "agent.recovered" if problem is None else "agent.unhealthy"
+        return StatusChange(agent_id, event_type, {"agent_id": agent_id, "problem": problem})
+
+    def record(self, agent_id: str, capability: str, success: bool) -> None:
+        """Count how an attempt ended; the last 20 of each agent and capability matter."""
+        self._histories[agent_id, capability].add(success)
+        self._ranked.pop(capability, None)
+
+    def agents(self) -> list[AgentInfo]:
+        """Every registered agent as it is now, by name."""
+        return [_info(self._members[agent_id]) for agent_id in sorted(self._members)]
+
+    def find(self, agent_id: str) -> Registration:
+        """What an agent registered. Raises NotFound."""
+        return self._member(agent_id).registration
+
+    def capabilities(self) -> list[str]:
+        """The names of all that some agent can do, offline or not."""
+        workers = (member.registration for member in self._members.values() if _takes_tasks(member))
+        return sorted({capability.name for worker in workers for capability in worker.capabilities})
+
+    def scores(self, capability: str, *, exclude: Collection[str] = ()) -> list[ScoreCard]:
+        """The cards of all agents that have the capability and are not offline, best first.
+
+        Equal scores: online before degraded, then by agent id. Unhealthy agents are listed with 0.
+        """
+        ranked = self._ranked.get(capability)
+        if ranked is None:
+            ranked = self._rank(capability)
+        return [card for card in ranked if card.agent_id not in exclude]
+
+    def best(
+        self, capability: str | None, *, exclude: Collection[str] = (), agent_id: str | None = None
+    ) -> ScoreCard:
+        """The card of the agent to choose; with `agent_id` only that one is considered.
+
+        Without a capability the named agent is scored for the first that it declares. An agent whose last
+        tasks all failed may still be chosen where there is no other; an offline or unhealthy one may not.
+        Raises NotFound for an agent id that is not known, NoAgentAvailable with the reason otherwise.
+        """
+        if agent_id is not None:
+            capability = self._capability_of(agent_id, capability)
+        if capability is None:
+            raise NoAgentAvailable(
+                "neither a capability nor an agent was named", remedy="name one of them", field="capability"
+            )
+        for card in self.scores(capability, exclude=exclude):
+            if card.health and agent_id in (None, card.agent_id):
+                return card
+        raise self._nobody(capability, exclude, agent_id)
+
+    def _member(self, agent_id: str) -> Member:
+        member = self._members.get(agent_id)
+        if member is None:
+            raise NotFound(f"no agent {agent_id!r} is registered", remedy=WHERE_TO_LOOK, field="agent_id")
+        return member
+
+    def _judge(self, member: Member, now: datetime) -> StatusChange | None:
+        silent_seconds = (now - member.last_seen).total_seconds()
+        before, member.status = member.status, self._status_after(silent_seconds)
+        if member.status == before:
+            return None
+        agent_id = member.registration.agent_id
+        event_type = "agent.recovered" if member.status == "online" else f"agent.{member.status}"
+        payload = {
+            "agent_id": agent_id,
+            "status": member.status,
+            "was": before,
+            "silent_seconds": silent_seconds,
+        }
+        return StatusChange(agent_id, event_type, payload)
+
+    def _status_after(self, silent_seconds: float) -> AgentStatus:
+        if silent_seconds > self._offline_after_seconds:
+            return "offline"
+        return "degraded" if silent_seconds > self._degraded_after_seconds else "online"
+
+    def _rank(self, capability: str) -> tuple[ScoreCard, ...]:
+        ranked = sorted(
+            (-card.score, member.status == "degraded", card.agent_id, card)
+            for member in self._members.values()
+            if member.status != "offline" and (card := self._card(member, capability))
+        )
+        cards = tuple(card for *_, card in ranked)
+        if cards:  # else whoever asks for invented names could fill the memory
+            self._ranked[capability] = cards
+        return cards
+
+    def _card(self, member: Member, name: str) -> ScoreCard | None:
+        agent_id = member.registration.agent_id
+        capability = member.registration.capability(name) if _takes_tasks(member) else None
+        if capability is None:
+            return None
+        history = self._histories[agent_id, name]
+        return score_card(agent_id, capability, healthy=member.problem is None, history=history)
+
+    def _capability_of(self, agent_id: str, name: str | None) -> str:
+        """The capability to score a named agent for. Raises what `best` raises."""
+        member = self._member(agent_id)
+        if not _takes_tasks(member):
+            raise NotFound(
+                f"{agent_id!r} is a part of the mesh and takes no tasks",
+                remedy=WHERE_TO_LOOK,
+                field="agent_id",
+            )
+        offered = [capability.name for capability in member.registration.capabilities]
+        if name in offered:
+            return name
+        if name is None and offered:
+            return offered[0]
+        has = f"it has {', '.join(offered)}" if offered else "it declares none"
+        raise NoAgentAvailable(f"{agent_id!r} has no capability {name!r}", remedy=has, field="capability")
+
+    def _nobody(self, capability: str, exclude: Collection[str], agent_id: str | None) -> NoAgentAvailable:
+        having = [
+            member
+            for member in self._members.values()
+            if _takes_tasks(member)
+            and member.registration.capability(capability)
+            and agent_id in (None, member.registration.agent_id)
+        ]
+        if not having:
+            known = ", ".join(self.capabilities()) or "none: no agent is registered"
+            return NoAgentAvailable(
+                f"no agent has the capability {capability!r}", remedy=f"known are {known}", field="capability"
+            )
+        reasons = "; ".join(_why_not(member, exclude) for member in having)
+        return NoAgentAvailable(
+            f"no agent is available for {capability!r}: {reasons}", remedy=WHERE_TO_LOOK, field="capability"
+        )
+
+
+def _takes_tasks(member: Member) -> bool:
+    return member.registration.kind == "agent"
+
+
+def _why_not(member: Member, exclude: Collection[str]) -> str:
+    agent_id = member.registration.agent_id
+    if agent_id in exclude:
+        return f"{agent_id} has failed at it"
+    if member.status == "offline":
+        return f"{agent_id} is offline, last seen {member.last_seen:%Y-%m-%dT%H:%M:%SZ}"
+    return f"{agent_id} depends on what does not answer: {member.problem}"
+
+
+def _info(member: Member) -> AgentInfo:
+    return AgentInfo(
+        **dict(member.registration),
+        status=member.status,
+        last_seen=member.last_seen,
+        healthy=member.problem is None,
+        problem=member.problem,
+    )
