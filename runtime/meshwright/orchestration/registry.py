@@ -89,8 +89,8 @@ class Registry:
 
     def record(self, agent_id: str, capability: str, success: bool) -> None:
         """Count how an attempt ended; the last 20 of each agent and capability matter."""
-        self._histories[agent_id, capability].add(success)
-        self._ranked.pop(capability, None)
+        if self._histories[agent_id, capability].add(success):
+            self._ranked.pop(capability, None)
 
     def agents(self) -> list[AgentInfo]:
         """Every registered agent as it is now, by name."""

@@ -41,14 +41,16 @@ class History:
         for succeeded in oldest_first:
             self.add(succeeded)
 
-    def add(self, succeeded: bool) -> None:
-        """Count one more outcome; the oldest of more than 20 is forgotten."""
+    def add(self, succeeded: bool) -> bool:
+        """Count one more outcome, forgetting the oldest beyond 20; returns whether the score changes."""
+        before = self.success, self.streak
         newest = self._newest_first
         newest.appendleft(succeeded)
         gained = sum(decay for decay, success in zip(DECAYS, newest, strict=False) if success)
         self.success = gained / TOTALS[len(newest)]
         on_streak = len(newest) >= STREAK_LENGTH and all(newest[age] for age in range(STREAK_LENGTH))
         self.streak = STREAK_FACTOR if on_streak else 1.0
+        return (self.success, self.streak) != before
 
 
 def score_card(agent_id: str, capability: Capability, *, healthy: bool, history: History) -> ScoreCard:
