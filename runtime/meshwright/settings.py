@@ -1,0 +1,206 @@
+"""What can be set about a mesh, and where it comes from.
+
+From the strongest: arguments (the command line), the environment (`MESH_` and the name in capitals),
+`mesh.toml` in the project's folder, the defaults below. Relative paths start at the project's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from meshwright.errors import ConfigError
+
+FILE_NAME = "mesh.toml"
+PREFIX = "MESH_"
+USUAL_NAMES = {
+    "prompt_dir": "PROMPT_DIR",
+    "litellm_base_url": "LITELLM_BASE_URL",
+    "litellm_api_key": "LITELLM_API_KEY",
+}
+"""Settings that the environment may also give under a name that other programs use; `MESH_` is stronger."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set about a mesh. Made by `load_settings`; immutable; secrets print as stars."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    data_dir: Path = Path(".mesh")
+    """Folder of the mesh's database; made where it is missing."""
+    host: Literal["embedded", "memory"] = "embedded"
+    """What runs the actors: `embedded` keeps everything in one SQLite file, `memory` nothing."""
+    durability: Literal["full", "normal"] = "full"
+    """`full`: what was accepted survives a power cut; `normal`: kill -9, and commits are faster."""
+
+    listen_host: str = "127.0.0.1"
+    """Address that the HTTP API listens on. There is no login yet: leave it on loopback."""
+    listen_port: int = Field(default=8000, ge=0, le=65_535)
+    """Port of the HTTP API; 0 takes any free one."""
+    max_payload_bytes: int = Field(default=262_144, ge=1_024, le=64 * 1024 * 1024)
+    """Largest request body that is read, in bytes."""
+    max_payload_depth: int = Field(default=32, ge=2, le=100)
+    """How deep the JSON of a request may be nested."""
+
+    prompt_dir: Path = Path("prompts")
+    """Folder of the `.prompt` files."""
+    prompt_reload_seconds: float = Field(default=5.0, gt=0)
+    """How often the prompt files are checked for changes."""
+    actors_dir: Path = Path("actors")
+    """Folder of the agents: one Python file each."""
+    workspace: Path = Path(".")
+    """Folder that the agents' file and git tools may read; nothing outside of it."""
+    allow_private_addresses: bool = False
+    """Whether agents may fetch pages from private and loopback addresses."""
+
+    model: Literal["auto", "offline", "http", "router"] = "auto"
+    """What answers the agents. `auto`: `http` where `litellm_base_url` is set, `router` where provider keys
+    are, else `offline`, the built-in model that needs neither key nor network."""
+    litellm_base_url: str | None = Field(default=None, pattern=r"^https?://[^\s/]")
+    """Address of a LiteLLM proxy or another server with the OpenAI API."""
+    litellm_api_key: SecretStr | None = None
+    """Key for that server. Better given in the environment than written in a file."""
+    litellm_config: Path = Path("litellm_config.yaml")
+    """Configuration of the in-process router, in LiteLLM's own format."""
+
+    max_concurrency: int = Field(default=8, ge=1, le=1_000)
+    """Tasks that one agent works on at a time, where it declares no number itself."""
+    max_steps: int = Field(default=12, ge=1, le=1_000)
+    """Model calls and tool calls of one attempt at a task."""
+    max_attempts: int = Field(default=3, ge=1, le=10)
+    """Attempts at a task, each by another agent where there is one."""
+    max_chain: int = Field(default=5, ge=1, le=50)
+    """How deep agents may delegate to one another."""
+    context_max_tokens: int = Field(default=8_000, ge=200)
+    """Tokens that the context of one run may take."""
+    memory_max_tokens: int = Field(default=1_000, ge=0)
+    """Tokens of that which recalled memories may take; 0 recalls none."""
+
+    trace: bool = True
+    """Whether spans are recorded and kept in the event log."""
+    trace_content: bool = False
+    """Whether spans hold the text of messages. Off: only names, counts and times."""
+
+    heartbeat_seconds: float = Field(default=30.0, gt=0)
+    """How often each agent says that it is there."""
+    degraded_after_seconds: float = Field(default=60.0, gt=0)
+    """Silence after which an agent counts as degraded."""
+    offline_after_seconds: float = Field(default=120.0, gt=0)
+    """Silence after which an agent is offline and gets no tasks."""
+
+    @model_validator(mode="after")
+    def _silence_grows(self) -> Self:
+        if not self.heartbeat_seconds < self.degraded_after_seconds < self.offline_after_seconds:
+            raise ValueError(
+                "heartbeat_seconds, degraded_after_seconds and offline_after_seconds must grow in this order"
+            )
+        return self
+
+
+def load_settings(project: Path, **overrides: Any) -> Settings:
+    """Read the settings of a project; an override of None counts as not given.
+
+    Raises ConfigError, which names the file and line, or the environment's variable, and what was expected.
+    """
+    path = project / FILE_NAME
+    text = _read(path)
+    written = _parse(text, path)
+    environment = _environment()
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        settings = Settings(**{**written, **environment, **given})
+    except ValidationError as error:
+        raise _invalid(error, given, environment, path, text) from None
+    return settings.model_copy(
+        update={name: project / value for name, value in settings if isinstance(value, Path)}
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", path=str(path)) from error
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        written = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        raise ConfigError(
+            f"is not TOML: {error}",
+            path=str(path),
+            line=int(line[1]) if line else len(text.splitlines()),
+            remedy='write settings as lines of the form name = "value"',
+        ) from error
+    for name in written:
+        if name not in Settings.model_fields:
+            raise _unknown(name, path, text)
+    return written
+
+
+def _unknown(name: str, path: Path, text: str) -> ConfigError:
+    near = get_close_matches(name, Settings.model_fields, n=1, cutoff=0.5)
+    remedy = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(Settings.model_fields)}"
+    return ConfigError(
+        f"there is no setting {name!r}", path=str(path), line=_line_of(name, text), remedy=remedy, field=name
+    )
+
+
+def _environment() -> dict[str, Any]:
+    usual = {name: value for name, variable in USUAL_NAMES.items() if (value := os.environ.get(variable))}
+    return {**usual, **EnvSettingsSource(Settings)()}
+
+
+def _invalid(
+    error: ValidationError,
+    given: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    path: Path,
+    text: str,
+) -> ConfigError:
+    """Say which setting is wrong, from where it came, and what was expected; never what a secret was."""
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    found = "" if name in ("", "litellm_api_key") else f", not {str(first['input'])[:80]!r}"
+    expected = first["msg"].removeprefix("Value error, ")
+    message = f"{name}: {expected}{found}" if name else expected
+    line = _line_of(name, text)
+    if name in given or (name not in environment and line is None):
+        return ConfigError(message, field=name)
+    if name in environment:
+        return ConfigError(
+            f"{_variable(name)}: {expected}{found}", field=name, remedy="set it anew or unset it"
+        )
+    return ConfigError(message, path=str(path), line=line, field=name)
+
+
+def _variable(name: str) -> str:
+    """The environment's variable that gave a setting."""
+    ours = PREFIX + name.upper()
+    return ours if any(variable.upper() == ours for variable in os.environ) else USUAL_NAMES[name]
+
+
+def _line_of(name: str, text: str) -> int | None:
+    """The number of the line of TOML that gives a setting."""
+    key = re.compile(rf"""\s*\[*\s*["']?{re.escape(name)}["']?\s*[=.\]]""")
+    lines = enumerate(text.splitlines(), start=1)
+    return next((number for number, line in lines if name and key.match(line)), None)

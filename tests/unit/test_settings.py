@@ -1,0 +1,168 @@
+"""Settings come from four places, in order, and a mistake in one is named with its place."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from meshwright.errors import ConfigError
+from meshwright.settings import Settings, load_settings
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
+def write(project: Path, text: str) -> str:
+    path = project / "mesh.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_nothing_configured_gives_the_defaults(tmp_path):
+    settings = load_settings(tmp_path)
+    assert settings.listen_host == "127.0.0.1"
+    assert settings.model == "auto"
+    assert settings.durability == "full"
+
+
+def test_the_file_is_stronger_than_the_defaults(tmp_path):
+    write(tmp_path, 'listen_port = 9000\ndurability = "normal"\n')
+    settings = load_settings(tmp_path)
+    assert (settings.listen_port, settings.durability) == (9000, "normal")
+
+
+def test_the_environment_is_stronger_than_the_file(tmp_path, monkeypatch):
+    write(tmp_path, "listen_port = 9000\n")
+    monkeypatch.setenv("MESH_LISTEN_PORT", "9001")
+    assert load_settings(tmp_path).listen_port == 9001
+
+
+def test_an_argument_is_stronger_than_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("MESH_LISTEN_PORT", "9001")
+    assert load_settings(tmp_path, listen_port=9002).listen_port == 9002
+    assert load_settings(tmp_path, listen_port=None).listen_port == 9001
+
+
+def test_an_empty_variable_counts_as_unset(tmp_path, monkeypatch):
+    monkeypatch.setenv("MESH_LISTEN_PORT", "")
+    monkeypatch.setenv("LITELLM_BASE_URL", "")
+    settings = load_settings(tmp_path)
+    assert (settings.listen_port, settings.litellm_base_url) == (8000, None)
+
+
+def test_the_usual_names_work_without_prefix_and_yield_to_ours(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMPT_DIR", "/their/prompts")
+    monkeypatch.setenv("LITELLM_BASE_URL", "http://theirs:4000")
+    monkeypatch.setenv("LITELLM_API_KEY", "sk-theirs")
+    monkeypatch.setenv("MESH_LITELLM_BASE_URL", "http://ours:4000")
+    settings = load_settings(tmp_path)
+    assert settings.prompt_dir == Path("/their/prompts")
+    assert settings.litellm_base_url == "http://ours:4000"
+    assert settings.litellm_api_key is not None
+    assert settings.litellm_api_key.get_secret_value() == "sk-theirs"
+
+
+def test_relative_paths_start_at_the_project(tmp_path):
+    write(tmp_path, 'data_dir = "state"\nworkspace = "/srv"\n')
+    settings = load_settings(tmp_path, prompt_dir="texts")
+    assert settings.data_dir == tmp_path / "state"
+    assert settings.prompt_dir == tmp_path / "texts"
+    assert settings.actors_dir == tmp_path / "actors"
+    assert settings.workspace == Path("/srv")
+
+
+def test_a_secret_never_prints(tmp_path, monkeypatch):
+    monkeypatch.setenv("LITELLM_API_KEY", "sk-secret")
+    settings = load_settings(tmp_path)
+    assert "sk-secret" not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+def test_a_secret_of_a_wrong_type_is_not_repeated(tmp_path):
+    write(tmp_path, "litellm_api_key = 123456\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(tmp_path)
+    assert "litellm_api_key" in str(caught.value)
+    assert "123456" not in str(caught.value)
+
+
+def test_an_unknown_setting_names_its_line_and_the_nearest(tmp_path):
+    path = write(tmp_path, '# ours\n\ndurabilty = "normal"\n')
+    with pytest.raises(ConfigError) as caught:
+        load_settings(tmp_path)
+    assert str(caught.value) == f"{path}:3: there is no setting 'durabilty'. did you mean 'durability'?"
+    assert (caught.value.path, caught.value.line, caught.value.field) == (path, 3, "durabilty")
+
+
+def test_an_unknown_table_names_what_is_known(tmp_path):
+    path = write(tmp_path, "listen_port = 1\n[zzz]\nx = 1\n")
+    with pytest.raises(ConfigError, match="known are data_dir, host") as caught:
+        load_settings(tmp_path)
+    assert str(caught.value).startswith(f"{path}:2: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "expected"),
+    [
+        ('durability = "max"', 1, "durability: Input should be 'full' or 'normal', not 'max'"),
+        ("\nlisten_port = 70000", 2, "listen_port: Input should be less than or equal to 65535, not '70000'"),
+        ("trace = [1]", 1, "trace: Input should be a valid boolean, not '[1]'"),
+        ('litellm_base_url = "proxy:4000"', 1, "litellm_base_url: String should match pattern"),
+    ],
+)
+def test_a_wrong_value_names_its_line_and_what_was_expected(tmp_path, text, line, expected):
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(tmp_path)
+    assert str(caught.value).startswith(f"{path}:{line}: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("listen_port = \n", 1), ("a = 1\na = 2\n", 2), ("trace = true\nworkspace = 'un", 2), ("x = [\n\n", 2)],
+)
+def test_a_file_that_is_not_toml_names_the_line(tmp_path, text, line):
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match="is not TOML") as caught:
+        load_settings(tmp_path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+
+
+def test_a_file_that_cannot_be_read_says_so(tmp_path):
+    (tmp_path / "mesh.toml").write_bytes(b"x = '\xff'")
+    with pytest.raises(ConfigError, match=r"mesh\.toml: cannot be read"):
+        load_settings(tmp_path)
+    (tmp_path / "mesh.toml").unlink()
+    (tmp_path / "mesh.toml").mkdir()
+    with pytest.raises(ConfigError, match=r"mesh\.toml: cannot be read"):
+        load_settings(tmp_path)
+
+
+def test_a_wrong_variable_is_named(tmp_path, monkeypatch):
+    write(tmp_path, "listen_port = 9000\n")
+    monkeypatch.setenv("MESH_LISTEN_PORT", "http")
+    with pytest.raises(ConfigError, match=r"^MESH_LISTEN_PORT: .*valid integer.*not 'http'"):
+        load_settings(tmp_path)
+    monkeypatch.delenv("MESH_LISTEN_PORT")
+    monkeypatch.setenv("LITELLM_BASE_URL", "nowhere")
+    with pytest.raises(ConfigError, match=r"^LITELLM_BASE_URL: "):
+        load_settings(tmp_path)
+
+
+def test_a_wrong_argument_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"^max_attempts: .*greater than or equal to 1, not '0'"):
+        load_settings(tmp_path, max_attempts=0)
+
+
+def test_silences_that_do_not_grow_are_refused(tmp_path):
+    write(tmp_path, "degraded_after_seconds = 10\n")
+    with pytest.raises(ConfigError, match="must grow in this order"):
+        load_settings(tmp_path)
+
+
+def test_the_documented_file_shows_every_setting_with_its_default(tmp_path):
+    block = re.search(r"```toml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    assert block is not None
+    shown = tomllib.loads("\n".join(re.findall(r"^# (\w+ = .*)$", block[1], re.MULTILINE)))
+    assert list(shown) == list(Settings.model_fields)
+    defaults = Settings().model_dump(mode="json", exclude={"litellm_base_url", "litellm_api_key"})
+    assert {name: shown[name] for name in defaults} == defaults
