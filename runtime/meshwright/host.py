@@ -14,17 +14,22 @@ Every host promises the same (tests/contract holds them to it):
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 
+from meshwright import topics
 from meshwright.actor import ActorKind, ActorRef, Message, Record
 from meshwright.clock import Clock
+from meshwright.errors import MeshError
 from meshwright.messages import Event
 
 Listener = Callable[[Event], None]
+DEAD = "dead/"  # how the ids of dead letters begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +116,11 @@ class Host(Protocol):
         """The actor's committed state, or None if it never had a turn. Do not change it."""
         ...
 
-    def append(self, record: Record) -> Awaitable[None]:
-        """Write a record outside a turn; await the result to know it durable.
+    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
+        """Write a record outside a turn, and events with it; await the result to know them durable.
 
-        It is ordered before the commit of any turn that runs later. Where that number is written already,
-        the first value stands.
+        It is queued at once, ordered before the commit of any turn that runs later. Where that number is
+        written already, the first value stands.
         """
         ...
 
@@ -126,3 +131,22 @@ class Host(Protocol):
     async def is_gone(self, incarnation: str) -> bool:
         """Whether a run of a worker has ended for sure: its lease has run out or it has said goodbye."""
         ...
+
+
+def dead_letter(message: Message, error: Exception, at: datetime) -> Event:
+    """The event that records a message which its actor could not take; its id is always the same.
+
+    `expected` is false where the error is none that Meshwright raises on purpose: a defect of the turn.
+    """
+    return Event(
+        id=f"{DEAD}{message.id}@{message.to}",
+        event_type="message.dead_lettered",
+        topic=topics.MESH,
+        time=at,
+        aggregate_id=str(message.to),
+        payload={
+            "message": from_json(message.encode()),
+            "error": {"type": type(error).__name__, "message": str(error)},
+            "expected": isinstance(error, MeshError),
+        },
+    )

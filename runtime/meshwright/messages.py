@@ -92,11 +92,14 @@ class Parent(Plain):
 
 
 class Task(Plain):
-    """One task as the mesh carries it. `chain` names the agents above it, for limits on delegation."""
+    """One task as the mesh carries it. `chain` names the agents above it, for limits on delegation.
+
+    Without a capability it is for `agent_id`, and gets that agent's first capability when accepted.
+    """
 
     version: int = 1
     task_id: Identifier
-    capability: Identifier
+    capability: str = ""
     agent_id: Identifier | None = None
     payload: dict[str, Any] = Field(default_factory=dict)
     priority: int = 5
@@ -176,6 +179,7 @@ class Outcome(Plain):
     version: int = 1
     task_id: str
     agent_id: str
+    capability: str = ""
     status: OutcomeStatus
     success: bool
     result: dict[str, Any] | None = None

@@ -1,0 +1,1 @@
+"""Hosts: what runs the actors. Each fills the port of `meshwright.host`."""

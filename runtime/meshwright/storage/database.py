@@ -26,6 +26,7 @@ ResultT = TypeVar("ResultT")
 FILE_NAME = "mesh.db"
 BUSY_TIMEOUT_SECONDS = 5.0
 MAX_JOBS = 512  # jobs of one transaction
+CACHED_STATEMENTS = 1024  # multi-row statements are one per number of rows
 CHECKPOINT_PAGES = 4000  # about 16 MB of WAL between checkpoints
 
 
@@ -36,7 +37,7 @@ class Job(Protocol):
         """Execute the statements. Must not fail for reasons of data: it would fail its neighbours."""
         ...
 
-    def done(self, error: BaseException | None) -> None:
+    def done(self, error: StoreFailed | None) -> None:
         """Called on the event loop once the transaction is durable, or with why it is not."""
         ...
 
@@ -64,7 +65,9 @@ class Database:
         """
         self._loop = asyncio.get_running_loop()
         connection = await asyncio.to_thread(self._prepare)
-        self._writer = threading.Thread(target=self._write_all, args=(connection,), name="mesh-writer", daemon=True)
+        self._writer = threading.Thread(
+            target=self._write_all, args=(connection,), name="mesh-writer", daemon=True
+        )
         self._writer.start()
 
     async def close(self) -> None:
@@ -93,7 +96,7 @@ class Database:
         What the function raises is raised here, and undoes only what it did itself. A failing commit
         raises StoreFailed.
         """
-        job: _Call[ResultT] = _Call(function, asyncio.get_running_loop().create_future())
+        job = _Call(function, asyncio.get_running_loop().create_future())
         self.submit(job)
         return await job.future
 
@@ -103,21 +106,30 @@ class Database:
 
     def _read(self, function: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         if self._reader is None:
-            self._reader = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode=ro",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-                timeout=BUSY_TIMEOUT_SECONDS,
-            )
+            self._reader = self.connect_reader()
         return function(self._reader)
+
+    def connect_reader(self) -> sqlite3.Connection:
+        """Open one more read-only connection, for a caller that must not wait for a thread; it closes it."""
+        return sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=BUSY_TIMEOUT_SECONDS,
+            cached_statements=CACHED_STATEMENTS,
+        )
 
     def _prepare(self) -> sqlite3.Connection:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock()
             connection = sqlite3.connect(
-                self.path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_SECONDS
+                self.path,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=BUSY_TIMEOUT_SECONDS,
+                cached_statements=CACHED_STATEMENTS,
             )
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA synchronous={self._durability}")
@@ -169,20 +181,20 @@ class Database:
             jobs.append(job)
         return jobs, True
 
-    def _write_group(self, connection: sqlite3.Connection, jobs: list[Job]) -> BaseException | None:
+    def _write_group(self, connection: sqlite3.Connection, jobs: list[Job]) -> StoreFailed | None:
         try:
             connection.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 job.apply(connection)
             connection.execute("COMMIT")
-        except Exception as error:  # whatever it was, none of the group is durable and all must hear of it
+        except Exception as error:  # noqa: BLE001 whatever it was, none of the group is durable and all must hear of it
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             self.failure = self._failed(error)
             return self.failure
         return None
 
-    def _tell(self, jobs: list[Job], error: BaseException | None) -> None:
+    def _tell(self, jobs: list[Job], error: StoreFailed | None) -> None:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(_tell_each, jobs, error)
@@ -198,7 +210,7 @@ class Database:
         )
 
 
-def _tell_each(jobs: list[Job], error: BaseException | None) -> None:
+def _tell_each(jobs: list[Job], error: StoreFailed | None) -> None:
     for job in jobs:
         job.done(error)
 
@@ -218,12 +230,12 @@ class _Call(Job):
             self._result = self._function(connection)
         except sqlite3.OperationalError:
             raise  # the file itself is in trouble: the whole group fails
-        except Exception as error:  # handed to the caller by `done`
+        except Exception as error:  # noqa: BLE001 handed to the caller by `done`
             connection.execute("ROLLBACK TO call")
             self._error = error
         connection.execute("RELEASE call")
 
-    def done(self, error: BaseException | None) -> None:
+    def done(self, error: StoreFailed | None) -> None:
         if self.future.done():
             return  # its waiter was cancelled
         problem = error or self._error
@@ -248,5 +260,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 def schema_steps() -> list[str]:
     """The schema's SQL files, in order."""
-    files = [file for file in resources.files("meshwright.storage.schema").iterdir() if file.name.endswith(".sql")]
+    files = [
+        file for file in resources.files("meshwright.storage.schema").iterdir() if file.name.endswith(".sql")
+    ]
     return [file.read_text() for file in sorted(files, key=lambda file: file.name)]

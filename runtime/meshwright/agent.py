@@ -1,0 +1,83 @@
+"""What the author of an agent writes: who it is, what it can do, and its tools.
+
+    class Greeter(Agent):
+        '''Greets whoever asks.'''
+
+        agent_id = "greeter"
+        capabilities = [Capability("greeting")]
+
+Nothing here knows of brokers, retries or state. A prompt file of the agent's name says how it behaves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from meshwright.capability import Capability, Registration
+from meshwright.errors import ConfigError
+from meshwright.messages import ID_PATTERN, Task
+from meshwright.tools.toolset import Toolset
+
+if TYPE_CHECKING:
+    from meshwright.run import Run
+
+
+class Agent:
+    """One kind of agent. The mesh makes one instance, which works on many tasks at once: keep no state here.
+
+    `agent_id` names its topic and the `user` of its model calls; `prompt` a file in the prompt folder
+    (default: the agent's id); `toolsets` the tools it shares with others, besides its own `@tool` methods;
+    `delegates_to` the agents to which it may give tasks; `max_concurrency` how many tasks a worker runs
+    at once (default: a setting); `health_check_urls` what must answer for it to be chosen.
+    """
+
+    agent_id: ClassVar[str]
+    capabilities: ClassVar[Sequence[Capability]]
+    prompt: ClassVar[str] = ""
+    toolsets: ClassVar[Sequence[type[Toolset]]] = ()
+    delegates_to: ClassVar[Sequence[str]] = ()
+    remembers: ClassVar[bool] = True
+    max_concurrency: ClassVar[int | None] = None
+    health_check_urls: ClassVar[Sequence[str]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        agent_id = getattr(cls, "agent_id", "")
+        if not re.match(ID_PATTERN, agent_id):
+            raise ConfigError(
+                f"agent class {cls.__name__} has the agent_id {agent_id!r}",
+                remedy='give it one of 1 to 64 letters, digits, "_" and "-", such as "my-agent"',
+                field="agent_id",
+            )
+        if not getattr(cls, "capabilities", ()):
+            raise ConfigError(
+                f"agent {agent_id} declares no capabilities",
+                remedy='name what it can do, such as capabilities = [Capability("general-query")]',
+                field="capabilities",
+            )
+        cls.prompt = cls.prompt or agent_id
+
+    def tags(self, task: Task) -> Sequence[str] | None:
+        """The tags of the task's model calls, which pick the deployment; None for those of the prompt."""
+        return None
+
+    async def run(self, run: Run) -> str | dict[str, Any]:
+        """Work on a task and return the answer: text, or a result of its own shape.
+
+        The default prepares the context and lets the model and its tools converse. It may be run again
+        after a crash, up to where it was: what must not be repeated goes through `run.step`.
+        """
+        return await run.converse()
+
+    @classmethod
+    def registration(cls) -> Registration:
+        """How the agent makes itself known."""
+        return Registration(
+            agent_id=cls.agent_id,
+            name=cls.__name__,
+            capabilities=tuple(cls.capabilities),
+            health_check_urls=tuple(cls.health_check_urls),
+            metadata={"description": (cls.__doc__ or "").strip().partition("\n")[0], "prompt": cls.prompt},
+        )

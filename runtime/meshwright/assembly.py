@@ -1,0 +1,276 @@
+"""Assembly: the only place that picks adapters and joins the parts of a mesh."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from meshwright import topics
+from meshwright.actor import ActorKind
+from meshwright.agent import Agent
+from meshwright.capability import Registration
+from meshwright.clock import Clock, SystemClock
+from meshwright.context.memory import Memory
+from meshwright.context.service import ContextClient, ContextService
+from meshwright.errors import ConfigError
+from meshwright.events.log import EventLog
+from meshwright.fleet import load_agents, project_file
+from meshwright.host import Host, Subscription
+from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.hosts.memory import MemoryHost
+from meshwright.mesh import Mesh
+from meshwright.messages import Event, new_id
+from meshwright.models.port import Model
+from meshwright.models.retry import Retrying
+from meshwright.models.select import choose_model
+from meshwright.orchestration.orchestrator import Orchestrator, task_of
+from meshwright.orchestration.presence import Presence, every
+from meshwright.orchestration.registry import Registry
+from meshwright.prompts import Prompts
+from meshwright.run import Services
+from meshwright.runner import Employed, Runner
+from meshwright.settings import Settings
+from meshwright.storage.database import Database
+from meshwright.tools.mesh import MemoryTools, delegate_tool
+from meshwright.tools.tool import Tool, tools_of
+from meshwright.tools.toolset import Toolset, ToolSettings
+from meshwright.tracing import NoTracing, Tracing
+from meshwright.work import AgentThread, Worker
+from meshwright.work.protocol import ORCHESTRATOR
+from meshwright.work.thread import thread_of
+
+SYSTEM = (ORCHESTRATOR.lower(), "event-logger", "context-service")
+
+
+def build_mesh(
+    settings: Settings,
+    *,
+    project: Path | None = None,
+    agents: Sequence[type[Agent]] | None = None,
+    model: Model | None = None,
+    clock: Clock | None = None,
+    host: Callable[[Database, EventLog, Clock, Tracing | NoTracing], Host] | None = None,
+) -> Mesh:
+    """Join a mesh from its settings; nothing runs before `start`.
+
+    `agents` replaces the project's `actors` folder, `model` the one that the settings choose, `host` what
+    the settings name. Raises ConfigError for files and settings that cannot be used.
+    """
+    project = project or Path.cwd()
+    clock = clock or SystemClock()
+    in_memory = settings.host == "memory"
+    database = Database(None if in_memory else project / settings.data_dir, durability=settings.durability)
+    log = EventLog(database)
+    tracing = Tracing(content=settings.trace_content) if settings.trace else NoTracing()
+    chosen_host = (host or HOSTS[settings.host])(database, log, clock, tracing)
+    bus = Bus(chosen_host)
+    if isinstance(tracing, Tracing):
+        tracing.publish_to(bus.publish_spans)
+    prompts = Prompts(project_file(project, settings.prompt_dir), on_event=bus.tell)
+    registry = Registry(
+        clock,
+        degraded_after_seconds=settings.degraded_after_seconds,
+        offline_after_seconds=settings.offline_after_seconds,
+    )
+    chosen_model = model or choose_model(settings, project_file(project, settings.litellm_config))
+    retrying = Retrying(chosen_model, clock)
+    memory = Memory(database, clock)
+    context = ContextClient(chosen_host, retrying, prompts)
+    classes = load_agents(project_file(project, settings.actors_dir)) if agents is None else agents
+    employed = employ(classes, tool_settings(settings, project))
+    services = Services(
+        host=chosen_host,
+        model=retrying,
+        context=context,
+        memory=memory,
+        prompts=prompts,
+        tracing=tracing,
+        clock=clock,
+        max_steps=settings.max_steps,
+        max_chain=settings.max_chain,
+        max_memory_tokens=settings.memory_max_tokens,
+        trace_content=settings.trace_content,
+    )
+    worker = Worker(chosen_host, Runner(services, employed), slots_of(employed, settings.max_concurrency))
+    join(chosen_host, registry, worker, employed, settings.max_attempts)
+    registrations = [each.agent.registration() for each in employed.values()]
+    presence = Presence(
+        chosen_host,
+        log,
+        registry,
+        [*registrations, *map(system_registration, SYSTEM)],
+        heartbeat_seconds=settings.heartbeat_seconds,
+    )
+    return Mesh(
+        settings=settings,
+        host=chosen_host,
+        log=log,
+        registry=registry,
+        model=chosen_model,
+        prompts=prompts,
+        context=context,
+        memory=memory,
+        tracing=tracing,
+        worker=worker,
+        agents=employed,
+        parts=(bus, presence, Every(settings.prompt_reload_seconds, prompts.refresh)),
+    )
+
+
+def embedded_host(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> Host:
+    """The default: this process and one SQLite file."""
+    return EmbeddedHost(database, log, clock=clock, tracing=tracing)
+
+
+def memory_host(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> Host:
+    """For tests: nothing is kept."""
+    return MemoryHost(clock, log=log)
+
+
+HOSTS: Mapping[str, Callable[[Database, EventLog, Clock, Tracing | NoTracing], Host]] = {
+    "embedded": embedded_host,
+    "memory": memory_host,
+}
+
+
+def join(
+    host: Host, registry: Registry, worker: Worker, agents: Mapping[str, Employed], max_attempts: int
+) -> None:
+    """Make the actors known to the host, and give them their topics."""
+    host.attach(worker)
+    host.register(ActorKind.of(Orchestrator, registry=registry, max_attempts=max_attempts))
+    host.register(ActorKind.of(ContextService, type="context-service"))
+    host.subscribe(Subscription(topics.TASK_RESULTS, task_of, "settle"))
+    for agent_id in agents:
+        host.register(ActorKind.of(AgentThread, type=agent_id))
+        host.subscribe(Subscription(topics.tasks(agent_id), thread_of, "enqueue"))
+
+
+def employ(classes: Sequence[type[Agent]], settings: ToolSettings) -> dict[str, Employed]:
+    """Make each agent with its tools. Raises ConfigError where two tools of one agent share a name."""
+    return {cls.agent_id: _employ(cls(), settings) for cls in classes}
+
+
+def _employ(agent: Agent, settings: ToolSettings) -> Employed:
+    toolsets = [toolset(settings) for toolset in _toolsets(agent)]
+    tools = [tool for owner in (agent, *toolsets) for tool in tools_of(owner)]
+    if agent.delegates_to:
+        tools.append(delegate_tool(agent.delegates_to))
+    _check_names(agent, tools)
+    return Employed(agent, tools, toolsets)
+
+
+def _toolsets(agent: Agent) -> list[type[Toolset]]:
+    return [*agent.toolsets, MemoryTools] if agent.remembers else list(agent.toolsets)
+
+
+def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:
+    names = [tool.name for tool in tools]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"agent {agent.agent_id} has two tools named {twice[0]!r}",
+            remedy='give one another name: @tool(name="...")',
+            field="toolsets",
+        )
+
+
+def tool_settings(settings: Settings, project: Path) -> ToolSettings:
+    """What the agents' tools may touch."""
+    return ToolSettings(
+        workspace=project / settings.workspace, allow_private_addresses=settings.allow_private_addresses
+    )
+
+
+def slots_of(agents: Mapping[str, Employed], default: int) -> Callable[[str], int]:
+    """How many tasks each agent works on at once."""
+
+    def slots(agent_id: str) -> int:
+        own = agents[agent_id].agent.max_concurrency if agent_id in agents else None
+        return default if own is None else own
+
+    return slots
+
+
+def system_registration(name: str) -> Registration:
+    """How a part of the mesh that takes no tasks makes itself known."""
+    return Registration(agent_id=name, name=name, kind="system")
+
+
+class Bus:
+    """Takes what the parts of this process have to tell, and publishes it in order, off their path."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._waiting: asyncio.Queue[Event] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to publish."""
+        self._task = asyncio.create_task(self._publish(), name="bus")
+
+    async def stop(self) -> None:
+        """Publish what waits, and end."""
+        if self._task is not None:
+            await self._waiting.join()
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def tell(self, event_type: str, payload: Mapping[str, Any]) -> None:
+        """Something happened in a part of the mesh that is no actor."""
+        self._put(event_type, topics.MESH, dict(payload), None)
+
+    def publish_spans(self, trace_id: str, spans: Sequence[Mapping[str, Any]]) -> None:
+        """Spans of a trace have finished."""
+        self._put("trace.spans", topics.TRACES, {"spans": list(spans)}, trace_id)
+
+    def _put(self, event_type: str, topic: str, payload: dict[str, Any], trace_id: str | None) -> None:
+        self._waiting.put_nowait(
+            Event(
+                id=f"mesh/{self._host.incarnation}/{new_id()}",
+                event_type=event_type,
+                topic=topic,
+                time=self._host.clock.now(),
+                trace_id=trace_id,
+                aggregate_id="mesh",
+                payload=payload,
+            )
+        )
+
+    async def _publish(self) -> None:
+        while True:
+            event = await self._waiting.get()
+            try:
+                await self._host.publish(event)
+            finally:
+                self._waiting.task_done()
+
+
+class Every:
+    """Does something every so many seconds while the mesh runs."""
+
+    def __init__(self, seconds: float, work: Callable[[], object]) -> None:
+        self._seconds = seconds
+        self._work = work
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin."""
+
+        async def work() -> None:
+            self._work()
+
+        self._task = asyncio.create_task(every(self._seconds, work))
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None

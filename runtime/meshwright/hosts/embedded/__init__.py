@@ -1,0 +1,5 @@
+"""One process, one SQLite file: the default host."""
+
+from meshwright.hosts.embedded.host import EmbeddedHost
+
+__all__ = ["EmbeddedHost"]

@@ -1,0 +1,85 @@
+"""Alarms: the `wake_at` of heads, kept in the file; only those due soon are kept in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+from meshwright.actor import ActorRef
+from meshwright.clock import Clock
+
+HORIZON = timedelta(seconds=60)  # alarms further off stay in the file
+SWEEP = timedelta(seconds=30)  # how often the file is asked for those that came within the horizon
+
+LoadDue = Callable[[float], list[tuple[str, str, float]]]
+
+
+class Alarms:
+    """Fires alarms when they are due. `fire` must tell apart one that was moved or cleared meanwhile."""
+
+    def __init__(self, clock: Clock, load_due: LoadDue, fire: Callable[[ActorRef], None]) -> None:
+        self._clock = clock
+        self._load_due = load_due
+        self._fire = fire
+        self._heap: list[tuple[datetime, ActorRef]] = []
+        self._horizon: datetime | None = None
+        self._sweep_at: datetime | None = None
+        self._earlier = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch the clock; what fell due while nobody watched fires at once."""
+        self._task = asyncio.create_task(self._run(), name="alarms")
+
+    async def stop(self) -> None:
+        """Stop watching; alarms stay in the file."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    def note(self, ref: ActorRef, wake_at: datetime) -> None:
+        """An actor has set its alarm."""
+        if self._horizon is None or wake_at > self._horizon:
+            return
+        earliest = self._heap[0][0] if self._heap else None
+        heapq.heappush(self._heap, (wake_at, ref))
+        if earliest is None or wake_at < earliest:
+            self._earlier.set()
+
+    async def _run(self) -> None:
+        while True:
+            now = self._clock.now()
+            if self._sweep_at is None or now >= self._sweep_at:
+                self._sweep(now)
+            while self._heap and self._heap[0][0] <= now:
+                self._fire(heapq.heappop(self._heap)[1])
+            await self._wait()
+
+    def _sweep(self, now: datetime) -> None:
+        self._sweep_at = now + SWEEP
+        self._horizon = now + HORIZON
+        due = self._load_due(self._horizon.timestamp())
+        known = {ref for _, ref in self._heap}
+        for kind, name, wake_at in due:
+            ref = ActorRef(kind, name)
+            if ref not in known:
+                heapq.heappush(self._heap, (datetime.fromtimestamp(wake_at, now.tzinfo), ref))
+
+    async def _wait(self) -> None:
+        """Until the next alarm, the next sweep, or news of an earlier alarm."""
+        assert self._sweep_at is not None
+        next_at = min(self._heap[0][0], self._sweep_at) if self._heap else self._sweep_at
+        self._earlier.clear()
+        waits = {
+            asyncio.ensure_future(self._clock.sleep_until(next_at)),
+            asyncio.ensure_future(self._earlier.wait()),
+        }
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()

@@ -1,0 +1,150 @@
+"""Cells: the actors that are active in this process, each with its mailbox.
+
+An actor is activated by its first message and deactivated when it has been idle, or when more are active
+than may be; never while a commit of it is not durable, since the file would still hold an older state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic_core import from_json
+
+from meshwright.actor import Actor, ActorKind, ActorRef, Head, Message
+from meshwright.errors import NotFound
+
+SELECT_HEAD = (
+    "SELECT revision, last_turn, sent, wake_at, obliged, seen, state FROM heads WHERE type = ? AND id = ?"
+)
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A message on its way to its turn: the mailbox row it came from, and who awaits the reply."""
+
+    message: Message
+    row: int | None = None
+    reply: asyncio.Future[Any] | None = None
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether the same message may come again: it was sent from outside, not by a turn of this file."""
+        return self.row is not None and not self.message.sender
+
+
+class Cell:
+    """One active actor. `head` is the last one handed to a group; `pending` counts groups not yet durable."""
+
+    __slots__ = ("actor", "head", "kind", "mailbox", "pending", "queued", "ref", "used_at")
+
+    def __init__(self, ref: ActorRef, kind: ActorKind, head: Head) -> None:
+        self.ref = ref
+        self.kind = kind
+        self.head = head
+        self.actor: Actor[Any] | None = None
+        self.mailbox: deque[Delivery] = deque()
+        self.pending = 0
+        self.queued = False
+        self.used_at = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether the cell may be dropped: nothing waits, and the file holds what it holds."""
+        return not self.pending and not self.queued
+
+    def activate(self) -> Actor[Any]:
+        """The actor with its state, decoded if need be."""
+        if self.actor is None:
+            self.actor = self.kind.activate(self.ref, self.head)
+        return self.actor
+
+    def forget_state(self) -> None:
+        """Fall back to the last queued head, after a turn that raised half way."""
+        self.actor = None
+
+
+class Cells:
+    """The active actors of a host, least recently used first."""
+
+    def __init__(self, max_active: int) -> None:
+        self.kinds: dict[str, ActorKind] = {}
+        self._max_active = max_active
+        self._cells: OrderedDict[ActorRef, Cell] = OrderedDict()
+        self._reader: sqlite3.Connection | None = None
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __iter__(self) -> Iterator[Cell]:
+        return iter(list(self._cells.values()))
+
+    def open(self, reader: sqlite3.Connection) -> None:
+        """Read heads through this connection; a point look-up costs less than a hop to a thread."""
+        self._reader = reader
+
+    def close(self) -> None:
+        """Drop every cell, and the connection."""
+        self._cells.clear()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def active(self, ref: ActorRef) -> Cell | None:
+        """The cell of an actor that is active."""
+        return self._cells.get(ref)
+
+    def find(self, ref: ActorRef, now: float) -> Cell:
+        """The cell of an actor, activated if need be. Raises NotFound for a type that nobody registered."""
+        cell = self._cells.get(ref)
+        if cell is None:
+            kind = self.kinds.get(ref.type)
+            if kind is None:
+                raise NotFound(f"no actor type {ref.type!r} is registered", field="type")
+            cell = self._cells[ref] = Cell(ref, kind, self.stored_head(ref))
+        else:
+            self._cells.move_to_end(ref)
+        cell.used_at = now
+        return cell
+
+    def stored_head(self, ref: ActorRef) -> Head:
+        """The head in the file, or a new one."""
+        rows = self.read(SELECT_HEAD, ref)
+        return head_of(rows[0]) if rows else Head()
+
+    def read(self, query: str, values: tuple[Any, ...]) -> list[Any]:
+        """The rows of a short query; committed data only."""
+        assert self._reader is not None, "the host has not been started"
+        return self._reader.execute(query, values).fetchall()
+
+    def trim(self, idle_since: float) -> None:
+        """Deactivate the least recently used: those over the limit, and those idle since then."""
+        for ref, cell in list(self._oldest(idle_since)):
+            if cell.idle:
+                del self._cells[ref]
+
+    def _oldest(self, idle_since: float) -> Iterator[tuple[ActorRef, Cell]]:
+        surplus = len(self._cells) - self._max_active
+        for number, (ref, cell) in enumerate(self._cells.items()):
+            if number >= surplus and cell.used_at > idle_since:
+                return
+            yield ref, cell
+
+
+def head_of(row: tuple[Any, ...]) -> Head:
+    """A head from the columns of `SELECT_HEAD`."""
+    revision, last_turn, sent, wake_at, obliged, seen, state = row
+    return Head(
+        revision=revision,
+        last_turn=last_turn,
+        sent=sent,
+        wake_at=datetime.fromtimestamp(wake_at, UTC) if wake_at is not None else None,
+        obliged=bool(obliged),
+        seen=from_json(seen) if seen else {},
+        state=state,
+    )

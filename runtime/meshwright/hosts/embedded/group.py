@@ -1,0 +1,149 @@
+"""A group: the commits of many turns that share one transaction.
+
+Within a group an actor's last head wins, and a message sent and taken in it never reaches the disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from pydantic_core import to_json
+
+from meshwright.actor import ActorRef, Commit, Head, Message, Record
+from meshwright.errors import StoreFailed
+from meshwright.hosts.embedded.cells import Cell
+from meshwright.messages import Event
+from meshwright.storage.rows import delete_rows, insert_rows
+
+Settled = Callable[[BaseException | None], None]
+InsertEvents = Callable[[sqlite3.Connection, Sequence[Event]], list[Event]]
+
+HEAD_COLUMNS = 9
+REPLACE_HEAD = (
+    "ON CONFLICT (type, id) DO UPDATE SET revision=excluded.revision, last_turn=excluded.last_turn, "
+    "sent=excluded.sent, wake_at=excluded.wake_at, obliged=excluded.obliged, seen=excluded.seen, "
+    "state=excluded.state"
+)
+
+
+class Group:
+    """Commits that become durable together. Filled on the event loop, applied in the writer's thread."""
+
+    def __init__(
+        self, insert_events: InsertEvents, settled: Callable[[Group, StoreFailed | None], None]
+    ) -> None:
+        self.heads: dict[ActorRef, Head] = {}
+        self.sent: dict[int, Message] = {}
+        self.taken: list[int] = []
+        self.records: list[Record] = []
+        self.events: list[Event] = []
+        self.callbacks: list[Settled] = []
+        self.cells: list[Cell] = []
+        self._insert_events = insert_events
+        self._settled = settled
+
+    def __bool__(self) -> bool:
+        return bool(self.heads or self.callbacks or self.events or self.taken or self.sent or self.records)
+
+    def add(self, commit: Commit, cell: Cell) -> None:
+        """Take in a turn's head, records and events; its messages come by `send` and `take`."""
+        self.cells.append(cell)
+        self.heads[commit.ref] = commit.head
+        self.records += commit.records
+        self.events += commit.events
+
+    def send(self, n: int, message: Message) -> None:
+        """Keep a message under its number until it is taken."""
+        self.sent[n] = message
+
+    def take(self, n: int) -> None:
+        """A message was taken: forget that it was sent, or delete it."""
+        if self.sent.pop(n, None) is None:
+            self.taken.append(n)
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        """Write it all; runs in the writer's thread."""
+        insert_rows(
+            connection,
+            "heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state)",
+            HEAD_COLUMNS,
+            [head_row(ref, head) for ref, head in self.heads.items()],
+            then=REPLACE_HEAD,
+        )
+        insert_rows(
+            connection, "mailbox (n, message)", 2, [(n, message.encode()) for n, message in self.sent.items()]
+        )
+        delete_rows(connection, "mailbox", "n", self.taken)
+        insert_rows(
+            connection,
+            "records (type, id, stream, n, value)",
+            5,
+            [
+                (record.ref.type, record.ref.id, record.stream, record.n, to_json(record.value))
+                for record in self.records
+            ],
+            then="ON CONFLICT DO NOTHING",
+        )
+        if self.events:
+            self.events = self._insert_events(connection, self.events)
+
+    def done(self, error: StoreFailed | None) -> None:
+        """Tell the host, on its loop."""
+        self._settled(self, error)
+
+
+def head_row(ref: ActorRef, head: Head) -> tuple[object, ...]:
+    """A head as the columns of its row."""
+    return (
+        ref.type,
+        ref.id,
+        head.revision,
+        head.last_turn,
+        head.sent,
+        head.wake_at.timestamp() if head.wake_at else None,
+        head.obliged,
+        to_json(head.seen) if head.seen else None,
+        head.state,
+    )
+
+
+class GroupCommitter:
+    """Hands groups to the writer: one is being filled while at most `max_in_flight` are being written."""
+
+    def __init__(
+        self,
+        submit: Callable[[Group], None],
+        insert_events: InsertEvents,
+        on_durable: Callable[[Group], None],
+        on_failed: Callable[[Group, StoreFailed], None],
+        *,
+        max_in_flight: int = 2,
+    ) -> None:
+        self._submit = submit
+        self._new_group = partial(Group, insert_events, self._settled)
+        self._on_durable = on_durable
+        self._on_failed = on_failed
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+        self.filling = self._new_group()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything handed in is durable."""
+        return not self._in_flight and not self.filling
+
+    def flush(self) -> None:
+        """Hand over what has been filled, unless the writer has enough to do: then it goes with the next."""
+        if self.filling and self._in_flight < self._max_in_flight:
+            group, self.filling = self.filling, self._new_group()
+            self._in_flight += 1
+            self._submit(group)
+
+    def _settled(self, group: Group, error: StoreFailed | None) -> None:
+        self._in_flight -= 1
+        if error is None:
+            self._on_durable(group)
+        else:
+            self._on_failed(group, error)

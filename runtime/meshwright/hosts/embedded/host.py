@@ -1,0 +1,472 @@
+"""The embedded host: one process, one SQLite file, mailboxes, alarms and topics in process.
+
+Messages between actors run ahead of the disk, and commits keep the order in which turns ran; what leaves
+the process (a reply, an `after` signal, an event to a listener) waits until its group is durable. So a task
+costs two fsyncs, however many turns it takes, and tasks in flight share them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import from_json
+
+from meshwright import topics
+from meshwright.actor import ActorKind, ActorRef, Commit, Head, Message, Record, take_turn
+from meshwright.clock import Clock, SystemClock
+from meshwright.errors import Draining, MailboxFull, MeshError, NotFound, StoreFailed
+from meshwright.events.log import EventLog
+from meshwright.host import Listener, Signals, Subscription
+from meshwright.hosts.embedded.alarms import Alarms
+from meshwright.hosts.embedded.cells import Cell, Cells, Delivery
+from meshwright.hosts.embedded.group import Group, GroupCommitter
+from meshwright.hosts.embedded.routes import Routes
+from meshwright.messages import Event, new_id
+from meshwright.storage.database import Database, Durability
+from meshwright.tracing import NoTracing, Tracing
+
+MAX_TURNS_A_ROUND = 64  # of the event loop, so that nothing else waits longer than some milliseconds
+MAX_CALLBACKS_A_ROUND = 8  # replies and started work wake others: a whole group at once stalls the loop
+RECOVERED_A_ROUND = 100
+IDLE_SECONDS = 60.0
+TRIM_EVERY_TURNS = 1000
+
+
+class EmbeddedHost:
+    """Runs actors in this process on one SQLite file, which it locks while it runs."""
+
+    name = "embedded"
+
+    def __init__(
+        self,
+        database: Database,
+        log: EventLog,
+        *,
+        clock: Clock | None = None,
+        tracing: Tracing | NoTracing | None = None,
+        max_mailbox: int = 1000,
+        max_active: int = 5000,
+    ) -> None:
+        self.clock: Clock = clock or SystemClock()
+        self.incarnation = new_id()
+        self.on_failure: Callable[[StoreFailed], None] = lambda error: None
+        self._database = database
+        self._log = log
+        self._tracing = tracing or NoTracing()
+        self._max_mailbox = max_mailbox
+        self._cells = Cells(max_active)
+        self._routes = Routes()
+        self._alarms = Alarms(self.clock, self._load_due, self._fire)
+        self._committer = GroupCommitter(database.submit, log.insert, self._on_durable, self._on_failed)
+        self._worker: Signals | None = None
+        self._ready: deque[Cell] = deque()
+        self._callbacks: deque[Callable[[BaseException | None], None]] = deque()
+        self._scheduled = False
+        self._draining = False
+        self._failure: StoreFailed | None = None
+        self._rows = itertools.count(1)
+        self._calls = itertools.count(1)
+        self._turns = 0
+        self._unwritten: dict[ActorRef, int] = {}
+        self._recovery: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @classmethod
+    def in_folder(
+        cls, folder: Path | None, *, durability: Durability = "full", **options: Any
+    ) -> EmbeddedHost:
+        """A host on the file of a folder, with its own event log."""
+        database = Database(folder, durability=durability)
+        return cls(database, EventLog(database), **options)
+
+    @property
+    def active(self) -> int:
+        """How many actors are in memory."""
+        return len(self._cells)
+
+    def register(self, kind: ActorKind) -> None:
+        """Make a type of actor known. Raises ValueError when the type is taken."""
+        if kind.type in self._cells.kinds:
+            raise ValueError(f"actor type {kind.type!r} is registered already")
+        self._cells.kinds[kind.type] = kind
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Send the events of a pattern to actors."""
+        self._routes.subscribe(subscription)
+
+    def listen(self, pattern: str, listener: Listener) -> Callable[[], None]:
+        """Call back for each event that becomes durable from now on; the result ends it."""
+        return self._routes.listen(pattern, listener)
+
+    def attach(self, worker: Signals) -> None:
+        """Give the signals of turns to this worker."""
+        self._worker = worker
+
+    async def start(self) -> None:
+        """Open the file, take up what was under way, and begin to run turns."""
+        self._loop = asyncio.get_running_loop()
+        await self._database.open()
+        await self._log.start()
+        reader = self._database.connect_reader()
+        self._cells.open(reader)
+        self._take_up_mailbox(reader.execute("SELECT n, message FROM mailbox ORDER BY n").fetchall())
+        obliged = reader.execute("SELECT type, id FROM heads WHERE obliged").fetchall()
+        self._recovery = asyncio.create_task(self._recover(obliged), name="recovery")
+        self._alarms.start()
+
+    async def stop(self) -> None:
+        """Take nothing new, let what is under way commit, and close the file. Idempotent."""
+        if self._loop is None:
+            return
+        self._draining = True
+        await self._alarms.stop()
+        if self._recovery is not None:
+            self._recovery.cancel()
+        while self._failure is None and not (
+            self._committer.idle and not self._ready and not self._callbacks
+        ):
+            await self._barrier()
+        self._cells.close()
+        await self._database.close()
+        self._loop = None
+
+    async def call(
+        self, ref: ActorRef, method: str, body: Any = None, *, traceparent: str | None = None
+    ) -> Any:
+        """Run a turn and return its reply, once all that it rests on is durable."""
+        cell = self._admit(ref)
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        message = Message(f"call/{next(self._calls)}", ref, method, body, traceparent=traceparent)
+        self._enqueue(cell, Delivery(message, reply=reply))
+        return await reply
+
+    async def send(self, message: Message) -> None:
+        """Take a message from outside: durable when this returns, dropped if its id was taken before."""
+        self._admit(message.to)
+        self._post(message)
+        await self._barrier()
+
+    async def publish(self, event: Event) -> None:
+        """Take an event from outside, durable when this returns; one whose id is known is dropped."""
+        self._check()
+        await self._barrier()
+        if not await self._log.knows(event.id) and not any(
+            event.id == other.id for other in self._filling.events
+        ):
+            self._filling.events.append(event)
+            self._route(event)
+        await self._barrier()
+
+    def broadcast(self, event: Event) -> None:
+        """Show an event to the listeners of this process; it is not kept."""
+        self._routes.tell(event)
+
+    async def read(self, ref: ActorRef) -> BaseModel | None:
+        """The actor's committed state, or None if it never had a turn."""
+        self._check(draining=True)
+        cell = self._cells.active(ref)
+        if cell is not None and cell.pending:
+            await self._barrier()
+        kind = self._cells.kinds.get(ref.type)
+        if kind is None:
+            raise NotFound(f"no actor type {ref.type!r} is registered", field="type")
+        head = cell.head if cell is not None else self._cells.stored_head(ref)
+        return kind.decode_state(head.state) if head.revision else None
+
+    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
+        """Write a record outside a turn, and events with it; await the result to know them durable."""
+        self._check(draining=True)
+        self._filling.records.append(record)
+        self._note_unwritten(record.ref)
+        for event in events:
+            self._filling.events.append(event)
+            self._route(event)
+        return self._queued()
+
+    async def records(self, ref: ActorRef, stream: str, *, last: int | None = None) -> list[Record]:
+        """The records of a stream in order of `n`, or its last few."""
+        self._check(draining=True)
+        if ref in self._unwritten:
+            await self._barrier()
+        rows = self._cells.read(
+            "SELECT n, value FROM records WHERE type = ? AND id = ? AND stream = ? ORDER BY n DESC LIMIT ?",
+            (*ref, stream, -1 if last is None else last),
+        )
+        return [Record(ref, stream, n, from_json(value)) for n, value in reversed(rows)]
+
+    async def is_gone(self, incarnation: str) -> bool:
+        """Whether a run has ended: the file is locked by one process, so every other run has."""
+        return incarnation != self.incarnation
+
+    # Messages
+
+    def _check(self, *, draining: bool = False) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._loop is None or (self._draining and not draining):
+            raise Draining("the mesh is not running", remedy="try again when it is up: nothing was taken")
+
+    def _admit(self, ref: ActorRef) -> Cell:
+        self._check()
+        cell = self._cells.find(ref, self._now())
+        if len(cell.mailbox) >= self._max_mailbox:
+            raise MailboxFull(
+                f"{ref} has {len(cell.mailbox)} messages waiting", remedy="try again in a moment"
+            )
+        return cell
+
+    def _post(self, message: Message, row: int | None = None) -> None:
+        """Give a durable message to its actor; its row is in the group of its sender."""
+        if row is None:
+            row = next(self._rows)
+            self._filling.send(row, message)
+        delivery = Delivery(message, row)
+        try:
+            cell = self._cells.find(message.to, self._now())
+        except NotFound as error:
+            self._dead_letter(delivery, error)
+        else:
+            self._enqueue(cell, delivery)
+
+    def _enqueue(self, cell: Cell, delivery: Delivery) -> None:
+        cell.mailbox.append(delivery)
+        if not cell.queued:
+            cell.queued = True
+            self._ready.append(cell)
+            self._schedule()
+
+    def _route(self, event: Event) -> None:
+        for message in self._routes.messages(event):
+            self._post(message)
+
+    def _fire(self, ref: ActorRef) -> None:
+        cell = self._cells.find(ref, self._now())
+        self._enqueue(cell, Delivery(Message(f"wake/{next(self._calls)}", ref, "wake")))
+
+    def _load_due(self, until: float) -> list[tuple[str, str, float]]:
+        return self._cells.read("SELECT type, id, wake_at FROM heads WHERE wake_at <= ?", (until,))
+
+    # Turns
+
+    def _now(self) -> float:
+        assert self._loop is not None
+        return self._loop.time()
+
+    @property
+    def _filling(self) -> Group:
+        return self._committer.filling
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self._loop is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._round)
+
+    def _round(self) -> None:
+        """One round of the loop: some callbacks, some turns, then their commits go to the writer."""
+        self._scheduled = False
+        for _ in range(min(MAX_CALLBACKS_A_ROUND, len(self._callbacks))):
+            self._callbacks.popleft()(self._failure)
+        for _ in range(MAX_TURNS_A_ROUND):
+            if not self._ready:
+                break
+            cell = self._ready.popleft()
+            self._take_next(cell)
+            cell.queued = bool(cell.mailbox)
+            if cell.queued:
+                self._ready.append(cell)
+        self._committer.flush()
+        if self._ready or self._callbacks:
+            self._schedule()
+
+    def _take_next(self, cell: Cell) -> None:
+        delivery = cell.mailbox.popleft()
+        if self._failure is not None:
+            _settle(delivery.reply, None, self._failure)
+            return
+        if delivery.message.method == "wake" and not self._is_due(cell.head):
+            return
+        try:
+            commit = self._turn(cell, delivery)
+        except Exception as error:  # noqa: BLE001 whatever a turn raises, the actor is unchanged and the sender is told
+            cell.forget_state()
+            self._refuse(cell, delivery, error)
+        else:
+            self._commit(cell, delivery, commit)
+        self._turns += 1
+        if self._turns % TRIM_EVERY_TURNS == 0:
+            self._cells.trim(self._now() - IDLE_SECONDS)
+
+    def _turn(self, cell: Cell, delivery: Delivery) -> Commit:
+        message = delivery.message
+        with self._tracing.span(f"turn {cell.ref.type}.{message.method}", parent=message.traceparent) as span:
+            return take_turn(
+                cell.kind,
+                cell.activate(),
+                cell.head,
+                message,
+                self.clock.now(),
+                remember=delivery.may_repeat,
+                traceparent=span.traceparent,
+            )
+
+    def _is_due(self, head: Head) -> bool:
+        return head.wake_at is not None and head.wake_at <= self.clock.now()
+
+    def _commit(self, cell: Cell, delivery: Delivery, commit: Commit) -> None:
+        group = self._filling
+        if delivery.row is not None:
+            group.take(delivery.row)
+        if commit.changed:
+            cell.head = commit.head
+            cell.pending += 1
+            group.add(commit, cell)
+            for record in commit.records:
+                self._note_unwritten(record.ref)
+            for message in commit.sends:
+                self._post(message)
+            for event in commit.events:
+                self._route(event)
+            if commit.head.wake_at is not None:
+                self._alarms.note(cell.ref, commit.head.wake_at)
+        for signal in commit.hints:
+            self._signal(cell.ref, signal)
+        for signal in commit.after:
+            group.callbacks.append(partial(self._signal_after, cell.ref, signal))
+        if delivery.reply is not None:
+            self._settle_durably(cell, delivery.reply, commit.reply, None)
+
+    def _refuse(self, cell: Cell, delivery: Delivery, error: Exception) -> None:
+        if delivery.reply is not None:
+            self._settle_durably(cell, delivery.reply, None, error)
+        else:
+            self._dead_letter(delivery, error)
+
+    def _settle_durably(
+        self, cell: Cell, reply: asyncio.Future[Any], result: Any, error: Exception | None
+    ) -> None:
+        """Answer once the state that the answer rests on is durable."""
+        if cell.pending:
+            self._filling.callbacks.append(lambda failure: _settle(reply, result, failure or error))
+        else:
+            _settle(reply, result, error)
+
+    def _dead_letter(self, delivery: Delivery, error: Exception) -> None:
+        message = delivery.message
+        if delivery.row is not None:
+            self._filling.take(delivery.row)
+        self._filling.events.append(dead_letter(message, error, self.clock))
+        self._schedule()
+
+    # Commits
+
+    async def _barrier(self) -> None:
+        """Return once everything handed in so far is durable. Raises StoreFailed."""
+        if self._failure is not None:
+            raise self._failure
+        if not self._committer.idle:
+            await self._queued()
+
+    def _queued(self) -> asyncio.Future[None]:
+        """The future of everything handed in so far becoming durable."""
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        durable.add_done_callback(_retrieve)
+        self._filling.callbacks.append(lambda failure: _settle(durable, None, failure))
+        self._schedule()
+        return durable
+
+    def _on_durable(self, group: Group) -> None:
+        for cell in group.cells:
+            cell.pending -= 1
+        for record in group.records:
+            self._note_written(record.ref)
+        if group.events:
+            self._log.committed(group.events)
+            for event in group.events:
+                self._routes.tell(event)
+        self._callbacks.extend(group.callbacks)
+        self._schedule()
+
+    def _on_failed(self, group: Group, error: StoreFailed) -> None:
+        """Nothing can be promised any more: whoever waits is told why, and nothing new is taken."""
+        first = self._failure is None
+        self._failure = error
+        self._callbacks.extend(group.callbacks)
+        self._callbacks.extend(self._filling.callbacks)
+        self._filling.callbacks.clear()
+        self._schedule()
+        if first:
+            self.on_failure(error)
+
+    def _note_unwritten(self, ref: ActorRef) -> None:
+        self._unwritten[ref] = self._unwritten.get(ref, 0) + 1
+
+    def _note_written(self, ref: ActorRef) -> None:
+        left = self._unwritten.get(ref, 0) - 1
+        if left > 0:
+            self._unwritten[ref] = left
+        else:
+            self._unwritten.pop(ref, None)
+
+    def _signal(self, ref: ActorRef, signal: Any) -> None:
+        if self._worker is not None:
+            self._worker.signal(ref, signal)
+
+    def _signal_after(self, ref: ActorRef, signal: Any, failure: BaseException | None) -> None:
+        if failure is None:
+            self._signal(ref, signal)
+
+    # Recovery
+
+    def _take_up_mailbox(self, rows: Sequence[tuple[int, bytes]]) -> None:
+        for n, data in rows:
+            self._post(Message.decode(data), row=n)
+        if rows:
+            self._rows = itertools.count(rows[-1][0] + 1)
+
+    async def _recover(self, obliged: Sequence[tuple[str, str]]) -> None:
+        """Wake every actor with something outstanding, some at a time so that others get their turn."""
+        for start in range(0, len(obliged), RECOVERED_A_ROUND):
+            for kind, name in obliged[start : start + RECOVERED_A_ROUND]:
+                if kind in self._cells.kinds:
+                    ref = ActorRef(kind, name)
+                    message = Message(f"recover/{self.incarnation}", ref, "recover")
+                    self._enqueue(self._cells.find(ref, self._now()), Delivery(message))
+            await asyncio.sleep(0)
+
+
+def dead_letter(message: Message, error: Exception, clock: Clock) -> Event:
+    """The event that records a message which its actor could not take."""
+    return Event(
+        id=f"dead/{message.id}/{new_id()}",
+        event_type="message.dead_lettered",
+        topic=topics.MESH,
+        time=clock.now(),
+        aggregate_id=str(message.to),
+        payload={
+            "message": from_json(message.encode()),
+            "error": {"type": type(error).__name__, "message": str(error)},
+            "expected": isinstance(error, MeshError),
+        },
+    )
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Look at the result, so that one whom nobody awaits in the end leaves no warning."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _settle(future: asyncio.Future[Any] | None, result: Any, error: BaseException | None) -> None:
+    if future is None or future.done():
+        return  # nobody waits, or the waiter has gone
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -1,0 +1,272 @@
+"""The mesh: what clients and fronts talk to, whatever host runs the actors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from meshwright import topics
+from meshwright.actor import ActorRef
+from meshwright.context.memory import Memory
+from meshwright.context.service import ContextClient
+from meshwright.errors import NotFound
+from meshwright.events.log import EventLog
+from meshwright.host import Host
+from meshwright.messages import (
+    ENDED,
+    Caller,
+    Event,
+    Outcome,
+    Plain,
+    Receipt,
+    Task,
+    TaskRequest,
+    TaskStatus,
+)
+from meshwright.models.port import Model
+from meshwright.orchestration.acceptance import Limits, make_accept
+from meshwright.orchestration.orchestrator import Attempt, TaskRecord
+from meshwright.orchestration.registry import Registry
+from meshwright.prompts import Prompts
+from meshwright.runner import Employed
+from meshwright.settings import Settings
+from meshwright.tracing import NoTracing, Tracing
+from meshwright.work import Answer, Cancel, ThreadState, Worker
+from meshwright.work.protocol import ORCHESTRATOR
+
+FINAL = frozenset(f"task.{status}" for status in ENDED)
+
+
+class TaskView(Plain):
+    """All that is known of a task, as clients see it."""
+
+    task_id: str
+    capability: str
+    payload: dict[str, Any]
+    status: TaskStatus
+    attempts: tuple[Attempt, ...]
+    outcome: Outcome | None
+    priority: int
+    timeout: float
+    deadline_at: datetime
+    created_at: datetime
+    requested_by: str
+    tenant_id: str
+    thread_id: str
+    parent_task_id: str | None
+    chain: tuple[str, ...]
+    generation: int
+    trace_id: str | None
+
+
+class Part(Protocol):
+    """Something that lives as long as the mesh: started after the host, stopped before it."""
+
+    async def start(self) -> None:
+        """Begin."""
+        ...
+
+    async def stop(self) -> None:
+        """End. Idempotent."""
+        ...
+
+
+class Mesh:
+    """A running mesh: `async with mesh:` starts and stops it.
+
+    Built by `meshwright.assembly`; everything hangs off it, so that several can run in one process.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        host: Host,
+        log: EventLog,
+        registry: Registry,
+        model: Model,
+        prompts: Prompts,
+        context: ContextClient,
+        memory: Memory,
+        tracing: Tracing | NoTracing,
+        worker: Worker,
+        agents: Mapping[str, Employed],
+        parts: tuple[Part, ...] = (),
+    ) -> None:
+        self.settings = settings
+        self.host = host
+        self.log = log
+        self.registry = registry
+        self.model = model
+        self.prompts = prompts
+        self.context = context
+        self.memory = memory
+        self.tracing = tracing
+        self.worker = worker
+        self.agents = agents
+        self.ready = False
+        self._parts = parts
+        self._limits = Limits(settings.max_payload_bytes, settings.max_payload_depth)
+        self._waiters: dict[str, list[asyncio.Future[Outcome]]] = {}
+        host.listen(topics.TASK_PROGRESS, self._tell_waiters)
+
+    async def start(self) -> None:
+        """Open the host and begin to work. Raises what the host raises; nothing is left running then."""
+        await self.host.start()
+        try:
+            for part in self._parts:
+                await part.start()
+        except BaseException:
+            await self.stop()
+            raise
+        self.ready = True
+
+    async def stop(self, *, drain_seconds: float = 10.0) -> None:
+        """Take nothing new, let running work end, and close. What is unfinished goes on at the next start."""
+        self.ready = False
+        await self.worker.drain(drain_seconds)
+        for part in reversed(self._parts):
+            await part.stop()
+        await self.tracing.close()
+        await self.model.close()
+        for employed in self.agents.values():
+            await employed.close()
+        await self.host.stop()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def submit(
+        self,
+        request: TaskRequest,
+        caller: Caller | None = None,
+        *,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Receipt:
+        """Take a task: durable, with its first dispatch, when this returns.
+
+        Raises InvalidInput, NoAgentAvailable, NotFound (an unknown agent), IdempotencyConflict.
+        """
+        with self.tracing.span("submit task", parent=traceparent, kind="producer") as span:
+            accept = make_accept(
+                request,
+                caller or Caller(),
+                now=self.host.clock.now(),
+                limits=self._limits,
+                idempotency_key=idempotency_key,
+                traceparent=span.traceparent,
+            )
+            ref = ActorRef(ORCHESTRATOR, accept.task.task_id)
+            return await self.host.call(ref, "accept", accept, traceparent=span.traceparent)
+
+    async def task(self, task_id: str, tenant_id: str = "default") -> TaskView:
+        """A task as it is now. Raises NotFound."""
+        record = await self._record(task_id, tenant_id)
+        task = record.task
+        assert task is not None
+        return TaskView(
+            task_id=task.task_id,
+            capability=task.capability,
+            payload=task.payload,
+            status=await self._status(record, task),
+            attempts=tuple(record.attempts),
+            outcome=record.outcome,
+            priority=task.priority,
+            timeout=task.timeout,
+            deadline_at=task.deadline_at,
+            created_at=task.created_at,
+            requested_by=task.requested_by,
+            tenant_id=task.tenant_id,
+            thread_id=task.thread_id,
+            parent_task_id=task.parent.task_id if task.parent else None,
+            chain=task.chain,
+            generation=task.generation,
+            trace_id=task.traceparent.split("-")[1] if task.traceparent else None,
+        )
+
+    async def cancel(self, task_id: str, tenant_id: str = "default") -> TaskView:
+        """Ask for a task to end; its outcome follows when its agent has let go. Raises NotFound."""
+        await self._record(task_id, tenant_id)
+        await self.host.call(ActorRef(ORCHESTRATOR, task_id), "cancel", Cancel(task_id=task_id))
+        return await self.task(task_id, tenant_id)
+
+    async def answer(self, task_id: str, key: str, value: Any, tenant_id: str = "default") -> None:
+        """Answer what a task waits for: a person's word, under the key that its `task.waiting` event names.
+
+        Raises NotFound where it does not wait for that.
+        """
+        record = await self._record(task_id, tenant_id)
+        thread = _thread_of(record)
+        answer = Answer(task_id=task_id, key=key, value=value)
+        if thread is None or not await self.host.call(thread, "resume", answer):
+            raise NotFound(
+                f"task {task_id} does not wait for {key!r}",
+                remedy=f"look up its task.waiting event: mesh events --task {task_id}",
+                field="key",
+            )
+
+    async def outcome(self, task_id: str, tenant_id: str = "default") -> Outcome:
+        """Wait for the outcome of a task. Raises NotFound."""
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(task_id, []).append(waiter)
+        try:
+            record = await self._record(task_id, tenant_id)
+            return record.outcome or await waiter
+        finally:
+            waiters = self._waiters.get(task_id, [])
+            with suppress(ValueError):
+                waiters.remove(waiter)
+            if not waiters:
+                self._waiters.pop(task_id, None)
+
+    async def ask(
+        self, agent_id: str, text: str, *, thread_id: str | None = None, timeout: float = 120.0
+    ) -> Outcome:
+        """Give an agent a task in words and wait for its outcome. `timeout` in seconds, of one attempt."""
+        request = TaskRequest(agent_id=agent_id, payload={"text": text}, thread_id=thread_id, timeout=timeout)
+        receipt = await self.submit(request)
+        return await self.outcome(receipt.task_id)
+
+    async def _record(self, task_id: str, tenant_id: str) -> TaskRecord:
+        record = await self.host.read(ActorRef(ORCHESTRATOR, task_id))
+        if not isinstance(record, TaskRecord) or record.task is None or record.task.tenant_id != tenant_id:
+            raise NotFound(
+                f"there is no task {task_id!r}", remedy="mesh tasks lists those there are", field="task_id"
+            )
+        return record
+
+    async def _status(self, record: TaskRecord, task: Task) -> TaskStatus:
+        """Between dispatch and outcome the agent's thread knows best."""
+        thread = _thread_of(record)
+        state = await self.host.read(thread) if thread and record.status not in ENDED else None
+        if not isinstance(state, ThreadState):
+            return record.status
+        entry = next((entry for entry in state.inbox if entry.task_id == task.task_id), None)
+        return entry.status if entry and entry.status != "queued" else record.status
+
+    def _tell_waiters(self, event: Event) -> None:
+        if event.event_type not in FINAL or event.task_id not in self._waiters:
+            return
+        payload = event.payload
+        outcome = payload if isinstance(payload, Outcome) else Outcome.model_validate(payload)
+        for waiter in self._waiters[event.task_id]:
+            if not waiter.done():
+                waiter.set_result(outcome)
+
+
+def _thread_of(record: TaskRecord) -> ActorRef | None:
+    if record.task is None or not record.attempts:
+        return None
+    agent_id = record.attempts[-1].agent_id
+    return ActorRef(agent_id, f"{record.task.tenant_id}:{record.task.thread_id}")

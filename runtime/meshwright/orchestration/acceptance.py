@@ -1,0 +1,120 @@
+"""Acceptance: what every front (HTTP, MQTT, the command line) makes of a request before it is a task."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from meshwright.errors import InvalidInput, TooLarge
+from meshwright.messages import Caller, Task, TaskRequest, derived_id, new_id
+from meshwright.work.protocol import Accept
+
+MAX_KEY_CHARS = 255
+CONTAINERS = (dict, list, tuple)
+DEADLINE_TIMEOUTS = 3  # a task may take this many attempts' time, where it names no deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a payload may be, in bytes of JSON, and how deeply nested."""
+
+    max_payload_bytes: int = 262_144
+    max_payload_depth: int = 32
+
+
+def make_accept(
+    request: TaskRequest,
+    caller: Caller,
+    *,
+    now: datetime,
+    limits: Limits,
+    idempotency_key: str | None = None,
+    traceparent: str | None = None,
+) -> Accept:
+    """Make the task of a request. The same key of the same caller always gives the same task id.
+
+    Raises InvalidInput or TooLarge, naming the field.
+    """
+    if request.capability is None and request.agent_id is None:
+        raise InvalidInput(
+            "neither a capability nor an agent is named", remedy="name one", field="capability"
+        )
+    check_payload(request.payload, limits)
+    task_id = _task_id(request, caller, idempotency_key)
+    named = request.task_id is not None or idempotency_key is not None
+    task = Task(
+        task_id=task_id,
+        capability=request.capability or "",
+        agent_id=request.agent_id,
+        payload=request.payload,
+        priority=request.priority,
+        timeout=request.timeout,
+        deadline_at=now + timedelta(seconds=request.deadline or DEADLINE_TIMEOUTS * request.timeout),
+        requested_by=caller.requested_by,
+        tenant_id=caller.tenant_id,
+        thread_id=request.thread_id or task_id,
+        idempotency_key=idempotency_key,
+        created_at=now,
+        traceparent=traceparent,
+    )
+    return Accept(task=task, request_hash=_hash(request, caller) if named else "")
+
+
+def check_payload(payload: dict[str, Any], limits: Limits) -> None:
+    """Raise TooLarge for a payload that is over a limit, InvalidInput for one that is not JSON."""
+    if _depth_over(payload.values(), limits.max_payload_depth - 1):
+        raise TooLarge(
+            f"the payload is nested over {limits.max_payload_depth} deep",
+            remedy="flatten it",
+            field="payload",
+        )
+    try:
+        size = len(to_json(payload))
+    except (PydanticSerializationError, ValueError) as error:
+        raise InvalidInput(f"the payload is not JSON: {error}", field="payload") from error
+    if size > limits.max_payload_bytes:
+        raise TooLarge(
+            f"the payload has {size:,} bytes, {limits.max_payload_bytes:,} are allowed",
+            remedy="send a reference instead, or raise max_payload_bytes",
+            field="payload",
+        )
+
+
+def _depth_over(values: Iterable[Any], levels: int) -> bool:
+    """Whether containers are nested deeper than that; by levels, so that no depth can overflow a stack."""
+    containers = [value for value in values if isinstance(value, CONTAINERS)]
+    while containers:
+        if levels <= 0:
+            return True
+        levels -= 1
+        containers = [
+            inner
+            for value in containers
+            for inner in (value.values() if isinstance(value, dict) else value)
+            if isinstance(inner, CONTAINERS)
+        ]
+    return False
+
+
+def _task_id(request: TaskRequest, caller: Caller, key: str | None) -> str:
+    if request.task_id is not None:
+        return request.task_id
+    if key is None:
+        return new_id()
+    if not 1 <= len(key) <= MAX_KEY_CHARS or not key.isprintable():
+        raise InvalidInput(
+            "the idempotency key cannot be used",
+            remedy=f"send 1 to {MAX_KEY_CHARS} printable characters",
+            field="Idempotency-Key",
+        )
+    return derived_id(caller.tenant_id, caller.source, key)
+
+
+def _hash(request: TaskRequest, caller: Caller) -> str:
+    body = {"request": request, "tenant": caller.tenant_id, "source": caller.source}
+    return hashlib.sha256(to_json(body)).hexdigest()[:32]

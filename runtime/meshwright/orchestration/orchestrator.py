@@ -1,0 +1,283 @@
+"""The orchestrator: an actor per task, from acceptance to its one outcome."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+from meshwright import topics
+from meshwright.actor import Actor, ActorRef, Turn, turn
+from meshwright.errors import IdempotencyConflict, MeshError
+from meshwright.messages import (
+    ENDED,
+    Dispatch,
+    Event,
+    Fault,
+    Outcome,
+    Receipt,
+    ScoreCard,
+    Task,
+    TaskStatus,
+)
+from meshwright.orchestration.registry import Registry
+from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel
+
+SAME_AGENT_MAY_RETRY = frozenset({"ReplayMismatch"})
+"""Faults of the attempt rather than of the agent."""
+
+
+class Attempt(BaseModel):
+    """One try at the task by one agent."""
+
+    attempt: int
+    agent_id: str
+    score_card: ScoreCard
+    started_at: datetime
+    ended_at: datetime | None = None
+    error: Fault | None = None
+
+
+class TaskRecord(BaseModel):
+    """All that is known of a task."""
+
+    version: int = 1
+    task: Task | None = None
+    request_hash: str = ""
+    status: TaskStatus = "accepted"
+    attempts: list[Attempt] = Field(default_factory=list)
+    outcome: Outcome | None = None
+    cancelling: bool = False
+
+
+class Orchestrator(Actor[TaskRecord]):
+    """One task; its id is the task's. Every accepted task gets one outcome per generation."""
+
+    def __init__(self, ref: ActorRef, registry: Registry, max_attempts: int = 3) -> None:
+        super().__init__(ref)
+        self._registry = registry
+        self._max_attempts = max_attempts
+
+    @property
+    def obliged(self) -> bool:
+        """Whether the task is open."""
+        return self.state.task is not None and self.state.status not in ENDED
+
+    @turn
+    def accept(self, turn: Turn, accept: Accept) -> Receipt:
+        """Take a task and dispatch it; a repeat gets the same receipt.
+
+        Raises IdempotencyConflict for another request under the same id, NoAgentAvailable and NotFound
+        where nobody can do it. A delegated task is never refused: it fails, and its parent hears of it.
+        """
+        if self.state.task is not None:
+            return self._repeat(turn, accept)
+        task = accept.task
+        try:
+            card = self._registry.best(task.capability or None, agent_id=task.agent_id)
+        except MeshError as error:
+            if task.parent is None:
+                raise
+            self._take(accept, task.capability)
+            self._end(turn, self._failure(turn, "orchestrator", error.code, str(error)))
+            return self._receipt()
+        self._take(accept, card.capability)
+        self._publish_accepted(turn, card)
+        self._dispatch(turn, card)
+        turn.wake_at(task.deadline_at)
+        return self._receipt()
+
+    @turn
+    def settle(self, turn: Turn, outcome: Outcome) -> None:
+        """Take the end of an attempt: the task's outcome, or a reason to try another agent."""
+        attempt = self._current(outcome)
+        if attempt is None or self.state.status in ENDED:
+            return
+        attempt.ended_at, attempt.error = turn.now, outcome.error
+        if outcome.success or outcome.status == "cancelled" or self.state.cancelling:
+            self._end(turn, outcome)
+            return
+        self._publish(turn, "attempt.failed", {"attempt": attempt.attempt, "error": outcome.error})
+        card = self._next_choice(turn)
+        if card is not None:
+            self._dispatch(turn, card)
+        else:
+            self._dead_letter(turn, outcome)
+            self._end(turn, outcome)
+
+    @turn
+    def cancel(self, turn: Turn, cancel: Cancel) -> None:
+        """End the task before its time; the outcome comes when its agent has let go."""
+        attempt = self._open_attempt()
+        if attempt is None:
+            return
+        self.state.cancelling = True
+        self._publish(turn, "task.cancelling", {"reason": cancel.reason})
+        turn.send(self._thread(attempt), "cancel", cancel)
+
+    def wake(self, turn: Turn) -> None:
+        """The deadline has passed: the task has timed out, whatever its agent does."""
+        attempt = self._open_attempt()
+        if self.state.task is None or self.state.status in ENDED:
+            return
+        agent_id = attempt.agent_id if attempt else ORCHESTRATOR
+        if attempt is not None:
+            reason = "the task's deadline passed"
+            turn.send(self._thread(attempt), "cancel", Cancel(task_id=self.ref.id, reason=reason))
+            attempt.ended_at = turn.now
+        outcome = self._failure(
+            turn, agent_id, "DeadlineExceeded", f"no outcome by {self.state.task.deadline_at}"
+        )
+        self._dead_letter(turn, outcome)
+        self._end(turn, outcome.model_copy(update={"status": "timed_out"}))
+
+    @property
+    def task(self) -> Task:
+        """The task, once accepted."""
+        assert self.state.task is not None
+        return self.state.task
+
+    def _repeat(self, turn: Turn, accept: Accept) -> Receipt:
+        if accept.request_hash != self.state.request_hash:
+            raise IdempotencyConflict(
+                f"task {self.ref.id} was accepted with another body",
+                remedy="repeat a key only with the same body, or use a new Idempotency-Key",
+                field="Idempotency-Key",
+            )
+        if accept.task.parent is not None and self.state.outcome is not None:
+            self._answer_parent(turn, self.state.outcome)
+        return self._receipt()
+
+    def _take(self, accept: Accept, capability: str) -> None:
+        task = accept.task
+        self.state.task = (
+            task if task.capability == capability else task.model_copy(update={"capability": capability})
+        )
+        self.state.request_hash = accept.request_hash
+
+    def _receipt(self) -> Receipt:
+        first = self.state.attempts[0] if self.state.attempts else None
+        return Receipt(
+            task_id=self.ref.id,
+            status=self.state.status,
+            dispatched_to=first.agent_id if first else "",
+            score=first.score_card.score if first else 0.0,
+        )
+
+    def _dispatch(self, turn: Turn, card: ScoreCard) -> None:
+        number = len(self.state.attempts) + 1
+        attempt = Attempt(attempt=number, agent_id=card.agent_id, score_card=card, started_at=turn.now)
+        self.state.attempts.append(attempt)
+        self.state.status = "dispatched"
+        dispatch = Dispatch(task=self.task, attempt=number, agent_id=card.agent_id, score_card=card)
+        turn.publish(
+            topics.tasks(card.agent_id),
+            "task.dispatched",
+            dispatch,
+            task_id=self.ref.id,
+            agent_id=card.agent_id,
+            tenant_id=self.task.tenant_id,
+        )
+
+    def _next_choice(self, turn: Turn) -> ScoreCard | None:
+        """Another agent for the task, unless it had its attempts, its time, or every agent."""
+        if len(self.state.attempts) >= self._max_attempts or turn.now >= self.task.deadline_at:
+            return None
+        failed = frozenset(
+            attempt.agent_id
+            for attempt in self.state.attempts
+            if attempt.error is None or attempt.error.type not in SAME_AGENT_MAY_RETRY
+        )
+        if self.task.agent_id in failed:
+            return None
+        cards = self._registry.scores(self.task.capability, exclude=failed)
+        if self.task.agent_id is not None:
+            cards = [card for card in cards if card.agent_id == self.task.agent_id]
+        return cards[0] if cards else None
+
+    def _current(self, outcome: Outcome) -> Attempt | None:
+        """The open attempt that an outcome belongs to; a late or foreign one belongs to none."""
+        attempt = self._open_attempt()
+        if (
+            attempt is None
+            or outcome.generation != self.task.generation
+            or outcome.attempt != attempt.attempt
+        ):
+            return None
+        return attempt
+
+    def _open_attempt(self) -> Attempt | None:
+        last = self.state.attempts[-1] if self.state.attempts else None
+        return last if last is not None and last.ended_at is None else None
+
+    def _thread(self, attempt: Attempt) -> ActorRef:
+        return ActorRef(attempt.agent_id, f"{self.task.tenant_id}:{self.task.thread_id}")
+
+    def _failure(self, turn: Turn, agent_id: str, error_type: str, message: str) -> Outcome:
+        return Outcome(
+            task_id=self.ref.id,
+            agent_id=agent_id,
+            capability=self.task.capability,
+            status="failed",
+            success=False,
+            error=Fault(type=error_type, message=message),
+            completed_at=turn.now,
+            generation=self.task.generation,
+            attempt=max(1, len(self.state.attempts)),
+        )
+
+    def _end(self, turn: Turn, outcome: Outcome) -> None:
+        total_ms = (turn.now - self.task.created_at).total_seconds() * 1000
+        outcome = outcome.model_copy(update={"duration_ms": round(total_ms, 3), "completed_at": turn.now})
+        self.state.status = outcome.status
+        self.state.outcome = outcome
+        turn.wake_at(None)
+        self._publish(turn, f"task.{outcome.status}", outcome, agent_id=outcome.agent_id)
+        self._answer_parent(turn, outcome)
+
+    def _answer_parent(self, turn: Turn, outcome: Outcome) -> None:
+        parent = self.task.parent
+        if parent is not None:
+            answer = Answer(task_id=parent.task_id, key=parent.key, value=outcome)
+            turn.send(ActorRef(parent.actor_type, parent.actor_id), "resume", answer)
+
+    def _dead_letter(self, turn: Turn, outcome: Outcome) -> None:
+        tried = [attempt.agent_id for attempt in self.state.attempts]
+        turn.publish(
+            topics.MESH,
+            "task.dead_lettered",
+            {"tried": tried, "error": outcome.error, "capability": self.task.capability},
+            task_id=self.ref.id,
+            tenant_id=self.task.tenant_id,
+        )
+
+    def _publish_accepted(self, turn: Turn, card: ScoreCard) -> None:
+        task = self.task
+        payload = {
+            "capability": task.capability,
+            "priority": task.priority,
+            "thread_id": task.thread_id,
+            "requested_by": task.requested_by,
+            "created_at": task.created_at,
+            "dispatched_to": card.agent_id,
+            "score_card": card,
+            "parent_task_id": task.parent.task_id if task.parent else None,
+        }
+        self._publish(turn, "task.accepted", payload, agent_id=card.agent_id)
+
+    def _publish(self, turn: Turn, event_type: str, payload: object, *, agent_id: str | None = None) -> None:
+        attempt = self.state.attempts[-1] if self.state.attempts else None
+        turn.publish(
+            topics.TASK_PROGRESS,
+            event_type,
+            payload,
+            task_id=self.ref.id,
+            agent_id=agent_id or (attempt.agent_id if attempt else None),
+            tenant_id=self.task.tenant_id,
+            idempotency_key=self.task.idempotency_key,
+        )
+
+
+def task_of(event: Event) -> ActorRef | None:
+    """Route the end of an attempt to its task."""
+    return ActorRef(ORCHESTRATOR, event.task_id) if event.task_id else None

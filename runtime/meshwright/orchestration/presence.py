@@ -1,0 +1,114 @@
+"""Presence: the agents of this process register, say that they are there, and are judged by their silence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from meshwright import topics
+from meshwright.capability import Registration
+from meshwright.events.log import EventLog
+from meshwright.host import Host
+from meshwright.messages import Event, Outcome, new_id
+from meshwright.orchestration.health import HealthProbes
+from meshwright.orchestration.registry import Registry, StatusChange
+
+CHECK_SECONDS = 5.0  # between looks at who has gone silent, and probes of what agents depend on
+
+
+class Presence:
+    """Keeps the registry true: who is here, who is silent, whose dependencies answer, who succeeded."""
+
+    def __init__(
+        self,
+        host: Host,
+        log: EventLog,
+        registry: Registry,
+        registrations: Sequence[Registration],
+        *,
+        heartbeat_seconds: float,
+    ) -> None:
+        self._host = host
+        self._log = log
+        self._registry = registry
+        self._registrations = registrations
+        self._heartbeat_seconds = heartbeat_seconds
+        self._probes = HealthProbes(registry)
+        self._tasks: list[asyncio.Task[None]] = []
+        for registration in registrations:  # before the host starts: recovered tasks may ask at once
+            registry.register(registration)
+        host.listen(topics.TASK_RESULTS, self._count)
+        host.listen(topics.AGENTS, self._hear)
+
+    async def start(self) -> None:
+        """Tell the mesh who is here, and go on telling."""
+        for agent_id, capability, success in await self._log.recent_outcomes():
+            self._registry.record(agent_id, capability, success)
+        await asyncio.gather(*(self._register(registration) for registration in self._registrations))
+        self._tasks = [
+            asyncio.create_task(every(self._heartbeat_seconds, self._beat), name="heartbeat"),
+            asyncio.create_task(every(CHECK_SECONDS, self._check), name="presence"),
+        ]
+
+    async def stop(self) -> None:
+        """Stop telling."""
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        self._tasks = []
+        await self._probes.close()
+
+    async def _register(self, registration: Registration) -> None:
+        await self._host.publish(self._event("agent.registered", registration.agent_id, registration))
+
+    async def _beat(self) -> None:
+        for registration in self._registrations:
+            self._registry.heartbeat(registration.agent_id)
+            self._host.broadcast(self._event("agent.heartbeat", registration.agent_id, {}))
+
+    async def _check(self) -> None:
+        changes = [*self._registry.refresh(), *await self._probes.probe_all()]
+        for change in changes:
+            await self._publish(change)
+
+    async def _publish(self, change: StatusChange) -> None:
+        await self._host.publish(self._event(change.event_type, change.agent_id, change.payload))
+
+    def _event(self, event_type: str, agent_id: str, payload: Any) -> Event:
+        return Event(
+            id=f"{agent_id}/{self._host.incarnation}/{new_id()}",
+            event_type=event_type,
+            topic=topics.AGENTS,
+            time=self._host.clock.now(),
+            agent_id=agent_id,
+            aggregate_id=f"agent/{agent_id}",
+            payload=payload,
+        )
+
+    def _count(self, event: Event) -> None:
+        payload = event.payload
+        outcome = payload if isinstance(payload, Outcome) else Outcome.model_validate(payload)
+        if outcome.status != "cancelled":
+            self._registry.record(outcome.agent_id, outcome.capability, outcome.success)
+
+    def _hear(self, event: Event) -> None:
+        """Another process's agents make themselves known by the same events."""
+        if event.event_type == "agent.registered":
+            payload = event.payload
+            known = {registration.agent_id for registration in self._registrations}
+            if event.agent_id not in known:
+                self._registry.register(
+                    payload if isinstance(payload, Registration) else Registration.model_validate(payload)
+                )
+        elif event.event_type == "agent.heartbeat" and event.agent_id is not None:
+            self._registry.heartbeat(event.agent_id, event.time)
+
+
+async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do something now and then every so many seconds, until cancelled."""
+    while True:
+        await work()
+        await asyncio.sleep(seconds)

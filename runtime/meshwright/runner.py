@@ -1,0 +1,116 @@
+"""Runs claimed tasks through their agents, and makes an outcome of however that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meshwright import genai
+from meshwright.actor import ActorRef
+from meshwright.agent import Agent
+from meshwright.errors import HostError, MeshError
+from meshwright.messages import Fault, Outcome, OutcomeStatus
+from meshwright.run import Run, Services, Spent
+from meshwright.tools.tool import Tool
+from meshwright.tools.toolset import Toolset
+from meshwright.tracing import Span
+from meshwright.work import Completed, Journal, Suspended, Work
+from meshwright.work.worker import Stopped, until_stopped
+
+logger = logging.getLogger("meshwright.runner")
+
+
+@dataclass(frozen=True, slots=True)
+class Employed:
+    """An agent with its tools, ready to work."""
+
+    agent: Agent
+    tools: Sequence[Tool]
+    toolsets: Sequence[Toolset] = ()
+
+    async def close(self) -> None:
+        """Give back what the tools hold."""
+        for toolset in self.toolsets:
+            await toolset.close()
+
+
+class Runner:
+    """What a worker runs: the agent that the task was dispatched to."""
+
+    def __init__(self, services: Services, agents: Mapping[str, Employed]) -> None:
+        self._services = services
+        self._agents = agents
+
+    async def __call__(self, ref: ActorRef, work: Work, journal: Journal) -> Completed:
+        """Run an attempt to its end. Raises Suspended where it has to wait, HostError where the host ends."""
+        attributes = {
+            genai.OPERATION_NAME: genai.INVOKE_AGENT,
+            genai.AGENT_ID: ref.type,
+            genai.AGENT_NAME: ref.type,
+            genai.CONVERSATION_ID: work.task.thread_id,
+            "meshwright.task.id": work.task.task_id,
+        }
+        with self._services.tracing.span(
+            f"invoke_agent {ref.type}", parent=work.task.traceparent, attributes=attributes
+        ) as span:
+            employed = self._agents[ref.type]
+            run = Run(self._services, employed.agent, employed.tools, ref, work, journal, span)
+            return await self._finish(run, work, span)
+
+    async def _finish(self, run: Run, work: Work, span: Span) -> Completed:
+        started = time.perf_counter()
+        result, status, fault = None, "succeeded", None
+        try:
+            answer = await until_stopped(self._within_timeout(run, work))
+            result = {"text": answer} if isinstance(answer, str) else answer
+        except (HostError, Suspended):
+            raise
+        except Stopped:
+            status, fault = "cancelled", Fault(type="Cancelled", message="cancelled on request")
+        except TimeoutError:
+            limit = f"no answer within the attempt's {work.task.timeout:g} seconds"
+            status, fault = "timed_out", Fault(type="Timeout", message=limit)
+        except MeshError as error:
+            status, fault = "failed", Fault(type=error.code, message=str(error))
+        except Exception as error:  # an agent's code may raise anything: that is the outcome of its attempt
+            logger.exception("agent %s failed on task %s", run.agent_id, work.task.task_id)
+            status, fault = "failed", Fault(type=type(error).__name__, message=str(error))
+        if fault is not None:
+            span.fail(RuntimeError(fault.type))
+        outcome = self._outcome(work, run.spent, status, result, fault, time.perf_counter() - started)
+        history = run.history(outcome.text) if outcome.success else ()
+        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome, history=history)
+
+    async def _within_timeout(self, run: Run, work: Work) -> str | dict[str, Any]:
+        async with asyncio.timeout(work.task.timeout):
+            return await run.agent.run(run)
+
+    def _outcome(
+        self,
+        work: Work,
+        spent: Spent,
+        status: OutcomeStatus,
+        result: dict[str, Any] | None,
+        fault: Fault | None,
+        seconds: float,
+    ) -> Outcome:
+        return Outcome(
+            task_id=work.task.task_id,
+            agent_id=work.dispatch.agent_id,
+            capability=work.task.capability,
+            status=status,
+            success=status == "succeeded",
+            result=result,
+            error=fault,
+            duration_ms=round(seconds * 1000, 3),
+            model=spent.model,
+            usage=spent.usage,
+            cost_usd=spent.cost_usd,
+            completed_at=self._services.clock.now(),
+            generation=work.task.generation,
+            attempt=work.dispatch.attempt,
+        )

@@ -1,0 +1,28 @@
+"""Work: what runs long. Claims, fences, the step journal, the inbox of a thread, and this worker's slots.
+
+A turn never waits for a model or a tool. It queues a task; a worker with a free slot claims it by a turn
+that raises the fence, runs it with every step journaled, and commits the end by a turn that checks the fence.
+"""
+
+from meshwright.work.journal import Journal, Suspended
+from meshwright.work.protocol import Answer, Cancel, Claim, Completed, Suspend, Work
+from meshwright.work.slots import Offer, SlotTable, Withdraw
+from meshwright.work.thread import AgentThread, ThreadState
+from meshwright.work.worker import Worker
+
+__all__ = [
+    "AgentThread",
+    "Answer",
+    "Cancel",
+    "Claim",
+    "Completed",
+    "Journal",
+    "Offer",
+    "SlotTable",
+    "Suspend",
+    "Suspended",
+    "ThreadState",
+    "Withdraw",
+    "Work",
+    "Worker",
+]

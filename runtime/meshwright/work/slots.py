@@ -1,0 +1,110 @@
+"""Slots: which waiting task runs next on this worker.
+
+Topics only fill inboxes; nothing that waits holds a slot or a claim. Tenants take turns, so that one with
+a thousand tasks delays another by one; within a tenant the higher priority goes first, and waiting raises
+it: a step of priority for each `AGEING_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from meshwright.actor import ActorRef
+
+AGEING_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A task that its thread could run now. `since` is the unix time at which it was queued."""
+
+    ref: ActorRef
+    task_id: str
+    tenant_id: str
+    priority: int
+    since: float
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """A task that is no longer to be had."""
+
+    ref: ActorRef
+    task_id: str
+
+
+@dataclass(slots=True)
+class _Lane:
+    """The offers to one agent: a heap per tenant, the tenants in turn."""
+
+    free: int
+    heaps: dict[str, list[tuple[float, int, Offer]]] = field(default_factory=dict)
+    turns: deque[str] = field(default_factory=deque)
+
+
+class SlotTable:
+    """The slots of this worker, so many for each agent (`slots_of` is asked once an agent)."""
+
+    def __init__(self, slots_of: Callable[[str], int]) -> None:
+        self._slots_of = slots_of
+        self._lanes: dict[str, _Lane] = {}
+        self._waiting: dict[tuple[ActorRef, str], Offer] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def offer(self, offer: Offer) -> None:
+        """Queue a task; an offer of the same task replaces the one before."""
+        lane = self._lane(offer.ref.type)
+        if offer.tenant_id not in lane.heaps:
+            lane.heaps[offer.tenant_id] = []
+            lane.turns.append(offer.tenant_id)
+        self._count += 1
+        self._waiting[(offer.ref, offer.task_id)] = offer
+        # All waiting tasks age alike, so their order never changes and can be fixed now.
+        heapq.heappush(
+            lane.heaps[offer.tenant_id], (offer.since / AGEING_SECONDS - offer.priority, self._count, offer)
+        )
+
+    def withdraw(self, ref: ActorRef, task_id: str) -> None:
+        """Take an offer back."""
+        self._waiting.pop((ref, task_id), None)
+
+    def grant(self, agent_id: str) -> Offer | None:
+        """Give a free slot of an agent to the task whose turn it is; None where either is missing."""
+        lane = self._lane(agent_id)
+        if lane.free <= 0:
+            return None
+        while lane.turns:
+            tenant = lane.turns.popleft()
+            offer = self._best(lane.heaps[tenant])
+            if offer is None:
+                del lane.heaps[tenant]
+                continue
+            lane.turns.append(tenant)
+            lane.free -= 1
+            return offer
+        return None
+
+    def release(self, agent_id: str) -> None:
+        """Give a slot back."""
+        self._lane(agent_id).free += 1
+
+    def _best(self, heap: list[tuple[float, int, Offer]]) -> Offer | None:
+        while heap:
+            offer = heapq.heappop(heap)[2]
+            if self._waiting.get((offer.ref, offer.task_id)) is offer:
+                del self._waiting[(offer.ref, offer.task_id)]
+                return offer
+        return None
+
+    def _lane(self, agent_id: str) -> _Lane:
+        lane = self._lanes.get(agent_id)
+        if lane is None:
+            lane = self._lanes[agent_id] = _Lane(free=self._slots_of(agent_id))
+        return lane

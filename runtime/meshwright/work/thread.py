@@ -1,0 +1,274 @@
+"""The actor behind every agent: one thread of tasks, taken one at a time, in the order of arrival.
+
+Its id is `{tenant}:{thread}`. It holds the inbox, the fence and who works; the work itself runs outside.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from meshwright import topics
+from meshwright.actor import Actor, ActorRef, Turn, turn
+from meshwright.messages import Dispatch, Event, Fault, Outcome
+from meshwright.work.protocol import (
+    ORCHESTRATOR,
+    Accept,
+    Answer,
+    Cancel,
+    Claim,
+    Completed,
+    Suspend,
+    Work,
+    steps_stream,
+)
+from meshwright.work.slots import Offer, Withdraw
+
+HISTORY = "history"
+MAX_REMEMBERED_ENDS = 8  # attempts whose outcome a repeated dispatch gets again
+
+
+class Stop(BaseModel):
+    """Signal to the worker: end this work now."""
+
+    task_id: str
+    fence: int
+
+
+class Entry(BaseModel):
+    """One attempt in the inbox of its thread."""
+
+    dispatch: Dispatch
+    queued_at: datetime
+    status: Literal["queued", "running", "waiting"] = "queued"
+    fence: int = 0
+    owner: str | None = None
+    suspended: Suspend | None = None
+    cancelled: str | None = None
+
+    @property
+    def task_id(self) -> str:
+        """The task's id."""
+        return self.dispatch.task.task_id
+
+
+class ThreadState(BaseModel):
+    """The inbox of a thread in order of arrival, its fence, and the last attempts that ended."""
+
+    version: int = 1
+    fence: int = 0
+    history: int = 0
+    inbox: list[Entry] = Field(default_factory=list)
+    ended: list[Outcome] = Field(default_factory=list)
+
+
+class AgentThread(Actor[ThreadState]):
+    """One thread of an agent: queues, grants claims, and commits only what the fence allows."""
+
+    @property
+    def obliged(self) -> bool:
+        """Whether a task is in the inbox."""
+        return bool(self.state.inbox)
+
+    @turn
+    def enqueue(self, turn: Turn, dispatch: Dispatch) -> None:
+        """Take a task from the agent's topic. A repeat is dropped, or given its outcome again."""
+        ended = self._ended(dispatch)
+        if ended is not None:
+            self._publish_end(turn, dispatch, ended)
+        elif not any(_same_attempt(entry.dispatch, dispatch) for entry in self.state.inbox):
+            self.state.inbox.append(Entry(dispatch=dispatch, queued_at=turn.now))
+            self._offer_next(turn)
+
+    @turn
+    def claim(self, turn: Turn, claim: Claim) -> Work | None:
+        """Grant a task to a worker and raise the fence, or None where it is not to be had."""
+        entry = self._entry(claim.task_id)
+        if entry is None or not self._may_claim(entry, claim):
+            return None
+        if entry.cancelled is not None:
+            self._end(turn, entry, cancelled_outcome(entry, turn.now))
+            return None
+        again = entry.fence > 0
+        self.state.fence += 1
+        entry.fence, entry.owner, entry.status, entry.suspended = (
+            self.state.fence,
+            claim.owner,
+            "running",
+            None,
+        )
+        self._tell(turn, entry, "task.resumed" if again else "task.started", {"owner": claim.owner})
+        return Work(
+            dispatch=entry.dispatch,
+            fence=entry.fence,
+            owner=claim.owner,
+            journaled=again,
+            history=self.state.history,
+        )
+
+    @turn
+    def complete(self, turn: Turn, completed: Completed) -> bool:
+        """End an attempt; False, with nothing changed but a record of it, when the fence is another by now."""
+        entry = self._fenced(turn, completed.task_id, completed.fence)
+        if entry is None:
+            return False
+        for item in completed.history:
+            self.state.history += 1
+            turn.append(HISTORY, self.state.history, item)
+        self._end(turn, entry, completed.outcome)
+        return True
+
+    @turn
+    def suspend(self, turn: Turn, suspend: Suspend) -> bool:
+        """Put a task aside until its question is answered; the thread takes its next one meanwhile."""
+        entry = self._fenced(turn, suspend.task_id, suspend.fence)
+        if entry is None:
+            return False
+        if entry.cancelled is not None:
+            self._end(turn, entry, cancelled_outcome(entry, turn.now))
+            return True
+        known = dict(suspend.known)
+        if suspend.child is not None:
+            known["child_task_id"] = suspend.child.task_id
+            accept = Accept(task=suspend.child)
+            turn.send(ActorRef(ORCHESTRATOR, suspend.child.task_id), "accept", accept)
+        entry.status, entry.owner = "waiting", None
+        entry.suspended = suspend.model_copy(update={"child": None, "known": known})
+        self._tell(turn, entry, "task.waiting", {"key": suspend.key, **known})
+        self._offer_next(turn)
+        return True
+
+    @turn
+    def resume(self, turn: Turn, answer: Answer) -> bool:
+        """Give a waiting task its answer, as the result of the step that asked. False if none waits for it."""
+        entry = self._entry(answer.task_id)
+        if entry is None or entry.suspended is None or entry.suspended.key != answer.key:
+            return False
+        asked = entry.suspended
+        result = {"kind": asked.kind, "hash": asked.request_hash, "result": answer.value}
+        turn.append(steps_stream(entry.dispatch), 2 * asked.step + 1, result)
+        entry.status, entry.suspended = "queued", None
+        self._offer_next(turn)
+        return True
+
+    @turn
+    def cancel(self, turn: Turn, cancel: Cancel) -> None:
+        """End a task: at once where it is queued or waiting, through its worker where it runs."""
+        entry = self._entry(cancel.task_id)
+        if entry is None:
+            return
+        entry.cancelled = cancel.reason
+        if entry.status == "running":
+            turn.start(Stop(task_id=entry.task_id, fence=entry.fence))
+            return
+        turn.hint(Withdraw(self.ref, entry.task_id))
+        if entry.suspended is not None and "child_task_id" in entry.suspended.known:
+            child = ActorRef(ORCHESTRATOR, entry.suspended.known["child_task_id"])
+            turn.send(child, "cancel", Cancel(task_id=child.id, reason=cancel.reason))
+        self._end(turn, entry, cancelled_outcome(entry, turn.now))
+
+    def recover(self, turn: Turn) -> None:
+        """Offer again what was queued or running when the worker went; the claim asks if it is really gone."""
+        running = [entry for entry in self.state.inbox if entry.status == "running"]
+        for entry in running:
+            turn.hint(self._offer(entry))
+        if not running:
+            self._offer_next(turn)
+
+    def _entry(self, task_id: str) -> Entry | None:
+        return next((entry for entry in self.state.inbox if entry.task_id == task_id), None)
+
+    def _may_claim(self, entry: Entry, claim: Claim) -> bool:
+        if entry.status == "running":
+            return claim.gone is not None and claim.gone == entry.owner
+        return entry.status == "queued" and entry is self._next()
+
+    def _next(self) -> Entry | None:
+        """The task that the thread may run now: its oldest that is not waiting, unless one runs."""
+        if any(entry.status == "running" for entry in self.state.inbox):
+            return None
+        return next((entry for entry in self.state.inbox if entry.status == "queued"), None)
+
+    def _offer_next(self, turn: Turn) -> None:
+        entry = self._next()
+        if entry is not None:
+            turn.hint(self._offer(entry))
+
+    def _offer(self, entry: Entry) -> Offer:
+        task = entry.dispatch.task
+        since = entry.queued_at.timestamp()
+        return Offer(self.ref, task.task_id, task.tenant_id, task.priority, since, entry.owner)
+
+    def _fenced(self, turn: Turn, task_id: str, fence: int) -> Entry | None:
+        entry = self._entry(task_id)
+        if entry is not None and entry.status == "running" and entry.fence == fence:
+            return entry
+        turn.publish(
+            topics.MESH, "work.discarded", {"fence": fence, "current": self.state.fence}, task_id=task_id
+        )
+        return None
+
+    def _end(self, turn: Turn, entry: Entry, outcome: Outcome) -> None:
+        self.state.inbox.remove(entry)
+        self.state.ended = [*self.state.ended[-MAX_REMEMBERED_ENDS + 1 :], outcome]
+        self._publish_end(turn, entry.dispatch, outcome)
+        self._offer_next(turn)
+
+    def _ended(self, dispatch: Dispatch) -> Outcome | None:
+        known = (dispatch.task.task_id, dispatch.task.generation, dispatch.attempt)
+        return next(
+            (end for end in self.state.ended if (end.task_id, end.generation, end.attempt) == known), None
+        )
+
+    def _publish_end(self, turn: Turn, dispatch: Dispatch, outcome: Outcome) -> None:
+        turn.publish(
+            topics.TASK_RESULTS,
+            "attempt.ended",
+            outcome,
+            task_id=outcome.task_id,
+            agent_id=outcome.agent_id,
+            tenant_id=dispatch.task.tenant_id,
+        )
+
+    def _tell(self, turn: Turn, entry: Entry, event_type: str, payload: dict[str, object]) -> None:
+        turn.publish(
+            topics.TASK_PROGRESS,
+            event_type,
+            {"attempt": entry.dispatch.attempt, "fence": entry.fence, **payload},
+            task_id=entry.task_id,
+            agent_id=entry.dispatch.agent_id,
+            tenant_id=entry.dispatch.task.tenant_id,
+        )
+
+
+def thread_of(event: Event) -> ActorRef | None:
+    """Route a dispatched task to the thread of its agent."""
+    payload = event.payload
+    dispatch = payload if isinstance(payload, Dispatch) else Dispatch.model_validate(payload)
+    return ActorRef(dispatch.agent_id, f"{dispatch.task.tenant_id}:{dispatch.task.thread_id}")
+
+
+def cancelled_outcome(entry: Entry, now: datetime) -> Outcome:
+    """The outcome of an attempt that was cancelled."""
+    return Outcome(
+        task_id=entry.task_id,
+        agent_id=entry.dispatch.agent_id,
+        capability=entry.dispatch.task.capability,
+        status="cancelled",
+        success=False,
+        error=Fault(type="Cancelled", message=entry.cancelled or "cancelled"),
+        completed_at=now,
+        generation=entry.dispatch.task.generation,
+        attempt=entry.dispatch.attempt,
+        duration_ms=(now - entry.queued_at).total_seconds() * 1000,
+    )
+
+
+def _same_attempt(one: Dispatch, other: Dispatch) -> bool:
+    return (one.task.task_id, one.task.generation, one.attempt) == (
+        other.task.task_id,
+        other.task.generation,
+        other.attempt,
+    )

@@ -1,0 +1,145 @@
+"""The worker of a process: grants its slots, claims, runs, and commits the end of what it ran."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from meshwright.actor import ActorRef
+from meshwright.errors import HostError
+from meshwright.host import Host
+from meshwright.work.journal import Journal, Suspended
+from meshwright.work.protocol import Claim, Completed, Work
+from meshwright.work.slots import Offer, SlotTable, Withdraw
+from meshwright.work.thread import Stop
+
+logger = logging.getLogger("meshwright.work")
+
+Runner = Callable[[ActorRef, Work, Journal], Awaitable[Completed]]
+"""Runs a claimed task to its end. It never raises for what went wrong with the task: that is an outcome.
+
+It may raise `Suspended`; cancelled by `Stop`, it returns the outcome of a cancelled task.
+"""
+
+
+@dataclass(slots=True)
+class Running:
+    """Work under way: its fence once claimed, and the asyncio task that may be cancelled."""
+
+    task: asyncio.Task[None]
+    fence: int = 0
+    stopping: bool = False
+
+
+class Worker:
+    """Takes the signals of turns, and works on what its slots allow."""
+
+    def __init__(self, host: Host, run: Runner, slots_of: Callable[[str], int]) -> None:
+        self._host = host
+        self._run = run
+        self._slots = SlotTable(slots_of)
+        self._running: dict[tuple[ActorRef, str], Running] = {}
+        self._draining = False
+
+    @property
+    def running(self) -> int:
+        """How many tasks are being worked on."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for a slot."""
+        return len(self._slots)
+
+    def signal(self, ref: ActorRef, signal: Any) -> None:
+        """Take a signal of a turn."""
+        if isinstance(signal, Offer):
+            self._slots.offer(signal)
+            self._grant(ref.type)
+        elif isinstance(signal, Withdraw):
+            self._slots.withdraw(ref, signal.task_id)
+        elif isinstance(signal, Stop):
+            self._stop(ref, signal)
+
+    async def drain(self, seconds: float) -> None:
+        """Start nothing more, let what runs end, and after that time leave the rest for the next start."""
+        self._draining = True
+        tasks = [running.task for running in self._running.values()]
+        if tasks:
+            _, unfinished = await asyncio.wait(tasks, timeout=seconds)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
+
+    def _grant(self, agent_id: str) -> None:
+        while not self._draining:
+            offer = self._slots.grant(agent_id)
+            if offer is None:
+                return
+            key = (offer.ref, offer.task_id)
+            if key in self._running:
+                self._slots.release(agent_id)  # offered again while it is being claimed here
+                continue
+            self._running[key] = Running(asyncio.create_task(self._work(offer), name=f"work {offer.task_id}"))
+
+    async def _work(self, offer: Offer) -> None:
+        key = (offer.ref, offer.task_id)
+        try:
+            work = await self._claim(offer)
+            if work is not None:
+                self._running[key].fence = work.fence
+                await self._carry_out(offer.ref, work)
+        except HostError as error:
+            logger.warning("work on task %s stops here and is taken up later: %s", offer.task_id, error)
+        except Exception:  # a fault of ours: the task stays claimed and is taken up at the next start
+            logger.exception("work on task %s broke off", offer.task_id)
+        finally:
+            del self._running[key]
+            self._slots.release(offer.ref.type)
+            self._grant(offer.ref.type)
+
+    async def _claim(self, offer: Offer) -> Work | None:
+        gone = offer.owner if offer.owner and await self._host.is_gone(offer.owner) else None
+        claim = Claim(task_id=offer.task_id, owner=self._host.incarnation, gone=gone)
+        return await self._host.call(offer.ref, "claim", claim)
+
+    async def _carry_out(self, ref: ActorRef, work: Work) -> None:
+        traceparent = work.task.traceparent
+        try:
+            journal = await Journal.open(self._host, ref, work)
+            completed = await self._run(ref, work, journal)
+        except Suspended as suspended:
+            await self._host.call(ref, "suspend", suspended.suspend, traceparent=traceparent)
+        else:
+            await self._host.call(ref, "complete", completed, traceparent=traceparent)
+
+    def _stop(self, ref: ActorRef, stop: Stop) -> None:
+        running = self._running.get((ref, stop.task_id))
+        if running is not None and running.fence == stop.fence and not running.stopping:
+            running.stopping = True
+            running.task.cancel(STOPPED)
+
+
+STOPPED = "stopped"
+
+
+async def until_stopped(work: Awaitable[Any]) -> Any:
+    """Await work; raises Stopped where `Stop` cancelled it, and leaves every other cancellation alone."""
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if error.args == (STOPPED,) and task is not None:
+            task.uncancel()
+            raise Stopped from error
+        raise
+
+
+class Stopped(Exception):
+    """The work was told to end."""
+
+
+__all__ = ["Runner", "Stopped", "Worker", "until_stopped"]
