@@ -149,7 +149,7 @@ class Database:
             lock.close()
             raise StoreLocked(
                 f"{self.folder} is in use by process {owner}",
-                remedy="use that mesh (mesh ask, mesh tasks), stop it, or choose another folder with --data DIR",
+                remedy="use that mesh, stop it, or choose another folder with --data DIR",
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))

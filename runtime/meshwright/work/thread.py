@@ -110,7 +110,7 @@ class AgentThread(Actor[ThreadState]):
 
     @turn
     def complete(self, turn: Turn, completed: Completed) -> bool:
-        """End an attempt; False, with nothing changed but a record of it, when the fence is another by now."""
+        """End an attempt; False, and a record of it, when the fence is another by now."""
         entry = self._fenced(turn, completed.task_id, completed.fence)
         if entry is None:
             return False
@@ -142,7 +142,7 @@ class AgentThread(Actor[ThreadState]):
 
     @turn
     def resume(self, turn: Turn, answer: Answer) -> bool:
-        """Give a waiting task its answer, as the result of the step that asked. False if none waits for it."""
+        """Give a waiting task its answer, as the result of the step that asked. False if none waits."""
         entry = self._entry(answer.task_id)
         if entry is None or entry.suspended is None or entry.suspended.key != answer.key:
             return False
@@ -170,7 +170,7 @@ class AgentThread(Actor[ThreadState]):
         self._end(turn, entry, cancelled_outcome(entry, turn.now))
 
     def recover(self, turn: Turn) -> None:
-        """Offer again what was queued or running when the worker went; the claim asks if it is really gone."""
+        """Offer again what was queued or running when the worker went; the claim makes sure it is gone."""
         running = [entry for entry in self.state.inbox if entry.status == "running"]
         for entry in running:
             turn.hint(self._offer(entry))
