@@ -1,7 +1,7 @@
 """What can be set about a mesh, and where it comes from.
 
 From the strongest: arguments (the command line), the environment (`MESH_` and the name in capitals),
-`mesh.toml` in the project's folder, the defaults below. Relative paths start at the project's folder.
+`mesh.toml` in the project's folder, the defaults below. Relative paths are of the project's folder.
 """
 
 from __future__ import annotations
@@ -123,12 +123,9 @@ def load_settings(project: Path, **overrides: Any) -> Settings:
     environment = _environment()
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        settings = Settings(**{**written, **environment, **given})
+        return Settings(**{**written, **environment, **given})
     except ValidationError as error:
         raise _invalid(error, given, environment, path, text) from None
-    return settings.model_copy(
-        update={name: project / value for name, value in settings if isinstance(value, Path)}
-    )
 
 
 def _read(path: Path) -> str:

@@ -62,15 +62,6 @@ def test_the_usual_names_work_without_prefix_and_yield_to_ours(tmp_path, monkeyp
     assert settings.litellm_api_key.get_secret_value() == "sk-theirs"
 
 
-def test_relative_paths_start_at_the_project(tmp_path):
-    write(tmp_path, 'data_dir = "state"\nworkspace = "/srv"\n')
-    settings = load_settings(tmp_path, prompt_dir="texts")
-    assert settings.data_dir == tmp_path / "state"
-    assert settings.prompt_dir == tmp_path / "texts"
-    assert settings.actors_dir == tmp_path / "actors"
-    assert settings.workspace == Path("/srv")
-
-
 def test_a_secret_never_prints(tmp_path, monkeypatch):
     monkeypatch.setenv("LITELLM_API_KEY", "sk-secret")
     settings = load_settings(tmp_path)
