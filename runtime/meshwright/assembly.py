@@ -120,6 +120,16 @@ def build_mesh(
     )
 
 
+async def serve(mesh: Mesh, on_ready: Callable[[str], None]) -> None:
+    """Serve the HTTP API of a running mesh where its settings say, until SIGINT or SIGTERM.
+
+    `on_ready` gets the URL. Raises ConfigError where the address cannot be had.
+    """
+    from meshwright.api.server import serve as serve_http
+
+    await serve_http(mesh, mesh.settings.listen_host, mesh.settings.listen_port, on_ready)
+
+
 def embedded_host(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> Host:
     """The default: this process and one SQLite file."""
     return EmbeddedHost(database, log, clock=clock, tracing=tracing)
