@@ -1,0 +1,146 @@
+"""The commands of `mesh`, each loaded when it is used, and how they fail: in one line, with no traceback.
+
+Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from meshwright import __version__
+from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
+from meshwright.cli.tracebacks import keep_traceback
+from meshwright.errors import MeshError
+
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+
+
+class Entry(NamedTuple):
+    """Where a command is, and what `mesh --help` says of it without loading it."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "demo": Entry("demo", "Show three agents at work; needs no key and no network."),
+    "up": Entry("up", "Run a mesh and its HTTP API until Ctrl-C."),
+    "ask": Entry("ask", "Ask an agent, watch its road, print its answer."),
+    "submit": Entry("submit", "Give the mesh a task; the best agent gets it."),
+    "tasks": Entry("tasks", "List tasks, the newest first."),
+    "task": Entry("tasks", "Show one task: its attempts and its outcome."),
+    "cancel": Entry("tasks", "Cancel a task."),
+    "events": Entry("events", "Show what happened in the mesh, oldest first."),
+    "agents": Entry("agents", "List the agents, what they can do and how they are."),
+    "prompts": Entry("prompts", "Look after the prompt files."),
+}
+
+
+class Unexpected(click.ClickException):
+    """A fault in Meshwright itself, told in one line; its traceback is kept elsewhere."""
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name, and imports one only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command of that name, if there is one."""
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(import_module(f"meshwright.cli.{COMMANDS[cmd_name].module}"), cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which one was probably meant."""
+        name = args[0]
+        if name not in COMMANDS and not ctx.resilient_parsing and not name.startswith("-"):
+            close = get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean: mesh {close[0]}" if close else "mesh --help lists them"
+            raise click.UsageError(f"there is no command {name!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what nobody foresaw becomes one line and a kept traceback."""
+        try:
+            return super().invoke(ctx)
+        except (MeshError, click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except ExceptionGroup as group:
+            raise deliberate(group) or unexpected(group, ctx) from group
+        except Exception as error:  # whatever it is: no traceback reaches a person, it is kept and named
+            raise unexpected(error, ctx) from error
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="mesh", message="%(prog)s %(version)s")
+def mesh() -> None:
+    """A mesh of AI agents: tasks that, once accepted, are never lost.
+
+    Start with `mesh demo`, or `mesh ask simple-agent "What is in this folder?"`.
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run `mesh` and return its exit status. Errors are one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        result = mesh.main(given, prog_name="mesh", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.UsageError as error:
+        complain(usage_line(error))
+        return WRONG_USE
+    except (MeshError, click.ClickException) as error:
+        complain(error.format_message() if isinstance(error, click.ClickException) else str(error))
+        return FAILED
+    except click.Abort:
+        return INTERRUPTED
+
+
+def complain(message: str) -> None:
+    """Write one line to stderr, whatever the message holds."""
+    click.echo(f"mesh: {' '.join(message.split())}", err=True)
+
+
+def usage_line(error: click.UsageError) -> str:
+    """What was wrong with the call, and what to type."""
+    message = error.format_message().rstrip(".")
+    if error.ctx is None or isinstance(error.ctx.command, LazyGroup):
+        return message
+    pieces = [error.ctx.command_path, *error.ctx.command.collect_usage_pieces(error.ctx)]
+    return f"{message}; type: {' '.join(pieces)}"
+
+
+def deliberate(group: ExceptionGroup[Exception]) -> MeshError | None:
+    """The error that a group of errors was raised for, if it was raised on purpose."""
+    meant, _ = group.split(MeshError)
+    while isinstance(meant, ExceptionGroup):
+        meant = meant.exceptions[0]
+    return meant if isinstance(meant, MeshError) else None
+
+
+def unexpected(error: Exception, ctx: click.Context) -> Unexpected:
+    """Keep the traceback of an error that nobody foresaw, and say where it is."""
+    where = keep_traceback(
+        error, ctx.meta.get(DATA_KEY) or Path(os.environ.get("MESH_DATA_DIR", DEFAULT_DATA))
+    )
+    return Unexpected(f"unexpected {type(error).__name__}: {error} ({where})")

@@ -1,0 +1,194 @@
+"""What an event says to a person, in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from meshwright.cli.client import Document
+
+MAX_TEXT = 200  # characters of what a model, a tool or a person wrote
+SHORT_ID = 6
+
+
+class Line(NamedTuple):
+    """A word for what happened, and the rest."""
+
+    word: str
+    text: str
+
+
+def line_of(event: Document) -> Line | None:
+    """The line of an event on the road of its task, or None where it is not worth one."""
+    known = LINES.get(event["event_type"])
+    if known is None:
+        return None
+    word, text_of = known
+    payload = event["payload"] if isinstance(event["payload"], dict) else {}
+    return Line(word, printable(text_of(payload, event)))
+
+
+def printable(text: str) -> str:
+    """The text on one line, with spaces for what would steer the terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def short(text: Any) -> str:
+    """The beginning of a text that somebody else wrote."""
+    line = " ".join(printable(str(text)).split())
+    return line if len(line) <= MAX_TEXT else f"{line[: MAX_TEXT - 1]}…"
+
+
+def short_id(task_id: Any) -> str:
+    """The end of an id: tasks of the same minutes begin alike."""
+    text = str(task_id)
+    return f"…{text[-SHORT_ID:]}" if len(text) > SHORT_ID + 4 else text
+
+
+def seconds(duration_ms: Any) -> str:
+    """A duration for people: `0.58 s`."""
+    return f"{(duration_ms or 0) / 1000:.2f} s"
+
+
+def dollars(cost_usd: Any) -> str:
+    """A cost for people: `$0`, `$0.0012`, or `$?` where nobody knows the price."""
+    if cost_usd is None:
+        return "$?"
+    return "$0" if not cost_usd else f"${cost_usd:.4f}" if cost_usd >= 0.0001 else "<$0.0001"
+
+
+def tokens(usage: Any) -> str:
+    """What a model read and wrote: `612 + 40 tokens`."""
+    usage = usage or {}
+    return f"{usage.get('prompt_tokens', 0):,} + {usage.get('completion_tokens', 0):,} tokens"
+
+
+def score(card: Any) -> str:
+    """A score with its factors: `score 1.05 = weight 1 x health 1 x success 1 x preferred 1.05`."""
+    if not isinstance(card, dict) or "score" not in card:
+        return ""
+    always = [name for name in ("weight", "health", "success") if name in card]
+    boosts = [name for name in ("streak", "preferred") if card.get(name, 1) != 1]
+    factors = " x ".join(f"{name} {number(card[name])}" for name in [*always, *boosts])
+    return f"score {number(card['score'])} = {factors}" if factors else f"score {number(card['score'])}"
+
+
+def number(value: Any) -> str:
+    """A number without needless digits."""
+    return f"{value:.3g}" if isinstance(value, (int, float)) else str(value)
+
+
+def arguments(value: Any) -> str:
+    """The arguments of a tool call, given as JSON text or as an object: `path="README.md"  limit=3`."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:  # as the model wrote it, or cut short
+            return short(value)
+    if not isinstance(value, dict):
+        return short(value or "")
+    return short(" ".join(f"{name}={json.dumps(item, ensure_ascii=False)}" for name, item in value.items()))
+
+
+def fault(error: Any) -> str:
+    """What went wrong: `ToolFailed: no such file`."""
+    if isinstance(error, dict):
+        return short(f"{error.get('type', 'error')}: {error.get('message', '')}")
+    return short(error or "")
+
+
+def _join(*parts: str) -> str:
+    return "  ".join(part for part in parts if part)
+
+
+def _accepted(payload: Document, event: Document) -> str:
+    priority, thread = payload.get("priority", 5), payload.get("thread_id")
+    return _join(
+        short_id(event["task_id"]),
+        str(payload.get("capability", "")),
+        f"priority {priority}" if priority != 5 else "",
+        f"thread {thread}" if thread not in (None, event["task_id"]) else "",
+    )
+
+
+def _dispatched(payload: Document, event: Document) -> str:
+    attempt = payload.get("attempt", 1)
+    return _join(
+        str(payload.get("agent_id") or event["agent_id"]),
+        score(payload.get("score_card")),
+        f"attempt {attempt}" if attempt > 1 else "",
+    )
+
+
+def _waiting(payload: Document, event: Document) -> str:
+    child = payload.get("child_task_id")
+    return f"for task {short_id(child)}, no slot held" if child else f"for {payload.get('key', '')}"
+
+
+def _recalled(payload: Document, event: Document) -> str:
+    count = payload.get("count", 0)
+    return f"{count} recalled  {payload.get('tokens', 0):,} tokens" if count else "nothing to recall"
+
+
+def _compressed(payload: Document, event: Document) -> str:
+    read, kept = payload.get("input_tokens", 0), payload.get("output_tokens", 0)
+    return f"{read:,} -> {kept:,} tokens ({payload.get('method', '?')})"
+
+
+def _model(payload: Document, event: Document) -> str:
+    wanted = payload.get("tool_calls") or []
+    return _join(
+        str(payload.get("model", "?")),
+        f"[{', '.join(payload.get('tags') or [])}]",
+        f"user={payload.get('user', '')}",
+        tokens(payload.get("usage")),
+        dollars(payload.get("cost_usd")),
+        seconds(payload.get("duration_ms")),
+        f"-> {', '.join(wanted)}" if wanted else "",
+    )
+
+
+def _tool(payload: Document, event: Document) -> str:
+    failed = payload.get("ok") is False
+    return _join(
+        str(payload.get("tool", "?")),
+        arguments(payload.get("arguments")),
+        f"failed: {fault(payload.get('error'))}" if failed else short(payload.get("result") or ""),
+        seconds(payload.get("duration_ms")),
+    )
+
+
+def _stored(payload: Document, event: Document) -> str:
+    return _join(
+        "stored", f"scope {payload['scope']}" if "scope" in payload else "", short(payload.get("text", ""))
+    )
+
+
+def _attempt_failed(payload: Document, event: Document) -> str:
+    agent_id = payload.get("agent_id") or event["agent_id"]
+    return f"{payload.get('attempt', '?')} of {agent_id} failed: {fault(payload.get('error'))}"
+
+
+def _ended(payload: Document, event: Document) -> str:
+    return _join(
+        seconds(payload.get("duration_ms")), dollars(payload.get("cost_usd", 0)), fault(payload.get("error"))
+    )
+
+
+LINES: dict[str, tuple[str, Callable[[Document, Document], str]]] = {
+    "task.accepted": ("accepted", _accepted),
+    "task.dispatched": ("dispatched", _dispatched),
+    "task.waiting": ("waiting", _waiting),
+    "memory.recalled": ("memory", _recalled),
+    "memory.stored": ("memory", _stored),
+    "context.compressed": ("context", _compressed),
+    "model.called": ("model", _model),
+    "tool.called": ("tool", _tool),
+    "attempt.failed": ("attempt", _attempt_failed),
+    "task.cancelling": ("cancelling", lambda payload, event: fault(payload.get("reason"))),
+    "task.succeeded": ("succeeded", _ended),
+    "task.failed": ("failed", _ended),
+    "task.cancelled": ("cancelled", _ended),
+    "task.timed_out": ("timed out", _ended),
+}

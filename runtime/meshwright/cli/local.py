@@ -1,0 +1,97 @@
+"""A mesh in this process, for one command, on a data folder that no other mesh serves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meshwright.cli.client import Document
+from meshwright.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from meshwright.mesh import Mesh
+    from meshwright.settings import Settings
+
+
+@asynccontextmanager
+async def local_mesh(settings: Settings, *, works: bool, options: str = "") -> AsyncIterator[LocalMesh]:
+    """Start a mesh on the settings' data, and stop it at the end.
+
+    Without `works` it only reads and accepts: what waits there from an earlier run stays untouched.
+    Raises StoreLocked where another process holds the data, and ConfigError.
+    """
+    from meshwright.assembly import build_mesh
+    from meshwright.cli.logs import log_to_stderr
+
+    log_to_stderr(settings.data_dir)
+    mesh = build_mesh(settings)
+    if not works:
+        await mesh.worker.drain(0)
+    async with mesh:
+        yield LocalMesh(mesh, settings.data_dir, options)
+
+
+class LocalMesh:
+    """The doors of a Mesh, as plain data."""
+
+    is_running = False
+
+    def __init__(self, mesh: Mesh, data: Path, options: str = "") -> None:
+        self.where = str(data)
+        self.options = options
+        self.about = f"a mesh of its own on {data}; model: {mesh.model.name}"
+        self._mesh = mesh
+
+    async def submit(self, request: Document, *, idempotency_key: str | None = None) -> Document:
+        """Accept a task."""
+        from pydantic import ValidationError
+
+        from meshwright.messages import TaskRequest
+
+        try:
+            task = TaskRequest.model_validate(request)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(map(str, first["loc"]))
+            raise InvalidInput(f"{field}: {first['msg']}", field=field) from None
+        receipt = await self._mesh.submit(task, idempotency_key=idempotency_key)
+        return receipt.model_dump(mode="json")
+
+    async def task(self, task_id: str) -> Document:
+        """The task's own page."""
+        return (await self._mesh.task(task_id)).model_dump(mode="json")
+
+    async def tasks(self, *, status: str | None, capability: str | None, limit: int) -> list[Document]:
+        """From the projection of the log."""
+        page = await self._mesh.log.tasks(
+            status=status, capability=capability, limit=limit, tenant_id="default"
+        )
+        return [item.model_dump(mode="json") for item in page.items]
+
+    async def cancel(self, task_id: str) -> Document:
+        """Ask for the end of a task."""
+        return (await self._mesh.cancel(task_id)).model_dump(mode="json")
+
+    async def events(self, limit: int, **fields: Any) -> list[Document]:
+        """From the newest back."""
+        from meshwright.events.log import EventFilter
+
+        found = await self._mesh.log.query(EventFilter(**fields, limit=limit, order="desc"))
+        return [event.model_dump(mode="json") for event in reversed(found)]
+
+    async def follow(self, *, after_seq: int = 0, **fields: Any) -> AsyncGenerator[Document, None]:
+        """The tail of the log."""
+        from meshwright.events.log import EventFilter
+
+        async for event in self._mesh.log.tail(EventFilter(**fields, after_seq=after_seq)):
+            yield event.model_dump(mode="json")
+
+    async def last_seq(self) -> int:
+        """The `seq` of the newest event."""
+        return await self._mesh.log.last_seq()
+
+    async def agents(self) -> list[Document]:
+        """Every registered agent."""
+        return [agent.model_dump(mode="json") for agent in self._mesh.registry.agents()]

@@ -1,0 +1,31 @@
+"""What the mesh logs, for a person at a terminal: a line each, its traceback kept in a file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from meshwright.cli.tracebacks import keep_traceback
+
+
+class OneLine(logging.Handler):
+    """Writes warnings to stderr, one line each."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(logging.WARNING)
+        self._folder = folder
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line, and keep the traceback that came with it."""
+        text = " ".join(record.getMessage().split())
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, Exception):
+            text += f": {type(error).__name__}: {error} ({keep_traceback(error, self._folder)})"
+        click.echo(f"mesh: {record.levelname.lower()}: {text}", err=True)
+
+
+def log_to_stderr(folder: Path) -> None:
+    """Show every warning of this process."""
+    logging.basicConfig(handlers=[OneLine(folder)], level=logging.WARNING, force=True)

@@ -1,0 +1,98 @@
+"""`mesh tasks`, `mesh task` and `mesh cancel`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from meshwright.cli.client import Document, MeshClient
+from meshwright.cli.options import json_option, mesh_options
+
+STATUSES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"]
+
+
+@click.command()
+@click.option(
+    "--status", type=click.Choice(STATUSES), metavar="STATUS", help=f"One of {', '.join(STATUSES)}."
+)
+@click.option("--capability", metavar="NAME", help="Only tasks that ask for this capability.")
+@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="At most so many.")
+@json_option
+@mesh_options
+def tasks(
+    status: str | None, capability: str | None, limit: int, as_json: bool, url: str | None, data: Path | None
+) -> None:
+    """List tasks, the newest first."""
+    from meshwright.cli.connect import talk
+
+    async def list_them(mesh: MeshClient) -> list[Document]:
+        return await mesh.tasks(status=status, capability=capability, limit=limit)
+
+    found = talk(url, data, list_them)
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+    elif found:
+        click.echo(_table(found))
+    else:
+        click.echo('no such tasks; mesh ask AGENT "..." makes one', err=True)
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@json_option
+@mesh_options
+def task(task_id: str, as_json: bool, url: str | None, data: Path | None) -> None:
+    """Show one task: its attempts and its outcome."""
+    from meshwright.cli.connect import talk
+
+    async def show_it(mesh: MeshClient) -> Document:
+        return await mesh.task(task_id)
+
+    _show(talk(url, data, show_it), as_json=as_json)
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@json_option
+@mesh_options
+def cancel(task_id: str, as_json: bool, url: str | None, data: Path | None) -> None:
+    """Cancel a task.
+
+    One that has ended stays as it is.
+    """
+    from meshwright.cli.connect import talk
+
+    async def cancel_it(mesh: MeshClient) -> Document:
+        return await mesh.cancel(task_id)
+
+    _show(talk(url, data, cancel_it), as_json=as_json)
+
+
+def _table(found: list[Document]) -> str:
+    from meshwright.cli.lines import dollars
+    from meshwright.cli.tables import local_time, table
+
+    rows = [
+        [
+            one["task_id"],
+            one["status"],
+            one.get("capability") or "",
+            one.get("agent_id") or "",
+            local_time(one.get("created_at")),
+            one.get("model") or "",
+            dollars(one.get("cost_usd") or 0),
+        ]
+        for one in found
+    ]
+    return table(["task", "status", "capability", "agent", "created", "model", "cost"], rows)
+
+
+def _show(view: Document, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(view, ensure_ascii=False, indent=2))
+        return
+    from meshwright.cli.page import page_of
+
+    click.echo(page_of(view))

@@ -1,0 +1,67 @@
+"""`mesh up`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from meshwright.cli.options import data_option
+
+if TYPE_CHECKING:
+    from meshwright.mesh import Mesh
+    from meshwright.settings import Settings
+
+
+@click.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), metavar="N", help="0 takes any free one (default: 8000)."
+)
+@data_option
+def up(port: int | None, data: Path | None) -> None:
+    """Run a mesh and its HTTP API until Ctrl-C.
+
+    Prints `ready URL` on stdout when it takes tasks. Stopped by Ctrl-C or SIGTERM, it lets running work
+    end; what is unfinished then, or was when it was killed, goes on at the next start.
+    """
+    from meshwright.cli.logs import log_to_stderr
+    from meshwright.settings import load_settings
+
+    settings = load_settings(Path(), data_dir=data, listen_port=port)
+    log_to_stderr(settings.data_dir)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not made for every system
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(settings: Settings) -> None:
+    from meshwright.assembly import build_mesh, serve
+    from meshwright.cli.running import announced
+
+    async with build_mesh(settings) as mesh:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)
+        with ExitStack() as announcement:
+
+            def on_ready(url: str) -> None:
+                announcement.enter_context(announced(settings.data_dir, url))
+                _greet(mesh, url)
+
+            await serve(mesh, on_ready)
+
+
+def _greet(mesh: Mesh, url: str) -> None:
+    click.echo(f"ready {url}")
+    click.echo(f"model: {mesh.model.name}", err=True)
+    click.echo(f"agents: {', '.join(mesh.agents)}; API: {url}/docs; Ctrl-C stops", err=True)

@@ -1,0 +1,149 @@
+"""How `mesh` starts, helps, and fails: from outside, as a person at a shell sees it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from meshwright.cli.app import COMMANDS, mesh
+
+HEAVY = {
+    "pydantic",
+    "fastapi",
+    "uvicorn",
+    "aiohttp",
+    "rich",
+    "asyncio",
+    "litellm",
+    "opentelemetry",
+    "sqlite3",
+}
+
+
+def run(
+    *arguments: str, stdin: str = "", cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "meshwright.cli", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=os.environ | environment,
+    )
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
+    code = "import sys; from meshwright.cli import main; main(); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert HEAVY.isdisjoint(done.stderr.split())
+    assert [name for name in COMMANDS if f"\n  {name} " not in done.stdout] == []
+
+
+def test_no_arguments_show_the_help() -> None:
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: mesh")
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout == "mesh 0.1.0\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_begins_with_what_the_list_says(name: str) -> None:
+    command = mesh.get_command(mesh.make_context("mesh", [name]), name)
+    assert command is not None and command.help is not None
+    assert command.help.partition("\n")[0] == COMMANDS[name].help
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["akc"], "mesh: there is no command 'akc'; did you mean: mesh ask"),
+        (["xyzzy"], "mesh: there is no command 'xyzzy'; mesh --help lists them"),
+        (["--jsn"], "mesh: No such option '--jsn'"),
+        (["ask", "simple-agent"], "mesh: Missing argument 'TEXT'; type: mesh ask [OPTIONS] AGENT TEXT"),
+        (["ask", "a", "b", "--tread", "x"], "Did you mean '--thread'?; type: mesh ask [OPTIONS] AGENT TEXT"),
+        (["ask", "a", "b", "--timeout", "0"], "Invalid value for '--timeout': 0.0 is not in the range"),
+        (["ask", "a", "b", "--url", "localhost:8000"], "does not start with http:// or https://"),
+        (
+            ["submit", "research", "--payload", '{"a'],
+            "Invalid value for '--payload': not JSON: Unterminated string",
+        ),
+        (["submit", "research", "--payload", "[]"], "not a JSON object"),
+        (["tasks", "--status", "done"], "'done' is not one of 'accepted'"),
+        (["prompts"], "type: mesh prompts"),
+        (["up", "--port", "70000"], "70000 is not in the range"),
+    ],
+)
+def test_wrong_use_gets_one_line_that_says_what_to_type(arguments: list[str], told: str) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert told in done.stderr
+
+
+def test_a_mesh_that_does_not_answer_is_one_line() -> None:
+    done = run("tasks", "--url", "http://127.0.0.1:1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("mesh: no mesh answers at http://127.0.0.1:1 (")
+    assert done.stderr.endswith("start one with: mesh up\n") and done.stderr.count("\n") == 1
+
+
+def test_a_broken_setting_is_one_line_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text("\nlisten_prt = 1\n")
+    done = run("tasks", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "mesh.toml:2: there is no setting 'listen_prt'. did you mean 'listen_port'?" in done.stderr
+
+
+BROKEN = """
+import sys
+from meshwright.cli import app, tables
+tables.table = None
+sys.exit(app.run(["agents", "--data", sys.argv[1]]))
+"""
+
+
+def test_an_unexpected_error_is_one_line_and_its_traceback_a_file(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    kept = tmp_path / "last-error.txt"
+    assert done.returncode == 1
+    assert (
+        done.stderr == f"mesh: unexpected TypeError: 'NoneType' object is not callable (traceback: {kept})\n"
+    )
+    assert kept.read_text().startswith("Traceback (most recent call last):")
+
+
+def test_mesh_debug_shows_the_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BROKEN, str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"MESH_DEBUG": "1"}
+    )
+    assert "Traceback (most recent call last):" in done.stderr
+    assert not (tmp_path / "last-error.txt").exists()
+
+
+def test_a_broken_pipe_is_quiet() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "meshwright.cli", "--help"],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert done.stderr == b""
+
+
+def test_the_shell_completes_commands() -> None:
+    done = run(COMP_WORDS="mesh e", COMP_CWORD="1", _MESH_COMPLETE="bash_complete")
+    assert done.stdout == "plain,events\n"

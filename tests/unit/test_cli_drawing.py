@@ -1,0 +1,180 @@
+"""The road of a task as a person sees it: which lines, in which order, how far in."""
+
+import io
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from meshwright.cli.drawing import drawing
+from meshwright.cli.lines import Line, line_of
+from meshwright.cli.road import road
+
+CARD = {
+    "agent_id": "architect-agent",
+    "capability": "design-review",
+    "score": 1.05,
+    "weight": 1.0,
+    "health": 1.0,
+    "success": 1.0,
+    "streak": 1.0,
+    "preferred": 1.05,
+}
+
+
+def event(event_type: str, task_id: str = "01KAGDW9YJ3M0Q6M5S8R9VTKZB", **payload: Any) -> dict[str, Any]:
+    return {
+        "event_type": event_type,
+        "task_id": task_id,
+        "agent_id": "architect-agent",
+        "payload": payload,
+        "time": "2026-11-20T09:31:02Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (
+            event("task.accepted", capability="design-review", priority=9, thread_id="talk"),
+            Line("accepted", "…9VTKZB  design-review  priority 9  thread talk"),
+        ),
+        (
+            event("task.dispatched", attempt=2, agent_id="architect-agent", score_card=CARD),
+            Line(
+                "dispatched",
+                "architect-agent  score 1.05 = weight 1 x health 1 x success 1 x preferred 1.05  attempt 2",
+            ),
+        ),
+        (event("memory.recalled", count=2, tokens=1840), Line("memory", "2 recalled  1,840 tokens")),
+        (event("memory.recalled", count=0, tokens=0), Line("memory", "nothing to recall")),
+        (
+            event("context.compressed", method="rules", input_tokens=1840, output_tokens=612),
+            Line("context", "1,840 -> 612 tokens (rules)"),
+        ),
+        (
+            event(
+                "model.called",
+                model="offline",
+                tags=["architecture", "expensive"],
+                user="architect-agent",
+                usage={"prompt_tokens": 612, "completion_tokens": 40},
+                cost_usd=0.00123,
+                duration_ms=20.4,
+                tool_calls=["delegate"],
+            ),
+            Line(
+                "model",
+                "offline  [architecture, expensive]  user=architect-agent  612 + 40 tokens  $0.0012  0.02 s  -> delegate",
+            ),
+        ),
+        (
+            event("model.called", model="gpt", user="a", usage=None, cost_usd=None, duration_ms=None),
+            Line("model", "gpt  []  user=a  0 + 0 tokens  $?  0.00 s"),
+        ),
+        (
+            event("tool.called", tool="search_files", arguments={"query": "kill -9"}, ok=True, duration_ms=3),
+            Line("tool", 'search_files  query="kill -9"  0.00 s'),
+        ),
+        (
+            event("tool.called", tool="read_file", arguments='{"path": "a b", "li', ok=True, duration_ms=3),
+            Line("tool", 'read_file  {"path": "a b", "li  0.00 s'),
+        ),
+        (
+            event(
+                "tool.called",
+                tool="read_file",
+                arguments='{"path": "a", "n": 1}',
+                ok=False,
+                error={"type": "ToolFailed", "message": "no\nfile"},
+            ),
+            Line("tool", 'read_file  path="a" n=1  failed: ToolFailed: no file  0.00 s'),
+        ),
+        (
+            event(
+                "task.timed_out", duration_ms=120_000, error={"type": "DeadlineExceeded", "message": "late"}
+            ),
+            Line("timed out", "120.00 s  $0  DeadlineExceeded: late"),
+        ),
+        (event("trace.spans", spans=[]), None),
+    ],
+)
+def test_an_event_is_one_line(given: dict[str, Any], line: Line | None) -> None:
+    assert line_of(given) == line
+
+
+def test_a_line_cannot_steer_the_terminal() -> None:
+    told = line_of(event("tool.called", tool="read_file", arguments={"path": "\x1b[2J\x07evil\x9b"}, ok=True))
+    assert told is not None and told.text.isprintable()
+    assert len(line_of(event("tool.called", tool="t", arguments={"q": "x" * 9000})).text) < 300  # type: ignore[union-attr]
+
+
+class ScriptedMesh:
+    """Gives the followers of a task the events that it was told."""
+
+    def __init__(self, *events: dict[str, Any]) -> None:
+        self._events = events
+
+    async def follow(self, *, after_seq: int = 0, **fields: Any) -> AsyncIterator[dict[str, Any]]:
+        for one in self._events:
+            if one["task_id"] == fields["task_id"]:
+                yield one
+        await anyio.sleep_forever()
+
+
+async def test_a_delegated_task_is_drawn_in_its_place_and_further_in() -> None:
+    mesh = ScriptedMesh(
+        event("task.accepted", "parent"),
+        event("task.waiting", "parent", key="call_1", child_task_id="child"),
+        event("task.resumed", "parent"),
+        event("task.succeeded", "parent"),
+        event("task.accepted", "child"),
+        event("task.succeeded", "child"),
+    )
+    seen = [(depth, one["task_id"], one["event_type"]) async for depth, one in road(mesh, "parent")]  # type: ignore[arg-type]
+    assert seen == [
+        (0, "parent", "task.accepted"),
+        (0, "parent", "task.waiting"),
+        (1, "child", "task.accepted"),
+        (1, "child", "task.succeeded"),
+        (0, "parent", "task.resumed"),
+        (0, "parent", "task.succeeded"),
+    ]
+
+
+async def test_a_parent_that_ends_is_not_kept_waiting_by_its_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshwright.cli.road.MAX_LAG_SECONDS", 0.05)
+    mesh = ScriptedMesh(
+        event("task.waiting", "parent", child_task_id="child"),
+        event("task.accepted", "child"),
+        event("task.cancelled", "parent"),
+    )
+    with anyio.fail_after(10):
+        seen = [one["event_type"] async for _, one in road(mesh, "parent")]  # type: ignore[arg-type]
+    assert seen == ["task.waiting", "task.accepted", "task.cancelled"]
+
+
+def test_without_a_terminal_the_drawing_is_plain_text() -> None:
+    stream = io.StringIO()
+    with drawing(stream=stream) as canvas:
+        canvas.line(0, Line("accepted", "a"))
+        canvas.line(1, Line("tool", "b"))
+    assert stream.getvalue() == "  accepted    a\n    tool        b\n"
+
+
+def test_in_a_terminal_the_columns_are_the_same_and_long_lines_go_on_in_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with drawing(stream=stream) as canvas:
+        canvas.line(1, Line("tool", "one two three four five six seven"))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert shown.startswith("    tool        one two three four five \n                six seven")
+    assert "\x1b[33m" in stream.getvalue()
