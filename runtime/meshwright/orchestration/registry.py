@@ -14,7 +14,7 @@ from typing import Any
 
 from meshwright.capability import AgentInfo, AgentStatus, Registration
 from meshwright.clock import Clock, SystemClock
-from meshwright.errors import NoAgentAvailable, NotFound
+from meshwright.errors import InvalidInput, NoAgentAvailable, NotFound
 from meshwright.messages import ScoreCard
 from meshwright.orchestration.scoring import History, score_card
 
@@ -125,9 +125,9 @@ class Registry:
         Raises NotFound for an agent id that is not known, NoAgentAvailable with the reason otherwise.
         """
         if agent_id is not None:
-            capability = self._capability_of(agent_id, capability)
-        if capability is None:
-            raise NoAgentAvailable(
+            capability = self._capability_of(agent_id, capability or None)
+        if not capability:
+            raise InvalidInput(
                 "neither a capability nor an agent was named", remedy="name one of them", field="capability"
             )
         for card in self.scores(capability, exclude=exclude):
