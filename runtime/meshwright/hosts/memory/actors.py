@@ -1,0 +1,120 @@
+"""The active actors, and the heart of the host: one turn, run and committed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from meshwright.actor import Actor, ActorKind, ActorRef, Commit, Head, Message, Record, take_turn
+from meshwright.clock import Clock
+from meshwright.errors import Conflict, NotFound
+from meshwright.host import dead_letter
+from meshwright.hosts.memory.bus import Bus
+from meshwright.hosts.memory.codec import encode_event, encode_message, encode_record, through_json
+from meshwright.hosts.memory.mailbox import Letter
+from meshwright.hosts.memory.store import Changes, Store
+from meshwright.messages import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What is committed and left to tell: letters and events, and of a turn its signals, reply and alarm."""
+
+    letters: list[Letter] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    commit: Commit | None = None
+    sets_alarm: bool = False
+
+
+class Actors:
+    """Activates actors from their bytes, runs their turns, and commits what comes of them."""
+
+    def __init__(self, store: Store, bus: Bus, clock: Clock) -> None:
+        self.kinds: dict[str, ActorKind] = {}
+        self._store = store
+        self._bus = bus
+        self._clock = clock
+        self._active: dict[ActorRef, tuple[Head, Actor[Any]]] = {}
+
+    def kind(self, ref: ActorRef) -> ActorKind:
+        """The actor's kind. Raises NotFound where nobody registered it."""
+        try:
+            return self.kinds[ref.type]
+        except KeyError:
+            raise NotFound(f"no actor type {ref.type!r} is registered", field="type") from None
+
+    def drop(self) -> None:
+        """Deactivate every actor: the next turn of each begins with its bytes."""
+        self._active.clear()
+
+    def run(self, letter: Letter) -> Done:
+        """Run a turn and commit it. What the turn raises is passed on, and then nothing has changed."""
+        ref = letter.message.to
+        while True:
+            head, actor = self._active.pop(ref, None) or self._activate(ref)
+            if letter.alarm is not None and letter.alarm != head.wake_at:
+                return Done()  # it was moved or cleared after it rang
+            commit = self._turn(actor, head, letter)
+            changed = commit.changed or commit.head.seen != head.seen
+            try:
+                done = self._commit(head, commit, letter, changed=changed)
+            except Conflict:
+                continue  # another host's turn came first: ours runs again, on what that one left
+            self._active[ref] = (commit.head if changed else head, actor)
+            return done
+
+    def publish(self, events: Sequence[Event], *, taken: int | None = None) -> Done:
+        """Commit events that no turn asked for; `taken` is the message that they are about."""
+        return self._write(Changes(taken=taken), events)
+
+    def refuse(self, letter: Letter, error: Exception) -> Done:
+        """Commit that a message was not taken; a second time changes nothing."""
+        event = dead_letter(letter.message, error, self._clock.now())
+        return self.publish([] if self._store.knows_event(event.id) else [event], taken=letter.n)
+
+    def _activate(self, ref: ActorRef) -> tuple[Head, Actor[Any]]:
+        head = self._store.head(ref)
+        return head, self.kind(ref).activate(ref, head)
+
+    def _turn(self, actor: Actor[Any], head: Head, letter: Letter) -> Commit:
+        commit = take_turn(
+            self.kind(actor.ref),
+            actor,
+            head,
+            letter.message,
+            self._clock.now(),
+            remember=letter.may_repeat,
+        )
+        if letter.reply is not None:
+            commit.reply = through_json(commit.reply)
+        return commit
+
+    def _commit(self, head: Head, commit: Commit, letter: Letter, *, changed: bool) -> Done:
+        changes = Changes(
+            commit.ref,
+            head.revision,
+            commit.head.encode() if changed else None,
+            letter.n,
+        )
+        done = self._write(changes, commit.events, commit.sends, commit.records)
+        sets_alarm = letter.alarm is not None or commit.head.wake_at != head.wake_at
+        return replace(done, commit=commit, sets_alarm=sets_alarm)
+
+    def _write(
+        self,
+        changes: Changes,
+        events: Sequence[Event],
+        sends: Sequence[Message] = (),
+        records: Sequence[Record] = (),
+    ) -> Done:
+        """Encode everything, then commit it as one: what cannot be encoded leaves nothing behind."""
+        spread, routed = self._bus.spread(events)
+        changes.mail = [encode_message(message) for message in (*sends, *routed)]
+        changes.events = {event.id: encode_event(event) for event in spread}
+        changes.records = [encode_record(record) for record in records]
+        numbers = self._store.commit(changes)
+        return Done(
+            [Letter(Message.decode(data), n) for n, data in zip(numbers, changes.mail, strict=True)],
+            [Event.model_validate_json(data) for data in changes.events.values()],
+        )

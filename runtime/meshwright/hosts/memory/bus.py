@@ -1,0 +1,80 @@
+"""Topics in memory: which actors and which listeners an event goes to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from meshwright import topics
+from meshwright.actor import ActorRef, Message
+from meshwright.host import DEAD, Listener, Subscription, dead_letter
+from meshwright.messages import Event
+
+logger = logging.getLogger(__name__)
+NOBODY = ActorRef("", "")
+TWICE_DEAD = DEAD + DEAD  # the dead letter of a dead letter: to send it round again would go on for ever
+
+
+class Bus:
+    """Subscriptions and listeners, each with its pattern."""
+
+    def __init__(self) -> None:
+        self._subscriptions: list[tuple[Callable[[str], bool], Subscription]] = []
+        self._listeners: list[tuple[Callable[[str], bool], Listener]] = []
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Send the events of a pattern to actors."""
+        self._subscriptions.append((topics.matcher(subscription.pattern), subscription))
+
+    def listen(self, pattern: str, listener: Listener) -> Callable[[], None]:
+        """Show the events of a pattern to a listener; the result ends it."""
+        entry = (topics.matcher(pattern), listener)
+        self._listeners.append(entry)
+
+        def end() -> None:
+            if entry in self._listeners:
+                self._listeners.remove(entry)
+
+        return end
+
+    def tell(self, event: Event) -> None:
+        """Show an event to the listeners of its topic."""
+        for matches, listener in list(self._listeners):
+            if matches(event.topic):
+                try:
+                    listener(event)
+                except Exception:  # a view must not harm the host that it looks at
+                    logger.exception("a listener failed on event %s", event.id)
+
+    def spread(self, events: Sequence[Event]) -> tuple[list[Event], list[Message]]:
+        """The events, and the messages that they become for actors.
+
+        An event that a route cannot read adds its dead letter, which is spread like any other.
+        """
+        spread, messages = list(events), list[Message]()
+        for event in spread:  # grows meanwhile
+            for subscription in self._matching(event):
+                try:
+                    ref = subscription.route(event)
+                except Exception as error:  # noqa: BLE001 one route's trouble is recorded, the rest flows on
+                    spread.append(dead_letter(message_of(event, subscription, NOBODY), error, event.time))
+                else:
+                    messages += [message_of(event, subscription, ref)] if ref is not None else []
+        return spread, messages
+
+    def _matching(self, event: Event) -> list[Subscription]:
+        if event.id.startswith(TWICE_DEAD):
+            return []
+        return [subscription for matches, subscription in self._subscriptions if matches(event.topic)]
+
+
+def message_of(event: Event, subscription: Subscription, ref: ActorRef) -> Message:
+    """An event as a message to one actor."""
+    return Message(
+        id=f"{event.id}>{subscription.method}",
+        to=ref,
+        method=subscription.method,
+        body=event.payload,
+        sender=event.aggregate_id,
+        traceparent=event.traceparent,
+    )

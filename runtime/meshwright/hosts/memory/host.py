@@ -1,0 +1,321 @@
+"""The in-memory host: the port as simply as it can be said.
+
+All that must outlive a crash is bytes in a `Store`, changed by one commit at a time; the rest is dropped by
+`crash` and made again by `start`. A turn goes: take a letter, run the turn on the actor's state, encode what
+came of it, commit, tell. Each actor's letters are taken by one task, one after another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+from pydantic_core import from_json
+
+from meshwright.actor import ActorKind, ActorRef, Message, Record
+from meshwright.clock import Clock, SystemClock
+from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
+from meshwright.host import Listener, Signals, Subscription
+from meshwright.hosts.memory.actors import Actors, Done
+from meshwright.hosts.memory.bus import Bus
+from meshwright.hosts.memory.codec import encode_event, encode_message, encode_record
+from meshwright.hosts.memory.faults import Faults
+from meshwright.hosts.memory.mailbox import Letter, Mailbox
+from meshwright.hosts.memory.store import Changes, Store
+from meshwright.messages import Event, new_id
+
+
+class Log(Protocol):
+    """Where events are kept for good."""
+
+    async def append(self, events: Sequence[Event]) -> list[Event]:
+        """Keep events, except those whose id is known; return the new ones as they are kept."""
+        ...
+
+
+class MemoryHost:
+    """Runs actors in this process, without a file.
+
+    `log` gets every event before anybody is told of it. `faults` brings about what may go wrong. Hosts
+    that share a `store` stand for workers that share a database: the head's revision guards each commit.
+    `max_mailbox` bounds what may wait for one actor before calls and sends are refused.
+    """
+
+    name = "memory"
+
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        *,
+        log: Log | None = None,
+        faults: Faults | None = None,
+        max_mailbox: int = 1000,
+        store: Store | None = None,
+    ) -> None:
+        self.clock: Clock = clock or SystemClock()
+        self.incarnation = new_id()
+        self._log = log
+        self._faults = faults or Faults()
+        self._max_mailbox = max_mailbox
+        self._store = store or Store()
+        self._bus = Bus()
+        self._actors = Actors(self._store, self._bus, self.clock)
+        self._worker: Signals | None = None
+        self._mailboxes: dict[ActorRef, Mailbox] = {}
+        self._alarms: dict[ActorRef, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._replies: set[asyncio.Future[Any]] = set()
+        self._started = False
+        self._open = False
+        self._refusal: HostError | None = Draining("the host has not been started")
+
+    # What the port asks for
+
+    def register(self, kind: ActorKind) -> None:
+        """Make a type of actor known. Raises ValueError when the type is taken."""
+        if kind.type in self._actors.kinds:
+            raise ValueError(f"actor type {kind.type!r} is registered already")
+        self._actors.kinds[kind.type] = kind
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Send the events of a pattern to actors, durably."""
+        self._bus.subscribe(subscription)
+
+    def listen(self, pattern: str, listener: Listener) -> Callable[[], None]:
+        """Call back for each event committed from now on; the result ends it."""
+        return self._bus.listen(pattern, listener)
+
+    def attach(self, worker: Signals) -> None:
+        """Give the signals of turns to this worker."""
+        self._worker = worker
+
+    async def start(self) -> None:
+        """Take up what the store holds: events for the log, alarms, obligations, and messages."""
+        self._begin_incarnation()
+        self._open, self._refusal = True, None
+        await self._to_log([Event.model_validate_json(data) for data in self._store.unlogged()])
+        for ref, head in self._store.heads():
+            self._set_alarm(ref, head.wake_at)
+        self._recover()
+        for n, data in self._store.mail():
+            self._deliver([Letter(Message.decode(data), n)])
+
+    async def stop(self) -> None:
+        """Take nothing new, let the turns under way commit, and refuse the calls that still wait."""
+        await self._close(
+            Draining("the host is stopping", remedy="try again when it is up: nothing was taken")
+        )
+
+    async def crash(self) -> None:
+        """End as by kill -9: what is not committed is gone. Waiting calls raise HostError."""
+        for task in self._tasks:
+            task.cancel()
+        await self._close(
+            HostError("the host has crashed", remedy="start it again: what was accepted goes on")
+        )
+
+    async def restart(self) -> None:
+        """Crash, and start again on what is committed, under a new incarnation."""
+        await self.crash()
+        await self.start()
+
+    async def call(
+        self, ref: ActorRef, method: str, body: Any = None, *, traceparent: str | None = None
+    ) -> Any:
+        """Run a turn and return its reply, once what it rests on is committed."""
+        self._admit(ref)
+        data = encode_message(Message(new_id(), ref, method, body, traceparent=traceparent))
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._replies.add(reply)
+        reply.add_done_callback(self._replies.discard)
+        self._deliver([Letter(Message.decode(data), reply=reply)])
+        return await reply
+
+    async def send(self, message: Message) -> None:
+        """Take a message from outside; its actor drops it if it took one of that id before."""
+        self._admit(message.to)
+        data = encode_message(message)
+        [n] = self._store.commit(Changes(mail=[data]))
+        self._deliver([Letter(Message.decode(data), n)])
+
+    async def publish(self, event: Event) -> None:
+        """Take an event from outside, unless one of its id was taken before."""
+        self._check()
+        if not self._store.knows_event(event.id):
+            await self._tell(self._actors.publish([event]))
+
+    def broadcast(self, event: Event) -> None:
+        """Show an event to the listeners; it is not kept."""
+        self._bus.tell(Event.model_validate_json(encode_event(event)))
+
+    async def read(self, ref: ActorRef) -> BaseModel | None:
+        """The actor's committed state, or None if it never had a turn."""
+        head = self._store.head(ref)
+        return self._actors.kind(ref).decode_state(head.state) if head.revision else None
+
+    def append(self, record: Record) -> Awaitable[None]:
+        """Write a record outside a turn: at once, so that it stands before any later turn."""
+        self._check_open()
+        self._store.commit(Changes(records=[encode_record(record)]))
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        written.set_result(None)
+        return written
+
+    async def records(self, ref: ActorRef, stream: str, *, last: int | None = None) -> list[Record]:
+        """The records of a stream in order of `n`, or its last few."""
+        rows = self._store.records((ref, stream))
+        chosen = rows if last is None else rows[max(0, len(rows) - last) :]
+        return [Record(ref, stream, n, from_json(value)) for n, value in chosen]
+
+    async def is_gone(self, incarnation: str) -> bool:
+        """Whether that run has ended."""
+        return incarnation not in self._store.running
+
+    # Delivering
+
+    def _check(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _check_open(self) -> None:
+        if not self._open:
+            self._check()
+
+    def _admit(self, ref: ActorRef) -> None:
+        self._check()
+        self._actors.kind(ref)
+        waiting = len(self._mailboxes.get(ref, ()))
+        if waiting >= self._max_mailbox:
+            raise MailboxFull(f"{ref} has {waiting} messages waiting", remedy="try again in a moment")
+
+    def _deliver(self, letters: Sequence[Letter]) -> None:
+        """Put letters into mailboxes. A host that stops leaves them in the store, for its next start."""
+        if self._refusal is not None:
+            return
+        for letter in letters:
+            ref = letter.message.to
+            if ref not in self._mailboxes:
+                self._mailboxes[ref] = Mailbox(self._faults)
+                self._begin(self._take_all(ref, self._mailboxes[ref]), f"mailbox {ref}")
+            self._mailboxes[ref].put(letter)
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Watch the host's own tasks: if one fails, nothing can be promised any more."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._refuse_all(StoreFailed(f"{task.get_name()} failed: {error}"))
+
+    def _refuse_all(self, reason: HostError) -> None:
+        self._refusal = reason
+        for reply in self._replies:
+            if not reply.done():
+                reply.set_exception(reason)
+
+    # Turns
+
+    async def _take_all(self, ref: ActorRef, mailbox: Mailbox) -> None:
+        """Take an actor's letters, one turn at a time."""
+        while self._refusal is None and len(mailbox):
+            letter = mailbox.take()
+            if letter is not None:
+                await self._take(letter)
+            await asyncio.sleep(0)
+        self._mailboxes.pop(ref, None)
+
+    async def _take(self, letter: Letter) -> None:
+        try:
+            done = self._actors.run(letter)
+        except Exception as error:  # noqa: BLE001 whatever a turn raises goes to its caller or the dead letters
+            if letter.reply is None:
+                await self._tell(self._actors.refuse(letter, error))
+            elif not letter.reply.done():
+                letter.reply.set_exception(error)
+        else:
+            await self._tell(done, letter.reply)
+
+    async def _tell(self, done: Done, reply: asyncio.Future[Any] | None = None) -> None:
+        """Tell what is committed. A crash in here loses signals and the reply, and nothing else."""
+        commit = done.commit
+        crashes = commit is not None and self._faults.restarts()
+        if commit is not None and not crashes:
+            self._signal(commit.ref, commit.hints)
+        events = await self._to_log(done.events)
+        if commit is not None and done.sets_alarm:
+            self._set_alarm(commit.ref, commit.head.wake_at)
+        self._deliver(done.letters)
+        if commit is not None and not crashes:
+            self._signal(commit.ref, commit.after)
+        if commit is not None and reply is not None and not reply.done():
+            reply.set_result(commit.reply)
+        for event in events:
+            self._bus.tell(event)
+        if crashes:
+            self._begin_anew()
+
+    def _signal(self, ref: ActorRef, signals: Sequence[Any]) -> None:
+        if self._worker is not None:
+            for signal in signals:
+                self._worker.signal(ref, signal)
+
+    async def _to_log(self, events: list[Event]) -> list[Event]:
+        """Append to the log, so that nobody hears of what it does not hold; return what is new to it."""
+        new = await self._log.append(events) if self._log is not None and events else events
+        self._store.mark_logged(event.id for event in events)
+        return new
+
+    # Alarms
+
+    def _set_alarm(self, ref: ActorRef, when: datetime | None) -> None:
+        earlier = self._alarms.pop(ref, None)
+        if earlier is not None:
+            earlier.cancel()
+        if when is not None:
+            self._alarms[ref] = self._begin(self._ring(ref, when), f"alarm {ref}")
+
+    async def _ring(self, ref: ActorRef, when: datetime) -> None:
+        await self.clock.sleep_until(when)
+        del self._alarms[ref]
+        self._deliver([Letter(Message(new_id(), ref, "wake"), alarm=when)])
+
+    # Beginning and ending
+
+    def _begin_incarnation(self) -> None:
+        if self._started:
+            self._store.running.discard(self.incarnation)
+            self.incarnation = new_id()
+        self._started = True
+        self._store.running.add(self.incarnation)
+
+    def _recover(self) -> None:
+        """Wake every actor with something outstanding."""
+        for ref, head in self._store.heads():
+            if head.obliged:
+                self._deliver([Letter(Message(f"recover/{self.incarnation}", ref, "recover"))])
+
+    def _begin_anew(self) -> None:
+        """Be as after a crash, except that messages, calls and listeners go on."""
+        self._begin_incarnation()
+        self._actors.drop()
+        self._recover()
+
+    async def _close(self, reason: HostError) -> None:
+        self._refusal = reason
+        for alarm in self._alarms.values():
+            alarm.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._refuse_all(reason)
+        self._open = False
+        self._alarms.clear()
+        self._mailboxes.clear()
+        self._actors.drop()
+        self._store.running.discard(self.incarnation)

@@ -1,0 +1,90 @@
+"""What outlives a crash of the in-memory host: bytes by key, changed by one commit at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from meshwright.actor import ActorRef, Head
+from meshwright.errors import Conflict
+
+Stream = tuple[ActorRef, str]
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one commit writes, all or nothing. `head` replaces the actor's if that is at `revision` still."""
+
+    ref: ActorRef | None = None
+    revision: int = 0
+    head: bytes | None = None
+    taken: int | None = None
+    mail: list[bytes] = field(default_factory=list)
+    events: dict[str, bytes] = field(default_factory=dict)
+    records: list[tuple[Stream, int, bytes]] = field(default_factory=list)
+
+
+class Store:
+    """Heads, messages sent and not yet taken, records, and events. Hosts that share one see one another."""
+
+    def __init__(self) -> None:
+        self.running: set[str] = set()
+        self._heads: dict[ActorRef, bytes] = {}
+        self._mail: dict[int, bytes] = {}
+        self._records: dict[Stream, dict[int, bytes]] = {}
+        self._events: dict[str, bytes] = {}
+        self._unlogged: list[str] = []
+        self._last_number = 0
+
+    def commit(self, changes: Changes) -> list[int]:
+        """Write, and return the numbers of the messages. Raises Conflict if the head has moved on."""
+        if changes.ref is not None and changes.head is not None:
+            self._swap(changes.ref, changes.revision, changes.head)
+        if changes.taken is not None:
+            self._mail.pop(changes.taken, None)
+        for stream, n, value in changes.records:
+            self._records.setdefault(stream, {}).setdefault(n, value)
+        self._events.update(changes.events)
+        self._unlogged += changes.events
+        return [self._put(message) for message in changes.mail]
+
+    def _put(self, message: bytes) -> int:
+        self._last_number += 1
+        self._mail[self._last_number] = message
+        return self._last_number
+
+    def _swap(self, ref: ActorRef, revision: int, head: bytes) -> None:
+        stored = self.head(ref).revision
+        if stored != revision:
+            raise Conflict(f"{ref} is at revision {stored}, not {revision}")
+        self._heads[ref] = head
+
+    def head(self, ref: ActorRef) -> Head:
+        """The actor's head; a new one if it never had a turn."""
+        data = self._heads.get(ref)
+        return Head.decode(data) if data is not None else Head()
+
+    def heads(self) -> Iterable[tuple[ActorRef, Head]]:
+        """Every actor's head."""
+        return [(ref, Head.decode(data)) for ref, data in self._heads.items()]
+
+    def mail(self) -> list[tuple[int, bytes]]:
+        """The messages not yet taken, in the order of sending."""
+        return list(self._mail.items())
+
+    def records(self, stream: Stream) -> list[tuple[int, bytes]]:
+        """The records of a stream, in order."""
+        return sorted(self._records.get(stream, {}).items())
+
+    def knows_event(self, event_id: str) -> bool:
+        """Whether an event of that id was ever committed."""
+        return event_id in self._events
+
+    def unlogged(self) -> list[bytes]:
+        """The events that the log may not have yet, in order."""
+        return [self._events[event_id] for event_id in self._unlogged]
+
+    def mark_logged(self, event_ids: Iterable[str]) -> None:
+        """The log has these events."""
+        done = set(event_ids)
+        self._unlogged = [event_id for event_id in self._unlogged if event_id not in done]
