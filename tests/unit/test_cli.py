@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from meshwright.cli.app import COMMANDS, mesh
 
 HEAVY = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 from meshwright.cli.drawing import drawing
 from meshwright.cli.lines import Line, line_of
 from meshwright.cli.road import road
@@ -66,7 +67,8 @@ def event(event_type: str, task_id: str = "01KAGDW9YJ3M0Q6M5S8R9VTKZB", **payloa
             ),
             Line(
                 "model",
-                "offline  [architecture, expensive]  user=architect-agent  612 + 40 tokens  $0.0012  0.02 s  -> delegate",
+                "offline  [architecture, expensive]  user=architect-agent"
+                "  612 + 40 tokens  $0.0012  0.02 s  -> delegate",
             ),
         ),
         (

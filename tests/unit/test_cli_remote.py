@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 from aiohttp import web
+
 from meshwright.cli.remote import LostMesh, RemoteMesh, remote_mesh
 from meshwright.cli.sse import server_events
 from meshwright.errors import Conflict, MeshError, NotFound

@@ -35,9 +35,10 @@ def ask(
     to stdout. A running mesh is used if there is one, else the command runs a mesh of its own.
     """
     from meshwright.cli.connect import talk
-    from meshwright.cli.watching import answer, watch
+    from meshwright.cli.watching import announce, answer, watch
 
     async def ask_it(mesh: MeshClient) -> Document:
+        announce(mesh, quiet=quiet)
         receipt = await mesh.submit(request)
         return await watch(mesh, receipt["task_id"], quiet=quiet)
 

@@ -62,9 +62,10 @@ def submit(
     Prints the task's id.
     """
     from meshwright.cli.connect import talk
-    from meshwright.cli.watching import answer, watch
+    from meshwright.cli.watching import announce, answer, watch
 
     async def submit_it(mesh: MeshClient) -> Document:
+        announce(mesh, quiet=quiet or not wait)
         receipt = await mesh.submit(request, idempotency_key=idempotency_key)
         if not wait:
             return _accepted(mesh, receipt)

@@ -10,18 +10,27 @@ from contextlib import aclosing
 import click
 
 from meshwright.cli.client import Document, MeshClient
-from meshwright.cli.drawing import drawing
+from meshwright.cli.drawing import Drawing, drawing
 from meshwright.cli.lines import Line, line_of
 from meshwright.cli.road import road
 
 
+def announce(mesh: MeshClient, *, quiet: bool) -> None:
+    """Say what a person should know of the mesh before it works."""
+    if mesh.about and not quiet:
+        click.echo(mesh.about, err=True)
+
+
 async def watch(mesh: MeshClient, task_id: str, *, quiet: bool) -> Document:
-    """Draw the road of a task to its end, and return its outcome.
+    """Draw the road of a task on stderr, to its end, and return its outcome.
 
     Interrupted, a task of a mesh that ends with this command is cancelled; any other goes on.
     """
     try:
-        return await _draw(mesh, task_id, quiet=quiet)
+        with drawing(quiet=quiet) as canvas:
+            outcome = await draw(mesh, task_id, canvas)
+            canvas.line(0, Line("events", f"mesh events --task {task_id}{mesh.options}"))
+            return outcome
     except asyncio.CancelledError:
         if mesh.is_running:
             click.echo(f"the task goes on; to end it: mesh cancel {task_id}{mesh.options}", err=True)
@@ -30,17 +39,14 @@ async def watch(mesh: MeshClient, task_id: str, *, quiet: bool) -> Document:
         raise
 
 
-async def _draw(mesh: MeshClient, task_id: str, *, quiet: bool) -> Document:
-    outcome: Document = {}
-    with drawing(quiet=quiet) as canvas:
-        if mesh.about:
-            canvas.line(0, Line("mesh", mesh.about))
-        async with aclosing(road(mesh, task_id)) as steps:
-            async for depth, event in steps:
-                outcome = event["payload"]
-                if line := line_of(event):
-                    canvas.line(depth, line)
-        canvas.line(0, Line("events", f"mesh events --task {task_id}{mesh.options}"))
+async def draw(mesh: MeshClient, task_id: str, canvas: Drawing) -> Document:
+    """Draw the road of a task, and return its outcome."""
+    outcome = Document()
+    async with aclosing(road(mesh, task_id)) as steps:
+        async for depth, event in steps:
+            outcome = event["payload"]
+            if line := line_of(event):
+                canvas.line(depth, line)
     return outcome
 
 

@@ -1,0 +1,166 @@
+"""A mesh as a process, and what it shows: its command line and its HTTP API, nothing else.
+
+`ACCEPTANCE_UP` is the command that starts it (`mesh up` by default), so that the same scripts take a task
+down its road on another host: `ACCEPTANCE_UP="mesh up --host ..." pytest tests/acceptance`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+
+ROOT = Path(__file__).resolve().parents[2]
+MESH = [sys.executable, "-m", "meshwright.cli"]
+UP = shlex.split(os.environ.get("ACCEPTANCE_UP", "")) or [*MESH, "up"]
+READY_SECONDS = 30.0
+ENDINGS = {"task.succeeded", "task.failed", "task.cancelled", "task.timed_out"}
+
+
+class Reply(NamedTuple):
+    """What the HTTP API answered."""
+
+    status: int
+    body: Any
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+async def mesh(*arguments: str, stdin: str = "", **environment: str) -> Done:
+    """Run a `mesh` command to its end."""
+    process = await start([*MESH, *arguments], environment, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    out, err = await process.communicate(stdin.encode())
+    assert process.returncode is not None
+    return Done(process.returncode, out.decode(), err.decode())
+
+
+async def start(command: list[str], environment: dict[str, str], **streams: Any) -> Process:
+    return await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=os.environ | environment, **streams)
+
+
+@dataclass
+class RunningMesh:
+    """A mesh that is ready. `errors` is the file of its stderr."""
+
+    url: str
+    data: Path
+    process: Process
+    errors: Path
+    session: aiohttp.ClientSession
+    environment: dict[str, str] = field(default_factory=dict)
+
+    async def get(self, path: str, **params: Any) -> Reply:
+        return await self.call("GET", path, params=params)
+
+    async def post(self, path: str, body: Any = None, **headers: str) -> Reply:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.call("POST", path, json=body, headers=named)
+
+    async def call(self, method: str, path: str, **options: Any) -> Reply:
+        async with self.session.request(method, self.url + path, **options) as response:
+            return Reply(response.status, json.loads(await response.text()))
+
+    async def submit(self, text: str, key: str | None = None, **fields: Any) -> str:
+        """Give it a task, and return the task's id."""
+        request = {"payload": {"text": text}, **({"capability": "general-query"} | fields)}
+        reply = await self.post("/tasks", request, **({"Idempotency_Key": key} if key else {}))
+        assert reply.status == 202, reply
+        return reply.body["task_id"]
+
+    async def stream(self, path: str, *, after: int = 0, **params: Any) -> AsyncIterator[dict[str, Any]]:
+        """The events of a stream. Does not end by itself where the mesh does not."""
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        timeout = aiohttp.ClientTimeout(total=None)
+        async with self.session.get(
+            self.url + path, params=params, headers=headers, timeout=timeout
+        ) as response:
+            assert response.status == 200, await response.text()
+            assert response.content_type == "text/event-stream"
+            event_id = ""
+            async for line in response.content:
+                name, _, value = line.decode().rstrip("\r\n").partition(": ")
+                if name == "id":
+                    event_id = value
+                elif name == "data":
+                    event = json.loads(value)
+                    assert str(event["seq"]) == event_id
+                    yield event
+
+    async def story(self, task_id: str, *, after: int = 0) -> list[dict[str, Any]]:
+        """The events of a task, up to the one that ends it."""
+        events = []
+        async for event in self.stream(f"/tasks/{task_id}/events", after=after):
+            events.append(event)
+            if event["event_type"] in ENDINGS:
+                break
+        return events
+
+    async def outcome(self, task_id: str) -> dict[str, Any]:
+        """Wait for the end of a task and return its outcome."""
+        await self.story(task_id)
+        return (await self.get(f"/tasks/{task_id}")).body["outcome"]
+
+    async def until(self, enough: Callable[[dict[str, Any]], bool]) -> None:
+        """Watch all events, from the first, until one of them is enough."""
+        async for event in self.stream("/events/stream"):
+            if enough(event):
+                return
+
+    async def kill(self) -> None:
+        """Kill -9 the process that said it serves the data."""
+        os.kill(json.loads((self.data / "mesh.json").read_text())["pid"], signal.SIGKILL)
+        await self.process.wait()
+
+    async def stop(self) -> int:
+        """Ask it to stop, and return its exit status."""
+        if self.process.returncode is None:
+            self.process.terminate()
+        return await self.process.wait()
+
+
+@asynccontextmanager
+async def mesh_up(data: Path, *arguments: str, **environment: str) -> AsyncIterator[RunningMesh]:
+    """Start a mesh on a data folder, on any free port, and stop it at the end."""
+    errors = data.parent / "stderr.txt"
+    with errors.open("ab") as log:
+        command = [*UP, "--port", "0", "--data", str(data), *arguments]
+        process = await start(command, environment, stdout=PIPE, stderr=log)
+    try:
+        url = await ready_url(process, errors)
+        async with aiohttp.ClientSession() as session:
+            yield RunningMesh(url, data, process, errors, session, environment)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+async def ready_url(process: Process, errors: Path) -> str:
+    """Read the line that says where the mesh listens."""
+    assert process.stdout is not None
+    line = (await asyncio.wait_for(process.stdout.readline(), READY_SECONDS)).decode()
+    word, _, url = line.strip().partition(" ")
+    assert word == "ready" and url.startswith("http://"), (line, errors.read_text())
+    return url
+
+
+async def all_of(awaitables: list[Awaitable[Any]]) -> list[Any]:
+    """Run them side by side, and return their results in order."""
+    return list(await asyncio.gather(*awaitables))

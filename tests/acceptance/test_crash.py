@@ -1,0 +1,133 @@
+"""An accepted task survives: kill -9 in the middle, a stop in the middle, and a start on the same data."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.driver import ENDINGS, RunningMesh, all_of, mesh, mesh_up
+from tests.providers.fake_openai import FakeOpenAI
+
+TASKS = 30
+CAPABILITIES = ["general-query", "deep-research"]
+
+
+async def publish(running: RunningMesh) -> dict[str, str]:
+    """Submit thirty tasks, and return the id of each by its key."""
+    keys = [f"task-{number}" for number in range(TASKS)]
+    ids = await all_of([submit(running, key) for key in keys])
+    return dict(zip(keys, ids, strict=True))
+
+
+async def submit(running: RunningMesh, key: str) -> str:
+    return await running.submit(f"question {key}.", key=key, capability=CAPABILITIES[int(key[5:]) % 2])
+
+
+async def ends_of(running: RunningMesh, task_id: str) -> list[dict[str, Any]]:
+    events = (await running.get("/events", task_id=task_id, limit=1000)).body["items"]
+    return [event for event in events if event["event_type"] in ENDINGS]
+
+
+def some_have_ended(count: int) -> Any:
+    ended = Counter[str]()
+
+    def enough(event: dict[str, Any]) -> bool:
+        ended[event["task_id"]] += event["event_type"] in ENDINGS
+        return ended.total() >= count
+
+    return enough
+
+
+def asked(provider: FakeOpenAI, key: str) -> int:
+    """How often the provider was asked about a task."""
+    return sum(f"question {key}." in json.dumps(call.body["messages"]) for call in provider.calls)
+
+
+async def test_thirty_tasks_survive_kill_9_with_one_outcome_each(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with FakeOpenAI(seconds=0.2) as provider:
+        environment = {"LITELLM_BASE_URL": provider.url, "MESH_MAX_CONCURRENCY": "4"}
+        async with mesh_up(data, **environment) as first:
+            ids = await publish(first)
+            await first.until(some_have_ended(8))
+            await first.kill()
+        before = {key: asked(provider, key) for key in ids}
+        async with mesh_up(data, **environment) as second:
+            outcomes = await all_of([second.outcome(task_id) for task_id in ids.values()])
+            assert [outcome["status"] for outcome in outcomes] == ["succeeded"] * TASKS
+            ends = await all_of([ends_of(second, task_id) for task_id in ids.values()])
+            assert [len(end) for end in ends] == [1] * TASKS
+            assert await all_of([submit(second, key) for key in ids]) == list(ids.values())
+    assert sum(before.values()) > 0 and min(before.values()) == 0, "the kill came too early or too late"
+    again = {key: asked(provider, key) for key in ids}
+    assert max(again.values()) <= 2
+    assert sum(count == 2 for count in again.values()) <= 2 * 4, "more was repeated than was in flight"
+
+
+async def test_a_step_that_was_done_before_the_kill_is_not_done_again(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    call = {"id": "call_1", "type": "function", "function": {"name": "list_files", "arguments": "{}"}}
+    async with FakeOpenAI() as provider:
+        provider.replies.append({"tool_calls": [call]})
+        async with mesh_up(data, LITELLM_BASE_URL=provider.url) as first:
+            task_id = await first.submit("question one.", capability="deep-research")
+            provider.seconds = 60.0  # the second call, after the tool, is under way when the mesh is killed
+            await first.until(lambda event: event["event_type"] == "tool.called")
+            await first.kill()
+        provider.seconds = 0.0
+        async with mesh_up(data, LITELLM_BASE_URL=provider.url) as second:
+            story = await second.story(task_id)
+    types = Counter(event["event_type"] for event in story)
+    assert story[-1]["event_type"] == "task.succeeded"
+    assert (types["tool.called"], types["task.started"], types["task.resumed"]) == (1, 1, 1)
+    roles = [[message["role"] for message in call.body["messages"]] for call in provider.calls]
+    assert roles.count(["system", "user"]) == 1, "the first call was repeated"
+    assert roles[-1] == ["system", "user", "assistant", "tool"]
+
+
+async def test_a_stop_drains_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with FakeOpenAI(seconds=0.2) as provider:
+        environment = {"LITELLM_BASE_URL": provider.url, "MESH_MAX_CONCURRENCY": "2"}
+        async with mesh_up(data, **environment) as first:
+            ids = await publish(first)
+            assert json.loads((data / "mesh.json").read_text()) == {
+                "url": first.url,
+                "pid": first.process.pid,
+            }
+            await first.until(some_have_ended(2))
+            assert await first.stop() == 0
+        assert not (data / "mesh.json").exists()
+        assert "Traceback" not in first.errors.read_text()
+        async with mesh_up(data, LITELLM_BASE_URL=provider.url) as second:
+            outcomes = await all_of([second.outcome(task_id) for task_id in ids.values()])
+    assert [outcome["status"] for outcome in outcomes] == ["succeeded"] * TASKS
+    assert {asked(provider, key) for key in ids} == {1}, "a drained task was done twice"
+
+
+async def test_a_cancelled_task_ends_as_cancelled(tmp_path: Path) -> None:
+    async with (
+        FakeOpenAI(seconds=60.0) as provider,
+        mesh_up(tmp_path / "data", LITELLM_BASE_URL=provider.url) as running,
+    ):
+        task_id = await running.submit("Hello")
+        await provider.arrived.wait()
+        done = await mesh("cancel", task_id, "--data", str(running.data))
+        assert done.status == 0
+        assert (await running.story(task_id))[-1]["event_type"] == "task.cancelled"
+        await provider.abandoned.wait()
+
+
+@pytest.mark.parametrize("same", ["data", "port"])
+async def test_a_second_mesh_on_the_same_data_or_port_says_so_in_one_line(tmp_path: Path, same: str) -> None:
+    async with mesh_up(tmp_path / "data") as running:
+        port = running.url.rpartition(":")[2] if same == "port" else "0"
+        data = tmp_path / ("data" if same == "data" else "other")
+        done = await mesh("up", "--port", port, "--data", str(data))
+        assert (done.status, done.out) == (1, "")
+        [line] = done.err.splitlines()
+        assert (str(data) if same == "data" else f"port {port}") in line
+        assert (await running.get("/healthz")).status == 200
+        assert json.loads((running.data / "mesh.json").read_text())["url"] == running.url

@@ -1,0 +1,188 @@
+"""A task down its whole road: published, dispatched, worked on, logged, seen; by HTTP and by command line."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.driver import ENDINGS, RunningMesh, mesh, mesh_up
+
+QUESTION = "Where does the code decide which agent gets a task?"
+
+
+@pytest.fixture(scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningMesh]:
+    async with mesh_up(tmp_path_factory.mktemp("road") / "data") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def task_id(running: RunningMesh) -> str:
+    """A task of the researcher that has ended."""
+    task_id = await running.submit(QUESTION, key="road-1", capability="deep-research")
+    await running.story(task_id)
+    return task_id
+
+
+async def test_an_accepted_task_says_who_got_it_and_why(running: RunningMesh) -> None:
+    body = {"capability": "deep-research", "payload": {"text": QUESTION}}
+    reply = await running.post("/tasks", body, Idempotency_Key="accepted-1")
+    assert reply.status == 202
+    assert set(reply.body) >= {"task_id", "status", "dispatched_to", "score"}
+    assert reply.body["dispatched_to"] == "researcher-agent"
+    assert reply.body["score"] > 0
+
+
+async def test_a_repeated_key_is_the_same_task(running: RunningMesh, task_id: str) -> None:
+    assert await running.submit(QUESTION, key="road-1", capability="deep-research") == task_id
+    accepted = (await running.get("/events", task_id=task_id, event_type="task.accepted")).body["items"]
+    assert len(accepted) == 1
+
+
+async def test_a_repeated_key_with_another_body_is_a_conflict(running: RunningMesh, task_id: str) -> None:
+    body = {"capability": "deep-research", "payload": {"text": "something else"}}
+    reply = await running.post("/tasks", body, Idempotency_Key="road-1")
+    assert reply.status == 409
+    assert reply.body["code"] == "IdempotencyConflict"
+
+
+async def test_the_story_of_a_task_is_told_in_order(running: RunningMesh, task_id: str) -> None:
+    story = await running.story(task_id)
+    types = [event["event_type"] for event in story]
+    stations = ["task.accepted", "task.dispatched", "task.started", "memory.recalled", "context.compressed"]
+    assert [one for one in types if one in stations] == stations
+    assert types.index("context.compressed") < types.index("model.called") < types.index("task.succeeded")
+    assert [event["seq"] for event in story] == sorted({event["seq"] for event in story})
+    assert {event["task_id"] for event in story} == {task_id}
+    assert len({event["trace_id"] for event in story}) == 1 and story[0]["trace_id"]
+
+
+async def test_a_stream_goes_on_after_the_last_event_that_was_seen(
+    running: RunningMesh, task_id: str
+) -> None:
+    whole = await running.story(task_id)
+    for seen in (0, len(whole) // 2, len(whole) - 2):
+        assert await running.story(task_id, after=whole[seen]["seq"]) == whole[seen + 1 :]
+
+
+async def test_the_task_shows_its_attempts_and_its_outcome(running: RunningMesh, task_id: str) -> None:
+    status, view = await running.get(f"/tasks/{task_id}")
+    assert (status, view["status"], view["capability"]) == (200, "succeeded", "deep-research")
+    assert view["payload"]["text"] == QUESTION
+    [attempt] = view["attempts"]
+    assert attempt["agent_id"] == attempt["score_card"]["agent_id"] == "researcher-agent"
+    outcome = view["outcome"]
+    assert (outcome["task_id"], outcome["success"], outcome["model"]) == (task_id, True, "offline")
+    assert outcome["result"]["text"].strip()
+    assert outcome["usage"]["prompt_tokens"] > 0 and outcome["cost_usd"] == 0
+
+
+async def test_there_is_one_outcome_and_the_log_has_it(running: RunningMesh, task_id: str) -> None:
+    events = (await running.get("/events", task_id=task_id)).body["items"]
+    ends = [event for event in events if event["event_type"] in ENDINGS]
+    assert [end["payload"] for end in ends] == [(await running.get(f"/tasks/{task_id}")).body["outcome"]]
+    spans = [event for event in events if event["event_type"] == "trace.spans"]
+    assert spans and all(event["topic"] == "traces" for event in spans)
+
+
+async def test_the_log_answers_by_each_field(running: RunningMesh, task_id: str) -> None:
+    ended = (await running.get("/events", task_id=task_id, event_type="task.succeeded")).body["items"][0]
+    for name in ("trace_id", "agent_id", "event_version", "aggregate_id", "topic"):
+        found = (await running.get("/events", **{name: ended[name], "event_type": "task.succeeded"})).body
+        assert ended in found["items"]
+        assert {event[name] for event in found["items"]} == {ended[name]}
+
+
+async def test_the_agents_are_there_and_scored(running: RunningMesh) -> None:
+    agents = (await running.get("/agents")).body["items"]
+    names = {agent["agent_id"] for agent in agents}
+    assert names >= {"simple-agent", "researcher-agent", "architect-agent", "api-coder"}
+    assert {agent["status"] for agent in agents} == {"online"}
+    scores = (await running.get("/agents/score/deep-research")).body["items"]
+    assert scores[0]["agent_id"] == "researcher-agent"
+    card = scores[0]
+    product = card["weight"] * card["health"] * card["success"] * card["streak"] * card["preferred"]
+    assert card["score"] == pytest.approx(product)
+
+
+async def test_a_delegated_task_is_a_task_of_its_own(running: RunningMesh) -> None:
+    task_id = await running.submit(
+        "Is a task safe against kill -9?", agent_id="architect-agent", capability=None
+    )
+    story = await running.story(task_id)
+    assert story[-1]["event_type"] == "task.succeeded"
+    [waiting] = [event for event in story if event["event_type"] == "task.waiting"]
+    child = waiting["payload"]["child_task_id"]
+    view = (await running.get(f"/tasks/{child}")).body
+    assert (view["status"], view["outcome"]["agent_id"]) == ("succeeded", "researcher-agent")
+
+
+async def test_the_tasks_are_listed_in_pages(running: RunningMesh, task_id: str) -> None:
+    found, cursor = [], None
+    while True:
+        params = {"status": "succeeded", "limit": 1} | ({"cursor": cursor} if cursor else {})
+        page = (await running.get("/tasks", **params)).body
+        found += [item["task_id"] for item in page["items"]]
+        if not (cursor := page.get("next_cursor")):
+            break
+    assert found.count(task_id) == 1 and len(found) == len(set(found))
+
+
+async def test_the_mesh_is_alive_and_ready(running: RunningMesh) -> None:
+    assert (await running.get("/healthz")).status == 200
+    assert (await running.get("/readyz")).status == 200
+
+
+# The same by command line
+
+
+async def test_ask_prints_the_answer_alone_and_draws_the_road_beside_it(running: RunningMesh) -> None:
+    done = await mesh("ask", "architect-agent", "What is a turn?", "--url", running.url)
+    assert done.status == 0 and done.out.strip()
+    drawn = [line.split()[0] for line in done.err.splitlines()]
+    assert drawn[:2] == ["accepted", "dispatched"] and drawn[-2:] == ["succeeded", "events"]
+    assert {"memory", "context", "model", "tool", "waiting"} <= set(drawn)
+    assert "dispatched  architect-agent  score" in done.err.replace("   ", "  ")
+    child = done.err[done.err.index("waiting") :]
+    assert "\n    accepted" in child and "\n    succeeded" in child
+
+
+async def test_commands_find_the_mesh_of_their_data_folder(running: RunningMesh, task_id: str) -> None:
+    where = ("--data", str(running.data))
+    shown = json.loads((await mesh("task", task_id, "--json", *where)).out)
+    assert shown == (await running.get(f"/tasks/{task_id}")).body
+    assert task_id in (await mesh("tasks", "--limit", "500", *where)).out
+    assert "researcher-agent  online" in (await mesh("agents", *where)).out
+    events = [
+        json.loads(line)
+        for line in (await mesh("events", "--task", task_id, "--json", *where)).out.splitlines()
+    ]
+    assert {event["task_id"] for event in events} == {task_id}
+    assert [event["seq"] for event in events] == sorted(event["seq"] for event in events)
+
+
+async def test_submit_with_a_key_and_wait(running: RunningMesh) -> None:
+    command = ("submit", "general-query", "Hello", "--idempotency-key", "cli-1", "--url", running.url)
+    first, again = await mesh(*command), await mesh(*command)
+    assert (first.status, again.status) == (0, 0) and first.out == again.out
+    waited = await mesh(*command, "--wait", "--json", "--quiet")
+    outcome = json.loads(waited.out)
+    assert (waited.status, waited.err, outcome["task_id"]) == (0, "", first.out.strip())
+    other = await mesh(*command[:2], "Good bye", *command[3:])
+    assert other.status == 1 and other.err.count("\n") == 1
+
+
+async def test_an_unknown_agent_is_one_line(running: RunningMesh) -> None:
+    done = await mesh("ask", "nobody", "Hello", "--url", running.url)
+    assert (done.status, done.out, done.err.count("\n")) == (1, "", 1)
+    assert "no agent 'nobody'" in done.err
+
+
+async def test_ask_without_a_running_mesh_is_a_mesh_of_its_own(tmp_path: Path) -> None:
+    done = await mesh("ask", "simple-agent", "What is Meshwright?", "--data", str(tmp_path / "data"))
+    assert done.status == 0 and done.out.strip()
+    task = done.err.split("--task ")[-1].strip()
+    events = await mesh("events", "--task", task, "--data", str(tmp_path / "data"))
+    assert events.status == 0 and "task.succeeded" in events.out
+    assert not (tmp_path / "data" / "mesh.json").exists()
