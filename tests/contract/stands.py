@@ -1,0 +1,184 @@
+"""Where a host of each sort stands: how it is opened, crashed and opened again on the same data.
+
+A new host joins by a `Stand` of its own and a line in `STANDS`; no test knows which host it runs on.
+"""
+
+import copy
+import itertools
+import random
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright.actor import ActorKind
+from meshwright.clock import Clock, SystemClock
+from meshwright.host import Host, Signals, Subscription
+from meshwright.hosts.memory import Faults, MemoryHost, Store
+from meshwright.storage.database import FILE_NAME
+from tests.contract.watching import Watch
+
+try:
+    from meshwright.hosts.embedded import EmbeddedHost
+except ImportError:
+    EmbeddedHost = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What belongs to the program and not to the data: the same at each opening."""
+
+    kinds: Sequence[ActorKind]
+    subscriptions: Sequence[Subscription] = ()
+    worker: Signals | None = None
+    clock: Clock = field(default_factory=SystemClock)
+    max_mailbox: int = 1000
+
+
+class Stand(ABC):
+    """Opens hosts of one sort, and watches them. Subclasses build one on some data, and copy data."""
+
+    shares_data = False
+    """Whether two hosts may run on the same data; where not, the second gets StoreLocked."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.seed = seed
+        self.watch = Watch()
+        self._open: dict[Host, tuple[Setup, Any]] = {}
+
+    @abstractmethod
+    def new_data(self) -> Any:
+        """A place for data, empty."""
+
+    @abstractmethod
+    def build(self, data: Any, setup: Setup) -> Host:
+        """A host on that data, not started yet."""
+
+    def photograph(self, host: Host) -> Any:
+        """A copy of what is committed at this very moment: all that a crash right now would leave."""
+        pytest.skip(f"the data of {host.name} cannot be copied while it runs")
+
+    async def end(self, host: Host) -> None:
+        """Be done with a host, its data still wanted."""
+        await host.stop()
+
+    async def open(self, *kinds: ActorKind, **options: Any) -> Host:
+        """A started host on data of its own; the options are those of `Setup`."""
+        return await self.open_on(self.new_data(), Setup(kinds, **options))
+
+    async def open_on(self, data: Any, setup: Setup) -> Host:
+        host = self.build(data, setup)
+        for kind in setup.kinds:
+            host.register(kind)
+        for subscription in setup.subscriptions:
+            host.subscribe(subscription)
+        host.listen("#", self.watch.take)
+        if setup.worker is not None:
+            host.attach(setup.worker)
+        await host.start()
+        self._open[host] = setup, data
+        return host
+
+    async def open_beside(self, host: Host) -> Host:
+        """A second worker on the data of the first."""
+        setup, data = self._open[host]
+        return await self.open_on(data, setup)
+
+    async def reopen(self, host: Host) -> Host:
+        """Stop a host, and open another on its data."""
+        setup, data = self._open.pop(host)
+        await host.stop()
+        return await self.open_on(data, setup)
+
+    async def crash(self, host: Host) -> Host:
+        """End a host as kill -9 would, now, and open another on what it leaves."""
+        return await self.open_photograph(host, self.photograph(host))
+
+    async def open_photograph(self, host: Host, photograph: Any) -> Host:
+        """End a host, and open another on data as it was when it was photographed."""
+        setup, _ = self._open.pop(host)
+        await self.end(host)
+        return await self.open_on(photograph, setup)
+
+    async def close(self) -> None:
+        for host in self._open:
+            await host.stop()
+
+
+class MemoryStand(Stand):
+    shares_data = True
+
+    def new_data(self) -> Store:
+        return Store()
+
+    def build(self, data: Store, setup: Setup) -> MemoryHost:
+        return MemoryHost(setup.clock, faults=self.faults(), max_mailbox=setup.max_mailbox, store=data)
+
+    def faults(self) -> Faults | None:
+        return None
+
+    def photograph(self, host: Host) -> Store:
+        _, store = self._open[host]
+        photograph = copy.deepcopy(store)
+        photograph.running.clear()
+        return photograph
+
+    async def end(self, host: Host) -> None:
+        assert isinstance(host, MemoryHost)
+        await host.crash()
+
+
+class MishapStand(MemoryStand):
+    """Memory, with everything going wrong that may."""
+
+    def faults(self) -> Faults:
+        chances = random.Random(self.seed)
+        self.seed += 1
+        return Faults(
+            self.seed,
+            duplicate=chances.choice((0.1, 0.5)),
+            delay=chances.choice((0.1, 0.5)),
+            reorder=chances.choice((0.1, 0.5)),
+            restart=chances.choice((0.02, 0.1)),
+        )
+
+
+class EmbeddedStand(Stand):
+    def __init__(self, folder: Path, seed: int) -> None:
+        super().__init__(folder, seed)
+        self._numbers = itertools.count(1)
+
+    def new_data(self) -> Path:
+        folder = self.folder / f"data{next(self._numbers)}"
+        folder.mkdir()
+        return folder
+
+    def build(self, data: Path, setup: Setup) -> EmbeddedHost:
+        return EmbeddedHost.in_folder(data, clock=setup.clock, max_mailbox=setup.max_mailbox)
+
+    def photograph(self, host: Host) -> Path:
+        _, folder = self._open[host]
+        photograph = self.new_data()
+        source = sqlite3.connect(f"{(folder / FILE_NAME).as_uri()}?mode=ro", uri=True)
+        target = sqlite3.connect(photograph / FILE_NAME)
+        source.backup(target)
+        source.close()
+        target.close()
+        return photograph
+
+
+STANDS: dict[str, tuple[type[Stand], int]] = {
+    "memory": (MemoryStand, 0),
+    "mishaps-1": (MishapStand, 1),
+    "mishaps-2": (MishapStand, 2),
+    "mishaps-3": (MishapStand, 3),
+    "embedded": (EmbeddedStand, 0),
+}
+if EmbeddedHost is None:
+    del STANDS["embedded"]
+"""Each sort of host by name, with a number that is added to the seed of all chance."""

@@ -1,0 +1,186 @@
+"""An alarm fires at its time and not before, whatever happened to the host in between."""
+
+import asyncio
+from datetime import datetime, timedelta
+
+import pytest
+from pydantic import BaseModel
+
+from meshwright.actor import Actor, ActorKind, ActorRef, Turn, turn
+from meshwright.testing import ManualClock
+from tests.contract.stands import Stand
+
+ONE = ActorRef("Sleeper", "one")
+
+
+class Night(BaseModel):
+    log: list[str] = []
+    woken_at: list[datetime] = []
+    every_seconds: float = 0
+    fail: bool = False
+
+
+class Set(BaseModel):
+    seconds: float
+    every_seconds: float = 0
+    fail: bool = False
+
+
+class Sleeper(Actor[Night]):
+    @turn
+    def set(self, turn: Turn, alarm: Set) -> None:
+        self.state.log.append("set")
+        self.state.every_seconds = alarm.every_seconds
+        self.state.fail = alarm.fail
+        turn.wake_at(turn.now + timedelta(seconds=alarm.seconds))
+
+    @turn
+    def clear(self, turn: Turn) -> None:
+        self.state.log.append("clear")
+        turn.wake_at(None)
+
+    @turn
+    def speak(self, turn: Turn) -> Night:
+        self.state.log.append("speak")
+        return self.state
+
+    def wake(self, turn: Turn) -> None:
+        if self.state.fail:
+            raise RuntimeError("cannot wake")
+        self.state.log.append("wake")
+        self.state.woken_at.append(turn.now)
+        turn.publish("sleepers", "sleeper.woke", {"text": str(len(self.state.woken_at))})
+        if self.state.every_seconds:
+            turn.wake_at(turn.now + timedelta(seconds=self.state.every_seconds))
+
+
+SLEEPER = ActorKind.of(Sleeper)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+async def test_an_alarm_fires_at_its_time_and_once(stand: Stand, clock: ManualClock) -> None:
+    host = await stand.open(SLEEPER, clock=clock)
+    await host.call(ONE, "set", Set(seconds=60))
+    await clock.advance(59)
+    assert (await host.call(ONE, "speak")).log == ["set", "speak"]
+    await clock.advance(1)
+    await woken(stand, 1)
+    await clock.advance(600)
+    assert (await host.call(ONE, "speak")).log == ["set", "speak", "wake", "speak"]
+
+
+@pytest.mark.parametrize("how", ["reopen", "crash"])
+async def test_an_alarm_outlives_its_host(stand: Stand, clock: ManualClock, how: str) -> None:
+    host = await stand.open(SLEEPER, clock=clock)
+    await host.call(ONE, "set", Set(seconds=60))
+    await clock.advance(30)
+    host = await getattr(stand, how)(host)
+    await clock.advance(29)
+    assert (await host.call(ONE, "speak")).woken_at == []
+    await clock.advance(1)
+    await woken(stand, 1)
+
+
+async def test_an_alarm_that_fell_due_while_no_host_ran_fires_at_the_start(
+    stand: Stand, clock: ManualClock
+) -> None:
+    host = await stand.open(SLEEPER, clock=clock)
+    await host.call(ONE, "set", Set(seconds=60))
+    photograph = stand.photograph(host)
+    await host.stop()
+    await clock.advance(3600)
+    assert stand.watch.of("sleeper.woke") == []
+    await stand.open_photograph(host, photograph)
+    await woken(stand, 1)
+
+
+async def test_an_alarm_already_due_fires_at_once(stand: Stand, clock: ManualClock) -> None:
+    host = await stand.open(SLEEPER, clock=clock)
+    await host.call(ONE, "set", Set(seconds=-5))
+    await woken(stand, 1)
+
+
+async def test_an_alarm_moved_later_does_not_fire_at_its_first_time(stand: Stand, clock: ManualClock) -> None:
+    host = await stand.open(SLEEPER, clock=clock)
+    await host.call(ONE, "set", Set(seconds=60))
+    await clock.advance(50)
+    await host.call(ONE, "set", Set(seconds=60))
+    await clock.advance(59)
+    assert (await host.call(ONE, "speak")).woken_at == []
+    await clock.advance(1)
+    await woken(stand, 1)
+
+
+async def test_an_alarm_moved_earlier_fires_then_and_not_again(stand: Stand, clock: ManualClock) -> None:
+    host = await stand.open(SLEEPER, clock=clock)
+    await host.call(ONE, "set", Set(seconds=600))
+    await host.call(ONE, "set", Set(seconds=10))
+    await clock.advance(10)
+    await woken(stand, 1)
+    await clock.advance(1200)
+    assert len((await host.call(ONE, "speak")).woken_at) == 1
+
+
+async def test_a_cleared_alarm_does_not_fire_even_after_a_restart(stand: Stand, clock: ManualClock) -> None:
+    host = await stand.open(SLEEPER, clock=clock)
+    await host.call(ONE, "set", Set(seconds=60))
+    await host.call(ONE, "clear")
+    await clock.advance(120)
+    host = await stand.reopen(host)
+    await clock.advance(120)
+    assert (await host.call(ONE, "speak")).log == ["set", "clear", "speak"]
+
+
+async def test_no_alarm_fires_after_the_turn_that_cleared_it(stand: Stand, clock: ManualClock) -> None:
+    host = await stand.open(SLEEPER, clock=clock)
+    refs = [ActorRef("Sleeper", f"s{n}") for n in range(50)]
+    for ref in refs:
+        await host.call(ref, "set", Set(seconds=60))
+    await asyncio.gather(clock.advance(60), *[host.call(ref, "clear") for ref in refs])
+    logs = [(await host.call(ref, "speak")).log for ref in refs]
+    assert all(log in (["set", "clear", "speak"], ["set", "wake", "clear", "speak"]) for log in logs)
+
+
+async def test_an_alarm_may_set_the_next(stand: Stand, clock: ManualClock) -> None:
+    host = await stand.open(SLEEPER, clock=clock)
+    began = clock.now()
+    await host.call(ONE, "set", Set(seconds=60, every_seconds=60))
+    for count in range(1, 6):
+        await clock.advance(60)
+        await woken(stand, count)
+    page = await host.call(ONE, "speak")
+    assert page.woken_at == [began + timedelta(seconds=60 * n) for n in range(1, 6)]
+
+
+async def test_each_actor_has_an_alarm_of_its_own(stand: Stand, clock: ManualClock) -> None:
+    host = await stand.open(SLEEPER, clock=clock)
+    for n in range(200):
+        await host.call(ActorRef("Sleeper", f"s{n}"), "set", Set(seconds=n + 1))
+    await clock.advance(100)
+    await woken(stand, 100)
+    await clock.advance(100)
+    await woken(stand, 200)
+
+
+async def test_an_alarm_whose_turn_raises_is_recorded_and_not_tried_again(
+    stand: Stand, clock: ManualClock
+) -> None:
+    host = await stand.open(SLEEPER, clock=clock)
+    await host.call(ONE, "set", Set(seconds=60, fail=True))
+    await clock.advance(60)
+    [letter] = await stand.watch.dead_letters()
+    assert letter.payload["message"]["method"] == "wake"
+    await clock.advance(600)
+    await host.call(ONE, "speak")
+    await clock.advance(600)
+    assert (await host.call(ONE, "speak")).log == ["set", "speak", "speak"]
+    assert len(stand.watch.of("message.dead_lettered")) == 1
+
+
+async def woken(stand: Stand, count: int) -> None:
+    await stand.watch.until(lambda: len(stand.watch.of("sleeper.woke")) >= count)
+    assert len(stand.watch.of("sleeper.woke")) == count

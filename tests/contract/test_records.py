@@ -1,0 +1,151 @@
+"""Records are numbered and written once: within a turn, or outside and ahead of the turns that follow."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from pydantic import BaseModel
+
+from meshwright.actor import Actor, ActorKind, ActorRef, Record, Turn, turn
+from meshwright.errors import Conflict
+from meshwright.host import Host
+from tests.contract.stands import Stand
+
+ONE = ActorRef("Keeper", "one")
+
+
+class Kept(BaseModel):
+    turns: int = 0
+
+
+class Entry(BaseModel):
+    n: int
+    value: str
+    stream: str = "steps"
+    fail: bool = False
+
+
+class Keeper(Actor[Kept]):
+    @turn
+    def keep(self, turn: Turn, entry: Entry) -> int:
+        turn.append(entry.stream, entry.n, entry)
+        if entry.fail:
+            raise Conflict("told to fail")
+        return entry.n
+
+    @turn
+    def count(self, turn: Turn) -> int:
+        self.state.turns += 1
+        return self.state.turns
+
+
+KEEPER = ActorKind.of(Keeper)
+
+
+def record(n: int, value: str = "", stream: str = "steps", ref: ActorRef = ONE) -> Record:
+    return Record(ref, stream, n, {"value": value or str(n)})
+
+
+async def values(
+    host: Host, stream: str = "steps", *, last: int | None = None, ref: ActorRef = ONE
+) -> Sequence[str]:
+    return [each.value["value"] for each in await host.records(ref, stream, last=last)]
+
+
+async def test_records_of_turns_and_from_outside_are_read_in_order_of_their_numbers(stand: Stand) -> None:
+    host = await stand.open(KEEPER)
+    for n in (12, 2, 10):
+        await host.call(ONE, "keep", Entry(n=n, value=str(n)))
+    for n in (9, 1, 11):
+        await host.append(record(n))
+    assert await values(host) == ["1", "2", "9", "10", "11", "12"]
+    assert [each.n for each in await host.records(ONE, "steps")] == [1, 2, 9, 10, 11, 12]
+
+
+async def test_the_last_few_records_can_be_read_alone(stand: Stand) -> None:
+    host = await stand.open(KEEPER)
+    for n in range(1, 13):
+        await host.append(record(n))
+    assert await values(host, last=3) == ["10", "11", "12"]
+    assert await values(host, last=100) == [str(n) for n in range(1, 13)]
+    assert await values(host, last=0) == []
+
+
+async def test_the_first_write_of_a_number_stands(stand: Stand) -> None:
+    host = await stand.open(KEEPER)
+    await host.append(record(1, "first"))
+    await host.append(record(1, "second"))
+    await host.call(ONE, "keep", Entry(n=1, value="third"))
+    await host.call(ONE, "keep", Entry(n=2, value="first"))
+    await host.append(record(2, "second"))
+    assert await values(host) == ["first", "first"]
+    host = await stand.reopen(host)
+    await host.append(record(1, "after a restart"))
+    assert await values(host) == ["first", "first"]
+
+
+async def test_streams_and_actors_keep_their_records_apart(stand: Stand) -> None:
+    host = await stand.open(KEEPER)
+    other = ActorRef("Keeper", "other")
+    await host.append(record(1, "step"))
+    await host.append(record(1, "word", "history"))
+    await host.append(record(1, "other", ref=other))
+    assert await values(host) == ["step"]
+    assert await values(host, "history") == ["word"]
+    assert await values(host, ref=other) == ["other"]
+    assert await values(host, "no such stream") == []
+
+
+async def test_a_record_of_a_turn_that_raised_is_not_written(stand: Stand) -> None:
+    host = await stand.open(KEEPER)
+    with pytest.raises(Conflict):
+        await host.call(ONE, "keep", Entry(n=1, value="lost", fail=True))
+    await host.call(ONE, "keep", Entry(n=2, value="kept"))
+    assert await values(host) == ["kept"]
+
+
+async def test_a_turn_that_only_appends_is_committed(stand: Stand) -> None:
+    host = await stand.open(KEEPER)
+    await host.call(ONE, "keep", Entry(n=1, value="kept"))
+    host = await stand.crash(host)
+    assert await values(host) == ["kept"]
+
+
+async def test_a_record_is_durable_once_it_was_awaited(stand: Stand) -> None:
+    host = await stand.open(KEEPER)
+    await asyncio.gather(*[host.append(record(n)) for n in range(1, 21)])
+    host = await stand.crash(host)
+    assert await values(host) == [str(n) for n in range(1, 21)]
+
+
+async def test_a_record_stands_before_the_commit_of_any_later_turn(stand: Stand) -> None:
+    host = await stand.open(KEEPER)
+    writing = host.append(record(1, "before the turn"))
+    await host.call(ONE, "count")
+    host = await stand.crash(host)
+    assert await values(host) == ["before the turn"]
+    await writing
+
+
+async def test_a_record_can_be_read_as_soon_as_it_is_appended(stand: Stand) -> None:
+    host = await stand.open(KEEPER)
+    writing = host.append(record(1))
+    assert await values(host) == ["1"]
+    await writing
+
+
+async def test_a_record_belongs_to_the_store_and_not_to_who_wrote_it(stand: Stand) -> None:
+    host = await stand.open(KEEPER)
+    value = {"value": "as it was"}
+    await host.append(Record(ONE, "steps", 1, value))
+    value["value"] = "as it became"
+    [kept] = await host.records(ONE, "steps")
+    kept.value["value"] = "scribbled by a reader"
+    assert await values(host) == ["as it was"]
+
+
+async def test_a_large_record_comes_through_whole(stand: Stand) -> None:
+    host = await stand.open(KEEPER)
+    await host.append(record(1, "x" * 2**20))
+    host = await stand.reopen(host)
+    assert await values(host) == ["x" * 2**20]

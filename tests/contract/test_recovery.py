@@ -1,0 +1,180 @@
+"""After a crash everything accepted goes on; a stop takes nothing new and loses nothing it took."""
+
+import asyncio
+
+import pytest
+from pydantic import BaseModel
+
+from meshwright.actor import Actor, ActorKind, ActorRef, Message, Turn, turn
+from meshwright.errors import Draining, HostError
+from tests.contract.sample import DIARY, Line, diary, lines_of
+from tests.contract.stands import Stand
+from tests.contract.watching import Worker
+
+ONE = ActorRef("Builder", "one")
+
+
+class Site(BaseModel):
+    open_job: str = ""
+    recoveries: int = 0
+
+
+class Job(BaseModel):
+    name: str
+
+
+class Builder(Actor[Site]):
+    """Takes a job on, has it started by the worker, and again after a crash, until it is done."""
+
+    @property
+    def obliged(self) -> bool:
+        return bool(self.state.open_job)
+
+    @turn
+    def accept(self, turn: Turn, job: Job) -> None:
+        self.state.open_job = job.name
+        turn.hint(f"prepare {job.name}")
+        turn.start(f"build {job.name}")
+
+    @turn
+    def finish(self, turn: Turn) -> Site:
+        self.state.open_job = ""
+        return self.state
+
+    @turn
+    def look(self, turn: Turn) -> Site:
+        return self.state
+
+    def recover(self, turn: Turn) -> None:
+        self.state.recoveries += 1
+        turn.hint(f"prepare {self.state.open_job}")
+        turn.start(f"build {self.state.open_job}")
+        turn.publish("builders", "builder.recovered", {"text": self.ref.id})
+
+
+BUILDER = ActorKind.of(Builder)
+
+
+@pytest.mark.parametrize("how", ["reopen", "crash"])
+async def test_an_obliged_actor_gets_a_recover_turn_after_a_restart(stand: Stand, how: str) -> None:
+    worker = Worker()
+    host = await stand.open(BUILDER, worker=worker)
+    await host.call(ONE, "accept", Job(name="bridge"))
+    worker.signals.clear()
+    host = await getattr(stand, how)(host)
+    await worker.until(ONE, "build bridge")
+    assert (await host.call(ONE, "look")).recoveries >= 1
+
+
+async def test_an_actor_without_obligations_is_left_alone(stand: Stand) -> None:
+    host = await stand.open(BUILDER)
+    idle, done = ActorRef("Builder", "idle"), ActorRef("Builder", "done")
+    await host.call(idle, "finish")
+    await host.call(done, "accept", Job(name="house"))
+    finished = await host.call(done, "finish")
+    await host.call(ONE, "accept", Job(name="bridge"))
+    host = await stand.crash(host)
+    await stand.watch.until(lambda: "one" in stand.watch.texts("builder.recovered"))
+    assert (await host.call(idle, "look")).recoveries == 0
+    assert (await host.call(done, "look")).recoveries == finished.recoveries
+
+
+async def test_every_one_of_many_obliged_actors_recovers(stand: Stand) -> None:
+    host = await stand.open(BUILDER)
+    names = {f"b{n}" for n in range(250)}
+    await asyncio.gather(*[host.call(ActorRef("Builder", name), "accept", Job(name=name)) for name in names])
+    stand.watch.events.clear()
+    await stand.crash(host)
+    await stand.watch.until(lambda: names <= set(stand.watch.texts("builder.recovered")))
+
+
+async def test_signals_reach_the_worker_with_the_actor_that_gave_them(stand: Stand) -> None:
+    worker = Worker()
+    host = await stand.open(BUILDER, worker=worker)
+    await host.call(ONE, "accept", Job(name="bridge"))
+    await worker.until(ONE, "prepare bridge")
+    await worker.until(ONE, "build bridge")
+
+
+async def test_no_work_starts_that_a_crash_could_undo(stand: Stand) -> None:
+    photographs = []
+
+    def look(signal: str) -> None:
+        if signal == "build bridge" and not photographs:
+            photographs.append(stand.photograph(host))
+
+    worker = Worker(look)
+    host = await stand.open(BUILDER, worker=worker)
+    await host.call(ONE, "accept", Job(name="bridge"))
+    await worker.until(ONE, "build bridge")
+    host = await stand.open_photograph(host, photographs[0])
+    assert (await host.call(ONE, "look")).open_job == "bridge"
+
+
+async def test_each_run_of_a_worker_has_a_name_and_is_known_to_be_gone_after(stand: Stand) -> None:
+    host = await stand.open(BUILDER)
+    first = host.incarnation
+    assert not await host.is_gone(host.incarnation)
+    host = await stand.reopen(host)
+    second = host.incarnation
+    assert await host.is_gone(first)
+    host = await stand.crash(host)
+    assert await host.is_gone(second)
+    assert not await host.is_gone(host.incarnation)
+    assert len({first, second, host.incarnation}) == 3
+
+
+async def test_a_stopping_host_lets_what_it_took_commit(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    calls = [asyncio.create_task(host.call(diary(), "write", {"text": str(n)})) for n in range(50)]
+    sends = [
+        asyncio.create_task(host.send(Message(f"m{n}", diary("two"), "write", Line(text=f"m{n}"))))
+        for n in range(50)
+    ]
+    await asyncio.sleep(0)
+    host = await stand.reopen(host)
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    taken = await asyncio.gather(*sends, return_exceptions=True)
+    assert all(isinstance(each, Draining) for each in answers + taken if isinstance(each, BaseException))
+    answered = [str(n) for n, answer in enumerate(answers) if not isinstance(answer, BaseException)]
+    assert sorted(await lines_of(host)) == sorted(answered)
+    await stand.watch.written(*[f"m{n}" for n, answer in enumerate(taken) if answer is None])
+
+
+async def test_a_stopped_host_takes_nothing(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    await host.call(diary(), "write", {"text": "a"})
+    stopped = host
+    host = await stand.reopen(host)
+    with pytest.raises(Draining):
+        await stopped.call(diary(), "write", {"text": "b"})
+    with pytest.raises(Draining):
+        await stopped.send(Message("b", diary(), "write", Line(text="b")))
+    assert await lines_of(host) == ["a"]
+
+
+async def test_a_host_may_be_stopped_twice(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    await host.stop()
+    await host.stop()
+
+
+async def test_whoever_waits_for_a_reply_when_a_host_ends_is_told(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    calls = [asyncio.create_task(host.call(diary(), "write", {"text": str(n)})) for n in range(20)]
+    await asyncio.sleep(0)
+    await stand.crash(host)
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(not isinstance(each, BaseException) or isinstance(each, HostError) for each in answers)
+
+
+async def test_a_caller_who_gives_up_harms_nobody(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    calls = [asyncio.create_task(host.call(diary(), "write", {"text": str(n)})) for n in range(20)]
+    await asyncio.sleep(0)
+    for call in calls[::2]:
+        call.cancel()
+    answers = await asyncio.gather(*calls[1::2])
+    assert len(answers) == 10
+    page = await host.call(diary(), "write", {"text": "last"})
+    assert {"last", *(str(n) for n in range(1, 20, 2))} <= set(page.lines)

@@ -1,0 +1,230 @@
+"""An event goes to the actors and the listeners of its topic, once it is committed."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from meshwright.actor import ActorRef
+from meshwright.host import Subscription
+from meshwright.messages import Event
+from tests.contract.sample import DIARY, SENDER, Round, diary, lines_of, to_diary
+from tests.contract.stands import Stand
+
+SENDER_ONE = ActorRef("Sender", "one")
+
+
+def event(event_id: str, topic: str = "news", **payload: object) -> Event:
+    """An event from outside that says its own id, or else what is given."""
+    payload = payload or {"text": event_id}
+    return Event(id=event_id, event_type="told", topic=topic, time=datetime.now(UTC), payload=payload)
+
+
+async def test_an_event_of_a_turn_goes_to_the_subscribers_of_its_topic(stand: Stand) -> None:
+    host = await stand.open(DIARY, SENDER, subscriptions=[to_diary("news")])
+    await host.call(SENDER_ONE, "send", Round(events=["weather", "news"]))
+    await stand.watch.written("news")
+    assert await lines_of(host) == ["news"]
+
+
+async def test_an_event_from_outside_goes_to_subscribers_and_listeners(stand: Stand) -> None:
+    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+    await host.publish(event("e1"))
+    await stand.watch.written("e1")
+    assert stand.watch.texts("told") == ["e1"]
+
+
+async def test_an_event_taken_in_is_durable_before_publish_returns(stand: Stand) -> None:
+    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+    await host.publish(event("e1"))
+    host = await stand.crash(host)
+    await stand.watch.written("e1")
+    assert await lines_of(host) == ["e1"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching"),
+    [
+        ("tasks.one", {"tasks.one"}),
+        ("tasks.*", {"tasks.one", "tasks.two"}),
+        ("*.one", {"tasks.one", "news.one"}),
+        ("tasks.#", {"tasks.one", "tasks.two", "tasks.one.urgent", "tasks"}),
+        ("#", {"tasks.one", "tasks.two", "tasks.one.urgent", "tasks", "news.one", "last"}),
+    ],
+)
+async def test_patterns_select_topics_for_subscribers_and_listeners(
+    stand: Stand, pattern: str, matching: set[str]
+) -> None:
+    told = Subscription(pattern, lambda event: diary() if event.event_type == "told" else None, "write")
+    host = await stand.open(DIARY, subscriptions=[told, to_diary("last", name="last")])
+    heard = set[str]()
+    host.listen(pattern, lambda event: heard.add(event.topic) if event.event_type == "told" else None)
+    for topic in ("tasks.one", "tasks.two", "tasks.one.urgent", "tasks", "news.one", "last"):
+        await host.publish(event(topic, topic))
+    await stand.watch.until(lambda: len(stand.watch.texts()) == len(matching) + 1)
+    assert set(await lines_of(host)) == matching
+    assert heard == matching
+
+
+async def test_a_route_names_the_actor_or_passes_the_event_by(stand: Stand) -> None:
+    def route(event: Event) -> ActorRef | None:
+        return diary(event.payload["to"]) if "to" in event.payload else None
+
+    host = await stand.open(DIARY, subscriptions=[Subscription("news", route, "write")])
+    await host.publish(event("e1", text="for nobody"))
+    await host.publish(event("e2", text="for one", to="one"))
+    await host.publish(event("e3", text="for two", to="two"))
+    await stand.watch.written("for one", "for two")
+    assert [await lines_of(host, name) for name in ("one", "two")] == [["for one"], ["for two"]]
+    assert stand.watch.of("message.dead_lettered") == []
+
+
+async def test_each_subscription_gets_the_event(stand: Stand) -> None:
+    subscriptions = [
+        to_diary("news"),
+        to_diary("news", name="two"),
+        to_diary("news", method="write_if_begun"),
+    ]
+    host = await stand.open(DIARY, subscriptions=subscriptions)
+    await host.call(diary(), "write", {"text": "begun"})
+    await host.publish(event("e1"))
+    await stand.watch.until(lambda: stand.watch.texts().count("e1") == 3)
+    assert [await lines_of(host, name) for name in ("one", "two")] == [["begun", "e1", "e1"], ["e1"]]
+
+
+async def test_a_second_event_of_an_id_is_dropped(stand: Stand) -> None:
+    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+    heard: list[str] = []
+    host.listen("news", lambda event: heard.append(event.id))
+    await asyncio.gather(*[host.publish(event("e1")) for _ in range(10)])
+    await host.publish(event("e1"))
+    await host.publish(event("e2"))
+    await stand.watch.written("e1", "e2")
+    await host.call(diary(), "glance")
+    assert sorted(await lines_of(host)) == ["e1", "e2"]
+    assert heard == ["e1", "e2"]
+
+
+async def test_a_second_event_of_an_id_is_dropped_after_a_restart_and_after_a_crash(stand: Stand) -> None:
+    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+    await host.publish(event("e1"))
+    await stand.watch.written("e1")
+    host = await stand.reopen(host)
+    await host.publish(event("e1"))
+    await host.publish(event("e2"))
+    await stand.watch.written("e2")
+    host = await stand.crash(host)
+    for name in ("e1", "e2", "e3"):
+        await host.publish(event(name))
+    await stand.watch.written("e3")
+    assert sorted(await lines_of(host)) == ["e1", "e2", "e3"]
+
+
+async def test_events_to_subscribers_outlive_a_crash(stand: Stand) -> None:
+    host = await stand.open(DIARY, SENDER, subscriptions=[to_diary("news.*")])
+    photographs = []
+    end = host.listen("news.1", lambda event: photographs.append(stand.photograph(host)))
+    names = [f"news.{n}" for n in range(20)]
+    await host.call(SENDER_ONE, "send", Round(events=names))
+    await stand.watch.until(lambda: bool(photographs))
+    end()
+    host = await stand.open_photograph(host, photographs[0])
+    await stand.watch.written(*names)
+    assert sorted(await lines_of(host)) == sorted(names)
+
+
+async def test_a_listener_hears_of_nothing_that_a_crash_could_undo(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    photographs = []
+    end = host.listen("diary.one", lambda event: photographs.append(stand.photograph(host)))
+    await asyncio.gather(*[host.call(diary(), "write", {"text": str(n)}) for n in range(3)])
+    await stand.watch.until(lambda: len(photographs) == 3)
+    end()
+    for count, photograph in enumerate(photographs, start=1):
+        host = await stand.open_photograph(host, photograph)
+        assert len(await lines_of(host)) >= count
+
+
+async def test_a_listener_hears_nothing_of_a_turn_that_raised(stand: Stand) -> None:
+    host = await stand.open(SENDER, DIARY)
+    given = Round(events=["news"])
+    for fail in (True, False, True):
+        await asyncio.gather(
+            host.call(SENDER_ONE, "send", given.model_copy(update={"fail": fail})), return_exceptions=True
+        )
+    await host.publish(event("last"))
+    await stand.watch.until(lambda: bool(stand.watch.of("told")))
+    assert [event.id for event in stand.watch.of("round.sent")] == ["Sender/one/1"]
+
+
+async def test_a_listener_hears_no_more_once_it_has_ended(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    heard: list[str] = []
+    end = host.listen("news", lambda event: heard.append(event.id))
+    await host.publish(event("e1"))
+    await stand.watch.until(lambda: len(stand.watch.of("told")) == 1)
+    end()
+    await host.publish(event("e2"))
+    await stand.watch.until(lambda: len(stand.watch.of("told")) == 2)
+    assert heard == ["e1"]
+
+
+async def test_a_listener_that_fails_spoils_nothing(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
+    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+    heard: list[str] = []
+    host.listen("news", lambda event: heard.append(event.payload["no such field"]))
+    host.listen("news", lambda event: heard.append(event.id))
+    for name in ("e1", "e2"):
+        await host.publish(event(name))
+    await stand.watch.written("e1", "e2")
+    assert heard == ["e1", "e2"]
+    assert "KeyError" in caplog.text
+
+
+async def test_a_broadcast_is_shown_and_not_kept(stand: Stand) -> None:
+    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+    host.broadcast(event("fleeting"))
+    await host.publish(event("kept"))
+    await stand.watch.written("kept")
+    assert stand.watch.texts("told") == ["fleeting", "kept"]
+    assert await lines_of(host) == ["kept"]
+
+
+async def test_an_event_that_an_actor_cannot_take_is_recorded_and_the_rest_flows_on(stand: Stand) -> None:
+    host = await stand.open(DIARY, subscriptions=[to_diary("news"), to_diary("news", name="two")])
+    await host.publish(event("e1", text=7))
+    await host.publish(event("e2"))
+    dead = await stand.watch.dead_letters(2)
+    await stand.watch.until(lambda: stand.watch.texts() == ["e2", "e2"])
+    assert {letter.payload["message"]["to"] for letter in dead} == {"Diary/one", "Diary/two"}
+
+
+async def test_an_event_that_a_route_cannot_read_is_recorded_and_the_rest_flows_on(stand: Stand) -> None:
+    subscriptions = [
+        Subscription("news", lambda event: diary(event.payload["to"]), "write"),
+        to_diary("news", name="two"),
+    ]
+    host = await stand.open(DIARY, SENDER, subscriptions=subscriptions)
+    await host.publish(event("e1", text="to nobody known"))
+    await host.call(SENDER_ONE, "send", Round(events=["news"]))
+    [letter] = await stand.watch.dead_letters()
+    await stand.watch.until(lambda: len(stand.watch.texts()) == 3)
+    assert letter.payload["error"]["type"] == "KeyError"
+    assert sorted(await lines_of(host, "two")) == ["news", "to nobody known"]
+
+
+async def test_dead_letters_go_to_subscribers_too(stand: Stand) -> None:
+    letters = Subscription("mesh-events", lambda event: diary("letters"), "write_if_begun")
+    host = await stand.open(DIARY, subscriptions=[to_diary("news"), letters])
+    await host.publish(event("e1", text=7))
+    dead = await stand.watch.dead_letters(2)
+    assert [letter.payload["message"]["to"] for letter in dead] == ["Diary/one", "Diary/letters"]
+
+
+async def test_a_subscriber_that_cannot_take_dead_letters_starts_no_storm(stand: Stand) -> None:
+    host = await stand.open(DIARY, subscriptions=[to_diary("news"), to_diary("mesh-events", name="letters")])
+    await host.publish(event("e1", text=7))
+    await stand.watch.dead_letters(2)
+    for n in range(20):  # the mesh goes on meanwhile
+        await host.call(diary(), "write", {"text": str(n)})
+    assert len(stand.watch.of("message.dead_lettered")) == 2

@@ -1,0 +1,211 @@
+"""A turn is a unit of work: its state and its effects are committed together, or nothing is."""
+
+import asyncio
+import time
+
+import pytest
+from pydantic import BaseModel
+
+from meshwright.actor import Actor, ActorKind, ActorRef, Turn, turn
+from meshwright.errors import Conflict, InvalidInput, NotFound, StoreLocked
+from tests.contract.sample import DIARY, SENDER, Round, diary, lines_of
+from tests.contract.stands import Stand
+from tests.contract.watching import Worker
+
+SENDER_ONE = ActorRef("Sender", "one")
+
+
+async def test_a_call_changes_the_state_and_returns_the_reply(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    first = await host.call(diary(), "write", {"text": "a"})
+    second = await host.call(diary(), "write", {"text": "b"})
+    assert (first.lines, second.lines) == (["a"], ["a", "b"])
+    assert await lines_of(host) == ["a", "b"]
+
+
+async def test_an_actor_that_never_had_a_turn_cannot_be_read(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    assert await host.read(diary()) is None
+
+
+async def test_the_state_outlives_the_host(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    await host.call(diary(), "write", {"text": "a"})
+    host = await stand.reopen(host)
+    assert await lines_of(host) == ["a"]
+    await host.call(diary(), "write", {"text": "b"})
+    assert await lines_of(host) == ["a", "b"]
+
+
+async def test_what_a_call_was_answered_outlives_a_crash_at_that_moment(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    calls = [asyncio.create_task(host.call(diary(), "write", {"text": str(n)})) for n in range(30)]
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    answered = [call.result().lines[-1] for call in calls if call.done()]
+    host = await stand.crash(host)
+    assert set(answered) <= set(await lines_of(host))
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_a_turn_that_raises_changes_nothing_and_sends_nothing(stand: Stand) -> None:
+    worker = Worker()
+    host = await stand.open(DIARY, worker=worker)
+    await host.call(diary(), "write", {"text": "before"})
+    with pytest.raises(Conflict):
+        await host.call(diary(), "write_and_raise", {"text": "lost"})
+    await host.call(diary(), "write", {"text": "after"})
+    await stand.watch.written("before", "after")
+    assert await lines_of(host) == ["before", "after"]
+    assert stand.watch.texts() == ["before", "after"]
+    assert await host.records(diary(), "lines") == []
+    assert await host.read(diary("elsewhere")) is None
+    assert worker.signals == []
+
+
+async def test_a_turn_that_raises_leaves_nothing_for_after_a_restart(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    with pytest.raises(Conflict):
+        await host.call(diary(), "write_and_raise", {"text": "lost"})
+    host = await stand.reopen(host)
+    await host.call(diary("marker"), "write", {"text": "marker"})
+    assert await host.read(diary()) is None
+    assert await host.read(diary("elsewhere")) is None
+
+
+@pytest.mark.parametrize("what", ["send", "publish", "append"])
+async def test_a_turn_that_sends_what_is_no_json_changes_nothing(stand: Stand, what: str) -> None:
+    host = await stand.open(DIARY, SENDER)
+    with pytest.raises(InvalidInput):
+        await host.call(SENDER_ONE, f"{what}_what_is_no_json")
+    assert await host.call(SENDER_ONE, "send", Round(events=["news"])) == 1
+    await stand.watch.until(lambda: bool(stand.watch.of("round.sent")))
+    assert stand.watch.texts("round.sent") == ["news"]
+    assert (await host.read(SENDER_ONE)).count == 1
+
+
+async def test_a_call_raises_what_its_turn_raises(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    with pytest.raises(Conflict, match="no room for this"):
+        await host.call(diary(), "write_and_raise", {"text": "this"})
+    with pytest.raises(ZeroDivisionError):
+        await host.call(diary(), "divide_by_nothing")
+
+
+async def test_a_call_that_does_not_fit_is_refused_and_names_the_field(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    with pytest.raises(InvalidInput) as refusal:
+        await host.call(diary(), "write", {"text": ["no", "text"]})
+    assert refusal.value.field == "text"
+    with pytest.raises(InvalidInput, match="no turn named 'read'"):
+        await host.call(diary(), "read")
+    with pytest.raises(NotFound, match="Stranger"):
+        await host.call(ActorRef("Stranger", "one"), "write", {"text": "a"})
+    assert await host.read(diary()) is None
+
+
+async def test_a_type_of_actor_is_registered_once(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    with pytest.raises(ValueError, match="Diary"):
+        host.register(ActorKind.of(Slow, type="Diary"))
+
+
+class Nothing(BaseModel):
+    pass
+
+
+class Slow(Actor[Nothing]):
+    """Notes when each turn begins and ends, and takes its time in between."""
+
+    def __init__(self, ref: ActorRef, notes: list[str]) -> None:
+        super().__init__(ref)
+        self.notes = notes
+
+    @turn
+    def work(self, turn: Turn) -> None:
+        self.notes.append("begin")
+        time.sleep(0.002)  # blocks on purpose: only another thread could get in between
+        self.notes.append("end")
+
+
+async def test_an_actor_has_one_turn_at_a_time(stand: Stand) -> None:
+    notes: list[str] = []
+    host = await stand.open(ActorKind.of(Slow, notes=notes))
+    await asyncio.gather(*[host.call(ActorRef("Slow", "one"), "work") for _ in range(20)])
+    assert notes == ["begin", "end"] * 20
+
+
+async def test_each_turn_sees_what_the_one_before_left(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    pages = await asyncio.gather(*[host.call(diary(), "write", {"text": str(n)}) for n in range(100)])
+    assert sorted(len(page.lines) for page in pages) == list(range(1, 101))
+
+
+async def test_two_workers_on_the_same_data_lose_no_update(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    await host.call(diary(), "write", {"text": "one"})
+    if not stand.shares_data:
+        with pytest.raises(StoreLocked):
+            await stand.open_beside(host)
+        return
+    rival = await stand.open_beside(host)
+    await rival.call(diary(), "write", {"text": "two"})
+    await host.call(diary(), "write", {"text": "three"})
+    await rival.call(diary(), "write", {"text": "four"})
+    assert await lines_of(host) == await lines_of(rival) == ["one", "two", "three", "four"]
+
+
+async def test_a_reply_is_the_callers_own(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    page = await host.call(diary(), "write", {"text": "a"})
+    page.lines.append("scribbled by the caller")
+    await host.call(diary(), "write", {"text": "b"})
+    assert await lines_of(host) == ["a", "b"]
+
+
+async def test_a_body_belongs_to_its_message(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    body = {"text": "as it was"}
+    call = asyncio.create_task(host.call(diary(), "write", body))
+    await asyncio.sleep(0)
+    body["text"] = "as it became"
+    await call
+    assert await lines_of(host) == ["as it was"]
+
+
+async def test_a_turn_that_only_looks_is_answered(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    assert await host.call(diary(), "glance") == 0
+    await host.call(diary(), "write", {"text": "a"})
+    assert await host.call(diary(), "glance") == 1
+
+
+@pytest.mark.parametrize("text", ["x" * 2**20, "\x00 \u2028 ☃ \U0001f600 \"'\\"], ids=["large", "odd"])
+async def test_text_of_any_sort_comes_through_whole(stand: Stand, text: str) -> None:
+    host = await stand.open(DIARY, SENDER)
+    await host.call(SENDER_ONE, "send", Round(sends={"one": [text]}))
+    await stand.watch.written(text)
+    host = await stand.reopen(host)
+    assert await lines_of(host) == [text]
+    page = await host.call(diary(), "write", {"text": "last"})
+    assert page.lines == [text, "last"]
+
+
+async def test_a_thousand_actors_have_each_their_own_state(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    names = [f"n{n}" for n in range(1000)]
+    await asyncio.gather(*[host.call(diary(name), "write", {"text": name}) for name in names])
+    host = await stand.reopen(host)
+    assert [await lines_of(host, name) for name in names] == [[name] for name in names]
+
+
+async def test_what_an_actor_sent_is_numbered_without_a_gap(stand: Stand) -> None:
+    host = await stand.open(DIARY, SENDER)
+    given = Round(sends={"one": ["a", "b"], "two": ["c"]}, events=["news", "weather"])
+    rounds = [given, given.model_copy(update={"fail": True})] * 4
+    await asyncio.gather(*[host.call(SENDER_ONE, "send", each) for each in rounds], return_exceptions=True)
+    host = await stand.reopen(host)
+    await host.call(SENDER_ONE, "send", Round(sends={"one": ["last"]}))
+    await stand.watch.until(lambda: len(stand.watch.of("line.written")) == 13)
+    pages = [await host.read(diary(name)) for name in ("one", "two")]
+    ids = [event.id for event in stand.watch.of("round.sent")] + [name for page in pages for name in page.ids]
+    assert sorted(int(name.removeprefix("Sender/one/")) for name in ids) == list(range(1, 22))
