@@ -89,7 +89,7 @@ class AgentThread(Actor[ThreadState]):
         if entry is None or not self._may_claim(entry, claim):
             return None
         if entry.cancelled is not None:
-            self._end(turn, entry, cancelled_outcome(entry, turn.now))
+            self._end(turn, entry, self._cancelled(entry, turn.now))
             return None
         again = entry.fence > 0
         self.state.fence += 1
@@ -127,7 +127,7 @@ class AgentThread(Actor[ThreadState]):
         if entry is None:
             return False
         if entry.cancelled is not None:
-            self._end(turn, entry, cancelled_outcome(entry, turn.now))
+            self._end(turn, entry, self._cancelled(entry, turn.now))
             return True
         known = dict(suspend.known)
         if suspend.child is not None:
@@ -167,7 +167,7 @@ class AgentThread(Actor[ThreadState]):
         if entry.suspended is not None and "child_task_id" in entry.suspended.known:
             child = ActorRef(ORCHESTRATOR, entry.suspended.known["child_task_id"])
             turn.send(child, "cancel", Cancel(task_id=child.id, reason=cancel.reason))
-        self._end(turn, entry, cancelled_outcome(entry, turn.now))
+        self._end(turn, entry, self._cancelled(entry, turn.now))
 
     def recover(self, turn: Turn) -> None:
         """Offer again what was queued or running when the worker went; the claim makes sure it is gone."""
@@ -222,6 +222,9 @@ class AgentThread(Actor[ThreadState]):
             (end for end in self.state.ended if (end.task_id, end.generation, end.attempt) == known), None
         )
 
+    def _cancelled(self, entry: Entry, now: datetime) -> Outcome:
+        return cancelled_outcome(entry.dispatch, entry.cancelled or "cancelled", now)
+
     def _publish_end(self, turn: Turn, dispatch: Dispatch, outcome: Outcome) -> None:
         turn.publish(
             topics.TASK_RESULTS,
@@ -250,19 +253,18 @@ def thread_of(event: Event) -> ActorRef | None:
     return ActorRef(dispatch.agent_id, f"{dispatch.task.tenant_id}:{dispatch.task.thread_id}")
 
 
-def cancelled_outcome(entry: Entry, now: datetime) -> Outcome:
+def cancelled_outcome(dispatch: Dispatch, reason: str, now: datetime) -> Outcome:
     """The outcome of an attempt that was cancelled."""
     return Outcome(
-        task_id=entry.task_id,
-        agent_id=entry.dispatch.agent_id,
-        capability=entry.dispatch.task.capability,
+        task_id=dispatch.task.task_id,
+        agent_id=dispatch.agent_id,
+        capability=dispatch.task.capability,
         status="cancelled",
         success=False,
-        error=Fault(type="Cancelled", message=entry.cancelled or "cancelled"),
+        error=Fault(type="Cancelled", message=reason),
         completed_at=now,
-        generation=entry.dispatch.task.generation,
-        attempt=entry.dispatch.attempt,
-        duration_ms=(now - entry.queued_at).total_seconds() * 1000,
+        generation=dispatch.task.generation,
+        attempt=dispatch.attempt,
     )
 
 

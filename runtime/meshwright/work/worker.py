@@ -6,17 +6,19 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from meshwright.actor import ActorRef
-from meshwright.errors import HostError
+from meshwright.errors import HostError, MailboxFull
 from meshwright.host import Host
 from meshwright.work.journal import Journal, Suspended
 from meshwright.work.protocol import Claim, Completed, Work
 from meshwright.work.slots import Offer, SlotTable, Withdraw
-from meshwright.work.thread import Stop
+from meshwright.work.thread import Stop, cancelled_outcome
 
 logger = logging.getLogger("meshwright.work")
+
+MAILBOX_RETRY_SECONDS = 0.05
 
 Runner = Callable[[ActorRef, Work, Journal], Awaitable[Completed]]
 """Runs a claimed task to its end. It never raises for what went wrong with the task: that is an outcome.
@@ -27,11 +29,20 @@ It may raise `Suspended`; cancelled by `Stop`, it returns the outcome of a cance
 
 @dataclass(slots=True)
 class Running:
-    """Work under way: its fence once claimed, and the asyncio task that may be cancelled."""
+    """Work under way: the asyncio task, the fence it claimed, and the fence that was told to stop.
+
+    Only while it is `interruptible` may the asyncio task be cancelled: not while it claims or commits.
+    """
 
     task: asyncio.Task[None]
     fence: int = 0
-    stopping: bool = False
+    stopped_fence: int = 0
+    interruptible: bool = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the work that it claimed was told to stop."""
+        return self.stopped_fence >= self.fence > 0
 
 
 class Worker:
@@ -90,8 +101,7 @@ class Worker:
         try:
             work = await self._claim(offer)
             if work is not None:
-                self._running[key].fence = work.fence
-                await self._carry_out(offer.ref, work)
+                await self._carry_out(offer.ref, work, self._running[key])
         except HostError as error:
             logger.warning("work on task %s stops here and is taken up later: %s", offer.task_id, error)
         except Exception:  # a fault of ours: the task stays claimed and is taken up at the next start
@@ -104,29 +114,58 @@ class Worker:
     async def _claim(self, offer: Offer) -> Work | None:
         gone = offer.owner if offer.owner and await self._host.is_gone(offer.owner) else None
         claim = Claim(task_id=offer.task_id, owner=self._host.incarnation, gone=gone)
-        return await self._host.call(offer.ref, "claim", claim)
+        return await self._call(offer.ref, "claim", claim)
 
-    async def _carry_out(self, ref: ActorRef, work: Work) -> None:
+    async def _carry_out(self, ref: ActorRef, work: Work, running: Running) -> None:
+        running.fence = work.fence
         traceparent = work.task.traceparent
         try:
-            journal = await Journal.open(self._host, ref, work)
-            completed = await self._run(ref, work, journal)
+            completed = await self._ended(ref, work, running)
         except Suspended as suspended:
-            await self._host.call(ref, "suspend", suspended.suspend, traceparent=traceparent)
+            await self._call(ref, "suspend", suspended.suspend, traceparent)
         else:
-            await self._host.call(ref, "complete", completed, traceparent=traceparent)
+            await self._call(ref, "complete", completed, traceparent)
+
+    async def _ended(self, ref: ActorRef, work: Work, running: Running) -> Completed:
+        if running.stopped:
+            return self._cancelled(work)
+        running.interruptible = True
+        try:
+            return await until_stopped(self._run_journaled(ref, work))
+        except Stopped:
+            return self._cancelled(work)
+        finally:
+            running.interruptible = False
+
+    async def _run_journaled(self, ref: ActorRef, work: Work) -> Completed:
+        return await self._run(ref, work, await Journal.open(self._host, ref, work))
+
+    def _cancelled(self, work: Work) -> Completed:
+        outcome = cancelled_outcome(work.dispatch, "cancelled on request", self._host.clock.now())
+        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
+
+    async def _call(self, ref: ActorRef, method: str, body: Any, traceparent: str | None = None) -> Any:
+        """Call a turn of the protocol: it waits for a full mailbox to drain, since work must not be lost."""
+        while True:
+            try:
+                return await self._host.call(ref, method, body, traceparent=traceparent)
+            except MailboxFull:
+                await asyncio.sleep(MAILBOX_RETRY_SECONDS)
 
     def _stop(self, ref: ActorRef, stop: Stop) -> None:
         running = self._running.get((ref, stop.task_id))
-        if running is not None and running.fence == stop.fence and not running.stopping:
-            running.stopping = True
+        if running is None or running.stopped:
+            return
+        running.stopped_fence = stop.fence
+        if running.stopped and running.interruptible:
             running.task.cancel(STOPPED)
 
 
 STOPPED = "stopped"
+ResultT = TypeVar("ResultT")
 
 
-async def until_stopped(work: Awaitable[Any]) -> Any:
+async def until_stopped(work: Awaitable[ResultT]) -> ResultT:
     """Await work; raises Stopped where `Stop` cancelled it, and leaves every other cancellation alone."""
     try:
         return await work

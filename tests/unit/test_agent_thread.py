@@ -1,0 +1,175 @@
+"""The inbox of a thread: order, claims, fences, waiting and cancelling, turn by turn."""
+
+from __future__ import annotations
+
+from meshwright.actor import ActorKind, ActorRef
+from meshwright.messages import Dispatch
+from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Withdraw, Work
+from meshwright.work.thread import Stop
+from tests.unit.turns import Driven, a_dispatch, a_task, an_outcome, types_of
+
+
+def a_thread(*tasks: str) -> Driven:
+    thread = Driven(ActorKind.of(AgentThread, type="helper"), "default:thread")
+    for task_id in tasks:
+        thread.take("enqueue", a_dispatch(a_task(task_id, thread_id="thread")))
+    return thread
+
+
+def claim(thread: Driven, task_id: str, owner: str = "w1", gone: str | None = None) -> Work:
+    work = thread.take("claim", Claim(task_id=task_id, owner=owner, gone=gone)).reply
+    assert isinstance(work, Work)
+    return work
+
+
+def waiting_for(work: Work, **fields: object) -> Suspend:
+    task_id = work.task.task_id
+    return Suspend(
+        task_id=task_id, fence=work.fence, key="k", step=2, kind="wait", request_hash="h", **fields
+    )
+
+
+def test_a_queued_task_is_offered_and_a_claim_raises_the_fence() -> None:
+    thread = a_thread("t1")
+    assert thread.commits[0].hints == [Offer(thread.ref, "t1", "default", 5, thread.now.timestamp())]
+    work = claim(thread, "t1")
+    assert (work.fence, work.owner, work.journaled) == (1, "w1", False)
+    assert types_of(thread.commits[-1]) == ["task.started"]
+
+
+def test_a_task_that_runs_is_claimed_by_nobody_else() -> None:
+    thread = a_thread("t1")
+    claim(thread, "t1")
+    assert thread.take("claim", Claim(task_id="t1", owner="w2")).reply is None
+    assert thread.take("claim", Claim(task_id="t1", owner="w2", gone="another")).reply is None
+
+
+def test_a_task_whose_owner_is_gone_is_claimed_again_with_its_journal() -> None:
+    thread = a_thread("t1")
+    claim(thread, "t1")
+    work = claim(thread, "t1", owner="w2", gone="w1")
+    assert (work.fence, work.journaled) == (2, True)
+    assert types_of(thread.commits[-1]) == ["task.resumed"]
+
+
+def test_an_old_fence_commits_nothing_and_leaves_a_record() -> None:
+    thread = a_thread("t1")
+    old = claim(thread, "t1")
+    claim(thread, "t1", owner="w2", gone="w1")
+    before = thread.state
+    commit = thread.take("complete", Completed(task_id="t1", fence=old.fence, outcome=an_outcome()))
+    assert commit.reply is False
+    assert thread.state == before
+    assert types_of(commit) == ["work.discarded"]
+    assert thread.take("suspend", waiting_for(old)).reply is False
+
+
+def test_tasks_of_a_thread_run_one_at_a_time_in_order_of_arrival() -> None:
+    thread = a_thread("t1", "t2")
+    assert thread.take("claim", Claim(task_id="t2", owner="w1")).reply is None
+    first = claim(thread, "t1")
+    assert thread.take("claim", Claim(task_id="t2", owner="w1")).reply is None
+    ended = thread.take("complete", Completed(task_id="t1", fence=first.fence, outcome=an_outcome()))
+    assert types_of(ended) == ["attempt.ended"]
+    assert [hint.task_id for hint in ended.hints] == ["t2"]
+    claim(thread, "t2")
+
+
+def test_a_repeated_dispatch_is_dropped_and_after_the_end_gets_its_outcome_again() -> None:
+    thread = a_thread("t1")
+    dispatch: Dispatch = thread.state.inbox[0].dispatch
+    assert not thread.take("enqueue", dispatch).changed
+    work = claim(thread, "t1")
+    thread.take("complete", Completed(task_id="t1", fence=work.fence, outcome=an_outcome()))
+    again = thread.take("enqueue", dispatch)
+    assert types_of(again) == ["attempt.ended"]
+    assert thread.state.inbox == []
+
+
+def test_a_waiting_task_gives_up_its_claim_and_the_thread_goes_on() -> None:
+    thread = a_thread("t1", "t2")
+    work = claim(thread, "t1")
+    commit = thread.take("suspend", waiting_for(work))
+    assert [hint.task_id for hint in commit.hints] == ["t2"]
+    assert types_of(commit) == ["task.waiting"]
+    claim(thread, "t2")
+
+
+def test_a_child_task_is_sent_in_the_commit_that_suspends_its_parent() -> None:
+    thread = a_thread("t1")
+    commit = thread.take("suspend", waiting_for(claim(thread, "t1"), child=a_task("child")))
+    [message] = commit.sends
+    assert (message.to, message.method) == (ActorRef("Orchestrator", "child"), "accept")
+
+
+def test_an_answer_becomes_the_result_of_the_step_and_the_task_is_offered_again() -> None:
+    thread = a_thread("t1")
+    thread.take("suspend", waiting_for(claim(thread, "t1")))
+    commit = thread.take("resume", Answer(task_id="t1", key="k", value={"text": "yes"}))
+    [record] = commit.records
+    assert (record.stream, record.n) == ("steps/t1/1/1", 5)
+    assert record.value == {"kind": "wait", "hash": "h", "result": {"text": "yes"}}
+    assert [hint.task_id for hint in commit.hints] == ["t1"]
+    assert claim(thread, "t1").journaled
+
+
+def test_an_answer_to_another_question_changes_nothing() -> None:
+    thread = a_thread("t1")
+    thread.take("suspend", waiting_for(claim(thread, "t1")))
+    assert thread.take("resume", Answer(task_id="t1", key="other")).reply is False
+    assert thread.take("resume", Answer(task_id="t9", key="k")).reply is False
+
+
+def test_a_queued_task_is_cancelled_at_once_and_withdrawn() -> None:
+    thread = a_thread("t1")
+    commit = thread.take("cancel", Cancel(task_id="t1", reason="no longer needed"))
+    assert commit.hints == [Withdraw(thread.ref, "t1")]
+    assert commit.events[0].payload.status == "cancelled"
+    assert commit.events[0].payload.error.message == "no longer needed"
+
+
+def test_running_work_is_told_to_stop_and_a_later_claim_only_ends_it() -> None:
+    thread = a_thread("t1")
+    work = claim(thread, "t1")
+    assert thread.take("cancel", Cancel(task_id="t1")).after == [Stop(task_id="t1", fence=work.fence)]
+    commit = thread.take("claim", Claim(task_id="t1", owner="w2", gone="w1"))
+    assert commit.reply is None
+    assert types_of(commit) == ["attempt.ended"]
+
+
+def test_cancelling_a_task_that_waits_for_a_child_cancels_the_child() -> None:
+    thread = a_thread("t1")
+    thread.take("suspend", waiting_for(claim(thread, "t1"), child=a_task("child")))
+    [message] = thread.take("cancel", Cancel(task_id="t1")).sends
+    assert (message.to, message.method) == (ActorRef("Orchestrator", "child"), "cancel")
+
+
+def test_after_a_restart_what_was_running_is_offered_with_its_owner() -> None:
+    thread = a_thread("t1", "t2")
+    claim(thread, "t1", owner="w1")
+    [hint] = thread.take("recover").hints
+    assert (hint.task_id, hint.owner) == ("t1", "w1")
+
+
+def test_the_history_of_a_thread_is_numbered_on() -> None:
+    thread = a_thread("t1", "t2")
+    for task_id in ("t1", "t2"):
+        work = claim(thread, task_id)
+        thread.take(
+            "complete",
+            Completed(
+                task_id=task_id,
+                fence=work.fence,
+                outcome=an_outcome(task_id),
+                history=({"role": "user"}, {"role": "assistant"}),
+            ),
+        )
+    assert [record.n for commit in thread.commits for record in commit.records] == [1, 2, 3, 4]
+
+
+def test_only_a_thread_with_something_in_its_inbox_is_obliged() -> None:
+    thread = a_thread("t1")
+    assert thread.head.obliged
+    work = claim(thread, "t1")
+    thread.take("complete", Completed(task_id="t1", fence=work.fence, outcome=an_outcome()))
+    assert not thread.head.obliged

@@ -1,0 +1,165 @@
+"""One task from acceptance to its one outcome, turn by turn."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from meshwright.actor import ActorKind, ActorRef
+from meshwright.capability import Capability, Registration
+from meshwright.errors import IdempotencyConflict, NoAgentAvailable
+from meshwright.messages import Fault, Parent
+from meshwright.orchestration.orchestrator import Orchestrator
+from meshwright.orchestration.registry import Registry
+from meshwright.work import Cancel
+from meshwright.work.protocol import Accept
+from tests.unit.turns import NOW, Driven, a_task, an_outcome, types_of
+
+
+def a_registry(*agents: str) -> Registry:
+    registry = Registry()
+    for weight, agent_id in enumerate(reversed(agents), start=1):
+        capability = Capability("general-query", weight=weight / 10)
+        registry.register(Registration(agent_id=agent_id, name=agent_id, capabilities=(capability,)))
+    return registry
+
+
+def an_orchestrator(*agents: str, task_id: str = "t1") -> Driven:
+    return Driven(ActorKind.of(Orchestrator, registry=a_registry(*agents), max_attempts=3), task_id)
+
+
+def failed(attempt: int, agent_id: str = "helper", error: str = "ToolFailed") -> object:
+    fault = Fault(type=error, message="broken")
+    return an_outcome(status="failed", attempt=attempt, agent_id=agent_id, error=fault)
+
+
+def test_an_accepted_task_is_dispatched_to_the_best_agent_and_watched() -> None:
+    task = an_orchestrator("best", "other")
+    commit = task.take("accept", Accept(task=a_task()))
+    assert (commit.reply.dispatched_to, commit.reply.status) == ("best", "dispatched")
+    assert [(event.topic, event.event_type) for event in commit.events] == [
+        ("task-progress", "task.accepted"),
+        ("tasks.best", "task.dispatched"),
+    ]
+    assert task.head.wake_at == a_task().deadline_at
+    assert task.head.obliged
+
+
+def test_a_repeat_gets_the_same_receipt_and_changes_nothing() -> None:
+    task = an_orchestrator("helper")
+    first = task.take("accept", Accept(task=a_task(), request_hash="h"))
+    again = task.take("accept", Accept(task=a_task(), request_hash="h"))
+    assert again.reply == first.reply
+    assert not again.changed
+
+
+def test_another_request_under_the_same_id_is_a_conflict() -> None:
+    task = an_orchestrator("helper")
+    task.take("accept", Accept(task=a_task(), request_hash="h"))
+    with pytest.raises(IdempotencyConflict):
+        task.take("accept", Accept(task=a_task(), request_hash="other"))
+
+
+def test_a_task_that_nobody_can_do_is_refused() -> None:
+    with pytest.raises(NoAgentAvailable):
+        an_orchestrator("helper").take("accept", Accept(task=a_task(capability="flying")))
+
+
+def test_a_delegated_task_that_nobody_can_do_fails_and_its_parent_hears_of_it() -> None:
+    parent = Parent(actor_type="architect", actor_id="default:p", key="k", task_id="p")
+    commit = an_orchestrator("helper").take("accept", Accept(task=a_task(capability="flying", parent=parent)))
+    [message] = commit.sends
+    assert (message.to, message.method) == (ActorRef("architect", "default:p"), "resume")
+    assert message.body.value.error.type == "NoAgentAvailable"
+
+
+def test_a_success_is_the_outcome_and_the_alarm_is_cleared() -> None:
+    task = an_orchestrator("helper")
+    task.take("accept", Accept(task=a_task()))
+    task.later(2)
+    commit = task.take("settle", an_outcome(result={"text": "done"}))
+    assert types_of(commit) == ["task.succeeded"]
+    assert commit.events[0].payload.duration_ms == 2000
+    assert task.head.wake_at is None
+    assert not task.head.obliged
+
+
+def test_a_failed_attempt_goes_to_another_agent_at_most_three_times() -> None:
+    task = an_orchestrator("a1", "a2", "a3", "a4")
+    task.take("accept", Accept(task=a_task()))
+    assert types_of(task.take("settle", failed(1, "a1"))) == ["attempt.failed", "task.dispatched"]
+    assert types_of(task.take("settle", failed(2, "a2"))) == ["attempt.failed", "task.dispatched"]
+    last = task.take("settle", failed(3, "a3"))
+    assert types_of(last) == ["attempt.failed", "task.dead_lettered", "task.failed"]
+    assert [attempt.agent_id for attempt in task.state.attempts] == ["a1", "a2", "a3"]
+
+
+def test_an_agent_that_failed_is_not_asked_again() -> None:
+    task = an_orchestrator("only")
+    task.take("accept", Accept(task=a_task()))
+    assert "task.failed" in types_of(task.take("settle", failed(1, "only")))
+
+
+def test_a_fault_of_the_attempt_alone_may_be_retried_by_the_same_agent() -> None:
+    task = an_orchestrator("only")
+    task.take("accept", Accept(task=a_task()))
+    commit = task.take("settle", failed(1, "only", error="ReplayMismatch"))
+    assert types_of(commit) == ["attempt.failed", "task.dispatched"]
+
+
+def test_late_and_foreign_outcomes_change_nothing() -> None:
+    task = an_orchestrator("a1", "a2")
+    task.take("accept", Accept(task=a_task()))
+    task.take("settle", failed(1, "a1"))
+    assert not task.take("settle", an_outcome(attempt=1)).changed
+    assert not task.take("settle", an_outcome(attempt=2, generation=9)).changed
+    task.take("settle", an_outcome(attempt=2))
+    assert not task.take("settle", failed(2)).changed
+    assert task.state.outcome.success
+
+
+def test_the_deadline_ends_the_task_and_cancels_its_agent() -> None:
+    task = an_orchestrator("helper")
+    task.take("accept", Accept(task=a_task(deadline_at=NOW + timedelta(seconds=5))))
+    task.later(5)
+    commit = task.take("wake")
+    assert types_of(commit) == ["task.dead_lettered", "task.timed_out"]
+    assert [(message.to, message.method) for message in commit.sends] == [
+        (ActorRef("helper", "default:t1"), "cancel")
+    ]
+    assert not task.take("settle", an_outcome()).changed
+
+
+def test_cancelling_reaches_the_agent_and_its_word_is_the_outcome() -> None:
+    task = an_orchestrator("helper", "other")
+    task.take("accept", Accept(task=a_task()))
+    assert [message.method for message in task.take("cancel", Cancel(task_id="t1")).sends] == ["cancel"]
+    assert types_of(task.take("settle", an_outcome(status="cancelled"))) == ["task.cancelled"]
+
+
+def test_a_task_that_is_being_cancelled_is_not_tried_again_when_its_attempt_fails() -> None:
+    task = an_orchestrator("a1", "a2")
+    task.take("accept", Accept(task=a_task()))
+    task.take("cancel", Cancel(task_id="t1"))
+    assert types_of(task.take("settle", failed(1, "a1"))) == ["task.failed"]
+
+
+def test_the_outcome_answers_the_parent_and_a_repeated_request_answers_it_again() -> None:
+    parent = Parent(actor_type="architect", actor_id="default:p", key="k", task_id="p")
+    accept = Accept(task=a_task(parent=parent))
+    task = an_orchestrator("helper")
+    task.take("accept", accept)
+    assert [message.method for message in task.take("settle", an_outcome()).sends] == ["resume"]
+    assert [message.method for message in task.take("accept", accept).sends] == ["resume"]
+
+
+def test_what_the_actor_sends_is_numbered_without_gaps() -> None:
+    task = an_orchestrator("a1", "a2")
+    task.take("accept", Accept(task=a_task()))
+    task.take("settle", failed(1, "a1"))
+    task.take("settle", an_outcome(attempt=2))
+    numbers = [
+        int(sent.id.rsplit("/", 1)[1]) for commit in task.commits for sent in (*commit.events, *commit.sends)
+    ]
+    assert sorted(numbers) == list(range(1, len(numbers) + 1))
