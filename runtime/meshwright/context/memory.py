@@ -1,0 +1,231 @@
+"""Memories: short texts that outlive a task, found again by what they say.
+
+A memory belongs to a tenant and to a scope within it: one task, one agent, one project, or everybody. It is
+written once under its id, never changed, and gone when forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from meshwright.clock import Clock
+from meshwright.context.tokens import count_tokens
+from meshwright.context.words import function_words
+from meshwright.errors import HostError, InvalidInput, MemoryUnavailable, TooLarge
+from meshwright.messages import Identifier, Plain
+from meshwright.storage.database import Database
+
+Scope = Literal["task", "agent", "project", "global"]
+GLOBAL = "global"
+MAX_MEMORY_CHARS = 4000
+MAX_QUERY_WORDS = 24  # the first distinct ones: more would search for ever longer and find no better
+CANDIDATES = 4  # rows read for each memory wanted, since some will be near-duplicates
+NEAR_DUPLICATE = 0.8  # of two memories' words in common, from which on the less relevant one is dropped
+WORD = re.compile(r"[^\W_]+")
+
+INSERT = """
+INSERT INTO memories (tenant_id, memory_id, scope, scope_id, owner, text, created_at, task_id, agent_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+"""
+DELETE = "DELETE FROM memories WHERE tenant_id = ? AND memory_id = ?"
+SEARCH = """
+SELECT memory_id, scope, scope_id, memories.text, created_at, task_id, agent_id,
+    -bm25(memory_text, 1.0, 0.0) AS score
+FROM memory_text JOIN memories ON memories.n = memory_text.rowid
+WHERE memory_text MATCH ? AND tenant_id = ?
+ORDER BY score DESC, created_at DESC, n DESC LIMIT ?
+"""
+
+
+class MemoryItem(Plain):
+    """One memory. `score` is its relevance to the query it was found by: more is better.
+
+    `scope_id` names the task, agent or project; for `global` it means nothing. `created_at` is set when the
+    memory is written, where it is not given.
+    """
+
+    memory_id: Identifier
+    tenant_id: Identifier = "default"
+    scope: Scope
+    scope_id: str = ""
+    text: str
+    created_at: datetime | None = None
+    task_id: str | None = None
+    agent_id: str | None = None
+    score: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens the text takes."""
+        return count_tokens(self.text)
+
+
+class Memory:
+    """The memories of a mesh, in its database. Every method raises MemoryUnavailable if that fails."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._owners: set[str] | None = None
+
+    async def remember(self, item: MemoryItem) -> bool:
+        """Write a memory, durable when this returns. False if the tenant has one of its id: that one stands.
+
+        Raises InvalidInput for a text that is empty, and TooLarge for one over 4,000 characters.
+        """
+        _check(item)
+        with unavailable_if_failing("written"):
+            now = self._clock.now()
+            written = await self._database.write(lambda connection: _insert(connection, item, now))
+            (await self._known_owners()).add(owner_of(item.tenant_id, item.scope, item.scope_id))
+        return written
+
+    async def recall(
+        self,
+        query: str,
+        *,
+        tenant_id: str,
+        scopes: Sequence[tuple[Scope, str]],
+        max_tokens: int,
+        limit: int = 20,
+    ) -> list[MemoryItem]:
+        """The tenant's memories of these scopes that share words with the query, most relevant first.
+
+        Of equally relevant ones the newest comes first, and what says nearly the same as one before it is
+        left out. Together they have at most `max_tokens`: the least relevant are dropped. A query's marks
+        and operators mean nothing; one without a word of meaning finds nothing.
+        """
+        with unavailable_if_failing("read"):
+            known = await self._known_owners()
+            owners = [owner for scope in scopes if (owner := owner_of(tenant_id, *scope)) in known]
+            words = query_words(query) if owners else []
+            if not words:
+                return []
+            found = await self._database.read(
+                lambda connection: _search(connection, tenant_id, words, owners, limit * CANDIDATES)
+            )
+        return within_budget(distinct(found), max_tokens)[:limit]
+
+    async def forget(self, memory_id: str, tenant_id: str) -> bool:
+        """Delete a tenant's memory, for good when this returns. False if it has none of that id."""
+        with unavailable_if_failing("forgotten"):
+            return await self._database.write(
+                lambda connection: _changed(connection, DELETE, (tenant_id, memory_id))
+            )
+
+    async def _known_owners(self) -> set[str]:
+        """Who has memories, read once: most tasks recall nothing, and need no query to find that out."""
+        if self._owners is None:
+            owners = await self._database.read(_owners)
+            # Another call may have read them meanwhile, and added to them.
+            self._owners = (self._owners or set()) | owners
+        return self._owners
+
+
+def query_words(text: str) -> list[str]:
+    """The words of a text that a search can go by, in order, each once."""
+    words = dict.fromkeys(word.lower() for word in WORD.findall(text[: MAX_MEMORY_CHARS * 4]))
+    ignored = function_words()
+    telling = [word for word in words if word not in ignored and (len(word) > 1 or not word.isascii())]
+    return telling[:MAX_QUERY_WORDS]
+
+
+def distinct(items: Iterable[MemoryItem]) -> list[MemoryItem]:
+    """The items without those that say nearly the same as one before them."""
+    kept: list[MemoryItem] = []
+    seen: list[set[str]] = []
+    for item in items:
+        words = set(WORD.findall(item.text.lower()))
+        if all(len(words & other) < NEAR_DUPLICATE * len(words | other) for other in seen):
+            kept.append(item)
+            seen.append(words)
+    return kept
+
+
+def within_budget(items: Sequence[MemoryItem], max_tokens: int) -> list[MemoryItem]:
+    """The first items that have so many tokens together; one that has more all by itself is passed over."""
+    kept: list[MemoryItem] = []
+    left = max_tokens
+    for item in items:
+        tokens = item.tokens
+        if tokens > max_tokens:
+            continue
+        left -= tokens
+        if left < 0:
+            break
+        kept.append(item)
+    return kept
+
+
+@contextmanager
+def unavailable_if_failing(what: str) -> Iterator[None]:
+    """Turn a failure of the database into MemoryUnavailable."""
+    try:
+        yield
+    except (sqlite3.Error, HostError) as error:
+        raise MemoryUnavailable(
+            f"memories cannot be {what}: {error}", remedy="see whether the data folder is whole and writable"
+        ) from error
+
+
+def _check(item: MemoryItem) -> None:
+    if not item.text.strip():
+        raise InvalidInput("a memory needs a text", remedy="say what is to be remembered", field="text")
+    if len(item.text) > MAX_MEMORY_CHARS:
+        raise TooLarge(
+            f"a memory has {len(item.text):,} characters, and may have {MAX_MEMORY_CHARS:,}",
+            remedy="remember what matters of it, in a few sentences",
+            field="text",
+        )
+
+
+def owner_of(tenant_id: str, scope: str, scope_id: str) -> str:
+    """One word that stands for a scope of a tenant, for the index."""
+    name = "\x00".join((tenant_id, scope, "" if scope == GLOBAL else scope_id))
+    return "o" + hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def _owners(connection: sqlite3.Connection) -> set[str]:
+    return {owner for (owner,) in connection.execute("SELECT DISTINCT owner FROM memories")}
+
+
+def _insert(connection: sqlite3.Connection, item: MemoryItem, now: datetime) -> bool:
+    scope_id = "" if item.scope == GLOBAL else item.scope_id
+    created_at = (item.created_at or now).timestamp()
+    owner = owner_of(item.tenant_id, item.scope, scope_id)
+    names = (item.tenant_id, item.memory_id, item.scope, scope_id, owner)
+    return _changed(connection, INSERT, (*names, item.text, created_at, item.task_id, item.agent_id))
+
+
+def _changed(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> bool:
+    return connection.execute(statement, values).rowcount > 0
+
+
+def _search(
+    connection: sqlite3.Connection, tenant_id: str, words: Sequence[str], owners: Sequence[str], limit: int
+) -> list[MemoryItem]:
+    # Quoted, a word is a word to the index, whatever it means elsewhere. Owners match, but do not score.
+    quoted = (f'"{word}"' for word in words)
+    query = f"owner:({' OR '.join(owners)}) AND text:({' OR '.join(quoted)})"
+    return [
+        MemoryItem.model_construct(
+            memory_id=memory_id,
+            tenant_id=tenant_id,
+            scope=scope,
+            scope_id=scope_id,
+            text=text,
+            created_at=datetime.fromtimestamp(created_at, UTC),
+            task_id=task_id,
+            agent_id=agent_id,
+            score=score,
+        )
+        for memory_id, scope, scope_id, text, created_at, task_id, agent_id, score in connection.execute(
+            SEARCH, (query, tenant_id, limit)
+        )
+    ]

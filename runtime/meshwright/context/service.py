@@ -1,0 +1,160 @@
+"""The context-service: the actor that plans by rules, and the client that has a text compressed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from pydantic import BaseModel
+
+from meshwright.actor import Actor, ActorRef, Turn, turn
+from meshwright.context import validation
+from meshwright.context.compression import plan
+from meshwright.context.request import (
+    CompressionMethod,
+    CompressRequest,
+    CompressResponse,
+    CompressStats,
+    Plan,
+)
+from meshwright.context.rules import DEFAULT_RULES, Rules
+from meshwright.context.tokens import count_tokens
+from meshwright.errors import MeshError
+from meshwright.host import Host
+from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest
+from meshwright.prompts import Prompts
+
+CONTEXT_SERVICE = "context-service"
+COMPRESSION_TAGS = ("compression",)
+COMPRESSION_TIMEOUT_SECONDS = 30.0
+
+ModelSource = Model | Callable[[], Model | None] | None
+
+
+class NoState(BaseModel):
+    """The context-service remembers nothing between requests."""
+
+
+class ContextService(Actor[NoState]):
+    """Plans what a receiver is told. Its type is `context-service`, its id the tenant's."""
+
+    def __init__(self, ref: ActorRef, rules: Rules = DEFAULT_RULES) -> None:
+        super().__init__(ref)
+        self._rules = rules
+
+    @turn
+    def plan(self, turn: Turn, request: CompressRequest) -> Plan:
+        """Apply the rules to a request. Changes nothing, so there is nothing to commit."""
+        return plan(request, self._rules)
+
+
+class ContextClient:
+    """Has requests compressed: planned by the actor, and over the ceiling shortened by a model.
+
+    The model is called outside of any turn, once, and has 30 seconds. `model` is a model, or what gives the
+    one to use now; None is a mesh without a compression model.
+    """
+
+    def __init__(self, host: Host, model: ModelSource, prompts: Prompts) -> None:
+        self._host = host
+        self._model = model
+        self._prompts = prompts
+
+    async def compress(
+        self,
+        request: CompressRequest,
+        *,
+        tenant_id: str = "default",
+        traceparent: str | None = None,
+        task_id: str | None = None,
+    ) -> CompressResponse:
+        """Make the context for a request's receiver.
+
+        Never fails because of the model: without a valid shorter text the answer is the deterministic one,
+        whole, and says why. Raises what `Host.call` raises.
+        """
+        started = time.perf_counter()
+        reply = await self._host.call(
+            ActorRef(CONTEXT_SERVICE, tenant_id), "plan", request, traceparent=traceparent
+        )
+        made = reply if isinstance(reply, Plan) else Plan.model_validate(reply)
+        if not made.over_ceiling:
+            return _response(made, started, "deterministic")
+        return await self._shortened(made, request, started, {"tenant_id": tenant_id, "task_id": task_id})
+
+    async def _shortened(
+        self, made: Plan, request: CompressRequest, started: float, metadata: dict[str, str | None]
+    ) -> CompressResponse:
+        reply: ModelReply | None = None
+        try:
+            async with asyncio.timeout(COMPRESSION_TIMEOUT_SECONDS):
+                reply = await self._ask_model(made, request, metadata)
+        except TimeoutError:
+            error = f"the compression model gave no answer within {COMPRESSION_TIMEOUT_SECONDS:g} seconds"
+        except MeshError as failure:
+            error = f"the compression model failed: {failure.code}: {failure.message}"
+        except Exception as failure:  # noqa: BLE001  # an adapter's own mistake must not cost the task its context
+            error = f"the compression model failed: {type(failure).__name__}"  # its message may hold a key
+        else:
+            text = reply.content.strip()
+            problem = _unfinished(reply) or validation.problem(text, made)
+            if problem is None:
+                return _response(made, started, "model", text=text, reply=reply)
+            error = f"the compression model's text is not valid: {problem}"
+        return _response(made, started, "deterministic-fallback", error=error, reply=reply)
+
+    async def _ask_model(
+        self, made: Plan, request: CompressRequest, metadata: dict[str, str | None]
+    ) -> ModelReply:
+        model = self._model() if callable(self._model) else self._model
+        if model is None:
+            raise MeshError("there is none")
+        prompt = self._prompts.get(CONTEXT_SERVICE)
+        values = {"sender": request.sender, "receiver": request.receiver}
+        return await model.complete(
+            ModelRequest(
+                model=prompt.model,
+                messages=(
+                    ChatMessage(role="system", content=prompt.render_from(values)),
+                    ChatMessage(role="user", content=made.text),
+                ),
+                tags=COMPRESSION_TAGS,
+                user=CONTEXT_SERVICE,
+                metadata={"purpose": "compression", **metadata},
+                temperature=prompt.temperature,
+                max_tokens=prompt.max_tokens,
+                timeout_seconds=COMPRESSION_TIMEOUT_SECONDS,
+            )
+        )
+
+
+def _unfinished(reply: ModelReply) -> str | None:
+    return "it was cut off" if reply.finish_reason == "length" else None
+
+
+def _response(
+    made: Plan,
+    started: float,
+    method: CompressionMethod,
+    *,
+    text: str | None = None,
+    error: str | None = None,
+    reply: ModelReply | None = None,
+) -> CompressResponse:
+    output_tokens = made.output_tokens if text is None else count_tokens(text)
+    # Built here, from checked parts: no second check on the way of every task.
+    return CompressResponse.model_construct(
+        success=True,
+        compressed_context=made.text if text is None else text,
+        method=method,
+        stats=CompressStats.model_construct(
+            input_tokens=made.input_tokens,
+            output_tokens=output_tokens,
+            ratio=round(output_tokens / made.input_tokens, 4),
+            duration_ms=round((time.perf_counter() - started) * 1000, 3),
+        ),
+        validation_passed=method != "deterministic-fallback",
+        error=error,
+        reply=reply,
+    )

@@ -1,0 +1,22 @@
+"""Prompt files: what agents are told to be, in text that anybody may edit while the mesh runs.
+
+    ---
+    description: Greets whoever asks.
+    model: default
+    temperature: 0.2
+    max_tokens: 512
+    tags: [cheap]
+    variables: [context]
+    ---
+    You greet people.
+
+    {{context}}
+
+A `{{name}}` is replaced by a value, once, and what the value says is never looked at again. There is
+nothing else: no blocks, no expressions, no roles.
+"""
+
+from meshwright.prompts.folder import PromptProblem, Prompts
+from meshwright.prompts.prompt import RUN_VARIABLES, Prompt, parse_prompt
+
+__all__ = ["RUN_VARIABLES", "Prompt", "PromptProblem", "Prompts", "parse_prompt"]
