@@ -1,0 +1,94 @@
+"""What a provider's error status means to us. No text of a provider gets into an error: it may quote the
+prompt, or a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+from meshwright.errors import ModelError
+from meshwright.models.port import (
+    ContextTooLong,
+    ModelRefused,
+    ModelTimeout,
+    ModelUnavailable,
+    RateLimited,
+    Unauthorized,
+)
+
+CONTEXT_SIGNS = ("context_length_exceeded", "contextwindowexceeded", "context window", "context length")
+KEY_SIGNS = ("no_db_connection", "invalid_api_key", "auth_error")  # a proxy without a database says 400
+MAX_SEARCHED_CHARACTERS = 200  # of a message: further on it may quote the prompt, which can say anything
+CREDIT_SIGNS = ("insufficient_quota", "budget_exceeded")
+OVERLOADED = frozenset({409, 425, 529})
+
+
+class Fault(NamedTuple):
+    """An error reply: its status, the provider's own words (to be searched, never shown), and how long to
+    wait where it said so."""
+
+    status: int
+    words: str = ""
+    retry_after_seconds: float | None = None
+
+    def says(self, signs: tuple[str, ...]) -> bool:
+        """Whether the provider used one of these words."""
+        return any(sign in self.words for sign in signs)
+
+
+def error_for(fault: Fault, *, source: str, model: str) -> ModelError:
+    """Make the error for a fault; `source` says who answered, `model` is the group that was asked for."""
+    what = f"{source} answered {fault.status} to a call of model {model!r}"
+    if fault.status in (401, 403) or (fault.status == 400 and fault.says(KEY_SIGNS)):
+        return Unauthorized(f"{what}: it refused the credentials", remedy="Check the key that is set for it")
+    if fault.status == 429 and not fault.says(CREDIT_SIGNS):
+        return RateLimited(f"{what}: rate limit", retry_after_seconds=fault.retry_after_seconds)
+    if fault.status == 408:
+        return ModelTimeout(what)
+    if fault.status >= 500 or fault.status in OVERLOADED:
+        return ModelUnavailable(f"{what}: the server is at fault or overloaded")
+    return refusal(fault, what)
+
+
+def refusal(fault: Fault, what: str) -> ModelError:
+    """Make the error for a request that would be rejected again."""
+    if fault.says(CONTEXT_SIGNS):
+        return ContextTooLong(f"{what}: the messages are too long", remedy="Shorten the context")
+    if fault.says(CREDIT_SIGNS):
+        return ModelRefused(f"{what}: the account has no credit or budget left")
+    if fault.status == 404:
+        return ModelRefused(f"{what}: not found", remedy="Check the name of the model and the base URL")
+    if fault.status < 400:
+        return ModelRefused(f"{what}: a redirect", remedy="Set the base URL to where it leads")
+    return ModelRefused(f"{what}: it rejected the request", remedy="The server's own log says why")
+
+
+def words_of(body: Any) -> str:
+    """The start of each of the provider's own words in an error body, in lower case, for searching."""
+    error = body.get("error", body) if isinstance(body, Mapping) else body
+    said = (
+        [error.get(name) for name in ("type", "code", "message")] if isinstance(error, Mapping) else [error]
+    )
+    return " ".join(str(words or "")[:MAX_SEARCHED_CHARACTERS] for words in said).lower()
+
+
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read how many seconds to wait, from a number or a date; None where the provider did not say."""
+    text = headers.get("retry-after", "").strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        return seconds_until(text)
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def seconds_until(date: str) -> float | None:
+    """The seconds until an HTTP date, 0 if it has passed; None for any other text."""
+    try:
+        when = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    aware = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (aware - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,89 @@
+"""The model that needs neither key nor network: it quotes what it is given, and says what it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+
+from meshwright.messages import Usage
+from meshwright.models.offline.answering import answer
+from meshwright.models.offline.filling import SchemaFiller
+from meshwright.models.offline.planning import Call, next_call
+from meshwright.models.offline.shortening import limit_in, shorten
+from meshwright.models.offline.talk import Talk, read_talk
+from meshwright.models.port import ModelReply, ModelRequest, ToolCall
+
+NAME = "offline"
+COMPRESSION = "compression"
+MAX_INLINE_CHARACTERS = 8_000  # more than this is read in a thread, so that the event loop goes on
+PIECE = re.compile(r"\w{1,6}|[^\w\s]")
+
+
+def estimate_tokens(text: str) -> int:
+    """Roughly how many tokens a text is."""
+    return len(PIECE.findall(text))
+
+
+class OfflineModel:
+    """Deterministic and extractive: it calls the tools that fit the question, then answers in quotations.
+
+    Fills a JSON schema where one is given; with the tag `compression` it shortens the last message, keeping
+    its sections. Its answers cost nothing and say `model: offline`; the same request gives the same reply.
+    """
+
+    def __init__(self, *, count_tokens: Callable[[str], int] = estimate_tokens, why: str = "") -> None:
+        self.name = f"{NAME} ({why})" if why else NAME
+        self.count_tokens = count_tokens
+
+    async def complete(self, request: ModelRequest) -> ModelReply:
+        """Answer; never fails."""
+        if sum(len(message.content) for message in request.messages) > MAX_INLINE_CHARACTERS:
+            return await asyncio.to_thread(self.reply, request)
+        return self.reply(request)
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    def reply(self, request: ModelRequest) -> ModelReply:
+        """Answer at once."""
+        if COMPRESSION in request.tags and not request.tools and request.response_schema is None:
+            return self._made(request, self._shortened(request))
+        talk = read_talk(request.messages)
+        call = next_call(talk, request.tools)
+        if call is not None:
+            return self._calling(request, call, len(talk.results))
+        if request.response_schema is not None:
+            return self._made(request, filled_schema(request.response_schema, talk))
+        return self._made(request, answer(talk))
+
+    def _shortened(self, request: ModelRequest) -> str:
+        instructions = "\n".join(each.content for each in request.messages if each.role == "system")
+        text = request.messages[-1].content if request.messages else ""
+        body = text[start.start() :] if (start := re.search(r"^METADATA:", text, re.MULTILINE)) else text
+        return shorten(body, limit_in(instructions, request.max_tokens), self.count_tokens)
+
+    def _calling(self, request: ModelRequest, call: Call, number: int) -> ModelReply:
+        arguments = json.dumps(call.arguments, ensure_ascii=False)
+        tool_call = ToolCall(id=f"call_{number}", name=call.tool.name, arguments=arguments)
+        return ModelReply(
+            tool_calls=(tool_call,),
+            model=NAME,
+            usage=self._usage(request, arguments),
+            cost_usd=0.0,
+            finish_reason="tool_calls",
+        )
+
+    def _made(self, request: ModelRequest, content: str) -> ModelReply:
+        return ModelReply(content=content, model=NAME, usage=self._usage(request, content), cost_usd=0.0)
+
+    def _usage(self, request: ModelRequest, reply: str) -> Usage:
+        prompt = sum(self.count_tokens(message.content) for message in request.messages)
+        return Usage(prompt_tokens=prompt, completion_tokens=self.count_tokens(reply))
+
+
+def filled_schema(schema: dict[str, object], talk: Talk) -> str:
+    """JSON text that fits the schema, from the material."""
+    texts = [passage.text for passage in talk.material]
+    return json.dumps(SchemaFiller(schema, texts, talk.question).value(), ensure_ascii=False)

@@ -1,0 +1,175 @@
+"""What a request to a model holds: the question, what was done about it, and all that was said before."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from meshwright.models.offline.passages import MAX_PASSAGES, Passage, passages_in, passages_of
+from meshwright.models.offline.terms import terms
+from meshwright.models.port import ChatMessage
+
+SECTION = re.compile(r"^([A-Z][A-Z_]{3,}):[ \t]*$")
+ENTRY = re.compile(r"^(?:[-*] |\s+\S)")
+SPEAKER = re.compile(r"^(user|assistant|system|tool|[a-z]+-agent): ")
+URL = re.compile(r"https?://[^\s<>\"'`)\]]+[^\s<>\"'`)\].,;:!?]")
+PATH = re.compile(
+    r"(?<![\w/@:])(?:\.?[\w-]+/)*[\w.-]*\w\.[A-Za-z]\w{0,4}\b|\b(?:README|LICENSE|Makefile|Dockerfile)\b"
+)
+# Sections that say what the task is, not what is known.
+TASK_SECTIONS = frozenset({"METADATA", "DOMAIN_CONTEXT", "OPEN_QUESTIONS"})
+MIN_MATERIAL_CHARACTERS = 160  # of a request: a longer one may bring the text that it is about
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A tool call that was made, and what came of it; `error` is what went wrong, if something did."""
+
+    name: str
+    arguments: dict[str, Any]
+    value: Any
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A request, read: `question` is what is asked now, `results` what its tool calls gave, `background`
+    what memories, constraints and earlier messages say, `instructions` the prompt itself."""
+
+    question: str
+    results: tuple[Result, ...] = ()
+    background: tuple[Passage, ...] = ()
+    instructions: str = ""
+    given: tuple[Passage, ...] = field(default=())
+    """Text that came with the question, for it to be worked on."""
+
+    @cached_property
+    def wanted(self) -> frozenset[str]:
+        """The terms of the question, without those of the pages and files that it names."""
+        return frozenset(terms(self.subject))
+
+    @cached_property
+    def subject(self) -> str:
+        """The question without the pages and files that it names."""
+        return PATH.sub(" ", URL.sub(" ", self.question))
+
+    @property
+    def answers(self) -> list[Result]:
+        """The results of the tool calls that worked."""
+        return [result for result in self.results if not result.error]
+
+    @cached_property
+    def found(self) -> tuple[Passage, ...]:
+        """What came with the question, and what the tools found."""
+        passages = (passage for result in self.answers for passage in passages_in(result.value))
+        return (*self.given, *islice(passages, MAX_PASSAGES))
+
+    @cached_property
+    def material(self) -> tuple[Passage, ...]:
+        """Everything that an answer may quote."""
+        return (*self.background[:MAX_PASSAGES], *self.found)
+
+
+def read_talk(messages: Sequence[ChatMessage]) -> Talk:
+    """Read the messages of a request."""
+    place = place_of_question(messages)
+    question, given = split_question(messages[place].content if place >= 0 else "")
+    sections = list(sections_of("\n".join(each.content for each in messages if each.role == "system")))
+    known = [passage for name, body in sections if name for passage in known_in(name, body)]
+    said = [passage for each in messages[: max(place, 0)] for passage in said_in(each)]
+    return Talk(
+        question=question,
+        results=tuple(results_of(messages[place + 1 :])),
+        background=tuple(each for each in (*known, *said) if each.text.strip() != question.strip()),
+        instructions="\n".join(body for name, body in sections if not name).strip(),
+        given=tuple(given),
+    )
+
+
+def place_of_question(messages: Sequence[ChatMessage]) -> int:
+    """The place of the last message of a user, -1 if there is none.
+
+    One that follows a tool's result only urges ("answer now"): the question stands before the calls.
+    """
+    places = [
+        place
+        for place, message in enumerate(messages)
+        if message.role == "user" and not (place and messages[place - 1].role == "tool")
+    ]
+    return places[-1] if places else -1
+
+
+def split_question(text: str) -> tuple[str, list[Passage]]:
+    """Part what is asked from the text that it is asked about, where a request brings one."""
+    first, separator, rest = text.strip().partition("\n")
+    if not separator and len(text) > MIN_MATERIAL_CHARACTERS:
+        first, separator, rest = text.partition(": ")
+    if not separator or len(rest) < MIN_MATERIAL_CHARACTERS:
+        return text.strip(), []
+    return first.strip(), list(passages_of(rest))
+
+
+def sections_of(text: str) -> Iterator[tuple[str, str]]:
+    """The named sections of a context, and the text between them under no name."""
+    name = ""
+    held: list[str] = []
+    for line in text.splitlines():
+        header = SECTION.match(line)
+        ends = bool(name) and name != "METADATA" and not ENTRY.match(line)
+        if header or ends:
+            yield name, "\n".join(held)
+            name = header[1] if header else ""
+            held.clear()
+        if not header:
+            held.append(line)
+    yield name, "\n".join(held)
+
+
+def known_in(name: str, body: str) -> Iterator[Passage]:
+    """The passages of a section that says what is known."""
+    if name in TASK_SECTIONS:
+        return
+    for passage in passages_of(body):
+        if not passage.text.endswith("?"):
+            yield Passage(SPEAKER.sub("", passage.text), weight=passage.weight)
+
+
+def said_in(message: ChatMessage) -> Iterator[Passage]:
+    """The passages of an earlier message; questions answer nothing."""
+    if message.role in ("user", "assistant"):
+        yield from (each for each in passages_of(message.content) if not each.text.endswith("?"))
+
+
+def results_of(messages: Sequence[ChatMessage]) -> Iterator[Result]:
+    """The tool calls since the question, each with what came of it."""
+    calls = {call.id: call for message in messages for call in message.tool_calls}
+    for message in messages:
+        call = calls.get(message.tool_call_id or "") if message.role == "tool" else None
+        if call is not None:
+            arguments = parsed(call.arguments)
+            value = parsed(message.content)
+            fault = value.get("error") if isinstance(value, dict) and len(value) == 1 else None
+            yield Result(call.name, arguments if isinstance(arguments, dict) else {}, value, str(fault or ""))
+
+
+def urls_in(text: str) -> list[str]:
+    """The addresses of web pages in a text, each once."""
+    return list(dict.fromkeys(URL.findall(text)))
+
+
+def paths_in(text: str) -> list[str]:
+    """The files that a text names, each once."""
+    return list(dict.fromkeys(PATH.findall(URL.sub(" ", text))))
+
+
+def parsed(text: str) -> Any:
+    """JSON data, or the text itself where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

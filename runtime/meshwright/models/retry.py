@@ -1,0 +1,79 @@
+"""The one owner of retries of model calls: no adapter below it retries."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from meshwright.clock import Clock
+from meshwright.errors import ModelError
+from meshwright.models.port import Model, ModelReply, ModelRequest, RateLimited
+
+MAX_TRIES = 3
+BACKOFF_SECONDS = 0.5
+MAX_BACKOFF_SECONDS = 8.0
+
+
+def ignore(request: ModelRequest, error: ModelError, delay_seconds: float) -> None:
+    """Tell nobody about a retry."""
+
+
+class Retrying:
+    """A model that tries again after errors that are retryable, at most `max_tries` times in all.
+
+    Waits a random part of a doubling backoff (full jitter), and never less than a provider asked for. All
+    tries and waits together stay within the request's `timeout_seconds`: a wait that would end after it is
+    not begun, the error is raised at once. `on_retry` hears of each retry before its wait.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        clock: Clock,
+        *,
+        max_tries: int = MAX_TRIES,
+        backoff_seconds: float = BACKOFF_SECONDS,
+        max_backoff_seconds: float = MAX_BACKOFF_SECONDS,
+        draw: Callable[[], float] = random.random,
+        on_retry: Callable[[ModelRequest, ModelError, float], None] = ignore,
+    ) -> None:
+        self.name = model.name
+        self.model = model
+        self.clock = clock
+        self.max_tries = max_tries
+        self.backoff_seconds = backoff_seconds
+        self.max_backoff_seconds = max_backoff_seconds
+        self.draw = draw
+        self.on_retry = on_retry
+
+    async def complete(self, request: ModelRequest) -> ModelReply:
+        """Make up to `max_tries` attempts. Raises the last attempt's ModelError."""
+        ends = self.clock.now() + timedelta(seconds=request.timeout_seconds)
+        attempt = request
+        for tries in range(1, self.max_tries):
+            try:
+                return await self.model.complete(attempt)
+            except ModelError as error:
+                wakes = self._wake_after(error, tries, ends)
+                self.on_retry(request, error, (wakes - self.clock.now()).total_seconds())
+            await self.clock.sleep_until(wakes)
+            left = (ends - self.clock.now()).total_seconds()
+            attempt = request.model_copy(update={"timeout_seconds": left})
+        return await self.model.complete(attempt)
+
+    async def close(self) -> None:
+        """Close the model."""
+        await self.model.close()
+
+    def _wake_after(self, error: ModelError, tries: int, ends: datetime) -> datetime:
+        """When to try again; raises the error where another try makes no sense."""
+        wakes = self.clock.now() + timedelta(seconds=self._delay_seconds(error, tries))
+        if not error.retryable or wakes >= ends:
+            raise error
+        return wakes
+
+    def _delay_seconds(self, error: ModelError, tries: int) -> float:
+        ceiling = min(self.max_backoff_seconds, self.backoff_seconds * 2 ** (tries - 1))
+        asked = error.retry_after_seconds if isinstance(error, RateLimited) else None
+        return max(self.draw() * ceiling, asked or 0.0)

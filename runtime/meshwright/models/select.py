@@ -1,0 +1,141 @@
+"""Which model answers: what the settings say, or what the environment offers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Protocol
+
+from meshwright.errors import ConfigError
+from meshwright.models.config import names_in, read_text
+from meshwright.models.http import HttpModel
+from meshwright.models.offline import OfflineModel, estimate_tokens
+from meshwright.models.port import Model
+from meshwright.models.router import RouterModel, litellm_is_installed
+
+CONFIG_NAME = "litellm_config.yaml"
+WELL_KNOWN_KEYS = (
+    "ANTHROPIC_API_KEY",
+    "OPENAI_API_KEY",
+    "GEMINI_API_KEY",
+    "MISTRAL_API_KEY",
+    "GROQ_API_KEY",
+    "DEEPSEEK_API_KEY",
+    "OPENROUTER_API_KEY",
+    "AZURE_API_KEY",
+)
+EXTRA = "pip install meshwright[litellm]"
+
+
+class Secret(Protocol):
+    """A value that prints as stars."""
+
+    def get_secret_value(self) -> str:
+        """The value itself."""
+        ...
+
+
+class ModelSettings(Protocol):
+    """The settings that choose a model."""
+
+    @property
+    def model(self) -> str:
+        """`auto`, `offline`, `http` or `router`."""
+        ...
+
+    @property
+    def litellm_base_url(self) -> str | None:
+        """The base URL of an OpenAI-compatible server."""
+        ...
+
+    @property
+    def litellm_api_key(self) -> Secret | None:
+        """The key for that server."""
+        ...
+
+    @property
+    def litellm_config(self) -> Path:
+        """The Router's configuration; where it is missing, the one that came with Meshwright counts."""
+        ...
+
+
+class Chooser:
+    """Makes the model that the settings and the environment ask for; its `name` says which, and why."""
+
+    def __init__(
+        self, settings: ModelSettings, environment: Mapping[str, str], count_tokens: Callable[[str], int]
+    ) -> None:
+        self.settings = settings
+        self.environment = environment
+        self.count_tokens = count_tokens
+        self.config_path = config_path(settings.litellm_config)
+
+    def choose(self) -> Model:
+        """Make the model. Raises ConfigError for a kind that is not known."""
+        makers = {"auto": self.auto, "offline": self.offline, "http": self.http, "router": self.router}
+        kind = self.settings.model
+        if kind not in makers:
+            raise ConfigError(
+                f"There is no kind of model {kind!r}", remedy=f"Expected {', '.join(makers)}", field="model"
+            )
+        return makers[kind]()
+
+    def auto(self) -> Model:
+        """A server if one is named, else the Router if a provider's key is set, else the offline model."""
+        if self.settings.litellm_base_url:
+            return self.http()
+        keys = self.keys()
+        if not keys:
+            return self.offline("neither LITELLM_BASE_URL nor a provider's key is set")
+        if not litellm_is_installed():
+            return self.offline(f"{keys[0]} is set, but LiteLLM is not installed: {EXTRA}")
+        if not self.config_path.is_file():
+            return self.offline(f"{keys[0]} is set, but there is no {self.config_path.name}")
+        return self.router(f"{keys[0]} is set")
+
+    def offline(self, why: str = "") -> Model:
+        """The built-in model."""
+        return OfflineModel(count_tokens=self.count_tokens, why=why)
+
+    def http(self) -> Model:
+        """The server at the base URL."""
+        if not self.settings.litellm_base_url:
+            raise ConfigError(
+                'model = "http" needs the address of a server',
+                remedy="Set LITELLM_BASE_URL, like http://127.0.0.1:4000",
+                field="litellm_base_url",
+            )
+        key = self.settings.litellm_api_key
+        return HttpModel(self.settings.litellm_base_url, key.get_secret_value() if key else None)
+
+    def router(self, why: str = "") -> Model:
+        """LiteLLM's Router."""
+        return RouterModel(self.config_path, environment=self.environment, why=why)
+
+    def keys(self) -> list[str]:
+        """The variables that hold a provider's key or address: those of the configuration, or well-known."""
+        named = names_in(read_text(self.config_path)) if self.config_path.exists() else WELL_KNOWN_KEYS
+        return [name for name in named if self.environment.get(name)]
+
+
+def choose_model(
+    settings: ModelSettings,
+    *,
+    environment: Mapping[str, str] | None = None,
+    count_tokens: Callable[[str], int] = estimate_tokens,
+) -> Model:
+    """Make the model that the settings name, or that the environment offers (`model = "auto"`).
+
+    `auto`: `http` where LITELLM_BASE_URL is set, `router` where a provider's key is (and LiteLLM and a
+    configuration are there), else `offline`. Its `name` says which, and why; never a key. `count_tokens`
+    is what the offline model reports as usage. Raises ConfigError.
+    """
+    return Chooser(settings, os.environ if environment is None else environment, count_tokens).choose()
+
+
+def config_path(path: Path) -> Path:
+    """The configuration to read: the project's own, else the copy in the wheel."""
+    bundled = Path(str(files("meshwright"))) / "_project" / CONFIG_NAME
+    return bundled if path.name == CONFIG_NAME and not path.exists() and bundled.is_file() else path

@@ -1,0 +1,131 @@
+"""Chat completions as OpenAI's API writes them: what servers, LiteLLM's proxy and its Router all speak."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from meshwright.messages import Usage
+from meshwright.models.port import (
+    ChatMessage,
+    ModelReply,
+    ModelRequest,
+    ModelUnavailable,
+    ToolCall,
+    ToolSpec,
+)
+
+
+def completion_body(request: ModelRequest) -> dict[str, Any]:
+    """Write a request's body. `metadata` repeats the tags: it is where LiteLLM's Router looks for them."""
+    body: dict[str, Any] = {
+        "model": request.model,
+        "messages": [message_body(message) for message in request.messages],
+        "temperature": request.temperature,
+        "max_tokens": request.max_tokens,
+        "user": request.user,
+        "tags": list(request.tags),
+        "metadata": {**request.metadata, "tags": list(request.tags)},
+    }
+    if request.tools:
+        body["tools"] = [tool_body(tool) for tool in request.tools]
+    if request.response_schema is not None:
+        schema = {"name": "answer", "schema": request.response_schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return body
+
+
+def message_body(message: ChatMessage) -> dict[str, Any]:
+    """Write one message; an assistant that only calls tools has no content."""
+    body: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        body["content"] = message.content or None
+        body["tool_calls"] = [call_body(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        body["tool_call_id"] = message.tool_call_id
+    return body
+
+
+def call_body(call: ToolCall) -> dict[str, Any]:
+    """Write a call that the model made earlier."""
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+
+
+def tool_body(tool: ToolSpec) -> dict[str, Any]:
+    """Write a tool that the model may call."""
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return {"type": "function", "function": function}
+
+
+def read_completion(body: Any, *, model: str, cost_usd: float | None, source: str) -> ModelReply:
+    """Read a reply's body; `model` stands in where the server does not say which model answered.
+
+    Arguments of tool calls are passed on as they came. Raises ModelUnavailable, naming `source`, for
+    anything that is not a chat completion.
+    """
+    try:
+        choice = body["choices"][0]
+        message = choice["message"]
+        return ModelReply(
+            content=read_content(message.get("content")),
+            tool_calls=read_calls(message.get("tool_calls") or ()),
+            model=body.get("model") or model,
+            usage=read_usage(body.get("usage") or {}),
+            cost_usd=cost_usd,
+            finish_reason=choice.get("finish_reason") or "stop",
+        )
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError):
+        raise not_a_completion(source) from None  # the cause would quote the reply
+
+
+def not_a_completion(source: str) -> ModelUnavailable:
+    """The error for a reply that cannot be read."""
+    return ModelUnavailable(
+        f"{source} answered with something that is not a chat completion",
+        remedy="Check that the address is the base URL of an OpenAI-compatible server",
+    )
+
+
+def read_content(content: str | Sequence[Mapping[str, Any]] | None) -> str:
+    """Read text that came whole, in parts, or not at all."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(part.get("text") or "" for part in content)
+
+
+def read_calls(calls: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
+    """Read tool calls; a call without an id gets its place as one."""
+    return tuple(read_call(number, call) for number, call in enumerate(calls))
+
+
+def read_call(number: int, call: Mapping[str, Any]) -> ToolCall:
+    """Read one tool call; arguments that came as an object become the JSON text that was meant."""
+    function = call["function"]
+    arguments = function.get("arguments") or "{}"
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    return ToolCall(id=call.get("id") or f"call_{number}", name=function["name"], arguments=text)
+
+
+def read_usage(usage: Mapping[str, Any]) -> Usage:
+    """Read the tokens that the server counted."""
+    return Usage(
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        completion_tokens=int(usage.get("completion_tokens") or 0),
+    )
+
+
+def read_cost(text: str | float | None) -> float | None:
+    """Read a price in US dollars; None where it is missing or no price at all."""
+    try:
+        cost = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return cost if math.isfinite(cost) and cost >= 0 else None
