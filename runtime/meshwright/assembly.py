@@ -15,6 +15,7 @@ from meshwright.capability import Registration
 from meshwright.clock import Clock, SystemClock
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient, ContextService
+from meshwright.context.tokens import count_tokens
 from meshwright.errors import ConfigError
 from meshwright.events.log import EventLog
 from meshwright.fleet import load_agents, project_file
@@ -34,9 +35,9 @@ from meshwright.run import Services
 from meshwright.runner import Employed, Runner
 from meshwright.settings import Settings
 from meshwright.storage.database import Database
-from meshwright.tools.mesh import MemoryTools, delegate_tool
+from meshwright.tools.mesh import delegate_tool, remember_tool
 from meshwright.tools.tool import Tool, tools_of
-from meshwright.tools.toolset import Toolset, ToolSettings
+from meshwright.tools.toolset import ToolSettings
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.work import AgentThread, Worker
 from meshwright.work.protocol import ORCHESTRATOR
@@ -75,7 +76,9 @@ def build_mesh(
         degraded_after_seconds=settings.degraded_after_seconds,
         offline_after_seconds=settings.offline_after_seconds,
     )
-    chosen_model = model or choose_model(settings, project_file(project, settings.litellm_config))
+    chosen_model = model or choose_model(
+        settings, project_file(project, settings.litellm_config), count_tokens=count_tokens
+    )
     retrying = Retrying(chosen_model, clock)
     memory = Memory(database, clock)
     context = ContextClient(chosen_host, retrying, prompts)
@@ -165,16 +168,14 @@ def employ(classes: Sequence[type[Agent]], settings: ToolSettings) -> dict[str, 
 
 
 def _employ(agent: Agent, settings: ToolSettings) -> Employed:
-    toolsets = [toolset(settings) for toolset in _toolsets(agent)]
+    toolsets = [toolset(settings) for toolset in agent.toolsets]
     tools = [tool for owner in (agent, *toolsets) for tool in tools_of(owner)]
     if agent.delegates_to:
         tools.append(delegate_tool(agent.delegates_to))
+    if agent.remembers:
+        tools.append(remember_tool())
     _check_names(agent, tools)
     return Employed(agent, tools, toolsets)
-
-
-def _toolsets(agent: Agent) -> list[type[Toolset]]:
-    return [*agent.toolsets, MemoryTools] if agent.remembers else list(agent.toolsets)
 
 
 def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:

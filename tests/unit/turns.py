@@ -23,10 +23,10 @@ class Driven:
 
     def take(self, method: str, body: Any = None) -> Commit:
         message = Message(f"m{len(self.commits)}", self.ref, method, body)
-        actor = self.kind.activate(
-            self.ref, Head.decode(self.head.encode()) if self.head.revision else self.head
+        head = Head.decode(self.head.encode())
+        commit = take_turn(
+            self.kind, self.kind.activate(self.ref, head), head, message, self.now, remember=False
         )
-        commit = take_turn(self.kind, actor, self.head, message, self.now, remember=False)
         self.commits.append(commit)
         self.head = commit.head
         return commit
