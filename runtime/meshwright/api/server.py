@@ -1,0 +1,154 @@
+"""Serves the API: on one socket, until it is told to stop, and then without cutting anybody off."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from ipaddress import ip_address
+
+import uvicorn
+
+from meshwright.api.app import create_app
+from meshwright.api.sse import Streams
+from meshwright.errors import ConfigError
+from meshwright.mesh import Mesh
+
+BACKLOG = 2048
+STOP_SECONDS = 10  # what requests under way have to end, once the server stops
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+async def serve(mesh: Mesh, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+    """Serve a running mesh until SIGINT or SIGTERM; a second one cuts off what is under way.
+
+    Port 0 takes any free one; `on_ready` gets the URL once requests are answered. Raises ConfigError where
+    the address cannot be had.
+    """
+    loop = asyncio.get_running_loop()
+    async with serving(mesh, host, port) as server:
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, server.interrupt)
+        try:
+            on_ready(server.url)
+            await server.wait()
+        finally:
+            for number in STOP_SIGNALS:
+                loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def serving(mesh: Mesh, host: str, port: int) -> AsyncIterator[Server]:
+    """Serve a running mesh within a block, and its `url`. Raises what `serve` raises."""
+    with _listen(host, port) as listener:
+        server = Server(mesh, listener)
+        await server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+            await server.wait()
+
+
+class Server(uvicorn.Server):
+    """Uvicorn on a socket of ours: signals are left to us, and event streams end when it stops."""
+
+    def __init__(self, mesh: Mesh, listener: socket.socket) -> None:
+        self._streams = Streams()
+        super().__init__(
+            uvicorn.Config(
+                create_app(mesh, self._streams),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
+        )
+        self._listener = listener
+        self._answering = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self.url = _url(listener)
+
+    async def start(self) -> None:
+        """Begin to serve; requests are answered when this returns."""
+        self._running = asyncio.create_task(self.serve([self._listener]), name="http-server")
+        answering = asyncio.create_task(self._answering.wait())
+        await asyncio.wait({self._running, answering}, return_when=asyncio.FIRST_COMPLETED)
+        answering.cancel()
+        if self._running.done():
+            await self._running
+
+    async def wait(self) -> None:
+        """Return when the server has ended."""
+        if self._running is not None:
+            await asyncio.shield(self._running)
+
+    def stop(self) -> None:
+        """Take no more requests, and end when those under way have their answers."""
+        self.should_exit = True
+
+    def interrupt(self) -> None:
+        """Stop; asked for a second time, at once."""
+        self.force_exit = self.should_exit
+        self.stop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        self._answering.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, which would not end by themselves, then everything else."""
+        self._streams.close()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave the signals to whoever serves."""
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise _no_address(host, port, error) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _no_address(host: str, port: int, error: OSError) -> ConfigError:
+    if error.errno == errno.EADDRINUSE:
+        message = f"port {port} of {host} is in use"
+        return ConfigError(
+            message, remedy="choose another with --port N, or 0 for a free one", field="listen_port"
+        )
+    if error.errno == errno.EACCES:
+        message = f"port {port} may not be listened on: {error.strerror}"
+        return ConfigError(message, remedy="choose one from 1024 up with --port N", field="listen_port")
+    message = f"{host!r} cannot be listened on: {error.strerror or error}"
+    return ConfigError(message, remedy="127.0.0.1 is this machine alone", field="listen_host")
+
+
+def _url(listener: socket.socket) -> str:
+    """How to call a listening socket from this machine."""
+    host, port = listener.getsockname()[:2]
+    if ip_address(host).is_unspecified:
+        host = "::1" if listener.family == socket.AF_INET6 else "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,158 @@
+"""Tasks: give one, look at it, list them, end one, follow its events."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import FastAPI, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from meshwright.api.events import EventPage, Range, event_page, make_filter, resume_after
+from meshwright.api.examples import EVENT_PAGE, RECEIPT, REQUEST, TASK, TASKS
+from meshwright.api.openapi import answers, problems, reads, streams
+from meshwright.api.sse import Streams
+from meshwright.api.wire import CALLER, RawRoute, answer, read_model, traceparent
+from meshwright.events.tasks import TaskPage
+from meshwright.mesh import FINAL, Mesh, TaskView
+from meshwright.messages import ENDED, ID_PATTERN, Event, Identifier, Receipt, TaskRequest, TaskStatus
+
+TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
+NO_TASK = problems({404: "There is no such task."})
+HEADERS = [
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The same key with the same body is the same task, however often it is sent.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    },
+    {
+        "name": "traceparent",
+        "in": "header",
+        "description": "The W3C trace that the task becomes a part of.",
+        "schema": {"type": "string"},
+    },
+]
+REFUSALS = problems(
+    {
+        400: "The body is not JSON.",
+        404: "There is no such agent.",
+        409: "The Idempotency-Key was used before, with another body.",
+        413: "The body is too large, or nested too deep.",
+        422: "A field is wrong, and `field` names it.",
+        503: "No agent has the capability, or those that have it are offline; or the mesh is stopping.",
+    }
+)
+
+
+class TaskQuery(BaseModel):
+    """Which tasks to list. `cursor` is that of the page before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: TaskStatus | None = None
+    capability: Identifier | None = None
+    limit: int = Field(default=50, ge=1, le=500)
+    cursor: str | None = Field(default=None, min_length=1, max_length=512)
+
+
+class TaskRoutes:
+    """Tasks over HTTP."""
+
+    def __init__(self, mesh: Mesh, streams: Streams) -> None:
+        self._mesh = mesh
+        self._streams = streams
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the routes to an application."""
+        app.router.add_api_route(
+            "/tasks",
+            self.submit,
+            route_class_override=RawRoute,
+            methods=["POST"],
+            status_code=202,
+            summary="Give the mesh a task",
+            tags=["tasks"],
+            responses={**answers(Receipt, RECEIPT, status=202, description="Durable."), **REFUSALS},
+            openapi_extra={**reads(TaskRequest, REQUEST), "parameters": HEADERS},
+        )
+        app.add_api_route(
+            "/tasks", self.list, summary="List tasks", tags=["tasks"], responses=answers(TaskPage, TASKS)
+        )
+        app.add_api_route(
+            "/tasks/{task_id}",
+            self.show,
+            summary="Look at a task",
+            tags=["tasks"],
+            responses={**answers(TaskView, TASK), **NO_TASK},
+        )
+        app.add_api_route(
+            "/tasks/{task_id}/cancel",
+            self.cancel,
+            methods=["POST"],
+            summary="End a task before its time",
+            tags=["tasks"],
+            responses={
+                **answers(TaskView, TASK, description="It has ended."),
+                **answers(TaskView, TASK, status=202, description="It is going to end."),
+                **NO_TASK,
+            },
+        )
+        app.add_api_route(
+            "/tasks/{task_id}/events",
+            self.events,
+            summary="Follow a task",
+            tags=["tasks", "events"],
+            responses={
+                **streams(answers(EventPage, EVENT_PAGE)),
+                204: {"description": "All seen."},
+                **NO_TASK,
+            },
+        )
+
+    async def submit(self, request: Request) -> Response:
+        """Give a task to the best agent for a capability, or to one agent by name.
+
+        It is durable when this answers. `payload.text` is the request in words.
+        """
+        task = await read_model(request, TaskRequest, self._mesh.settings)
+        key = request.headers.get("idempotency-key")
+        receipt = await self._mesh.submit(task, CALLER, idempotency_key=key, traceparent=traceparent(request))
+        return answer(receipt, 202, {"Location": f"/tasks/{receipt.task_id}"})
+
+    async def list(self, query: Annotated[TaskQuery, Query()]) -> Response:
+        """List tasks, the newest first."""
+        return answer(await self._mesh.log.tasks(tenant_id=CALLER.tenant_id, **dict(query)))
+
+    async def show(self, task_id: TaskId) -> Response:
+        """Show a task: its request, its attempts with the score of each choice, and its outcome."""
+        return answer(await self._mesh.task(task_id, CALLER.tenant_id))
+
+    async def cancel(self, task_id: TaskId) -> Response:
+        """Ask for the end of a task. Its outcome follows when its agent has let go; an ended one stays so."""
+        view = await self._mesh.cancel(task_id, CALLER.tenant_id)
+        return answer(view, 200 if view.status in ENDED else 202)
+
+    async def events(self, request: Request, task_id: TaskId, query: Annotated[Range, Query()]) -> Response:
+        """Follow a task to its end (`Accept: text/event-stream`), or look up a page of its events.
+
+        A stream begins with the task's first event, or behind `Last-Event-ID`.
+        """
+        view = await self._mesh.task(task_id, CALLER.tenant_id)
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return await self._follow(view, resume_after(request, query) or 0)
+        return answer(await event_page(self._mesh.log, query, task_id=task_id))
+
+    async def _follow(self, view: TaskView, after_seq: int) -> Response:
+        log = self._mesh.log
+        wanted = make_filter(Range(), task_id=view.task_id, after_seq=after_seq)
+        if view.status in ENDED:
+            final = make_filter(
+                Range(limit=1), task_id=view.task_id, after_seq=after_seq, event_type=f"task.{view.status}"
+            )
+            if not await log.query(final):
+                return Response(status_code=204)  # tells a browser not to come back
+        return self._streams.respond(log.tail(wanted), _is_final)
+
+
+def _is_final(event: Event) -> bool:
+    return event.event_type in FINAL
