@@ -42,8 +42,9 @@ def recent_messages(history: Sequence[Mapping[str, Any]], max_tokens: int) -> li
     """The latest messages that have at most so many tokens together, oldest first."""
     chosen: list[dict[str, str]] = []
     left = max_tokens
+    longest = max(1, max_tokens // MESSAGE_SHARE)
     for message in reversed(history):
-        content = clip(str(message["content"]), max_tokens // MESSAGE_SHARE)
+        content = clip(str(message["content"]), longest)
         left -= count_tokens(content)
         if left < 0:
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 from pydantic import BaseModel
 
@@ -52,14 +53,22 @@ class ContextService(Actor[NoState]):
 class ContextClient:
     """Has requests compressed: planned by the actor, and over the ceiling shortened by a model.
 
-    The model is called outside of any turn, once, and has 30 seconds. `model` is a model, or what gives the
-    one to use now; None is a mesh without a compression model.
+    `model` is a model, or what gives the one to use now; None is a mesh without a compression model. It is
+    called outside of any turn, and given `timeout_seconds`.
     """
 
-    def __init__(self, host: Host, model: ModelSource, prompts: Prompts) -> None:
+    def __init__(
+        self,
+        host: Host,
+        model: ModelSource,
+        prompts: Prompts,
+        *,
+        timeout_seconds: float = COMPRESSION_TIMEOUT_SECONDS,
+    ) -> None:
         self._host = host
         self._model = model
         self._prompts = prompts
+        self._timeout_seconds = timeout_seconds
 
     async def compress(
         self,
@@ -81,51 +90,51 @@ class ContextClient:
         made = reply if isinstance(reply, Plan) else Plan.model_validate(reply)
         if not made.over_ceiling:
             return _response(made, started, "deterministic")
-        return await self._shortened(made, request, started, {"tenant_id": tenant_id, "task_id": task_id})
+        model = self._model() if callable(self._model) else self._model
+        if model is None:
+            return _response(made, started, "deterministic-fallback", error="there is no compression model")
+        metadata = {"purpose": "compression", "tenant_id": tenant_id, "task_id": task_id}
+        ask = partial(self._model_request, made, request, metadata)
+        return await self._shortened(made, model, ask, started)
 
     async def _shortened(
-        self, made: Plan, request: CompressRequest, started: float, metadata: dict[str, str | None]
+        self, made: Plan, model: Model, ask: Callable[[], ModelRequest], started: float
     ) -> CompressResponse:
         reply: ModelReply | None = None
         try:
-            async with asyncio.timeout(COMPRESSION_TIMEOUT_SECONDS):
-                reply = await self._ask_model(made, request, metadata)
+            async with asyncio.timeout(self._timeout_seconds):
+                reply = await model.complete(ask())
         except TimeoutError:
-            error = f"the compression model gave no answer within {COMPRESSION_TIMEOUT_SECONDS:g} seconds"
+            error = f"no model could shorten it within {self._timeout_seconds:g} seconds"
         except MeshError as failure:
-            error = f"the compression model failed: {failure.code}: {failure.message}"
-        except Exception as failure:  # noqa: BLE001  # an adapter's own mistake must not cost the task its context
-            error = f"the compression model failed: {type(failure).__name__}"  # its message may hold a key
+            error = f"no model could shorten it: {failure.code}: {failure.message}"
+        except Exception as failure:  # noqa: BLE001 an adapter's own mistake must not cost the task its context
+            error = f"no model could shorten it: {type(failure).__name__}"  # its message may hold a key
         else:
             text = reply.content.strip()
             problem = _unfinished(reply) or validation.problem(text, made)
             if problem is None:
                 return _response(made, started, "model", text=text, reply=reply)
-            error = f"the compression model's text is not valid: {problem}"
+            error = f"the model's text is not valid: {problem}"
         return _response(made, started, "deterministic-fallback", error=error, reply=reply)
 
-    async def _ask_model(
+    def _model_request(
         self, made: Plan, request: CompressRequest, metadata: dict[str, str | None]
-    ) -> ModelReply:
-        model = self._model() if callable(self._model) else self._model
-        if model is None:
-            raise MeshError("there is none")
+    ) -> ModelRequest:
         prompt = self._prompts.get(CONTEXT_SERVICE)
         values = {"sender": request.sender, "receiver": request.receiver}
-        return await model.complete(
-            ModelRequest(
-                model=prompt.model,
-                messages=(
-                    ChatMessage(role="system", content=prompt.render_from(values)),
-                    ChatMessage(role="user", content=made.text),
-                ),
-                tags=COMPRESSION_TAGS,
-                user=CONTEXT_SERVICE,
-                metadata={"purpose": "compression", **metadata},
-                temperature=prompt.temperature,
-                max_tokens=prompt.max_tokens,
-                timeout_seconds=COMPRESSION_TIMEOUT_SECONDS,
-            )
+        return ModelRequest(
+            model=prompt.model,
+            messages=(
+                ChatMessage(role="system", content=prompt.render_from(values)),
+                ChatMessage(role="user", content=made.text),
+            ),
+            tags=COMPRESSION_TAGS,
+            user=CONTEXT_SERVICE,
+            metadata=metadata,
+            temperature=prompt.temperature,
+            max_tokens=prompt.max_tokens,
+            timeout_seconds=self._timeout_seconds,
         )
 
 

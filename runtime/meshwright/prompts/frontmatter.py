@@ -18,6 +18,7 @@ from meshwright.errors import PromptError
 
 BOUNDARY = re.compile(r"^---[ \t]*$", re.MULTILINE)
 FIRST_LINE = 2  # of the front matter, below the first boundary
+MAX_DEPTH = 4  # of lists in lists; no field needs more than one
 EXPECTED = {
     "description": "write description as a text, such as: description: Greets whoever asks.",
     "model": "write model as the name of a model group, such as: model: default",
@@ -61,12 +62,18 @@ class _StrictLoader(yaml.SafeLoader):
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
+        self.depth = 0
         self.lines: dict[str, int] = {}
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         if self.check_event(yaml.AliasEvent):
             raise _refused("an alias (*name) is not allowed: write the value again", self.peek_event())
-        return super().compose_node(parent, index)
+        if self.depth > MAX_DEPTH:
+            raise _refused("it is nested too deep", self.peek_event())
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
@@ -110,7 +117,7 @@ def take_apart(text: str, path: str) -> Parts:
     handler = _Handler()
     try:
         fields, body = frontmatter.parse(text, handler=handler)
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise _not_yaml(error, path) from error
     for name, line in handler.lines.items():
         if name not in EXPECTED:
@@ -126,7 +133,7 @@ def _line_of(body: str, text: str) -> int:
     return text.count("\n", 0, len(text.rstrip()) - len(body)) + 1
 
 
-def _not_yaml(error: yaml.YAMLError | RecursionError, path: str) -> PromptError:
+def _not_yaml(error: yaml.YAMLError, path: str) -> PromptError:
     mark, problem = None, str(error).partition("\n")[0]
     if isinstance(error, yaml.MarkedYAMLError):
         mark, problem = error.problem_mark, error.problem

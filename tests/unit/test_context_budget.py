@@ -1,0 +1,110 @@
+"""What fits into an agent's context, and the request that a run makes of it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from meshwright.context.budget import build_agent_context, recent_messages
+from meshwright.context.compression import plan
+from meshwright.context.memory import MemoryItem
+from meshwright.context.request import CompressRequest, context_request
+from meshwright.context.rules import DEFAULT_RULES
+from meshwright.context.tokens import count_tokens
+from meshwright.messages import Task
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def memories(*texts: str) -> list[MemoryItem]:
+    return [MemoryItem(memory_id=f"m{n}", scope="global", text=text) for n, text in enumerate(texts)]
+
+
+def messages(*texts: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text, "task_id": "t"} for text in texts]
+
+
+def task(**payload: Any) -> Task:
+    return Task(
+        task_id="t",
+        capability="general-query",
+        payload=payload,
+        thread_id="t",
+        deadline_at=NOW,
+        created_at=NOW,
+    )
+
+
+def test_the_least_relevant_memories_are_dropped_first() -> None:
+    context = build_agent_context([], memories("one two three", "four five six", "seven"), max_tokens=6)
+    assert context.memories == ["one two three", "four five six"]
+
+
+def test_a_memory_larger_than_the_whole_budget_does_not_keep_the_others_out() -> None:
+    assert build_agent_context([], memories("word " * 50, "small"), max_tokens=10).memories == ["small"]
+
+
+def test_the_latest_messages_are_kept_in_their_order() -> None:
+    chosen = recent_messages(messages("one", "two", "three", "four"), 3)
+    assert [message["content"] for message in chosen] == ["two", "three", "four"]
+
+
+def test_a_long_message_is_cut_short_rather_than_lost() -> None:
+    (message,) = recent_messages(messages("word " * 100), 40)
+    assert message["content"].endswith("…")
+    assert count_tokens(message["content"]) <= 10
+
+
+def test_history_leaves_half_of_the_budget_to_memories() -> None:
+    context = build_agent_context(messages(*["word"] * 100), memories(*["memory"] * 100), max_tokens=20)
+    assert (len(context.messages), len(context.memories)) == (10, 10)
+
+
+def test_a_run_asks_with_what_it_has() -> None:
+    request = context_request(
+        sender="project-manager",
+        receiver="architect-agent",
+        project_id="mesh",
+        task=task(text="Decide it."),
+        history=messages("Earlier."),
+        memories=memories("SQLite is preferred."),
+        constraints=["Stay small."],
+        known_failures=["It hung."],
+        questions=["Which?"],
+    )
+    assert plan(request, DEFAULT_RULES).text.splitlines() == [
+        *(
+            "METADATA:",
+            "sender: project-manager",
+            "receiver: architect-agent",
+            "project_id: mesh",
+            "priority: 5",
+        ),
+        *("DOMAIN_CONTEXT:", "- Decide it."),
+        *("CONSTRAINTS:", "- Stay small."),
+        *("KNOWN_FAILURES:", "- It hung."),
+        *("RELEVANT_MEMORIES:", "- SQLite is preferred."),
+        *("CONVERSATION_CONTEXT:", "- user: Earlier."),
+        *("OPEN_QUESTIONS:", "- Which?"),
+    ]
+
+
+def test_a_run_s_request_is_what_the_check_would_have_made_of_it() -> None:
+    made = context_request(
+        sender="a", receiver="b", task=task(text="x"), history=messages("y"), memories=memories("z")
+    )
+    assert CompressRequest.model_validate_json(made.model_dump_json()) == made
+
+
+@pytest.mark.parametrize(
+    ("payload", "summary"),
+    [
+        ({"text": " hello "}, "hello"),
+        ({"n": 1}, '{"n":1}'),
+        ({}, "{}"),
+        ({"text": "x" * 20_000}, "x" * 15_999 + "…"),
+    ],
+    ids=["text", "other", "empty", "long"],
+)
+def test_a_task_is_summed_up_by_its_text_or_its_payload(payload: dict[str, Any], summary: str) -> None:
+    assert context_request(sender="a", receiver="b", task=task(**payload)).task_summary == summary

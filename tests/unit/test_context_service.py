@@ -1,0 +1,180 @@
+"""The context-service through its client: planned by rules, shortened by a model, never silent."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright.actor import ActorKind, ActorRef
+from meshwright.context import service
+from meshwright.context.request import CompressRequest, CompressResponse
+from meshwright.context.rules import Rule, Rules
+from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
+from meshwright.context.tokens import count_tokens
+from meshwright.hosts.memory import MemoryHost
+from meshwright.messages import Usage
+from meshwright.models.port import ModelReply, ModelRequest, ModelUnavailable
+from meshwright.prompts import Prompts
+
+PROMPTS = Path(__file__).resolve().parents[2] / "prompts"
+SHORT = CompressRequest(
+    sender="client", receiver="simple-agent", project_id="mesh", task_summary="Say where the event log is."
+)
+LONG = SHORT.model_copy(update={"sender_memories": ["The event log is a table of the file mesh.db. " * 20]})
+GOOD = """METADATA:
+sender: client
+receiver: simple-agent
+project_id: mesh
+priority: 5
+DOMAIN_CONTEXT:
+- Say where the event log is: a table of mesh.db."""
+
+
+class Scripted:
+    """A model that answers what it was told to, or fails so, and keeps what it was asked."""
+
+    name = "scripted"
+
+    def __init__(self, answer: Callable[[ModelRequest], Any]) -> None:
+        self.asked: list[ModelRequest] = []
+        self._answer = answer
+
+    async def complete(self, request: ModelRequest) -> ModelReply:
+        self.asked.append(request)
+        answer = self._answer(request)
+        if isinstance(answer, ModelReply):
+            return answer
+        if asyncio.isfuture(answer):
+            await answer
+        return ModelReply(
+            content=str(answer), model="scripted-1", usage=Usage(prompt_tokens=200, completion_tokens=40)
+        )
+
+    async def close(self) -> None: ...
+
+
+def saying(answer: str) -> Scripted:
+    return Scripted(lambda _: answer)
+
+
+def failing(error: Exception) -> Scripted:
+    def fail(_: ModelRequest) -> str:
+        raise error
+
+    return Scripted(fail)
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[MemoryHost]:
+    host = MemoryHost()
+    host.register(ActorKind.of(ContextService, type=CONTEXT_SERVICE, rules=Rules([Rule(token_ceiling=100)])))
+    await host.start()
+    yield host
+    await host.stop()
+
+
+async def compress(host: MemoryHost, model: Any, request: CompressRequest = LONG) -> CompressResponse:
+    return await ContextClient(host, model, Prompts(PROMPTS)).compress(request, task_id="t1")
+
+
+async def test_a_text_under_the_ceiling_is_deterministic_and_asks_no_model(host: MemoryHost) -> None:
+    model = saying(GOOD)
+    response = await compress(host, model, SHORT)
+    assert model.asked == []
+    assert response.compressed_context.startswith("METADATA:\nsender: client")
+    assert response.model_dump(exclude={"stats", "compressed_context"}) == {
+        "success": True,
+        "method": "deterministic",
+        "validation_passed": True,
+        "error": None,
+    }
+
+
+async def test_a_valid_text_of_the_model_is_used_over_the_ceiling(host: MemoryHost) -> None:
+    response = await compress(host, saying(f"\n{GOOD}\n"))
+    assert (response.method, response.compressed_context, response.error) == ("model", GOOD, None)
+    assert response.validation_passed
+    assert response.stats.output_tokens == count_tokens(GOOD)
+    assert response.stats.ratio == pytest.approx(
+        response.stats.output_tokens / response.stats.input_tokens, abs=1e-4
+    )
+    assert response.stats.duration_ms > 0
+
+
+async def test_the_model_is_called_as_the_context_service_with_the_compression_tag(host: MemoryHost) -> None:
+    model = saying(GOOD)
+    await compress(host, model)
+    (asked,) = model.asked
+    assert (asked.user, asked.tags, asked.model) == ("context-service", ("compression",), "default")
+    assert asked.metadata == {"purpose": "compression", "tenant_id": "default", "task_id": "t1"}
+    assert [message.role for message in asked.messages] == ["system", "user"]
+    assert "client hands to simple-agent" in asked.messages[0].content
+    assert asked.messages[1].content.startswith("METADATA:")
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (saying(GOOD.replace("mesh.db", "mesh.sqlite")), "not valid: 'mesh.sqlite' does not stand in"),
+        (saying(""), "not valid: it does not begin with METADATA:"),
+        (Scripted(lambda _: ModelReply(content=GOOD, model="m", finish_reason="length")), "it was cut off"),
+        (failing(ModelUnavailable("no connection")), "ModelUnavailable: no connection"),
+        (failing(KeyError("sk-secret")), "no model could shorten it: KeyError"),
+        (None, "there is no compression model"),
+        (lambda: None, "there is no compression model"),
+    ],
+    ids=["invented", "empty", "cut off", "unavailable", "broken", "none", "none now"],
+)
+async def test_without_a_valid_text_the_deterministic_one_stands_whole_and_says_why(
+    host: MemoryHost, model: Any, why: str
+) -> None:
+    response = await compress(host, model)
+    assert (response.success, response.method, response.validation_passed) == (
+        True,
+        "deterministic-fallback",
+        False,
+    )
+    assert why in (response.error or "")
+    assert response.compressed_context.count("mesh.db") == 20
+    assert "sk-secret" not in (response.error or "")
+
+
+async def test_a_model_that_hangs_is_given_up(host: MemoryHost) -> None:
+    hanging = Scripted(lambda _: asyncio.get_running_loop().create_future())
+    response = await ContextClient(host, hanging, Prompts(PROMPTS), timeout_seconds=0.01).compress(LONG)
+    assert response.error == "no model could shorten it within 0.01 seconds"
+
+
+async def test_a_prompt_that_wants_what_there_is_not_is_no_obstacle(host: MemoryHost, tmp_path: Path) -> None:
+    (tmp_path / "context-service.prompt").write_text("---\ntags: [x]\nvariables: [mood]\n---\n{{mood}}")
+    response = await ContextClient(host, saying(GOOD), Prompts(tmp_path)).compress(LONG)
+    assert "PromptError: prompt context-service needs a value for mood" in (response.error or "")
+
+
+async def test_the_reply_of_the_model_can_be_accounted_for_and_does_not_travel(host: MemoryHost) -> None:
+    for model in (saying(GOOD), saying("nonsense")):
+        response = await compress(host, model)
+        assert response.reply is not None
+        assert response.reply.usage.prompt_tokens == 200
+        assert "reply" not in response.model_dump()
+
+
+async def test_a_cancelled_caller_is_not_answered(host: MemoryHost) -> None:
+    asked = asyncio.Event()
+
+    def hang(_: ModelRequest) -> Any:
+        asked.set()
+        return asyncio.get_running_loop().create_future()
+
+    caller = asyncio.create_task(compress(host, Scripted(hang)))
+    await asked.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+
+
+async def test_planning_leaves_nothing_behind(host: MemoryHost) -> None:
+    await compress(host, None, SHORT)
+    assert await host.read(ActorRef(CONTEXT_SERVICE, "default")) in (None, service.NoState())

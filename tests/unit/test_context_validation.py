@@ -1,0 +1,135 @@
+"""What a model's text must hold, and must not, to stand for the original."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshwright.context.compression import plan
+from meshwright.context.request import CompressRequest, Plan
+from meshwright.context.rules import Rule, Rules
+from meshwright.context.validation import problem
+
+ULID = "01J9ZK00000000000000000001"
+ORIGINAL = CompressRequest(
+    sender="project-manager",
+    receiver="architect-agent",
+    project_id="mesh",
+    task_summary="Decide how the event log of Meshwright v0.1.0 is stored: FastAPI 0.163 with SQLite, "
+    "not Postgres. We use python-frontmatter and opentelemetry-sdk 1.45.2. "
+    "The regression came with 8db79dc0123456.",
+    workflow_state={"phase": "PLANNING"},
+    constraints=["No service may be needed."],
+    known_failures=["The WAL grew to 116 MB"],
+    sender_memories=[
+        f"It was decided at 2026-11-20T10:00:00Z ({ULID}, score: 0.93) to use WAL mode",
+        "more " * 100,
+    ],
+    conversation_snippet=["user: keep it small"],
+    sender_questions=["Which store survives a power cut?"],
+)
+GOOD = """METADATA:
+sender: project-manager
+receiver: architect-agent
+project_id: mesh
+priority: 5
+workflow_state.phase: PLANNING
+DOMAIN_CONTEXT:
+1. Decide the storage of the event log of Meshwright v0.1.0: FastAPI 0.163 with SQLite. Avoid Postgres.
+- Uses python-frontmatter, opentelemetry-sdk 1.45.2; the regression came with 8db79dc0123456.
+CONSTRAINTS:
+- No service may be needed.
+KNOWN_FAILURES:
+- WAL growing to 116 MB
+OPEN_QUESTIONS:
+- Which store survives a power cut?"""
+
+
+@pytest.fixture(scope="module")
+def original() -> Plan:
+    return plan(ORIGINAL, Rules([Rule(token_ceiling=50)]))
+
+
+def test_a_shorter_text_of_the_same_words_is_valid(original: Plan) -> None:
+    assert problem(GOOD, original) is None
+
+
+def test_the_original_itself_is_free_of_inventions() -> None:
+    plain = ORIGINAL.model_copy(update={"sender_memories": ["SQLite is preferred."]})
+    made = plan(plain, Rules([Rule(token_ceiling=50)]))
+    assert problem(made.text, made) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("METADATA:\n", "Here it is:\nMETADATA:\n", "does not begin with METADATA"),
+        ("DOMAIN_CONTEXT:", "DOMAIN:", "section DOMAIN_CONTEXT is missing"),
+        ("KNOWN_FAILURES:\n- WAL growing to 116 MB\n", "", "section KNOWN_FAILURES is missing"),
+        ("- WAL growing to 116 MB\n", "", "section KNOWN_FAILURES is missing"),
+        ("- Which store survives a power cut?", "", "section OPEN_QUESTIONS is missing"),
+        ("project_id: mesh\n", "", "field project_id of METADATA is missing"),
+        ("receiver: architect-agent", "receiver: qa-tester", "field receiver of METADATA is missing"),
+        ("phase: PLANNING", "phase: planned", "field workflow_state.phase of METADATA is missing"),
+        ("No service may be needed.", "Services unneeded.", "word for word is missing"),
+        ("Which store", "plain words " * 300, "longer than what it was made from"),
+    ],
+)
+def test_a_text_that_lost_something_is_refused(original: Plan, old: str, new: str, said: str) -> None:
+    assert said in (problem(GOOD.replace(old, new), original) or "")
+
+
+@pytest.mark.parametrize(
+    ("new", "term"),
+    [
+        ("MySQL", "MySQL"),
+        ("SQLite 3.40", "3.40"),
+        ("SQLite v0.163.1", "v0.163.1"),
+        ("SQLite and 117 tables", "117"),
+        ("fastapi-users", "fastapi-users"),
+        ("python_frontmatter", "python_frontmatter"),
+        ("celery", "celery"),
+        ("sqlite3", "sqlite3"),
+        ("`numpy`", "numpy"),
+        ("Redis", "Redis"),
+        ("SQLite. Kafka", "Kafka"),
+        ("SQLite by Express", "Express"),
+        ("AWS", "AWS"),
+        ("@scope/pkg", "scope/pkg"),
+        ("src/app.py", "src/app.py"),
+    ],
+)
+def test_a_name_a_version_or_a_number_that_was_not_there_is_refused(
+    original: Plan, new: str, term: str
+) -> None:
+    said = problem(GOOD.replace("SQLite", new), original)
+    assert said == f"{term!r} does not stand in what it was made from"
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        (ULID, "an id"),
+        (f"memory_id: {ULID[:5]}", "an id"),
+        ("id=m", "an id"),
+        ("6f1c0d3e-8a4b-4c2d-9e1f-0a1b2c3d4e5f", "an id"),
+        ("score: 0.93", "a score"),
+        ("decided at 2026-11-20T10:00:00Z", "a timestamp"),
+        ("created_at 1763632800", "a timestamp"),
+    ],
+)
+def test_an_id_a_score_or_a_time_of_a_memory_is_a_leak(original: Plan, added: str, said: str) -> None:
+    assert problem(f"{GOOD}\nRELEVANT_MEMORIES:\n- WAL mode {added}", original) == f"it holds {said}"
+
+
+def test_an_id_that_the_sender_itself_put_in_words_is_none(original: Plan) -> None:
+    assert "8db79dc0123456" in GOOD
+    assert problem(GOOD, original) is None
+
+
+@given(st.text())
+def test_any_text_of_a_model_is_judged_and_none_passes_by_chance(text: str) -> None:
+    assert problem(text, plan(ORIGINAL, Rules())) is not None
+
+
+def test_a_version_may_lose_its_v(original: Plan) -> None:
+    assert problem(GOOD.replace("v0.1.0", "0.1.0"), original) is None

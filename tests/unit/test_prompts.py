@@ -1,0 +1,268 @@
+"""Prompt files: what is read, what is refused and where, and that there is always a prompt."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshwright.errors import PromptError
+from meshwright.prompts import Prompts, parse_prompt
+from meshwright.prompts.folder import BUILT_IN, GENERIC
+from meshwright.prompts.prompt import MAX_PROMPT_BYTES, RUN_VARIABLES
+
+FOLDER = Path(__file__).resolve().parents[2] / "prompts"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.prompt"))
+HEAD = "---\ntags: [a]\nvariables: [context]\n---\n"
+Told = list[tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def told() -> Told:
+    return []
+
+
+@pytest.fixture
+def prompts(tmp_path: Path, told: Told) -> Prompts:
+    return Prompts(tmp_path, on_event=lambda event_type, payload: told.append((event_type, payload)))
+
+
+def write(prompts: Prompts, text: str, name: str = "greeter") -> Path:
+    """Write a prompt file, with a time of change of its own."""
+    path = prompts.directory / f"{name}.prompt"
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    path.write_text(text)
+    if before:
+        os.utime(path, ns=(before + 1000, before + 1000))
+    return path
+
+
+def refusal(text: str | bytes) -> PromptError:
+    with pytest.raises(PromptError) as refused:
+        parse_prompt("x", text if isinstance(text, bytes) else text.encode(), "x.prompt")
+    return refused.value
+
+
+def test_a_prompt_file_is_read_with_its_settings(prompts: Prompts) -> None:
+    write(
+        prompts,
+        "---\ndescription: Greets.\nmodel: small\ntemperature: 1\nmax_tokens: 64\ntags: [cheap, b]\n"
+        "variables: [context]\n---\n\nHello.\n{{ context }}\n",
+    )
+    prompt = prompts.get("greeter")
+    assert (prompt.name, prompt.description, prompt.model) == ("greeter", "Greets.", "small")
+    assert (prompt.temperature, prompt.max_tokens, prompt.tags) == (1.0, 64, ("cheap", "b"))
+    assert (prompt.variables, prompt.body, prompt.source) == (("context",), "Hello.\n{{ context }}", "file")
+    assert len(prompt.digest) == 64
+
+
+def test_only_tags_and_a_text_are_required() -> None:
+    prompt = parse_prompt("x", b"---\ntags: [a]\n---\nHi.")
+    assert (prompt.model, prompt.temperature, prompt.max_tokens, prompt.variables) == (
+        "default",
+        0.0,
+        1024,
+        (),
+    )
+    assert prompt.render() == "Hi."
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufeff" + HEAD + "Hi\n{{context}}", (HEAD + "Hi\n{{context}}").replace("\n", "\r\n")]
+)
+def test_a_byte_order_mark_and_windows_line_ends_are_tolerated(text: str) -> None:
+    assert parse_prompt("x", text.encode()).render(context="there") == "Hi\nthere"
+
+
+def test_a_rule_in_the_text_is_text() -> None:
+    assert parse_prompt("x", b"---\ntags: [a]\n---\nHi\n---\nthere").body == "Hi\n---\nthere"
+
+
+@given(st.text(), st.text())
+def test_a_value_is_put_in_as_it_is_and_never_looked_at_again(first: str, second: str) -> None:
+    prompt = parse_prompt("x", b"---\ntags: [a]\nvariables: [a, b]\n---\n{{a}}|{{b}}|{{a}}")
+    tricky = "{{b}}" + first + "\nSystem: {% x %}"
+    assert prompt.render(a=tricky, b=second) == f"{tricky}|{second}|{tricky}"
+
+
+def test_a_missing_or_an_unknown_variable_is_an_error() -> None:
+    prompt = parse_prompt("greeter", (HEAD + "{{context}}").encode())
+    with pytest.raises(PromptError, match="greeter needs a value for context"):
+        prompt.render()
+    with pytest.raises(PromptError, match="greeter has no variable mood"):
+        prompt.render(context="x", mood="y")
+
+
+def test_of_the_values_offered_a_prompt_takes_those_it_declares() -> None:
+    prompt = parse_prompt("greeter", (HEAD + "{{context}}").encode())
+    assert prompt.render_from({"context": "x", "task": "y"}) == "x"
+    with pytest.raises(PromptError, match="there are values for task"):
+        prompt.render_from({"task": "y"})
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("Hello", 1, "does not begin with front matter"),
+        ("---\ntags: [a]\nHello", 1, "does not begin with front matter"),
+        ("\n---\ntags: [a]\n---\nHello", 1, "does not begin with front matter"),
+        ("---\ntags: [a]\n---\n \n", 3, "has no text"),
+        ("---\n---\nHello", 1, "'tags' is missing"),
+        ("---\nmodel: x\ntags: []\n---\nHello", 3, "tags: List should have at least 1 item"),
+        ("---\ntags: [a]\n\ntemperature: hot\n---\nHello", 4, "temperature as a number from 0 to 2"),
+        ("---\ntags: [a]\ntemperature: 3\n---\nHello", 3, "temperature as a number from 0 to 2"),
+        ("---\ntags: [a]\nmax_tokens: yes\n---\nHello", 3, "max_tokens as a whole number"),
+        ("---\nmodel: 1.10\ntags: [a]\n---\nHello", 2, "model: Input should be a valid string"),
+        ("---\nmodel: 2026-01-01\ntags: [a]\n---\nHello", 2, "model: Input should be a valid string"),
+        ("---\ntags: [a]\ntemprature: 1\n---\nHello", 3, "did you mean temperature"),
+        ("---\ntags: [a]\non: 1\n---\nHello", 3, "unknown field 'on'"),
+        ("---\ntags: [a]\ncontent: x\n---\nHello", 3, "unknown field 'content'"),
+        ("---\ntags: &t [a]\nmodel: *t\n---\nHello", 3, "an alias"),
+        ("---\ntags: [a]\nmodel: x\nmodel: y\n---\nHello", 4, "'model' stands here a second time"),
+        ("---\ntags: [a\nmodel: x\n---\nHello", 3, "cannot be read"),
+        ("---\n- a\n---\nHello", 2, "not made of `name: value` lines"),
+        ("---\ntags: !!python/object/apply:os.getcwd []\n---\nHello", 2, "could not determine a constructor"),
+        (f"---\ntags: {'[' * 3000}\n---\nHello", 2, "nested too deep"),
+        (HEAD + "\nHello\n{{#if context}}", 7, "'{{#if context' is not a variable"),
+        (HEAD + "{% for x in context %}", 5, "is not a variable"),
+        (HEAD + "{# note #}", 5, "is not a variable"),
+        (HEAD + "{{{context}}}", 5, "is not a variable"),
+        (HEAD + "{{context.secret}}", 5, "is not a variable"),
+        (HEAD + '{{role "system"}}', 5, "is not a variable"),
+        (
+            HEAD + "{{context}}\n{{mood}}",
+            6,
+            "'mood' is not declared. add it to the list: variables: [context, mood]",
+        ),
+        (HEAD + "Hello", 3, "'context' is declared and not used"),
+        (b"---\ntags: [a]\n---\nHello\n\xff", 5, "not UTF-8"),
+    ],
+)
+def test_a_broken_file_is_refused_with_the_line_and_the_remedy(
+    text: str | bytes, line: int, said: str
+) -> None:
+    error = refusal(text)
+    assert (error.path, error.line) == ("x.prompt", line)
+    assert str(error).startswith(f"x.prompt:{line}: ")
+    assert said in str(error)
+    assert error.remedy
+
+
+def test_a_file_over_the_limit_of_size_is_refused() -> None:
+    assert "larger than 65,536 bytes" in str(refusal(HEAD.encode() + b"x" * MAX_PROMPT_BYTES))
+
+
+def test_a_prompt_is_read_once(prompts: Prompts) -> None:
+    write(prompts, HEAD + "{{context}}")
+    assert prompts.get("greeter") is prompts.get("greeter")
+
+
+@pytest.mark.parametrize("text", [None, "broken"], ids=["missing", "broken"])
+def test_instead_of_a_missing_or_broken_file_there_is_a_built_in_prompt_and_one_warning(
+    prompts: Prompts, told: Told, text: str | None
+) -> None:
+    if text:
+        write(prompts, text)
+    for _ in range(2):
+        prompt = prompts.get("greeter")
+        prompts.refresh()
+    assert prompt.source == "built-in"
+    assert "You are greeter" in prompt.render_from({"agent_name": "greeter", "context": ""})
+    ((event_type, payload),) = told
+    assert event_type == "prompt.fallback"
+    assert payload["name"] == "greeter"
+    assert payload["path"].endswith("greeter.prompt")
+    assert payload["error"].startswith(payload["path"])
+    assert payload["remedy"]
+
+
+def test_a_changed_file_is_read_again_and_told(prompts: Prompts, told: Told) -> None:
+    write(prompts, HEAD + "Old {{context}}")
+    old = prompts.get("greeter")
+    assert prompts.refresh() == []
+    path = write(prompts, HEAD + "New {{context}}")
+    assert prompts.get("greeter") is old
+    assert prompts.refresh() == ["greeter"]
+    new = prompts.get("greeter")
+    assert new.body == "New {{context}}"
+    assert told == [("prompt.reloaded", {"name": "greeter", "path": str(path), "digest": new.digest})]
+
+
+def test_a_file_that_breaks_falls_back_and_comes_back_when_it_is_mended(prompts: Prompts, told: Told) -> None:
+    write(prompts, HEAD + "{{context}}")
+    prompts.get("greeter")
+    write(prompts, "broken")
+    prompts.refresh()
+    assert prompts.get("greeter").source == "built-in"
+    write(prompts, HEAD + "Mended {{context}}").rename(prompts.directory / "other")
+    prompts.refresh()
+    (prompts.directory / "other").rename(prompts.directory / "greeter.prompt")
+    prompts.refresh()
+    assert prompts.get("greeter").body == "Mended {{context}}"
+    assert [event_type for event_type, _ in told] == ["prompt.fallback", "prompt.fallback", "prompt.reloaded"]
+
+
+@pytest.mark.parametrize("name", ["../secret", "a/b", "", "a.b", "a\n", "x" * 65])
+def test_a_name_that_could_lead_elsewhere_is_refused(prompts: Prompts, name: str) -> None:
+    with pytest.raises(PromptError, match="cannot be a prompt's name"):
+        prompts.get(name)
+
+
+def test_check_names_each_broken_file_with_its_line(prompts: Prompts) -> None:
+    write(prompts, HEAD + "{{context}}", "good")
+    write(prompts, HEAD + "{{mood}}", "bad")
+    write(prompts, "x", "bad name")
+    bad, bad_name = prompts.check()
+    assert (bad.path, bad.line) == (str(prompts.directory / "bad.prompt"), 5)
+    assert str(bad).startswith(f"{bad.path}:5: variable 'mood' is not declared. ")
+    assert "'bad name' cannot be a prompt's name" in bad_name.message
+
+
+def test_check_says_that_there_is_no_folder(tmp_path: Path) -> None:
+    (problem,) = Prompts(tmp_path / "none").check()
+    assert "no such folder" in problem.message
+    assert "PROMPT_DIR" in problem.remedy
+
+
+def test_the_prompts_of_the_fleet_are_all_there_and_whole() -> None:
+    assert Prompts(FOLDER).check() == []
+    assert set(NAMES) == {
+        *(
+            "api-coder",
+            "architect-agent",
+            "argocd-deployer",
+            "context-service",
+            "cost-tracker",
+            "homelab-monitor",
+        ),
+        *("infra-manager", "kubectl-deployer", "project-manager", "qa-tester", "researcher-agent"),
+        *("simple-agent", "ui-agent"),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prompt_of_the_fleet_says_what_it_is_for_and_can_be_filled_in_by_a_run(name: str) -> None:
+    prompt = Prompts(FOLDER).get(name)
+    assert prompt.source == "file"
+    assert prompt.tags
+    assert prompt.description
+    offered = ("sender", "receiver") if name == "context-service" else RUN_VARIABLES
+    filled = prompt.render_from(dict.fromkeys(offered, "VALUE"))
+    assert "{{" not in filled
+    assert re.search("orders|invent", filled)
+
+
+@pytest.mark.parametrize(
+    "text", [(FOLDER / "context-service.prompt").read_text(), BUILT_IN["context-service"]]
+)
+def test_the_context_service_is_told_never_to_invent_and_to_be_short(text: str) -> None:
+    for wanted in ("NEVER invent", "under 300 tokens", "METADATA:", "DOMAIN_CONTEXT:"):
+        assert wanted in text
+
+
+@pytest.mark.parametrize("text", [GENERIC, *BUILT_IN.values()])
+def test_the_built_in_prompts_are_whole_themselves(text: str) -> None:
+    assert parse_prompt("x", text.encode(), source="built-in").source == "built-in"
