@@ -175,7 +175,7 @@ def _employ(agent: Agent, settings: ToolSettings) -> Employed:
     if agent.remembers:
         tools.append(remember_tool())
     _check_names(agent, tools)
-    return Employed(agent, tools, toolsets)
+    return Employed(agent, {tool.name: tool for tool in tools}, toolsets)
 
 
 def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +27,7 @@ from meshwright.prompts import Prompts
 from meshwright.tools.tool import Tool
 from meshwright.tracing import NoTracing, Span, Tracing
 from meshwright.work import Journal, Work
+from meshwright.work.journal import Told
 from meshwright.work.thread import HISTORY
 
 logger = logging.getLogger("meshwright.run")
@@ -94,14 +95,14 @@ class Run:
         self,
         services: Services,
         agent: Agent,
-        tools: Sequence[Tool],
+        tools: Mapping[str, Tool],
         ref: ActorRef,
         work: Work,
         journal: Journal,
         span: Span,
     ) -> None:
         self.agent = agent
-        self.tools = {tool.name: tool for tool in tools}
+        self.tools = tools
         self.spent = Spent()
         self._services = services
         self._ref = ref
@@ -154,10 +155,10 @@ class Run:
 
     async def prepare(self) -> Setting:
         """Recall memories and history, compress them into the context, and fill in the prompt."""
-        data = await self._journal.step(
-            "context", {"task_id": self.task.task_id}, self._prepare, costly=False, tell=_tell_context
+        request = {"task_id": self.task.task_id}
+        return await self._journal.step(
+            "context", request, self._prepare, shape=Setting, costly=False, tell=_tell_context
         )
-        return Setting.model_validate(data)
 
     async def step(self, name: str, run: Callable[[], Awaitable[Any]], *, repeatable: bool = True) -> Any:
         """Run something once, however often the work is resumed; the result is plain JSON data.
@@ -301,11 +302,12 @@ class Run:
         )
         started = time.perf_counter()
 
-        def tell(reply: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        def tell(reply: ModelReply) -> list[Told]:
             return [("model.called", _model_called(request, reply, started))]
 
-        data = await self._journal.step("model", request, lambda: self._complete(request), tell=tell)
-        reply = ModelReply.model_validate(data)
+        reply: ModelReply = await self._journal.step(
+            "model", request, lambda: self._complete(request), shape=ModelReply, tell=tell
+        )
         self.spent.add(reply)
         return reply
 
@@ -345,7 +347,7 @@ class Run:
             return _error_text(f"there is no tool {call.name!r}; there are {', '.join(self.tools) or 'none'}")
         started = time.perf_counter()
 
-        def tell(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        def tell(result: dict[str, Any]) -> list[Told]:
             return _tool_events(call, result, started)
 
         result = await self._journal.step(
@@ -414,30 +416,34 @@ class Run:
         )
 
 
-def _tell_context(data: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _tell_context(setting: Setting) -> list[Told]:
     compressed = {
-        name: data[name] for name in ("method", "input_tokens", "output_tokens", "validation_passed", "error")
+        "method": setting.method,
+        "input_tokens": setting.input_tokens,
+        "output_tokens": setting.output_tokens,
+        "validation_passed": setting.validation_passed,
+        "error": setting.error,
     }
     return [
-        ("memory.recalled", {"count": data["memories"], "tokens": data["memory_tokens"]}),
+        ("memory.recalled", {"count": setting.memories, "tokens": setting.memory_tokens}),
         ("context.compressed", compressed),
     ]
 
 
-def _model_called(request: ModelRequest, reply: dict[str, Any], started: float) -> dict[str, Any]:
+def _model_called(request: ModelRequest, reply: ModelReply, started: float) -> dict[str, Any]:
     return {
-        "model": reply["model"],
+        "model": reply.model,
         "group": request.model,
         "tags": request.tags,
         "user": request.user,
-        "usage": reply["usage"],
-        "cost_usd": reply["cost_usd"],
-        "tool_calls": [call["name"] for call in reply["tool_calls"]],
+        "usage": reply.usage,
+        "cost_usd": reply.cost_usd,
+        "tool_calls": [call.name for call in reply.tool_calls],
         "duration_ms": _since(started),
     }
 
 
-def _tool_events(call: ToolCall, result: dict[str, Any], started: float) -> list[tuple[str, dict[str, Any]]]:
+def _tool_events(call: ToolCall, result: dict[str, Any], started: float) -> list[Told]:
     called = {
         "tool": call.name,
         "arguments": call.arguments[:MAX_SUMMARY_CHARS],

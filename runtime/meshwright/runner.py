@@ -29,7 +29,7 @@ class Employed:
     """An agent with its tools, ready to work."""
 
     agent: Agent
-    tools: Sequence[Tool]
+    tools: Mapping[str, Tool]
     toolsets: Sequence[Toolset] = ()
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from meshwright import topics
@@ -67,11 +68,12 @@ class Journal:
         request: Any,
         run: Callable[[], Awaitable[Any]],
         *,
+        shape: type[BaseModel] | None = None,
         repeatable: bool = True,
         costly: bool = True,
         tell: Callable[[Any], Sequence[Told]] = lambda result: (),
     ) -> Any:
-        """Run a step, or return what it gave before; the result is plain JSON data.
+        """Run a step, or return what it gave before: plain JSON data, or a model of the given `shape`.
 
         A step that is not `repeatable` journals its intent first. Found with an intent and no result it is
         not run again, since it may have happened: the run waits for a person to say what came of it.
@@ -81,14 +83,17 @@ class Journal:
         self._step += 1
         number, request_hash = self._step, hash_of(request)
         if 2 * number + 1 in self._known:
-            return self._replayed(number, kind, request_hash)
+            known = self._replayed(number, kind, request_hash)
+            return shape.model_validate(known) if shape else known
         if 2 * number in self._known:
             raise Suspended(self._ask_person(number, kind, request, request_hash))
         if not repeatable:
             self._write(2 * number, {"kind": kind, "hash": request_hash}, (), costly=True)
         if costly:
             await self._confirm()
-        result = from_json(to_json(await run()))
+        result = await run()
+        if shape is None:
+            result = from_json(to_json(result))
         events = [self._event(2 * number + 1, n, told) for n, told in enumerate(tell(result), start=1)]
         self._write(
             2 * number + 1, {"kind": kind, "hash": request_hash, "result": result}, events, costly=costly
