@@ -1,0 +1,22 @@
+"""What agents can do in the world: the `@tool` decorator, and toolsets for files, web pages and git."""
+
+from meshwright.tools.files import FileTools
+from meshwright.tools.git import GitTools
+from meshwright.tools.mesh import delegate_tool, remember_tool
+from meshwright.tools.tool import Tool, ToolContext, tool, tools_of
+from meshwright.tools.toolset import Toolset, ToolSettings
+from meshwright.tools.web import WebTools
+
+__all__ = [
+    "FileTools",
+    "GitTools",
+    "Tool",
+    "ToolContext",
+    "ToolSettings",
+    "Toolset",
+    "WebTools",
+    "delegate_tool",
+    "remember_tool",
+    "tool",
+    "tools_of",
+]

@@ -1,0 +1,229 @@
+"""Tools: typed, documented methods that a model may call.
+
+    class Almanac(Agent):
+        @tool(idempotent=True)
+        async def sunrise(self, city: str, day: date | None = None) -> str:
+            '''Tell when the sun rises.
+
+            Args:
+                city: a city's name, in English
+            '''
+
+The type hints become the JSON schema that the model sees, the docstring its description. What the model
+writes is checked against them before anything runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, get_type_hints, overload
+
+from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from meshwright.errors import ConfigError, MeshError, ToolFailed
+from meshwright.messages import ID_PATTERN, Task
+from meshwright.models.port import ToolSpec
+from meshwright.tools.arguments import Arguments, read_docstring
+
+MAX_RESULT_CHARS = 32_000
+MARK = "__meshwright_tool__"
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+class ToolContext(Protocol):
+    """What a tool may know of the run that calls it, and ask of the mesh.
+
+    A parameter of this type is filled in by the runtime; the model does not see it.
+    """
+
+    @property
+    def task(self) -> Task:
+        """The task being worked on."""
+        ...
+
+    @property
+    def agent_id(self) -> str:
+        """The agent that works on it."""
+        ...
+
+    async def delegate(self, agent_id: str, text: str) -> str:
+        """Give a task to another agent, wait for its outcome without holding a slot, return its answer."""
+        ...
+
+    async def remember(self, text: str, scope: str) -> str:
+        """Store a memory in a scope (task, agent, project or global); returns what to tell the model."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What `@tool` says of a function beyond its signature and docstring."""
+
+    name: str
+    idempotent: bool
+
+
+@overload
+def tool(function: FunctionT, /) -> FunctionT: ...
+
+
+@overload
+def tool(*, idempotent: bool = False, name: str | None = None) -> Callable[[FunctionT], FunctionT]: ...
+
+
+def tool(
+    function: FunctionT | None = None, /, *, idempotent: bool = False, name: str | None = None
+) -> FunctionT | Callable[[FunctionT], FunctionT]:
+    """Let the model call a method: with a docstring, every parameter annotated, async or not.
+
+    A function that is not async runs in a thread. `idempotent` says that to run it twice does no harm, so
+    that a run which was cut short in the middle of it may call it again; for any other tool a person is
+    asked. It returns whatever pydantic can write as JSON; over 32,000 characters are cut.
+    Raise ToolFailed to tell the model what went wrong; other exceptions reach it as ToolFailed too.
+
+    Raises ConfigError, with file and line, where the function cannot be a tool.
+    """
+
+    def declare(function: FunctionT) -> FunctionT:
+        if not inspect.isfunction(function):
+            raise ConfigError(f"@tool is for functions, not for {function!r}", remedy="put it innermost")
+        setattr(function, MARK, Declaration(name or function.__name__, idempotent))
+        _check(function)
+        return function
+
+    return declare if function is None else declare(function)
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that is ready to be called; `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str
+    idempotent: bool
+    function: Callable[..., Any]
+    arguments: Arguments
+    context_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Tool:
+        """Describe a function, or bound method, that `@tool` marked. Raises ConfigError."""
+        declaration: Declaration = getattr(function, MARK)
+        description, meanings = read_docstring(function.__doc__ or "")
+        try:
+            hints = get_type_hints(function, include_extras=True)
+            names = tuple(name for name, hint in hints.items() if hint is ToolContext)
+            parameters = {name: each for name, each in _parameters(function).items() if name not in names}
+            arguments = Arguments(declaration.name, parameters, hints, meanings)
+        except (NameError, TypeError, PydanticUserError) as error:
+            remedy = "use types that pydantic knows, imported for run time too (not under TYPE_CHECKING)"
+            raise _refusal(function, f"has a type that cannot be read: {error}", remedy) from error
+        return cls(declaration.name, description, declaration.idempotent, function, arguments, names)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The JSON schema of the arguments, an object."""
+        return self.arguments.schema
+
+    @property
+    def spec(self) -> ToolSpec:
+        """The tool as a model sees it."""
+        return ToolSpec(name=self.name, description=self.description, parameters=self.parameters)
+
+    async def call(self, arguments: str, context: ToolContext) -> Any:
+        """Check the arguments, JSON text as the model wrote it; run the tool; return plain JSON data.
+
+        Raises InvalidInput, naming the field, for arguments that are not JSON or do not fit: nothing has
+        run then. What the tool raises on purpose (any MeshError) passes as it is, every other exception
+        becomes ToolFailed. A result over the limit comes back as text that says where it was cut.
+        """
+        values = self.arguments.read(arguments) | dict.fromkeys(self.context_names, context)
+        try:
+            return self._plain(await self._run(values))
+        except MeshError:
+            raise
+        # A tool's body is not ours and may raise anything: its model must hear of it, and its run go on.
+        except Exception as error:
+            raise ToolFailed(f"{self.name} failed: {type(error).__name__}: {error}") from error
+
+    async def _run(self, values: Mapping[str, Any]) -> Any:
+        if inspect.iscoroutinefunction(self.function):
+            return await self.function(**values)
+        result = await asyncio.to_thread(_without_stop_iteration, self.function, values)
+        return await result if inspect.isawaitable(result) else result
+
+    def _plain(self, result: Any) -> Any:
+        try:
+            data = to_json(result, inf_nan_mode="null")
+        except (PydanticSerializationError, ValueError) as error:
+            raise ToolFailed(f"{self.name} returned what JSON cannot hold: {error}") from error
+        text = result if isinstance(result, str) else data.decode()
+        return from_json(data) if len(text) <= MAX_RESULT_CHARS else cut(text, MAX_RESULT_CHARS)
+
+
+def tools_of(*owners: object) -> list[Tool]:
+    """The tools among the methods of agents and toolsets, in the order in which they were written.
+
+    Raises ConfigError where one cannot be described, or two share a name.
+    """
+    tools: dict[str, Tool] = {}
+    for method in (method for owner in owners for method in _marked_methods(owner)):
+        described = Tool.of(method)
+        if described.name in tools:
+            raise _refusal(method, "has the name of another tool", 'give it one: @tool(name="...")')
+        tools[described.name] = described
+    return list(tools.values())
+
+
+def cut(text: str, max_chars: int) -> str:
+    """A text no longer than it may be, which says so if it was cut."""
+    if len(text) <= max_chars:
+        return text
+    return f"{text[:max_chars]}\n[cut: the first {max_chars:,} of {len(text):,} characters]"
+
+
+def _marked_methods(owner: object) -> list[Callable[..., Any]]:
+    attributes: dict[str, Any] = {}
+    for base in reversed(type(owner).__mro__):
+        attributes.update(vars(base))
+    return [getattr(owner, name) for name, attribute in attributes.items() if hasattr(attribute, MARK)]
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(function).parameters
+    return {name: parameter for name, parameter in parameters.items() if name != "self"}
+
+
+def _check(function: Callable[..., Any]) -> None:
+    parameters = _parameters(function)
+    if not re.fullmatch(ID_PATTERN, getattr(function, MARK).name):
+        raise _refusal(function, "has a name that models refuse", "use at most 64 letters, digits, _ and -")
+    if not (function.__doc__ or "").strip():
+        raise _refusal(function, "has no docstring", "say in it what the tool does: the model reads it")
+    for name, parameter in parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise _refusal(function, f"takes {parameter}", "give each parameter a name of its own")
+        if parameter.annotation is parameter.empty:
+            raise _refusal(function, f"does not say the type of {name!r}", f"write {name}: str, or the like")
+    for name in read_docstring(function.__doc__ or "")[1].keys() - parameters:
+        raise _refusal(function, f"describes {name!r}, which it does not take", "correct its docstring")
+
+
+def _refusal(function: Callable[..., Any], complaint: str, remedy: str) -> ConfigError:
+    name, code = getattr(function, MARK).name, function.__code__
+    message = f"tool {name!r} {complaint}"
+    return ConfigError(message, path=code.co_filename, line=code.co_firstlineno, remedy=remedy, field=name)
+
+
+def _without_stop_iteration(function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    try:
+        return function(**values)
+    except StopIteration as error:
+        # A future cannot carry one: whoever waits for it would wait for ever.
+        raise RuntimeError("StopIteration") from error

@@ -1,0 +1,134 @@
+"""The folder that tools may read: paths that cannot lead out of it, and a walk that never does.
+
+A path is resolved first, links included, and has to lie inside. It is then opened folder by folder, from
+the root on and following no link, so that a link put there after the check leads nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from meshwright.errors import ConfigError, InvalidInput, TooLarge
+
+PRIVATE = frozenset({".git", ".hg", ".svn", ".mesh", ".env"})
+"""Never read: they hold credentials, or what other tasks and tenants said."""
+SKIPPED = PRIVATE | {".venv", "venv", "node_modules", "__pycache__", ".tox"}
+"""Left out of listings and searches, as are folders named `*_cache`."""
+MAX_WALKED = 50_000
+BINARY_PROBE_BYTES = 8_192
+
+# Non-blocking, because to open a pipe would wait for its writer.
+NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class File(NamedTuple):
+    """A file of the workspace: its path from the root, and its size in bytes."""
+
+    path: str
+    size: int
+
+
+class Listing(NamedTuple):
+    """The files that a walk found, in a fixed order; not `complete` if there was too much to walk."""
+
+    files: list[File]
+    complete: bool
+
+
+class Workspace:
+    """The files under `root`; a path or a link that leads anywhere else is refused."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def read(self, path: str, max_bytes: int) -> str:
+        """The text of a file, undecodable bytes replaced.
+
+        Raises InvalidInput for what is not there, not inside or not a text file, TooLarge for a big one.
+        """
+        with self._opened(path) as fd:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise InvalidInput(f"{path!r} is not a file", remedy="list_files shows what is", field="path")
+            with open(fd, "rb", closefd=False) as file:
+                data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise TooLarge(f"{path!r} has more than {max_bytes:,} bytes", remedy="search it", field="path")
+        if b"\0" in data[:BINARY_PROBE_BYTES]:
+            raise InvalidInput(f"{path!r} is not a text file", field="path")
+        return data.decode(errors="replace")
+
+    def walk(self, folder: str = "") -> Listing:
+        """The files in and below a folder, but for those skipped. Links are not followed, nor listed."""
+        start = self._locate(folder)
+        files: list[File] = []
+        walked = 0
+        with self._opened(folder) as fd:
+            for where, folders, names, folder_fd in os.fwalk(".", dir_fd=fd):
+                folders[:] = sorted(filter(_is_shown, folders))
+                walked += len(folders) + len(names)
+                if walked > MAX_WALKED:
+                    return Listing(files, complete=False)
+                sizes = {name: _size(name, folder_fd) for name in sorted(filter(_is_shown, names))}
+                files += [
+                    File((start / where / name).as_posix(), size)
+                    for name, size in sizes.items()
+                    if size is not None
+                ]
+        return Listing(files, complete=True)
+
+    def _locate(self, path: str) -> PurePath:
+        """Where a path really leads, from the root on."""
+        try:
+            inside = Path(os.path.realpath(self.root / path)).relative_to(self.root)
+        except ValueError as error:
+            remedy = "give a path from the workspace's root on, as list_files shows them"
+            raise InvalidInput(f"{path!r} leads out of the workspace", remedy=remedy, field="path") from error
+        if any(_is_private(part) for part in inside.parts):
+            raise InvalidInput(f"{path!r} is private", remedy="read something else", field="path")
+        return inside
+
+    @contextmanager
+    def _opened(self, path: str) -> Generator[int, None, None]:
+        inside = self._locate(path)
+        try:
+            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise ConfigError(
+                f"the workspace cannot be opened: {error.strerror}", path=str(self.root), field="workspace"
+            ) from error
+        try:
+            for part in inside.parts:
+                parent, fd = fd, os.open(part, NO_LINK, dir_fd=fd)
+                os.close(parent)
+            yield fd
+        except OSError as error:
+            raise InvalidInput(
+                f"{path!r} cannot be read: {error.strerror}", remedy="list_files shows what can", field="path"
+            ) from error
+        finally:
+            os.close(fd)
+
+
+def _size(name: str, folder_fd: int) -> int | None:
+    """The size of a regular file, or None for anything else."""
+    with suppress(OSError):  # it was removed since the folder was listed
+        found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+    return None
+
+
+def _is_private(name: str) -> bool:
+    # `.ENV` is the same file as `.env` where names ignore case.
+    folded = name.casefold()
+    return folded in PRIVATE or folded.startswith(".env.")
+
+
+def _is_shown(name: str) -> bool:
+    skipped = name in SKIPPED or name.endswith("_cache") or _is_private(name)
+    # A name that is not UTF-8 could not be written as JSON, nor be asked for.
+    return not skipped and name.isprintable()

@@ -1,0 +1,244 @@
+"""The git tools over real repositories, hostile ones included."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright.errors import InvalidInput, ToolFailed
+from meshwright.tools import GitTools, ToolSettings, tools_of
+from meshwright.tools.commands import run
+
+pytestmark = pytest.mark.needs("git")
+
+
+class Repository:
+    """A repository with two commits; `git` runs a command in it, as its owner does."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir()
+        self.git("init", "-q", "-b", "main")
+        self.commit("a.txt", "one\n", "First: add a")
+        self.commit("docs/b.txt", "two\n", "Second: add b, with\na body")
+
+    def git(self, *arguments: str) -> None:
+        identity = ["-c", "user.name=Ada L", "-c", "user.email=ada@example.org"]
+        environment = {
+            "PATH": os.environ["PATH"],
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_NOSYSTEM": "1",
+        }
+        subprocess.run(["git", *identity, *arguments], cwd=self.root, env=environment, check=True)
+
+    def commit(self, path: str, text: str, message: str) -> None:
+        self.write(path, text)
+        self.git("add", path)
+        self.git("commit", "-q", "-m", message)
+
+    def write(self, path: str, text: str) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(text)
+
+    def tools(self, **settings: Any) -> GitTools:
+        return GitTools(ToolSettings(workspace=self.root, **settings))
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "repository")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that is over may wait to be reaped by a parent that is not ours."""
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def subjects(log: list[dict[str, str]]) -> list[str]:
+    return [commit["subject"] for commit in log]
+
+
+async def test_the_log_lists_commits_newest_first(repository: Repository) -> None:
+    log = await repository.tools().git_log()
+    assert subjects(log) == ["Second: add b, with a body", "First: add a"]
+    assert set(log[0]) == {"commit", "date", "author", "subject"}
+    assert log[0]["author"] == "Ada L"
+
+
+async def test_the_log_keeps_to_a_number_and_a_path(repository: Repository) -> None:
+    tools = repository.tools()
+    assert len(await tools.git_log(max_count=1)) == 1
+    assert subjects(await tools.git_log(path="a.txt")) == ["First: add a"]
+    assert subjects(await tools.git_log(path="docs")) == ["Second: add b, with a body"]
+    assert await tools.git_log(path="none.txt") == []
+
+
+async def test_the_difference_of_two_revisions(repository: Repository) -> None:
+    diff = await repository.tools().git_diff("HEAD~1..HEAD")
+    assert diff.startswith("diff --git a/docs/b.txt b/docs/b.txt")
+    assert diff.endswith("+two\n")
+
+
+async def test_the_difference_with_the_files_as_they_are(repository: Repository) -> None:
+    repository.write("a.txt", "changed\n")
+    repository.write("docs/b.txt", "changed too\n")
+    tools = repository.tools()
+    assert (await tools.git_diff(path="a.txt")).endswith("-one\n+changed\n")
+    assert "changed too" in await tools.git_diff()
+
+
+async def test_a_long_difference_is_cut_and_says_so(repository: Repository) -> None:
+    repository.write("a.txt", "x" * 10_000)
+    for max_chars in (300, 5_000):
+        diff = await repository.tools(max_text_chars=max_chars).git_diff()
+        assert diff.endswith("\n[cut: there is more; ask for one path]")
+        assert len(diff) < max_chars + 50
+
+
+@pytest.mark.parametrize(
+    "revisions",
+    [
+        "",
+        "-p",
+        "--output=x",
+        "--no-index",
+        "HEAD --output=x",
+        "HEAD:a.txt",
+        "a\nb",
+        "HEAD\n",
+        "@{-1}",
+        "a;b",
+        "$(x)",
+    ],
+)
+async def test_only_names_of_revisions_reach_git(repository: Repository, revisions: str) -> None:
+    import json
+
+    _, diff = tools_of(repository.tools())
+    context: Any = None
+    with pytest.raises(InvalidInput) as caught:
+        await diff.call(json.dumps({"revisions": revisions}), context)
+    assert caught.value.field == "revisions"
+
+
+@pytest.mark.parametrize(
+    "revisions", ["HEAD", "main", "v1.0", "HEAD~2..HEAD", "main...feature/x-1", "HEAD^", "abc123^2~3"]
+)
+async def test_the_usual_names_of_revisions_are_taken(repository: Repository, revisions: str) -> None:
+    repository.git("tag", "v1.0")
+    _, diff = tools_of(repository.tools())
+    assert diff.arguments.read(f'{{"revisions": "{revisions}"}}')["revisions"] == revisions
+
+
+async def test_what_git_says_of_a_failure_is_told(repository: Repository) -> None:
+    with pytest.raises(ToolFailed, match="git diff failed: fatal: bad revision 'no-such-branch'"):
+        await repository.tools().git_diff("no-such-branch")
+
+
+@pytest.mark.parametrize("path", ["..", "../secret.txt", "/etc", ":(top)", ":/", "--all"])
+async def test_a_path_is_a_path_in_the_workspace_and_nothing_else(repository: Repository, path: str) -> None:
+    (repository.root.parent / "secret.txt").write_text("secret")
+    try:
+        assert await repository.tools().git_log(path=path) == []
+    except ToolFailed as error:
+        assert "outside repository" in str(error)
+
+
+async def test_a_workspace_inside_a_larger_repository_shows_nothing_of_it(repository: Repository) -> None:
+    inner = GitTools(ToolSettings(workspace=repository.root / "docs"))
+    with pytest.raises(ToolFailed, match="not a git repository"):
+        await inner.git_log()
+
+
+async def test_a_workspace_elsewhere_by_configuration_shows_nothing_of_it(
+    repository: Repository, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.txt").write_text("secret")
+    repository.git("config", "core.worktree", str(tmp_path / "elsewhere"))
+    assert await repository.tools().git_diff() == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "attributes"),
+    [
+        ("core.fsmonitor", ""),
+        ("diff.external", ""),
+        ("diff.evil.command", "diff=evil"),
+        ("diff.evil.textconv", "diff=evil"),
+        ("filter.evil.clean", "filter=evil"),
+        ("filter.ev=il.clean", "filter=ev=il"),
+        ("filter.evil.process", "filter=evil"),
+        ("gpg.program", ""),
+    ],
+)
+async def test_nothing_that_a_repository_configures_is_run(
+    repository: Repository, tmp_path: Path, key: str, attributes: str
+) -> None:
+    proof = tmp_path / "ran"
+    program = tmp_path / "program"
+    # It answers like gpg where that is asked to sign; git must never get so far as to call it.
+    signs = "echo '-----BEGIN PGP SIGNATURE-----'; echo >&2; echo '[GNUPG:] SIG_CREATED ' >&2"
+    program.write_text(f"#!/bin/sh\ntouch {proof}\n{signs}\n")
+    program.chmod(0o755)
+    repository.git("config", key, str(program))
+    if key == "gpg.program":
+        repository.git("config", "log.showSignature", "true")
+        repository.git("commit", "-q", "-S", "--allow-empty", "-m", "Signed")
+    (repository.root / ".git/info/attributes").write_text(f"*.txt {attributes}\n" if attributes else "")
+    repository.git("config", "filter.evil.required", "true")
+    repository.write("a.txt", "changed\n")
+    tools = repository.tools()
+    proof.unlink(missing_ok=True)
+    assert subjects(await tools.git_log(path="a.txt")) == ["First: add a"]
+    assert len(await tools.git_log()) >= 2
+    assert "+changed" in await tools.git_diff()
+    assert not proof.exists()
+    for command in ("log", "diff"):  # without the guards, so that the trap is known to be one
+        subprocess.run(["git", command], cwd=repository.root, check=False, capture_output=True)
+    assert proof.exists()
+
+
+async def test_nothing_is_written_to_the_repository(repository: Repository) -> None:
+    before = {path: path.stat().st_mtime_ns for path in repository.root.rglob("*")}
+    os.utime(repository.root / "a.txt", ns=(1, 1))  # so that git would want to refresh its index
+    before[repository.root / "a.txt"] = 1
+    await repository.tools().git_diff()
+    assert {path: path.stat().st_mtime_ns for path in repository.root.rglob("*")} == before
+
+
+async def test_a_program_is_stopped_after_the_time_limit_with_what_it_started(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    command = ["sh", "-c", f"sleep 60 & echo $! > {pid_file}; wait"]
+    with pytest.raises(ToolFailed, match=r"sh took longer than 0\.5 seconds"):
+        await run(
+            command,
+            folder=tmp_path,
+            environment={"PATH": os.environ["PATH"]},
+            timeout_seconds=0.5,
+            max_output_bytes=10,
+        )
+    # The program's own child held the pipes, so that they are closed only when it is over too.
+    assert not is_alive(int(pid_file.read_text()))
+
+
+async def test_a_program_that_writes_without_end_is_stopped_at_the_limit(tmp_path: Path) -> None:
+    finished = await run(
+        ["sh", "-c", "while :; do echo x; done"],
+        folder=tmp_path,
+        environment={"PATH": os.environ["PATH"]},
+        timeout_seconds=20,
+        max_output_bytes=1_000,
+    )
+    assert finished.is_cut
+    assert len(finished.output) == 1_000
+
+
+async def test_a_missing_git_is_told(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = repository.tools()
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ToolFailed, match="git cannot be started: No such file"):
+        await tools.git_log()
