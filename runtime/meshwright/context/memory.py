@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Literal
 
 from meshwright.clock import Clock
@@ -25,7 +26,7 @@ Scope = Literal["task", "agent", "project", "global"]
 GLOBAL = "global"
 MAX_MEMORY_CHARS = 4000
 MAX_QUERY_WORDS = 24  # the first distinct ones: more would search for ever longer and find no better
-CANDIDATES = 4  # rows read for each memory wanted, since some will be near-duplicates
+CANDIDATES = 2  # rows read for each memory wanted, since some will be near-duplicates
 NEAR_DUPLICATE = 0.8  # of two memories' words in common, from which on the less relevant one is dropped
 WORD = re.compile(r"[^\W_]+")
 
@@ -110,7 +111,7 @@ class Memory:
             found = await self._database.read(
                 lambda connection: _search(connection, tenant_id, words, owners, limit * CANDIDATES)
             )
-        return within_budget(distinct(found), max_tokens)[:limit]
+        return list(islice(within_budget(distinct(found), max_tokens), limit))
 
     async def forget(self, memory_id: str, tenant_id: str) -> bool:
         """Delete a tenant's memory, for good when this returns. False if it has none of that id."""
@@ -136,21 +137,18 @@ def query_words(text: str) -> list[str]:
     return telling[:MAX_QUERY_WORDS]
 
 
-def distinct(items: Iterable[MemoryItem]) -> list[MemoryItem]:
+def distinct(items: Iterable[MemoryItem]) -> Iterator[MemoryItem]:
     """The items without those that say nearly the same as one before them."""
-    kept: list[MemoryItem] = []
     seen: list[set[str]] = []
     for item in items:
         words = set(WORD.findall(item.text.lower()))
         if all(len(words & other) < NEAR_DUPLICATE * len(words | other) for other in seen):
-            kept.append(item)
             seen.append(words)
-    return kept
+            yield item
 
 
-def within_budget(items: Sequence[MemoryItem], max_tokens: int) -> list[MemoryItem]:
+def within_budget(items: Iterable[MemoryItem], max_tokens: int) -> Iterator[MemoryItem]:
     """The first items that have so many tokens together; one that has more all by itself is passed over."""
-    kept: list[MemoryItem] = []
     left = max_tokens
     for item in items:
         tokens = item.tokens
@@ -158,9 +156,8 @@ def within_budget(items: Sequence[MemoryItem], max_tokens: int) -> list[MemoryIt
             continue
         left -= tokens
         if left < 0:
-            break
-        kept.append(item)
-    return kept
+            return
+        yield item
 
 
 @contextmanager
