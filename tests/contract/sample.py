@@ -24,7 +24,7 @@ class Diary(Actor[Page]):
         self.state.lines.append(line.text)
         self.state.ids.append(turn.message.id)
         turn.publish(f"diary.{self.ref.id}", "line.written", {"text": line.text})
-        return self.state
+        return self.state.model_copy(deep=True)
 
     @turn
     def write_and_raise(self, turn: Turn, line: Line) -> None:

@@ -42,7 +42,7 @@ class Sleeper(Actor[Night]):
     @turn
     def speak(self, turn: Turn) -> Night:
         self.state.log.append("speak")
-        return self.state
+        return self.state.model_copy(deep=True)
 
     def wake(self, turn: Turn) -> None:
         if self.state.fail:

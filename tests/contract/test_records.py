@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
 from pydantic import BaseModel
@@ -9,6 +10,8 @@ from pydantic import BaseModel
 from meshwright.actor import Actor, ActorKind, ActorRef, Record, Turn, turn
 from meshwright.errors import Conflict
 from meshwright.host import Host
+from meshwright.messages import Event
+from tests.contract.sample import DIARY, diary, lines_of, to_diary
 from tests.contract.stands import Stand
 
 ONE = ActorRef("Keeper", "one")
@@ -142,6 +145,50 @@ async def test_a_record_belongs_to_the_store_and_not_to_who_wrote_it(stand: Stan
     [kept] = await host.records(ONE, "steps")
     kept.value["value"] = "scribbled by a reader"
     assert await values(host) == ["as it was"]
+
+
+def progress(event_id: str) -> Event:
+    return Event(
+        id=event_id, event_type="progress", topic="news", time=datetime.now(UTC), payload={"text": event_id}
+    )
+
+
+async def test_events_go_with_a_record_to_subscribers_and_listeners(stand: Stand) -> None:
+    host = await stand.open(KEEPER, DIARY, subscriptions=[to_diary("news")])
+    await host.append(record(1), [progress("p1"), progress("p2")])
+    await stand.watch.written("p1", "p2")
+    assert stand.watch.texts("progress") == ["p1", "p2"]
+    assert await values(host) == ["1"]
+
+
+async def test_events_of_a_record_are_durable_once_it_was_awaited(stand: Stand) -> None:
+    host = await stand.open(KEEPER, DIARY, subscriptions=[to_diary("news")])
+    await host.append(record(1), [progress("p1")])
+    host = await stand.crash(host)
+    await stand.watch.written("p1")
+    assert await lines_of(host) == ["p1"]
+
+
+async def test_events_of_a_record_are_told_once_however_often_it_is_written(stand: Stand) -> None:
+    host = await stand.open(KEEPER, DIARY, subscriptions=[to_diary("news")])
+    heard: list[str] = []
+    host.listen("news", lambda event: heard.append(event.id))
+    for name in ("p1", "p1", "p2"):
+        await host.append(record(1), [progress(name)])
+    await stand.watch.written("p1", "p2")
+    await host.call(diary(), "glance")
+    assert heard == ["p1", "p2"]
+    assert sorted(await lines_of(host)) == ["p1", "p2"]
+
+
+async def test_events_of_a_record_are_told_before_those_of_later_turns(stand: Stand) -> None:
+    host = await stand.open(KEEPER, DIARY)
+    for n in range(20):
+        _ = host.append(record(n), [progress(f"{n} step")])
+        await host.call(diary(), "write", {"text": f"{n} turn"})
+    await stand.watch.written("19 turn")
+    told = [event.payload["text"] for event in stand.watch.events.values()]
+    assert told == [text for n in range(20) for text in (f"{n} step", f"{n} turn")]
 
 
 async def test_a_large_record_comes_through_whole(stand: Stand) -> None:

@@ -39,11 +39,11 @@ class Builder(Actor[Site]):
     @turn
     def finish(self, turn: Turn) -> Site:
         self.state.open_job = ""
-        return self.state
+        return self.state.model_copy()
 
     @turn
     def look(self, turn: Turn) -> Site:
-        return self.state
+        return self.state.model_copy()
 
     def recover(self, turn: Turn) -> None:
         self.state.recoveries += 1

@@ -157,6 +157,17 @@ async def test_a_listener_hears_nothing_of_a_turn_that_raised(stand: Stand) -> N
     assert [event.id for event in stand.watch.of("round.sent")] == ["Sender/one/1"]
 
 
+async def test_a_listener_hears_what_each_actor_sent_in_its_order(stand: Stand) -> None:
+    host = await stand.open(SENDER)
+    refs = [ActorRef("Sender", f"s{n}") for n in range(10)]
+    given = Round(events=["news", "weather"])
+    await asyncio.gather(*[host.call(ref, "send", given) for ref in refs for _ in range(10)])
+    await stand.watch.until(lambda: len(stand.watch.of("round.sent")) == 200)
+    told = [event.id for event in stand.watch.of("round.sent")]
+    for ref in refs:
+        assert [each for each in told if each.startswith(f"{ref}/")] == [f"{ref}/{n}" for n in range(1, 21)]
+
+
 async def test_a_listener_hears_no_more_once_it_has_ended(stand: Stand) -> None:
     host = await stand.open(DIARY)
     heard: list[str] = []

@@ -154,24 +154,6 @@ async def test_two_workers_on_the_same_data_lose_no_update(stand: Stand) -> None
     assert await lines_of(host) == await lines_of(rival) == ["one", "two", "three", "four"]
 
 
-async def test_a_reply_is_the_callers_own(stand: Stand) -> None:
-    host = await stand.open(DIARY)
-    page = await host.call(diary(), "write", {"text": "a"})
-    page.lines.append("scribbled by the caller")
-    await host.call(diary(), "write", {"text": "b"})
-    assert await lines_of(host) == ["a", "b"]
-
-
-async def test_a_body_belongs_to_its_message(stand: Stand) -> None:
-    host = await stand.open(DIARY)
-    body = {"text": "as it was"}
-    call = asyncio.create_task(host.call(diary(), "write", body))
-    await asyncio.sleep(0)
-    body["text"] = "as it became"
-    await call
-    assert await lines_of(host) == ["as it was"]
-
-
 async def test_a_turn_that_only_looks_is_answered(stand: Stand) -> None:
     host = await stand.open(DIARY)
     assert await host.call(diary(), "glance") == 0

@@ -7,7 +7,7 @@ from typing import Any
 from meshwright.actor import ActorRef
 from meshwright.messages import Event
 
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 10
 
 
 class Watch:

@@ -19,10 +19,9 @@ from meshwright.messages import Event
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What is committed and left to tell: letters and events, and of a turn its signals, reply and alarm."""
+    """What is committed and left to do: letters to deliver, and a turn's signals, reply and alarm to give."""
 
     letters: list[Letter] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
     commit: Commit | None = None
     sets_alarm: bool = False
 
@@ -65,13 +64,19 @@ class Actors:
             return done
 
     def publish(self, events: Sequence[Event], *, taken: int | None = None) -> Done:
-        """Commit events that no turn asked for; `taken` is the message that they are about."""
-        return self._write(Changes(taken=taken), events)
+        """Commit events that no turn asked for, unless they are known; `taken` is what they are about."""
+        return self._write(Changes(taken=taken), self._unknown(events))
+
+    def append(self, record: Record, events: Sequence[Event]) -> Done:
+        """Commit a record, and the events that go with it unless they are known."""
+        return self._write(Changes(), self._unknown(events), (), [record])
+
+    def _unknown(self, events: Sequence[Event]) -> list[Event]:
+        return [event for event in events if not self._store.knows_event(event.id)]
 
     def refuse(self, letter: Letter, error: Exception) -> Done:
         """Commit that a message was not taken; a second time changes nothing."""
-        event = dead_letter(letter.message, error, self._clock.now())
-        return self.publish([] if self._store.knows_event(event.id) else [event], taken=letter.n)
+        return self.publish([dead_letter(letter.message, error, self._clock.now())], taken=letter.n)
 
     def _activate(self, ref: ActorRef) -> tuple[Head, Actor[Any]]:
         head = self._store.head(ref)
@@ -114,7 +119,4 @@ class Actors:
         changes.events = {event.id: encode_event(event) for event in spread}
         changes.records = [encode_record(record) for record in records]
         numbers = self._store.commit(changes)
-        return Done(
-            [Letter(Message.decode(data), n) for n, data in zip(numbers, changes.mail, strict=True)],
-            [Event.model_validate_json(data) for data in changes.events.values()],
-        )
+        return Done([Letter(Message.decode(data), n) for n, data in zip(numbers, changes.mail, strict=True)])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import from_json
@@ -18,30 +18,27 @@ from pydantic_core import from_json
 from meshwright.actor import ActorKind, ActorRef, Message, Record
 from meshwright.clock import Clock, SystemClock
 from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
+from meshwright.events.log import EventLog
 from meshwright.host import Listener, Signals, Subscription
 from meshwright.hosts.memory.actors import Actors, Done
+from meshwright.hosts.memory.alarms import Alarms
 from meshwright.hosts.memory.bus import Bus
-from meshwright.hosts.memory.codec import encode_event, encode_message, encode_record
+from meshwright.hosts.memory.codec import encode_event, encode_message
 from meshwright.hosts.memory.faults import Faults
 from meshwright.hosts.memory.mailbox import Letter, Mailbox
+from meshwright.hosts.memory.outbox import Outbox
 from meshwright.hosts.memory.store import Changes, Store
 from meshwright.messages import Event, new_id
-
-
-class Log(Protocol):
-    """Where events are kept for good."""
-
-    async def append(self, events: Sequence[Event]) -> list[Event]:
-        """Keep events, except those whose id is known; return the new ones as they are kept."""
-        ...
+from meshwright.storage.database import Database
 
 
 class MemoryHost:
     """Runs actors in this process, without a file.
 
-    `log` gets every event before anybody is told of it. `faults` brings about what may go wrong. Hosts
-    that share a `store` stand for workers that share a database: the head's revision guards each commit.
-    `max_mailbox` bounds what may wait for one actor before calls and sends are refused.
+    `log` gets every event before anybody is told of it; its `database`, if given, is opened by `start` and
+    closed by `stop`, but not by a crash. `faults` brings about what may go wrong. `max_mailbox` bounds what
+    may wait for one actor before calls and sends are refused. Hosts that share a `store` stand for workers
+    that share a database: the head's revision guards each commit.
     """
 
     name = "memory"
@@ -50,22 +47,23 @@ class MemoryHost:
         self,
         clock: Clock | None = None,
         *,
-        log: Log | None = None,
+        log: EventLog | None = None,
+        database: Database | None = None,
         faults: Faults | None = None,
         max_mailbox: int = 1000,
         store: Store | None = None,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self.incarnation = new_id()
-        self._log = log
         self._faults = faults or Faults()
         self._max_mailbox = max_mailbox
         self._store = store or Store()
         self._bus = Bus()
+        self._outbox = Outbox(self._store, self._bus, log, database)
         self._actors = Actors(self._store, self._bus, self.clock)
+        self._alarms = Alarms(self.clock, self._begin, self._ring)
         self._worker: Signals | None = None
         self._mailboxes: dict[ActorRef, Mailbox] = {}
-        self._alarms: dict[ActorRef, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._replies: set[asyncio.Future[Any]] = set()
         self._started = False
@@ -94,11 +92,11 @@ class MemoryHost:
 
     async def start(self) -> None:
         """Take up what the store holds: events for the log, alarms, obligations, and messages."""
+        await self._outbox.open()
         self._begin_incarnation()
         self._open, self._refusal = True, None
-        await self._to_log([Event.model_validate_json(data) for data in self._store.unlogged()])
         for ref, head in self._store.heads():
-            self._set_alarm(ref, head.wake_at)
+            self._alarms.set(ref, head.wake_at)
         self._recover()
         for n, data in self._store.mail():
             self._deliver([Letter(Message.decode(data), n)])
@@ -106,15 +104,16 @@ class MemoryHost:
     async def stop(self) -> None:
         """Take nothing new, let the turns under way commit, and refuse the calls that still wait."""
         await self._close(
-            Draining("the host is stopping", remedy="try again when it is up: nothing was taken")
+            Draining("the host has stopped", remedy="try again when it is up: nothing was taken")
         )
+        await self._outbox.close()
 
     async def crash(self) -> None:
         """End as by kill -9: what is not committed is gone. Waiting calls raise HostError."""
         for task in self._tasks:
             task.cancel()
         await self._close(
-            HostError("the host has crashed", remedy="start it again: what was accepted goes on")
+            HostError("the host has crashed", remedy="start it again: what it accepted goes on")
         )
 
     async def restart(self) -> None:
@@ -128,9 +127,7 @@ class MemoryHost:
         """Run a turn and return its reply, once what it rests on is committed."""
         self._admit(ref)
         data = encode_message(Message(new_id(), ref, method, body, traceparent=traceparent))
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._replies.add(reply)
-        reply.add_done_callback(self._replies.discard)
+        reply = self._expect_reply()
         self._deliver([Letter(Message.decode(data), reply=reply)])
         return await reply
 
@@ -142,10 +139,9 @@ class MemoryHost:
         self._deliver([Letter(Message.decode(data), n)])
 
     async def publish(self, event: Event) -> None:
-        """Take an event from outside, unless one of its id was taken before."""
+        """Take an event from outside, unless one of its id is known."""
         self._check()
-        if not self._store.knows_event(event.id):
-            await self._tell(self._actors.publish([event]))
+        await self._told(self._actors.publish([event]))
 
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners; it is not kept."""
@@ -156,13 +152,10 @@ class MemoryHost:
         head = self._store.head(ref)
         return self._actors.kind(ref).decode_state(head.state) if head.revision else None
 
-    def append(self, record: Record) -> Awaitable[None]:
-        """Write a record outside a turn: at once, so that it stands before any later turn."""
+    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
+        """Write a record outside a turn, and the events with it that are not known: before any later turn."""
         self._check_open()
-        self._store.commit(Changes(records=[encode_record(record)]))
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        written.set_result(None)
-        return written
+        return self._told(self._actors.append(record, events))
 
     async def records(self, ref: ActorRef, stream: str, *, last: int | None = None) -> list[Record]:
         """The records of a stream in order of `n`, or its last few."""
@@ -213,7 +206,19 @@ class MemoryHost:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self._refuse_all(StoreFailed(f"{task.get_name()} failed: {error}"))
+            known = isinstance(error, HostError)
+            self._refuse_all(error if known else StoreFailed(f"{task.get_name()} failed: {error!r}"))
+
+    def _expect_reply(self) -> asyncio.Future[Any]:
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._replies.add(reply)
+        reply.add_done_callback(self._has_reply)
+        return reply
+
+    def _has_reply(self, reply: asyncio.Future[Any]) -> None:
+        self._replies.discard(reply)
+        if not reply.cancelled():
+            reply.exception()  # looked at, since not everybody waits for what they append
 
     def _refuse_all(self, reason: HostError) -> None:
         self._refusal = reason
@@ -249,42 +254,29 @@ class MemoryHost:
         crashes = commit is not None and self._faults.restarts()
         if commit is not None and not crashes:
             self._signal(commit.ref, commit.hints)
-        events = await self._to_log(done.events)
+        await self._outbox.tell()
         if commit is not None and done.sets_alarm:
-            self._set_alarm(commit.ref, commit.head.wake_at)
+            self._alarms.set(commit.ref, commit.head.wake_at)
         self._deliver(done.letters)
         if commit is not None and not crashes:
             self._signal(commit.ref, commit.after)
-        if commit is not None and reply is not None and not reply.done():
-            reply.set_result(commit.reply)
-        for event in events:
-            self._bus.tell(event)
+        if reply is not None and not reply.done():
+            reply.set_result(commit.reply if commit is not None else None)
         if crashes:
             self._begin_anew()
+
+    def _told(self, done: Done) -> asyncio.Future[Any]:
+        """Tell what is committed even if nobody waits for it any more."""
+        told = self._expect_reply()
+        self._begin(self._tell(done, told), "telling")
+        return told
 
     def _signal(self, ref: ActorRef, signals: Sequence[Any]) -> None:
         if self._worker is not None:
             for signal in signals:
                 self._worker.signal(ref, signal)
 
-    async def _to_log(self, events: list[Event]) -> list[Event]:
-        """Append to the log, so that nobody hears of what it does not hold; return what is new to it."""
-        new = await self._log.append(events) if self._log is not None and events else events
-        self._store.mark_logged(event.id for event in events)
-        return new
-
-    # Alarms
-
-    def _set_alarm(self, ref: ActorRef, when: datetime | None) -> None:
-        earlier = self._alarms.pop(ref, None)
-        if earlier is not None:
-            earlier.cancel()
-        if when is not None:
-            self._alarms[ref] = self._begin(self._ring(ref, when), f"alarm {ref}")
-
-    async def _ring(self, ref: ActorRef, when: datetime) -> None:
-        await self.clock.sleep_until(when)
-        del self._alarms[ref]
+    def _ring(self, ref: ActorRef, when: datetime) -> None:
         self._deliver([Letter(Message(new_id(), ref, "wake"), alarm=when)])
 
     # Beginning and ending
@@ -310,12 +302,11 @@ class MemoryHost:
 
     async def _close(self, reason: HostError) -> None:
         self._refusal = reason
-        for alarm in self._alarms.values():
-            alarm.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._alarms.clear()
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         self._refuse_all(reason)
         self._open = False
-        self._alarms.clear()
         self._mailboxes.clear()
         self._actors.drop()
         self._store.running.discard(self.incarnation)

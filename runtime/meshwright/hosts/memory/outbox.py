@@ -1,0 +1,47 @@
+"""Events on their way out: from the store into the log, then to the listeners, in the order of commits."""
+
+from __future__ import annotations
+
+import asyncio
+
+from meshwright.events.log import EventLog
+from meshwright.hosts.memory.bus import Bus
+from meshwright.hosts.memory.store import Store
+from meshwright.messages import Event
+from meshwright.storage.database import Database
+
+
+class Outbox:
+    """What was committed and not yet told. Opens the log's database with the host, if it is given."""
+
+    def __init__(self, store: Store, bus: Bus, log: EventLog | None, database: Database | None) -> None:
+        self._store = store
+        self._bus = bus
+        self._log = log
+        self._database = database
+        self._is_open = False
+        self._telling = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Open the database, unless a crash left it open, and tell what a crash kept from being told."""
+        if self._database is not None and self._log is not None and not self._is_open:
+            await self._database.open()
+            await self._log.start()
+            self._is_open = True
+        await self.tell()
+
+    async def close(self) -> None:
+        """Close the database."""
+        if self._database is not None and self._log is not None and self._is_open:
+            self._is_open = False
+            self._log.close()
+            await self._database.close()
+
+    async def tell(self) -> None:
+        """Return when every event committed so far is in the log and was shown to the listeners."""
+        async with self._telling:
+            events = [Event.model_validate_json(data) for data in self._store.unlogged()]
+            new = await self._log.append(events) if self._log is not None and events else events
+            self._store.mark_logged(event.id for event in events)
+            for event in new:
+                self._bus.tell(event)
