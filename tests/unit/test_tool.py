@@ -1,5 +1,7 @@
 """What `@tool` makes of a method: its schema, its checks of a model's arguments, its results and errors."""
 
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -312,6 +314,21 @@ def test_types_that_json_cannot_fill_are_refused_before_any_call() -> None:
 
     with pytest.raises(ConfigError, match=r"test_tool\.py:\d+: tool 'use' has a type that cannot be read"):
         tools_of(Owner())
+
+
+def test_a_type_imported_for_the_type_checker_alone_is_refused_with_the_remedy() -> None:
+    class Owner:
+        @tool
+        async def use(self, lock: "NotThere") -> None:  # type: ignore[name-defined]  # noqa: F821
+            """Use a lock."""
+
+    with pytest.raises(ConfigError, match="imported for run time too"):
+        tools_of(Owner())
+
+
+def test_tools_load_no_http_client_until_one_is_needed() -> None:
+    code = "import sys, meshwright.tools; sys.exit('aiohttp' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_two_tools_of_one_name_are_refused() -> None:

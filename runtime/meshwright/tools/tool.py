@@ -118,10 +118,10 @@ class Tool:
         description, meanings = read_docstring(function.__doc__ or "")
         try:
             hints = get_type_hints(function, include_extras=True)
-            names = tuple(name for name, hint in hints.items() if hint is ToolContext)
+            names = tuple(name for name in _parameters(function) if hints[name] is ToolContext)
             parameters = {name: each for name, each in _parameters(function).items() if name not in names}
             arguments = Arguments(declaration.name, parameters, hints, meanings)
-        except (NameError, TypeError, PydanticUserError) as error:
+        except (NameError, AttributeError, TypeError, PydanticUserError) as error:
             remedy = "use types that pydantic knows, imported for run time too (not under TYPE_CHECKING)"
             raise _refusal(function, f"has a type that cannot be read: {error}", remedy) from error
         return cls(declaration.name, description, declaration.idempotent, function, arguments, names)

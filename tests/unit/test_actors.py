@@ -1,0 +1,112 @@
+"""The agents that come with Meshwright: what they can do, their tools, their tags."""
+
+import ast
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from meshwright import Agent, Task
+from meshwright.assembly import employ
+from meshwright.fleet import load_agents
+from meshwright.prompts import Prompts
+from meshwright.runner import Employed
+from meshwright.tools import ToolSettings
+
+ROOT = Path(__file__).parents[2]
+READING = {"list_files", "read_file", "search_files", "git_log", "git_diff"}
+
+
+@pytest.fixture(scope="module")
+def classes() -> dict[str, type[Agent]]:
+    return {each.agent_id: each for each in load_agents(ROOT / "actors")}
+
+
+@pytest.fixture(scope="module")
+def employed(classes: Mapping[str, type[Agent]]) -> dict[str, Employed]:
+    return employ(list(classes.values()), ToolSettings(workspace=ROOT))
+
+
+def task(text: str) -> Task:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    return Task(
+        task_id="t",
+        capability="c",
+        thread_id="t",
+        deadline_at=moment,
+        created_at=moment,
+        payload={"text": text},
+    )
+
+
+@pytest.mark.parametrize(
+    ("agent_id", "capabilities"),
+    [
+        ("simple-agent", {"general-query"}),
+        ("researcher-agent", {"deep-research", "market-analysis", "technical-research"}),
+        ("architect-agent", {"tech-consultation", "architecture-review"}),
+        ("api-coder", {"api-design", "backend-coding", "code-review", "bug-fix"}),
+    ],
+)
+def test_each_agent_declares_what_it_can_do(
+    classes: Mapping[str, type[Agent]], agent_id: str, capabilities: set[str]
+) -> None:
+    assert {capability.name for capability in classes[agent_id].capabilities} == capabilities
+    assert classes[agent_id].__doc__
+
+
+@pytest.mark.parametrize(
+    ("agent_id", "tools"),
+    [
+        ("simple-agent", set()),
+        ("researcher-agent", READING | {"fetch_page", "remember"}),
+        ("architect-agent", READING | {"delegate", "remember"}),
+        ("api-coder", READING | {"remember"}),
+    ],
+)
+def test_each_agent_has_its_tools(employed: Mapping[str, Employed], agent_id: str, tools: set[str]) -> None:
+    assert set(employed[agent_id].tools) == tools
+
+
+def test_the_architect_may_ask_the_researcher_and_nobody_else(employed: Mapping[str, Employed]) -> None:
+    delegate = employed["architect-agent"].tools["delegate"]
+    assert delegate.parameters["properties"]["agent_id"]["const"] == "researcher-agent"
+
+
+def test_each_agent_has_a_prompt_of_its_own(classes: Mapping[str, type[Agent]]) -> None:
+    told: list[str] = []
+    prompts = Prompts(ROOT / "prompts", on_event=lambda event_type, payload: told.append(event_type))
+    assert {prompts.get(each.prompt).source for each in classes.values()} == {"file"}
+    assert told == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "actors").glob("*.py")), ids=lambda path: path.stem)
+def test_an_agent_stands_on_the_public_names_alone(path: Path) -> None:
+    imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    assert {node.module for node in imports} <= {"meshwright", "meshwright.tools"}
+
+
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [
+        ("", "cheap"),
+        ("What is a fence?", "cheap"),
+        ("Which file holds the event log, and what does its schema say about sequence numbers?", "cheap"),
+        ("What is Dapr? Who makes it?", "cheap"),
+        ("Compare SQLite with Redis for the journal", "expensive"),
+        ("What are the trade-offs of one writer thread?", "expensive"),
+        ("Why is the commit rate twice as high with one connection?", "expensive"),
+        ("What is it? Who makes it? What does it cost?", "expensive"),
+        ("word " * 70, "expensive"),
+    ],
+)
+def test_the_researcher_takes_a_strong_model_for_complex_questions_only(
+    employed: Mapping[str, Employed], text: str, tag: str
+) -> None:
+    assert employed["researcher-agent"].agent.tags(task(text)) == ["research", tag]
+
+
+def test_the_others_leave_their_tags_to_their_prompts(employed: Mapping[str, Employed]) -> None:
+    others = [each.agent for agent_id, each in employed.items() if agent_id != "researcher-agent"]
+    assert [agent.tags(task("Compare them")) for agent in others] == [None, None, None]
