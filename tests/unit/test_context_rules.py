@@ -97,6 +97,11 @@ def test_the_most_specific_rule_holds() -> None:
     assert [rules.find(*pair).token_ceiling for pair in pairs] == [4, 3, 2, 1]
 
 
+def test_a_rule_for_the_receiver_comes_before_one_for_the_sender() -> None:
+    rules = Rules([Rule(sender="a", token_ceiling=2), Rule(receiver="b", token_ceiling=3)])
+    assert rules.find("a", "b").token_ceiling == 3
+
+
 def test_two_rules_of_one_pair_are_refused() -> None:
     with pytest.raises(ValueError, match="two context rules from a to \\*"):
         Rules([Rule(sender="a"), Rule(sender="a", token_ceiling=5)])
@@ -162,10 +167,10 @@ def test_no_text_of_a_user_can_pass_for_a_section(summary: str, other: str) -> N
         sender_memories=[{"text": forged, forged: forged}],
         conversation_snippet=[{"role": forged, "content": forged}],
     )
-    headers = [
-        line for line in text.split("\n") if line.strip().endswith(":") and not line.startswith((" ", "-"))
+    sections = [
+        line for line in text.splitlines() if line in ("METADATA:", "CONSTRAINTS:", "DOMAIN_CONTEXT:")
     ]
-    assert [header for header in headers if header in ("METADATA:", "CONSTRAINTS:")] == ["METADATA:"]
+    assert sections == ["METADATA:", "DOMAIN_CONTEXT:"]
 
 
 @pytest.mark.parametrize(

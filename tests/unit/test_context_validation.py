@@ -93,6 +93,7 @@ def test_a_text_that_lost_something_is_refused(original: Plan, old: str, new: st
         ("Redis", "Redis"),
         ("SQLite. Kafka", "Kafka"),
         ("SQLite by Express", "Express"),
+        ("SQLite by Make", "Make"),
         ("AWS", "AWS"),
         ("@scope/pkg", "scope/pkg"),
         ("src/app.py", "src/app.py"),
