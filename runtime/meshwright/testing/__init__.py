@@ -1,5 +1,44 @@
-"""What an agent's author tests with: a mesh in memory, a scripted model, and a clock to move by hand."""
+"""What an agent's author tests with: a mesh in memory, a scripted model, and a clock to move by hand.
 
-from meshwright.testing.clock import ManualClock
+Each name is imported when it is first used, so that pytest starts no slower for them.
+"""
 
-__all__ = ["ManualClock"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meshwright.hosts.memory import Faults
+    from meshwright.testing.clock import ManualClock
+    from meshwright.testing.mesh import Events, MeshUnderTest, mesh_for
+    from meshwright.testing.model import ScriptedModel, ScriptEnded, tool_call
+
+HOMES = {
+    "Events": "testing.mesh",
+    "Faults": "hosts.memory",
+    "ManualClock": "testing.clock",
+    "MeshUnderTest": "testing.mesh",
+    "ScriptEnded": "testing.model",
+    "ScriptedModel": "testing.model",
+    "mesh_for": "testing.mesh",
+    "tool_call": "testing.model",
+}
+"""Where each name lives."""
+
+__all__ = [
+    "Events",
+    "Faults",
+    "ManualClock",
+    "MeshUnderTest",
+    "ScriptEnded",
+    "ScriptedModel",
+    "mesh_for",
+    "tool_call",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'meshwright.testing' has no attribute {name!r}")
+    return getattr(import_module(f"meshwright.{HOMES[name]}"), name)

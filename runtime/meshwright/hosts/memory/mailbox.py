@@ -70,6 +70,6 @@ class Mailbox:
         """Those that may come next: of each pair the oldest alone, so that none overtakes its own kind."""
         passed: set[str] = set()
         for letter in self._letters:
-            if letter.pair not in passed and letter.held_until_pass <= self._passes:
+            if letter.pair not in passed and letter.held_until_pass < self._passes:
                 yield letter
             passed.add(letter.pair)

@@ -1,0 +1,135 @@
+"""A whole mesh in memory, for one test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from meshwright.agent import Agent
+from meshwright.assembly import build_mesh
+from meshwright.clock import Clock
+from meshwright.errors import MeshError
+from meshwright.events.log import EventLog
+from meshwright.host import Host
+from meshwright.hosts.memory import Faults, MemoryHost
+from meshwright.mesh import Mesh
+from meshwright.messages import Event, Outcome, Receipt, TaskRequest
+from meshwright.models.port import Model
+from meshwright.settings import load_settings
+from meshwright.storage.database import Database
+from meshwright.testing.clock import ManualClock
+from meshwright.testing.model import ScriptedModel
+from meshwright.tracing import NoTracing, Tracing
+
+PATIENCE_SECONDS = 30.0  # real ones, that a test waits for an outcome
+SHOWN_EVENTS = 5
+
+
+class Events(list[Event]):
+    """Some of what happened, in order."""
+
+    @property
+    def names(self) -> list[str]:
+        """The tool of each `tool.called`; the type of any other event."""
+        return [
+            event.payload["tool"] if event.event_type == "tool.called" else event.event_type for event in self
+        ]
+
+    @property
+    def payloads(self) -> list[Any]:
+        """What each event says, as plain data."""
+        return [event.payload for event in self]
+
+
+class MeshUnderTest:
+    """A running mesh, with what tests ask of it; all else is in `mesh`."""
+
+    def __init__(self, mesh: Mesh, clock: Clock | None) -> None:
+        self.mesh = mesh
+        self._clock = clock
+        self._events: list[Event] = []
+        mesh.host.listen("#", self._events.append)
+
+    @property
+    def model(self) -> Model:
+        """The model that answers the agents."""
+        return self.mesh.model
+
+    async def ask(self, agent_id: str, text: str, *, thread_id: str | None = None) -> Outcome:
+        """Give an agent a task in words, and wait for its outcome.
+
+        Raises ScriptEnded where the task failed since the scripted model ran out of replies.
+        """
+        receipt = await self.submit(agent_id=agent_id, payload={"text": text}, thread_id=thread_id)
+        return await self.outcome(receipt.task_id)
+
+    async def submit(self, request: TaskRequest | None = None, **fields: Any) -> Receipt:
+        """Take a task, given whole or by its fields, and return at once."""
+        return await self.mesh.submit(request or TaskRequest(**fields))
+
+    async def outcome(self, task_id: str) -> Outcome:
+        """Wait for the outcome of a task. Raises ScriptEnded as `ask`, and MeshError after 30 real seconds."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                outcome = await self.mesh.outcome(task_id)
+        except TimeoutError:
+            last = ", ".join(self.events(task_id=task_id).names[-SHOWN_EVENTS:])
+            raise MeshError(
+                f"task {task_id} has no outcome after {PATIENCE_SECONDS:.0f} s; its last events: {last}",
+                remedy="where it waits for the clock, move that by mesh.advance(seconds)",
+            ) from None
+        if not outcome.success and isinstance(self.model, ScriptedModel) and self.model.ended is not None:
+            raise self.model.ended
+        return outcome
+
+    def events(self, event_type: str | None = None, *, task_id: str | None = None) -> Events:
+        """What has happened so far, or what of a type or a task."""
+        return Events(
+            event
+            for event in self._events
+            if event_type in (None, event.event_type) and task_id in (None, event.task_id)
+        )
+
+    async def advance(self, seconds: float) -> None:
+        """Move the clock, and let run what is due. Only for a mesh with a ManualClock."""
+        if not isinstance(self._clock, ManualClock):
+            raise TypeError("this mesh runs on real time: build it by mesh_for(..., clock=ManualClock())")
+        await self._clock.advance(seconds)
+
+
+@asynccontextmanager
+async def mesh_for(
+    *agents: type[Agent],
+    model: Model | None = None,
+    clock: Clock | None = None,
+    faults: Faults | None = None,
+    project: Path | None = None,
+    **settings: Any,
+) -> AsyncIterator[MeshUnderTest]:
+    """Run a mesh in memory: with these agents, or without any named with those of the project.
+
+    `model` is by default a ScriptedModel with nothing to say yet; `project` is the folder of prompts and
+    settings, by default the working directory; `settings` are those of `Settings`.
+
+        async with mesh_for(Greeter, model=ScriptedModel("Hello!")) as mesh:
+            outcome = await mesh.ask("greeter", "Say hello.")
+    """
+    project = project or Path.cwd()
+
+    def host(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> Host:
+        return MemoryHost(clock, log=log, database=database, faults=faults)
+
+    mesh = build_mesh(
+        load_settings(project, host="memory", **settings),
+        project=project,
+        agents=agents or None,
+        model=model or ScriptedModel(),
+        clock=clock,
+        host=host,
+    )
+    under_test = MeshUnderTest(mesh, clock)
+    async with mesh:
+        yield under_test

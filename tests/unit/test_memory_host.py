@@ -1,0 +1,295 @@
+"""The in-memory host where it is stricter than the port, and the faults that it brings about on request."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from meshwright.actor import Actor, ActorKind, ActorRef, Message, Record, Turn, turn
+from meshwright.errors import HostError, InvalidInput, StoreFailed
+from meshwright.events.filter import EventFilter
+from meshwright.events.log import EventLog
+from meshwright.hosts.memory import Faults, MemoryHost, Store
+from meshwright.hosts.memory.mailbox import Letter, Mailbox
+from meshwright.messages import Event
+from meshwright.storage.database import Database
+
+ONE = ActorRef("Book", "one")
+
+
+class Text(BaseModel):
+    lines: list[str] = []
+    incarnations: int = 0
+
+
+class Book(Actor[Text]):
+    @property
+    def obliged(self) -> bool:
+        return bool(self.state.lines)
+
+    @turn
+    def write(self, turn: Turn, body: dict[str, Any]) -> Text:
+        self.state.lines.append(body["text"])
+        turn.publish("books", "line.written", {"text": body["text"]})
+        turn.start(body["text"])
+        return self.state
+
+    @turn
+    def answer_what_is_no_json(self, turn: Turn) -> object:
+        self.state.lines.append("lost")
+        return object()
+
+    def recover(self, turn: Turn) -> None:
+        self.state.incarnations += 1
+
+
+class Signals:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.taken: list[Any] = []
+
+    def signal(self, ref: ActorRef, signal: Any) -> None:
+        self.taken.append(signal)
+
+
+def new_host(**options: Any) -> MemoryHost:
+    host = MemoryHost(**options)
+    host.register(ActorKind.of(Book))
+    return host
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[MemoryHost]:
+    host = new_host()
+    await host.start()
+    yield host
+    await host.stop()
+
+
+async def lines_of(host: MemoryHost) -> list[str]:
+    text = await host.read(ONE)
+    return text.lines if isinstance(text, Text) else []
+
+
+async def test_a_reply_is_the_callers_own(host: MemoryHost) -> None:
+    text = await host.call(ONE, "write", {"text": "a"})
+    text.lines.append("scribbled by the caller")
+    await host.call(ONE, "write", {"text": "b"})
+    assert await lines_of(host) == ["a", "b"]
+
+
+async def test_a_body_belongs_to_its_message(host: MemoryHost) -> None:
+    body = {"text": "as it was"}
+    call = asyncio.create_task(host.call(ONE, "write", body))
+    await asyncio.sleep(0)
+    body["text"] = "as it became"
+    await call
+    assert await lines_of(host) == ["as it was"]
+
+
+async def test_a_reply_that_is_no_json_undoes_its_turn(host: MemoryHost) -> None:
+    with pytest.raises(InvalidInput, match="a reply of type object"):
+        await host.call(ONE, "answer_what_is_no_json")
+    assert await host.read(ONE) is None
+
+
+@pytest.mark.parametrize("body", [object(), b"no json"])
+async def test_a_message_that_is_no_json_is_refused_at_the_door(host: MemoryHost, body: object) -> None:
+    with pytest.raises(InvalidInput, match=r"message m1 to Book/one.write"):
+        await host.send(Message("m1", ONE, "write", body))
+
+
+async def test_a_crash_leaves_what_is_committed_and_tells_who_waits() -> None:
+    host = new_host()
+    await host.start()
+    await host.call(ONE, "write", {"text": "a"})
+    call = asyncio.create_task(host.call(ONE, "write", {"text": "b"}))
+    await asyncio.sleep(0)
+    await host.crash()
+    with pytest.raises(HostError, match="crashed"):
+        await call
+    with pytest.raises(HostError, match="crashed"):
+        await host.call(ONE, "write", {"text": "c"})
+    await host.start()
+    assert await lines_of(host) == ["a"]
+    await host.stop()
+
+
+async def test_a_restart_goes_on_under_another_name() -> None:
+    host = new_host()
+    await host.start()
+    first = host.incarnation
+    await host.call(ONE, "write", {"text": "a"})
+    await host.restart()
+    assert await host.is_gone(first)
+    text = await host.call(ONE, "write", {"text": "b"})
+    assert (text.lines, text.incarnations) == (["a", "b"], 1)
+    await host.stop()
+
+
+class SlowLog:
+    """A log that takes events when it is let."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.may_write = asyncio.Event()
+        self.events: list[Event] = []
+        self.failure: Exception | None = None
+
+    async def append(self, events: Sequence[Event]) -> list[Event]:
+        self.asked.set()
+        await self.may_write.wait()
+        if self.failure is not None:
+            raise self.failure
+        known = {event.id for event in self.events}
+        new = [event for event in events if event.id not in known]
+        self.events += new
+        return new
+
+
+async def test_nobody_is_told_before_the_log_has_the_event() -> None:
+    log, signals, heard = SlowLog(), Signals(), list[Event]()
+    host = new_host(log=log)
+    host.attach(signals)
+    host.listen("#", heard.append)
+    await host.start()
+    call = asyncio.create_task(host.call(ONE, "write", {"text": "a"}))
+    await log.asked.wait()
+    assert (heard, signals.taken, call.done()) == ([], [], False)
+    log.may_write.set()
+    await call
+    assert [event.id for event in heard] == [event.id for event in log.events] == ["Book/one/1"]
+    assert signals.taken == ["a"]
+    await host.stop()
+
+
+async def test_an_event_that_a_crash_kept_from_the_log_is_there_after_the_start() -> None:
+    log = SlowLog()
+    host = new_host(log=log)
+    await host.start()
+    call = asyncio.create_task(host.call(ONE, "write", {"text": "a"}))
+    await log.asked.wait()
+    await host.crash()
+    with pytest.raises(HostError):
+        await call
+    assert log.events == []
+    log.may_write.set()
+    await host.start()
+    assert [event.id for event in log.events] == ["Book/one/1"]
+    await host.stop()
+
+
+async def test_a_log_that_fails_stops_the_host_and_says_why() -> None:
+    log = SlowLog()
+    log.failure = StoreFailed("the disk is full")
+    log.may_write.set()
+    host = new_host(log=log)
+    await host.start()
+    with pytest.raises(StoreFailed, match="the disk is full"):
+        await host.call(ONE, "write", {"text": "a"})
+    with pytest.raises(StoreFailed, match="the disk is full"):
+        await host.call(ONE, "write", {"text": "b"})
+    await host.stop()
+
+
+async def test_a_publisher_who_gives_up_leaves_nothing_half_done() -> None:
+    log = SlowLog()
+    host = new_host(log=log)
+    heard: list[str] = []
+    host.listen("news", lambda event: heard.append(event.id))
+    await host.start()
+    event = Event(id="e1", event_type="told", topic="news", time=host.clock.now())
+    publishing = asyncio.create_task(host.publish(event))
+    await log.asked.wait()
+    publishing.cancel()
+    log.may_write.set()
+    await host.append(Record(ONE, "steps", 1, "x"), [event.model_copy(update={"id": "e2"})])
+    assert heard == ["e1", "e2"]
+    await host.stop()
+
+
+async def test_the_event_log_numbers_what_listeners_hear() -> None:
+    database = Database()
+    log = EventLog(database)
+    host = new_host(log=log, database=database)
+    heard: list[Event] = []
+    host.listen("#", heard.append)
+    await host.start()
+    for text in ("a", "b"):
+        await host.call(ONE, "write", {"text": text})
+    kept = await log.query(EventFilter())
+    assert [(event.seq, event.payload["text"]) for event in heard] == [(1, "a"), (2, "b")]
+    assert kept == heard
+    await host.stop()
+
+
+def letters(*pairs: str) -> list[Letter]:
+    return [Letter(Message(f"m{n}", ONE, "write", None, pair), n) for n, pair in enumerate(pairs, start=1)]
+
+
+def taken_from(mailbox: Mailbox, *, passes: int = 1000) -> list[str]:
+    taken = [mailbox.take() for _ in range(passes)]
+    return [letter.message.id for letter in taken if letter is not None]
+
+
+def filled(faults: Faults, *pairs: str) -> Mailbox:
+    mailbox = Mailbox(faults)
+    for letter in letters(*pairs):
+        mailbox.put(letter)
+    return mailbox
+
+
+def test_without_faults_letters_come_once_and_in_order() -> None:
+    assert taken_from(filled(Faults(), "a", "b", "a")) == ["m1", "m2", "m3"]
+
+
+def test_duplicates_come_later() -> None:
+    taken = taken_from(filled(Faults(duplicate=1.0), "a", "b", "c"))
+    assert sorted(taken) == ["m1", "m1", "m2", "m2", "m3", "m3"]
+
+
+def test_a_call_is_never_duplicated() -> None:
+    mailbox = Mailbox(Faults(duplicate=1.0))
+    mailbox.put(Letter(Message("call", ONE, "write")))
+    assert taken_from(mailbox) == ["call"]
+
+
+def test_a_delayed_letter_comes_some_passes_later(seed: int) -> None:
+    mailbox = filled(Faults(seed, delay=1.0, max_delay_passes=10), "a")
+    taken = [mailbox.take() for _ in range(11)]
+    assert taken[0] is None
+    assert [letter.message.id for letter in taken if letter is not None] == ["m1"]
+
+
+def test_letters_of_different_pairs_overtake_one_another_and_those_of_one_never(seed: int) -> None:
+    pairs = ["a", "b", "c", "d"] * 25
+    taken = taken_from(filled(Faults(seed, reorder=0.5, delay=0.5), *pairs))
+    assert taken != [f"m{n}" for n in range(1, 101)]
+    for first in range(1, 5):
+        own = [name for name in taken if int(name[1:]) % 4 == first % 4]
+        assert own == [f"m{n}" for n in range(first, 101, 4)]
+
+
+def test_the_same_seed_draws_the_same_chances(seed: int) -> None:
+    def chances() -> list[object]:
+        faults = Faults(seed, duplicate=0.5, delay=0.5, restart=0.5)
+        return [(faults.duplicates(), faults.delay_passes(), faults.restarts()) for _ in range(50)]
+
+    assert chances() == chances()
+
+
+async def test_a_restart_by_chance_loses_signals_and_recovers_the_obliged() -> None:
+    signals, store = Signals(), Store()
+    host = new_host(faults=Faults(restart=1.0, max_restarts=1), store=store)
+    host.attach(signals)
+    await host.start()
+    first = host.incarnation
+    await host.call(ONE, "write", {"text": "a"})
+    text = await host.call(ONE, "write", {"text": "b"})
+    assert await host.is_gone(first)
+    assert (text.lines, text.incarnations) == (["a", "b"], 1)
+    assert signals.taken == ["b"]
+    await host.stop()
