@@ -190,7 +190,9 @@ async def test_a_long_query_is_searched_by_its_first_words(memory: Memory) -> No
     assert await recall(memory, "word " + " ".join(f"x{n}" for n in range(5000))) == ["a word"]
 
 
-@pytest.mark.parametrize(("text", "error"), [(" ", InvalidInput), ("x" * 4001, TooLarge)])
+@pytest.mark.parametrize(
+    ("text", "error"), [(" ", InvalidInput), ("x" * 4001, TooLarge), ("\ud800", InvalidInput)]
+)
 async def test_a_text_that_cannot_be_a_memory_is_refused(
     memory: Memory, text: str, error: type[InvalidInput]
 ) -> None:

@@ -92,7 +92,7 @@ class Memory:
         query: str,
         *,
         tenant_id: str,
-        scopes: Sequence[tuple[Scope, str]],
+        scopes: Sequence[tuple[str, str]],
         max_tokens: int,
         limit: int = 20,
     ) -> list[MemoryItem]:
@@ -180,6 +180,12 @@ def _check(item: MemoryItem) -> None:
             remedy="remember what matters of it, in a few sentences",
             field="text",
         )
+    try:
+        item.text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            "a memory's text holds half a character (a lone surrogate)", remedy="leave it out", field="text"
+        ) from error
 
 
 def owner_of(tenant_id: str, scope: str, scope_id: str) -> str:
