@@ -49,6 +49,7 @@ class Call:
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
+    peer: Any = None
 
 
 @dataclass
@@ -56,7 +57,8 @@ class FakeOpenAI:
     """The fake server; `url` is its base URL once it is entered.
 
     `replies` are messages (`{"content": ...}` or `{"tool_calls": [...]}`) to give before it makes up its
-    own; `seconds` is how long it thinks; `headers` go with every good reply.
+    own; `seconds` is how long it thinks; `headers` go with every good reply. With a `gate` no call is
+    answered before as many have arrived as the gate is for.
     """
 
     port: int = 0
@@ -65,6 +67,7 @@ class FakeOpenAI:
     replies: deque[dict[str, Any]] = field(default_factory=deque)
     faults: deque[Fault] = field(default_factory=deque)
     calls: list[Call] = field(default_factory=list)
+    gate: asyncio.Barrier | None = None
     url: str = ""
 
     async def __aenter__(self) -> Self:
@@ -90,10 +93,13 @@ class FakeOpenAI:
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        self.calls.append(Call(request.path, dict(request.headers), body))
+        peer = request.transport.get_extra_info("peername") if request.transport else None
+        self.calls.append(Call(request.path, dict(request.headers), body, peer))
         self.arrived.set()
         try:
             await asyncio.sleep(self.seconds)
+            if self.gate is not None:
+                await self.gate.wait()
             return await self.misbehave(request, self.faults.popleft()) if self.faults else self.answer(body)
         except (asyncio.CancelledError, ConnectionError):
             self.abandoned.set()

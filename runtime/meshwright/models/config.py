@@ -50,6 +50,8 @@ class LiteLLMConfig:
     deployments: tuple[dict[str, Any], ...]
     router_settings: dict[str, Any]
     litellm_settings: dict[str, Any]
+    lines: dict[str, int]
+    """The line of each of `router_settings`, and under no name that of the section itself."""
 
     @property
     def groups(self) -> frozenset[str]:
@@ -135,7 +137,8 @@ class Check:
         for number, deployment in enumerate(deployments):
             self.deployment(deployment, ["model_list", number])
         sections = [self.section(value, name) for name in ("router_settings", "litellm_settings")]
-        config = LiteLLMConfig(self.path, tuple(deployments), *sections)
+        lines = {name: self.line_of(["router_settings", name]) for name in ("", *sections[0])}
+        config = LiteLLMConfig(self.path, tuple(deployments), sections[0], sections[1], lines)
         for section in ("router_settings", "litellm_settings"):
             self.fallbacks(value.get(section) or {}, config.groups, [section])
         return config

@@ -25,7 +25,10 @@ from meshwright.models.port import (
 )
 from meshwright.models.wire import completion_body, not_a_completion, read_cost, read_usage
 
+FREE_PROVIDERS = frozenset({"ollama", "ollama_chat"})
 SOURCE = "LiteLLM's Router"
+# Stronger than the file: the mesh owns the retries.
+OWN_SETTINGS: dict[str, Any] = {"num_retries": 0, "retry_policy": None, "model_group_retry_policy": {}}
 # Settings of the file's other section that the Router takes as arguments.
 SHARED = (*FALLBACKS, "default_fallbacks", "allowed_fails", "max_fallbacks")
 
@@ -89,27 +92,38 @@ class RouterModel:
         """
         if self._loading is None:
             return
-        router = await self._loading
-        self._router = self._loading = None
-        router.discard()
-        await close_clients_of(asyncio.get_running_loop())
+        await asyncio.wait([self._loading])
+        loading, self._loading, self._router = self._loading, None, None
+        if loading.exception() is None:  # else its callers were told, and there is nothing to close
+            loading.result().discard()
+            await close_clients_of(asyncio.get_running_loop())
 
     def _build(self) -> Any:
         # Without these, the import fetches prices over the network and reads any .env file above this folder.
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
-        from litellm import Router, validate_environment
-
-        settings = {**shared_settings(self.config), **self.config.router_settings}
+        try:
+            from litellm import Router, validate_environment
+        except ImportError as error:
+            remedy = "Install it anew: pip install --force-reinstall meshwright[litellm]"
+            raise ConfigError(f"LiteLLM cannot be imported: {error}", remedy=remedy) from error
+        settings = {**shared_settings(self.config), **self.config.router_settings, **OWN_SETTINGS}
         if unknown := sorted(settings.keys() - set(Router.get_valid_args())):
-            raise ConfigError(
-                f"router_settings: LiteLLM's Router knows no {unknown[0]!r}", path=str(self.config.path)
-            )
-        settings |= {"num_retries": 0, "retry_policy": None, "model_group_retry_policy": {}}
-        deployments = [each for each in self.deployments if has_keys(each, validate_environment)]
+            raise self._refusal(f"LiteLLM's Router knows no {unknown[0]!r}", unknown[0])
+        deployments = [
+            without_retries(each) for each in self.deployments if has_keys(each, validate_environment)
+        ]
         if not deployments:
             raise no_deployment(self.config, set())
-        return Router(model_list=[without_retries(each) for each in deployments], **copy.deepcopy(settings))
+        try:
+            return Router(model_list=deployments, **copy.deepcopy(resolved(settings, self.environment)))
+        except Exception as error:  # noqa: BLE001 - of a value that it does not accept, it raises anything
+            raise self._refusal(f"LiteLLM's Router does not accept them ({type(error).__name__})") from None
+
+    def _refusal(self, message: str, setting: str = "") -> ConfigError:
+        # No word of LiteLLM's own: it may quote a deployment, and with it the key.
+        line = self.config.lines.get(setting) or self.config.lines.get("")
+        return ConfigError(f"router_settings: {message}", path=str(self.config.path), line=line)
 
     def _arguments(self, request: ModelRequest) -> dict[str, Any]:
         # A fresh copy: the Router writes into metadata, and would merge one call's tags into the next.
@@ -166,7 +180,6 @@ def shared_settings(config: LiteLLMConfig) -> dict[str, Any]:
 
 def read_response(response: Any, request: ModelRequest) -> ModelReply:
     """Read the Router's reply."""
-    hidden = response._hidden_params
     try:
         choice = response.choices[0]
         return ModelReply(
@@ -174,11 +187,19 @@ def read_response(response: Any, request: ModelRequest) -> ModelReply:
             tool_calls=tuple(read_call(call) for call in choice.message.tool_calls or ()),
             model=response.model or request.model,
             usage=read_usage(dict(response.usage or {})),
-            cost_usd=0.0 if hidden.get("cache_hit") else read_cost(hidden.get("response_cost")),
+            cost_usd=cost_of(response._hidden_params),
             finish_reason=choice.finish_reason or "stop",
         )
     except (IndexError, AttributeError, TypeError, ValueError):
         raise not_a_completion(SOURCE) from None
+
+
+def cost_of(hidden: Mapping[str, Any]) -> float | None:
+    """What a call cost: nothing from a cache; None where a 0 only stands for a price that is not known."""
+    if hidden.get("cache_hit"):
+        return 0.0
+    cost = read_cost(hidden.get("response_cost"))
+    return cost if cost or hidden.get("custom_llm_provider") in FREE_PROVIDERS else None
 
 
 def read_call(call: Any) -> ToolCall:

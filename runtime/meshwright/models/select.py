@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +14,6 @@ from meshwright.models.offline import OfflineModel, estimate_tokens
 from meshwright.models.port import Model
 from meshwright.models.router import RouterModel, litellm_is_installed
 
-CONFIG_NAME = "litellm_config.yaml"
 WELL_KNOWN_KEYS = (
     "ANTHROPIC_API_KEY",
     "OPENAI_API_KEY",
@@ -55,22 +53,21 @@ class ModelSettings(Protocol):
         """The key for that server."""
         ...
 
-    @property
-    def litellm_config(self) -> Path:
-        """The Router's configuration; where it is missing, the one that came with Meshwright counts."""
-        ...
-
 
 class Chooser:
     """Makes the model that the settings and the environment ask for; its `name` says which, and why."""
 
     def __init__(
-        self, settings: ModelSettings, environment: Mapping[str, str], count_tokens: Callable[[str], int]
+        self,
+        settings: ModelSettings,
+        config_path: Path,
+        environment: Mapping[str, str],
+        count_tokens: Callable[[str], int],
     ) -> None:
         self.settings = settings
+        self.config_path = config_path
         self.environment = environment
         self.count_tokens = count_tokens
-        self.config_path = config_path(settings.litellm_config)
 
     def choose(self) -> Model:
         """Make the model. Raises ConfigError for a kind that is not known."""
@@ -122,20 +119,18 @@ class Chooser:
 
 def choose_model(
     settings: ModelSettings,
+    config_path: Path,
     *,
     environment: Mapping[str, str] | None = None,
     count_tokens: Callable[[str], int] = estimate_tokens,
 ) -> Model:
     """Make the model that the settings name, or that the environment offers (`model = "auto"`).
 
+    `config_path` is the Router's litellm_config.yaml; it need not exist for the other kinds.
+
     `auto`: `http` where LITELLM_BASE_URL is set, `router` where a provider's key is (and LiteLLM and a
     configuration are there), else `offline`. Its `name` says which, and why; never a key. `count_tokens`
     is what the offline model reports as usage. Raises ConfigError.
     """
-    return Chooser(settings, os.environ if environment is None else environment, count_tokens).choose()
-
-
-def config_path(path: Path) -> Path:
-    """The configuration to read: the project's own, else the copy in the wheel."""
-    bundled = Path(str(files("meshwright"))) / "_project" / CONFIG_NAME
-    return bundled if path.name == CONFIG_NAME and not path.exists() and bundled.is_file() else path
+    known = os.environ if environment is None else environment
+    return Chooser(settings, config_path, known, count_tokens).choose()

@@ -56,7 +56,7 @@ class OfflineModel:
             return self._calling(request, call, len(talk.results))
         if request.response_schema is not None:
             return self._made(request, filled_schema(request.response_schema, talk))
-        return self._made(request, answer(talk))
+        return self._cut(request, answer(talk))
 
     def _shortened(self, request: ModelRequest) -> str:
         instructions = "\n".join(each.content for each in request.messages if each.role == "system")
@@ -75,8 +75,15 @@ class OfflineModel:
             finish_reason="tool_calls",
         )
 
-    def _made(self, request: ModelRequest, content: str) -> ModelReply:
-        return ModelReply(content=content, model=NAME, usage=self._usage(request, content), cost_usd=0.0)
+    def _cut(self, request: ModelRequest, content: str) -> ModelReply:
+        kept = content
+        while kept and (tokens := self.count_tokens(kept)) > request.max_tokens:
+            kept = kept[: len(kept) * request.max_tokens // tokens].rpartition(" ")[0]
+        return self._made(request, kept, "stop" if kept == content else "length")
+
+    def _made(self, request: ModelRequest, content: str, finish_reason: str = "stop") -> ModelReply:
+        usage = self._usage(request, content)
+        return ModelReply(content=content, model=NAME, usage=usage, cost_usd=0.0, finish_reason=finish_reason)
 
     def _usage(self, request: ModelRequest, reply: str) -> Usage:
         prompt = sum(self.count_tokens(message.content) for message in request.messages)

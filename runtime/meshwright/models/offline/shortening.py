@@ -15,20 +15,25 @@ LIMIT = re.compile(r"\b(?:under|below|at most|fewer than|no more than|within)\s+
 LEAK = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d|\b1[5-9]\d{8}(?:\d{3})?\b"
     r"|\b[0-9A-HJKMNP-TV-Z]{26}\b|\b[0-9a-f]{8}-[0-9a-f]{4}-|\b(?=[0-9a-f]*\d)[0-9a-f]{12,}\b"
+    r"|\b(?:created|updated|accessed|expires)_at\b|\btimestamp\s*[:=]"
     r"|\b(?:score|relevance|similarity|distance|confidence)\s*[:=]|\b\w+_(?:id|at)\s*[:=]",
     re.I,
 )
-KEPT_WHOLE = frozenset({"METADATA", "CONSTRAINTS"})
+KEPT_WHOLE = frozenset({"METADATA", "CONSTRAINTS", "KNOWN_FAILURES", "OPEN_QUESTIONS"})
+HEADER_TOKENS = 8  # of a section that is not needed
+MARKER = "- "
 TOPIC = "DOMAIN_CONTEXT"
 OPTIONAL = frozenset({"RELEVANT_MEMORIES", "CONVERSATION_CONTEXT"})
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """An entry of a section, or one of its sentences."""
+    """An entry of a section, or one of its sentences: its list mark, the space before it, and its text."""
 
     section: str
     entry: int
+    marker: str
+    space: str
     text: str
     needed: bool = False
 
@@ -36,16 +41,19 @@ class Unit:
 def shorten(text: str, max_tokens: int, count_tokens: Callable[[str], int]) -> str:
     """Shorten a context to a number of tokens, as far as its needed parts allow.
 
-    METADATA and CONSTRAINTS stay whole, and every section keeps its first sentence; memories and
-    conversation only as far as they say no time, id or score. What else fits is kept by how much it has
-    to do with the task, in the order of the original.
+    METADATA, constraints, failures and questions stay whole, and the task keeps its first sentence. What
+    else fits is kept by how much it has to do with the task, in the order of the original; of memories and
+    conversation only what says no time, id or score.
     """
     units = list(units_of(text))
     scores = worth(units)
     kept = {place for place, unit in enumerate(units) if unit.needed}
-    for place in sorted(range(len(units)), key=lambda place: -scores[place]):
-        if place not in kept and count_tokens(written(units, kept | {place})) <= max_tokens:
+    left = max_tokens - count_tokens(written(units, kept)) - len(OPTIONAL) * HEADER_TOKENS
+    for place in sorted(set(range(len(units))) - kept, key=lambda place: (-scores[place], place)):
+        cost = count_tokens(units[place].text) + 1
+        if cost <= left:
             kept.add(place)
+            left -= cost
     return written(units, kept)
 
 
@@ -56,9 +64,21 @@ def units_of(text: str) -> Iterator[Unit]:
         if section in OPTIONAL and LEAK.search(entry):
             continue
         whole = section in KEPT_WHOLE or (number == 0 and not section)
-        for sentence in [entry] if whole else SENTENCE_END.split(entry):
-            yield Unit(section, number, sentence, whole or (section not in OPTIONAL and section not in seen))
+        text = entry.removeprefix(MARKER)
+        marker = MARKER if text != entry else ""
+        for space, sentence in [("", text)] if whole else sentences(text):
+            needed = whole or (section not in OPTIONAL and section not in seen)
+            yield Unit(section, number, marker, space, sentence, needed)
             seen.add(section)
+
+
+def sentences(text: str) -> Iterator[tuple[str, str]]:
+    """The sentences of a text, each with the white space before it."""
+    space, start = "", 0
+    for end in SENTENCE_END.finditer(text):
+        yield space, text[start : end.start()]
+        space, start = end[0], end.end()
+    yield space, text[start:]
 
 
 def entries_of(text: str) -> Iterator[tuple[str, str]]:
@@ -95,9 +115,9 @@ def written(units: Sequence[Unit], kept: set[int]) -> str:
         if unit.section != section:
             lines.append(f"{unit.section}:")
         if unit.entry == entry:
-            lines[-1] += f" {unit.text}"
+            lines[-1] += unit.space + unit.text
         else:
-            lines.append(unit.text)
+            lines.append(unit.marker + unit.text)
         section, entry = unit.section, unit.entry
     return "\n".join(lines)
 

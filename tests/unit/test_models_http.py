@@ -1,0 +1,323 @@
+"""The HTTP adapter against a fake server on a real socket."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from meshwright.errors import ConfigError, ModelError
+from meshwright.models.http import HttpModel
+from meshwright.models.port import (
+    ChatMessage,
+    ContextTooLong,
+    ModelRefused,
+    ModelRequest,
+    ModelTimeout,
+    ModelUnavailable,
+    RateLimited,
+    ToolCall,
+    ToolSpec,
+    Unauthorized,
+)
+from tests.providers.fake_openai import FakeOpenAI, Fault
+
+KEY = "sk-a-secret-key"
+PROMPT = "the prompt nobody may read"
+
+
+def request(**fields: Any) -> ModelRequest:
+    messages = (ChatMessage(role="user", content=PROMPT),)
+    return ModelRequest(
+        **{"messages": messages, "user": "researcher-agent", "timeout_seconds": 5.0, **fields}
+    )
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeOpenAI]:
+    async with FakeOpenAI() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def model(fake: FakeOpenAI) -> AsyncIterator[HttpModel]:
+    model = HttpModel(fake.url, KEY)
+    yield model
+    await model.close()
+
+
+@pytest.mark.parametrize(
+    ("base", "url"),
+    [
+        ("http://proxy:4000", "http://proxy:4000/v1/chat/completions"),
+        ("http://proxy:4000/", "http://proxy:4000/v1/chat/completions"),
+        ("http://proxy:4000/v1", "http://proxy:4000/v1/chat/completions"),
+        ("http://proxy:4000/v1/chat/completions", "http://proxy:4000/v1/chat/completions"),
+        ("https://openrouter.ai/api/v1/", "https://openrouter.ai/api/v1/chat/completions"),
+        ("https://host/v1beta/openai", "https://host/v1beta/openai/chat/completions"),
+        ("https://host/litellm", "https://host/litellm/v1/chat/completions"),
+        (" http://[::1]:8080 ", "http://[::1]:8080/v1/chat/completions"),
+    ],
+)
+def test_a_base_url_may_name_a_version_or_not(base: str, url: str) -> None:
+    assert HttpModel(base).url == url
+
+
+@pytest.mark.parametrize(
+    "base", ["", "proxy:4000", "ftp://proxy", "http://", "http://a..b", "http://[::1", "http://h:99999"]
+)
+def test_what_is_no_address_is_refused_at_once(base: str) -> None:
+    with pytest.raises(ConfigError, match=r"Write it like http://127\.0\.0\.1:4000"):
+        HttpModel(base)
+
+
+@pytest.mark.parametrize(
+    "base", [f"http://user:{KEY}@proxy", f"http://proxy?key={KEY}", f"http://proxy#{KEY}"]
+)
+def test_a_key_within_the_base_url_is_refused_without_being_shown(base: str) -> None:
+    with pytest.raises(ConfigError, match="LITELLM_API_KEY") as refused:
+        HttpModel(base)
+    assert KEY not in str(refused.value)
+
+
+def test_a_key_that_no_header_can_hold_is_refused_without_being_shown() -> None:
+    with pytest.raises(ConfigError, match="LITELLM_API_KEY") as refused:
+        HttpModel("http://proxy", f"{KEY}\nx")
+    assert KEY not in str(refused.value)
+
+
+def test_the_name_tells_the_server_and_never_the_key() -> None:
+    assert HttpModel("http://proxy:4000/v1", KEY).name == "http http://proxy:4000"
+
+
+async def test_tags_user_and_metadata_are_fields_of_the_request_itself(
+    fake: FakeOpenAI, model: HttpModel
+) -> None:
+    metadata = {"task_id": "t1", "agent_id": "researcher-agent"}
+    await model.complete(request(tags=("research", "cheap"), metadata=metadata))
+    body = fake.calls[0].body
+    assert body["tags"] == ["research", "cheap"]
+    assert body["user"] == "researcher-agent"
+    assert body["metadata"] == {**metadata, "tags": ["research", "cheap"]}
+    assert metadata == {"task_id": "t1", "agent_id": "researcher-agent"}
+
+
+async def test_a_conversation_with_tools_is_written_as_the_api_wants_it(
+    fake: FakeOpenAI, model: HttpModel
+) -> None:
+    parameters = {"type": "object", "properties": {"query": {"type": "string"}}}
+    messages = (
+        ChatMessage(role="system", content="Be brief."),
+        ChatMessage(role="user", content="Where?"),
+        ChatMessage(
+            role="assistant", tool_calls=(ToolCall(id="c1", name="search", arguments='{"query": "x"}'),)
+        ),
+        ChatMessage(role="tool", content="here", tool_call_id="c1"),
+    )
+    tool = ToolSpec(name="search", description="Search.", parameters=parameters)
+    await model.complete(request(messages=messages, tools=(tool,), temperature=0.5, max_tokens=7))
+    body = fake.calls[0].body
+    assert body["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Where?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": "c1",
+                    "type": "function",
+                    "function": {"name": "search", "arguments": '{"query": "x"}'},
+                }
+            ],
+        },
+        {"role": "tool", "content": "here", "tool_call_id": "c1"},
+    ]
+    function = {"name": "search", "description": "Search.", "parameters": parameters}
+    assert body["tools"] == [{"type": "function", "function": function}]
+    assert (body["temperature"], body["max_tokens"]) == (0.5, 7)
+    assert "response_format" not in body
+
+
+async def test_a_schema_is_asked_for_as_the_format_of_the_response(
+    fake: FakeOpenAI, model: HttpModel
+) -> None:
+    schema = {"type": "object", "properties": {"answer": {"type": "string"}}}
+    await model.complete(request(response_schema=schema))
+    format_ = fake.calls[0].body["response_format"]
+    assert (format_["type"], format_["json_schema"]["schema"]) == ("json_schema", schema)
+
+
+async def test_the_key_goes_into_the_header_without_the_space_around_it(fake: FakeOpenAI) -> None:
+    model = HttpModel(fake.url, f" {KEY}\n")
+    await model.complete(request())
+    await model.close()
+    assert fake.calls[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+async def test_without_a_key_no_credentials_are_sent(fake: FakeOpenAI) -> None:
+    model = HttpModel(fake.url)
+    await model.complete(request())
+    await model.close()
+    assert "Authorization" not in fake.calls[0].headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "cost"),
+    [
+        ({}, None),
+        ({"x-litellm-response-cost": "0.0125"}, 0.0125),
+        ({"x-litellm-response-cost": "None"}, None),
+        ({"x-litellm-response-cost": "nan"}, None),
+        ({"x-litellm-response-cost": "-1"}, None),
+        ({"x-litellm-response-cost": "0.0125", "x-litellm-cache-key": "k"}, 0.0),
+    ],
+)
+async def test_the_cost_is_what_the_proxy_says_and_nothing_for_an_answer_from_its_cache(
+    fake: FakeOpenAI, model: HttpModel, headers: dict[str, str], cost: float | None
+) -> None:
+    fake.headers = headers
+    assert (await model.complete(request())).cost_usd == cost
+
+
+async def test_servers_that_write_replies_their_own_way_are_understood(
+    fake: FakeOpenAI, model: HttpModel
+) -> None:
+    call = {"function": {"name": "search", "arguments": {"query": "x"}}}
+    message = {
+        "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+        "tool_calls": [call],
+    }
+    fake.faults.append(Fault(kind="body", body={"choices": [{"message": message}]}))
+    reply = await model.complete(request(model="group"))
+    assert (reply.content, reply.model, reply.finish_reason) == ("ab", "group", "stop")
+    assert reply.tool_calls == (ToolCall(id="call_0", name="search", arguments='{"query": "x"}'),)
+    assert reply.usage.prompt_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Fault(status=307, headers={"location": "http://elsewhere/"}), ModelRefused),
+        (Fault(status=400), ModelRefused),
+        (Fault(status=401), Unauthorized),
+        (Fault(status=403), Unauthorized),
+        (Fault(status=400, body={"error": {"type": "no_db_connection"}}), Unauthorized),
+        (Fault(status=404), ModelRefused),
+        (Fault(status=408), ModelTimeout),
+        (Fault(status=422), ModelRefused),
+        (Fault(status=429), RateLimited),
+        (Fault(status=429, body={"error": {"code": "insufficient_quota"}}), ModelRefused),
+        (Fault(status=500), ModelUnavailable),
+        (Fault(status=503), ModelUnavailable),
+        (Fault(status=529), ModelUnavailable),
+        (Fault(status=400, body={"error": {"code": "context_length_exceeded"}}), ContextTooLong),
+        (
+            Fault(status=400, body={"error": {"message": "litellm.ContextWindowExceededError: no"}}),
+            ContextTooLong,
+        ),
+        (Fault(status=400, body=["not an error body"]), ModelRefused),
+        (Fault(kind="drop"), ModelUnavailable),
+        (Fault(kind="garbage"), ModelUnavailable),
+        (Fault(kind="wrong-type"), ModelUnavailable),
+        (Fault(kind="body", body=[1]), ModelUnavailable),
+        (Fault(kind="body", body={"choices": []}), ModelUnavailable),
+        (Fault(kind="body", body={"error": {"message": PROMPT}}), ModelUnavailable),
+        (Fault(kind="body", body={"choices": [{"message": {"content": 7}}]}), ModelUnavailable),
+        (
+            Fault(kind="body", body={"choices": [{"message": {"tool_calls": [{"id": "c"}]}}]}),
+            ModelUnavailable,
+        ),
+    ],
+)
+async def test_every_fault_has_its_kind_and_its_text_quotes_neither_key_nor_prompt(
+    fake: FakeOpenAI, model: HttpModel, fault: Fault, kind: type[ModelError]
+) -> None:
+    fake.faults.append(fault)
+    with pytest.raises(ModelError) as failed:
+        await model.complete(request())
+    assert type(failed.value) is kind
+    assert failed.value.retryable is kind.retryable
+    assert len(fake.calls) == 1
+    chain: BaseException | None = failed.value
+    while chain is not None and not chain.__suppress_context__:
+        chain = chain.__context__
+        assert KEY not in str(chain) and PROMPT not in str(chain)
+    assert KEY not in str(failed.value) and PROMPT not in str(failed.value)
+
+
+async def test_a_prompt_that_an_error_quotes_does_not_decide_its_kind(
+    fake: FakeOpenAI, model: HttpModel
+) -> None:
+    fake.faults.append(Fault(status=400))  # it quotes the request
+    text = f"{'x' * 300} insufficient_quota, context length, no_db_connection"
+    with pytest.raises(ModelRefused) as failed:
+        await model.complete(request(messages=(ChatMessage(role="user", content=text),)))
+    assert type(failed.value) is ModelRefused
+    assert "rejected the request" in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("2", 2.0),
+        ("0.5", 0.5),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("soon", None),
+        ("-1", None),
+        ("inf", None),
+    ],
+)
+async def test_a_rate_limit_says_how_long_to_wait(
+    fake: FakeOpenAI, model: HttpModel, header: str, seconds: float | None
+) -> None:
+    fake.faults.append(Fault(status=429, headers={"retry-after": header}))
+    with pytest.raises(RateLimited) as limited:
+        await model.complete(request())
+    assert limited.value.retry_after_seconds == seconds
+
+
+async def test_a_reply_over_the_limit_is_not_read_to_its_end(fake: FakeOpenAI) -> None:
+    model = HttpModel(fake.url, KEY, max_reply_bytes=1_000)
+    fake.faults.append(Fault(kind="oversized", size=1_000_000))
+    with pytest.raises(ModelError, match="more than 1,000 bytes") as failed:
+        await model.complete(request())
+    assert not failed.value.retryable
+    await model.close()
+
+
+async def test_nobody_at_the_address_is_said_with_the_address_and_what_to_do(fake: FakeOpenAI) -> None:
+    await fake.runner.cleanup()
+    model = HttpModel(fake.url, KEY)
+    with pytest.raises(ModelUnavailable, match=rf"{fake.url} .*LITELLM_BASE_URL"):
+        await model.complete(request())
+    await model.close()
+
+
+async def test_the_deadline_bounds_the_whole_call(fake: FakeOpenAI, model: HttpModel) -> None:
+    fake.faults.append(Fault(kind="hang"))
+    with pytest.raises(ModelTimeout, match=r"in 0\.05 seconds"):
+        await model.complete(request(timeout_seconds=0.05))
+    await fake.abandoned.wait()
+
+
+async def test_cancelling_a_call_closes_its_connection(fake: FakeOpenAI, model: HttpModel) -> None:
+    fake.faults.append(Fault(kind="hang"))
+    call = asyncio.create_task(model.complete(request()))
+    await fake.arrived.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await fake.abandoned.wait()
+
+
+async def test_calls_in_turn_share_a_connection(fake: FakeOpenAI, model: HttpModel) -> None:
+    for _ in range(3):
+        await model.complete(request())
+    assert len({call.peer for call in fake.calls}) == 1
+
+
+async def test_many_calls_at_once_wait_for_no_connection(fake: FakeOpenAI, model: HttpModel) -> None:
+    fake.gate = asyncio.Barrier(150)  # nobody is answered before the last one has arrived
+    replies = await asyncio.gather(*(model.complete(request()) for _ in range(150)))
+    assert len(replies) == 150

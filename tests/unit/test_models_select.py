@@ -1,0 +1,115 @@
+"""Which model answers, by settings and environment."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright.errors import ConfigError
+from meshwright.models.http import HttpModel
+from meshwright.models.offline import OfflineModel
+from meshwright.models.port import Model
+from meshwright.models.router import RouterModel
+from meshwright.models.select import choose_model
+from meshwright.settings import Settings
+
+CONFIG = """\
+model_list:
+  - model_name: default
+    litellm_params: {model: openai/gpt-5.4-mini, api_key: os.environ/MY_KEY, tags: [default]}
+  - model_name: default
+    litellm_params: {model: ollama_chat/llama3.1, api_base: os.environ/MY_OLLAMA, tags: [default]}
+"""
+URL = "http://127.0.0.1:4000"
+SECRET = "sk-never-shown"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "litellm_config.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def choose(path: Path, environment: Mapping[str, str] | None = None, **settings: Any) -> Model:
+    return choose_model(Settings(**settings), path, environment=environment or {})
+
+
+@pytest.fixture
+def without_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An install without the extra, as far as anybody can ask."""
+    monkeypatch.setitem(sys.modules, "litellm", None)
+
+
+def test_with_nothing_set_the_offline_model_answers_and_says_why(path: Path) -> None:
+    model = choose(path)
+    assert isinstance(model, OfflineModel)
+    assert model.name == "offline (neither LITELLM_BASE_URL nor a provider's key is set)"
+
+
+def test_a_base_url_chooses_that_server(path: Path) -> None:
+    model = choose(path, {"MY_KEY": SECRET}, litellm_base_url=URL, litellm_api_key=SECRET)
+    assert isinstance(model, HttpModel)
+    assert model.name == f"http {URL}"
+
+
+def test_a_key_that_the_configuration_names_chooses_the_router(path: Path) -> None:
+    model = choose(path, {"MY_KEY": SECRET})
+    assert isinstance(model, RouterModel)
+    assert model.name == "router litellm_config.yaml (MY_KEY is set; 1 of 2 deployments)"
+
+
+def test_a_key_that_the_configuration_does_not_name_chooses_nothing(path: Path) -> None:
+    assert isinstance(choose(path, {"OPENAI_API_KEY": SECRET}), OfflineModel)
+
+
+def test_a_key_without_a_configuration_is_said(tmp_path: Path) -> None:
+    model = choose(tmp_path / "litellm_config.yaml", {"OPENAI_API_KEY": SECRET})
+    assert model.name == "offline (OPENAI_API_KEY is set, but there is no litellm_config.yaml)"
+
+
+@pytest.mark.usefixtures("without_litellm")
+def test_a_key_without_litellm_is_said_with_what_to_install(path: Path) -> None:
+    assert "pip install meshwright[litellm]" in choose(path, {"MY_KEY": SECRET}).name
+
+
+@pytest.mark.usefixtures("without_litellm")
+def test_the_router_without_litellm_is_refused_with_what_to_install(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pip install meshwright\[litellm\]"):
+        choose(path, {"MY_KEY": SECRET}, model="router")
+
+
+def test_a_broken_configuration_is_said_before_any_call(path: Path) -> None:
+    path.write_text(CONFIG.replace("model_name", "modelname", 1))
+    with pytest.raises(ConfigError, match=r"litellm_config\.yaml:2: .*model_name"):
+        choose(path, {"MY_KEY": SECRET})
+
+
+def test_a_broken_configuration_is_no_matter_to_who_does_not_use_it(path: Path) -> None:
+    path.write_text("]")
+    assert isinstance(choose(path), OfflineModel)
+
+
+def test_what_the_settings_name_is_made_whatever_the_environment_offers(path: Path) -> None:
+    environment = {"MY_KEY": SECRET}
+    assert choose(path, environment, litellm_base_url=URL, model="offline").name == "offline"
+    assert isinstance(choose(path, environment, litellm_base_url=URL, model="router"), RouterModel)
+
+
+def test_the_router_without_any_key_names_the_keys(path: Path) -> None:
+    with pytest.raises(ConfigError, match="Set one of MY_KEY, MY_OLLAMA"):
+        choose(path, model="router")
+
+
+def test_a_server_without_its_address_is_refused(path: Path) -> None:
+    with pytest.raises(ConfigError, match="LITELLM_BASE_URL"):
+        choose(path, model="http")
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"litellm_base_url": URL, "litellm_api_key": SECRET}, {"model": "router"}]
+)
+def test_no_name_holds_a_key(path: Path, settings: dict[str, Any]) -> None:
+    assert SECRET not in choose(path, {"MY_KEY": SECRET}, **settings).name
