@@ -12,6 +12,7 @@ from meshwright.assembly import employ
 from meshwright.fleet import load_agents
 from meshwright.prompts import Prompts
 from meshwright.runner import Employed
+from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.tools import ToolSettings
 
 ROOT = Path(__file__).parents[2]
@@ -110,3 +111,49 @@ def test_the_researcher_takes_a_strong_model_for_complex_questions_only(
 def test_the_others_leave_their_tags_to_their_prompts(employed: Mapping[str, Employed]) -> None:
     others = [each.agent for agent_id, each in employed.items() if agent_id != "researcher-agent"]
     assert [agent.tags(task("Compare them")) for agent in others] == [None, None, None]
+
+
+async def test_the_researcher_reads_before_it_answers() -> None:
+    model = ScriptedModel()
+    model.replies(
+        tool_call("search_files", query="Apache License", pattern="LICENSE"),
+        tool_call("read_file", path="LICENSE", max_lines=3),
+        "It is the Apache License.",
+    )
+    async with mesh_for(model=model, project=ROOT) as mesh:
+        outcome = await mesh.ask("researcher-agent", "Compare the license with MIT")
+        assert mesh.events("tool.called").names == ["search_files", "read_file"]
+        assert {event.payload["ok"] for event in mesh.events("tool.called")} == {True}
+    assert outcome.text == "It is the Apache License."
+    assert "Apache License" in model.requests[2].messages[-1].content
+    assert {(request.user, request.tags) for request in model.requests} == {
+        ("researcher-agent", ("research", "expensive"))
+    }
+
+
+async def test_a_refused_argument_goes_back_to_the_model_and_the_run_goes_on() -> None:
+    model = ScriptedModel()
+    model.replies(tool_call("read_file", path="/etc/hostname"), tool_call("read_file", file="x"), "I cannot.")
+    async with mesh_for(model=model, project=ROOT) as mesh:
+        outcome = await mesh.ask("api-coder", "Read my host's name")
+        assert [event.payload["ok"] for event in mesh.events("tool.called")] == [False, False]
+    assert outcome.success
+    assert "leads out of the workspace" in model.requests[1].messages[-1].content
+    assert "path: Field required" in model.requests[2].messages[-1].content
+
+
+async def test_the_architect_gets_the_researchers_answer_back_into_its_own_run() -> None:
+    model = ScriptedModel()
+    model.replies(
+        tool_call("delegate", agent_id="researcher-agent", text="What is a fence?"),
+        tool_call("list_files", pattern="LICENSE"),
+        "A fence is a number: keep it.",
+        to="architect-agent",
+    )
+    model.replies("A fence is a number.", to="researcher-agent")
+    async with mesh_for(model=model, project=ROOT) as mesh:
+        outcome = await mesh.ask("architect-agent", "Review the fences")
+        assert len(mesh.events("task.waiting")) == 1
+    assert outcome.text == "A fence is a number: keep it."
+    told = [request for request in model.requests if request.user == "architect-agent"][-1].messages
+    assert next(message.content for message in told if message.role == "tool") == "A fence is a number."

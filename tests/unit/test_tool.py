@@ -236,7 +236,7 @@ async def test_a_tool_without_parameters_takes_an_empty_text(tools: dict[str, To
 
 
 async def test_an_exception_of_the_body_becomes_tool_failed_with_its_type(tools: dict[str, Tool]) -> None:
-    with pytest.raises(ToolFailed, match="anything failed: ZeroDivisionError: ") as caught:
+    with pytest.raises(ToolFailed, match="^ZeroDivisionError: ") as caught:
         await tools["anything"].call('{"wanted": "division"}', Context())
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
@@ -256,7 +256,7 @@ async def test_a_stop_iteration_in_a_thread_fails_the_call_instead_of_hanging_it
 async def test_results_become_plain_json(tools: dict[str, Tool]) -> None:
     assert await tools["anything"].call('{"wanted": "set"}', Context()) == [1]
     assert await tools["anything"].call('{"wanted": "nan"}', Context()) is None
-    with pytest.raises(ToolFailed, match="anything returned what JSON cannot hold"):
+    with pytest.raises(ToolFailed, match="its result is not what JSON can hold"):
         await tools["anything"].call('{"wanted": "object"}', Context())
 
 

@@ -150,7 +150,7 @@ class Tool:
             raise
         # A tool's body is not ours and may raise anything: its model must hear of it, and its run go on.
         except Exception as error:
-            raise ToolFailed(f"{self.name} failed: {type(error).__name__}: {error}") from error
+            raise ToolFailed(f"{type(error).__name__}: {error}") from error
 
     async def _run(self, values: Mapping[str, Any]) -> Any:
         if inspect.iscoroutinefunction(self.function):
@@ -162,7 +162,7 @@ class Tool:
         try:
             data = to_json(result, inf_nan_mode="null")
         except (PydanticSerializationError, ValueError) as error:
-            raise ToolFailed(f"{self.name} returned what JSON cannot hold: {error}") from error
+            raise ToolFailed(f"its result is not what JSON can hold: {error}") from error
         text = result if isinstance(result, str) else data.decode()
         return from_json(data) if len(text) <= MAX_RESULT_CHARS else cut(text, MAX_RESULT_CHARS)
 
