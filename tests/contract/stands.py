@@ -18,14 +18,10 @@ import pytest
 from meshwright.actor import ActorKind
 from meshwright.clock import Clock, SystemClock
 from meshwright.host import Host, Signals, Subscription
+from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.hosts.memory import Faults, MemoryHost, Store
 from meshwright.storage.database import FILE_NAME
 from tests.contract.watching import Watch
-
-try:
-    from meshwright.hosts.embedded import EmbeddedHost
-except ImportError:
-    EmbeddedHost = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +175,4 @@ STANDS: dict[str, tuple[type[Stand], int]] = {
     "mishaps-3": (MishapStand, 3),
     "embedded": (EmbeddedStand, 0),
 }
-if EmbeddedHost is None:
-    del STANDS["embedded"]
 """Each sort of host by name, with a number that is added to the seed of all chance."""

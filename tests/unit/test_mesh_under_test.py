@@ -1,0 +1,88 @@
+"""The mesh that an agent's author tests with, used as its author would."""
+
+import pytest
+
+from meshwright import Agent, Capability, tool
+from meshwright.testing import (
+    Faults,
+    ManualClock,
+    MeshUnderTest,
+    ScriptedModel,
+    ScriptEnded,
+    mesh_for,
+    tool_call,
+)
+
+
+class Greeter(Agent):
+    """Greets people in their own language."""
+
+    agent_id = "greeter"
+    capabilities = (Capability("greeting"),)
+
+    @tool(idempotent=True)
+    def language_of(self, name: str) -> str:
+        """Say which language somebody speaks."""
+        return "French" if name == "Amélie" else "English"
+
+
+class Host(Agent):
+    """Has its guests greeted by the greeter."""
+
+    agent_id = "host"
+    capabilities = (Capability("hosting"),)
+    delegates_to = ("greeter",)
+
+
+@pytest.fixture
+def agents() -> list[type[Agent]]:
+    return [Greeter]
+
+
+async def test_an_agent_answers_by_its_tools_and_its_model(mesh: MeshUnderTest, model: ScriptedModel) -> None:
+    model.replies(tool_call("language_of", name="Amélie"), "Bonjour Amélie !")
+    outcome = await mesh.ask("greeter", "Greet Amélie.")
+    assert outcome.text == "Bonjour Amélie !"
+    assert mesh.events("tool.called").names == ["language_of"]
+    assert "French" in model.requests[1].messages[-1].content
+    assert model.requests[0].user == "greeter"
+
+
+async def test_a_script_that_runs_dry_fails_the_test_and_says_so(mesh: MeshUnderTest) -> None:
+    with pytest.raises(ScriptEnded, match="no reply to call 1, by greeter"):
+        await mesh.ask("greeter", "Greet Amélie.")
+
+
+async def test_an_agent_may_delegate_within_the_test() -> None:
+    script = ScriptedModel(tool_call("delegate", agent_id="greeter", text="Greet Bob."), "They were greeted.")
+    script.replies("Hello Bob!", to="greeter")
+    async with mesh_for(Host, Greeter, model=script) as mesh:
+        outcome = await mesh.ask("host", "Receive Bob.")
+    assert outcome.text == "They were greeted."
+    assert [event.agent_id for event in mesh.events("task.succeeded")] == ["greeter", "host"]
+
+
+@pytest.mark.parametrize("number", range(3))
+async def test_an_agent_answers_whatever_goes_wrong_beneath_it(seed: int, number: int) -> None:
+    faults = Faults(f"{seed}-{number}", duplicate=0.3, delay=0.3, reorder=0.3, restart=0.05)
+    script = ScriptedModel()
+    script.replies(*["Hello!"] * 60, to="greeter")
+    async with mesh_for(Greeter, model=script, faults=faults) as mesh:
+        outcomes = [await mesh.ask("greeter", f"Greet number {n}.") for n in range(10)]
+    assert [outcome.text for outcome in outcomes] == ["Hello!"] * 10
+    assert len(mesh.events("task.succeeded")) == 10
+
+
+async def test_time_moves_only_by_hand_where_the_clock_is_manual() -> None:
+    async with mesh_for(Greeter, clock=ManualClock(), model=ScriptedModel("Hello!")) as mesh:
+        outcome = await mesh.ask("greeter", "Greet Bob.")
+        before = mesh.mesh.host.clock.now()
+        await mesh.advance(60)
+    assert outcome.completed_at == before
+    assert (mesh.mesh.host.clock.now() - before).total_seconds() == 60
+
+
+async def test_a_mesh_on_real_time_cannot_be_moved() -> None:
+    async with mesh_for(Greeter) as mesh:
+        with pytest.raises(TypeError, match="ManualClock"):
+            await mesh.advance(60)
