@@ -139,10 +139,7 @@ def _headers(error: MeshError) -> dict[str, str] | None:
     wait_seconds = getattr(error, "retry_after_seconds", None)
     if wait_seconds is None and isinstance(error, HostError):
         wait_seconds = RETRY_AFTER_SECONDS
-    if wait_seconds is not None:
-        return {"Retry-After": str(round(wait_seconds))}
-    # What is left of a body that was too large is not read, so the connection is of no more use.
-    return {"Connection": "close"} if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else None
+    return None if wait_seconds is None else {"Retry-After": str(round(wait_seconds))}
 
 
 async def _wrong_parameters(request: Request, error: Exception) -> Response:

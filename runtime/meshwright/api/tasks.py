@@ -52,7 +52,7 @@ class TaskQuery(BaseModel):
     status: TaskStatus | None = None
     capability: Identifier | None = None
     limit: int = Field(default=50, ge=1, le=500)
-    cursor: str | None = Field(default=None, min_length=1, max_length=512)
+    cursor: str | None = Field(default=None, pattern=r"^[0-9]{1,18}$")
 
 
 class TaskRoutes:

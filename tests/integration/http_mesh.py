@@ -1,0 +1,136 @@
+"""A real mesh behind its real server, with agents whose end the test decides."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from meshwright import Agent, Capability, Mesh, Run, ToolFailed, build_mesh, load_settings
+from meshwright.api.server import serving
+
+
+class Echo(Agent):
+    """Says it again, or fails where it is told to."""
+
+    agent_id = "echo"
+    capabilities = (Capability("echoing", preferred=True),)
+    remembers = False
+
+    async def run(self, run: Run) -> str:
+        if run.task.payload.get("fail"):
+            raise ToolFailed("told to fail")
+        return f"you said: {run.task.text}"
+
+
+class Gate(Agent):
+    """Answers when the test opens it."""
+
+    agent_id = "gate"
+    capabilities = (Capability("waiting"),)
+    remembers = False
+    opened: asyncio.Event
+
+    async def run(self, run: Run) -> str:
+        await self.opened.wait()
+        return "opened"
+
+
+class Api:
+    """A client of one running mesh."""
+
+    def __init__(self, mesh: Mesh, session: aiohttp.ClientSession, gate: asyncio.Event, url: str) -> None:
+        self.mesh = mesh
+        self.session = session
+        self.gate = gate
+        self.url = url
+
+    async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        """The status and the document of an answer; a problem must be one by its type too."""
+        async with self.session.request(method, path, **options) as response:
+            wanted = "application/problem+json" if response.status >= 400 else "application/json"
+            assert response.content_type == wanted
+            return response.status, await response.json(content_type=None)
+
+    async def get(self, path: str, **params: Any) -> Any:
+        """The document at a path, which must be there."""
+        status, document = await self.call("GET", path, params=params)
+        assert status == 200, document
+        return document
+
+    async def submit(self, **request: Any) -> str:
+        """Give the mesh a task; returns its id."""
+        status, receipt = await self.call("POST", "/tasks", json=request)
+        assert status == 202, receipt
+        return receipt["task_id"]
+
+    async def finished(self, **request: Any) -> str:
+        """Give the mesh a task and wait for its end; returns its id."""
+        task_id = await self.submit(**request)
+        await self.mesh.outcome(task_id)
+        return task_id
+
+    @asynccontextmanager
+    async def stream(self, path: str, last_id: int | None = None, **params: Any) -> AsyncIterator["Stream"]:
+        """A stream of events; it has begun when the block is entered."""
+        headers = {"Accept": "text/event-stream"} | (
+            {"Last-Event-ID": str(last_id)} if last_id is not None else {}
+        )
+        async with self.session.get(path, params=params, headers=headers) as response:
+            assert (response.status, response.content_type) == (200, "text/event-stream")
+            stream = Stream(response)
+            await stream.block()  # `retry`, which comes first
+            yield stream
+
+
+class Stream:
+    """The events of a response, as a browser would read them."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._lines = response.content
+
+    async def block(self) -> dict[str, str]:
+        """The fields of the next block, none at the end."""
+        fields: dict[str, str] = {}
+        async for line in self._lines:
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if not line.strip() and fields:
+                break
+            if name:  # a comment has none
+                fields[name] = value
+        return fields
+
+    async def event(self) -> dict[str, Any] | None:
+        """The next event, None at the end."""
+        fields = await self.block()
+        if not fields:
+            return None
+        event = json.loads(fields["data"])
+        assert (fields["id"], fields["event"]) == (str(event["seq"]), event["event_type"])
+        return event
+
+    async def rest(self) -> list[dict[str, Any]]:
+        """Every event until the end."""
+        events = []
+        while event := await self.event():
+            events.append(event)
+        return events
+
+
+@asynccontextmanager
+async def http_mesh(project: Path, **settings: Any) -> AsyncIterator[Api]:
+    """A mesh with an echo and a gate, served on a free port."""
+    opened = asyncio.Event()
+    gate = type("TestGate", (Gate,), {"opened": opened, "__doc__": Gate.__doc__})
+    chosen = load_settings(project, **{"durability": "normal", "model": "offline", **settings})
+    mesh = build_mesh(chosen, project=project, agents=[Echo, gate])
+    async with (
+        mesh,
+        serving(mesh, "127.0.0.1", 0) as server,
+        aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=20)) as session,
+    ):
+        yield Api(mesh, session, opened, server.url)
+        opened.set()

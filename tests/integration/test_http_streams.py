@@ -1,0 +1,107 @@
+"""Streams give every event once, in order, from where the client left off, and end when they should."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.http_mesh import Api, http_mesh
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with http_mesh(tmp_path) as api:
+        yield api
+
+
+async def test_a_stream_follows_a_task_to_its_end(api):
+    task_id = await api.submit(agent_id="gate")
+    async with api.stream(f"/tasks/{task_id}/events") as stream:
+        first = await stream.event()
+        assert first["event_type"] == "task.accepted"
+        api.gate.set()
+        events = [first, *await stream.rest()]
+    assert events[-1]["event_type"] == "task.succeeded"
+    assert events[-1]["payload"]["result"]["text"] == "opened"
+    seqs = [event["seq"] for event in events]
+    assert seqs == sorted(set(seqs))
+    assert {event["task_id"] for event in events} == {task_id}
+
+
+async def test_a_stream_of_an_ended_task_gives_its_whole_story(api):
+    task_id = await api.finished(agent_id="echo")
+    async with api.stream(f"/tasks/{task_id}/events") as stream:
+        events = await stream.rest()
+    assert (events[0]["event_type"], events[-1]["event_type"]) == ("task.accepted", "task.succeeded")
+
+
+async def test_a_stream_goes_on_behind_the_last_event_that_was_seen(api):
+    task_id = await api.finished(agent_id="echo")
+    async with api.stream(f"/tasks/{task_id}/events") as stream:
+        events = await stream.rest()
+    for seen in range(len(events) - 1):
+        async with api.stream(f"/tasks/{task_id}/events", last_id=events[seen]["seq"]) as stream:
+            assert await stream.rest() == events[seen + 1 :]
+
+
+async def test_whoever_has_seen_the_end_is_told_not_to_come_back(api):
+    task_id = await api.finished(agent_id="echo")
+    async with api.stream(f"/tasks/{task_id}/events") as stream:
+        events = await stream.rest()
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": str(events[-1]["seq"])}
+    async with api.session.get(f"/tasks/{task_id}/events", headers=headers) as response:
+        assert response.status == 204
+
+
+async def test_the_stream_of_the_mesh_begins_now(api):
+    await api.finished(agent_id="echo")
+    async with api.stream("/events/stream") as stream:
+        task_id = await api.submit(agent_id="gate")
+        event = await stream.event()
+        while event["task_id"] is None:
+            event = await stream.event()
+        assert (event["task_id"], event["event_type"]) == (task_id, "task.accepted")
+
+
+async def test_the_stream_of_the_mesh_resumes_and_filters(api):
+    task_ids = [await api.finished(agent_id="echo") for _ in range(3)]
+    async with api.stream("/events/stream", last_id=0, event_type="task.succeeded") as stream:
+        seen = [await stream.event() for _ in range(3)]
+        assert [event["task_id"] for event in seen] == task_ids
+        task_ids.append(await api.finished(agent_id="echo"))
+        assert (await stream.event())["task_id"] == task_ids[-1]
+    async with api.stream("/events/stream", last_id=seen[1]["seq"], event_type="task.succeeded") as stream:
+        assert [(await stream.event())["task_id"] for _ in range(2)] == task_ids[2:]
+
+
+async def test_readers_see_the_same_however_many_they_are(api):
+    task_ids = [await api.finished(agent_id="echo") for _ in range(5)]
+    expected = (await api.get("/events", topic="task-progress", limit=1000))["items"]
+    assert {event["task_id"] for event in expected} == set(task_ids)
+
+    async def read() -> list[Any]:
+        async with api.stream("/events/stream", last_id=0, topic="task-progress") as stream:
+            return [await stream.event() for _ in expected]
+
+    assert await asyncio.gather(*(read() for _ in range(10))) == [expected] * 10
+
+
+@pytest.mark.parametrize("value", ["abc", "-1", "1.5", "9" * 30])
+async def test_a_last_event_id_that_is_none_of_ours_is_refused(api, value):
+    for path in ("/events/stream", f"/tasks/{await api.finished(agent_id='echo')}/events"):
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": value}
+        status, problem = await api.call("GET", path, headers=headers)
+        assert (status, problem["field"]) == (422, "Last-Event-ID")
+
+
+async def test_a_client_that_leaves_leaves_nothing_behind(api):
+    before = len(asyncio.all_tasks())
+    async with api.stream("/events/stream") as stream:
+        await api.finished(agent_id="echo")
+        assert await stream.event()
+        streaming = {task for task in asyncio.all_tasks() if task.get_name() == "event-stream"}
+        assert len(streaming) == 1
+    await asyncio.wait(streaming)
+    assert before <= len(asyncio.all_tasks())
