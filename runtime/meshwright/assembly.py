@@ -140,7 +140,7 @@ def embedded_host(database: Database, log: EventLog, clock: Clock, tracing: Trac
 
 def memory_host(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> Host:
     """For tests: nothing is kept."""
-    return MemoryHost(clock, log=log)
+    return MemoryHost(clock, log=log, database=database)
 
 
 HOSTS: Mapping[str, Callable[[Database, EventLog, Clock, Tracing | NoTracing], Host]] = {

@@ -1,8 +1,10 @@
 """The mesh that an agent's author tests with, used as its author would."""
 
+from pathlib import Path
+
 import pytest
 
-from meshwright import Agent, Capability, tool
+from meshwright import Agent, Capability, build_mesh, load_settings, tool
 from meshwright.testing import (
     Faults,
     ManualClock,
@@ -86,3 +88,13 @@ async def test_a_mesh_on_real_time_cannot_be_moved() -> None:
     async with mesh_for(Greeter) as mesh:
         with pytest.raises(TypeError, match="ManualClock"):
             await mesh.advance(60)
+
+
+async def test_a_mesh_may_be_set_to_run_in_memory(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path, host="memory")
+    async with build_mesh(
+        settings, project=tmp_path, agents=[Greeter], model=ScriptedModel("Hello!")
+    ) as mesh:
+        outcome = await mesh.ask("greeter", "Greet Bob.")
+    assert outcome.text == "Hello!"
+    assert list(tmp_path.iterdir()) == []

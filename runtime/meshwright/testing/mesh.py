@@ -71,7 +71,7 @@ class MeshUnderTest:
         return await self.mesh.submit(request or TaskRequest(**fields))
 
     async def outcome(self, task_id: str) -> Outcome:
-        """Wait for the outcome of a task. Raises ScriptEnded as `ask`, and MeshError after 30 real seconds."""
+        """Wait for the outcome of a task. Raises ScriptEnded as `ask`, and MeshError after 30 seconds."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 outcome = await self.mesh.outcome(task_id)
