@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Entry("demo", "Show three agents at work; needs no key and no network."),
+    "demo": Entry("demo", "Show agents at work; needs no key and no network."),
     "up": Entry("up", "Run a mesh and its HTTP API until Ctrl-C."),
     "ask": Entry("ask", "Ask an agent, watch its road, print its answer."),
     "submit": Entry("submit", "Give the mesh a task; the best agent gets it."),

@@ -53,7 +53,12 @@ async def connected(url: str | None, data: Path | None, *, works: bool) -> Async
             if await remote.answers():
                 yield remote
                 return
+    if not works:
+        from meshwright.cli.stored import StoredMesh
+
+        yield StoredMesh(settings, options)
+        return
     from meshwright.cli.local import local_mesh
 
-    async with local_mesh(settings, works=works, options=options) as local:
+    async with local_mesh(settings, works=True, options=options) as local:
         yield local

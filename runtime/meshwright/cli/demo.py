@@ -1,10 +1,11 @@
-"""`mesh demo`: three agents at work on the files of a folder, with nothing but this process."""
+"""`mesh demo`: agents at work on real files, with nothing but this process."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,70 +19,112 @@ from meshwright.cli.options import data_option
 FOLDER = Path(".mesh", "demo")
 MAX_KEPT = 3  # demos whose data stays
 MAX_ANSWER_LINES = 12
+SOURCES = Path(__file__).parents[1]
+MATERIAL = ("docs/writing-an-agent.md", "host.py")
 
 
 class Question(NamedTuple):
-    """What one agent is asked."""
+    """What one agent is asked, and the file whose text goes with it, if any."""
 
     agent_id: str
     text: str
+    material: Path | None = None
 
 
-QUESTIONS = (
-    Question("researcher-agent", "Where does the code decide which agent gets a task?"),
-    Question("architect-agent", "Is an accepted task safe against kill -9?"),
-    Question("api-coder", "Review the latest change in the git log: what did it change?"),
-)
+# A few words a line: the agents search this file too, and would find their own questions.
+SCRIPT = """
+simple-agent
+Summarise {material}
+in three points.
+
+architect-agent
+Remember that a killed
+process must lose
+no task of this project.
+
+researcher-agent
+How is the score
+of an agent
+computed?
+
+architect-agent
+Find out what
+happens to running
+work when the
+process is
+killed.
+
+api-coder
+Read {sources}storage/database.py:
+what if another
+process holds
+the folder?
+"""
+DELEGATED = 3  # the place of the question that one agent passes on to another
 
 
 @click.command()
 @data_option
 def demo(data: Path | None) -> int:
-    """Show three agents at work; needs no key and no network.
+    """Show agents at work; needs no key and no network.
 
-    A mesh in this process, with a fresh data folder, gives three real tasks over the files of this folder
-    to three agents, one of which asks another. The offline model answers, whatever keys are set.
+    A mesh in this process, with a fresh data folder, gives its agents real tasks over Meshwright's own files;
+    one of them asks another. The offline model answers, whatever keys are set.
     """
-    return asyncio.run(_run(data))
+    return asyncio.run(_run(data or _fresh_folder()))
 
 
-async def _run(data: Path | None) -> int:
-    click.echo(
-        "Meshwright: three agents, one process, the files of this folder. No key, no network, no service."
-    )
-    async with _mesh(data) as mesh:
+async def _run(data: Path) -> int:
+    workspace, questions = _questions()
+    click.echo("Four agents in one process, on real files; no key, no network, no service.")
+    async with _mesh(data, workspace) as mesh:
         click.echo(f"{mesh.about}\nA real model answers once LITELLM_BASE_URL or a provider's key is set.")
-        outcomes = [await _show(mesh, number, each) for number, each in enumerate(QUESTIONS, start=1)]
+        outcomes = [await _show(mesh, number, each) for number, each in enumerate(questions, start=1)]
         await _sum_up(mesh, outcomes)
     return 0 if all(outcome["success"] for outcome in outcomes) else 1
 
 
+def _questions() -> tuple[Path, list[Question]]:
+    """The folder that the agents see, and what they are asked: about this checkout, or about the package."""
+    here = Path.cwd()
+    workspace, sources = (
+        (here, f"{SOURCES.relative_to(here)}/") if SOURCES.is_relative_to(here) else (SOURCES, "")
+    )
+    names = [name for name in MATERIAL if (workspace / name).is_file()]
+    questions = []
+    for entry in SCRIPT.strip().split("\n\n"):
+        agent_id, _, text = entry.partition("\n")
+        material = workspace / names[0] if "{material}" in text else None
+        text = " ".join(text.split()).format(sources=sources, material=names[0])
+        questions.append(Question(agent_id, text, material))
+    return workspace, questions
+
+
 @asynccontextmanager
-async def _mesh(data: Path | None) -> AsyncIterator[MeshClient]:
+async def _mesh(data: Path, workspace: Path) -> AsyncIterator[MeshClient]:
     from meshwright.cli.local import local_mesh
     from meshwright.settings import load_settings
 
-    folder = data or _fresh_folder()
-    settings = load_settings(Path(), data_dir=folder, model="offline")
-    async with local_mesh(settings, works=True, options=f" --data {folder}") as mesh:
+    settings = load_settings(Path(), data_dir=data, workspace=workspace, model="offline")
+    async with local_mesh(settings, works=True, options=f" --data {data}") as mesh:
         yield mesh
 
 
 def _fresh_folder() -> Path:
-    from meshwright.messages import new_id
-
-    for old in sorted(FOLDER.glob("*"))[: -MAX_KEPT + 1]:
-        shutil.rmtree(old, ignore_errors=True)  # another demo may be at work there, or remove it too
-    return FOLDER / new_id().lower()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for old in sorted(FOLDER.iterdir(), key=lambda path: path.stat().st_mtime)[: -MAX_KEPT + 1]:
+        shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="", dir=FOLDER))
 
 
 async def _show(mesh: MeshClient, number: int, question: Question) -> Document:
-    """Put one question, draw its road, and quote the answer."""
+    """Ask an agent, draw the road, and quote the answer."""
     from meshwright.cli.drawing import drawing
     from meshwright.cli.watching import draw
 
     click.secho(f"\n{number}. {question.agent_id}: {question.text}", bold=True)
-    receipt = await mesh.submit({"agent_id": question.agent_id, "payload": {"text": question.text}})
+    text = f"{question.text}\n\n{question.material.read_text()}" if question.material else question.text
+    receipt = await mesh.submit({"agent_id": question.agent_id, "payload": {"text": text}})
     with drawing(stream=sys.stdout) as canvas:
         outcome = await draw(mesh, receipt["task_id"], canvas)
     click.echo(_quoted((outcome.get("result") or {}).get("text") or ""))
@@ -93,23 +136,23 @@ def _quoted(text: str) -> str:
 
     lines = for_terminal(text).strip().splitlines()
     more = [f"... and {len(lines) - MAX_ANSWER_LINES} lines more"] if len(lines) > MAX_ANSWER_LINES else []
-    return "\n".join(f"  | {line}".rstrip() for line in ["", *lines[:MAX_ANSWER_LINES], *more])
+    return "\n".join(f"  | {line}".rstrip() for line in [*lines[:MAX_ANSWER_LINES], *more])
 
 
 async def _sum_up(mesh: MeshClient, outcomes: list[Document]) -> None:
     from meshwright.cli.lines import dollars
 
-    program = _program()
-    cost = sum(outcome.get("cost_usd") or 0 for outcome in outcomes)
-    tasks = len(await mesh.tasks(status=None, capability=None, limit=100))
+    program, delegated = _program(), outcomes[DELEGATED]["task_id"]
+    tasks = await mesh.tasks(status=None, capability=None, limit=100)
+    cost = dollars(sum(outcome.get("cost_usd") or 0 for outcome in outcomes))
     click.echo(
         f"""
-{tasks} tasks, {await mesh.last_seq()} events, {dollars(cost)}. All of it is kept in {mesh.where}:
+{len(tasks)} tasks, {await mesh.last_seq()} events, {cost}. All of it is kept in {mesh.where}:
   {program} tasks{mesh.options}
-  {program} task {outcomes[1]["task_id"]}{mesh.options}
-  {program} events --task {outcomes[1]["task_id"]}{mesh.options}
+  {program} task {delegated}{mesh.options}
+  {program} events --task {delegated}{mesh.options}
 Your turn:
-  {program} ask researcher-agent "Where are the settings of the mesh read?"
+  {program} ask researcher-agent "Where are settings read from?"
   {program} up"""
     )
 

@@ -10,6 +10,8 @@ from meshwright.cli.lines import line_of, short, short_id
 from meshwright.cli.tables import local_time
 
 TYPE_WIDTH = 20
+PLAIN = (str, int, float)
+KNOWN = frozenset({"version", "task_id", "agent_id", "tenant_id"})
 
 
 def event_line(event: Document) -> str:
@@ -28,6 +30,14 @@ def event_line(event: Document) -> str:
 
 
 def _gist(payload: Any) -> str:
-    if isinstance(payload, dict) and isinstance(payload.get("spans"), list):
+    """What is told of a payload that has no line of its own."""
+    if not isinstance(payload, dict):
+        return short(json.dumps(payload, ensure_ascii=False)) if payload else ""
+    if isinstance(payload.get("spans"), list):
         return f"{len(payload['spans'])} spans"
-    return short(json.dumps(payload, ensure_ascii=False)) if payload else ""
+    if "capabilities" in payload:
+        return ", ".join(str(each.get("name")) for each in payload["capabilities"]) or str(
+            payload.get("kind", "")
+        )
+    told = {name: value for name, value in payload.items() if isinstance(value, PLAIN) and name not in KNOWN}
+    return short(" ".join(f"{name}={value}" for name, value in told.items()))

@@ -11,9 +11,7 @@ import click
 
 from meshwright.cli.client import Document, MeshClient
 from meshwright.cli.options import json_option, mesh_options
-from meshwright.errors import NotFound
 
-START_ONE = "start one with: mesh up"
 SOME_EVENTS, MAX_EVENTS = 50, 1000
 
 
@@ -46,10 +44,6 @@ def events(
     write: Callable[[Document], str] = _as_json if as_json else event_line
 
     async def show(mesh: MeshClient) -> None:
-        if follow and not mesh.is_running:
-            raise NotFound(
-                f"no mesh runs on {mesh.where}, so nothing happens there", remedy="start one with: mesh up"
-            )
         newest = await mesh.last_seq() if follow else 0
         for event in await mesh.events(limit or _limit(task_id), **fields):
             click.echo(write(event))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +11,18 @@ from meshwright.cli.client import Document
 from meshwright.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from meshwright.events.log import EventLog
     from meshwright.mesh import Mesh
     from meshwright.settings import Settings
+
+TENANT = "default"
 
 
 @asynccontextmanager
 async def local_mesh(settings: Settings, *, works: bool, options: str = "") -> AsyncIterator[LocalMesh]:
     """Start a mesh on the settings' data, and stop it at the end.
 
-    Without `works` it only reads and accepts: what waits there from an earlier run stays untouched.
+    Without `works` no agent does: what waits there from an earlier run stays untouched.
     Raises StoreLocked where another process holds the data, and ConfigError.
     """
     from meshwright.assembly import build_mesh
@@ -65,10 +68,7 @@ class LocalMesh:
 
     async def tasks(self, *, status: str | None, capability: str | None, limit: int) -> list[Document]:
         """From the projection of the log."""
-        page = await self._mesh.log.tasks(
-            status=status, capability=capability, limit=limit, tenant_id="default"
-        )
-        return [item.model_dump(mode="json") for item in page.items]
+        return await plain_tasks(self._mesh.log, status=status, capability=capability, limit=limit)
 
     async def cancel(self, task_id: str) -> Document:
         """Ask for the end of a task."""
@@ -76,17 +76,15 @@ class LocalMesh:
 
     async def events(self, limit: int, **fields: Any) -> list[Document]:
         """From the newest back."""
-        from meshwright.events.log import EventFilter
-
-        found = await self._mesh.log.query(EventFilter(**fields, limit=limit, order="desc"))
-        return [event.model_dump(mode="json") for event in reversed(found)]
+        return await plain_events(self._mesh.log, limit, **fields)
 
     async def follow(self, *, after_seq: int = 0, **fields: Any) -> AsyncGenerator[Document, None]:
         """The tail of the log."""
-        from meshwright.events.log import EventFilter
+        from meshwright.events.filter import EventFilter
 
-        async for event in self._mesh.log.tail(EventFilter(**fields, after_seq=after_seq)):
-            yield event.model_dump(mode="json")
+        async with aclosing(self._mesh.log.tail(EventFilter(**fields, after_seq=after_seq))) as events:
+            async for event in events:
+                yield event.model_dump(mode="json")
 
     async def last_seq(self) -> int:
         """The `seq` of the newest event."""
@@ -95,3 +93,17 @@ class LocalMesh:
     async def agents(self) -> list[Document]:
         """Every registered agent."""
         return [agent.model_dump(mode="json") for agent in self._mesh.registry.agents()]
+
+
+async def plain_tasks(log: EventLog, **fields: Any) -> list[Document]:
+    """Summaries of tasks, the newest first, as plain data."""
+    page = await log.tasks(tenant_id=TENANT, **fields)
+    return [item.model_dump(mode="json") for item in page.items]
+
+
+async def plain_events(log: EventLog, limit: int, **fields: Any) -> list[Document]:
+    """The last events that fit, oldest first, as plain data."""
+    from meshwright.events.filter import EventFilter
+
+    found = await log.query(EventFilter(**fields, limit=limit, order="desc"))
+    return [event.model_dump(mode="json") for event in reversed(found)]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import click
 
-from meshwright.cli.options import data_option
+from meshwright.cli.options import json_option
 
 
 @click.group(no_args_is_help=False)
@@ -13,7 +17,27 @@ def prompts() -> None:
 
 
 @prompts.command()
-@data_option
-def check(data: object) -> int:
-    """Read every prompt file, and say what is wrong with which line."""
-    return 0
+@json_option
+def check(as_json: bool) -> int:
+    """Say what is wrong with which line of which prompt file.
+
+    Also names each agent whose prompt file is missing. Exit status 1 if anything is wrong.
+    """
+    from meshwright.fleet import load_agents, project_file
+    from meshwright.prompts import PromptProblem, Prompts
+    from meshwright.settings import load_settings
+
+    project = Path.cwd()
+    settings = load_settings(project)
+    known = Prompts(project_file(project, settings.prompt_dir))
+    names = known.names()
+    problems = known.check()
+    for agent in load_agents(project_file(project, settings.actors_dir)):
+        if agent.prompt not in names:
+            path = str(known.directory / f"{agent.prompt}.prompt")
+            problems.append(PromptProblem(path, None, f"{path}: {agent.agent_id} has no prompt", "write it"))
+    if as_json:
+        click.echo(json.dumps([asdict(problem) for problem in problems], indent=2))
+    else:
+        click.echo("\n".join(map(str, problems)) or f"{len(names)} prompts in {known.directory}: all well")
+    return 1 if problems else 0

@@ -1,0 +1,90 @@
+"""The data of a mesh that does not run: read, and added to, without an agent starting to work."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from meshwright.cli.client import Document
+from meshwright.cli.local import LocalMesh, local_mesh, plain_events, plain_tasks
+from meshwright.errors import NotFound
+
+if TYPE_CHECKING:
+    from meshwright.events.log import EventLog
+    from meshwright.settings import Settings
+
+
+class StoredMesh:
+    """A data folder that no mesh serves. Each call opens what it needs, and closes it again.
+
+    Raises StoreLocked where another process holds the data, and ConfigError.
+    """
+
+    is_running = False
+    about = ""
+
+    def __init__(self, settings: Settings, options: str = "") -> None:
+        self.where = str(settings.data_dir)
+        self.options = options
+        self._settings = settings
+
+    async def submit(self, request: Document, *, idempotency_key: str | None = None) -> Document:
+        """Accept a task; it waits for a mesh that works."""
+        async with self._idle() as mesh:
+            return await mesh.submit(request, idempotency_key=idempotency_key)
+
+    async def task(self, task_id: str) -> Document:
+        """The task's own page."""
+        async with self._idle() as mesh:
+            return await mesh.task(task_id)
+
+    async def cancel(self, task_id: str) -> Document:
+        """Ask for the end of a task."""
+        async with self._idle() as mesh:
+            return await mesh.cancel(task_id)
+
+    async def tasks(self, *, status: str | None, capability: str | None, limit: int) -> list[Document]:
+        """From the projection of the log."""
+        async with self._log() as log:
+            return await plain_tasks(log, status=status, capability=capability, limit=limit)
+
+    async def events(self, limit: int, **fields: Any) -> list[Document]:
+        """From the newest back."""
+        async with self._log() as log:
+            return await plain_events(log, limit, **fields)
+
+    async def last_seq(self) -> int:
+        """The `seq` of the newest event."""
+        async with self._log() as log:
+            return await log.last_seq()
+
+    def follow(self, *, after_seq: int = 0, **fields: Any) -> AsyncGenerator[Document, None]:
+        """Raises NotFound: nothing will happen here."""
+        message = f"no mesh runs on {self.where}: nothing more happens there"
+        raise NotFound(message, remedy=f"start one with: mesh up{self.options}")
+
+    async def agents(self) -> list[Document]:
+        """The agents that would register."""
+        from meshwright.assembly import build_mesh
+
+        return [agent.model_dump(mode="json") for agent in build_mesh(self._settings).registry.agents()]
+
+    @asynccontextmanager
+    async def _log(self) -> AsyncIterator[EventLog]:
+        from meshwright.events.log import EventLog
+        from meshwright.storage.database import Database
+
+        database = Database(self._settings.data_dir)
+        await database.open()
+        try:
+            log = EventLog(database)
+            await log.start()
+            yield log
+        finally:
+            await database.close()
+
+    @asynccontextmanager
+    async def _idle(self) -> AsyncIterator[LocalMesh]:
+        async with local_mesh(self._settings, works=False) as mesh:
+            yield mesh
