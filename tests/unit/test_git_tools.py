@@ -182,7 +182,7 @@ async def test_nothing_that_a_repository_configures_is_run(
     program = tmp_path / "program"
     # It answers like gpg where that is asked to sign; git must never get so far as to call it.
     signs = "echo '-----BEGIN PGP SIGNATURE-----'; echo >&2; echo '[GNUPG:] SIG_CREATED ' >&2"
-    program.write_text(f"#!/bin/sh\ntouch {proof}\n{signs}\n")
+    program.write_text(f'#!/bin/sh\ntouch {proof}\n[ "$1" != --status-fd=2 ] || cat > /dev/null\n{signs}\n')
     program.chmod(0o755)
     repository.git("config", key, str(program))
     if key == "gpg.program":
