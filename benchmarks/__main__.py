@@ -1,0 +1,110 @@
+"""`python -m benchmarks`: measure, and print the table.
+
+Progress goes to stderr, the table to stdout. The exit status is 1 where a benchmark broke; a target that was
+missed is a line in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.bench import Bench
+from benchmarks.figures import Row
+from benchmarks.table import as_markdown, as_text
+
+BENCHMARKS = {
+    "road": "a task's whole road in this process, 128 in flight; the event loop's longest stall",
+    "single": "the same, one at a time",
+    "waiting": "1,000 tasks that wait for a model",
+    "http": "the whole road through HTTP",
+    "actors": "100,000 actors with state, 1,000 of them active",
+    "tail": "what ten event streams cost whoever submits",
+    "log": "the event log beside bare inserts",
+    "recovery": "kill -9 with 10,000 open tasks",
+    "starts": "how long until something is there: help, up, ask; memory of an idle mesh",
+    "install": "size of the default install",
+    "model_http": "the HTTP adapter of the model port",
+    "model_router": "the Router adapter of the model port",
+}
+MAX_SECONDS = 600.0
+
+
+async def measure(names: Sequence[str], bench: Bench, ends_at: float) -> tuple[list[Row], list[str]]:
+    """Run benchmarks one after the other; returns their rows, and the names of those that broke."""
+    rows: list[Row] = []
+    broken: list[str] = []
+    for name in names:
+        if time.monotonic() > ends_at:
+            rows.append(Row(name, "not run: the time is up"))
+            continue
+        bench.say(f"{name}: {BENCHMARKS.get(name, '')} (load {machine.load_average()})")
+        try:
+            rows += await import_module(f"benchmarks.{name}").measure(bench)
+        except Exception as error:  # noqa: BLE001 one that breaks must not cost the figures of the others
+            traceback.print_exc()
+            broken.append(name)
+            rows.append(Row(name, f"broke: {type(error).__name__}: {error}"))
+    return rows, broken
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--only", action="append", choices=BENCHMARKS, metavar="NAME", help=f"of {', '.join(BENCHMARKS)}"
+    )
+    parser.add_argument("--quick", action="store_true", help="two short rounds: a look, no measurement")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    parser.add_argument(
+        "--soak", type=int, nargs="?", const=1_000_000, metavar="TASKS", help="memory over so many tasks"
+    )
+    parser.add_argument("--soak-minutes", type=float, default=10.0, help="the most that --soak may take")
+    parser.add_argument("--profile", action="store_true", help="where the time of a task goes")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to be measured"
+    )
+    return parser.parse_args(arguments)
+
+
+async def run(options: argparse.Namespace) -> int:
+    bench = Bench(
+        options.folder,
+        rounds=2 if options.quick else 5,
+        scale=0.3 if options.quick else 1.0,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    started, load = time.monotonic(), machine.load_average()
+    if options.profile:
+        print(await import_module("benchmarks.profile").report(bench))
+        return 0
+    if options.soak:
+        soak = import_module("benchmarks.soak")
+        rows, broken = await soak.measure(bench, options.soak, options.soak_minutes * 60), []
+    else:
+        rows, broken = await measure(options.only or list(BENCHMARKS), bench, started + MAX_SECONDS)
+    heading = [
+        *machine.describe(),
+        f"fsync {machine.fsync_ms(options.folder):.2f} ms in {options.folder}; load average {load} at the "
+        f"start, {machine.load_average()} at the end; {bench.rounds} rounds, sides in turns; "
+        f"{time.monotonic() - started:.0f} s",
+        "figures are medians with (lowest..highest); a ratio is the median of the rounds' ratios",
+    ]
+    print("\n".join(heading), "\n")
+    print(as_markdown(rows) if options.markdown else as_text(rows))
+    return 1 if broken else 0
+
+
+def main() -> None:
+    sys.exit(asyncio.run(run(parse(sys.argv[1:]))))
+
+
+if __name__ == "__main__":
+    main()

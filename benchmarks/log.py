@@ -1,0 +1,133 @@
+"""The event log beside bare inserts of the same events into the same table, a batch to a commit."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_json
+
+from benchmarks.bench import Bench
+from benchmarks.figures import Row, column, compared
+from meshwright.events.log import EventLog
+from meshwright.messages import Event, new_id
+from meshwright.storage.database import Database
+
+BATCH, BATCHES = 512, 60
+COLUMNS = (
+    "seq, time, event_type, event_version, topic, tenant_id, task_id, agent_id, trace_id, traceparent, "
+    "aggregate_id, own_id, payload"
+)
+INSERT = f"INSERT INTO events ({COLUMNS}) VALUES ({','.join('?' * 13)})"
+
+
+async def measure(bench: Bench) -> list[Row]:
+    sample = await bench.side("benchmarks.sample:take")
+    arguments = {"events": sample["events"], "batches": bench.count(BATCHES)}
+    rounds = await bench.in_turns(
+        {
+            "ours": partial(bench.side, "benchmarks.log:ours", **arguments),
+            "floor": partial(bench.side, "benchmarks.log:by_hand", **arguments),
+        }
+    )
+    ours, floor = rounds["ours"], rounds["floor"]
+    return [
+        compared(
+            f"event log, {BATCH} events a commit",
+            column(ours, "rate", "events/s"),
+            column(floor, "rate", "events/s"),
+            target=">= 0.7",
+            meets=lambda share, median: share >= 0.7,
+            note=f"rows an event: ours {column(ours, 'rows').median:.2f} (what finds events, and the list of "
+            f"tasks), floor {column(floor, 'rows').median:.2f}; "
+            f"{column(ours, 'us', 'us', 1)} an event, floor {column(floor, 'us', 'us', 1)}",
+        )
+    ]
+
+
+async def ours(folder: str, events: list[Any], batches: int) -> dict[str, float]:
+    """The log, in the writer's transactions."""
+    database = Database(Path(folder))
+    log = EventLog(database)
+    await database.open()
+    await log.start()
+    seconds, changes = 0.0, 0
+
+    def insert(connection: sqlite3.Connection, batch: list[Event]) -> int:
+        log.insert(connection, batch)
+        return connection.total_changes
+
+    for batch in make_batches(events, batches):
+        started = time.perf_counter()
+        changes = await database.write(partial(insert, batch=batch))
+        seconds += time.perf_counter() - started
+    await database.close()
+    return summary(batches, seconds, changes)
+
+
+async def by_hand(folder: str, events: list[Any], batches: int) -> dict[str, float]:
+    """The same table, and nothing else."""
+    database = Database(Path(folder))  # makes the tables
+    await database.open()
+    await database.close()
+    connection = sqlite3.connect(database.path, isolation_level=None)
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA wal_autocheckpoint=4000")
+    seconds, seq = 0.0, 0
+    for batch in make_batches(events, batches):
+        started = time.perf_counter()
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(INSERT, [row(event, seq + n) for n, event in enumerate(batch, start=1)])
+        connection.execute("COMMIT")
+        seconds += time.perf_counter() - started
+        seq += len(batch)
+    return summary(batches, seconds, connection.total_changes)
+
+
+def row(event: Event, seq: int) -> tuple[Any, ...]:
+    """An event as the columns of its row."""
+    return (
+        *(seq, event.time.timestamp(), event.event_type, event.event_version, event.topic, event.tenant_id),
+        *(event.task_id, event.agent_id, event.trace_id, event.traceparent, event.aggregate_id),
+        *(event.id.rpartition("/")[2], to_json(event.payload)),
+    )
+
+
+def make_batches(events: list[Any], batches: int) -> Iterator[list[Event]]:
+    """The events of one task, over and over, each time of another task."""
+    stream = _stream(events)
+    for _ in range(batches):
+        yield [next(stream) for _ in range(BATCH)]
+
+
+def _stream(events: list[Any]) -> Iterator[Event]:
+    make: Callable[..., Event] = partial(Event, agent_id="bench-agent")
+    while True:
+        task_id, trace_id = new_id(), new_id()
+        actor = f"Orchestrator/{task_id}"
+        for n, (event_type, topic, payload) in enumerate(events):
+            yield make(
+                id=f"{actor}/{n}",
+                event_type=event_type,
+                topic=topic,
+                time=datetime.now(UTC),
+                task_id=task_id,
+                trace_id=trace_id,
+                traceparent=f"00-{trace_id}-0123456789abcdef-01",
+                aggregate_id=actor,
+                payload=_of_task(payload, task_id),
+            )
+
+
+def _of_task(payload: Any, task_id: str) -> Any:
+    return {**payload, "task_id": task_id} if "task_id" in payload else payload
+
+
+def summary(batches: int, seconds: float, changes: int) -> dict[str, float]:
+    count = batches * BATCH
+    return {"rate": count / seconds, "us": seconds / count * 1e6, "rows": changes / count}

@@ -1,0 +1,128 @@
+"""Kill -9 with 10,000 open tasks: how long until work goes on after the next start."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import Bench, Round
+from benchmarks.figures import Figure, Row, column
+from benchmarks.instant import InstantModel, request
+from benchmarks.load import watching_stalls
+from benchmarks.road import stall_row
+from benchmarks.sides import run_side, side
+from benchmarks.stand import BenchAgent, Stand, build_stand
+from meshwright import topics
+from meshwright.mesh import FINAL
+from meshwright.messages import Event
+from meshwright.models.port import ModelReply, ModelRequest
+
+TASKS = 10_000
+IN_FLIGHT = 256
+NEVER_SECONDS = 3600.0
+MAX_SECONDS = 1.0
+
+
+class SlowAgent(BenchAgent):
+    """The same agent with the default number of slots: most of its tasks wait for one."""
+
+    max_concurrency = None
+
+
+class FirstCall(InstantModel):
+    """Notes when it is called first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = 0.0
+
+    async def complete(self, request: ModelRequest) -> ModelReply:
+        self.at = self.at or time.time()
+        return await super().complete(request)
+
+
+async def measure(bench: Bench) -> list[Row]:
+    tasks = bench.count(TASKS)
+    with bench.folder() as folder:
+        killed = folder / "killed"
+        await fill(killed, tasks)
+
+        async def start() -> Round:
+            with bench.folder() as copy:
+                shutil.copytree(killed, copy / "data")
+                return await run_side(
+                    "benchmarks.recovery:recover", folder=str(copy / "data"), tasks=tasks, spawned=time.time()
+                )
+
+        rounds = (await bench.in_turns({"ours": start}))["ours"]
+    first = column(rounds, "from_spawn_s", "s", 2)
+    imports = Figure([each["from_spawn_s"] - each["from_start_s"] for each in rounds], "s", 2)
+    return [
+        Row(
+            f"kill -9 with {tasks:,} open tasks, until work goes on",
+            first,
+            target="<= 1 s",
+            met=first.median <= MAX_SECONDS,
+            note=f"from the start of the process; {imports} of it Python and imports; "
+            f"all ended after {column(rounds, 'all_s', 's', 1)}",
+        ),
+        stall_row("longest event loop stall, recovery", column(rounds, "stall_ms", "ms", 1)),
+    ]
+
+
+async def fill(folder: Path, tasks: int) -> None:
+    """Leave a folder as a killed mesh with so many open tasks leaves it."""
+    async with side("benchmarks.recovery:accept", folder=str(folder), tasks=tasks) as running:
+        await running.next()
+        running.process.kill()
+        await running.process.wait()
+
+
+async def accept(folder: str, tasks: int) -> AsyncGenerator[dict[str, Any]]:
+    """Accept tasks, and work on a few of them for ever."""
+    stand = build_stand(folder, model=InstantModel(NEVER_SECONDS), agents=(SlowAgent,))
+    await stand.mesh.start()
+    slots = asyncio.Semaphore(IN_FLIGHT)
+
+    async def submit() -> None:
+        async with slots:
+            await stand.mesh.submit(request())
+
+    await asyncio.gather(*(submit() for _ in range(tasks)))
+    yield {"open": tasks}
+
+
+async def recover(folder: str, tasks: int, spawned: float) -> dict[str, float]:
+    """Start on a killed mesh's folder."""
+    model = FirstCall()
+    stand = build_stand(folder, model=model, agents=(SlowAgent,))
+    started = time.time()
+    all_ended = counted(stand, tasks)
+    async with watching_stalls() as stalls, stand.mesh:
+        await all_ended.wait()
+        ended = time.time()
+    return {
+        "from_spawn_s": model.at - spawned,
+        "from_start_s": model.at - started,
+        "all_s": ended - spawned,
+        "stall_ms": stalls.max_seconds * 1000,
+    }
+
+
+def counted(stand: Stand, tasks: int) -> asyncio.Event:
+    """Set when so many tasks have ended, each once."""
+    ended: set[str | None] = set()
+    all_ended = asyncio.Event()
+
+    def count(event: Event) -> None:
+        if event.event_type in FINAL:
+            ended.add(event.task_id)
+            if len(ended) == tasks:
+                all_ended.set()
+
+    stand.mesh.host.listen(topics.TASK_PROGRESS, count)
+    return all_ended

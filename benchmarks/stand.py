@@ -1,0 +1,73 @@
+"""The mesh that is measured: the default one, with one agent and an instant model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshwright.tracing import NoTracing, Tracing
+
+from benchmarks.instant import InstantModel, request
+from benchmarks.sides import ROOT
+from benchmarks.written import written
+from meshwright.agent import Agent
+from meshwright.assembly import build_mesh, embedded_host
+from meshwright.capability import Capability
+from meshwright.clock import Clock
+from meshwright.events.log import EventLog
+from meshwright.host import Host
+from meshwright.mesh import Mesh
+from meshwright.settings import Settings
+from meshwright.storage.database import Database
+
+
+class BenchAgent(Agent):
+    """An agent as a person would write it, with slots for all that a benchmark has in flight."""
+
+    agent_id = "bench-agent"
+    capabilities = (Capability("bench"),)
+    prompt = "simple-agent"
+    max_concurrency = 2000
+
+
+@dataclass(frozen=True)
+class Stand:
+    """A mesh that is not started yet, and its database."""
+
+    mesh: Mesh
+    database: Database
+
+    async def task(self) -> None:
+        """Take one task down the whole road."""
+        receipt = await self.mesh.submit(request())
+        outcome = await self.mesh.outcome(receipt.task_id)
+        assert outcome.success, outcome
+
+    async def written(self) -> dict[str, float]:
+        """Rows written so far by this process, and the size of the file in bytes."""
+        return await self.database.write(written)
+
+
+def build_stand(
+    folder: str,
+    *,
+    model: Any = None,
+    agents: tuple[type[Agent], ...] | None = (BenchAgent,),
+    **settings: Any,
+) -> Stand:
+    """Make a mesh with the default settings on a folder; `agents=None` gives it the whole fleet."""
+    databases: list[Database] = []
+
+    def host(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> Host:
+        databases.append(database)
+        return embedded_host(database, log, clock, tracing)
+
+    mesh = build_mesh(
+        Settings(data_dir=Path(folder), **settings),
+        project=ROOT,
+        agents=agents,
+        model=model or InstantModel(),
+        host=host,
+    )
+    return Stand(mesh, databases[0])
