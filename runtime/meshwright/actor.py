@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, get_args, get_type_hints
@@ -416,8 +416,8 @@ def take_turn(
         turn.wake = None
     reply = method.call(actor, turn) if method.takes is None else method.call(actor, turn, body)
     state = encode_state(actor)
-    after = replace(
-        head,
+    check_json(turn)
+    after = Head(
         revision=head.revision + 1,
         last_turn=message.id,
         sent=turn.sent,
@@ -427,7 +427,8 @@ def take_turn(
         state=state,
     )
     changed = (
-        state != head.state
+        remember
+        or state != head.state
         or turn.sent != head.sent
         or turn.wake != head.wake_at
         or after.obliged != head.obliged
@@ -453,6 +454,22 @@ def encode_state(actor: Actor[Any]) -> bytes:
         return actor.state.__pydantic_serializer__.to_json(actor.state)
     except PydanticSerializationError as error:
         raise InvalidInput(f"the state of {actor.ref} cannot be stored as JSON: {error}") from error
+
+
+def check_json(turn: Turn) -> None:
+    """Raise InvalidInput where an effect of a turn carries what JSON cannot hold.
+
+    Models are not looked into: their fields say that they can be written.
+    """
+    bodies = [message.body for message in turn.sends]
+    bodies += [event.payload for event in turn.events]
+    bodies += [record.value for record in turn.records]
+    for body in bodies:
+        if body is not None and not isinstance(body, BaseModel):
+            try:
+                to_json(body)
+            except (PydanticSerializationError, ValueError) as error:
+                raise InvalidInput(f"{turn.ref} sends what cannot be written as JSON: {error}") from error
 
 
 def _remembered(seen: dict[str, float], message: Message, now: float) -> dict[str, float]:

@@ -45,7 +45,7 @@ class Agent:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         agent_id = getattr(cls, "agent_id", "")
-        if not re.match(ID_PATTERN, agent_id):
+        if not re.fullmatch(ID_PATTERN, agent_id):
             raise ConfigError(
                 f"agent class {cls.__name__} has the agent_id {agent_id!r}",
                 remedy='give it one of 1 to 64 letters, digits, "_" and "-", such as "my-agent"',

@@ -94,6 +94,7 @@ def build_mesh(
         clock=clock,
         max_steps=settings.max_steps,
         max_chain=settings.max_chain,
+        max_context_tokens=settings.context_max_tokens,
         max_memory_tokens=settings.memory_max_tokens,
         trace_content=settings.trace_content,
     )

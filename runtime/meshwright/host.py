@@ -120,7 +120,7 @@ class Host(Protocol):
         """Write a record outside a turn, and events with it; await the result to know them durable.
 
         It is queued at once, ordered before the commit of any turn that runs later. Where that number is
-        written already, the first value stands.
+        written already, the first value stands, and the events are dropped with the second.
         """
         ...
 

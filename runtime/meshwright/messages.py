@@ -24,6 +24,7 @@ TaskStatus = Literal[
     "accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"
 ]
 OutcomeStatus = Literal["succeeded", "failed", "cancelled", "timed_out"]
+MemoryScope = Literal["task", "agent", "project", "global"]
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
 
 

@@ -21,7 +21,7 @@ from meshwright.context.request import CompressResponse, context_request
 from meshwright.context.service import ContextClient
 from meshwright.errors import InvalidInput, MemoryUnavailable, ToolFailed
 from meshwright.host import Host
-from meshwright.messages import Parent, Task, Usage, derived_id
+from meshwright.messages import MemoryScope, Parent, Task, Usage, derived_id
 from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, ToolCall
 from meshwright.prompts import Prompts
 from meshwright.tools.tool import Tool
@@ -52,6 +52,7 @@ class Services:
     project_id: str = "default"
     max_steps: int = 12
     max_chain: int = 5
+    max_context_tokens: int = 4000
     max_memory_tokens: int = 400
     trace_content: bool = False
 
@@ -71,6 +72,7 @@ class Setting(BaseModel):
     output_tokens: int = 0
     validation_passed: bool = True
     error: str | None = None
+    compression: ModelReply | None = None
 
 
 @dataclass(slots=True)
@@ -156,9 +158,13 @@ class Run:
     async def prepare(self) -> Setting:
         """Recall memories and history, compress them into the context, and fill in the prompt."""
         request = {"task_id": self.task.task_id}
-        return await self._journal.step(
+        setting: Setting = await self._journal.step(
             "context", request, self._prepare, shape=Setting, costly=False, tell=_tell_context
         )
+        if setting.compression is not None:
+            self.spent.add(setting.compression)
+            await self._journal.confirm()
+        return setting
 
     async def step(self, name: str, run: Callable[[], Awaitable[Any]], *, repeatable: bool = True) -> Any:
         """Run something once, however often the work is resumed; the result is plain JSON data.
@@ -180,8 +186,8 @@ class Run:
             raise ToolFailed(f"{agent_id} did not succeed: {error.get('message', outcome['status'])}")
         return (outcome.get("result") or {}).get("text", "")
 
-    async def remember(self, text: str, scope: str) -> str:
-        """Store a memory in a scope (task, agent, project or global)."""
+    async def remember(self, text: str, scope: MemoryScope) -> str:
+        """Store a memory in a scope."""
         item = MemoryItem(
             memory_id=derived_id(self._work.stream, str(self._journal.step_number)),
             tenant_id=self.task.tenant_id,
@@ -229,6 +235,7 @@ class Run:
             output_tokens=context.stats.output_tokens,
             validation_passed=context.validation_passed,
             error=context.error,
+            compression=context.reply,
         )
 
     async def _recall(self) -> list[MemoryItem]:
@@ -249,6 +256,7 @@ class Run:
             sender=self.task.chain[-1] if self.task.chain else "orchestrator",
             receiver=self.agent_id,
             project_id=self._services.project_id,
+            max_tokens=self._services.max_context_tokens,
             task=self.task,
             history=await self._thread_history(),
             memories=memories,
@@ -266,7 +274,7 @@ class Run:
         records = await self._services.host.records(self._ref, HISTORY, last=MAX_HISTORY)
         return [record.value for record in records]
 
-    def _scopes(self) -> list[tuple[str, str]]:
+    def _scopes(self) -> list[tuple[MemoryScope, str]]:
         return [
             ("task", self.task.task_id),
             ("agent", self.agent_id),

@@ -173,8 +173,8 @@ async def test_events_of_a_record_are_told_once_however_often_it_is_written(stan
     host = await stand.open(KEEPER, DIARY, subscriptions=[to_diary("news")])
     heard: list[str] = []
     host.listen("news", lambda event: heard.append(event.id))
-    for name in ("p1", "p1", "p2"):
-        await host.append(record(1), [progress(name)])
+    for n, name in ((1, "p1"), (1, "p1"), (1, "other"), (2, "p2")):
+        await host.append(record(n), [progress(name)])
     await stand.watch.written("p1", "p2")
     await host.call(diary(), "glance")
     assert heard == ["p1", "p2"]

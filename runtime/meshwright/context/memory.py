@@ -13,16 +13,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from meshwright.clock import Clock
 from meshwright.context.tokens import count_tokens
 from meshwright.context.words import function_words
 from meshwright.errors import HostError, InvalidInput, MemoryUnavailable, TooLarge
-from meshwright.messages import Identifier, Plain
+from meshwright.messages import Identifier, MemoryScope, Plain
 from meshwright.storage.database import Database
 
-Scope = Literal["task", "agent", "project", "global"]
+Scope = MemoryScope
 GLOBAL = "global"
 MAX_MEMORY_CHARS = 4000
 MAX_QUERY_WORDS = 24  # the first distinct ones: more would search for ever longer and find no better

@@ -1,0 +1,1 @@
+"""The event log: what happened, searched, replayed and followed; and the lists that are kept from it."""

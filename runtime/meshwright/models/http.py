@@ -91,7 +91,7 @@ class HttpModel:
         return self._session
 
     async def _read(self, response: aiohttp.ClientResponse, request: ModelRequest) -> ModelReply:
-        if "json" not in response.content_type:
+        if "json" not in response.headers.get("content-type", "").lower():
             raise not_a_completion(self.server)
         data = await read_limited(response, self.max_reply_bytes)
         if data is None:

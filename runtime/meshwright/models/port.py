@@ -1,4 +1,4 @@
-"""The port to a model: one call, its reply, and the ways it fails. Adapters fill it; nothing else calls a model.
+"""The port to a model: one call, its reply, and how it fails. Nothing but an adapter calls a provider.
 
 Every call carries `tags` and `user` (the agent's id). `model` is a group name; tags pick the deployment.
 Adapters make exactly one attempt: retries, and the deadline, belong to whoever calls.

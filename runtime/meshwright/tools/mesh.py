@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from meshwright.messages import MemoryScope
 from meshwright.tools.tool import Tool, ToolContext, tool
 
 Text = Annotated[str, Field(min_length=1)]
-Scope = Literal["task", "agent", "project", "global"]
 
 
 def delegate_tool(agent_ids: Sequence[str]) -> Tool:
@@ -41,7 +41,7 @@ def remember_tool() -> Tool:
     """
 
     @tool(idempotent=True)
-    async def remember(text: Text, context: ToolContext, scope: Scope = "agent") -> str:
+    async def remember(text: Text, context: ToolContext, scope: MemoryScope = "agent") -> str:
         """Remember something for later: a decision, a preference, a fact that was hard to find.
 
         Args:

@@ -26,7 +26,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from meshwright.errors import ConfigError, MeshError, ToolFailed
-from meshwright.messages import ID_PATTERN, Task
+from meshwright.messages import ID_PATTERN, MemoryScope, Task
 from meshwright.models.port import ToolSpec
 from meshwright.tools.arguments import Arguments, read_docstring
 
@@ -56,7 +56,7 @@ class ToolContext(Protocol):
         """Give a task to another agent, wait for its outcome without holding a slot, return its answer."""
         ...
 
-    async def remember(self, text: str, scope: str) -> str:
+    async def remember(self, text: str, scope: MemoryScope) -> str:
         """Store a memory in a scope (task, agent, project or global); returns what to tell the model."""
         ...
 

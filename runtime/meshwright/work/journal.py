@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,7 +16,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright import topics
 from meshwright.actor import ActorRef, Record
-from meshwright.errors import ReplayMismatch
+from meshwright.errors import ReplayMismatch, ToolFailed
 from meshwright.host import Host
 from meshwright.messages import Event, Task, trace_id_of
 from meshwright.work.protocol import Suspend, Work
@@ -32,11 +33,36 @@ class Suspended(BaseException):
         self.suspend = suspend
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: its number in the attempt, and what tells it from another. It has two records."""
+
+    number: int
+    kind: str
+    request: Any
+    request_hash: str
+
+    @property
+    def intent(self) -> int:
+        """The number of the record that says that it is about to run."""
+        return 2 * self.number
+
+    @property
+    def result(self) -> int:
+        """The number of the record of what came of it."""
+        return 2 * self.number + 1
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What both records hold, to recognise the step by."""
+        return {"kind": self.kind, "hash": self.request_hash}
+
+
 class Journal:
     """The steps of one claimed attempt: those done before, and those that this run adds.
 
     A step's record is queued when the step ends and known durable before the next one starts, so the last
-    shares the commit that ends the attempt. Record 2n is what step n intends, 2n + 1 what came of it.
+    shares the commit that ends the attempt. Steps may nest: a tool that delegates is one, with one inside.
     """
 
     def __init__(self, host: Host, ref: ActorRef, work: Work, records: list[Record]) -> None:
@@ -45,7 +71,9 @@ class Journal:
         self._work = work
         self._known = {record.n: record.value for record in records}
         self._step = 0
-        self._unconfirmed: Awaitable[None] | None = None
+        self._running_once = False
+        self._costly = False
+        self._queued: Awaitable[None] | None = None
 
     @classmethod
     async def open(cls, host: Host, ref: ActorRef, work: Work) -> Journal:
@@ -56,11 +84,6 @@ class Journal:
     def step_number(self) -> int:
         """The number of the step that ran last; the first is 1."""
         return self._step
-
-    @property
-    def replaying(self) -> bool:
-        """Whether the next step's result is in the journal already."""
-        return 2 * (self._step + 1) + 1 in self._known
 
     async def step(
         self,
@@ -80,50 +103,67 @@ class Journal:
         One that is not `costly` need not be durable before the next starts: it is run again for nothing.
         `tell` makes progress events of the result, which commit with it.
         """
-        self._step += 1
-        number, request_hash = self._step, hash_of(request)
-        if 2 * number + 1 in self._known:
-            known = self._replayed(number, kind, request_hash)
+        step = self._next(kind, request)
+        if step.result in self._known:
+            known = self._replayed(step)
             return shape.model_validate(known) if shape else known
-        if 2 * number in self._known:
-            raise Suspended(self._ask_person(number, kind, request, request_hash))
+        if step.intent in self._known:
+            raise Suspended(self._ask_person(step))
         if not repeatable:
-            self._write(2 * number, {"kind": kind, "hash": request_hash}, (), costly=True)
+            self._write(step.intent, step.stamp, (), costly=True)
         if costly:
-            await self._confirm()
-        result = await run()
+            await self._confirm_costly()
+        result = await (run() if repeatable else self._run_once(run))
         if shape is None:
             result = from_json(to_json(result))
-        events = [self._event(2 * number + 1, n, told) for n, told in enumerate(tell(result), start=1)]
-        self._write(
-            2 * number + 1, {"kind": kind, "hash": request_hash, "result": result}, events, costly=costly
-        )
+        events = [self._event(step, n, told) for n, told in enumerate(tell(result), start=1)]
+        self._write(step.result, {**step.stamp, "result": result, "last": self._step}, events, costly=costly)
         return result
 
     async def wait(self, kind: str, request: Any, child: Task | None = None, **known: Any) -> Any:
-        """Return the answer to a question, or suspend the run until there is one."""
-        self._step += 1
-        number, request_hash = self._step, hash_of(request)
-        if 2 * number + 1 in self._known:
-            return self._replayed(number, kind, request_hash)
-        await self._confirm()
-        raise Suspended(self._suspend(number, kind, request_hash, child, known))
+        """Return the answer to a question, or suspend the run until there is one.
 
-    async def _confirm(self) -> None:
-        unconfirmed, self._unconfirmed = self._unconfirmed, None
-        if unconfirmed is not None:
-            await unconfirmed
+        Raises ToolFailed within a step that is not repeatable: it could not be taken up again.
+        """
+        step = self._next(kind, request)
+        if step.result in self._known:
+            return self._replayed(step)
+        if self._running_once:
+            raise ToolFailed("only a tool that is declared idempotent may wait for somebody else")
+        await self.confirm()
+        raise Suspended(self._suspend(step, child, known))
+
+    def _next(self, kind: str, request: Any) -> Step:
+        self._step += 1
+        return Step(self._step, kind, request, hash_of(request))
+
+    async def _run_once(self, run: Callable[[], Awaitable[Any]]) -> Any:
+        self._running_once = True
+        try:
+            return await run()
+        finally:
+            self._running_once = False
+
+    async def confirm(self) -> None:
+        """Return once every step so far is durable."""
+        queued, self._queued = self._queued, None
+        self._costly = False
+        if queued is not None:
+            await queued
+
+    async def _confirm_costly(self) -> None:
+        if self._costly:
+            await self.confirm()
 
     def _write(self, n: int, value: dict[str, Any], events: Sequence[Event], *, costly: bool) -> None:
-        queued = self._host.append(Record(self._ref, self._work.stream, n, value), events)
-        if costly or self._unconfirmed is not None:
-            self._unconfirmed = queued
+        self._queued = self._host.append(Record(self._ref, self._work.stream, n, value), events)
+        self._costly = self._costly or costly
 
-    def _event(self, record: int, n: int, told: Told) -> Event:
+    def _event(self, step: Step, n: int, told: Told) -> Event:
         event_type, payload = told
         task = self._work.task
         return Event(
-            id=f"{self._ref}/{self._work.stream}/{record}.{n}",
+            id=f"{self._ref}/{self._work.stream}/{step.number}.{n}",
             event_type=event_type,
             topic=topics.TASK_PROGRESS,
             time=self._host.clock.now(),
@@ -133,32 +173,32 @@ class Journal:
             trace_id=trace_id_of(task.traceparent),
             traceparent=task.traceparent,
             aggregate_id=str(self._ref),
-            payload={"step": record // 2, "attempt": self._work.dispatch.attempt, **payload},
+            payload={"step": step.number, "attempt": self._work.dispatch.attempt, **payload},
         )
 
-    def _replayed(self, number: int, kind: str, request_hash: str) -> Any:
-        known = self._known[2 * number + 1]
-        if known["kind"] != kind or known["hash"] != request_hash:
+    def _replayed(self, step: Step) -> Any:
+        known = self._known[step.result]
+        if (known["kind"], known["hash"]) != (step.kind, step.request_hash):
             raise ReplayMismatch(
-                f"step {number} of task {self._work.task.task_id} was {known['kind']!r}, now it is {kind!r}",
+                f"step {step.number} of task {self._work.task.task_id} was {known['kind']!r} before, "
+                f"and is {step.kind!r} or asks for something else now",
                 remedy="a new attempt starts with an empty journal",
             )
+        self._step = known.get("last", step.number)  # steps within this one are not run again
         return known["result"]
 
-    def _ask_person(self, number: int, kind: str, request: Any, request_hash: str) -> Suspend:
-        known = {"asked": "did this happen, and what came of it?", "kind": kind, "request": request}
-        return self._suspend(number, kind, request_hash, None, known)
+    def _ask_person(self, step: Step) -> Suspend:
+        asked = "did this happen, and what came of it?"
+        return self._suspend(step, None, {"asked": asked, "kind": step.kind, "request": step.request})
 
-    def _suspend(
-        self, number: int, kind: str, request_hash: str, child: Task | None, known: dict[str, Any]
-    ) -> Suspend:
+    def _suspend(self, step: Step, child: Task | None, known: dict[str, Any]) -> Suspend:
         return Suspend(
             task_id=self._work.task.task_id,
             fence=self._work.fence,
-            key=f"{self._work.stream}/{number}",
-            step=number,
-            kind=kind,
-            request_hash=request_hash,
+            key=f"{self._work.stream}/{step.number}",
+            step=step.number,
+            kind=step.kind,
+            request_hash=step.request_hash,
             child=child,
             known=known,
         )

@@ -26,22 +26,35 @@ SELECT_HEAD = (
 
 @dataclass(slots=True)
 class Delivery:
-    """A message on its way to its turn: the mailbox row it came from, and who awaits the reply."""
+    """A message on its way to its turn: the mailbox row it came from, and who awaits the reply.
+
+    One from `outside` may come again, and is remembered; one that a turn of this file sent cannot.
+    """
 
     message: Message
     row: int | None = None
+    outside: bool = False
     reply: asyncio.Future[Any] | None = None
-
-    @property
-    def may_repeat(self) -> bool:
-        """Whether the same message may come again: it was sent from outside, not by a turn of this file."""
-        return self.row is not None and not self.message.sender
 
 
 class Cell:
-    """One active actor. `head` is the last one handed to a group; `pending` counts groups not yet durable."""
+    """One active actor. `head` is the last one handed to a group; `pending` counts groups not yet durable.
 
-    __slots__ = ("actor", "head", "kind", "mailbox", "pending", "queued", "ref", "used_at")
+    `born_here` says that the file held nothing of it when it was activated: `records` are all it has then.
+    """
+
+    __slots__ = (
+        "actor",
+        "born_here",
+        "head",
+        "kind",
+        "mailbox",
+        "pending",
+        "queued",
+        "records",
+        "ref",
+        "used_at",
+    )
 
     def __init__(self, ref: ActorRef, kind: ActorKind, head: Head) -> None:
         self.ref = ref
@@ -49,6 +62,8 @@ class Cell:
         self.head = head
         self.actor: Actor[Any] | None = None
         self.mailbox: deque[Delivery] = deque()
+        self.born_here = head.revision == 0
+        self.records: set[tuple[str, int]] = set()
         self.pending = 0
         self.queued = False
         self.used_at = 0.0

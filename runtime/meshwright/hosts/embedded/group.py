@@ -13,6 +13,7 @@ from pydantic_core import to_json
 
 from meshwright.actor import ActorRef, Commit, Head, Message, Record
 from meshwright.errors import StoreFailed
+from meshwright.events.payload import encode
 from meshwright.hosts.embedded.cells import Cell
 from meshwright.messages import Event
 from meshwright.storage.rows import delete_rows, insert_rows
@@ -35,7 +36,7 @@ class Group:
         self, insert_events: InsertEvents, settled: Callable[[Group, StoreFailed | None], None]
     ) -> None:
         self.heads: dict[ActorRef, Head] = {}
-        self.sent: dict[int, Message] = {}
+        self.sent: dict[int, tuple[Message, bool]] = {}
         self.taken: list[int] = []
         self.records: list[Record] = []
         self.events: list[Event] = []
@@ -48,15 +49,14 @@ class Group:
         return bool(self.heads or self.callbacks or self.events or self.taken or self.sent or self.records)
 
     def add(self, commit: Commit, cell: Cell) -> None:
-        """Take in a turn's head, records and events; its messages come by `send` and `take`."""
+        """Take in a turn's head and records; its events and messages are added as they are spread."""
         self.cells.append(cell)
         self.heads[commit.ref] = commit.head
         self.records += commit.records
-        self.events += commit.events
 
-    def send(self, n: int, message: Message) -> None:
-        """Keep a message under its number until it is taken."""
-        self.sent[n] = message
+    def send(self, n: int, message: Message, *, outside: bool) -> None:
+        """Keep a message under its number until it is taken; one from outside may come again."""
+        self.sent[n] = (message, outside)
 
     def take(self, n: int) -> None:
         """A message was taken: forget that it was sent, or delete it."""
@@ -73,7 +73,10 @@ class Group:
             then=REPLACE_HEAD,
         )
         insert_rows(
-            connection, "mailbox (n, message)", 2, [(n, message.encode()) for n, message in self.sent.items()]
+            connection,
+            "mailbox (n, outside, message)",
+            3,
+            [(n, outside, message.encode()) for n, (message, outside) in self.sent.items()],
         )
         delete_rows(connection, "mailbox", "n", self.taken)
         insert_rows(
@@ -81,7 +84,7 @@ class Group:
             "records (type, id, stream, n, value)",
             5,
             [
-                (record.ref.type, record.ref.id, record.stream, record.n, to_json(record.value))
+                (record.ref.type, record.ref.id, record.stream, record.n, encode(record.value))
                 for record in self.records
             ],
             then="ON CONFLICT DO NOTHING",

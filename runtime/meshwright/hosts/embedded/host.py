@@ -11,23 +11,23 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import from_json
 
-from meshwright import topics
 from meshwright.actor import ActorKind, ActorRef, Commit, Head, Message, Record, take_turn
+from meshwright.bus import Bus
 from meshwright.clock import Clock, SystemClock
-from meshwright.errors import Draining, MailboxFull, MeshError, NotFound, StoreFailed
+from meshwright.errors import Draining, MailboxFull, NotFound, StoreFailed
 from meshwright.events.log import EventLog
-from meshwright.host import Listener, Signals, Subscription
+from meshwright.host import Listener, Signals, Subscription, dead_letter
 from meshwright.hosts.embedded.alarms import Alarms
 from meshwright.hosts.embedded.cells import Cell, Cells, Delivery
 from meshwright.hosts.embedded.group import Group, GroupCommitter
-from meshwright.hosts.embedded.routes import Routes
+from meshwright.hosts.embedded.records import Records
 from meshwright.messages import Event, new_id
 from meshwright.storage.database import Database, Durability
 from meshwright.tracing import NoTracing, Tracing
@@ -62,7 +62,8 @@ class EmbeddedHost:
         self._tracing = tracing or NoTracing()
         self._max_mailbox = max_mailbox
         self._cells = Cells(max_active)
-        self._routes = Routes()
+        self._bus = Bus()
+        self._records = Records(self._cells)
         self._alarms = Alarms(self.clock, self._load_due, self._fire)
         self._committer = GroupCommitter(database.submit, log.insert, self._on_durable, self._on_failed)
         self._worker: Signals | None = None
@@ -74,7 +75,6 @@ class EmbeddedHost:
         self._rows = itertools.count(1)
         self._calls = itertools.count(1)
         self._turns = 0
-        self._unwritten: dict[ActorRef, int] = {}
         self._recovery: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -99,11 +99,11 @@ class EmbeddedHost:
 
     def subscribe(self, subscription: Subscription) -> None:
         """Send the events of a pattern to actors."""
-        self._routes.subscribe(subscription)
+        self._bus.subscribe(subscription)
 
     def listen(self, pattern: str, listener: Listener) -> Callable[[], None]:
         """Call back for each event that becomes durable from now on; the result ends it."""
-        return self._routes.listen(pattern, listener)
+        return self._bus.listen(pattern, listener)
 
     def attach(self, worker: Signals) -> None:
         """Give the signals of turns to this worker."""
@@ -116,7 +116,7 @@ class EmbeddedHost:
         await self._log.start()
         reader = self._database.connect_reader()
         self._cells.open(reader)
-        self._take_up_mailbox(reader.execute("SELECT n, message FROM mailbox ORDER BY n").fetchall())
+        self._take_up_mailbox(reader.execute("SELECT n, outside, message FROM mailbox ORDER BY n").fetchall())
         obliged = reader.execute("SELECT type, id FROM heads WHERE obliged").fetchall()
         self._recovery = asyncio.create_task(self._recover(obliged), name="recovery")
         self._alarms.start()
@@ -129,10 +129,8 @@ class EmbeddedHost:
         await self._alarms.stop()
         if self._recovery is not None:
             self._recovery.cancel()
-        while self._failure is None and not (
-            self._committer.idle and not self._ready and not self._callbacks
-        ):
-            await self._barrier()
+        while self._failure is None and (self._ready or self._callbacks or not self._committer.idle):
+            await self._queued()
         self._cells.close()
         await self._database.close()
         self._loop = None
@@ -150,7 +148,7 @@ class EmbeddedHost:
     async def send(self, message: Message) -> None:
         """Take a message from outside: durable when this returns, dropped if its id was taken before."""
         self._admit(message.to)
-        self._post(message)
+        self._post(message, outside=True)
         await self._barrier()
 
     async def publish(self, event: Event) -> None:
@@ -160,13 +158,12 @@ class EmbeddedHost:
         if not await self._log.knows(event.id) and not any(
             event.id == other.id for other in self._filling.events
         ):
-            self._filling.events.append(event)
-            self._route(event)
+            self._spread([event])
         await self._barrier()
 
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners of this process; it is not kept."""
-        self._routes.tell(event)
+        self._bus.tell(event)
 
     async def read(self, ref: ActorRef) -> BaseModel | None:
         """The actor's committed state, or None if it never had a turn."""
@@ -183,23 +180,18 @@ class EmbeddedHost:
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
         """Write a record outside a turn, and events with it; await the result to know them durable."""
         self._check(draining=True)
-        self._filling.records.append(record)
-        self._note_unwritten(record.ref)
-        for event in events:
-            self._filling.events.append(event)
-            self._route(event)
+        if self._records.is_new(record):
+            self._filling.records.append(record)
+            self._records.note([record])
+            self._spread(events)
         return self._queued()
 
     async def records(self, ref: ActorRef, stream: str, *, last: int | None = None) -> list[Record]:
         """The records of a stream in order of `n`, or its last few."""
         self._check(draining=True)
-        if ref in self._unwritten:
+        if self._records.is_unwritten(ref):
             await self._barrier()
-        rows = self._cells.read(
-            "SELECT n, value FROM records WHERE type = ? AND id = ? AND stream = ? ORDER BY n DESC LIMIT ?",
-            (*ref, stream, -1 if last is None else last),
-        )
-        return [Record(ref, stream, n, from_json(value)) for n, value in reversed(rows)]
+        return self._records.read(ref, stream, last)
 
     async def is_gone(self, incarnation: str) -> bool:
         """Whether a run has ended: the file is locked by one process, so every other run has."""
@@ -222,12 +214,12 @@ class EmbeddedHost:
             )
         return cell
 
-    def _post(self, message: Message, row: int | None = None) -> None:
+    def _post(self, message: Message, *, row: int | None = None, outside: bool = False) -> None:
         """Give a durable message to its actor; its row is in the group of its sender."""
         if row is None:
             row = next(self._rows)
-            self._filling.send(row, message)
-        delivery = Delivery(message, row)
+            self._filling.send(row, message, outside=outside)
+        delivery = Delivery(message, row, outside)
         try:
             cell = self._cells.find(message.to, self._now())
         except NotFound as error:
@@ -242,9 +234,13 @@ class EmbeddedHost:
             self._ready.append(cell)
             self._schedule()
 
-    def _route(self, event: Event) -> None:
-        for message in self._routes.messages(event):
-            self._post(message)
+    def _spread(self, events: Sequence[Event]) -> None:
+        """Put events into the log, and to the actors that subscribe to their topics."""
+        if events:
+            spread, messages = self._bus.spread(events)
+            self._filling.events += spread
+            for message in messages:
+                self._post(message)
 
     def _fire(self, ref: ActorRef) -> None:
         cell = self._cells.find(ref, self._now())
@@ -312,7 +308,7 @@ class EmbeddedHost:
                 cell.head,
                 message,
                 self.clock.now(),
-                remember=delivery.may_repeat,
+                remember=delivery.outside,
                 traceparent=span.traceparent,
             )
 
@@ -327,12 +323,10 @@ class EmbeddedHost:
             cell.head = commit.head
             cell.pending += 1
             group.add(commit, cell)
-            for record in commit.records:
-                self._note_unwritten(record.ref)
+            self._records.note(commit.records)
             for message in commit.sends:
                 self._post(message)
-            for event in commit.events:
-                self._route(event)
+            self._spread(commit.events)
             if commit.head.wake_at is not None:
                 self._alarms.note(cell.ref, commit.head.wake_at)
         for signal in commit.hints:
@@ -347,6 +341,9 @@ class EmbeddedHost:
             self._settle_durably(cell, delivery.reply, None, error)
         else:
             self._dead_letter(delivery, error)
+            if delivery.message.method == "wake":  # the alarm went off: it must not go off for ever
+                head = replace(cell.head, revision=cell.head.revision + 1, wake_at=None)
+                self._commit(cell, delivery, Commit(cell.ref, delivery.message, head))
 
     def _settle_durably(
         self, cell: Cell, reply: asyncio.Future[Any], result: Any, error: Exception | None
@@ -361,7 +358,7 @@ class EmbeddedHost:
         message = delivery.message
         if delivery.row is not None:
             self._filling.take(delivery.row)
-        self._filling.events.append(dead_letter(message, error, self.clock))
+        self._spread([dead_letter(message, error, self.clock.now())])
         self._schedule()
 
     # Commits
@@ -384,12 +381,11 @@ class EmbeddedHost:
     def _on_durable(self, group: Group) -> None:
         for cell in group.cells:
             cell.pending -= 1
-        for record in group.records:
-            self._note_written(record.ref)
+        self._records.written(group.records)
         if group.events:
             self._log.committed(group.events)
             for event in group.events:
-                self._routes.tell(event)
+                self._bus.tell(event)
         self._callbacks.extend(group.callbacks)
         self._schedule()
 
@@ -404,16 +400,6 @@ class EmbeddedHost:
         if first:
             self.on_failure(error)
 
-    def _note_unwritten(self, ref: ActorRef) -> None:
-        self._unwritten[ref] = self._unwritten.get(ref, 0) + 1
-
-    def _note_written(self, ref: ActorRef) -> None:
-        left = self._unwritten.get(ref, 0) - 1
-        if left > 0:
-            self._unwritten[ref] = left
-        else:
-            self._unwritten.pop(ref, None)
-
     def _signal(self, ref: ActorRef, signal: Any) -> None:
         if self._worker is not None:
             self._worker.signal(ref, signal)
@@ -424,11 +410,11 @@ class EmbeddedHost:
 
     # Recovery
 
-    def _take_up_mailbox(self, rows: Sequence[tuple[int, bytes]]) -> None:
-        for n, data in rows:
-            self._post(Message.decode(data), row=n)
+    def _take_up_mailbox(self, rows: Sequence[tuple[int, bool, bytes]]) -> None:
         if rows:
             self._rows = itertools.count(rows[-1][0] + 1)
+        for n, outside, data in rows:
+            self._post(Message.decode(data), row=n, outside=bool(outside))
 
     async def _recover(self, obliged: Sequence[tuple[str, str]]) -> None:
         """Wake every actor with something outstanding, some at a time so that others get their turn."""
@@ -439,22 +425,6 @@ class EmbeddedHost:
                     message = Message(f"recover/{self.incarnation}", ref, "recover")
                     self._enqueue(self._cells.find(ref, self._now()), Delivery(message))
             await asyncio.sleep(0)
-
-
-def dead_letter(message: Message, error: Exception, clock: Clock) -> Event:
-    """The event that records a message which its actor could not take."""
-    return Event(
-        id=f"dead/{message.id}/{new_id()}",
-        event_type="message.dead_lettered",
-        topic=topics.MESH,
-        time=clock.now(),
-        aggregate_id=str(message.to),
-        payload={
-            "message": from_json(message.encode()),
-            "error": {"type": type(error).__name__, "message": str(error)},
-            "expected": isinstance(error, MeshError),
-        },
-    )
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from meshwright.actor import Actor, ActorKind, ActorRef, Commit, Head, Message, Record, take_turn
+from meshwright.bus import Bus
 from meshwright.clock import Clock
 from meshwright.errors import Conflict, NotFound
 from meshwright.host import dead_letter
-from meshwright.hosts.memory.bus import Bus
 from meshwright.hosts.memory.codec import encode_event, encode_message, encode_record, through_json
 from meshwright.hosts.memory.mailbox import Letter
 from meshwright.hosts.memory.store import Changes, Store
@@ -68,8 +68,9 @@ class Actors:
         return self._write(Changes(taken=taken), self._unknown(events))
 
     def append(self, record: Record, events: Sequence[Event]) -> Done:
-        """Commit a record, and the events that go with it unless they are known."""
-        return self._write(Changes(), self._unknown(events), (), [record])
+        """Commit a record and the events that go with it, unless that number is written."""
+        written = record.n in dict(self._store.records((record.ref, record.stream)))
+        return self._write(Changes(), [] if written else events, (), [record])
 
     def _unknown(self, events: Sequence[Event]) -> list[Event]:
         return [event for event in events if not self._store.knows_event(event.id)]

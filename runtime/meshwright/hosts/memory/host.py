@@ -16,13 +16,13 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from meshwright.actor import ActorKind, ActorRef, Message, Record
+from meshwright.bus import Bus
 from meshwright.clock import Clock, SystemClock
 from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.host import Listener, Signals, Subscription
 from meshwright.hosts.memory.actors import Actors, Done
 from meshwright.hosts.memory.alarms import Alarms
-from meshwright.hosts.memory.bus import Bus
 from meshwright.hosts.memory.codec import encode_event, encode_message
 from meshwright.hosts.memory.faults import Faults
 from meshwright.hosts.memory.mailbox import Letter, Mailbox
@@ -153,7 +153,7 @@ class MemoryHost:
         return self._actors.kind(ref).decode_state(head.state) if head.revision else None
 
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
-        """Write a record outside a turn, and the events with it that are not known: before any later turn."""
+        """Write a record outside a turn, and events with it, before any later turn."""
         self._check_open()
         return self._told(self._actors.append(record, events))
 

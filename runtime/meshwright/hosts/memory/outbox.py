@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from meshwright.bus import Bus
 from meshwright.events.log import EventLog
-from meshwright.hosts.memory.bus import Bus
 from meshwright.hosts.memory.store import Store
 from meshwright.messages import Event
 from meshwright.storage.database import Database

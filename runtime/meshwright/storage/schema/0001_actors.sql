@@ -19,6 +19,7 @@ CREATE INDEX heads_obliged ON heads (type, id) WHERE obliged;
 -- Messages sent and not yet taken: inserted by the sender's commit, deleted by the receiver's.
 CREATE TABLE mailbox (
     n INTEGER PRIMARY KEY,      -- the order of sending
+    outside INTEGER NOT NULL,   -- whether it came from outside the process, and so may come again
     message BLOB NOT NULL       -- JSON
 );
 

@@ -1,4 +1,4 @@
-"""Topics in memory: which actors and which listeners an event goes to."""
+"""The bus within a process: which actors and which listeners an event goes to."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from meshwright.messages import Event
 
 logger = logging.getLogger(__name__)
 NOBODY = ActorRef("", "")
+MAX_TOPICS = 10_000  # whose subscriptions are remembered
 TWICE_DEAD = DEAD + DEAD  # the dead letter of a dead letter: to send it round again would go on for ever
 
 
@@ -21,10 +22,12 @@ class Bus:
     def __init__(self) -> None:
         self._subscriptions: list[tuple[Callable[[str], bool], Subscription]] = []
         self._listeners: list[tuple[Callable[[str], bool], Listener]] = []
+        self._by_topic: dict[str, list[Subscription]] = {}
 
     def subscribe(self, subscription: Subscription) -> None:
         """Send the events of a pattern to actors."""
         self._subscriptions.append((topics.matcher(subscription.pattern), subscription))
+        self._by_topic.clear()
 
     def listen(self, pattern: str, listener: Listener) -> Callable[[], None]:
         """Show the events of a pattern to a listener; the result ends it."""
@@ -65,7 +68,12 @@ class Bus:
     def _matching(self, event: Event) -> list[Subscription]:
         if event.id.startswith(TWICE_DEAD):
             return []
-        return [subscription for matches, subscription in self._subscriptions if matches(event.topic)]
+        found = self._by_topic.get(event.topic)
+        if found is None:
+            found = [subscription for matches, subscription in self._subscriptions if matches(event.topic)]
+            if len(self._by_topic) < MAX_TOPICS:
+                self._by_topic[event.topic] = found
+        return found
 
 
 def message_of(event: Event, subscription: Subscription, ref: ActorRef) -> Message:
