@@ -44,14 +44,17 @@ class ManualClock:
         end = self._now + timedelta(seconds=seconds)
         await self._settle()
         while self._sleepers and self._sleepers[0][0] <= end:
-            when, _, alarm = heapq.heappop(self._sleepers)
-            if alarm.done():
-                continue  # whoever slept was cancelled
-            self._now = when
-            alarm.set_result(None)
+            self._now = self._sleepers[0][0]
+            self._wake_who_is_due()
             await self._settle()
         self._now = end
         await self._settle()
+
+    def _wake_who_is_due(self) -> None:
+        while self._sleepers and self._sleepers[0][0] <= self._now:
+            _, _, alarm = heapq.heappop(self._sleepers)
+            if not alarm.done():  # whoever slept may have been cancelled
+                alarm.set_result(None)
 
     async def _settle(self) -> None:
         for _ in range(SETTLING_PASSES):
