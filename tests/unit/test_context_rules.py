@@ -113,6 +113,10 @@ def test_a_path_is_stripped_from_every_item_of_a_list() -> None:
     assert '- one (meta: {"page": 1})\n- two' in text
 
 
+def test_a_key_may_be_any_text() -> None:
+    assert "kept: yes" in text_of(constraints=[{"": {"a": [1]}, ".": ["x"], "kept": "yes"}])
+
+
 def test_a_whole_field_can_be_stripped() -> None:
     assert "CONVERSATION_CONTEXT" not in text_of(Rule(strip_fields=("conversation_snippet",)), **FULL)
 

@@ -33,8 +33,8 @@ INTERNAL_KEYS = (
 INTERNAL = tuple(f"{ANY}.{key}" for key in INTERNAL_KEYS)
 """What the machinery adds to items, and no receiver needs: ids, scores and times."""
 
-VERDICT = ""  # the key, in a tree of paths, of whether what stands there is kept
-Tree = Mapping[str, Any]
+VERDICT = None  # the key, in a tree of paths, of whether what stands there is kept: no JSON has it
+Tree = Mapping[str | None, Any]
 """Paths by their segments, each with a verdict or none of its own; the longest path decides."""
 
 
@@ -74,7 +74,7 @@ class Rule(BaseModel):
     @cached_property
     def paths(self) -> Tree:
         """The paths to leave out and to keep, field by field of a request."""
-        tree: dict[str, Any] = {}
+        tree: dict[str | None, Any] = {}
         for keep, paths in ((False, self.strip_fields), (True, self.preserve_fields)):
             for field, *rest in (path.split(".") for path in paths):
                 for name in OPTIONAL_FIELDS if field == ANY else (field,):
@@ -135,7 +135,7 @@ def strip(value: Any, tree: Tree, dropped: list[str], *, keep: bool = True) -> A
     return value if keep else None
 
 
-def _decide(tree: dict[str, Any], segments: list[str], *, keep: bool) -> None:
+def _decide(tree: dict[str | None, Any], segments: list[str], *, keep: bool) -> None:
     for segment in segments:
         tree = tree.setdefault(segment, {})
     tree[VERDICT] = keep
