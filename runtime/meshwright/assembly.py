@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from meshwright.clock import Clock, SystemClock
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient, ContextService
 from meshwright.context.tokens import count_tokens
-from meshwright.errors import ConfigError
+from meshwright.errors import ConfigError, HostError
 from meshwright.events.log import EventLog
 from meshwright.fleet import load_agents, project_file
 from meshwright.host import Host, Subscription
@@ -43,6 +44,8 @@ from meshwright.work import AgentThread, Worker
 from meshwright.work.protocol import ORCHESTRATOR
 from meshwright.work.thread import thread_of
 
+logger = logging.getLogger("meshwright.assembly")
+
 SYSTEM = (ORCHESTRATOR.lower(), "event-logger", "context-service")
 
 
@@ -67,10 +70,10 @@ def build_mesh(
     log = EventLog(database)
     tracing = Tracing(content=settings.trace_content) if settings.trace else NoTracing()
     chosen_host = (host or HOSTS[settings.host])(database, log, clock, tracing)
-    bus = Bus(chosen_host)
+    announcements = Announcements(chosen_host)
     if isinstance(tracing, Tracing):
-        tracing.publish_to(bus.publish_spans)
-    prompts = Prompts(project_file(project, settings.prompt_dir), on_event=bus.tell)
+        tracing.publish_to(announcements.publish_spans)
+    prompts = Prompts(project_file(project, settings.prompt_dir), on_event=announcements.tell)
     registry = Registry(
         clock,
         degraded_after_seconds=settings.degraded_after_seconds,
@@ -120,7 +123,7 @@ def build_mesh(
         tracing=tracing,
         worker=worker,
         agents=employed,
-        parts=(bus, presence, Every(settings.prompt_reload_seconds, prompts.refresh)),
+        parts=(presence, Every(settings.prompt_reload_seconds, prompts.refresh)),
     )
 
 
@@ -212,55 +215,36 @@ def system_registration(name: str) -> Registration:
     return Registration(agent_id=name, name=name, kind="system")
 
 
-class Bus:
-    """Takes what the parts of this process have to tell, and publishes it in order, off their path."""
+class Announcements:
+    """What the parts of this process that are no actors have to tell the mesh."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._waiting: asyncio.Queue[Event] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Begin to publish."""
-        self._task = asyncio.create_task(self._publish(), name="bus")
-
-    async def stop(self) -> None:
-        """Publish what waits, and end."""
-        if self._task is not None:
-            await self._waiting.join()
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
 
     def tell(self, event_type: str, payload: Mapping[str, Any]) -> None:
-        """Something happened in a part of the mesh that is no actor."""
-        self._put(event_type, topics.MESH, dict(payload), None)
+        """Something happened."""
+        self._emit(event_type, topics.MESH, dict(payload), None)
 
     def publish_spans(self, trace_id: str, spans: Sequence[Mapping[str, Any]]) -> None:
         """Spans of a trace have finished."""
-        self._put("trace.spans", topics.TRACES, {"spans": list(spans)}, trace_id)
+        self._emit("trace.spans", topics.TRACES, {"spans": list(spans)}, trace_id)
 
-    def _put(self, event_type: str, topic: str, payload: dict[str, Any], trace_id: str | None) -> None:
-        self._waiting.put_nowait(
-            Event(
-                id=f"mesh/{self._host.incarnation}/{new_id()}",
-                event_type=event_type,
-                topic=topic,
-                time=self._host.clock.now(),
-                trace_id=trace_id,
-                aggregate_id="mesh",
-                payload=payload,
-            )
+    def _emit(self, event_type: str, topic: str, payload: dict[str, Any], trace_id: str | None) -> None:
+        event = Event(
+            id=f"mesh/{self._host.incarnation}/{new_id()}",
+            event_type=event_type,
+            topic=topic,
+            time=self._host.clock.now(),
+            trace_id=trace_id,
+            aggregate_id="mesh",
+            payload=payload,
         )
-
-    async def _publish(self) -> None:
-        while True:
-            event = await self._waiting.get()
-            try:
-                await self._host.publish(event)
-            finally:
-                self._waiting.task_done()
+        try:
+            self._host.emit([event])
+        except (
+            HostError
+        ) as error:  # told from callbacks that nobody awaits; the host says itself why it ended
+            logger.warning("%s is not recorded: %s", event_type, error)
 
 
 class Every:

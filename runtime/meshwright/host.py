@@ -108,6 +108,13 @@ class Host(Protocol):
         """
         ...
 
+    def emit(self, events: Sequence[Event]) -> Awaitable[None]:
+        """Take events that this process makes, each once: into the log and to their subscribers.
+
+        They are queued at once, in order, and not deduped; await the result to know them durable.
+        """
+        ...
+
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners of every process, at most once; it is not kept."""
         ...

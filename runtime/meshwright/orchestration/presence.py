@@ -13,7 +13,7 @@ from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.messages import Event, Outcome, new_id
 from meshwright.orchestration.health import HealthProbes
-from meshwright.orchestration.registry import Registry, StatusChange
+from meshwright.orchestration.registry import Registry
 
 CHECK_SECONDS = 5.0  # between looks at who has gone silent, and probes of what agents depend on
 
@@ -46,7 +46,9 @@ class Presence:
         """Tell the mesh who is here, and go on telling."""
         for agent_id, capability, success in await self._log.recent_outcomes():
             self._registry.record(agent_id, capability, success)
-        await asyncio.gather(*(self._register(registration) for registration in self._registrations))
+        await self._host.emit(
+            [self._event("agent.registered", each.agent_id, each) for each in self._registrations]
+        )
         self._tasks = [
             asyncio.create_task(every(self._heartbeat_seconds, self._beat), name="heartbeat"),
             asyncio.create_task(every(CHECK_SECONDS, self._check), name="presence"),
@@ -61,9 +63,6 @@ class Presence:
         self._tasks = []
         await self._probes.close()
 
-    async def _register(self, registration: Registration) -> None:
-        await self._host.publish(self._event("agent.registered", registration.agent_id, registration))
-
     async def _beat(self) -> None:
         for registration in self._registrations:
             self._registry.heartbeat(registration.agent_id)
@@ -71,11 +70,10 @@ class Presence:
 
     async def _check(self) -> None:
         changes = [*self._registry.refresh(), *await self._probes.probe_all()]
-        for change in changes:
-            await self._publish(change)
-
-    async def _publish(self, change: StatusChange) -> None:
-        await self._host.publish(self._event(change.event_type, change.agent_id, change.payload))
+        if changes:
+            await self._host.emit(
+                [self._event(each.event_type, each.agent_id, each.payload) for each in changes]
+            )
 
     def _event(self, event_type: str, agent_id: str, payload: Any) -> Event:
         return Event(

@@ -36,6 +36,7 @@ MAX_TURNS_A_ROUND = 64  # of the event loop, so that nothing else waits longer t
 MAX_CALLBACKS_A_ROUND = 8  # replies and started work wake others: a whole group at once stalls the loop
 RECOVERED_A_ROUND = 100
 IDLE_SECONDS = 60.0
+UNTRACED = NoTracing()  # for turns that belong to no task
 TRIM_EVERY_TURNS = 1000
 
 
@@ -160,6 +161,12 @@ class EmbeddedHost:
         ):
             self._spread([event])
         await self._barrier()
+
+    def emit(self, events: Sequence[Event]) -> Awaitable[None]:
+        """Take events that this process makes, each once; await the result to know them durable."""
+        self._check(draining=True)
+        self._spread(events)
+        return self._queued()
 
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners of this process; it is not kept."""
@@ -301,7 +308,9 @@ class EmbeddedHost:
 
     def _turn(self, cell: Cell, delivery: Delivery) -> Commit:
         message = delivery.message
-        with self._tracing.span(f"turn {cell.ref.type}.{message.method}", parent=message.traceparent) as span:
+        name = f"turn {cell.ref.type}.{message.method}"
+        tracing = self._tracing if message.traceparent is not None else UNTRACED
+        with tracing.span(name, parent=message.traceparent) as span:
             return take_turn(
                 cell.kind,
                 cell.activate(),

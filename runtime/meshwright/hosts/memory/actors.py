@@ -72,6 +72,10 @@ class Actors:
         written = record.n in dict(self._store.records((record.ref, record.stream)))
         return self._write(Changes(), [] if written else events, (), [record])
 
+    def emit(self, events: Sequence[Event]) -> Done:
+        """Commit events that this process made."""
+        return self._write(Changes(), events)
+
     def _unknown(self, events: Sequence[Event]) -> list[Event]:
         return [event for event in events if not self._store.knows_event(event.id)]
 

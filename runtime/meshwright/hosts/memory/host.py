@@ -143,6 +143,11 @@ class MemoryHost:
         self._check()
         await self._told(self._actors.publish([event]))
 
+    def emit(self, events: Sequence[Event]) -> Awaitable[None]:
+        """Take events that this process makes, each once; await the result to know them durable."""
+        self._check_open()
+        return self._told(self._actors.emit(events))
+
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners; it is not kept."""
         self._bus.tell(Event.model_validate_json(encode_event(event)))
