@@ -27,6 +27,7 @@ class Offer:
     priority: int
     since: float
     owner: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,9 @@ class AgentThread(Actor[ThreadState]):
     def _offer(self, entry: Entry) -> Offer:
         task = entry.dispatch.task
         since = entry.queued_at.timestamp()
-        return Offer(self.ref, task.task_id, task.tenant_id, task.priority, since, entry.owner)
+        return Offer(
+            self.ref, task.task_id, task.tenant_id, task.priority, since, entry.owner, task.traceparent
+        )
 
     def _fenced(self, turn: Turn, task_id: str, fence: int) -> Entry | None:
         entry = self._entry(task_id)

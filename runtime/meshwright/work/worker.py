@@ -114,7 +114,7 @@ class Worker:
     async def _claim(self, offer: Offer) -> Work | None:
         gone = offer.owner if offer.owner and await self._host.is_gone(offer.owner) else None
         claim = Claim(task_id=offer.task_id, owner=self._host.incarnation, gone=gone)
-        return await self._call(offer.ref, "claim", claim)
+        return await self._call(offer.ref, "claim", claim, offer.traceparent)
 
     async def _carry_out(self, ref: ActorRef, work: Work, running: Running) -> None:
         running.fence = work.fence
