@@ -93,15 +93,16 @@ class RunningMesh:
         ) as response:
             assert response.status == 200, await response.text()
             assert response.content_type == "text/event-stream"
-            event_id = ""
+            fields: dict[str, str] = {}
             async for line in response.content:
                 name, _, value = line.decode().rstrip("\r\n").partition(": ")
-                if name == "id":
-                    event_id = value
-                elif name == "data":
-                    event = json.loads(value)
-                    assert str(event["seq"]) == event_id
+                if name:
+                    fields[name] = value
+                elif "data" in fields:
+                    event = json.loads(fields["data"])
+                    assert (str(event["seq"]), event["event_type"]) == (fields["id"], fields["event"])
                     yield event
+                    fields = {}
 
     async def story(self, task_id: str, *, after: int = 0) -> list[dict[str, Any]]:
         """The events of a task, up to the one that ends it."""

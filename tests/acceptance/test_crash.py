@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.acceptance.driver import ENDINGS, RunningMesh, all_of, mesh, mesh_up
-from tests.providers.fake_openai import FakeOpenAI
+from tests.providers.fake_openai import FakeOpenAI, tool_call
 
 TASKS = 30
 CAPABILITIES = ["general-query", "deep-research"]
@@ -56,7 +57,7 @@ async def test_thirty_tasks_survive_kill_9_with_one_outcome_each(tmp_path: Path)
         before = {key: asked(provider, key) for key in ids}
         async with mesh_up(data, **environment) as second:
             outcomes = await all_of([second.outcome(task_id) for task_id in ids.values()])
-            assert [outcome["status"] for outcome in outcomes] == ["succeeded"] * TASKS
+            assert [outcome["error"] for outcome in outcomes] == [None] * TASKS
             ends = await all_of([ends_of(second, task_id) for task_id in ids.values()])
             assert [len(end) for end in ends] == [1] * TASKS
             assert await all_of([submit(second, key) for key in ids]) == list(ids.values())
@@ -66,17 +67,27 @@ async def test_thirty_tasks_survive_kill_9_with_one_outcome_each(tmp_path: Path)
     assert sum(count == 2 for count in again.values()) <= 2 * 4, "more was repeated than was in flight"
 
 
+class SlowAfterTools(FakeOpenAI):
+    """Asks for a list of files first, and then thinks for as long as it is told to."""
+
+    after_tools_seconds = 0.0
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        last = (await request.json())["messages"][-1]
+        self.seconds = self.after_tools_seconds if last["role"] == "tool" else 0.0
+        return await super().complete(request)
+
+
 async def test_a_step_that_was_done_before_the_kill_is_not_done_again(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    call = {"id": "call_1", "type": "function", "function": {"name": "list_files", "arguments": "{}"}}
-    async with FakeOpenAI() as provider:
-        provider.replies.append({"tool_calls": [call]})
+    async with SlowAfterTools() as provider:
+        provider.replies.append(tool_call("list_files", "{}"))
+        provider.after_tools_seconds = 60.0
         async with mesh_up(data, LITELLM_BASE_URL=provider.url) as first:
             task_id = await first.submit("question one.", capability="deep-research")
-            provider.seconds = 60.0  # the second call, after the tool, is under way when the mesh is killed
             await first.until(lambda event: event["event_type"] == "tool.called")
             await first.kill()
-        provider.seconds = 0.0
+        provider.after_tools_seconds = 0.0
         async with mesh_up(data, LITELLM_BASE_URL=provider.url) as second:
             story = await second.story(task_id)
     types = Counter(event["event_type"] for event in story)
@@ -103,7 +114,7 @@ async def test_a_stop_drains_and_the_next_start_goes_on(tmp_path: Path) -> None:
         assert "Traceback" not in first.errors.read_text()
         async with mesh_up(data, LITELLM_BASE_URL=provider.url) as second:
             outcomes = await all_of([second.outcome(task_id) for task_id in ids.values()])
-    assert [outcome["status"] for outcome in outcomes] == ["succeeded"] * TASKS
+    assert [outcome["error"] for outcome in outcomes] == [None] * TASKS
     assert {asked(provider, key) for key in ids} == {1}, "a drained task was done twice"
 
 

@@ -82,8 +82,16 @@ async def test_there_is_one_outcome_and_the_log_has_it(running: RunningMesh, tas
     events = (await running.get("/events", task_id=task_id)).body["items"]
     ends = [event for event in events if event["event_type"] in ENDINGS]
     assert [end["payload"] for end in ends] == [(await running.get(f"/tasks/{task_id}")).body["outcome"]]
-    spans = [event for event in events if event["event_type"] == "trace.spans"]
-    assert spans and all(event["topic"] == "traces" for event in spans)
+
+
+async def test_the_spans_of_a_task_are_one_trace_in_the_log(running: RunningMesh, task_id: str) -> None:
+    trace_id = (await running.get(f"/tasks/{task_id}")).body["trace_id"]
+    wanted = {"submit task", "turn Orchestrator.accept", "invoke_agent researcher-agent", "chat default"}
+    async for event in running.stream("/events/stream", trace_id=trace_id, event_type="trace.spans"):
+        assert event["topic"] == "traces"
+        wanted -= {span["name"] for span in event["payload"]["spans"]}
+        if not wanted:
+            break
 
 
 async def test_the_log_answers_by_each_field(running: RunningMesh, task_id: str) -> None:
@@ -108,7 +116,7 @@ async def test_the_agents_are_there_and_scored(running: RunningMesh) -> None:
 
 async def test_a_delegated_task_is_a_task_of_its_own(running: RunningMesh) -> None:
     task_id = await running.submit(
-        "Is a task safe against kill -9?", agent_id="architect-agent", capability=None
+        "Find out if a task is safe against kill -9.", agent_id="architect-agent", capability=None
     )
     story = await running.story(task_id)
     assert story[-1]["event_type"] == "task.succeeded"
@@ -124,7 +132,7 @@ async def test_the_tasks_are_listed_in_pages(running: RunningMesh, task_id: str)
         params = {"status": "succeeded", "limit": 1} | ({"cursor": cursor} if cursor else {})
         page = (await running.get("/tasks", **params)).body
         found += [item["task_id"] for item in page["items"]]
-        if not (cursor := page.get("next_cursor")):
+        if not (cursor := page.get("cursor")):
             break
     assert found.count(task_id) == 1 and len(found) == len(set(found))
 
@@ -138,7 +146,7 @@ async def test_the_mesh_is_alive_and_ready(running: RunningMesh) -> None:
 
 
 async def test_ask_prints_the_answer_alone_and_draws_the_road_beside_it(running: RunningMesh) -> None:
-    done = await mesh("ask", "architect-agent", "What is a turn?", "--url", running.url)
+    done = await mesh("ask", "architect-agent", "Find out what a turn is.", "--url", running.url)
     assert done.status == 0 and done.out.strip()
     drawn = [line.split()[0] for line in done.err.splitlines()]
     assert drawn[:2] == ["accepted", "dispatched"] and drawn[-2:] == ["succeeded", "events"]
@@ -182,7 +190,7 @@ async def test_an_unknown_agent_is_one_line(running: RunningMesh) -> None:
 async def test_ask_without_a_running_mesh_is_a_mesh_of_its_own(tmp_path: Path) -> None:
     done = await mesh("ask", "simple-agent", "What is Meshwright?", "--data", str(tmp_path / "data"))
     assert done.status == 0 and done.out.strip()
-    task = done.err.split("--task ")[-1].strip()
+    task = done.err.split("--task ")[-1].split()[0]
     events = await mesh("events", "--task", task, "--data", str(tmp_path / "data"))
     assert events.status == 0 and "task.succeeded" in events.out
     assert not (tmp_path / "data" / "mesh.json").exists()
