@@ -17,7 +17,7 @@ from tests.integration.http_mesh import Api, http_mesh
 
 CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]
 SETTINGS = settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     database=None,
     phases=[Phase.generate],
