@@ -170,7 +170,13 @@ async def test_a_group_that_lost_all_its_deployments_is_answered_by_its_fallback
 
 async def test_retries_that_the_file_asks_for_are_not_made(make: Make, fake: FakeOpenAI) -> None:
     params = {"max_retries": 3, "num_retries": 3}
-    settings = {"router_settings": {"num_retries": 3}, "litellm_settings": {"num_retries": 3}}
+    policy = {"InternalServerErrorRetries": 3}
+    router_settings = {
+        "num_retries": 3,
+        "retry_policy": policy,
+        "model_group_retry_policy": {"default": policy},
+    }
+    settings = {"router_settings": router_settings, "litellm_settings": {"num_retries": 3}}
     model = make([deployment(fake, "default", TIERS["medium"], **params)], **settings)
     fake.faults.extend(Fault(status=500) for _ in range(9))
     with pytest.raises(ModelUnavailable):
@@ -223,6 +229,14 @@ async def test_a_value_that_the_router_does_not_accept_is_refused_without_a_key(
     with pytest.raises(ConfigError, match=r"router_settings: .*does not accept") as refused:
         await model.complete(request())
     assert KEY not in str(refused.value) and refused.value.line
+
+
+async def test_a_setting_that_refers_to_nothing_is_refused_by_its_name(make: Make, fake: FakeOpenAI) -> None:
+    settings = {"redis_password": "os.environ/NOT_SET"}
+    with pytest.raises(ConfigError, match="NOT_SET is not set in the environment"):
+        await make([deployment(fake, "default", TIERS["medium"])], router_settings=settings).complete(
+            request()
+        )
 
 
 async def test_closing_one_router_leaves_another_at_work(make: Make, fake: FakeOpenAI) -> None:

@@ -27,8 +27,6 @@ from meshwright.models.wire import completion_body, not_a_completion, read_cost,
 
 FREE_PROVIDERS = frozenset({"ollama", "ollama_chat"})
 SOURCE = "LiteLLM's Router"
-# Stronger than the file: the mesh owns the retries.
-OWN_SETTINGS: dict[str, Any] = {"num_retries": 0, "retry_policy": None, "model_group_retry_policy": {}}
 # Settings of the file's other section that the Router takes as arguments.
 SHARED = (*FALLBACKS, "default_fallbacks", "allowed_fails", "max_fallbacks")
 
@@ -107,9 +105,11 @@ class RouterModel:
         except ImportError as error:
             remedy = "Install it anew: pip install --force-reinstall meshwright[litellm]"
             raise ConfigError(f"LiteLLM cannot be imported: {error}", remedy=remedy) from error
-        settings = {**shared_settings(self.config), **self.config.router_settings, **OWN_SETTINGS}
+        settings = {**shared_settings(self.config), **self.config.router_settings}
         if unknown := sorted(settings.keys() - set(Router.get_valid_args())):
             raise self._refusal(f"LiteLLM's Router knows no {unknown[0]!r}", unknown[0])
+        if missing := sorted(missing_names(settings, self.environment)):
+            raise self._refusal(f"{missing[0]} is not set in the environment")
         deployments = [
             without_retries(each) for each in self.deployments if has_keys(each, validate_environment)
         ]
@@ -130,6 +130,7 @@ class RouterModel:
         body = copy.deepcopy(completion_body(request))
         del body["tags"]  # in process the Router routes by metadata.tags; these it would pass on as unknown
         drop_params = self.config.litellm_settings.get("drop_params", False)
+        # Stronger than what the file says of the Router: the mesh owns the retries.
         return {**body, "num_retries": 0, "max_retries": 0, "drop_params": drop_params}
 
 
