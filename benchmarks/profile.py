@@ -21,7 +21,7 @@ from benchmarks.sides import ROOT
 from benchmarks.stand import build_stand
 
 IN_FLIGHT = 128
-SECONDS, WARM_UP_SECONDS = 6.0, 1.0
+SECONDS, WARM_UP_SECONDS = 15.0, 1.0
 SAMPLE_SECONDS = 0.001
 SHOWN = 45
 RUNTIME = str(ROOT / "runtime" / "meshwright") + "/"

@@ -14,7 +14,7 @@ from benchmarks.figures import Figure, Row, column
 from benchmarks.instant import InstantModel, request
 from benchmarks.load import watching_stalls
 from benchmarks.road import stall_row
-from benchmarks.sides import run_side, side
+from benchmarks.sides import kill, run_side, side
 from benchmarks.stand import BenchAgent, Stand, build_stand
 from meshwright import topics
 from meshwright.mesh import FINAL
@@ -78,7 +78,7 @@ async def fill(folder: Path, tasks: int) -> None:
     """Leave a folder as a killed mesh with so many open tasks leaves it."""
     async with side("benchmarks.recovery:accept", folder=str(folder), tasks=tasks) as running:
         await running.next()
-        running.process.kill()
+        kill(running.process)
         await running.process.wait()
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,15 @@ async def side(function: str, **arguments: Any) -> AsyncIterator[Side]:
     try:
         yield Side(process)
     finally:
-        if process.returncode is None:
-            process.kill()
+        kill(process)
         await process.wait()
+
+
+def kill(process: Process) -> None:
+    """Kill -9. Not `process.kill`, which would take the exit status from under asyncio's feet."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
 
 
 async def run_side(function: str, **arguments: Any) -> dict[str, Any]:
