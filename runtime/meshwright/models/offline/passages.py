@@ -18,7 +18,7 @@ REST_WEIGHT = 0.7
 MARKDOWN = (".md", ".markdown", "")  # where a line that begins with `#` is a heading, elsewhere a comment
 FILES = (
     (re.compile(r"(?:^|/)tests?/|test_|\.lock$|requirements"), 0.4),
-    (re.compile(r"(?:^|/)(?:LICENSE|NOTICE|COPYING)"), 0.1),
+    (re.compile(r"(?:^|/)(?:LICENSE|NOTICE|COPYING)|(?:^|/)\.\w|\.(?:svg|css|csv)$"), 0.1),
     (re.compile(r"\.(?:md|rst|txt|adoc)$"), 1.5),
 )
 SOURCE_KEYS = ("file", "path", "url", "source", "title", "name")
