@@ -15,7 +15,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,16 +55,41 @@ async def start(command: list[str], environment: dict[str, str], **streams: Any)
     return await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=os.environ | environment, **streams)
 
 
+class Errors:
+    """What a process says on stderr."""
+
+    def __init__(self, stream: asyncio.StreamReader) -> None:
+        self.text = ""
+        self._stream = stream
+        self._more = asyncio.Condition()
+        self._reading = asyncio.create_task(self._read())
+
+    async def until(self, text: str) -> None:
+        """Wait for it to say something."""
+        async with self._more:
+            await self._more.wait_for(lambda: text in self.text)
+
+    async def whole(self) -> str:
+        """All of it, once the process has ended."""
+        await self._reading
+        return self.text
+
+    async def _read(self) -> None:
+        async for line in self._stream:
+            async with self._more:
+                self.text += line.decode()
+                self._more.notify_all()
+
+
 @dataclass
 class RunningMesh:
-    """A mesh that is ready. `errors` is the file of its stderr."""
+    """A mesh that is ready."""
 
     url: str
     data: Path
     process: Process
-    errors: Path
+    errors: Errors
     session: aiohttp.ClientSession
-    environment: dict[str, str] = field(default_factory=dict)
 
     async def get(self, path: str, **params: Any) -> Reply:
         return await self.call("GET", path, params=params)
@@ -139,26 +164,26 @@ class RunningMesh:
 @asynccontextmanager
 async def mesh_up(data: Path, *arguments: str, **environment: str) -> AsyncIterator[RunningMesh]:
     """Start a mesh on a data folder, on any free port, and stop it at the end."""
-    errors = data.parent / "stderr.txt"
-    with errors.open("ab") as log:
-        command = [*UP, "--port", "0", "--data", str(data), *arguments]
-        process = await start(command, environment, stdout=PIPE, stderr=log)
+    command = [*UP, "--port", "0", "--data", str(data), *arguments]
+    process = await start(command, environment, stdout=PIPE, stderr=PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    errors = Errors(process.stderr)
     try:
-        url = await ready_url(process, errors)
+        url = await ready_url(process.stdout, errors)
         async with aiohttp.ClientSession() as session:
-            yield RunningMesh(url, data, process, errors, session, environment)
+            yield RunningMesh(url, data, process, errors, session)
     finally:
         if process.returncode is None:
             process.terminate()
         await process.wait()
+        await errors.whole()
 
 
-async def ready_url(process: Process, errors: Path) -> str:
+async def ready_url(output: asyncio.StreamReader, errors: Errors) -> str:
     """Read the line that says where the mesh listens."""
-    assert process.stdout is not None
-    line = (await asyncio.wait_for(process.stdout.readline(), READY_SECONDS)).decode()
+    line = (await asyncio.wait_for(output.readline(), READY_SECONDS)).decode()
     word, _, url = line.strip().partition(" ")
-    assert word == "ready" and url.startswith("http://"), (line, errors.read_text())
+    assert word == "ready" and url.startswith("http://"), line or await errors.whole()
     return url
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,6 @@ import click
 
 from meshwright import __version__
 from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
-from meshwright.cli.tracebacks import keep_traceback
 from meshwright.errors import MeshError
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
@@ -67,6 +65,8 @@ class LazyGroup(click.Group):
         """Find the command, or say which one was probably meant."""
         name = args[0]
         if name not in COMMANDS and not ctx.resilient_parsing and not name.startswith("-"):
+            from difflib import get_close_matches
+
             close = get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean: mesh {close[0]}" if close else "mesh --help lists them"
             raise click.UsageError(f"there is no command {name!r}; {hint}")
@@ -118,7 +118,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def complain(message: str) -> None:
     """Write one line to stderr, whatever the message holds."""
-    click.echo(f"mesh: {' '.join(message.split())}", err=True)
+    line = " ".join("".join(each if each.isprintable() else " " for each in message).split())
+    click.echo(f"mesh: {line}", err=True)
 
 
 def usage_line(error: click.UsageError) -> str:
@@ -140,6 +141,8 @@ def deliberate(group: ExceptionGroup[Exception]) -> MeshError | None:
 
 def unexpected(error: Exception, ctx: click.Context) -> Unexpected:
     """Keep the traceback of an error that nobody foresaw, and say where it is."""
+    from meshwright.cli.tracebacks import keep_traceback
+
     where = keep_traceback(
         error, ctx.meta.get(DATA_KEY) or Path(os.environ.get("MESH_DATA_DIR", DEFAULT_DATA))
     )

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from meshwright.mesh import Mesh
     from meshwright.settings import Settings
 
+DRAIN_SECONDS = 10
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 @click.command()
 @click.option(
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
 def up(port: int | None, data: Path | None) -> None:
     """Run a mesh and its HTTP API until Ctrl-C.
 
-    Prints `ready URL` on stdout when it takes tasks. Stopped by Ctrl-C or SIGTERM, it lets running work
-    end; what is unfinished then, or was when it was killed, goes on at the next start.
+    Prints `ready URL` on stdout when it takes tasks. Stopped by Ctrl-C or SIGTERM, it gives running work ten
+    seconds to end; what is unfinished then, or was when it was killed, goes on at the next start.
     """
     from meshwright.cli.logs import log_to_stderr
     from meshwright.settings import load_settings
@@ -59,6 +62,28 @@ async def _serve(settings: Settings) -> None:
                 _greet(mesh, url)
 
             await serve(mesh, on_ready)
+        await _drain(mesh)
+
+
+async def _drain(mesh: Mesh) -> None:
+    """Let running work end for some seconds; asked to stop once more, leave it for the next start."""
+    if not mesh.worker.running:
+        return
+    click.echo(
+        f"{mesh.worker.running} running: {DRAIN_SECONDS} s to end; Ctrl-C leaves them for later", err=True
+    )
+    loop = asyncio.get_running_loop()
+    hurry = asyncio.Event()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, hurry.set)
+    draining = asyncio.create_task(mesh.worker.drain(DRAIN_SECONDS))
+    hurrying = asyncio.create_task(hurry.wait())
+    await asyncio.wait([draining, hurrying], return_when=asyncio.FIRST_COMPLETED)
+    hurrying.cancel()
+    await mesh.worker.drain(0)
+    await draining
+    for number in STOP_SIGNALS:
+        loop.remove_signal_handler(number)
 
 
 def _greet(mesh: Mesh, url: str) -> None:
