@@ -365,6 +365,8 @@ class Run:
             repeatable=tool.idempotent,
             tell=tell,
         )
+        if not isinstance(result, dict) or result.keys() != {"value", "error"}:
+            result = {"value": result, "error": None}  # what a person says came of it
         value = result["error"] if result["error"] is not None else result["value"]
         if result["error"] is not None:
             return _error_text(value)
