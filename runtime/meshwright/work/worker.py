@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from meshwright.actor import ActorRef
-from meshwright.errors import HostError, MailboxFull
+from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.host import Host
 from meshwright.work.journal import Journal, Suspended
 from meshwright.work.protocol import Claim, Completed, Work
@@ -19,6 +19,7 @@ from meshwright.work.thread import Stop, cancelled_outcome
 logger = logging.getLogger("meshwright.work")
 
 MAILBOX_RETRY_SECONDS = 0.05
+BROKEN_OFF_RETRY_SECONDS = 1.0
 
 Runner = Callable[[ActorRef, Work, Journal], Awaitable[Completed]]
 """Runs a claimed task to its end. It never raises for what went wrong with the task: that is an outcome.
@@ -53,6 +54,7 @@ class Worker:
         self._run = run
         self._slots = SlotTable(slots_of)
         self._running: dict[tuple[ActorRef, str], Running] = {}
+        self._again: dict[tuple[ActorRef, str], Offer] = {}
         self._draining = False
 
     @property
@@ -91,8 +93,9 @@ class Worker:
             if offer is None:
                 return
             key = (offer.ref, offer.task_id)
-            if key in self._running:
-                self._slots.release(agent_id)  # offered again while it is being claimed here
+            if key in self._running:  # such as answered while its being put aside becomes durable
+                self._again[key] = offer
+                self._slots.release(agent_id)
                 continue
             self._running[key] = Running(asyncio.create_task(self._work(offer), name=f"work {offer.task_id}"))
 
@@ -102,19 +105,37 @@ class Worker:
             work = await self._claim(offer)
             if work is not None:
                 await self._carry_out(offer.ref, work, self._running[key])
+        except (StoreFailed, Draining) as error:
+            logger.warning("work on task %s goes on at the next start: %s", offer.task_id, error)
         except HostError as error:
-            logger.warning("work on task %s stops here and is taken up later: %s", offer.task_id, error)
-        except Exception:  # a fault of ours: the task stays claimed and is taken up at the next start
-            logger.exception("work on task %s broke off", offer.task_id)
+            logger.warning("work on task %s stops here and is taken up again: %s", offer.task_id, error)
+            self._take_up_later(offer)
+        except Exception:  # a fault of ours: nobody else can free the task and the thread behind it
+            logger.exception("work on task %s broke off, and is taken up again", offer.task_id)
+            self._take_up_later(offer)
         finally:
             del self._running[key]
+            again = self._again.pop(key, None)
+            if again is not None:
+                self._slots.offer(again)
             self._slots.release(offer.ref.type)
             self._grant(offer.ref.type)
 
+    def _take_up_later(self, offer: Offer) -> None:
+        again = replace(offer, owner=self._host.incarnation)
+        asyncio.get_running_loop().call_later(BROKEN_OFF_RETRY_SECONDS, self.signal, offer.ref, again)
+
     async def _claim(self, offer: Offer) -> Work | None:
-        gone = offer.owner if offer.owner and await self._host.is_gone(offer.owner) else None
-        claim = Claim(task_id=offer.task_id, owner=self._host.incarnation, gone=gone)
+        claim = Claim(
+            task_id=offer.task_id,
+            owner=self._host.incarnation,
+            gone=offer.owner if await self._has_stopped(offer.owner) else None,
+        )
         return await self._call(offer.ref, "claim", claim, offer.traceparent)
+
+    async def _has_stopped(self, owner: str | None) -> bool:
+        """Whether that worker does not work on the task: gone, or this one, which does nothing twice at once."""
+        return owner is not None and (owner == self._host.incarnation or await self._host.is_gone(owner))
 
     async def _carry_out(self, ref: ActorRef, work: Work, running: Running) -> None:
         running.fence = work.fence
