@@ -134,7 +134,7 @@ class Worker:
         return await self._call(offer.ref, "claim", claim, offer.traceparent)
 
     async def _has_stopped(self, owner: str | None) -> bool:
-        """Whether that worker does not work on the task: gone, or this one, which does nothing twice at once."""
+        """Whether that worker is not at it any more: it is gone, or it is this one, which would know."""
         return owner is not None and (owner == self._host.incarnation or await self._host.is_gone(owner))
 
     async def _carry_out(self, ref: ActorRef, work: Work, running: Running) -> None:
