@@ -1,0 +1,262 @@
+"""The event log: append-only, numbered by `seq` in the order of commit, searched, replayed and followed."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncGenerator, Sequence
+from functools import partial
+
+from meshwright.clock import Clock, SystemClock
+from meshwright.errors import StoreFailed
+from meshwright.events.blocks import Blocks, block_of, delete_block, first_of
+from meshwright.events.filter import EventFilter
+from meshwright.events.projections import Projections, delete_ended_tasks, recent_outcomes
+from meshwright.events.search import Found, has_own_id, search
+from meshwright.events.table import INTO, Row, known_ids, own_id, row_of, write_rows
+from meshwright.events.tails import Tails
+from meshwright.events.tasks import TaskPage, list_tasks, position_of
+from meshwright.messages import Event
+from meshwright.storage.database import Database, Job
+
+MAX_FOUND = 500  # events read in one go
+
+
+class EventLog:
+    """The log in a database. One writer numbers the events: `insert` and `append` are all that writes them.
+
+    An event that is durable is never changed, and its `seq` never given to another; old ones may be pruned.
+    """
+
+    def __init__(self, database: Database, *, clock: Clock | None = None) -> None:
+        clock = clock or SystemClock()
+        self._database = database
+        self._blocks = Blocks(lambda: clock.now().timestamp())
+        self._projections = Projections()
+        self._tails = Tails(self._search)
+        self._seq = 0  # the last one given out; the writer thread's own
+        self._now = clock.now
+
+    async def start(self) -> None:
+        """Find the end of the log. The database is open already, and nothing has been inserted."""
+        self._seq = self._tails.announced = await self._database.write(self._resume)
+        await self._projections.start(self._database)
+
+    def _resume(self, connection: sqlite3.Connection) -> int:
+        newest = _newest(connection)
+        self._blocks.resume(connection, newest)
+        return newest
+
+    def close(self) -> None:
+        """End all tails, once each has given out what it holds. Call it before the database is closed."""
+        self._tails.close()
+
+    @property
+    def readers(self) -> int:
+        """How many tails are open."""
+        return len(self._tails)
+
+    # Writing
+
+    def insert(self, connection: sqlite3.Connection, events: Sequence[Event]) -> list[Event]:
+        """Number and write events within a transaction of the writer's thread, and keep the projections.
+
+        Returns the events that were written, with their `seq`: the same objects, since nobody else may
+        number them. Left out are those whose id is known; an id that begins with the actor the event is of
+        is not looked up, since an actor counts what it sends. Never fails for what is in an event. Call
+        `committed` once the transaction is durable.
+        """
+        return self._write(connection, events, [own_id(event) for event in events])
+
+    def committed(self, events: Sequence[Event]) -> None:
+        """Show inserted events, now durable, to the tails. Call it on the event loop."""
+        self._tails.announce(events)
+
+    async def append(self, events: Sequence[Event]) -> list[Event]:
+        """Write events from outside in a transaction of their own; those whose id is known are dropped.
+
+        Returns those that were written, durable, with their `seq`. Raises StoreFailed.
+        """
+        job = _Append(self, events)
+        self._database.submit(job)
+        return await job.future
+
+    def append_in(self, connection: sqlite3.Connection, events: Sequence[Event]) -> list[Event]:
+        """Do what `append` does within a transaction of the writer's thread."""
+        return self._write(connection, events, [None] * len(events))
+
+    def _write(
+        self, connection: sqlite3.Connection, events: Sequence[Event], own_ids: Sequence[str | None]
+    ) -> list[Event]:
+        known: set[str] = set()
+        if None in own_ids:
+            others = [event.id for event, own in zip(events, own_ids, strict=True) if own is None]
+            known = known_ids(connection, others)
+        written: list[Event] = []
+        rows: list[Row] = []
+        for event, own in zip(events, own_ids, strict=True):
+            if own is None:
+                if event.id in known:
+                    continue
+                known.add(event.id)
+            self._seq += 1
+            event.__dict__["seq"] = self._seq  # frozen to all others: the number is the log's to give
+            written.append(event)
+            rows.append(row_of(event, own))
+        if rows:
+            write_rows(connection, INTO, rows)
+            self._blocks.add(connection, rows)
+            self._projections.apply(connection, written)
+        return written
+
+    # Reading
+
+    async def query(self, wanted: EventFilter) -> list[Event]:
+        """Up to `limit` events that fit, in the filter's order. Payloads are plain data."""
+        first, last = wanted.first(), wanted.last(self._tails.announced)
+        events: list[Event] = []
+        while first <= last and len(events) < wanted.limit:
+            found = await self._search(wanted, first, last, wanted.limit - len(events))
+            events += found.events
+            if wanted.order == "desc":
+                last = found.reached - 1
+            else:
+                first = found.reached + 1
+        return events
+
+    async def replay(self, wanted: EventFilter) -> AsyncGenerator[Event]:
+        """All events that fit, as far as the log goes now, however many: of an aggregate its story."""
+        wanted = wanted.model_copy(update={"order": "asc"})
+        first, last = wanted.first(), wanted.last(self._tails.announced)
+        while first <= last:
+            found = await self._search(wanted, first, last)
+            for event in found.events:
+                yield event
+            first = found.reached + 1
+
+    def tail(self, wanted: EventFilter) -> AsyncGenerator[Event]:
+        """The events that fit after `after_seq` (without it: from now on), and then those to come, for ever.
+
+        None is skipped and none repeated: with the last `seq` that was seen as `after_seq` a reader goes
+        on where it stopped. A slow reader slows nobody; close the generator to end it.
+        """
+        return self._follow(wanted, self._tails.announced)
+
+    async def _follow(self, wanted: EventFilter, now: int) -> AsyncGenerator[Event]:
+        position = now if wanted.after_seq is None else wanted.after_seq
+        if position > self._tails.announced:  # ahead of us, or of a log that has begun anew
+            position = min(position, await self._database.read(_newest))
+        tail = self._tails.follow(wanted, position)
+        try:
+            async for event in tail:
+                yield event
+        finally:
+            await tail.aclose()
+
+    async def _search(self, wanted: EventFilter, first: int, last: int, limit: int = MAX_FOUND) -> Found:
+        look = partial(search, wanted=wanted, first=first, last=last, limit=min(limit, MAX_FOUND))
+        return await self._database.read(look)
+
+    async def knows(self, event_id: str) -> bool:
+        """Whether an event of that id is in the log and durable."""
+        return await self._database.read(partial(_knows, event_id=event_id, newest=self._tails.announced))
+
+    async def last_seq(self) -> int:
+        """The `seq` of the newest durable event, 0 if there is none."""
+        return self._tails.announced
+
+    async def tasks(
+        self,
+        *,
+        tenant_id: str,
+        status: str | None = None,
+        capability: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> TaskPage:
+        """A page of a tenant's tasks, newest first, at most 1,000. Raises InvalidInput for a wrong cursor."""
+        page = partial(
+            list_tasks,
+            tenant_id=tenant_id,
+            status=status,
+            capability=capability,
+            limit=limit,
+            before=position_of(cursor),
+        )
+        await self._database.write(self._projections.flush)
+        return await self._database.read(page)
+
+    async def recent_outcomes(self, last: int = 20) -> list[tuple[str, str, bool]]:
+        """(agent_id, capability, success) of the last attempts, at most 20 of each pair, oldest first."""
+        await self._database.write(self._projections.flush)
+        return await self._database.read(partial(recent_outcomes, last=last))
+
+    # Upkeep
+
+    async def rebuild(self) -> None:
+        """Make the projections anew from the log. Lists are incomplete meanwhile; events go on coming in."""
+        await self._projections.rebuild(self._database)
+
+    async def prune(self, *, keep_seconds: float | None = None, max_events: int | None = None) -> int:
+        """Delete the oldest events, block by block between other writes; returns how many.
+
+        An event that was written within `keep_seconds`, or is among the newest `max_events`, stays; up to
+        2,047 more may. Ended tasks leave the list with their last event.
+        """
+        if keep_seconds is None and max_events is None:
+            return 0
+        written_before = float("inf") if keep_seconds is None else self._now().timestamp() - keep_seconds
+        end = self._tails.announced - (max_events or 0)
+        deleted = 0
+        await self._database.write(self._projections.flush)
+        for block in await self._database.read(partial(_old_blocks, end=end, written_before=written_before)):
+            deleted += await self._database.write(partial(_prune_block, block=block))
+        return deleted
+
+
+class _Append(Job):
+    """Events to write, and the future of those that were."""
+
+    def __init__(self, log: EventLog, events: Sequence[Event]) -> None:
+        self.future: asyncio.Future[list[Event]] = asyncio.get_running_loop().create_future()
+        self._log = log
+        self._events = events
+        self._written: list[Event] = []
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        self._written = self._log.append_in(connection, self._events)
+
+    def done(self, error: StoreFailed | None) -> None:
+        if error is None:
+            self._log.committed(self._written)
+        if self.future.done():
+            return  # its waiter was cancelled
+        if error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(self._written)
+
+
+def _newest(connection: sqlite3.Connection) -> int:
+    return connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
+
+
+def _knows(connection: sqlite3.Connection, event_id: str, newest: int) -> bool:
+    return bool(known_ids(connection, [event_id])) or has_own_id(connection, event_id, newest)
+
+
+def _old_blocks(connection: sqlite3.Connection, end: int, written_before: float) -> list[int]:
+    """The blocks, oldest first, that end at or before a `seq` and had their last event before a time."""
+    query = "SELECT block, written_at FROM event_blocks WHERE block < ? ORDER BY block"
+    old = []
+    for block, written_at in connection.execute(query, (block_of(end + 1),)).fetchall():
+        if written_at >= written_before:
+            break
+        old.append(block)
+    return old
+
+
+def _prune_block(connection: sqlite3.Connection, block: int) -> int:
+    deleted = delete_block(connection, block)
+    delete_ended_tasks(connection, first_of(block + 1))
+    return deleted

@@ -1,0 +1,131 @@
+"""Tails: readers that follow the log live, none of which can slow the log or one another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+
+from meshwright.events.filter import EventFilter, Matcher
+from meshwright.events.payload import decode, encode
+from meshwright.events.search import Found
+from meshwright.messages import Event
+
+MAX_BUFFERED = 1000  # events that one tail keeps; further behind it reads the table
+
+Search = Callable[[EventFilter, int, int], Awaitable[Found]]
+
+
+class Tail:
+    """One reader: it reads the table until it has caught up, then takes what is pushed into its buffer."""
+
+    def __init__(self, wanted: EventFilter, position: int) -> None:
+        self.wanted = wanted
+        self.position = position  # the last seq that was given out or passed by
+        self.behind = True
+        self.buffer: deque[Event] = deque()
+        self._matches = Matcher(wanted)
+        self._news: asyncio.Future[None] | None = None
+
+    def wants(self, event: Event) -> bool:
+        """Whether an event belongs into the buffer."""
+        return not self.behind and self._matches(event)
+
+    def offer(self, event: Event) -> None:
+        """Take a wanted event, or fall behind if the buffer is full."""
+        if len(self.buffer) < MAX_BUFFERED:
+            self.buffer.append(event)
+            self.wake()
+        else:
+            self.fall_behind()
+
+    def fall_behind(self) -> None:
+        """Go back to reading the table, from the first event that was not given out."""
+        if self.buffer:
+            self.position = (self.buffer[0].seq or 0) - 1
+            self.buffer.clear()
+        self.behind = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the reader look again."""
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    async def news(self) -> None:
+        """Wait until there is something to look at."""
+        self._news = asyncio.get_running_loop().create_future()
+        await self._news
+
+
+class Tails:
+    """All open tails. Belongs to the event loop."""
+
+    def __init__(self, search: Search) -> None:
+        self.announced = 0  # the last seq known to be durable
+        self._search = search
+        self._closed = False
+        self._by_task: dict[str | None, set[Tail]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_task.values()))
+
+    def announce(self, events: Sequence[Event]) -> None:
+        """Push events that have become durable. Any order of calls is right: a gap is read from the table."""
+        if not events or (events[-1].seq or 0) <= self.announced:
+            return
+        if events[0].seq != self.announced + 1:
+            for tail in self._all():
+                tail.fall_behind()
+        self.announced = events[-1].seq or 0
+        if self._by_task:
+            for event in events:
+                self._push(event)
+
+    def _push(self, event: Event) -> None:
+        tails = [tail for tail in self._by_task.get(event.task_id, ()) if tail.wants(event)]
+        if event.task_id is not None:
+            tails += [tail for tail in self._by_task.get(None, ()) if tail.wants(event)]
+        if tails:
+            plain = event.model_copy(update={"payload": decode(encode(event.payload))})
+            for tail in tails:
+                tail.offer(plain)
+
+    async def follow(self, wanted: EventFilter, position: int) -> AsyncGenerator[Event]:
+        """Give the wanted events after a position, and go on with those to come until the tails close."""
+        tail = Tail(wanted.model_copy(update={"order": "asc"}), position)
+        self._by_task.setdefault(wanted.task_id, set()).add(tail)
+        try:
+            while True:
+                while tail.behind and tail.position < self.announced and not self._closed:
+                    found = await self._search(tail.wanted, tail.position + 1, self.announced)
+                    for event in found.events:
+                        tail.position = event.seq or 0
+                        yield event
+                    tail.position = found.reached
+                tail.behind = False  # nothing can have been announced since the look at `announced`
+                while tail.buffer:
+                    event = tail.buffer.popleft()
+                    tail.position = event.seq or 0
+                    yield event
+                if self._closed:
+                    return
+                if not tail.behind:
+                    await tail.news()
+        finally:
+            self._forget(tail)
+
+    def close(self) -> None:
+        """End every tail once it has given out what it has read."""
+        self._closed = True
+        for tail in self._all():
+            tail.wake()
+
+    def _all(self) -> Iterable[Tail]:
+        return [tail for tails in self._by_task.values() for tail in tails]
+
+    def _forget(self, tail: Tail) -> None:
+        tails = self._by_task[tail.wanted.task_id]
+        tails.discard(tail)
+        if not tails:
+            del self._by_task[tail.wanted.task_id]

@@ -1,0 +1,72 @@
+"""What the tests of the event log share: a log on a file, events, and a turn's way of writing them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from meshwright.clock import Clock
+from meshwright.events.log import EventLog
+from meshwright.messages import Event
+from meshwright.storage.database import Database
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class LogOnFile:
+    """An event log and its database."""
+
+    def __init__(self, database: Database, log: EventLog) -> None:
+        self.database = database
+        self.log = log
+
+    async def write(self, events: Sequence[Event]) -> list[Event]:
+        """Write events as a host does with those of turns."""
+
+        def insert(connection: sqlite3.Connection) -> list[Event]:
+            return self.log.insert(connection, events)
+
+        written = await self.database.write(insert)
+        self.log.committed(written)
+        return written
+
+    async def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """What a plain query finds in the file."""
+        return await self.database.read(lambda connection: connection.execute(query, parameters).fetchall())
+
+
+@asynccontextmanager
+async def open_log(folder: Path, clock: Clock | None = None) -> AsyncIterator[LogOnFile]:
+    database = Database(folder, durability="off")
+    log = EventLog(database, clock=clock)
+    await database.open()
+    try:
+        await log.start()
+        yield LogOnFile(database, log)
+    finally:
+        log.close()
+        await database.close()
+
+
+def event(number: int, event_type: str = "line.written", **fields: Any) -> Event:
+    """The event that an actor sent as its `number`-th."""
+    aggregate_id = fields.pop("aggregate_id", "Diary/one")
+    return Event(
+        **{
+            "id": f"{aggregate_id}/{number}",
+            "topic": "task-progress",
+            "time": START + timedelta(seconds=number),
+            "payload": {"number": number},
+            **fields,
+        },
+        event_type=event_type,
+        aggregate_id=aggregate_id,
+    )
+
+
+def seqs(events: Sequence[Event]) -> list[int]:
+    return [each.seq or 0 for each in events]

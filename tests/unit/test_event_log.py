@@ -1,0 +1,359 @@
+"""The event log keeps what happened, and finds it again by each of its fields."""
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from meshwright.events.filter import EventFilter, Matcher
+from meshwright.events.logger import EventLogger
+from meshwright.messages import Event, new_id
+from tests.unit.event_logs import START, LogOnFile, event, open_log, seqs
+
+BLOCK = 2048
+
+
+class MovedClock:
+    """Time stands until the test moves it."""
+
+    def __init__(self) -> None:
+        self.time = START
+
+    def now(self) -> datetime:
+        return self.time
+
+    async def sleep_until(self, when: datetime) -> None:
+        raise AssertionError("the log does not sleep")
+
+
+class Note(BaseModel):
+    text: str
+
+
+class Spiteful:
+    """Cannot be written down in any way."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+    __repr__ = __str__
+
+
+@pytest.fixture
+async def kept(tmp_path: Path) -> AsyncIterator[LogOnFile]:
+    async with open_log(tmp_path) as kept:
+        yield kept
+
+
+async def test_an_event_comes_back_as_it_was(kept: LogOnFile) -> None:
+    written = Event(
+        id="Diary/one/7",
+        event_type="line.written",
+        event_version=3,
+        topic="diary",
+        time=datetime(2030, 5, 6, 7, 8, 9, 123_456, tzinfo=UTC),
+        tenant_id="acme",
+        task_id="t1",
+        agent_id="writer",
+        trace_id="0" * 31 + "1",
+        traceparent="00-00000000000000000000000000000001-0000000000000002-01",
+        aggregate_id="Diary/one",
+        idempotency_key="k1",
+        payload={"text": "naïve ☃", "list": [1, 2.5, None, True], "nested": {"a": {}}},
+        from_the_future={"kept": [1]},
+    )
+    await kept.write([written])
+    [read] = await kept.log.query(EventFilter())
+    assert read == written
+    assert read.seq == 1
+
+
+@pytest.mark.parametrize("event_id", ["delivery-77", "Diary/one", "Diary/two/7", "", "Diary/one/7/8/9"])
+async def test_an_id_of_any_form_comes_back(kept: LogOnFile, event_id: str) -> None:
+    await kept.write([event(1, id=event_id)])
+    assert [each.id for each in await kept.log.query(EventFilter())] == [event_id]
+    assert await kept.log.knows(event_id)
+    assert not await kept.log.knows(event_id + "x")
+
+
+async def test_a_time_without_a_zone_counts_as_utc(kept: LogOnFile) -> None:
+    await kept.write([event(1, time=datetime(2030, 1, 1, 12))])  # noqa: DTZ001 - the point
+    [read] = await kept.log.query(EventFilter())
+    assert read.time == datetime(2030, 1, 1, 12, tzinfo=UTC)
+
+
+async def test_payloads_of_models_come_back_as_plain_data(kept: LogOnFile) -> None:
+    await kept.write([event(1, payload=Note(text="hello")), event(2, payload={"note": Note(text="hello")})])
+    read = await kept.log.query(EventFilter())
+    assert [each.payload for each in read] == [{"text": "hello"}, {"note": {"text": "hello"}}]
+
+
+async def test_numbers_follow_the_order_of_commit_without_gaps(kept: LogOnFile) -> None:
+    written = await asyncio.gather(*(kept.write([event(n), event(n + 1)]) for n in range(0, 100, 2)))
+    assert [seq for events in written for seq in seqs(events)] == list(range(1, 101))
+    assert await kept.log.last_seq() == 100
+
+
+async def test_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
+    async with open_log(tmp_path) as first:
+        await first.write([event(n) for n in range(3)])
+    async with open_log(tmp_path) as second:
+        assert await second.log.last_seq() == 3
+        assert seqs(await second.write([event(4)])) == [4]
+
+
+def many(rng: random.Random, number: int) -> list[Event]:
+    """Events whose fields take few values, in all combinations, and whose times are somewhat out of order."""
+    return [
+        event(
+            n,
+            rng.choice(["a.b", "c.d", f"rare.{n // 1500}"]),
+            event_version=rng.choice([1, 2]),
+            topic=rng.choice(["x", "y"]),
+            time=START + timedelta(seconds=n + rng.randrange(-300, 300)),
+            tenant_id=rng.choice(["default", "acme"]),
+            task_id=rng.choice([None, f"task-{n // 20}"]),
+            agent_id=rng.choice([None, "one", "two"]),
+            trace_id=rng.choice([None, f"{n // 30:032x}"]),
+            aggregate_id=rng.choice(["Diary/one", f"Diary/{n // 50}"]),
+            idempotency_key=rng.choice([None, f"key-{n // 10}"]),
+        )
+        for n in range(number)
+    ]
+
+
+def some_filter(rng: random.Random, events: list[Event]) -> EventFilter:
+    model = rng.choice(events)
+    exact = rng.sample(
+        [
+            *("trace_id", "task_id", "agent_id", "event_type", "event_version"),
+            *("aggregate_id", "idempotency_key", "topic", "tenant_id"),
+        ],
+        k=rng.randrange(4),
+    )
+    fields: dict[str, Any] = {name: getattr(model, name) for name in exact}
+    if rng.random() < 0.3:
+        fields |= {"since": model.time, "until": model.time + timedelta(seconds=rng.randrange(2000))}
+    if rng.random() < 0.3:
+        fields |= {"after_seq": rng.randrange(6000)}
+    if rng.random() < 0.3:
+        fields |= {"before_seq": rng.randrange(6000)}
+    return EventFilter(**fields, limit=rng.choice([1, 50, 1000]), order=rng.choice(["asc", "desc"]))
+
+
+async def test_a_query_finds_what_a_look_at_every_event_finds(kept: LogOnFile, rng: random.Random) -> None:
+    events = many(rng, 3 * BLOCK + 500)
+    for start in range(0, len(events), 300):
+        await kept.write(events[start : start + 300])
+    for _ in range(150):
+        wanted = some_filter(rng, events)
+        matches = Matcher(wanted)
+        expected = [each for each in events if matches(each) and (each.seq or 0) > (wanted.after_seq or 0)]
+        if wanted.order == "desc":
+            expected.reverse()
+        assert seqs(await kept.log.query(wanted)) == seqs(expected[: wanted.limit]), wanted
+
+
+async def test_pages_by_seq_add_up_to_the_whole(kept: LogOnFile) -> None:
+    await kept.write([event(n) for n in range(25)])
+    pages, position = [], 0
+    while page := await kept.log.query(EventFilter(after_seq=position, limit=10)):
+        pages.append(seqs(page))
+        position = page[-1].seq or 0
+    assert pages == [[*range(1, 11)], [*range(11, 21)], [*range(21, 26)]]
+
+
+async def test_the_story_of_an_aggregate_is_replayed_from_a_number(kept: LogOnFile) -> None:
+    mine = [event(n, aggregate_id="Diary/mine") for n in range(6)]
+    others = (event(n, aggregate_id=f"Diary/{n}") for n in count(100))
+    for each in mine:
+        await kept.write([each, *(next(others) for _ in range(1000))])
+    wanted = EventFilter(aggregate_id="Diary/mine", after_seq=mine[1].seq, limit=1)
+    story = [each async for each in kept.log.replay(wanted)]
+    assert [each.payload["number"] for each in story] == [2, 3, 4, 5]
+
+
+async def test_a_replay_ends_where_the_log_ended_when_it_began(kept: LogOnFile) -> None:
+    await kept.write([event(1), event(2)])
+    seen = []
+    async for each in kept.log.replay(EventFilter()):
+        seen.append(each.seq)
+        await kept.write([event(100 + len(seen))])
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"limit": 0}, {"limit": 1001}, {"after_seq": -1}, {"order": "up"}, {"colour": "red"}]
+)
+def test_a_filter_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        EventFilter(**wrong)
+
+
+# Events from outside
+
+
+async def test_an_event_from_outside_is_taken_once(kept: LogOnFile) -> None:
+    first = await kept.log.append([event(1), event(2), event(1)])
+    again = await kept.log.append([event(2), event(3)])
+    assert [each.id for each in first + again] == ["Diary/one/1", "Diary/one/2", "Diary/one/3"]
+    assert seqs(await kept.log.query(EventFilter())) == [1, 2, 3]
+
+
+async def test_an_id_is_still_known_after_a_restart(tmp_path: Path) -> None:
+    async with open_log(tmp_path) as before:
+        await before.log.append([event(1)])
+    async with open_log(tmp_path) as after:
+        assert await after.log.append([event(1)]) == []
+        assert await after.log.knows("Diary/one/1")
+
+
+async def test_a_repeat_among_the_events_of_turns_is_left_out_and_not_shown(kept: LogOnFile) -> None:
+    letter = {"id": "dead/letter", "aggregate_id": "Diary/one"}
+    assert len(await kept.write([event(1, **letter), event(2, **letter), event(3)])) == 2
+    assert await kept.write([event(4, **letter)]) == []
+    assert seqs(await kept.write([event(5)])) == [3]
+
+
+async def test_one_who_gives_up_waiting_loses_no_event(kept: LogOnFile) -> None:
+    tail = kept.log.tail(EventFilter())
+    following = asyncio.ensure_future(anext(tail))
+    appending = asyncio.ensure_future(kept.log.append([event(1)]))
+    await asyncio.sleep(0)
+    appending.cancel()
+    assert (await following).seq == 1
+    await tail.aclose()
+
+
+async def test_the_event_logger_keeps_what_the_bus_brings_and_drops_repeats(kept: LogOnFile) -> None:
+    logger = EventLogger(kept.log)
+    await logger.take([event(1), event(2)])
+    await logger.take([event(2), event(3)])
+    assert [each.payload["number"] for each in await kept.log.query(EventFilter())] == [1, 2, 3]
+
+
+# Nothing in an event may fail an insert
+
+
+def circle() -> list[Any]:
+    ring: list[Any] = []
+    ring.append(ring)
+    return ring
+
+
+def deep(levels: int) -> dict[str, Any]:
+    top: dict[str, Any] = {}
+    for _ in range(levels):
+        top = {"a": top}
+    return top
+
+
+ODD: list[tuple[Any, Any]] = [
+    (None, None),
+    ([1, "two"], [1, "two"]),
+    ("text", "text"),
+    (float("nan"), None),
+    ({"half": "\ud83d"}, {"half": "?"}),
+    ({"\ud83d": 1}, {"?": 1}),
+    ({"bytes": b"\xff"}, {"bytes": "\ufffd"}),
+    ({1: "one", None: "none"}, {"1": "one", "None": "none"}),
+    (circle(), ["..."]),
+    ({"half": "\ud83d", "ring": circle()}, {"half": "?", "ring": ["<circular>"]}),
+    ({"spite": Spiteful(), "kept": datetime(2030, 1, 1, tzinfo=UTC)}, None),
+    (deep(180), deep(180)),
+    (10**400, None),
+]
+
+
+@pytest.mark.parametrize(("payload", "expected"), ODD, ids=[str(n) for n in range(len(ODD))])
+async def test_an_odd_payload_is_kept_as_well_as_it_can_be(
+    kept: LogOnFile, payload: Any, expected: Any
+) -> None:
+    await kept.write([event(1), event(2, payload=payload), event(3)])
+    before, odd, after = await kept.log.query(EventFilter())
+    assert (before.payload, after.payload) == ({"number": 1}, {"number": 3})
+    if expected is not None:
+        assert odd.payload == expected
+    elif isinstance(payload, dict):
+        assert odd.payload["kept"] == "2030-01-01T00:00:00Z"
+
+
+async def test_a_payload_too_deep_to_read_is_given_as_text(kept: LogOnFile) -> None:
+    await kept.write([event(1, payload=deep(240))])
+    [read] = await kept.log.query(EventFilter())
+    assert isinstance(read.payload, str)
+    assert read.payload.startswith('{"a":{"a":')
+
+
+async def test_odd_fields_do_not_fail_their_neighbours(kept: LogOnFile) -> None:
+    odd = event(2).model_copy(update={"event_version": 10**30, "task_id": "half \ud83d"})
+    await kept.write([event(1), odd, event(3)])
+    read = await kept.log.query(EventFilter())
+    assert [each.payload["number"] for each in read] == [1, 2, 3]
+    assert read[1].task_id == "half ?"
+
+
+async def test_types_that_nobody_knows_are_events_like_others(kept: LogOnFile) -> None:
+    await kept.write([event(1, "never.heard_of", task_id="t"), event(2, "", task_id="t")])
+    assert len(await kept.log.query(EventFilter(task_id="t"))) == 2
+
+
+# Upkeep
+
+
+async def test_the_newest_events_survive_pruning_and_their_numbers_go_on(tmp_path: Path) -> None:
+    async with open_log(tmp_path) as kept:
+        for start in range(0, 3 * BLOCK, 512):
+            await kept.write([event(n, task_id=f"t{n}") for n in range(start, start + 512)])
+        assert await kept.log.prune(max_events=BLOCK + 10) == BLOCK - 1
+        assert seqs(await kept.log.query(EventFilter(limit=1))) == [BLOCK]
+        assert await kept.log.query(EventFilter(task_id="t0")) == []
+        assert await kept.rows("SELECT count(*) FROM event_keys WHERE block = 0") == [(0,)]
+        assert seqs([each async for each in kept.log.replay(EventFilter())]) == [*range(BLOCK, 3 * BLOCK + 1)]
+        await kept.log.prune(max_events=0)
+        newest = await kept.log.query(EventFilter(order="desc", limit=1))
+        assert seqs(newest) == [3 * BLOCK]
+    async with open_log(tmp_path) as kept:
+        assert seqs(await kept.write([event(1)])) == [3 * BLOCK + 1]
+        assert seqs(await kept.log.query(EventFilter(task_id=newest[0].task_id))) == [3 * BLOCK]
+
+
+async def test_what_was_written_long_ago_is_pruned_whatever_time_it_names(tmp_path: Path) -> None:
+    clock = MovedClock()
+    async with open_log(tmp_path, clock) as kept:
+        await kept.write([event(n, time=START + timedelta(days=1000)) for n in range(BLOCK)])
+        clock.time += timedelta(hours=2)
+        await kept.write([event(n, time=START - timedelta(days=1000)) for n in range(BLOCK)])
+        assert await kept.log.prune(keep_seconds=3 * 3600) == 0
+        assert await kept.log.prune(keep_seconds=3600) == BLOCK - 1
+        assert await kept.log.prune(keep_seconds=3600) == 0
+        assert await kept.log.prune() == 0
+
+
+async def test_no_reader_holds_back_the_write_ahead_log(kept: LogOnFile) -> None:
+    await kept.write([event(n) for n in range(3000)])
+    tail = kept.log.tail(EventFilter(after_seq=0))
+    for _ in range(700):
+        await anext(tail)
+    replay = kept.log.replay(EventFilter())
+    await anext(replay)
+    await kept.log.query(EventFilter(event_type="nothing.such"))
+    other = sqlite3.connect(kept.database.path)
+    assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    other.close()
+    await tail.aclose()
+    await replay.aclose()
+
+
+async def test_a_random_key_is_found_among_many(kept: LogOnFile, rng: random.Random) -> None:
+    events = [event(n, trace_id=f"{rng.getrandbits(128):032x}", task_id=new_id()) for n in range(2 * BLOCK)]
+    await kept.write(events)
+    for wanted in rng.sample(events, 20):
+        assert await kept.log.query(EventFilter(trace_id=wanted.trace_id)) == [wanted]
