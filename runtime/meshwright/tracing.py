@@ -1,0 +1,253 @@
+"""Tracing: spans of the road of a task, one trace for each, handed on in batches when they have finished.
+
+A span is handed its parent as a W3C traceparent, since the parts of a road meet only through messages. A
+finished one is plain data:
+
+    {trace_id, span_id, parent_span_id, name, kind, start_time, end_time, attributes, status, status_message}
+
+with ids in hexadecimal, times in unix nanoseconds, and `status` "unset" or "error". A span of the
+OpenTelemetry SDK costs its maker five times as much, and a task has a dozen; `meshwright.otel` makes SDK
+spans of these, for exporters, off the road.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+from meshwright.errors import MeshError
+from meshwright.genai import ERROR_TYPE
+
+Kind = Literal["internal", "server", "client", "producer", "consumer"]
+Record = dict[str, Any]
+Publish = Callable[[str, list[Record]], object]
+
+MAX_BATCH = 64  # finished spans of one trace that wait to be published
+MAX_DELAY_SECONDS = 0.05  # and how long they do
+MAX_MESSAGE_CHARS = 500
+SAMPLED = 1
+NEW_TRACE_FLAGS = "03"  # sampled, and its id is random where the convention wants that
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+class Context(NamedTuple):
+    """What a traceparent says: the trace, the span in it, and the flags, each in hexadecimal."""
+
+    trace_id: str
+    span_id: str
+    flags: str
+
+
+@lru_cache(maxsize=4096)
+def parse(traceparent: str) -> Context | None:
+    """Read a traceparent; None for one that is malformed."""
+    match = TRACEPARENT.fullmatch(traceparent)
+    return Context(*match.groups()) if match else None
+
+
+class Span:
+    """One span under way, ended by its `with` block. This kind records nothing, and passes its parent on."""
+
+    __slots__ = ("_parent",)
+
+    def __init__(self, parent: str | None = None) -> None:
+        self._parent = parent
+
+    @property
+    def traceparent(self) -> str | None:
+        """What the spans below it are given as their parent."""
+        return self._parent
+
+    def set(self, attributes: Mapping[str, Any]) -> None:
+        """Add attributes: text, numbers, truths, or sequences of them."""
+
+    def fail(self, error: BaseException | str) -> None:
+        """Mark it as failed, with an error or the name of one.
+
+        What our own errors say is kept. Others may quote a prompt or a key: only their type is kept.
+        """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it, as failed where an Exception passes through."""
+
+
+class RecordedSpan(Span):
+    """A span that is handed on when it has ended."""
+
+    __slots__ = ("_context", "_end", "_record")
+
+    def __init__(self, context: Context, record: Record, end: Callable[[Record], None]) -> None:
+        super().__init__()
+        self._context = context
+        self._record = record
+        self._end = end
+
+    @property
+    def traceparent(self) -> str:
+        """What the spans below it are given as their parent."""
+        if self._parent is None:
+            self._parent = f"00-{self._context.trace_id}-{self._context.span_id}-{self._context.flags}"
+        return self._parent
+
+    def set(self, attributes: Mapping[str, Any]) -> None:
+        """Add attributes."""
+        self._record["attributes"].update(attributes)
+
+    def fail(self, error: BaseException | str) -> None:
+        """Mark it as failed."""
+        name, message = error if isinstance(error, str) else type(error).__name__, ""
+        if isinstance(error, MeshError):
+            name, message = error.code, str(error)[:MAX_MESSAGE_CHARS]
+        self._record["status"], self._record["status_message"] = "error", message
+        self._record["attributes"][ERROR_TYPE] = name
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it. What only unwinds a run (a cancellation, a wait for an answer) is no failure."""
+        if isinstance(error, Exception):
+            self.fail(error)
+        elif error is not None:
+            self._record["attributes"]["meshwright.unwound_by"] = type(error).__name__
+        self._record["end_time"] = time.time_ns()
+        self._end(self._record)
+
+
+class NoTracing:
+    """Records nothing; a trace from outside still goes on through its spans."""
+
+    enabled = False
+    content = False
+
+    def span(
+        self,
+        name: str,
+        *,
+        parent: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        kind: Kind = "internal",
+    ) -> Span:
+        """A span that records nothing."""
+        return Span(parent)
+
+    async def flush(self) -> None:
+        """Nothing waits."""
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+
+class Tracing:
+    """Records spans. `content`: whether attributes may hold what messages say."""
+
+    enabled = True
+
+    def __init__(self, *, content: bool = False) -> None:
+        self.content = content
+        self._sinks: list[Publish] = []
+        self._batches: dict[str, list[Record]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def publish_to(self, publish: Callable[[str, Sequence[Mapping[str, Any]]], object]) -> None:
+        """Hand finished spans to one more taker, on the event loop: a trace id, and spans of that trace.
+
+        It gets those of a trace together, 64 at most, within 50 ms of the first one's end.
+        """
+        self._sinks.append(publish)
+
+    def span(
+        self,
+        name: str,
+        *,
+        parent: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        kind: Kind = "internal",
+    ) -> Span:
+        """Start a span below its parent, or a trace where that is None or malformed; end it by `with`.
+
+        A parent that is not sampled gives a span that records nothing.
+        """
+        above = parse(parent) if parent is not None else None
+        if above is None:
+            context = Context(_new_trace_id(), f"{random.getrandbits(64):016x}", NEW_TRACE_FLAGS)
+        elif int(above.flags, 16) & SAMPLED:
+            context = Context(above.trace_id, f"{random.getrandbits(64):016x}", above.flags)
+        else:
+            return Span(parent)
+        record = {
+            "trace_id": context.trace_id,
+            "span_id": context.span_id,
+            "parent_span_id": above.span_id if above else None,
+            "name": name,
+            "kind": kind,
+            "start_time": time.time_ns(),
+            "end_time": 0,
+            "attributes": dict(attributes) if attributes else {},
+            "status": "unset",
+            "status_message": "",
+        }
+        return RecordedSpan(context, record, self._ended)
+
+    async def flush(self) -> None:
+        """Hand on all that has finished."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._publish_all()
+
+    async def close(self) -> None:
+        """Hand on all that has finished, and take nothing more."""
+        await self.flush()
+        self._sinks.clear()
+        self._loop = None
+
+    def _ended(self, record: Record) -> None:
+        if self._loop is None:
+            self._loop, self._thread = _running_loop(), threading.get_ident()
+        if self._loop is None or threading.get_ident() == self._thread:
+            self._add(record)
+        else:
+            self._loop.call_soon_threadsafe(self._add, record)
+
+    def _add(self, record: Record) -> None:
+        batch = self._batches.setdefault(record["trace_id"], [])
+        batch.append(record)
+        if len(batch) == MAX_BATCH:
+            self._publish(record["trace_id"])
+        elif self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(MAX_DELAY_SECONDS, self._publish_all)
+
+    def _publish_all(self) -> None:
+        self._timer = None
+        for trace_id in list(self._batches):
+            self._publish(trace_id)
+
+    def _publish(self, trace_id: str) -> None:
+        spans = self._batches.pop(trace_id)
+        for publish in self._sinks:
+            publish(trace_id, spans)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None  # not in a loop: what ends here waits for `flush`
+
+
+def _new_trace_id() -> str:
+    """48 bits of milliseconds, then 80 random bits: later ids sort later, which spares the log's index."""
+    return f"{time.time_ns() // 1_000_000:012x}{random.getrandbits(80):020x}"
