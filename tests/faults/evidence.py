@@ -1,0 +1,66 @@
+"""What the embedded host leaves behind, as evidence for the oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from meshwright.actor import ActorRef, Head
+from meshwright.events.filter import EventFilter
+from meshwright.events.log import EventLog
+from meshwright.events.tasks import TaskSummary
+from meshwright.hosts.embedded.cells import head_of
+from meshwright.storage.database import Database
+from tests.faults.fleet import MAX_CONCURRENCY, Books
+from tests.faults.oracle import Evidence
+
+AGENTS = 3
+
+
+async def gather(folder: Path, *, kills: int = 0) -> Evidence:
+    """Read the file of a mesh that has stopped or was killed, and the books beside it."""
+    books = Books(folder)
+    database = Database(folder / "data")
+    await database.open()
+    try:
+        log = EventLog(database)
+        await log.start()
+        return Evidence(
+            accepted=[task_id for _, task_id in books.accepted.read()],
+            told=[(task_id, status) for task_id, status, _ in books.told.read()],
+            events=[event async for event in log.replay(EventFilter())],
+            heads=_heads(database),
+            undelivered=_undelivered(database),
+            listed=await _listed(log),
+            model_calls=len(books.calls.read()),
+            kills=kills,
+            max_in_flight=AGENTS * MAX_CONCURRENCY,
+        )
+    finally:
+        await database.close()
+
+
+def _heads(database: Database) -> dict[ActorRef, Head]:
+    reader = database.connect_reader()
+    rows = reader.execute(
+        "SELECT type, id, revision, last_turn, sent, wake_at, obliged, seen, state FROM heads"
+    ).fetchall()
+    reader.close()
+    return {ActorRef(*row[:2]): head_of(row[2:]) for row in rows}
+
+
+def _undelivered(database: Database) -> int:
+    reader = database.connect_reader()
+    (count,) = reader.execute("SELECT count(*) FROM mailbox").fetchone()
+    reader.close()
+    return count
+
+
+async def _listed(log: EventLog) -> list[TaskSummary]:
+    listed: list[TaskSummary] = []
+    cursor = None
+    while True:
+        page = await log.tasks(tenant_id="default", limit=1000, cursor=cursor)
+        listed += page.items
+        cursor = page.cursor
+        if cursor is None:
+            return listed

@@ -1,0 +1,174 @@
+"""The child program: a mesh and a client of it, on a folder, until it is done or killed.
+
+Run as a program it takes jobs as lines of JSON and forks for each, so that a start costs no imports; what the
+child says, and how it ended, are lines on stdout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from pydantic import TypeAdapter
+
+from meshwright.assembly import build_mesh
+from meshwright.clock import Clock
+from meshwright.events.filter import EventFilter
+from meshwright.events.log import EventLog
+from meshwright.mesh import Mesh
+from meshwright.messages import TaskRequest
+from meshwright.settings import Settings
+from meshwright.storage.database import Database
+from meshwright.tracing import NoTracing, Tracing
+from tests.faults import controls
+from tests.faults.failpoints import FailingHost, Failpoints
+from tests.faults.fleet import Books, CountingModel, agents
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One task that the client wants done; `key` is its idempotency key, its first word its shape."""
+
+    key: str
+    agent_id: str
+    thread_id: str | None = None
+    cancel: bool = False
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a child is to do; `point` and `nth` say where it dies, `control` what is broken on purpose."""
+
+    folder: str
+    plan: Sequence[Item]
+    point: str = ""
+    nth: int = 1
+    control: str = ""
+    max_open: int = 64
+    max_model_seconds: float = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def encode(self) -> str:
+        return TypeAdapter(Job).dump_json(self).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> Job:
+        return TypeAdapter(Job).validate_json(text)
+
+
+def say(*words: str) -> None:
+    """Tell the parent something: one line, written at once."""
+    os.write(1, " ".join(words).encode() + b"\n")
+
+
+def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
+    """The mesh of a job, with failpoints at its doors."""
+    books = Books(Path(job.folder))
+
+    def host(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> FailingHost:
+        return FailingHost(failpoints, database, log, clock, tracing)
+
+    return build_mesh(
+        Settings(data_dir=Path(job.folder, "data"), **job.settings),
+        project=ROOT,
+        agents=agents(books, failpoints.passes),
+        model=CountingModel(books, failpoints.passes, max_seconds=job.max_model_seconds),
+        host=host,
+    )
+
+
+class Client:
+    """Has a plan's tasks done: sends each until it is accepted, writes that down, waits for its outcome."""
+
+    def __init__(self, mesh: Mesh, job: Job) -> None:
+        self._mesh = mesh
+        self._job = job
+        self._books = Books(Path(job.folder))
+        self._accepted: dict[str, str] = dict(self._books.accepted.read())
+        self._told = {task_id for task_id, _, _ in self._books.told.read()}
+        self._open = asyncio.Semaphore(job.max_open)
+
+    async def run(self) -> None:
+        await asyncio.gather(*map(self._carry, self._job.plan))
+
+    async def _carry(self, item: Item) -> None:
+        if self._accepted.get(item.key) in self._told:
+            return
+        async with self._open:
+            task_id = self._accepted.get(item.key) or await self._submit(item)
+            if item.cancel:
+                await self._cancel(task_id)
+            outcome = await self._mesh.outcome(task_id)
+            self._books.told.write([task_id, outcome.status, outcome.text])
+            say("ended", task_id)
+
+    async def _submit(self, item: Item) -> str:
+        request = TaskRequest(
+            agent_id=item.agent_id,
+            payload={"text": item.key},
+            thread_id=item.thread_id,
+            deadline=item.deadline,
+        )
+        if self._job.control == controls.ACK_ON_RECEIPT:
+            self._books.accepted.write([item.key, controls.task_id_of(item.key)], durable=True)
+        receipt = await self._mesh.submit(request, idempotency_key=item.key)
+        if self._job.control != controls.ACK_ON_RECEIPT:
+            self._books.accepted.write([item.key, receipt.task_id], durable=True)
+        return receipt.task_id
+
+    async def _cancel(self, task_id: str) -> None:
+        started = EventFilter(task_id=task_id, event_type="task.started", after_seq=0)
+        async for _ in self._mesh.log.tail(started):
+            break
+        await self._mesh.cancel(task_id)
+
+
+async def work(job: Job) -> None:
+    """Do a job to its end."""
+    failpoints = Failpoints(job.point, job.nth)
+    controls.break_on_purpose(job.control)
+    mesh = mesh_of(job, failpoints)
+    async with mesh:
+        say("ready")
+        await Client(mesh, job).run()
+    say("passed", json.dumps(failpoints.passed))
+
+
+def child(job: Job) -> int:
+    """Be the child; returns its exit status."""
+    random.seed()  # what was forked would else draw what its siblings draw
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work(job))
+    except BaseException:  # noqa: BLE001 whatever it was belongs on stderr, and nothing of the parent may run
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def main() -> None:
+    """Fork a child for each line, and say how it ended: 0, its exit status, or minus the signal."""
+    for line in sys.stdin:
+        job = Job.decode(line)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(child(job))
+        say("pid", str(pid))
+        _, status = os.waitpid(pid, 0)
+        say("exit", str(os.waitstatus_to_exitcode(status)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The parent's side of the child program: starts children one by one, hears what they say, kills them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.faults.node import ROOT, Job
+
+KILLED = -signal.SIGKILL
+
+
+class Nodes:
+    """One program that has everything imported, and the child that it forked last."""
+
+    def __init__(self) -> None:
+        self._program = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.node"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self._child = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._program.stdin is not None and self._program.stdout is not None
+        self.kill()
+        self._program.stdin.close()
+        self._program.wait()
+        self._program.stdout.close()
+
+    def start(self, job: Job) -> Iterator[str]:
+        """Start a child, and give what it says, line by line, until it has ended; last is "exit STATUS"."""
+        assert self._program.stdin is not None and self._program.stdout is not None
+        Path(job.folder).mkdir(parents=True, exist_ok=True)
+        self._program.stdin.write(job.encode() + "\n")
+        self._child = int(self._line().removeprefix("pid "))
+        return self._lines()
+
+    def run(self, job: Job) -> int:
+        """Run a child to its end: 0, its exit status, or minus the signal that killed it."""
+        *_, last = self.start(job)
+        return int(last.removeprefix("exit "))
+
+    def kill(self) -> None:
+        """Kill -9 the child, if it is not gone."""
+        if self._child:
+            os.kill(self._child, signal.SIGKILL)
+
+    def _lines(self) -> Iterator[str]:
+        line = ""
+        while not line.startswith("exit "):
+            line = self._line()
+            if line.startswith("exit "):
+                self._child = 0
+            yield line
+
+    def _line(self) -> str:
+        assert self._program.stdout is not None
+        line = self._program.stdout.readline()
+        assert line, "the child program has ended"
+        return line.strip()

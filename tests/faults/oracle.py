@@ -1,0 +1,214 @@
+"""The oracle: what must be true of a mesh that was killed at will and has come to rest, on any host.
+
+It looks at the log, at the heads, and at what clients and models wrote down themselves, and names everything
+that is wrong. It knows nothing of how the host stores them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meshwright.actor import ActorRef, Head
+from meshwright.events.tasks import TaskSummary
+from meshwright.mesh import FINAL
+from meshwright.messages import Event, Outcome
+from meshwright.orchestration.orchestrator import TaskRecord
+from meshwright.work.protocol import ORCHESTRATOR
+
+CLAIMS = ("task.started", "task.resumed")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is left of some runs of a mesh."""
+
+    accepted: Sequence[str]
+    """Ids of the tasks whose acceptance a client saw, as it wrote them down."""
+    told: Sequence[tuple[str, str]]
+    """(task id, status) of the outcomes that clients were told."""
+    events: Sequence[Event]
+    """The whole log, in order of `seq`."""
+    heads: Mapping[ActorRef, Head]
+    undelivered: int
+    """Messages that were sent and not taken."""
+    listed: Sequence[TaskSummary]
+    """The list of tasks as it is kept from the log."""
+    model_calls: int = 0
+    kills: int = 0
+    max_in_flight: int = 0
+    """Runs that could be under way at once, of all agents."""
+
+    def of_type(self, *event_types: str) -> list[Event]:
+        """The events of these types, in order."""
+        return [event for event in self.events if event.event_type in event_types]
+
+
+def complaints(evidence: Evidence) -> list[str]:
+    """Everything that is wrong; nothing where each promise was kept."""
+    checks = (outcomes, telling, outboxes, fences, calls, rest, lists)
+    return [complaint for check in checks for complaint in check(evidence)]
+
+
+def outcomes(evidence: Evidence) -> Iterator[str]:
+    """Accepted = outcomes, one each per generation."""
+    ends = Counter[str]()
+    generations = Counter[tuple[str, int]]()
+    for event in evidence.of_type(*FINAL):
+        outcome = outcome_of(event)
+        ends[outcome.task_id] += 1
+        generations[outcome.task_id, outcome.generation] += 1
+    known = {event.task_id or "" for event in evidence.of_type("task.accepted", "task.dispatched")}
+    for task_id in sorted({*evidence.accepted, *known}):
+        if not ends[task_id]:
+            yield f"lost: task {task_id} was accepted and has no outcome"
+    for (task_id, generation), count in generations.items():
+        if count > 1:
+            yield f"task {task_id} has {count} outcomes of generation {generation}"
+    for task_id, count in Counter(evidence.accepted).items():
+        if count > 1:
+            yield f"task {task_id} was accepted {count} times under different keys"
+
+
+def telling(evidence: Evidence) -> Iterator[str]:
+    """What a client was told is what is recorded."""
+    recorded = {event.task_id: outcome_of(event).status for event in evidence.of_type(*FINAL)}
+    for task_id, status in evidence.told:
+        if recorded.get(task_id) != status:
+            yield f"a client was told that {task_id} {status}, recorded is {recorded.get(task_id)}"
+
+
+def outboxes(evidence: Evidence) -> Iterator[str]:
+    """Each actor's numbers run 1..n, each once, and its head knows how many there are."""
+    numbered: defaultdict[str, dict[int, Event]] = defaultdict(dict)
+    for event in evidence.events:
+        number = number_of(event)
+        if number is not None:
+            if number in numbered[event.aggregate_id]:
+                yield f"{event.id} was published twice"
+            numbered[event.aggregate_id][number] = event
+    for ref, head in evidence.heads.items():
+        events = numbered.pop(str(ref), {})
+        if max(events, default=0) > head.sent:
+            yield f"{ref} published number {max(events)}, its head knows of {head.sent}"
+        for number in range(1, head.sent + 1):
+            if number not in events and not was_a_message(number, events):
+                yield f"{ref} has a gap in its outbox at {number}"
+    for aggregate_id in numbered:
+        yield f"{aggregate_id} has published events, and no head"
+
+
+def was_a_message(number: int, events: Mapping[int, Event]) -> bool:
+    """Whether a number without an event went to a message to another actor: the events beside it say so.
+
+    A thread sends a delegated task before it says that it waits, and takes it back before it ends as
+    cancelled. A task has its thread cancelled after it says so, or before it gives up at its deadline, and
+    answers its parent once it has ended.
+    """
+    before, after = events.get(number - 1), events.get(number + 1)
+    if after is not None and after.event_type == "task.waiting":
+        return "child_task_id" in after.payload
+    if after is not None and after.event_type == "attempt.ended":
+        return outcome_of(after).status == "cancelled"
+    if after is not None and after.event_type == "task.dead_lettered":
+        return True
+    if before is not None and before.event_type in FINAL:
+        return is_delegated(events.values())
+    return before is not None and before.event_type == "task.cancelling"
+
+
+def is_delegated(events: Iterable[Event]) -> bool:
+    """Whether these are the events of a task with a parent. One that is refused was never accepted."""
+    accepted = [event for event in events if event.event_type == "task.accepted"]
+    return not accepted or accepted[0].payload["parent_task_id"] is not None
+
+
+def fences(evidence: Evidence) -> Iterator[str]:
+    """Only fenced commits: fences rise one by one, and an attempt ends once."""
+    last = Counter[str]()
+    for event in evidence.of_type(*CLAIMS):
+        fence = event.payload["fence"]
+        if fence != last[event.aggregate_id] + 1:
+            yield f"{event.id} claims fence {fence} after {last[event.aggregate_id]}"
+        last[event.aggregate_id] = fence
+    ended = Counter(attempt_of(outcome_of(event)) for event in evidence.of_type("attempt.ended"))
+    for (task_id, generation, attempt), count in ended.items():
+        if count > 1:
+            yield f"attempt {attempt} at task {task_id} (generation {generation}) ended {count} times"
+
+
+def calls(evidence: Evidence) -> Iterator[str]:
+    """Model calls <= steps + calls cut short + kills x runs in flight, and no step journaled twice."""
+    steps = Counter(
+        (event.aggregate_id, event.task_id, event.payload["attempt"], event.payload["step"])
+        for event in evidence.of_type("model.called")
+    )
+    for step, count in steps.items():
+        if count > 1:
+            yield f"step {step} was journaled {count} times"
+    ends = map(outcome_of, evidence.of_type("attempt.ended"))
+    cut_short = sum(end.status in ("cancelled", "timed_out") for end in ends)
+    if evidence.model_calls > len(steps) + cut_short + evidence.kills * evidence.max_in_flight:
+        yield (
+            f"{evidence.model_calls} model calls for {len(steps)} steps, {cut_short} of them cut short, "
+            f"{evidence.kills} kills and {evidence.max_in_flight} runs in flight"
+        )
+    if evidence.model_calls < len(steps):
+        yield f"{len(steps)} steps of {evidence.model_calls} model calls: some were made up"
+
+
+def rest(evidence: Evidence) -> Iterator[str]:
+    """Nothing is left open: no obligation, no alarm, no message."""
+    for ref, head in evidence.heads.items():
+        if head.obliged:
+            yield f"{ref} still has something outstanding"
+        elif head.wake_at is not None:
+            yield f"{ref} has ended and would be woken at {head.wake_at}"
+    if evidence.undelivered:
+        yield f"{evidence.undelivered} messages were sent and never taken"
+
+
+def lists(evidence: Evidence) -> Iterator[str]:
+    """The list of tasks says what their heads say."""
+    records = {ref.id: record_of(head) for ref, head in evidence.heads.items() if ref.type == ORCHESTRATOR}
+    listed = {summary.task_id: summary for summary in evidence.listed}
+    for task_id in sorted(records.keys() ^ listed.keys()):
+        yield f"task {task_id} is {'not listed' if task_id in records else 'listed, and has no head'}"
+    for task_id in records.keys() & listed.keys():
+        record, summary = records[task_id], listed[task_id]
+        if (record.status, len(record.attempts)) != (summary.status, summary.attempts):
+            yield (
+                f"task {task_id} is {record.status} after {len(record.attempts)} attempts, "
+                f"listed as {summary.status} after {summary.attempts}"
+            )
+
+
+def number_of(event: Event) -> int | None:
+    """The number that an event has in its actor's outbox; none for a step's, or one from outside."""
+    own = event.id.removeprefix(f"{event.aggregate_id}/")
+    return int(own) if own != event.id and own.isdecimal() else None
+
+
+def outcome_of(event: Event) -> Outcome:
+    """The outcome that an event carries."""
+    return event.payload if isinstance(event.payload, Outcome) else Outcome.model_validate(event.payload)
+
+
+def attempt_of(outcome: Outcome) -> tuple[str, int, int]:
+    """Which attempt it is the end of."""
+    return outcome.task_id, outcome.generation, outcome.attempt
+
+
+def record_of(head: Head) -> TaskRecord:
+    """The state of a task's own actor."""
+    return TaskRecord.model_validate_json(head.state)
+
+
+def by_task(events: Iterable[Event]) -> dict[str | None, list[Event]]:
+    """Events by their task."""
+    found: defaultdict[str | None, list[Any]] = defaultdict(list)
+    for event in events:
+        found[event.task_id].append(event)
+    return found

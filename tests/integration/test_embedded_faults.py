@@ -1,0 +1,306 @@
+"""Kill -9 at every arrow of the protocol and at random: every accepted task goes on by itself, and ends once.
+
+What "right" means is the oracle's (tests/faults/oracle.py); that it sees what is wrong is shown here too.
+"""
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright.actor import ActorRef
+from meshwright.events.filter import EventFilter
+from meshwright.messages import Event
+from tests.faults import controls
+from tests.faults.evidence import gather
+from tests.faults.failpoints import Failpoints
+from tests.faults.fleet import Books
+from tests.faults.node import Item, Job, mesh_of
+from tests.faults.nodes import KILLED, Nodes
+from tests.faults.oracle import Evidence, complaints
+
+TASKS = 1000
+KILLS = 20
+
+PLAN = [
+    Item("plain 1", "clerk"),
+    Item("find 2", "finder"),
+    Item("ask 3", "manager"),
+    Item("plain 4", "clerk", thread_id="shared"),
+    Item("plain 5", "clerk", thread_id="shared"),
+    Item("hang 6", "clerk", cancel=True),
+    Item("find 7", "finder", thread_id="found"),
+    Item("ask 8", "manager", thread_id="asked"),
+    Item("ask 9", "manager", thread_id="asked"),
+]
+"""A few tasks of every shape: their passages of each point are the same in every run that is not killed."""
+
+TURNS = (
+    "task.accept",
+    "thread.enqueue",
+    "thread.claim",
+    "thread.complete",
+    "task.settle",
+    "thread.suspend",
+    "thread.resume",
+    "task.cancel",
+    "thread.cancel",
+)
+CALLED = ("task.accept", "thread.claim", "thread.complete", "thread.suspend", "task.cancel")
+STAGES = ("before", "after", "uncommitted", "committed")
+ARROWS = [
+    *(f"{turn}.{stage}" for turn in (*TURNS, "journal") for stage in STAGES),
+    *(f"{turn}.replied" for turn in CALLED),
+    *(f"{step}.{stage}" for step in ("model", "look_up") for stage in ("before", "after")),
+]
+RECOVERY = (
+    "start.before",
+    "start.after",
+    *(f"{turn}.recover.{stage}" for turn in ("task", "thread") for stage in ("before", "after")),
+    "thread.recover.uncommitted",
+    "thread.recover.committed",
+)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with Nodes() as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def passages(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
+    """How often a run of the plan passes each point, where nothing kills it."""
+    job = Job(str(tmp_path_factory.mktemp("unharmed")), PLAN)
+    [passed] = [line for line in nodes.start(job) if line.startswith("passed ")]
+    return Counter(json.loads(passed.removeprefix("passed ")))
+
+
+def judge(folder: Path, *, kills: int, plan: list[Item] = PLAN) -> Evidence:
+    """Ask the oracle; it must have nothing to complain of, and every task must be accepted and told of."""
+    evidence = asyncio.run(gather(folder, kills=kills))
+    assert complaints(evidence) == []
+    assert len(evidence.accepted) == len(evidence.told) == len(plan)
+    return evidence
+
+
+# A failpoint on each arrow
+
+
+@pytest.mark.parametrize("which", ["first", "any"])
+@pytest.mark.parametrize("point", ARROWS)
+def test_a_kill_on_any_arrow_loses_nothing_and_doubles_nothing(
+    nodes: Nodes, passages: Counter[str], tmp_path: Path, rng: random.Random, point: str, which: str
+) -> None:
+    nth = 1 if which == "first" else rng.randint(1, passages[point])
+    job = Job(str(tmp_path), PLAN)
+    assert nodes.run(replace(job, point=point, nth=nth)) == KILLED, f"passage {nth} of {point} never came"
+    again = nodes.run(replace(job, point=point))  # and once more, where what is left to do comes by there
+    assert again in (0, KILLED)
+    assert nodes.run(job) == 0
+    judge(tmp_path, kills=1 + (again == KILLED))
+
+
+@pytest.mark.parametrize("point", RECOVERY)
+def test_a_kill_during_recovery_loses_nothing_and_doubles_nothing(
+    nodes: Nodes, passages: Counter[str], tmp_path: Path, rng: random.Random, point: str
+) -> None:
+    job = Job(str(tmp_path), PLAN)
+    nth = rng.randint(1, passages["model.before"] - 1)
+    assert nodes.run(replace(job, point="model.before", nth=nth)) == KILLED
+    assert nodes.run(replace(job, point=point)) == KILLED
+    assert nodes.run(job) == 0
+    judge(tmp_path, kills=2)
+
+
+@pytest.mark.parametrize(
+    "point", [f"{turn}.{stage}" for turn in ("task.wake", "thread.cancel") for stage in STAGES]
+)
+def test_a_kill_at_a_deadline_leaves_one_outcome_timed_out(nodes: Nodes, tmp_path: Path, point: str) -> None:
+    plan = [Item("hang 1", "clerk", deadline=0.2), Item("plain 2", "clerk")]
+    job = Job(str(tmp_path), plan)
+    assert nodes.run(replace(job, point=point)) == KILLED
+    assert nodes.run(job) == 0
+    evidence = judge(tmp_path, kills=1, plan=plan)
+    assert Counter(status for _, status in evidence.told) == {"timed_out": 1, "succeeded": 1}
+
+
+# A tool that must not be repeated
+
+CHARGE = [Item("charge 1", "finder")]
+INTENT, RESULT = 3, 4  # of the records of its steps: after those of the context and of the first model call
+
+
+@pytest.mark.parametrize(
+    ("point", "nth", "effects"),
+    [
+        pytest.param("journal.committed", INTENT, 0, id="intent durable"),
+        pytest.param("charge.before", 1, 0, id="before the effect"),
+        pytest.param("charge.after", 1, 1, id="after the effect"),
+        pytest.param("journal.before", RESULT, 1, id="before the result is journaled"),
+        pytest.param("journal.uncommitted", RESULT, 1, id="before the result is durable"),
+    ],
+)
+async def test_a_tool_that_may_have_run_waits_for_a_person_who_says_what_came_of_it(
+    nodes: Nodes, tmp_path: Path, point: str, nth: int, effects: int
+) -> None:
+    job = Job(str(tmp_path), CHARGE)
+    assert nodes.run(replace(job, point=point, nth=nth)) == KILLED
+    task_id = controls.task_id_of("charge 1")
+    async with mesh_of(job, Failpoints()) as mesh:
+        waiting = await first(
+            mesh.log.tail(EventFilter(task_id=task_id, event_type="task.waiting", after_seq=0))
+        )
+        assert waiting.payload["kind"] == "tool charge"
+        assert waiting.payload["request"] == {"arguments": '{"word": "charge 1"}'}
+        assert (await mesh.task(task_id)).status == "waiting"
+        await mesh.answer(task_id, waiting.payload["key"], "it was charged: receipt 17")
+        outcome = await mesh.outcome(task_id)
+    assert (outcome.status, outcome.text) == ("succeeded", "answered: it was charged: receipt 17")
+    assert len(Books(tmp_path).effects.read()) == effects
+    assert complaints(await gather(tmp_path, kills=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("point", "nth"),
+    [("journal.before", INTENT), ("journal.uncommitted", INTENT), ("journal.committed", RESULT)],
+)
+def test_a_tool_that_has_surely_not_run_or_surely_ended_needs_nobody(
+    nodes: Nodes, tmp_path: Path, point: str, nth: int
+) -> None:
+    job = Job(str(tmp_path), CHARGE)
+    assert nodes.run(replace(job, point=point, nth=nth)) == KILLED
+    assert nodes.run(job) == 0
+    judge(tmp_path, kills=1, plan=CHARGE)
+    assert len(Books(tmp_path).effects.read()) == 1
+
+
+async def first(events: Any) -> Event:
+    async for event in events:
+        await events.aclose()
+        return event
+    raise AssertionError("there is none")
+
+
+# At random, under load
+
+
+@pytest.mark.timeout(240)
+def test_a_thousand_tasks_survive_twenty_kills_at_random(
+    nodes: Nodes, tmp_path: Path, rng: random.Random, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = [load(number, rng) for number in range(TASKS)]
+    job = Job(str(tmp_path), plan, max_model_seconds=0.01)
+    deaths = Counter(run_and_kill(nodes, job, rng) for _ in range(KILLS))
+    assert nodes.run(job) == 0
+    evidence = judge(tmp_path, kills=KILLS, plan=plan)
+    steps = len(evidence.of_type("model.called"))
+    with capsys.disabled():
+        print(
+            f"\nseed {seed}: {TASKS} tasks, {KILLS} kills ({dict(deaths)}), {len(evidence.events)} events, "
+            f"{evidence.model_calls} model calls for {steps} steps"
+        )
+    assert deaths.total() == KILLS
+    assert evidence.of_type("task.resumed"), "no kill met work under way"
+
+
+def load(number: int, rng: random.Random) -> Item:
+    """A task for load: of a third of them several share a thread."""
+    shape, agent_id = rng.choice([("plain", "clerk"), ("find", "finder"), ("ask", "manager")])
+    thread_id = f"thread-{rng.randrange(50)}" if rng.random() < 0.33 else None
+    return Item(f"{shape} {number}", agent_id, thread_id)
+
+
+def run_and_kill(nodes: Nodes, job: Job, rng: random.Random) -> str:
+    """Kill a child as it starts, as it recovers, or after some of its tasks have ended; returns which."""
+    when = rng.choice(["starting", "recovering", "working", "working", "working"])
+    wanted = {"starting": 0, "recovering": 1, "working": rng.randint(2, TASKS // KILLS // 2)}[when]
+    lines = nodes.start(job)
+    for _ in range(wanted):
+        line = next(lines)
+        assert not line.startswith("exit "), "the plan was done before the kill"
+    time.sleep(rng.uniform(0, 0.02))  # nothing is waited for: chance decides how far the child comes
+    nodes.kill()
+    *_, last = lines
+    assert last == f"exit {KILLED}"
+    return when
+
+
+# The oracle sees what is wrong
+
+
+def test_the_oracle_reports_loss_where_a_client_counts_a_task_before_it_is_durable(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    job = Job(str(tmp_path), PLAN, control=controls.ACK_ON_RECEIPT)
+    assert nodes.run(replace(job, point="task.accept.uncommitted")) == KILLED
+    lost = asyncio.run(gather(tmp_path, kills=1))
+    assert len(lost.accepted) == len(PLAN)
+    assert sum(complaint.startswith("lost: ") for complaint in complaints(lost)) == len(PLAN)
+
+
+def test_the_oracle_reports_ends_that_no_fence_kept_out(nodes: Nodes, tmp_path: Path) -> None:
+    assert nodes.run(Job(str(tmp_path), PLAN, control=controls.NO_FENCE)) == 0
+    found = complaints(asyncio.run(gather(tmp_path)))
+    assert sum("ended 2 times" in complaint for complaint in found) >= len(PLAN) - 1
+
+
+def test_a_fence_keeps_out_the_second_end_of_a_worker_thought_dead(nodes: Nodes, tmp_path: Path) -> None:
+    assert nodes.run(Job(str(tmp_path), PLAN, control=controls.ZOMBIES)) == 0
+    evidence = judge(tmp_path, kills=0)
+    assert len(evidence.of_type("work.discarded")) >= len(PLAN) - 1
+
+
+DAMAGES: dict[str, Callable[[Evidence], Evidence]] = {
+    "has no outcome": lambda seen: without(seen, "task.succeeded"),
+    "has 2 outcomes": lambda seen: with_another(seen, "task.succeeded"),
+    "was published twice": lambda seen: with_another(seen, "task.accepted"),
+    "has a gap in its outbox at 1": lambda seen: without(seen, "task.accepted"),
+    "its head knows of": lambda seen: with_heads(seen, sent=1),
+    "published events, and no head": lambda seen: replace(seen, heads={}),
+    "claims fence": lambda seen: with_another(seen, "task.started"),
+    "ended 2 times": lambda seen: with_another(seen, "attempt.ended"),
+    "was journaled 2 times": lambda seen: with_another(seen, "model.called"),
+    "model calls for": lambda seen: replace(seen, model_calls=seen.model_calls + 100, kills=4),
+    "were made up": lambda seen: replace(seen, model_calls=1),
+    "still has something outstanding": lambda seen: with_heads(seen, obliged=True),
+    "messages were sent and never taken": lambda seen: replace(seen, undelivered=1),
+    "is not listed": lambda seen: replace(seen, listed=seen.listed[1:]),
+    "listed as": lambda seen: replace(
+        seen, listed=[seen.listed[0].model_copy(update={"status": "running"}), *seen.listed[1:]]
+    ),
+    "a client was told": lambda seen: replace(seen, told=[(seen.accepted[0], "timed_out")]),
+}
+
+
+def with_another(seen: Evidence, event_type: str) -> Evidence:
+    return replace(seen, events=[*seen.events, seen.of_type(event_type)[0]])
+
+
+def without(seen: Evidence, event_type: str) -> Evidence:
+    gone = seen.of_type(event_type)[0]
+    return replace(seen, events=[event for event in seen.events if event is not gone])
+
+
+def with_heads(seen: Evidence, **changed: Any) -> Evidence:
+    heads: dict[ActorRef, Any] = {ref: replace(head, **changed) for ref, head in seen.heads.items()}
+    return replace(seen, heads=heads)
+
+
+@pytest.fixture(scope="module")
+def unharmed(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    folder = tmp_path_factory.mktemp("sound")
+    assert nodes.run(Job(str(folder), PLAN)) == 0
+    return judge(folder, kills=0)
+
+
+@pytest.mark.parametrize("complaint", DAMAGES)
+def test_the_oracle_reports_damage_of_each_kind(unharmed: Evidence, complaint: str) -> None:
+    assert any(complaint in found for found in complaints(DAMAGES[complaint](unharmed)))
