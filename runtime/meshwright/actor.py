@@ -473,7 +473,7 @@ def check_json(turn: Turn) -> None:
 
 
 def _remembered(seen: dict[str, float], message: Message, now: float) -> dict[str, float]:
-    kept = {key: until for key, until in seen.items() if until > now}
+    kept = {key: until for key, until in seen.items() if until >= now}
     kept[message.id] = message.expires_at or now + SEEN_SECONDS
     for key in list(kept)[: max(0, len(kept) - MAX_SEEN)]:
         del kept[key]

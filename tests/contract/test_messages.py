@@ -118,15 +118,28 @@ async def test_a_repeat_is_dropped_until_it_expires_and_refused_after(stand: Sta
     await host.send(to_write("a", expires_at=until))
     await stand.watch.written("a")
     await clock.advance(59)
-    await host.send(to_write("a", expires_at=until))
-    await host.send(to_write("b"))
-    await stand.watch.written("b")
+    for text in ("b", "a", "c"):  # with each message taken, what has expired may be forgotten
+        await host.send(to_write(text, expires_at=until if text == "a" else None))
+    await stand.watch.written("b", "c")
     assert stand.watch.of("message.dead_lettered") == []
     await clock.advance(2)
-    await host.send(to_write("c"))  # with it what has expired may be forgotten
-    await stand.watch.written("c")
-    await host.send(to_write("a", expires_at=until))
+    for text in ("d", "a", "e"):
+        await host.send(to_write(text, expires_at=until if text == "a" else None))
     await stand.watch.dead_letters()
+    await stand.watch.written("d", "e")
+    assert await lines_of(host) == ["a", "b", "c", "d", "e"]
+
+
+async def test_a_repeat_at_the_very_end_is_not_taken(stand: Stand) -> None:
+    clock = ManualClock()
+    host = await stand.open(DIARY, clock=clock)
+    until = (clock.now() + timedelta(seconds=60)).timestamp()
+    await host.send(to_write("a", expires_at=until))
+    await stand.watch.written("a")
+    await clock.advance(60)
+    for text in ("b", "a", "c"):
+        await host.send(to_write(text, expires_at=until if text == "a" else None))
+    await stand.watch.written("b", "c")
     assert await lines_of(host) == ["a", "b", "c"]
 
 
@@ -136,10 +149,10 @@ async def test_a_message_without_an_end_is_remembered_for_most_of_an_hour(stand:
     await host.send(to_write("a"))
     await stand.watch.written("a")
     await clock.advance(3500)
-    await host.send(to_write("a"))
-    await host.send(to_write("b"))
-    await stand.watch.written("b")
-    assert await lines_of(host) == ["a", "b"]
+    for text in ("b", "a", "c"):
+        await host.send(to_write(text))
+    await stand.watch.written("b", "c")
+    assert await lines_of(host) == ["a", "b", "c"]
 
 
 async def test_a_late_message_is_refused_with_an_event(stand: Stand) -> None:

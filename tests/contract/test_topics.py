@@ -192,6 +192,25 @@ async def test_a_listener_that_fails_spoils_nothing(stand: Stand, caplog: pytest
     assert "KeyError" in caplog.text
 
 
+async def test_emitted_events_go_to_subscribers_and_listeners_in_their_order(stand: Stand) -> None:
+    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+    names = [f"e{n}" for n in range(20)]
+    emitted = [host.emit([event(name) for name in names[start : start + 2]]) for start in range(0, 20, 2)]
+    await host.call(diary("two"), "write", {"text": "later"})
+    await emitted[-1]
+    await stand.watch.written(*names, "later")
+    assert [each.payload["text"] for each in stand.watch.events.values()][:20] == names
+    assert sorted(await lines_of(host)) == sorted(names)
+
+
+async def test_an_emitted_event_is_durable_once_it_was_awaited(stand: Stand) -> None:
+    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+    await host.emit([event("e1"), event("e2")])
+    host = await stand.crash(host)
+    await stand.watch.written("e1", "e2")
+    assert sorted(await lines_of(host)) == ["e1", "e2"]
+
+
 async def test_a_broadcast_is_shown_and_not_kept(stand: Stand) -> None:
     host = await stand.open(DIARY, subscriptions=[to_diary("news")])
     host.broadcast(event("fleeting"))
