@@ -1,0 +1,76 @@
+"""What the README has its reader type does what it says there."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.driver import ROOT, mesh, mesh_up
+
+README = (ROOT / "README.md").read_text()
+COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", flags=re.M)
+COMMITTED = "Teach the parser about dates"
+
+
+def file_of(path: str) -> str:
+    """The text of a file as the README shows it: the block after its name."""
+    found = re.search(rf"`{re.escape(path)}`\n\n```\w*\n(.*?)^```$", README, flags=re.M | re.S)
+    assert found, path
+    return found[1]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with the files of the README, and one commit."""
+    for path in (
+        "actors/release_agent.py",
+        "prompts/release-agent.prompt",
+        "tests/test_release_agent.py",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(file_of(path))
+    who = ["-c", "user.name=Reader", "-c", "user.email=reader@example.org"]
+    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", COMMITTED]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+@pytest.mark.needs("curl")
+async def test_what_curl_is_shown_to_print_is_what_it_prints(tmp_path: Path) -> None:
+    [block] = re.findall(r"^```console\n(.*?)^```$", README, flags=re.M | re.S)
+    commands = COMMAND.findall(block)
+    assert len(commands) == 2
+    async with mesh_up(tmp_path / "data") as running:
+        for command, shown in commands:
+            here = command.replace("localhost:8000", running.url.removeprefix("http://"))
+            process = await asyncio.create_subprocess_shell(here, stdout=asyncio.subprocess.PIPE)
+            printed, _ = await process.communicate()
+            assert printed.decode().strip() == shown.strip()
+
+
+async def test_the_first_question_gets_its_answer(tmp_path: Path) -> None:
+    [agent, question] = re.findall(r'^mesh ask (\S+) "(.*)"$', README, flags=re.M)[0]
+    done = await mesh("ask", agent, question, "--data", str(tmp_path / "data"))
+    assert done.status == 0
+    assert "(ARCHITECTURE.md:" in done.out and "killed" in done.out
+
+
+@pytest.mark.needs("git")
+def test_the_agent_passes_its_test_and_answers(project: Path) -> None:
+    commands = re.search(r"^```\n(pytest .*)\n(mesh ask .*)\n```$", README, flags=re.M)
+    assert commands
+    tested, asked = [in_shell(command, project) for command in commands.groups()]
+    assert tested.returncode == 0 and "1 passed" in tested.stdout, tested.stdout
+    assert asked.returncode == 0 and COMMITTED in asked.stdout, asked.stderr
+
+
+def in_shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Type a command, with the environment of the checkout active."""
+    environment = os.environ | {"PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"}
+    return subprocess.run(
+        ["sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
