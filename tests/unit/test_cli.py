@@ -1,5 +1,6 @@
 """How `mesh` starts, helps, and fails: from outside, as a person at a shell sees it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -98,7 +99,60 @@ def test_a_broken_setting_is_one_line_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "mesh.toml").write_text("\nlisten_prt = 1\n")
     done = run("tasks", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "mesh.toml:2: there is no setting 'listen_prt'. did you mean 'listen_port'?" in done.stderr
+    assert "mesh.toml:2: there is no setting 'listen_prt'; did you mean 'listen_port'?" in done.stderr
+
+
+def test_a_mesh_that_was_killed_is_not_asked(tmp_path: Path) -> None:
+    (tmp_path / "mesh.json").write_text('{"url": "http://127.0.0.1:1", "pid": 1}')
+    done = run("tasks", "--data", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, 'no such tasks; mesh ask AGENT "..." makes one\n')
+
+
+def test_the_environment_may_name_the_mesh() -> None:
+    assert "no mesh answers at http://127.0.0.1:1 " in run("agents", MESH_URL="http://127.0.0.1:1").stderr
+
+
+def test_an_agent_that_is_not_there_is_answered_with_one_that_is(tmp_path: Path) -> None:
+    done = run("ask", "reserch-agent", "Hello", "--data", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.endswith("'reserch-agent' is registered; did you mean: mesh ask researcher-agent\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_task_for_a_mesh_that_does_not_run_waits_for_one(tmp_path: Path) -> None:
+    where = ("--data", str(tmp_path))
+    given = run("submit", "general-query", "-", *where, stdin="Hello")
+    task_id = given.stdout.strip()
+    assert given.stderr.endswith(f"the task waits in {tmp_path} until one does: mesh up --data {tmp_path}\n")
+    assert json.loads(run("task", task_id, "--json", *where).stdout)["status"] == "dispatched"
+    assert run("ask", "simple-agent", "Hello again", *where).returncode == 0
+    assert json.loads(run("task", task_id, "--json", *where).stdout)["status"] == "succeeded"
+
+
+def test_what_a_command_reads_it_leaves_alone(tmp_path: Path) -> None:
+    where = ("--data", str(tmp_path))
+    run("submit", "general-query", "Hello", *where)
+    before = run("events", "--json", *where).stdout
+    assert "task.dispatched" in before
+    run("tasks", *where)
+    run("agents", *where)
+    assert run("events", "--json", *where).stdout == before
+
+
+def test_nothing_is_to_be_followed_where_no_mesh_runs(tmp_path: Path) -> None:
+    done = run("events", "--follow", "--data", str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "start one with: mesh up" in done.stderr
+
+
+def test_prompts_are_checked_by_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts/simple-agent.prompt").write_text("---\ntemperature: hot\n---\nHello\n")
+    done = run("prompts", "check", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "prompts/simple-agent.prompt:2: " in done.stdout
+    assert "researcher-agent.prompt: researcher-agent has no prompt" in done.stdout
+    assert run("prompts", "check").stdout.endswith(": all well\n")
 
 
 BROKEN = """

@@ -109,8 +109,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         complain(usage_line(error))
         return WRONG_USE
-    except (MeshError, click.ClickException) as error:
-        complain(error.format_message() if isinstance(error, click.ClickException) else str(error))
+    except MeshError as error:
+        complain("; ".join(filter(None, [error.message, error.remedy])))
+        return FAILED
+    except click.ClickException as error:
+        complain(error.format_message())
         return FAILED
     except click.Abort:
         return INTERRUPTED

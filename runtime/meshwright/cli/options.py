@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,11 @@ def _check_url(ctx: click.Context, parameter: click.Parameter, value: str | None
     if value and not value.startswith(("http://", "https://")):
         raise click.BadParameter(f"{value!r} does not start with http:// or https://", ctx, parameter)
     return value or None
+
+
+def from_stdin(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Read a text from stdin where `-` is given for it."""
+    return sys.stdin.read() if value == "-" else value
 
 
 def data_option(command: CommandT) -> CommandT:

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -65,7 +66,7 @@ class RemoteMesh:
 
     async def task(self, task_id: str) -> Document:
         """`GET /tasks/{task_id}`."""
-        return await self._call("GET", f"/tasks/{task_id}")
+        return await self._call("GET", _task_path(task_id))
 
     async def tasks(self, *, status: str | None, capability: str | None, limit: int) -> list[Document]:
         """`GET /tasks`."""
@@ -74,7 +75,7 @@ class RemoteMesh:
 
     async def cancel(self, task_id: str) -> Document:
         """`POST /tasks/{task_id}/cancel`."""
-        return await self._call("POST", f"/tasks/{task_id}/cancel")
+        return await self._call("POST", _task_path(task_id) + "/cancel")
 
     async def events(self, limit: int, **fields: Any) -> list[Document]:
         """`GET /events`, from the newest back."""
@@ -112,7 +113,7 @@ class RemoteMesh:
 
     async def _stream(self, after_seq: int, fields: Document) -> AsyncGenerator[Document, None]:
         task_id = fields.get("task_id") if set(_given(fields)) == {"task_id"} else None
-        path = f"/tasks/{task_id}/events" if task_id else "/events/stream"
+        path = _task_path(task_id) + "/events" if task_id else "/events/stream"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
         async with self._session.get(
             self.where + path,
@@ -139,6 +140,10 @@ class RemoteMesh:
     def _lost(self, error: Exception) -> LostMesh:
         reason = str(error) or type(error).__name__
         return LostMesh(f"no mesh answers at {self.where} ({reason})", remedy="start one with: mesh up")
+
+
+def _task_path(task_id: str) -> str:
+    return f"/tasks/{quote(task_id, safe='')}"
 
 
 def _given(fields: Document) -> Document:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from meshwright.cli.client import Document, MeshClient
-from meshwright.cli.options import json_option, mesh_options, quiet_option, seconds_option
+from meshwright.cli.options import from_stdin, json_option, mesh_options, quiet_option, seconds_option
 
 
 class JsonObject(click.ParamType[Document]):
@@ -30,7 +30,7 @@ class JsonObject(click.ParamType[Document]):
 
 @click.command()
 @click.argument("capability")
-@click.argument("text", required=False)
+@click.argument("text", required=False, callback=from_stdin)
 @click.option("--agent", metavar="ID", help="Only this agent may do it.")
 @click.option("--payload", type=JsonObject(), default="{}", help="More of the request; TEXT is its `text`.")
 @click.option("--priority", type=click.IntRange(0, 10), default=5, show_default=True, help="10 goes first.")
@@ -58,15 +58,15 @@ def submit(
 ) -> int:
     """Give the mesh a task; the best agent gets it.
 
-    CAPABILITY is what an agent must be able to do (mesh agents lists them), TEXT the request in words.
-    Prints the task's id.
+    CAPABILITY is what an agent must be able to do (mesh agents lists them), TEXT the request in words;
+    - reads it from stdin. Prints the task's id.
     """
     from meshwright.cli.connect import talk
     from meshwright.cli.watching import announce, answer, watch
 
     async def submit_it(mesh: MeshClient) -> Document:
-        announce(mesh, quiet=quiet or not wait)
         receipt = await mesh.submit(request, idempotency_key=idempotency_key)
+        announce(mesh, quiet=quiet or not wait)
         if not wait:
             return _accepted(mesh, receipt)
         return await watch(mesh, receipt["task_id"], quiet=quiet)
