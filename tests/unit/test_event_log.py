@@ -109,6 +109,16 @@ async def test_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
         assert seqs(await second.write([event(4)])) == [4]
 
 
+async def test_events_of_before_a_restart_are_found_by_their_keys(tmp_path: Path) -> None:
+    for run in range(4):  # the second and the fourth fill a block that another began
+        async with open_log(tmp_path) as kept:
+            await kept.write([event(n, task_id=f"task-{run}-{n % 500}") for n in range(BLOCK // 2 + 10)])
+    async with open_log(tmp_path) as kept:
+        for run in range(4):
+            found = await kept.log.query(EventFilter(task_id=f"task-{run}-7"))
+            assert [each.payload["number"] for each in found] == [7, 507, 1007]
+
+
 def many(rng: random.Random, number: int) -> list[Event]:
     """Events whose fields take few values, in all combinations, and whose times are somewhat out of order."""
     return [

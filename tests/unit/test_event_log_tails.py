@@ -26,7 +26,8 @@ async def kept(tmp_path: Path) -> AsyncIterator[LogOnFile]:
 
 
 async def take(tail: AsyncGenerator[Event], number: int) -> list[int]:
-    return seqs([await anext(tail) for _ in range(number)])
+    async with asyncio.timeout(20):
+        return seqs([await anext(tail) for _ in range(number)])
 
 
 async def test_a_tail_without_a_number_gives_what_comes_after_it_was_asked_for(kept: LogOnFile) -> None:
@@ -154,5 +155,6 @@ async def test_tails_end_when_the_log_closes(kept: LogOnFile) -> None:
     while kept.log.readers == 0:
         await asyncio.sleep(0)
     kept.log.close()
-    assert set(await reading) <= {1, 2}
+    async with asyncio.timeout(20):
+        assert set(await reading) <= {1, 2}
     assert kept.log.readers == 0

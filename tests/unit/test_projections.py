@@ -263,6 +263,14 @@ async def test_recent_outcomes_are_the_last_twenty_of_each_agent_and_capability(
         assert len(await kept.log.recent_outcomes(last=3)) == 5
 
 
+async def test_what_was_counted_before_a_restart_is_not_counted_again(tmp_path: Path) -> None:
+    for _ in range(3):
+        async with open_log(tmp_path) as kept:
+            await kept.write([attempt_ended("t")])
+            counted = await kept.log.recent_outcomes()
+    assert counted == [("writer", "writing", True)] * 3
+
+
 # However they are made
 
 

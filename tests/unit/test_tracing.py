@@ -29,13 +29,13 @@ class Taken:
 
     def __init__(self, tracing: Tracing) -> None:
         self.batches: list[tuple[str, list[Mapping[str, Any]]]] = []
-        self.thread = 0
+        self.threads: set[int] = set()
         self.came = asyncio.Event()
         tracing.publish_to(self)
 
     def __call__(self, trace_id: str, spans: Sequence[Mapping[str, Any]]) -> None:
         self.batches.append((trace_id, list(spans)))
-        self.thread = threading.get_ident()
+        self.threads.add(threading.get_ident())
         self.came.set()
 
     @property
@@ -185,16 +185,17 @@ async def test_spans_that_end_in_another_thread_are_handed_on_in_the_loops(
     tracing: Tracing, taken: Taken
 ) -> None:
     def work() -> None:
-        with tracing.span("in a thread", parent=OUTSIDE):
-            pass
+        for n in range(MAX_BATCH):
+            with tracing.span(f"in a thread {n}", parent=OUTSIDE):
+                pass
 
     with tracing.span("in the loop", parent=OUTSIDE):
         pass
     await asyncio.to_thread(work)
     await taken.came.wait()
     await tracing.flush()
-    assert taken.thread == threading.get_ident()
-    assert taken.spans.keys() == {"in the loop", "in a thread"}
+    assert taken.threads == {threading.get_ident()}
+    assert len(taken.spans) == MAX_BATCH + 1
 
 
 def test_without_a_loop_spans_wait_for_the_flush() -> None:
