@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
 from meshwright import genai
 from meshwright.actor import ActorRef
 from meshwright.agent import Agent
-from meshwright.errors import HostError, MeshError
+from meshwright.errors import HostError, InvalidInput, MeshError
 from meshwright.messages import Fault, Outcome, OutcomeStatus
 from meshwright.run import Run, Services, Spent
 from meshwright.tools.tool import Tool
@@ -65,8 +67,7 @@ class Runner:
         started = time.perf_counter()
         result, status, fault = None, "succeeded", None
         try:
-            answer = await until_stopped(self._within_timeout(run, work))
-            result = {"text": answer} if isinstance(answer, str) else answer
+            result = result_of(await until_stopped(self._within_timeout(run, work)))
         except (HostError, Suspended):
             raise
         except Stopped:
@@ -80,6 +81,7 @@ class Runner:
             logger.exception("agent %s failed on task %s", run.agent_id, work.task.task_id)
             status, fault = "failed", Fault(type=type(error).__name__, message=str(error))
         if fault is not None:
+            result, fault = None, writable(fault)
             span.fail(RuntimeError(fault.type))
         outcome = self._outcome(work, run.spent, status, result, fault, time.perf_counter() - started)
         history = run.history(outcome.text) if outcome.success else ()
@@ -114,3 +116,18 @@ class Runner:
             generation=work.task.generation,
             attempt=work.dispatch.attempt,
         )
+
+
+def result_of(answer: str | dict[str, Any]) -> dict[str, Any]:
+    """An agent's answer as plain data. Raises InvalidInput where JSON cannot hold it."""
+    try:
+        return from_json(to_json({"text": answer} if isinstance(answer, str) else answer))
+    except (PydanticSerializationError, ValueError) as error:
+        raise InvalidInput(
+            f"the agent's answer cannot be written as JSON: {error}", remedy="return text or plain data"
+        ) from error
+
+
+def writable(fault: Fault) -> Fault:
+    """A fault that JSON can hold: whatever an agent raises may quote half of a character."""
+    return Fault(type=fault.type, message=fault.message.encode(errors="replace").decode())
