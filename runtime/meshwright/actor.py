@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, get_args, get_ty
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from meshwright.encoding import encode
 from meshwright.errors import InvalidInput
 from meshwright.messages import Event, trace_id_of
 
@@ -76,7 +77,7 @@ class Message:
             "expires_at": self.expires_at,
         }
         document.update({name: value for name, value in optional.items() if value is not None})
-        return to_json(document)
+        return encode(document)
 
     @classmethod
     def decode(cls, data: bytes | str) -> Message:
@@ -188,6 +189,12 @@ class Turn:
     def sent(self) -> int:
         """How many messages and events the actor has sent, this turn's included."""
         return self._sent
+
+    def bodies(self) -> list[Any]:
+        """All that the turn sends, publishes and writes."""
+        bodies = [message.body for message in self.sends]
+        bodies += [event.payload for event in self.events]
+        return bodies + [record.value for record in self.records]
 
     def _next_id(self) -> str:
         self._sent += 1
@@ -416,7 +423,7 @@ def take_turn(
         turn.wake = None
     reply = method.call(actor, turn) if method.takes is None else method.call(actor, turn, body)
     state = encode_state(actor)
-    check_json(turn)
+    require_json(turn.ref, *turn.bodies())
     after = Head(
         revision=head.revision + 1,
         last_turn=message.id,
@@ -456,20 +463,13 @@ def encode_state(actor: Actor[Any]) -> bytes:
         raise InvalidInput(f"the state of {actor.ref} cannot be stored as JSON: {error}") from error
 
 
-def check_json(turn: Turn) -> None:
-    """Raise InvalidInput where an effect of a turn carries what JSON cannot hold.
-
-    Models are not looked into: their fields say that they can be written.
-    """
-    bodies = [message.body for message in turn.sends]
-    bodies += [event.payload for event in turn.events]
-    bodies += [record.value for record in turn.records]
-    for body in bodies:
-        if body is not None and not isinstance(body, BaseModel):
-            try:
-                to_json(body)
-            except (PydanticSerializationError, ValueError) as error:
-                raise InvalidInput(f"{turn.ref} sends what cannot be written as JSON: {error}") from error
+def require_json(source: object, *values: Any) -> None:
+    """Raise InvalidInput where one of the values, sent by `source`, is something that JSON cannot hold."""
+    for value in values:
+        try:
+            to_json(value)
+        except (PydanticSerializationError, ValueError) as error:
+            raise InvalidInput(f"{source} sends what cannot be written as JSON: {error}") from error
 
 
 def _remembered(seen: dict[str, float], message: Message, now: float) -> dict[str, float]:

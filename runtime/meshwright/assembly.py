@@ -17,7 +17,7 @@ from meshwright.clock import Clock, SystemClock
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient, ContextService
 from meshwright.context.tokens import count_tokens
-from meshwright.errors import ConfigError, HostError
+from meshwright.errors import ConfigError, HostError, ModelError
 from meshwright.events.log import EventLog
 from meshwright.fleet import load_agents, project_file
 from meshwright.host import Host, Subscription
@@ -25,7 +25,7 @@ from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.hosts.memory import MemoryHost
 from meshwright.mesh import Mesh
 from meshwright.messages import Event, new_id
-from meshwright.models.port import Model
+from meshwright.models.port import Model, ModelRequest
 from meshwright.models.retry import Retrying
 from meshwright.models.select import choose_model
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
@@ -82,7 +82,7 @@ def build_mesh(
     chosen_model = model or choose_model(
         settings, project_file(project, settings.litellm_config), count_tokens=count_tokens
     )
-    retrying = Retrying(chosen_model, clock)
+    retrying = Retrying(chosen_model, clock, on_retry=announcements.retried)
     memory = Memory(database, clock)
     context = ContextClient(chosen_host, retrying, prompts)
     classes = load_agents(project_file(project, settings.actors_dir)) if agents is None else agents
@@ -223,21 +223,33 @@ class Announcements:
 
     def tell(self, event_type: str, payload: Mapping[str, Any]) -> None:
         """Something happened."""
-        self._emit(event_type, topics.MESH, dict(payload), None)
+        self._emit(event_type, topics.MESH, dict(payload))
 
     def publish_spans(self, trace_id: str, spans: Sequence[Mapping[str, Any]]) -> None:
         """Spans of a trace have finished."""
-        self._emit("trace.spans", topics.TRACES, {"spans": list(spans)}, trace_id)
+        self._emit("trace.spans", topics.TRACES, {"spans": list(spans)}, trace_id=trace_id)
 
-    def _emit(self, event_type: str, topic: str, payload: dict[str, Any], trace_id: str | None) -> None:
+    def retried(self, request: ModelRequest, error: ModelError, delay_seconds: float) -> None:
+        """A model's call failed and will be made again."""
+        fault = {"type": error.code, "message": str(error)}
+        self._emit(
+            "model.retried",
+            topics.TASK_PROGRESS,
+            {"error": fault, "delay_seconds": round(delay_seconds, 3), "step": request.metadata.get("step")},
+            task_id=request.metadata.get("task_id"),
+            agent_id=request.user,
+            tenant_id=request.metadata.get("tenant_id", "default"),
+        )
+
+    def _emit(self, event_type: str, topic: str, payload: dict[str, Any], **known: Any) -> None:
         event = Event(
             id=f"mesh/{self._host.incarnation}/{new_id()}",
             event_type=event_type,
             topic=topic,
             time=self._host.clock.now(),
-            trace_id=trace_id,
             aggregate_id="mesh",
             payload=payload,
+            **known,
         )
         try:
             self._host.emit([event])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +27,6 @@ from meshwright.tracing import NoTracing, Span, Tracing
 from meshwright.work import Journal, Work
 from meshwright.work.journal import Told
 from meshwright.work.thread import HISTORY
-
-logger = logging.getLogger("meshwright.run")
 
 MAX_HISTORY = 20  # entries of the thread that a run looks back on
 MAX_SUMMARY_CHARS = 120  # of a tool's arguments, in an event
@@ -67,6 +63,7 @@ class Setting(BaseModel):
     tags: tuple[str, ...]
     memories: int = 0
     memory_tokens: int = 0
+    memory_error: str | None = None
     method: str = "deterministic"
     input_tokens: int = 0
     output_tokens: int = 0
@@ -214,7 +211,11 @@ class Run:
 
     async def _prepare(self) -> Setting:
         prompt = self._services.prompts.get(self.agent.prompt)
-        memories = await self._recall()
+        memories, memory_error = [], None
+        try:
+            memories = await self._recall()
+        except MemoryUnavailable as error:  # an agent without its memories still has its task
+            memory_error = str(error)
         context = await self._compress(memories)
         tags = self.agent.tags(self.task)
         values = {
@@ -230,6 +231,7 @@ class Run:
             tags=tuple(prompt.tags if tags is None else tags),
             memories=len(memories),
             memory_tokens=sum(item.tokens for item in memories),
+            memory_error=memory_error,
             method=context.method,
             input_tokens=context.stats.input_tokens,
             output_tokens=context.stats.output_tokens,
@@ -241,15 +243,12 @@ class Run:
     async def _recall(self) -> list[MemoryItem]:
         if not self.task.text:
             return []
-        with suppress(MemoryUnavailable):  # an agent without its memories still has its task
-            return await self._services.memory.recall(
-                self.task.text,
-                tenant_id=self.task.tenant_id,
-                scopes=self._scopes(),
-                max_tokens=self._services.max_memory_tokens,
-            )
-        logger.warning("memories cannot be read: task %s goes on without", self.task.task_id)
-        return []
+        return await self._services.memory.recall(
+            self.task.text,
+            tenant_id=self.task.tenant_id,
+            scopes=self._scopes(),
+            max_tokens=self._services.max_memory_tokens,
+        )
 
     async def _compress(self, memories: Sequence[MemoryItem]) -> CompressResponse:
         request = context_request(
@@ -367,9 +366,9 @@ class Run:
         )
         if not isinstance(result, dict) or result.keys() != {"value", "error"}:
             result = {"value": result, "error": None}  # what a person says came of it
-        value = result["error"] if result["error"] is not None else result["value"]
         if result["error"] is not None:
-            return _error_text(value)
+            return _error_text(str(result["error"]))
+        value = result["value"]
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
     async def _run_tool(self, tool: Tool, call: ToolCall) -> dict[str, Any]:
@@ -434,10 +433,12 @@ def _tell_context(setting: Setting) -> list[Told]:
         "validation_passed": setting.validation_passed,
         "error": setting.error,
     }
-    return [
-        ("memory.recalled", {"count": setting.memories, "tokens": setting.memory_tokens}),
-        ("context.compressed", compressed),
-    ]
+    events: list[Told] = [("context.compressed", compressed)]
+    if setting.memory_error is not None:
+        events.insert(0, ("memory.unavailable", {"error": setting.memory_error}))
+    if setting.memories:
+        events.insert(0, ("memory.recalled", {"count": setting.memories, "tokens": setting.memory_tokens}))
+    return events
 
 
 def _model_called(request: ModelRequest, reply: ModelReply, started: float) -> dict[str, Any]:

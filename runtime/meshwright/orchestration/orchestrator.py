@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from meshwright import topics
 from meshwright.actor import Actor, ActorRef, Turn, turn
-from meshwright.errors import IdempotencyConflict, MeshError
+from meshwright.errors import IdempotencyConflict, MeshError, NoAgentAvailable
 from meshwright.messages import (
     ENDED,
     Dispatch,
@@ -190,10 +190,10 @@ class Orchestrator(Actor[TaskRecord]):
         )
         if self.task.agent_id in failed:
             return None
-        cards = self._registry.scores(self.task.capability, exclude=failed)
-        if self.task.agent_id is not None:
-            cards = [card for card in cards if card.agent_id == self.task.agent_id]
-        return cards[0] if cards else None
+        try:
+            return self._registry.best(self.task.capability, exclude=failed, agent_id=self.task.agent_id)
+        except NoAgentAvailable:
+            return None
 
     def _current(self, outcome: Outcome) -> Attempt | None:
         """The open attempt that an outcome belongs to; a late or foreign one belongs to none."""

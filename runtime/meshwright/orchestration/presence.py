@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from meshwright import topics
 from meshwright.capability import Registration
+from meshwright.errors import HostError, NotFound
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.messages import Event, Outcome, new_id
 from meshwright.orchestration.health import HealthProbes
 from meshwright.orchestration.registry import Registry
+
+logger = logging.getLogger("meshwright.presence")
 
 CHECK_SECONDS = 5.0  # between looks at who has gone silent, and probes of what agents depend on
 
@@ -102,11 +106,15 @@ class Presence:
                     payload if isinstance(payload, Registration) else Registration.model_validate(payload)
                 )
         elif event.event_type == "agent.heartbeat" and event.agent_id is not None:
-            self._registry.heartbeat(event.agent_id, event.time)
+            with suppress(NotFound):  # it has not registered here yet; its next registration is heard
+                self._registry.heartbeat(event.agent_id, event.time)
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
     """Do something now and then every so many seconds, until cancelled."""
     while True:
-        await work()
+        try:
+            await work()
+        except HostError as error:
+            logger.warning("a regular duty is put off: %s", error)
         await asyncio.sleep(seconds)

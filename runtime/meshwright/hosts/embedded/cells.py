@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,9 +19,7 @@ from pydantic_core import from_json
 from meshwright.actor import Actor, ActorKind, ActorRef, Head, Message
 from meshwright.errors import NotFound
 
-SELECT_HEAD = (
-    "SELECT revision, last_turn, sent, wake_at, obliged, seen, state FROM heads WHERE type = ? AND id = ?"
-)
+SELECT_HEADS = "SELECT id, revision, last_turn, sent, wake_at, obliged, seen, state FROM heads WHERE type = ?"
 
 
 @dataclass(slots=True)
@@ -38,9 +36,10 @@ class Delivery:
 
 
 class Cell:
-    """One active actor. `head` is the last one handed to a group; `pending` counts groups not yet durable.
+    """One active actor. `head` is the last one handed to a group, None before the file was asked.
 
-    `born_here` says that the file held nothing of it when it was activated: `records` are all it has then.
+    `pending` counts groups not yet durable. `born_here` says that the file held nothing of the actor when
+    it was activated: `records` are all it has then.
     """
 
     __slots__ = (
@@ -56,13 +55,13 @@ class Cell:
         "used_at",
     )
 
-    def __init__(self, ref: ActorRef, kind: ActorKind, head: Head) -> None:
+    def __init__(self, ref: ActorRef, kind: ActorKind) -> None:
         self.ref = ref
         self.kind = kind
-        self.head = head
+        self.head: Head | None = None
         self.actor: Actor[Any] | None = None
         self.mailbox: deque[Delivery] = deque()
-        self.born_here = head.revision == 0
+        self.born_here = False
         self.records: set[tuple[str, int]] = set()
         self.pending = 0
         self.queued = False
@@ -73,10 +72,10 @@ class Cell:
         """Whether the cell may be dropped: nothing waits, and the file holds what it holds."""
         return not self.pending and not self.queued
 
-    def activate(self) -> Actor[Any]:
-        """The actor with its state, decoded if need be."""
+    def activate(self, head: Head) -> Actor[Any]:
+        """The actor with the state of its head, decoded if need be."""
         if self.actor is None:
-            self.actor = self.kind.activate(self.ref, self.head)
+            self.actor = self.kind.activate(self.ref, head)
         return self.actor
 
     def forget_state(self) -> None:
@@ -121,16 +120,31 @@ class Cells:
             kind = self.kinds.get(ref.type)
             if kind is None:
                 raise NotFound(f"no actor type {ref.type!r} is registered", field="type")
-            cell = self._cells[ref] = Cell(ref, kind, self.stored_head(ref))
+            cell = self._cells[ref] = Cell(ref, kind)
         else:
             self._cells.move_to_end(ref)
         cell.used_at = now
         return cell
 
-    def stored_head(self, ref: ActorRef) -> Head:
-        """The head in the file, or a new one."""
-        rows = self.read(SELECT_HEAD, ref)
-        return head_of(rows[0]) if rows else Head()
+    def load(self, cells: Sequence[Cell]) -> None:
+        """Give cells that have no head the one in the file, or a new one: one look-up for each type.
+
+        A look-up lets go of the interpreter lock, which a busy neighbour takes; so they are made together.
+        """
+        new: defaultdict[str, list[Cell]] = defaultdict(list)
+        for cell in cells:
+            if cell.head is None:
+                new[cell.ref.type].append(cell)
+        for kind, unread in new.items():
+            stored = self.stored_heads(kind, [cell.ref.id for cell in unread])
+            for cell in unread:
+                cell.head = stored.get(cell.ref.id) or Head()
+                cell.born_here = cell.ref.id not in stored
+
+    def stored_heads(self, kind: str, ids: Sequence[str]) -> dict[str, Head]:
+        """The heads in the file of some actors of a type, by id."""
+        query = f"{SELECT_HEADS} AND id IN ({','.join('?' * len(ids))})"
+        return {row[0]: head_of(row[1:]) for row in self.read(query, (kind, *ids))}
 
     def read(self, query: str, values: tuple[Any, ...]) -> list[Any]:
         """The rows of a short query; committed data only."""
@@ -152,7 +166,7 @@ class Cells:
 
 
 def head_of(row: tuple[Any, ...]) -> Head:
-    """A head from the columns of `SELECT_HEAD`."""
+    """A head from its columns in `SELECT_HEADS`."""
     revision, last_turn, sent, wake_at, obliged, seen, state = row
     return Head(
         revision=revision,

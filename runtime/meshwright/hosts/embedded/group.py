@@ -5,15 +5,17 @@ Within a group an actor's last head wins, and a message sent and taken in it nev
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
+from typing import Any
 
 from pydantic_core import to_json
 
 from meshwright.actor import ActorRef, Commit, Head, Message, Record
+from meshwright.encoding import encode
 from meshwright.errors import StoreFailed
-from meshwright.events.payload import encode
 from meshwright.hosts.embedded.cells import Cell
 from meshwright.messages import Event
 from meshwright.storage.rows import delete_rows, insert_rows
@@ -42,6 +44,8 @@ class Group:
         self.events: list[Event] = []
         self.callbacks: list[Settled] = []
         self.cells: list[Cell] = []
+        self._is_settled = False
+        self._error: StoreFailed | None = None
         self._insert_events = insert_events
         self._settled = settled
 
@@ -94,7 +98,17 @@ class Group:
 
     def done(self, error: StoreFailed | None) -> None:
         """Tell the host, on its loop."""
+        self._is_settled, self._error = True, error
         self._settled(self, error)
+
+    async def durable(self) -> None:
+        """Return once the group is durable. Raises StoreFailed."""
+        if not self._is_settled:
+            settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.callbacks.append(lambda error: None if settled.done() else settled.set_result(None))
+            await settled
+        if self._error is not None:
+            raise self._error
 
 
 def head_row(ref: ActorRef, head: Head) -> tuple[object, ...]:
@@ -110,6 +124,18 @@ def head_row(ref: ActorRef, head: Head) -> tuple[object, ...]:
         to_json(head.seen) if head.seen else None,
         head.state,
     )
+
+
+class Durable:
+    """Await it to know that a group is durable; it costs nothing where nobody does."""
+
+    def __init__(self, group: Group, schedule: Callable[[], None]) -> None:
+        self._group = group
+        self._schedule = schedule
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self._schedule()  # else a group that holds nothing but this wish would wait for another's
+        return self._group.durable().__await__()
 
 
 class GroupCommitter:

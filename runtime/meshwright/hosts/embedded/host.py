@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from meshwright.actor import ActorKind, ActorRef, Commit, Head, Message, Record, take_turn
+from meshwright.actor import ActorKind, ActorRef, Commit, Head, Message, Record, require_json, take_turn
 from meshwright.bus import Bus
 from meshwright.clock import Clock, SystemClock
 from meshwright.errors import Draining, MailboxFull, NotFound, StoreFailed
@@ -26,7 +26,7 @@ from meshwright.events.log import EventLog
 from meshwright.host import Listener, Signals, Subscription, dead_letter
 from meshwright.hosts.embedded.alarms import Alarms
 from meshwright.hosts.embedded.cells import Cell, Cells, Delivery
-from meshwright.hosts.embedded.group import Group, GroupCommitter
+from meshwright.hosts.embedded.group import Durable, Group, GroupCommitter
 from meshwright.hosts.embedded.records import Records
 from meshwright.messages import Event, new_id
 from meshwright.storage.database import Database, Durability
@@ -76,6 +76,7 @@ class EmbeddedHost:
         self._rows = itertools.count(1)
         self._calls = itertools.count(1)
         self._turns = 0
+        self._publishing: dict[str, asyncio.Event] = {}
         self._recovery: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -149,18 +150,24 @@ class EmbeddedHost:
     async def send(self, message: Message) -> None:
         """Take a message from outside: durable when this returns, dropped if its id was taken before."""
         self._admit(message.to)
+        require_json(message.id, message.body)
         self._post(message, outside=True)
         await self._barrier()
 
     async def publish(self, event: Event) -> None:
         """Take an event from outside, durable when this returns; one whose id is known is dropped."""
         self._check()
-        await self._barrier()
-        if not await self._log.knows(event.id) and not any(
-            event.id == other.id for other in self._filling.events
-        ):
-            self._spread([event])
-        await self._barrier()
+        require_json(event.id, event.payload)
+        while event.id in self._publishing:
+            await self._publishing[event.id].wait()
+        done = self._publishing[event.id] = asyncio.Event()
+        try:
+            if not await self._log.knows(event.id):
+                self._spread([event])
+            await self._barrier()
+        finally:
+            done.set()
+            del self._publishing[event.id]
 
     def emit(self, events: Sequence[Event]) -> Awaitable[None]:
         """Take events that this process makes, each once; await the result to know them durable."""
@@ -181,12 +188,15 @@ class EmbeddedHost:
         kind = self._cells.kinds.get(ref.type)
         if kind is None:
             raise NotFound(f"no actor type {ref.type!r} is registered", field="type")
-        head = cell.head if cell is not None else self._cells.stored_head(ref)
-        return kind.decode_state(head.state) if head.revision else None
+        head = cell.head if cell is not None else None
+        if head is None:
+            head = self._cells.stored_heads(ref.type, [ref.id]).get(ref.id)
+        return kind.decode_state(head.state) if head is not None and head.revision else None
 
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
         """Write a record outside a turn, and events with it; await the result to know them durable."""
         self._check(draining=True)
+        require_json(record.ref, record.value, *(event.payload for event in events))
         if self._records.is_new(record):
             self._filling.records.append(record)
             self._records.note([record])
@@ -276,14 +286,16 @@ class EmbeddedHost:
         self._scheduled = False
         for _ in range(min(MAX_CALLBACKS_A_ROUND, len(self._callbacks))):
             self._callbacks.popleft()(self._failure)
-        for _ in range(MAX_TURNS_A_ROUND):
-            if not self._ready:
-                break
-            cell = self._ready.popleft()
-            self._take_next(cell)
-            cell.queued = bool(cell.mailbox)
-            if cell.queued:
-                self._ready.append(cell)
+        turns = 0
+        while self._ready and turns < MAX_TURNS_A_ROUND:
+            cells = [self._ready.popleft() for _ in range(min(len(self._ready), MAX_TURNS_A_ROUND - turns))]
+            self._cells.load(cells)
+            for cell in cells:
+                self._take_next(cell)
+                cell.queued = bool(cell.mailbox)
+                if cell.queued:
+                    self._ready.append(cell)
+            turns += len(cells)
         self._committer.flush()
         if self._ready or self._callbacks:
             self._schedule()
@@ -293,10 +305,11 @@ class EmbeddedHost:
         if self._failure is not None:
             _settle(delivery.reply, None, self._failure)
             return
+        assert cell.head is not None
         if delivery.message.method == "wake" and not self._is_due(cell.head):
             return
         try:
-            commit = self._turn(cell, delivery)
+            commit = self._turn(cell, cell.head, delivery)
         except Exception as error:  # noqa: BLE001 whatever a turn raises, the actor is unchanged and the sender is told
             cell.forget_state()
             self._refuse(cell, delivery, error)
@@ -306,15 +319,15 @@ class EmbeddedHost:
         if self._turns % TRIM_EVERY_TURNS == 0:
             self._cells.trim(self._now() - IDLE_SECONDS)
 
-    def _turn(self, cell: Cell, delivery: Delivery) -> Commit:
+    def _turn(self, cell: Cell, head: Head, delivery: Delivery) -> Commit:
         message = delivery.message
         name = f"turn {cell.ref.type}.{message.method}"
         tracing = self._tracing if message.traceparent is not None else UNTRACED
         with tracing.span(name, parent=message.traceparent) as span:
             return take_turn(
                 cell.kind,
-                cell.activate(),
-                cell.head,
+                cell.activate(head),
+                head,
                 message,
                 self.clock.now(),
                 remember=delivery.outside,
@@ -351,8 +364,7 @@ class EmbeddedHost:
         else:
             self._dead_letter(delivery, error)
             if delivery.message.method == "wake":  # the alarm went off: it must not go off for ever
-                head = replace(cell.head, revision=cell.head.revision + 1, wake_at=None)
-                self._commit(cell, delivery, Commit(cell.ref, delivery.message, head))
+                self._commit(cell, delivery, without_alarm(cell, delivery.message))
 
     def _settle_durably(
         self, cell: Cell, reply: asyncio.Future[Any], result: Any, error: Exception | None
@@ -379,13 +391,10 @@ class EmbeddedHost:
         if not self._committer.idle:
             await self._queued()
 
-    def _queued(self) -> asyncio.Future[None]:
-        """The future of everything handed in so far becoming durable."""
-        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        durable.add_done_callback(_retrieve)
-        self._filling.callbacks.append(lambda failure: _settle(durable, None, failure))
+    def _queued(self) -> Durable:
+        """Await it to know everything handed in so far durable."""
         self._schedule()
-        return durable
+        return Durable(self._filling, self._schedule)
 
     def _on_durable(self, group: Group) -> None:
         for cell in group.cells:
@@ -436,10 +445,11 @@ class EmbeddedHost:
             await asyncio.sleep(0)
 
 
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Look at the result, so that one whom nobody awaits in the end leaves no warning."""
-    if not future.cancelled():
-        future.exception()
+def without_alarm(cell: Cell, message: Message) -> Commit:
+    """The commit of an alarm whose turn raised: it must not go off for ever."""
+    assert cell.head is not None
+    head = replace(cell.head, revision=cell.head.revision + 1, wake_at=None)
+    return Commit(cell.ref, message, head)
 
 
 def _settle(future: asyncio.Future[Any] | None, result: Any, error: BaseException | None) -> None:

@@ -1,0 +1,52 @@
+"""JSON that never fails: whatever is to be kept can be written, and what was written can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import from_json, to_json
+
+MAX_DEPTH = 100  # of a payload that has to be mended
+
+
+def encode(payload: Any) -> bytes:
+    """A value as JSON. Never fails: what JSON cannot hold is replaced by something that says so."""
+    try:
+        return to_json(payload, inf_nan_mode="null", serialize_unknown=True)
+    except Exception:  # noqa: BLE001 - whatever a foreign object raises, the rest must be kept
+        return to_json(_mended(payload, ()))
+
+
+def decode(data: bytes) -> Any:
+    """Read `encode` back as plain data; JSON nested too deep to read is given as its text."""
+    try:
+        return from_json(data)
+    except ValueError:
+        return data.decode(errors="replace")
+
+
+def _mended(value: Any, above: tuple[int, ...]) -> Any:
+    """The same value without halves of characters, bytes that are no text, circles and foreign objects."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if id(value) in above or len(above) == MAX_DEPTH:
+        return "<circular>" if id(value) in above else "<nested too deep>"
+    inside = (*above, id(value))
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, Mapping):
+        return {_mended(str(key), ()): _mended(each, inside) for key, each in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_mended(each, inside) for each in value]
+    return _leaf(value)
+
+
+def _leaf(value: Any) -> Any:
+    try:
+        return from_json(to_json(value, inf_nan_mode="null"))
+    except Exception:  # noqa: BLE001 - as above: only its type can be kept
+        return f"<{type(value).__name__}>"
