@@ -1,5 +1,7 @@
 """Small actors that show what a host does with their turns."""
 
+from typing import Any
+
 from pydantic import BaseModel
 
 from meshwright.actor import Actor, ActorKind, ActorRef, Turn, turn
@@ -81,20 +83,31 @@ class Sender(Actor[Rounds]):
         return turn.sent
 
     @turn
-    def send_what_is_no_json(self, turn: Turn) -> None:
+    def send_what_is_no_json(self, turn: Turn, how: str) -> None:
         self.state.count += 1
         turn.publish("any", "round.sent", {})
-        turn.send(ActorRef("Diary", "one"), "write", {"text": object()})
+        turn.send(ActorRef("Diary", "one"), "write", NO_JSON[how])
 
     @turn
-    def publish_what_is_no_json(self, turn: Turn) -> None:
+    def publish_what_is_no_json(self, turn: Turn, how: str) -> None:
         self.state.count += 1
-        turn.publish("any", "round.sent", {"text": object()})
+        turn.publish("any", "round.sent", NO_JSON[how])
 
     @turn
-    def append_what_is_no_json(self, turn: Turn) -> None:
+    def append_what_is_no_json(self, turn: Turn, how: str) -> None:
         self.state.count += 1
-        turn.append("lines", 1, object())
+        turn.append("lines", 1, NO_JSON[how])
+
+
+class Anything(BaseModel):
+    text: Any
+
+
+NO_JSON: dict[str, Any] = {
+    "an object": {"text": object()},
+    "half a character": {"text": "\ud83d"},
+    "a model with half a character": Anything(text={"text": "\ud83d"}),
+}
 
 
 DIARY = ActorKind.of(Diary)

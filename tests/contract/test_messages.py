@@ -95,6 +95,7 @@ async def test_a_repeat_is_dropped_after_a_restart_and_after_a_crash(stand: Stan
 
 async def test_a_repeat_is_dropped_where_the_first_changed_nothing(stand: Stand) -> None:
     host = await stand.open(DIARY)
+    await host.call(diary(), "glance")  # now the state is stored as it stands
     await host.send(Message("idle", diary(), "write_if_begun", Line(text="too late"), "client"))
     await host.send(to_write("a"))
     await host.send(Message("idle", diary(), "write_if_begun", Line(text="too late"), "client"))

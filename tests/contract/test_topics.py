@@ -258,12 +258,3 @@ async def test_a_subscriber_that_cannot_take_dead_letters_starts_no_storm(stand:
     for n in range(20):  # the mesh goes on meanwhile
         await host.call(diary(), "write", {"text": str(n)})
     assert len(stand.watch.of("message.dead_lettered")) == 2
-
-
-async def test_events_that_the_process_makes_are_told_in_order_and_reach_actors(stand: Stand) -> None:
-    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
-    _ = host.emit([event("e1", text="one"), event("e2", text="two")])
-    await host.emit([event("e3", text="three")])
-    assert stand.watch.texts("told") == ["one", "two", "three"]
-    await stand.watch.written("one", "two", "three")
-    assert sorted(await lines_of(host)) == ["one", "three", "two"]

@@ -6,9 +6,10 @@ import time
 import pytest
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, ActorKind, ActorRef, Turn, turn
+from meshwright.actor import Actor, ActorKind, ActorRef, Message, Record, Turn, turn
 from meshwright.errors import Conflict, InvalidInput, NotFound, StoreLocked
-from tests.contract.sample import DIARY, SENDER, Round, diary, lines_of
+from meshwright.messages import Event
+from tests.contract.sample import DIARY, NO_JSON, SENDER, Round, diary, lines_of
 from tests.contract.stands import Stand
 from tests.contract.watching import Worker
 
@@ -72,15 +73,36 @@ async def test_a_turn_that_raises_leaves_nothing_for_after_a_restart(stand: Stan
     assert await host.read(diary("elsewhere")) is None
 
 
+@pytest.mark.parametrize("how", NO_JSON)
 @pytest.mark.parametrize("what", ["send", "publish", "append"])
-async def test_a_turn_that_sends_what_is_no_json_changes_nothing(stand: Stand, what: str) -> None:
+async def test_a_turn_that_sends_what_is_no_json_changes_nothing(stand: Stand, what: str, how: str) -> None:
     host = await stand.open(DIARY, SENDER)
     with pytest.raises(InvalidInput):
-        await host.call(SENDER_ONE, f"{what}_what_is_no_json")
+        await host.call(SENDER_ONE, f"{what}_what_is_no_json", how)
     assert await host.call(SENDER_ONE, "send", Round(events=["news"])) == 1
     await stand.watch.until(lambda: bool(stand.watch.of("round.sent")))
     assert stand.watch.texts("round.sent") == ["news"]
     assert (await host.read(SENDER_ONE)).count == 1
+
+
+@pytest.mark.parametrize("how", NO_JSON)
+async def test_what_is_no_json_is_refused_at_the_door(stand: Stand, how: str) -> None:
+    host = await stand.open(DIARY)
+    event = Event(id="e1", event_type="told", topic="any", time=host.clock.now(), payload=NO_JSON[how])
+    with pytest.raises(InvalidInput):
+        await host.send(Message("m1", diary(), "write", NO_JSON[how]))
+    with pytest.raises(InvalidInput):
+        await host.publish(event)
+    with pytest.raises(InvalidInput):
+        await host.append(Record(diary(), "lines", 1, NO_JSON[how]))
+    with pytest.raises(InvalidInput):
+        await host.append(Record(diary(), "lines", 2, {}), [event])
+    with pytest.raises(InvalidInput):
+        await host.call(diary(), "write", NO_JSON[how])
+    await host.call(diary(), "write", {"text": "a"})
+    assert await lines_of(host) == ["a"]
+    assert await host.records(diary(), "lines") == []
+    assert stand.watch.texts("told") == []
 
 
 async def test_a_call_raises_what_its_turn_raises(stand: Stand) -> None:
