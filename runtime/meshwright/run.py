@@ -211,7 +211,8 @@ class Run:
 
     async def _prepare(self) -> Setting:
         prompt = self._services.prompts.get(self.agent.prompt)
-        memories, memory_error = [], None
+        memories: list[MemoryItem] = []
+        memory_error = None
         try:
             memories = await self._recall()
         except MemoryUnavailable as error:  # an agent without its memories still has its task

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
+from meshwright.encoding import decode, encode
 from meshwright.events.filter import seconds
-from meshwright.events.payload import decode, encode
 from meshwright.messages import Event
 from meshwright.storage.rows import MAX_ROWS, insert_rows
 

@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
+from meshwright.encoding import decode, encode
 from meshwright.events.filter import EventFilter, Matcher
-from meshwright.events.payload import decode, encode
 from meshwright.events.search import Found
 from meshwright.messages import Event
 
