@@ -64,7 +64,11 @@ class Database:
         Raises StoreLocked when another process holds it, StoreTooNew, or StoreFailed.
         """
         self._loop = asyncio.get_running_loop()
-        connection = await asyncio.to_thread(self._prepare)
+        try:
+            connection = await asyncio.to_thread(self._prepare)
+        except BaseException:
+            self._unlock()
+            raise
         self._writer = threading.Thread(
             target=self._write_all, args=(connection,), name="mesh-writer", daemon=True
         )
@@ -80,11 +84,14 @@ class Database:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+        self._unlock()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-        if self._temporary is not None:
-            self._temporary.cleanup()
 
     def submit(self, job: Job) -> None:
         """Queue a job for the writer; `job.done` tells the end of it."""
@@ -124,19 +131,26 @@ class Database:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock()
-            connection = sqlite3.connect(
-                self.path,
-                isolation_level=None,
-                check_same_thread=False,
-                timeout=BUSY_TIMEOUT_SECONDS,
-                cached_statements=CACHED_STATEMENTS,
-            )
+            return self._connect_writer()
+        except (sqlite3.Error, OSError) as error:
+            raise self._failed(error) from error
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=BUSY_TIMEOUT_SECONDS,
+            cached_statements=CACHED_STATEMENTS,
+        )
+        try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA synchronous={self._durability}")
             connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             migrate(connection, self.path)
-        except (sqlite3.Error, OSError) as error:
-            raise self._failed(error) from error
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _take_lock(self) -> IO[str]:
