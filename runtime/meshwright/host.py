@@ -25,7 +25,7 @@ from pydantic_core import from_json
 from meshwright import topics
 from meshwright.actor import ActorKind, ActorRef, Message, Record
 from meshwright.clock import Clock
-from meshwright.errors import MeshError
+from meshwright.errors import MeshError, StoreFailed
 from meshwright.messages import Event
 
 Listener = Callable[[Event], None]
@@ -59,6 +59,8 @@ class Host(Protocol):
     clock: Clock
     incarnation: str
     """Names this run of the worker: another after each start."""
+    on_failure: Callable[[StoreFailed], None]
+    """Called once if the store fails: nothing can be promised from then on, and the process should end."""
 
     def register(self, kind: ActorKind) -> None:
         """Make a type of actor known. Raises ValueError when the type is taken."""

@@ -13,7 +13,7 @@ from meshwright import topics
 from meshwright.actor import ActorRef
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
-from meshwright.errors import NotFound
+from meshwright.errors import NotFound, StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.messages import (
@@ -111,6 +111,9 @@ class Mesh:
         self.ready = False
         self._parts = parts
         self._limits = Limits(settings.max_payload_bytes, settings.max_payload_depth)
+        self._failed = asyncio.Event()
+        self._failure: StoreFailed | None = None
+        host.on_failure = self._fail
         self._waiters: dict[str, list[asyncio.Future[Outcome]]] = {}
         host.listen(topics.TASK_PROGRESS, self._tell_waiters)
 
@@ -145,6 +148,12 @@ class Mesh:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+    async def failure(self) -> StoreFailed:
+        """Wait until the store fails, and return why: what was accepted goes on at the next start."""
+        await self._failed.wait()
+        assert self._failure is not None
+        return self._failure
 
     async def submit(
         self,
@@ -254,6 +263,11 @@ class Mesh:
             return record.status
         entry = next((entry for entry in state.inbox if entry.task_id == task.task_id), None)
         return entry.status if entry and entry.status != "queued" else record.status
+
+    def _fail(self, error: StoreFailed) -> None:
+        self.ready = False
+        self._failure = error
+        self._failed.set()
 
     def _tell_waiters(self, event: Event) -> None:
         if event.event_type not in FINAL or event.task_id not in self._waiters:

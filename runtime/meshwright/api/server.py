@@ -26,7 +26,7 @@ async def serve(mesh: Mesh, host: str, port: int, on_ready: Callable[[str], None
     """Serve a running mesh until SIGINT or SIGTERM; a second one cuts off what is under way.
 
     Port 0 takes any free one; `on_ready` gets the URL once requests are answered. Raises ConfigError where
-    the address cannot be had.
+    the address cannot be had, and StoreFailed when the mesh cannot go on.
     """
     loop = asyncio.get_running_loop()
     async with serving(mesh, host, port) as server:
@@ -34,10 +34,22 @@ async def serve(mesh: Mesh, host: str, port: int, on_ready: Callable[[str], None
             loop.add_signal_handler(number, server.interrupt)
         try:
             on_ready(server.url)
-            await server.wait()
+            await _until_it_ends(server, mesh)
         finally:
             for number in STOP_SIGNALS:
                 loop.remove_signal_handler(number)
+
+
+async def _until_it_ends(server: Server, mesh: Mesh) -> None:
+    """Until somebody stops the server; raises why the mesh cannot go on, if that is first."""
+    stopped = asyncio.create_task(server.wait())
+    failed = asyncio.create_task(mesh.failure())
+    await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+    if failed.done():
+        server.stop()
+        await stopped
+        raise failed.result()
+    failed.cancel()
 
 
 @asynccontextmanager

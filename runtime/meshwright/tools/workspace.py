@@ -17,7 +17,7 @@ from meshwright.errors import ConfigError, InvalidInput, TooLarge
 
 PRIVATE = frozenset({".git", ".hg", ".svn", ".mesh", ".env"})
 """Never read: they hold credentials, or what other tasks and tenants said."""
-SKIPPED = PRIVATE | {".venv", "venv", "node_modules", "__pycache__", ".tox"}
+SKIPPED = PRIVATE | {".venv", "venv", "node_modules", "__pycache__", ".tox", ".hypothesis", ".eggs"}
 """Left out of listings and searches, as are folders named `*_cache`."""
 MAX_WALKED = 50_000
 BINARY_PROBE_BYTES = 8_192

@@ -55,6 +55,7 @@ class MemoryHost:
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self.incarnation = new_id()
+        self.on_failure: Callable[[StoreFailed], None] = lambda error: None
         self._faults = faults or Faults()
         self._max_mailbox = max_mailbox
         self._store = store or Store()
