@@ -75,15 +75,15 @@ class Database:
         self._writer.start()
 
     async def close(self) -> None:
-        """Write what is waiting, and close. Idempotent."""
-        if self._writer is not None:
-            self._jobs.put(None)
-            await asyncio.to_thread(self._writer.join)
-            self._writer = None
+        """Write what is waiting, and close: everything is in the one file then. Idempotent."""
         await asyncio.to_thread(self._readers.shutdown)
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+        if self._writer is not None:  # the last to close takes the WAL into the file, and only a writer can
+            self._jobs.put(None)
+            await asyncio.to_thread(self._writer.join)
+            self._writer = None
         self._unlock()
         if self._temporary is not None:
             self._temporary.cleanup()
@@ -218,10 +218,10 @@ class Database:
     def _failed(self, error: BaseException) -> StoreFailed:
         if isinstance(error, StoreFailed):
             return error
-        return StoreFailed(
-            f"cannot write to {self.path}: {error}",
-            remedy="make room or the folder writable and start again: accepted tasks go on by themselves",
-        )
+        remedy = "make room or the folder writable and start again: accepted tasks go on by themselves"
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            remedy = "restore it from a copy, or choose another folder with --data DIR"
+        return StoreFailed(f"cannot write to {self.path}: {error}", remedy=remedy)
 
 
 def _tell_each(jobs: list[Job], error: StoreFailed | None) -> None:
