@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from itertools import chain
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -226,7 +227,7 @@ class Mesh:
             )
 
     async def outcome(self, task_id: str, tenant_id: str = "default") -> Outcome:
-        """Wait for the outcome of a task. Raises NotFound."""
+        """Wait for the outcome of a task. Raises NotFound, and StoreFailed where the store fails by then."""
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(task_id, []).append(waiter)
         try:
@@ -268,6 +269,9 @@ class Mesh:
         self.ready = False
         self._failure = error
         self._failed.set()
+        for waiter in chain.from_iterable(self._waiters.values()):
+            if not waiter.done():
+                waiter.set_exception(error)
 
     def _tell_waiters(self, event: Event) -> None:
         if event.event_type not in FINAL or event.task_id not in self._waiters:
