@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Bench:
     rounds: int = 5
     scale: float = 1.0
     say: Callable[[str], None] = lambda text: None
+    samples: list[Round] = field(default_factory=list)
 
     def seconds(self, seconds: float) -> float:
         """How long to measure for what takes that long in a full run."""
@@ -41,6 +42,12 @@ class Bench:
         """Run one side, once, in a process of its own and on an empty folder."""
         with self.folder() as folder:
             return await run_side(function, folder=str(folder), **arguments)
+
+    async def sample(self) -> Round:
+        """What one task writes (`sample.py`), taken once a run."""
+        if not self.samples:
+            self.samples.append(await self.side("benchmarks.sample:take"))
+        return self.samples[0]
 
     async def in_turns(
         self, sides: Mapping[str, Callable[[], Awaitable[Round]]], *, rounds: int | None = None

@@ -36,7 +36,7 @@ TASK_ID = re.compile(rb'"task_id":"([^"]+)"')
 
 
 async def measure(bench: Bench) -> list[Row]:
-    sample = await bench.side("benchmarks.sample:take")
+    sample = await bench.sample()
     rounds = await bench.in_turns(
         {
             "ours": partial(behind_http, bench, "benchmarks.http:ours"),

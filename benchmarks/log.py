@@ -18,7 +18,7 @@ from meshwright.events.log import EventLog
 from meshwright.messages import Event, new_id
 from meshwright.storage.database import Database
 
-BATCH, BATCHES = 512, 60
+BATCH, BATCHES = 512, 150
 COLUMNS = (
     "seq, time, event_type, event_version, topic, tenant_id, task_id, agent_id, trace_id, traceparent, "
     "aggregate_id, own_id, payload"
@@ -27,7 +27,7 @@ INSERT = f"INSERT INTO events ({COLUMNS}) VALUES ({','.join('?' * 13)})"
 
 
 async def measure(bench: Bench) -> list[Row]:
-    sample = await bench.side("benchmarks.sample:take")
+    sample = await bench.sample()
     arguments = {"events": sample["events"], "batches": bench.count(BATCHES)}
     rounds = await bench.in_turns(
         {

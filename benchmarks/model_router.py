@@ -18,7 +18,7 @@ from benchmarks.sides import side
 from meshwright.models.router import RouterModel
 
 IN_FLIGHT = 32
-SECONDS, WARM_UP_SECONDS = 2.0, 0.5
+SECONDS, WARM_UP_SECONDS = 1.5, 0.3
 WHAT = f"model port in process (Router), {IN_FLIGHT} in flight"
 CONFIG = """
 model_list:

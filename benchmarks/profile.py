@@ -1,8 +1,8 @@
 """Where the time of a task goes: samples of the loop's thread while 128 tasks are in flight.
 
 Every millisecond of CPU the process is interrupted and the loop's stack noted, so that what is measured
-runs at nearly its own speed. A sample counts for the innermost part below that is on the stack. Interrupts come
-by the CPU time of the whole process: those that hit the writer's thread find the loop waiting ("the rest").
+runs at nearly its own speed. A sample counts for the innermost part below that is on the stack. Interrupts
+come by the CPU time of the whole process: those that hit the writer find the loop waiting ("the rest").
 """
 
 from __future__ import annotations

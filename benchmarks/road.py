@@ -27,7 +27,7 @@ MAX_STALL_MS = 50.0
 
 
 async def measure(bench: Bench) -> list[Row]:
-    sample = await bench.side("benchmarks.sample:take")
+    sample = await bench.sample()
     seconds = bench.seconds(SECONDS)
     rounds = await bench.in_turns(
         {

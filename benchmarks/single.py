@@ -13,7 +13,7 @@ MAX_ADDED_MS = 2.0
 
 
 async def measure(bench: Bench) -> list[Row]:
-    sample = await bench.side("benchmarks.sample:take")
+    sample = await bench.sample()
     seconds = bench.seconds(SECONDS)
 
     async def fsync() -> dict[str, float]:

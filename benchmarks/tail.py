@@ -22,7 +22,7 @@ MAX_RATIO = 1.2
 
 
 async def measure(bench: Bench) -> list[Row]:
-    sample = await bench.side("benchmarks.sample:take")
+    sample = await bench.sample()
     tasks_a_second = EVENTS_A_SECOND / len(sample["events"])
     seconds = bench.seconds(SECONDS)
     with bench.folder() as folder:
