@@ -4,6 +4,8 @@ import asyncio
 import json
 import signal
 from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -21,17 +23,23 @@ async def interrupted(process: Process) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-async def asking(environment: dict[str, str], *where: str) -> Process:
+@asynccontextmanager
+async def asking(environment: dict[str, str], *where: str) -> AsyncIterator[Process]:
     command = [*MESH, "ask", "simple-agent", "Hello", "--quiet", *where]
-    return await start(command, environment, stdout=PIPE, stderr=PIPE)
+    process = await start(command, environment, stdout=PIPE, stderr=PIPE)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
 
 
 async def test_ctrl_c_cancels_what_an_embedded_mesh_was_asked(tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     async with FakeOpenAI(seconds=60.0) as provider:
-        process = await asking({"LITELLM_BASE_URL": provider.url}, "--data", data)
-        await provider.arrived.wait()
-        assert await interrupted(process) == (130, "", "\n")
+        async with asking({"LITELLM_BASE_URL": provider.url}, "--data", data) as process:
+            await provider.arrived.wait()
+            assert await interrupted(process) == (130, "", "\n")
         await provider.abandoned.wait()
     [task] = json.loads((await mesh("tasks", "--json", "--data", data)).out)
     assert task["status"] == "cancelled"
@@ -42,9 +50,9 @@ async def test_ctrl_c_leaves_a_running_mesh_its_task_and_says_how_to_end_it(tmp_
         FakeOpenAI(seconds=60.0) as provider,
         mesh_up(tmp_path / "data", LITELLM_BASE_URL=provider.url) as running,
     ):
-        process = await asking({}, "--url", running.url)
-        await provider.arrived.wait()
-        status, out, err = await interrupted(process)
+        async with asking({}, "--url", running.url) as process:
+            await provider.arrived.wait()
+            status, out, err = await interrupted(process)
         [task] = (await running.get("/tasks")).body["items"]
         assert (status, out) == (130, "")
         assert err.strip() == (

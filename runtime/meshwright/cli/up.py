@@ -81,13 +81,12 @@ async def _drain(mesh: Mesh) -> None:
     """Let running work end for some seconds; asked to stop once more, leave it for the next start."""
     if not mesh.worker.running:
         return
-    click.echo(
-        f"{mesh.worker.running} running: {DRAIN_SECONDS} s to end; Ctrl-C leaves them for later", err=True
-    )
     loop = asyncio.get_running_loop()
     hurry = asyncio.Event()
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, hurry.set)
+    running = f"{mesh.worker.running} running, with {DRAIN_SECONDS} s to end"
+    click.echo(f"{running}; Ctrl-C leaves them for the next start", err=True)
     draining = asyncio.create_task(mesh.worker.drain(DRAIN_SECONDS))
     hurrying = asyncio.create_task(hurry.wait())
     await asyncio.wait([draining, hurrying], return_when=asyncio.FIRST_COMPLETED)
