@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
-from meshwright.events.story import CHANGES, TaskRow, outcome_of
+from meshwright.events.story import CHANGES, COLUMNS, TaskRow, outcome_of
 from meshwright.events.table import COLUMN_LIST, Row, event_of, write_rows
 from meshwright.messages import Event
 from meshwright.storage.database import Database
@@ -25,11 +24,10 @@ MAX_OUTCOMES = 20  # kept of each agent and capability
 FOLDED_AT_ONCE = 1000  # when catching up
 FOLDED = frozenset({*CHANGES, "attempt.ended"})
 
-TASK_COLUMNS = tuple(field.name for field in fields(TaskRow))
-TASK_COLUMN_LIST = ", ".join(TASK_COLUMNS)
-INTO_TASKS = f"tasks ({TASK_COLUMN_LIST})"
+TASK_COLUMNS = ", ".join(COLUMNS)
+INTO_TASKS = f"tasks ({TASK_COLUMNS})"
 KEEP_TASK = "ON CONFLICT (task_id) DO UPDATE SET " + ", ".join(
-    f"{name} = excluded.{name}" for name in TASK_COLUMNS if name not in ("seq", "task_id", "tenant_id")
+    f"{name} = excluded.{name}" for name in COLUMNS if name not in ("seq", "task_id", "tenant_id")
 )
 INTO_OUTCOMES = "agent_outcomes (agent_id, capability, last_seq, recent)"
 KEEP_OUTCOMES = (
@@ -38,7 +36,7 @@ KEEP_OUTCOMES = (
 SELECT_OUTCOMES = "SELECT recent FROM agent_outcomes WHERE agent_id = ? AND capability = ?"
 SELECT_EVENTS = " ".join(("SELECT", COLUMN_LIST, "FROM events WHERE seq > ? ORDER BY seq LIMIT ?"))
 SET_POSITION = "UPDATE projections SET version = ?, position = ?"
-_task_row = attrgetter(*TASK_COLUMNS)
+_task_row = attrgetter(*COLUMNS)
 
 
 class Projections:
@@ -109,12 +107,14 @@ def _fold(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
 
 def _fold_tasks(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
     """Go through the stories of tasks; each row is written once."""
-    rows = _stored_tasks(connection, list(dict.fromkeys(event.task_id or "" for event in events)))
+    stories: dict[str, list[Event]] = {}
     for event in events:
-        task_id = event.task_id or ""
+        stories.setdefault(event.task_id or "", []).append(event)
+    rows = _stored_tasks(connection, list(stories))
+    for task_id, story in stories.items():
         if task_id not in rows:
-            rows[task_id] = TaskRow.of(event, task_id)
-        rows[task_id].take(event)
+            rows[task_id] = TaskRow.of(story[0], task_id)
+        rows[task_id].take(story)
     write_rows(connection, INTO_TASKS, list(map(_task_row, rows.values())), KEEP_TASK)
 
 
@@ -123,9 +123,9 @@ def _stored_tasks(connection: sqlite3.Connection, task_ids: Sequence[str]) -> di
     for start in range(0, len(task_ids), MAX_ROWS):
         chunk = task_ids[start : start + MAX_ROWS]
         marks = ",".join("?" * len(chunk))
-        query = " ".join(("SELECT", TASK_COLUMN_LIST, "FROM tasks WHERE task_id IN (", marks, ")"))
+        query = " ".join(("SELECT", TASK_COLUMNS, "FROM tasks WHERE task_id IN (", marks, ")"))
         for row in connection.execute(query, chunk):
-            task = TaskRow(**dict(zip(TASK_COLUMNS, row, strict=True)))
+            task = TaskRow(**dict(zip(COLUMNS, row, strict=True)))
             found[task.task_id] = task
     return found
 

@@ -6,43 +6,19 @@ arrive late do no harm. A payload that is not of its type's shape counts as empt
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from meshwright.events.filter import seconds
 from meshwright.messages import Dispatch, Event, Outcome, Task
 
 MAX_REASON_CHARS = 500
-MAX_FIGURE = 2**53
-Figure = Annotated[int, Field(ge=0, lt=MAX_FIGURE)]
+MAX_FIGURE = 2**53  # every part of the mesh can hold smaller ones exactly
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-class Accepted(BaseModel):
-    """What the payload of task.accepted says of the task."""
-
-    capability: str = ""
-    dispatched_to: str | None = None
-    priority: Figure | None = None
-    requested_by: str | None = None
-    thread_id: str | None = None
-    parent_task_id: str | None = None
-    created_at: datetime | None = None
-
-
-class Progress(BaseModel):
-    """What the payload of task.started, task.waiting, task.resumed or attempt.failed says."""
-
-    attempt: Figure | None = None
-    key: str | None = None
-    error: Any = None
-
-
-@dataclass(slots=True)
 class TaskRow:
     """A row of the table `tasks`; its fields are the table's columns, its times unix seconds."""
 
@@ -50,8 +26,6 @@ class TaskRow:
     last_seq: int
     task_id: str
     tenant_id: str
-    created_at: float
-    updated_at: float
     capability: str = ""
     status: str = "accepted"
     agent_id: str | None = None
@@ -63,6 +37,8 @@ class TaskRow:
     generation: int = 1
     attempts: int = 0
     reason: str | None = None
+    created_at: float
+    updated_at: float
     completed_at: float | None = None
     duration_ms: float | None = None
     model: str | None = None
@@ -70,40 +46,54 @@ class TaskRow:
     completion_tokens: int = 0
     cost_usd: float = 0.0
 
+    def __init__(self, **columns: Any) -> None:
+        self.__dict__.update(columns)
+
     @classmethod
     def of(cls, event: Event, task_id: str) -> TaskRow:
         """The row of a task of which nothing was known before this event."""
-        at, seq = seconds(event.time), event.seq or 0
-        return cls(seq, seq, task_id, event.tenant_id, at, at, trace_id=event.trace_id)
+        return cls(
+            seq=event.seq,
+            task_id=task_id,
+            tenant_id=event.tenant_id,
+            trace_id=event.trace_id,
+            created_at=seconds(event.time),
+        )
 
-    def take(self, event: Event) -> None:
-        """Go one event further."""
-        CHANGES[event.event_type](self, event)
-        self.last_seq = event.seq or 0
-        self.updated_at = seconds(event.time)
+    def take(self, events: Sequence[Event]) -> None:
+        """Go on by the events that came next."""
+        for event in events:
+            CHANGES[event.event_type](self, event)
+        self.last_seq = events[-1].seq or 0
+        self.updated_at = seconds(events[-1].time)
 
     @property
     def ended(self) -> bool:
         """Whether there is an outcome."""
         return self.completed_at is not None
 
-    def describe(self, about: Accepted | Task, parent_task_id: str | None) -> None:
+    def describe(self, task: Task) -> None:
         """Fill in what never changes."""
-        self.capability = about.capability
-        self.priority = about.priority
-        self.requested_by = about.requested_by
-        self.thread_id = about.thread_id
-        self.parent_task_id = parent_task_id
-        if about.created_at is not None:
-            self.created_at = seconds(about.created_at)
+        self.capability = task.capability
+        self.priority = task.priority
+        self.requested_by = task.requested_by
+        self.thread_id = task.thread_id
+        self.parent_task_id = task.parent.task_id if task.parent else None
+        self.created_at = seconds(task.created_at)
+
+
+COLUMNS = tuple(TaskRow.__annotations__)
 
 
 def accept(row: TaskRow, event: Event) -> None:
-    """task.accepted."""
-    accepted = shaped(Accepted, event) or Accepted()
-    if row.thread_id is None:
-        row.describe(accepted, accepted.parent_task_id)
-    row.agent_id = row.agent_id or accepted.dispatched_to
+    """task.accepted. What else there is to know of the task comes with its dispatch."""
+    row.capability = row.capability or text(event, "capability") or ""
+    row.agent_id = row.agent_id or text(event, "dispatched_to")
+    row.thread_id = row.thread_id or text(event, "thread_id")
+    row.requested_by = row.requested_by or text(event, "requested_by")
+    row.parent_task_id = row.parent_task_id or text(event, "parent_task_id")
+    if row.priority is None:
+        row.priority = whole(event, "priority")
 
 
 def dispatch(row: TaskRow, event: Event) -> None:
@@ -112,10 +102,9 @@ def dispatch(row: TaskRow, event: Event) -> None:
     if dispatch is None:
         return
     task = dispatch.task
-    if not sane(dispatch.attempt, task.generation, task.priority):
+    if not (sane(dispatch.attempt) and sane(task.generation) and sane(task.priority)):
         return
-    if row.thread_id is None:
-        row.describe(task, task.parent.task_id if task.parent else None)
+    row.describe(task)
     if task.generation > row.generation:
         row.generation, row.attempts = task.generation, 0
         row.completed_at = row.duration_ms = row.model = None
@@ -129,21 +118,19 @@ def work(status: str) -> Callable[[TaskRow, Event], None]:
     """task.started, task.waiting or task.resumed."""
 
     def change(row: TaskRow, event: Event) -> None:
-        progress = shaped(Progress, event) or Progress()
-        attempt = row.attempts if progress.attempt is None else progress.attempt
+        attempt = whole(event, "attempt") or row.attempts
         if not row.ended and attempt >= row.attempts:
             row.status, row.attempts = status, attempt
             row.agent_id = event.agent_id or row.agent_id
-            row.reason = progress.key if status == "waiting" else None
+            row.reason = text(event, "key") if status == "waiting" else None
 
     return change
 
 
 def fail(row: TaskRow, event: Event) -> None:
     """attempt.failed: another may follow."""
-    progress = shaped(Progress, event) or Progress()
-    if not row.ended and (progress.attempt is None or progress.attempt >= row.attempts):
-        row.reason = reason(progress.error)
+    if not row.ended and (whole(event, "attempt") or row.attempts) >= row.attempts:
+        row.reason = reason(part(event, "error"))
 
 
 def end(status: str) -> Callable[[TaskRow, Event], None]:
@@ -189,21 +176,16 @@ CHANGES: dict[str, Callable[[TaskRow, Event], None]] = {
 def outcome_of(event: Event) -> Outcome | None:
     """The outcome that is an event's payload; None if it is not one, or its figures make no sense."""
     outcome = shaped(Outcome, event)
-    if outcome is None or not sane(
-        outcome.attempt,
-        outcome.generation,
-        outcome.duration_ms,
-        outcome.cost_usd,
-        outcome.usage.prompt_tokens,
-        outcome.usage.completion_tokens,
-    ):
+    if outcome is None or not (sane(outcome.attempt) and sane(outcome.generation)):
         return None
-    return outcome
+    usage = outcome.usage
+    tokens_are_sane = sane(usage.prompt_tokens) and sane(usage.completion_tokens)
+    return outcome if tokens_are_sane and sane(outcome.duration_ms) and sane(outcome.cost_usd) else None
 
 
-def sane(*figures: float) -> bool:
-    """Whether all are numbers that every part of the mesh can hold exactly."""
-    return all(abs(figure) < MAX_FIGURE for figure in figures)  # NaN is not less than anything
+def sane(figure: float) -> bool:
+    """Whether it is a number, and not absurd."""
+    return -MAX_FIGURE < figure < MAX_FIGURE  # which NaN is not
 
 
 def shaped(model: type[ModelT], event: Event) -> ModelT | None:
@@ -215,6 +197,24 @@ def shaped(model: type[ModelT], event: Event) -> ModelT | None:
         return model.model_validate(payload.model_dump() if isinstance(payload, BaseModel) else payload)
     except ValidationError:
         return None
+
+
+def part(event: Event, name: str) -> Any:
+    """A field of a payload that is plain data; None where there is none."""
+    payload = event.payload
+    return payload.get(name) if isinstance(payload, dict) else None
+
+
+def text(event: Event, name: str) -> str | None:
+    """A field that holds text."""
+    value = part(event, name)
+    return value if isinstance(value, str) else None
+
+
+def whole(event: Event, name: str) -> int | None:
+    """A field that holds a whole number, not negative."""
+    value = part(event, name)
+    return value if type(value) is int and 0 <= value < MAX_FIGURE else None
 
 
 def reason(error: Any) -> str | None:
