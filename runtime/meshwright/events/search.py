@@ -12,7 +12,7 @@ from meshwright.events.table import COLUMN_LIST, event_of
 from meshwright.messages import Event
 
 MAX_BLOCKS = 4096  # looked up in one go
-MAX_BLOCKS_READ = 32  # read in one go: some 20 ms
+MAX_BLOCKS_READ = 32  # read in one go: some 30 ms
 
 SELECT_OWN = "SELECT 1 FROM events WHERE seq BETWEEN ? AND ? AND aggregate_id = ? AND own_id = ?"
 
