@@ -15,8 +15,10 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Row, column, percentile
 from benchmarks.machine import rss_mb
 from benchmarks.sides import run_side
-from meshwright.actor import Actor, ActorKind, ActorRef, Turn, turn
+from meshwright.actor import Actor, Turn, turn
+from meshwright.envelope import ActorRef
 from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.turns import ActorKind
 
 ACTORS, ACTIVE = 100_000, 1_000
 MANY_ACTIVE = 20_000

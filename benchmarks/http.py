@@ -26,6 +26,7 @@ from benchmarks.road import stall_row, warm_up
 from benchmarks.sides import run_side, side
 from benchmarks.stand import build_stand
 from meshwright.api.server import serving
+from meshwright.cli.up import collect_seldom
 from meshwright.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.settings import Settings
 
@@ -126,7 +127,7 @@ class Ends:
 async def ours(folder: str) -> AsyncGenerator[dict[str, Any]]:
     """A mesh and its API."""
     stand = build_stand(folder)
-    async with stand.mesh, serving(stand.mesh, "127.0.0.1", 0) as server:
+    async with stand.running(), serving(stand.mesh, "127.0.0.1", 0) as server:
         async with watching_stalls() as stalls:
             yield {"url": server.url}
         yield {"stall_ms": stalls.max_seconds * 1000}
@@ -135,6 +136,7 @@ async def ours(folder: str) -> AsyncGenerator[dict[str, Any]]:
 async def by_hand(folder: str, sample: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
     """The floor behind the API."""
     mesh: Any = FloorMesh(folder, sample)
+    collect_seldom()
     async with serving(mesh, "127.0.0.1", 0) as server:
         yield {"url": server.url}
         yield {}

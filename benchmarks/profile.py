@@ -123,7 +123,7 @@ async def sampled(folder: str, seconds: float) -> dict[str, Any]:
     """Run the road, sampling after the warm-up."""
     assert threading.current_thread() is threading.main_thread()
     stand, sampler = build_stand(folder), Sampler()
-    async with stand.mesh:
+    async with stand.running():
         await drive(stand.task, in_flight=IN_FLIGHT, seconds=WARM_UP_SECONDS, warm_up_seconds=0.0)
         process, thread, started = time.process_time(), time.thread_time(), time.perf_counter()
         sampler.start()

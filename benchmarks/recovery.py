@@ -103,7 +103,7 @@ async def recover(folder: str, spawned: float) -> AsyncGenerator[dict[str, float
     model = FirstCall()
     stand = build_stand(folder, model=model, agents=(SlowAgent,))
     started = time.time()
-    async with watching_stalls() as stalls, stand.mesh:
+    async with watching_stalls() as stalls, stand.running():
         await model.called.wait()
         await asyncio.sleep(WATCH_SECONDS)
         yield {

@@ -20,6 +20,7 @@ from benchmarks.load import drive, watching_stalls
 from benchmarks.machine import rss_mb
 from benchmarks.stand import build_stand
 from benchmarks.written import written
+from meshwright.cli.up import collect_seldom
 
 IN_FLIGHT = 128
 SECONDS, WARM_UP_SECONDS = 2.5, 1.0
@@ -85,7 +86,7 @@ def cost(rounds: list[dict[str, Any]]) -> str:
 async def ours(folder: str, in_flight: int, seconds: float) -> dict[str, float]:
     """Our side: `seconds` of it, after a warm-up."""
     stand = build_stand(folder)
-    async with stand.mesh, watching_stalls() as stalls:
+    async with stand.running(), watching_stalls() as stalls:
         before, meter = await stand.written(), Meter()
         seen = await drive(stand.task, in_flight=in_flight, seconds=seconds, warm_up_seconds=warm_up(seconds))
         used = meter.read()
@@ -105,6 +106,7 @@ async def by_hand(
     writer = Writer(Path(folder, "floor.db"))
     floor = Floor(writer, sample, commits=commits, model=InstantModel())
     body = to_json(request())
+    collect_seldom()
 
     async def task() -> None:
         assert await floor.finish(await floor.accept(body))

@@ -43,7 +43,7 @@ class Watch:
 async def take(folder: str) -> dict[str, Any]:
     """Run tasks one by one and side by side; count what they write, and return the rows of the last one."""
     stand = build_stand(folder)
-    async with stand.mesh:
+    async with stand.running():
         await asyncio.gather(*(stand.task() for _ in range(IN_FLIGHT)))
         alone = await watched(stand, ALONE, 1)
         together = await watched(stand, TOGETHER, IN_FLIGHT)

@@ -56,7 +56,7 @@ async def ours(folder: str, tasks: int, max_seconds: float) -> dict[str, float]:
             samples.append(rss_mb())
             await asyncio.sleep(SAMPLE_SECONDS)
 
-    async with stand.mesh:
+    async with stand.running():
         sampling = asyncio.create_task(sample())
         await asyncio.gather(*(client() for _ in range(IN_FLIGHT)))
         sampling.cancel()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from meshwright.tracing import NoTracing, Tracing
 
 from benchmarks.instant import InstantModel, request
 from benchmarks.sides import ROOT
@@ -14,12 +14,14 @@ from benchmarks.written import written
 from meshwright.agent import Agent
 from meshwright.assembly import build_mesh, embedded_host
 from meshwright.capability import Capability
+from meshwright.cli.up import collect_seldom
 from meshwright.clock import Clock
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.mesh import Mesh
 from meshwright.settings import Settings
 from meshwright.storage.database import Database
+from meshwright.tracing import NoTracing, Tracing
 
 
 class BenchAgent(Agent):
@@ -37,6 +39,13 @@ class Stand:
 
     mesh: Mesh
     database: Database
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Mesh]:
+        """The mesh at work, with the garbage collector set as `mesh up` sets it."""
+        async with self.mesh:
+            collect_seldom()
+            yield self.mesh
 
     async def task(self) -> None:
         """Take one task down the whole road."""

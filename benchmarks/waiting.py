@@ -40,7 +40,7 @@ async def measure(bench: Bench) -> list[Row]:
 async def ours(folder: str, seconds: float) -> dict[str, float]:
     """Clients that start evenly over the first second, so that the model's answers come evenly too."""
     stand = build_stand(folder, model=InstantModel(MODEL_SECONDS))
-    async with stand.mesh, watching_stalls() as stalls:
+    async with stand.running(), watching_stalls() as stalls:
         seen = await drive(
             stand.task,
             in_flight=IN_FLIGHT,
