@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meshwright.actor import Actor, ActorRef, Turn, turn
+    from meshwright.actor import Actor, Turn, turn
     from meshwright.agent import Agent
     from meshwright.assembly import build_mesh
     from meshwright.capability import Capability
+    from meshwright.envelope import ActorRef
     from meshwright.errors import MeshError, ToolFailed
     from meshwright.mesh import Mesh
     from meshwright.messages import Event, Outcome, Receipt, Task, TaskRequest
@@ -25,7 +26,7 @@ __version__ = "0.1.0"
 
 HOMES = {
     "Actor": "actor",
-    "ActorRef": "actor",
+    "ActorRef": "envelope",
     "Agent": "agent",
     "Capability": "capability",
     "Event": "messages",

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from meshwright import topics
-from meshwright.actor import ActorKind
 from meshwright.agent import Agent
 from meshwright.capability import Registration
 from meshwright.clock import Clock, SystemClock
@@ -40,6 +39,7 @@ from meshwright.tools.mesh import delegate_tool, remember_tool
 from meshwright.tools.tool import Tool, tools_of
 from meshwright.tools.toolset import ToolSettings
 from meshwright.tracing import NoTracing, Tracing
+from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Worker
 from meshwright.work.protocol import ORCHESTRATOR
 from meshwright.work.thread import thread_of

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from meshwright import topics
-from meshwright.actor import ActorRef, Message
+from meshwright.envelope import ActorRef, Message
 from meshwright.host import DEAD, Listener, Subscription, dead_letter
 from meshwright.messages import Event
 

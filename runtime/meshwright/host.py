@@ -23,10 +23,11 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from meshwright import topics
-from meshwright.actor import ActorKind, ActorRef, Message, Record
 from meshwright.clock import Clock
+from meshwright.envelope import ActorRef, Message, Record
 from meshwright.errors import MeshError, StoreFailed
 from meshwright.messages import Event
+from meshwright.turns import ActorKind
 
 Listener = Callable[[Event], None]
 DEAD = "dead/"  # how the ids of dead letters begin

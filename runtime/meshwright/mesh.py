@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from meshwright import topics
-from meshwright.actor import ActorRef
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
+from meshwright.envelope import ActorRef
 from meshwright.errors import NotFound, StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.host import Host

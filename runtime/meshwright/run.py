@@ -11,12 +11,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from meshwright import genai
-from meshwright.actor import ActorRef
 from meshwright.agent import Agent
 from meshwright.clock import Clock
 from meshwright.context.memory import Memory, MemoryItem
 from meshwright.context.request import CompressResponse, context_request
 from meshwright.context.service import ContextClient
+from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, MemoryUnavailable, ToolFailed
 from meshwright.host import Host
 from meshwright.messages import MemoryScope, Parent, Task, Usage, derived_id

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from meshwright import genai
-from meshwright.actor import ActorRef
 from meshwright.agent import Agent
+from meshwright.envelope import ActorRef
 from meshwright.errors import HostError, InvalidInput, MeshError
 from meshwright.messages import Fault, Outcome, OutcomeStatus
 from meshwright.run import Run, Services, Spent

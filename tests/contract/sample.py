@@ -4,9 +4,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, ActorKind, ActorRef, Turn, turn
+from meshwright.actor import Actor, Turn, turn
+from meshwright.envelope import ActorRef
 from meshwright.errors import Conflict
 from meshwright.host import Host, Subscription
+from meshwright.turns import ActorKind
 
 
 class Page(BaseModel):

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from meshwright.actor import ActorKind
 from meshwright.clock import Clock, SystemClock
 from meshwright.host import Host, Signals, Subscription
 from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.hosts.memory import Faults, MemoryHost, Store
 from meshwright.storage.database import FILE_NAME
+from meshwright.turns import ActorKind
 from tests.contract.watching import Watch
 
 

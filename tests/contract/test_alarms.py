@@ -6,8 +6,10 @@ from datetime import datetime, timedelta
 import pytest
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, ActorKind, ActorRef, Turn, turn
+from meshwright.actor import Actor, Turn, turn
+from meshwright.envelope import ActorRef
 from meshwright.testing import ManualClock
+from meshwright.turns import ActorKind
 from tests.contract.stands import Stand
 
 ONE = ActorRef("Sleeper", "one")
@@ -182,6 +184,7 @@ async def test_an_alarm_whose_turn_raises_is_recorded_and_not_tried_again(
     assert letter.payload["message"]["method"] == "wake"
     await clock.advance(600)
     await host.call(ONE, "speak")
+    host = await stand.reopen(host)
     await clock.advance(600)
     assert (await host.call(ONE, "speak")).log == ["set", "speak", "speak"]
     assert len(stand.watch.of("message.dead_lettered")) == 1

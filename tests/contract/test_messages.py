@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from pydantic_core import from_json
 
-from meshwright.actor import ActorRef, Message
+from meshwright.envelope import ActorRef, Message
 from meshwright.errors import MailboxFull
 from meshwright.testing import ManualClock
 from tests.contract.sample import DIARY, SENDER, Line, Round, diary, lines_of

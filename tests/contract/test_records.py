@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, ActorKind, ActorRef, Record, Turn, turn
+from meshwright.actor import Actor, Turn, turn
+from meshwright.envelope import ActorRef, Record
 from meshwright.errors import Conflict
 from meshwright.host import Host
 from meshwright.messages import Event
+from meshwright.turns import ActorKind
 from tests.contract.sample import DIARY, diary, lines_of, to_diary
 from tests.contract.stands import Stand
 

@@ -5,8 +5,10 @@ import asyncio
 import pytest
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, ActorKind, ActorRef, Message, Turn, turn
+from meshwright.actor import Actor, Turn, turn
+from meshwright.envelope import ActorRef, Message
 from meshwright.errors import Draining, HostError
+from meshwright.turns import ActorKind
 from tests.contract.sample import DIARY, Line, diary, lines_of
 from tests.contract.stands import Stand
 from tests.contract.watching import Worker

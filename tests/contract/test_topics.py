@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from meshwright.actor import ActorRef
+from meshwright.envelope import ActorRef
 from meshwright.host import Subscription
 from meshwright.messages import Event
 from tests.contract.sample import DIARY, SENDER, Round, diary, lines_of, to_diary

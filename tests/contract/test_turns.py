@@ -6,9 +6,11 @@ import time
 import pytest
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, ActorKind, ActorRef, Message, Record, Turn, turn
+from meshwright.actor import Actor, Turn, turn
+from meshwright.envelope import ActorRef, Message, Record
 from meshwright.errors import Conflict, InvalidInput, NotFound, StoreLocked
 from meshwright.messages import Event
+from meshwright.turns import ActorKind
 from tests.contract.sample import DIARY, NO_JSON, SENDER, Round, diary, lines_of
 from tests.contract.stands import Stand
 from tests.contract.watching import Worker
@@ -103,6 +105,19 @@ async def test_what_is_no_json_is_refused_at_the_door(stand: Stand, how: str) ->
     assert await lines_of(host) == ["a"]
     assert await host.records(diary(), "lines") == []
     assert stand.watch.texts("told") == []
+
+
+async def test_a_body_may_be_json_bytes_and_no_others(stand: Stand) -> None:
+    host = await stand.open(DIARY)
+    for body in (b"no json", b'{"text": "\xff"}', b'{"text": "cut'):
+        with pytest.raises(InvalidInput):
+            await host.send(Message("m1", diary(), "write", body))
+        with pytest.raises(InvalidInput):
+            await host.call(diary(), "write", body)
+    await host.call(diary(), "write", b'{"text": "a"}')
+    await host.send(Message("m2", diary(), "write", b'{"text": "b"}'))
+    await stand.watch.written("a", "b")
+    assert await lines_of(host) == ["a", "b"]
 
 
 async def test_a_call_raises_what_its_turn_raises(stand: Stand) -> None:

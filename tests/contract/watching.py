@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from meshwright.actor import ActorRef
+from meshwright.envelope import ActorRef
 from meshwright.messages import Event
 
 PATIENCE_SECONDS = 10

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from meshwright import topics
-from meshwright.actor import ActorRef, Turn, turn
+from meshwright.actor import Turn, turn
+from meshwright.envelope import ActorRef
 from meshwright.messages import Caller, derived_id
 from meshwright.work.protocol import Completed
 from meshwright.work.thread import AgentThread

@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from meshwright.actor import ActorKind, ActorRef, Method, Record
 from meshwright.clock import Clock
+from meshwright.envelope import ActorRef, Record
 from meshwright.errors import StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.hosts.embedded import EmbeddedHost
@@ -25,6 +25,7 @@ from meshwright.hosts.embedded.group import Group
 from meshwright.messages import Event
 from meshwright.storage.database import Database, Job
 from meshwright.tracing import NoTracing, Tracing
+from meshwright.turns import ActorKind, Method
 from meshwright.work.protocol import ORCHESTRATOR
 
 

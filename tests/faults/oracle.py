@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meshwright.actor import ActorRef, Head
+from meshwright.envelope import ActorRef, Head
 from meshwright.events.tasks import TaskSummary
 from meshwright.mesh import FINAL
 from meshwright.messages import Event, Outcome

@@ -1,6 +1,7 @@
 """Bad days of a mesh on one file: no room, no rights, poison, agents that hang, more than it can take."""
 
 import asyncio
+import os
 import resource
 import sqlite3
 import sys
@@ -203,6 +204,65 @@ async def evidence_of(folder: Path) -> Any:
     return replace(await gather(folder), model_calls=0)
 
 
+async def test_a_mesh_whose_disk_fails_says_so_to_those_who_wait_and_still_stops(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        task_id = await running.submit("gate")
+        waiting = asyncio.create_task(running.outcome(task_id))
+        await running.event("task.started", task_id)
+        await running.database.write(no_writing)
+        with pytest.raises(StoreFailed):
+            await running.submit("echo")
+        for name in ("one", "two", "three"):  # there is none of them, which the mesh would like to tell
+            running.mesh.prompts.get(name)
+            await passes_of_the_loop(100)
+        assert not running.mesh.ready
+        with pytest.raises(StoreFailed):
+            await waiting
+
+
+async def passes_of_the_loop(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_file_that_is_cut_short_under_a_running_mesh_makes_nobody_wait_for_ever(
+    tmp_path: Path,
+) -> None:
+    request = TaskRequest(agent_id="echo", payload={"text": "Hello"})
+    async with up(tmp_path) as running:
+        for number in range(100):
+            await running.mesh.submit(request, idempotency_key=str(number))
+        task_id = (await running.mesh.submit(request, idempotency_key="old")).task_id
+        await running.outcome(task_id)
+    async with up(tmp_path) as running:
+        os.truncate(tmp_path / "data" / FILE_NAME, 8192)
+        with pytest.raises(StoreFailed, match="mesh.db"):
+            await running.mesh.task(task_id)
+        with pytest.raises(StoreFailed, match="mesh.db"):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await running.mesh.submit(request, idempotency_key="old")
+        assert not running.mesh.ready
+
+
+async def test_a_stop_leaves_everything_in_one_file(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        await running.ask("echo")
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {FILE_NAME, "mesh.lock"}
+
+
+async def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        for number in range(50):
+            await running.submit("gate", f"{number} " * 500)
+    path = tmp_path / "data" / FILE_NAME
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xaa" * (len(content) - 4096))
+    status, err = await mesh_up(tmp_path / "data")
+    assert status == 1
+    [line] = err.splitlines()
+    assert FILE_NAME in line and "malformed; restore it from a copy" in line
+
+
 async def test_a_folder_that_cannot_be_written_is_refused_in_one_line() -> None:
     status, err = await mesh_up(Path("/proc/mesh"))
     assert status == 1
@@ -246,7 +306,7 @@ def set_version(folder: Path, version: int) -> int:
 
 async def test_a_second_mesh_on_the_same_folder_is_refused_and_disturbs_nobody(tmp_path: Path) -> None:
     async with up(tmp_path) as running:
-        with pytest.raises(StoreLocked, match="is in use by process [0-9]+"):
+        with pytest.raises(StoreLocked, match=r"is in use by process \d+"):
             await build(tmp_path).mesh.start()
         assert (await running.ask("echo")).success
 
@@ -257,7 +317,7 @@ async def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path: Path)
     status, err = await mesh_up(tmp_path / "data")
     assert status == 1
     [line] = err.splitlines()
-    assert "file is not a database" in line
+    assert "file is not a database; restore it from a copy" in line
 
 
 async def mesh_up(data: Path) -> tuple[int | None, str]:
@@ -430,7 +490,7 @@ async def test_a_run_that_leaves_its_journal_begins_anew_with_the_same_agent(tmp
 
 
 def thread_of(agent_id: str, task_id: str) -> Any:
-    from meshwright.actor import ActorRef
+    from meshwright.envelope import ActorRef
 
     return ActorRef(agent_id, f"default:{task_id}")
 

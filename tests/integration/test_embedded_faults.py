@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.actor import ActorRef
+from meshwright.envelope import ActorRef
 from meshwright.events.filter import EventFilter
 from meshwright.messages import Event
 from tests.faults import controls

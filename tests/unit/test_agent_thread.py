@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from meshwright.actor import ActorKind, ActorRef
+from meshwright.envelope import ActorRef
 from meshwright.messages import Dispatch
+from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Withdraw, Work
 from meshwright.work.thread import Stop
 from tests.unit.turns import Driven, a_dispatch, a_task, an_outcome, types_of
@@ -24,9 +25,8 @@ def claim(thread: Driven, task_id: str, owner: str = "w1", gone: str | None = No
 
 def waiting_for(work: Work, **fields: object) -> Suspend:
     task_id = work.task.task_id
-    return Suspend(
-        task_id=task_id, fence=work.fence, key="k", step=2, kind="wait", request_hash="h", **fields
-    )
+    asked = {"key": "k", "step": 2, "kind": "wait", "request_hash": "h", **fields}
+    return Suspend(task_id=task_id, fence=work.fence, **asked)
 
 
 def test_a_queued_task_is_offered_and_a_claim_raises_the_fence() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, ActorKind, ActorRef, Message, Record, Turn, turn
+from meshwright.actor import Actor, Turn, turn
+from meshwright.envelope import ActorRef, Message, Record
 from meshwright.errors import HostError, InvalidInput, StoreFailed
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
@@ -15,6 +16,7 @@ from meshwright.hosts.memory import Faults, MemoryHost, Store
 from meshwright.hosts.memory.mailbox import Letter, Mailbox
 from meshwright.messages import Event
 from meshwright.storage.database import Database
+from meshwright.turns import ActorKind
 
 ONE = ActorRef("Book", "one")
 
@@ -91,15 +93,9 @@ async def test_a_body_belongs_to_its_message(host: MemoryHost) -> None:
 
 
 async def test_a_reply_that_is_no_json_undoes_its_turn(host: MemoryHost) -> None:
-    with pytest.raises(InvalidInput, match="a reply of type object"):
+    with pytest.raises(InvalidInput, match="a reply"):
         await host.call(ONE, "answer_what_is_no_json")
     assert await host.read(ONE) is None
-
-
-@pytest.mark.parametrize("body", [object(), b"no json"])
-async def test_a_message_that_is_no_json_is_refused_at_the_door(host: MemoryHost, body: object) -> None:
-    with pytest.raises(InvalidInput, match=r"message m1 to Book/one.write"):
-        await host.send(Message("m1", ONE, "write", body))
 
 
 async def test_a_crash_leaves_what_is_committed_and_tells_who_waits() -> None:
@@ -187,11 +183,13 @@ async def test_a_log_that_fails_stops_the_host_and_says_why() -> None:
     log.failure = StoreFailed("the disk is full")
     log.may_write.set()
     host = new_host(log=log)
+    failures: list[StoreFailed] = []
+    host.on_failure = failures.append
     await host.start()
-    with pytest.raises(StoreFailed, match="the disk is full"):
-        await host.call(ONE, "write", {"text": "a"})
-    with pytest.raises(StoreFailed, match="the disk is full"):
-        await host.call(ONE, "write", {"text": "b"})
+    for text in ("a", "b"):
+        with pytest.raises(StoreFailed, match="the disk is full"):
+            await host.call(ONE, "write", {"text": text})
+    assert failures == [log.failure]
     await host.stop()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshwright.actor import ActorRef
+from meshwright.envelope import ActorRef
 from meshwright.work import Offer, SlotTable
 from meshwright.work.slots import AGEING_SECONDS
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from meshwright.actor import ActorKind, ActorRef, Commit, Head, Message, take_turn
+from meshwright.envelope import ActorRef, Head, Message
 from meshwright.messages import Dispatch, Outcome, ScoreCard, Task
+from meshwright.turns import ActorKind, Commit, take_turn
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

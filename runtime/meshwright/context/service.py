@@ -9,7 +9,7 @@ from functools import partial
 
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, ActorRef, Turn, turn
+from meshwright.actor import Actor, Turn, turn
 from meshwright.context import validation
 from meshwright.context.compression import plan
 from meshwright.context.request import (
@@ -21,6 +21,7 @@ from meshwright.context.request import (
 )
 from meshwright.context.rules import DEFAULT_RULES, Rules
 from meshwright.context.tokens import count_tokens
+from meshwright.envelope import ActorRef
 from meshwright.errors import MeshError
 from meshwright.host import Host
 from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest

@@ -7,7 +7,8 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from meshwright import topics
-from meshwright.actor import Actor, ActorRef, Turn, turn
+from meshwright.actor import Actor, Turn, turn
+from meshwright.envelope import ActorRef
 from meshwright.errors import IdempotencyConflict, MeshError, NoAgentAvailable
 from meshwright.messages import (
     ENDED,

@@ -242,9 +242,9 @@ class _Call(Job):
         connection.execute("SAVEPOINT call")
         try:
             self._result = self._function(connection)
-        except sqlite3.OperationalError:
-            raise  # the file itself is in trouble: the whole group fails
-        except Exception as error:  # noqa: BLE001 handed to the caller by `done`
+        except Exception as error:  # handed to the caller by `done`
+            if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError):
+                raise  # the file itself is in trouble: the whole group fails
             connection.execute("ROLLBACK TO call")
             self._error = error
         connection.execute("RELEASE call")

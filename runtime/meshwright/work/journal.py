@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from meshwright import topics
-from meshwright.actor import ActorRef, Record
+from meshwright.envelope import ActorRef, Record
 from meshwright.errors import ReplayMismatch, ToolFailed
 from meshwright.host import Host
 from meshwright.messages import Event, Task, trace_id_of

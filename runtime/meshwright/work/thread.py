@@ -11,7 +11,8 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from meshwright import topics
-from meshwright.actor import Actor, ActorRef, Turn, turn
+from meshwright.actor import Actor, Turn, turn
+from meshwright.envelope import ActorRef
 from meshwright.messages import Dispatch, Event, Fault, Outcome
 from meshwright.work.protocol import (
     ORCHESTRATOR,

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from meshwright.actor import ActorRef
+from meshwright.envelope import ActorRef
 from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.host import Host
 from meshwright.work.journal import Journal, Suspended

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from meshwright.actor import ActorRef
 from meshwright.clock import Clock
+from meshwright.envelope import ActorRef
 
 HORIZON = timedelta(seconds=60)  # alarms further off stay in the file
 SWEEP = timedelta(seconds=30)  # how often the file is asked for those that came within the horizon

@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
 
-from meshwright.actor import Actor, ActorKind, ActorRef, Head, Message
-from meshwright.errors import NotFound
+from meshwright.actor import Actor
+from meshwright.envelope import ActorRef, Head, Message
+from meshwright.errors import NotFound, StoreFailed
+from meshwright.turns import ActorKind
 
 SELECT_HEADS = "SELECT id, revision, last_turn, sent, wake_at, obliged, seen, state FROM heads WHERE type = ?"
 
@@ -86,11 +89,13 @@ class Cell:
 class Cells:
     """The active actors of a host, least recently used first."""
 
-    def __init__(self, max_active: int) -> None:
+    def __init__(self, max_active: int, on_failure: Callable[[StoreFailed], None]) -> None:
         self.kinds: dict[str, ActorKind] = {}
         self._max_active = max_active
+        self._on_failure = on_failure
         self._cells: OrderedDict[ActorRef, Cell] = OrderedDict()
         self._reader: sqlite3.Connection | None = None
+        self._file = Path()
 
     def __len__(self) -> int:
         return len(self._cells)
@@ -98,9 +103,10 @@ class Cells:
     def __iter__(self) -> Iterator[Cell]:
         return iter(list(self._cells.values()))
 
-    def open(self, reader: sqlite3.Connection) -> None:
+    def open(self, reader: sqlite3.Connection, file: Path) -> None:
         """Read heads through this connection; a point look-up costs less than a hop to a thread."""
         self._reader = reader
+        self._file = file
 
     def close(self) -> None:
         """Drop every cell, and the connection."""
@@ -147,9 +153,17 @@ class Cells:
         return {row[0]: head_of(row[1:]) for row in self.read(query, (kind, *ids))}
 
     def read(self, query: str, values: tuple[Any, ...]) -> list[Any]:
-        """The rows of a short query; committed data only."""
+        """The rows of a short query; committed data only. Raises StoreFailed, having told the host."""
         assert self._reader is not None, "the host has not been started"
-        return self._reader.execute(query, values).fetchall()
+        try:
+            return self._reader.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            failure = StoreFailed(
+                f"cannot read {self._file}: {error}",
+                remedy="restore it from a copy, or choose another folder with --data DIR",
+            )
+            self._on_failure(failure)
+            raise failure from error
 
     def trim(self, idle_since: float) -> None:
         """Deactivate the least recently used: those over the limit, and those idle since then."""

@@ -13,12 +13,13 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from meshwright.actor import ActorRef, Commit, Head, Message, Record
 from meshwright.encoding import encode
+from meshwright.envelope import ActorRef, Head, Message, Record
 from meshwright.errors import StoreFailed
 from meshwright.hosts.embedded.cells import Cell
 from meshwright.messages import Event
 from meshwright.storage.rows import delete_rows, insert_rows
+from meshwright.turns import Commit
 
 Settled = Callable[[BaseException | None], None]
 InsertEvents = Callable[[sqlite3.Connection, Sequence[Event]], list[Event]]

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from meshwright.actor import ActorKind, ActorRef, Commit, Head, Message, Record, require_json, take_turn
 from meshwright.bus import Bus
 from meshwright.clock import Clock, SystemClock
+from meshwright.envelope import ActorRef, Head, Message, Record
 from meshwright.errors import Draining, MailboxFull, NotFound, StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.host import Listener, Signals, Subscription, dead_letter
@@ -31,6 +32,7 @@ from meshwright.hosts.embedded.records import Records
 from meshwright.messages import Event, new_id
 from meshwright.storage.database import Database, Durability
 from meshwright.tracing import NoTracing, Tracing
+from meshwright.turns import ActorKind, Commit, require_json, take_turn
 
 MAX_TURNS_A_ROUND = 64  # of the event loop, so that nothing else waits longer than some milliseconds
 MAX_CALLBACKS_A_ROUND = 8  # replies and started work wake others: a whole group at once stalls the loop
@@ -62,7 +64,7 @@ class EmbeddedHost:
         self._log = log
         self._tracing = tracing or NoTracing()
         self._max_mailbox = max_mailbox
-        self._cells = Cells(max_active)
+        self._cells = Cells(max_active, self._fail)
         self._bus = Bus()
         self._records = Records(self._cells)
         self._alarms = Alarms(self.clock, self._load_due, self._fire)
@@ -115,11 +117,16 @@ class EmbeddedHost:
         """Open the file, take up what was under way, and begin to run turns."""
         self._loop = asyncio.get_running_loop()
         await self._database.open()
-        await self._log.start()
-        reader = self._database.connect_reader()
-        self._cells.open(reader)
-        self._take_up_mailbox(reader.execute("SELECT n, outside, message FROM mailbox ORDER BY n").fetchall())
-        obliged = reader.execute("SELECT type, id FROM heads WHERE obliged").fetchall()
+        try:
+            await self._log.start()
+            self._cells.open(self._database.connect_reader(), self._database.path)
+            mailbox = self._cells.read("SELECT n, outside, message FROM mailbox ORDER BY n", ())
+            obliged = self._cells.read("SELECT type, id FROM heads WHERE obliged", ())
+        except BaseException:
+            self._cells.close()
+            await self._database.close()
+            raise
+        self._take_up_mailbox(mailbox)
         self._recovery = asyncio.create_task(self._recover(obliged), name="recovery")
         self._alarms.start()
 
@@ -264,7 +271,9 @@ class EmbeddedHost:
         self._enqueue(cell, Delivery(Message(f"wake/{next(self._calls)}", ref, "wake")))
 
     def _load_due(self, until: float) -> list[tuple[str, str, float]]:
-        return self._cells.read("SELECT type, id, wake_at FROM heads WHERE wake_at <= ?", (until,))
+        with suppress(StoreFailed):  # the host has failed, and tells all who wait
+            return self._cells.read("SELECT type, id, wake_at FROM heads WHERE wake_at <= ?", (until,))
+        return []
 
     # Turns
 
@@ -289,7 +298,8 @@ class EmbeddedHost:
         turns = 0
         while self._ready and turns < MAX_TURNS_A_ROUND:
             cells = [self._ready.popleft() for _ in range(min(len(self._ready), MAX_TURNS_A_ROUND - turns))]
-            self._cells.load(cells)
+            with suppress(StoreFailed):  # the host has failed, and tells all who wait
+                self._cells.load(cells)
             for cell in cells:
                 self._take_next(cell)
                 cell.queued = bool(cell.mailbox)
@@ -408,12 +418,15 @@ class EmbeddedHost:
         self._schedule()
 
     def _on_failed(self, group: Group, error: StoreFailed) -> None:
-        """Nothing can be promised any more: whoever waits is told why, and nothing new is taken."""
-        first = self._failure is None
-        self._failure = error
         self._callbacks.extend(group.callbacks)
         self._callbacks.extend(self._filling.callbacks)
         self._filling.callbacks.clear()
+        self._fail(error)
+
+    def _fail(self, error: StoreFailed) -> None:
+        """Nothing can be promised any more: whoever waits is told why, and nothing new is taken."""
+        first = self._failure is None
+        self._failure = error
         self._schedule()
         if first:
             self.on_failure(error)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic_core import from_json
 
-from meshwright.actor import ActorRef, Record
+from meshwright.envelope import ActorRef, Record
 from meshwright.hosts.embedded.cells import Cells
 
 IS_WRITTEN = "SELECT 1 FROM records WHERE type = ? AND id = ? AND stream = ? AND n = ?"

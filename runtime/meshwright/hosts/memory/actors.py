@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from meshwright.actor import Actor, ActorKind, ActorRef, Commit, Head, Message, Record, take_turn
+from meshwright.actor import Actor
 from meshwright.bus import Bus
 from meshwright.clock import Clock
+from meshwright.envelope import ActorRef, Head, Message, Record
 from meshwright.errors import Conflict, NotFound
 from meshwright.host import dead_letter
 from meshwright.hosts.memory.codec import encode_event, encode_message, encode_record, through_json
 from meshwright.hosts.memory.mailbox import Letter
 from meshwright.hosts.memory.store import Changes, Store
 from meshwright.messages import Event
+from meshwright.turns import ActorKind, Commit, take_turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,14 @@ class Actors:
         return [event for event in events if not self._store.knows_event(event.id)]
 
     def refuse(self, letter: Letter, error: Exception) -> Done:
-        """Commit that a message was not taken; a second time changes nothing."""
-        return self.publish([dead_letter(letter.message, error, self._clock.now())], taken=letter.n)
+        """Commit that a message was not taken; a second time changes nothing. An alarm is cleared by it."""
+        event = dead_letter(letter.message, error, self._clock.now())
+        if letter.alarm is None:
+            return self.publish([event], taken=letter.n)
+        ref = letter.message.to
+        head = self._store.head(ref)
+        cleared = replace(head, revision=head.revision + 1, wake_at=None)
+        return self._write(Changes(ref, head.revision, cleared.encode()), [event])
 
     def _activate(self, ref: ActorRef) -> tuple[Head, Actor[Any]]:
         head = self._store.head(ref)

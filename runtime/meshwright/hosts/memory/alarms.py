@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime
 from typing import Any
 
-from meshwright.actor import ActorRef
 from meshwright.clock import Clock
+from meshwright.envelope import ActorRef
 
 Begin = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 

@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from meshwright.actor import ActorKind, ActorRef, Message, Record
 from meshwright.bus import Bus
 from meshwright.clock import Clock, SystemClock
+from meshwright.envelope import ActorRef, Message, Record
 from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.host import Listener, Signals, Subscription
@@ -30,6 +30,7 @@ from meshwright.hosts.memory.outbox import Outbox
 from meshwright.hosts.memory.store import Changes, Store
 from meshwright.messages import Event, new_id
 from meshwright.storage.database import Database
+from meshwright.turns import ActorKind
 
 
 class MemoryHost:
@@ -211,9 +212,12 @@ class MemoryHost:
         """Watch the host's own tasks: if one fails, nothing can be promised any more."""
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None:
-            known = isinstance(error, HostError)
-            self._refuse_all(error if known else StoreFailed(f"{task.get_name()} failed: {error!r}"))
+        if error is not None and not isinstance(self._refusal, StoreFailed):
+            failure = (
+                error if isinstance(error, StoreFailed) else StoreFailed(f"{task.get_name()}: {error!r}")
+            )
+            self._refuse_all(failure)
+            self.on_failure(failure)
 
     def _expect_reply(self) -> asyncio.Future[Any]:
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

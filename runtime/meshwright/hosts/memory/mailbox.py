@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from meshwright.actor import Message
+from meshwright.envelope import Message
 from meshwright.hosts.memory.faults import Faults
 
 

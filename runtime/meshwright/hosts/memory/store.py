@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from meshwright.actor import ActorRef, Head
+from meshwright.envelope import ActorRef, Head
 from meshwright.errors import Conflict
 
 Stream = tuple[ActorRef, str]

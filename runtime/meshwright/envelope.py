@@ -1,0 +1,130 @@
+"""What travels between actors and what is kept of them: addresses, messages, records and heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json, to_json
+
+from meshwright.encoding import encode
+
+
+class ActorRef(NamedTuple):
+    """The address of one actor: its type and its id within the type."""
+
+    type: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.type}/{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> ActorRef:
+        """Read `type/id` back."""
+        kind, _, name = text.partition("/")
+        return cls(kind, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message to one actor. `body` is what the method takes: a model, plain data, or JSON bytes.
+
+    The receiver drops a second message of the same id until `expires_at` (unix seconds), and one that
+    arrives later than that.
+    """
+
+    id: str
+    to: ActorRef
+    method: str
+    body: Any = None
+    sender: str = ""
+    traceparent: str | None = None
+    expires_at: float | None = None
+
+    def encode(self) -> bytes:
+        """The message as JSON, as it is stored and sent."""
+        body = from_json(self.body) if isinstance(self.body, bytes) else self.body
+        document: dict[str, Any] = {"v": 1, "id": self.id, "to": str(self.to), "method": self.method}
+        optional = {
+            "body": body,
+            "sender": self.sender or None,
+            "traceparent": self.traceparent,
+            "expires_at": self.expires_at,
+        }
+        document.update({name: value for name, value in optional.items() if value is not None})
+        return encode(document)
+
+    @classmethod
+    def decode(cls, data: bytes | str) -> Message:
+        """Read `encode` back; the body becomes plain data."""
+        document = from_json(data)
+        return cls(
+            id=document["id"],
+            to=ActorRef.parse(document["to"]),
+            method=document["method"],
+            body=document.get("body"),
+            sender=document.get("sender", ""),
+            traceparent=document.get("traceparent"),
+            expires_at=document.get("expires_at"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An immutable, numbered value that belongs to an actor and is too much for its head.
+
+    Known by actor, stream and `n`; the first write of a number stands. Steps and history are records.
+    """
+
+    ref: ActorRef
+    stream: str
+    n: int
+    value: Any
+
+
+@dataclass(slots=True)
+class Head:
+    """What a host keeps of an actor, replaced as a whole by every turn (compare-and-swap on `revision`).
+
+    `sent` counts what the actor ever sent; `seen` holds the ids of messages that may come again, with the
+    unix time until which they are remembered; `obliged` says that the actor must be woken after a crash.
+    """
+
+    revision: int = 0
+    last_turn: str = ""
+    sent: int = 0
+    wake_at: datetime | None = None
+    obliged: bool = False
+    seen: dict[str, float] = field(default_factory=dict)
+    state: bytes = b""
+
+    def encode(self) -> bytes:
+        """The head as one JSON document, for hosts that store it as one value."""
+        document = {
+            "v": 1,
+            "revision": self.revision,
+            "last_turn": self.last_turn,
+            "sent": self.sent,
+            "wake_at": self.wake_at,
+            "obliged": self.obliged,
+            "seen": self.seen,
+            "state": from_json(self.state) if self.state else None,
+        }
+        return to_json(document)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Head:
+        """Read `encode` back."""
+        document = from_json(data)
+        wake_at = document["wake_at"]
+        return cls(
+            revision=document["revision"],
+            last_turn=document["last_turn"],
+            sent=document["sent"],
+            wake_at=datetime.fromisoformat(wake_at) if wake_at else None,
+            obliged=document["obliged"],
+            seen=document["seen"],
+            state=to_json(document["state"]) if document["state"] is not None else b"",
+        )

@@ -1,0 +1,205 @@
+"""How a host runs a turn: a pure function of an actor, its head and a message. Every host uses this one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple, get_type_hints
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from meshwright.actor import Actor, Turn
+from meshwright.envelope import ActorRef, Head, Message, Record
+from meshwright.errors import InvalidInput
+from meshwright.messages import Event
+
+SEEN_SECONDS = 3600.0  # how long a message's id is remembered when it names no end itself
+MAX_SEEN = 10_000  # ids remembered by one actor; the oldest go first
+
+
+class Method(NamedTuple):
+    """One turn of an actor kind: how it is called, and the shape of the message it takes."""
+
+    call: Callable[..., Any]
+    takes: TypeAdapter[Any] | None
+    model: type | None
+
+
+@dataclass(frozen=True, slots=True)
+class ActorKind:
+    """A type of actor as a host knows it: its name, how one is made, and its turns."""
+
+    type: str
+    make: Callable[[ActorRef], Actor[Any]]
+    state_type: type[BaseModel]
+    methods: Mapping[str, Method]
+
+    @classmethod
+    def of(cls, actor: type[Actor[Any]], /, *, type: str | None = None, **dependencies: Any) -> ActorKind:
+        """Describe an actor class; `dependencies` are handed to each actor's constructor."""
+        methods = {
+            name: _describe(function)
+            for name, function in inspect.getmembers(actor, inspect.isfunction)
+            if name in ("wake", "recover") or hasattr(function, "__meshwright_turn__")
+        }
+        make = partial(actor, **dependencies)
+        return cls(type or actor.__name__, make, actor.state_type, methods)
+
+    def activate(self, ref: ActorRef, head: Head) -> Actor[Any]:
+        """Make the actor with the state of its head."""
+        actor = self.make(ref)
+        actor.state = self.decode_state(head.state)
+        return actor
+
+    def decode_state(self, data: bytes) -> BaseModel:
+        """Read a state; no data gives the default state."""
+        return self.state_type.model_validate_json(data) if data else self.state_type()
+
+    def decode_body(self, message: Message) -> Any:
+        """Give a message's body the shape that its method takes. Raises InvalidInput where it has not."""
+        method = self.methods.get(message.method)
+        if method is None:
+            raise InvalidInput(f"{message.to} has no turn named {message.method!r}", field="method")
+        if method.takes is None or (method.model and isinstance(message.body, method.model)):
+            return message.body
+        body = message.body
+        try:
+            if isinstance(body, bytes):
+                return method.takes.validate_json(body)
+            if isinstance(body, BaseModel):
+                body = body.model_dump()
+            return method.takes.validate_python(body)
+        except ValidationError as error:
+            raise invalid_body(message, error) from error
+
+
+def invalid_body(message: Message, error: ValidationError) -> InvalidInput:
+    """Say which field of a message's body was wrong, without repeating its content."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    field_name = ".".join(str(part) for part in first["loc"])
+    return InvalidInput(
+        f"message {message.id} to {message.to}.{message.method} does not fit: "
+        f"{field_name or 'body'}: {first['msg']}",
+        field=field_name,
+    )
+
+
+def _describe(function: Callable[..., Any]) -> Method:
+    parameters = list(inspect.signature(function).parameters.values())[2:]
+    if not parameters:
+        return Method(function, None, None)
+    annotation = get_type_hints(function).get(parameters[0].name, Any)
+    return Method(function, TypeAdapter(annotation), annotation if isinstance(annotation, type) else None)
+
+
+@dataclass(slots=True)
+class Commit:
+    """What a turn came to: the next head, and the effects to commit with it.
+
+    `duplicate`: the message had been taken before; nothing changes and `reply` is None.
+    `changed` is false when the turn only read: there is nothing to commit.
+    """
+
+    ref: ActorRef
+    message: Message
+    head: Head
+    reply: Any = None
+    sends: list[Message] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    hints: list[Any] = field(default_factory=list)
+    after: list[Any] = field(default_factory=list)
+    duplicate: bool = False
+    changed: bool = True
+
+
+def take_turn(
+    kind: ActorKind,
+    actor: Actor[Any],
+    head: Head,
+    message: Message,
+    now: datetime,
+    *,
+    remember: bool,
+    traceparent: str | None = None,
+) -> Commit:
+    """Run one turn of an active actor on a message, and return what is to be committed.
+
+    `remember` keeps the message's id in the head, for messages that may be delivered again. Whatever the
+    turn raises is passed on: the caller must then activate the actor anew, from `head`, since its state
+    may be half changed.
+    """
+    unix_now = now.timestamp()
+    if message.id in head.seen:
+        return Commit(actor.ref, message, head, duplicate=True, changed=False)
+    if message.expires_at is not None and message.expires_at < unix_now:
+        raise InvalidInput(
+            f"message {message.id} to {message.to}.{message.method} arrived after it had expired",
+            remedy="send it again under a new id",
+        )
+    body = kind.decode_body(message)
+    method = kind.methods[message.method]
+    turn = Turn(actor.ref, head, message, now, traceparent or message.traceparent)
+    if message.method == "wake":
+        turn.wake = None
+    reply = method.call(actor, turn) if method.takes is None else method.call(actor, turn, body)
+    state = encode_state(actor)
+    require_json(turn.ref, *turn.bodies())
+    after = Head(
+        revision=head.revision + 1,
+        last_turn=message.id,
+        sent=turn.sent,
+        wake_at=turn.wake,
+        obliged=actor.obliged,
+        seen=_remembered(head.seen, message, unix_now) if remember else head.seen,
+        state=state,
+    )
+    changed = (
+        remember
+        or state != head.state
+        or turn.sent != head.sent
+        or turn.wake != head.wake_at
+        or after.obliged != head.obliged
+        or bool(turn.records)
+    )
+    return Commit(
+        actor.ref,
+        message,
+        after,
+        reply,
+        turn.sends,
+        turn.events,
+        turn.records,
+        turn.hints,
+        turn.after,
+        changed=changed,
+    )
+
+
+def encode_state(actor: Actor[Any]) -> bytes:
+    """The actor's state as JSON. Raises InvalidInput where it holds something that JSON cannot."""
+    try:
+        return actor.state.__pydantic_serializer__.to_json(actor.state)
+    except PydanticSerializationError as error:
+        raise InvalidInput(f"the state of {actor.ref} cannot be stored as JSON: {error}") from error
+
+
+def require_json(source: object, *values: Any) -> None:
+    """Raise InvalidInput where a value that `source` sends is neither JSON bytes nor can become JSON."""
+    for value in values:
+        try:
+            from_json(value) if isinstance(value, bytes) else to_json(value)
+        except (PydanticSerializationError, ValueError) as error:
+            raise InvalidInput(f"{source} sends what cannot be written as JSON: {error}") from error
+
+
+def _remembered(seen: dict[str, float], message: Message, now: float) -> dict[str, float]:
+    kept = {key: until for key, until in seen.items() if until >= now}
+    kept[message.id] = message.expires_at or now + SEEN_SECONDS
+    for key in list(kept)[: max(0, len(kept) - MAX_SEEN)]:
+        del kept[key]
+    return kept
