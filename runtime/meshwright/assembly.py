@@ -31,8 +31,7 @@ from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence, every
 from meshwright.orchestration.registry import Registry
 from meshwright.prompts import Prompts
-from meshwright.run import Services
-from meshwright.runner import Employed, Runner
+from meshwright.run import Employed, Runner, Services
 from meshwright.settings import Settings
 from meshwright.storage.database import Database
 from meshwright.tools.mesh import delegate_tool, remember_tool

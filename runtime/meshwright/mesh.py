@@ -33,7 +33,7 @@ from meshwright.orchestration.acceptance import Limits, make_accept
 from meshwright.orchestration.orchestrator import Attempt, TaskRecord
 from meshwright.orchestration.registry import Registry
 from meshwright.prompts import Prompts
-from meshwright.runner import Employed
+from meshwright.run import Employed
 from meshwright.settings import Settings
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.work import Answer, Cancel, ThreadState, Worker

@@ -11,7 +11,7 @@ from meshwright import Agent, Task
 from meshwright.assembly import employ
 from meshwright.fleet import load_agents
 from meshwright.prompts import Prompts
-from meshwright.runner import Employed
+from meshwright.run import Employed
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.tools import ToolSettings
 

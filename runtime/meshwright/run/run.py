@@ -8,68 +8,23 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel
-
 from meshwright import genai
 from meshwright.agent import Agent
-from meshwright.clock import Clock
-from meshwright.context.memory import Memory, MemoryItem
-from meshwright.context.request import CompressResponse, context_request
-from meshwright.context.service import ContextClient
+from meshwright.context.memory import MemoryItem
 from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, MemoryUnavailable, ToolFailed
-from meshwright.host import Host
 from meshwright.messages import MemoryScope, Parent, Task, Usage, derived_id
-from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, ToolCall
-from meshwright.prompts import Prompts
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall
+from meshwright.run.services import Services
+from meshwright.run.setting import Preparation, Setting, question_of, scopes_of
+from meshwright.run.told import model_called, tell_context, tool_events
 from meshwright.tools.tool import Tool
-from meshwright.tracing import NoTracing, Span, Tracing
+from meshwright.tracing import Span
 from meshwright.work import Journal, Work
 from meshwright.work.journal import Told
-from meshwright.work.thread import HISTORY
 
-MAX_HISTORY = 20  # entries of the thread that a run looks back on
-MAX_SUMMARY_CHARS = 120  # of a tool's arguments, in an event
 ANSWER_NOW = "Answer now, with what you have; no more tools can be called."
 ALREADY_CALLED = "You called this already with the same arguments; its result stands above."
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What every run of a mesh uses."""
-
-    host: Host
-    model: Model
-    context: ContextClient
-    memory: Memory
-    prompts: Prompts
-    tracing: Tracing | NoTracing
-    clock: Clock
-    project_id: str = "default"
-    max_steps: int = 12
-    max_chain: int = 5
-    max_context_tokens: int = 4000
-    max_memory_tokens: int = 400
-    trace_content: bool = False
-
-
-class Setting(BaseModel):
-    """What a run was begun with, and keeps when it is resumed: prompt, context and model settings."""
-
-    system: str
-    model: str
-    temperature: float
-    max_tokens: int
-    tags: tuple[str, ...]
-    memories: int = 0
-    memory_tokens: int = 0
-    memory_error: str | None = None
-    method: str = "deterministic"
-    input_tokens: int = 0
-    output_tokens: int = 0
-    validation_passed: bool = True
-    error: str | None = None
-    compression: ModelReply | None = None
 
 
 @dataclass(slots=True)
@@ -127,7 +82,10 @@ class Run:
         """
         setting = await self.prepare()
         specs = tuple(tool.spec for tool in self.tools.values())
-        messages = [ChatMessage(role="system", content=setting.system), self._question()]
+        messages = [
+            ChatMessage(role="system", content=setting.system),
+            ChatMessage(role="user", content=question_of(self.task)),
+        ]
         called: set[tuple[str, str]] = set()
         for _ in range(self._services.max_steps):
             reply = await self._ask(setting, messages, specs)
@@ -156,7 +114,12 @@ class Run:
         """Recall memories and history, compress them into the context, and fill in the prompt."""
         request = {"task_id": self.task.task_id}
         setting: Setting = await self._journal.step(
-            "context", request, self._prepare, shape=Setting, costly=False, tell=_tell_context
+            "context",
+            request,
+            Preparation(self._services, self.agent, self._ref, self._work, self._span).setting,
+            shape=Setting,
+            costly=False,
+            tell=tell_context,
         )
         if setting.compression is not None:
             self.spent.add(setting.compression)
@@ -189,7 +152,7 @@ class Run:
             memory_id=derived_id(self._work.stream, str(self._journal.step_number)),
             tenant_id=self.task.tenant_id,
             scope=scope,
-            scope_id=dict(self._scopes())[scope],
+            scope_id=dict(scopes_of(self.task, self.agent_id, self._services.project_id))[scope],
             text=text,
             created_at=self._services.clock.now(),
             task_id=self.task.task_id,
@@ -203,88 +166,9 @@ class Run:
         if self.task.thread_id == self.task.task_id:
             return ()
         return (
-            {"role": "user", "content": self._question().content, "task_id": self.task.task_id},
+            {"role": "user", "content": question_of(self.task), "task_id": self.task.task_id},
             {"role": "assistant", "content": answer, "task_id": self.task.task_id},
         )
-
-    # Context
-
-    async def _prepare(self) -> Setting:
-        prompt = self._services.prompts.get(self.agent.prompt)
-        memories: list[MemoryItem] = []
-        memory_error = None
-        try:
-            memories = await self._recall()
-        except MemoryUnavailable as error:  # an agent without its memories still has its task
-            memory_error = str(error)
-        context = await self._compress(memories)
-        tags = self.agent.tags(self.task)
-        values = {
-            "agent_name": self.agent_id,
-            "task": self._question().content,
-            "context": context.compressed_context,
-        }
-        return Setting(
-            system=prompt.render_from(values),
-            model=prompt.model,
-            temperature=prompt.temperature,
-            max_tokens=prompt.max_tokens,
-            tags=tuple(prompt.tags if tags is None else tags),
-            memories=len(memories),
-            memory_tokens=sum(item.tokens for item in memories),
-            memory_error=memory_error,
-            method=context.method,
-            input_tokens=context.stats.input_tokens,
-            output_tokens=context.stats.output_tokens,
-            validation_passed=context.validation_passed,
-            error=context.error,
-            compression=context.reply,
-        )
-
-    async def _recall(self) -> list[MemoryItem]:
-        if not self.task.text:
-            return []
-        return await self._services.memory.recall(
-            self.task.text,
-            tenant_id=self.task.tenant_id,
-            scopes=self._scopes(),
-            max_tokens=self._services.max_memory_tokens,
-        )
-
-    async def _compress(self, memories: Sequence[MemoryItem]) -> CompressResponse:
-        request = context_request(
-            sender=self.task.chain[-1] if self.task.chain else "orchestrator",
-            receiver=self.agent_id,
-            project_id=self._services.project_id,
-            max_tokens=self._services.max_context_tokens,
-            task=self.task,
-            history=await self._thread_history(),
-            memories=memories,
-        )
-        return await self._services.context.compress(
-            request,
-            tenant_id=self.task.tenant_id,
-            traceparent=self._span.traceparent,
-            task_id=self.task.task_id,
-        )
-
-    async def _thread_history(self) -> list[dict[str, Any]]:
-        if not self._work.history:
-            return []
-        records = await self._services.host.records(self._ref, HISTORY, last=MAX_HISTORY)
-        return [record.value for record in records]
-
-    def _scopes(self) -> list[tuple[MemoryScope, str]]:
-        return [
-            ("task", self.task.task_id),
-            ("agent", self.agent_id),
-            ("project", self._services.project_id),
-            ("global", "global"),
-        ]
-
-    def _question(self) -> ChatMessage:
-        text = self.task.text or json.dumps(self.task.payload, ensure_ascii=False)
-        return ChatMessage(role="user", content=text)
 
     # The model
 
@@ -311,7 +195,7 @@ class Run:
         started = time.perf_counter()
 
         def tell(reply: ModelReply) -> list[Told]:
-            return [("model.called", _model_called(request, reply, started))]
+            return [("model.called", model_called(request, reply, started))]
 
         reply: ModelReply = await self._journal.step(
             "model", request, lambda: self._complete(request), shape=ModelReply, tell=tell
@@ -356,7 +240,7 @@ class Run:
         started = time.perf_counter()
 
         def tell(result: dict[str, Any]) -> list[Told]:
-            return _tool_events(call, result, started)
+            return tool_events(call, result, started)
 
         result = await self._journal.step(
             f"tool {call.name}",
@@ -424,53 +308,6 @@ class Run:
             created_at=self._services.clock.now(),
             traceparent=self._span.traceparent,
         )
-
-
-def _tell_context(setting: Setting) -> list[Told]:
-    compressed = {
-        "method": setting.method,
-        "input_tokens": setting.input_tokens,
-        "output_tokens": setting.output_tokens,
-        "validation_passed": setting.validation_passed,
-        "error": setting.error,
-    }
-    events: list[Told] = [("context.compressed", compressed)]
-    if setting.memory_error is not None:
-        events.insert(0, ("memory.unavailable", {"error": setting.memory_error}))
-    if setting.memories:
-        events.insert(0, ("memory.recalled", {"count": setting.memories, "tokens": setting.memory_tokens}))
-    return events
-
-
-def _model_called(request: ModelRequest, reply: ModelReply, started: float) -> dict[str, Any]:
-    return {
-        "model": reply.model,
-        "group": request.model,
-        "tags": request.tags,
-        "user": request.user,
-        "usage": reply.usage,
-        "cost_usd": reply.cost_usd,
-        "tool_calls": [call.name for call in reply.tool_calls],
-        "duration_ms": _since(started),
-    }
-
-
-def _tool_events(call: ToolCall, result: dict[str, Any], started: float) -> list[Told]:
-    called = {
-        "tool": call.name,
-        "arguments": call.arguments[:MAX_SUMMARY_CHARS],
-        "ok": result["error"] is None,
-        "error": result["error"],
-        "duration_ms": _since(started),
-    }
-    events = [("tool.called", called)]
-    if call.name == "remember" and result["error"] is None:
-        events.append(("memory.stored", {"text_chars": len(call.arguments)}))
-    return events
-
-
-def _since(started: float) -> float:
-    return round((time.perf_counter() - started) * 1000, 3)
 
 
 def _canonical(arguments: str) -> str:

@@ -16,7 +16,8 @@ from meshwright.agent import Agent
 from meshwright.envelope import ActorRef
 from meshwright.errors import HostError, InvalidInput, MeshError
 from meshwright.messages import Fault, Outcome, OutcomeStatus
-from meshwright.run import Run, Services, Spent
+from meshwright.run.run import Run, Spent
+from meshwright.run.services import Services
 from meshwright.tools.tool import Tool
 from meshwright.tools.toolset import Toolset
 from meshwright.tracing import Span

@@ -1,0 +1,131 @@
+"""What a run is begun with: its prompt, filled in with a context of history and memories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from meshwright.agent import Agent
+from meshwright.context.memory import MemoryItem
+from meshwright.context.request import CompressResponse, context_request
+from meshwright.envelope import ActorRef
+from meshwright.errors import MemoryUnavailable
+from meshwright.messages import MemoryScope, Task
+from meshwright.models.port import ModelReply
+from meshwright.run.services import Services
+from meshwright.tracing import Span
+from meshwright.work import Work
+from meshwright.work.thread import HISTORY
+
+MAX_HISTORY = 20  # entries of the thread that a run looks back on
+
+
+class Setting(BaseModel):
+    """What a run was begun with, and keeps when it is resumed: prompt, context and model settings."""
+
+    system: str
+    model: str
+    temperature: float
+    max_tokens: int
+    tags: tuple[str, ...]
+    memories: int = 0
+    memory_tokens: int = 0
+    memory_error: str | None = None
+    method: str = "deterministic"
+    input_tokens: int = 0
+    output_tokens: int = 0
+    validation_passed: bool = True
+    error: str | None = None
+    compression: ModelReply | None = None
+
+
+class Preparation:
+    """Makes the setting of a run."""
+
+    def __init__(self, services: Services, agent: Agent, ref: ActorRef, work: Work, span: Span) -> None:
+        self._services = services
+        self._agent = agent
+        self._ref = ref
+        self._work = work
+        self._span = span
+        self._task = work.task
+        self._agent_id = agent.agent_id
+
+    async def setting(self) -> Setting:
+        """Recall memories and history, compress them into the context, and fill in the prompt."""
+        prompt = self._services.prompts.get(self._agent.prompt)
+        memories: list[MemoryItem] = []
+        memory_error = None
+        try:
+            memories = await self._recall()
+        except MemoryUnavailable as error:  # an agent without its memories still has its task
+            memory_error = str(error)
+        context = await self._compress(memories)
+        tags = self._agent.tags(self._task)
+        values = {
+            "agent_name": self._agent_id,
+            "task": question_of(self._task),
+            "context": context.compressed_context,
+        }
+        return Setting(
+            system=prompt.render_from(values),
+            model=prompt.model,
+            temperature=prompt.temperature,
+            max_tokens=prompt.max_tokens,
+            tags=tuple(prompt.tags if tags is None else tags),
+            memories=len(memories),
+            memory_tokens=sum(item.tokens for item in memories),
+            memory_error=memory_error,
+            method=context.method,
+            input_tokens=context.stats.input_tokens,
+            output_tokens=context.stats.output_tokens,
+            validation_passed=context.validation_passed,
+            error=context.error,
+            compression=context.reply,
+        )
+
+    async def _recall(self) -> list[MemoryItem]:
+        if not self._task.text:
+            return []
+        return await self._services.memory.recall(
+            self._task.text,
+            tenant_id=self._task.tenant_id,
+            scopes=scopes_of(self._task, self._agent_id, self._services.project_id),
+            max_tokens=self._services.max_memory_tokens,
+        )
+
+    async def _compress(self, memories: Sequence[MemoryItem]) -> CompressResponse:
+        request = context_request(
+            sender=self._task.chain[-1] if self._task.chain else "orchestrator",
+            receiver=self._agent_id,
+            project_id=self._services.project_id,
+            max_tokens=self._services.max_context_tokens,
+            task=self._task,
+            history=await self._thread_history(),
+            memories=memories,
+        )
+        return await self._services.context.compress(
+            request,
+            tenant_id=self._task.tenant_id,
+            traceparent=self._span.traceparent,
+            task_id=self._task.task_id,
+        )
+
+    async def _thread_history(self) -> list[dict[str, Any]]:
+        if not self._work.history:
+            return []
+        records = await self._services.host.records(self._ref, HISTORY, last=MAX_HISTORY)
+        return [record.value for record in records]
+
+
+def question_of(task: Task) -> str:
+    """What the task asks: its words, or else its payload as JSON."""
+    return task.text or json.dumps(task.payload, ensure_ascii=False)
+
+
+def scopes_of(task: Task, agent_id: str, project_id: str) -> list[tuple[MemoryScope, str]]:
+    """Whose memories a run may use: scopes, each with what it is the scope of."""
+    return [("task", task.task_id), ("agent", agent_id), ("project", project_id), ("global", "global")]

@@ -1,0 +1,64 @@
+"""What the steps of a run tell the mesh: the progress events of its context, models and tools."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from meshwright.models.port import ModelReply, ModelRequest, ToolCall
+from meshwright.run.setting import Setting
+from meshwright.work.journal import Told
+
+MAX_SUMMARY_CHARS = 120  # of a tool's arguments, in an event
+
+
+def tell_context(setting: Setting) -> list[Told]:
+    """What was recalled, and how the context was made."""
+    compressed = {
+        "method": setting.method,
+        "input_tokens": setting.input_tokens,
+        "output_tokens": setting.output_tokens,
+        "validation_passed": setting.validation_passed,
+        "error": setting.error,
+    }
+    events: list[Told] = [("context.compressed", compressed)]
+    if setting.memory_error is not None:
+        events.insert(0, ("memory.unavailable", {"error": setting.memory_error}))
+    if setting.memories:
+        events.insert(0, ("memory.recalled", {"count": setting.memories, "tokens": setting.memory_tokens}))
+    return events
+
+
+def model_called(request: ModelRequest, reply: ModelReply, started: float) -> list[Told]:
+    """What a model was called with, and what it cost; `started` is a time of `perf_counter`."""
+    called = {
+        "model": reply.model,
+        "group": request.model,
+        "tags": request.tags,
+        "user": request.user,
+        "usage": reply.usage,
+        "cost_usd": reply.cost_usd,
+        "tool_calls": [call.name for call in reply.tool_calls],
+        "duration_ms": since(started),
+    }
+    return [("model.called", called)]
+
+
+def tool_events(call: ToolCall, result: dict[str, Any], started: float) -> list[Told]:
+    """Which tool was called, and whether it could; `started` is a time of `perf_counter`."""
+    called = {
+        "tool": call.name,
+        "arguments": call.arguments[:MAX_SUMMARY_CHARS],
+        "ok": result["error"] is None,
+        "error": result["error"],
+        "duration_ms": since(started),
+    }
+    events = [("tool.called", called)]
+    if call.name == "remember" and result["error"] is None:
+        events.append(("memory.stored", {"text_chars": len(call.arguments)}))
+    return events
+
+
+def since(started: float) -> float:
+    """Milliseconds since a time of `perf_counter`."""
+    return round((time.perf_counter() - started) * 1000, 3)
