@@ -81,6 +81,7 @@ class Run:
         once more, without tools. Raises ToolFailed where even so it does not answer.
         """
         setting = await self.prepare()
+        question = ChatMessage(role="user", content=question_of(self.task))
         specs = tuple(tool.spec for tool in self.tools.values())
         messages = [
             ChatMessage(role="system", content=setting.system),
@@ -113,13 +114,9 @@ class Run:
     async def prepare(self) -> Setting:
         """Recall memories and history, compress them into the context, and fill in the prompt."""
         request = {"task_id": self.task.task_id}
+        preparation = Preparation(self._services, self.agent, self._ref, self._work, self._span)
         setting: Setting = await self._journal.step(
-            "context",
-            request,
-            Preparation(self._services, self.agent, self._ref, self._work, self._span).setting,
-            shape=Setting,
-            costly=False,
-            tell=tell_context,
+            "context", request, preparation.setting, shape=Setting, costly=False, tell=tell_context
         )
         if setting.compression is not None:
             self.spent.add(setting.compression)
@@ -195,7 +192,7 @@ class Run:
         started = time.perf_counter()
 
         def tell(reply: ModelReply) -> list[Told]:
-            return [("model.called", model_called(request, reply, started))]
+            return model_called(request, reply, started)
 
         reply: ModelReply = await self._journal.step(
             "model", request, lambda: self._complete(request), shape=ModelReply, tell=tell
