@@ -81,7 +81,6 @@ class Run:
         once more, without tools. Raises ToolFailed where even so it does not answer.
         """
         setting = await self.prepare()
-        question = ChatMessage(role="user", content=question_of(self.task))
         specs = tuple(tool.spec for tool in self.tools.values())
         messages = [
             ChatMessage(role="system", content=setting.system),
