@@ -8,7 +8,7 @@ import itertools
 import random
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,15 @@ from tests.contract.watching import Watch
 
 @dataclass(frozen=True)
 class Setup:
-    """What belongs to the program and not to the data: the same at each opening."""
+    """What belongs to the program and not to the data: the same at each opening.
+
+    `worker` gets the signals of every host that is opened; `staff` makes each a worker of its own.
+    """
 
     kinds: Sequence[ActorKind]
     subscriptions: Sequence[Subscription] = ()
     worker: Signals | None = None
+    staff: Callable[[Host], Signals] | None = None
     clock: Clock = field(default_factory=SystemClock)
     max_mailbox: int = 1000
 
@@ -76,6 +80,8 @@ class Stand(ABC):
         host.listen("#", self.watch.take)
         if setup.worker is not None:
             host.attach(setup.worker)
+        if setup.staff is not None:
+            host.attach(setup.staff(host))
         await host.start()
         self._open[host] = setup, data
         return host
