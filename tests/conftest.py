@@ -1,13 +1,18 @@
 """What every tier shares: one seed for all chance, a clean environment, and needs that are said aloud."""
 
+import asyncio
+import functools
+import inspect
 import os
 import random
 import shutil
+from collections.abc import Awaitable, Callable, Generator
 
 import hypothesis
 import pytest
 
 SEED = pytest.StashKey[int]()
+ALARM_MARGIN_SECONDS = 5  # an async test ends so long before the timeout plugin's alarm
 # A deadline would measure the machine's other work.
 hypothesis.settings.register_profile("mesh", deadline=None)
 hypothesis.settings.load_profile("mesh")
@@ -47,6 +52,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.fail(f"needs {', '.join(missing)} on PATH, and every tier is required", pytrace=False)
         if missing:
             pytest.skip(f"needs {', '.join(missing)} on PATH")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """End an async test that hangs from within its loop: the plugin's alarm would leave the loop stuck."""
+    if inspect.iscoroutinefunction(pyfuncitem.obj):
+        marker = pyfuncitem.get_closest_marker("timeout")
+        usual = pyfuncitem.config.getoption("timeout") or pyfuncitem.config.getini("timeout")
+        seconds = float(marker.args[0] if marker else usual)
+        pyfuncitem.obj = bounded(pyfuncitem.obj, max(1, seconds - ALARM_MARGIN_SECONDS))
+    return (yield)
+
+
+def bounded(test: Callable[..., Awaitable[None]], seconds: float) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def run(*args: object, **kwargs: object) -> None:
+        async with asyncio.timeout(seconds):
+            await test(*args, **kwargs)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,218 @@
+"""A crew: real workers, threads and orchestrators on one host after another, at work by a test's script."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from meshwright import topics
+from meshwright.capability import Capability, Registration
+from meshwright.clock import Clock, SystemClock
+from meshwright.envelope import ActorRef
+from meshwright.errors import MeshError
+from meshwright.host import Host, Subscription
+from meshwright.messages import ENDED, Event, Fault, Outcome, Parent, Receipt, Task
+from meshwright.orchestration.orchestrator import Orchestrator, task_of
+from meshwright.orchestration.registry import Registry
+from meshwright.turns import ActorKind
+from meshwright.work import AgentThread, Answer, Cancel, Completed, Journal, ThreadState, Work, Worker
+from meshwright.work.protocol import ORCHESTRATOR, Accept
+from meshwright.work.thread import thread_of
+from tests.contract.stands import Stand
+from tests.contract.watching import eventually
+
+FINAL = {f"task.{status}" for status in ENDED}
+
+
+@dataclass
+class Shift:
+    """One claimed attempt under way, as a script sees it."""
+
+    crew: "Crew"
+    work: Work
+    journal: Journal
+
+    @property
+    def task_id(self) -> str:
+        return self.work.task.task_id
+
+    async def do(self, name: str) -> str:
+        """A step that notes "task name" when it begins, and ends when the test lets it."""
+
+        async def run() -> str:
+            await self.crew.begin(f"{self.task_id} {name}")
+            return f"{name} by {self.work.fence}"
+
+        return await self.journal.step(name, {}, run)
+
+    async def ask(self, question: str) -> Any:
+        """Wait for a person."""
+        return await self.journal.wait("ask", {"question": question}, asked=question)
+
+    async def delegate(self, task_id: str) -> Any:
+        """Wait for a task of the same agent's, on a thread of its own."""
+        key = f"{self.work.stream}/{self.journal.step_number + 1}"
+        thread = thread_ref(self.work.task, self.work.dispatch.agent_id)
+        parent = Parent(actor_type=thread.type, actor_id=thread.id, key=key, task_id=self.task_id)
+        child = a_task(task_id, self.work.task.created_at, parent=parent)
+        return await self.journal.wait("delegate", {"task_id": task_id}, child)
+
+
+Script = Callable[[Shift], Awaitable[str]]
+
+
+class Crew:
+    """Opens hosts on a stand, each with a worker that works by the script, and remembers what was begun."""
+
+    def __init__(
+        self, stand: Stand, script: Script, *, slots: int = 8, agents: tuple[str, ...] = ("helper",)
+    ) -> None:
+        self.script = script
+        self.begun: list[str] = []
+        self.worker: Worker
+        self.host: Host
+        self._stand = stand
+        self._slots = slots
+        self._agents = agents
+        self._workers: list[Worker] = []
+        self._held: dict[str, asyncio.Event] = {}
+        self._changed = asyncio.Event()
+
+    # Opening and ending
+
+    async def open(self, clock: Clock | None = None) -> None:
+        """A host on data of its own, and its worker."""
+        registry = Registry()
+        for agent_id in self._agents:
+            capabilities = (Capability("helping"),)
+            registry.register(Registration(agent_id=agent_id, name=agent_id, capabilities=capabilities))
+        threads = [ActorKind.of(AgentThread, type=agent_id) for agent_id in self._agents]
+        dispatches = [Subscription(topics.tasks(each), thread_of, "enqueue") for each in self._agents]
+        self.host = await self._stand.open(
+            ActorKind.of(Orchestrator, registry=registry),
+            *threads,
+            subscriptions=[Subscription(topics.TASK_RESULTS, task_of, "settle"), *dispatches],
+            staff=self.employ,
+            clock=clock or SystemClock(),
+        )
+
+    def employ(self, host: Host) -> Worker:
+        """A worker for a host; the latest one is `worker`."""
+        host.listen("#", lambda event: self._changed.set())
+        self.worker = Worker(host, self._run, lambda agent_id: self._slots)
+        self._workers.append(self.worker)
+        return self.worker
+
+    async def crash(self) -> None:
+        """End everything as kill -9 would, and start again."""
+        await self.worker.drain(0)
+        self.host = await self._stand.crash(self.host)
+
+    async def restart(self, drain_seconds: float = 0) -> None:
+        """Stop as a mesh does, and start again."""
+        await self.worker.drain(drain_seconds)
+        self.host = await self._stand.reopen(self.host)
+
+    async def close(self) -> None:
+        """Leave no work behind."""
+        for worker in self._workers:
+            await worker.drain(0)
+
+    # Tasks
+
+    async def submit(self, task_id: str, **fields: Any) -> Receipt:
+        """Have a task accepted."""
+        accept = Accept(task=a_task(task_id, self.host.clock.now(), **fields))
+        return await self.host.call(ActorRef(ORCHESTRATOR, task_id), "accept", accept)
+
+    async def outcome(self, task_id: str) -> Outcome:
+        """Wait for the outcome of a task."""
+        await self.until(lambda: any(event.task_id == task_id for event in self.finals()))
+        [event] = [event for event in self.finals() if event.task_id == task_id]
+        return outcome_of(event)
+
+    async def cancel(self, task_id: str) -> None:
+        await self.host.call(ActorRef(ORCHESTRATOR, task_id), "cancel", Cancel(task_id=task_id))
+
+    async def waiting(self, task_id: str) -> dict[str, Any]:
+        """Wait until a task has been put aside; what its event says."""
+        await self.until(lambda: bool(self.events("task.waiting", task_id)))
+        return self.events("task.waiting", task_id)[-1].payload
+
+    async def answer(self, task_id: str, value: Any, *, thread: str | None = None) -> bool:
+        """Answer what a task waits for."""
+        key = (await self.waiting(task_id))["key"]
+        ref = ActorRef("helper", f"default:{thread or task_id}")
+        return await self.host.call(ref, "resume", Answer(task_id=task_id, key=key, value=value))
+
+    async def inbox(self, thread: str) -> list[str]:
+        """What a thread of the helper has in its inbox, in order."""
+        state = await self.host.read(ActorRef("helper", f"default:{thread}"))
+        return [entry.task_id for entry in state.inbox] if isinstance(state, ThreadState) else []
+
+    # What happens
+
+    def events(self, event_type: str, task_id: str | None = None) -> list[Event]:
+        """What the hosts told of a type, and of a task, with payloads as plain data."""
+        events = [event for event in self._stand.watch.of(event_type) if task_id in (None, event.task_id)]
+        return [Event.model_validate_json(event.model_dump_json()) for event in events]
+
+    def finals(self) -> list[Event]:
+        return [event for event in self._stand.watch.events.values() if event.event_type in FINAL]
+
+    def hold(self, what: str) -> None:
+        """Have a step that is to come go no further than its beginning, until `let_go`."""
+        self._held[what] = asyncio.Event()
+
+    def let_go(self, what: str) -> None:
+        self._held.pop(what).set()
+
+    async def begin(self, what: str) -> None:
+        self.begun.append(what)
+        self._changed.set()
+        if what in self._held:
+            await self._held[what].wait()
+
+    async def has_begun(self, what: str, times: int = 1) -> None:
+        await self.until(lambda: self.begun.count(what) >= times)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        await eventually(condition, self._changed)
+
+    async def _run(self, ref: ActorRef, work: Work, journal: Journal) -> Completed:
+        status, result, error = "succeeded", None, None
+        try:
+            result = {"text": await self.script(Shift(self, work, journal))}
+        except MeshError as raised:
+            status, error = "failed", Fault(type=raised.code, message=str(raised))
+        outcome = Outcome(
+            task_id=work.task.task_id,
+            agent_id=work.dispatch.agent_id,
+            status=status,
+            success=error is None,
+            result=result,
+            error=error,
+            completed_at=work.task.created_at,
+            attempt=work.dispatch.attempt,
+        )
+        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
+
+
+def a_task(task_id: str, now: Any, **fields: Any) -> Task:
+    given: dict[str, Any] = {
+        "task_id": task_id,
+        "capability": "helping",
+        "thread_id": task_id,
+        "created_at": now,
+        "deadline_at": now + timedelta(seconds=360),
+    }
+    return Task(**(given | fields))
+
+
+def thread_ref(task: Task, agent_id: str = "helper") -> ActorRef:
+    return ActorRef(agent_id, f"{task.tenant_id}:{task.thread_id}")
+
+
+def outcome_of(event: Event) -> Outcome:
+    return event.payload if isinstance(event.payload, Outcome) else Outcome.model_validate(event.payload)
