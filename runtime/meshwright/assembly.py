@@ -241,12 +241,13 @@ class Announcements:
         )
 
     def _emit(self, event_type: str, topic: str, payload: dict[str, Any], **known: Any) -> None:
+        aggregate = f"mesh/{self._host.incarnation}"
         event = Event(
-            id=f"mesh/{self._host.incarnation}/{new_id()}",
+            id=f"{aggregate}/{new_id()}",
             event_type=event_type,
             topic=topic,
             time=self._host.clock.now(),
-            aggregate_id="mesh",
+            aggregate_id=aggregate,
             payload=payload,
             **known,
         )

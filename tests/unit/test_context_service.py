@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from meshwright.actor import ActorKind, ActorRef
 from meshwright.context import service
 from meshwright.context.request import CompressRequest, CompressResponse
 from meshwright.context.rules import Rule, Rules
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.tokens import count_tokens
+from meshwright.envelope import ActorRef
 from meshwright.hosts.memory import MemoryHost
 from meshwright.messages import Usage
 from meshwright.models.port import ModelReply, ModelRequest, ModelUnavailable
 from meshwright.prompts import Prompts
+from meshwright.turns import ActorKind
 
 PROMPTS = Path(__file__).resolve().parents[2] / "prompts"
 SHORT = CompressRequest(

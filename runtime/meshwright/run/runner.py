@@ -83,7 +83,7 @@ class Runner:
             status, fault = "failed", Fault(type=type(error).__name__, message=str(error))
         if fault is not None:
             result, fault = None, writable(fault)
-            span.fail(RuntimeError(fault.type))
+            span.fail(fault.type)
         outcome = self._outcome(work, run.spent, status, result, fault, time.perf_counter() - started)
         history = run.history(outcome.text) if outcome.success else ()
         return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome, history=history)

@@ -80,6 +80,7 @@ class EmbeddedHost:
         self._turns = 0
         self._publishing: dict[str, asyncio.Event] = {}
         self._recovery: asyncio.Task[None] | None = None
+        self._trimming: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
@@ -129,6 +130,7 @@ class EmbeddedHost:
         self._take_up_mailbox(mailbox)
         self._recovery = asyncio.create_task(self._recover(obliged), name="recovery")
         self._alarms.start()
+        self._trimming = asyncio.create_task(self._trim_idle(), name="idle actors")
 
     async def stop(self) -> None:
         """Take nothing new, let what is under way commit, and close the file. Idempotent."""
@@ -136,10 +138,12 @@ class EmbeddedHost:
             return
         self._draining = True
         await self._alarms.stop()
-        if self._recovery is not None:
-            self._recovery.cancel()
+        for task in (self._recovery, self._trimming):
+            if task is not None:
+                task.cancel()
         while self._failure is None and (self._ready or self._callbacks or not self._committer.idle):
             await self._queued()
+        self._log.close()
         self._cells.close()
         await self._database.close()
         self._loop = None
@@ -438,6 +442,11 @@ class EmbeddedHost:
     def _signal_after(self, ref: ActorRef, signal: Any, failure: BaseException | None) -> None:
         if failure is None:
             self._signal(ref, signal)
+
+    async def _trim_idle(self) -> None:
+        while True:
+            await asyncio.sleep(IDLE_SECONDS / 2)
+            self._cells.trim(self._now() - IDLE_SECONDS)
 
     # Recovery
 
