@@ -110,9 +110,10 @@ async def test_a_script_may_raise_and_may_make_its_replies() -> None:
 
 async def test_replies_to_one_agent_are_kept_for_it() -> None:
     model = ScriptedModel("for anybody")
-    model.replies("for the researcher", to="researcher")
+    model.replies("one for the researcher", "two for the researcher", to="researcher")
     assert (await model.complete(request())).content == "for anybody"
-    assert (await model.complete(request(user="researcher"))).content == "for the researcher"
+    assert (await model.complete(request(user="researcher"))).content == "one for the researcher"
+    assert (await model.complete(request(user="researcher"))).content == "two for the researcher"
 
 
 async def test_the_context_service_does_not_use_up_the_script() -> None:
