@@ -15,10 +15,11 @@ from pydantic_core import to_json
 from benchmarks.bench import Bench
 from benchmarks.figures import Row, column, compared
 from meshwright.events.log import EventLog
-from meshwright.messages import Event, new_id
+from meshwright.messages import Dispatch, Event, Outcome, new_id
 from meshwright.storage.database import Database
 
 BATCH, BATCHES = 512, 150
+SHAPES = {"task.dispatched": Dispatch, "attempt.ended": Outcome, "task.succeeded": Outcome}
 COLUMNS = (
     "seq, time, event_type, event_version, topic, tenant_id, task_id, agent_id, trace_id, traceparent, "
     "aggregate_id, own_id, payload"
@@ -120,12 +121,21 @@ def _stream(events: list[Any]) -> Iterator[Event]:
                 trace_id=trace_id,
                 traceparent=f"00-{trace_id}-0123456789abcdef-01",
                 aggregate_id=actor,
-                payload=_of_task(payload, task_id),
+                payload=_of_task(event_type, payload, task_id),
             )
 
 
-def _of_task(payload: Any, task_id: str) -> Any:
-    return {**payload, "task_id": task_id} if "task_id" in payload else payload
+def _of_task(event_type: str, payload: Any, task_id: str) -> Any:
+    """A payload as its turn publishes it: a model where it is one."""
+    if event_type in SHAPES:
+        return SHAPES[event_type].model_validate(_renamed(payload, task_id))
+    return payload
+
+
+def _renamed(document: dict[str, Any], task_id: str) -> dict[str, Any]:
+    if "task" in document:
+        return {**document, "task": _renamed(document["task"], task_id)}
+    return {**document, "task_id": task_id}
 
 
 def summary(batches: int, seconds: float, changes: int) -> dict[str, float]:
