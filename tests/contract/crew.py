@@ -62,6 +62,16 @@ class Shift:
 Script = Callable[[Shift], Awaitable[str]]
 
 
+class ToldOn(Worker):
+    """Tells of every signal that it takes."""
+
+    on_signal: Callable[[], None]
+
+    def signal(self, ref: ActorRef, signal: Any) -> None:
+        super().signal(ref, signal)
+        self.on_signal()
+
+
 class Crew:
     """Opens hosts on a stand, each with a worker that works by the script, and remembers what was begun."""
 
@@ -100,7 +110,8 @@ class Crew:
     def employ(self, host: Host) -> Worker:
         """A worker for a host; the latest one is `worker`."""
         host.listen("#", lambda event: self._changed.set())
-        self.worker = Worker(host, self._run, lambda agent_id: self._slots)
+        self.worker = ToldOn(host, self._run, lambda agent_id: self._slots)
+        self.worker.on_signal = self._changed.set
         self._workers.append(self.worker)
         return self.worker
 

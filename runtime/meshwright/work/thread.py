@@ -171,10 +171,15 @@ class AgentThread(Actor[ThreadState]):
         self._end(turn, entry, self._cancelled(entry, turn.now))
 
     def recover(self, turn: Turn) -> None:
-        """Offer again what was queued or running when the worker went; the claim makes sure it is gone."""
+        """Offer again what was queued or running when the worker went; the claim makes sure it is gone.
+
+        Where it is not gone after all, and had to stop, it is told again: that signal may be lost.
+        """
         running = [entry for entry in self.state.inbox if entry.status == "running"]
         for entry in running:
             turn.hint(self._offer(entry))
+            if entry.cancelled is not None:
+                turn.start(Stop(task_id=entry.task_id, fence=entry.fence))
         if not running:
             self._offer_next(turn)
 
