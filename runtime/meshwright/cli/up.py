@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from meshwright.settings import Settings
 
 DRAIN_SECONDS = 10
+SWITCH_SECONDS = 0.001
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -56,6 +58,7 @@ async def _serve(settings: Settings) -> None:
 
     async with build_mesh(settings) as mesh:
         collect_seldom()
+        switch_often()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)
         with ExitStack() as announcement:
 
@@ -75,6 +78,15 @@ def collect_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+
+def switch_often() -> None:
+    """Let the writer's thread in sooner while the loop is busy.
+
+    It lets go of the interpreter at each statement, and by default waits up to 5 ms to get it back: a commit
+    of a dozen statements then takes longer than its tasks.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 async def _drain(mesh: Mesh) -> None:
