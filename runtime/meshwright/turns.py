@@ -38,6 +38,11 @@ class ActorKind:
     state_type: type[BaseModel]
     methods: Mapping[str, Method]
 
+    @property
+    def recovers(self) -> bool:
+        """Whether its actors do anything in a `recover` turn."""
+        return self.methods["recover"].call is not Actor.recover
+
     @classmethod
     def of(cls, actor: type[Actor[Any]], /, *, type: str | None = None, **dependencies: Any) -> ActorKind:
         """Describe an actor class; `dependencies` are handed to each actor's constructor."""

@@ -460,7 +460,7 @@ class EmbeddedHost:
         """Wake every actor with something outstanding, some at a time so that others get their turn."""
         for start in range(0, len(obliged), RECOVERED_A_ROUND):
             for kind, name in obliged[start : start + RECOVERED_A_ROUND]:
-                if kind in self._cells.kinds:
+                if kind in self._cells.kinds and self._cells.kinds[kind].recovers:
                     ref = ActorRef(kind, name)
                     message = Message(f"recover/{self.incarnation}", ref, "recover")
                     self._enqueue(self._cells.find(ref, self._now()), Delivery(message))

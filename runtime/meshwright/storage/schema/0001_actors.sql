@@ -1,4 +1,5 @@
--- What the embedded host keeps of its actors.
+-- What the embedded host keeps of its actors. Heads and records have row ids: in a table without, a row of
+-- over a kilobyte takes a page of its own, and a task writes twice as much.
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE heads (
@@ -12,7 +13,7 @@ CREATE TABLE heads (
     seen TEXT,                  -- JSON, or NULL for none
     state BLOB NOT NULL,        -- JSON
     PRIMARY KEY (type, id)
-) WITHOUT ROWID;
+);
 CREATE INDEX heads_to_wake ON heads (wake_at) WHERE wake_at IS NOT NULL;
 CREATE INDEX heads_obliged ON heads (type, id) WHERE obliged;
 
@@ -30,4 +31,4 @@ CREATE TABLE records (
     n INTEGER NOT NULL,
     value BLOB NOT NULL,        -- JSON
     PRIMARY KEY (type, id, stream, n)
-) WITHOUT ROWID;
+);
