@@ -274,3 +274,48 @@ assert "FROM_AN_ENV_FILE" not in os.environ
         [sys.executable, "-c", code], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"LITELLM_LOG": "DEBUG", "LITELLM_LOCAL_MODEL_COST_MAP": "False"}]
+)
+def test_a_provider_out_of_reach_is_told_in_a_few_lines_without_key_and_prompt(
+    tmp_path: Path, free_tcp_port: int, environment: dict[str, str]
+) -> None:
+    params = {
+        "model": "anthropic/claude-sonnet-4-6",
+        "api_key": "os.environ/ANTHROPIC_API_KEY",
+        "api_base": f"http://127.0.0.1:{free_tcp_port}",
+    }
+    config = {"model_list": [{"model_name": "default", "litellm_params": params}]}
+    (tmp_path / "litellm_config.yaml").write_text(yaml.safe_dump(config))
+    done = subprocess.run(
+        [sys.executable, "-m", "meshwright.cli", "ask", "simple-agent", "zebra crossing"],
+        cwd=tmp_path,
+        env={**os.environ, **environment, "ANTHROPIC_API_KEY": KEY},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ModelUnavailable" in done.stderr
+    assert len(done.stderr.splitlines()) < 15, done.stderr
+    for unwanted in ("Traceback", "LiteLLM Router:", "mesh: error", KEY, "zebra"):
+        assert unwanted not in done.stderr
+
+
+def test_an_error_that_litellm_leaves_in_a_task_is_not_logged() -> None:
+    code = """
+import asyncio, logging, pathlib, gc
+from meshwright.models.router import silence_loggers
+silence_loggers()
+import httpx
+async def fail(error): raise error
+async def main():
+    tasks = [asyncio.create_task(fail(error)) for error in (httpx.ReadError("the prompt"), ValueError("ours"))]
+    await asyncio.wait(tasks)
+asyncio.run(main())
+gc.collect()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "ValueError: ours" in done.stderr and "the prompt" not in done.stderr

@@ -72,12 +72,12 @@ def test_a_key_without_a_configuration_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("without_litellm")
 def test_a_key_without_litellm_is_said_with_what_to_install(path: Path) -> None:
-    assert "pip install meshwright[litellm]" in choose(path, {"MY_KEY": SECRET}).name
+    assert "pip install -e '.[litellm]'" in choose(path, {"MY_KEY": SECRET}).name
 
 
 @pytest.mark.usefixtures("without_litellm")
 def test_the_router_without_litellm_is_refused_with_what_to_install(path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"pip install meshwright\[litellm\]"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[litellm\]'"):
         choose(path, {"MY_KEY": SECRET}, model="router")
 
 

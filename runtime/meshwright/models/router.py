@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import importlib.util
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ from meshwright.models.wire import completion_body, not_a_completion, read_cost,
 
 FREE_PROVIDERS = frozenset({"ollama", "ollama_chat"})
 SOURCE = "LiteLLM's Router"
+CLIENTS = frozenset({"litellm", "openai", "httpx"})
+LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "litellm")
 # Settings of the file's other section that the Router takes as arguments.
 SHARED = (*FALLBACKS, "default_fallbacks", "allowed_fails", "max_fallbacks")
 
@@ -46,7 +49,7 @@ class RouterModel:
         if not litellm_is_installed():
             raise ConfigError(
                 "The in-process router needs LiteLLM, which is not installed",
-                remedy="pip install meshwright[litellm]",
+                remedy="In a checkout of Meshwright: pip install -e '.[litellm]'",
                 field="model",
             )
         self.environment = os.environ if environment is None else environment
@@ -98,13 +101,16 @@ class RouterModel:
 
     def _build(self) -> Any:
         # Without these, the import fetches prices over the network and reads any .env file above this folder.
-        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
         os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
+        silence_loggers()
         try:
+            import litellm
             from litellm import Router, validate_environment
         except ImportError as error:
-            remedy = "Install it anew: pip install --force-reinstall meshwright[litellm]"
+            remedy = "Install it anew: pip install --force-reinstall litellm"
             raise ConfigError(f"LiteLLM cannot be imported: {error}", remedy=remedy) from error
+        litellm.suppress_debug_info = True  # else it prints advice on each error
         settings = {**shared_settings(self.config), **self.config.router_settings}
         if unknown := sorted(settings.keys() - set(Router.get_valid_args())):
             raise self._refusal(f"LiteLLM's Router knows no {unknown[0]!r}", unknown[0])
@@ -132,6 +138,30 @@ class RouterModel:
         drop_params = self.config.litellm_settings.get("drop_params", False)
         # Stronger than what the file says of the Router: the mesh owns the retries.
         return {**body, "num_retries": 0, "max_retries": 0, "drop_params": drop_params}
+
+
+def silence_loggers() -> None:
+    """Let no record of LiteLLM's reach a handler: they quote requests and replies, and hold tracebacks.
+
+    What went wrong is told by the error alone. Filters hold whatever LiteLLM's import and settings do.
+    """
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(reject)
+    logging.getLogger("asyncio").addFilter(is_ours)  # tells of tasks that LiteLLM starts and leaves alone
+    package = logging.getLogger("litellm")
+    package.propagate = False
+    package.addHandler(logging.NullHandler())  # with no handler at all, Python prints to stderr
+
+
+def reject(record: logging.LogRecord) -> bool:
+    """Let no record pass."""
+    return False
+
+
+def is_ours(record: logging.LogRecord) -> bool:
+    """Whether a record holds no error of LiteLLM's or of a client that it calls by."""
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__module__.partition(".")[0] not in CLIENTS
 
 
 def litellm_is_installed() -> bool:

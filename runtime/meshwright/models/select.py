@@ -24,7 +24,7 @@ WELL_KNOWN_KEYS = (
     "OPENROUTER_API_KEY",
     "AZURE_API_KEY",
 )
-EXTRA = "pip install meshwright[litellm]"
+EXTRA = "pip install -e '.[litellm]' in a checkout"
 
 
 class Secret(Protocol):
