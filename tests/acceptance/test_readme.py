@@ -52,6 +52,14 @@ async def test_what_curl_is_shown_to_print_is_what_it_prints(tmp_path: Path) -> 
             assert printed.decode().strip() == shown.strip()
 
 
+async def test_what_the_help_says_to_ask_is_answered_from_a_file(tmp_path: Path) -> None:
+    told = " ".join((await mesh("--help")).out.split())
+    [(agent, question)] = re.findall(r'`mesh ask (\S+) "(.*?)"`', told)
+    done = await mesh("ask", agent, question, "--data", str(tmp_path / "data"))
+    assert done.status == 0
+    assert "(ARCHITECTURE.md:" in done.out and "app.py" not in done.out
+
+
 async def test_the_first_question_gets_its_answer(tmp_path: Path) -> None:
     [agent, question] = re.findall(r'^mesh ask (\S+) "(.*)"$', README, flags=re.M)[0]
     done = await mesh("ask", agent, question, "--data", str(tmp_path / "data"))

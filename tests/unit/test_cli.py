@@ -65,6 +65,7 @@ def test_the_help_of_a_command_begins_with_what_the_list_says(name: str) -> None
     ("arguments", "told"),
     [
         (["akc"], "mesh: there is no command 'akc'; did you mean: mesh ask"),
+        (["aks"], "mesh: there is no command 'aks'; did you mean: mesh ask"),
         (["xyzzy"], "mesh: there is no command 'xyzzy'; mesh --help lists them"),
         (["--jsn"], "mesh: No such option '--jsn'"),
         (["ask", "simple-agent"], "mesh: Missing argument 'TEXT'; type: mesh ask [OPTIONS] AGENT TEXT"),

@@ -67,8 +67,9 @@ class LazyGroup(click.Group):
         if name not in COMMANDS and not ctx.resilient_parsing and not name.startswith("-"):
             from difflib import get_close_matches
 
-            close = get_close_matches(name, COMMANDS, n=1)
-            hint = f"did you mean: mesh {close[0]}" if close else "mesh --help lists them"
+            close = get_close_matches(name, COMMANDS)
+            likely = min(close, key=lambda each: sorted(each) != sorted(name), default=None)
+            hint = f"did you mean: mesh {likely}" if likely else "mesh --help lists them"
             raise click.UsageError(f"there is no command {name!r}; {hint}")
         return super().resolve_command(ctx, args)
 
@@ -96,7 +97,9 @@ class LazyGroup(click.Group):
 def mesh() -> None:
     """A mesh of AI agents: tasks that, once accepted, are never lost.
 
-    Start with `mesh demo`, or `mesh ask simple-agent "What is in this folder?"`.
+    Start with `mesh demo`, or ask about the files here: `mesh ask researcher-agent "How is the score
+    of an agent
+    computed?"`.
     """
 
 
