@@ -7,7 +7,9 @@ of the steps that its journal holds; one that asks for something else at that nu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +18,16 @@ from pydantic_core import from_json, to_json
 
 from meshwright import topics
 from meshwright.envelope import ActorRef, Record
-from meshwright.errors import ReplayMismatch, ToolFailed
+from meshwright.errors import InvalidInput, ReplayMismatch, ToolFailed
 from meshwright.host import Host
 from meshwright.messages import Event, Task, trace_id_of
 from meshwright.work.protocol import Suspend, Work
 
 Told = tuple[str, dict[str, Any]]
 """A progress event: its type and its payload."""
+
+WITHIN: ContextVar[tuple[Journal, int] | None] = ContextVar("WITHIN", default=None)
+"""The step that the code is within. Code that another task runs is within it too."""
 
 
 class Suspended(BaseException):
@@ -58,11 +63,16 @@ class Step:
         return {"kind": self.kind, "hash": self.request_hash}
 
 
+LEAVE = Step(0, "begin anew", None, "")
+"""Before the first step: a person's leave to repeat what may not be."""
+
+
 class Journal:
     """The steps of one claimed attempt: those done before, and those that this run adds.
 
     A step's record is queued when the step ends and known durable before the next one starts, so the last
     shares the commit that ends the attempt. Steps may nest: a tool that delegates is one, with one inside.
+    Side by side they would be numbered as it happens, and not be found again: InvalidInput refuses that.
     """
 
     def __init__(self, host: Host, ref: ActorRef, work: Work, records: list[Record]) -> None:
@@ -71,6 +81,7 @@ class Journal:
         self._work = work
         self._known = {record.n: record.value for record in records}
         self._step = 0
+        self._under_way = 0
         self._running_once = False
         self._costly = False
         self._queued: Awaitable[None] | None = None
@@ -108,12 +119,14 @@ class Journal:
             known = self._replayed(step)
             return shape.model_validate(known) if shape else known
         if step.intent in self._known:
+            self._check_road(step, self._known[step.intent])
             raise Suspended(self._ask_person(step))
-        if not repeatable:
-            self._write(step.intent, step.stamp, (), costly=True)
-        if costly:
-            await self._confirm_costly()
-        result = await (run() if repeatable else self._run_once(run))
+        with self._within(step):
+            if not repeatable:
+                self._write(step.intent, step.stamp, (), costly=True)
+            if costly:
+                await self._confirm_costly()
+            result = await (run() if repeatable else self._run_once(run))
         if shape is None:
             result = from_json(to_json(result))
         events = [self._event(step, n, told) for n, told in enumerate(tell(result), start=1)]
@@ -130,19 +143,36 @@ class Journal:
             return self._replayed(step)
         if self._running_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for somebody else")
+        self._under_way = step.number  # the run is at its end
         await self.confirm()
         raise Suspended(self._suspend(step, child, known))
 
     def _next(self, kind: str, request: Any) -> Step:
+        journal, within = WITHIN.get() or (None, 0)
+        if self._under_way != (within if journal is self else 0):
+            raise InvalidInput(
+                f"step {kind!r} of task {self._work.task.task_id} starts while another is under way",
+                remedy="steps go one after another: await each before the next",
+            )
         self._step += 1
         return Step(self._step, kind, request, hash_of(request))
 
+    @contextmanager
+    def _within(self, step: Step) -> Iterator[None]:
+        outer, self._under_way = self._under_way, step.number
+        token = WITHIN.set((self, step.number))
+        try:
+            yield
+        finally:
+            WITHIN.reset(token)
+            self._under_way = outer
+
     async def _run_once(self, run: Callable[[], Awaitable[Any]]) -> Any:
-        self._running_once = True
+        outer, self._running_once = self._running_once, True
         try:
             return await run()
         finally:
-            self._running_once = False
+            self._running_once = outer
 
     async def confirm(self) -> None:
         """Return once every step so far is durable."""
@@ -178,18 +208,28 @@ class Journal:
 
     def _replayed(self, step: Step) -> Any:
         known = self._known[step.result]
-        if (known["kind"], known["hash"]) != (step.kind, step.request_hash):
-            raise ReplayMismatch(
-                f"step {step.number} of task {self._work.task.task_id} was {known['kind']!r} before, "
-                f"and is {step.kind!r} or asks for something else now",
-                remedy="a new attempt starts with an empty journal",
-            )
+        self._check_road(step, known)
         self._step = known.get("last", step.number)  # steps within this one are not run again
         return known["result"]
 
+    def _check_road(self, step: Step, known: dict[str, Any]) -> None:
+        """Raise ReplayMismatch where the run left its road; ask a person first where that may do harm."""
+        if (known["kind"], known["hash"]) == (step.kind, step.request_hash):
+            return
+        once = [value["kind"] for n, value in self._known.items() if n > LEAVE.result and n % 2 == 0]
+        if once and LEAVE.result not in self._known:
+            asked = "the run took another road; may it begin anew, and repeat these steps? If not, cancel it"
+            raise Suspended(self._suspend(LEAVE, None, {"asked": asked, "kind": LEAVE.kind, "steps": once}))
+        raise ReplayMismatch(
+            f"step {step.number} of task {self._work.task.task_id} was {known['kind']!r} before, "
+            f"and is {step.kind!r} or asks for something else now",
+            remedy="a new attempt starts with an empty journal",
+        )
+
     def _ask_person(self, step: Step) -> Suspend:
         asked = "did this happen, and what came of it?"
-        return self._suspend(step, None, {"asked": asked, "kind": step.kind, "request": step.request})
+        suspend = self._suspend(step, None, {"asked": asked, "kind": step.kind, "request": step.request})
+        return suspend.model_copy(update={"last": max(self._known) // 2})
 
     def _suspend(self, step: Step, child: Task | None, known: dict[str, Any]) -> Suspend:
         return Suspend(

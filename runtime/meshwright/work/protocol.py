@@ -55,7 +55,7 @@ class Suspend(Plain):
     """The work gives up slot and claim until `key` is answered; the answer becomes the result of `step`.
 
     With `child` set, that task is given to the orchestrator in the same commit, and its outcome is the
-    answer. `known` tells a person what they are asked.
+    answer. `known` tells a person what they are asked. `last` is the last step within this one, if any.
     """
 
     task_id: str
@@ -64,6 +64,7 @@ class Suspend(Plain):
     step: int
     kind: str
     request_hash: str
+    last: int | None = None
     child: Task | None = None
     known: dict[str, Any] = Field(default_factory=dict)
 

@@ -149,6 +149,8 @@ class AgentThread(Actor[ThreadState]):
             return False
         asked = entry.suspended
         result = {"kind": asked.kind, "hash": asked.request_hash, "result": answer.value}
+        if asked.last is not None:
+            result["last"] = asked.last
         turn.append(steps_stream(entry.dispatch), 2 * asked.step + 1, result)
         entry.status, entry.suspended = "queued", None
         self._offer_next(turn)

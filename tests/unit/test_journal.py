@@ -1,0 +1,423 @@
+"""The journal of an attempt: what is done is not done again, and nothing costly starts before it is safe."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from meshwright.envelope import ActorRef, Record
+from meshwright.errors import InvalidInput, ReplayMismatch, ToolFailed
+from meshwright.hosts.memory import MemoryHost
+from meshwright.messages import Event
+from meshwright.work import Journal, Suspended, Work
+from tests.unit.turns import a_dispatch, a_task
+
+REF = ActorRef("helper", "default:t1")
+STREAM = "steps/t1/1/1"
+
+
+class SlowDisk(MemoryHost):
+    """The host in memory, on which what is appended is durable only once the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached_the_disk = asyncio.Event()
+
+    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
+        queued = super().append(record, events)
+
+        async def durable() -> None:
+            await queued
+            await self.reached_the_disk.wait()
+
+        return asyncio.ensure_future(durable())
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[MemoryHost]:
+    host = MemoryHost()
+    await host.start()
+    yield host
+    await host.stop()
+
+
+@pytest.fixture
+async def slow() -> AsyncIterator[SlowDisk]:
+    host = SlowDisk()
+    await host.start()
+    yield host
+    host.reached_the_disk.set()
+    await host.stop()
+
+
+async def begun(host: MemoryHost) -> Journal:
+    """The journal of a first claim."""
+    return await Journal.open(host, REF, work(journaled=False))
+
+
+async def resumed(host: MemoryHost) -> Journal:
+    """The journal of a later claim of the same attempt."""
+    return await Journal.open(host, REF, work(journaled=True))
+
+
+def work(*, journaled: bool) -> Work:
+    dispatch = a_dispatch(a_task("t1"))
+    return Work(dispatch=dispatch, fence=1, owner="worker", journaled=journaled, history=0)
+
+
+class Effects(list[str]):
+    """What has really happened."""
+
+    def __call__(self, name: str, result: Any = None) -> Callable[[], Awaitable[Any]]:
+        """An effect: what it gives, or raises."""
+
+        async def happen() -> Any:
+            self.append(name)
+            if isinstance(result, Exception):
+                raise result
+            return name if result is None else result
+
+        return happen
+
+
+@pytest.fixture
+def effects() -> Effects:
+    return Effects()
+
+
+async def answer(host: MemoryHost, asked: Suspended, value: Any) -> None:
+    """Write an answer as the thread of the run does."""
+    suspend = asked.suspend
+    given: dict[str, Any] = {"kind": suspend.kind, "hash": suspend.request_hash, "result": value}
+    if suspend.last is not None:
+        given["last"] = suspend.last
+    await host.append(Record(REF, STREAM, 2 * suspend.step + 1, given))
+
+
+# Replay
+
+
+async def test_a_step_that_is_done_is_not_done_again(host: MemoryHost, effects: Effects) -> None:
+    for opened in (begun, resumed):
+        journal = await opened(host)
+        assert await journal.step("pay", {"amount": 1}, effects("paid", {"receipt": (1, 2)})) == {
+            "receipt": [1, 2]
+        }
+        await journal.confirm()
+    assert effects == ["paid"]
+
+
+class Receipt(BaseModel):
+    number: int
+
+
+async def test_a_result_comes_back_in_its_shape(host: MemoryHost, effects: Effects) -> None:
+    for opened in (begun, resumed):
+        journal = await opened(host)
+        receipt = await journal.step("pay", {}, effects("paid", Receipt(number=7)), shape=Receipt)
+        assert receipt == Receipt(number=7)
+        await journal.confirm()
+    assert effects == ["paid"]
+
+
+@pytest.mark.parametrize(("kind", "request_"), [("refund", {"amount": 1}), ("pay", {"amount": 2})])
+async def test_a_run_that_takes_another_road_is_stopped(
+    host: MemoryHost, effects: Effects, kind: str, request_: dict[str, int]
+) -> None:
+    await (await begun(host)).step("pay", {"amount": 1}, effects("paid"))
+    with pytest.raises(ReplayMismatch, match=r"step 1 of task t1 was 'pay' before"):
+        await (await resumed(host)).step(kind, request_, effects("again"))
+    assert effects == ["paid"]
+
+
+async def test_a_step_that_raised_is_made_again(host: MemoryHost, effects: Effects) -> None:
+    with pytest.raises(ToolFailed):
+        await (await begun(host)).step("pay", {}, effects("failed", ToolFailed("no money")))
+    assert await (await resumed(host)).step("pay", {}, effects("paid")) == "paid"
+
+
+async def test_a_resumed_run_goes_on_behind_what_it_replays(host: MemoryHost, effects: Effects) -> None:
+    journal = await begun(host)
+    await journal.step("a", {}, effects("a"))
+    await journal.step("b", {}, effects("b"))
+    journal = await resumed(host)
+    for name in ("a", "b", "c"):
+        await journal.step(name, {}, effects(name))
+    assert effects == ["a", "b", "c"]
+    assert [record.n for record in await host.records(REF, STREAM)] == [3, 5, 7]
+
+
+async def test_of_two_claims_that_write_a_step_the_first_stands(host: MemoryHost, effects: Effects) -> None:
+    first, second = await begun(host), await begun(host)
+    await first.step("pay", {}, effects("first"))
+    await second.step("pay", {}, effects("second"))
+    assert await (await resumed(host)).step("pay", {}, effects("third")) == "first"
+
+
+# Steps within steps
+
+
+def outer(journal: Journal, effects: Effects) -> Callable[[], Awaitable[Any]]:
+    """A step with two inside."""
+
+    async def run() -> str:
+        effects.append("outer")
+        parts = [await journal.step(name, {}, effects(name)) for name in ("inner one", "inner two")]
+        return " and ".join(parts)
+
+    return run
+
+
+async def test_a_step_with_steps_inside_is_replayed_whole(host: MemoryHost, effects: Effects) -> None:
+    for opened in (begun, resumed):
+        journal = await opened(host)
+        assert await journal.step("outer", {}, outer(journal, effects)) == "inner one and inner two"
+        await journal.step("behind", {}, effects("behind"))
+        await journal.confirm()
+    assert effects == ["outer", "inner one", "inner two", "behind"]
+
+
+async def test_what_was_done_inside_a_step_that_broke_off_is_kept(host: MemoryHost, effects: Effects) -> None:
+    journal = await begun(host)
+
+    async def breaks_off() -> str:
+        await journal.step("inner one", {}, effects("inner one"))
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await journal.step("outer", {}, breaks_off)
+    journal = await resumed(host)
+    assert await journal.step("outer", {}, outer(journal, effects)) == "inner one and inner two"
+    await journal.step("behind", {}, effects("behind"))
+    assert effects == ["inner one", "outer", "inner two", "behind"]
+
+
+async def test_steps_side_by_side_are_refused_since_they_could_not_be_told_apart(
+    host: MemoryHost, effects: Effects
+) -> None:
+    journal = await begun(host)
+    turn_back = asyncio.Event()
+
+    async def slowly() -> None:
+        await turn_back.wait()
+
+    first = asyncio.create_task(journal.step("a", {}, slowly))
+    await asyncio.sleep(0)
+    with pytest.raises(InvalidInput, match="one after another"):
+        await journal.step("b", {}, effects("b"))
+    turn_back.set()
+    await first
+    assert effects == []
+
+
+# Steps that may not be repeated
+
+
+async def test_what_may_have_happened_is_not_run_again_but_asked_about(
+    host: MemoryHost, effects: Effects
+) -> None:
+    journal = await begun(host)
+    with pytest.raises(ConnectionError):
+        await journal.step("deploy", {"to": "prod"}, effects("deployed", ConnectionError()), repeatable=False)
+    with pytest.raises(Suspended) as asked:
+        await (await resumed(host)).step("deploy", {"to": "prod"}, effects("again"), repeatable=False)
+    assert asked.value.suspend.key == f"{STREAM}/1"
+    assert asked.value.suspend.known["kind"] == "deploy"
+    assert asked.value.suspend.known["request"] == {"to": "prod"}
+    await answer(host, asked.value, "it did")
+    journal = await resumed(host)
+    assert await journal.step("deploy", {"to": "prod"}, effects("again"), repeatable=False) == "it did"
+    assert effects == ["deployed"]
+
+
+async def test_what_has_happened_and_is_known_is_not_asked_about(host: MemoryHost, effects: Effects) -> None:
+    for opened in (begun, resumed):
+        journal = await opened(host)
+        assert await journal.step("deploy", {}, effects("deployed"), repeatable=False) == "deployed"
+        await journal.confirm()
+    assert effects == ["deployed"]
+
+
+async def test_a_run_goes_on_behind_the_steps_inside_of_what_a_person_answered_for(
+    host: MemoryHost, effects: Effects
+) -> None:
+    journal = await begun(host)
+
+    async def breaks_off() -> str:
+        await journal.step("inner one", {}, effects("inner one"))
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await journal.step("deploy", {}, breaks_off, repeatable=False)
+    with pytest.raises(Suspended) as asked:
+        await (await resumed(host)).step("deploy", {}, effects("again"), repeatable=False)
+    await answer(host, asked.value, "it did")
+    for _ in range(2):
+        journal = await resumed(host)
+        assert await journal.step("deploy", {}, effects("again"), repeatable=False) == "it did"
+        assert await journal.step("behind", {}, effects("behind")) == "behind"
+        await journal.confirm()
+    assert effects == ["inner one", "behind"]
+
+
+async def test_a_person_is_asked_before_a_run_that_lost_its_road_repeats_what_may_not_be(
+    host: MemoryHost, effects: Effects
+) -> None:
+    journal = await begun(host)
+    await journal.step("deploy", {}, effects("deployed"), repeatable=False)
+    await journal.step("check", {}, effects("checked"))
+    journal = await resumed(host)
+    await journal.step("deploy", {}, effects("again"), repeatable=False)
+    with pytest.raises(Suspended) as asked:
+        await journal.step("another road", {}, effects("again"))
+    assert "deploy" in str(asked.value.suspend.known)
+    await answer(host, asked.value, "start anew")
+    journal = await resumed(host)
+    await journal.step("deploy", {}, effects("again"), repeatable=False)
+    with pytest.raises(ReplayMismatch):
+        await journal.step("another road", {}, effects("again"))
+    assert effects == ["deployed", "checked"]
+
+
+# Waiting
+
+
+async def test_a_run_that_waits_says_for_what_and_goes_on_with_the_answer(
+    host: MemoryHost, effects: Effects
+) -> None:
+    async def run(journal: Journal) -> Any:
+        await journal.step("before", {}, effects("before"))
+        return await journal.wait("ask", {"question": "why?"}, asked="why?")
+
+    with pytest.raises(Suspended) as asked:
+        await run(await begun(host))
+    suspend = asked.value.suspend
+    assert (suspend.key, suspend.step, suspend.kind) == (f"{STREAM}/2", 2, "ask")
+    assert suspend.known == {"asked": "why?"}
+    await answer(host, asked.value, {"text": "because"})
+    assert await run(await resumed(host)) == {"text": "because"}
+    assert effects == ["before"]
+
+
+async def test_a_child_goes_with_the_wait_for_it(host: MemoryHost) -> None:
+    child = a_task("child")
+    with pytest.raises(Suspended) as asked:
+        await (await begun(host)).wait("delegate", {}, child)
+    assert asked.value.suspend.child == child
+
+
+async def test_no_tool_can_swallow_a_wait(host: MemoryHost) -> None:
+    journal = await begun(host)
+
+    async def swallows() -> str:
+        try:
+            return await journal.wait("ask", {})
+        except Exception:  # noqa: BLE001 as the tools of others do
+            return "swallowed"
+
+    with pytest.raises(Suspended):
+        await journal.step("tool", {}, swallows)
+
+
+@pytest.mark.parametrize("step_before", [False, True])
+async def test_what_may_not_be_repeated_may_not_wait(
+    host: MemoryHost, effects: Effects, step_before: bool
+) -> None:
+    journal = await begun(host)
+
+    async def waits() -> Any:
+        if step_before:
+            await journal.step("inner", {}, effects("inner"), repeatable=False)
+        return await journal.wait("ask", {})
+
+    with pytest.raises(ToolFailed, match="idempotent may wait"):
+        await journal.step("deploy", {}, waits, repeatable=False)
+
+
+# Durability
+
+
+async def passes_of_the_loop(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_costly_step_starts_only_when_the_one_before_is_durable(
+    slow: SlowDisk, effects: Effects
+) -> None:
+    journal = await begun(slow)
+    await journal.step("model", {}, effects("first call"))
+    second = asyncio.create_task(journal.step("model", {}, effects("second call")))
+    await passes_of_the_loop()
+    assert effects == ["first call"]
+    slow.reached_the_disk.set()
+    await second
+    assert effects == ["first call", "second call"]
+
+
+async def test_what_costs_nothing_delays_nobody(slow: SlowDisk, effects: Effects) -> None:
+    journal = await begun(slow)
+    await journal.step("context", {}, effects("context"), costly=False)
+    await journal.step("model", {}, effects("call"))
+    assert effects == ["context", "call"]
+
+
+async def test_a_cheap_step_behind_a_costly_one_does_not_hide_it(slow: SlowDisk, effects: Effects) -> None:
+    journal = await begun(slow)
+    await journal.step("model", {}, effects("first call"))
+    await journal.step("context", {}, effects("context"), costly=False)
+    second = asyncio.create_task(journal.step("model", {}, effects("second call")))
+    await passes_of_the_loop()
+    assert effects == ["first call", "context"]
+    slow.reached_the_disk.set()
+    await second
+
+
+async def test_what_may_not_be_repeated_starts_only_when_its_intent_is_durable(
+    slow: SlowDisk, effects: Effects
+) -> None:
+    journal = await begun(slow)
+    deploying = asyncio.create_task(journal.step("deploy", {}, effects("deployed"), repeatable=False))
+    await passes_of_the_loop()
+    assert effects == []
+    assert [record.n for record in await slow.records(REF, STREAM)] == [2]
+    slow.reached_the_disk.set()
+    await deploying
+    assert effects == ["deployed"]
+
+
+async def test_a_run_waits_only_when_all_it_did_is_durable(slow: SlowDisk, effects: Effects) -> None:
+    journal = await begun(slow)
+    await journal.step("model", {}, effects("call"))
+    waiting = asyncio.create_task(journal.wait("ask", {}))
+    await passes_of_the_loop()
+    assert not waiting.done()
+    slow.reached_the_disk.set()
+    with pytest.raises(Suspended):
+        await waiting
+
+
+# Events
+
+
+async def test_a_step_tells_once_what_came_of_it(host: MemoryHost, effects: Effects) -> None:
+    told: list[Event] = []
+    host.listen("task-progress", told.append)
+
+    def tell(result: Any) -> list[tuple[str, dict[str, Any]]]:
+        return [("model.called", {"said": result}), ("money.spent", {})]
+
+    for opened in (begun, begun, resumed):
+        journal = await opened(host)
+        await journal.step("model", {}, effects("yes"), tell=tell)
+        await journal.confirm()
+    assert [(event.id, event.event_type) for event in told] == [
+        (f"{REF}/{STREAM}/1.1", "model.called"),
+        (f"{REF}/{STREAM}/1.2", "money.spent"),
+    ]
+    assert told[0].payload == {"step": 1, "attempt": 1, "said": "yes"}
+    assert (told[0].task_id, told[0].agent_id) == ("t1", "helper")
