@@ -31,6 +31,7 @@ class Turn:
 
     __slots__ = (
         "_sent",
+        "_trace_id",
         "after",
         "events",
         "hints",
@@ -50,6 +51,7 @@ class Turn:
         self.message = message
         self.now = now
         self.traceparent = traceparent
+        self._trace_id = trace_id_of(traceparent)
         self.sends: list[Message] = []
         self.events: list[Event] = []
         self.records: list[Record] = []
@@ -100,7 +102,7 @@ class Turn:
                 tenant_id=tenant_id,
                 task_id=task_id,
                 agent_id=agent_id,
-                trace_id=trace_id_of(self.traceparent),
+                trace_id=self._trace_id,
                 traceparent=self.traceparent,
                 aggregate_id=str(self.ref),
                 idempotency_key=idempotency_key,

@@ -23,6 +23,7 @@ class Bus:
         self._subscriptions: list[tuple[Callable[[str], bool], Subscription]] = []
         self._listeners: list[tuple[Callable[[str], bool], Listener]] = []
         self._by_topic: dict[str, list[Subscription]] = {}
+        self._listening: dict[str, list[Listener]] = {}
 
     def subscribe(self, subscription: Subscription) -> None:
         """Send the events of a pattern to actors."""
@@ -33,21 +34,27 @@ class Bus:
         """Show the events of a pattern to a listener; the result ends it."""
         entry = (topics.matcher(pattern), listener)
         self._listeners.append(entry)
+        self._listening.clear()
 
         def end() -> None:
             if entry in self._listeners:
                 self._listeners.remove(entry)
+                self._listening.clear()
 
         return end
 
     def tell(self, event: Event) -> None:
         """Show an event to the listeners of its topic."""
-        for matches, listener in list(self._listeners):
-            if matches(event.topic):
-                try:
-                    listener(event)
-                except Exception:  # a view must not harm the host that it looks at
-                    logger.exception("a listener failed on event %s", event.id)
+        listeners = self._listening.get(event.topic)
+        if listeners is None:
+            listeners = [listener for matches, listener in self._listeners if matches(event.topic)]
+            if len(self._listening) < MAX_TOPICS:
+                self._listening[event.topic] = listeners
+        for listener in listeners:
+            try:
+                listener(event)
+            except Exception:  # a view must not harm the host that it looks at
+                logger.exception("a listener failed on event %s", event.id)
 
     def spread(self, events: Sequence[Event]) -> tuple[list[Event], list[Message]]:
         """The events, and the messages that they become for actors.
@@ -56,7 +63,10 @@ class Bus:
         """
         spread, messages = list(events), list[Message]()
         for event in spread:  # grows meanwhile
-            for subscription in self._matching(event):
+            subscriptions = self._subscribed(event.topic)
+            if not subscriptions or event.id.startswith(TWICE_DEAD):
+                continue
+            for subscription in subscriptions:
                 try:
                     ref = subscription.route(event)
                 except Exception as error:  # noqa: BLE001 one route's trouble is recorded, the rest flows on
@@ -65,14 +75,12 @@ class Bus:
                     messages += [message_of(event, subscription, ref)] if ref is not None else []
         return spread, messages
 
-    def _matching(self, event: Event) -> list[Subscription]:
-        if event.id.startswith(TWICE_DEAD):
-            return []
-        found = self._by_topic.get(event.topic)
+    def _subscribed(self, topic: str) -> list[Subscription]:
+        found = self._by_topic.get(topic)
         if found is None:
-            found = [subscription for matches, subscription in self._subscriptions if matches(event.topic)]
+            found = [subscription for matches, subscription in self._subscriptions if matches(topic)]
             if len(self._by_topic) < MAX_TOPICS:
-                self._by_topic[event.topic] = found
+                self._by_topic[topic] = found
         return found
 
 

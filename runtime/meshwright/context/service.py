@@ -22,7 +22,7 @@ from meshwright.context.request import (
 from meshwright.context.rules import DEFAULT_RULES, Rules
 from meshwright.context.tokens import count_tokens
 from meshwright.envelope import ActorRef
-from meshwright.errors import MeshError
+from meshwright.errors import MailboxFull, MeshError
 from meshwright.host import Host
 from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest
 from meshwright.prompts import Prompts
@@ -30,6 +30,7 @@ from meshwright.prompts import Prompts
 CONTEXT_SERVICE = "context-service"
 COMPRESSION_TAGS = ("compression",)
 COMPRESSION_TIMEOUT_SECONDS = 30.0
+BUSY_SECONDS = 0.01
 
 ModelSource = Model | Callable[[], Model | None] | None
 
@@ -82,13 +83,10 @@ class ContextClient:
         """Make the context for a request's receiver.
 
         Never fails because of the model: without a valid shorter text the answer is the deterministic one,
-        whole, and says why. Raises what `Host.call` raises.
+        whole, and says why. Raises what `Host.call` raises, but waits where the service has too much to do.
         """
         started = time.perf_counter()
-        reply = await self._host.call(
-            ActorRef(CONTEXT_SERVICE, tenant_id), "plan", request, traceparent=traceparent
-        )
-        made = reply if isinstance(reply, Plan) else Plan.model_validate(reply)
+        made = await self._plan(request, tenant_id, traceparent)
         if not made.over_ceiling:
             return _response(made, started, "deterministic")
         model = self._model() if callable(self._model) else self._model
@@ -97,6 +95,16 @@ class ContextClient:
         metadata = {"purpose": "compression", "tenant_id": tenant_id, "task_id": task_id}
         ask = partial(self._model_request, made, request, metadata)
         return await self._shortened(made, model, ask, started)
+
+    async def _plan(self, request: CompressRequest, tenant_id: str, traceparent: str | None) -> Plan:
+        ref = ActorRef(CONTEXT_SERVICE, tenant_id)
+        while True:
+            try:
+                reply = await self._host.call(ref, "plan", request, traceparent=traceparent)
+            except MailboxFull:  # a thousand runs that begin at once all ask the same actor
+                await asyncio.sleep(BUSY_SECONDS)
+            else:
+                return reply if isinstance(reply, Plan) else Plan.model_validate(reply)
 
     async def _shortened(
         self, made: Plan, model: Model, ask: Callable[[], ModelRequest], started: float

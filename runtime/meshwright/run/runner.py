@@ -69,6 +69,8 @@ class Runner:
         result, status, fault = None, "succeeded", None
         try:
             result = result_of(await until_stopped(self._within_timeout(run, work)))
+        except MailboxFull as error:  # of an actor that the agent called; the host itself goes on
+            status, fault = "failed", Fault(type=error.code, message=str(error))
         except (HostError, Suspended):
             raise
         except Stopped:
