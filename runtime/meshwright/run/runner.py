@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from meshwright import genai
 from meshwright.agent import Agent
 from meshwright.envelope import ActorRef
-from meshwright.errors import HostError, InvalidInput, MeshError
+from meshwright.errors import HostError, InvalidInput, MailboxFull, MeshError
 from meshwright.messages import Fault, Outcome, OutcomeStatus
 from meshwright.run.run import Run, Spent
 from meshwright.run.services import Services
