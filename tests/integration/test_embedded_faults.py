@@ -59,6 +59,7 @@ ARROWS = [
     *(f"{turn}.{stage}" for turn in (*TURNS, "journal") for stage in STAGES),
     *(f"{turn}.replied" for turn in CALLED),
     *(f"{step}.{stage}" for step in ("model", "look_up") for stage in ("before", "after")),
+    *(f"client.{what}" for what in ("accepted", "cancelled", "told")),
 ]
 RECOVERY = (
     "start.before",
@@ -94,13 +95,20 @@ def judge(folder: Path, *, kills: int, plan: list[Item] = PLAN) -> Evidence:
 # A failpoint on each arrow
 
 
+@pytest.mark.parametrize("turns", ["in one commit", "in many commits"])
 @pytest.mark.parametrize("which", ["first", "any"])
 @pytest.mark.parametrize("point", ARROWS)
 def test_a_kill_on_any_arrow_loses_nothing_and_doubles_nothing(
-    nodes: Nodes, passages: Counter[str], tmp_path: Path, rng: random.Random, point: str, which: str
+    nodes: Nodes,
+    passages: Counter[str],
+    tmp_path: Path,
+    rng: random.Random,
+    point: str,
+    which: str,
+    turns: str,
 ) -> None:
     nth = 1 if which == "first" else rng.randint(1, passages[point])
-    job = Job(str(tmp_path), PLAN)
+    job = Job(str(tmp_path), PLAN, max_turns_a_round=64 if turns == "in one commit" else 1)
     assert nodes.run(replace(job, point=point, nth=nth)) == KILLED, f"passage {nth} of {point} never came"
     again = nodes.run(replace(job, point=point))  # and once more, where what is left to do comes by there
     assert again in (0, KILLED)

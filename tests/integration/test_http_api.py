@@ -319,6 +319,12 @@ async def test_it_says_that_it_lives_and_whether_it_is_ready(api):
     api.mesh.ready = True
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/tasks", "/events", "/agents", "/tasks/nobody", "/nowhere"])
+async def test_a_document_ends_its_line_as_a_shell_wants_it(api, path):
+    async with api.session.get(path) as response:
+        assert (await response.text()).endswith("}\n")
+
+
 async def test_a_wrong_method_is_told_the_right_ones(api):
     async with api.session.delete("/tasks") as response:
         assert (response.status, response.headers["Allow"]) == (405, "GET, POST")

@@ -312,8 +312,8 @@ silence_loggers()
 import httpx
 async def fail(error): raise error
 async def main():
-    tasks = [asyncio.create_task(fail(error)) for error in (httpx.ReadError("the prompt"), ValueError("ours"))]
-    await asyncio.wait(tasks)
+    errors = httpx.ReadError("the prompt"), ValueError("ours")
+    await asyncio.wait([asyncio.create_task(fail(error)) for error in errors])
 asyncio.run(main())
 gc.collect()
 """

@@ -63,7 +63,7 @@ class Problem(BaseModel):
     def response(self, headers: dict[str, str] | None = None) -> Response:
         """The problem as an HTTP response."""
         body = self.model_dump_json(exclude_none=True)
-        return Response(body, self.status, headers, media_type=MEDIA_TYPE)
+        return Response(f"{body}\n", self.status, headers, media_type=MEDIA_TYPE)
 
 
 class InvalidFields(InvalidInput):

@@ -45,7 +45,7 @@ REFUSALS = problems(
 
 
 class TaskQuery(BaseModel):
-    """Which tasks to list. `cursor` is that of the page before."""
+    """Which tasks to list. `cursor` is the `cursor` of the page before."""
 
     model_config = ConfigDict(extra="forbid")
 
