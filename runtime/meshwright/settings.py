@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from meshwright.errors import ConfigError
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     model: Literal["auto", "offline", "http", "router"] = "auto"
     """What answers the agents. `auto`: `http` where `litellm_base_url` is set, `router` where provider keys
     are, else `offline`, the built-in model that needs neither key nor network."""
-    litellm_base_url: str | None = Field(default=None, pattern=r"^https?://[^\s/]")
+    litellm_base_url: str | None = None
     """Address of a LiteLLM proxy or another server with the OpenAI API."""
     litellm_api_key: SecretStr | None = None
     """Key for that server. Better given in the environment than written in a file."""
@@ -102,6 +102,13 @@ class Settings(BaseSettings):
     """Silence after which an agent counts as degraded."""
     offline_after_seconds: float = Field(default=120.0, gt=0)
     """Silence after which an agent is offline and gets no tasks."""
+
+    @field_validator("litellm_base_url")
+    @classmethod
+    def _is_a_url(cls, url: str | None) -> str | None:
+        if url is not None and not re.match(r"https?://[^\s/]", url):
+            raise ValueError("expected a URL with http:// or https://, like http://127.0.0.1:4000")
+        return url
 
     @model_validator(mode="after")
     def _silence_grows(self) -> Self:

@@ -97,7 +97,12 @@ def test_an_unknown_table_names_what_is_known(tmp_path):
         ('durability = "max"', 1, "durability: Input should be 'full' or 'normal', not 'max'"),
         ("\nlisten_port = 70000", 2, "listen_port: Input should be less than or equal to 65535, not '70000'"),
         ("trace = [1]", 1, "trace: Input should be a valid boolean, not '[1]'"),
-        ('litellm_base_url = "proxy:4000"', 1, "litellm_base_url: String should match pattern"),
+        (
+            'litellm_base_url = "proxy:4000"',
+            1,
+            "litellm_base_url: expected a URL with http:// or https://, "
+            "like http://127.0.0.1:4000, not 'proxy:4000'",
+        ),
     ],
 )
 def test_a_wrong_value_names_its_line_and_what_was_expected(tmp_path, text, line, expected):

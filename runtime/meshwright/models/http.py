@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
@@ -115,11 +116,19 @@ class HttpModel:
             )
         if isinstance(error, aiohttp.ServerDisconnectedError):
             return ModelUnavailable(f"{self.server} closed the connection before it had answered")
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         return ModelUnavailable(
-            f"Nothing answers at {self.server} ({reason})",
+            f"Cannot connect to {self.server}: {reason_of(error)}",
             remedy="Start the server, or correct LITELLM_BASE_URL",
         )
+
+
+def reason_of(error: aiohttp.ClientConnectionError) -> str:
+    """Why there is no connection, in the words of the system: `connection refused`."""
+    if not isinstance(error, OSError):
+        return type(error).__name__
+    known = error.errno is not None and error.errno > 0  # below are those of the look-up of names
+    reason = os.strerror(error.errno or 0) if known else error.strerror or type(error).__name__
+    return reason[:1].lower() + reason[1:]
 
 
 def completions_url(base_url: str) -> str:
