@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+from meshwright.cli.demo import quoted
 from meshwright.cli.drawing import drawing
 from meshwright.cli.lines import Line, line_of
 from meshwright.cli.road import road
@@ -180,3 +181,9 @@ def test_in_a_terminal_the_columns_are_the_same_and_long_lines_go_on_in_theirs(
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     assert shown.startswith("    tool        one two three four five \n                six seven")
     assert "\x1b[33m" in stream.getvalue()
+
+
+def test_a_quoted_line_that_is_too_long_goes_on_as_quoted() -> None:
+    text = "one\n\n- two three four five six seven eight"
+    assert quoted(text, 26) == "  | one\n  |\n  | - two three four five\n  |   six seven eight"
+    assert quoted(text, 1000) == "  | one\n  |\n  | - two three four five six seven eight"

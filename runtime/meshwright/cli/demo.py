@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from meshwright.cli.options import data_option
 FOLDER = Path(".mesh", "demo")
 MAX_KEPT = 3  # demos whose data stays
 MAX_ANSWER_LINES = 12
+QUOTE = "  | "
 SOURCES = Path(__file__).parents[1]
 MATERIAL = ("docs/writing-an-agent.md", "host.py")
 
@@ -127,16 +129,34 @@ async def _show(mesh: MeshClient, number: int, question: Question) -> Document:
     receipt = await mesh.submit({"agent_id": question.agent_id, "payload": {"text": text}})
     with drawing(stream=sys.stdout) as canvas:
         outcome = await draw(mesh, receipt["task_id"], canvas)
-    click.echo(_quoted((outcome.get("result") or {}).get("text") or ""))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    click.echo(quoted((outcome.get("result") or {}).get("text") or "", width))
     return outcome
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str, width: int) -> str:
+    """An answer, or its beginning, in lines of at most so many characters, each marked as quoted."""
     from meshwright.cli.watching import for_terminal
 
     lines = for_terminal(text).strip().splitlines()
     more = [f"... and {len(lines) - MAX_ANSWER_LINES} lines more"] if len(lines) > MAX_ANSWER_LINES else []
-    return "\n".join(f"  | {line}".rstrip() for line in [*lines[:MAX_ANSWER_LINES], *more])
+    shown = [*lines[:MAX_ANSWER_LINES], *more]
+    return "\n".join(
+        f"{QUOTE}{part}".rstrip() for line in shown for part in _wrapped(line, width - len(QUOTE))
+    )
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """A line in parts that fit; those that follow are indented as it is."""
+    indent = " " * (len(line) - len(line.lstrip(" -*")))
+    return textwrap.wrap(
+        line,
+        max(width, 20),
+        subsequent_indent=indent[:8],
+        expand_tabs=False,
+        replace_whitespace=False,
+        break_on_hyphens=False,
+    ) or [""]
 
 
 async def _sum_up(mesh: MeshClient, outcomes: list[Document]) -> None:
@@ -144,7 +164,8 @@ async def _sum_up(mesh: MeshClient, outcomes: list[Document]) -> None:
 
     program, delegated = _program(), outcomes[DELEGATED]["task_id"]
     tasks = await mesh.tasks(status=None, capability=None, limit=100)
-    cost = dollars(sum(outcome.get("cost_usd") or 0 for outcome in outcomes))
+    costs = [outcome.get("cost_usd") for outcome in outcomes]
+    cost = dollars(None if None in costs else sum(costs))
     click.echo(
         f"""
 {len(tasks)} tasks, {await mesh.last_seq()} events, {cost}. All of it is kept in {mesh.where}:

@@ -44,7 +44,7 @@ class LocalMesh:
     def __init__(self, mesh: Mesh, data: Path, options: str = "") -> None:
         self.where = str(data)
         self.options = options
-        self.about = f"an embedded mesh on {data}, model: {mesh.model.name}"
+        self.about = f"An embedded mesh on {data}, model: {mesh.model.name}"
         self._mesh = mesh
 
     async def submit(self, request: Document, *, idempotency_key: str | None = None) -> Document:
