@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from meshwright import topics
 from meshwright.actor import Turn, turn
 from meshwright.envelope import ActorRef
 from meshwright.messages import Caller, derived_id
-from meshwright.work.protocol import Completed
+from meshwright.work.protocol import Claim, Completed, Work
 from meshwright.work.thread import AgentThread
-from meshwright.work.worker import Worker
+from meshwright.work.worker import Running, Worker
 
 ACK_ON_RECEIPT = "ack on receipt"  # the client counts a task as accepted before the mesh has it
-ZOMBIES = "zombies"  # the end of each work is committed a second time
+ZOMBIES = "zombies"  # two workers run every task, and both commit
 NO_FENCE = "zombies and no fence"  # ... and the thread takes it
-NOTHING = ""
 
 
 def task_id_of(key: str) -> str:
@@ -33,16 +30,16 @@ def break_on_purpose(control: str) -> None:
 
 
 def raise_the_dead() -> None:
-    """Let each worker end its work twice, as one does that was thought dead and has been replaced."""
-    call = Worker._call
+    """Claim all work a second time, as if its worker had been thought dead, and let that one commit first."""
+    carry_out = Worker._carry_out
 
-    async def call_twice(self: Worker, ref: ActorRef, method: str, body: Any, *rest: Any) -> Any:
-        reply = await call(self, ref, method, body, *rest)
-        if method == "complete":
-            await call(self, ref, method, body, *rest)
-        return reply
+    async def carry_out_twice(self: Worker, ref: ActorRef, work: Work, running: Running) -> None:
+        claim = Claim(task_id=work.task.task_id, owner=work.owner, gone=work.owner)
+        again = await self._call(ref, "claim", claim)
+        await carry_out(self, ref, work, running)
+        await carry_out(self, ref, again, running)
 
-    setattr(Worker, "_call", call_twice)  # noqa: B010
+    setattr(Worker, "_carry_out", carry_out_twice)  # noqa: B010
 
 
 def take_any_end() -> None:
@@ -51,8 +48,10 @@ def take_any_end() -> None:
 
     @turn
     def complete(self: AgentThread, turn: Turn, completed: Completed) -> bool:
-        if not fenced(self, turn, completed):
-            turn.publish(topics.TASK_RESULTS, "attempt.ended", completed.outcome, task_id=completed.task_id)
+        entry = self._entry(completed.task_id)
+        if entry is not None:
+            return fenced(self, turn, completed.model_copy(update={"fence": entry.fence}))
+        turn.publish(topics.TASK_RESULTS, "attempt.ended", completed.outcome, task_id=completed.task_id)
         return True
 
     setattr(AgentThread, "complete", complete)  # noqa: B010

@@ -53,6 +53,8 @@ class Books:
     def __init__(self, folder: Path) -> None:
         self.accepted = Ledger(folder / "accepted.jsonl")
         """[key, task id] of each submit that returned, by the client."""
+        self.cancelled = Ledger(folder / "cancelled.jsonl")
+        """Task id of each cancel that returned, by the client."""
         self.told = Ledger(folder / "told.jsonl")
         """[task id, status, text] of each outcome that the client was told."""
         self.calls = Ledger(folder / "calls.jsonl")

@@ -24,6 +24,7 @@ from meshwright.assembly import build_mesh
 from meshwright.clock import Clock
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
+from meshwright.hosts.embedded import host
 from meshwright.mesh import Mesh
 from meshwright.messages import TaskRequest
 from meshwright.settings import Settings
@@ -49,7 +50,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Job:
-    """What a child is to do; `point` and `nth` say where it dies, `control` what is broken on purpose."""
+    """What a child is to do; `point` and `nth` say where it dies, `control` what is broken on purpose.
+
+    With few turns a round, messages between actors cross from one transaction to another; with many they are
+    sent and taken in the same one.
+    """
 
     folder: str
     plan: Sequence[Item]
@@ -58,6 +63,7 @@ class Job:
     control: str = ""
     max_open: int = 64
     max_model_seconds: float = 0.0
+    max_turns_a_round: int = host.MAX_TURNS_A_ROUND
     settings: dict[str, Any] = field(default_factory=dict)
 
     def encode(self) -> str:
@@ -77,7 +83,7 @@ def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
     """The mesh of a job, with failpoints at its doors."""
     books = Books(Path(job.folder))
 
-    def host(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> FailingHost:
+    def make(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> FailingHost:
         return FailingHost(failpoints, database, log, clock, tracing)
 
     return build_mesh(
@@ -85,18 +91,20 @@ def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
         project=ROOT,
         agents=agents(books, failpoints.passes),
         model=CountingModel(books, failpoints.passes, max_seconds=job.max_model_seconds),
-        host=host,
+        host=make,
     )
 
 
 class Client:
     """Has a plan's tasks done: sends each until it is accepted, writes that down, waits for its outcome."""
 
-    def __init__(self, mesh: Mesh, job: Job) -> None:
+    def __init__(self, mesh: Mesh, job: Job, failpoints: Failpoints) -> None:
         self._mesh = mesh
         self._job = job
+        self._failpoints = failpoints
         self._books = Books(Path(job.folder))
         self._accepted: dict[str, str] = dict(self._books.accepted.read())
+        self._cancelled = set(self._books.cancelled.read())
         self._told = {task_id for task_id, _, _ in self._books.told.read()}
         self._open = asyncio.Semaphore(job.max_open)
 
@@ -108,10 +116,11 @@ class Client:
             return
         async with self._open:
             task_id = self._accepted.get(item.key) or await self._submit(item)
-            if item.cancel:
+            if item.cancel and task_id not in self._cancelled:
                 await self._cancel(task_id)
             outcome = await self._mesh.outcome(task_id)
             self._books.told.write([task_id, outcome.status, outcome.text])
+            self._failpoints.passes("client.told")
             say("ended", task_id)
 
     async def _submit(self, item: Item) -> str:
@@ -126,6 +135,7 @@ class Client:
         receipt = await self._mesh.submit(request, idempotency_key=item.key)
         if self._job.control != controls.ACK_ON_RECEIPT:
             self._books.accepted.write([item.key, receipt.task_id], durable=True)
+        self._failpoints.passes("client.accepted")
         return receipt.task_id
 
     async def _cancel(self, task_id: str) -> None:
@@ -133,16 +143,19 @@ class Client:
         async for _ in self._mesh.log.tail(started):
             break
         await self._mesh.cancel(task_id)
+        self._books.cancelled.write(task_id)
+        self._failpoints.passes("client.cancelled")
 
 
 async def work(job: Job) -> None:
     """Do a job to its end."""
     failpoints = Failpoints(job.point, job.nth)
     controls.break_on_purpose(job.control)
+    setattr(host, "MAX_TURNS_A_ROUND", job.max_turns_a_round)  # noqa: B010 in this process alone
     mesh = mesh_of(job, failpoints)
     async with mesh:
         say("ready")
-        await Client(mesh, job).run()
+        await Client(mesh, job, failpoints).run()
     say("passed", json.dumps(failpoints.passed))
 
 

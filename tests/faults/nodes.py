@@ -44,7 +44,8 @@ class Nodes:
 
     def start(self, job: Job) -> Iterator[str]:
         """Start a child, and give what it says, line by line, until it has ended; last is "exit STATUS"."""
-        assert self._program.stdin is not None and self._program.stdout is not None
+        assert self._program.stdin is not None
+        self.end()
         Path(job.folder).mkdir(parents=True, exist_ok=True)
         self._program.stdin.write(job.encode() + "\n")
         self._child = int(self._line().removeprefix("pid "))
@@ -59,6 +60,13 @@ class Nodes:
         """Kill -9 the child, if it is not gone."""
         if self._child:
             os.kill(self._child, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Be rid of a child that a test has left behind."""
+        if self._child:
+            self.kill()
+            for _ in self._lines():
+                pass
 
     def _lines(self) -> Iterator[str]:
         line = ""

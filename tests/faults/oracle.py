@@ -126,13 +126,16 @@ def is_delegated(events: Iterable[Event]) -> bool:
 
 
 def fences(evidence: Evidence) -> Iterator[str]:
-    """Only fenced commits: fences rise one by one, and an attempt ends once."""
+    """Only fenced commits: fences rise one by one, who holds the last may commit, an attempt ends once."""
     last = Counter[str]()
     for event in evidence.of_type(*CLAIMS):
         fence = event.payload["fence"]
         if fence != last[event.aggregate_id] + 1:
             yield f"{event.id} claims fence {fence} after {last[event.aggregate_id]}"
         last[event.aggregate_id] = fence
+    for event in evidence.of_type("work.discarded"):
+        if event.payload["fence"] == event.payload["current"]:
+            yield f"{event.id} discards a commit of the worker that held the fence"
     ended = Counter(attempt_of(outcome_of(event)) for event in evidence.of_type("attempt.ended"))
     for (task_id, generation, attempt), count in ended.items():
         if count > 1:
