@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,51 @@ async def test_a_step_that_was_done_before_the_kill_is_not_done_again(tmp_path: 
     roles = [[message["role"] for message in call.body["messages"]] for call in provider.calls]
     assert roles.count(["system", "user"]) == 1, "the first call was repeated"
     assert roles[-1] == ["system", "user", "assistant", "tool"]
+
+
+ASKING = """
+import asyncio
+from pathlib import Path
+from meshwright import Agent, Capability, Run
+
+
+class Deployer(Agent):
+    \"\"\"Deploys, which must not happen twice.\"\"\"
+
+    agent_id = "deployer"
+    capabilities = (Capability("deploying"),)
+
+    async def run(self, run: Run) -> str:
+        return f"deployed: {await run.step('deploy', self.deploy, repeatable=False)}"
+
+    async def deploy(self) -> str:
+        print("deploying", flush=True)
+        await asyncio.Event().wait()
+        return ""
+"""
+
+
+async def test_what_may_have_happened_before_the_kill_is_asked_of_a_person(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/deployer.py").write_text(ASKING)
+    actors, where = {"MESH_ACTORS_DIR": str(tmp_path / "actors")}, ("--data", str(tmp_path / "data"))
+    async with mesh_up(tmp_path / "data", **actors) as first:
+        task_id = await first.submit("Deploy", agent_id="deployer", capability="deploying")
+        assert first.process.stdout is not None
+        assert await first.process.stdout.readline() == b"deploying\n"
+        await first.kill()
+    async with mesh_up(tmp_path / "data", **actors) as second:
+        await second.until(lambda event: event["event_type"] == "task.waiting")
+        page = (await mesh("task", task_id, *where)).out
+        [command] = re.findall(r"^answer +mesh (answer .*)$", page, flags=re.M)
+        assert re.search(r"^asked +did this happen, and what came of it\?  kind=deploy$", page, flags=re.M)
+        wrong = await mesh("answer", task_id, "another-key", "yes", *where)
+        assert (wrong.status, wrong.err.count("\n")) == (1, 1) and "does not wait for" in wrong.err
+        done = await mesh(*shlex.split(command.replace("...", "version 7 is out")))
+        assert done.status == 0 and done.out.startswith(f"task        {task_id}\n"), done.err
+        assert (await second.outcome(task_id))["result"]["text"] == "deployed: version 7 is out"
+        again = await second.post(f"/tasks/{task_id}/answer", {"key": "x", "value": 1})
+        assert (again.status, again.body["field"]) == (404, "key")
 
 
 async def test_a_stop_drains_and_the_next_start_goes_on(tmp_path: Path) -> None:

@@ -374,7 +374,7 @@ async def test_the_document_describes_every_operation_with_an_example(api):
         for method, operation in path.items()
         if method in ("get", "post")
     ]
-    assert len(operations) == 12
+    assert len(operations) == 13
     for operation in operations:
         assert operation["description"]
         assert "application/problem+json" in operation["responses"]["default"]["content"]

@@ -78,6 +78,9 @@ def test_the_help_of_a_command_begins_with_what_the_list_says(name: str) -> None
         ),
         (["submit", "research", "--payload", "[]"], "not a JSON object"),
         (["tasks", "--status", "done"], "'done' is not one of 'accepted'"),
+        (["answer", "t", "key"], "give the answer either as TEXT or with --json VALUE; type: mesh answer"),
+        (["answer", "t", "key", "a", "--json", "1"], "give the answer either as TEXT or with --json VALUE"),
+        (["answer", "t", "key", "--json", "{"], "Invalid value for '--json': not JSON"),
         (["prompts"], "type: mesh prompts"),
         (["up", "--port", "70000"], "70000 is not in the range"),
     ],
@@ -128,6 +131,13 @@ def test_a_task_for_a_mesh_that_does_not_run_waits_for_one(tmp_path: Path) -> No
     assert json.loads(run("task", task_id, "--json", *where).stdout)["status"] == "dispatched"
     assert run("ask", "simple-agent", "Hello again", *where).returncode == 0
     assert json.loads(run("task", task_id, "--json", *where).stdout)["status"] == "succeeded"
+
+
+def test_what_a_task_says_to_type_next_finds_the_same_mesh(tmp_path: Path) -> None:
+    where = ("--data", str(tmp_path))
+    task_id = run("submit", "general-query", "Hello", *where).stdout.strip()
+    last = run("task", task_id, *where).stdout.splitlines()[-1]
+    assert last == f"events      mesh events --task {task_id} --data {tmp_path}"
 
 
 def test_what_a_command_reads_it_leaves_alone(tmp_path: Path) -> None:

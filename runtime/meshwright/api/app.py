@@ -15,7 +15,7 @@ from meshwright.api.health import HealthRoutes
 from meshwright.api.openapi import any_problem, make_document
 from meshwright.api.problems import handle_problems
 from meshwright.api.sse import Streams
-from meshwright.api.tasks import TaskRoutes
+from meshwright.api.tasks import AnswerRequest, TaskRoutes
 from meshwright.context.request import CompressRequest
 from meshwright.mesh import Mesh
 from meshwright.messages import TaskRequest
@@ -38,5 +38,5 @@ def create_app(mesh: Mesh, streams: Streams | None = None) -> FastAPI:
         routes.add_to(app)
     handle_problems(app)
     app.add_middleware(BrowserGuard)
-    app.openapi = partial(make_document, app, TaskRequest, CompressRequest)  # type: ignore[method-assign]
+    app.openapi = partial(make_document, app, TaskRequest, AnswerRequest, CompressRequest)  # type: ignore[method-assign]
     return app

@@ -8,6 +8,7 @@ Example = dict[str, Any]
 
 TASK_ID = "01K9Z3T5QX7C2M8R4V6B1N0DHJ"
 REQUEST: Example = {"capability": "general-query", "payload": {"text": "What is a turn?"}, "priority": 5}
+ANSWER: Example = {"key": f"steps/{TASK_ID}/1/1/2", "value": "Yes, version 1.4 is out."}
 RECEIPT: Example = {
     "task_id": TASK_ID,
     "status": "dispatched",

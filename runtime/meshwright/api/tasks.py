@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.api.events import EventPage, Range, event_page, make_filter, resume_after
-from meshwright.api.examples import EVENT_PAGE, RECEIPT, REQUEST, TASK, TASKS
+from meshwright.api.examples import ANSWER, EVENT_PAGE, RECEIPT, REQUEST, TASK, TASKS
 from meshwright.api.openapi import answers, problems, reads, streams
 from meshwright.api.sse import Streams
 from meshwright.api.wire import CALLER, RawRoute, answer, read_model, traceparent
@@ -55,6 +55,15 @@ class TaskQuery(BaseModel):
     cursor: str | None = Field(default=None, pattern=r"^[0-9]{1,18}$")
 
 
+class AnswerRequest(BaseModel):
+    """A person's answer to what a task waits for, under the `key` of its `task.waiting` event."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str = Field(min_length=1, max_length=512)
+    value: Any
+
+
 class TaskRoutes:
     """Tasks over HTTP."""
 
@@ -98,6 +107,26 @@ class TaskRoutes:
             },
         )
         app.add_api_route(
+            "/tasks/{task_id}/answer",
+            self.answer,
+            methods=["POST"],
+            status_code=202,
+            summary="Answer what a task waits for",
+            tags=["tasks"],
+            responses={
+                **answers(TaskView, TASK, status=202, description="It goes on."),
+                **problems(
+                    {
+                        400: "The body is not JSON.",
+                        404: "There is no such task, or it does not wait for that key.",
+                        413: "The body is too large, or nested too deep.",
+                        422: "A field is wrong, and `field` names it.",
+                    }
+                ),
+            },
+            openapi_extra=reads(AnswerRequest, ANSWER),
+        )
+        app.add_api_route(
             "/tasks/{task_id}/events",
             self.events,
             summary="Follow a task",
@@ -131,6 +160,15 @@ class TaskRoutes:
         """Ask for the end of a task. Its outcome follows when its agent has let go; an ended one stays so."""
         view = await self._mesh.cancel(task_id, CALLER.tenant_id)
         return answer(view, 200 if view.status in ENDED else 202)
+
+    async def answer(self, request: Request, task_id: TaskId) -> Response:
+        """Give a task the answer of a person, under the key that its `task.waiting` event names.
+
+        The value is what the step that waits gets as its result.
+        """
+        given = await read_model(request, AnswerRequest, self._mesh.settings)
+        await self._mesh.answer(task_id, given.key, given.value, CALLER.tenant_id)
+        return answer(await self._mesh.task(task_id, CALLER.tenant_id), 202)
 
     async def events(self, request: Request, task_id: TaskId, query: Annotated[Range, Query()]) -> Response:
         """Follow a task to its end (`Accept: text/event-stream`), or look up a page of its events.

@@ -35,6 +35,7 @@ COMMANDS = {
     "submit": Entry("submit", "Give the mesh a task; the best agent gets it."),
     "tasks": Entry("tasks", "List tasks, the newest first."),
     "task": Entry("tasks", "Show one task: its attempts and its outcome."),
+    "answer": Entry("answer", "Answer what a task waits for."),
     "cancel": Entry("tasks", "Cancel a task."),
     "events": Entry("events", "Show what happened in the mesh, oldest first."),
     "agents": Entry("agents", "List the agents, what they can do and how they are."),
@@ -97,7 +98,7 @@ class LazyGroup(click.Group):
 def mesh() -> None:
     """A mesh of AI agents: tasks that, once accepted, are never lost.
 
-    Start with `mesh demo`, or ask about the files here: `mesh ask researcher-agent "How is the score
+    Start with `mesh demo`, or `mesh ask researcher-agent "How is the score
     of an agent
     computed?"`.
     """

@@ -46,6 +46,10 @@ class MeshClient(Protocol):
         """Ask for the end of a task; returns its page. Raises NotFound."""
         ...
 
+    async def answer(self, task_id: str, key: str, value: Any) -> Document:
+        """Answer what a task waits for under that key; returns its page. Raises NotFound."""
+        ...
+
     async def events(self, limit: int, **fields: Any) -> list[Document]:
         """The last events whose fields have these values (`task_id`, `event_type`, ...), oldest first."""
         ...

@@ -164,7 +164,7 @@ async def _sum_up(mesh: MeshClient, outcomes: list[Document]) -> None:
 
     program, delegated = _program(), outcomes[DELEGATED]["task_id"]
     tasks = await mesh.tasks(status=None, capability=None, limit=100)
-    costs = [outcome.get("cost_usd") for outcome in outcomes]
+    costs = [outcome["cost_usd"] for outcome in outcomes]
     cost = dollars(None if None in costs else sum(costs))
     click.echo(
         f"""

@@ -74,6 +74,11 @@ class LocalMesh:
         """Ask for the end of a task."""
         return (await self._mesh.cancel(task_id)).model_dump(mode="json")
 
+    async def answer(self, task_id: str, key: str, value: Any) -> Document:
+        """Answer what it waits for."""
+        await self._mesh.answer(task_id, key, value)
+        return await self.task(task_id)
+
     async def events(self, limit: int, **fields: Any) -> list[Document]:
         """From the newest back."""
         return await plain_events(self._mesh.log, limit, **fields)

@@ -77,6 +77,10 @@ class RemoteMesh:
         """`POST /tasks/{task_id}/cancel`."""
         return await self._call("POST", _task_path(task_id) + "/cancel")
 
+    async def answer(self, task_id: str, key: str, value: Any) -> Document:
+        """`POST /tasks/{task_id}/answer`."""
+        return await self._call("POST", _task_path(task_id) + "/answer", json={"key": key, "value": value})
+
     async def events(self, limit: int, **fields: Any) -> list[Document]:
         """`GET /events`, from the newest back."""
         params = _given({**fields, "limit": limit, "order": "desc"})

@@ -44,6 +44,11 @@ class StoredMesh:
         async with self._idle() as mesh:
             return await mesh.cancel(task_id)
 
+    async def answer(self, task_id: str, key: str, value: Any) -> Document:
+        """Answer what it waits for; it goes on in a mesh that works."""
+        async with self._idle() as mesh:
+            return await mesh.answer(task_id, key, value)
+
     async def tasks(self, *, status: str | None, capability: str | None, limit: int) -> list[Document]:
         """From the projection of the log."""
         async with self._log() as log:

@@ -47,10 +47,10 @@ def task(task_id: str, as_json: bool, url: str | None, data: Path | None) -> Non
     """Show one task: its attempts and its outcome."""
     from meshwright.cli.connect import talk
 
-    async def show_it(mesh: MeshClient) -> Document:
-        return await mesh.task(task_id)
+    async def show_it(mesh: MeshClient) -> str:
+        return await page(mesh, await mesh.task(task_id), as_json=as_json)
 
-    _show(talk(url, data, show_it), as_json=as_json)
+    click.echo(talk(url, data, show_it))
 
 
 @click.command()
@@ -64,10 +64,10 @@ def cancel(task_id: str, as_json: bool, url: str | None, data: Path | None) -> N
     """
     from meshwright.cli.connect import talk
 
-    async def cancel_it(mesh: MeshClient) -> Document:
-        return await mesh.cancel(task_id)
+    async def cancel_it(mesh: MeshClient) -> str:
+        return await page(mesh, await mesh.cancel(task_id), as_json=as_json)
 
-    _show(talk(url, data, cancel_it), as_json=as_json)
+    click.echo(talk(url, data, cancel_it))
 
 
 def _table(found: list[Document]) -> str:
@@ -82,17 +82,20 @@ def _table(found: list[Document]) -> str:
             one.get("agent_id") or "",
             local_time(one.get("created_at")),
             one.get("model") or "",
-            dollars(one.get("cost_usd") or 0),
+            dollars(one.get("cost_usd")),
         ]
         for one in found
     ]
     return table(["task", "status", "capability", "agent", "created", "model", "cost"], rows)
 
 
-def _show(view: Document, *, as_json: bool) -> None:
+async def page(mesh: MeshClient, view: Document, *, as_json: bool) -> str:
+    """A task as a person, or a program, reads it."""
     if as_json:
-        click.echo(json.dumps(view, ensure_ascii=False, indent=2))
-        return
+        return json.dumps(view, ensure_ascii=False, indent=2)
     from meshwright.cli.page import page_of
 
-    click.echo(page_of(view))
+    asked: list[Document] = []
+    if view["status"] == "waiting":
+        asked = await mesh.events(1, task_id=view["task_id"], event_type="task.waiting")
+    return page_of(view, asked[-1]["payload"] if asked else None, mesh.options)
