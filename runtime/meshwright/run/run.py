@@ -29,16 +29,17 @@ ALREADY_CALLED = "You called this already with the same arguments; its result st
 
 @dataclass(slots=True)
 class Spent:
-    """What the models of a run have cost so far, replayed calls included."""
+    """What the models of a run have cost so far, replayed calls included; None once nobody knows."""
 
     usage: Usage = field(default_factory=Usage)
-    cost_usd: float = 0.0
+    cost_usd: float | None = 0.0
     model: str | None = None
 
     def add(self, reply: ModelReply) -> None:
         """Count one reply."""
         self.usage = self.usage + reply.usage
-        self.cost_usd += reply.cost_usd or 0.0
+        known = self.cost_usd is not None and reply.cost_usd is not None
+        self.cost_usd = self.cost_usd + reply.cost_usd if known else None
         self.model = reply.model
 
 
@@ -145,7 +146,7 @@ class Run:
     async def remember(self, text: str, scope: MemoryScope) -> str:
         """Store a memory in a scope."""
         item = MemoryItem(
-            memory_id=derived_id(self._work.stream, str(self._journal.step_number)),
+            memory_id=derived_id(self._work.stream, str(self._journal.step_number), scope, text),
             tenant_id=self.task.tenant_id,
             scope=scope,
             scope_id=dict(scopes_of(self.task, self.agent_id, self._services.project_id))[scope],

@@ -75,12 +75,16 @@ class Runner:
             raise
         except Stopped:
             status, fault = "cancelled", Fault(type="Cancelled", message="cancelled on request")
-        except TimeoutError:
+        except OutOfTime:
             limit = f"no answer within the attempt's {work.task.timeout:g} seconds"
             status, fault = "timed_out", Fault(type="Timeout", message=limit)
         except MeshError as error:
             status, fault = "failed", Fault(type=error.code, message=str(error))
-        except Exception as error:  # an agent's code may raise anything: that is the outcome of its attempt
+        except asyncio.CancelledError as error:
+            if is_being_cancelled():
+                raise
+            status, fault = "failed", Fault(type=type(error).__name__, message=str(error))
+        except (Exception, SystemExit) as error:  # agents may raise anything: the outcome of their attempt
             logger.exception("agent %s failed on task %s", run.agent_id, work.task.task_id)
             status, fault = "failed", Fault(type=type(error).__name__, message=str(error))
         if fault is not None:
@@ -91,8 +95,14 @@ class Runner:
         return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome, history=history)
 
     async def _within_timeout(self, run: Run, work: Work) -> str | dict[str, Any]:
-        async with asyncio.timeout(work.task.timeout):
-            return await run.agent.run(run)
+        limit = asyncio.timeout(work.task.timeout)
+        try:
+            async with limit:
+                return await run.agent.run(run)
+        except TimeoutError as error:
+            if limit.expired():
+                raise OutOfTime from error
+            raise
 
     def _outcome(
         self,
@@ -119,6 +129,16 @@ class Runner:
             generation=work.task.generation,
             attempt=work.dispatch.attempt,
         )
+
+
+class OutOfTime(Exception):
+    """The attempt has had its time."""
+
+
+def is_being_cancelled() -> bool:
+    """Whether the worker has cancelled the run, rather than the agent something of its own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def result_of(answer: str | dict[str, Any]) -> dict[str, Any]:
