@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from meshwright.models.offline import OfflineModel
+from meshwright.models.offline.passages import passages_of
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
 
 FILES: dict[str, str] = {
     "docs/fences.md": "# Fences\n\nA fence is a number that grows with every claim of a task. Work with an\n"
     "old fence is refused when it commits.\n",
     "docs/bread.md": "Knead the dough for ten minutes.\nBake it until it is brown.\n",
+    "docs/paths.md": "Relative paths start at the project's\nfolder, wherever they were given.\n",
     "src/clock.py": '"""Time, as a port."""\n\ndef now():\n    # The machine says what time it is.\n',
 }
 LOG = [{"commit": "a1b2c3d", "date": "2026-11-20", "author": "Ada", "subject": "Refuse an old fence"}]
@@ -352,3 +354,49 @@ async def test_a_large_request_is_read_and_answered() -> None:
     ]
     reply = await Conversation().complete(messages)
     assert re.search(r"found nothing|treasure", reply.content)
+
+
+@pytest.mark.parametrize("blank", ["\n\n", "\n  \n\n"])
+async def test_short_material_after_a_blank_line_is_quoted(blank: str) -> None:
+    talk = Conversation(SEARCH)
+    answer = await talk.ask(f"What does kill -9 lose?{blank}Kill -9 loses no accepted task. Bread is brown.")
+    assert (answer, talk.called) == ("Kill -9 loses no accepted task.", [])
+
+
+async def test_a_question_in_two_paragraphs_is_not_taken_for_material() -> None:
+    talk = Conversation(SEARCH)
+    await talk.ask("I read about fences.\n\nWhat is a fence?")
+    assert talk.names[0] == "search_files"
+
+
+async def test_a_paragraph_is_joined_whatever_its_lines_look_like_alone() -> None:
+    text = (
+        "# Claims\nBread is brown. A claim, as `fence -> next`,\nfor each worker (with its\nfence,\n"
+        "and its lease) has a deadline. Bread\nis brown.\n\n"
+        "```\nclaim one worker deadline\nclaim two workers deadline\n```\n"
+    )
+    found = list(passages_of(text, "docs/claims.md", 1))
+    sentence = "A claim, as `fence -> next`, for each worker (with its fence, and its lease) has a deadline."
+    assert [(each.text, each.line) for each in found] == [
+        ("Claims", 1),
+        ("Bread is brown.", 2),
+        (sentence, 2),
+        ("Bread is brown.", 5),
+        ("```", 8),
+        ("claim one worker deadline", 9),
+        ("claim two workers deadline", 10),
+        ("```", 11),
+    ]
+
+
+async def test_a_word_that_may_be_an_order_is_searched_for_where_it_is_none() -> None:
+    talk = Conversation(SEARCH)
+    await talk.ask("Where are settings read from?")
+    await talk.ask("Please read about fences")
+    assert [arguments["query"] for _, arguments in talk.called][::2] == ["settings read", "fences"]
+
+
+async def test_a_line_that_a_search_found_does_not_displace_the_sentence_that_it_is_of() -> None:
+    answer = await Conversation(SEARCH, READ).ask("Where do relative paths start?")
+    sentence = "Relative paths start at the project's folder, wherever they were given."
+    assert answer == f"{sentence} (docs/paths.md:1)"

@@ -85,7 +85,7 @@ def chosen(talk: Talk) -> list[Passage]:
     """The passages to quote, best first and no two alike; for a summary the central ones, in their order."""
     if not talk.wanted:
         return summary(talk)
-    near = [passage for passage in talk.material if is_near(passage, talk)]
+    near = wholes([passage for passage in talk.material if is_near(passage, talk)])
     scores = weighted(relevance([passage.terms for passage in near], talk.wanted), near)
     return [near[place] for place in distinct(near, scores, points_wanted(talk), MIN_SHARE)]
 
@@ -105,6 +105,18 @@ def weighted(scores: Sequence[float], passages: Sequence[Passage]) -> list[float
 def is_near(passage: Passage, talk: Talk) -> bool:
     """Whether a passage has enough of the question's terms; one that no tool found needs half of them."""
     return coverage(passage.terms, talk.wanted) >= (MIN_COVERAGE if passage.source else 0.5)
+
+
+def wholes(passages: Sequence[Passage]) -> list[Passage]:
+    """The passages without those that are a part of another of their source, as a line of a sentence is."""
+    texts: dict[str, list[str]] = {}
+    for passage in passages:
+        texts.setdefault(passage.source, []).append(passage.text)
+    return [
+        each
+        for each in passages
+        if not (each.source and any(each.text in text != each.text for text in texts[each.source]))
+    ]
 
 
 def distinct(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, groupby
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,6 +18,7 @@ MAX_QUOTE_CHARACTERS = 320
 FRAGMENT_WEIGHT = 0.5
 REST_WEIGHT = 0.7
 MARKDOWN = (".md", ".markdown", "")  # where a line that begins with `#` is a heading, elsewhere a comment
+WRAPPED = (*MARKDOWN, ".txt", ".rst", ".adoc")  # where a paragraph goes on to the next blank line
 FILES = (
     (re.compile(r"(?:^|/)tests?/|test_|\.lock$|requirements"), 0.4),
     (re.compile(r"(?:^|/)(?:LICENSE|NOTICE|COPYING)|(?:^|/)\.\w|\.(?:svg|css|csv)$"), 0.1),
@@ -30,8 +33,12 @@ CODE = re.compile(
     r"[({\[,;=\\]$|^\s*(?:def|class|import|from|return|async|await|if|for|while|raise|assert|elif|else|try|with)\b"
     r"|\s[=!+-]?=\s|->|::|\)\s*:$"
 )
+INLINE_CODE = re.compile(r"`[^`]+`")
+FENCE = ("```", "~~~")
 COMMENT = re.compile(r"^[ \t]*(?:#|//)[ \t]+(?=\S)", re.MULTILINE)
 MARKS = re.compile(r"^[\s#>*+•│├└─-]+|^\d+[.)]\s+|^\W*\"\"\"|\"\"\"$|\s+$")
+
+Line = tuple[int, str]  # its number, from 0, and its text
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,23 @@ def passages_of(text: str, source: str = "", first_line: int | None = None) -> I
     """Cut a text into sentences, wrapped lines joined; code and headings stay lines, and count less."""
     if PurePosixPath(source).suffix not in MARKDOWN:
         text = COMMENT.sub("", text)
-    for number, block, is_prose in blocks(text):
-        line = None if first_line is None else first_line + number
-        pieces = SENTENCE_END.split(block) if is_prose else [block]
-        for piece in pieces:
+    joined = PurePosixPath(source).suffix in WRAPPED
+    for lines, prose in blocks(text, joined):
+        for number, piece in sentences(lines) if prose else lines:
             if cleaned := MARKS.sub("", piece).strip():
-                yield Passage(cleaned, source, line, weight_of(cleaned, is_prose))
+                line = None if first_line is None else first_line + number
+                yield Passage(cleaned, source, line, weight_of(cleaned, prose))
+
+
+def sentences(lines: Sequence[Line]) -> Iterator[Line]:
+    """The sentences of a paragraph, each with the number of the line that it starts on."""
+    text = " ".join(line for _, line in lines)
+    ends = list(accumulate(len(line) + 1 for _, line in lines))
+    start = 0
+    for end in [*SENTENCE_END.finditer(text), None]:
+        number = lines[bisect_right(ends, start)][0]
+        yield number, text[start : end.start() if end else None]
+        start = end.end() if end else start
 
 
 def weight_of(text: str, is_prose: bool) -> float:
@@ -76,24 +94,39 @@ def file_weight(path: str) -> float:
     return next((weight for pattern, weight in FILES if pattern.search(path)), 1.0)
 
 
-def blocks(text: str) -> Iterator[tuple[int, str, bool]]:
-    """Join the lines of each paragraph or list entry: the number of its first line, its text, and whether
-    it is prose."""
-    held: list[str] = []
-    start = 0
+def blocks(text: str, joined: bool) -> Iterator[tuple[list[Line], bool]]:
+    """The paragraphs and list entries that are prose, and all other lines: each with whether it is prose.
+
+    `joined`: a line belongs to the paragraph before it though it is no prose alone, as in Markdown.
+    """
+    for group in groups(text):
+        if joined and is_prose(INLINE_CODE.sub("code", " ".join(line for _, line in group))):
+            yield group, True
+        else:
+            yield from runs(group)
+
+
+def groups(text: str) -> Iterator[list[Line]]:
+    """The lines between those that begin something, with their numbers; in a fence each line alone."""
+    held: list[Line] = []
+    fenced = False
     for number, line in enumerate(text.splitlines()):
-        prose = is_prose(line)
-        if held and (not prose or STRUCTURE.match(line)):
-            yield start, " ".join(held), True
+        fence = line.lstrip().startswith(FENCE)
+        if held and (fenced or STRUCTURE.match(line) or held[0][1].startswith("#")):
+            yield held
             held = []
-        if not prose:
-            if line.strip():
-                yield number, line.strip(), False
-            continue
-        start = start if held else number
-        held.append(line.strip())
+        fenced ^= fence
+        if line.strip():
+            held.append((number, line.strip()))
     if held:
-        yield start, " ".join(held), True
+        yield held
+
+
+def runs(group: Sequence[Line]) -> Iterator[tuple[list[Line], bool]]:
+    """The runs of lines that are prose, and each other line alone."""
+    for prose, lines in groupby(group, key=lambda each: is_prose(each[1])):
+        run = list(lines)
+        yield from [(run, True)] if prose else [([each], False) for each in run]
 
 
 def is_prose(line: str) -> bool:

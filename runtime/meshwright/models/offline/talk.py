@@ -21,6 +21,8 @@ URL = re.compile(r"https?://[^\s<>\"'`)\]]+[^\s<>\"'`)\].,;:!?]")
 PATH = re.compile(
     r"(?<![\w/@:])(?:\.?[\w-]+/)*[\w.-]*\w\.[A-Za-z]\w{0,4}\b|\b(?:README|LICENSE|Makefile|Dockerfile)\b"
 )
+ORDER = re.compile(r"^\W*(?:please\s+|(?:can|could) you\s+)*(?:read|write|search|check)\b", re.I)
+BLANK_LINE = re.compile(r"\n[ \t]*\n")
 # Sections that say what the task is, not what is known.
 TASK_SECTIONS = frozenset({"METADATA", "DOMAIN_CONTEXT", "OPEN_QUESTIONS"})
 MIN_MATERIAL_CHARACTERS = 160  # of a request: a longer one may bring the text that it is about
@@ -55,8 +57,8 @@ class Talk:
 
     @cached_property
     def subject(self) -> str:
-        """The question without the pages and files that it names."""
-        return PATH.sub(" ", URL.sub(" ", self.question))
+        """The question without the pages and files that it names, and without an order to read them."""
+        return ORDER.sub("", PATH.sub(" ", URL.sub(" ", self.question)))
 
     @property
     def answers(self) -> list[Result]:
@@ -105,13 +107,24 @@ def place_of_question(messages: Sequence[ChatMessage]) -> int:
 
 
 def split_question(text: str) -> tuple[str, list[Passage]]:
-    """Part what is asked from the text that it is asked about, where a request brings one."""
+    """Part what is asked from the text that it is asked about, where a request brings one.
+
+    That is what stands after a blank line, unless it only asks on; or any long text after the first line.
+    """
+    asked, *after = BLANK_LINE.split(text.strip(), maxsplit=1)
+    if after and terms(asked) and (given := [each for each in passages_of(after[0]) if tells(each)]):
+        return asked.strip(), given
     first, separator, rest = text.strip().partition("\n")
     if not separator and len(text) > MIN_MATERIAL_CHARACTERS:
         first, separator, rest = text.partition(": ")
     if not separator or len(rest) < MIN_MATERIAL_CHARACTERS:
         return text.strip(), []
     return first.strip(), list(passages_of(rest))
+
+
+def tells(passage: Passage) -> bool:
+    """Whether a passage says something, and does not ask."""
+    return not passage.text.endswith("?")
 
 
 def sections_of(text: str) -> Iterator[tuple[str, str]]:
@@ -135,14 +148,14 @@ def known_in(name: str, body: str) -> Iterator[Passage]:
     if name in TASK_SECTIONS:
         return
     for passage in passages_of(body):
-        if not passage.text.endswith("?"):
+        if tells(passage):
             yield Passage(SPEAKER.sub("", passage.text), weight=passage.weight)
 
 
 def said_in(message: ChatMessage) -> Iterator[Passage]:
     """The passages of an earlier message; questions answer nothing."""
     if message.role in ("user", "assistant"):
-        yield from (each for each in passages_of(message.content) if not each.text.endswith("?"))
+        yield from filter(tells, passages_of(message.content))
 
 
 def results_of(messages: Sequence[ChatMessage]) -> Iterator[Result]:

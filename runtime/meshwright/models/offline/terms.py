@@ -25,8 +25,8 @@ COMMON = """
     thing things this those through thus to too under until up upon us use used uses using ve very via
     want was way we well were what whatever when where whether which while who whom whose why will with
     within without would yet you your yours hello hi hey thanks thank ok okay answer describe explain
-    find look make question read research summarise summarize summary search write brief briefly short
-    shortly sentence sentences compare list review check analyse analyze happen happens happened mean
+    find look make question research summarise summarize summary brief briefly short
+    shortly sentence sentences compare list review analyse analyze happen happens happened mean
     means kind ways two three four five first second last latest recent recently made points bullets
 """
 STOP_WORDS = frozenset(COMMON.split())
