@@ -33,6 +33,8 @@ def request(**fields: Any) -> dict[str, Any]:
         (request(thread_id=""), 422, "thread_id"),
         (request(payload="Hello"), 422, "payload"),
         (request(payload=["Hello"]), 422, "payload"),
+        (request(payload={"text": 7}), 422, "payload.text"),
+        (request(payload={"text": None}), 422, "payload.text"),
         (request(payload=nested(60)), 413, "body"),
         (request(payload={"text": "x" * 300_000}), 413, "body"),
         (request(priority=11), 422, "priority"),

@@ -27,8 +27,11 @@ def _check_url(ctx: click.Context, parameter: click.Parameter, value: str | None
 
 
 def from_stdin(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Read a text from stdin where `-` is given for it."""
-    return sys.stdin.read() if value == "-" else value
+    """Read a text from stdin where `-` is given for it. One with nothing in it is refused."""
+    text = sys.stdin.read() if value == "-" else value
+    if text is not None and not text.strip():
+        raise click.BadParameter("it is empty", ctx, parameter)
+    return text
 
 
 def data_option(command: CommandT) -> CommandT:

@@ -66,7 +66,16 @@ def make_accept(
 
 
 def check_payload(payload: dict[str, Any], limits: Limits) -> None:
-    """Raise TooLarge for a payload that is over a limit, InvalidInput for one that is not JSON."""
+    """Raise TooLarge for a payload that is over a limit, InvalidInput for one that is not JSON.
+
+    What agents take for the request in words, `text`, has to be text where it is there.
+    """
+    if not isinstance(payload.get("text", ""), str):
+        raise InvalidInput(
+            "payload.text is the request in words, and must be text",
+            remedy="put other data beside it, under another name",
+            field="payload.text",
+        )
     if _depth_over(payload.values(), limits.max_payload_depth - 1):
         raise TooLarge(
             f"the payload is nested over {limits.max_payload_depth} deep",
