@@ -176,7 +176,10 @@ class Fault(Plain):
 
 
 class Outcome(Plain):
-    """How a task, or one attempt at it, ended. `result.text` is the answer in words."""
+    """How a task, or one attempt at it, ended. `result.text` is the answer in words.
+
+    `cost_usd` is None where nobody knows the price of one of its calls.
+    """
 
     version: int = 1
     task_id: str
@@ -189,7 +192,7 @@ class Outcome(Plain):
     duration_ms: float = 0.0
     model: str | None = None
     usage: Usage = Usage()
-    cost_usd: float = 0.0
+    cost_usd: float | None = 0.0
     completed_at: datetime
     generation: int = 1
     attempt: int = 1

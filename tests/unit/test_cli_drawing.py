@@ -100,6 +100,7 @@ def event(event_type: str, task_id: str = "01KAGDW9YJ3M0Q6M5S8R9VTKZB", **payloa
             ),
             Line("timed out", "120.00 s  $0  DeadlineExceeded: late"),
         ),
+        (event("task.succeeded", duration_ms=10, cost_usd=None), Line("succeeded", "0.01 s  $?")),
         (event("trace.spans", spans=[]), None),
     ],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, build_mesh, load_settings, tool
+from meshwright.models.port import ModelReply
 from meshwright.testing import (
     Faults,
     ManualClock,
@@ -48,6 +49,15 @@ async def test_an_agent_answers_by_its_tools_and_its_model(mesh: MeshUnderTest, 
     assert mesh.events("tool.called").names == ["language_of"]
     assert "French" in model.requests[1].messages[-1].content
     assert model.requests[0].user == "greeter"
+
+
+async def test_one_call_without_a_price_makes_the_cost_unknown(
+    mesh: MeshUnderTest, model: ScriptedModel
+) -> None:
+    model.replies(ModelReply(tool_calls=(tool_call("language_of", name="Bob"),), model="m"), "Hello!")
+    assert (await mesh.ask("greeter", "Greet Bob.")).cost_usd is None
+    model.replies("Hello!")
+    assert (await mesh.ask("greeter", "Greet Bob.")).cost_usd == 0.0
 
 
 async def test_a_script_that_runs_dry_fails_the_test_and_says_so(mesh: MeshUnderTest) -> None:

@@ -124,6 +124,11 @@ async def test_a_task_is_listed_with_what_is_known_of_it(kept: LogOnFile) -> Non
     )
 
 
+async def test_a_cost_that_nobody_knows_is_listed_as_unknown(kept: LogOnFile) -> None:
+    item = await summary(kept, [accepted("t"), dispatched("t"), ended("t", cost_usd=None)])
+    assert (item.status, item.cost_usd, item.model) == ("succeeded", None, "offline")
+
+
 async def test_each_step_of_the_road_shows(kept: LogOnFile) -> None:
     road = [
         (accepted("t"), "accepted", 0, None),

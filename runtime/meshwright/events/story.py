@@ -44,7 +44,7 @@ class TaskRow:
     model: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cost_usd: float = 0.0
+    cost_usd: float | None = 0.0
 
     def __init__(self, **columns: Any) -> None:
         self.__dict__.update(columns)
@@ -180,7 +180,7 @@ def outcome_of(event: Event) -> Outcome | None:
         return None
     usage = outcome.usage
     tokens_are_sane = sane(usage.prompt_tokens) and sane(usage.completion_tokens)
-    return outcome if tokens_are_sane and sane(outcome.duration_ms) and sane(outcome.cost_usd) else None
+    return outcome if tokens_are_sane and sane(outcome.duration_ms) and sane(outcome.cost_usd or 0) else None
 
 
 def sane(figure: float) -> bool:

@@ -13,7 +13,10 @@ MAX_PAGE = 1000
 
 
 class TaskSummary(Plain):
-    """One task in a list. `reason` says why it waits or how it failed; `seq` is of its first event."""
+    """One task in a list. `reason` says why it waits or how it failed; `seq` is of its first event.
+
+    `cost_usd` is None where nobody knows the price.
+    """
 
     seq: int
     last_seq: int
@@ -36,7 +39,7 @@ class TaskSummary(Plain):
     duration_ms: float | None
     model: str | None
     usage: Usage
-    cost_usd: float
+    cost_usd: float | None
 
 
 class TaskPage(Plain):

@@ -38,8 +38,8 @@ class Spent:
     def add(self, reply: ModelReply) -> None:
         """Count one reply."""
         self.usage = self.usage + reply.usage
-        known = self.cost_usd is not None and reply.cost_usd is not None
-        self.cost_usd = self.cost_usd + reply.cost_usd if known else None
+        before, more = self.cost_usd, reply.cost_usd
+        self.cost_usd = None if before is None or more is None else before + more
         self.model = reply.model
 
 

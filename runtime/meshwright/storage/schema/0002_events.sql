@@ -65,7 +65,7 @@ CREATE TABLE tasks (
     model TEXT,
     prompt_tokens INTEGER,
     completion_tokens INTEGER,
-    cost_usd REAL
+    cost_usd REAL               -- NULL where nobody knows the price
 );
 CREATE INDEX tasks_by_status ON tasks (tenant_id, status, seq) WHERE status <> 'succeeded';
 CREATE INDEX tasks_by_capability ON tasks (tenant_id, capability, seq);
