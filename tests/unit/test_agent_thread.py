@@ -173,3 +173,17 @@ def test_only_a_thread_with_something_in_its_inbox_is_obliged() -> None:
     work = claim(thread, "t1")
     thread.take("complete", Completed(task_id="t1", fence=work.fence, outcome=an_outcome()))
     assert not thread.head.obliged
+
+
+def test_after_a_restart_what_had_to_stop_is_told_again() -> None:
+    thread = a_thread("t1")
+    work = claim(thread, "t1")
+    thread.take("cancel", Cancel(task_id="t1"))
+    assert thread.take("recover").after == [Stop(task_id="t1", fence=work.fence)]
+
+
+def test_an_answer_for_a_step_with_steps_inside_says_which_was_the_last() -> None:
+    thread = a_thread("t1")
+    thread.take("suspend", waiting_for(claim(thread, "t1"), last=4))
+    [record] = thread.take("resume", Answer(task_id="t1", key="k", value="yes")).records
+    assert (record.n, record.value["last"]) == (5, 4)
