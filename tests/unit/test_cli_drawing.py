@@ -77,8 +77,15 @@ def event(event_type: str, task_id: str = "01KAGDW9YJ3M0Q6M5S8R9VTKZB", **payloa
             Line("model", "gpt  []  user=a  0 + 0 tokens  $?  0.00 s"),
         ),
         (
-            event("tool.called", tool="search_files", arguments={"query": "kill -9"}, ok=True, duration_ms=3),
-            Line("tool", 'search_files  query="kill -9"  0.00 s'),
+            event(
+                "tool.called",
+                tool="search_files",
+                arguments={"query": "kill -9"},
+                ok=True,
+                result="matches: 4",
+                duration_ms=3,
+            ),
+            Line("tool", 'search_files  query="kill -9"  0.00 s  -> matches: 4'),
         ),
         (
             event("tool.called", tool="read_file", arguments='{"path": "a b", "li', ok=True, duration_ms=3),
@@ -92,13 +99,17 @@ def event(event_type: str, task_id: str = "01KAGDW9YJ3M0Q6M5S8R9VTKZB", **payloa
                 ok=False,
                 error={"type": "ToolFailed", "message": "no\nfile"},
             ),
-            Line("tool", 'read_file  path="a" n=1  failed: ToolFailed: no file  0.00 s'),
+            Line("tool", 'read_file  path="a" n=1  failed: ToolFailed: no file'),
         ),
         (
             event(
                 "task.timed_out", duration_ms=120_000, error={"type": "DeadlineExceeded", "message": "late"}
             ),
             Line("timed out", "120.00 s  $0  DeadlineExceeded: late"),
+        ),
+        (
+            event("tool.called", tool="delegate", arguments="{}", ok=True, result="Yes.", duration_ms=None),
+            Line("tool", "delegate  -> Yes."),
         ),
         (event("task.succeeded", duration_ms=10, cost_usd=None), Line("succeeded", "0.01 s  $?")),
         (event("trace.spans", spans=[]), None),

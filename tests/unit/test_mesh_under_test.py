@@ -47,6 +47,7 @@ async def test_an_agent_answers_by_its_tools_and_its_model(mesh: MeshUnderTest, 
     outcome = await mesh.ask("greeter", "Greet Amélie.")
     assert outcome.text == "Bonjour Amélie !"
     assert mesh.events("tool.called").names == ["language_of"]
+    assert mesh.events("tool.called")[0].payload["duration_ms"] >= 0
     assert "French" in model.requests[1].messages[-1].content
     assert model.requests[0].user == "greeter"
 
@@ -72,6 +73,8 @@ async def test_an_agent_may_delegate_within_the_test() -> None:
         outcome = await mesh.ask("host", "Receive Bob.")
     assert outcome.text == "They were greeted."
     assert [event.agent_id for event in mesh.events("task.succeeded")] == ["greeter", "host"]
+    [delegated] = mesh.events("tool.called")
+    assert (delegated.payload["result"], delegated.payload["duration_ms"]) == ("Hello Bob!", None)
 
 
 @pytest.mark.parametrize("number", range(3))

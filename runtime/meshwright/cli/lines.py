@@ -154,8 +154,9 @@ def _tool(payload: Document, event: Document) -> str:
     return _join(
         str(payload.get("tool", "?")),
         arguments(payload.get("arguments")),
-        f"failed: {fault(payload.get('error'))}" if failed else short(payload.get("result") or ""),
-        seconds(payload.get("duration_ms")),
+        "" if payload.get("duration_ms") is None else seconds(payload["duration_ms"]),
+        f"failed: {fault(payload.get('error'))}" if failed else "",
+        f"-> {short(payload['result'])}" if payload.get("result") else "",
     )
 
 

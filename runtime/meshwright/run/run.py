@@ -59,6 +59,7 @@ class Run:
         self.agent = agent
         self.tools = tools
         self.spent = Spent()
+        self._has_waited = False
         self._services = services
         self._ref = ref
         self._work = work
@@ -138,6 +139,7 @@ class Run:
         self._check_delegation(agent_id)
         child = self._child(agent_id, text)
         outcome = await self._journal.wait("delegate", {"agent_id": agent_id, "text": text}, child)
+        self._has_waited = True
         if not outcome["success"]:
             error = outcome.get("error") or {}
             raise ToolFailed(f"{agent_id} did not succeed: {error.get('message', outcome['status'])}")
@@ -235,9 +237,10 @@ class Run:
         if tool is None:
             return _error_text(f"there is no tool {call.name!r}; there are {', '.join(self.tools) or 'none'}")
         started = time.perf_counter()
+        self._has_waited = False
 
         def tell(result: dict[str, Any]) -> list[Told]:
-            return tool_events(call, result, started)
+            return tool_events(call, result, None if self._has_waited else started)
 
         result = await self._journal.step(
             f"tool {call.name}",

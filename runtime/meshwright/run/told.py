@@ -9,7 +9,7 @@ from meshwright.models.port import ModelReply, ModelRequest, ToolCall
 from meshwright.run.setting import Setting
 from meshwright.work.journal import Told
 
-MAX_SUMMARY_CHARS = 120  # of a tool's arguments, in an event
+MAX_SUMMARY_CHARS = 120  # of a tool's arguments, and of its result, in an event
 
 
 def tell_context(setting: Setting) -> list[Told]:
@@ -44,19 +44,51 @@ def model_called(request: ModelRequest, reply: ModelReply, started: float) -> li
     return [("model.called", called)]
 
 
-def tool_events(call: ToolCall, result: dict[str, Any], started: float) -> list[Told]:
-    """Which tool was called, and whether it could; `started` is a time of `perf_counter`."""
+def tool_events(call: ToolCall, result: dict[str, Any], started: float | None) -> list[Told]:
+    """Which tool was called, and what came of it.
+
+    `started` is a time of `perf_counter`, or None where the tool waited: it began in an earlier run.
+    """
     called = {
         "tool": call.name,
         "arguments": call.arguments[:MAX_SUMMARY_CHARS],
         "ok": result["error"] is None,
         "error": result["error"],
-        "duration_ms": since(started),
+        "result": summary_of(result["value"]),
+        "duration_ms": None if started is None else since(started),
     }
     events = [("tool.called", called)]
     if call.name == "remember" and result["error"] is None:
         events.append(("memory.stored", {"text_chars": len(call.arguments)}))
     return events
+
+
+def summary_of(value: Any) -> str | None:
+    """What a tool gave, without its content: how much of what. A single line of text is given, cut short."""
+    match value:
+        case None:
+            return None
+        case str():
+            return f"lines: {_lines(value)}" if _lines(value) > 1 else value.strip()[:MAX_SUMMARY_CHARS]
+        case list():
+            return f"items: {len(value)}"
+        case dict():
+            sizes = {name: _size(each) for name, each in value.items()}
+            told = ", ".join(f"{name}: {size}" for name, size in sizes.items() if size is not None)
+            return (told or f"fields: {len(value)}")[:MAX_SUMMARY_CHARS]
+        case _:
+            return str(value)
+
+
+def _size(value: Any) -> int | str | None:
+    """How large a field is that holds a list or a longer text."""
+    if isinstance(value, list):
+        return len(value)
+    return f"{_lines(value)} lines" if isinstance(value, str) and _lines(value) > 1 else None
+
+
+def _lines(text: str) -> int:
+    return len(text.strip().splitlines())
 
 
 def since(started: float) -> float:
