@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,31 @@ def test_what_a_command_reads_it_leaves_alone(tmp_path: Path) -> None:
     run("tasks", *where)
     run("agents", *where)
     assert run("events", "--json", *where).stdout == before
+
+
+def test_events_that_nobody_has_seen_are_said_to_be_none(tmp_path: Path) -> None:
+    where = ("--data", str(tmp_path))
+    done = run("events", "--type", "nonsense", *where)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"no such events; mesh events --data {tmp_path} shows the last of all\n"
+
+
+def test_events_are_a_table_of_one_order(tmp_path: Path) -> None:
+    where = ("--data", str(tmp_path))
+    run("ask", "-q", "simple-agent", "Hello", *where)
+    lines = run("events", *where).stdout.splitlines()
+    of_the_task = [line for line in lines if " task." in line or " attempt." in line or " model." in line]
+    assert {line.split()[5] for line in of_the_task} == {"simple-agent"}
+    assert len({line.index("simple-agent") for line in of_the_task}) == 1
+    [ended] = [line for line in lines if " attempt.ended " in line]
+    assert re.search(r"simple-agent +succeeded  0\.\d\d s  \$0$", ended)
+
+
+def test_agents_that_nobody_runs_are_not_said_to_be_online(tmp_path: Path) -> None:
+    where = ("--data", str(tmp_path))
+    assert re.search(r"^simple-agent +not running +general-query", run("agents", *where).stdout, flags=re.M)
+    agents = json.loads(run("agents", "--json", *where).stdout)
+    assert {(agent["status"], agent["last_seen"]) for agent in agents} == {("not running", None)}
 
 
 def test_nothing_is_to_be_followed_where_no_mesh_runs(tmp_path: Path) -> None:

@@ -6,31 +6,46 @@ import json
 from typing import Any
 
 from meshwright.cli.client import Document
-from meshwright.cli.lines import line_of, short, short_id
+from meshwright.cli.lines import ended, line_of, short, short_id
 from meshwright.cli.tables import local_time
 
-TYPE_WIDTH = 20
+TYPE_WIDTH, TASK_WIDTH, AGENT_WIDTH = 18, 7, 16
 PLAIN = (str, int, float)
 KNOWN = frozenset({"version", "task_id", "agent_id", "tenant_id"})
 
 
 def event_line(event: Document) -> str:
-    """Its seq, time, type, whose it is, and what it says."""
-    whose = [event.get("agent_id") or "", short_id(event["task_id"]) if event.get("task_id") else ""]
+    """Its seq, time, type, task and agent, and what it says."""
+    task = short_id(event["task_id"]) if event.get("task_id") else ""
+    agent = event.get("agent_id") or ""
     told = line_of(event)
-    text = told.text if told else _gist(event.get("payload"))
     parts = [
         f"{event.get('seq') or '':>6}",
         local_time(event["time"]),
         f"{event['event_type']:<{TYPE_WIDTH}}",
-        *(part for part in whose if part and part not in text),
-        text,
+        f"{task:<{TASK_WIDTH}}",
+        f"{agent:<{AGENT_WIDTH}}",
+        _without(told.text, task, agent) if told else _gist(event),
     ]
     return "  ".join(parts).rstrip()
 
 
-def _gist(payload: Any) -> str:
-    """What is told of a payload that has no line of its own."""
+def _without(text: str, *known: str) -> str:
+    """What a line says besides whose it is, which it may begin with."""
+    for each in known:
+        text = text.removeprefix(each).lstrip() if each else text
+    return text
+
+
+def _gist(event: Document) -> str:
+    """What is told of an event that has no line of its own."""
+    payload = event.get("payload")
+    if event["event_type"] == "attempt.ended" and isinstance(payload, dict):
+        return f"{payload.get('status', '')}  {ended(payload, event)}"
+    return _gist_of(payload)
+
+
+def _gist_of(payload: Any) -> str:
     if not isinstance(payload, dict):
         return short(json.dumps(payload, ensure_ascii=False)) if payload else ""
     if isinstance(payload.get("spans"), list):

@@ -45,7 +45,10 @@ def events(
 
     async def show(mesh: MeshClient) -> None:
         newest = await mesh.last_seq() if follow else 0
-        for event in await mesh.events(limit or _limit(task_id), **fields):
+        found = await mesh.events(limit or _limit(task_id), **fields)
+        if not found and not follow:
+            click.echo(f"no such events; mesh events{mesh.options} shows the last of all", err=True)
+        for event in found:
             click.echo(write(event))
             newest = max(newest, event["seq"])
         if follow:

@@ -171,7 +171,8 @@ def _attempt_failed(payload: Document, event: Document) -> str:
     return f"{payload.get('attempt', '?')} of {agent_id} failed: {fault(payload.get('error'))}"
 
 
-def _ended(payload: Document, event: Document) -> str:
+def ended(payload: Document, event: Document) -> str:
+    """How a task or an attempt went: time, cost, and why it failed."""
     return _join(
         seconds(payload.get("duration_ms")), dollars(payload.get("cost_usd", 0)), fault(payload.get("error"))
     )
@@ -188,8 +189,8 @@ LINES: dict[str, tuple[str, Callable[[Document, Document], str]]] = {
     "tool.called": ("tool", _tool),
     "attempt.failed": ("attempt", _attempt_failed),
     "task.cancelling": ("cancelling", lambda payload, event: fault(payload.get("reason"))),
-    "task.succeeded": ("succeeded", _ended),
-    "task.failed": ("failed", _ended),
-    "task.cancelled": ("cancelled", _ended),
-    "task.timed_out": ("timed out", _ended),
+    "task.succeeded": ("succeeded", ended),
+    "task.failed": ("failed", ended),
+    "task.cancelled": ("cancelled", ended),
+    "task.timed_out": ("timed out", ended),
 }

@@ -70,10 +70,12 @@ class StoredMesh:
         raise NotFound(message, remedy=f"start one with: mesh up{self.options}")
 
     async def agents(self) -> list[Document]:
-        """The agents that would register."""
+        """The agents that would register: nobody runs them, and nobody has seen them."""
         from meshwright.assembly import build_mesh
 
-        return [agent.model_dump(mode="json") for agent in build_mesh(self._settings).registry.agents()]
+        declared = build_mesh(self._settings).registry.agents()
+        unseen = {"status": "not running", "last_seen": None}
+        return [{**agent.model_dump(mode="json"), **unseen} for agent in declared]
 
     @asynccontextmanager
     async def _log(self) -> AsyncIterator[EventLog]:
