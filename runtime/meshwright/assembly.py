@@ -64,10 +64,10 @@ def build_mesh(
     """
     project = project or Path.cwd()
     clock = clock or SystemClock()
+    tracing = traced(settings)
     in_memory = settings.host == "memory"
     database = Database(None if in_memory else project / settings.data_dir, durability=settings.durability)
     log = EventLog(database)
-    tracing = Tracing(content=settings.trace_content) if settings.trace else NoTracing()
     chosen_host = (host or HOSTS[settings.host])(database, log, clock, tracing)
     announcements = Announcements(chosen_host)
     if isinstance(tracing, Tracing):
@@ -150,6 +150,20 @@ HOSTS: Mapping[str, Callable[[Database, EventLog, Clock, Tracing | NoTracing], H
     "embedded": embedded_host,
     "memory": memory_host,
 }
+
+
+def traced(settings: Settings) -> Tracing | NoTracing:
+    """The tracing that the settings ask for. Raises ConfigError where what exports spans is not installed."""
+    if not settings.trace:
+        return NoTracing()
+    tracing = Tracing(content=settings.trace_content)
+    if settings.otlp_endpoint:
+        from meshwright.otel import otlp_spans
+
+        spans = otlp_spans(settings.otlp_endpoint)
+        tracing.publish_to(spans)
+        tracing.on_close(spans.close)
+    return tracing
 
 
 def join(

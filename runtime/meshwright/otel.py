@@ -1,6 +1,6 @@
 """Hands finished spans to the OpenTelemetry SDK, and so to any exporter that was written for it.
 
-tracing.publish_to(SdkSpans(BatchSpanProcessor(OTLPSpanExporter())))
+tracing.publish_to(SdkSpans(BatchSpanProcessor(exporter)))
 """
 
 from __future__ import annotations
@@ -13,8 +13,26 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from meshwright.errors import ConfigError
+
 SERVICE_NAME = "service.name"
 FLAGS = TraceFlags(TraceFlags.SAMPLED)
+MAX_EXPORT_SECONDS = 2.0  # of one request: a collector that hangs must not hold up a stop
+
+
+def otlp_spans(endpoint: str) -> SdkSpans:
+    """A taker that sends spans over OTLP/HTTP to a full URL. Raises ConfigError without the extra."""
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ImportError as error:
+        raise ConfigError(
+            f"otlp_endpoint needs the OTLP exporter, which cannot be imported: {error}",
+            remedy="In a checkout of Meshwright: pip install -e '.[otlp]'",
+            field="otlp_endpoint",
+        ) from error
+    return SdkSpans(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=MAX_EXPORT_SECONDS)))
 
 
 class SdkSpans:
@@ -29,6 +47,10 @@ class SdkSpans:
         """Take the finished spans of a trace."""
         for span in spans:
             self._processor.on_end(self._readable(span))
+
+    def close(self) -> None:
+        """Let the processor send what it holds, and end it; blocks meanwhile."""
+        self._processor.shutdown()
 
     def _readable(self, span: Mapping[str, Any]) -> ReadableSpan:
         failed = span["status"] == "error"

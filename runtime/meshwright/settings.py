@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from meshwright.errors import ConfigError
@@ -27,6 +27,11 @@ USUAL_NAMES = {
     "litellm_api_key": "LITELLM_API_KEY",
 }
 """Settings that the environment may also give under a name that other programs use; `MESH_` is stronger."""
+
+EXAMPLES = {
+    "litellm_base_url": "http://127.0.0.1:4000",
+    "otlp_endpoint": "http://127.0.0.1:4318/v1/traces",
+}
 
 
 class Settings(BaseSettings):
@@ -83,7 +88,8 @@ class Settings(BaseSettings):
     max_steps: int = Field(default=12, ge=1, le=1_000)
     """Model calls and tool calls of one attempt at a task."""
     max_attempts: int = Field(default=3, ge=1, le=10)
-    """Attempts at a task, each by another agent where there is one."""
+    """Attempts at a task, each by another agent; where there is no other, the first one's failure is the end.
+    Only after ReplayMismatch may the same agent try again."""
     max_chain: int = Field(default=5, ge=1, le=50)
     """How deep agents may delegate to one another."""
     context_max_tokens: int = Field(default=8_000, ge=200)
@@ -95,6 +101,8 @@ class Settings(BaseSettings):
     """Whether spans are recorded and kept in the event log."""
     trace_content: bool = False
     """Whether spans hold the text of messages. Off: only names, counts and times."""
+    otlp_endpoint: str | None = None
+    """Full URL of an OpenTelemetry collector that gets the spans too, by OTLP/HTTP: see extra `otlp`."""
 
     heartbeat_seconds: float = Field(default=30.0, gt=0)
     """How often each agent says that it is there."""
@@ -103,11 +111,13 @@ class Settings(BaseSettings):
     offline_after_seconds: float = Field(default=120.0, gt=0)
     """Silence after which an agent is offline and gets no tasks."""
 
-    @field_validator("litellm_base_url")
+    @field_validator("litellm_base_url", "otlp_endpoint")
     @classmethod
-    def _is_a_url(cls, url: str | None) -> str | None:
+    def _is_a_url(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is not None and not re.match(r"https?://[^\s/]", url):
-            raise ValueError("expected a URL with http:// or https://, like http://127.0.0.1:4000")
+            raise ValueError(
+                f"expected a URL with http:// or https://, like {EXAMPLES[str(info.field_name)]}"
+            )
         return url
 
     @model_validator(mode="after")

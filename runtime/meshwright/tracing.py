@@ -157,6 +157,7 @@ class Tracing:
     def __init__(self, *, content: bool = False) -> None:
         self.content = content
         self._sinks: list[Publish] = []
+        self._closers: list[Callable[[], object]] = []
         self._batches: dict[str, list[Record]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -168,6 +169,10 @@ class Tracing:
         It gets those of a trace together, 64 at most, within 250 ms of the first one's end.
         """
         self._sinks.append(publish)
+
+    def on_close(self, close: Callable[[], object]) -> None:
+        """Have this called when the last spans were handed on, in a thread: it may block."""
+        self._closers.append(close)
 
     def span(
         self,
@@ -209,9 +214,11 @@ class Tracing:
         self._publish_all()
 
     async def close(self) -> None:
-        """Hand on all that has finished, and take nothing more."""
+        """Hand on all that has finished, take nothing more, and close the takers."""
         await self.flush()
         self._sinks.clear()
+        while self._closers:
+            await asyncio.to_thread(self._closers.pop())
         self._loop = None
 
     def _ended(self, record: Record) -> None:

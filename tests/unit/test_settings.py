@@ -98,6 +98,11 @@ def test_an_unknown_table_names_what_is_known(tmp_path):
         ("\nlisten_port = 70000", 2, "listen_port: Input should be less than or equal to 65535, not '70000'"),
         ("trace = [1]", 1, "trace: Input should be a valid boolean, not '[1]'"),
         (
+            'otlp_endpoint = "collector:4318"',
+            1,
+            "otlp_endpoint: expected a URL with http:// or https://, like http://127.0.0.1:4318/v1/traces",
+        ),
+        (
             'litellm_base_url = "proxy:4000"',
             1,
             "litellm_base_url: expected a URL with http:// or https://, "
@@ -160,5 +165,7 @@ def test_the_documented_file_shows_every_setting_with_its_default(tmp_path):
     assert block is not None
     shown = tomllib.loads("\n".join(re.findall(r"^# (\w+ = .*)$", block[1], re.MULTILINE)))
     assert list(shown) == list(Settings.model_fields)
-    defaults = Settings().model_dump(mode="json", exclude={"litellm_base_url", "litellm_api_key"})
+    defaults = Settings().model_dump(
+        mode="json", exclude={"litellm_base_url", "litellm_api_key", "otlp_endpoint"}
+    )
     assert {name: shown[name] for name in defaults} == defaults

@@ -1,0 +1,80 @@
+"""Spans go to an OpenTelemetry collector where the settings name one."""
+
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from meshwright import Agent, Capability, Run, build_mesh, load_settings
+from meshwright.errors import ConfigError
+
+
+class Greeter(Agent):
+    """Greets."""
+
+    agent_id = "greeter"
+    capabilities = (Capability("greet"),)
+
+    async def run(self, run: Run) -> str:
+        return "Hello"
+
+
+class Collector:
+    """A collector of OTLP over HTTP on a real socket: the paths and bodies that it was sent."""
+
+    def __init__(self) -> None:
+        received: list[tuple[str, bytes]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self.received = received
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self.server.server_port}/v1/traces"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    thread = Thread(target=collector.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield collector
+    collector.server.shutdown()
+    thread.join()
+    collector.server.server_close()
+
+
+async def test_the_spans_of_a_task_have_reached_the_collector_when_the_mesh_has_stopped(
+    collector: Collector, tmp_path: Path
+) -> None:
+    settings = load_settings(tmp_path, host="memory", model="offline", otlp_endpoint=collector.endpoint)
+    async with build_mesh(settings, project=tmp_path, agents=[Greeter]) as mesh:
+        await mesh.ask("greeter", "Hello")
+    assert {path for path, _ in collector.received} == {"/v1/traces"}
+    requests = [ExportTraceServiceRequest.FromString(body) for _, body in collector.received]
+    [resource] = [each for request in requests for each in request.resource_spans]
+    assert {each.key: each.value.string_value for each in resource.resource.attributes} == {
+        "service.name": "meshwright"
+    }
+    names = {span.name for scope in resource.scope_spans for span in scope.spans}
+    assert {"submit task", "invoke_agent greeter"} <= names
+
+
+def test_a_collector_without_the_exporter_installed_is_refused_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    settings = load_settings(tmp_path, host="memory", otlp_endpoint="http://127.0.0.1:4318/v1/traces")
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[otlp\]'"):
+        build_mesh(settings, project=tmp_path, agents=[Greeter])
