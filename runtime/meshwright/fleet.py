@@ -56,9 +56,17 @@ def _load(path: Path) -> ModuleType:
     sys.modules[name] = module  # annotations of its tools are looked up here
     try:
         spec.loader.exec_module(module)
-    except MeshError:
-        raise
-    except Exception as error:  # the file is not ours: whatever stops it is told with its place
+    except MeshError as error:
+        if isinstance(error, ConfigError) and error.path:
+            raise
+        raise ConfigError(
+            error.message,
+            path=str(path),
+            line=_line_in(path, error),
+            remedy=error.remedy,
+            field=error.field,
+        ) from error
+    except (Exception, SystemExit) as error:  # the file is not ours: whatever stops it is told with its place
         raise ConfigError(
             f"this agent cannot be loaded: {type(error).__name__}: {error}",
             path=str(path),
@@ -68,7 +76,7 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-def _line_in(path: Path, error: Exception) -> int | None:
+def _line_in(path: Path, error: BaseException) -> int | None:
     if isinstance(error, SyntaxError):
         return error.lineno
     lines = [
@@ -85,6 +93,11 @@ def _check_unique(agents: Sequence[type[Agent]]) -> None:
             raise ConfigError(
                 f"two agents are called {agent.agent_id!r}",
                 path=inspect.getfile(agent),
-                remedy=f"rename this one; the other is in {inspect.getfile(other)}",
+                line=_line_of(agent),
+                remedy=f"rename this one; the other is {inspect.getfile(other)}:{_line_of(other)}",
                 field="agent_id",
             )
+
+
+def _line_of(agent: type[Agent]) -> int:
+    return inspect.getsourcelines(agent)[1]
