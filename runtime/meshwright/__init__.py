@@ -1,4 +1,4 @@
-"""Meshwright: an event-driven mesh of LLM agents, in one process or on Dapr.
+"""Meshwright: an event-driven mesh of LLM agents in one process, kept in one SQLite file.
 
 The public names. Each is imported when it is first used, so that importing the package costs nothing.
 """
