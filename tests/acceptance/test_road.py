@@ -1,6 +1,7 @@
 """A task down its whole road: published, dispatched, worked on, logged, seen; by HTTP and by command line."""
 
 import json
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -198,3 +199,13 @@ async def test_ask_without_a_running_mesh_is_a_mesh_of_its_own(tmp_path: Path) -
     events = await mesh("events", "--task", task, "--data", str(tmp_path / "data"))
     assert events.status == 0 and "task.succeeded" in events.out
     assert not (tmp_path / "data" / "mesh.json").exists()
+
+
+async def test_a_running_mesh_says_which_prompt_it_cannot_use_and_which_it_read_again(tmp_path: Path) -> None:
+    prompt = tmp_path / "simple-agent.prompt"
+    async with mesh_up(tmp_path / "data", MESH_PROMPT_DIR=str(tmp_path)) as running:
+        await running.outcome(await running.submit("Hello"))
+        await running.errors.until(f"mesh: warning: {prompt}: there is no such file")
+        prompt.write_text("---\ntags: [default]\nvariables: [context]\n---\nHello\n{{context}}\n")
+        running.process.send_signal(signal.SIGHUP)
+        await running.errors.until(f"mesh: {prompt} was read again\n")

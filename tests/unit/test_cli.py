@@ -179,6 +179,15 @@ def test_agents_that_nobody_runs_are_not_said_to_be_online(tmp_path: Path) -> No
     assert {(agent["status"], agent["last_seen"]) for agent in agents} == {("not running", None)}
 
 
+def test_a_prompt_that_cannot_be_used_is_told_on_the_road(tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts/simple-agent.prompt").write_text("---\ntemperature: hot\n---\nHello\n")
+    done = run("ask", "simple-agent", "Hello", cwd=tmp_path)
+    [warning] = [line for line in done.stderr.splitlines() if line.startswith("mesh: ")]
+    assert (done.returncode, warning.count("simple-agent.prompt:2: ")) == (0, 1)
+    assert warning.startswith("mesh: warning: ") and "; a built-in prompt takes its place; write " in warning
+
+
 def test_nothing_is_to_be_followed_where_no_mesh_runs(tmp_path: Path) -> None:
     done = run("events", "--follow", "--data", str(tmp_path))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

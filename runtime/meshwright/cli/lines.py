@@ -166,6 +166,11 @@ def _stored(payload: Document, event: Document) -> str:
     )
 
 
+def _fallback(payload: Document, event: Document) -> str:
+    parts = [payload.get("error") or "?", "a built-in prompt takes its place", payload.get("remedy")]
+    return "; ".join(short(part) for part in parts if part)
+
+
 def _attempt_failed(payload: Document, event: Document) -> str:
     agent_id = payload.get("agent_id") or event["agent_id"]
     return f"{payload.get('attempt', '?')} of {agent_id} failed: {fault(payload.get('error'))}"
@@ -187,6 +192,8 @@ LINES: dict[str, tuple[str, Callable[[Document, Document], str]]] = {
     "context.compressed": ("context", _compressed),
     "model.called": ("model", _model),
     "tool.called": ("tool", _tool),
+    "prompt.fallback": ("prompt", _fallback),
+    "prompt.reloaded": ("prompt", lambda payload, event: f"{payload.get('path', '?')} was read again"),
     "attempt.failed": ("attempt", _attempt_failed),
     "task.cancelling": ("cancelling", lambda payload, event: fault(payload.get("reason"))),
     "task.succeeded": ("succeeded", ended),

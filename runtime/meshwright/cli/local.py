@@ -27,11 +27,13 @@ async def local_mesh(settings: Settings, *, works: bool, options: str = "") -> A
     """
     from meshwright.assembly import build_mesh
     from meshwright.cli.logs import log_to_stderr
+    from meshwright.cli.notices import tell_of_prompts
 
     log_to_stderr(settings.data_dir)
     mesh = build_mesh(settings)
     if not works:
         await mesh.worker.drain(0)
+    tell_of_prompts(mesh)
     async with mesh:
         yield LocalMesh(mesh, settings.data_dir, options)
 

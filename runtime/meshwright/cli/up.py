@@ -54,9 +54,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(settings: Settings) -> None:
     from meshwright.assembly import build_mesh, serve
+    from meshwright.cli.notices import tell_of_prompts
     from meshwright.cli.running import announced
 
-    async with build_mesh(settings) as mesh:
+    mesh = build_mesh(settings)
+    tell_of_prompts(mesh)
+    async with mesh:
         collect_seldom()
         switch_often()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)
