@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from meshwright.errors import InvalidInput, TooLarge
 from meshwright.messages import Caller, Task, TaskRequest, derived_id, new_id
@@ -45,6 +45,7 @@ def make_accept(
             "neither a capability nor an agent is named", remedy="name one", field="capability"
         )
     check_payload(request.payload, limits)
+    check_key(idempotency_key)
     task_id = _task_id(request, caller, idempotency_key)
     named = request.task_id is not None or idempotency_key is not None
     task = Task(
@@ -83,14 +84,25 @@ def check_payload(payload: dict[str, Any], limits: Limits) -> None:
             field="payload",
         )
     try:
-        size = len(to_json(payload))
+        data = to_json(payload)
+        from_json(data, allow_inf_nan=False)
     except (PydanticSerializationError, ValueError) as error:
         raise InvalidInput(f"the payload is not JSON: {error}", field="payload") from error
-    if size > limits.max_payload_bytes:
+    if len(data) > limits.max_payload_bytes:
         raise TooLarge(
-            f"the payload has {size:,} bytes, {limits.max_payload_bytes:,} are allowed",
+            f"the payload has {len(data):,} bytes, {limits.max_payload_bytes:,} are allowed",
             remedy="send a reference instead, or raise max_payload_bytes",
             field="payload",
+        )
+
+
+def check_key(key: str | None) -> None:
+    """Raise InvalidInput for an idempotency key that is empty, too long, or not printable."""
+    if key is not None and not (1 <= len(key) <= MAX_KEY_CHARS and key.isprintable()):
+        raise InvalidInput(
+            "the idempotency key cannot be used",
+            remedy=f"send 1 to {MAX_KEY_CHARS} printable characters",
+            field="Idempotency-Key",
         )
 
 
@@ -115,12 +127,6 @@ def _task_id(request: TaskRequest, caller: Caller, key: str | None) -> str:
         return request.task_id
     if key is None:
         return new_id()
-    if not 1 <= len(key) <= MAX_KEY_CHARS or not key.isprintable():
-        raise InvalidInput(
-            "the idempotency key cannot be used",
-            remedy=f"send 1 to {MAX_KEY_CHARS} printable characters",
-            field="Idempotency-Key",
-        )
     return derived_id(caller.tenant_id, caller.source, key)
 
 
