@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 from meshwright import topics
@@ -126,14 +127,18 @@ def build_mesh(
     )
 
 
-async def serve(mesh: Mesh, on_ready: Callable[[str], None]) -> None:
-    """Serve the HTTP API of a running mesh where its settings say, until SIGINT or SIGTERM.
+def listen(settings: Settings) -> socket:
+    """Take the address of the HTTP API, before its mesh starts. Raises ConfigError where it cannot be had."""
+    from meshwright.api.server import listen as listen_on
 
-    `on_ready` gets the URL. Raises ConfigError where the address cannot be had.
-    """
+    return listen_on(settings.listen_host, settings.listen_port)
+
+
+async def serve(mesh: Mesh, listener: socket, on_ready: Callable[[str], None]) -> None:
+    """Serve the HTTP API of a running mesh until SIGINT or SIGTERM. `on_ready` gets the URL."""
     from meshwright.api.server import serve as serve_http
 
-    await serve_http(mesh, mesh.settings.listen_host, mesh.settings.listen_port, on_ready)
+    await serve_http(mesh, listener, on_ready)
 
 
 def embedded_host(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> Host:

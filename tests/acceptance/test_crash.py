@@ -205,5 +205,6 @@ async def test_a_second_mesh_on_the_same_data_or_port_says_so_in_one_line(tmp_pa
         assert (done.status, done.out) == (1, "")
         [line] = done.err.splitlines()
         assert (str(data) if same == "data" else f"port {port}") in line
+        assert not (tmp_path / "other").exists(), "it began before it knew that it could be asked"
         assert (await running.get("/healthz")).status == 200
         assert json.loads((running.data / "mesh.json").read_text())["url"] == running.url

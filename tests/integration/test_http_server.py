@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from meshwright import Mesh, build_mesh, load_settings
-from meshwright.api.server import serve, serving
+from meshwright.api.server import listen, serve, serving
 from meshwright.errors import ConfigError
 from tests.integration.http_mesh import Echo, http_mesh
 
@@ -28,29 +28,27 @@ async def test_any_free_port_will_do(tmp_path):
             assert response.status == 200
 
 
-async def test_a_port_in_use_is_one_line_that_says_what_to_do(tmp_path):
+def test_a_port_in_use_is_one_line_that_says_what_to_do():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        async with make_mesh(tmp_path) as mesh:
-            with pytest.raises(ConfigError) as caught:
-                await serve(mesh, "127.0.0.1", port, print)
+        with pytest.raises(ConfigError) as caught:
+            listen("127.0.0.1", port)
     assert str(caught.value) == (
         f"port {port} of 127.0.0.1 is in use. choose another with --port N, or 0 for a free one"
     )
 
 
-async def test_an_address_of_another_machine_is_refused(tmp_path):
-    async with make_mesh(tmp_path) as mesh:
-        for host in ("192.0.2.1", "nobody.invalid"):
-            with pytest.raises(ConfigError, match="cannot be listened on"):
-                await serve(mesh, host, 0, print)
+@pytest.mark.parametrize("host", ["192.0.2.1", "nobody.invalid"])
+def test_an_address_of_another_machine_is_refused(host):
+    with pytest.raises(ConfigError, match="cannot be listened on"):
+        listen(host, 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_it_and_its_streams(tmp_path, number):
     ready: asyncio.Queue[str] = asyncio.Queue()
     async with make_mesh(tmp_path) as mesh:
-        serving_task = asyncio.create_task(serve(mesh, "127.0.0.1", 0, ready.put_nowait))
+        serving_task = asyncio.create_task(serve(mesh, listen("127.0.0.1", 0), ready.put_nowait))
         url = await ready.get()
         async with aiohttp.ClientSession(url) as session, session.get("/events/stream") as response:
             assert await response.content.readline() == b"retry: 1000\n"

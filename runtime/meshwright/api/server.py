@@ -22,14 +22,14 @@ STOP_SECONDS = 10  # what requests under way have to end, once the server stops
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-async def serve(mesh: Mesh, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+async def serve(mesh: Mesh, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
     """Serve a running mesh until SIGINT or SIGTERM; a second one cuts off what is under way.
 
-    Port 0 takes any free one; `on_ready` gets the URL once requests are answered. Raises ConfigError where
-    the address cannot be had, and StoreFailed when the mesh cannot go on.
+    The socket is what `listen` gave; `on_ready` gets the URL once requests are answered. Raises StoreFailed
+    when the mesh cannot go on.
     """
     loop = asyncio.get_running_loop()
-    async with serving(mesh, host, port) as server:
+    async with _serving(mesh, listener) as server:
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, server.interrupt)
         try:
@@ -54,15 +54,21 @@ async def _until_it_ends(server: Server, mesh: Mesh) -> None:
 
 @asynccontextmanager
 async def serving(mesh: Mesh, host: str, port: int) -> AsyncIterator[Server]:
-    """Serve a running mesh within a block, and its `url`. Raises what `serve` raises."""
-    with _listen(host, port) as listener:
-        server = Server(mesh, listener)
-        await server.start()
-        try:
+    """Serve a running mesh within a block, and its `url`. Raises what `listen` raises."""
+    with listen(host, port) as listener:
+        async with _serving(mesh, listener) as server:
             yield server
-        finally:
-            server.stop()
-            await server.wait()
+
+
+@asynccontextmanager
+async def _serving(mesh: Mesh, listener: socket.socket) -> AsyncIterator[Server]:
+    server = Server(mesh, listener)
+    await server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        await server.wait()
 
 
 class Server(uvicorn.Server):
@@ -128,7 +134,11 @@ class Server(uvicorn.Server):
         yield
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Take an address, before there is a mesh to serve there: what asks early is answered when there is.
+
+    Port 0 takes any free one. Raises ConfigError where the address cannot be had.
+    """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)

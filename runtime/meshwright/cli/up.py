@@ -16,6 +16,8 @@ import click
 from meshwright.cli.options import data_option
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from meshwright.mesh import Mesh
     from meshwright.settings import Settings
 
@@ -53,24 +55,31 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(settings: Settings) -> None:
-    from meshwright.assembly import build_mesh, serve
+    from meshwright.assembly import build_mesh, listen
     from meshwright.cli.notices import tell_of_prompts
-    from meshwright.cli.running import announced
 
     mesh = build_mesh(settings)
     tell_of_prompts(mesh)
-    async with mesh:
-        collect_seldom()
-        switch_often()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)
-        with ExitStack() as announcement:
+    with listen(settings) as listener:  # before work begins that a port in use would break off
+        async with mesh:
+            await _serve_on(listener, mesh)
 
-            def on_ready(url: str) -> None:
-                announcement.enter_context(announced(settings.data_dir, url))
-                _greet(mesh, url)
 
-            await serve(mesh, on_ready)
-        await _drain(mesh)
+async def _serve_on(listener: socket, mesh: Mesh) -> None:
+    from meshwright.assembly import serve
+    from meshwright.cli.running import announced
+
+    collect_seldom()
+    switch_often()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)
+    with ExitStack() as announcement:
+
+        def on_ready(url: str) -> None:
+            announcement.enter_context(announced(mesh.settings.data_dir, url))
+            _greet(mesh, url)
+
+        await serve(mesh, listener, on_ready)
+    await _drain(mesh)
 
 
 def collect_seldom() -> None:
