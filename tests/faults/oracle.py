@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from meshwright.envelope import ActorRef, Head
 from meshwright.events.tasks import TaskSummary
@@ -48,7 +47,7 @@ class Evidence:
 
 def complaints(evidence: Evidence) -> list[str]:
     """Everything that is wrong; nothing where each promise was kept."""
-    checks = (outcomes, telling, outboxes, fences, calls, rest, lists)
+    checks = (outcomes, telling, outboxes, fences, threads, calls, rest, lists)
     return [complaint for check in checks for complaint in check(evidence)]
 
 
@@ -142,6 +141,26 @@ def fences(evidence: Evidence) -> Iterator[str]:
             yield f"attempt {attempt} at task {task_id} (generation {generation}) ended {count} times"
 
 
+def threads(evidence: Evidence) -> Iterator[str]:
+    """Tasks of one thread run one at a time, in the order in which they were dispatched."""
+    under_way: dict[str, str | None] = {}
+    begun: defaultdict[str, list[tuple[str | None, int]]] = defaultdict(list)
+    for event in evidence.of_type(*CLAIMS, "task.waiting", "attempt.ended"):
+        thread = event.aggregate_id
+        if event.event_type in CLAIMS and under_way.get(thread) not in (None, event.task_id):
+            yield f"{event.id} began while task {under_way[thread]} of the same thread ran"
+        under_way[thread] = event.task_id if event.event_type in CLAIMS else None
+        if event.event_type == "task.started":
+            begun[thread].append((event.task_id, event.payload["attempt"]))
+    places = {
+        (event.task_id, event.payload["attempt"]): place
+        for place, event in enumerate(evidence.of_type("task.dispatched"))
+    }
+    for thread, attempts in begun.items():
+        if attempts != sorted(attempts, key=lambda attempt: places.get(attempt, -1)):
+            yield f"tasks of {thread} did not begin in the order of their arrival"
+
+
 def calls(evidence: Evidence) -> Iterator[str]:
     """Model calls <= steps + calls cut short + kills x runs in flight, and no step journaled twice."""
     steps = Counter(
@@ -208,11 +227,3 @@ def attempt_of(outcome: Outcome) -> tuple[str, int, int]:
 def record_of(head: Head) -> TaskRecord:
     """The state of a task's own actor."""
     return TaskRecord.model_validate_json(head.state)
-
-
-def by_task(events: Iterable[Event]) -> dict[str | None, list[Event]]:
-    """Events by their task."""
-    found: defaultdict[str | None, list[Any]] = defaultdict(list)
-    for event in events:
-        found[event.task_id].append(event)
-    return found

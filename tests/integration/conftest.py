@@ -1,0 +1,14 @@
+"""What the integration tests share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.nodes import Nodes
+
+
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[Nodes]:
+    """Children to kill."""
+    with Nodes() as nodes:
+        yield nodes

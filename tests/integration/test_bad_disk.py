@@ -1,0 +1,200 @@
+"""A disk that is full, read-only, damaged or taken: a clear refusal, and nothing lost that was accepted."""
+
+import asyncio
+import os
+import resource
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from meshwright.errors import StoreFailed, StoreLocked, StoreTooNew
+from meshwright.messages import TaskRequest
+from meshwright.storage.database import FILE_NAME
+from tests.faults.fleet import Books
+from tests.faults.oracle import complaints
+from tests.integration.one_file import PATIENCE_SECONDS, ROOT, build, evidence_of, up
+
+
+def no_more_room(connection: sqlite3.Connection) -> None:
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count={pages + 20}")
+
+
+def no_larger_files(connection: sqlite3.Connection) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path = Path(connection.execute("PRAGMA database_list").fetchone()[2])
+    size = path.with_name(f"{path.name}-wal").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50_000, hard))
+
+
+def no_writing(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA query_only=ON")
+
+
+def any_size() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+@pytest.fixture
+def limited() -> Iterator[None]:
+    """No limit of file sizes outlives the test."""
+    yield
+    any_size()
+
+
+@pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize("worsen", [no_more_room, no_larger_files, no_writing])
+async def test_a_disk_that_takes_no_more_refuses_clearly_and_loses_nothing(
+    tmp_path: Path, worsen: Callable[[sqlite3.Connection], None]
+) -> None:
+    accepted = Books(tmp_path).accepted
+    async with up(tmp_path) as running:
+        for number in range(5):
+            accepted.write([number, await running.submit("gate", thread_id="one" if number % 2 else None)])
+        await running.event("task.started")
+        await running.database.write(worsen)
+        with pytest.raises(StoreFailed, match=f"cannot write to .*{FILE_NAME}: .*make room") as refusal:
+            for number in range(5, 300):
+                accepted.write([number, await running.submit("gate", "x" * 10_000)])
+        assert "\n" not in str(refusal.value)
+        with pytest.raises(StoreFailed):
+            await running.submit("echo")
+    any_size()
+    async with up(tmp_path) as running:
+        running.gate.set()
+        outcomes = [await running.outcome(task_id) for _, task_id in accepted.read()]
+    assert {outcome.status for outcome in outcomes} == {"succeeded"}
+    assert complaints(await evidence_of(tmp_path)) == []
+
+
+async def test_a_mesh_whose_disk_fails_says_so_to_those_who_wait_and_still_stops(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        task_id = await running.submit("gate")
+        waiting = asyncio.create_task(running.outcome(task_id))
+        await running.event("task.started", task_id)
+        await running.database.write(no_writing)
+        with pytest.raises(StoreFailed):
+            await running.submit("echo")
+        for name in ("one", "two", "three"):  # there is none of them, which the mesh would like to tell
+            running.mesh.prompts.get(name)
+            await passes_of_the_loop(100)
+        assert not running.mesh.ready
+        with pytest.raises(StoreFailed):
+            await waiting
+
+
+async def passes_of_the_loop(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_file_that_is_cut_short_under_a_running_mesh_makes_nobody_wait_for_ever(
+    tmp_path: Path,
+) -> None:
+    request = TaskRequest(agent_id="echo", payload={"text": "Hello"})
+    async with up(tmp_path) as running:
+        for number in range(100):
+            await running.mesh.submit(request, idempotency_key=str(number))
+        task_id = (await running.mesh.submit(request, idempotency_key="old")).task_id
+        await running.outcome(task_id)
+    async with up(tmp_path) as running:
+        os.truncate(tmp_path / "data" / FILE_NAME, 8192)
+        with pytest.raises(StoreFailed, match=FILE_NAME):
+            await running.mesh.task(task_id)
+        with pytest.raises(StoreFailed, match=FILE_NAME):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await running.mesh.submit(request, idempotency_key="old")
+        assert not running.mesh.ready
+
+
+async def test_a_stop_leaves_everything_in_one_file(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        await running.ask("echo")
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {FILE_NAME, "mesh.lock"}
+
+
+async def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        for number in range(50):
+            await running.submit("gate", f"{number} " * 500)
+    path = tmp_path / "data" / FILE_NAME
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xaa" * (len(content) - 4096))
+    status, err = await mesh_up(tmp_path / "data")
+    assert status == 1
+    [line] = err.splitlines()
+    assert FILE_NAME in line and "malformed; restore it from a copy" in line
+
+
+async def test_a_folder_that_cannot_be_written_is_refused_in_one_line() -> None:
+    status, err = await mesh_up(Path("/proc/mesh"))
+    assert status == 1
+    [line] = err.splitlines()
+    assert "/proc/mesh" in line
+
+
+async def test_a_file_of_a_newer_version_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        await running.ask("echo")
+    set_version(tmp_path, 99)
+    before = (tmp_path / "data" / FILE_NAME).read_bytes()
+    with pytest.raises(StoreTooNew, match="has schema version 99, this Meshwright knows"):
+        await build(tmp_path).mesh.start()
+    status, err = await mesh_up(tmp_path / "data")
+    assert status == 1
+    [line] = err.splitlines()
+    assert "upgrade Meshwright" in line
+    assert (tmp_path / "data" / FILE_NAME).read_bytes() == before
+
+
+async def test_a_mesh_that_could_not_start_leaves_the_folder_free(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        await running.ask("echo")
+    known = set_version(tmp_path, 99)
+    refused = build(tmp_path)
+    with pytest.raises(StoreTooNew):
+        await refused.mesh.start()
+    set_version(tmp_path, known)
+    async with up(tmp_path) as running:
+        assert (await running.ask("echo")).success
+
+
+def set_version(folder: Path, version: int) -> int:
+    connection = sqlite3.connect(folder / "data" / FILE_NAME)
+    (before,) = connection.execute("PRAGMA user_version").fetchone()
+    connection.execute(f"PRAGMA user_version={version}")
+    connection.close()
+    return before
+
+
+async def test_a_second_mesh_on_the_same_folder_is_refused_and_disturbs_nobody(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        with pytest.raises(StoreLocked, match=r"is in use by process \d+"):
+            await build(tmp_path).mesh.start()
+        assert (await running.ask("echo")).success
+
+
+async def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / FILE_NAME).write_text("to be or not to be " * 1000)
+    status, err = await mesh_up(tmp_path / "data")
+    assert status == 1
+    [line] = err.splitlines()
+    assert "file is not a database; restore it from a copy" in line
+
+
+async def mesh_up(data: Path) -> tuple[int | None, str]:
+    """Run `mesh up` where it cannot start: its exit status, and what it says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "meshwright.cli", "up", "--port", "0", "--data", str(data)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert out == b""
+    return process.returncode, err.decode()

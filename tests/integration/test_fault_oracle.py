@@ -1,0 +1,97 @@
+"""The oracle of the fault tests sees what is wrong: loss, doubled ends, and damage of each kind."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright.envelope import ActorRef
+from tests.faults import controls
+from tests.faults.evidence import gather
+from tests.faults.node import Job
+from tests.faults.nodes import KILLED, Nodes
+from tests.faults.oracle import Evidence, complaints
+from tests.faults.plan import PLAN, judge
+
+
+def test_the_oracle_reports_loss_where_a_client_counts_a_task_before_it_is_durable(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    job = Job(str(tmp_path), PLAN, control=controls.ACK_ON_RECEIPT)
+    assert nodes.run(replace(job, point="task.accept.uncommitted")) == KILLED
+    lost = asyncio.run(gather(tmp_path, kills=1))
+    assert len(lost.accepted) == len(PLAN)
+    assert sum(complaint.startswith("lost: ") for complaint in complaints(lost)) == len(PLAN)
+
+
+def test_the_oracle_reports_ends_that_no_fence_kept_out(nodes: Nodes, tmp_path: Path) -> None:
+    assert nodes.run(Job(str(tmp_path), PLAN, control=controls.NO_FENCE)) == 0
+    found = complaints(asyncio.run(gather(tmp_path)))
+    assert sum("ended 2 times" in complaint for complaint in found) >= len(PLAN) - 1
+
+
+def test_a_fence_keeps_out_the_second_end_of_a_worker_thought_dead(nodes: Nodes, tmp_path: Path) -> None:
+    assert nodes.run(Job(str(tmp_path), PLAN, control=controls.ZOMBIES)) == 0
+    evidence = judge(tmp_path, kills=0)
+    assert len(evidence.of_type("work.discarded")) >= len(PLAN) - 1
+
+
+DAMAGES: dict[str, Callable[[Evidence], Evidence]] = {
+    "has no outcome": lambda seen: without(seen, "task.succeeded"),
+    "has 2 outcomes": lambda seen: with_another(seen, "task.succeeded"),
+    "was published twice": lambda seen: with_another(seen, "task.accepted"),
+    "has a gap in its outbox at 1": lambda seen: without(seen, "task.accepted"),
+    "its head knows of": lambda seen: with_heads(seen, sent=1),
+    "published events, and no head": lambda seen: replace(seen, heads={}),
+    "claims fence": lambda seen: with_another(seen, "task.started"),
+    "ended 2 times": lambda seen: with_another(seen, "attempt.ended"),
+    "of the same thread ran": lambda seen: without(seen, "attempt.ended", thread="clerk/default:shared"),
+    "in the order of their arrival": lambda seen: swapped(
+        seen, "task.started", thread="clerk/default:shared"
+    ),
+    "was journaled 2 times": lambda seen: with_another(seen, "model.called"),
+    "model calls for": lambda seen: replace(seen, model_calls=seen.model_calls + 100, kills=4),
+    "were made up": lambda seen: replace(seen, model_calls=1),
+    "still has something outstanding": lambda seen: with_heads(seen, obliged=True),
+    "messages were sent and never taken": lambda seen: replace(seen, undelivered=1),
+    "is not listed": lambda seen: replace(seen, listed=seen.listed[1:]),
+    "listed as": lambda seen: replace(
+        seen, listed=[seen.listed[0].model_copy(update={"status": "running"}), *seen.listed[1:]]
+    ),
+    "a client was told": lambda seen: replace(seen, told=[(seen.accepted[0], "timed_out")]),
+}
+
+
+def with_another(seen: Evidence, event_type: str) -> Evidence:
+    return replace(seen, events=[*seen.events, seen.of_type(event_type)[0]])
+
+
+def without(seen: Evidence, event_type: str, thread: str = "") -> Evidence:
+    gone = next(event for event in seen.of_type(event_type) if event.aggregate_id.startswith(thread))
+    return replace(seen, events=[event for event in seen.events if event is not gone])
+
+
+def swapped(seen: Evidence, event_type: str, thread: str) -> Evidence:
+    one, other = (event for event in seen.of_type(event_type) if event.aggregate_id == thread)
+    places = {id(one): other, id(other): one}
+    return replace(seen, events=[places.get(id(event), event) for event in seen.events])
+
+
+def with_heads(seen: Evidence, **changed: Any) -> Evidence:
+    heads: dict[ActorRef, Any] = {ref: replace(head, **changed) for ref, head in seen.heads.items()}
+    return replace(seen, heads=heads)
+
+
+@pytest.fixture(scope="module")
+def unharmed(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    folder = tmp_path_factory.mktemp("sound")
+    assert nodes.run(Job(str(folder), PLAN)) == 0
+    return judge(folder, kills=0)
+
+
+@pytest.mark.parametrize("complaint", DAMAGES)
+def test_the_oracle_reports_damage_of_each_kind(unharmed: Evidence, complaint: str) -> None:
+    assert any(complaint in found for found in complaints(DAMAGES[complaint](unharmed)))
