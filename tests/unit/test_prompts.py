@@ -15,7 +15,11 @@ from meshwright.prompts.folder import BUILT_IN, GENERIC
 from meshwright.prompts.prompt import MAX_PROMPT_BYTES, RUN_VARIABLES
 
 FOLDER = Path(__file__).resolve().parents[2] / "prompts"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.prompt"))
+NAMES = (
+    *("api-coder", "architect-agent", "argocd-deployer", "context-service", "cost-tracker"),
+    *("homelab-monitor", "infra-manager", "kubectl-deployer", "project-manager", "qa-tester"),
+    *("researcher-agent", "simple-agent", "ui-agent"),
+)
 HEAD = "---\ntags: [a]\nvariables: [context]\n---\n"
 Told = list[tuple[str, dict[str, Any]]]
 
@@ -227,20 +231,8 @@ def test_check_says_that_there_is_no_folder(tmp_path: Path) -> None:
     assert "PROMPT_DIR" in problem.remedy
 
 
-def test_the_prompts_of_the_fleet_are_all_there_and_whole() -> None:
+def test_the_prompts_are_all_whole() -> None:
     assert Prompts(FOLDER).check() == []
-    assert set(NAMES) == {
-        *(
-            "api-coder",
-            "architect-agent",
-            "argocd-deployer",
-            "context-service",
-            "cost-tracker",
-            "homelab-monitor",
-        ),
-        *("infra-manager", "kubectl-deployer", "project-manager", "qa-tester", "researcher-agent"),
-        *("simple-agent", "ui-agent"),
-    }
 
 
 @pytest.mark.parametrize("name", NAMES)
