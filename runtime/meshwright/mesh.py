@@ -14,7 +14,7 @@ from meshwright import topics
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
 from meshwright.envelope import ActorRef
-from meshwright.errors import NotFound, StoreFailed
+from meshwright.errors import Draining, HostError, NotFound, StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.messages import (
@@ -140,6 +140,8 @@ class Mesh:
         for employed in self.agents.values():
             await employed.close()
         await self.host.stop()
+        remedy = "what was accepted goes on at the next start"
+        self._end_waits(Draining("the mesh has stopped", remedy=remedy))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -227,7 +229,10 @@ class Mesh:
             )
 
     async def outcome(self, task_id: str, tenant_id: str = "default") -> Outcome:
-        """Wait for the outcome of a task. Raises NotFound, and StoreFailed where the store fails by then."""
+        """Wait for the outcome of a task.
+
+        Raises NotFound, and where the mesh ends by then StoreFailed or Draining.
+        """
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(task_id, []).append(waiter)
         try:
@@ -269,6 +274,9 @@ class Mesh:
         self.ready = False
         self._failure = error
         self._failed.set()
+        self._end_waits(error)
+
+    def _end_waits(self, error: HostError) -> None:
         for waiter in chain.from_iterable(self._waiters.values()):
             if not waiter.done():
                 waiter.set_exception(error)

@@ -87,7 +87,9 @@ def check_payload(payload: dict[str, Any], limits: Limits) -> None:
         data = to_json(payload)
         from_json(data, allow_inf_nan=False)
     except (PydanticSerializationError, ValueError) as error:
-        raise InvalidInput(f"the payload is not JSON: {error}", field="payload") from error
+        raise InvalidInput(
+            f"the payload is not JSON: {error}", remedy="send what JSON can hold", field="payload"
+        ) from error
     if len(data) > limits.max_payload_bytes:
         raise TooLarge(
             f"the payload has {len(data):,} bytes, {limits.max_payload_bytes:,} are allowed",
