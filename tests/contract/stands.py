@@ -182,3 +182,8 @@ STANDS: dict[str, tuple[type[Stand], int]] = {
     "embedded": (EmbeddedStand, 0),
 }
 """Each sort of host by name, with a number that is added to the seed of all chance."""
+
+SHARED = [
+    name for name, (sort, _) in STANDS.items() if sort.shares_data and not issubclass(sort, MishapStand)
+]
+"""Those on whose data two processes may work, and none of which is restarted by a fault meanwhile."""

@@ -13,7 +13,7 @@ from meshwright.messages import new_id
 from meshwright.testing import ManualClock
 from meshwright.work import Claim, Offer, ThreadState, Worker
 from tests.contract.crew import Crew, Script, Shift, outcome_of
-from tests.contract.stands import Stand
+from tests.contract.stands import SHARED, Stand
 
 Open = Callable[..., Any]
 
@@ -229,11 +229,10 @@ def take_over(crew: Crew, task_id: str) -> Worker:
     return successor
 
 
+@pytest.mark.parametrize("stand", SHARED, indirect=True)
 async def test_a_worker_takes_nothing_from_one_that_lives_and_all_from_one_that_is_gone(
     stand: Stand, hire: Open
 ) -> None:
-    if not stand.shares_data:
-        pytest.skip("one process holds the data of this host")
     crew = await hire(three_steps)
     first, first_worker = crew.host, crew.worker
     crew.hold("t1 second")
@@ -241,8 +240,6 @@ async def test_a_worker_takes_nothing_from_one_that_lives_and_all_from_one_that_
     await crew.has_begun("t1 second")
     second = await stand.open_beside(first)
     await has_asked(second, crew, "t1")
-    if await second.is_gone(crew.events("task.started")[0].payload["owner"]):
-        pytest.skip("the first worker was restarted by a fault, and so is gone")
     assert crew.begun == ["t1 first", "t1 second"]
     await first_worker.drain(0)
     await stand.end(first)
