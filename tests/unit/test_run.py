@@ -350,7 +350,7 @@ async def test_an_attempt_that_takes_too_long_is_stopped_and_timed_out() -> None
 async def test_an_attempt_that_takes_too_long_is_made_again_by_another_agent(clerk: type[Clerk]) -> None:
     holder, _, _ = holding(capabilities=(Capability("clerking", preferred=True),))
     async with mesh_for(holder, clerk, model=ScriptedModel("Here I am.")) as mesh:
-        receipt = await mesh.submit(capability="clerking", payload={"text": "Hello?"}, timeout=0.01)
+        receipt = await mesh.submit(capability="clerking", payload={"text": "Hello?"}, timeout=0.5)
         assert receipt.dispatched_to == "holder"
         outcome = await mesh.outcome(receipt.task_id)
         first, second = (await mesh.mesh.task(receipt.task_id)).attempts

@@ -236,7 +236,7 @@ async def test_a_tool_without_parameters_takes_an_empty_text(tools: dict[str, To
 
 
 async def test_an_exception_of_the_body_becomes_tool_failed_with_its_type(tools: dict[str, Tool]) -> None:
-    with pytest.raises(ToolFailed, match="^ZeroDivisionError: ") as caught:
+    with pytest.raises(ToolFailed, match=r"^ZeroDivisionError: ") as caught:
         await tools["anything"].call('{"wanted": "division"}', Context())
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
