@@ -1,6 +1,7 @@
 """Bad days of a mesh on one file: poison, agents that hang or misbehave, cancels, more than it can take."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,35 @@ async def test_an_agent_that_hangs_and_has_no_other_times_out(tmp_path: Path) ->
         assert (outcome.status, outcome.success) == ("timed_out", False)
         assert (await running.ask("sleeper", "wake up", thread_id="one")).success
     assert complaints(await evidence_of(tmp_path)) == []
+
+
+class Stubborn(Agent):
+    """Does not let itself be cancelled."""
+
+    agent_id = "stubborn"
+    capabilities = (Capability("persistence"),)
+    released: asyncio.Event
+    gone: asyncio.Event
+
+    async def run(self, run: Run) -> str | dict[str, Any]:
+        while not self.released.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.released.wait()
+        self.gone.set()
+        return "too late"
+
+
+async def test_an_agent_that_cannot_be_cancelled_holds_up_neither_its_task_nor_a_stop(tmp_path: Path) -> None:
+    released, gone = asyncio.Event(), asyncio.Event()
+    stubborn = type("TestStubborn", (Stubborn,), {"released": released, "gone": gone})
+    async with up(tmp_path, stubborn) as running:
+        outcome = await running.ask("stubborn", timeout=0.1, deadline=0.3)
+        assert outcome.status == "timed_out"
+        assert outcome.error is not None and outcome.error.type == "DeadlineExceeded"
+    released.set()
+    await gone.wait()
+    async with up(tmp_path) as running:
+        assert (await running.ask("echo")).success
 
 
 class Odd(Agent):

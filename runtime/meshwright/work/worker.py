@@ -20,6 +20,7 @@ logger = logging.getLogger("meshwright.work")
 
 MAILBOX_RETRY_SECONDS = 0.05
 BROKEN_OFF_RETRY_SECONDS = 1.0
+LETTING_GO_SECONDS = 1.0  # for work that was cancelled by a stop
 
 Runner = Callable[[ActorRef, Work, Journal], Awaitable[Completed]]
 """Runs a claimed task to its end. It never raises for what went wrong with the task: that is an outcome.
@@ -85,7 +86,14 @@ class Worker:
             _, unfinished = await asyncio.wait(tasks, timeout=seconds)
             for task in unfinished:
                 task.cancel()
-            await asyncio.gather(*unfinished, return_exceptions=True)
+            await self._leave_behind(unfinished)
+
+    async def _leave_behind(self, cancelled: set[asyncio.Task[None]]) -> None:
+        """Wait for cancelled work to let go, and no longer for what does not."""
+        if cancelled:
+            _, stubborn = await asyncio.wait(cancelled, timeout=LETTING_GO_SECONDS)
+            for task in stubborn:
+                logger.warning("%s does not end when it is cancelled, and is left behind", task.get_name())
 
     def _grant(self, agent_id: str) -> None:
         while not self._draining:
