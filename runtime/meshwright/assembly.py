@@ -123,7 +123,7 @@ def build_mesh(
         tracing=tracing,
         worker=worker,
         agents=employed,
-        parts=(presence, Every(settings.prompt_reload_seconds, prompts.refresh)),
+        parts=(presence, Every(clock, settings.prompt_reload_seconds, prompts.refresh)),
     )
 
 
@@ -281,7 +281,8 @@ class Announcements:
 class Every:
     """Does something every so many seconds while the mesh runs."""
 
-    def __init__(self, seconds: float, work: Callable[[], object]) -> None:
+    def __init__(self, clock: Clock, seconds: float, work: Callable[[], object]) -> None:
+        self._clock = clock
         self._seconds = seconds
         self._work = work
         self._task: asyncio.Task[None] | None = None
@@ -292,7 +293,7 @@ class Every:
         async def work() -> None:
             self._work()
 
-        self._task = asyncio.create_task(every(self._seconds, work))
+        self._task = asyncio.create_task(every(self._clock, self._seconds, work))
 
     async def stop(self) -> None:
         """End."""

@@ -6,10 +6,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from meshwright import topics
 from meshwright.capability import Registration
+from meshwright.clock import Clock
 from meshwright.errors import HostError, NotFound
 from meshwright.events.log import EventLog
 from meshwright.host import Host
@@ -53,9 +55,10 @@ class Presence:
         await self._host.emit(
             [self._event("agent.registered", each.agent_id, each) for each in self._registrations]
         )
+        clock = self._host.clock
         self._tasks = [
-            asyncio.create_task(every(self._heartbeat_seconds, self._beat), name="heartbeat"),
-            asyncio.create_task(every(CHECK_SECONDS, self._check), name="presence"),
+            asyncio.create_task(every(clock, self._heartbeat_seconds, self._beat), name="heartbeat"),
+            asyncio.create_task(every(clock, CHECK_SECONDS, self._check), name="presence"),
         ]
 
     async def stop(self) -> None:
@@ -68,16 +71,21 @@ class Presence:
         await self._probes.close()
 
     async def _beat(self) -> None:
+        self._see_own()
         for registration in self._registrations:
-            self._registry.heartbeat(registration.agent_id)
             self._host.broadcast(self._event("agent.heartbeat", registration.agent_id, {}))
 
     async def _check(self) -> None:
+        self._see_own()  # a machine that slept has not heard itself, and is there
         changes = [*self._registry.refresh(), *await self._probes.probe_all()]
         if changes:
             await self._host.emit(
                 [self._event(each.event_type, each.agent_id, each.payload) for each in changes]
             )
+
+    def _see_own(self) -> None:
+        for registration in self._registrations:
+            self._registry.heartbeat(registration.agent_id)
 
     def _event(self, event_type: str, agent_id: str, payload: Any) -> Event:
         return Event(
@@ -110,11 +118,13 @@ class Presence:
                 self._registry.heartbeat(event.agent_id, event.time)
 
 
-async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+async def every(clock: Clock, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
     """Do something now and then every so many seconds, until cancelled."""
     while True:
         try:
             await work()
         except HostError as error:
             logger.warning("a regular duty is put off: %s", error)
-        await asyncio.sleep(seconds)
+        except Exception:  # whatever it was, the duty does not end for good
+            logger.exception("a regular duty failed, and is tried again in %g s", seconds)
+        await clock.sleep_until(clock.now() + timedelta(seconds=seconds))
