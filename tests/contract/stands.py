@@ -183,7 +183,8 @@ STANDS: dict[str, tuple[type[Stand], int]] = {
 }
 """Each sort of host by name, with a number that is added to the seed of all chance."""
 
-SHARED = [
-    name for name, (sort, _) in STANDS.items() if sort.shares_data and not issubclass(sort, MishapStand)
-]
-"""Those on whose data two processes may work, and none of which is restarted by a fault meanwhile."""
+STEADY = [name for name, (sort, _) in STANDS.items() if sort is not MishapStand]
+"""Those that no fault restarts."""
+
+SHARED = [name for name in STEADY if STANDS[name][0].shares_data]
+"""Those of them on whose data two processes may work."""
