@@ -116,11 +116,15 @@ async def test_work_under_way_is_granted_to_nobody_else(hire: Open) -> None:
     crew.hold("t1 work")
     await crew.submit("t1")
     await crew.has_begun("t1 work")
-    for gone in (None, "somebody else"):
-        claim = Claim(task_id="t1", owner="a thief", gone=gone)
+    await crew.submit("t2", thread_id="t1")
+    while await crew.inbox("t1") != ["t1", "t2"]:
+        await crew.host.call(ActorRef("helper", "default:t1"), "claim", nobodys_claim())
+    for task_id, gone in (("t1", None), ("t1", "somebody else"), ("t2", None), ("t2", crew.host.incarnation)):
+        claim = Claim(task_id=task_id, owner="a thief", gone=gone)
         assert await crew.host.call(ActorRef("helper", "default:t1"), "claim", claim) is None
     crew.let_go("t1 work")
     assert (await crew.outcome("t1")).text == "work by 1"
+    assert (await crew.outcome("t2")).text == "work by 2"
 
 
 async def test_a_dispatch_that_comes_again_and_again_is_run_once(hire: Open) -> None:

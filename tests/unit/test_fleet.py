@@ -35,11 +35,17 @@ def refusal(folder: Path) -> ConfigError:
     return caught.value
 
 
-def test_every_agent_of_a_folder_is_found_by_file_name(tmp_path: Path) -> None:
+def test_every_agent_of_every_file_is_found(tmp_path: Path) -> None:
     second = GREETER.replace("Greeter", "Waver").replace('"greeter"', '"waver"')
     third = second.replace("Waver", "Bower").replace('"waver"', '"bower"')
     write(tmp_path, b=GREETER, a=second + third.partition("\n\n")[2])
     assert [agent.agent_id for agent in load_agents(tmp_path)] == ["waver", "bower", "greeter"]
+
+
+def test_agents_come_in_the_order_of_their_files(tmp_path: Path) -> None:
+    names = list("fbdaechg")
+    write(tmp_path, **{name: GREETER.replace('"greeter"', f'"{name}"') for name in names})
+    assert [agent.agent_id for agent in load_agents(tmp_path)] == sorted(names)
 
 
 def test_what_is_imported_or_hidden_or_no_python_is_passed_over(tmp_path: Path) -> None:
@@ -112,7 +118,7 @@ def test_a_wrong_tool_is_told_with_its_own_line(tmp_path: Path) -> None:
     text = GREETER.replace("Capability\n", "Capability, tool\n") + tool
     error = refusal(write(tmp_path, greeter=text))
     assert (error.path, error.line) == (str(tmp_path / "greeter.py"), 10)
-    assert "has no docstring" in str(error)
+    assert str(error).startswith(f"{error.path}:10: tool 'wave' has no docstring")
 
 
 def test_two_agents_of_one_id_are_told_with_both_places(tmp_path: Path) -> None:

@@ -222,6 +222,17 @@ async def test_whoever_waits_when_the_mesh_stops_is_told(mesh: MeshUnderTest, ga
         await waiting
 
 
+async def test_a_mesh_that_stops_lets_work_end_first(mesh: MeshUnderTest, gate: type[Gate]) -> None:
+    receipt = await submit(mesh, agent_id="gate")
+    waiting = asyncio.create_task(mesh.mesh.outcome(receipt.task_id))
+    await gate.began.wait()
+    stopping = asyncio.create_task(mesh.mesh.stop())
+    await asyncio.sleep(0)
+    gate.opened.set()
+    await stopping
+    assert (await waiting).text == "opened"
+
+
 async def test_what_a_stopped_mesh_is_asked_it_refuses(mesh: MeshUnderTest) -> None:
     assert mesh.mesh.ready
     await mesh.mesh.stop()

@@ -151,10 +151,13 @@ async def test_heartbeats_keep_an_agent_of_another_process_online(mesh: MeshUnde
     assert not mesh.events("agent.degraded")
 
 
-async def test_a_heartbeat_of_an_agent_that_never_registered_is_passed_over(mesh: MeshUnderTest) -> None:
+async def test_a_heartbeat_of_an_agent_that_never_registered_is_passed_over(
+    mesh: MeshUnderTest, caplog: pytest.LogCaptureFixture
+) -> None:
     mesh.mesh.host.broadcast(from_afar(mesh, "agent.heartbeat"))
     await mesh.advance(5)
     assert "far" not in {agent.agent_id for agent in mesh.mesh.registry.agents()}
+    assert caplog.text == ""
 
 
 async def test_nobody_can_pass_for_an_agent_of_this_process(mesh: MeshUnderTest) -> None:

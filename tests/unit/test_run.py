@@ -255,6 +255,13 @@ async def test_a_failed_task_leaves_nothing_in_its_thread(clerk: type[Clerk]) ->
     assert "secret" not in system_of(model.requests[1])
 
 
+async def test_a_task_without_a_thread_keeps_no_history(clerk: type[Clerk]) -> None:
+    async with mesh_for(clerk, model=ScriptedModel("Fine.")) as mesh:
+        outcome = await mesh.ask("clerk", "How are you?")
+        ref = ActorRef("clerk", f"default:{outcome.task_id}")
+        assert await mesh.mesh.host.records(ref, "history") == []
+
+
 async def test_what_an_agent_remembers_is_recalled_in_a_later_run(clerk: type[Clerk]) -> None:
     memory = "The customer Amélie prefers trains to planes."
     model = ScriptedModel(tool_call("remember", text=memory, scope="agent"), "Noted.", "By train.")
