@@ -227,7 +227,9 @@ async def test_a_mesh_that_stops_lets_work_end_first(mesh: MeshUnderTest, gate: 
     waiting = asyncio.create_task(mesh.mesh.outcome(receipt.task_id))
     await gate.began.wait()
     stopping = asyncio.create_task(mesh.mesh.stop())
-    await asyncio.sleep(0)
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert not stopping.done()
     gate.opened.set()
     await stopping
     assert (await waiting).text == "opened"

@@ -179,7 +179,7 @@ async def test_an_answer_that_comes_while_its_task_is_put_aside_is_not_lost() ->
                 await super().call(ref, "resume", Answer(task_id=body.task_id, key=body.key, value="yes"))
             return reply
 
-    async with shop(asks, slots=1, host=Hasty()) as here:
+    async with shop(asks, slots=2, host=Hasty()) as here:
         await here.queue("t1")
         assert (await here.ended("t1")).success
     assert here.begun == ["t1", "t1"]
@@ -277,7 +277,8 @@ async def test_work_whose_host_ends_is_left_to_the_next_start(error: HostError) 
         ref = await here.queue("t1")
         await here.has_begun("t1")
         await here.rests()
-        await here.queue("another", thread="t1")  # turns go on
+        for _ in range(20):  # turns go on
+            await here.queue("another", thread="t1")
         assert here.begun == ["t1"]
         assert await here.inbox(ref) == [("t1", "running"), ("another", "queued")]
 
