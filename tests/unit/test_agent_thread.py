@@ -187,3 +187,10 @@ def test_an_answer_for_a_step_with_steps_inside_says_which_was_the_last() -> Non
     thread.take("suspend", waiting_for(claim(thread, "t1"), last=4))
     [record] = thread.take("resume", Answer(task_id="t1", key="k", value="yes")).records
     assert (record.n, record.value["last"]) == (5, 4)
+
+
+def test_the_time_that_a_run_has_had_goes_with_it_through_a_wait() -> None:
+    thread = a_thread("t1")
+    thread.take("suspend", waiting_for(claim(thread, "t1"), seconds=7.5))
+    thread.take("resume", Answer(task_id="t1", key="k"))
+    assert claim(thread, "t1").seconds == 7.5

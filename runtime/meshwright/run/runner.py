@@ -90,12 +90,15 @@ class Runner:
         if fault is not None:
             result, fault = None, writable(fault)
             span.fail(fault.type)
-        outcome = self._outcome(work, run.spent, status, result, fault, time.perf_counter() - started)
+        seconds = work.seconds + time.perf_counter() - started
+        outcome = self._outcome(work, run.spent, status, result, fault, seconds)
         history = run.history(outcome.text) if outcome.success else ()
         return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome, history=history)
 
     async def _within_timeout(self, run: Run, work: Work) -> str | dict[str, Any]:
-        limit = asyncio.timeout(work.task.timeout)
+        """Run in what is left of the attempt's time; the clock stands while the run waits."""
+        started = time.perf_counter()
+        limit = asyncio.timeout(max(0.0, work.task.timeout - work.seconds))
         try:
             async with limit:
                 return await run.agent.run(run)
@@ -103,6 +106,9 @@ class Runner:
             if limit.expired():
                 raise OutOfTime from error
             raise
+        except Suspended as suspended:
+            seconds = work.seconds + time.perf_counter() - started
+            raise Suspended(suspended.suspend.model_copy(update={"seconds": seconds})) from None
 
     def _outcome(
         self,

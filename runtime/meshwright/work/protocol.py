@@ -22,7 +22,8 @@ class Claim(Plain):
 class Work(Plain):
     """A task granted to a worker: only who holds this fence may end it.
 
-    `journaled` says that an earlier claim may have left steps; `history` how many entries the thread has.
+    `journaled` says that an earlier claim may have left steps; `history` how many entries the thread has;
+    `seconds` what the run has had of its attempt's time before it waited.
     """
 
     dispatch: Dispatch
@@ -30,6 +31,7 @@ class Work(Plain):
     owner: str
     journaled: bool
     history: int
+    seconds: float = 0.0
 
     @property
     def task(self) -> Task:
@@ -56,6 +58,7 @@ class Suspend(Plain):
 
     With `child` set, that task is given to the orchestrator in the same commit, and its outcome is the
     answer. `known` tells a person what they are asked. `last` is the last step within this one, if any.
+    `seconds` is what the run has had of its attempt's time.
     """
 
     task_id: str
@@ -65,6 +68,7 @@ class Suspend(Plain):
     kind: str
     request_hash: str
     last: int | None = None
+    seconds: float = 0.0
     child: Task | None = None
     known: dict[str, Any] = Field(default_factory=dict)
 

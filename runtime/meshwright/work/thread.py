@@ -47,6 +47,7 @@ class Entry(BaseModel):
     fence: int = 0
     owner: str | None = None
     suspended: Suspend | None = None
+    seconds: float = 0.0
     cancelled: str | None = None
 
     @property
@@ -107,6 +108,7 @@ class AgentThread(Actor[ThreadState]):
             owner=claim.owner,
             journaled=again,
             history=self.state.history,
+            seconds=entry.seconds,
         )
 
     @turn
@@ -135,7 +137,7 @@ class AgentThread(Actor[ThreadState]):
             known["child_task_id"] = suspend.child.task_id
             accept = Accept(task=suspend.child)
             turn.send(ActorRef(ORCHESTRATOR, suspend.child.task_id), "accept", accept)
-        entry.status, entry.owner = "waiting", None
+        entry.status, entry.owner, entry.seconds = "waiting", None, suspend.seconds
         entry.suspended = suspend.model_copy(update={"child": None, "known": known})
         self._tell(turn, entry, "task.waiting", {"key": suspend.key, **known})
         self._offer_next(turn)
