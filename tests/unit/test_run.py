@@ -1,24 +1,19 @@
-"""A run: its context, the talk of model and tools, delegation, and how it is taken up after a restart."""
+"""A run: its context, the talk of model and tools, its ends, delegation."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Mesh, TaskRequest, ToolFailed, build_mesh, load_settings, tool
+from meshwright import Agent, Capability, TaskRequest, ToolFailed, tool
 from meshwright.envelope import ActorRef
-from meshwright.events.filter import EventFilter
-from meshwright.messages import Caller, Event, Usage
+from meshwright.messages import Caller, Usage
 from meshwright.models.port import ModelRefused, ModelReply, ModelRequest, ToolCall
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-
-PATIENCE_SECONDS = 10
 
 
 class Clerk(Agent):
@@ -496,184 +491,3 @@ async def test_a_model_may_name_only_those_that_its_agent_may_ask() -> None:
         assert (await mesh.ask("a", "Greet c.")).text == "I may not."
         assert not mesh.events("task.waiting")
     assert "delegate was not run: agent_id" in told(model)[0]
-
-
-# After a restart
-
-
-@asynccontextmanager
-async def kept(folder: Path, *agents: type[Agent], model: ScriptedModel | None = None) -> AsyncIterator[Mesh]:
-    """A mesh on the files of a folder; at its end work is left where it is."""
-    mesh = build_mesh(load_settings(folder), project=folder, agents=agents, model=model or ScriptedModel())
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await mesh.start()
-        yield mesh
-        await mesh.stop(drain_seconds=0)
-
-
-async def submitted(mesh: Mesh, agent_id: str, text: str = "Do it.") -> str:
-    request = TaskRequest(agent_id=agent_id, payload={"text": text})
-    return (await mesh.submit(request)).task_id
-
-
-async def told_of(mesh: Mesh, event_type: str) -> Event:
-    """The first event of a type, as soon as there is one."""
-    tail = mesh.log.tail(EventFilter(event_type=event_type, after_seq=0))
-    event = await anext(tail)
-    await tail.aclose()
-    return event
-
-
-class Keeper(Agent):
-    """Has a tool in which a test can stop the mesh."""
-
-    agent_id = "keeper"
-    capabilities = (Capability("keeping"),)
-    began: asyncio.Event
-    opened: asyncio.Event
-
-    @tool(idempotent=True)
-    async def hold(self) -> str:
-        """Wait for the test."""
-        self.began.set()
-        await self.opened.wait()
-        return "held"
-
-
-def keeper() -> type[Keeper]:
-    return type("TestKeeper", (Keeper,), {"began": asyncio.Event(), "opened": asyncio.Event()})
-
-
-async def test_a_resumed_run_keeps_its_prompt_and_repeats_no_call(tmp_path: Path) -> None:
-    prompt = tmp_path / "prompts/keeper.prompt"
-    prompt.parent.mkdir()
-    text = "---\ndescription: d\ntags: [first]\nvariables: [context]\n---\nBe {manner}. {{{{context}}}}\n"
-    prompt.write_text(text.format(manner="polite"))
-    first, first_model = keeper(), ScriptedModel(tool_call("hold"))
-    async with kept(tmp_path, first, model=first_model) as mesh:
-        task_id = await submitted(mesh, "keeper")
-        await first.began.wait()
-    prompt.write_text(text.format(manner="rude").replace("first", "second"))
-    second, second_model = keeper(), ScriptedModel("Done.")
-    second.opened.set()
-    async with kept(tmp_path, second, model=second_model) as mesh:
-        outcome = await mesh.outcome(task_id)
-        assert outcome.text == "Done."
-        second_model.replies("As you like.")
-        await mesh.outcome(await submitted(mesh, "keeper"))
-    [before], [after, anew] = first_model.requests, second_model.requests
-    assert system_of(after) == system_of(before)
-    assert after.tags == before.tags == ("first",)
-    assert [message.content for message in after.messages[-1:]] == ["held"]
-    assert system_of(anew).startswith("Be rude.")
-    assert anew.tags == ("second",)
-
-
-async def test_a_resumed_run_counts_what_its_first_calls_cost(tmp_path: Path) -> None:
-    usage = Usage(prompt_tokens=100, completion_tokens=10)
-    call = ToolCall(id="c1", name="hold", arguments="{}")
-    first = keeper()
-    asks = ModelReply(tool_calls=(call,), model="big", usage=usage, cost_usd=0.25)
-    async with kept(tmp_path, first, model=ScriptedModel(asks)) as mesh:
-        task_id = await submitted(mesh, "keeper")
-        await first.began.wait()
-    second = keeper()
-    second.opened.set()
-    answers = ModelReply(content="Done.", model="big", usage=usage, cost_usd=0.25)
-    async with kept(tmp_path, second, model=ScriptedModel(answers)) as mesh:
-        outcome = await mesh.outcome(task_id)
-    assert (outcome.usage.prompt_tokens, outcome.cost_usd) == (200, 0.5)
-
-
-def stepping(*, repeatable: bool) -> tuple[type[Agent], list[str], asyncio.Event, asyncio.Event]:
-    """An agent with a run of its own, in three steps; the second holds until the test lets it go."""
-    done: list[str] = []
-    began, opened = asyncio.Event(), asyncio.Event()
-
-    def step(name: str) -> Any:
-        async def run() -> str:
-            done.append(name)
-            if name == "second":
-                began.set()
-                await opened.wait()
-            return name
-
-        return run
-
-    async def run(self: Agent, run: Run) -> dict[str, Any]:
-        first = await run.step("first", step("first"))
-        second = await run.step("second", step("second"), repeatable=repeatable)
-        return {"first": first, "second": second, "third": await run.step("third", step("third"))}
-
-    fields = {"agent_id": "stepper", "capabilities": (Capability("stepping"),), "run": run}
-    return type("Stepper", (Agent,), fields), done, began, opened
-
-
-async def test_an_agents_own_steps_are_done_once_each(tmp_path: Path) -> None:
-    stepper, done, began, opened = stepping(repeatable=True)
-    async with kept(tmp_path, stepper) as mesh:
-        task_id = await submitted(mesh, "stepper")
-        await began.wait()
-    opened.set()
-    async with kept(tmp_path, stepper) as mesh:
-        outcome = await mesh.outcome(task_id)
-    assert outcome.result == {"first": "first", "second": "second", "third": "third"}
-    assert done == ["first", "second", "second", "third"]
-
-
-async def test_a_step_that_may_not_be_repeated_waits_for_a_person(tmp_path: Path) -> None:
-    stepper, done, began, _ = stepping(repeatable=False)
-    async with kept(tmp_path, stepper) as mesh:
-        task_id = await submitted(mesh, "stepper")
-        await began.wait()
-    async with kept(tmp_path, stepper) as mesh:
-        waiting = await told_of(mesh, "task.waiting")
-        assert (await mesh.task(task_id)).status == "waiting"
-        assert (waiting.payload["kind"], waiting.task_id) == ("second", task_id)
-        await mesh.answer(task_id, waiting.payload["key"], "it went well")
-        outcome = await mesh.outcome(task_id)
-    assert outcome.result == {"first": "first", "second": "it went well", "third": "third"}
-    assert done == ["first", "second", "third"]
-
-
-async def test_a_tool_that_may_not_be_repeated_is_asked_about_and_its_model_is_told(tmp_path: Path) -> None:
-    deployed: list[str] = []
-    began = asyncio.Event()
-
-    class Deployer(Agent):
-        agent_id = "deployer"
-        capabilities = (Capability("deploying"),)
-
-        @tool
-        async def deploy(self, to: str) -> str:
-            """Deploy."""
-            deployed.append(to)
-            began.set()
-            await asyncio.Event().wait()
-            return "never"
-
-    async with kept(tmp_path, Deployer, model=ScriptedModel(tool_call("deploy", to="prod"))) as mesh:
-        task_id = await submitted(mesh, "deployer")
-        await began.wait()
-    model = ScriptedModel("It is deployed.")
-    async with kept(tmp_path, Deployer, model=model) as mesh:
-        waiting = await told_of(mesh, "task.waiting")
-        assert "prod" in str(waiting.payload["request"])
-        await mesh.answer(task_id, waiting.payload["key"], "I looked: it is there.")
-        assert (await mesh.outcome(task_id)).text == "It is deployed."
-    assert deployed == ["prod"]
-    assert told(model) == ["I looked: it is there."]
-
-
-async def test_the_history_of_a_thread_outlives_a_restart(tmp_path: Path, clerk: type[Clerk]) -> None:
-    async with kept(tmp_path, clerk, model=ScriptedModel("The capital is Lima.")) as mesh:
-        await mesh.ask("clerk", "What is Peru's capital?", thread_id="talk")
-        ref = ActorRef("clerk", "default:talk")
-        assert [record.value["role"] for record in await mesh.host.records(ref, "history")] == [
-            "user",
-            "assistant",
-        ]
-    model = ScriptedModel("Lima.")
-    async with kept(tmp_path, clerk, model=model) as mesh:
-        await mesh.ask("clerk", "Say it again.", thread_id="talk")
-    assert "The capital is Lima." in system_of(model.requests[0])
