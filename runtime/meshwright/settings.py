@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     max_concurrency: int = Field(default=8, ge=1, le=1_000)
     """Tasks that one agent works on at a time, where it declares no number itself."""
     max_steps: int = Field(default=12, ge=1, le=1_000)
-    """Model calls and tool calls of one attempt at a task."""
+    """Model calls of one attempt at a task; after them the model is asked once more, without tools."""
     max_attempts: int = Field(default=3, ge=1, le=10)
     """Attempts at a task, each by another agent; where there is no other, the first one's failure is the end.
     Only after ReplayMismatch may the same agent try again."""
