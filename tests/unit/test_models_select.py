@@ -65,6 +65,18 @@ def test_a_key_that_the_configuration_does_not_name_chooses_nothing(path: Path) 
     assert isinstance(choose(path, {"OPENAI_API_KEY": SECRET}), OfflineModel)
 
 
+def test_a_usual_key_that_the_configuration_does_not_name_is_said(path: Path) -> None:
+    model = choose(path, {"OPENAI_API_KEY": SECRET})
+    assert model.name == "offline (OPENAI_API_KEY is set, but no model of litellm_config.yaml uses it)"
+
+
+def test_a_broken_configuration_does_not_pass_for_one_that_uses_no_key(path: Path) -> None:
+    path.write_text("model_list: [\n")
+    with pytest.raises(ConfigError, match=r"litellm_config.yaml:\d"):
+        choose(path, {"OPENAI_API_KEY": SECRET})
+    assert isinstance(choose(path), OfflineModel)
+
+
 def test_a_key_without_a_configuration_is_said(tmp_path: Path) -> None:
     model = choose(tmp_path / "litellm_config.yaml", {"OPENAI_API_KEY": SECRET})
     assert model.name == "offline (OPENAI_API_KEY is set, but there is no litellm_config.yaml)"

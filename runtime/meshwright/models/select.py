@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from meshwright.errors import ConfigError
-from meshwright.models.config import names_in, read_text
+from meshwright.models.config import names_in, read_config, read_text
 from meshwright.models.http import HttpModel
 from meshwright.models.offline import OfflineModel, estimate_tokens
 from meshwright.models.port import Model
@@ -85,12 +85,20 @@ class Chooser:
             return self.http()
         keys = self.keys()
         if not keys:
-            return self.offline("neither LITELLM_BASE_URL nor a provider's key is set")
+            return self.offline(self._why_no_key())
         if not litellm_is_installed():
             return self.offline(f"{keys[0]} is set, but LiteLLM is not installed: {EXTRA}")
         if not self.config_path.is_file():
             return self.offline(f"{keys[0]} is set, but there is no {self.config_path.name}")
         return self.router(f"{keys[0]} is set")
+
+    def _why_no_key(self) -> str:
+        """Why no key counts. Raises ConfigError for a broken configuration, which would use none."""
+        unused = [name for name in WELL_KNOWN_KEYS if self.environment.get(name)]
+        if not unused or not self.config_path.exists():
+            return "neither LITELLM_BASE_URL nor a provider's key is set"
+        read_config(self.config_path)
+        return f"{unused[0]} is set, but no model of {self.config_path.name} uses it"
 
     def offline(self, why: str = "") -> Model:
         """The built-in model."""
