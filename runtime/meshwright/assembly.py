@@ -70,37 +70,17 @@ def build_mesh(
     database = Database(None if in_memory else project / settings.data_dir, durability=settings.durability)
     log = EventLog(database)
     chosen_host = (host or HOSTS[settings.host])(database, log, clock, tracing)
-    announcements = Announcements(chosen_host)
-    if isinstance(tracing, Tracing):
-        tracing.publish_to(announcements.publish_spans)
-    prompts = Prompts(project_file(project, settings.prompt_dir), on_event=announcements.tell)
+    chosen_model = model or choose_model(
+        settings, project_file(project, settings.litellm_config), count_tokens=count_tokens
+    )
+    services = serve_runs(settings, project, chosen_host, chosen_model, database, tracing)
     registry = Registry(
         clock,
         degraded_after_seconds=settings.degraded_after_seconds,
         offline_after_seconds=settings.offline_after_seconds,
     )
-    chosen_model = model or choose_model(
-        settings, project_file(project, settings.litellm_config), count_tokens=count_tokens
-    )
-    retrying = Retrying(chosen_model, clock, on_retry=announcements.retried)
-    memory = Memory(database, clock)
-    context = ContextClient(chosen_host, retrying, prompts)
     classes = load_agents(project_file(project, settings.actors_dir)) if agents is None else agents
     employed = employ(classes, tool_settings(settings, project))
-    services = Services(
-        host=chosen_host,
-        model=retrying,
-        context=context,
-        memory=memory,
-        prompts=prompts,
-        tracing=tracing,
-        clock=clock,
-        max_steps=settings.max_steps,
-        max_chain=settings.max_chain,
-        max_context_tokens=settings.context_max_tokens,
-        max_memory_tokens=settings.memory_max_tokens,
-        trace_content=settings.trace_content,
-    )
     worker = Worker(chosen_host, Runner(services, employed), slots_of(employed, settings.max_concurrency))
     join(chosen_host, registry, worker, employed, settings.max_attempts)
     registrations = [each.agent.registration() for each in employed.values()]
@@ -117,13 +97,43 @@ def build_mesh(
         log=log,
         registry=registry,
         model=chosen_model,
-        prompts=prompts,
-        context=context,
-        memory=memory,
+        prompts=services.prompts,
+        context=services.context,
+        memory=services.memory,
         tracing=tracing,
         worker=worker,
         agents=employed,
-        parts=(presence, Every(clock, settings.prompt_reload_seconds, prompts.refresh)),
+        parts=(presence, Every(clock, settings.prompt_reload_seconds, services.prompts.refresh)),
+    )
+
+
+def serve_runs(
+    settings: Settings,
+    project: Path,
+    host: Host,
+    model: Model,
+    database: Database,
+    tracing: Tracing | NoTracing,
+) -> Services:
+    """Make what every run of the mesh uses; what happens to it is announced on the bus."""
+    announcements = Announcements(host)
+    if isinstance(tracing, Tracing):
+        tracing.publish_to(announcements.publish_spans)
+    prompts = Prompts(project_file(project, settings.prompt_dir), on_event=announcements.tell)
+    retrying = Retrying(model, host.clock, on_retry=announcements.retried)
+    return Services(
+        host=host,
+        model=retrying,
+        context=ContextClient(host, retrying, prompts),
+        memory=Memory(database, host.clock),
+        prompts=prompts,
+        tracing=tracing,
+        clock=host.clock,
+        max_steps=settings.max_steps,
+        max_chain=settings.max_chain,
+        max_context_tokens=settings.context_max_tokens,
+        max_memory_tokens=settings.memory_max_tokens,
+        trace_content=settings.trace_content,
     )
 
 
