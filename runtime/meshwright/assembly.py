@@ -15,10 +15,11 @@ from meshwright.agent import Agent
 from meshwright.capability import Registration
 from meshwright.clock import Clock, SystemClock
 from meshwright.context.memory import Memory
-from meshwright.context.service import ContextClient, ContextService
+from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.tokens import count_tokens
 from meshwright.errors import ConfigError, HostError, ModelError
 from meshwright.events.log import EventLog
+from meshwright.events.logger import EventLogger
 from meshwright.fleet import load_agents, project_file
 from meshwright.host import Host, Subscription
 from meshwright.hosts.embedded import EmbeddedHost
@@ -46,7 +47,7 @@ from meshwright.work.thread import thread_of
 
 logger = logging.getLogger("meshwright.assembly")
 
-SYSTEM = (ORCHESTRATOR.lower(), "event-logger", "context-service")
+SYSTEM = (ORCHESTRATOR.lower(), EventLogger.agent_id, CONTEXT_SERVICE)
 
 
 def build_mesh(
@@ -187,7 +188,7 @@ def join(
     """Make the actors known to the host, and give them their topics."""
     host.attach(worker)
     host.register(ActorKind.of(Orchestrator, registry=registry, max_attempts=max_attempts))
-    host.register(ActorKind.of(ContextService, type="context-service"))
+    host.register(ActorKind.of(ContextService, type=CONTEXT_SERVICE))
     host.subscribe(Subscription(topics.TASK_RESULTS, task_of, "settle"))
     for agent_id in agents:
         host.register(ActorKind.of(AgentThread, type=agent_id))

@@ -124,7 +124,7 @@ class Mesh:
         try:
             for part in self._parts:
                 await part.start()
-        except BaseException:
+        except BaseException:  # a cancelled start too must leave nothing running
             await self.stop()
             raise
         self.ready = True

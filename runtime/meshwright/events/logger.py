@@ -21,6 +21,6 @@ class EventLogger:
     def __init__(self, log: EventLog) -> None:
         self._log = log
 
-    async def take(self, events: Sequence[Event]) -> None:
-        """Keep events; they are durable when this returns, so only then acknowledge them."""
-        await self._log.append(events)
+    async def take(self, events: Sequence[Event]) -> list[Event]:
+        """Keep events, and return those that were new; durable then, so only then acknowledge them."""
+        return await self._log.append(events)

@@ -66,7 +66,7 @@ class Database:
         self._loop = asyncio.get_running_loop()
         try:
             connection = await asyncio.to_thread(self._prepare)
-        except BaseException:
+        except BaseException:  # cancelled too: nobody would unlock it later
             self._unlock()
             raise
         self._writer = threading.Thread(
@@ -148,7 +148,7 @@ class Database:
             connection.execute(f"PRAGMA synchronous={self._durability}")
             connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             migrate(connection, self.path)
-        except BaseException:
+        except BaseException:  # whatever it was, passed on: only the connection must not stay open
             connection.close()
             raise
         return connection

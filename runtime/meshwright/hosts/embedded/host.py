@@ -123,7 +123,7 @@ class EmbeddedHost:
             self._cells.open(self._database.connect_reader(), self._database.path)
             mailbox = self._cells.read("SELECT n, outside, message FROM mailbox ORDER BY n", ())
             obliged = self._cells.read("SELECT type, id FROM heads WHERE obliged", ())
-        except BaseException:
+        except BaseException:  # a cancelled start too must give the folder back
             self._cells.close()
             await self._database.close()
             raise

@@ -6,6 +6,7 @@ import asyncio
 
 from meshwright.bus import Bus
 from meshwright.events.log import EventLog
+from meshwright.events.logger import EventLogger
 from meshwright.hosts.memory.store import Store
 from meshwright.messages import Event
 from meshwright.storage.database import Database
@@ -41,7 +42,7 @@ class Outbox:
         """Return when every event committed so far is in the log and was shown to the listeners."""
         async with self._telling:
             events = [Event.model_validate_json(data) for data in self._store.unlogged()]
-            new = await self._log.append(events) if self._log is not None and events else events
+            new = await EventLogger(self._log).take(events) if self._log is not None and events else events
             self._store.mark_logged(event.id for event in events)
             for event in new:
                 self._bus.tell(event)
