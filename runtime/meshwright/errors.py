@@ -15,7 +15,9 @@
     │   ├── Draining              the host is stopping and takes nothing new
     │   ├── StoreLocked           another process holds the data
     │   ├── StoreTooNew           the data was written by a newer version
-    │   └── StoreFailed           a write failed: disk full, read-only, corrupt
+    │   ├── StoreFailed           a write failed: disk full, read-only, corrupt
+    │   ├── StoreUnavailable      the store, or the sidecar before it, does not answer now
+    │   └── ServiceFailed         a program that the mesh rests on cannot be started, or does not stay up
     ├── ReplayMismatch            a resumed run took another road than its journal
     ├── ToolFailed                a tool could not do what was asked
     ├── MemoryUnavailable         memories cannot be read or written
@@ -126,6 +128,17 @@ class StoreTooNew(HostError):
 
 class StoreFailed(HostError):
     """A write to the store failed; nothing that depended on it was acknowledged."""
+
+
+class StoreUnavailable(HostError):
+    """The store, or the sidecar before it, does not answer: what was asked may or may not have happened.
+
+    A repeat under the same id (or Idempotency-Key) is safe.
+    """
+
+
+class ServiceFailed(HostError):
+    """A program that the mesh rests on (broker, store, sidecar, worker) cannot be started or stay up."""
 
 
 class ReplayMismatch(MeshError):
