@@ -1,6 +1,6 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types bench lock clean
+.PHONY: help install demo test lint format types bench dapr lock clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
@@ -31,6 +31,9 @@ types: .venv/.dev  ## strict type checking
 
 bench: .venv/.dev  ## the benchmarks, each beside its hand-written floor
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+dapr:  ## build daprd, placement and scheduler with Go, once, and print where they are
+	@"$(PYTHON)" tools/dapr/build
 
 COMPILE = $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links $(ARGS)
