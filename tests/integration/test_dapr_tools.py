@@ -42,7 +42,7 @@ def path_without_go(tmp_path: Path) -> str:
 
 
 def start(module: Path, *arguments: str, **others: str) -> subprocess.Popen[str]:
-    """A build under way, in a process group of its own; it keeps the programs in a cache of the test's own."""
+    """A build under way, in a process group of its own, for a cache that is the test's own."""
     return subprocess.Popen(
         [sys.executable, module / "build", *arguments],
         stdout=subprocess.PIPE,
