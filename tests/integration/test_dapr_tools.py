@@ -113,9 +113,11 @@ def test_daprd_refuses_a_component_that_it_does_not_know_by_its_name(programs: P
 
 
 def test_what_is_built_is_not_built_again(module: Path, path_without_go: str) -> None:
-    folder(module).mkdir(parents=True)
+    built = folder(module)
+    built.mkdir(parents=True)
     done = build(module, PATH=path_without_go)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{folder(module)}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{built}\n", "")
+    assert list(built.parent.iterdir()) == [built]
 
 
 def test_where_names_a_folder_that_is_missing_and_fails(module: Path) -> None:
@@ -125,13 +127,20 @@ def test_where_names_a_folder_that_is_missing_and_fails(module: Path) -> None:
     assert not (module.parent / "cache").exists()
 
 
-@pytest.mark.parametrize("name", ["go.mod", "go.sum", "build", "cmd/daprd/components.go", "cmd/new/main.go"])
+@pytest.mark.parametrize("name", ["go.mod", "go.sum", "build", "cmd/daprd/components.go"])
 def test_another_content_has_another_folder(module: Path, name: str) -> None:
-    before = folder(module)
-    (module / name).parent.mkdir(exist_ok=True)
-    with (module / name).open("a") as source:
-        source.write("\n")
+    source, before = module / name, folder(module)
+    source.write_bytes(source.read_bytes()[:-1] + b" ")
     assert folder(module) != before
+
+
+def test_a_file_more_or_by_another_name_has_another_folder(module: Path) -> None:
+    before = folder(module)
+    added = module / "cmd" / "daprd" / "more.go"
+    added.write_text("package main\n")
+    more = folder(module)
+    added.rename(added.with_name("most.go"))
+    assert len({before, more, folder(module)}) == 3
 
 
 def test_other_words_in_the_readme_build_nothing(module: Path) -> None:
