@@ -161,6 +161,9 @@ class Actor(Generic[StateT]):
     def recover(self, turn: Turn) -> None:
         """The worker has restarted: ask again for what only this process knew."""
 
+    def redrive(self, turn: Turn) -> None:
+        """What this actor sent may have been lost on the bus: ask again for what has not come."""
+
 
 TurnT = TypeVar("TurnT", bound=Callable[..., Any])
 

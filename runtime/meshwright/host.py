@@ -8,6 +8,8 @@ Every host promises the same (tests/contract holds them to it):
   repeats of an id are dropped. Messages from one actor to another arrive in the order of sending.
 - An alarm and a delivery survive a crash. After a restart every actor that is `obliged` gets a `recover`
   turn.
+- Where a broker may lose an event on its way to a subscriber, every actor that is `obliged` gets a `redrive`
+  turn now and then, with growing pauses. What one actor sends to another is never lost.
 - A message that its actor cannot take (no such turn, wrong shape, expired, the turn raised) is recorded as
   a `message.dead_lettered` event on the topic `mesh-events`; the messages behind it go on.
 """
@@ -30,6 +32,8 @@ from meshwright.messages import Event
 from meshwright.turns import ActorKind
 
 Listener = Callable[[Event], None]
+RECORD_GAP = 32
+"""A reader of a stream whose end it does not know may stop after so many numbers without a record."""
 DEAD = "dead/"  # how the ids of dead letters begin
 
 
@@ -134,8 +138,14 @@ class Host(Protocol):
         """
         ...
 
-    async def records(self, ref: ActorRef, stream: str, *, last: int | None = None) -> list[Record]:
-        """The records of a stream in order of `n`, or its last few; values are plain data."""
+    async def records(
+        self, ref: ActorRef, stream: str, *, first: int = 1, last: int | None = None
+    ) -> list[Record]:
+        """The records of a stream numbered `first` to `last`, both included, in order; plain data.
+
+        Without `last`, to the end of the stream: fewer than `RECORD_GAP` numbers in a row may be missing
+        before it, so that a host can find it by point reads.
+        """
         ...
 
     async def is_gone(self, incarnation: str) -> bool:

@@ -17,6 +17,7 @@ from meshwright.envelope import ActorRef, Head, Message, Record
 from meshwright.errors import InvalidInput
 from meshwright.messages import Event
 
+GIVEN_BY_HOSTS = ("wake", "recover", "redrive")  # turns that every actor has
 SEEN_SECONDS = 3600.0  # how long a message's id is remembered when it names no end itself
 MAX_SEEN = 10_000  # ids remembered by one actor; the oldest go first
 
@@ -43,13 +44,18 @@ class ActorKind:
         """Whether its actors do anything in a `recover` turn."""
         return self.methods["recover"].call is not Actor.recover
 
+    @property
+    def redrives(self) -> bool:
+        """Whether its actors do anything in a `redrive` turn."""
+        return self.methods["redrive"].call is not Actor.redrive
+
     @classmethod
     def of(cls, actor: type[Actor[Any]], /, *, type: str | None = None, **dependencies: Any) -> ActorKind:
         """Describe an actor class; `dependencies` are handed to each actor's constructor."""
         methods = {
             name: _describe(function)
             for name, function in inspect.getmembers(actor, inspect.isfunction)
-            if name in ("wake", "recover") or hasattr(function, "__meshwright_turn__")
+            if name in GIVEN_BY_HOSTS or hasattr(function, "__meshwright_turn__")
         }
         make = partial(actor, **dependencies)
         return cls(type or actor.__name__, make, actor.state_type, methods)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef, Record
 from meshwright.errors import Conflict
-from meshwright.host import Host
+from meshwright.host import RECORD_GAP, Host
 from meshwright.messages import Event
 from meshwright.turns import ActorKind
 from tests.contract.sample import DIARY, diary, lines_of, to_diary
@@ -52,9 +52,9 @@ def record(n: int, value: str = "", stream: str = "steps", ref: ActorRef = ONE) 
 
 
 async def values(
-    host: Host, stream: str = "steps", *, last: int | None = None, ref: ActorRef = ONE
+    host: Host, stream: str = "steps", *, first: int = 1, last: int | None = None, ref: ActorRef = ONE
 ) -> Sequence[str]:
-    return [each.value["value"] for each in await host.records(ref, stream, last=last)]
+    return [each.value["value"] for each in await host.records(ref, stream, first=first, last=last)]
 
 
 async def test_records_of_turns_and_from_outside_are_read_in_order_of_their_numbers(stand: Stand) -> None:
@@ -67,13 +67,24 @@ async def test_records_of_turns_and_from_outside_are_read_in_order_of_their_numb
     assert [each.n for each in await host.records(ONE, "steps")] == [1, 2, 9, 10, 11, 12]
 
 
-async def test_the_last_few_records_can_be_read_alone(stand: Stand) -> None:
+async def test_records_from_one_number_to_another_can_be_read_alone(stand: Stand) -> None:
     host = await stand.open(KEEPER)
     for n in range(1, 13):
         await host.append(record(n))
-    assert await values(host, last=3) == ["10", "11", "12"]
+    assert await values(host, first=10) == ["10", "11", "12"]
+    assert await values(host, first=3, last=4) == ["3", "4"]
+    assert await values(host, last=1) == ["1"]
     assert await values(host, last=100) == [str(n) for n in range(1, 13)]
     assert await values(host, last=0) == []
+    assert await values(host, first=13) == []
+
+
+async def test_a_stream_is_read_to_its_end_over_the_gaps_that_are_allowed(stand: Stand) -> None:
+    host = await stand.open(KEEPER)
+    for n in (RECORD_GAP, 2 * RECORD_GAP, 5 * RECORD_GAP):
+        await host.append(record(n))
+    assert (await values(host))[:2] == [str(RECORD_GAP), str(2 * RECORD_GAP)]
+    assert await values(host, last=5 * RECORD_GAP) == [str(RECORD_GAP * times) for times in (1, 2, 5)]
 
 
 async def test_the_first_write_of_a_number_stands(stand: Stand) -> None:

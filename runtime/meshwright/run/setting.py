@@ -115,9 +115,11 @@ class Preparation:
         )
 
     async def _thread_history(self) -> list[dict[str, Any]]:
-        if not self._work.history:
+        last = self._work.history
+        if not last:
             return []
-        records = await self._services.host.records(self._ref, HISTORY, last=MAX_HISTORY)
+        first = max(1, last - MAX_HISTORY + 1)
+        records = await self._services.host.records(self._ref, HISTORY, first=first, last=last)
         return [record.value for record in records]
 
 

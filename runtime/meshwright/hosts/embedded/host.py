@@ -214,12 +214,14 @@ class EmbeddedHost:
             self._spread(events)
         return self._queued()
 
-    async def records(self, ref: ActorRef, stream: str, *, last: int | None = None) -> list[Record]:
-        """The records of a stream in order of `n`, or its last few."""
+    async def records(
+        self, ref: ActorRef, stream: str, *, first: int = 1, last: int | None = None
+    ) -> list[Record]:
+        """The records of a stream from one number to another, in order; to its end without `last`."""
         self._check(draining=True)
         if self._records.is_unwritten(ref):
             await self._barrier()
-        return self._records.read(ref, stream, last)
+        return self._records.read(ref, stream, first, last)
 
     async def is_gone(self, incarnation: str) -> bool:
         """Whether a run has ended: the file is locked by one process, so every other run has."""

@@ -10,7 +10,12 @@ from meshwright.envelope import ActorRef, Record
 from meshwright.hosts.embedded.cells import Cells
 
 IS_WRITTEN = "SELECT 1 FROM records WHERE type = ? AND id = ? AND stream = ? AND n = ?"
-LAST_ONES = "SELECT n, value FROM records WHERE type = ? AND id = ? AND stream = ? ORDER BY n DESC LIMIT ?"
+SELECTED = """
+    SELECT n, value FROM records WHERE type = ? AND id = ? AND stream = ? AND n BETWEEN ? AND ? ORDER BY n
+"""
+    "SELECT n, value FROM records WHERE type = ? AND id = ? AND stream = ? AND n BETWEEN ? AND ? ORDER BY n"
+)
+MAX_N = 2**63 - 1  # of SQLite's integers
 
 
 class Records:
@@ -51,7 +56,7 @@ class Records:
             if not keys:
                 del self._unwritten[record.ref]
 
-    def read(self, ref: ActorRef, stream: str, last: int | None) -> list[Record]:
-        """The records of a stream that are in the file, in order, or its last few."""
-        rows = self._cells.read(LAST_ONES, (*ref, stream, -1 if last is None else last))
-        return [Record(ref, stream, n, from_json(value)) for n, value in reversed(rows)]
+    def read(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
+        """The records of a stream that are in the file from one number to another, in order."""
+        rows = self._cells.read(SELECTED, (*ref, stream, first, MAX_N if last is None else last))
+        return [Record(ref, stream, n, from_json(value)) for n, value in rows]

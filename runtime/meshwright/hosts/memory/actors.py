@@ -71,8 +71,8 @@ class Actors:
 
     def append(self, record: Record, events: Sequence[Event]) -> Done:
         """Commit a record and the events that go with it, unless that number is written."""
-        written = record.n in dict(self._store.records((record.ref, record.stream)))
-        return self._write(Changes(), [] if written else events, (), [record])
+        is_written = self._store.record((record.ref, record.stream), record.n) is not None
+        return self._write(Changes(), [] if is_written else events, (), [record])
 
     def emit(self, events: Sequence[Event]) -> Done:
         """Commit events that this process made."""

@@ -72,9 +72,9 @@ class Store:
         """The messages not yet taken, in the order of sending."""
         return list(self._mail.items())
 
-    def records(self, stream: Stream) -> list[tuple[int, bytes]]:
-        """The records of a stream, in order."""
-        return sorted(self._records.get(stream, {}).items())
+    def record(self, stream: Stream, n: int) -> bytes | None:
+        """The record of that number, if it is written."""
+        return self._records.get(stream, {}).get(n)
 
     def knows_event(self, event_id: str) -> bool:
         """Whether an event of that id was ever committed."""
