@@ -13,8 +13,6 @@ IS_WRITTEN = "SELECT 1 FROM records WHERE type = ? AND id = ? AND stream = ? AND
 SELECTED = """
     SELECT n, value FROM records WHERE type = ? AND id = ? AND stream = ? AND n BETWEEN ? AND ? ORDER BY n
 """
-    "SELECT n, value FROM records WHERE type = ? AND id = ? AND stream = ? AND n BETWEEN ? AND ? ORDER BY n"
-)
 MAX_N = 2**63 - 1  # of SQLite's integers
 
 
