@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Generator
 import hypothesis
 import pytest
 
+pytest_plugins = ["tests.services"]
 SEED = pytest.StashKey[int]()
 ALARM_MARGIN_SECONDS = 5  # an async test ends so long before the timeout plugin's alarm
 # A deadline would measure the machine's other work.

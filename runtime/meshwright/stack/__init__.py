@@ -1,0 +1,1 @@
+"""The stack: what a mesh on Dapr rests on, started, watched and stopped. See `stack.py`."""

@@ -1,0 +1,51 @@
+"""Whether a service works: asked in as few bytes as its protocol allows."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Awaitable, Callable
+from urllib.parse import SplitResult, urlsplit
+
+PROBE_SECONDS = 2.0
+
+
+async def answers(url: str) -> bool:
+    """Whether the URL answers.
+
+    `tcp:` a connection, `http:` a status below 300, `redis:` PONG (with the password of the URL, if any).
+    """
+    where = urlsplit(url)
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            reader, writer = await asyncio.open_connection(where.hostname, where.port)
+            try:
+                return await PROBES[where.scheme](where, reader, writer)
+            finally:
+                writer.close()
+    except (OSError, ValueError, IndexError):  # nobody is there, or nobody who speaks the protocol
+        return False
+
+
+async def _accepts(where: SplitResult, reader: StreamReader, writer: StreamWriter) -> bool:
+    return True
+
+
+async def _http(where: SplitResult, reader: StreamReader, writer: StreamWriter) -> bool:
+    writer.write(f"GET {where.path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+    return int((await reader.readline()).split()[1]) < 300
+
+
+async def _redis(where: SplitResult, reader: StreamReader, writer: StreamWriter) -> bool:
+    if where.password:
+        writer.write(f"AUTH {where.password}\r\n".encode())
+        await reader.readline()
+    writer.write(b"PING\r\n")  # refused while it still reads its data
+    return await reader.readline() == b"+PONG\r\n"
+
+
+PROBES: dict[str, Callable[[SplitResult, StreamReader, StreamWriter], Awaitable[bool]]] = {
+    "tcp": _accepts,
+    "http": _http,
+    "redis": _redis,
+}

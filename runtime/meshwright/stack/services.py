@@ -1,0 +1,289 @@
+"""Every program of the stack as data: what is run, with what around it, and how it says that it is ready.
+
+All of them listen on loopback alone. Passwords and tokens are in the environment and in files that only
+this user may read, never in arguments, which every user of a machine can see.
+"""
+
+from __future__ import annotations
+
+import base64
+import getpass
+import hashlib
+import os
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+BROKER_USER = "mesh"
+BASICS = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ")
+"""What a service gets of this process's environment: the key of a model is no business of a broker."""
+
+
+class Layer(IntEnum):
+    """What rests on what: a layer is started after those before it, and stopped before them."""
+
+    STORES = 0
+    CONTROL = 1
+    SIDECARS = 2
+    WORKERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A program to run.
+
+    `address` is what others are told; `ready` the URL (see `probes`) that answers once it works; `files` are
+    written before each start, for this user alone. Times in seconds.
+    """
+
+    name: str
+    layer: Layer
+    argv: tuple[str, ...]
+    address: str = field(repr=False)  # and others: they hold passwords
+    ready: str = field(repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    files: Mapping[Path, str] = field(default_factory=dict, repr=False)
+    ready_seconds: float = 20.0
+    stop_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """Where the services are that sidecars use. An empty `placement` or `scheduler`: actors are not used."""
+
+    broker_url: str = field(default="", repr=False)
+    redis_host: str = ""
+    redis_password: str = field(default="", repr=False)
+    placement: str = ""
+    scheduler: str = ""
+
+    def environment(self) -> dict[str, str]:
+        """What the files of `components/` read."""
+        return {
+            "MESH_BROKER_URL": self.broker_url,
+            "MESH_REDIS_HOST": self.redis_host,
+            "MESH_REDIS_PASSWORD": self.redis_password,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """One replica of an app, as its sidecar and its worker know each other.
+
+    `pod` names the replica for ever: it is part of its MQTT client ids, by which brokers keep what waits for
+    it. `protocol` is what daprd speaks to the worker's `port`: `grpc`, `http`, or `none`: no worker at all.
+    """
+
+    app_id: str
+    pod: str
+    namespace: str = "default"
+    protocol: str = "grpc"
+    port: int = 0
+    grpc_port: int = 0
+    http_port: int = 0
+    api_token: str = field(default="", repr=False)
+    app_token: str = field(default="", repr=False)
+
+    def environment(self) -> dict[str, str]:
+        """What both sides are told, under Dapr's own names."""
+        return {
+            "APP_ID": self.app_id,
+            "APP_PORT": str(self.port),
+            "DAPR_GRPC_PORT": str(self.grpc_port),
+            "DAPR_HTTP_PORT": str(self.http_port),
+            "DAPR_API_TOKEN": self.api_token,
+            "APP_API_TOKEN": self.app_token,
+            "POD_NAME": self.pod,
+            "NAMESPACE": self.namespace,
+        }
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that are free, asked from the kernel; another may take one before it is used."""
+    with ExitStack() as sockets:
+        found = [sockets.enter_context(socket.socket()) for _ in range(count)]
+        for each in found:
+            each.bind((LOOPBACK, 0))
+        return [each.getsockname()[1] for each in found]
+
+
+def new_secret() -> str:
+    """A password or token of 256 bits, in letters that nothing needs to quote."""
+    return secrets.token_hex(32)
+
+
+def basics() -> dict[str, str]:
+    """The environment that every service starts from."""
+    return {name: os.environ[name] for name in BASICS if name in os.environ}
+
+
+def redis(program: Path, components: Path, folder: Path, password: str) -> Service:
+    """The store: Redis with `components/redis/redis.conf`, and its data in a folder."""
+    [port] = free_ports(1)
+    path = folder / "redis.conf"
+    lines = [
+        f"include {_quoted(components / 'redis' / 'redis.conf')}",
+        f"port {port}",
+        f"dir {_quoted(folder)}",
+        f"requirepass {password}",
+    ]
+    return Service(
+        name="redis",
+        layer=Layer.STORES,
+        argv=(str(program), str(path)),
+        address=f"{LOOPBACK}:{port}",
+        ready=f"redis://:{password}@{LOOPBACK}:{port}",
+        environment=basics(),
+        files={path: _written(lines)},
+    )
+
+
+def mosquitto(
+    program: Path, components: Path, folder: Path, password: str, open_topics: Sequence[str] = ()
+) -> Service:
+    """The broker: Mosquitto with `components/mosquitto/mosquitto.conf`, and its data in a folder.
+
+    The user `mesh` may everything; whoever does not log in may what is below the open topics, and nothing
+    else. Its address is a URL with user and password.
+    """
+    [port] = free_ports(1)
+    path, users, rights = folder / "mosquitto.conf", folder / "users", folder / "rights"
+    lines = [
+        f"include_dir {components / 'mosquitto'}",
+        f"listener {port} {LOOPBACK}",
+        f"persistence_location {folder}/",
+        f"allow_anonymous {'true' if open_topics else 'false'}",
+        f"password_file {users}",
+        f"acl_file {rights}",
+        # Started by root it would become another user, and the kernel forget that it ends with its parent.
+        f"user {getpass.getuser()}",
+    ]
+    allowed = [f"topic readwrite {topic}" for topic in open_topics]
+    return Service(
+        name="mosquitto",
+        layer=Layer.STORES,
+        argv=(str(program), "-c", str(path)),
+        address=f"mqtt://{BROKER_USER}:{password}@{LOOPBACK}:{port}",
+        ready=f"tcp://{LOOPBACK}:{port}",
+        environment=basics(),
+        files={
+            path: _written(lines),
+            users: f"{BROKER_USER}:{_hashed(password)}\n",
+            rights: _written([*allowed, f"user {BROKER_USER}", "topic readwrite #"]),
+        },
+    )
+
+
+def placement(program: Path) -> Service:
+    """Dapr's placement: which sidecar holds which actor. It keeps nothing: sidecars tell it anew."""
+    port, health, metrics, raft = free_ports(4)
+    return Service(
+        name="placement",
+        layer=Layer.CONTROL,
+        argv=(
+            str(program),
+            f"--port={port}",
+            f"--healthz-port={health}",
+            f"--metrics-port={metrics}",
+            f"--initial-cluster=dapr-placement-0={LOOPBACK}:{raft}",
+            *_on_loopback("--listen-address", "--healthz-listen-address", "--metrics-listen-address"),
+        ),
+        address=f"{LOOPBACK}:{port}",
+        ready=f"http://{LOOPBACK}:{health}/healthz",
+        environment=basics(),
+    )
+
+
+def scheduler(program: Path, folder: Path) -> Service:
+    """Dapr's scheduler: the reminders, kept in an etcd of its own in a folder."""
+    port, health, metrics, client, peer = free_ports(5)
+    return Service(
+        name="scheduler",
+        layer=Layer.CONTROL,
+        argv=(
+            str(program),
+            f"--port={port}",
+            f"--healthz-port={health}",
+            f"--metrics-port={metrics}",
+            f"--etcd-data-dir={folder}",
+            f"--etcd-client-port={client}",
+            f"--etcd-initial-cluster=dapr-scheduler-server-0=http://{LOOPBACK}:{peer}",
+            f"--override-broadcast-host-port={LOOPBACK}:{port}",
+            *_on_loopback(
+                "--listen-address",
+                "--healthz-listen-address",
+                "--metrics-listen-address",
+                "--etcd-client-listen-address",
+            ),
+        ),
+        address=f"{LOOPBACK}:{port}",
+        ready=f"http://{LOOPBACK}:{health}/healthz",
+        environment=basics(),
+    )
+
+
+def daprd(program: Path, components: Path, bus: str, app: App, backends: Backends) -> Service:
+    """The sidecar of an app. `bus` is the kind of its bus: `mqtt` or `redis`.
+
+    It is ready when its API answers, which does not wait for the app.
+    """
+    internal, metrics = free_ports(2)
+    return Service(
+        name=f"daprd-{app.pod}",
+        layer=Layer.SIDECARS,
+        argv=(
+            str(program),
+            f"--app-id={app.app_id}",
+            f"--dapr-http-port={app.http_port}",
+            f"--dapr-grpc-port={app.grpc_port}",
+            f"--dapr-internal-grpc-port={internal}",
+            f"--metrics-port={metrics}",
+            f"--resources-path={components}",
+            f"--resources-path={components / f'{bus}-bus'}",
+            f"--config={components / 'config.yaml'}",
+            f"--placement-host-address={backends.placement}",
+            f"--scheduler-host-address={backends.scheduler}",
+            *_app_flags(app),
+            *_on_loopback(
+                "--dapr-listen-addresses", "--dapr-internal-grpc-listen-address", "--metrics-listen-address"
+            ),
+        ),
+        address=f"{LOOPBACK}:{app.grpc_port}",
+        ready=f"http://{LOOPBACK}:{app.http_port}/v1.0/healthz/outbound",
+        environment={**basics(), **backends.environment(), **app.environment(), "DAPR_HOST_IP": LOOPBACK},
+    )
+
+
+def _app_flags(app: App) -> list[str]:
+    if app.protocol == "none":
+        return []
+    flags = [f"--app-port={app.port}", f"--app-protocol={app.protocol}", f"--app-channel-address={LOOPBACK}"]
+    if app.protocol == "http":  # over gRPC the worker's own streams say whether it lives
+        flags += ["--enable-app-health-check", "--app-health-probe-timeout=3000"]
+    return flags
+
+
+def _on_loopback(*flags: str) -> list[str]:
+    return [f"{flag}={LOOPBACK}" for flag in flags]
+
+
+def _written(lines: Sequence[str]) -> str:
+    return "\n".join(["# Written by Meshwright at every start.", *lines, ""])
+
+
+def _quoted(path: Path) -> str:
+    """A path as Redis reads it in its configuration."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def _hashed(password: str) -> str:
+    """A password as `mosquitto_passwd` writes it: PBKDF2 with SHA-512."""
+    salt, rounds = os.urandom(12), 101
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, rounds)
+    return f"$7${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"

@@ -1,0 +1,70 @@
+"""The programs of the stack as the product starts them: each works with the files of `components/`."""
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.services import Services, Sidecar
+
+
+async def call(sidecar: Sidecar, method: str, path: str, **options: Any) -> tuple[int, Any]:
+    """Ask the API of a sidecar, as its app would."""
+    headers = {"dapr-api-token": sidecar.app.api_token}
+    url = f"http://127.0.0.1:{sidecar.app.http_port}/v1.0{path}"
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.request(method, url, **options) as response,
+    ):
+        text = await response.text()
+        return response.status, json.loads(text) if text.startswith(("{", "[")) else text
+
+
+@pytest.mark.parametrize("bus", ["mqtt", "redis"])
+async def test_a_sidecar_finds_store_and_bus_in_its_environment(services: Services, bus: str) -> None:
+    async with services.sidecar(bus=bus) as sidecar:
+        key = sidecar.app.namespace
+        _, about = await call(sidecar, "GET", "/metadata")
+        assert {each["name"] for each in about["components"]} == {"state", "bus", "views", "env"}
+        assert (await call(sidecar, "POST", "/state/state", json=[{"key": key, "value": 7}]))[0] == 204
+        assert (await call(sidecar, "GET", f"/state/state/{key}"))[1] == "7"
+        assert (await call(sidecar, "POST", f"/publish/bus/bus/{key}/x", json={}))[0] == 204
+
+
+async def test_a_sidecar_answers_only_who_has_its_token(services: Services) -> None:
+    async with services.sidecar(actors=False) as sidecar:
+        assert (await call(sidecar, "GET", "/metadata"))[0] == 200
+        status, _ = await call(sidecar, "GET", "/metadata", headers={"dapr-api-token": "another"})
+        assert status == 401
+
+
+@pytest.mark.parametrize("path", ["/secrets/env/MESH_REDIS_PASSWORD", "/secrets/env/bulk"])
+async def test_an_app_cannot_read_the_environment_of_its_sidecar(services: Services, path: str) -> None:
+    async with services.sidecar(actors=False) as sidecar:
+        status, text = await call(sidecar, "GET", path)
+        assert status >= 400 and services.redis_password not in str(text)
+
+
+async def test_state_outlives_kill_9_of_store_and_sidecar(own_services: Services) -> None:
+    async with own_services.sidecar(bus="redis", actors=False) as sidecar:
+        assert (await call(sidecar, "POST", "/state/state", json=[{"key": "k", "value": 7}]))[0] == 204
+        own_services.kill("redis")
+        sidecar.kill()
+        own_services.start_again("redis")
+        await sidecar.start()
+        assert (await call(sidecar, "GET", "/state/state/k"))[1] == "7"
+
+
+async def test_control_plane_comes_back_where_it_was(own_services: Services) -> None:
+    async with own_services.sidecar(bus="redis") as sidecar:
+        for name in ("placement", "scheduler"):
+            own_services.kill(name)
+            own_services.start_again(name)
+        async with asyncio.timeout(20):
+            while True:
+                _, about = await call(sidecar, "GET", "/metadata")
+                if about["actorRuntime"]["placement"] == "placement: connected":
+                    break
+                await asyncio.sleep(0.05)

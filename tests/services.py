@@ -1,0 +1,341 @@
+"""Real services for tests: Redis, Mosquitto, Dapr's placement and scheduler, and a daprd for each test.
+
+    async def test_it(services: Services) -> None:
+        url = services.broker_url                 # mqtt://user:password@127.0.0.1:port; starts a broker
+        async with services.sidecar("mesh", port=app_port) as sidecar:      # a daprd, ready
+            sidecar.app.grpc_port, sidecar.app.api_token, sidecar.app.environment()
+            sidecar.kill()                             # kill -9
+            await sidecar.start()                      # again: same ports, names and tokens
+
+`services` lives as long as the pytest session and is shared, so a test takes a namespace, topics and keys
+of its own (`sidecar` makes a namespace up where none is given). `own_services` belongs to one test, which may
+kill what is in it: `own_services.kill("redis")`, `own_services.start_again("redis")`. Both start a service
+when it is asked for first, as the product would start it, with its data in a folder of the test.
+
+What is used, in this order: an address in the environment (MESH_BROKER_URL, MESH_REDIS_HOST with
+MESH_REDIS_PASSWORD, MESH_PLACEMENT, MESH_SCHEDULER), a program of this machine, a container where Docker
+answers and `testcontainers` is installed. Where there is none the test is skipped with the reason, and under
+MESH_REQUIRE_TIERS=all it fails. Ask for services from the main thread: programs end with the thread that
+started them.
+"""
+
+import asyncio
+import importlib.util
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from meshwright.errors import ServiceFailed
+from meshwright.stack.child import command_of, write_files
+from meshwright.stack.probes import answers
+from meshwright.stack.programs import Programs
+from meshwright.stack.services import (
+    App,
+    Backends,
+    Service,
+    daprd,
+    free_ports,
+    mosquitto,
+    new_secret,
+    placement,
+    redis,
+    scheduler,
+)
+
+COMPONENTS = Path(__file__).parents[1] / "components"
+VARIABLES = {
+    "mosquitto": "MESH_BROKER_URL",
+    "redis": "MESH_REDIS_HOST",
+    "placement": "MESH_PLACEMENT",
+    "scheduler": "MESH_SCHEDULER",
+}
+PASSWORD = "MESH_REDIS_PASSWORD"
+# Read when pytest starts, before it cleans the environment of settings.
+GIVEN = {name: os.environ[name] for name in (*VARIABLES.values(), PASSWORD) if os.environ.get(name)}
+DAPR_BIN = os.environ.get("MESH_DAPR_BIN")
+TAIL_LINES = 20
+
+
+class Process:
+    """A program of the stack, kept by nobody: a test starts, kills and starts it again."""
+
+    def __init__(self, service: Service, log: Path) -> None:
+        self.service = service
+        self.log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, f"{self.service.name} was not started"
+        return self._process.pid
+
+    def launch(self) -> None:
+        write_files(self.service)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command_of(self.service),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=dict(self.service.environment),
+                start_new_session=True,
+            )
+
+    def failure(self) -> str | None:
+        """What it said last, if it has ended."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        lines = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+        return f"{self.service.name} ended with {self._process.returncode}:\n" + "\n".join(lines)
+
+    def kill(self) -> None:
+        """Kill -9, now."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """Ask it to end, and see to it that it does."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(self.service.stop_seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    async def ready(self) -> None:
+        """Wait until it works. Fails the test if it ends instead, or takes too long."""
+        async with asyncio.timeout(self.service.ready_seconds):
+            while not await answers(self.service.ready):
+                if (failure := self.failure()) is not None:
+                    pytest.fail(failure, pytrace=False)
+                await asyncio.sleep(0.01)
+
+
+class Sidecar:
+    """A daprd that stands beside a test's app."""
+
+    def __init__(self, app: App, process: Process) -> None:
+        self.app = app
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """All it has said."""
+        return self._process.log.read_text(errors="replace")
+
+    async def start(self) -> None:
+        """Start it, or start it again after `kill` or `stop`; it is ready when this returns."""
+        self._process.launch()
+        await self._process.ready()
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self._process.kill()
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for its end."""
+        self._process.stop()
+
+
+class Services:
+    """Services that are started when they are asked for, and stopped at the end."""
+
+    def __init__(self, folder: Path, given: dict[str, str]) -> None:
+        self.folder = folder
+        self._programs = Programs(Path(DAPR_BIN) if DAPR_BIN else None)
+        self._running: dict[str, Process] = {}
+        self._addresses = {name: given[variable] for name, variable in VARIABLES.items() if variable in given}
+        self._containers: list[Any] = []
+        self._numbers = itertools.count(1)
+        self.redis_password = given.get(PASSWORD, "" if "redis" in self._addresses else new_secret())
+        self._recipes: dict[str, Callable[[], Service]] = {
+            "redis": lambda: redis(
+                self._find("redis-server"), COMPONENTS, folder / "redis", self.redis_password
+            ),
+            "mosquitto": lambda: mosquitto(
+                self._find("mosquitto"), COMPONENTS, folder / "mosquitto", new_secret(), ["mesh/#"]
+            ),
+            "placement": lambda: placement(self._find("placement")),
+            "scheduler": lambda: scheduler(self._find("scheduler"), folder / "scheduler"),
+        }
+
+    @property
+    def redis_host(self) -> str:
+        """Redis, as host:port; `redis_password` is its password."""
+        return self._address("redis")
+
+    @property
+    def broker_url(self) -> str:
+        """The MQTT broker, with user and password. Below `mesh/` nobody needs to log in."""
+        return self._address("mosquitto")
+
+    @property
+    def placement(self) -> str:
+        """Dapr's placement, as host:port."""
+        return self._address("placement")
+
+    @property
+    def scheduler(self) -> str:
+        """Dapr's scheduler, as host:port."""
+        return self._address("scheduler")
+
+    def daprd(
+        self,
+        app_id: str,
+        *,
+        bus: str = "mqtt",
+        actors: bool = True,
+        components: Path = COMPONENTS,
+        **app: Any,
+    ) -> "Sidecar":
+        """A daprd that is not started yet. Options as for `sidecar`; for tests that watch it start."""
+        backends = Backends(
+            broker_url=self.broker_url if bus == "mqtt" else "",
+            redis_host=self.redis_host,
+            redis_password=self.redis_password,
+            placement=self.placement if actors else "",
+            scheduler=self.scheduler if actors else "",
+        )
+        grpc_port, http_port = free_ports(2)
+        namespace = app.pop("namespace", None) or f"test-{new_secret()[:8]}"
+        known = App(
+            **{
+                "app_id": app_id,
+                "namespace": namespace,
+                "pod": f"{app_id}-0.{namespace}",
+                "protocol": "grpc" if app.get("port") else "none",
+                "grpc_port": grpc_port,
+                "http_port": http_port,
+                "api_token": new_secret(),
+                "app_token": new_secret(),
+            }
+            | app
+        )
+        service = daprd(self._find("daprd"), components, bus, known, backends)
+        return Sidecar(known, self._process(service))
+
+    @asynccontextmanager
+    async def sidecar(self, app_id: str = "mesh", **options: Any) -> AsyncIterator["Sidecar"]:
+        """A daprd that is ready, stopped at the end.
+
+        `bus`: "mqtt" or "redis"; `actors`: False needs neither placement nor scheduler; the rest are fields
+        of `App`: `port` of the test's app and `protocol` ("grpc" or "http"; without a port there is no app),
+        `namespace`, `pod`, ...
+        """
+        sidecar = self.daprd(app_id, **options)
+        try:
+            await sidecar.start()
+            yield sidecar
+        finally:
+            sidecar.kill()
+
+    def kill(self, name: str) -> None:
+        """Kill -9 a service: redis, mosquitto, placement or scheduler."""
+        self._running[name].kill()
+
+    def start_again(self, name: str) -> None:
+        """Start a service that was killed, where it was before."""
+        self._start(self._running[name])
+
+    def stop(self) -> None:
+        """Stop them all, the last one first."""
+        for process in reversed(self._running.values()):
+            process.stop()
+        for container in self._containers:
+            container.stop()
+
+    def _address(self, name: str) -> str:
+        if name not in self._addresses:
+            self._addresses[name] = self._begin(name)
+        return self._addresses[name]
+
+    def _begin(self, name: str) -> str:
+        """Start a service, from a program or in a container, and return its address."""
+        try:
+            service = self._recipes[name]()
+        except ServiceFailed as error:
+            return self._contain(name) or unavailable(str(error))
+        self._running[name] = self._process(service)
+        self._start(self._running[name])
+        return service.address
+
+    def _start(self, process: Process) -> None:
+        process.launch()
+        with ThreadPoolExecutor(1) as pool:  # this thread may have a loop of its own that runs
+            pool.submit(asyncio.run, process.ready()).result()
+
+    def _process(self, service: Service) -> Process:
+        return Process(service, self.folder / "logs" / f"{next(self._numbers)}-{service.name}.log")
+
+    def _find(self, program: str) -> Path:
+        try:
+            return self._programs.find(program)
+        except ServiceFailed:
+            if program == "daprd":
+                unavailable("there is no daprd: make dapr builds it")
+            raise
+
+    def _contain(self, name: str) -> str | None:
+        """Its address in a container, where there are containers."""
+        if name not in IMAGES or not docker_answers():
+            return None
+        from testcontainers.core.container import DockerContainer
+
+        image, port, command = IMAGES[name]
+        container = DockerContainer(image).with_exposed_ports(port)
+        container = container.with_command(command.format(password=self.redis_password))
+        self._containers.append(container.start())
+        address = f"{container.get_container_host_ip()}:{container.get_exposed_port(port)}"
+        return f"mqtt://{address}" if name == "mosquitto" else address
+
+
+IMAGES = {
+    "redis": ("redis:7", 6379, "redis-server --appendonly yes --appendfsync always --requirepass {password}"),
+    "mosquitto": ("eclipse-mosquitto:2.0", 1883, "mosquitto -c /mosquitto-no-auth.conf"),
+}
+"""Image, port and command of what may run in a container."""
+
+
+def docker_answers() -> bool:
+    if importlib.util.find_spec("testcontainers") is None or shutil.which("docker") is None:
+        return False
+    asked = subprocess.run(["docker", "info"], capture_output=True, check=False, timeout=20)
+    return asked.returncode == 0
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test that needs what is not here, or fail it where nothing may be left out."""
+    if os.environ.get("MESH_REQUIRE_TIERS") == "all":
+        pytest.fail(f"{reason}; and every tier is required", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """Services that all tests share: nobody may kill them."""
+    services = Services(tmp_path_factory.mktemp("services"), GIVEN)
+    yield services
+    services.stop()
+
+
+@pytest.fixture
+def own_services(tmp_path: Path) -> Iterator[Services]:
+    """Services of this test alone, to kill and start again. Never one of the environment's."""
+    services = Services(tmp_path / "services", {})
+    yield services
+    services.stop()
