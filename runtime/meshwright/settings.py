@@ -48,8 +48,9 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path(".mesh")
     """Folder of the mesh's database; made where it is missing."""
-    host: Literal["embedded", "memory"] = "embedded"
-    """What runs the actors: `embedded` keeps everything in one SQLite file, `memory` nothing."""
+    host: Literal["embedded", "memory", "dapr"] = "embedded"
+    """What runs the actors: `embedded` keeps everything in one SQLite file, `memory` nothing; `dapr` spreads
+    them over processes and machines, on a broker and a store."""
     durability: Literal["full", "normal"] = "full"
     """`full`: what was accepted survives a power cut; `normal`: kill -9, and commits are faster."""
 
@@ -104,6 +105,25 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = None
     """Full URL of an OpenTelemetry collector that gets the spans too, by OTLP/HTTP: see extra `otlp`."""
 
+    namespace: str = Field(default="default", max_length=63)
+    """The mesh's name among those that share a broker and a store. This and the next: on Dapr alone."""
+    dapr_channel: Literal["auto", "grpc", "http"] = "auto"
+    """How daprd calls the workers. `auto`: `grpc` where daprd is 1.18 or newer, else `http`."""
+    dapr_bin: Path | None = None
+    """Folder of daprd, placement and scheduler; where unset they are looked for."""
+    bus: Literal["mqtt", "redis"] = "mqtt"
+    """What carries messages between workers: an MQTT broker, or streams of the Redis that is the store."""
+    broker_url: SecretStr | None = None
+    """The MQTT broker, with user and password. Where unset `mesh up` runs a Mosquitto."""
+    redis_host: str | None = None
+    """The store, as host:port. Where unset `mesh up` runs a Redis."""
+    redis_password: SecretStr | None = None
+    """Its password. Better given in the environment than written in a file."""
+    placement: str | None = None
+    """Dapr's placement, as host:port, several by comma. Where unset `mesh up` runs one."""
+    scheduler: str | None = None
+    """Dapr's scheduler, as host:port, several by comma. Where unset `mesh up` runs one."""
+
     heartbeat_seconds: float = Field(default=30.0, gt=0)
     """How often each agent says that it is there."""
     degraded_after_seconds: float = Field(default=60.0, gt=0)
@@ -119,6 +139,27 @@ class Settings(BaseSettings):
                 f"expected a URL with http:// or https://, like {EXAMPLES[str(info.field_name)]}"
             )
         return url
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_a_broker(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not re.match(r"mqtts?://[^\s/]", url.get_secret_value()):
+            raise ValueError("expected a URL like mqtt://user:password@127.0.0.1:1883, or with mqtts://")
+        return url
+
+    @field_validator("redis_host", "placement", "scheduler")
+    @classmethod
+    def _is_an_address(cls, address: str | None) -> str | None:
+        if address is not None and not re.fullmatch(r"[^\s:/,]+:\d+(,[^\s:/,]+:\d+)*", address):
+            raise ValueError("expected host:port, like 127.0.0.1:6379")
+        return address
+
+    @field_validator("namespace")
+    @classmethod
+    def _is_a_label(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name):
+            raise ValueError("expected lower-case letters, digits and hyphens, like team-a")
+        return name
 
     @model_validator(mode="after")
     def _silence_grows(self) -> Self:
@@ -194,7 +235,7 @@ def _invalid(
     """Say which setting is wrong, from where it came, and what was expected; never what a secret was."""
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else ""
-    found = "" if name in ("", "litellm_api_key") else f", not {str(first['input'])[:80]!r}"
+    found = "" if not name or _is_secret(name) else f", not {str(first['input'])[:80]!r}"
     expected = first["msg"].removeprefix("Value error, ")
     message = f"{name}: {expected}{found}" if name else expected
     line = _line_of(name, text)
@@ -205,6 +246,10 @@ def _invalid(
             f"{_variable(name)}: {expected}{found}", field=name, remedy="set it anew or unset it"
         )
     return ConfigError(message, path=str(path), line=line, field=name)
+
+
+def _is_secret(name: str) -> bool:
+    return "Secret" in str(Settings.model_fields[name].annotation)
 
 
 def _variable(name: str) -> str:

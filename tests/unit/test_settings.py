@@ -68,11 +68,19 @@ def test_a_secret_never_prints(tmp_path, monkeypatch):
     assert "sk-secret" not in repr(settings) + str(settings) + settings.model_dump_json()
 
 
-def test_a_secret_of_a_wrong_type_is_not_repeated(tmp_path):
-    write(tmp_path, "litellm_api_key = 123456\n")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("litellm_api_key", "123456"),
+        ("redis_password", "123456"),
+        ("broker_url", '"http://mesh:123456@host"'),
+    ],
+)
+def test_a_secret_of_a_wrong_type_is_not_repeated(tmp_path, name, value):
+    write(tmp_path, f"{name} = {value}\n")
     with pytest.raises(ConfigError) as caught:
         load_settings(tmp_path)
-    assert "litellm_api_key" in str(caught.value)
+    assert name in str(caught.value)
     assert "123456" not in str(caught.value)
 
 
@@ -101,6 +109,16 @@ def test_an_unknown_table_names_what_is_known(tmp_path):
             'otlp_endpoint = "collector:4318"',
             1,
             "otlp_endpoint: expected a URL with http:// or https://, like http://127.0.0.1:4318/v1/traces",
+        ),
+        (
+            'namespace = "Team A"',
+            1,
+            "namespace: expected lower-case letters, digits and hyphens, like team-a",
+        ),
+        (
+            'redis_host = "redis://here"',
+            1,
+            "redis_host: expected host:port, like 127.0.0.1:6379, not 'redis:",
         ),
         (
             'litellm_base_url = "proxy:4000"',
@@ -165,7 +183,5 @@ def test_the_documented_file_shows_every_setting_with_its_default(tmp_path):
     assert block is not None
     shown = tomllib.loads("\n".join(re.findall(r"^# (\w+ = .*)$", block[1], re.MULTILINE)))
     assert list(shown) == list(Settings.model_fields)
-    defaults = Settings().model_dump(
-        mode="json", exclude={"litellm_base_url", "litellm_api_key", "otlp_endpoint"}
-    )
+    defaults = Settings().model_dump(mode="json", exclude_none=True)
     assert {name: shown[name] for name in defaults} == defaults
