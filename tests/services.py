@@ -138,6 +138,10 @@ class Sidecar:
         """All it has said."""
         return self._process.log.read_text(errors="replace")
 
+    def launch(self) -> None:
+        """Start it, and do not wait: it may wait for its app."""
+        self._process.launch()
+
     async def start(self) -> None:
         """Start it, or start it again after `kill` or `stop`; it is ready when this returns."""
         self._process.launch()

@@ -43,6 +43,10 @@ class Bus:
 
         return end
 
+    def takes(self, topic: str) -> bool:
+        """Whether an actor is given the events of a topic."""
+        return bool(self._subscribed(topic))
+
     def tell(self, event: Event) -> None:
         """Show an event to the listeners of its topic."""
         listeners = self._listening.get(event.topic)

@@ -1,0 +1,126 @@
+"""The document of an actor: its head, and its outbox, as one value of the state store.
+
+    {"v": 1, "by": [commit, ...], "head": {...}, "outbox": [{"message": {...}} | {"event": {...}}, ...]}
+
+`by` names the last commits, newest first: who lost sight of its own can find it again. The outbox holds
+what was committed and may not have been taken; what was is left out by the next commit, so an entry may be
+there, and be sent, more than once.
+
+A value of more than 32 KiB within it is a key of its own, named by its content and written before the
+document that names it: `{"$value": sha256}`, where the document lists that hash among its `values`. So a
+large payload is not written again by every turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from meshwright.envelope import Head, Message
+from meshwright.messages import Event
+
+Entry = Message | Event
+LARGE_BYTES = 32 * 1024
+REFERENCE = "$value"
+VALUES = "values"
+REMEMBERED_COMMITS = 4
+
+
+@dataclass(slots=True)
+class Document:
+    """What is stored of an actor."""
+
+    head: Head = field(default_factory=Head)
+    outbox: list[Entry] = field(default_factory=list)
+    by: tuple[str, ...] = ()
+
+    def encode(self) -> bytes:
+        """The document as JSON. Parts that are JSON already are not parsed again."""
+        head = self.head
+        envelope = {
+            "revision": head.revision,
+            "last_turn": head.last_turn,
+            "sent": head.sent,
+            "wake_at": head.wake_at,
+            "obliged": head.obliged,
+            "seen": head.seen,
+        }
+        return b'{"v":1,"by":%b,"head":%b,"state":%b,"outbox":[%b]}' % (
+            to_json(self.by),
+            to_json(envelope),
+            head.state or b"null",
+            b",".join(map(encode_entry, self.outbox)),
+        )
+
+    @classmethod
+    def decode(cls, data: Mapping[str, Any]) -> Document:
+        """Read a document whose references are resolved. Unknown fields are passed over."""
+        head = Head.decode(to_json({**data["head"], "state": data["state"]}))
+        return cls(head, [decode_entry(entry) for entry in data["outbox"]], tuple(data["by"]))
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """An entry of an outbox as JSON."""
+    if isinstance(entry, Message):
+        return b'{"message":%b}' % entry.encode()
+    return b'{"event":%b}' % encode_event(entry)
+
+
+def decode_entry(data: Mapping[str, Any]) -> Entry:
+    """Read `encode_entry` back."""
+    if "message" in data:
+        return Message.decode(to_json(data["message"]))
+    return Event.model_validate(data["event"])
+
+
+def encode_event(event: Event) -> bytes:
+    """An event as JSON."""
+    return event.__pydantic_serializer__.to_json(event)
+
+
+def take_out(data: bytes) -> tuple[bytes, dict[str, bytes]]:
+    """A document without its large values, and these by their hashes."""
+    if len(data) <= LARGE_BYTES:
+        return data, {}
+    taken: dict[str, bytes] = {}
+    rest = _without(from_json(data), taken)
+    return (to_json({**rest, VALUES: sorted(taken)}), taken) if taken else (data, taken)
+
+
+def _without(value: Any, taken: dict[str, bytes]) -> Any:
+    """Replace what is large within a value by references, the innermost first."""
+    if isinstance(value, dict):
+        return {name: _referred(_without(item, taken), taken) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_referred(_without(item, taken), taken) for item in value]
+    return value
+
+
+def _referred(value: Any, taken: dict[str, bytes]) -> Any:
+    if not isinstance(value, (str, dict, list)):
+        return value
+    data = to_json(value)
+    if len(data) <= LARGE_BYTES:
+        return value
+    name = hashlib.sha256(data).hexdigest()
+    taken[name] = data
+    return {REFERENCE: name}
+
+
+def put_back(value: Any, values: Mapping[str, bytes]) -> Any:
+    """A document with its references replaced by what they name, which may hold references itself.
+
+    Only what is among `values` is one: a payload may look like a reference, and stays what it is.
+    """
+    if isinstance(value, dict):
+        name = value.get(REFERENCE) if len(value) == 1 else None
+        if isinstance(name, str) and name in values:
+            return put_back(from_json(values[name]), values)
+        return {name: put_back(item, values) for name, item in value.items()}
+    if isinstance(value, list):
+        return [put_back(item, values) for item in value]
+    return value

@@ -1,0 +1,298 @@
+"""The executor: takes what waits for a cell, runs the turns, commits them by one swap, and tells."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json, to_json
+
+from meshwright.actor import Actor
+from meshwright.clock import Clock
+from meshwright.envelope import ActorRef, Head, Record
+from meshwright.errors import Conflict, HostError, StoreUnavailable
+from meshwright.host import RECORD_GAP, dead_letter
+from meshwright.hosts.dapr.cells import Cell, Delivery, Documents, without_alarm
+from meshwright.hosts.dapr.documents import Document, Entry, encode_event
+from meshwright.hosts.dapr.state import State
+from meshwright.hosts.dapr.watch import WatchList
+from meshwright.messages import Event
+from meshwright.tracing import NoTracing, Tracing
+from meshwright.turns import Commit, take_turn
+
+MAX_TURNS_A_COMMIT = 32
+CONFLICT_PAUSE_SECONDS = 0.02
+UNTRACED = NoTracing()
+
+
+@dataclass(slots=True)
+class Taken:
+    """What the turns of one go came to, in order: each delivery with its commit or its error."""
+
+    ends: list[tuple[Delivery, Commit | Exception]] = field(default_factory=list)
+    head: Head | None = None
+    refused: list[Event] = field(default_factory=list)
+
+    @property
+    def commits(self) -> list[Commit]:
+        """Those that change something."""
+        return [end for _, end in self.ends if isinstance(end, Commit) and end.changed]
+
+
+class StoredRecord(NamedTuple):
+    """A record, the commit that wrote it, and the events that were to be told with it."""
+
+    record: Record
+    by: str
+    events: list[Event]
+
+
+@dataclass(slots=True)
+class Tells:
+    """What the host does with what is committed: signals, alarms, the outbox."""
+
+    signal: Callable[[ActorRef, Sequence[Any]], None]
+    set_alarm: Callable[[ActorRef, datetime | None], None]
+    send: Callable[[Cell], None]
+    emit: Callable[[Sequence[Event]], Awaitable[None]]
+
+
+class Executor:
+    """Runs the turns of cells, one go of a cell at a time."""
+
+    def __init__(
+        self,
+        state: State,
+        documents: Documents,
+        clock: Clock,
+        tracing: Tracing | NoTracing,
+        tells: Tells,
+        commit_name: Callable[[], str],
+    ) -> None:
+        self._state = state
+        self._documents = documents
+        self._clock = clock
+        self._tracing = tracing
+        self._tells = tells
+        self._commit_name = commit_name
+        self.watch: WatchList | None = None
+
+    async def run(self, cell: Cell) -> None:
+        """Take what waits for a cell until nothing does. Never raises for what a turn or the store did."""
+        conflicts = 0
+        while cell.mailbox:
+            size = min(len(cell.mailbox), MAX_TURNS_A_COMMIT)
+            deliveries = [cell.mailbox.popleft() for _ in range(size)]
+            try:
+                await self._go(cell, deliveries)
+                conflicts = 0
+            except Conflict:
+                cell.forget()
+                cell.mailbox.extendleft(reversed(deliveries))
+                conflicts += 1
+                if conflicts > 1:  # another worker is at the same actor: one of us has to wait
+                    await asyncio.sleep(CONFLICT_PAUSE_SECONDS * random.uniform(0.5, min(conflicts, 10)))
+            except HostError as error:
+                cell.forget()
+                for delivery in deliveries:
+                    settle(delivery.reply, None, error)
+
+    async def _go(self, cell: Cell, deliveries: list[Delivery]) -> None:
+        fresh = cell.document is None and not is_stateless(cell)
+        if fresh:
+            await self.load(cell)
+        elif cell.document is None:
+            cell.document = Document()
+        taken = self._take(cell, deliveries)
+        if taken.commits:
+            await self._commit(cell, taken)
+        elif not (fresh or is_stateless(cell)) and await self._documents.etag(cell.ref) != cell.etag:
+            raise Conflict(f"{cell.ref} was changed by another worker")
+        await self._tell(cell, taken)
+
+    async def load(self, cell: Cell) -> None:
+        """Read a cell's document. What another left in the outbox becomes ours with the next commit."""
+        document, cell.etag = await self._documents.read(cell.ref)
+        ours = {entry.id for entry in cell.outbox}
+        cell.outbox = [*(entry for entry in document.outbox if entry.id not in ours), *cell.outbox]
+        cell.document = document
+        cell.actor = None
+
+    # Turns
+
+    def _take(self, cell: Cell, deliveries: Sequence[Delivery]) -> Taken:
+        taken = Taken(head=cell.head)
+        for delivery in deliveries:
+            assert taken.head is not None
+            if delivery.alarm and not self._is_due(taken.head):
+                taken.ends.append((delivery, Commit(cell.ref, delivery.message, taken.head, changed=False)))
+                continue
+            end = self._turn(cell, taken.head, delivery)
+            if isinstance(end, Exception) and not delivery.is_call:
+                taken.refused.append(dead_letter(delivery.message, end, self._clock.now()))
+                if delivery.alarm:
+                    end = without_alarm(taken.head, delivery.message)
+            if isinstance(end, Commit) and end.changed:
+                taken.head = end.head
+            taken.ends.append((delivery, end))
+        return taken
+
+    def _turn(self, cell: Cell, head: Head, delivery: Delivery) -> Commit | Exception:
+        message = delivery.message
+        tracing = self._tracing if message.traceparent is not None else UNTRACED
+        with tracing.span(f"turn {cell.ref.type}.{message.method}", parent=message.traceparent) as span:
+            actor = self._actor(cell, head)
+            try:
+                return take_turn(
+                    cell.kind,
+                    actor,
+                    head,
+                    message,
+                    self._clock.now(),
+                    remember=delivery.once,
+                    traceparent=span.traceparent,
+                )
+            except Exception as error:  # noqa: BLE001 whatever a turn raises, its sender is told
+                span.fail(error)
+                cell.actor = None  # its state may be half changed
+                return error
+
+    def _actor(self, cell: Cell, head: Head) -> Actor[Any]:
+        if cell.actor is None:
+            cell.actor = cell.kind.activate(cell.ref, head)
+        return cell.actor
+
+    def _is_due(self, head: Head) -> bool:
+        return head.wake_at is not None and head.wake_at <= self._clock.now()
+
+    # Commits
+
+    async def _commit(self, cell: Cell, taken: Taken) -> None:
+        """Records first, then the document, with the actor on the watch list beside it."""
+        assert self.watch is not None and taken.head is not None and cell.document is not None
+        entries = [entry for commit in taken.commits for entry in in_order(commit)]
+        records = [record for commit in taken.commits for record in commit.records]
+        if records or cell.writes:
+            writes = [*cell.writes, *(self.put_record(record) for record in records)]
+            await asyncio.gather(*writes)
+        name = self._commit_name()
+        document = Document(taken.head, [*cell.outbox, *entries], (name, *cell.document.by[:3]))
+        armed = self.watch.arm(cell.ref) if owes(document) else None
+        swapped, watched = await asyncio.gather(
+            self._swap(cell, document, name), armed or asyncio.sleep(0), return_exceptions=True
+        )
+        if isinstance(swapped, BaseException):
+            raise swapped
+        if isinstance(watched, BaseException):
+            raise StoreUnavailable(f"{cell.ref} is not watched: {watched}") from watched
+        cell.document, cell.etag = document, swapped
+        cell.outbox += entries
+        cell.unmarked = bool(document.outbox)
+        if swapped is None:
+            cell.forget()
+
+    async def _swap(self, cell: Cell, document: Document, name: str) -> str | None:
+        """Write the document. None where its etag is not known, or another's came on top of it already."""
+        try:
+            return await self._documents.swap(cell.ref, document, cell.etag)
+        except Conflict:
+            found, _ = await self._documents.read(cell.ref)
+            if name not in found.by:
+                raise
+            return None
+
+    def put_record(self, record: Record, events: Sequence[Event] = ()) -> asyncio.Future[bool]:
+        """Write a record; False if there was one of that number."""
+        value = encode_record(record, events, self._commit_name())
+        return asyncio.ensure_future(
+            self._state.put(self._record_key(record.ref, record.stream, record.n), value)
+        )
+
+    def _record_key(self, ref: ActorRef, stream: str, n: int) -> str:
+        return self._state.key("record", ref.type, ref.id, stream, str(n))
+
+    async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[StoredRecord]:
+        """The records of a range, in order; without `last` until so many numbers are empty."""
+        found: list[StoredRecord] = []
+        while last is None or first <= last:
+            end = first + RECORD_GAP - 1 if last is None else min(last, first + RECORD_GAP - 1)
+            page = await self._page(ref, stream, range(first, end + 1))
+            found += page
+            if last is None and not page:
+                break
+            first = end + 1
+        return found
+
+    async def _page(self, ref: ActorRef, stream: str, numbers: range) -> list[StoredRecord]:
+        values = await asyncio.gather(*(self._state.read(self._record_key(ref, stream, n)) for n in numbers))
+        return [
+            decode_record(Record(ref, stream, n, None), stored.value)
+            for n, stored in zip(numbers, values, strict=True)
+            if stored is not None
+        ]
+
+    # Telling
+
+    async def _tell(self, cell: Cell, taken: Taken) -> None:
+        """Only now does anything leave."""
+        for _, end in taken.ends:
+            if isinstance(end, Commit):
+                self._tells.signal(cell.ref, end.hints)
+        if taken.commits:
+            assert taken.head is not None
+            self._tells.set_alarm(cell.ref, taken.head.wake_at)
+            self._tells.send(cell)
+        for _, end in taken.ends:
+            if isinstance(end, Commit):
+                self._tells.signal(cell.ref, end.after)
+        if taken.refused:
+            await self._tells.emit(taken.refused)
+        for delivery, end in taken.ends:
+            if isinstance(end, Commit):
+                settle(delivery.reply, end.reply, None)
+            else:
+                settle(delivery.reply, None, end if delivery.is_call else None)
+
+
+def owes(document: Document) -> bool:
+    """Whether an actor has to be woken if its worker goes."""
+    return document.head.obliged or document.head.wake_at is not None or bool(document.outbox)
+
+
+def is_stateless(cell: Cell) -> bool:
+    """Whether the actor's kind keeps nothing, so that there is nothing to read."""
+    return not cell.kind.state_type.model_fields
+
+
+def in_order(commit: Commit) -> list[Entry]:
+    """What a turn sent, messages and events, in the order in which it did."""
+    entries: list[Entry] = [*commit.sends, *commit.events]
+    return sorted(entries, key=lambda entry: int(entry.id.rpartition("/")[2]))
+
+
+def encode_record(record: Record, events: Sequence[Event], name: str) -> bytes:
+    """A record as it is stored: the events that go with it are told again by who reads it after a crash."""
+    told = b",".join(map(encode_event, events))
+    return b'{"v":1,"by":%b,"value":%b,"events":[%b]}' % (to_json(name), to_json(record.value), told)
+
+
+def decode_record(record: Record, data: bytes) -> StoredRecord:
+    """Read `encode_record` back."""
+    document = from_json(data)
+    events = [Event.model_validate(event) for event in document["events"]]
+    return StoredRecord(replace(record, value=document["value"]), document["by"], events)
+
+
+def settle(reply: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Answer whoever waits, if anybody still does."""
+    if reply.done():
+        return
+    if error is not None:
+        reply.set_exception(error)
+        reply.exception()  # looked at: not everybody waits for what they send
+    else:
+        reply.set_result(result)

@@ -1,0 +1,536 @@
+"""The Dapr host: the same actors over daprd, a state store, a message broker, placement and scheduler.
+
+A turn runs in the process where its message lands, and one compare-and-swap of the actor's document
+commits it: its state, and what it sends. Topics are shared by the replicas of a worker, so that is where
+the work is spread; an actor whose kind lives elsewhere is called through Dapr, whose placement finds it.
+Nothing leaves before the commit is durable and the actor is on a watch list that outlives this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from meshwright import topics
+from meshwright.bus import Bus
+from meshwright.clock import Clock, SystemClock
+from meshwright.envelope import ActorRef, Message, Record
+from meshwright.errors import Draining, HostError, MailboxFull, NotFound, StoreFailed
+from meshwright.events.log import EventLog
+from meshwright.host import Listener, Signals, Subscription, dead_letter
+from meshwright.hosts.dapr.alarms import Alarms
+from meshwright.hosts.dapr.cells import Cell, Cells, Delivery, Documents
+from meshwright.hosts.dapr.channels.port import Route
+from meshwright.hosts.dapr.channels.replies import CALL, DELIVER
+from meshwright.hosts.dapr.documents import Entry
+from meshwright.hosts.dapr.executor import Executor, Tells
+from meshwright.hosts.dapr.inbox import Inbox
+from meshwright.hosts.dapr.link import Link
+from meshwright.hosts.dapr.naming import EVENTS, Naming
+from meshwright.hosts.dapr.options import Options
+from meshwright.hosts.dapr.relay import Publisher, Relay
+from meshwright.hosts.dapr.sidecar import BUS, VIEWS
+from meshwright.messages import Event, new_id
+from meshwright.storage.database import Database
+from meshwright.tracing import NoTracing, Tracing
+from meshwright.turns import ActorKind, require_json
+
+logger = logging.getLogger("meshwright.dapr")
+
+IDLE_SECONDS = 60.0
+RETRY_SECONDS = 0.1
+MAX_RETRY_SECONDS = 5.0
+DRAIN_SECONDS = 10.0
+DRAIN_LOOK_SECONDS = 0.005
+MAX_EMITTED = 20_000  # events of this process that may wait for the broker
+LOG_GROUP = "event-logger"
+
+
+class DaprHost:
+    """Runs actors over one sidecar. `log` is given to the one process that keeps the mesh's event log.
+
+    `taken_elsewhere` are patterns of topics from which other apps take messages, besides those that this
+    one subscribes to. `max_mailbox` bounds what may wait for one actor before calls and sends are refused.
+    """
+
+    name = "dapr"
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        clock: Clock | None = None,
+        log: EventLog | None = None,
+        database: Database | None = None,
+        tracing: Tracing | NoTracing | None = None,
+        taken_elsewhere: Sequence[str] = (),
+        max_mailbox: int = 1000,
+        max_active: int = 5000,
+    ) -> None:
+        self.clock: Clock = clock or SystemClock()
+        self.incarnation = new_id()
+        self.on_failure: Callable[[StoreFailed], None] = lambda error: None
+        self.options = options
+        self._log = log
+        self._database = database
+        self._max_mailbox = max_mailbox
+        self._bus = Bus()
+        self._taken_elsewhere = [topics.matcher(pattern) for pattern in taken_elsewhere]
+        self._subscriptions: list[Subscription] = []
+        self._worker: Signals | None = None
+        self._cells = Cells(max_active)
+        self._elsewhere: dict[str, ActorKind] = {}
+        self._link = Link(options, self)
+        self._documents = Documents(self._link.state)
+        tells = Tells(self._signal, self._set_alarm, self._send, self._emit)
+        self._executor = Executor(
+            self._link.state, self._documents, self.clock, tracing or NoTracing(), tells, self._commit_name
+        )
+        sender = new_id()
+        self._publisher = Publisher(self._link.sidecar, sender, self._is_taken)
+        self._relay = Relay(self._publisher, self._deliver, self._begin, self._sent)
+        self._inbox = Inbox(self._bus, log, self.clock, sender, self._deliver, self._emit)
+        self._alarms = Alarms(self.clock, self._ring)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._emitted = 0
+        self._commits = itertools.count(1)
+        self._calls = itertools.count(1)
+        self._open = asyncio.Event()
+        self._draining = False
+
+    # The port: what is known before the start
+
+    def register(self, kind: ActorKind) -> None:
+        """Make a type of actor known that lives here."""
+        if kind.type in self._cells.kinds:
+            raise ValueError(f"actor type {kind.type!r} is registered already")
+        self._cells.kinds[kind.type] = kind
+
+    def know(self, kind: ActorKind) -> None:
+        """Make a type of actor known that lives in another app, so that it can be called and read."""
+        self._elsewhere[kind.type] = kind
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Send the events of a pattern to actors; the replicas of this app share them."""
+        self._subscriptions.append(subscription)
+        self._bus.subscribe(subscription)
+
+    def listen(self, pattern: str, listener: Listener) -> Callable[[], None]:
+        """Call back for each event that the broker has from now on; the result ends it."""
+        return self._bus.listen(pattern, listener)
+
+    def attach(self, worker: Signals) -> None:
+        """Give the signals of turns to this worker."""
+        self._worker = worker
+
+    # Lifetime
+
+    async def start(self) -> None:
+        """Meet the sidecar, take a lease, and begin. Raises StoreUnavailable, ConfigError, ServiceFailed."""
+        self._draining = False
+        if self._database is not None and self._log is not None:
+            await self._database.open()
+            await self._log.start()
+        try:
+            await self._link.open()
+            self._publisher.use(self._link.naming)
+            self._executor.watch = self._link.watch
+            self._open.set()
+            await self._link.serve()
+        except BaseException:  # a cancelled start too must leave nothing open
+            await self._close()
+            raise
+        self._begin(self._trim(), "idle actors")
+
+    async def stop(self) -> None:
+        """Take nothing new, let what is under way commit and be sent, give the lease back. Idempotent."""
+        if not self._open.is_set():
+            return
+        self._draining = True
+        self._alarms.clear()
+        await self._link.drain()
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self._emitted or not all(cell.idle for cell in self._cells):  # noqa: ASYNC110 only a stop waits
+                    await asyncio.sleep(DRAIN_LOOK_SECONDS)
+        except TimeoutError:
+            logger.warning("what is not sent after %g s goes on at the next start", DRAIN_SECONDS)
+        await self._close()
+
+    async def _close(self) -> None:
+        self._open.clear()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._alarms.clear()
+        self._publisher.cancel()
+        await self._link.close()
+        if self._database is not None and self._log is not None:
+            self._log.close()
+            await self._database.close()
+
+    def lapse(self) -> None:
+        """Begin a new incarnation: the lease was not renewed in time, so others may have taken over."""
+        logger.warning("worker %s could not renew its lease in time: its work is let go", self.incarnation)
+        self._open.clear()
+        if self._worker is not None:
+            self._worker.lapsed()
+        self._alarms.clear()
+        self._executor.watch = None
+        self.incarnation = new_id()
+        for cell in self._cells:
+            if not cell.working:
+                cell.forget()
+        self._begin(self._begin_anew(), "new incarnation")
+
+    async def _begin_anew(self) -> None:
+        await self._link.renew_incarnation()
+        self._executor.watch = self._link.watch
+        self._open.set()
+
+    # The port: asking and telling
+
+    async def call(
+        self, ref: ActorRef, method: str, body: Any = None, *, traceparent: str | None = None
+    ) -> Any:
+        """Run a turn and return its reply, once all that it rests on is durable."""
+        self._check()
+        message = Message(f"call/{new_id()}", ref, method, body, traceparent=traceparent)
+        if ref.type in self._cells.kinds:
+            return await self._enqueue(message, is_call=True)
+        return await self._link.call(self._kind(ref), message)
+
+    async def send(self, message: Message) -> None:
+        """Take a message from outside: its turn is durable when this returns."""
+        self._check()
+        require_json(message.id, message.body)
+        self._kind(message.to)
+        await self._deliver(message)
+
+    async def publish(self, event: Event) -> None:
+        """Take an event from outside: the broker has it when this returns. Who takes it drops a repeat."""
+        self._check()
+        require_json(event.id, event.payload)
+        await self._emit([event])
+
+    def emit(self, events: Sequence[Event]) -> Awaitable[None]:
+        """Take events that this process makes; await the result to know that the broker has them."""
+        if self._emitted + len(events) > MAX_EMITTED:
+            raise MailboxFull(f"{self._emitted} events wait for the broker", remedy="see that it is up")
+        return self._emit(events)
+
+    def broadcast(self, event: Event) -> None:
+        """Show an event to the listeners of every process; it is not kept."""
+        self._bus.tell(event)
+        if self._open.is_set():
+            self._publisher.pass_on(event).add_done_callback(_look)
+
+    async def read(self, ref: ActorRef) -> BaseModel | None:
+        """The actor's committed state, from the store."""
+        kind = self._kind(ref)
+        document, _ = await self._documents.read(ref)
+        return kind.decode_state(document.head.state) if document.head.revision else None
+
+    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
+        """Write a record outside a turn, and tell events with it; await the result to know it durable."""
+        require_json(record.ref, record.value, *(event.payload for event in events))
+        cell = self._cells.find(record.ref, self._now())
+        written = self._executor.put_record(record, events)
+        cell.writes.add(written)
+
+        async def told() -> None:
+            try:
+                is_new = await written
+            finally:
+                cell.writes.discard(written)
+            if is_new and events:
+                cell.outbox += events
+                self._relay.start(cell)
+
+        return self._begin(told(), f"record of {record.ref}")
+
+    async def records(
+        self, ref: ActorRef, stream: str, *, first: int = 1, last: int | None = None
+    ) -> list[Record]:
+        """The records of a stream, in order. What another worker had to tell with them is told again."""
+        cell = self._cells.active(ref)
+        if cell is not None and cell.writes:
+            await asyncio.gather(*cell.writes)
+        stored = await self._executor.records(ref, stream, first, last)
+        untold = [event for each in stored if not self._is_own(each.by) for event in each.events]
+        if untold:
+            await self._emit(untold)
+        return [each.record for each in stored]
+
+    async def is_gone(self, incarnation: str) -> bool:
+        """Whether a worker's lease has run out, or it said goodbye. Unknown counts as not."""
+        try:
+            return await self._link.lease.is_gone(incarnation)
+        except HostError as error:
+            logger.warning("whether worker %s is gone is not known: %s", incarnation, error)
+            return False
+
+    # What daprd brings
+
+    @property
+    def actor_types(self) -> Mapping[str, Sequence[str]]:
+        """The types that live here, with their turns, and that of the watch list's reminders."""
+        types = {kind.type: list(kind.methods) for kind in self._cells.kinds.values()}
+        return {**types, self._link.recovery.actor_type: []}
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """What to subscribe to."""
+        naming: Naming = self._link.naming
+        shared = {naming.shared(each.pattern, self.options.app_id) for each in self._subscriptions}
+        routes = [Route(BUS, topic) for topic in sorted(shared)]
+        if self._log is not None:
+            return [*routes, Route(BUS, naming.shared(EVENTS, LOG_GROUP))]
+        return [*routes, Route(VIEWS, naming.everything(EVENTS))]
+
+    async def on_topic(self, pubsub: str, topic: str, data: bytes) -> bool:
+        """Take a message of the broker."""
+        await self._open.wait()
+        return await self._inbox.take(topic, data)
+
+    async def on_actor(self, ref: ActorRef, method: str, body: bytes) -> bytes:
+        """Run a turn for another host (CALL, DELIVER) or for any client of Dapr (by the turn's name)."""
+        self._check()
+        await self._open.wait()
+        if method == DELIVER:
+            await self._deliver(Message.decode(body))
+            return b"null"
+        message = (
+            Message.decode(body)
+            if method == CALL
+            else Message(f"call/{new_id()}", ref, method, body if body.strip() else None)
+        )
+        return to_json(await self._enqueue(message, is_call=True))
+
+    async def on_reminder(self, ref: ActorRef, name: str) -> None:
+        """A watch list's reminder."""
+        await self._open.wait()
+        await self._link.recovery.on_reminder(ref.id)
+
+    # Recovery
+
+    async def recover(self, ref: ActorRef) -> None:
+        """Wake an actor that a worker left behind: send what it sent, and ask again for what it waits for."""
+        cell = await self._look_at(ref)
+        if cell is None or not self._is_owed(cell):
+            return
+        self._relay.start(cell)
+        self._set_alarm(ref, cell.head.wake_at)
+        if cell.head.obliged:
+            await self._ask_again(cell, recover=True)
+
+    async def review(self, ref: ActorRef) -> None:
+        """Look at an open actor of this worker's list: strike it off, or ask again for what it waits for."""
+        cell = self._cells.active(ref)
+        if cell is not None and not cell.idle:
+            return
+        cell = await self._look_at(ref)
+        if cell is None or not self._is_owed(cell):
+            return
+        writer = cell.document.by[0].partition("/")[0] if cell.document and cell.document.by else ""
+        if writer != self.incarnation and not await self.is_gone(writer):
+            if self._link.seen_elsewhere(ref, cell.head.revision):  # it watches what it wrote
+                self._let_go(ref)
+            return
+        self._set_alarm(ref, cell.head.wake_at)
+        if writer != self.incarnation:
+            self._relay.start(cell)
+        if cell.head.obliged:
+            await self._ask_again(cell, recover=writer != self.incarnation)
+
+    async def redrive(self, ref: ActorRef) -> None:
+        """Ask again for what an actor waits for, now."""
+        cell = await self._look_at(ref)
+        if cell is not None and self._is_owed(cell) and cell.head.obliged:
+            await self._ask_again(cell, recover=False)
+
+    async def _look_at(self, ref: ActorRef) -> Cell | None:
+        if ref.type not in self._cells.kinds:
+            logger.warning("%s is open, and no such actor lives here", ref)
+            return None
+        cell = self._cells.find(ref, self._now())
+        if not cell.working:
+            document, etag = await self._documents.read(ref)
+            if not cell.working and etag != cell.etag:
+                cell.document, cell.etag, cell.actor = document, etag, None
+                cell.outbox = [*document.outbox, *cell.outbox]
+        return cell if cell.document is not None else None
+
+    def _is_owed(self, cell: Cell) -> bool:
+        head = cell.head
+        if head.obliged or head.wake_at is not None or cell.outbox:
+            return True
+        self._let_go(cell.ref)
+        return False
+
+    def _let_go(self, ref: ActorRef) -> None:
+        self._link.disarm(ref)
+        self._alarms.set(ref, None)
+        self._cells.drop(ref)
+
+    async def _ask_again(self, cell: Cell, *, recover: bool) -> None:
+        turns = [*(["recover"] * (recover and cell.kind.recovers)), *(["redrive"] * cell.kind.redrives)]
+        for turn in turns:
+            await self._enqueue(Message(f"{turn}/{self.incarnation}/{next(self._calls)}", cell.ref, turn))
+
+    # Messages
+
+    def _check(self) -> None:
+        if self._draining or not self._open.is_set():
+            raise Draining("the mesh is not running", remedy="try again when it is up: nothing was taken")
+
+    def _kind(self, ref: ActorRef) -> ActorKind:
+        kind = self._cells.kinds.get(ref.type) or self._elsewhere.get(ref.type)
+        if kind is None:
+            raise NotFound(f"no actor type {ref.type!r} is registered", field="type")
+        return kind
+
+    async def _deliver(self, message: Message) -> None:
+        """Give a message that may come again to its actor, wherever that lives."""
+        try:
+            kind = self._kind(message.to)
+        except NotFound as error:
+            await self._emit([dead_letter(message, error, self.clock.now())])
+            return
+        if message.to.type in self._cells.kinds:
+            await self._enqueue(message, once=True)
+        else:
+            await self._link.deliver(kind, message)
+
+    def _enqueue(
+        self, message: Message, *, once: bool = False, alarm: bool = False, is_call: bool = False
+    ) -> asyncio.Future[Any]:
+        cell = self._cells.find(message.to, self._now())
+        if len(cell.mailbox) >= self._max_mailbox:
+            raise MailboxFull(
+                f"{cell.ref} has {len(cell.mailbox)} messages waiting", remedy="try again in a moment"
+            )
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        cell.mailbox.append(Delivery(message, reply, once, alarm, is_call))
+        if not cell.working:
+            cell.working = True
+            self._begin(self._work(cell), f"turns of {cell.ref}")
+        return reply
+
+    async def _work(self, cell: Cell) -> None:
+        try:
+            await self._executor.run(cell)
+        finally:
+            cell.working = False
+
+    def _ring(self, ref: ActorRef) -> None:
+        try:
+            message = Message(f"wake/{self.incarnation}/{next(self._calls)}", ref, "wake")
+            self._enqueue(message, alarm=True).add_done_callback(_look)
+        except HostError as error:  # its turn comes with the next look at what is open
+            logger.warning("the alarm of %s is late: %s", ref, error)
+
+    # Effects
+
+    def _signal(self, ref: ActorRef, signals: Sequence[Any]) -> None:
+        if self._worker is not None:
+            for signal in signals:
+                self._worker.signal(ref, signal)
+
+    def _set_alarm(self, ref: ActorRef, when: datetime | None) -> None:
+        if self._open.is_set() and not self._draining:
+            self._alarms.set(ref, when)
+
+    def _send(self, cell: Cell) -> None:
+        if cell.outbox:
+            self._relay.start(cell)
+        else:
+            self._settled(cell)
+
+    def _sent(self, cell: Cell, entries: Sequence[Entry]) -> None:
+        if self._log is None:
+            for entry in entries:
+                if isinstance(entry, Event):
+                    self._bus.tell(entry)
+        self._settled(cell)
+
+    def _settled(self, cell: Cell) -> None:
+        """Strike an actor off the list that is owed nothing any more."""
+        if cell.outbox or cell.working or cell.document is None:
+            return
+        if not cell.head.obliged and cell.head.wake_at is None:
+            self._link.disarm(cell.ref)
+
+    def _emit(self, events: Sequence[Event]) -> asyncio.Task[None]:
+        """Queue events at once, and see to it that the broker has them."""
+        self._emitted += len(events)
+        futures = [future for event in events for future in self._publisher.add(event)]
+        return self._begin(self._emitted_until_taken(events, futures), "events")
+
+    async def _emitted_until_taken(
+        self, events: Sequence[Event], futures: Sequence[asyncio.Future[None]]
+    ) -> None:
+        pause = RETRY_SECONDS
+        try:
+            while True:
+                results = await asyncio.gather(*futures, return_exceptions=True)
+                failed = next((result for result in results if isinstance(result, BaseException)), None)
+                if failed is None:
+                    break
+                logger.warning("%d events are tried again in %.1f s: %s", len(events), pause, failed)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, MAX_RETRY_SECONDS)
+                futures = [future for event in events for future in self._publisher.add(event)]
+        finally:
+            self._emitted -= len(events)
+        if self._log is None:
+            for event in events:
+                self._bus.tell(event)
+
+    # Small parts
+
+    def _is_taken(self, topic: str) -> bool:
+        return self._bus.takes(topic) or any(matches(topic) for matches in self._taken_elsewhere)
+
+    def _is_own(self, commit_name: str) -> bool:
+        return commit_name.partition("/")[0] == self.incarnation
+
+    def _commit_name(self) -> str:
+        return f"{self.incarnation}/{next(self._commits)}"
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if (
+            not task.cancelled()
+            and task.exception() is not None
+            and not isinstance(task.exception(), HostError)
+        ):
+            logger.error("%s failed", task.get_name(), exc_info=task.exception())
+
+    async def _trim(self) -> None:
+        while True:
+            await asyncio.sleep(IDLE_SECONDS / 2)
+            self._cells.trim(self._now() - IDLE_SECONDS)
+
+
+def _look(future: asyncio.Future[Any]) -> None:
+    """See what came of it: nobody waits for it."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,108 @@
+"""The inbox: what the broker delivers, to the actors that take it, to the log, and to the listeners."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from meshwright import topics
+from meshwright.bus import Bus
+from meshwright.clock import Clock
+from meshwright.envelope import Message
+from meshwright.errors import HostError
+from meshwright.events.log import EventLog
+from meshwright.events.logger import EventLogger
+from meshwright.messages import Event, new_id
+
+logger = logging.getLogger("meshwright.dapr")
+
+MAX_QUOTED = 200  # characters of a message that is nonsense
+
+
+class Inbox:
+    """Takes what comes from the broker. True acks it; False asks for it again.
+
+    Nonsense is acked, since it would come for ever, and recorded as `bus.refused`.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        log: EventLog | None,
+        clock: Clock,
+        sender: str,
+        deliver: Callable[[Message], Awaitable[None]],
+        emit: Callable[[Sequence[Event]], Awaitable[None]],
+    ) -> None:
+        self._bus = bus
+        self._logger = EventLogger(log) if log is not None else None
+        self._clock = clock
+        self._sender = sender
+        self._deliver = deliver
+        self._emit = emit
+
+    async def take(self, topic: str, data: bytes) -> bool:
+        """Take one message of the broker."""
+        try:
+            document = from_json(data)
+            if isinstance(document, dict) and "events" in document:
+                return await self._take_batch(document)
+            event = Event.model_validate(document)
+        except (ValueError, ValidationError) as error:
+            return await self._refuse(topic, data, error)
+        return await self._take_event(event)
+
+    async def _take_batch(self, batch: dict[str, Any]) -> bool:
+        events = [Event.model_validate(event) for event in batch["events"]]
+        passing = [Event.model_validate(event) for event in batch.get("passing", ())]
+        own = batch.get("from") == self._sender
+        try:
+            if self._logger is not None:
+                events = await self._logger.take(events)
+        except HostError as error:
+            logger.warning("%d events are not in the log yet: %s", len(events), error)
+            return False
+        for event in events if self._logger is not None or not own else ():
+            self._bus.tell(event)
+        for event in passing if not own else ():
+            self._bus.tell(event)
+        return True
+
+    async def _take_event(self, event: Event) -> bool:
+        spread, messages = self._bus.spread([event])
+        try:
+            await asyncio.gather(*map(self._deliver, messages))
+            if len(spread) > 1:  # what a route could not read
+                await self._emit(spread[1:])
+        except HostError as error:
+            logger.warning("event %s is asked for again: %s", event.id, error)
+            return False
+        return True
+
+    async def _refuse(self, topic: str, data: bytes, error: Exception) -> bool:
+        reason = " ".join(str(error).split())[:MAX_QUOTED]
+        logger.warning("a message on %s is no event, and is dropped: %s", topic, reason)
+        payload = {
+            "topic": topic,
+            "bytes": len(data),
+            "begins": data[:MAX_QUOTED].decode(errors="replace"),
+            "error": reason,
+        }
+        refused = Event(
+            id=f"bus/{new_id()}",
+            event_type="bus.refused",
+            topic=topics.MESH,
+            time=self._clock.now(),
+            aggregate_id="bus",
+            payload=payload,
+        )
+        try:
+            await self._emit([refused])
+        except HostError:
+            return False
+        return True
