@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
@@ -28,6 +29,7 @@ USUAL_NAMES = {
 }
 """Settings that the environment may also give under a name that other programs use; `MESH_` is stronger."""
 
+MQTT_URL = r"mqtts?://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+)(:\d+)?/?"
 EXAMPLES = {
     "litellm_base_url": "http://127.0.0.1:4000",
     "otlp_endpoint": "http://127.0.0.1:4318/v1/traces",
@@ -124,6 +126,18 @@ class Settings(BaseSettings):
     scheduler: str | None = None
     """Dapr's scheduler, as host:port, several by comma. Where unset `mesh up` runs one."""
 
+    mqtt_url: str | None = None
+    """The broker at which MQTT clients find the mesh, like mqtt://127.0.0.1:1883, or mqtts:// for TLS. Where
+    unset it is not on MQTT, but for `dapr`, which has it on its own broker."""
+    mqtt_username: str | None = None
+    """The mesh's user at that broker."""
+    mqtt_password: SecretStr | None = None
+    """Its password. Better given in the environment than written in a file."""
+    mqtt_ca_file: Path | None = None
+    """PEM file of the authority that signed the broker's certificate; where unset those of the system."""
+    mqtt_prefix: str = Field(default="mesh", max_length=128)
+    """First part of all the topics of a mesh: two meshes on one broker need two."""
+
     heartbeat_seconds: float = Field(default=30.0, gt=0)
     """How often each agent says that it is there."""
     degraded_after_seconds: float = Field(default=60.0, gt=0)
@@ -146,6 +160,20 @@ class Settings(BaseSettings):
         if url is not None and not re.match(r"mqtts?://[^\s/]", url.get_secret_value()):
             raise ValueError("expected a URL like mqtt://user:password@127.0.0.1:1883, or with mqtts://")
         return url
+
+    @field_validator("mqtt_url")
+    @classmethod
+    def _is_an_mqtt_address(cls, url: str | None) -> str | None:
+        if url is not None and not (re.fullmatch(MQTT_URL, url) and urlsplit(url).port != 0):
+            raise ValueError("expected a URL like mqtt://127.0.0.1:1883; users are for mqtt_username")
+        return url
+
+    @field_validator("mqtt_prefix")
+    @classmethod
+    def _is_a_topic(cls, prefix: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", prefix):
+            raise ValueError("expected letters, digits, _ and - in parts joined by /, like home/mesh")
+        return prefix
 
     @field_validator("redis_host", "placement", "scheduler")
     @classmethod
@@ -235,7 +263,7 @@ def _invalid(
     """Say which setting is wrong, from where it came, and what was expected; never what a secret was."""
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else ""
-    found = "" if not name or _is_secret(name) else f", not {str(first['input'])[:80]!r}"
+    found = "" if _is_secret(name, first["input"]) else f", not {str(first['input'])[:80]!r}"
     expected = first["msg"].removeprefix("Value error, ")
     message = f"{name}: {expected}{found}" if name else expected
     line = _line_of(name, text)
@@ -248,8 +276,9 @@ def _invalid(
     return ConfigError(message, path=str(path), line=line, field=name)
 
 
-def _is_secret(name: str) -> bool:
-    return "Secret" in str(Settings.model_fields[name].annotation)
+def _is_secret(name: str, value: object) -> bool:
+    """Whether a value may not be shown: it is no one setting's, a secret, or an address with a password."""
+    return not name or "Secret" in str(Settings.model_fields[name].annotation) or "@" in str(value)
 
 
 def _variable(name: str) -> str:

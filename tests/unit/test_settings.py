@@ -74,6 +74,8 @@ def test_a_secret_never_prints(tmp_path, monkeypatch):
         ("litellm_api_key", "123456"),
         ("redis_password", "123456"),
         ("broker_url", '"http://mesh:123456@host"'),
+        ("mqtt_url", '"mqtt://mesh:123456@host"'),
+        ("mqtt_password", "123456"),
     ],
 )
 def test_a_secret_of_a_wrong_type_is_not_repeated(tmp_path, name, value):
@@ -114,6 +116,17 @@ def test_an_unknown_table_names_what_is_known(tmp_path):
             'namespace = "Team A"',
             1,
             "namespace: expected lower-case letters, digits and hyphens, like team-a",
+        ),
+        (
+            'mqtt_url = "localhost:1883"',
+            1,
+            "mqtt_url: expected a URL like mqtt://127.0.0.1:1883; users are for mqtt_username, not 'local",
+        ),
+        ('mqtt_url = "mqtt://localhost:99999"', 1, "mqtt_url: Port out of range 0-65535, not 'mqtt:"),
+        (
+            'mqtt_prefix = "mesh/#"',
+            1,
+            "mqtt_prefix: expected letters, digits, _ and - in parts joined by /, like home/mesh, not 'm",
         ),
         (
             'redis_host = "redis://here"',
