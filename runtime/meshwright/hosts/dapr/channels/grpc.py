@@ -1,0 +1,133 @@
+"""The gRPC channel: daprd calls a server of ours with topics, and actors over a stream that we open."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any
+
+import grpc
+import grpc.aio
+from dapr.proto.runtime.v1 import appcallback_pb2 as wire
+from google.protobuf.empty_pb2 import Empty
+from grpc import StatusCode
+
+from meshwright.hosts.dapr.channels.actors import register
+from meshwright.hosts.dapr.channels.callbacks import Callbacks
+from meshwright.hosts.dapr.channels.port import (
+    LOOPBACK,
+    RAW,
+    RECEIVE_BYTES,
+    SEND_BYTES,
+    STOP_SECONDS,
+    TOKEN_HEADER,
+    App,
+    Route,
+    port_taken,
+)
+from meshwright.hosts.dapr.channels.stream import ActorStream
+
+TOPICS = "dapr.proto.runtime.v1.AppCallback"
+HEALTH = "dapr.proto.runtime.v1.AppCallbackHealthCheck"
+OPTIONS = [
+    ("grpc.max_receive_message_length", RECEIVE_BYTES),
+    ("grpc.max_send_message_length", SEND_BYTES),
+    ("grpc.so_reuseport", 0),  # a port that is taken has to be an error
+]
+
+
+class GrpcChannel:
+    """For daprd 1.18 and newer, with `--app-protocol grpc`."""
+
+    name = "grpc"
+
+    def __init__(self, port: int, sidecar_port: int, *, api_token: str = "", app_token: str = "") -> None:
+        self.port = port
+        self._sidecar = f"{LOOPBACK}:{sidecar_port}"
+        self._api_token = api_token
+        self._app_token = app_token
+        self._callbacks: Callbacks | None = None
+        self._server: grpc.aio.Server | None = None
+        self._actors: ActorStream | None = None
+
+    async def listen(self, app: App) -> None:
+        """Open the app port."""
+        await register(app.actor_types)
+        self._callbacks = Callbacks(app)
+        self._server = grpc.aio.server(options=OPTIONS)
+        self._server.add_generic_rpc_handlers(AppCallback(app, self._callbacks, self._app_token).handlers())
+        try:
+            self.port = self._server.add_insecure_port(f"{LOOPBACK}:{self.port}")
+        except RuntimeError as error:
+            raise port_taken(self.port, error) from error
+        await self._server.start()
+
+    async def serve_actors(self) -> None:
+        """Open the stream."""
+        assert self._callbacks is not None, "listen comes first"
+        self._callbacks.serve_actors()
+        self._actors = ActorStream(self._sidecar, self._api_token, self._callbacks)
+        await self._actors.open()
+
+    async def stop(self) -> None:
+        """Let callbacks end and their answers leave, then close."""
+        if self._callbacks is not None:
+            await self._callbacks.close()
+        if self._actors is not None:
+            await self._actors.close()
+        if self._server is not None:
+            await self._server.stop(STOP_SECONDS)
+
+
+class AppCallback:
+    """What daprd may call on the app port: which topics we want, their messages, and whether we live.
+
+    Only messages carry the token: daprd asks the rest without.
+    """
+
+    def __init__(self, app: App, callbacks: Callbacks, token: str) -> None:
+        self._app = app
+        self._callbacks = callbacks
+        self._token = token.encode()
+
+    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        """The calls by their names on the wire; gRPC refuses all others."""
+        topics = {
+            "ListTopicSubscriptions": _call(self.subscriptions, Empty, wire.ListTopicSubscriptionsResponse),
+            "OnTopicEvent": _call(self.message, wire.TopicEventRequest, wire.TopicEventResponse),
+        }
+        health = {"HealthCheck": _call(self.health, Empty, wire.HealthCheckResponse)}
+        generic = grpc.method_handlers_generic_handler
+        return generic(TOPICS, topics), generic(HEALTH, health)
+
+    async def subscriptions(self, _: Empty, context: Any) -> wire.ListTopicSubscriptionsResponse:
+        """The topics that daprd is to subscribe to."""
+        return wire.ListTopicSubscriptionsResponse(
+            subscriptions=[_subscription(route) for route in self._app.routes]
+        )
+
+    async def message(self, request: wire.TopicEventRequest, context: Any) -> wire.TopicEventResponse:
+        """A message of one of them."""
+        sent = dict(context.invocation_metadata()).get(TOKEN_HEADER, "")
+        if not hmac.compare_digest(sent.encode(), self._token) and self._token:
+            await context.abort(StatusCode.UNAUTHENTICATED, "this is not the token of APP_API_TOKEN")
+        taken = await self._callbacks.topic(request.pubsub_name, request.topic, request.data)
+        answer = wire.TopicEventResponse
+        return answer(status=answer.SUCCESS if taken else answer.RETRY)
+
+    async def health(self, _: Empty, context: Any) -> wire.HealthCheckResponse:
+        """Answering is enough."""
+        return wire.HealthCheckResponse()
+
+
+def _subscription(route: Route) -> wire.TopicSubscription:
+    # Without a path of its own, daprd would look shared and wildcard topics up by the name published on.
+    return wire.TopicSubscription(
+        pubsub_name=route.pubsub,
+        topic=route.topic,
+        metadata=RAW,
+        routes=wire.TopicRoutes(default="/"),
+    )
+
+
+def _call(method: Any, request: Any, reply: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    return grpc.unary_unary_rpc_method_handler(method, request.FromString, reply.SerializeToString)
