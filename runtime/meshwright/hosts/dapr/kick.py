@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from urllib.parse import unquote, urlsplit
 
 from meshwright.errors import StoreUnavailable
@@ -17,6 +18,7 @@ logger = logging.getLogger("meshwright.dapr")
 
 KICK_SECONDS = 0.2
 CONNECT_SECONDS = 5.0
+LOOP_SECONDS = 0.05
 
 
 async def kick(broker_url: str, client_id: str) -> None:
@@ -29,8 +31,6 @@ async def kick(broker_url: str, client_id: str) -> None:
 
 
 def _connect_for_a_moment(broker_url: str, client_id: str) -> None:
-    import threading
-
     from paho.mqtt.client import Client, MQTTv311
     from paho.mqtt.enums import CallbackAPIVersion
 
@@ -40,14 +40,13 @@ def _connect_for_a_moment(broker_url: str, client_id: str) -> None:
         client.username_pw_set(unquote(url.username), unquote(url.password or ""))
     if url.scheme in ("mqtts", "ssl", "tls"):
         client.tls_set()
-    connected = threading.Event()
-    client.on_connect = lambda *_: connected.set()
     client.connect(url.hostname or "127.0.0.1", url.port or 1883, keepalive=5)
-    client.loop_start()
     try:
-        if not connected.wait(CONNECT_SECONDS):
-            raise TimeoutError("no answer")
-        threading.Event().wait(KICK_SECONDS)
+        until = time.monotonic() + CONNECT_SECONDS
+        while not client.is_connected():
+            client.loop(LOOP_SECONDS)
+            if time.monotonic() > until:
+                raise TimeoutError("no answer")
+        time.sleep(KICK_SECONDS)
     finally:
         client.disconnect()
-        client.loop_stop()

@@ -61,6 +61,7 @@ class Link:
         self._elsewhere: dict[ActorRef, int] = {}
         self._returns: dict[tuple[str, str], TypeAdapter[Any]] = {}
         self._is_mqtt = True
+        self._kicking: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Meet the sidecar, let it call us, take a lease, and open a watch list."""
@@ -88,7 +89,7 @@ class Link:
         async with asyncio.timeout(self._options.ready_seconds):
             while not (await self.sidecar.facts()).actors_ready:  # noqa: ASYNC110 daprd tells nobody
                 await asyncio.sleep(READY_RETRY_SECONDS)
-        await self.kick()
+        self._kicking = asyncio.create_task(self.kick(), name="kick")
         self.recovery.start()
         self.lease.keep(self._host.lapse)
 
@@ -119,6 +120,8 @@ class Link:
     async def drain(self) -> None:
         """Let nothing new in."""
         await self.recovery.stop()
+        if self._kicking is not None:
+            await asyncio.wait([self._kicking])
         if self._channel is not None:
             await self._channel.stop()
             self._channel = None

@@ -87,10 +87,9 @@ class Recovery:
         self._looks.clear()
 
     async def close(self) -> None:
-        """Leave nothing behind where nothing is open."""
+        """Leave no list behind where nothing is open. Its reminder is ended by who gets it next."""
         if self._watch is not None and not len(self._watch):
             await self._watches.remove(self._watch.incarnation)
-            await self._sidecar.forget_reminder(self._reminder(self._watch.incarnation), REMINDER)
 
     async def sweep(self) -> None:
         """Adopt every list whose worker is gone, and give the scheduler the reminders of all others."""
@@ -100,7 +99,10 @@ class Recovery:
 
     async def on_reminder(self, incarnation: str) -> None:
         """A list's reminder has come to this worker."""
-        await self._adopt(incarnation)
+        if incarnation in await self._watches.incarnations():
+            await self._adopt(incarnation)
+        else:
+            await self._sidecar.forget_reminder(self._reminder(incarnation), REMINDER)
 
     async def _adopt(self, incarnation: str) -> bool:
         """Take over the list of a worker that is gone. False where it is not, or another is at it."""
