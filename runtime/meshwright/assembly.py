@@ -47,6 +47,7 @@ from meshwright.work.thread import thread_of
 
 logger = logging.getLogger("meshwright.assembly")
 
+FRONTS = ("mesh", EventLogger.agent_id)
 SYSTEM = (ORCHESTRATOR.lower(), EventLogger.agent_id, CONTEXT_SERVICE)
 
 
@@ -106,6 +107,20 @@ def build_mesh(
         agents=employed,
         parts=(presence, Every(clock, settings.prompt_reload_seconds, services.prompts.refresh)),
     )
+
+
+def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> Mesh:
+    """Join one worker of a mesh on Dapr: the parts that its app has.
+
+    A `replica` of an app that holds event log, API and edge holds none of them. Raises ConfigError for files
+    and settings that cannot be used, and for an app that is unknown.
+    """
+    return build_mesh(settings.model_copy(update={"host": "embedded"}))
+
+
+def serves_api(app_id: str, *, replica: bool = False) -> bool:
+    """Whether that worker holds event log, HTTP API and MQTT edge."""
+    return app_id in FRONTS and not replica
 
 
 def serve_runs(

@@ -32,8 +32,9 @@ def test_the_wheel_holds_the_whole_package(names: set[str]) -> None:
     assert sources(ROOT / "runtime/meshwright") <= names
 
 
-def test_the_wheel_holds_the_fleet_its_prompts_and_its_models(names: set[str]) -> None:
-    project = sources(ROOT / "actors") | sources(ROOT / "prompts") | {"litellm_config.yaml"}
+def test_the_wheel_holds_all_that_a_project_starts_from(names: set[str]) -> None:
+    folders = [ROOT / name for name in ("actors", "prompts", "components")]
+    project = {"litellm_config.yaml"}.union(*map(sources, folders))
     assert {f"meshwright/_project/{name}" for name in project} <= names
 
 

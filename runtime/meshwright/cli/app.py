@@ -31,6 +31,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "demo": Entry("demo", "Show agents at work; needs no key and no network."),
     "up": Entry("up", "Run a mesh and its HTTP API until Ctrl-C."),
+    "worker": Entry("worker", "Run one worker of a mesh on Dapr, beside its sidecar."),
     "ask": Entry("ask", "Ask an agent, watch its road, print its answer."),
     "submit": Entry("submit", "Give the mesh a task; the best agent gets it."),
     "tasks": Entry("tasks", "List tasks, the newest first."),

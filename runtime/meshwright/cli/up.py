@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import signal
-import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwright.cli.options import data_option
+from meshwright.cli.serving import (
+    collect_seldom,
+    drain,
+    loop_factory,
+    reread_prompts_on_sighup,
+    switch_often,
+)
 
 if TYPE_CHECKING:
     from socket import socket
@@ -21,17 +24,25 @@ if TYPE_CHECKING:
     from meshwright.mesh import Mesh
     from meshwright.settings import Settings
 
-DRAIN_SECONDS = 10
-SWITCH_SECONDS = 0.001
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 @click.command()
 @click.option(
     "--port", type=click.IntRange(0, 65_535), metavar="N", help="0 takes any free one (default: 8000)."
 )
+@click.option(
+    "--host",
+    type=click.Choice(["embedded", "memory", "dapr"]),
+    help="What runs the actors (default: embedded).",
+)
+@click.option("--per-agent", is_flag=True, help="On dapr: an app for each agent, not one for all of them.")
+@click.option(
+    "--replicas", type=click.IntRange(1, 64), default=1, metavar="N", help="On dapr: workers of each app."
+)
+@click.option("--bus", type=click.Choice(["mqtt", "redis"]), help="On dapr: what carries messages (mqtt).")
 @data_option
-def up(port: int | None, data: Path | None) -> None:
+def up(
+    port: int | None, host: str | None, per_agent: bool, replicas: int, bus: str | None, data: Path | None
+) -> None:
     """Run a mesh and its HTTP API until Ctrl-C.
 
     Prints `ready URL` on stdout when it takes tasks. Stopped by Ctrl-C or SIGTERM, it gives running work ten
@@ -40,18 +51,17 @@ def up(port: int | None, data: Path | None) -> None:
     from meshwright.cli.logs import log_to_stderr
     from meshwright.settings import load_settings
 
-    settings = load_settings(Path(), data_dir=data, listen_port=port)
+    settings = load_settings(Path(), data_dir=data, listen_port=port, host=host, bus=bus)
     log_to_stderr(settings.data_dir)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    if settings.host == "dapr":
+        from meshwright.cli.supervised import run_stack
+
+        run_stack(settings, per_agent=per_agent, replicas=replicas)
+        return
+    if per_agent or replicas > 1:
+        raise click.UsageError("--per-agent and --replicas are for --host dapr", click.get_current_context())
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(settings))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # not made for every system
-        return None
-    return uvloop.new_event_loop
 
 
 async def _serve(settings: Settings) -> None:
@@ -62,16 +72,17 @@ async def _serve(settings: Settings) -> None:
     tell_of_prompts(mesh)
     with listen(settings) as listener:  # before work begins that a port in use would break off
         async with mesh:
-            await _serve_on(listener, mesh)
+            await serve_on(listener, mesh)
 
 
-async def _serve_on(listener: socket, mesh: Mesh) -> None:
+async def serve_on(listener: socket, mesh: Mesh) -> None:
+    """Serve the API of a running mesh until it is told to stop, and let running work end."""
     from meshwright.assembly import serve
     from meshwright.cli.running import announced
 
     collect_seldom()
     switch_often()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)
+    reread_prompts_on_sighup(mesh)
     with ExitStack() as announcement:
 
         def on_ready(url: str) -> None:
@@ -79,46 +90,7 @@ async def _serve_on(listener: socket, mesh: Mesh) -> None:
             _greet(mesh, url)
 
         await serve(mesh, listener, on_ready)
-    await _drain(mesh)
-
-
-def collect_seldom() -> None:
-    """Keep the garbage collector from stalling the loop: what is loaded stays, new objects seldom are cycles.
-
-    With its default thresholds a busy mesh stood still for 70 to 100 ms at a time; so it does for under 15.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-
-
-def switch_often() -> None:
-    """Let the writer's thread in sooner while the loop is busy.
-
-    It lets go of the interpreter at each statement, and by default waits up to 5 ms to get it back: a commit
-    of a dozen statements then takes longer than its tasks.
-    """
-    sys.setswitchinterval(SWITCH_SECONDS)
-
-
-async def _drain(mesh: Mesh) -> None:
-    """Let running work end for some seconds; asked to stop once more, leave it for the next start."""
-    if not mesh.worker.running:
-        return
-    loop = asyncio.get_running_loop()
-    hurry = asyncio.Event()
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, hurry.set)
-    running = f"{mesh.worker.running} running, with {DRAIN_SECONDS} s to end"
-    click.echo(f"{running}; Ctrl-C leaves them for the next start", err=True)
-    draining = asyncio.create_task(mesh.worker.drain(DRAIN_SECONDS))
-    hurrying = asyncio.create_task(hurry.wait())
-    await asyncio.wait([draining, hurrying], return_when=asyncio.FIRST_COMPLETED)
-    hurrying.cancel()
-    await mesh.worker.drain(0)
-    await draining
-    for number in STOP_SIGNALS:
-        loop.remove_signal_handler(number)
+    await drain(mesh)
 
 
 def _greet(mesh: Mesh, url: str) -> None:

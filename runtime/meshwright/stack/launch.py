@@ -17,6 +17,7 @@ def main(parent: int, command: list[str]) -> None:
     """Replace this process by the command. `parent` is the id of the process that must live."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the program says what it does then
     if os.getppid() != parent:  # it ended before the kernel was asked
         sys.exit(f"the process {parent} that wanted {command[0]} has ended")
     os.execv(command[0], command)

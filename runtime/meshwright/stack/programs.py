@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ REMEDIES = {
     "mosquitto": "apt install mosquitto, or set MESH_BROKER_URL to a broker that runs",
     "redis-server": "apt install redis-server, or set MESH_REDIS_HOST to a server that runs",
 }
+
+UNKNOWN_VERSION = (999,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +62,10 @@ def _built() -> Sequence[str]:
         [sys.executable, str(BUILD), "--where"], capture_output=True, text=True, check=False, timeout=30
     )
     return [] if where.returncode else [where.stdout.strip()]
+
+
+def version_of(daprd: Path) -> tuple[int, ...]:
+    """The version of a daprd, such as (1, 18, 2); a build that names none, such as `edge`, counts as new."""
+    told = subprocess.run([daprd, "--version"], capture_output=True, text=True, check=False, timeout=30)
+    numbers = re.match(r"v?(\d+)\.(\d+)\.(\d+)", told.stdout.strip())
+    return tuple(map(int, numbers.groups())) if numbers else UNKNOWN_VERSION

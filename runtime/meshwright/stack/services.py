@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 BROKER_USER = "mesh"
+MAX_BODY = "16Mi"
+"""Of one request to a sidecar: several documents of actors travel together."""
 BASICS = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ")
 """What a service gets of this process's environment: the key of a model is no business of a broker."""
 
@@ -234,7 +237,7 @@ def daprd(program: Path, components: Path, bus: str, app: App, backends: Backend
     """
     internal, metrics = free_ports(2)
     return Service(
-        name=f"daprd-{app.pod}",
+        name=f"daprd-{app.pod.partition('.')[0]}",
         layer=Layer.SIDECARS,
         argv=(
             str(program),
@@ -243,6 +246,7 @@ def daprd(program: Path, components: Path, bus: str, app: App, backends: Backend
             f"--dapr-grpc-port={app.grpc_port}",
             f"--dapr-internal-grpc-port={internal}",
             f"--metrics-port={metrics}",
+            f"--max-body-size={MAX_BODY}",
             f"--resources-path={components}",
             f"--resources-path={components / f'{bus}-bus'}",
             f"--config={components / 'config.yaml'}",
@@ -256,6 +260,42 @@ def daprd(program: Path, components: Path, bus: str, app: App, backends: Backend
         address=f"{LOOPBACK}:{app.grpc_port}",
         ready=f"http://{LOOPBACK}:{app.http_port}/v1.0/healthz/outbound",
         environment={**basics(), **backends.environment(), **app.environment(), "DAPR_HOST_IP": LOOPBACK},
+    )
+
+
+def worker(
+    name: str,
+    app: App,
+    backends: Backends,
+    options: Mapping[str, str],
+    listen: tuple[str, int],
+    *,
+    replica: bool,
+) -> Service:
+    """A worker of an app: `mesh worker`, with this process's environment and the settings in `options`.
+
+    `listen` is where it answers probes, and serves the API where it is the one that does. A `replica` leaves
+    event log, API and MQTT edge to the app's first worker.
+    """
+    host, port = listen
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    flags = ["--replica"] if replica else []
+    return Service(
+        name=name,
+        layer=Layer.WORKERS,
+        argv=(sys.executable, "-P", "-m", "meshwright.cli", "worker", "--app", app.app_id, *flags),
+        address=url,
+        ready=f"{url}/readyz",
+        environment={
+            **os.environ,
+            **backends.environment(),
+            **app.environment(),
+            **options,
+            "MESH_LISTEN_HOST": host,
+            "MESH_LISTEN_PORT": str(port),
+        },
+        ready_seconds=60.0,
+        stop_seconds=30.0,
     )
 
 

@@ -1,0 +1,134 @@
+"""`mesh up --host dapr`: a stack under this process, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from meshwright.cli.serving import STOP_SIGNALS
+
+if TYPE_CHECKING:
+    from meshwright.settings import Settings
+    from meshwright.stack.stack import Crew, Row
+    from meshwright.stack.supervisor import Supervisor
+
+HEADS = ("what", "where", "process")
+
+
+def run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
+    """Run a mesh on Dapr until it is told to stop. Raises ServiceFailed, ConfigError, StoreLocked."""
+    from meshwright.assembly import listen
+    from meshwright.stack.folder import locked
+
+    crews = _crews(settings, per_agent=per_agent, replicas=replicas)
+    with locked(settings.data_dir) as lock:
+        listen(settings).close()  # a port in use is told before anything is started
+        asyncio.run(_run(settings, crews, lock))
+
+
+def _crews(settings: Settings, *, per_agent: bool, replicas: int) -> list[Crew]:
+    from meshwright.stack.stack import app_per_agent, one_app
+
+    if not per_agent:
+        return one_app(replicas)
+    from meshwright.fleet import load_agents, project_file
+
+    agents = load_agents(project_file(Path(), settings.actors_dir))
+    return app_per_agent([agent.agent_id for agent in agents], replicas)
+
+
+async def _run(settings: Settings, crews: Sequence[Crew], lock: int) -> None:
+    from meshwright.cli.running import announced
+    from meshwright.stack.components import components_of
+    from meshwright.stack.stack import Stack
+    from meshwright.stack.supervisor import Supervisor
+
+    several = len(crews) > 1 or crews[0].workers > 1
+    supervisor = Supervisor(
+        settings.data_dir / "logs",
+        tell=lambda line: click.echo(f"mesh: warning: {line}", err=True),
+        hear=lambda name, line: _repeat(f"{name}: {line}" if several else line),
+        descriptors=[lock],
+    )
+    stopping = _stop_on_signals(supervisor)
+    stack = Stack(settings, crews, components=components_of(Path()), supervisor=supervisor)
+    try:
+        await _unless(stopping, stack.start_backends())
+        await _unless(stopping, stack.start_workers())
+        if not stopping.is_set():
+            with announced(settings.data_dir, stack.url):
+                _show(stack.rows(), settings.data_dir / "logs")
+                click.echo(f"ready {stack.url}")
+                await _unless(stopping, _failure(supervisor))
+    finally:
+        await supervisor.stop()
+
+
+def _stop_on_signals(supervisor: Supervisor) -> asyncio.Event:
+    """The event that the first signal to stop sets; further ones are for the workers, to hurry."""
+    from meshwright.stack.services import Layer
+
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        if stopping.is_set():
+            supervisor.send(Layer.WORKERS, signal.SIGTERM)
+        stopping.set()
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.send, Layer.WORKERS, signal.SIGHUP)
+    return stopping
+
+
+async def _unless(stopping: asyncio.Event, work: Awaitable[object]) -> None:
+    """Do the work to its end, or break it off when it is time to stop."""
+    working = asyncio.ensure_future(work)
+    told = asyncio.ensure_future(stopping.wait())
+    await asyncio.wait([working, told], return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if not working.done():
+        working.cancel()
+        await asyncio.wait([working])
+    elif not stopping.is_set():
+        working.result()
+
+
+async def _failure(supervisor: Supervisor) -> None:
+    raise await supervisor.failure()
+
+
+def _repeat(line: str) -> None:
+    """Say what a worker says, but for the one line that is for us."""
+    if "ready http" not in line:
+        click.echo(line, err=True)
+
+
+def _show(rows: Sequence[Row], logs: Path) -> None:
+    from meshwright.cli.tables import table
+
+    cells = [[row.name, row.address, row.process or "(given)"] for row in rows]
+    if sys.stderr.isatty():
+        _show_in_colours(cells)
+    else:
+        click.echo(table(HEADS, cells), err=True)
+    click.echo(f"logs: {logs}; Ctrl-C stops", err=True)
+
+
+def _show_in_colours(rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for head, style in zip(HEADS, ("bold", "cyan", "dim"), strict=True):
+        grid.add_column(head, style=style, overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    Console(stderr=True, highlight=False).print(grid)

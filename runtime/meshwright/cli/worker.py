@@ -1,0 +1,81 @@
+"""`mesh worker`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from meshwright.cli.options import data_option
+from meshwright.cli.serving import (
+    STOP_SIGNALS,
+    collect_seldom,
+    drain,
+    loop_factory,
+    reread_prompts_on_sighup,
+)
+from meshwright.cli.up import serve_on
+
+if TYPE_CHECKING:
+    from socket import socket
+
+    from meshwright.mesh import Mesh
+    from meshwright.settings import Settings
+
+
+@click.command()
+@click.option(
+    "--app", "app_id", required=True, metavar="APP-ID", help="mesh, a part of the mesh, or an agent."
+)
+@click.option(
+    "--replica", is_flag=True, help="Leave event log, API and MQTT edge to another worker of the app."
+)
+@click.option("--port", type=click.IntRange(0, 65_535), metavar="N", help="For the API, or else for probes.")
+@data_option
+def worker(app_id: str, replica: bool, port: int | None, data: Path | None) -> None:
+    """Run one worker of a mesh on Dapr, beside its sidecar.
+
+    `mesh up --host dapr` starts them; in a cluster this is what a container runs until SIGTERM. The sidecar is found by
+    Dapr's own variables: DAPR_GRPC_PORT, APP_PORT, ... GET /healthz and /readyz are answered on the port.
+    """
+    from meshwright.cli.logs import log_to_stderr
+    from meshwright.settings import load_settings
+
+    settings = load_settings(Path(), data_dir=data, listen_port=port, host="dapr")
+    log_to_stderr(settings.data_dir)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_work(settings, app_id, replica))
+
+
+async def _work(settings: Settings, app_id: str, replica: bool) -> None:
+    from meshwright.assembly import build_worker, listen, serves_api
+    from meshwright.cli.notices import tell_of_prompts
+
+    mesh = build_worker(settings, app_id=app_id, replica=replica)
+    tell_of_prompts(mesh)
+    serve = serve_on if serves_api(app_id, replica=replica) else _answer_probes
+    with listen(settings) as listener:
+        async with mesh:
+            await serve(listener, mesh)
+
+
+async def _answer_probes(listener: socket, mesh: Mesh) -> None:
+    """Work until a signal, or until the mesh cannot go on."""
+    from meshwright.stack.health import answering_probes
+
+    collect_seldom()
+    reread_prompts_on_sighup(mesh)
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stopping.set)
+    async with answering_probes(listener, lambda: mesh.ready):
+        stopped = asyncio.create_task(stopping.wait())
+        failed = asyncio.create_task(mesh.failure())
+        await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            raise failed.result()
+        failed.cancel()
+        await drain(mesh)

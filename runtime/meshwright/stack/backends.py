@@ -1,0 +1,68 @@
+"""Broker, store, placement and scheduler: those that the settings name are used, the others are started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from meshwright.settings import Settings
+from meshwright.stack.programs import Programs
+from meshwright.stack.services import (
+    Backends,
+    Service,
+    mosquitto,
+    new_secret,
+    placement,
+    redis,
+    scheduler,
+)
+
+PROGRAMS = {
+    "broker_url": "mosquitto",
+    "redis_host": "redis-server",
+    "placement": "placement",
+    "scheduler": "scheduler",
+}
+"""What is run for each service that is not given."""
+
+
+def given_backends(settings: Settings) -> Backends:
+    """The services that run already, by the settings; the others are empty."""
+    return Backends(
+        broker_url=_secret(settings.broker_url) if settings.bus == "mqtt" else "",
+        redis_host=settings.redis_host or "",
+        redis_password=_secret(settings.redis_password),
+        placement=settings.placement or "",
+        scheduler=settings.scheduler or "",
+    )
+
+
+def _secret(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret else ""
+
+
+def missing_backends(
+    settings: Settings, programs: Programs, components: Path, redis_password: str
+) -> Mapping[str, Callable[[], Service]]:
+    """How to make each service that is not given, by its field of Backends.
+
+    Raises ServiceFailed where the program of one of them is missing.
+    """
+    folder = settings.data_dir.absolute()
+    open_topics = [f"{settings.mqtt_prefix}/#"]  # a door like the HTTP API's; the bus is not below it
+    recipes: dict[str, Callable[[Path], Service]] = {
+        "broker_url": lambda program: mosquitto(
+            program, components, folder / "mosquitto", new_secret(), open_topics
+        ),
+        "redis_host": lambda program: redis(program, components, folder / "redis", redis_password),
+        "placement": placement,
+        "scheduler": lambda program: scheduler(program, folder / "scheduler"),
+    }
+    known = given_backends(settings)
+    wanted = [field for field in recipes if not getattr(known, field)]
+    if settings.bus != "mqtt":
+        wanted.remove("broker_url")
+    return {field: partial(recipes[field], programs.find(PROGRAMS[field])) for field in wanted}

@@ -1,0 +1,70 @@
+"""What a program of the stack says: in a file of bounded size, its last lines at hand."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+MAX_BYTES = 4 * 1024 * 1024
+MAX_LINE = 16_384  # characters; a longer line goes on in the next
+TAIL_LINES = 50
+
+
+class Log:
+    """The output of a program, over all its runs.
+
+    The file has at most `max_bytes`; when it is full it is renamed to `NAME.log.1`, which is replaced. Every
+    whole line is given to `on_line`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int = MAX_BYTES,
+        on_line: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._max_bytes = max_bytes
+        self._on_line = on_line
+        self._rest = ""
+        self._file = path.open("ab")
+
+    def take(self, output: bytes) -> None:
+        """Keep what the program has written."""
+        if self._file.tell() + len(output) > self._max_bytes:
+            self._turn()
+        self._file.write(output[-self._max_bytes :])
+        self._file.flush()
+        *lines, self._rest = (self._rest + output.decode(errors="replace")).split("\n")
+        if len(self._rest) > MAX_LINE:
+            lines.append(self._rest)
+            self._rest = ""
+        for line in filter(None, map(str.rstrip, lines)):
+            self._say(line)
+
+    def end(self) -> None:
+        """The program has ended: its last line is whole."""
+        if self._rest:
+            self._say(self._rest)
+            self._rest = ""
+
+    def begin(self) -> None:
+        """Another run begins: what was said before is none of its tail."""
+        self.tail.clear()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _say(self, line: str) -> None:
+        self.tail.append(line)
+        self._on_line(line)
+
+    def _turn(self) -> None:
+        self._file.close()
+        self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+        self._file = self.path.open("ab")

@@ -1,0 +1,182 @@
+"""The stack of a mesh on Dapr: what it rests on, then for each worker a sidecar and itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from meshwright.settings import Settings
+from meshwright.stack.backends import given_backends, missing_backends
+from meshwright.stack.programs import Programs, version_of
+from meshwright.stack.services import (
+    LOOPBACK,
+    App,
+    Backends,
+    Service,
+    daprd,
+    free_ports,
+    new_secret,
+    worker,
+)
+from meshwright.stack.supervisor import Supervisor
+
+MESH = "mesh"
+"""The app that holds everything, where agents are not apart."""
+GRPC_ACTORS = (1, 18)
+"""The first release of Dapr whose sidecars call actors over gRPC."""
+KeyT = TypeVar("KeyT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """An app, and how many workers it has. The first of a `front` holds event log, API and MQTT edge."""
+
+    app_id: str
+    workers: int = 1
+    front: bool = False
+
+
+def one_app(workers: int) -> list[Crew]:
+    """All agents in each worker of one app."""
+    return [Crew(MESH, workers, front=True)]
+
+
+def app_per_agent(agents: Sequence[str], workers: int) -> list[Crew]:
+    """Each agent in an app of its own, and so the parts of the mesh."""
+    apart = [Crew(name, workers) for name in ("orchestrator", "context-service", *agents)]
+    return [*apart, Crew("event-logger", front=True)]
+
+
+class Row(NamedTuple):
+    """What runs where. `process` is empty for a service that was given by its address."""
+
+    name: str
+    address: str
+    process: str
+
+
+class Stack:
+    """The services of one mesh.
+
+    Raises ServiceFailed where a program is missing, before anything is started; what its methods have started
+    is the supervisor's to stop.
+    """
+
+    def __init__(
+        self, settings: Settings, crews: Sequence[Crew], *, components: Path, supervisor: Supervisor
+    ) -> None:
+        programs = Programs(settings.dapr_bin)
+        self._settings = settings
+        self._crews = crews
+        self._components = components
+        self._supervisor = supervisor
+        self._redis_password = new_secret()
+        self._daprd = programs.find("daprd")
+        self._missing = missing_backends(settings, programs, components, self._redis_password)
+        self.version = version_of(self._daprd)
+        self.backends = given_backends(settings)
+        self.url = ""
+
+    @property
+    def channel(self) -> str:
+        """How sidecars call workers: `grpc` or `http`."""
+        wanted = self._settings.dapr_channel
+        return wanted if wanted != "auto" else "grpc" if self.version >= GRPC_ACTORS else "http"
+
+    async def start_backends(self) -> Backends:
+        """Start those of broker, store, placement and scheduler that are not given. Raises ServiceFailed."""
+
+        async def start(field: str) -> str:
+            [service] = await self._supervisor.start(lambda: [self._missing[field]()])
+            return service.address
+
+        addresses = await together({field: start(field) for field in self._missing})
+        if "redis_host" in addresses:
+            addresses["redis_password"] = self._redis_password
+        self.backends = replace(self.backends, **addresses)
+        return self.backends
+
+    async def start_workers(self) -> None:
+        """Start every worker with its sidecar; `url` is the API's then. Raises ServiceFailed."""
+        workers = [(crew, number) for crew in self._crews for number in range(crew.workers)]
+        await together({each: self._start_worker(*each) for each in workers})
+
+    def rows(self) -> list[Row]:
+        """What runs where, each after what it rests on."""
+        known = given_backends(self._settings)
+        addresses = (known.broker_url, known.redis_host, known.placement, known.scheduler)
+        names = ("broker", "redis", "placement", "scheduler")
+        given = [Row(name, shown(each), "") for name, each in zip(names, addresses, strict=True) if each]
+        running = sorted(self._supervisor.running, key=lambda each: each[0].layer)
+        return given + [Row(each.name, shown(each.address), str(pid)) for each, pid in running]
+
+    async def _start_worker(self, crew: Crew, number: int) -> None:
+        _, started = await self._supervisor.start(lambda: self._pair(crew, number))
+        if crew.front and number == 0:
+            self.url = started.address
+
+    def _pair(self, crew: Crew, number: int) -> tuple[Service, Service]:
+        """A sidecar and its worker, on ports of their own."""
+        settings, name = self._settings, f"{crew.app_id}-{number}"
+        port, grpc_port, http_port, listen_port = free_ports(4)
+        front = crew.front and number == 0
+        app = App(
+            app_id=crew.app_id,
+            pod=f"{name}.{settings.namespace}",
+            namespace=settings.namespace,
+            protocol=self.channel,
+            port=port,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            api_token=new_secret(),
+            app_token=new_secret(),
+        )
+        edge = edge_options(settings, self.backends.broker_url) if front else {}
+        options = {
+            **edge,
+            "MESH_HOST": "dapr",
+            "MESH_DATA_DIR": str(settings.data_dir.absolute() / name),
+            "MESH_NAMESPACE": settings.namespace,
+            "MESH_BUS": settings.bus,
+            "MESH_DAPR_CHANNEL": self.channel,
+        }
+        listen = (LOOPBACK, listen_port)
+        if front:
+            listen = (settings.listen_host, settings.listen_port or listen_port)
+        return (
+            daprd(self._daprd, self._components, settings.bus, app, self.backends),
+            worker(name, app, self.backends, options, listen, replica=crew.front and not front),
+        )
+
+
+async def together(starts: Mapping[KeyT, Coroutine[None, None, ResultT]]) -> dict[KeyT, ResultT]:
+    """Do several things at once. The first error ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = {name: group.create_task(start) for name, start in starts.items()}
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return {name: task.result() for name, task in tasks.items()}
+
+
+def edge_options(settings: Settings, broker_url: str) -> dict[str, str]:
+    """Where the MQTT edge finds its clients: at the broker of the bus, unless the settings name another."""
+    if settings.mqtt_url or not broker_url:
+        return {}
+    where = urlsplit(broker_url)
+    return {
+        "MESH_MQTT_URL": shown(broker_url),
+        "MESH_MQTT_USERNAME": unquote(where.username or ""),
+        "MESH_MQTT_PASSWORD": unquote(where.password or ""),
+    }
+
+
+def shown(address: str) -> str:
+    """An address without its password."""
+    where = urlsplit(address)
+    return f"{where.scheme}://{where.netloc.rpartition('@')[2]}" if "@" in where.netloc else address
