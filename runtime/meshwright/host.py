@@ -56,6 +56,14 @@ class Signals(Protocol):
         """Take one signal of a turn of that actor. Must return at once, and not raise."""
         ...
 
+    def lapsed(self) -> None:
+        """Let go of all work, without an outcome: others may have claimed it.
+
+        Called when the host begins a new incarnation while the process lives, since it could not renew its
+        lease in time. Signals that come after are for the new one. Must return at once, and not raise.
+        """
+        ...
+
 
 class Host(Protocol):
     """Runs actors. Register kinds and subscriptions first, then `start`."""
@@ -63,7 +71,7 @@ class Host(Protocol):
     name: str
     clock: Clock
     incarnation: str
-    """Names this run of the worker: another after each start."""
+    """Names this run of the worker: another after each start, and after each lease that it let lapse."""
     on_failure: Callable[[StoreFailed], None]
     """Called once if the store fails: nothing can be promised from then on, and the process should end."""
 

@@ -3,7 +3,6 @@
 A new host joins by a `Stand` of its own and a line in `STANDS`; no test knows which host it runs on.
 """
 
-import copy
 import itertools
 import random
 import sqlite3
@@ -126,9 +125,7 @@ class MemoryStand(Stand):
 
     def photograph(self, host: Host) -> Store:
         _, store = self._open[host]
-        photograph = copy.deepcopy(store)
-        photograph.running.clear()
-        return photograph
+        return store.copy()
 
     async def end(self, host: Host) -> None:
         assert isinstance(host, MemoryHost)

@@ -53,6 +53,9 @@ class Worker:
         self.signals.append((ref, signal))
         self._changed.set()
 
+    def lapsed(self) -> None:
+        self.signals.clear()
+
     async def until(self, ref: ActorRef, signal: Any) -> None:
         """Wait until that signal has come."""
         await eventually(lambda: (ref, signal) in self.signals, self._changed)

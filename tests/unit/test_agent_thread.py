@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from meshwright.envelope import ActorRef
 from meshwright.messages import Dispatch
 from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Withdraw, Work
-from meshwright.work.thread import Stop
+from meshwright.work.thread import MAX_REMEMBERED_ENDS, Stop
 from tests.unit.turns import Driven, a_dispatch, a_task, an_outcome, types_of
 
 
@@ -75,15 +77,65 @@ def test_tasks_of_a_thread_run_one_at_a_time_in_order_of_arrival() -> None:
     claim(thread, "t2")
 
 
-def test_a_repeated_dispatch_is_dropped_and_after_the_end_gets_its_outcome_again() -> None:
-    thread = a_thread("t1")
+@pytest.mark.parametrize("method", ["enqueue", "enqueue_again"])
+def test_a_repeated_dispatch_is_offered_again_and_after_the_end_its_task_is_told(method: str) -> None:
+    thread = a_thread("t1", "t2")
     dispatch: Dispatch = thread.state.inbox[0].dispatch
-    assert not thread.take("enqueue", dispatch).changed
+    queued = thread.take(method, dispatch)
+    assert ([hint.task_id for hint in queued.hints], queued.changed) == (["t1"], False)
     work = claim(thread, "t1")
+    running = thread.take(method, dispatch)
+    assert [(hint.task_id, hint.owner) for hint in running.hints] == [("t1", "w1")]
+    assert (running.after, running.changed) == ([], False)
     thread.take("complete", Completed(task_id="t1", fence=work.fence, outcome=an_outcome()))
-    again = thread.take("enqueue", dispatch)
-    assert types_of(again) == ["attempt.ended"]
-    assert thread.state.inbox == []
+    [told] = thread.take(method, dispatch).sends
+    assert (told.to, told.method, told.body) == (ActorRef("Orchestrator", "t1"), "settle", an_outcome())
+    assert [event.payload["lost"] for event in thread.commits[-1].events] == ["outcome"]
+    assert [entry.task_id for entry in thread.state.inbox] == ["t2"]
+
+
+def test_a_repeated_dispatch_tells_running_work_again_to_stop() -> None:
+    thread = a_thread("t1")
+    work = claim(thread, "t1")
+    thread.take("cancel", Cancel(task_id="t1"))
+    for commit in (thread.take("enqueue_again", work.dispatch), thread.take("redrive")):
+        assert commit.after == [Stop(task_id="t1", fence=work.fence, owner="w1")]
+
+
+def test_a_repeated_dispatch_of_a_task_that_waits_for_a_child_redrives_the_child() -> None:
+    thread = a_thread("t1")
+    work = claim(thread, "t1")
+    thread.take("suspend", waiting_for(work, child=a_task("child")))
+    [message] = thread.take("enqueue_again", work.dispatch).sends
+    assert (message.to, message.method) == (ActorRef("Orchestrator", "child"), "redrive")
+
+
+def test_a_dispatch_whose_first_was_lost_is_taken_and_says_so() -> None:
+    thread = a_thread()
+    commit = thread.take("enqueue_again", a_dispatch(a_task("t1", thread_id="thread")))
+    assert [hint.task_id for hint in commit.hints] == ["t1"]
+    assert [(event.event_type, event.payload["lost"]) for event in commit.events] == [
+        ("task.redriven", "dispatch")
+    ]
+
+
+def test_an_attempt_that_ended_and_is_forgotten_is_claimed_with_its_journal() -> None:
+    thread = a_thread()
+    ended = [a_dispatch(a_task(f"t{n}", thread_id="thread")) for n in range(MAX_REMEMBERED_ENDS + 1)]
+    for dispatch in ended:
+        thread.take("enqueue", dispatch)
+        work = claim(thread, dispatch.task.task_id)
+        outcome = an_outcome(work.task.task_id)
+        thread.take("complete", Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome))
+    thread.take("enqueue_again", ended[0])
+    assert claim(thread, "t0").journaled
+
+
+def test_what_is_queued_behind_work_whose_worker_died_has_that_work_offered_again() -> None:
+    thread = a_thread("t1", "t2")
+    claim(thread, "t1")
+    [hint] = thread.take("enqueue_again", thread.state.inbox[1].dispatch).hints
+    assert (hint.task_id, hint.owner) == ("t1", "w1")
 
 
 def test_a_waiting_task_gives_up_its_claim_and_the_thread_goes_on() -> None:
@@ -131,7 +183,9 @@ def test_a_queued_task_is_cancelled_at_once_and_withdrawn() -> None:
 def test_running_work_is_told_to_stop_and_a_later_claim_only_ends_it() -> None:
     thread = a_thread("t1")
     work = claim(thread, "t1")
-    assert thread.take("cancel", Cancel(task_id="t1")).after == [Stop(task_id="t1", fence=work.fence)]
+    assert thread.take("cancel", Cancel(task_id="t1")).after == [
+        Stop(task_id="t1", fence=work.fence, owner="w1")
+    ]
     commit = thread.take("claim", Claim(task_id="t1", owner="w2", gone="w1"))
     assert commit.reply is None
     assert types_of(commit) == ["attempt.ended"]
@@ -179,7 +233,16 @@ def test_after_a_restart_what_had_to_stop_is_told_again() -> None:
     thread = a_thread("t1")
     work = claim(thread, "t1")
     thread.take("cancel", Cancel(task_id="t1"))
-    assert thread.take("recover").after == [Stop(task_id="t1", fence=work.fence)]
+    assert thread.take("recover").after == [Stop(task_id="t1", fence=work.fence, owner="w1")]
+
+
+def test_the_reason_of_the_first_cancel_stands() -> None:
+    thread = a_thread("t1")
+    claim(thread, "t1")
+    for reason in ("too late", "cancelled on request"):
+        thread.take("cancel", Cancel(task_id="t1", reason=reason))
+    [ended] = thread.take("claim", Claim(task_id="t1", owner="w2", gone="w1")).events
+    assert ended.payload.error.message == "too late"
 
 
 def test_an_answer_for_a_step_with_steps_inside_says_which_was_the_last() -> None:

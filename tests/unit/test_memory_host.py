@@ -57,6 +57,9 @@ class Signals:
     def signal(self, ref: ActorRef, signal: Any) -> None:
         self.taken.append(signal)
 
+    def lapsed(self) -> None:
+        self.taken.append("lapsed")
+
 
 def new_host(**options: Any) -> MemoryHost:
     host = MemoryHost(**options)

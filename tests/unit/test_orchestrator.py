@@ -146,6 +146,33 @@ def test_a_task_that_is_being_cancelled_is_not_tried_again_when_its_attempt_fail
     assert types_of(task.take("settle", failed(1, "a1"))) == ["task.failed"]
 
 
+def test_a_redrive_asks_the_agent_at_work_again_and_counts_as_no_dispatch() -> None:
+    task = an_orchestrator("a1", "a2")
+    task.take("accept", Accept(task=a_task()))
+    task.take("settle", failed(1, "a1"))
+    [_, dispatched] = task.commits[-1].events
+    commit = task.take("redrive")
+    [message] = commit.sends
+    assert (message.to, message.method) == (ActorRef("a2", "default:t1"), "enqueue_again")
+    assert message.body == dispatched.payload
+    assert commit.events == []
+    assert len(task.state.attempts) == 2
+
+
+def test_a_redrive_of_a_task_that_is_being_cancelled_cancels_it_again() -> None:
+    task = an_orchestrator("helper")
+    task.take("accept", Accept(task=a_task()))
+    task.take("cancel", Cancel(task_id="t1"))
+    assert [message.method for message in task.take("redrive").sends] == ["enqueue_again", "cancel"]
+
+
+def test_a_redrive_of_a_task_that_has_ended_does_nothing() -> None:
+    task = an_orchestrator("helper")
+    task.take("accept", Accept(task=a_task()))
+    task.take("settle", an_outcome())
+    assert not task.take("redrive").changed
+
+
 def test_the_outcome_answers_the_parent_and_a_repeated_request_answers_it_again() -> None:
     parent = Parent(actor_type="architect", actor_id="default:p", key="k", task_id="p")
     accept = Accept(task=a_task(parent=parent))

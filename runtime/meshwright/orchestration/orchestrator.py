@@ -132,6 +132,15 @@ class Orchestrator(Actor[TaskRecord]):
         self._dead_letter(turn, outcome)
         self._end(turn, outcome.model_copy(update={"status": "timed_out"}))
 
+    def redrive(self, turn: Turn) -> None:
+        """Ask the agent at work again: its dispatch may have been lost, or the end of the attempt."""
+        attempt = self._open_attempt()
+        if attempt is None or not self.obliged:
+            return
+        turn.send(self._thread(attempt), "enqueue_again", self._dispatch_of(attempt))
+        if self.state.cancelling:
+            turn.send(self._thread(attempt), "cancel", Cancel(task_id=self.ref.id))
+
     @property
     def task(self) -> Task:
         """The task, once accepted."""
@@ -170,14 +179,21 @@ class Orchestrator(Actor[TaskRecord]):
         attempt = Attempt(attempt=number, agent_id=card.agent_id, score_card=card, started_at=turn.now)
         self.state.attempts.append(attempt)
         self.state.status = "dispatched"
-        dispatch = Dispatch(task=self.task, attempt=number, agent_id=card.agent_id, score_card=card)
         turn.publish(
             topics.tasks(card.agent_id),
             "task.dispatched",
-            dispatch,
+            self._dispatch_of(attempt),
             task_id=self.ref.id,
             agent_id=card.agent_id,
             tenant_id=self.task.tenant_id,
+        )
+
+    def _dispatch_of(self, attempt: Attempt) -> Dispatch:
+        return Dispatch(
+            task=self.task,
+            attempt=attempt.attempt,
+            agent_id=attempt.agent_id,
+            score_card=attempt.score_card,
         )
 
     def _next_choice(self, turn: Turn) -> ScoreCard | None:

@@ -61,6 +61,8 @@ class SlotTable:
 
     def offer(self, offer: Offer) -> None:
         """Queue a task; an offer of the same task replaces the one before."""
+        if self._waiting.get((offer.ref, offer.task_id)) == offer:
+            return  # offered again meanwhile
         lane = self._lane(offer.ref.type)
         if offer.tenant_id not in lane.heaps:
             lane.heaps[offer.tenant_id] = []
@@ -75,6 +77,13 @@ class SlotTable:
     def withdraw(self, ref: ActorRef, task_id: str) -> None:
         """Take an offer back."""
         self._waiting.pop((ref, task_id), None)
+
+    def clear(self) -> None:
+        """Forget all that waits. Slots that are taken stay taken until they are released."""
+        self._waiting.clear()
+        for lane in self._lanes.values():
+            lane.heaps.clear()
+            lane.turns.clear()
 
     def grant(self, agent_id: str) -> Offer | None:
         """Give a free slot of an agent to the task whose turn it is; None where either is missing."""

@@ -32,19 +32,21 @@ MAX_REMEMBERED_ENDS = 8  # attempts whose outcome a repeated dispatch gets again
 
 
 class Stop(BaseModel):
-    """Signal to the worker: end this work now."""
+    """Signal to the worker that works, here or in another process: end this work now."""
 
     task_id: str
     fence: int
+    owner: str | None = None
 
 
 class Entry(BaseModel):
-    """One attempt in the inbox of its thread."""
+    """One attempt in the inbox of its thread; one that was `redriven` may have been here before."""
 
     dispatch: Dispatch
     queued_at: datetime
     status: Literal["queued", "running", "waiting"] = "queued"
     fence: int = 0
+    redriven: bool = False
     owner: str | None = None
     suspended: Suspend | None = None
     seconds: float = 0.0
@@ -54,6 +56,12 @@ class Entry(BaseModel):
     def task_id(self) -> str:
         """The task's id."""
         return self.dispatch.task.task_id
+
+    @property
+    def child(self) -> ActorRef | None:
+        """The task that it waits for, if it waits for one."""
+        known = self.suspended.known if self.suspended is not None else {}
+        return ActorRef(ORCHESTRATOR, known["child_task_id"]) if "child_task_id" in known else None
 
 
 class ThreadState(BaseModel):
@@ -76,13 +84,17 @@ class AgentThread(Actor[ThreadState]):
 
     @turn
     def enqueue(self, turn: Turn, dispatch: Dispatch) -> None:
-        """Take a task from the agent's topic. A repeat is dropped, or given its outcome again."""
-        ended = self._ended(dispatch)
-        if ended is not None:
-            self._publish_end(turn, dispatch, ended)
-        elif not any(_same_attempt(entry.dispatch, dispatch) for entry in self.state.inbox):
-            self.state.inbox.append(Entry(dispatch=dispatch, queued_at=turn.now))
-            self._offer_next(turn)
+        """Take a task from the agent's topic. A repeat is driven on, or its task is told the outcome."""
+        self._take(turn, Entry(dispatch=dispatch, queued_at=turn.now))
+
+    @turn
+    def enqueue_again(self, turn: Turn, dispatch: Dispatch) -> None:
+        """Take a dispatch from a task that has heard nothing since the first: one of both may be lost.
+
+        An attempt that is not known here may have ended so long ago that it is forgotten. What it did is
+        in its journal.
+        """
+        self._take(turn, Entry(dispatch=dispatch, queued_at=turn.now, redriven=True))
 
     @turn
     def claim(self, turn: Turn, claim: Claim) -> Work | None:
@@ -95,18 +107,14 @@ class AgentThread(Actor[ThreadState]):
             return None
         again = entry.fence > 0
         self.state.fence += 1
-        entry.fence, entry.owner, entry.status, entry.suspended = (
-            self.state.fence,
-            claim.owner,
-            "running",
-            None,
-        )
+        entry.fence, entry.owner = self.state.fence, claim.owner
+        entry.status, entry.suspended = "running", None
         self._tell(turn, entry, "task.resumed" if again else "task.started", {"owner": claim.owner})
         return Work(
             dispatch=entry.dispatch,
             fence=entry.fence,
             owner=claim.owner,
-            journaled=again,
+            journaled=again or entry.redriven,
             history=self.state.history,
             seconds=entry.seconds,
         )
@@ -164,13 +172,13 @@ class AgentThread(Actor[ThreadState]):
         entry = self._entry(cancel.task_id)
         if entry is None:
             return
-        entry.cancelled = cancel.reason
+        entry.cancelled = entry.cancelled or cancel.reason
         if entry.status == "running":
-            turn.start(Stop(task_id=entry.task_id, fence=entry.fence))
+            turn.start(self._stop(entry))
             return
         turn.hint(Withdraw(self.ref, entry.task_id))
-        if entry.suspended is not None and "child_task_id" in entry.suspended.known:
-            child = ActorRef(ORCHESTRATOR, entry.suspended.known["child_task_id"])
+        child = entry.child
+        if child is not None:
             turn.send(child, "cancel", Cancel(task_id=child.id, reason=cancel.reason))
         self._end(turn, entry, self._cancelled(entry, turn.now))
 
@@ -183,9 +191,30 @@ class AgentThread(Actor[ThreadState]):
         for entry in running:
             turn.hint(self._offer(entry))
             if entry.cancelled is not None:
-                turn.start(Stop(task_id=entry.task_id, fence=entry.fence))
+                turn.start(self._stop(entry))
         if not running:
             self._offer_next(turn)
+
+    def redrive(self, turn: Turn) -> None:
+        """Offer again what is queued or running, since a worker may have lost it or died."""
+        self.recover(turn)
+
+    def _take(self, turn: Turn, new: Entry) -> None:
+        attempt = _attempt_of(new.dispatch)
+        ended = next((end for end in self.state.ended if _attempt_ended(end) == attempt), None)
+        known = next((entry for entry in self.state.inbox if _attempt_of(entry.dispatch) == attempt), None)
+        if ended is not None:
+            turn.send(ActorRef(ORCHESTRATOR, ended.task_id), "settle", ended)
+            self._tell(turn, new, "task.redriven", {"lost": "outcome"})
+        elif known is None:
+            if new.redriven:
+                self._tell(turn, new, "task.redriven", {"lost": "dispatch"})
+            self.state.inbox.append(new)
+            self._offer_next(turn)
+        else:
+            self.redrive(turn)
+            if known.child is not None:
+                turn.send(known.child, "redrive")
 
     def _entry(self, task_id: str) -> Entry | None:
         return next((entry for entry in self.state.inbox if entry.task_id == task_id), None)
@@ -213,6 +242,9 @@ class AgentThread(Actor[ThreadState]):
             self.ref, task.task_id, task.tenant_id, task.priority, since, entry.owner, task.traceparent
         )
 
+    def _stop(self, entry: Entry) -> Stop:
+        return Stop(task_id=entry.task_id, fence=entry.fence, owner=entry.owner)
+
     def _fenced(self, turn: Turn, task_id: str, fence: int) -> Entry | None:
         entry = self._entry(task_id)
         if entry is not None and entry.status == "running" and entry.fence == fence:
@@ -227,12 +259,6 @@ class AgentThread(Actor[ThreadState]):
         self.state.ended = [*self.state.ended[-MAX_REMEMBERED_ENDS + 1 :], outcome]
         self._publish_end(turn, entry.dispatch, outcome)
         self._offer_next(turn)
-
-    def _ended(self, dispatch: Dispatch) -> Outcome | None:
-        known = (dispatch.task.task_id, dispatch.task.generation, dispatch.attempt)
-        return next(
-            (end for end in self.state.ended if (end.task_id, end.generation, end.attempt) == known), None
-        )
 
     def _cancelled(self, entry: Entry, now: datetime) -> Outcome:
         return cancelled_outcome(entry.dispatch, entry.cancelled or "cancelled", now)
@@ -280,9 +306,9 @@ def cancelled_outcome(dispatch: Dispatch, reason: str, now: datetime) -> Outcome
     )
 
 
-def _same_attempt(one: Dispatch, other: Dispatch) -> bool:
-    return (one.task.task_id, one.task.generation, one.attempt) == (
-        other.task.task_id,
-        other.task.generation,
-        other.attempt,
-    )
+def _attempt_of(dispatch: Dispatch) -> tuple[str, int, int]:
+    return dispatch.task.task_id, dispatch.task.generation, dispatch.attempt
+
+
+def _attempt_ended(outcome: Outcome) -> tuple[str, int, int]:
+    return outcome.task_id, outcome.generation, outcome.attempt

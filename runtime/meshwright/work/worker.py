@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from meshwright import topics
 from meshwright.envelope import ActorRef
 from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.host import Host
+from meshwright.messages import Event, new_id
 from meshwright.work.journal import Journal, Suspended
 from meshwright.work.protocol import Claim, Completed, Work
 from meshwright.work.slots import Offer, SlotTable, Withdraw
@@ -21,6 +23,7 @@ logger = logging.getLogger("meshwright.work")
 MAILBOX_RETRY_SECONDS = 0.05
 BROKEN_OFF_RETRY_SECONDS = 1.0
 LETTING_GO_SECONDS = 1.0  # for work that was cancelled by a stop
+STOPPING = "work.stopping"  # shown to all processes, since the turn that stops work runs in any of them
 
 Runner = Callable[[ActorRef, Work, Journal], Awaitable[Completed]]
 """Runs a claimed task to its end. It never raises for what went wrong with the task: that is an outcome.
@@ -48,7 +51,7 @@ class Running:
 
 
 class Worker:
-    """Takes the signals of turns, and works on what its slots allow."""
+    """Takes the signals of turns, and works on what its slots allow, until it is drained."""
 
     def __init__(self, host: Host, run: Runner, slots_of: Callable[[str], int]) -> None:
         self._host = host
@@ -57,6 +60,7 @@ class Worker:
         self._running: dict[tuple[ActorRef, str], Running] = {}
         self._again: dict[tuple[ActorRef, str], Offer] = {}
         self._draining = False
+        self._listen_no_more = host.listen(topics.MESH, self._on_event)
 
     @property
     def running(self) -> int:
@@ -77,6 +81,15 @@ class Worker:
             self._slots.withdraw(ref, signal.task_id)
         elif isinstance(signal, Stop):
             self._stop(ref, signal)
+            if signal.owner != self._host.incarnation:
+                self._pass_on(ref, signal)
+
+    def lapsed(self) -> None:
+        """Let go of all that runs or waits: this run of the worker has ended, though its process lives on."""
+        self._slots.clear()
+        self._again.clear()
+        for running in self._running.values():
+            running.task.cancel()
 
     async def drain(self, seconds: float) -> None:
         """Start nothing more, let what runs end, and after that time leave the rest for the next start."""
@@ -87,6 +100,7 @@ class Worker:
             for task in unfinished:
                 task.cancel()
             await self._leave_behind(unfinished)
+        self._listen_no_more()
 
     async def _leave_behind(self, cancelled: set[asyncio.Task[None]]) -> None:
         """Wait for cancelled work to let go, and no longer for what does not."""
@@ -101,8 +115,9 @@ class Worker:
             if offer is None:
                 return
             key = (offer.ref, offer.task_id)
-            if key in self._running:  # such as answered while its being put aside becomes durable
-                self._again[key] = offer
+            if key in self._running:
+                if offer.owner != self._host.incarnation:  # or else it is only offered what it has
+                    self._again[key] = offer  # such as answered while its being put aside becomes durable
                 self._slots.release(agent_id)
                 continue
             self._running[key] = Running(asyncio.create_task(self._work(offer), name=f"work {offer.task_id}"))
@@ -134,16 +149,15 @@ class Worker:
         asyncio.get_running_loop().call_later(BROKEN_OFF_RETRY_SECONDS, self.signal, offer.ref, again)
 
     async def _claim(self, offer: Offer) -> Work | None:
-        claim = Claim(
-            task_id=offer.task_id,
-            owner=self._host.incarnation,
-            gone=offer.owner if await self._has_stopped(offer.owner) else None,
-        )
+        """Ask for a task; None where it is not to be had. One whose owner lives is offered again later."""
+        if offer.owner is not None and not await self._has_stopped(offer.owner):
+            return None
+        claim = Claim(task_id=offer.task_id, owner=self._host.incarnation, gone=offer.owner)
         return await self._call(offer.ref, "claim", claim, offer.traceparent)
 
-    async def _has_stopped(self, owner: str | None) -> bool:
+    async def _has_stopped(self, owner: str) -> bool:
         """Whether that worker is not at it any more: it is gone, or it is this one, which would know."""
-        return owner is not None and (owner == self._host.incarnation or await self._host.is_gone(owner))
+        return owner == self._host.incarnation or await self._host.is_gone(owner)
 
     async def _carry_out(self, ref: ActorRef, work: Work, running: Running) -> None:
         running.fence = work.fence
@@ -188,6 +202,25 @@ class Worker:
         running.stopped_fence = stop.fence
         if running.stopped and running.interruptible:
             running.task.cancel(STOPPED)
+
+    def _pass_on(self, ref: ActorRef, stop: Stop) -> None:
+        """Show a stop to the worker that it is for. Should that miss it, the next redrive tells it again."""
+        self._host.broadcast(
+            Event(
+                id=new_id(),
+                event_type=STOPPING,
+                topic=topics.MESH,
+                time=self._host.clock.now(),
+                task_id=stop.task_id,
+                agent_id=ref.type,
+                aggregate_id=str(ref),
+                payload=stop.model_dump(),
+            )
+        )
+
+    def _on_event(self, event: Event) -> None:
+        if event.event_type == STOPPING:
+            self._stop(ActorRef.parse(event.aggregate_id), Stop.model_validate(event.payload))
 
 
 STOPPED = "stopped"

@@ -13,6 +13,7 @@ from meshwright.envelope import ActorRef, Head, Message, Record
 from meshwright.errors import Conflict, NotFound
 from meshwright.host import dead_letter
 from meshwright.hosts.memory.codec import encode_event, encode_message, encode_record, through_json
+from meshwright.hosts.memory.faults import Faults
 from meshwright.hosts.memory.mailbox import Letter
 from meshwright.hosts.memory.store import Changes, Store
 from meshwright.messages import Event
@@ -21,21 +22,26 @@ from meshwright.turns import ActorKind, Commit, take_turn
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What is committed and left to do: letters to deliver, and a turn's signals, reply and alarm to give."""
+    """What is committed and left to do: letters to deliver, and a turn's signals, reply and alarm to give.
+
+    `lost` says that not every subscriber is delivered what it should be.
+    """
 
     letters: list[Letter] = field(default_factory=list)
     commit: Commit | None = None
     sets_alarm: bool = False
+    lost: bool = False
 
 
 class Actors:
     """Activates actors from their bytes, runs their turns, and commits what comes of them."""
 
-    def __init__(self, store: Store, bus: Bus, clock: Clock) -> None:
+    def __init__(self, store: Store, bus: Bus, clock: Clock, faults: Faults) -> None:
         self.kinds: dict[str, ActorKind] = {}
         self._store = store
         self._bus = bus
         self._clock = clock
+        self._faults = faults
         self._active: dict[ActorRef, tuple[Head, Actor[Any]]] = {}
 
     def kind(self, ref: ActorRef) -> ActorKind:
@@ -128,8 +134,10 @@ class Actors:
     ) -> Done:
         """Encode everything, then commit it as one: what cannot be encoded leaves nothing behind."""
         spread, routed = self._bus.spread(events)
-        changes.mail = [encode_message(message) for message in (*sends, *routed)]
+        arriving = [message for message in routed if not self._faults.loses()]
+        changes.mail = [encode_message(message) for message in (*sends, *arriving)]
         changes.events = {event.id: encode_event(event) for event in spread}
         changes.records = [encode_record(record) for record in records]
         numbers = self._store.commit(changes)
-        return Done([Letter(Message.decode(data), n) for n, data in zip(numbers, changes.mail, strict=True)])
+        letters = [Letter(Message.decode(data), n) for n, data in zip(numbers, changes.mail, strict=True)]
+        return Done(letters, lost=len(arriving) < len(routed))

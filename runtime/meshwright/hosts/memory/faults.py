@@ -16,9 +16,12 @@ class Faults:
     `delay`: a message is held back, for up to `max_delay_passes` passes of the event loop.
     `reorder`: a message overtakes those of other pairs. What comes from one sender to one receiver keeps
     its order; a call, and a message that names no sender, is a pair of its own.
+    `lose`: what an event is to a subscriber is lost on its way, as by a broker that dies. Once all that it
+    has is delivered, the host gives the obliged actors a `redrive` turn. Plain subscribers never hear of it.
     `restart`: after a turn, the worker is as after a crash: the turn's signals are lost, every actor is
-    read anew from its bytes, and the obliged ones get `recover` under a new incarnation. Messages, calls
-    and listeners go on. It happens at most `max_restarts` times, so that recovering comes to an end.
+    read anew from its bytes, and the obliged ones get `recover` under a new incarnation. Messages, calls,
+    listeners and work under way go on. It happens at most `max_restarts` times, so that recovering comes to
+    an end.
 
     The same seed draws the same chances as long as everything happens in the same order.
     """
@@ -31,6 +34,7 @@ class Faults:
         delay: float = 0.0,
         max_delay_passes: int = 20,
         reorder: float = 0.0,
+        lose: float = 0.0,
         restart: float = 0.0,
         max_restarts: int = 20,
     ) -> None:
@@ -39,12 +43,22 @@ class Faults:
         self._delay = delay
         self._max_delay_passes = max_delay_passes
         self._reorder = reorder
+        self._lose = lose
         self._restart = restart
         self._restarts_left = max_restarts
 
     def duplicates(self) -> bool:
         """Whether to deliver this message twice."""
         return self._strikes(self._duplicate)
+
+    @property
+    def may_lose(self) -> bool:
+        """Whether anything may be lost."""
+        return self._lose > 0
+
+    def loses(self) -> bool:
+        """Whether to lose what an event is to this subscriber."""
+        return self._strikes(self._lose)
 
     def delay_passes(self) -> int:
         """For how many passes of the event loop to hold this message back."""

@@ -62,14 +62,15 @@ class MemoryHost:
         self._max_mailbox = max_mailbox
         self._store = store or Store()
         self._bus = Bus()
-        self._outbox = Outbox(self._store, self._bus, log, database)
-        self._actors = Actors(self._store, self._bus, self.clock)
+        self._outbox = Outbox(self._store, log, database)
+        self._actors = Actors(self._store, self._bus, self.clock, self._faults)
         self._alarms = Alarms(self.clock, self._begin, self._ring)
         self._worker: Signals | None = None
         self._mailboxes: dict[ActorRef, Mailbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._replies: set[asyncio.Future[Any]] = set()
         self._started = False
+        self._lost = False
         self._open = False
         self._refusal: HostError | None = Draining("the host has not been started")
 
@@ -97,10 +98,12 @@ class MemoryHost:
         """Take up what the store holds: events for the log, alarms, obligations, and messages."""
         await self._outbox.open()
         self._begin_incarnation()
+        await self._outbox.tell()
+        self._lost = self._faults.may_lose
         self._open, self._refusal = True, None
         for ref, head in self._store.heads():
             self._alarms.set(ref, head.wake_at)
-        self._recover()
+        self._to_obliged("recover")
         for n, data in self._store.mail():
             self._deliver([Letter(Message.decode(data), n)])
 
@@ -123,6 +126,12 @@ class MemoryHost:
         """Crash, and start again on what is committed, under a new incarnation."""
         await self.crash()
         await self.start()
+
+    def lapse(self) -> None:
+        """Go on under a new incarnation, as a worker that was stopped for longer than its lease."""
+        if self._worker is not None:
+            self._worker.lapsed()
+        self._begin_anew()
 
     async def call(
         self, ref: ActorRef, method: str, body: Any = None, *, traceparent: str | None = None
@@ -152,8 +161,8 @@ class MemoryHost:
         return self._told(self._actors.emit(events))
 
     def broadcast(self, event: Event) -> None:
-        """Show an event to the listeners; it is not kept."""
-        self._bus.tell(Event.model_validate_json(encode_event(event)))
+        """Show an event to the listeners of every host on the store; it is not kept."""
+        self._outbox.show(Event.model_validate_json(encode_event(event)))
 
     async def read(self, ref: ActorRef) -> BaseModel | None:
         """The actor's committed state, or None if it never had a turn."""
@@ -228,6 +237,9 @@ class MemoryHost:
             )
             self._refuse_all(failure)
             self.on_failure(failure)
+        if self._lost and not self._mailboxes:
+            self._lost = False
+            self._to_obliged("redrive")
 
     def _expect_reply(self) -> asyncio.Future[Any]:
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -271,6 +283,7 @@ class MemoryHost:
     async def _tell(self, done: Done, reply: asyncio.Future[Any] | None = None) -> None:
         """Tell what is committed. A crash in here loses signals and the reply, and nothing else."""
         commit = done.commit
+        self._lost = self._lost or done.lost
         crashes = commit is not None and self._faults.restarts()
         if commit is not None and not crashes:
             self._signal(commit.ref, commit.hints)
@@ -303,22 +316,22 @@ class MemoryHost:
 
     def _begin_incarnation(self) -> None:
         if self._started:
-            self._store.running.discard(self.incarnation)
+            self._store.running.pop(self.incarnation, None)
             self.incarnation = new_id()
         self._started = True
-        self._store.running.add(self.incarnation)
+        self._store.running[self.incarnation] = self._bus
 
-    def _recover(self) -> None:
-        """Wake every actor with something outstanding."""
+    def _to_obliged(self, method: str) -> None:
+        """Give every actor with something outstanding a turn."""
         for ref, head in self._store.heads():
             if head.obliged:
-                self._deliver([Letter(Message(f"recover/{self.incarnation}", ref, "recover"))])
+                self._deliver([Letter(Message(f"{method}/{self.incarnation}", ref, method))])
 
     def _begin_anew(self) -> None:
         """Be as after a crash, except that messages, calls and listeners go on."""
         self._begin_incarnation()
         self._actors.drop()
-        self._recover()
+        self._to_obliged("recover")
 
     async def _close(self, reason: HostError) -> None:
         self._refusal = reason
@@ -329,4 +342,4 @@ class MemoryHost:
         self._open = False
         self._mailboxes.clear()
         self._actors.drop()
-        self._store.running.discard(self.incarnation)
+        self._store.running.pop(self.incarnation, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from meshwright.bus import Bus
 from meshwright.events.log import EventLog
 from meshwright.events.logger import EventLogger
 from meshwright.hosts.memory.store import Store
@@ -15,21 +14,19 @@ from meshwright.storage.database import Database
 class Outbox:
     """What was committed and not yet told. Opens the log's database with the host, if it is given."""
 
-    def __init__(self, store: Store, bus: Bus, log: EventLog | None, database: Database | None) -> None:
+    def __init__(self, store: Store, log: EventLog | None, database: Database | None) -> None:
         self._store = store
-        self._bus = bus
         self._log = log
         self._database = database
         self._is_open = False
         self._telling = asyncio.Lock()
 
     async def open(self) -> None:
-        """Open the database, unless a crash left it open, and tell what a crash kept from being told."""
+        """Open the database, unless a crash left it open."""
         if self._database is not None and self._log is not None and not self._is_open:
             await self._database.open()
             await self._log.start()
             self._is_open = True
-        await self.tell()
 
     async def close(self) -> None:
         """Close the database."""
@@ -45,4 +42,9 @@ class Outbox:
             new = await EventLogger(self._log).take(events) if self._log is not None and events else events
             self._store.mark_logged(event.id for event in events)
             for event in new:
-                self._bus.tell(event)
+                self.show(event)
+
+    def show(self, event: Event) -> None:
+        """Show an event to the listeners of every host on the store."""
+        for bus in list(self._store.running.values()):
+            bus.tell(event)

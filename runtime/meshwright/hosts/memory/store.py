@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from meshwright.bus import Bus
 from meshwright.envelope import ActorRef, Head
 from meshwright.errors import Conflict
 
@@ -25,16 +27,25 @@ class Changes:
 
 
 class Store:
-    """Heads, messages sent and not yet taken, records, and events. Hosts that share one see one another."""
+    """Heads, messages sent and not yet taken, records, and events. Hosts that share one see one another.
+
+    `running` holds the bus of each host that runs on it, by its incarnation.
+    """
 
     def __init__(self) -> None:
-        self.running: set[str] = set()
+        self.running: dict[str, Bus] = {}
         self._heads: dict[ActorRef, bytes] = {}
         self._mail: dict[int, bytes] = {}
         self._records: dict[Stream, dict[int, bytes]] = {}
         self._events: dict[str, bytes] = {}
         self._unlogged: list[str] = []
         self._last_number = 0
+
+    def copy(self) -> Store:
+        """What is committed at this moment, on which nobody runs."""
+        twin = Store()
+        twin.__dict__.update(copy.deepcopy({**self.__dict__, "running": {}}))
+        return twin
 
     def commit(self, changes: Changes) -> list[int]:
         """Write, and return the numbers of the messages. Raises Conflict if the head has moved on."""
