@@ -29,7 +29,7 @@ def encode_error(error: Exception) -> bytes:
     """Wrap what a turn raised: an error of ours, or of Python where the turn has a defect."""
     ours = error if isinstance(error, MeshError) else MeshError(str(error))
     fields = {
-        "type": type(error).__name__,
+        "type": ours.code if ours is error else type(error).__name__,
         "message": ours.message[:MAX_ERROR_CHARACTERS],
         "remedy": ours.remedy,
         "field": ours.field,
@@ -58,11 +58,10 @@ def decode_reply(data: bytes) -> Any:
 
 def _error(name: str, message: str, fields: dict[str, Any]) -> MeshError:
     kind = _kinds(MeshError).get(name)
-    details = {key: str(fields.get(key, "")) for key in ("remedy", "field")}
-    if kind is not None:
-        return kind(message, **details)
-    error = MeshError(f"{name}: {message}", **details)
-    error.status = int(fields.get("status", error.status))
+    error = kind(message) if kind is not None else MeshError(f"{name}: {message}")
+    for detail in ("remedy", "field", "status"):
+        if detail in fields:
+            setattr(error, detail, fields[detail])
     return error
 
 

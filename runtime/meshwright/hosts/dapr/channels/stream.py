@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import grpc.aio
 from dapr.actor import ActorRuntime
@@ -73,7 +74,7 @@ class ActorStream:
                 return
             if stream.has_registered:
                 pause = FIRST_PAUSE_SECONDS
-            logger.warning("the stream of actor calls has ended, again in %g s: %r", pause, error)
+            logger.warning("the stream of actor calls has ended, again in %g s: %s", pause, _said(error))
             await asyncio.sleep(pause)
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
@@ -87,7 +88,7 @@ class SdkStream(ActorGrpcHost):
 
     def __init__(self, address: str, token: str, registered: asyncio.Future[None]) -> None:
         super().__init__(address, app_port=0)
-        self._channel = grpc.aio.insecure_channel(address, OPTIONS, interceptors=[Token(token)])
+        self._channel = cast(grpc.aio.Channel, Authorized(grpc.aio.insecure_channel(address, OPTIONS), token))
         self._told = registered
         self.has_registered = False
 
@@ -118,22 +119,33 @@ class SdkStream(ActorGrpcHost):
         await session.send(wire.SubscribeActorEventsRequestAlpha1(invoke_response=reply))
 
 
-class Token(grpc.aio.StreamStreamClientInterceptor):
-    """Shows daprd our token. gRPC does not ask the SDK's own interceptor about streams."""
+class Authorized:
+    """A connection that shows daprd our token when it opens a stream.
 
-    def __init__(self, token: str) -> None:
-        self._metadata = grpc.aio.Metadata((TOKEN_HEADER, token))
+    The SDK's interceptor is not asked about streams, and gRPC loses tasks of streams that are intercepted.
+    """
 
-    async def intercept_stream_stream(
-        self, continuation: Any, client_call_details: Any, request_iterator: Any
-    ) -> Any:
-        """Call with the token."""
-        return await continuation(client_call_details._replace(metadata=self._metadata), request_iterator)
+    def __init__(self, channel: grpc.aio.Channel, token: str) -> None:
+        self._channel = channel
+        self._metadata = ((TOKEN_HEADER, token),)
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        """A stream, with the token."""
+        return partial(self._channel.stream_stream(*args, **kwargs), metadata=self._metadata)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)
 
 
 def _refusal(error: Exception | None, address: str) -> MeshError:
-    said = error.details() if isinstance(error, grpc.aio.AioRpcError) else repr(error)
-    message = f"the sidecar on {address} does not take our actors: {said}"
+    message = f"the sidecar on {address} does not take our actors: {_said(error)}"
     if isinstance(error, grpc.aio.AioRpcError) and error.code() in NEVER:
         return ConfigError(message, remedy=NEVER[error.code()])
     return StoreUnavailable(message)
+
+
+def _said(error: Exception | None) -> str:
+    """An error in one line, where gRPC would take four."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return repr(error)
