@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 
 from meshwright.envelope import ActorRef, Record
 from meshwright.errors import InvalidInput, ReplayMismatch, ToolFailed
+from meshwright.host import RECORD_GAP
 from meshwright.hosts.memory import MemoryHost
 from meshwright.messages import Event
 from meshwright.work import Journal, Suspended, Work
@@ -156,6 +158,53 @@ async def test_of_two_claims_that_write_a_step_the_first_stands(host: MemoryHost
     await first.step("pay", {}, effects("first"))
     await second.step("pay", {}, effects("second"))
     assert await (await resumed(host)).step("pay", {}, effects("third")) == "first"
+
+
+async def test_steps_that_raised_leave_no_gap_that_a_reader_would_take_for_the_end(
+    host: MemoryHost, effects: Effects
+) -> None:
+    async def polls(journal: Journal) -> Any:
+        for _ in range(3 * RECORD_GAP):
+            with pytest.raises(ToolFailed):
+                await journal.step("poll", {}, effects("polled", ToolFailed("not yet")))
+        return await journal.step("pay", {}, effects("paid"), repeatable=False)
+
+    for opened in (begun, resumed):
+        journal = await opened(host)
+        assert await polls(journal) == "paid"
+        await journal.confirm()
+    numbers = [record.n for record in await host.records(REF, STREAM)]
+    assert all(after - before < RECORD_GAP for before, after in itertools.pairwise([0, *numbers]))
+    assert effects.count("paid") == 1
+
+
+async def test_an_answer_behind_steps_that_raised_is_found(host: MemoryHost, effects: Effects) -> None:
+    async def asks(journal: Journal) -> Any:
+        for _ in range(RECORD_GAP // 2):
+            with pytest.raises(ToolFailed):
+                await journal.step("poll", {}, effects("polled", ToolFailed("not yet")))
+        return await journal.wait("ask", {})
+
+    with pytest.raises(Suspended) as asked:
+        await asks(await begun(host))
+    await answer(host, asked.value, "yes")
+    assert await asks(await resumed(host)) == "yes"
+
+
+async def test_a_run_that_lost_its_road_behind_a_note_of_steps_that_raised_asks_nobody(
+    host: MemoryHost, effects: Effects
+) -> None:
+    journal = await begun(host)
+    for _ in range(RECORD_GAP):
+        with pytest.raises(ToolFailed):
+            await journal.step("poll", {}, effects("polled", ToolFailed("not yet")))
+    await journal.step("pay", {}, effects("paid"))
+    journal = await resumed(host)
+    for _ in range(RECORD_GAP):
+        with pytest.raises(ToolFailed):
+            await journal.step("another road", {}, effects("polled", ToolFailed("not yet")))
+    with pytest.raises(ReplayMismatch):
+        await journal.step("refund", {}, effects("refunded"))
 
 
 # Steps within steps

@@ -19,7 +19,7 @@ from pydantic_core import from_json, to_json
 from meshwright import topics
 from meshwright.envelope import ActorRef, Record
 from meshwright.errors import InvalidInput, ReplayMismatch, ToolFailed
-from meshwright.host import Host
+from meshwright.host import RECORD_GAP, Host
 from meshwright.messages import Event, Task, trace_id_of
 from meshwright.work.protocol import Suspend, Work
 
@@ -80,6 +80,7 @@ class Journal:
         self._ref = ref
         self._work = work
         self._known = {record.n: record.value for record in records}
+        self._last_record = max(self._known, default=0)
         self._step = 0
         self._under_way = 0
         self._running_once = False
@@ -118,11 +119,13 @@ class Journal:
         if step.result in self._known:
             known = self._replayed(step)
             return shape.model_validate(known) if shape else known
-        if step.intent in self._known:
+        if is_intent(self._known.get(step.intent)):
             self._check_road(step, self._known[step.intent])
             raise Suspended(self._ask_person(step))
         with self._within(step):
-            if not repeatable:
+            if repeatable:
+                self._fill_gap(step)
+            else:
                 self._write(step.intent, step.stamp, (), costly=True)
             if costly:
                 await self._confirm_costly()
@@ -144,6 +147,7 @@ class Journal:
         if self._running_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for somebody else")
         self._under_way = step.number  # the run is at its end
+        self._fill_gap(step)
         await self.confirm()
         raise Suspended(self._suspend(step, child, known))
 
@@ -187,7 +191,13 @@ class Journal:
 
     def _write(self, n: int, value: dict[str, Any], events: Sequence[Event], *, costly: bool) -> None:
         self._queued = self._host.append(Record(self._ref, self._work.stream, n, value), events)
+        self._last_record = max(self._last_record, n)
         self._costly = self._costly or costly
+
+    def _fill_gap(self, step: Step) -> None:
+        """Leave a note where the steps before raised, and left no record, for about as long as a gap may be."""
+        if step.intent - self._last_record >= RECORD_GAP - 2:
+            self._write(step.intent, {**step.stamp, "repeatable": True}, (), costly=True)
 
     def _event(self, step: Step, n: int, told: Told) -> Event:
         event_type, payload = told
@@ -216,7 +226,8 @@ class Journal:
         """Raise ReplayMismatch where the run left its road; ask a person first where that may do harm."""
         if (known["kind"], known["hash"]) == (step.kind, step.request_hash):
             return
-        once = [value["kind"] for n, value in self._known.items() if n > LEAVE.result and n % 2 == 0]
+        intents = [value for n, value in self._known.items() if n > LEAVE.result and n % 2 == 0]
+        once = [value["kind"] for value in intents if is_intent(value)]
         if once and LEAVE.result not in self._known:
             asked = "the run took another road; may it begin anew, and repeat these steps? If not, cancel it"
             raise Suspended(self._suspend(LEAVE, None, {"asked": asked, "kind": LEAVE.kind, "steps": once}))
@@ -242,6 +253,11 @@ class Journal:
             child=child,
             known=known,
         )
+
+
+def is_intent(record: dict[str, Any] | None) -> bool:
+    """Whether a record says that a step which may not be repeated was about to run."""
+    return record is not None and not record.get("repeatable", False)
 
 
 def hash_of(request: Any) -> str:
