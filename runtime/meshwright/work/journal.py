@@ -147,7 +147,6 @@ class Journal:
         if self._running_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for somebody else")
         self._under_way = step.number  # the run is at its end
-        self._fill_gap(step)
         await self.confirm()
         raise Suspended(self._suspend(step, child, known))
 
@@ -195,7 +194,7 @@ class Journal:
         self._costly = self._costly or costly
 
     def _fill_gap(self, step: Step) -> None:
-        """Leave a note where the steps before raised, and left no record, for about as long as a gap may be."""
+        """Leave a note where so many steps before raised that another could make the gap too long."""
         if step.intent - self._last_record >= RECORD_GAP - 2:
             self._write(step.intent, {**step.stamp, "repeatable": True}, (), costly=True)
 
