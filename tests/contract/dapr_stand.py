@@ -1,12 +1,25 @@
-"""Hosts on real daprd, Redis and Mosquitto: each in a namespace of its own, each with a sidecar."""
+"""Hosts on real daprd, Redis and Mosquitto: each in a namespace of its own, each with a sidecar.
+
+A photograph is all that a crash would leave: what the store holds, the log, and what the broker had taken.
+A broker may send the latter again, so a host that is opened on a photograph is sent all of it once more.
+"""
 
 import itertools
+import sqlite3
 import subprocess
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion
+
+from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.hosts.dapr import DaprHost, Options
 from meshwright.stack.services import free_ports
+from meshwright.storage.database import FILE_NAME, Database
 from tests.contract.stands import Setup, Stand
 from tests.services import Services, Sidecar
 
@@ -21,8 +34,62 @@ end
 """All keys of one namespace into another, at one moment, but for what only the living hold."""
 
 
+@dataclass(frozen=True)
+class Data:
+    """A namespace (keys of Redis, topics of the broker, actors of placement), and a folder for the log.
+
+    `taken` are the broker's messages that may come again, as topics within the namespace and bodies.
+    """
+
+    namespace: str
+    folder: Path
+    taken: tuple[tuple[str, bytes], ...] = ()
+    hosts: list[Host] = field(default_factory=list, compare=False)
+
+
+class Broker:
+    """A client of the broker that remembers what it took, and can send it again."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._client = Client(CallbackAPIVersion.VERSION2)
+        self._client.username_pw_set(parts.username, parts.password)
+        self._client.on_message = self._take
+        self._taken: list[tuple[str, bytes]] = []
+        self._marks: dict[bytes, threading.Event] = {}
+        self._client.connect(parts.hostname or "", parts.port or 0)
+        self._client.loop_start()
+        self._client.subscribe("bus/#", qos=1)
+        self.taken("")
+
+    def taken(self, namespace: str) -> tuple[tuple[str, bytes], ...]:
+        """All that was taken for a namespace so far, the very last included."""
+        mark = f"{len(self._marks)}".encode()
+        self._marks[mark] = threading.Event()
+        self._client.publish("bus/mark", mark, qos=1)
+        assert self._marks[mark].wait(10)
+        prefix = f"bus/{namespace}/"
+        return tuple(
+            (topic.removeprefix(prefix), body) for topic, body in self._taken if topic.startswith(prefix)
+        )
+
+    def send(self, namespace: str, taken: tuple[tuple[str, bytes], ...]) -> None:
+        for topic, body in taken:
+            self._client.publish(f"bus/{namespace}/{topic}", body, qos=1)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _take(self, client: Client, userdata: object, message: MQTTMessage) -> None:
+        if message.topic == "bus/mark":
+            self._marks[message.payload].set()
+        else:
+            self._taken.append((message.topic, message.payload))
+
+
 class DaprStand(Stand):
-    """Workers of one app. Data are a namespace: keys of Redis, topics of the broker, actors of placement."""
+    """Workers of one app."""
 
     shares_data = True
     channel = "grpc"
@@ -33,21 +100,25 @@ class DaprStand(Stand):
         self.services = services
         self._sidecars: dict[Host, Sidecar] = {}
         self._numbers = itertools.count()
+        self._broker = Broker(services.broker_url)
 
-    def new_data(self) -> str:
-        return f"c{self.folder.name[-12:]}-{next(self._numbers)}".replace("_", "-").lower()
+    def new_data(self) -> Data:
+        namespace = f"c{self.folder.name[-12:]}-{next(self._numbers)}".replace("_", "-").lower()
+        folder = self.folder / namespace
+        folder.mkdir()
+        return Data(namespace, folder)
 
-    def build(self, data: str, setup: Setup) -> DaprHost:
+    def build(self, data: Data, setup: Setup) -> DaprHost:
         (port,) = free_ports(1)
-        pod = f"mesh-{next(self._numbers)}.{data}"
+        pod = f"mesh-{next(self._numbers)}.{data.namespace}"
         sidecar = self.services.daprd(
-            "mesh", port=port, namespace=data, pod=pod, protocol=self.channel, bus=self.bus
+            "mesh", port=port, namespace=data.namespace, pod=pod, protocol=self.channel, bus=self.bus
         )
         sidecar.launch()
         options = Options(
             app_id="mesh",
             replica=pod,
-            namespace=data,
+            namespace=data.namespace,
             grpc_port=sidecar.app.grpc_port,
             app_port=port,
             channel=self.channel,
@@ -58,25 +129,45 @@ class DaprStand(Stand):
             lease_seconds=3.0,
             renew_seconds=0.5,
         )
-        host = DaprHost(options, clock=setup.clock, max_mailbox=setup.max_mailbox)
+        keeps_log = not any(host in self._open for host in data.hosts)
+        database = Database(data.folder) if keeps_log else None
+        host = DaprHost(
+            options,
+            clock=setup.clock,
+            max_mailbox=setup.max_mailbox,
+            database=database,
+            log=EventLog(database) if database else None,
+        )
+        data.hosts.append(host)
         self._sidecars[host] = sidecar
         return host
 
-    def photograph(self, host: Host) -> str:
-        """Redis runs a script alone, so this is one moment; what the broker holds is not in it."""
-        _, namespace = self._open[host]
+    async def open_on(self, data: Data, setup: Setup) -> Host:
+        host = await super().open_on(data, setup)
+        self._broker.send(data.namespace, data.taken)
+        return host
+
+    def photograph(self, host: Host) -> Data:
+        """Redis runs a script alone, so what it holds is of one moment."""
+        _, data = self._open[host]
         copy = self.new_data()
         address, port = self.services.redis_host.split(":")
         command = ["redis-cli", "-h", address, "-p", port, "--no-auth-warning", "eval", COPY, "0"]
         subprocess.run(
-            [*command, namespace, copy],
+            [*command, data.namespace, copy.namespace],
             check=True,
             capture_output=True,
             env={"REDISCLI_AUTH": self.services.redis_password},
         )
-        return copy
+        source = sqlite3.connect(f"{(data.folder / FILE_NAME).as_uri()}?mode=ro", uri=True)
+        target = sqlite3.connect(copy.folder / FILE_NAME)
+        source.backup(target)
+        source.close()
+        target.close()
+        return Data(copy.namespace, copy.folder, self._broker.taken(data.namespace))
 
     async def close(self) -> None:
         await super().close()
+        self._broker.close()
         for sidecar in self._sidecars.values():
             sidecar.kill()

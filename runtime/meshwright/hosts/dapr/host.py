@@ -35,6 +35,7 @@ from meshwright.hosts.dapr.inbox import Inbox
 from meshwright.hosts.dapr.link import Link
 from meshwright.hosts.dapr.naming import EVENTS, Naming
 from meshwright.hosts.dapr.options import Options
+from meshwright.hosts.dapr.ping import example_of
 from meshwright.hosts.dapr.relay import Publisher, Relay
 from meshwright.hosts.dapr.sidecar import BUS, VIEWS
 from meshwright.messages import Event, new_id
@@ -87,13 +88,13 @@ class DaprHost:
         self._worker: Signals | None = None
         self._cells = Cells(max_active)
         self._elsewhere: dict[str, ActorKind] = {}
-        self._link = Link(options, self)
+        sender = new_id()
+        self._link = Link(options, self, sender)
         self._documents = Documents(self._link.state)
         tells = Tells(self._signal, self._set_alarm, self._send, self._emit)
         self._executor = Executor(
             self._link.state, self._documents, self.clock, tracing or NoTracing(), tells, self._commit_name
         )
-        sender = new_id()
         self._publisher = Publisher(self._link.sidecar, sender, self._is_taken)
         self._relay = Relay(self._publisher, self._deliver, self._begin, self._sent)
         self._inbox = Inbox(self._bus, log, self.clock, sender, self._deliver, self._emit)
@@ -252,8 +253,7 @@ class DaprHost:
             finally:
                 cell.writes.discard(written)
             if is_new and events:
-                cell.outbox += events
-                self._relay.start(cell)
+                await self._emit(events)
 
         return self._begin(told(), f"record of {record.ref}")
 
@@ -290,14 +290,25 @@ class DaprHost:
     def routes(self) -> Sequence[Route]:
         """What to subscribe to."""
         naming: Naming = self._link.naming
-        shared = {naming.shared(each.pattern, self.options.app_id) for each in self._subscriptions}
-        routes = [Route(BUS, topic) for topic in sorted(shared)]
+        routes = [Route(BUS, naming.shared(each, self.options.app_id)) for each in self._patterns]
         if self._log is not None:
             return [*routes, Route(BUS, naming.shared(EVENTS, LOG_GROUP))]
         return [*routes, Route(VIEWS, naming.everything(EVENTS))]
 
+    @property
+    def topics(self) -> Sequence[tuple[str, str]]:
+        """For each route a component and a topic of ours: what is published there comes by it."""
+        shown = (BUS if self._log is not None else VIEWS, EVENTS)
+        return [*((BUS, example_of(pattern)) for pattern in self._patterns), shown]
+
+    @property
+    def _patterns(self) -> Sequence[str]:
+        return sorted({each.pattern for each in self._subscriptions})
+
     async def on_topic(self, pubsub: str, topic: str, data: bytes) -> bool:
         """Take a message of the broker."""
+        if self._link.pings.take(data):
+            return True
         await self._open.wait()
         return await self._inbox.take(topic, data)
 

@@ -17,6 +17,7 @@ from meshwright.envelope import Message
 from meshwright.errors import HostError
 from meshwright.events.log import EventLog
 from meshwright.events.logger import EventLogger
+from meshwright.hosts.dapr.order import Order
 from meshwright.messages import Event, new_id
 
 logger = logging.getLogger("meshwright.dapr")
@@ -45,15 +46,17 @@ class Inbox:
         self._sender = sender
         self._deliver = deliver
         self._emit = emit
+        self._order = Order()
 
     async def take(self, topic: str, data: bytes) -> bool:
         """Take one message of the broker."""
         try:
             document = from_json(data)
             if isinstance(document, dict) and "events" in document:
-                return await self._take_batch(document)
+                async with self._order.turn(document["from"], document["n"]):
+                    return await self._take_batch(document)
             event = Event.model_validate(document)
-        except (ValueError, ValidationError) as error:
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
             return await self._refuse(topic, data, error)
         return await self._take_event(event)
 

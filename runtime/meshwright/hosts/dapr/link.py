@@ -17,6 +17,7 @@ from meshwright.hosts.dapr.kick import kick
 from meshwright.hosts.dapr.lease import Lease
 from meshwright.hosts.dapr.naming import Naming, naming_for
 from meshwright.hosts.dapr.options import Options
+from meshwright.hosts.dapr.ping import Pings
 from meshwright.hosts.dapr.recovery import Recovery
 from meshwright.hosts.dapr.sidecar import BUS, STATE, VIEWS, Facts, Sidecar
 from meshwright.hosts.dapr.state import State
@@ -29,16 +30,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("meshwright.dapr")
 
 READY_RETRY_SECONDS = 0.02
+PING_SECONDS = 10.0
 ANEW_RETRY_SECONDS = 1.0
 
 
 class Link:
     """Everything between a host and Dapr."""
 
-    def __init__(self, options: Options, host: DaprHost) -> None:
+    def __init__(self, options: Options, host: DaprHost, sender: str) -> None:
         self._options = options
         self._host = host
         self.sidecar = Sidecar(options.grpc_port, options.api_token)
+        self.pings = Pings(self.sidecar, sender)
         self.state = State(self.sidecar, options.namespace, patience_seconds=options.patience_seconds)
         self.lease = Lease(
             self.state,
@@ -61,7 +64,6 @@ class Link:
         self._elsewhere: dict[ActorRef, int] = {}
         self._returns: dict[tuple[str, str], TypeAdapter[Any]] = {}
         self._is_mqtt = True
-        self._kicking: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Meet the sidecar, let it call us, take a lease, and open a watch list."""
@@ -89,11 +91,14 @@ class Link:
         async with asyncio.timeout(self._options.ready_seconds):
             while not (await self.sidecar.facts()).actors_ready:  # noqa: ASYNC110 daprd tells nobody
                 await asyncio.sleep(READY_RETRY_SECONDS)
-        self._kicking = asyncio.create_task(self.kick(), name="kick")
+        await self._kick()
+        if not await self.pings.prove(
+            [(component, self.naming.topic(topic)) for component, topic in self._host.topics], PING_SECONDS
+        ):
+            logger.warning("the broker does not deliver yet: what is sent meanwhile is sent again later")
         self.recovery.start()
-        self.lease.keep(self._host.lapse)
 
-    async def kick(self) -> None:
+    async def _kick(self) -> None:
         """Have the broker send again what daprd may have missed."""
         if self._options.broker_url and self._is_mqtt:
             try:
@@ -115,13 +120,10 @@ class Link:
                 logger.warning("the worker cannot begin anew yet: %s", error)
                 await asyncio.sleep(ANEW_RETRY_SECONDS)
         self.recovery.start()
-        self.lease.keep(self._host.lapse)
 
     async def drain(self) -> None:
         """Let nothing new in."""
         await self.recovery.stop()
-        if self._kicking is not None:
-            await asyncio.wait([self._kicking])
         if self._channel is not None:
             await self._channel.stop()
             self._channel = None
@@ -172,6 +174,7 @@ class Link:
         await self.lease.take(incarnation)
         self.watch = WatchList(self.state, incarnation)
         await self.recovery.open(self.watch)
+        self.lease.keep(self._host.lapse)
 
     def _check(self, facts: Facts) -> None:
         missing = [name for name in (STATE, BUS, VIEWS) if name not in facts.components]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 from collections import defaultdict
@@ -36,6 +37,7 @@ class Publisher:
         self._sender = sender
         self._is_taken = is_taken
         self._naming: Naming | None = None
+        self._batch_numbers = itertools.count(1)
         self._messages: Grouping[Outgoing, None] = Grouping(self._publish_messages)
         self._batches: Grouping[tuple[bytes, bool], None] = Grouping(self._publish_batch, size=256, width=1)
 
@@ -87,7 +89,12 @@ class Publisher:
     def _batch(self, part: Sequence[tuple[bytes, bool]]) -> bytes:
         kept = b",".join(data for data, keep in part if keep)
         passing = b",".join(data for data, keep in part if not keep)
-        return b'{"v":1,"from":"%b","events":[%b],"passing":[%b]}' % (self._sender.encode(), kept, passing)
+        return b'{"v":1,"from":"%b","n":%d,"events":[%b],"passing":[%b]}' % (
+            self._sender.encode(),
+            next(self._batch_numbers),
+            kept,
+            passing,
+        )
 
 
 class Relay:
