@@ -35,6 +35,7 @@ import pytest
 
 from meshwright.errors import ServiceFailed
 from meshwright.stack.child import command_of, write_files
+from meshwright.stack.ports import Ports
 from meshwright.stack.probes import answers
 from meshwright.stack.programs import Programs
 from meshwright.stack.services import (
@@ -42,7 +43,6 @@ from meshwright.stack.services import (
     Backends,
     Service,
     daprd,
-    free_ports,
     mosquitto,
     new_secret,
     placement,
@@ -161,6 +161,7 @@ class Services:
 
     def __init__(self, folder: Path, given: dict[str, str]) -> None:
         self.folder = folder
+        self.ports = Ports()
         self._programs = Programs(Path(DAPR_BIN) if DAPR_BIN else None)
         self._running: dict[str, Process] = {}
         self._addresses = {name: given[variable] for name, variable in VARIABLES.items() if variable in given}
@@ -169,13 +170,18 @@ class Services:
         self.redis_password = given.get(PASSWORD, "" if "redis" in self._addresses else new_secret())
         self._recipes: dict[str, Callable[[], Service]] = {
             "redis": lambda: redis(
-                self._find("redis-server"), COMPONENTS, folder / "redis", self.redis_password
+                self._find("redis-server"), self.ports, COMPONENTS, folder / "redis", self.redis_password
             ),
             "mosquitto": lambda: mosquitto(
-                self._find("mosquitto"), COMPONENTS, folder / "mosquitto", new_secret(), ["mesh/#"]
+                self._find("mosquitto"),
+                self.ports,
+                COMPONENTS,
+                folder / "mosquitto",
+                new_secret(),
+                ["mesh/#"],
             ),
-            "placement": lambda: placement(self._find("placement")),
-            "scheduler": lambda: scheduler(self._find("scheduler"), folder / "scheduler"),
+            "placement": lambda: placement(self._find("placement"), self.ports),
+            "scheduler": lambda: scheduler(self._find("scheduler"), self.ports, folder / "scheduler"),
         }
 
     @property
@@ -215,7 +221,7 @@ class Services:
             placement=self.placement if actors else "",
             scheduler=self.scheduler if actors else "",
         )
-        grpc_port, http_port = free_ports(2)
+        grpc_port, http_port = self.ports.take(2)
         namespace = app.pop("namespace", None) or f"test-{new_secret()[:8]}"
         known = App(
             **{
@@ -230,7 +236,7 @@ class Services:
             }
             | app
         )
-        service = daprd(self._find("daprd"), components, bus, known, backends)
+        service = daprd(self._find("daprd"), self.ports, components, bus, known, backends)
         return Sidecar(known, self._process(service))
 
     @asynccontextmanager
@@ -262,6 +268,7 @@ class Services:
             process.stop()
         for container in self._containers:
             container.stop()
+        self.ports.close()
 
     def _address(self, name: str) -> str:
         if name not in self._addresses:
@@ -327,6 +334,15 @@ def unavailable(reason: str) -> NoReturn:
     if os.environ.get("MESH_REQUIRE_TIERS") == "all":
         pytest.fail(f"{reason}; and every tier is required", pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def dapr_bin() -> str:
+    """The folder of Dapr's programs, for tests that start a whole `mesh`."""
+    try:
+        return str(Programs(Path(DAPR_BIN) if DAPR_BIN else None).find("daprd").parent)
+    except ServiceFailed as error:
+        unavailable(str(error))
 
 
 @pytest.fixture(scope="session")

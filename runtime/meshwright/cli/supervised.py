@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
@@ -23,13 +24,22 @@ HEADS = ("what", "where", "process")
 
 def run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
     """Run a mesh on Dapr until it is told to stop. Raises ServiceFailed, ConfigError, StoreLocked."""
-    from meshwright.assembly import listen
     from meshwright.stack.folder import locked
 
     crews = _crews(settings, per_agent=per_agent, replicas=replicas)
     with locked(settings.data_dir) as lock:
-        listen(settings).close()  # a port in use is told before anything is started
+        _check_port(settings)
         asyncio.run(_run(settings, crews, lock))
+
+
+def _check_port(settings: Settings) -> None:
+    """See whether the API can have its address before anything is started. Raises ConfigError."""
+    try:
+        socket.create_server((settings.listen_host, settings.listen_port)).close()
+    except OSError:
+        from meshwright.assembly import listen  # large, and this process stays: only to be told what is wrong
+
+        listen(settings).close()
 
 
 def _crews(settings: Settings, *, per_agent: bool, replicas: int) -> list[Crew]:
@@ -46,6 +56,7 @@ def _crews(settings: Settings, *, per_agent: bool, replicas: int) -> list[Crew]:
 async def _run(settings: Settings, crews: Sequence[Crew], lock: int) -> None:
     from meshwright.cli.running import announced
     from meshwright.stack.components import components_of
+    from meshwright.stack.ports import Ports
     from meshwright.stack.stack import Stack
     from meshwright.stack.supervisor import Supervisor
 
@@ -57,7 +68,8 @@ async def _run(settings: Settings, crews: Sequence[Crew], lock: int) -> None:
         descriptors=[lock],
     )
     stopping = _stop_on_signals(supervisor)
-    stack = Stack(settings, crews, components=components_of(Path()), supervisor=supervisor)
+    ports = Ports()
+    stack = Stack(settings, crews, components=components_of(Path()), ports=ports, supervisor=supervisor)
     try:
         await _unless(stopping, stack.start_backends())
         await _unless(stopping, stack.start_workers())
@@ -68,6 +80,7 @@ async def _run(settings: Settings, crews: Sequence[Crew], lock: int) -> None:
                 await _unless(stopping, _failure(supervisor))
     finally:
         await supervisor.stop()
+        ports.close()
 
 
 def _stop_on_signals(supervisor: Supervisor) -> asyncio.Event:

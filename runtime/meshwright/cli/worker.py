@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def worker(app_id: str, replica: bool, port: int | None, data: Path | None) -> None:
     """Run one worker of a mesh on Dapr, beside its sidecar.
 
-    `mesh up --host dapr` starts them; in a cluster this is what a container runs until SIGTERM. The sidecar is found by
+    `mesh up --host dapr` starts them; in a cluster this is what a container runs. The sidecar is found by
     Dapr's own variables: DAPR_GRPC_PORT, APP_PORT, ... GET /healthz and /readyz are answered on the port.
     """
     from meshwright.cli.logs import log_to_stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from meshwright.settings import Settings
+from meshwright.stack.ports import Ports
 from meshwright.stack.programs import Programs
 from meshwright.stack.services import (
     Backends,
@@ -45,7 +46,7 @@ def _secret(secret: SecretStr | None) -> str:
 
 
 def missing_backends(
-    settings: Settings, programs: Programs, components: Path, redis_password: str
+    settings: Settings, programs: Programs, ports: Ports, components: Path, redis_password: str
 ) -> Mapping[str, Callable[[], Service]]:
     """How to make each service that is not given, by its field of Backends.
 
@@ -55,11 +56,11 @@ def missing_backends(
     open_topics = [f"{settings.mqtt_prefix}/#"]  # a door like the HTTP API's; the bus is not below it
     recipes: dict[str, Callable[[Path], Service]] = {
         "broker_url": lambda program: mosquitto(
-            program, components, folder / "mosquitto", new_secret(), open_topics
+            program, ports, components, folder / "mosquitto", new_secret(), open_topics
         ),
-        "redis_host": lambda program: redis(program, components, folder / "redis", redis_password),
-        "placement": placement,
-        "scheduler": lambda program: scheduler(program, folder / "scheduler"),
+        "redis_host": lambda program: redis(program, ports, components, folder / "redis", redis_password),
+        "placement": lambda program: placement(program, ports),
+        "scheduler": lambda program: scheduler(program, ports, folder / "scheduler"),
     }
     known = given_backends(settings)
     wanted = [field for field in recipes if not getattr(known, field)]

@@ -82,16 +82,16 @@ class Child:
 
     async def works(self) -> bool:
         """Wait until it is ready (True), or has ended, or took too long (False)."""
-        pause = FIRST_LOOK_SECONDS
-        loop = asyncio.get_running_loop()
-        latest = loop.time() + self.service.ready_seconds
-        while self._process.returncode is None and loop.time() < latest:
-            if await answers(self.service.ready):
-                return self._process.returncode is None
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, LONGEST_LOOK_SECONDS)
-        self._late = self._process.returncode is None
-        return False
+        ended = asyncio.create_task(self._process.wait())
+        ready = asyncio.create_task(self._answers())
+        try:
+            limit = self.service.ready_seconds
+            done, _ = await asyncio.wait({ended, ready}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            ready.cancel()
+        self._late = not done
+        return ready in done and self._process.returncode is None
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, if it still runs."""
@@ -108,6 +108,13 @@ class Child:
             self.send(signal.SIGKILL)
         await self.wait()
         self._reading.cancel()
+
+    async def _answers(self) -> None:
+        """Return when it answers."""
+        pause = FIRST_LOOK_SECONDS
+        while not await answers(self.service.ready):
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, LONGEST_LOOK_SECONDS)
 
     async def _read(self) -> None:
         output = self._process.stdout

@@ -43,14 +43,13 @@ class Log:
         if len(self._rest) > MAX_LINE:
             lines.append(self._rest)
             self._rest = ""
-        for line in filter(None, map(str.rstrip, lines)):
+        for line in lines:
             self._say(line)
 
     def end(self) -> None:
         """The program has ended: its last line is whole."""
-        if self._rest:
-            self._say(self._rest)
-            self._rest = ""
+        self._say(self._rest)
+        self._rest = ""
 
     def begin(self) -> None:
         """Another run begins: what was said before is none of its tail."""
@@ -61,8 +60,9 @@ class Log:
         self._file.close()
 
     def _say(self, line: str) -> None:
-        self.tail.append(line)
-        self._on_line(line)
+        if text := line.rstrip():
+            self.tail.append(text)
+            self._on_line(text)
 
     def _turn(self) -> None:
         self._file.close()

@@ -11,15 +11,15 @@ import getpass
 import hashlib
 import os
 import secrets
-import socket
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
-LOOPBACK = "127.0.0.1"
+from meshwright.stack.ports import LOOPBACK, Ports
+from meshwright.stack.ports import free_ports as free_ports
+
 BROKER_USER = "mesh"
 MAX_BODY = "16Mi"
 """Of one request to a sidecar: several documents of actors travel together."""
@@ -106,15 +106,6 @@ class App:
         }
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that are free, asked from the kernel; another may take one before it is used."""
-    with ExitStack() as sockets:
-        found = [sockets.enter_context(socket.socket()) for _ in range(count)]
-        for each in found:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in found]
-
-
 def new_secret() -> str:
     """A password or token of 256 bits, in letters that nothing needs to quote."""
     return secrets.token_hex(32)
@@ -125,9 +116,9 @@ def basics() -> dict[str, str]:
     return {name: os.environ[name] for name in BASICS if name in os.environ}
 
 
-def redis(program: Path, components: Path, folder: Path, password: str) -> Service:
+def redis(program: Path, ports: Ports, components: Path, folder: Path, password: str) -> Service:
     """The store: Redis with `components/redis/redis.conf`, and its data in a folder."""
-    [port] = free_ports(1)
+    [port] = ports.take(1)
     path = folder / "redis.conf"
     lines = [
         f"include {_quoted(components / 'redis' / 'redis.conf')}",
@@ -147,14 +138,19 @@ def redis(program: Path, components: Path, folder: Path, password: str) -> Servi
 
 
 def mosquitto(
-    program: Path, components: Path, folder: Path, password: str, open_topics: Sequence[str] = ()
+    program: Path,
+    ports: Ports,
+    components: Path,
+    folder: Path,
+    password: str,
+    open_topics: Sequence[str] = (),
 ) -> Service:
     """The broker: Mosquitto with `components/mosquitto/mosquitto.conf`, and its data in a folder.
 
     The user `mesh` may everything; whoever does not log in may what is below the open topics, and nothing
     else. Its address is a URL with user and password.
     """
-    [port] = free_ports(1)
+    [port] = ports.take(1)
     path, users, rights = folder / "mosquitto.conf", folder / "users", folder / "rights"
     lines = [
         f"include_dir {components / 'mosquitto'}",
@@ -182,9 +178,9 @@ def mosquitto(
     )
 
 
-def placement(program: Path) -> Service:
+def placement(program: Path, ports: Ports) -> Service:
     """Dapr's placement: which sidecar holds which actor. It keeps nothing: sidecars tell it anew."""
-    port, health, metrics, raft = free_ports(4)
+    port, health, metrics, raft = ports.take(4)
     return Service(
         name="placement",
         layer=Layer.CONTROL,
@@ -202,9 +198,9 @@ def placement(program: Path) -> Service:
     )
 
 
-def scheduler(program: Path, folder: Path) -> Service:
+def scheduler(program: Path, ports: Ports, folder: Path) -> Service:
     """Dapr's scheduler: the reminders, kept in an etcd of its own in a folder."""
-    port, health, metrics, client, peer = free_ports(5)
+    port, health, metrics, client, peer = ports.take(5)
     return Service(
         name="scheduler",
         layer=Layer.CONTROL,
@@ -230,12 +226,12 @@ def scheduler(program: Path, folder: Path) -> Service:
     )
 
 
-def daprd(program: Path, components: Path, bus: str, app: App, backends: Backends) -> Service:
+def daprd(program: Path, ports: Ports, components: Path, bus: str, app: App, backends: Backends) -> Service:
     """The sidecar of an app. `bus` is the kind of its bus: `mqtt` or `redis`.
 
     It is ready when its API answers, which does not wait for the app.
     """
-    internal, metrics = free_ports(2)
+    internal, metrics = ports.take(2)
     return Service(
         name=f"daprd-{app.pod.partition('.')[0]}",
         layer=Layer.SIDECARS,

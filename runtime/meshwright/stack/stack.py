@@ -11,14 +11,13 @@ from urllib.parse import unquote, urlsplit
 
 from meshwright.settings import Settings
 from meshwright.stack.backends import given_backends, missing_backends
+from meshwright.stack.ports import LOOPBACK, Ports
 from meshwright.stack.programs import Programs, version_of
 from meshwright.stack.services import (
-    LOOPBACK,
     App,
     Backends,
     Service,
     daprd,
-    free_ports,
     new_secret,
     worker,
 )
@@ -68,16 +67,23 @@ class Stack:
     """
 
     def __init__(
-        self, settings: Settings, crews: Sequence[Crew], *, components: Path, supervisor: Supervisor
+        self,
+        settings: Settings,
+        crews: Sequence[Crew],
+        *,
+        components: Path,
+        ports: Ports,
+        supervisor: Supervisor,
     ) -> None:
         programs = Programs(settings.dapr_bin)
         self._settings = settings
         self._crews = crews
         self._components = components
+        self._ports = ports
         self._supervisor = supervisor
         self._redis_password = new_secret()
         self._daprd = programs.find("daprd")
-        self._missing = missing_backends(settings, programs, components, self._redis_password)
+        self._missing = missing_backends(settings, programs, ports, components, self._redis_password)
         self.version = version_of(self._daprd)
         self.backends = given_backends(settings)
         self.url = ""
@@ -123,7 +129,7 @@ class Stack:
     def _pair(self, crew: Crew, number: int) -> tuple[Service, Service]:
         """A sidecar and its worker, on ports of their own."""
         settings, name = self._settings, f"{crew.app_id}-{number}"
-        port, grpc_port, http_port, listen_port = free_ports(4)
+        port, grpc_port, http_port, listen_port = self._ports.take(4)
         front = crew.front and number == 0
         app = App(
             app_id=crew.app_id,
@@ -149,7 +155,7 @@ class Stack:
         if front:
             listen = (settings.listen_host, settings.listen_port or listen_port)
         return (
-            daprd(self._daprd, self._components, settings.bus, app, self.backends),
+            daprd(self._daprd, self._ports, self._components, settings.bus, app, self.backends),
             worker(name, app, self.backends, options, listen, replica=crew.front and not front),
         )
 

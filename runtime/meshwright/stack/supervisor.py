@@ -79,7 +79,7 @@ class Kept:
             works_long = loop.time() - since >= self._patience.steady_seconds
             restarts = 1 if works_long else restarts + 1
             if restarts > self._patience.max_restarts:
-                raise self._failed(f"{self.service.name} died {restarts} times in a row")
+                raise self._failed(f"{self.service.name} died {restarts} times in a row; it {self._how()}")
             await self._again(restarts)
 
     async def stop(self) -> None:

@@ -1,0 +1,123 @@
+"""`mesh up --host dapr` on this machine: what it starts, and that it never leaves anything behind."""
+
+import asyncio
+import signal
+import socket
+from asyncio.subprocess import PIPE
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.acceptance.driver import mesh, start
+from tests.integration.running_stack import UP, children_of, gone, is_free, kill, lives, stack_up
+from tests.services import Services
+
+pytestmark = [pytest.mark.needs("mosquitto", "redis-server"), pytest.mark.timeout(120)]
+SERVICES = {"mosquitto", "redis", "placement", "scheduler", "daprd-mesh-0", "mesh-0"}
+
+
+@pytest.fixture(autouse=True)
+def dapr(dapr_bin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every `mesh` find the programs that the tests use."""
+    monkeypatch.setenv("MESH_DAPR_BIN", dapr_bin)
+
+
+async def status_of(url: str) -> int:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return response.status
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_stop_leaves_no_process_and_no_port(tmp_path: Path, number: signal.Signals) -> None:
+    async with stack_up(tmp_path) as stack:
+        pids, ports = stack.pids, stack.ports
+        assert pids.keys() == SERVICES
+        assert await status_of(f"{stack.url}/readyz") == 200
+        assert await stack.stop(number) == 0
+        await gone(list(pids.values()))
+        assert [port for port in ports if not is_free(port)] == []
+        assert not (tmp_path / "mesh.json").exists()
+
+
+async def test_kill_9_leaves_no_process_and_the_next_start_finds_everything(tmp_path: Path) -> None:
+    async with stack_up(tmp_path) as stack:
+        pids = list(stack.pids.values())
+        assert await stack.stop(signal.SIGKILL) == -signal.SIGKILL
+        async with asyncio.timeout(5):
+            await gone(pids)
+    async with stack_up(tmp_path) as again:
+        assert await status_of(f"{again.url}/readyz") == 200
+
+
+async def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    process = await start([*UP, str(tmp_path)], {}, stdout=PIPE, stderr=PIPE)
+    while not (tmp_path / "logs" / "mesh-0.log").exists():
+        await asyncio.sleep(0.01)
+    children = children_of(process.pid)
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    assert (process.returncode, out, err) == (0, b"", b"")
+    assert len(children) == len(SERVICES) and not any(map(lives, children))
+
+
+async def test_what_is_killed_comes_back_where_it_was(tmp_path: Path) -> None:
+    async with stack_up(tmp_path) as stack:
+        for name, pid in stack.pids.items():
+            kill(pid)
+            await stack.errors.until(f"mesh: warning: {name} was killed by SIGKILL")
+            await stack.errors.until(f"mesh: warning: {name} works again")
+        assert [port for port in stack.ports if is_free(port)] == []
+        assert await status_of(f"{stack.url}/readyz") == 200
+
+
+async def test_a_second_one_on_the_same_folder_is_told_so(tmp_path: Path) -> None:
+    async with stack_up(tmp_path) as stack:
+        for host in ("dapr", "embedded"):
+            done = await mesh("up", "--host", host, "--port", "0", "--data", str(tmp_path))
+            assert (done.status, done.err.count("\n")) == (1, 1)
+            assert f"is in use by process {stack.process.pid}" in done.err
+
+
+async def test_a_missing_program_is_named_with_its_remedy(tmp_path: Path) -> None:
+    done = await mesh("up", "--host", "dapr", "--data", str(tmp_path / "data"), MESH_DAPR_BIN=str(tmp_path))
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith(f"mesh: there is no daprd in {tmp_path}; ") and "make dapr" in done.err
+
+
+async def test_a_port_in_use_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = await mesh("up", "--host", "dapr", "--port", port, "--data", str(tmp_path))
+    assert done.status == 1 and f"port {port} of 127.0.0.1 is in use" in done.err
+    assert not (tmp_path / "logs").exists()
+
+
+async def test_every_replica_has_a_sidecar_and_redis_can_be_the_bus(tmp_path: Path) -> None:
+    async with stack_up(tmp_path, "--replicas", "2", "--bus", "redis") as stack:
+        assert stack.pids.keys() == SERVICES - {"mosquitto"} | {"daprd-mesh-1", "mesh-1"}
+
+
+async def test_what_runs_already_is_used(tmp_path: Path, services: Services) -> None:
+    given = {
+        "MESH_BROKER_URL": services.broker_url,
+        "MESH_REDIS_HOST": services.redis_host,
+        "MESH_REDIS_PASSWORD": services.redis_password,
+        "MESH_PLACEMENT": services.placement,
+        "MESH_SCHEDULER": services.scheduler,
+        "MESH_NAMESPACE": "given",
+    }
+    async with stack_up(tmp_path, **given) as stack:
+        assert stack.pids.keys() == {"daprd-mesh-0", "mesh-0"}
+        assert f"{services.redis_host} (given)" in " ".join(stack.errors.text.split())
+        assert services.redis_password not in stack.errors.text
+
+
+async def test_what_holds_a_password_is_for_its_owner_alone(tmp_path: Path) -> None:
+    async with stack_up(tmp_path) as stack:
+        secrets = [tmp_path / "redis" / "redis.conf", tmp_path / "mosquitto" / "users"]
+        assert [path.stat().st_mode & 0o777 for path in secrets] == [0o600, 0o600]
+        password = secrets[0].read_text().split("requirepass ")[1].strip()
+        seen = [Path(f"/proc/{pid}/cmdline").read_text() for pid in stack.pids.values()]
+        logs = [path.read_text() for path in (tmp_path / "logs").iterdir()]
+        assert not any(password in text for text in [*seen, *logs, stack.errors.text])

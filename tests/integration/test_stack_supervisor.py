@@ -1,0 +1,247 @@
+"""The supervisor on small programs: it waits, keeps alive, gives up with a reason, and leaves nothing."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from meshwright.errors import ServiceFailed
+from meshwright.stack.child import LAUNCH
+from meshwright.stack.log import Log
+from meshwright.stack.ports import Ports, free_ports
+from meshwright.stack.services import Layer, Service
+from meshwright.stack.supervisor import Patience, Supervisor
+from tests.integration.running_stack import gone, kill, lives
+
+LISTEN = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    server.accept()[0].close()
+"""
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{LISTEN}"
+BRIEF = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+server.accept()[0].close()
+sys.exit("Error: the disk is full")
+"""
+HTTP = """
+import http.server, sys
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+SAYS_WHETHER = """
+import signal, socket, sys
+def stop(*_):
+    socket.create_connection(("127.0.0.1", {port})).close()
+    print("what is below still answers", flush=True)
+    sys.exit()
+signal.signal(signal.SIGTERM, stop)
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    server.accept()[0].close()
+"""
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from meshwright.stack.services import Layer, Service
+from meshwright.stack.supervisor import Supervisor
+
+async def main(folder, code, port):
+    supervisor = Supervisor(Path(folder), tell=print)
+    service = Service(
+        name="it", layer=Layer.STORES, argv=(sys.executable, "-c", code, port), address="",
+        ready=f"tcp://127.0.0.1:{port}",
+    )
+    await supervisor.start(lambda: [service])
+    print(supervisor.running[0][1], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+QUICK = Patience(max_restarts=10, first_pause_seconds=0.001, max_pause_seconds=0.01, steady_seconds=60)
+
+
+def program(
+    code: str,
+    *,
+    name: str = "it",
+    layer: Layer = Layer.STORES,
+    port: int | None = None,
+    scheme: str = "tcp",
+    **times: float,
+) -> Service:
+    port = port or free_ports(1)[0]
+    return Service(
+        name=name,
+        layer=layer,
+        argv=(sys.executable, "-c", code, str(port)),
+        address=f"127.0.0.1:{port}",
+        ready=f"{scheme}://127.0.0.1:{port}/",
+        **times,
+    )
+
+
+class Told:
+    """What a person is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._more = asyncio.Condition()
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+        self._notifying = asyncio.ensure_future(self._notify())
+
+    async def until(self, text: str) -> None:
+        async with self._more:
+            await self._more.wait_for(lambda: any(text in line for line in self.lines))
+
+    async def _notify(self) -> None:
+        async with self._more:
+            self._more.notify_all()
+
+
+@pytest.fixture
+async def told() -> Told:
+    return Told()
+
+
+@asynccontextmanager
+async def supervisor(folder: Path, told: Callable[[str], None], **options) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(folder, tell=told, **({"patience": QUICK} | options))
+    try:
+        yield supervisor
+    finally:
+        await supervisor.stop()
+
+
+async def test_a_dead_program_is_started_again_on_its_port(tmp_path: Path, told: Told) -> None:
+    async with supervisor(tmp_path, told) as kept:
+        [service] = await kept.start(lambda: [program(LISTEN)])
+        [(_, first)] = kept.running
+        kill(first)
+        await told.until("it works again")
+        assert told.lines[0] == "it was killed by SIGKILL; starting it again in 0.001 s (1 of 10)"
+        [(again, second)] = kept.running
+        assert again == service and second != first and lives(second)
+
+
+async def test_ten_deaths_in_a_row_end_with_the_reason_and_its_log(tmp_path: Path, told: Told) -> None:
+    async with supervisor(tmp_path, told) as kept:
+        await kept.start(lambda: [program(BRIEF)])
+        error = await kept.failure()
+        assert isinstance(error, ServiceFailed)
+        assert error.message == "it died 11 times in a row; it ended with status 1: Error: the disk is full"
+        assert str(tmp_path / "it.log") in error.remedy
+    assert len([line for line in told.lines if "starting it again" in line]) == 10
+    assert (tmp_path / "it.log").read_text().count("the disk is full") == 11
+
+
+async def test_deaths_far_apart_are_never_too_many(tmp_path: Path, told: Told) -> None:
+    patience = Patience(max_restarts=1, first_pause_seconds=0.001, steady_seconds=0.0)
+    async with supervisor(tmp_path, told, patience=patience) as kept:
+        await kept.start(lambda: [program(LISTEN)])
+        for _ in range(3):
+            told.lines.clear()
+            kill(kept.running[0][1])
+            await told.until("works again")
+
+
+async def test_a_program_that_never_works_fails_the_start_and_stops_what_started_beside_it(
+    tmp_path: Path, told: Told
+) -> None:
+    async with supervisor(tmp_path, told) as kept:
+        broken = "raise SystemExit('Error: no such option')"
+        with pytest.raises(ServiceFailed, match="other ended with status 1: Error: no such option"):
+            await kept.start(lambda: [program(LISTEN), program(broken, name="other")])
+        assert kept.running == []
+        assert (tmp_path / "it.log").exists()
+
+
+async def test_a_program_that_is_late_is_killed_and_said_to_be(tmp_path: Path, told: Told) -> None:
+    async with supervisor(tmp_path, told) as kept:
+        sleeper = program("import signal; print('warming up', flush=True); signal.pause()", ready_seconds=0.5)
+        with pytest.raises(ServiceFailed, match=r"it was not ready within 0\.5 s: warming up"):
+            await kept.start(lambda: [sleeper])
+
+
+async def test_a_port_that_is_taken_is_exchanged_for_another(tmp_path: Path, told: Told) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        [free] = free_ports(1)
+        ports = iter([taken.getsockname()[1], free])
+        async with supervisor(tmp_path, told) as kept:
+            [service] = await kept.start(lambda: [program(HTTP, port=next(ports), scheme="http")])
+            assert service.address == f"127.0.0.1:{free}"
+
+
+async def test_a_port_is_ours_until_its_program_takes_it_and_after_it_has_died(
+    tmp_path: Path, told: Told
+) -> None:
+    ports = Ports()
+    [port] = ports.take(1)
+    async with supervisor(tmp_path, told, patience=Patience(first_pause_seconds=60)) as kept:
+        await kept.start(lambda: [program(LISTEN, port=port)])
+        kill(kept.running[0][1])
+        await told.until("starting it again")
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+    ports.close()
+
+
+async def test_layers_are_stopped_from_the_top_and_what_does_not_end_is_killed(
+    tmp_path: Path, told: Told
+) -> None:
+    said: list[str] = []
+    async with supervisor(tmp_path, told, hear=lambda name, line: said.append(line)) as kept:
+        [below] = await kept.start(lambda: [program(LISTEN)])
+        code = SAYS_WHETHER.format(port=below.address.rpartition(":")[2])
+        await kept.start(lambda: [program(code, name="above", layer=Layer.WORKERS)])
+        await kept.start(lambda: [program(STUBBORN, name="stubborn", stop_seconds=0.2)])
+        pids = [pid for _, pid in kept.running]
+    assert said == ["what is below still answers"]
+    assert not any(map(lives, pids))
+
+
+def test_what_was_started_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path), LISTEN, str(port)], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert lives(child)
+    parent.kill()
+    parent.communicate()
+    asyncio.run(asyncio.wait_for(gone([child]), 10))
+
+
+def test_a_program_whose_parent_has_gone_already_does_not_begin(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    command = [sys.executable, "-I", "-S", str(LAUNCH), str(ended.pid), "/bin/echo", "here"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "") and "has ended" in done.stderr
+
+
+def test_a_log_never_grows_over_its_bound(tmp_path: Path) -> None:
+    lines: list[str] = []
+    log = Log(tmp_path / "it.log", max_bytes=1_000, on_line=lines.append)
+    for number in range(1_000):
+        log.take(f"line {number}\nand ".encode())
+    log.end()
+    log.close()
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000
+    assert lines[:2] == ["line 0", "and line 1"] and lines[-1] == "and" and len(log.tail) == 50
+
+
+def test_a_line_without_end_is_cut(tmp_path: Path) -> None:
+    log = Log(tmp_path / "it.log")
+    log.take(b"x" * 100_000)
+    log.close()
+    assert max(map(len, log.tail)) <= 100_000 and len(log.tail) == 1
