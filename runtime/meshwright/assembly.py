@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from socket import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
 
 from meshwright import topics
 from meshwright.agent import Agent
@@ -45,7 +47,11 @@ from meshwright.work import AgentThread, Worker
 from meshwright.work.protocol import ORCHESTRATOR
 from meshwright.work.thread import thread_of
 
+if TYPE_CHECKING:
+    from meshwright.edge.mqtt import MqttEdge
+
 logger = logging.getLogger("meshwright.assembly")
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 FRONTS = ("mesh", EventLogger.agent_id)
 SYSTEM = (ORCHESTRATOR.lower(), EventLogger.agent_id, CONTEXT_SERVICE)
@@ -85,15 +91,17 @@ def build_mesh(
     employed = employ(classes, tool_settings(settings, project))
     worker = Worker(chosen_host, Runner(services, employed), slots_of(employed, settings.max_concurrency))
     join(chosen_host, registry, worker, employed, settings.max_attempts)
-    registrations = [each.agent.registration() for each in employed.values()]
+    registrations = [
+        *(each.agent.registration() for each in employed.values()),
+        *map(system_registration, SYSTEM),
+    ]
     presence = Presence(
-        chosen_host,
-        log,
-        registry,
-        [*registrations, *map(system_registration, SYSTEM)],
-        heartbeat_seconds=settings.heartbeat_seconds,
+        chosen_host, log, registry, registrations, heartbeat_seconds=settings.heartbeat_seconds
     )
-    return Mesh(
+    edges = (
+        [mqtt_edge(settings, project, chosen_host, log, registry, registrations)] if settings.mqtt_url else []
+    )
+    mesh = Mesh(
         settings=settings,
         host=chosen_host,
         log=log,
@@ -105,8 +113,55 @@ def build_mesh(
         tracing=tracing,
         worker=worker,
         agents=employed,
-        parts=(presence, Every(clock, settings.prompt_reload_seconds, services.prompts.refresh)),
+        parts=(presence, Every(clock, settings.prompt_reload_seconds, services.prompts.refresh), *edges),
     )
+    for edge in edges:
+        edge.attach(mesh)
+    return mesh
+
+
+def mqtt_edge(
+    settings: Settings,
+    project: Path,
+    host: Host,
+    log: EventLog,
+    registry: Registry,
+    own: Sequence[Registration],
+) -> MqttEdge:
+    """Make the part that MQTT clients talk to; `own` are the agents that go when this process does."""
+    from meshwright.edge.mqtt import MqttEdge
+
+    return MqttEdge(
+        settings,
+        project,
+        host,
+        log,
+        registry,
+        own=[registration.agent_id for registration in own],
+        front=ApiFront(settings),
+        tell=Announcements(host).tell,
+    )
+
+
+class ApiFront:
+    """Reads requests and tells errors as the HTTP API does, for edges that speak something else."""
+
+    def __init__(self, settings: Settings) -> None:
+        from meshwright.api.problems import problem_of
+
+        self.problem = problem_of
+        self._settings = settings
+
+    async def read(self, body: bytes, model: type[ModelT]) -> ModelT:
+        """Read a body into a model, within the API's limits. Raises InvalidInput or TooLarge."""
+        from starlette.requests import Request
+
+        from meshwright.api.wire import read_model
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        return await read_model(Request({"type": "http", "headers": []}, receive), model, self._settings)
 
 
 def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> Mesh:

@@ -77,3 +77,12 @@ def seconds_option(command: CommandT) -> CommandT:
         metavar="SECONDS",
         help="What one attempt may take.",
     )(command)
+
+
+def mqtt_option(command: CommandT) -> CommandT:
+    """`--mqtt URL`: the broker at which MQTT clients find the mesh; None leaves it to the settings."""
+    return click.option(
+        "--mqtt",
+        metavar="URL",
+        help="Be on MQTT too, at this broker, such as mqtt://127.0.0.1:1883.",
+    )(command)

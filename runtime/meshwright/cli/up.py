@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.cli.options import data_option
+from meshwright.cli.options import data_option, mqtt_option
 from meshwright.cli.serving import (
     collect_seldom,
     drain,
@@ -39,9 +39,16 @@ if TYPE_CHECKING:
     "--replicas", type=click.IntRange(1, 64), default=1, metavar="N", help="On dapr: workers of each app."
 )
 @click.option("--bus", type=click.Choice(["mqtt", "redis"]), help="On dapr: what carries messages (mqtt).")
+@mqtt_option
 @data_option
 def up(
-    port: int | None, host: str | None, per_agent: bool, replicas: int, bus: str | None, data: Path | None
+    port: int | None,
+    host: str | None,
+    per_agent: bool,
+    replicas: int,
+    bus: str | None,
+    mqtt: str | None,
+    data: Path | None,
 ) -> None:
     """Run a mesh and its HTTP API until Ctrl-C.
 
@@ -51,7 +58,7 @@ def up(
     from meshwright.cli.logs import log_to_stderr
     from meshwright.settings import load_settings
 
-    settings = load_settings(Path(), data_dir=data, listen_port=port, host=host, bus=bus)
+    settings = load_settings(Path(), data_dir=data, listen_port=port, host=host, bus=bus, mqtt_url=mqtt)
     log_to_stderr(settings.data_dir)
     if settings.host == "dapr":
         from meshwright.cli.supervised import run_stack
@@ -96,4 +103,6 @@ async def serve_on(listener: socket, mesh: Mesh) -> None:
 def _greet(mesh: Mesh, url: str) -> None:
     click.echo(f"ready {url}")
     click.echo(f"model: {mesh.model.name}", err=True)
+    if mesh.settings.mqtt_url:
+        click.echo(f"MQTT: {mesh.settings.mqtt_url}, topics below {mesh.settings.mqtt_prefix}/", err=True)
     click.echo(f"agents: {', '.join(mesh.agents)}; API: {url}/docs; Ctrl-C stops", err=True)

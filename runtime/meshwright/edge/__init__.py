@@ -1,0 +1,1 @@
+"""Edges: how others than HTTP clients reach a mesh."""

@@ -1,0 +1,257 @@
+"""What clients ask for: each message is carried out, answered, and only then acknowledged.
+
+So a message of which nothing was said comes again, and is no second task: its sender's `idempotency-key` or
+`task_id` names it, else the packet that it came in, which the broker repeats under the same number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from meshwright.edge.mqtt.connection import BrokerAway, Connection
+from meshwright.edge.mqtt.notices import Notices
+from meshwright.edge.mqtt.outcomes import Outcomes, ReplyTo
+from meshwright.edge.mqtt.packets import PROBLEM, Delivery, Publication
+from meshwright.edge.mqtt.pauses import patiently
+from meshwright.edge.mqtt.topics import Command, Topics
+from meshwright.encoding import encode
+from meshwright.envelope import ActorRef
+from meshwright.errors import InvalidInput, MeshError, TooLarge
+from meshwright.mesh import Mesh
+from meshwright.messages import Caller, TaskRequest, derived_id, new_id
+from meshwright.tracing import parse
+from meshwright.work.protocol import ORCHESTRATOR
+
+logger = logging.getLogger("meshwright.edge.mqtt")
+ModelT = TypeVar("ModelT", bound=BaseModel)
+MAX_TOPIC_CHARS = 512
+MAX_CORRELATION_BYTES = 1024
+REPLIES = ("receipt", "outcome")
+
+
+class Front(Protocol):
+    """How every front reads a request and tells an error."""
+
+    async def read(self, body: bytes, model: type[ModelT]) -> ModelT:
+        """Read a body into a model. Raises InvalidInput or TooLarge."""
+        ...
+
+    def problem(self, error: MeshError) -> BaseModel:
+        """Describe an error, as RFC 9457 has it."""
+        ...
+
+
+class AnswerRequest(BaseModel):
+    """A person's answer to what a task waits for, under the `key` of its `task.waiting` event."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str = Field(min_length=1, max_length=512)
+    value: Any
+
+
+class InternalError(MeshError):
+    """A fault of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A message that asks for something."""
+
+    connection: Connection
+    delivery: Delivery
+    command: Command
+    reply_to: ReplyTo | None
+
+
+class Commands:
+    """Carries out what is published to our topics."""
+
+    def __init__(
+        self, topics: Topics, front: Front, outcomes: Outcomes, notices: Notices, client_id: str
+    ) -> None:
+        self._topics = topics
+        self._front = front
+        self._outcomes = outcomes
+        self._notices = notices
+        self._client_id = client_id
+        self._caller = Caller(tenant_id=topics.tenant)
+        self._mesh: Mesh | None = None
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._verbs: dict[str, Callable[[Request], Awaitable[BaseModel | None]]] = {
+            "submit": self._submit,
+            "cancel": self._cancel,
+            "answer": self._answer,
+        }
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh that is asked."""
+        assert self._mesh is not None, "attach it before the start"
+        return self._mesh
+
+    def attach(self, mesh: Mesh) -> None:
+        """Ask this mesh."""
+        self._mesh = mesh
+
+    def take(self, connection: Connection, delivery: Delivery) -> None:
+        """Carry a message out, beside others. Once closed it is left for the next start."""
+        if not self._closed:
+            task = asyncio.create_task(self._serve(connection, delivery), name="mqtt-command")
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+
+    def close(self) -> None:
+        """Take nothing new."""
+        self._closed = True
+
+    async def finished(self) -> None:
+        """Wait until those under way have ended."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def _serve(self, connection: Connection, delivery: Delivery) -> None:
+        try:
+            reply = await self._reply(connection, delivery)
+            if reply is not None and not reply.qos:
+                connection.put(reply)
+                await connection.written()
+            connection.release()  # before the reply's turn, which may need something read first
+            if reply is not None and reply.qos:
+                self._notices.watch(reply, await connection.send(reply))
+            connection.acknowledge(delivery)  # behind the reply: the broker has that if it has this
+        except BrokerAway:
+            return  # it gives the message to the next connection
+
+    async def _reply(self, connection: Connection, delivery: Delivery) -> Publication | None:
+        """Carry a message out, and make what tells its sender. Raises BrokerAway alone."""
+        reply_to: ReplyTo | None = None
+        try:
+            reply_to = self._reply_to(delivery)
+            command = self._topics.parse(delivery.topic)
+            document = await self._verbs[command.verb](Request(connection, delivery, command, reply_to))
+        except BrokerAway:
+            raise
+        except MeshError as error:
+            return self._refusal(delivery, reply_to, error)
+        except Exception as error:  # whatever it was, the sender hears of it and the next message is served
+            logger.exception("a message to %s failed", delivery.topic)
+            failure = InternalError(
+                f"an unexpected {type(error).__name__}", remedy="the log of the mesh says more"
+            )
+            return self._refusal(delivery, reply_to, failure)
+        if reply_to is None or document is None:
+            return None
+        return reply_to.publication(encode(document), qos=delivery.qos)
+
+    def _refusal(self, delivery: Delivery, reply_to: ReplyTo | None, error: MeshError) -> Publication | None:
+        problem = self._front.problem(error).model_dump(mode="json", exclude_none=True)
+        self._notices.refused(problem, delivery.topic, answered=reply_to is not None)
+        return reply_to.publication(encode(problem), PROBLEM, delivery.qos) if reply_to else None
+
+    def _reply_to(self, delivery: Delivery) -> ReplyTo | None:
+        """Where the answer goes. Raises InvalidInput where it may not go there, TooLarge."""
+        topic, correlation = delivery.response_topic, delivery.correlation or b""
+        if not topic:
+            return None
+        if (
+            len(topic) > MAX_TOPIC_CHARS
+            or topic.startswith("$")
+            or not {"#", "+", "\0"}.isdisjoint(topic)
+            or self._topics.owns(topic)
+        ):
+            raise InvalidInput(
+                "the response topic cannot be used",
+                remedy=f"name one outside of {self._topics.everything}, without wildcards, "
+                f"of up to {MAX_TOPIC_CHARS} characters",
+                field="response-topic",
+            )
+        if len(correlation) > MAX_CORRELATION_BYTES:
+            raise TooLarge(
+                "the correlation data is too long",
+                remedy=f"send up to {MAX_CORRELATION_BYTES} bytes",
+                field="correlation-data",
+            )
+        return ReplyTo.of(topic, correlation)
+
+    # The verbs
+
+    async def _submit(self, request: Request) -> BaseModel | None:
+        """Take a task; the reply is its receipt or, where that is wished and still to come, nothing yet."""
+        connection, delivery, reply_to = request.connection, request.delivery, request.reply_to
+        wished = delivery.properties.get("reply", "receipt")
+        if wished not in REPLIES:
+            raise InvalidInput(
+                f"there is no reply {wished!r}", remedy="known are receipt, outcome", field="reply"
+            )
+        task = await self._front.read(delivery.payload, TaskRequest)
+        key = delivery.properties.get("idempotency-key")
+        if key is None and task.task_id is None:
+            task_id = await patiently(connection, lambda: self._task_id(delivery))
+            task = task.model_copy(update={"task_id": task_id})
+        traceparent = delivery.properties.get("traceparent")
+        submit = partial(
+            self.mesh.submit,
+            task,
+            self._caller,
+            idempotency_key=key,
+            traceparent=traceparent if traceparent and parse(traceparent) else None,
+        )
+        receipt = await patiently(connection, submit)
+        if reply_to is None or wished == "receipt":
+            return receipt
+        await patiently(connection, lambda: self._outcomes.ask(receipt.task_id, reply_to))
+        view = await patiently(connection, lambda: self.mesh.task(receipt.task_id, self._topics.tenant))
+        return view.outcome  # it may have ended before anybody asked for its outcome
+
+    async def _cancel(self, request: Request) -> BaseModel:
+        cancel = partial(self.mesh.cancel, request.command.task_id, self._topics.tenant)
+        return await patiently(request.connection, cancel)
+
+    async def _answer(self, request: Request) -> BaseModel:
+        task_id = request.command.task_id
+        given = await self._front.read(request.delivery.payload, AnswerRequest)
+        answer = partial(self.mesh.answer, task_id, given.key, given.value, self._topics.tenant)
+        await patiently(request.connection, answer)
+        return await patiently(request.connection, partial(self.mesh.task, task_id, self._topics.tenant))
+
+    async def _task_id(self, delivery: Delivery) -> str:
+        """The id of a task that its sender did not name: of a repeated packet the one that it got before.
+
+        Packets that are alike in all, their number included, have the ids 0, 1, 2 of a row.
+        """
+        if not delivery.qos:
+            return new_id()
+        parts = ("mqtt", self._client_id, str(delivery.packet_id), delivery.digest())
+
+        def nth(n: int) -> str:
+            return derived_id(*parts, str(n))
+
+        async def is_taken(n: int) -> bool:
+            return await self.mesh.host.read(ActorRef(ORCHESTRATOR, nth(n))) is not None
+
+        free = await first_not(is_taken)
+        return nth(free - 1 if delivery.repeated and free else free)
+
+
+async def first_not(holds: Callable[[int], Awaitable[bool]]) -> int:
+    """The first number, from 0, for which something that holds up to there does not; in few questions."""
+    bound = 1
+    while await holds(bound - 1):
+        bound *= 2
+    low, high = bound // 2, bound - 1
+    while low < high:
+        middle = (low + high) // 2
+        if await holds(middle):
+            low = middle + 1
+        else:
+            high = middle
+    return low

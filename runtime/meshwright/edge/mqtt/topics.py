@@ -1,0 +1,99 @@
+"""The edge's topics: what clients publish to, and what they subscribe to.
+
+mesh/<tenant>/submit                       a task, as in POST /tasks
+mesh/<tenant>/tasks/<task_id>/cancel       end it
+mesh/<tenant>/tasks/<task_id>/answer       answer what it waits for
+mesh/<tenant>/tasks/<task_id>/progress     what happens to it
+mesh/<tenant>/tasks/<task_id>/outcome      how it ended
+mesh/<tenant>/events/<topic>/<event_type>  the whole bus
+mesh/<tenant>/agents/<agent_id>            who is there (retained)
+mesh/<tenant>/status                       whether the mesh is there (retained)
+mesh/<tenant>/errors                       what was refused and could not be answered
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from meshwright.errors import InvalidInput, NotFound
+from meshwright.messages import ID_PATTERN, Caller, Event
+
+TENANT = Caller().tenant_id  # everybody's, until clients carry credentials
+MAX_LEVEL_CHARS = 128
+NOT_OF_A_LEVEL = re.compile(r"[^!-~]|[#+/]")
+
+
+class ForeignTenant(InvalidInput):
+    """A message to the topics of a tenant that the client may not act for."""
+
+    status = 403
+
+
+class Command(NamedTuple):
+    """What a message to one of our topics asks for; `task_id` is empty where it is a new task."""
+
+    verb: str
+    task_id: str = ""
+
+
+class Topics:
+    """The topics below a prefix."""
+
+    def __init__(self, prefix: str, tenant: str = TENANT) -> None:
+        self.prefix = prefix
+        self.everything = f"{prefix}/#"
+        self.tenant = tenant
+        self._base = f"{prefix}/{tenant}"
+        self.status = f"{self._base}/status"
+        self.errors = f"{self._base}/errors"
+
+    def owns(self, topic: str) -> bool:
+        """Whether a topic is one of ours to publish to."""
+        return topic == self.prefix or topic.startswith(f"{self.prefix}/")
+
+    def progress(self, task_id: str) -> str:
+        """Where a task's events go."""
+        return f"{self._base}/tasks/{_level(task_id)}/progress"
+
+    def outcome(self, task_id: str) -> str:
+        """Where a task's outcome goes."""
+        return f"{self._base}/tasks/{_level(task_id)}/outcome"
+
+    def event(self, event: Event) -> str:
+        """Where an event of the bus goes."""
+        levels = "/".join(map(_level, (*event.topic.split("."), event.event_type)))
+        return f"{self._base}/events/{levels}"
+
+    def agent(self, agent_id: str) -> str:
+        """Where an agent's presence is kept."""
+        return f"{self._base}/agents/{_level(agent_id)}"
+
+    def parse(self, topic: str) -> Command:
+        """What is asked for at a topic. Raises ForeignTenant, or NotFound where nothing can be."""
+        tenant, *rest = topic.removeprefix(f"{self.prefix}/").split("/")
+        if tenant != self.tenant:
+            raise ForeignTenant(
+                f"{_short(topic)!r} is not of a tenant of yours",
+                remedy=f"publish below {self._base}/",
+                field="topic",
+            )
+        match rest:
+            case ["submit"]:
+                return Command("submit")
+            case ["tasks", task_id, ("cancel" | "answer") as verb] if re.match(ID_PATTERN, task_id):
+                return Command(verb, task_id)
+        raise NotFound(
+            f"nothing can be asked for at {_short(topic)!r}",
+            remedy=f"publish to {self._base}/submit, or to cancel or answer of {self._base}/tasks/TASK_ID/",
+            field="topic",
+        )
+
+
+def _level(name: str) -> str:
+    """A name as one level of a topic: no wildcard, no separator, never empty."""
+    return NOT_OF_A_LEVEL.sub("_", name[:MAX_LEVEL_CHARS]) or "_"
+
+
+def _short(topic: str) -> str:
+    return topic if len(topic) <= MAX_LEVEL_CHARS else f"{topic[:MAX_LEVEL_CHARS]}…"
