@@ -168,20 +168,21 @@ class Services:
         self._containers: list[Any] = []
         self._numbers = itertools.count(1)
         self.redis_password = given.get(PASSWORD, "" if "redis" in self._addresses else new_secret())
+        find = self._programs.find
         self._recipes: dict[str, Callable[[], Service]] = {
             "redis": lambda: redis(
-                self._find("redis-server"), self.ports, COMPONENTS, folder / "redis", self.redis_password
+                find("redis-server"), self.ports, COMPONENTS, folder / "redis", self.redis_password
             ),
             "mosquitto": lambda: mosquitto(
-                self._find("mosquitto"),
+                find("mosquitto"),
                 self.ports,
                 COMPONENTS,
                 folder / "mosquitto",
                 new_secret(),
                 ["mesh/#"],
             ),
-            "placement": lambda: placement(self._find("placement"), self.ports),
-            "scheduler": lambda: scheduler(self._find("scheduler"), self.ports, folder / "scheduler"),
+            "placement": lambda: placement(find("placement"), self.ports),
+            "scheduler": lambda: scheduler(find("scheduler"), self.ports, folder / "scheduler"),
         }
 
     @property
@@ -236,7 +237,7 @@ class Services:
             }
             | app
         )
-        service = daprd(self._find("daprd"), self.ports, components, bus, known, backends)
+        service = daprd(self.program("daprd"), self.ports, components, bus, known, backends)
         return Sidecar(known, self._process(service))
 
     @asynccontextmanager
@@ -253,6 +254,19 @@ class Services:
             yield sidecar
         finally:
             sidecar.kill()
+
+    def run(self, service: Service) -> Process:
+        """Start a service of the test's own making; it is ready when this returns."""
+        process = self._running[f"{service.name}-{next(self._numbers)}"] = self._process(service)
+        self._start(process)
+        return process
+
+    def program(self, name: str) -> Path:
+        """The path of a program of the stack. Skips the test where it is not on this machine."""
+        try:
+            return self._programs.find(name)
+        except ServiceFailed as error:
+            unavailable(str(error))
 
     def kill(self, name: str) -> None:
         """Kill -9 a service: redis, mosquitto, placement or scheduler."""
@@ -292,14 +306,6 @@ class Services:
 
     def _process(self, service: Service) -> Process:
         return Process(service, self.folder / "logs" / f"{next(self._numbers)}-{service.name}.log")
-
-    def _find(self, program: str) -> Path:
-        try:
-            return self._programs.find(program)
-        except ServiceFailed:
-            if program == "daprd":
-                unavailable("there is no daprd: make dapr builds it")
-            raise
 
     def _contain(self, name: str) -> str | None:
         """Its address in a container, where there are containers."""

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,21 +56,25 @@ def _crews(settings: Settings, *, per_agent: bool, replicas: int) -> list[Crew]:
 
 async def _run(settings: Settings, crews: Sequence[Crew], lock: int) -> None:
     from meshwright.cli.running import announced
+    from meshwright.stack.checks.files import line_of
     from meshwright.stack.components import components_of
     from meshwright.stack.ports import Ports
+    from meshwright.stack.reasons import reason_of
     from meshwright.stack.stack import Stack
     from meshwright.stack.supervisor import Supervisor
 
+    components = components_of(Path())
     several = len(crews) > 1 or crews[0].workers > 1
     supervisor = Supervisor(
         settings.data_dir / "logs",
-        tell=lambda line: click.echo(f"mesh: warning: {line}", err=True),
+        tell=warn,
         hear=lambda name, line: _repeat(f"{name}: {line}" if several else line),
         descriptors=[lock],
+        explain=partial(reason_of, where=partial(line_of, components, settings.bus)),
     )
     stopping = _stop_on_signals(supervisor)
     ports = Ports()
-    stack = Stack(settings, crews, components=components_of(Path()), ports=ports, supervisor=supervisor)
+    stack = Stack(settings, crews, components=components, ports=ports, supervisor=supervisor, tell=warn)
     try:
         await _unless(stopping, stack.start_backends())
         await _unless(stopping, stack.start_workers())
@@ -112,6 +117,11 @@ async def _unless(stopping: asyncio.Event, work: Awaitable[object]) -> None:
         await asyncio.wait([working])
     elif not stopping.is_set():
         working.result()
+
+
+def warn(line: str) -> None:
+    """Tell the person at the terminal."""
+    click.echo(f"mesh: warning: {line}", err=True)
 
 
 async def _failure(supervisor: Supervisor) -> None:

@@ -27,12 +27,32 @@ async def answers(url: str) -> bool:
         return False
 
 
+async def get(url: str, **headers: str) -> bytes:
+    """The body of what the URL answers. Raises OSError, TimeoutError, ValueError."""
+    where = urlsplit(url)
+    async with asyncio.timeout(PROBE_SECONDS):
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        try:
+            writer.write(_request(where.path, **headers))
+            head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+        finally:
+            writer.close()
+    if int(head.split(maxsplit=2)[1]) >= 300:
+        raise ValueError(f"{url} answers {head.splitlines()[0].decode()}")
+    return body
+
+
+def _request(path: str, **headers: str) -> bytes:
+    lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
+    return f"GET {path} HTTP/1.0\r\nHost: localhost\r\n{''.join(lines)}\r\n".encode()
+
+
 async def _accepts(where: SplitResult, reader: StreamReader, writer: StreamWriter) -> bool:
     return True
 
 
 async def _http(where: SplitResult, reader: StreamReader, writer: StreamWriter) -> bool:
-    writer.write(f"GET {where.path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+    writer.write(_request(where.path))
     return int((await reader.readline()).split()[1]) < 300
 
 

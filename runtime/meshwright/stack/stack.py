@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -11,11 +11,12 @@ from urllib.parse import unquote, urlsplit
 
 from meshwright.settings import Settings
 from meshwright.stack.backends import given_backends, missing_backends
+from meshwright.stack.checks import channel_of, check_backends, check_sidecar
+from meshwright.stack.checks.files import check_files
 from meshwright.stack.ports import LOOPBACK, Ports
 from meshwright.stack.programs import Programs, version_of
 from meshwright.stack.services import (
     App,
-    Backends,
     Service,
     daprd,
     new_secret,
@@ -25,8 +26,6 @@ from meshwright.stack.supervisor import Supervisor
 
 MESH = "mesh"
 """The app that holds everything, where agents are not apart."""
-GRPC_ACTORS = (1, 18)
-"""The first release of Dapr whose sidecars call actors over gRPC."""
 KeyT = TypeVar("KeyT")
 ResultT = TypeVar("ResultT")
 
@@ -60,9 +59,10 @@ class Row(NamedTuple):
 
 
 class Stack:
-    """The services of one mesh.
+    """The services of one mesh. `tell` gets a line for each promise that is off.
 
-    Raises ServiceFailed where a program is missing, before anything is started; what its methods have started
+    Raises ServiceFailed where a program is missing, ConfigError where a component file is wrong, both before
+    anything is started; what its methods have started
     is the supervisor's to stop.
     """
 
@@ -74,28 +74,29 @@ class Stack:
         components: Path,
         ports: Ports,
         supervisor: Supervisor,
+        tell: Callable[[str], None],
     ) -> None:
+        check_files(components, settings.bus)
         programs = Programs(settings.dapr_bin)
         self._settings = settings
         self._crews = crews
         self._components = components
         self._ports = ports
         self._supervisor = supervisor
+        self._tell = tell
         self._redis_password = new_secret()
         self._daprd = programs.find("daprd")
         self._missing = missing_backends(settings, programs, ports, components, self._redis_password)
-        self.version = version_of(self._daprd)
+        self._channel, findings = channel_of(settings, version_of(self._daprd))
         self.backends = given_backends(settings)
         self.url = ""
+        self._tell_all(findings)
 
-    @property
-    def channel(self) -> str:
-        """How sidecars call workers: `grpc` or `http`."""
-        wanted = self._settings.dapr_channel
-        return wanted if wanted != "auto" else "grpc" if self.version >= GRPC_ACTORS else "http"
+    async def start_backends(self) -> None:
+        """Start those of broker, store, placement and scheduler that are not given, and look at all of them.
 
-    async def start_backends(self) -> Backends:
-        """Start those of broker, store, placement and scheduler that are not given. Raises ServiceFailed."""
+        Raises ServiceFailed where one cannot be used.
+        """
 
         async def start(field: str) -> str:
             [service] = await self._supervisor.start(lambda: [self._missing[field]()])
@@ -105,7 +106,7 @@ class Stack:
         if "redis_host" in addresses:
             addresses["redis_password"] = self._redis_password
         self.backends = replace(self.backends, **addresses)
-        return self.backends
+        self._tell_all(await check_backends(self._settings, self._components, self.backends))
 
     async def start_workers(self) -> None:
         """Start every worker with its sidecar; `url` is the API's then. Raises ServiceFailed."""
@@ -121,9 +122,14 @@ class Stack:
         running = sorted(self._supervisor.running, key=lambda each: each[0].layer)
         return given + [Row(each.name, shown(each.address), str(pid)) for each, pid in running]
 
+    def _tell_all(self, findings: Sequence[str]) -> None:
+        for line in findings:
+            self._tell(line)
+
     async def _start_worker(self, crew: Crew, number: int) -> None:
-        _, started = await self._supervisor.start(lambda: self._pair(crew, number))
+        sidecar, started = await self._supervisor.start(lambda: self._pair(crew, number))
         if crew.front and number == 0:
+            self._tell_all(await check_sidecar(sidecar))
             self.url = started.address
 
     def _pair(self, crew: Crew, number: int) -> tuple[Service, Service]:
@@ -135,7 +141,7 @@ class Stack:
             app_id=crew.app_id,
             pod=f"{name}.{settings.namespace}",
             namespace=settings.namespace,
-            protocol=self.channel,
+            protocol=self._channel,
             port=port,
             grpc_port=grpc_port,
             http_port=http_port,
@@ -149,7 +155,7 @@ class Stack:
             "MESH_DATA_DIR": str(settings.data_dir.absolute() / name),
             "MESH_NAMESPACE": settings.namespace,
             "MESH_BUS": settings.bus,
-            "MESH_DAPR_CHANNEL": self.channel,
+            "MESH_DAPR_CHANNEL": self._channel,
         }
         listen = (LOOPBACK, listen_port)
         if front:

@@ -13,7 +13,7 @@ from pathlib import Path
 from meshwright.errors import ServiceFailed
 from meshwright.stack.child import Child
 from meshwright.stack.log import Log
-from meshwright.stack.reasons import reason_of
+from meshwright.stack.reasons import Reason, reason_of
 from meshwright.stack.services import Layer, Service
 
 MAX_PORT_TRIES = 3
@@ -52,6 +52,7 @@ class Kept:
         tell: Callable[[str], None],
         patience: Patience,
         descriptors: Sequence[int],
+        explain: Callable[[Sequence[str]], Reason],
     ) -> None:
         self.service = service
         self.child: Child | None = None
@@ -59,6 +60,7 @@ class Kept:
         self._tell = tell
         self._patience = patience
         self._descriptors = descriptors
+        self._explain = explain
 
     async def start(self) -> None:
         """The first run, ready. Raises ServiceFailed with what it said, or PortTaken."""
@@ -110,11 +112,11 @@ class Kept:
     def _how(self) -> str:
         """How the last run ended, and what it said last."""
         assert self.child is not None
-        reason = reason_of(self._log.tail)
+        reason = self._explain(self._log.tail)
         return f"{self.child.ended}: {reason.text}" if reason.text else self.child.ended
 
     def _failed(self, message: str) -> ServiceFailed:
-        steps = [reason_of(self._log.tail).remedy, f"its log is {self._log.path}"]
+        steps = [self._explain(self._log.tail).remedy, f"its log is {self._log.path}"]
         return ServiceFailed(message, remedy="; ".join(filter(None, steps)))
 
 
@@ -123,6 +125,7 @@ class Supervisor:
 
     `tell` gets a line for a person whenever something dies or works again; `hear` every line that a worker
     says, with its name. `descriptors` stay open in every program, so that a lock is held until the last ends.
+    `explain` says why a program ended, by its last lines.
     """
 
     def __init__(
@@ -133,12 +136,14 @@ class Supervisor:
         hear: Callable[[str, str], None] = lambda name, line: None,
         patience: Patience | None = None,
         descriptors: Sequence[int] = (),
+        explain: Callable[[Sequence[str]], Reason] = reason_of,
     ) -> None:
         self._logs = logs
         self._tell = tell
         self._hear = hear
         self._patience = patience or Patience()
         self._descriptors = descriptors
+        self._explain = explain
         self._kept: list[Kept] = []
         self._keeping: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
@@ -198,7 +203,7 @@ class Supervisor:
             self._logs / f"{service.name}.log",
             on_line=partial(self._hear, service.name) if hears else lambda line: None,
         )
-        return Kept(service, log, self._tell, self._patience, self._descriptors)
+        return Kept(service, log, self._tell, self._patience, self._descriptors, self._explain)
 
     def _keep(self, kept: Kept) -> asyncio.Task[None]:
         task = asyncio.create_task(kept.keep(), name=f"keep-{kept.service.name}")
