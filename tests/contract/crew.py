@@ -16,7 +16,17 @@ from meshwright.messages import ENDED, Event, Fault, Outcome, Parent, Receipt, T
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.registry import Registry
 from meshwright.turns import ActorKind
-from meshwright.work import AgentThread, Answer, Cancel, Completed, Journal, ThreadState, Work, Worker
+from meshwright.work import (
+    AgentThread,
+    Answer,
+    Cancel,
+    Claim,
+    Completed,
+    Journal,
+    ThreadState,
+    Work,
+    Worker,
+)
 from meshwright.work.protocol import ORCHESTRATOR, Accept
 from meshwright.work.thread import thread_of
 from tests.contract.stands import Stand
@@ -60,6 +70,7 @@ class Shift:
 
 
 Script = Callable[[Shift], Awaitable[str]]
+Hire = Callable[..., Awaitable["Crew"]]
 
 
 class ToldOn(Worker):
@@ -85,11 +96,24 @@ class Crew:
         self._stand = stand
         self._slots = slots
         self._agents = agents
-        self._workers: list[Worker] = []
+        self._workers: list[tuple[Host, Worker]] = []
         self._held: dict[str, asyncio.Event] = {}
         self._changed = asyncio.Event()
 
     # Opening and ending
+
+    async def reinforce(self) -> Host:
+        """A second host on the same data, with a worker of its own."""
+        return await self._stand.open_beside(self.host)
+
+    def worker_of(self, host: Host) -> Worker:
+        """The worker that was employed last for a host."""
+        return next(worker for each, worker in reversed(self._workers) if each is host)
+
+    async def kill(self, host: Host) -> None:
+        """End a host and its worker as kill -9 would, beside others on the same data."""
+        await self.worker_of(host).drain(0)
+        await self._stand.kill(host)
 
     async def open(self, clock: Clock | None = None) -> None:
         """A host on data of its own, and its worker."""
@@ -112,7 +136,7 @@ class Crew:
         host.listen("#", lambda event: self._changed.set())
         self.worker = ToldOn(host, self._run, lambda agent_id: self._slots)
         self.worker.on_signal = self._changed.set
-        self._workers.append(self.worker)
+        self._workers.append((host, self.worker))
         return self.worker
 
     async def crash(self) -> None:
@@ -127,7 +151,7 @@ class Crew:
 
     async def close(self) -> None:
         """Leave no work behind."""
-        for worker in self._workers:
+        for _, worker in self._workers:
             await worker.drain(0)
 
     # Tasks
@@ -161,6 +185,17 @@ class Crew:
         """What a thread of the helper has in its inbox, in order."""
         state = await self.host.read(ActorRef("helper", f"default:{thread}"))
         return [entry.task_id for entry in state.inbox] if isinstance(state, ThreadState) else []
+
+    async def queued(self, thread: str, *task_ids: str) -> list[str]:
+        """Wait until a thread of the helper has these tasks in its inbox; all of it, in order."""
+        while not set(task_ids) <= set(inbox := await self.inbox(thread)):
+            await self.let_turns_be_taken(thread)
+        return inbox
+
+    async def let_turns_be_taken(self, thread: str) -> None:
+        """Claim what nobody has: a turn that changes nothing, behind those that wait."""
+        claim = Claim(task_id="nobody's", owner="nobody")
+        await self.host.call(ActorRef("helper", f"default:{thread}"), "claim", claim)
 
     # What happens
 

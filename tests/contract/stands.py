@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from meshwright.clock import Clock, SystemClock
+from meshwright.envelope import ActorRef
 from meshwright.host import Host, Signals, Subscription
 from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.hosts.memory import Faults, MemoryHost, Store
@@ -90,6 +91,19 @@ class Stand(ABC):
         setup, data = self._open[host]
         return await self.open_on(data, setup)
 
+    async def kill(self, host: Host) -> None:
+        """End a host as kill -9 would, beside others on its data."""
+        self._open.pop(host)
+        await self.end(host)
+
+    async def redrive(self, host: Host, ref: ActorRef) -> None:
+        """Have an actor ask again, by a turn in this host's process, for what may have been lost."""
+        await host.call(ref, "redrive")
+
+    async def lapse(self, host: Host) -> None:
+        """Have a host find that it did not renew its lease in time."""
+        pytest.skip(f"a host on {host.name} has no lease that could lapse")
+
     async def reopen(self, host: Host) -> Host:
         """Stop a host, and open another on its data."""
         setup, data = self._open.pop(host)
@@ -131,9 +145,15 @@ class MemoryStand(Stand):
         assert isinstance(host, MemoryHost)
         await host.crash()
 
+    async def lapse(self, host: Host) -> None:
+        assert isinstance(host, MemoryHost)
+        host.lapse()
+
 
 class MishapStand(MemoryStand):
     """Memory, with everything going wrong that may."""
+
+    lose = 0.0
 
     def faults(self) -> Faults:
         chances = random.Random(self.seed)
@@ -144,7 +164,14 @@ class MishapStand(MemoryStand):
             delay=chances.choice((0.1, 0.5)),
             reorder=chances.choice((0.1, 0.5)),
             restart=chances.choice((0.02, 0.1)),
+            lose=self.lose,
         )
+
+
+class LossyStand(MishapStand):
+    """With a bus, besides, that loses what it is to deliver."""
+
+    lose = 0.3
 
 
 class EmbeddedStand(Stand):
@@ -179,6 +206,9 @@ STANDS: dict[str, tuple[type[Stand], int]] = {
     "embedded": (EmbeddedStand, 0),
 }
 """Each sort of host by name, with a number that is added to the seed of all chance."""
+
+LOSSY: dict[str, tuple[type[Stand], int]] = {f"lossy-{n}": (LossyStand, n) for n in range(1, 6)}
+"""Those whose bus may lose an event on its way to a subscriber, by name, likewise."""
 
 STEADY = [name for name, (sort, _) in STANDS.items() if sort is not MishapStand]
 """Those that no fault restarts."""

@@ -1,8 +1,6 @@
 """Work on every host: claimed once, fenced, put aside and taken up again, and never lost."""
 
-from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
@@ -11,60 +9,14 @@ from meshwright.errors import ToolFailed
 from meshwright.messages import new_id
 from meshwright.testing import ManualClock
 from meshwright.work import Claim, Offer, ThreadState, Worker
-from tests.contract.crew import Crew, Script, Shift, outcome_of
+from tests.contract.crew import Crew, Hire, Shift, outcome_of
+from tests.contract.scripts import asks_between, delegates, one_step, three_steps
 from tests.contract.stands import STEADY, Stand
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture
-async def hire(stand: Stand) -> AsyncIterator[Open]:
-    """Opens a host with a crew that works by a script."""
-    crews: list[Crew] = []
-
-    async def hire(script: Script, *, clock: ManualClock | None = None, **options: Any) -> Crew:
-        crew = Crew(stand, script, **options)
-        crews.append(crew)
-        await crew.open(clock)
-        return crew
-
-    yield hire
-    for crew in crews:
-        await crew.close()
-
-
-async def one_step(shift: Shift) -> str:
-    return await shift.do("work")
-
-
-async def three_steps(shift: Shift) -> str:
-    return ", ".join([await shift.do(name) for name in ("first", "second", "third")])
-
-
-async def asks_between(shift: Shift) -> str:
-    """Asks a person between two steps; other tasks just work."""
-    if not shift.task_id.startswith("ask"):
-        return await shift.do("work")
-    await shift.do("before")
-    answer = await shift.ask("may I?")
-    await shift.do("after")
-    return str(answer)
-
-
-async def delegates(shift: Shift) -> str:
-    """Has a child do it; the child just works."""
-    if not shift.task_id.startswith("parent"):
-        return await shift.do("work")
-    await shift.do("before")
-    outcome = await shift.delegate(shift.task_id.replace("parent", "child"))
-    await shift.do("after")
-    return f"{outcome['status']}: {(outcome['result'] or {}).get('text')}"
-
 
 # Claims
 
 
-async def test_an_accepted_task_is_claimed_worked_on_and_settled_once(hire: Open) -> None:
+async def test_an_accepted_task_is_claimed_worked_on_and_settled_once(hire: Hire) -> None:
     crew = await hire(three_steps)
     receipt = await crew.submit("t1")
     assert (receipt.status, receipt.dispatched_to) == ("dispatched", "helper")
@@ -75,7 +27,7 @@ async def test_an_accepted_task_is_claimed_worked_on_and_settled_once(hire: Open
     assert await crew.inbox("t1") == []
 
 
-async def test_tasks_of_a_thread_run_one_at_a_time_in_the_order_of_its_inbox(hire: Open) -> None:
+async def test_tasks_of_a_thread_run_one_at_a_time_in_the_order_of_its_inbox(hire: Hire) -> None:
     crew = await hire(three_steps)
     names = [f"t{n}" for n in range(5)]
     crew.hold("t0 first")
@@ -83,20 +35,14 @@ async def test_tasks_of_a_thread_run_one_at_a_time_in_the_order_of_its_inbox(hir
     await crew.has_begun("t0 first")
     for name in names[1:]:
         await crew.submit(name, thread_id="one")
-    while len(inbox := await crew.inbox("one")) < len(names):
-        await crew.host.call(ActorRef("helper", "default:one"), "claim", nobodys_claim())
+    inbox = await crew.queued("one", *names)
     crew.let_go("t0 first")
     for name in names:
         await crew.outcome(name)
     assert crew.begun == [f"{name} {step}" for name in inbox for step in ("first", "second", "third")]
 
 
-def nobodys_claim() -> Claim:
-    """A claim to nothing: a turn that changes nothing, to have the host take its turns."""
-    return Claim(task_id="nobody's", owner="nobody")
-
-
-async def test_different_threads_run_side_by_side_as_far_as_there_are_slots(hire: Open) -> None:
+async def test_different_threads_run_side_by_side_as_far_as_there_are_slots(hire: Hire) -> None:
     crew = await hire(one_step, slots=2)
     for n in range(4):
         crew.hold(f"t{n} work")
@@ -110,14 +56,13 @@ async def test_different_threads_run_side_by_side_as_far_as_there_are_slots(hire
         assert (await crew.outcome(f"t{n}")).success
 
 
-async def test_work_under_way_is_granted_to_nobody_else(hire: Open) -> None:
+async def test_work_under_way_is_granted_to_nobody_else(hire: Hire) -> None:
     crew = await hire(one_step)
     crew.hold("t1 work")
     await crew.submit("t1")
     await crew.has_begun("t1 work")
     await crew.submit("t2", thread_id="t1")
-    while await crew.inbox("t1") != ["t1", "t2"]:
-        await crew.host.call(ActorRef("helper", "default:t1"), "claim", nobodys_claim())
+    await crew.queued("t1", "t1", "t2")
     for task_id, gone in (("t1", None), ("t1", "somebody else"), ("t2", None), ("t2", crew.host.incarnation)):
         claim = Claim(task_id=task_id, owner="a thief", gone=gone)
         assert await crew.host.call(ActorRef("helper", "default:t1"), "claim", claim) is None
@@ -126,7 +71,7 @@ async def test_work_under_way_is_granted_to_nobody_else(hire: Open) -> None:
     assert (await crew.outcome("t2")).text == "work by 2"
 
 
-async def test_a_dispatch_that_comes_again_and_again_is_run_once(hire: Open) -> None:
+async def test_a_dispatch_that_comes_again_and_again_is_run_once(hire: Hire) -> None:
     crew = await hire(one_step)
     crew.hold("t1 work")
     await crew.submit("t1", thread_id="one")
@@ -148,7 +93,7 @@ async def test_a_dispatch_that_comes_again_and_again_is_run_once(hire: Open) -> 
     assert (len(crew.finals()), len(crew.events("attempt.ended"))) == (2, 2)
 
 
-async def test_a_failed_attempt_is_made_again_by_another_agent(hire: Open) -> None:
+async def test_a_failed_attempt_is_made_again_by_another_agent(hire: Hire) -> None:
     async def fails_at_first(shift: Shift) -> str:
         if shift.work.dispatch.attempt == 1:
             raise ToolFailed("not today")
@@ -164,7 +109,7 @@ async def test_a_failed_attempt_is_made_again_by_another_agent(hire: Open) -> No
 # Workers that go
 
 
-async def test_after_a_crash_work_goes_on_from_its_last_step(hire: Open) -> None:
+async def test_after_a_crash_work_goes_on_from_its_last_step(hire: Hire) -> None:
     crew = await hire(three_steps)
     crew.hold("t1 second")
     await crew.submit("t1")
@@ -180,7 +125,7 @@ async def test_after_a_crash_work_goes_on_from_its_last_step(hire: Open) -> None
     assert crew.events("task.resumed")[-1].payload["owner"] != started.payload["owner"]
 
 
-async def test_a_crash_before_the_claim_leaves_a_task_that_runs_at_the_next_start(hire: Open) -> None:
+async def test_a_crash_before_the_claim_leaves_a_task_that_runs_at_the_next_start(hire: Hire) -> None:
     crew = await hire(one_step)
     await crew.worker.drain(0)
     await crew.submit("t1")
@@ -193,7 +138,7 @@ async def test_a_crash_before_the_claim_leaves_a_task_that_runs_at_the_next_star
 @pytest.mark.parametrize("end", ["complete", "put aside"])
 @pytest.mark.parametrize("successor_ended", [False, True])
 async def test_a_zombie_with_an_old_fence_commits_nothing(
-    stand: Stand, hire: Open, end: str, successor_ended: bool
+    stand: Stand, hire: Hire, end: str, successor_ended: bool
 ) -> None:
     async def work(shift: Shift) -> str:
         old = shift.work.fence == first_fence
@@ -233,7 +178,7 @@ def take_over(crew: Crew, task_id: str) -> Worker:
     return successor
 
 
-async def test_a_drain_leaves_what_is_unfinished_to_the_next_start(hire: Open) -> None:
+async def test_a_drain_leaves_what_is_unfinished_to_the_next_start(hire: Hire) -> None:
     crew = await hire(three_steps, slots=1)
     crew.hold("t1 second")
     await crew.submit("t1")
@@ -250,7 +195,7 @@ async def test_a_drain_leaves_what_is_unfinished_to_the_next_start(hire: Open) -
     assert len(crew.finals()) == 2
 
 
-async def test_a_drain_lets_work_end_and_begins_nothing_more(hire: Open) -> None:
+async def test_a_drain_lets_work_end_and_begins_nothing_more(hire: Hire) -> None:
     crew = await hire(one_step, slots=1)
     crew.hold("t1 work")
     await crew.submit("t1")
@@ -268,15 +213,14 @@ async def test_a_drain_lets_work_end_and_begins_nothing_more(hire: Open) -> None
 # Waiting
 
 
-async def test_a_wait_gives_up_its_slot_and_its_thread_goes_on(hire: Open) -> None:
+async def test_a_wait_gives_up_its_slot_and_its_thread_goes_on(hire: Hire) -> None:
     crew = await hire(asks_between, slots=1)
     crew.hold("ask before")
     await crew.submit("ask", thread_id="one")
     await crew.has_begun("ask before")
     await crew.submit("elsewhere")
     await crew.submit("behind", thread_id="one")
-    while await crew.inbox("one") != ["ask", "behind"]:
-        await crew.host.call(ActorRef("helper", "default:one"), "claim", nobodys_claim())
+    await crew.queued("one", "ask", "behind")
     crew.let_go("ask before")
     assert (await crew.waiting("ask"))["asked"] == "may I?"
     for task_id in ("elsewhere", "behind"):
@@ -286,7 +230,7 @@ async def test_a_wait_gives_up_its_slot_and_its_thread_goes_on(hire: Open) -> No
 
 
 @pytest.mark.parametrize("then", ["go on", "crash", "restart"])
-async def test_an_answer_resumes_the_run_after_the_steps_that_it_had_done(hire: Open, then: str) -> None:
+async def test_an_answer_resumes_the_run_after_the_steps_that_it_had_done(hire: Hire, then: str) -> None:
     crew = await hire(asks_between)
     await crew.submit("ask")
     await crew.waiting("ask")
@@ -298,7 +242,7 @@ async def test_an_answer_resumes_the_run_after_the_steps_that_it_had_done(hire: 
     assert crew.begun == ["ask before", "ask after"]
 
 
-async def test_an_answer_that_was_given_is_not_forgotten_by_a_crash(hire: Open) -> None:
+async def test_an_answer_that_was_given_is_not_forgotten_by_a_crash(hire: Hire) -> None:
     crew = await hire(asks_between)
     await crew.submit("ask")
     await crew.waiting("ask")
@@ -312,7 +256,7 @@ async def test_an_answer_that_was_given_is_not_forgotten_by_a_crash(hire: Open) 
     assert len(crew.events("task.waiting")) == 1
 
 
-async def test_only_the_first_answer_counts(hire: Open) -> None:
+async def test_only_the_first_answer_counts(hire: Hire) -> None:
     crew = await hire(asks_between)
     await crew.submit("ask")
     crew.hold("ask after")
@@ -325,7 +269,7 @@ async def test_only_the_first_answer_counts(hire: Open) -> None:
     assert not await crew.answer("ask", "too late")
 
 
-async def test_a_delegated_task_runs_in_the_slot_that_its_parent_gave_up(hire: Open) -> None:
+async def test_a_delegated_task_runs_in_the_slot_that_its_parent_gave_up(hire: Hire) -> None:
     crew = await hire(delegates, slots=1)
     await crew.submit("parent")
     outcome = await crew.outcome("parent")
@@ -334,7 +278,7 @@ async def test_a_delegated_task_runs_in_the_slot_that_its_parent_gave_up(hire: O
     assert crew.begun == ["parent before", "child work", "parent after"]
 
 
-async def test_a_parent_and_its_child_both_survive_a_crash(hire: Open) -> None:
+async def test_a_parent_and_its_child_both_survive_a_crash(hire: Hire) -> None:
     crew = await hire(delegates)
     crew.hold("child work")
     await crew.submit("parent")
@@ -349,7 +293,7 @@ async def test_a_parent_and_its_child_both_survive_a_crash(hire: Open) -> None:
 # Ends before the time
 
 
-async def test_a_queued_a_running_and_a_waiting_task_are_cancelled(hire: Open) -> None:
+async def test_a_queued_a_running_and_a_waiting_task_are_cancelled(hire: Hire) -> None:
     crew = await hire(asks_between, slots=1)
     await crew.submit("ask")
     await crew.waiting("ask")
@@ -365,7 +309,7 @@ async def test_a_queued_a_running_and_a_waiting_task_are_cancelled(hire: Open) -
     assert crew.begun == ["ask before", "runs work", "behind work"]
 
 
-async def test_cancelling_a_parent_cancels_the_child_that_it_waits_for(hire: Open) -> None:
+async def test_cancelling_a_parent_cancels_the_child_that_it_waits_for(hire: Hire) -> None:
     crew = await hire(delegates)
     crew.hold("child work")
     await crew.submit("parent")
@@ -375,7 +319,7 @@ async def test_cancelling_a_parent_cancels_the_child_that_it_waits_for(hire: Ope
     assert (await crew.outcome("child")).status == "cancelled"
 
 
-async def test_a_cancel_before_a_crash_holds_after_it(hire: Open) -> None:
+async def test_a_cancel_before_a_crash_holds_after_it(hire: Hire) -> None:
     crew = await hire(one_step, slots=1)
     crew.hold("t1 work")
     await crew.submit("t1")
@@ -383,7 +327,7 @@ async def test_a_cancel_before_a_crash_holds_after_it(hire: Open) -> None:
     await crew.worker.drain(0)  # the worker is gone before it could be told
     await crew.cancel("t1")
     while not await is_cancelled(crew, "t1"):
-        await crew.host.call(ActorRef("helper", "default:t1"), "claim", nobodys_claim())
+        await crew.let_turns_be_taken("t1")
     await crew.crash()
     assert (await crew.outcome("t1")).status == "cancelled"
     assert crew.begun == ["t1 work"]
@@ -395,7 +339,7 @@ async def is_cancelled(crew: Crew, task_id: str) -> bool:
     return isinstance(state, ThreadState) and all(entry.cancelled for entry in state.inbox)
 
 
-async def test_a_deadline_ends_a_task_whose_work_hangs_and_frees_its_thread(hire: Open) -> None:
+async def test_a_deadline_ends_a_task_whose_work_hangs_and_frees_its_thread(hire: Hire) -> None:
     clock = ManualClock()
     crew = await hire(one_step, clock=clock, slots=1)
     crew.hold("hangs work")
