@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -83,3 +84,10 @@ def is_free(port: int) -> bool:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
+
+
+def listening(pid: int) -> set[tuple[str, str]]:
+    """The addresses of this process that others may call, TCP and UDP."""
+    lines = subprocess.run(["ss", "-Hlntup"], capture_output=True, text=True, check=True).stdout.splitlines()
+    local = [line.split()[4] for line in lines if f"pid={pid}," in line]
+    return {(host, port) for host, _, port in (each.rpartition(":") for each in local)}

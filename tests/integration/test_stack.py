@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from tests.acceptance.driver import mesh, start
-from tests.integration.running_stack import UP, children_of, gone, is_free, kill, lives, stack_up
+from tests.integration.running_stack import UP, children_of, gone, is_free, kill, listening, lives, stack_up
 from tests.services import Services
 
 pytestmark = [pytest.mark.needs("mosquitto", "redis-server"), pytest.mark.timeout(120)]
@@ -111,6 +111,13 @@ async def test_what_runs_already_is_used(tmp_path: Path, services: Services) -> 
         assert stack.pids.keys() == {"daprd-mesh-0", "mesh-0"}
         assert f"{services.redis_host} (given)" in " ".join(stack.errors.text.split())
         assert services.redis_password not in stack.errors.text
+
+
+@pytest.mark.needs("ss")
+async def test_everything_listens_on_loopback_alone(tmp_path: Path) -> None:
+    async with stack_up(tmp_path) as stack:
+        found = {name: {host for host, _ in listening(pid)} for name, pid in stack.pids.items()}
+        assert found == {name: {"127.0.0.1"} for name in SERVICES}
 
 
 async def test_what_holds_a_password_is_for_its_owner_alone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.integration.running_stack import listening
 from tests.services import Services, Sidecar
 
 
@@ -68,3 +69,10 @@ async def test_control_plane_comes_back_where_it_was(own_services: Services) -> 
                 if about["actorRuntime"]["placement"] == "placement: connected":
                     break
                 await asyncio.sleep(0.05)
+
+
+@pytest.mark.needs("ss")
+async def test_a_sidecar_listens_on_loopback_alone(services: Services) -> None:
+    async with services.sidecar() as sidecar:
+        assert sidecar.app.grpc_port in {int(port) for _, port in listening(sidecar.pid)}
+        assert {host for host, _ in listening(sidecar.pid)} == {"127.0.0.1"}

@@ -14,6 +14,7 @@ NEEDED = (
     MARK,
     "env.yaml",
     "config.yaml",
+    "loopback.yaml",
     "resiliency.yaml",
     *(f"{bus}-bus/{name}.yaml" for bus in ("mqtt", "redis") for name in ("bus", "views")),
     "mosquitto/mosquitto.conf",

@@ -246,6 +246,7 @@ def daprd(program: Path, ports: Ports, components: Path, bus: str, app: App, bac
             f"--resources-path={components}",
             f"--resources-path={components / f'{bus}-bus'}",
             f"--config={components / 'config.yaml'}",
+            f"--config={components / 'loopback.yaml'}",
             f"--placement-host-address={backends.placement}",
             f"--scheduler-host-address={backends.scheduler}",
             *_app_flags(app),

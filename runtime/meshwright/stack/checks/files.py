@@ -18,6 +18,7 @@ COMMON = {
     "state.yaml": ("Component", "state"),
     "resiliency.yaml": ("Resiliency", "mesh"),
     "config.yaml": ("Configuration", "mesh"),
+    "loopback.yaml": ("Configuration", "loopback"),
 }
 OF_A_BUS = {"bus.yaml": ("Component", "bus"), "views.yaml": ("Component", "views")}
 SECRET_STORE = "env"
