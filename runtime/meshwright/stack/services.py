@@ -1,6 +1,7 @@
 """Every program of the stack as data: what is run, with what around it, and how it says that it is ready.
 
-All of them listen on loopback alone. Passwords and tokens are in the environment and in files that only
+All of them listen on loopback alone, but for the /healthz of placement and scheduler, which Dapr 1.18 answers
+everywhere, whatever it is told. Passwords and tokens are in the environment and in files that only
 this user may read, never in arguments, which every user of a machine can see.
 """
 
