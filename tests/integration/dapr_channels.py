@@ -20,7 +20,7 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import NotFound
 from meshwright.hosts.dapr.channels import make_channel
 from meshwright.hosts.dapr.channels.port import Channel, Route
-from meshwright.stack.services import free_ports
+from meshwright.stack.services import free_ports, new_secret
 from tests.services import Services, Sidecar
 
 TYPE = "Counter"
@@ -163,16 +163,12 @@ async def beside(
     **options: Any,
 ) -> AsyncIterator[Beside]:
     """Serve an app on the channel of that name, beside a daprd that is ready. `options` are the sidecar's."""
-    app_port, grpc_port = free_ports(2)
-    sidecar = services.daprd(app_id, **{"port": app_port, "grpc_port": grpc_port, "protocol": name} | options)
-    channel = make_channel(
-        name,
-        app_port=app_port,
-        sidecar_port=grpc_port,
-        api_token=sidecar.app.api_token,
-        app_token=sidecar.app.app_token,
-    )
+    [grpc_port] = free_ports(1)
+    tokens = {"api_token": new_secret(), "app_token": new_secret()}
+    channel = make_channel(name, app_port=0, sidecar_port=grpc_port, **tokens)
     await channel.listen(app)
+    ports = {"port": channel.port, "grpc_port": grpc_port}
+    sidecar = services.daprd(app_id, protocol=name, **ports, **tokens, **options)
     there = Beside(services, channel, sidecar)
     try:
         await sidecar.start()

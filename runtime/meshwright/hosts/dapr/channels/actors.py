@@ -92,7 +92,7 @@ def _plain(kind: str, name: str) -> Callable[[Actor, bytes], Awaitable[bytes]]:
     async def take(self: Actor, body: bytes) -> bytes:
         try:
             return await hosted.get().turn(ActorRef(kind, self.id.id), name, body)
-        except Exception as error:
+        except Exception as error:  # what a turn raises is its caller's
             raise TurnFailed(str(error), type(error).__name__) from error
 
     return take

@@ -64,7 +64,7 @@ class Callbacks:
         with self._counted():
             try:
                 reply = await self._app.on_actor(ref, method, body or b"null") or b"null"
-            except Exception as error:
+            except Exception as error:  # which its caller is told; a defect is known here too
                 if not isinstance(error, MeshError):
                     logger.warning("%s.%s has a defect", ref, method, exc_info=error)
                 raise

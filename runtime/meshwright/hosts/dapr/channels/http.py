@@ -129,9 +129,12 @@ def _bounded(receive: Receive) -> Receive:
 
 def _listen(port: int) -> socket.socket:
     try:
-        return socket.create_server((LOOPBACK, port))
+        listener = socket.create_server((LOOPBACK, port))
     except OSError as error:
         raise port_taken(port, error) from error
+    # Its connections inherit it; asyncio would not see that they are TCP, and each answer wait for 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 class Server(uvicorn.Server):

@@ -26,6 +26,7 @@ OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),  # hosts of one process do not share a broken connection
 ]
+LEAVE_SECONDS = 0.2  # what daprd has to read our last answers
 CONTENT = {"content-type": "application/json"}
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
 NEVER = {
@@ -56,7 +57,9 @@ class ActorStream:
         """Send the answers that are due, then end the stream."""
         if self._serving is not None:
             self._serving.cancel()
-            await asyncio.wait({self._serving})
+            [error] = await asyncio.gather(self._serving, return_exceptions=True)
+            if isinstance(error, Exception):
+                logger.warning("the stream of actor calls did not end well: %s", _said(error))
 
     async def _serve(self, registered: asyncio.Future[None]) -> None:
         """Open one stream after another: the SDK gives up when daprd stays away, or breaks its stream."""
@@ -80,10 +83,9 @@ class ActorStream:
 
 
 class SdkStream(ActorGrpcHost):
-    """The SDK's stream on a connection with our limits and token, and with two habits changed.
+    """The SDK's stream on a connection with our limits and token, which fails calls and stops as we need it.
 
-    They are changed behind the SDK's public face; the tests of the channels tell when another release needs
-    them otherwise.
+    That is behind the SDK's public face: the tests of the channels tell when another release differs.
     """
 
     def __init__(self, address: str, token: str, registered: asyncio.Future[None]) -> None:
@@ -100,8 +102,13 @@ class SdkStream(ActorGrpcHost):
             self._told.set_result(None)
 
     async def stop(self) -> None:
-        """Wait for the answers first: the SDK drops those that come after it has closed the stream."""
+        """Let the answers reach daprd first: the SDK would drop some, and take back others on their way."""
+        self._stopping = True
         await self._drain_dispatch_tasks()
+        if self._session is not None and self._run_task is not None:
+            self._session.close()
+            await self._session._stream.done_writing()
+            await asyncio.wait({self._run_task}, timeout=LEAVE_SECONDS)
         await super().stop()
 
     async def _on_invoke(self, session: Any, request: Any) -> None:
