@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from meshwright.edge.mqtt.broker import Broker
 from meshwright.edge.mqtt.commands import Commands, Front
-from meshwright.edge.mqtt.connection import BrokerAway, BrokerRefuses, Connection
+from meshwright.edge.mqtt.connection import ELSEWHERE, BrokerAway, BrokerRefuses, Connection
 from meshwright.edge.mqtt.notices import Notices, Tell
 from meshwright.edge.mqtt.outcomes import Outcomes
 from meshwright.edge.mqtt.pauses import STEADY_SECONDS, Pauses
@@ -29,6 +29,7 @@ logger = logging.getLogger("meshwright.edge.mqtt")
 FIRST_TRY_SECONDS = (
     2.0  # that a start waits, so that a mesh which is ready is at its broker where there is one
 )
+CUT_OFF_TIMES = 3  # in a row, soon after the broker let us in: that is no accident
 LEAVE_SECONDS = 3.0  # that a stop gives to what is under way
 
 
@@ -67,6 +68,8 @@ class MqttEdge:
         )
         self._subscribed = False
         self._said = ""
+        self._let_in = False
+        self._cut_off = 0
         self._first_try = asyncio.Event()
         self._connection: Connection | None = None
         self._running: asyncio.Task[None] | None = None
@@ -109,8 +112,9 @@ class MqttEdge:
             try:
                 await self._connect()
             except BrokerAway as error:
-                self._say_away(error)
-                failure: Exception = error
+                away = self._diagnosed(error, loop.time() - began)
+                self._say_away(away)
+                failure: Exception = away
             except Exception as error:  # a defect of one part must not take the mesh off its broker for good
                 logger.exception("the MQTT edge failed, and begins anew")
                 failure = error
@@ -118,6 +122,17 @@ class MqttEdge:
             if loop.time() - began >= STEADY_SECONDS:
                 pauses.reset()
             await asyncio.sleep(pauses.next(failure))
+
+    def _diagnosed(self, error: BrokerAway, lived_seconds: float) -> BrokerAway:
+        """Name the usual reason for being let in and cut off again and again; not every broker does."""
+        was_let_in, self._let_in = self._let_in, False
+        self._cut_off = self._cut_off + 1 if was_let_in and lived_seconds < STEADY_SECONDS else 0
+        if self._cut_off < CUT_OFF_TIMES:
+            return error
+        return BrokerRefuses(
+            "the broker lets us in and cuts us off again, as where another mesh comes in our name",
+            remedy=ELSEWHERE,
+        )
 
     async def _connect(self) -> NoReturn:
         """Live from one connection's beginning to its end. Raises BrokerAway."""
@@ -154,8 +169,10 @@ class MqttEdge:
                     group.create_task(work)
                 raise await connection.ended()
         except ExceptionGroup as failures:
-            defects = failures.subgroup(lambda error: not isinstance(error, BrokerAway))
-            raise defects or await connection.ended() from None
+            _, defects = failures.split(BrokerAway)
+            if defects is not None:
+                raise defects from None
+            raise await connection.ended() from None
 
     async def _leave(self, connection: Connection) -> None:
         """Say goodbye, as far as that goes within some seconds."""
@@ -167,6 +184,7 @@ class MqttEdge:
 
     def _say_here(self, connection: Connection) -> None:
         self._connection = connection
+        self._let_in = True
         self._first_try.set()
         if self._said:
             logger.warning("%s: connected again", self._broker.url)

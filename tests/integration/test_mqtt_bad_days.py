@@ -1,0 +1,289 @@
+"""The broker is away, comes back, is full, or does not want us: nothing accepted is lost, and all is said."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright.events.filter import EventFilter
+from meshwright.mesh import Mesh
+from meshwright.messages import Event
+from tests.integration.http_mesh import http_mesh
+from tests.integration.mqtt_broker import (
+    DURABLE,
+    PLAIN,
+    PUBACK,
+    SECONDS,
+    SUBACK,
+    Client,
+    Mosquitto,
+    Network,
+    ask,
+    client,
+    mosquitto,
+    network,
+    not_authorized,
+    publish,
+    quota_exceeded,
+)
+
+pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr")
+HELLO = {"agent_id": "echo", "payload": {"text": "hello"}}
+SUBMIT = "mesh/default/submit"
+OUTCOMES = "mesh/default/tasks/+/outcome"
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
+    async with mosquitto(tmp_path / "broker", *PLAIN, *DURABLE) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def road(broker: Mosquitto) -> AsyncIterator[Network]:
+    async with network(broker) as road:
+        yield road
+
+
+async def told(mesh: Mesh, event_type: str, count: int = 1) -> list[dict[str, Any]]:
+    """Wait for so many events of a type since the start, and return what they tell."""
+    events = []
+    async with asyncio.timeout(SECONDS):
+        async for event in mesh.log.tail(EventFilter(after_seq=0, event_type=event_type)):
+            events.append(event.payload)
+            if len(events) == count:
+                return events
+    raise AssertionError("the log has ended")
+
+
+# Away
+
+
+async def test_a_mesh_starts_without_its_broker_and_comes_to_it_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with mosquitto(tmp_path / "broker") as broker:
+        await broker.stop()
+        async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
+            await api.finished(agent_id="echo")
+            [away] = await told(api.mesh, "edge.disconnected")
+            assert away == {"broker": broker.url, "reason": "cannot be reached: Connection refused"}
+            await asyncio.sleep(1)  # for some tries
+            assert [each.getMessage() for each in caplog.records] == [
+                f"{broker.url}: cannot be reached: Connection refused; trying on"
+            ]
+            await broker.start()
+            await told(api.mesh, "edge.connected")
+            assert (await ask(broker, SUBMIT, HELLO, reply="outcome"))["success"]
+    assert caplog.records[-1].getMessage() == f"{broker.url}: connected again"
+
+
+async def test_a_broker_that_does_not_answer_holds_up_neither_start_nor_stop(tmp_path: Path) -> None:
+    async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silence, "127.0.0.1", 0)
+    url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with asyncio.timeout(5), http_mesh(tmp_path, mqtt_url=url) as api:
+        await api.finished(agent_id="echo")
+    server.close()
+
+
+async def test_a_broker_that_is_killed_in_the_middle_loses_nothing_that_was_accepted(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    caller = Client(broker, "caller")
+    await caller.connect(session_seconds=600)
+    await caller.subscribe("replies/#")
+    async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
+        asked = {f"task-{n}" for n in range(40)}
+        for task_id in asked:
+            task = {"agent_id": "gate", "task_id": task_id}
+            caller.publish(SUBMIT, task, reply_to="replies/outcome", reply="outcome")
+        caller.publish(SUBMIT, {"agent_id": "gate", "task_id": "last"}, reply_to="replies/receipt")
+        await caller.document("replies/receipt")
+        while len((await api.get("/tasks", limit=100))["items"]) < len(asked) + 1:
+            await asyncio.sleep(0.01)
+        await broker.kill()
+        api.gate.set()
+        for task_id in asked:
+            await api.mesh.outcome(task_id)
+        await told(api.mesh, "edge.disconnected")
+        await broker.start()
+        outcomes = await caller.documents(
+            "replies/outcome", lambda found: {each["task_id"] for each in found} == asked
+        )
+        assert {each["result"]["text"] for each in outcomes} == {"opened"}
+        assert len(await told(api.mesh, "task.accepted", len(asked) + 1)) == len(asked) + 1
+    await caller.close()
+
+
+async def test_an_outcome_of_while_both_were_away_is_sent_when_both_are_back(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    async with (
+        client(broker, client_id="caller") as caller,
+        http_mesh(tmp_path, mqtt_url=broker.url) as first,
+    ):
+        task = {"agent_id": "gate", "task_id": "mine"}
+        caller.publish(SUBMIT, task, reply_to="replies/outcome", correlation=b"\x00\xff", reply="outcome")
+        await caller.request(SUBMIT, task)
+        await broker.stop()
+        first.gate.set()
+        await first.mesh.outcome("mine")
+    await broker.start()
+    async with (
+        client(broker, OUTCOMES, "replies/outcome") as caller,
+        http_mesh(tmp_path, mqtt_url=broker.url),
+    ):
+        messages = {message.topic: message for message in [await caller.message(), await caller.message()]}
+        assert set(messages) == {"mesh/default/tasks/mine/outcome", "replies/outcome"}
+        reply = messages["replies/outcome"]
+        assert reply.properties is not None and reply.properties.CorrelationData == b"\x00\xff"
+        assert json.loads(reply.payload)["result"]["text"] == "opened"
+    async with (
+        client(broker, OUTCOMES, "replies/outcome") as caller,
+        http_mesh(tmp_path, mqtt_url=broker.url),
+    ):
+        await ask(broker, SUBMIT, {**HELLO, "task_id": "next"})
+        assert (await caller.document(OUTCOMES))["task_id"] == "next"
+
+
+async def test_what_was_published_while_the_mesh_was_away_is_done_when_it_is_back(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    async with http_mesh(tmp_path, mqtt_url=broker.url):
+        pass
+    await publish(broker, SUBMIT, HELLO)
+    async with client(broker, OUTCOMES) as caller, http_mesh(tmp_path, mqtt_url=broker.url):
+        assert (await caller.document())["result"]["text"] == "you said: hello"
+
+
+# The same message again
+
+
+async def test_a_message_whose_acknowledgement_was_lost_is_no_second_task(
+    tmp_path: Path, broker: Mosquitto, road: Network
+) -> None:
+    async with http_mesh(tmp_path, mqtt_url=road.url) as api, client(broker, "replies/#") as caller:
+        road.loses_what_is_sent = True
+        for _ in range(10):  # alike in all that their sender wrote
+            caller.publish(SUBMIT, HELLO, reply_to="replies/receipt", correlation=b"1")
+        accepted = await told(api.mesh, "task.accepted", 10)
+        await caller.silence(0.2)
+        road.breaks()
+        road.loses_what_is_sent = False
+        receipts = await caller.documents("replies/receipt", lambda found: len(found) == 10)
+        assert len(accepted) == len({receipt["task_id"] for receipt in receipts}) == 10
+        await ask(broker, SUBMIT, {**HELLO, "task_id": "last"}, reply="outcome")
+        assert len((await api.get("/tasks"))["items"]) == 11
+
+
+# Full
+
+
+async def test_an_outcome_is_sent_until_a_full_broker_takes_it(
+    tmp_path: Path, broker: Mosquitto, road: Network
+) -> None:
+    async with http_mesh(tmp_path, mqtt_url=road.url) as api, client(broker, OUTCOMES) as caller:
+        road.forged[PUBACK] = quota_exceeded
+        await api.finished(agent_id="echo", task_id="mine")
+        for _ in range(2):  # the broker has it, and says that it has not
+            assert (await caller.document())["task_id"] == "mine"
+        road.forged.clear()
+        await api.finished(agent_id="echo", task_id="next")
+        await caller.documents(OUTCOMES, lambda found: bool(found) and found[-1]["task_id"] == "next")
+
+
+async def test_what_is_too_large_for_the_broker_is_said_and_passed_by(tmp_path: Path) -> None:
+    limit = "max_packet_size 20000"
+    async with (
+        mosquitto(tmp_path / "broker", *PLAIN, limit) as broker,
+        http_mesh(tmp_path, mqtt_url=broker.url) as api,
+        client(broker, OUTCOMES) as caller,
+    ):
+        await api.finished(agent_id="echo", task_id="large", payload={"text": "x" * 30_000})
+        await api.finished(agent_id="echo", task_id="small")
+        assert (await caller.document())["task_id"] == "small"
+        dropped = await told(api.mesh, "edge.dropped")
+        assert dropped[0]["reason"] == "Packet too large"
+        assert len(await told(api.mesh, "edge.connected")) == 1
+
+
+async def test_events_that_nobody_takes_make_room_for_newer_ones(tmp_path: Path) -> None:
+    keeps_all = ("queue_qos0_messages true", "max_queued_messages 0")
+    async with mosquitto(tmp_path / "broker", *PLAIN, *DURABLE, *keeps_all) as broker:
+        caller = Client(broker, "caller")
+        await caller.connect(session_seconds=600)
+        await caller.subscribe("mesh/default/events/test/#")
+        async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
+            await broker.stop()
+            await told(api.mesh, "edge.disconnected")
+            for n in range(6000):
+                now = api.mesh.host.clock.now()
+                api.mesh.host.broadcast(
+                    Event(id=f"test/{n}", event_type="it.happened", topic="test", time=now, payload=n)
+                )
+            await broker.start()
+            events = await caller.documents("#", lambda found: bool(found) and found[-1]["payload"] == 5999)
+        await caller.close()
+        first = events[0]["payload"]
+        assert [event["payload"] for event in events] == list(range(first, 6000))
+        assert 6000 - 4096 <= first <= 6000 - 4096 + 10  # beside the events of the mesh itself
+        async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
+            dropped = await told(api.mesh, "edge.dropped", 2)
+        assert {each["what"] for each in dropped} == {"events"}
+        assert first <= sum(each["count"] for each in dropped) <= first + 10
+
+
+# Not wanted
+
+
+async def test_a_broker_that_refuses_us_says_what_to_do_and_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        mosquitto(tmp_path / "broker", "allow_anonymous false") as broker,
+        http_mesh(tmp_path, mqtt_url=broker.url) as api,
+    ):
+        [away] = await told(api.mesh, "edge.disconnected")
+        assert away["reason"].startswith("it says: not authorized. check mqtt_username and mqtt_password")
+        await broker.stop()
+        broker.lines = PLAIN
+        await broker.start()
+        await told(api.mesh, "edge.connected")
+    warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
+    assert [each.getMessage().split(":")[-1].strip() for each in warnings][-1] == "connected again"
+
+
+async def test_two_meshes_under_one_prefix_are_told(tmp_path: Path, broker: Mosquitto) -> None:
+    async def in_the_end(mesh: Mesh) -> None:
+        async for event in mesh.log.tail(EventFilter(after_seq=0, event_type="edge.disconnected")):
+            if event.payload["reason"].endswith("give each mesh on a broker an mqtt_prefix of its own"):
+                return
+
+    async with (
+        http_mesh(tmp_path / "one", mqtt_url=broker.url) as one,
+        http_mesh(tmp_path / "two", mqtt_url=broker.url) as two,
+    ):
+        told_by = [asyncio.create_task(in_the_end(each.mesh)) for each in (one, two)]
+        done, waiting = await asyncio.wait(told_by, timeout=SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        assert done
+        for each in waiting:
+            each.cancel()
+
+
+async def test_a_mesh_that_may_not_subscribe_says_so_and_asks_again(
+    tmp_path: Path, broker: Mosquitto, road: Network
+) -> None:
+    road.forged[SUBACK] = not_authorized
+    async with http_mesh(tmp_path, mqtt_url=road.url) as api:
+        [away] = await told(api.mesh, "edge.disconnected")
+        assert away["reason"].startswith("it does not let us subscribe to mesh/#: Not authorized. check ")
+        road.forged.clear()
+        assert (await ask(broker, SUBMIT, HELLO, reply="outcome"))["success"]
