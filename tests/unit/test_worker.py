@@ -11,7 +11,7 @@ import pytest
 
 from meshwright.envelope import ActorRef, Message
 from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
-from meshwright.hosts.memory import MemoryHost
+from meshwright.hosts.memory import MemoryHost, Store
 from meshwright.messages import Event, Outcome
 from meshwright.turns import ActorKind
 from meshwright.work import (
@@ -245,6 +245,101 @@ async def test_a_cancellation_that_is_no_stop_passes() -> None:
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
+
+
+class Forgetful(MemoryHost):
+    """Loses the first event that it is to show to all processes."""
+
+    lost = 0
+
+    def broadcast(self, event: Event) -> None:
+        if self.lost:
+            super().broadcast(event)
+        self.lost += 1
+
+
+async def test_a_stop_for_this_worker_is_shown_to_nobody_else() -> None:
+    host = Forgetful()
+    async with shop(Gate(), host=host) as here:
+        ref = await here.queue("t1")
+        await here.has_begun("t1")
+        await host.call(ref, "cancel", Cancel(task_id="t1"))
+        await here.ended("t1")
+    assert host.lost == 0
+
+
+async def test_a_stop_that_did_not_reach_the_worker_that_works_is_told_again_by_a_redrive() -> None:
+    store = Store()
+    elsewhere = Forgetful(store=store)
+    async with shop(Gate(), host=MemoryHost(store=store)) as here, shop(Gate(), host=elsewhere):
+        ref = await here.queue("t1")
+        await here.has_begun("t1")
+        await elsewhere.call(ref, "cancel", Cancel(task_id="t1"))
+        assert (elsewhere.lost, await here.inbox(ref)) == (1, [("t1", "running")])
+        await elsewhere.call(ref, "redrive")
+        await here.rests()
+        assert await here.inbox(ref) == []
+
+
+# Offers that come again
+
+
+class Counting(MemoryHost):
+    """Counts the claims that it is asked for."""
+
+    claims = 0
+
+    async def call(self, ref: ActorRef, method: str, body: Any = None, **options: Any) -> Any:
+        self.claims += method == "claim"
+        return await super().call(ref, method, body, **options)
+
+
+async def test_what_a_worker_has_is_not_claimed_again_however_often_it_is_offered() -> None:
+    gate, host = Gate(), Counting()
+    async with shop(gate, host=host) as here:
+        ref = await here.queue("t1")
+        await here.has_begun("t1")
+        for _ in range(3):
+            await host.call(ref, "redrive")
+        gate.opened.set()
+        await here.ended("t1")
+        await here.rests()
+    assert (here.begun, host.claims) == (["t1"], 1)
+
+
+async def test_what_another_worker_has_is_not_asked_for_while_that_one_lives() -> None:
+    store, gate = Store(), Gate()
+    elsewhere = Counting(store=store)
+    async with shop(gate, host=MemoryHost(store=store)) as here, shop(gate, host=elsewhere) as there:
+        ref = await here.queue("t1")
+        await here.has_begun("t1")
+        await elsewhere.call(ref, "redrive")
+        await there.rests()
+        assert elsewhere.claims == 0
+        await here.worker.drain(0)
+        await here.host.crash()
+        await elsewhere.call(ref, "redrive")
+        await there.has_begun("t1")
+    assert elsewhere.claims == 1
+
+
+# Lapses
+
+
+async def test_a_worker_that_lapsed_lets_go_of_what_runs_and_of_what_waits_and_takes_what_comes() -> None:
+    async with shop(Gate(), slots=1) as here:
+        running = await here.queue("t1")
+        await here.has_begun("t1")
+        waiting = await here.queue("t2")
+        here.worker.lapsed()
+        assert here.worker.waiting == 0
+        await here.rests()
+        assert await here.inbox(running) == [("t1", "running")]
+        assert await here.inbox(waiting) == [("t2", "queued")]
+        assert not here.of("attempt.ended")
+        await here.queue("t3")
+        await here.has_begun("t3")
+        assert here.begun == ["t1", "t3"]
 
 
 # What breaks off

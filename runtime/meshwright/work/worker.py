@@ -87,7 +87,6 @@ class Worker:
     def lapsed(self) -> None:
         """Let go of all that runs or waits: this run of the worker has ended, though its process lives on."""
         self._slots.clear()
-        self._again.clear()
         for running in self._running.values():
             running.task.cancel()
 
