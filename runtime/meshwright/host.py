@@ -141,8 +141,8 @@ class Host(Protocol):
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
         """Write a record outside a turn, and events with it; await the result to know them durable.
 
-        It is queued at once, ordered before the commit of any turn that runs later. Where that number is
-        written already, the first value stands, and the events are dropped with the second.
+        It is queued at once, ordered before the commit of any turn of its actor that runs later. Where that
+        number is written already, the first value stands, and the events are dropped with the second.
         """
         ...
 

@@ -110,7 +110,8 @@ class DaprStand(Stand):
 
     def build(self, data: Data, setup: Setup) -> DaprHost:
         (port,) = free_ports(1)
-        pod = f"mesh-{next(self._numbers)}.{data.namespace}"
+        running = [host for host in data.hosts if host in self._open]
+        pod = f"mesh-{len(running)}.{data.namespace}"
         sidecar = self.services.daprd(
             "mesh", port=port, namespace=data.namespace, pod=pod, protocol=self.channel, bus=self.bus
         )
@@ -129,8 +130,7 @@ class DaprStand(Stand):
             lease_seconds=3.0,
             renew_seconds=0.5,
         )
-        keeps_log = not any(host in self._open for host in data.hosts)
-        database = Database(data.folder) if keeps_log else None
+        database = None if running else Database(data.folder)
         host = DaprHost(
             options,
             clock=setup.clock,
@@ -165,6 +165,21 @@ class DaprStand(Stand):
         source.close()
         target.close()
         return Data(copy.namespace, copy.folder, self._broker.taken(data.namespace))
+
+    async def end(self, host: Host) -> None:
+        assert isinstance(host, DaprHost)
+        self._sidecars[host].kill()
+        await host.crash()
+
+    async def reopen(self, host: Host) -> Host:
+        setup, data = self._open.pop(host)
+        await host.stop()
+        self._sidecars[host].stop()
+        return await self.open_on(data, setup)
+
+    async def lapse(self, host: Host) -> None:
+        assert isinstance(host, DaprHost)
+        host.lapse()
 
     async def close(self) -> None:
         await super().close()

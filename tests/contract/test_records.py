@@ -197,7 +197,7 @@ async def test_events_of_a_record_are_told_once_however_often_it_is_written(stan
 async def test_events_of_a_record_are_told_before_those_of_later_turns(stand: Stand) -> None:
     host = await stand.open(KEEPER, DIARY)
     for n in range(20):
-        _ = host.append(record(n), [progress(f"{n} step")])
+        _ = host.append(record(n, ref=diary()), [progress(f"{n} step")])
         await host.call(diary(), "write", {"text": f"{n} turn"})
     await stand.watch.written("19 turn")
     told = [event.payload["text"] for event in stand.watch.events.values()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 from meshwright.actor import Actor
 from meshwright.clock import Clock
 from meshwright.envelope import ActorRef, Head, Record
-from meshwright.errors import Conflict, HostError, StoreUnavailable
+from meshwright.errors import Conflict, Draining, HostError, StoreUnavailable
 from meshwright.host import RECORD_GAP, dead_letter
 from meshwright.hosts.dapr.cells import Cell, Delivery, Documents, without_alarm
 from meshwright.hosts.dapr.documents import Document, Entry, encode_event
@@ -27,6 +27,7 @@ from meshwright.turns import Commit, take_turn
 MAX_TURNS_A_COMMIT = 32
 CONFLICT_PAUSE_SECONDS = 0.02
 UNTRACED = NoTracing()
+ENDED = Draining("the mesh has stopped", remedy="ask again under the same id when it is up")
 
 
 @dataclass(slots=True)
@@ -98,8 +99,10 @@ class Executor:
                     await asyncio.sleep(CONFLICT_PAUSE_SECONDS * random.uniform(0.5, min(conflicts, 10)))
             except HostError as error:
                 cell.forget()
-                for delivery in deliveries:
-                    settle(delivery.reply, None, error)
+                refuse(deliveries, error)
+            except asyncio.CancelledError:
+                refuse(deliveries, ENDED)
+                raise
 
     async def _go(self, cell: Cell, deliveries: list[Delivery]) -> None:
         fresh = cell.document is None and not is_stateless(cell)
@@ -285,6 +288,12 @@ def decode_record(record: Record, data: bytes) -> StoredRecord:
     document = from_json(data)
     events = [Event.model_validate(event) for event in document["events"]]
     return StoredRecord(replace(record, value=document["value"]), document["by"], events)
+
+
+def refuse(deliveries: Iterable[Delivery], error: HostError) -> None:
+    """Tell whoever waits that it did not happen, or that nobody can say whether it did."""
+    for delivery in deliveries:
+        settle(delivery.reply, None, error)
 
 
 def settle(reply: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

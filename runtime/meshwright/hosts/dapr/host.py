@@ -30,7 +30,7 @@ from meshwright.hosts.dapr.cells import Cell, Cells, Delivery, Documents
 from meshwright.hosts.dapr.channels.port import Route
 from meshwright.hosts.dapr.channels.replies import CALL, DELIVER
 from meshwright.hosts.dapr.documents import Entry
-from meshwright.hosts.dapr.executor import Executor, Tells
+from meshwright.hosts.dapr.executor import ENDED, Executor, Tells, refuse
 from meshwright.hosts.dapr.inbox import Inbox
 from meshwright.hosts.dapr.link import Link
 from meshwright.hosts.dapr.naming import EVENTS, Naming
@@ -165,15 +165,22 @@ class DaprHost:
             logger.warning("what is not sent after %g s goes on at the next start", DRAIN_SECONDS)
         await self._close()
 
-    async def _close(self) -> None:
+    async def crash(self) -> None:
+        """End as kill -9 would, but for the process: nothing more is committed, sent, or given back."""
+        self._draining = True
+        await self._close(say_goodbye=False)
+
+    async def _close(self, *, say_goodbye: bool = True) -> None:
         self._open.clear()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        for cell in self._cells:
+            refuse(cell.mailbox, ENDED)
         self._alarms.clear()
         self._publisher.cancel()
-        await self._link.close()
+        await self._link.close(say_goodbye=say_goodbye)
         if self._database is not None and self._log is not None:
             self._log.close()
             await self._database.close()

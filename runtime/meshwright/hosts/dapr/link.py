@@ -128,19 +128,23 @@ class Link:
             await self._channel.stop()
             self._channel = None
 
-    async def close(self) -> None:
+    async def close(self, *, say_goodbye: bool = True) -> None:
         """Give the lease back and let go. What is open stays on the list for whoever comes next."""
         await self.drain()
+        if say_goodbye:
+            await self._close_list()
+        if self.watch is not None:
+            self.watch.close(StoreUnavailable("the worker has stopped"))
+        await self.lease.stop(give_back=say_goodbye and self.watch is not None)
+        self.watch = None
+        self.state.cancel()
+        await self.sidecar.close()
+
+    async def _close_list(self) -> None:
         try:
             await self.recovery.close()
         except HostError as error:
             logger.warning("the watch list stays, and is closed by whoever comes next: %s", error)
-        if self.watch is not None:
-            self.watch.close(StoreUnavailable("the worker has stopped"))
-        await self.lease.stop(give_back=self.watch is not None)
-        self.watch = None
-        self.state.cancel()
-        await self.sidecar.close()
 
     def disarm(self, ref: ActorRef) -> None:
         """Strike an actor off the watch list."""
