@@ -8,7 +8,8 @@ from meshwright.envelope import ActorRef
 from meshwright.messages import Dispatch
 from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Withdraw, Work
-from meshwright.work.thread import MAX_REMEMBERED_ENDS, Stop
+from meshwright.work.protocol import Stop
+from meshwright.work.thread import MAX_REMEMBERED_ENDS
 from tests.unit.turns import Driven, a_dispatch, a_task, an_outcome, types_of
 
 

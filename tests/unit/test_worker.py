@@ -27,7 +27,7 @@ from meshwright.work import (
     Worker,
 )
 from meshwright.work import worker as worker_module
-from meshwright.work.thread import Stop
+from meshwright.work.protocol import Stop
 from meshwright.work.worker import until_stopped
 from tests.unit.turns import a_dispatch, a_task, an_outcome
 

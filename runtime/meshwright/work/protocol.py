@@ -88,6 +88,14 @@ class Cancel(Plain):
     reason: str = "cancelled on request"
 
 
+class Stop(Plain):
+    """Signal to the worker that works, here or in another process: end this work now."""
+
+    task_id: str
+    fence: int
+    owner: str | None = None
+
+
 class Accept(Plain):
     """A task for the orchestrator. `request_hash` tells a repeat from another request under the same id."""
 

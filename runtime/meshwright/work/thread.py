@@ -6,14 +6,12 @@ Its id is `{tenant}:{thread}`. It holds the inbox, the fence and who works; the 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
-
-from pydantic import BaseModel, Field
 
 from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
 from meshwright.messages import Dispatch, Event, Fault, Outcome
+from meshwright.work.inbox import Entry, ThreadState
 from meshwright.work.protocol import (
     ORCHESTRATOR,
     Accept,
@@ -21,6 +19,7 @@ from meshwright.work.protocol import (
     Cancel,
     Claim,
     Completed,
+    Stop,
     Suspend,
     Work,
     steps_stream,
@@ -29,49 +28,6 @@ from meshwright.work.slots import Offer, Withdraw
 
 HISTORY = "history"
 MAX_REMEMBERED_ENDS = 8  # attempts whose outcome a repeated dispatch gets again
-
-
-class Stop(BaseModel):
-    """Signal to the worker that works, here or in another process: end this work now."""
-
-    task_id: str
-    fence: int
-    owner: str | None = None
-
-
-class Entry(BaseModel):
-    """One attempt in the inbox of its thread; one that was `redriven` may have been here before."""
-
-    dispatch: Dispatch
-    queued_at: datetime
-    status: Literal["queued", "running", "waiting"] = "queued"
-    fence: int = 0
-    redriven: bool = False
-    owner: str | None = None
-    suspended: Suspend | None = None
-    seconds: float = 0.0
-    cancelled: str | None = None
-
-    @property
-    def task_id(self) -> str:
-        """The task's id."""
-        return self.dispatch.task.task_id
-
-    @property
-    def child(self) -> ActorRef | None:
-        """The task that it waits for, if it waits for one."""
-        known = self.suspended.known if self.suspended is not None else {}
-        return ActorRef(ORCHESTRATOR, known["child_task_id"]) if "child_task_id" in known else None
-
-
-class ThreadState(BaseModel):
-    """The inbox of a thread in order of arrival, its fence, and the last attempts that ended."""
-
-    version: int = 1
-    fence: int = 0
-    history: int = 0
-    inbox: list[Entry] = Field(default_factory=list)
-    ended: list[Outcome] = Field(default_factory=list)
 
 
 class AgentThread(Actor[ThreadState]):

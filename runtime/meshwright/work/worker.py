@@ -14,9 +14,9 @@ from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.host import Host
 from meshwright.messages import Event, new_id
 from meshwright.work.journal import Journal, Suspended
-from meshwright.work.protocol import Claim, Completed, Work
+from meshwright.work.protocol import Claim, Completed, Stop, Work
 from meshwright.work.slots import Offer, SlotTable, Withdraw
-from meshwright.work.thread import Stop, cancelled_outcome
+from meshwright.work.thread import cancelled_outcome
 
 logger = logging.getLogger("meshwright.work")
 
@@ -75,8 +75,7 @@ class Worker:
     def signal(self, ref: ActorRef, signal: Any) -> None:
         """Take a signal of a turn."""
         if isinstance(signal, Offer):
-            self._slots.offer(signal)
-            self._grant(ref.type)
+            self._take(signal)
         elif isinstance(signal, Withdraw):
             self._slots.withdraw(ref, signal.task_id)
         elif isinstance(signal, Stop):
@@ -108,6 +107,12 @@ class Worker:
             for task in stubborn:
                 logger.warning("%s does not end when it is cancelled, and is left behind", task.get_name())
 
+    def _take(self, offer: Offer) -> None:
+        has_it = (offer.ref, offer.task_id) in self._running and offer.owner == self._host.incarnation
+        if not has_it:
+            self._slots.offer(offer)
+            self._grant(offer.ref.type)
+
     def _grant(self, agent_id: str) -> None:
         while not self._draining:
             offer = self._slots.grant(agent_id)
@@ -115,8 +120,7 @@ class Worker:
                 return
             key = (offer.ref, offer.task_id)
             if key in self._running:
-                if offer.owner != self._host.incarnation:  # or else it is only offered what it has
-                    self._again[key] = offer  # such as answered while its being put aside becomes durable
+                self._again[key] = offer  # such as answered while its being put aside becomes durable
                 self._slots.release(agent_id)
                 continue
             self._running[key] = Running(asyncio.create_task(self._work(offer), name=f"work {offer.task_id}"))

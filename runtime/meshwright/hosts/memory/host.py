@@ -8,7 +8,6 @@ came of it, commit, tell. Each actor's letters are taken by one task, one after 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any
@@ -21,7 +20,7 @@ from meshwright.clock import Clock, SystemClock
 from meshwright.envelope import ActorRef, Message, Record
 from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.events.log import EventLog
-from meshwright.host import RECORD_GAP, Listener, Signals, Subscription
+from meshwright.host import Listener, Signals, Subscription
 from meshwright.hosts.memory.actors import Actors, Done
 from meshwright.hosts.memory.alarms import Alarms
 from meshwright.hosts.memory.codec import encode_event, encode_message
@@ -178,16 +177,8 @@ class MemoryHost:
         self, ref: ActorRef, stream: str, *, first: int = 1, last: int | None = None
     ) -> list[Record]:
         """The records of a stream from one number to another, in order; to its end without `last`."""
-        found: list[Record] = []
-        empty = 0
-        for n in itertools.count(first) if last is None else range(first, last + 1):
-            value = self._store.record((ref, stream), n)
-            if value is not None:
-                found.append(Record(ref, stream, n, from_json(value)))
-            empty = 0 if value is not None else empty + 1
-            if last is None and empty == RECORD_GAP:
-                break
-        return found
+        rows = self._store.records((ref, stream), first, last)
+        return [Record(ref, stream, n, from_json(value)) for n, value in rows]
 
     async def is_gone(self, incarnation: str) -> bool:
         """Whether that run has ended."""

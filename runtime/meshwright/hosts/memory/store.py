@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from meshwright.bus import Bus
 from meshwright.envelope import ActorRef, Head
 from meshwright.errors import Conflict
+from meshwright.host import RECORD_GAP
 
 Stream = tuple[ActorRef, str]
 
@@ -86,6 +88,17 @@ class Store:
     def record(self, stream: Stream, n: int) -> bytes | None:
         """The record of that number, if it is written."""
         return self._records.get(stream, {}).get(n)
+
+    def records(self, stream: Stream, first: int, last: int | None) -> Iterator[tuple[int, bytes]]:
+        """The records of a stream from one number to another; without `last`, up to a gap too long."""
+        empty = 0
+        for n in itertools.count(first) if last is None else range(first, last + 1):
+            value = self.record(stream, n)
+            empty = empty + 1 if value is None else 0
+            if value is not None:
+                yield n, value
+            elif last is None and empty == RECORD_GAP:
+                return
 
     def knows_event(self, event_id: str) -> bool:
         """Whether an event of that id was ever committed."""
