@@ -198,7 +198,7 @@ async def test_layers_are_stopped_from_the_top_and_what_does_not_end_is_killed(
     tmp_path: Path, told: Told
 ) -> None:
     said: list[str] = []
-    async with supervisor(tmp_path, told, hear=lambda name, line: said.append(line)) as kept:
+    async with supervisor(tmp_path, told, hear=lambda name, stream, line: said.append(line)) as kept:
         [below] = await kept.start(lambda: [program(LISTEN)])
         code = SAYS_WHETHER.format(port=below.address.rpartition(":")[2])
         await kept.start(lambda: [program(code, name="above", layer=Layer.WORKERS)])
@@ -231,10 +231,10 @@ def test_a_program_whose_parent_has_gone_already_does_not_begin(tmp_path: Path) 
 
 def test_a_log_never_grows_over_its_bound(tmp_path: Path) -> None:
     lines: list[str] = []
-    log = Log(tmp_path / "it.log", max_bytes=1_000, on_line=lines.append)
+    log = Log(tmp_path / "it.log", max_bytes=1_000, on_line=lambda stream, line: lines.append(line))
     for number in range(1_000):
-        log.take(f"line {number}\nand ".encode())
-    log.end()
+        log.take("stdout", f"line {number}\nand ".encode())
+    log.end("stdout")
     log.close()
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000
     assert lines[:2] == ["line 0", "and line 1"] and lines[-1] == "and" and len(log.tail) == 50
@@ -242,6 +242,6 @@ def test_a_log_never_grows_over_its_bound(tmp_path: Path) -> None:
 
 def test_a_line_without_end_is_cut(tmp_path: Path) -> None:
     log = Log(tmp_path / "it.log")
-    log.take(b"x" * 100_000)
+    log.take("stdout", b"x" * 100_000)
     log.close()
     assert max(map(len, log.tail)) <= 100_000 and len(log.tail) == 1

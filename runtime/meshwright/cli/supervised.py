@@ -68,7 +68,7 @@ async def _run(settings: Settings, crews: Sequence[Crew], lock: int) -> None:
     supervisor = Supervisor(
         settings.data_dir / "logs",
         tell=warn,
-        hear=lambda name, line: _repeat(f"{name}: {line}" if several else line),
+        hear=lambda name, stream, line: _repeat(f"{name}: {line}" if several else line, stream),
         descriptors=[lock],
         explain=partial(reason_of, where=partial(line_of, components, settings.bus)),
     )
@@ -128,10 +128,10 @@ async def _failure(supervisor: Supervisor) -> None:
     raise await supervisor.failure()
 
 
-def _repeat(line: str) -> None:
-    """Say what a worker says, but for the one line that is for us."""
+def _repeat(line: str, stream: str) -> None:
+    """Say what a worker says, where it says it, but for the line that it says to us."""
     if "ready http" not in line:
-        click.echo(line, err=True)
+        click.echo(line, err=stream == "stderr")
 
 
 def _show(rows: Sequence[Row], logs: Path) -> None:

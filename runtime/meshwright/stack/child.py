@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -49,7 +49,11 @@ class Child:
         self.pid = process.pid
         self._process = process
         self._late = False
-        self._reading = asyncio.create_task(self._read(), name=f"log-{service.name}")
+        self._reading = [
+            asyncio.create_task(self._read(stream, output), name=f"{stream}-{service.name}")
+            for stream, output in (("stdout", process.stdout), ("stderr", process.stderr))
+            if output is not None
+        ]
 
     @classmethod
     async def start(cls, service: Service, log: Log, *, descriptors: Sequence[int] = ()) -> Self:
@@ -60,7 +64,7 @@ class Child:
             *command_of(service),
             stdin=DEVNULL,
             stdout=PIPE,
-            stderr=STDOUT,
+            stderr=PIPE,
             env=dict(service.environment),
             pass_fds=descriptors,
             start_new_session=True,  # Ctrl-C of the terminal is for us: we stop them in order
@@ -78,7 +82,7 @@ class Child:
     async def wait(self) -> None:
         """Return when it has ended, and all that it said is in its log."""
         await self._process.wait()
-        await asyncio.wait([self._reading], timeout=OUTPUT_SECONDS)
+        await asyncio.wait(self._reading, timeout=OUTPUT_SECONDS)
 
     async def works(self) -> bool:
         """Wait until it is ready (True), or has ended, or took too long (False)."""
@@ -107,7 +111,8 @@ class Child:
         except TimeoutError:
             self.send(signal.SIGKILL)
         await self.wait()
-        self._reading.cancel()
+        for reading in self._reading:
+            reading.cancel()
 
     async def _answers(self) -> None:
         """Return when it answers."""
@@ -116,9 +121,7 @@ class Child:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, LONGEST_LOOK_SECONDS)
 
-    async def _read(self) -> None:
-        output = self._process.stdout
-        assert output is not None
+    async def _read(self, stream: str, output: asyncio.StreamReader) -> None:
         while chunk := await output.read(CHUNK_BYTES):
-            self.log.take(chunk)
-        self.log.end()
+            self.log.take(stream, chunk)
+        self.log.end(stream)

@@ -15,7 +15,7 @@ class Log:
     """The output of a program, over all its runs.
 
     The file has at most `max_bytes`; when it is full it is renamed to `NAME.log.1`, which is replaced. Every
-    whole line is given to `on_line`.
+    whole line is given to `on_line`, with the name of its stream: `stdout` or `stderr`.
     """
 
     def __init__(
@@ -23,33 +23,33 @@ class Log:
         path: Path,
         *,
         max_bytes: int = MAX_BYTES,
-        on_line: Callable[[str], None] = lambda line: None,
+        on_line: Callable[[str, str], None] = lambda stream, line: None,
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._max_bytes = max_bytes
         self._on_line = on_line
-        self._rest = ""
+        self._rests: dict[str, str] = {}
         self._file = path.open("ab")
 
-    def take(self, output: bytes) -> None:
-        """Keep what the program has written."""
+    def take(self, stream: str, output: bytes) -> None:
+        """Keep what the program has written to a stream."""
         if self._file.tell() + len(output) > self._max_bytes:
             self._turn()
         self._file.write(output[-self._max_bytes :])
         self._file.flush()
-        *lines, self._rest = (self._rest + output.decode(errors="replace")).split("\n")
-        if len(self._rest) > MAX_LINE:
-            lines.append(self._rest)
-            self._rest = ""
+        *lines, rest = (self._rests.get(stream, "") + output.decode(errors="replace")).split("\n")
+        if len(rest) > MAX_LINE:
+            lines.append(rest)
+            rest = ""
+        self._rests[stream] = rest
         for line in lines:
-            self._say(line)
+            self._say(stream, line)
 
-    def end(self) -> None:
-        """The program has ended: its last line is whole."""
-        self._say(self._rest)
-        self._rest = ""
+    def end(self, stream: str) -> None:
+        """The program has closed a stream: its last line is whole."""
+        self._say(stream, self._rests.pop(stream, ""))
 
     def begin(self) -> None:
         """Another run begins: what was said before is none of its tail."""
@@ -59,10 +59,10 @@ class Log:
         """Close the file."""
         self._file.close()
 
-    def _say(self, line: str) -> None:
+    def _say(self, stream: str, line: str) -> None:
         if text := line.rstrip():
             self.tail.append(text)
-            self._on_line(text)
+            self._on_line(stream, text)
 
     def _turn(self) -> None:
         self._file.close()

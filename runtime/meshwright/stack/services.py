@@ -291,6 +291,7 @@ def worker(
             **options,
             "MESH_LISTEN_HOST": host,
             "MESH_LISTEN_PORT": str(port),
+            "PYTHONUNBUFFERED": "1",  # what it said before it was killed is in its log
         },
         ready_seconds=60.0,
         stop_seconds=30.0,

@@ -124,8 +124,8 @@ class Supervisor:
     """Keeps services alive until it is stopped.
 
     `tell` gets a line for a person whenever something dies or works again; `hear` every line that a worker
-    says, with its name. `descriptors` stay open in every program, so that a lock is held until the last ends.
-    `explain` says why a program ended, by its last lines.
+    says, with its name and the stream. `descriptors` stay open in every program, so that a lock is held until
+    the last ends. `explain` says why a program ended, by its last lines.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Supervisor:
         logs: Path,
         *,
         tell: Callable[[str], None],
-        hear: Callable[[str, str], None] = lambda name, line: None,
+        hear: Callable[[str, str, str], None] = lambda name, stream, line: None,
         patience: Patience | None = None,
         descriptors: Sequence[int] = (),
         explain: Callable[[Sequence[str]], Reason] = reason_of,
@@ -201,7 +201,7 @@ class Supervisor:
         hears = service.layer is Layer.WORKERS
         log = Log(
             self._logs / f"{service.name}.log",
-            on_line=partial(self._hear, service.name) if hears else lambda line: None,
+            on_line=partial(self._hear, service.name) if hears else lambda stream, line: None,
         )
         return Kept(service, log, self._tell, self._patience, self._descriptors, self._explain)
 
