@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+from asyncio.subprocess import PIPE
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -76,3 +78,47 @@ async def test_a_sidecar_listens_on_loopback_alone(services: Services) -> None:
     async with services.sidecar() as sidecar:
         assert sidecar.app.grpc_port in {int(port) for _, port in listening(sidecar.pid)}
         assert {host for host, _ in listening(sidecar.pid)} == {"127.0.0.1"}
+
+
+async def client(program: str, url: str, *arguments: str, stdin: str = "") -> str:
+    """Run a client that comes with Mosquitto, as the user of the URL, if it names one."""
+    where = urlsplit(url)
+    login = ["-u", where.username or "", "-P", where.password or ""] if where.username else []
+    process = await asyncio.create_subprocess_exec(
+        program, "-p", str(where.port), "-q", "1", *login, *arguments, stdin=PIPE, stdout=PIPE
+    )
+    out, _ = await process.communicate(stdin.encode())
+    return out.decode().strip()
+
+
+@pytest.mark.needs("mosquitto_pub", "mosquitto_sub")
+async def test_the_bus_is_closed_to_strangers_and_the_edge_is_open(own_services: Services) -> None:
+    """Whoever reads asks for the bus first, and would get it first."""
+    ours = own_services.broker_url
+    strangers = f"mqtt://127.0.0.1:{urlsplit(ours).port}"
+    await client("mosquitto_pub", ours, "-r", "-t", "bus/secret", "-m", "ours")
+    await client("mosquitto_pub", strangers, "-r", "-t", "bus/forged", "-m", "theirs")
+    await client("mosquitto_pub", strangers, "-r", "-t", "mesh/open", "-m", "theirs")
+    seen = await client("mosquitto_sub", strangers, "-t", "bus/secret", "-t", "mesh/open", "-C", "1", "-v")
+    assert seen == "mesh/open theirs"
+    forged = await client("mosquitto_sub", ours, "-t", "bus/forged", "-t", "mesh/open", "-C", "1", "-v")
+    assert forged == "mesh/open theirs"
+    assert await client("mosquitto_sub", ours, "-t", "bus/#", "-C", "1", "-v") == "bus/secret ours"
+
+
+IN_FLIGHT = 20  # messages that the publisher has on its way at a time
+
+
+@pytest.mark.needs("mosquitto_pub", "mosquitto_sub")
+async def test_a_broker_that_is_killed_loses_no_more_than_it_had_just_acknowledged(
+    own_services: Services,
+) -> None:
+    url, session = own_services.broker_url, ("-i", "worker", "-c", "-t", "bus/all")
+    assert await client("mosquitto_sub", url, *session, "-E") == ""  # there, subscribed, and away again
+    sent = [f"message {number}" for number in range(200)]
+    await client("mosquitto_pub", url, "-t", "bus/all", "-l", stdin="\n".join(sent))
+    own_services.kill("mosquitto")
+    own_services.start_again("mosquitto")
+    await client("mosquitto_pub", url, "-t", "bus/all", "-m", "the last")
+    kept = await client("mosquitto_sub", url, *session, "-C", str(len(sent) - IN_FLIGHT))
+    assert kept.splitlines() == sent[: len(sent) - IN_FLIGHT]

@@ -178,7 +178,9 @@ async def together(starts: Mapping[KeyT, Coroutine[None, None, ResultT]]) -> dic
 
 def edge_options(settings: Settings, broker_url: str) -> dict[str, str]:
     """Where the MQTT edge finds its clients: at the broker of the bus, unless the settings name another."""
-    if settings.mqtt_url or not broker_url:
+    if settings.mqtt_url:
+        return {"MESH_MQTT_URL": settings.mqtt_url}
+    if not broker_url:
         return {}
     where = urlsplit(broker_url)
     return {
