@@ -45,7 +45,7 @@ HOPS = (
     ("hosts/embedded/host.py", "_round"),
     ("hosts/embedded/host.py", "_on_durable"),
     ("tracing", ""),
-    ("assembly.py", "_publish"),
+    ("announcements.py", "_emit"),
     ("mesh.py", "submit"),
     ("mesh.py", "outcome"),
 )

@@ -20,7 +20,7 @@ from benchmarks.load import drive, watching_stalls
 from benchmarks.machine import rss_mb
 from benchmarks.stand import build_stand
 from benchmarks.written import written
-from meshwright.cli.up import collect_seldom
+from meshwright.cli.serving import collect_seldom
 
 IN_FLIGHT = 128
 SECONDS, WARM_UP_SECONDS = 2.5, 1.0

@@ -12,16 +12,13 @@ from benchmarks.instant import InstantModel, request
 from benchmarks.sides import ROOT
 from benchmarks.written import written
 from meshwright.agent import Agent
-from meshwright.assembly import build_mesh, embedded_host
+from meshwright.assembly import Grounds, build_mesh, embedded_host
 from meshwright.capability import Capability
-from meshwright.cli.up import collect_seldom
-from meshwright.clock import Clock
-from meshwright.events.log import EventLog
+from meshwright.cli.serving import collect_seldom
 from meshwright.host import Host
 from meshwright.mesh import Mesh
 from meshwright.settings import Settings
 from meshwright.storage.database import Database
-from meshwright.tracing import NoTracing, Tracing
 
 
 class BenchAgent(Agent):
@@ -68,9 +65,9 @@ def build_stand(
     """Make a mesh with the default settings on a folder; `agents=None` gives it the whole fleet."""
     databases: list[Database] = []
 
-    def host(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> Host:
-        databases.append(database)
-        return embedded_host(database, log, clock, tracing)
+    def host(grounds: Grounds) -> Host:
+        databases.append(grounds.database)
+        return embedded_host(grounds)
 
     mesh = build_mesh(
         Settings(data_dir=Path(folder), **settings),

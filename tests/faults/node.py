@@ -20,16 +20,12 @@ from typing import Any
 import uvloop
 from pydantic import TypeAdapter
 
-from meshwright.assembly import build_mesh
-from meshwright.clock import Clock
+from meshwright.assembly import Grounds, build_mesh
 from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
 from meshwright.hosts.embedded import host
 from meshwright.mesh import Mesh
 from meshwright.messages import TaskRequest
 from meshwright.settings import Settings
-from meshwright.storage.database import Database
-from meshwright.tracing import NoTracing, Tracing
 from tests.faults import controls
 from tests.faults.failpoints import FailingHost, Failpoints
 from tests.faults.fleet import Books, CountingModel, agents
@@ -83,8 +79,8 @@ def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
     """The mesh of a job, with failpoints at its doors."""
     books = Books(Path(job.folder))
 
-    def make(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> FailingHost:
-        return FailingHost(failpoints, database, log, clock, tracing)
+    def make(grounds: Grounds) -> FailingHost:
+        return FailingHost(failpoints, grounds.database, grounds.log, grounds.clock, grounds.tracing)
 
     return build_mesh(
         Settings(data_dir=Path(job.folder, "data"), **job.settings),

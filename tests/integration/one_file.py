@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent
-from meshwright.assembly import build_mesh, embedded_host
+from meshwright.assembly import Grounds, build_mesh, embedded_host
 from meshwright.capability import Capability
-from meshwright.clock import Clock
 from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.mesh import Mesh
 from meshwright.messages import Event, Outcome, TaskRequest
@@ -23,7 +21,6 @@ from meshwright.models.offline import OfflineModel
 from meshwright.run import Run
 from meshwright.settings import Settings
 from meshwright.storage.database import Database
-from meshwright.tracing import NoTracing, Tracing
 from tests.faults.evidence import gather
 
 ROOT = Path(__file__).parents[2]
@@ -100,9 +97,9 @@ def build(folder: Path, *others: type[Agent], **settings: Any) -> Running:
     gate = asyncio.Event()
     databases: list[Database] = []
 
-    def host(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> Host:
-        databases.append(database)
-        return embedded_host(database, log, clock, tracing)
+    def host(grounds: Grounds) -> Host:
+        databases.append(grounds.database)
+        return embedded_host(grounds)
 
     mesh = build_mesh(
         Settings(data_dir=folder / "data", **settings),

@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent
-from meshwright.assembly import build_mesh
+from meshwright.assembly import Grounds, build_mesh
 from meshwright.clock import Clock
 from meshwright.errors import MeshError
-from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.hosts.memory import Faults, MemoryHost
 from meshwright.mesh import Mesh
 from meshwright.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.models.port import Model
 from meshwright.settings import load_settings
-from meshwright.storage.database import Database
 from meshwright.testing.clock import ManualClock
 from meshwright.testing.model import ScriptedModel
-from meshwright.tracing import NoTracing, Tracing
 
 PATIENCE_SECONDS = 30.0  # real ones, that a test waits for an outcome
 SHOWN_EVENTS = 5
@@ -119,8 +116,8 @@ async def mesh_for(
     """
     project = project or Path.cwd()
 
-    def host(database: Database, log: EventLog, clock: Clock, tracing: Tracing | NoTracing) -> Host:
-        return MemoryHost(clock, log=log, database=database, faults=faults)
+    def host(grounds: Grounds) -> Host:
+        return MemoryHost(grounds.clock, log=grounds.log, database=grounds.database, faults=faults)
 
     mesh = build_mesh(
         load_settings(project, host="memory", **settings),

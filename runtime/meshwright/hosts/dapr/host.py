@@ -55,7 +55,9 @@ LOG_GROUP = "event-logger"
 
 
 class DaprHost:
-    """Runs actors over one sidecar. `log` is given to the one process that keeps the mesh's event log.
+    """Runs actors over one sidecar. One process `keeps_log`, the mesh's; that of another stays empty.
+
+    `database` is opened by `start` and closed by `stop`.
 
     `taken_elsewhere` are patterns of topics from which other apps take messages, besides those that this
     one subscribes to. `max_mailbox` bounds what may wait for one actor before calls and sends are refused.
@@ -70,6 +72,7 @@ class DaprHost:
         clock: Clock | None = None,
         log: EventLog | None = None,
         database: Database | None = None,
+        keeps_log: bool = True,
         tracing: Tracing | NoTracing | None = None,
         taken_elsewhere: Sequence[str] = (),
         max_mailbox: int = 1000,
@@ -79,7 +82,8 @@ class DaprHost:
         self.incarnation = new_id()
         self.on_failure: Callable[[StoreFailed], None] = lambda error: None
         self.options = options
-        self._log = log
+        self._log = log if keeps_log else None
+        self._own_log = log
         self._database = database
         self._max_mailbox = max_mailbox
         self._bus = Bus()
@@ -136,9 +140,10 @@ class DaprHost:
     async def start(self) -> None:
         """Meet the sidecar, take a lease, and begin. Raises StoreUnavailable, ConfigError, ServiceFailed."""
         self._draining = False
-        if self._database is not None and self._log is not None:
+        if self._database is not None:
             await self._database.open()
-            await self._log.start()
+        if self._own_log is not None:
+            await self._own_log.start()
         try:
             await self._link.open()
             self._publisher.use(self._link.naming)
@@ -181,8 +186,9 @@ class DaprHost:
         self._alarms.clear()
         self._publisher.cancel()
         await self._link.close(say_goodbye=say_goodbye)
-        if self._database is not None and self._log is not None:
-            self._log.close()
+        if self._own_log is not None:
+            self._own_log.close()
+        if self._database is not None:
             await self._database.close()
 
     def lapse(self) -> None:

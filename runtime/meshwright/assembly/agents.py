@@ -1,0 +1,58 @@
+"""The agents of a worker: each with its tools, and how many tasks it works on at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from meshwright.agent import Agent
+from meshwright.errors import ConfigError
+from meshwright.run import Employed
+from meshwright.settings import Settings
+from meshwright.tools.mesh import delegate_tool, remember_tool
+from meshwright.tools.tool import Tool, tools_of
+from meshwright.tools.toolset import ToolSettings
+
+
+def employ(classes: Sequence[type[Agent]], settings: ToolSettings) -> dict[str, Employed]:
+    """Make each agent with its tools. Raises ConfigError where two tools of one agent share a name."""
+    return {cls.agent_id: _employ(cls(), settings) for cls in classes}
+
+
+def _employ(agent: Agent, settings: ToolSettings) -> Employed:
+    toolsets = [toolset(settings) for toolset in agent.toolsets]
+    tools = [tool for owner in (agent, *toolsets) for tool in tools_of(owner)]
+    if agent.delegates_to:
+        tools.append(delegate_tool(agent.delegates_to))
+    if agent.remembers:
+        tools.append(remember_tool())
+    _check_names(agent, tools)
+    return Employed(agent, {tool.name: tool for tool in tools}, toolsets)
+
+
+def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:
+    names = [tool.name for tool in tools]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"agent {agent.agent_id} has two tools named {twice[0]!r}",
+            remedy='give one another name: @tool(name="...")',
+            field="toolsets",
+        )
+
+
+def tool_settings(settings: Settings, project: Path) -> ToolSettings:
+    """What the agents' tools may touch."""
+    return ToolSettings(
+        workspace=project / settings.workspace, allow_private_addresses=settings.allow_private_addresses
+    )
+
+
+def slots_of(agents: Mapping[str, Employed], default: int) -> Callable[[str], int]:
+    """How many tasks each agent works on at once."""
+
+    def slots(agent_id: str) -> int:
+        own = agents[agent_id].agent.max_concurrency if agent_id in agents else None
+        return default if own is None else own
+
+    return slots

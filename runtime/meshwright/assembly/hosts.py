@@ -1,0 +1,67 @@
+"""The hosts, by the name that the settings give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from meshwright import topics
+from meshwright.assembly.roles import Role
+from meshwright.clock import Clock
+from meshwright.events.log import EventLog
+from meshwright.host import Host
+from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.hosts.memory import MemoryHost
+from meshwright.settings import Settings
+from meshwright.storage.database import Database
+from meshwright.tracing import NoTracing, Tracing
+from meshwright.turns import ActorKind
+
+
+class Grounds(NamedTuple):
+    """What a host is built on."""
+
+    settings: Settings
+    role: Role
+    database: Database
+    log: EventLog
+    clock: Clock
+    tracing: Tracing | NoTracing
+    elsewhere: Sequence[ActorKind] = ()
+
+
+def embedded_host(grounds: Grounds) -> Host:
+    """The default: this process and one SQLite file."""
+    return EmbeddedHost(grounds.database, grounds.log, clock=grounds.clock, tracing=grounds.tracing)
+
+
+def memory_host(grounds: Grounds) -> Host:
+    """For tests: nothing is kept."""
+    return MemoryHost(grounds.clock, log=grounds.log, database=grounds.database)
+
+
+def dapr_host(grounds: Grounds) -> Host:
+    """A worker beside its sidecar, which Dapr's own variables describe. Raises ConfigError."""
+    from meshwright.hosts.dapr import DaprHost, Options
+
+    settings = grounds.settings
+    options = Options.from_environment(namespace=settings.namespace, channel=settings.dapr_channel)
+    host = DaprHost(
+        options,
+        clock=grounds.clock,
+        log=grounds.log,
+        database=grounds.database,
+        keeps_log=grounds.role.is_front,
+        tracing=grounds.tracing,
+        taken_elsewhere=(topics.tasks("#"), topics.TASK_RESULTS),
+    )
+    for kind in grounds.elsewhere:
+        host.know(kind)
+    return host
+
+
+HOSTS: Mapping[str, Callable[[Grounds], Host]] = {
+    "embedded": embedded_host,
+    "memory": memory_host,
+    "dapr": dapr_host,
+}

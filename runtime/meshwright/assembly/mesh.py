@@ -1,0 +1,196 @@
+"""How a mesh is joined from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from meshwright import topics
+from meshwright.agent import Agent
+from meshwright.assembly.agents import employ, slots_of, tool_settings
+from meshwright.assembly.announcements import Announcements, Every
+from meshwright.assembly.edges import mqtt_edge
+from meshwright.assembly.hosts import HOSTS, Grounds
+from meshwright.assembly.roles import EVERYTHING, Role, role_of
+from meshwright.capability import Registration
+from meshwright.clock import Clock, SystemClock
+from meshwright.context.memory import Memory
+from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
+from meshwright.context.tokens import count_tokens
+from meshwright.events.log import EventLog
+from meshwright.fleet import load_agents, project_file
+from meshwright.host import Host, Subscription
+from meshwright.mesh import Mesh
+from meshwright.models.port import Model
+from meshwright.models.retry import Retrying
+from meshwright.models.select import choose_model
+from meshwright.orchestration.orchestrator import Orchestrator, task_of
+from meshwright.orchestration.presence import Presence
+from meshwright.orchestration.registry import Registry
+from meshwright.prompts import Prompts
+from meshwright.run import Runner, Services
+from meshwright.settings import Settings
+from meshwright.storage.database import Database
+from meshwright.tracing import NoTracing, Tracing
+from meshwright.turns import ActorKind
+from meshwright.work import AgentThread, Worker
+from meshwright.work.thread import thread_of
+
+
+def build_mesh(
+    settings: Settings,
+    *,
+    project: Path | None = None,
+    agents: Sequence[type[Agent]] | None = None,
+    model: Model | None = None,
+    clock: Clock | None = None,
+    host: Callable[[Grounds], Host] | None = None,
+    role: Role = EVERYTHING,
+) -> Mesh:
+    """Join a mesh from its settings; nothing runs before `start`.
+
+    `agents` replaces the project's `actors` folder, `model` the one that the settings choose, `host` what
+    the settings name; `role` says which part of the mesh this process is. Raises ConfigError for files and
+    settings that cannot be used.
+    """
+    project = project or Path.cwd()
+    clock = clock or SystemClock()
+    tracing = traced(settings)
+    in_memory = settings.host == "memory"
+    database = Database(None if in_memory else project / settings.data_dir, durability=settings.durability)
+    log = EventLog(database)
+    registry = Registry(
+        clock,
+        degraded_after_seconds=settings.degraded_after_seconds,
+        offline_after_seconds=settings.offline_after_seconds,
+    )
+    classes = load_agents(project_file(project, settings.actors_dir)) if agents is None else agents
+    kinds = kinds_of(classes, registry, settings.max_attempts)
+    elsewhere = [kind for name, kind in kinds.items() if not lives_in(name, role)]
+    grounds = Grounds(settings, role, database, log, clock, tracing, elsewhere)
+    chosen_host = (host or HOSTS[settings.host])(grounds)
+    chosen_model = model or choose_model(
+        settings, project_file(project, settings.litellm_config), count_tokens=count_tokens
+    )
+    services = serve_runs(settings, project, chosen_host, chosen_model, database, tracing)
+    own = [each for each in classes if role.employs(each.agent_id)]
+    employed = employ(own, tool_settings(settings, project))
+    worker = Worker(chosen_host, Runner(services, employed), slots_of(employed, settings.max_concurrency))
+    join(chosen_host, worker, {name: kind for name, kind in kinds.items() if lives_in(name, role)})
+    registrations = [
+        *(each.agent.registration() for each in employed.values()),
+        *map(system_registration, role.parts),
+    ]
+    presence = Presence(
+        chosen_host, log, registry, registrations, heartbeat_seconds=settings.heartbeat_seconds
+    )
+    edges = (
+        [mqtt_edge(settings, project, chosen_host, log, registry, registrations)]
+        if settings.mqtt_url and role.is_front
+        else []
+    )
+    mesh = Mesh(
+        settings=settings,
+        host=chosen_host,
+        log=log,
+        registry=registry,
+        model=chosen_model,
+        prompts=services.prompts,
+        context=services.context,
+        memory=services.memory,
+        tracing=tracing,
+        worker=worker,
+        agents=employed,
+        parts=(presence, Every(clock, settings.prompt_reload_seconds, services.prompts.refresh), *edges),
+    )
+    for edge in edges:
+        edge.attach(mesh)
+    return mesh
+
+
+def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> Mesh:
+    """Join one worker of a mesh on Dapr: the parts that its app has.
+
+    A `replica` of an app that holds event log, API and edge holds none of them. Raises ConfigError for files
+    and settings that cannot be used, and for an app that is unknown.
+    """
+    classes = load_agents(project_file(Path.cwd(), settings.actors_dir))
+    role = role_of(app_id, [each.agent_id for each in classes], replica=replica)
+    return build_mesh(settings, agents=classes, role=role)
+
+
+def serve_runs(
+    settings: Settings,
+    project: Path,
+    host: Host,
+    model: Model,
+    database: Database,
+    tracing: Tracing | NoTracing,
+) -> Services:
+    """Make what every run of the mesh uses; what happens to it is announced on the bus."""
+    announcements = Announcements(host)
+    if isinstance(tracing, Tracing):
+        tracing.publish_to(announcements.publish_spans)
+    prompts = Prompts(project_file(project, settings.prompt_dir), on_event=announcements.tell)
+    retrying = Retrying(model, host.clock, on_retry=announcements.retried)
+    return Services(
+        host=host,
+        model=retrying,
+        context=ContextClient(host, retrying, prompts),
+        memory=Memory(database, host.clock),
+        prompts=prompts,
+        tracing=tracing,
+        clock=host.clock,
+        max_steps=settings.max_steps,
+        max_chain=settings.max_chain,
+        max_context_tokens=settings.context_max_tokens,
+        max_memory_tokens=settings.memory_max_tokens,
+        trace_content=settings.trace_content,
+    )
+
+
+def traced(settings: Settings) -> Tracing | NoTracing:
+    """The tracing that the settings ask for. Raises ConfigError where what exports spans is not installed."""
+    if not settings.trace:
+        return NoTracing()
+    tracing = Tracing(content=settings.trace_content)
+    if settings.otlp_endpoint:
+        from meshwright.otel import otlp_spans
+
+        spans = otlp_spans(settings.otlp_endpoint)
+        tracing.publish_to(spans)
+        tracing.on_close(spans.close)
+    return tracing
+
+
+def kinds_of(classes: Sequence[type[Agent]], registry: Registry, max_attempts: int) -> dict[str, ActorKind]:
+    """Every type of actor of the mesh, by its name, wherever it lives."""
+    kinds = [
+        ActorKind.of(Orchestrator, registry=registry, max_attempts=max_attempts),
+        ActorKind.of(ContextService, type=CONTEXT_SERVICE),
+        *(ActorKind.of(AgentThread, type=each.agent_id) for each in classes),
+    ]
+    return {kind.type: kind for kind in kinds}
+
+
+def lives_in(kind: str, role: Role) -> bool:
+    """Whether actors of a type live in a worker."""
+    if kind == Orchestrator.__name__:
+        return role.orchestrates
+    return role.compresses if kind == CONTEXT_SERVICE else role.employs(kind)
+
+
+def join(host: Host, worker: Worker, kinds: Mapping[str, ActorKind]) -> None:
+    """Make the actors known to the host that live here, and give them their topics."""
+    host.attach(worker)
+    for name, kind in kinds.items():
+        host.register(kind)
+        if name == Orchestrator.__name__:
+            host.subscribe(Subscription(topics.TASK_RESULTS, task_of, "settle"))
+        elif name != CONTEXT_SERVICE:
+            host.subscribe(Subscription(topics.tasks(name), thread_of, "enqueue"))
+
+
+def system_registration(name: str) -> Registration:
+    """How a part of the mesh that takes no tasks makes itself known."""
+    return Registration(agent_id=name, name=name, kind="system")
