@@ -21,6 +21,8 @@ from meshwright.orchestration.registry import Registry
 
 logger = logging.getLogger("meshwright.presence")
 
+ROLL_CALL = "agent.roll_call"
+"""A process has come, and asks who is there."""
 CHECK_SECONDS = 5.0  # between looks at who has gone silent, and probes of what agents depend on
 
 
@@ -55,6 +57,7 @@ class Presence:
         await self._host.emit(
             [self._event("agent.registered", each.agent_id, each) for each in self._registrations]
         )
+        self._host.broadcast(self._event(ROLL_CALL, "", {}))
         clock = self._host.clock
         self._tasks = [
             asyncio.create_task(every(clock, self._heartbeat_seconds, self._beat), name="heartbeat"),
@@ -72,8 +75,7 @@ class Presence:
 
     async def _beat(self) -> None:
         self._see_own()
-        for registration in self._registrations:
-            self._host.broadcast(self._event("agent.heartbeat", registration.agent_id, {}))
+        self._answer()
 
     async def _check(self) -> None:
         self._see_own()  # a machine that slept has not heard itself, and is there
@@ -82,6 +84,11 @@ class Presence:
             await self._host.emit(
                 [self._event(each.event_type, each.agent_id, each.payload) for each in changes]
             )
+
+    def _answer(self) -> None:
+        """Say who is here, in full: whoever has come since hears of it by this."""
+        for registration in self._registrations:
+            self._host.broadcast(self._event("agent.heartbeat", registration.agent_id, registration))
 
     def _see_own(self) -> None:
         for registration in self._registrations:
@@ -106,16 +113,23 @@ class Presence:
 
     def _hear(self, event: Event) -> None:
         """Another process's agents make themselves known by the same events."""
-        if event.event_type == "agent.registered":
-            payload = event.payload
-            known = {registration.agent_id for registration in self._registrations}
-            if event.agent_id not in known:
-                self._registry.register(
-                    payload if isinstance(payload, Registration) else Registration.model_validate(payload)
-                )
+        if self._host.incarnation in event.id:
+            return
+        if event.event_type == ROLL_CALL:
+            self._answer()
+        elif event.event_type == "agent.registered":
+            self._register(event.payload)
         elif event.event_type == "agent.heartbeat" and event.agent_id is not None:
-            with suppress(NotFound):  # it has not registered here yet; its next registration is heard
+            try:
                 self._registry.heartbeat(event.agent_id, event.time)
+            except NotFound:  # it was there before this process; an older version does not say who it is
+                if event.payload:
+                    self._register(event.payload)
+
+    def _register(self, payload: Any) -> None:
+        registration = payload if isinstance(payload, Registration) else Registration.model_validate(payload)
+        if registration.agent_id not in {own.agent_id for own in self._registrations}:
+            self._registry.register(registration)
 
 
 async def every(clock: Clock, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
