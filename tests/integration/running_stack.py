@@ -89,5 +89,5 @@ def kill(pid: int) -> None:
 def listening(pid: int) -> set[tuple[str, str]]:
     """The addresses of this process that others may call, TCP and UDP."""
     lines = subprocess.run(["ss", "-Hlntup"], capture_output=True, text=True, check=True).stdout.splitlines()
-    local = [line.split()[4] for line in lines if f"pid={pid}," in line]
-    return {(host, port) for host, _, port in (each.rpartition(":") for each in local)}
+    local = [line.split()[4].rpartition(":") for line in lines if f"pid={pid}," in line]
+    return {(host.strip("[]").removeprefix("::ffff:"), port) for host, _, port in local}
