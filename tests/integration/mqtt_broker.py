@@ -14,6 +14,10 @@ import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from meshwright.events.filter import EventFilter
+from meshwright.mesh import Mesh
+
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20  # that a client waits for what has to come
 PLAIN = ("allow_anonymous true",)
 DURABLE = (
@@ -37,6 +41,7 @@ class Mosquitto:
         self.url = f"mqtt://127.0.0.1:{self.port}"
         self.configuration = folder / "mosquitto.conf"
         self.lines = lines or PLAIN
+        self.login: tuple[str, ...] = ()
         self._folder = folder
         self._process: Process | None = None
 
@@ -85,13 +90,29 @@ async def mosquitto(folder: Path, *lines: str) -> AsyncIterator[Mosquitto]:
         await broker.stop()
 
 
+async def told(mesh: Mesh, event_type: str, count: int = 1) -> list[dict[str, Any]]:
+    """Wait for so many events of a type since the log began, and return what they tell."""
+    events = []
+    async with asyncio.timeout(SECONDS):
+        async for event in mesh.log.tail(EventFilter(after_seq=0, event_type=event_type)):
+            events.append(event.payload)
+            if len(events) == count:
+                return events
+    raise AssertionError("the log has ended")
+
+
 # The clients that come with Mosquitto
 
 
 async def run(program: str, broker: Mosquitto, *arguments: str) -> str:
     """Run one of Mosquitto's clients to its end, and return what it printed."""
     process = await asyncio.create_subprocess_exec(
-        program, "-p", str(broker.port), "-V", "5", *arguments, stdout=PIPE, stderr=PIPE
+        program,
+        *("-h", "127.0.0.1", "-p", str(broker.port), "-V", "5"),
+        *broker.login,
+        *arguments,
+        stdout=PIPE,
+        stderr=PIPE,
     )
     out, error = await process.communicate()
     assert process.returncode == 0, error.decode()
@@ -104,7 +125,7 @@ async def publish(broker: Mosquitto, topic: str, body: Any, *arguments: str) -> 
     await run("mosquitto_pub", broker, "-q", "1", "-t", topic, "-m", text, *arguments)
 
 
-async def ask(broker: Mosquitto, topic: str, body: Any, **properties: str) -> Any:
+async def ask(broker: Mosquitto, topic: str, body: Any, *, reply_to: str = "", **properties: str) -> Any:
     """Ask by mosquitto_rr, and return the document of its one answer."""
     options = [
         part
@@ -112,7 +133,7 @@ async def ask(broker: Mosquitto, topic: str, body: Any, **properties: str) -> An
         for part in ("-D", "publish", "user-property", dashed(name), value)
     ]
     text = body if isinstance(body, str) else json.dumps(body)
-    reply_to = f"replies/{free_port()}"
+    reply_to = reply_to or f"replies/{free_port()}"
     wait = ("-W", str(SECONDS), "-q", "1")
     return json.loads(
         await run("mosquitto_rr", broker, "-t", topic, "-e", reply_to, "-m", text, *wait, *options)
@@ -177,6 +198,11 @@ class Client:
             properties.UserProperty = [(dashed(name), value) for name, value in own.items()]
         payload = body if isinstance(body, (str, bytes)) else json.dumps(body)
         return self._client.publish(topic, payload, qos, properties=properties)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages have come that nobody looked at."""
+        return self._messages.qsize()
 
     async def message(self) -> paho.MQTTMessage:
         """The next that has come, or comes."""

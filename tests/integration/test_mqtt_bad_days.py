@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,6 +28,7 @@ from tests.integration.mqtt_broker import (
     not_authorized,
     publish,
     quota_exceeded,
+    told,
 )
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr")
@@ -47,17 +47,6 @@ async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
 async def road(broker: Mosquitto) -> AsyncIterator[Network]:
     async with network(broker) as road:
         yield road
-
-
-async def told(mesh: Mesh, event_type: str, count: int = 1) -> list[dict[str, Any]]:
-    """Wait for so many events of a type since the start, and return what they tell."""
-    events = []
-    async with asyncio.timeout(SECONDS):
-        async for event in mesh.log.tail(EventFilter(after_seq=0, event_type=event_type)):
-            events.append(event.payload)
-            if len(events) == count:
-                return events
-    raise AssertionError("the log has ended")
 
 
 # Away

@@ -125,6 +125,18 @@ class Broker:
         await dialled
 
 
+class TlsSocket(ssl.SSLSocket):
+    """A socket that is closed where its handshake fails; paho would leave it open."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        """Agree on keys and certificates. Raises ssl.SSLError."""
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 def hang_up(client: Client) -> None:
     """Close a client's socket without a word; the broker sends our will."""
     sock = client.socket()
@@ -135,12 +147,13 @@ def hang_up(client: Client) -> None:
 def _tls(settings: Settings, project: Path) -> ssl.SSLContext:
     path = project / settings.mqtt_ca_file if settings.mqtt_ca_file else None
     try:
-        return ssl.create_default_context(cafile=path)
-    except (OSError, ssl.SSLError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        context = ssl.create_default_context(cafile=path)
+    except OSError as error:
         raise ConfigError(
-            f"mqtt_ca_file cannot be used: {reason}",
+            f"mqtt_ca_file cannot be used: {error.strerror or error}",
             path=str(path),
             remedy="name a PEM file that holds the authority's certificate",
             field="mqtt_ca_file",
         ) from error
+    context.sslsocket_class = TlsSocket
+    return context

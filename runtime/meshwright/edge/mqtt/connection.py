@@ -26,7 +26,7 @@ ANSWER_SECONDS = 10.0  # that the broker has to answer CONNECT and SUBSCRIBE
 TICK_SECONDS = 1.0  # between looks at whether it is time to ping
 MAX_OPEN = 128  # deliveries being handled, above which the socket is not read
 RESUME_AT = 32
-MAX_UNACKNOWLEDGED = 1024  # deliveries of a broker that heeds no limit
+MAX_UNACKNOWLEDGED = 1024  # deliveries that are held; a broker that heeds no limit sends more
 MAX_UNANSWERED = 64  # publications at qos 1 that wait for the broker's word
 FRAME_BYTES = 1024  # what a packet may hold around topic and payload
 QUOTA_EXCEEDED = "Quota exceeded"
@@ -55,6 +55,10 @@ class BrokerRefuses(BrokerAway):
     """The broker does not let us in: somebody has to do something first."""
 
 
+class Overrun(BrokerAway):
+    """The broker sent more than can be held, and has to send what was left aside over a new connection."""
+
+
 Take = Callable[["Connection", Delivery], None]
 """Takes what comes over a connection: `release` it once handled, and `acknowledge` it. Must not raise."""
 
@@ -81,6 +85,7 @@ class Connection:
         self._reading = False
         self._open = 0
         self._unacknowledged = 0
+        self._overrun = False
         self._max_bytes: float = float("inf")
         self.session_present = False
 
@@ -149,6 +154,9 @@ class Connection:
         if delivery.qos and not self.is_over:
             self._unacknowledged -= 1
             self._client.ack(delivery.packet_id, delivery.qos)
+            if self._overrun and not self._unacknowledged:
+                self._client.loop_write()
+                self._end(Overrun("it sent more than it was asked for, and gives the rest once more"))
 
     # What goes
 
@@ -320,17 +328,14 @@ class Connection:
             self._unanswered.pop(mid).set_result(str(reason) if reason.is_failure else "")
 
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
+        if message.qos and self._unacknowledged >= MAX_UNACKNOWLEDGED:
+            self._overrun = True
+            return
+        self._unacknowledged += message.qos
         self._open += 1
         if self._open >= MAX_OPEN and self._reading:
             self._loop.remove_reader(self._sock)
             self._reading = False
-        if message.qos:
-            self._unacknowledged += 1
-            if self._unacknowledged > MAX_UNACKNOWLEDGED:
-                self._end(
-                    BrokerAway(f"it sent over {MAX_UNACKNOWLEDGED} messages without an acknowledgement")
-                )
-                return
         self._take(self, Delivery.of(message))
 
     def _on_socket_close(self, client: Client, userdata: Any, sock: Any) -> None:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from meshwright.edge.mqtt.broker import Broker
 from meshwright.edge.mqtt.commands import Commands, Front
-from meshwright.edge.mqtt.connection import ELSEWHERE, BrokerAway, BrokerRefuses, Connection
+from meshwright.edge.mqtt.connection import ELSEWHERE, BrokerAway, BrokerRefuses, Connection, Overrun
 from meshwright.edge.mqtt.notices import Notices, Tell
 from meshwright.edge.mqtt.outcomes import Outcomes
 from meshwright.edge.mqtt.pauses import STEADY_SECONDS, Pauses
@@ -126,7 +126,8 @@ class MqttEdge:
     def _diagnosed(self, error: BrokerAway, lived_seconds: float) -> BrokerAway:
         """Name the usual reason for being let in and cut off again and again; not every broker does."""
         was_let_in, self._let_in = self._let_in, False
-        self._cut_off = self._cut_off + 1 if was_let_in and lived_seconds < STEADY_SECONDS else 0
+        ours = isinstance(error, Overrun) or not was_let_in
+        self._cut_off = 0 if ours or lived_seconds >= STEADY_SECONDS else self._cut_off + 1
         if self._cut_off < CUT_OFF_TIMES:
             return error
         return BrokerRefuses(

@@ -69,14 +69,19 @@ class Presence:
             await self._news.wait()
 
     async def leave(self, connection: Connection) -> None:
-        """Say that the agents of this process are gone, and the mesh's edge with them. Raises BrokerAway."""
-        gone = [info for info in self._registry.agents() if info.agent_id in self._own]
-        for info in gone:
-            await self._publish(connection, self._document(info.model_copy(update={"status": "offline"})))
-        await self._publish(connection, self._status("offline", reason="stopped"))
+        """Say that the agents of this process are gone, and the mesh with them. Raises BrokerAway.
 
-    async def _publish(self, connection: Connection, publication: Publication) -> None:
-        self._notices.watch(publication, await connection.send(publication))
+        The broker has it all when this returns.
+        """
+        gone = [info for info in self._registry.agents() if info.agent_id in self._own]
+        documents = [self._document(info.model_copy(update={"status": "offline"})) for info in gone]
+        documents.append(self._status("offline", reason="stopped"))
+        await asyncio.gather(*[await self._publish(connection, document) for document in documents])
+
+    async def _publish(self, connection: Connection, publication: Publication) -> asyncio.Future[str]:
+        answer = await connection.send(publication)
+        self._notices.watch(publication, answer)
+        return answer
 
     def _document(self, info: AgentInfo, expiry_seconds: int | None = None) -> Publication:
         return Publication(

@@ -1,0 +1,89 @@
+"""A flood of messages: the mesh takes no more at a time than it can hold, and every one is answered."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.http_mesh import Api, http_mesh
+from tests.integration.mqtt_broker import SECONDS, Mosquitto, client, mosquitto
+
+pytestmark = [pytest.mark.needs("mosquitto"), pytest.mark.timeout(120)]
+SUBMIT = "mesh/default/submit"
+HELLO = {"agent_id": "echo", "payload": {"text": "hello"}}
+FLOOD = 3000
+MOST = 200  # that are under way at a time
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
+    no_limits = ("allow_anonymous true", "max_queued_messages 0", "max_inflight_messages 0")
+    async with mosquitto(tmp_path / "broker", *no_limits) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def api(tmp_path: Path, broker: Mosquitto) -> AsyncIterator[Api]:
+    async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
+        yield api
+
+
+class Dam:
+    """Holds every task back until it is opened, and counts those that wait before it."""
+
+    def __init__(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waiting = 0
+        self.most = 0
+        self.full = asyncio.Event()
+        self.opened = asyncio.Event()
+        self._submit = api.mesh.submit
+        monkeypatch.setattr(api.mesh, "submit", self.submit)
+
+    async def submit(self, *args: Any, **options: Any) -> Any:
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+        if self.waiting == 100:
+            self.full.set()
+        await self.opened.wait()
+        self.waiting -= 1
+        return await self._submit(*args, **options)
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_a_flood_is_taken_in_bounded_pieces_and_all_of_it_is_answered(
+    api: Api, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch, qos: int
+) -> None:
+    dam = Dam(api, monkeypatch)
+    async with client(broker) as caller:
+        await caller.subscribe("replies/flood", qos)
+        for n in range(FLOOD):
+            correlation = str(n).encode()
+            caller.publish(SUBMIT, HELLO, qos=qos, reply_to="replies/flood", correlation=correlation)
+        if qos == 0:  # at 1 the broker stops by itself, at what we asked of it
+            await dam.full.wait()
+        await asyncio.sleep(0.5)
+        assert dam.most <= MOST
+        dam.opened.set()
+        answered, tasks = set(), set()
+        while len(answered) < FLOOD:
+            message = await caller.message()
+            assert message.properties is not None
+            answered.add(message.properties.CorrelationData)
+            tasks.add(json.loads(message.payload)["task_id"])
+        assert len(tasks) == FLOOD
+        assert dam.most <= MOST
+
+
+async def test_a_flood_holds_up_nobody_else(api: Api, broker: Mosquitto) -> None:
+    async with client(broker, "replies/flood") as caller:
+        for n in range(FLOOD):
+            caller.publish(SUBMIT, HELLO, reply_to="replies/flood", correlation=str(n).encode())
+        await caller.message()
+        api.gate.set()
+        await asyncio.wait_for(api.finished(agent_id="gate"), SECONDS)
+        assert caller.waiting < FLOOD - 1, "it came after the flood"
+        for _ in range(FLOOD - 1):
+            await caller.message()

@@ -1,0 +1,128 @@
+"""TLS, passwords and rights: the mesh at a broker set up as the examples in components/mosquitto have it."""
+
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from meshwright.errors import ConfigError
+from tests.integration.http_mesh import http_mesh
+from tests.integration.mqtt_broker import ROOT, Mosquitto, ask, mosquitto, publish, run, told
+
+pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr", "mosquitto_passwd", "openssl")
+EXAMPLES = ROOT / "components" / "mosquitto"
+HELLO = {"agent_id": "echo", "payload": {"text": "hello"}}
+SUBMIT = "mesh/default/submit"
+
+
+def openssl(folder: Path, command: str) -> None:
+    subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority of its own, and the certificate of 127.0.0.1 that it signed."""
+    folder = tmp_path_factory.mktemp("certificates")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    openssl(
+        folder, "req -x509 -newkey rsa:2048 -nodes -days 1 -keyout ca.key -out ca.pem -subj /CN=authority"
+    )
+    openssl(folder, "req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=broker")
+    openssl(
+        folder,
+        "x509 -req -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -in server.csr -out server.pem",
+    )
+    return folder
+
+
+@pytest.fixture
+async def broker(tmp_path: Path, certificates: Path) -> AsyncIterator[Mosquitto]:
+    """A broker by the examples: only their paths and the port are others."""
+    users = tmp_path / "passwords"
+    users.touch(mode=0o600)
+    for user in ("mesh", "caller", "viewer"):
+        subprocess.run(["mosquitto_passwd", "-b", str(users), user, f"{user}'s"], check=True)
+    example = (EXAMPLES / "tls.conf.example").read_text()
+    lines = [
+        line.replace("/etc/mosquitto/certs", str(certificates))
+        .replace("/etc/mosquitto/passwords", str(users))
+        .replace("/etc/mosquitto/acl", str(EXAMPLES / "acl.example"))
+        for line in example.splitlines()
+        if line and not line.startswith(("#", "listener"))
+    ]
+    async with mosquitto(tmp_path / "broker", *lines) as broker:
+        broker.url = broker.url.replace("mqtt:", "mqtts:")
+        broker.login = ("--cafile", str(certificates / "ca.pem"), "-u", "caller", "-P", "caller's")
+        yield broker
+
+
+def settings(broker: Mosquitto, certificates: Path) -> dict[str, object]:
+    return {
+        "mqtt_url": broker.url,
+        "mqtt_username": "mesh",
+        "mqtt_password": "mesh's",
+        "mqtt_ca_file": certificates / "ca.pem",
+    }
+
+
+async def test_a_caller_gets_its_answer_over_tls_with_a_password(
+    tmp_path: Path, broker: Mosquitto, certificates: Path
+) -> None:
+    async with http_mesh(tmp_path, **settings(broker, certificates)):
+        outcome = await ask(broker, SUBMIT, HELLO, reply_to="replies/caller/1", reply="outcome")
+        assert outcome["result"]["text"] == "you said: hello"
+
+
+async def test_a_large_task_comes_whole_over_tls(
+    tmp_path: Path, broker: Mosquitto, certificates: Path
+) -> None:
+    async with http_mesh(tmp_path, **settings(broker, certificates)):
+        for size in (16_000, 16_384, 100_000):
+            task = {"agent_id": "echo", "payload": {"text": "x" * size}}
+            outcome = await ask(broker, SUBMIT, task, reply_to="replies/caller/1", reply="outcome")
+            assert len(outcome["result"]["text"]) == size + len("you said: ")
+
+
+async def test_rights_keep_callers_and_viewers_apart(
+    tmp_path: Path, broker: Mosquitto, certificates: Path
+) -> None:
+    async with http_mesh(tmp_path, **settings(broker, certificates)) as api:
+        caller = broker.login
+        broker.login = (*caller[:2], "-u", "viewer", "-P", "viewer's")
+        await publish(broker, SUBMIT, HELLO)
+        broker.login = caller
+        await publish(broker, "mesh/default/events/task-progress/task.succeeded", HELLO)
+        await publish(broker, "mesh/default/agents/echo", HELLO)
+        await ask(broker, SUBMIT, {**HELLO, "task_id": "mine"}, reply_to="replies/caller/1")
+        assert [task["task_id"] for task in (await api.get("/tasks"))["items"]] == ["mine"]
+        assert (await api.get("/events", event_type="edge.refused"))["items"] == []
+        seen = await run("mosquitto_sub", broker, "-t", "mesh/default/agents/echo", "-C", "1", "-W", "5")
+        assert '"status":"online"' in seen
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused(
+    tmp_path: Path, broker: Mosquitto, certificates: Path
+) -> None:
+    async with http_mesh(tmp_path, **settings(broker, certificates) | {"mqtt_ca_file": None}) as api:
+        [away] = await told(api.mesh, "edge.disconnected")
+        assert away["reason"].startswith("its certificate is not trusted: ")
+        assert "set mqtt_ca_file" in away["reason"]
+
+
+async def test_a_wrong_password_is_not_repeated(
+    tmp_path: Path, broker: Mosquitto, certificates: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with http_mesh(tmp_path, **settings(broker, certificates) | {"mqtt_password": "hers"}) as api:
+        [away] = await told(api.mesh, "edge.disconnected")
+        assert "check mqtt_username and mqtt_password" in away["reason"]
+        assert "hers" not in caplog.text + away["reason"]
+
+
+async def test_an_authority_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    for name, reason in (("ca.pem", "mqtt_ca_file cannot be used"), ("none.pem", "No such file")):
+        with pytest.raises(ConfigError, match=reason) as caught:
+            async with http_mesh(tmp_path, mqtt_url="mqtts://localhost", mqtt_ca_file=name):
+                pass
+        assert str(tmp_path / name) in str(caught.value)
