@@ -38,13 +38,11 @@ class Recorder:
         self.calls: list[tuple[ActorRef, str, bytes]] = []
         self.reminders: asyncio.Queue[tuple[ActorRef, str]] = asyncio.Queue()
         self.takes: Callable[[bytes], bool] = lambda data: True
-        self.waiting = asyncio.Event()
         self.go_on = asyncio.Event()
 
     async def on_topic(self, pubsub: str, topic: str, data: bytes) -> bool:
         self.messages.put_nowait((pubsub, topic, data))
         if data == b'"wait"':
-            self.waiting.set()
             await self.go_on.wait()
         return self.takes(data)
 
@@ -56,7 +54,6 @@ class Recorder:
             case "break":
                 raise ZeroDivisionError("a defect")
             case "wait":
-                self.waiting.set()
                 await self.go_on.wait()
         return json.dumps({"by": self.name, "got": json.loads(body)}).encode()
 

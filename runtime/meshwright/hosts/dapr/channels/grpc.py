@@ -21,7 +21,6 @@ from meshwright.hosts.dapr.channels.port import (
     STOP_SECONDS,
     TOKEN_HEADER,
     App,
-    Route,
     port_taken,
 )
 from meshwright.hosts.dapr.channels.stream import ActorStream
@@ -101,9 +100,11 @@ class AppCallback:
 
     async def subscriptions(self, _: Empty, context: Any) -> wire.ListTopicSubscriptionsResponse:
         """The topics that daprd is to subscribe to."""
-        return wire.ListTopicSubscriptionsResponse(
-            subscriptions=[_subscription(route) for route in self._app.routes]
-        )
+        wanted = [
+            wire.TopicSubscription(pubsub_name=route.pubsub, topic=route.topic, metadata=RAW)
+            for route in self._app.routes
+        ]
+        return wire.ListTopicSubscriptionsResponse(subscriptions=wanted)
 
     async def message(self, request: wire.TopicEventRequest, context: Any) -> wire.TopicEventResponse:
         """A message of one of them."""
@@ -117,16 +118,6 @@ class AppCallback:
     async def health(self, _: Empty, context: Any) -> wire.HealthCheckResponse:
         """Answering is enough."""
         return wire.HealthCheckResponse()
-
-
-def _subscription(route: Route) -> wire.TopicSubscription:
-    # Without a path of its own, daprd would look shared and wildcard topics up by the name published on.
-    return wire.TopicSubscription(
-        pubsub_name=route.pubsub,
-        topic=route.topic,
-        metadata=RAW,
-        routes=wire.TopicRoutes(default="/"),
-    )
 
 
 def _call(method: Any, request: Any, reply: Any) -> grpc.RpcMethodHandler[Any, Any]:
