@@ -21,9 +21,11 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from meshwright.envelope import Head, Message
+from meshwright.errors import StoreTooNew
 from meshwright.messages import Event
 
 Entry = Message | Event
+VERSION = 1
 LARGE_BYTES = 32 * 1024
 REFERENCE = "$value"
 VALUES = "values"
@@ -58,7 +60,15 @@ class Document:
 
     @classmethod
     def decode(cls, data: Mapping[str, Any]) -> Document:
-        """Read a document whose references are resolved. Unknown fields are passed over."""
+        """Read a document whose references are resolved; unknown fields are passed over.
+
+        Raises StoreTooNew.
+        """
+        if data["v"] > VERSION:
+            raise StoreTooNew(
+                f"an actor's document is of version {data['v']}, and known is {VERSION}",
+                remedy="run the newer version of Meshwright that wrote it",
+            )
         head = Head.decode(to_json({**data["head"], "state": data["state"]}))
         return cls(head, [decode_entry(entry) for entry in data["outbox"]], tuple(data["by"]))
 

@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 from meshwright.actor import Actor
 from meshwright.clock import Clock
 from meshwright.envelope import ActorRef, Head, Record
-from meshwright.errors import Conflict, Draining, HostError, StoreUnavailable
+from meshwright.errors import Conflict, Draining, StoreUnavailable
 from meshwright.host import RECORD_GAP, dead_letter
 from meshwright.hosts.dapr.cells import Cell, Delivery, Documents, without_alarm
 from meshwright.hosts.dapr.documents import Document, Entry, encode_event
@@ -89,7 +89,7 @@ class Executor:
             size = min(len(cell.mailbox), MAX_TURNS_A_COMMIT)
             deliveries = [cell.mailbox.popleft() for _ in range(size)]
             try:
-                await self._go(cell, deliveries)
+                await self._go(cell, deliveries, contested=conflicts > 0)
                 conflicts = 0
             except Conflict:
                 cell.forget()
@@ -97,23 +97,24 @@ class Executor:
                 conflicts += 1
                 if conflicts > 1:  # another worker is at the same actor: one of us has to wait
                     await asyncio.sleep(CONFLICT_PAUSE_SECONDS * random.uniform(0.5, min(conflicts, 10)))
-            except HostError as error:
+            except Exception as error:  # noqa: BLE001 whatever the store did, who waits is told
                 cell.forget()
                 refuse(deliveries, error)
             except asyncio.CancelledError:
                 refuse(deliveries, ENDED)
                 raise
 
-    async def _go(self, cell: Cell, deliveries: list[Delivery]) -> None:
-        fresh = cell.document is None and not is_stateless(cell)
-        if fresh:
-            await self.load(cell)
-        elif cell.document is None:
+    async def _go(self, cell: Cell, deliveries: list[Delivery], *, contested: bool) -> None:
+        """One go. An actor that keeps nothing is not read, unless a swap has shown that it is there."""
+        fresh = cell.document is None
+        if cell.document is None and is_stateless(cell) and not contested:
             cell.document = Document()
+        elif cell.document is None:
+            await self.load(cell)
         taken = self._take(cell, deliveries)
         if taken.commits:
             await self._commit(cell, taken)
-        elif not (fresh or is_stateless(cell)) and await self._documents.etag(cell.ref) != cell.etag:
+        elif not fresh and not is_stateless(cell) and await self._documents.etag(cell.ref) != cell.etag:
             raise Conflict(f"{cell.ref} was changed by another worker")
         await self._tell(cell, taken)
 
@@ -290,7 +291,7 @@ def decode_record(record: Record, data: bytes) -> StoredRecord:
     return StoredRecord(replace(record, value=document["value"]), document["by"], events)
 
 
-def refuse(deliveries: Iterable[Delivery], error: HostError) -> None:
+def refuse(deliveries: Iterable[Delivery], error: Exception) -> None:
     """Tell whoever waits that it did not happen, or that nobody can say whether it did."""
     for delivery in deliveries:
         settle(delivery.reply, None, error)

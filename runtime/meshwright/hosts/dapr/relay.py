@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from meshwright.envelope import Message
-from meshwright.errors import HostError
 from meshwright.hosts.dapr.cells import Cell
 from meshwright.hosts.dapr.documents import Entry, encode_event
 from meshwright.hosts.dapr.grouping import Grouping
@@ -125,7 +124,7 @@ class Relay:
                 entries = list(cell.outbox)
                 try:
                     await self._send(entries)
-                except HostError as error:
+                except Exception as error:  # noqa: BLE001 whatever it was, what is committed has to be sent
                     logger.warning("what %s sent is tried again in %.1f s: %s", cell.ref, pause, error)
                     await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                     pause = min(2 * pause, MAX_RETRY_SECONDS)

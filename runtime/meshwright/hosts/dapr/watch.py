@@ -31,6 +31,7 @@ logger = logging.getLogger("meshwright.dapr")
 
 MAX_OPEN = 256  # names in one document: what is written again for each group of new ones
 ADOPTING_TTL_SECONDS = 30
+CLOSED_TTL_SECONDS = 86_400  # long enough for a worker that sleeps to find its list closed
 
 
 @dataclass(slots=True)
@@ -97,9 +98,6 @@ class WatchList:
         page = self._page_of.pop(ref, None)
         if page is not None:
             page.open.pop(ref, None)
-            if not page.open and page is not self._current:
-                del self._pages[page.number]
-                self._index_written = False
 
     def close(self, error: HostError) -> None:
         """Write nothing more: whoever waits is told why."""
@@ -111,10 +109,13 @@ class WatchList:
                 future.set_exception(error)
 
     def _room(self) -> Page:
+        """The page that is filled now: an emptier one where this is full, or a new one."""
         if self._current is None or len(self._current.open) >= MAX_OPEN:
-            number = max(self._pages, default=0) + 1
-            self._current = self._pages[number] = Page(number)
-            self._index_written = False
+            emptiest = min(self._pages.values(), key=lambda page: len(page.open), default=None)
+            if emptiest is None or len(emptiest.open) > MAX_OPEN // 2:
+                emptiest = self._pages[len(self._pages) + 1] = Page(len(self._pages) + 1)
+                self._index_written = False
+            self._current = emptiest
         return self._current
 
     def _flush(self) -> None:
@@ -209,10 +210,9 @@ class Watches:
         while True:
             stored = await self._state.read(key)
             held = from_json(stored.value) if stored else {}
+            closed = to_json({**held, "by": new_id(), "closed": True})
             try:
-                await self._state.swap(
-                    over(Write(key, to_json({**held, "by": new_id(), "closed": True})), stored)
-                )
+                await self._state.swap(over(Write(key, closed, ttl_seconds=CLOSED_TTL_SECONDS), stored))
             except Conflict:
                 continue
             return held
