@@ -25,6 +25,7 @@ ONE = ActorRef("Book", "one")
 class Text(BaseModel):
     lines: list[str] = []
     incarnations: int = 0
+    redrives: int = 0
 
 
 class Book(Actor[Text]):
@@ -46,6 +47,10 @@ class Book(Actor[Text]):
 
     def recover(self, turn: Turn) -> None:
         self.state.incarnations += 1
+
+    def redrive(self, turn: Turn) -> None:
+        self.state.redrives += 1
+        turn.publish("books", "book.redriven")
 
 
 class Signals:
@@ -296,3 +301,45 @@ async def test_a_restart_by_chance_loses_signals_and_recovers_the_obliged() -> N
     assert (text.lines, text.incarnations) == (["a", "b"], 1)
     assert signals.taken == ["b"]
     await host.stop()
+
+
+async def test_what_is_lost_does_not_come_and_the_obliged_are_asked_to_redrive() -> None:
+    host = new_host(faults=Faults(lose=1.0))
+    host.subscribe(Subscription("news", lambda event: ONE, "write"))
+    redriven = asyncio.Event()
+    host.listen("books", lambda event: redriven.set() if event.event_type == "book.redriven" else None)
+    await host.start()
+    other = ActorRef("Book", "other")
+    await host.call(other, "write", {"text": "a"})
+    await host.publish(Event(id="e1", event_type="told", topic="news", time=host.clock.now(), payload={}))
+    await redriven.wait()
+    assert await host.read(ONE) is None
+    assert (await host.call(other, "write", {"text": "b"})).redrives == 1
+    await host.stop()
+
+
+async def test_what_was_lost_before_a_start_is_not_known_so_the_obliged_are_asked_after_it() -> None:
+    store = Store()
+    before = new_host(store=store)
+    await before.start()
+    assert (await before.call(ONE, "write", {"text": "a"})).redrives == 0
+    await before.crash()
+    host = new_host(store=store, faults=Faults(lose=0.1))
+    redriven = asyncio.Event()
+    host.listen("books", lambda event: redriven.set() if event.event_type == "book.redriven" else None)
+    await host.start()
+    await redriven.wait()
+    assert (await host.call(ONE, "write", {"text": "b"})).redrives == 1
+    await host.stop()
+
+
+async def test_a_lapse_tells_the_worker_and_goes_on_under_another_name(host: MemoryHost) -> None:
+    signals = Signals()
+    host.attach(signals)
+    first = host.incarnation
+    await host.call(ONE, "write", {"text": "a"})
+    host.lapse()
+    assert await host.is_gone(first)
+    text = await host.call(ONE, "write", {"text": "b"})
+    assert (text.lines, text.incarnations) == (["a", "b"], 1)
+    assert signals.taken == ["a", "lapsed", "b"]
