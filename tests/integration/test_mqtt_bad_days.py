@@ -11,6 +11,7 @@ import pytest
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
 from meshwright.messages import Event
+from tests.acceptance.driver import mesh_up
 from tests.integration.http_mesh import http_mesh
 from tests.integration.mqtt_broker import (
     DURABLE,
@@ -171,6 +172,31 @@ async def test_a_message_whose_acknowledgement_was_lost_is_no_second_task(
         assert len(accepted) == len({receipt["task_id"] for receipt in receipts}) == 10
         await ask(broker, SUBMIT, {**HELLO, "task_id": "last"}, reply="outcome")
         assert len((await api.get("/tasks"))["items"]) == 11
+
+
+async def test_a_message_that_a_killed_mesh_did_not_acknowledge_is_no_second_task(
+    tmp_path: Path, broker: Mosquitto, road: Network
+) -> None:
+    hello = {"agent_id": "simple-agent", "payload": {"text": "hello"}}
+    up = (tmp_path / "data", "--mqtt", road.url)
+    async with client(broker, "replies/#") as caller:
+        async with mesh_up(*up) as first:
+            road.loses_what_is_sent = True
+            for _ in range(3):
+                caller.publish(SUBMIT, hello, reply_to="replies/receipt")
+            ids: set[str] = set()
+            async for event in first.stream("/events/stream", event_type="task.accepted"):
+                ids.add(event["task_id"])
+                if len(ids) == 3:
+                    break
+            await caller.silence(0.2)
+            await first.kill()
+        road.loses_what_is_sent = False
+        async with mesh_up(*up) as second:
+            receipts = await caller.documents("replies/receipt", lambda found: len(found) == 3)
+            assert {receipt["task_id"] for receipt in receipts} == ids
+            await second.outcome(await second.submit("hello"))
+            assert len((await second.get("/tasks")).body["items"]) == 4
 
 
 # Full
