@@ -8,13 +8,14 @@ import pytest
 
 from meshwright.testing import ManualClock
 from tests.contract.crew import Crew, Hire, Script
-from tests.contract.stands import STANDS, Stand
+from tests.contract.stands import STANDS, DaprStand, Stand
 
 
 @pytest.fixture(params=list(STANDS))
 async def stand(request: pytest.FixtureRequest, tmp_path: Path, seed: int) -> AsyncIterator[Stand]:
     sort, number = STANDS[request.param]
-    stand = sort(tmp_path, seed + number)
+    services = [request.getfixturevalue("services")] if issubclass(sort, DaprStand) else []
+    stand = sort(tmp_path, seed + number, *services)
     yield stand
     await stand.close()
 

@@ -198,12 +198,15 @@ class EmbeddedStand(Stand):
         return photograph
 
 
+from tests.contract.dapr_stand import DaprStand  # noqa: E402 it is built on what is above
+
 STANDS: dict[str, tuple[type[Stand], int]] = {
     "memory": (MemoryStand, 0),
     "mishaps-1": (MishapStand, 1),
     "mishaps-2": (MishapStand, 2),
     "mishaps-3": (MishapStand, 3),
     "embedded": (EmbeddedStand, 0),
+    "dapr": (DaprStand, 0),
 }
 """Each sort of host by name, with a number that is added to the seed of all chance."""
 

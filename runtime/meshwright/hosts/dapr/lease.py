@@ -12,6 +12,8 @@ import logging
 import math
 from collections.abc import Callable
 
+from pydantic_core import from_json, to_json
+
 from meshwright.errors import StoreUnavailable
 from meshwright.hosts.dapr.sidecar import Sidecar, Write
 from meshwright.hosts.dapr.state import State
@@ -33,6 +35,18 @@ class Lease:
         self._valid_until = -math.inf
         self._alive_until: dict[str, float] = {}
         self._renewing: asyncio.Task[None] | None = None
+
+    async def succeed(self, replica: str, incarnation: str) -> None:
+        """Follow the last incarnation of the same replica: it has ended, or this one would not be here.
+
+        Should it live after all, only work is done twice: its commits are refused as those of any other.
+        """
+        key = self._state.key("replica", replica)
+        stored = await self._state.read(key)
+        if stored is not None and (last := from_json(stored.value)["incarnation"]) != incarnation:
+            await self._sidecar.delete(self._key(last))
+        value = to_json({"v": 1, "incarnation": incarnation})
+        await self._sidecar.save([Write(key, value, blind=True)])
 
     async def take(self, incarnation: str) -> None:
         """Hold a lease for this incarnation from now on. Raises StoreUnavailable."""

@@ -175,6 +175,7 @@ class Link:
 
     async def _open_incarnation(self) -> None:
         incarnation = self._host.incarnation
+        await self.lease.succeed(self._options.replica, incarnation)
         await self.lease.take(incarnation)
         self.watch = WatchList(self.state, incarnation)
         await self.recovery.open(self.watch)
