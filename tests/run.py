@@ -8,6 +8,7 @@ A part that cannot run, or a test that is skipped, is named with its reason; und
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -15,9 +16,10 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -26,7 +28,31 @@ CHECKS: dict[str, list[list[str]]] = {
     "imports": [["lint-imports", "--no-logo"]],
     "types": [["pyrefly", "check", "--summary=none"]],
 }
-TIERS = ("unit", "contract", "integration", "acceptance")
+DAPR = ("mosquitto", "redis-server", "daprd")
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A folder of tests, or some files of it, and what it is run with."""
+
+    folder: str
+    files: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+TIERS = {
+    "unit": Tier("unit"),
+    "contract": Tier("contract"),
+    "integration": Tier("integration"),
+    "acceptance": Tier("acceptance"),
+    "acceptance-dapr": Tier(
+        "acceptance",
+        ("test_road.py", "test_crash.py"),
+        {"ACCEPTANCE_UP": "mesh up --host dapr"},
+        needs=DAPR,
+    ),
+}
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
 
 
@@ -51,9 +77,13 @@ def run_check(part: str) -> Result:
 
 
 def run_tier(part: str, tests: Path) -> Result:
-    folder = tests / part
+    tier = TIERS[part]
+    folder = tests / tier.folder
     if not any(folder.rglob("test_*.py")):
         return Result(part, NOT_RUN, note=f"{folder.name}/ holds no tests")
+    if missing := [program for program in tier.needs if not is_there(program)]:
+        return Result(part, NOT_RUN, note=f"needs {', '.join(missing)}")
+    paths = [str(folder / name) for name in tier.files] or [str(folder)]
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch, "report.xml")
@@ -64,7 +94,7 @@ def run_tier(part: str, tests: Path) -> Result:
             f"--rootdir={tests.parent}",
             f"--junitxml={report}",
         ]
-        status = execute([sys.executable, "-m", "pytest", *options, str(folder)])
+        status = execute([sys.executable, "-m", "pytest", *options, *paths], tier.environment)
         return read_report(part, status, time.monotonic() - started, report)
 
 
@@ -85,9 +115,20 @@ def read_report(part: str, status: int, seconds: float, report: Path) -> Result:
     return Result(part, FAILED if status else PASSED, seconds, note, skipped)
 
 
-def execute(command: Sequence[str]) -> int:
-    print(f"$ {Path(command[0]).name} {' '.join(command[1:])}", flush=True)
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
+def is_there(program: str) -> bool:
+    """Whether a program can be run: on PATH, or built by `make dapr`."""
+    if program != "daprd" or shutil.which(program):
+        return shutil.which(program) is not None
+    where = subprocess.run(
+        [sys.executable, ROOT / "tools/dapr/build", "--where"], capture_output=True, check=False
+    )
+    return where.returncode == 0
+
+
+def execute(command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> int:
+    settings = "".join(f"{name}={value!r} " for name, value in environment.items())
+    print(f"$ {settings}{Path(command[0]).name} {' '.join(command[1:])}", flush=True)
+    return subprocess.run(command, cwd=ROOT, check=False, env={**os.environ, **environment}).returncode
 
 
 def summarise(results: Sequence[Result], required: set[str]) -> list[Result]:

@@ -23,7 +23,7 @@ import aiohttp
 
 ROOT = Path(__file__).resolve().parents[2]
 MESH = [sys.executable, "-m", "meshwright.cli"]
-UP = shlex.split(os.environ.get("ACCEPTANCE_UP", "")) or [*MESH, "up"]
+UP = [*MESH, *shlex.split(os.environ.get("ACCEPTANCE_UP", "mesh up"))[1:]]
 READY_SECONDS = 30.0
 ENDINGS = {"task.succeeded", "task.failed", "task.cancelled", "task.timed_out"}
 
