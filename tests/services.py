@@ -36,7 +36,7 @@ import pytest
 from meshwright.errors import ServiceFailed
 from meshwright.stack.child import command_of, write_files
 from meshwright.stack.ports import Ports
-from meshwright.stack.probes import answers
+from meshwright.stack.probes import until_it_answers
 from meshwright.stack.programs import Programs
 from meshwright.stack.services import (
     App,
@@ -115,11 +115,13 @@ class Process:
 
     async def ready(self) -> None:
         """Wait until it works. Fails the test if it ends instead, or takes too long."""
+        ready = asyncio.create_task(until_it_answers(self.service.ready))
         async with asyncio.timeout(self.service.ready_seconds):
-            while not await answers(self.service.ready):
+            while not ready.done():
                 if (failure := self.failure()) is not None:
+                    ready.cancel()
                     pytest.fail(failure, pytrace=False)
-                await asyncio.sleep(0.01)
+                await asyncio.wait([ready], timeout=0.01)
 
 
 class Sidecar:
@@ -146,6 +148,13 @@ class Sidecar:
         """Start it, or start it again after `kill` or `stop`; it is ready when this returns."""
         self._process.launch()
         await self._process.ready()
+
+    async def start_in_vain(self) -> None:
+        """Start it, and wait until it has ended by itself."""
+        self._process.launch()
+        async with asyncio.timeout(self._process.service.ready_seconds):
+            while self._process.failure() is None:
+                await asyncio.sleep(0.01)
 
     def kill(self) -> None:
         """Kill -9."""

@@ -24,20 +24,24 @@ def dapr(dapr_bin: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def status_of(url: str) -> int:
-    async with aiohttp.ClientSession() as session, session.get(url) as response:
-        return response.status
+    """What a URL answers with; 0 where nobody does."""
+    try:
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return response.status
+    except aiohttp.ClientConnectionError:
+        return 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_stop_leaves_no_process_and_no_port(tmp_path: Path, number: signal.Signals) -> None:
-    async with stack_up(tmp_path) as stack:
+    async with stack_up(tmp_path / "a folder") as stack:
         pids, ports = stack.pids, stack.ports
         assert pids.keys() == SERVICES
         assert await status_of(f"{stack.url}/readyz") == 200
         assert await stack.stop(number) == 0
         await gone(list(pids.values()))
         assert [port for port in ports if not is_free(port)] == []
-        assert not (tmp_path / "mesh.json").exists()
+        assert not (tmp_path / "a folder" / "mesh.json").exists()
 
 
 async def test_kill_9_leaves_no_process_and_the_next_start_finds_everything(tmp_path: Path) -> None:
@@ -69,6 +73,20 @@ async def test_what_is_killed_comes_back_where_it_was(tmp_path: Path) -> None:
             await stack.errors.until(f"mesh: warning: {name} works again")
         assert [port for port in stack.ports if is_free(port)] == []
         assert await status_of(f"{stack.url}/readyz") == 200
+
+
+async def test_it_goes_on_where_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    async with stack_up(tmp_path) as stack:
+        stack.process._transport.get_pipe_transport(2).close()  # type: ignore[attr-defined]
+        for name in ("redis", "mesh-0"):
+            log = tmp_path / "logs" / f"{name}.log"
+            said = len(log.read_text())
+            kill(stack.pids[name])
+            while len(log.read_text()) == said:
+                await asyncio.sleep(0.01)
+        while await status_of(f"{stack.url}/readyz") != 200:
+            await asyncio.sleep(0.01)
+        assert await stack.stop() == 0
 
 
 async def test_a_second_one_on_the_same_folder_is_told_so(tmp_path: Path) -> None:

@@ -247,8 +247,7 @@ async def test_a_component_that_daprd_refuses_is_told_with_its_line(
 ) -> None:
     folder = changed(name, old, new)
     sidecar = services.daprd("mesh", components=folder, actors=False)
-    with pytest.raises(pytest.fail.Exception):
-        await sidecar.start()
+    await sidecar.start_in_vain()
     reason = reason_of(sidecar.log.splitlines()[-50:], partial(line_of, folder, "mqtt"))
     lines = (folder / name).read_text().splitlines()
     number = next(number for number, line in enumerate(lines, start=1) if field in line)

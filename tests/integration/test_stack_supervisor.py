@@ -29,6 +29,7 @@ BRIEF = """
 import socket, sys
 server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 server.accept()[0].close()
+server.accept()[0].close()
 sys.exit("Error: the disk is full")
 """
 HTTP = """
@@ -194,6 +195,19 @@ async def test_a_port_is_ours_until_its_program_takes_it_and_after_it_has_died(
     ports.close()
 
 
+async def test_what_a_dead_program_had_started_ends_with_it(tmp_path: Path, told: Told) -> None:
+    said: list[str] = []
+    code = f"import subprocess; print(subprocess.Popen(['sleep', '1000']).pid, flush=True)\n{LISTEN}"
+    async with supervisor(tmp_path, told, hear=lambda name, stream, line: said.append(line)) as kept:
+        await kept.start(lambda: [program(code, layer=Layer.WORKERS)])
+        assert lives(int(said[0]))
+        kill(kept.running[0][1])
+        await told.until("it works again")
+        await gone([int(said[0])])
+        assert lives(int(said[1]))
+    await gone([int(said[1])])
+
+
 async def test_layers_are_stopped_from_the_top_and_what_does_not_end_is_killed(
     tmp_path: Path, told: Told
 ) -> None:
@@ -238,6 +252,14 @@ def test_a_log_never_grows_over_its_bound(tmp_path: Path) -> None:
     log.close()
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000
     assert lines[:2] == ["line 0", "and line 1"] and lines[-1] == "and" and len(log.tail) == 50
+
+
+def test_a_full_disk_stops_no_program(tmp_path: Path) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    log = Log(tmp_path / "full")
+    log.take("stderr", b"no space left\n")
+    log.close()
+    assert list(log.tail) == ["no space left"]
 
 
 def test_a_line_without_end_is_cut(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,7 +122,12 @@ async def _unless(stopping: asyncio.Event, work: Awaitable[object]) -> None:
 
 def warn(line: str) -> None:
     """Tell the person at the terminal."""
-    click.echo(f"mesh: warning: {line}", err=True)
+    _say(f"mesh: warning: {line}", err=True)
+
+
+def _say(line: str, *, err: bool) -> None:
+    with suppress(OSError):  # nobody reads us any more, and what runs goes on: its logs have it too
+        click.echo(line, err=err)
 
 
 async def _failure(supervisor: Supervisor) -> None:
@@ -131,7 +137,7 @@ async def _failure(supervisor: Supervisor) -> None:
 def _repeat(line: str, stream: str) -> None:
     """Say what a worker says, where it says it, but for the line that it says to us."""
     if "ready http" not in line:
-        click.echo(line, err=stream == "stderr")
+        _say(line, err=stream == "stderr")
 
 
 def _show(rows: Sequence[Row], logs: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -31,14 +32,12 @@ class Log:
         self._max_bytes = max_bytes
         self._on_line = on_line
         self._rests: dict[str, str] = {}
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
 
     def take(self, stream: str, output: bytes) -> None:
         """Keep what the program has written to a stream."""
-        if self._file.tell() + len(output) > self._max_bytes:
-            self._turn()
-        self._file.write(output[-self._max_bytes :])
-        self._file.flush()
+        with suppress(OSError):  # a full disk must not stop the program that wanted to say something
+            self._write(output)
         *lines, rest = (self._rests.get(stream, "") + output.decode(errors="replace")).split("\n")
         if len(rest) > MAX_LINE:
             lines.append(rest)
@@ -64,7 +63,9 @@ class Log:
             self.tail.append(text)
             self._on_line(stream, text)
 
-    def _turn(self) -> None:
-        self._file.close()
-        self.path.replace(self.path.with_name(f"{self.path.name}.1"))
-        self._file = self.path.open("ab")
+    def _write(self, output: bytes) -> None:
+        if self._file.tell() + len(output) > self._max_bytes:
+            self._file.close()
+            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+            self._file = self.path.open("ab", buffering=0)
+        self._file.write(output[-self._max_bytes :])

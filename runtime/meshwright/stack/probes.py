@@ -8,6 +8,21 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import SplitResult, urlsplit
 
 PROBE_SECONDS = 2.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.01, 0.25
+SETTLE_SECONDS = 0.1
+"""A daprd with a component that it refuses answers for a moment, and then ends."""
+
+
+async def until_it_answers(url: str) -> None:
+    """Return when the URL answers, and still does a moment later."""
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        if await answers(url):
+            await asyncio.sleep(SETTLE_SECONDS)
+            if await answers(url):
+                return
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
 
 
 async def answers(url: str) -> bool:

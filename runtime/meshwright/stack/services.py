@@ -22,6 +22,8 @@ from meshwright.stack.ports import LOOPBACK, Ports
 from meshwright.stack.ports import free_ports as free_ports
 
 BROKER_USER = "mesh"
+READING_SECONDS = 120.0
+"""How long a store may read what it has kept, before it is ready."""
 MAX_BODY = "16Mi"
 """Of one request to a sidecar: several documents of actors travel together."""
 BASICS = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ")
@@ -135,6 +137,7 @@ def redis(program: Path, ports: Ports, components: Path, folder: Path, password:
         ready=f"redis://:{password}@{LOOPBACK}:{port}",
         environment=basics(),
         files={path: _written(lines)},
+        ready_seconds=READING_SECONDS,
     )
 
 
@@ -176,6 +179,7 @@ def mosquitto(
             users: f"{BROKER_USER}:{_hashed(password)}\n",
             rights: _written([*allowed, f"user {BROKER_USER}", "topic readwrite #"]),
         },
+        ready_seconds=READING_SECONDS,
     )
 
 
