@@ -114,9 +114,20 @@ class Executor:
         taken = self._take(cell, deliveries)
         if taken.commits:
             await self._commit(cell, taken)
-        elif not fresh and not is_stateless(cell) and await self._documents.etag(cell.ref) != cell.etag:
+        elif fresh:
+            await self._take_up(cell)
+        elif not is_stateless(cell) and await self._documents.etag(cell.ref) != cell.etag:
             raise Conflict(f"{cell.ref} was changed by another worker")
         await self._tell(cell, taken)
+
+    async def _take_up(self, cell: Cell) -> None:
+        """Watch and send what is owed, though no turn changed it: who did may have ended just then."""
+        assert self.watch is not None and cell.document is not None
+        if owes(cell.document):
+            armed = self.watch.arm(cell.ref)
+            if armed is not None:
+                await armed
+            self._tells.send(cell)
 
     async def load(self, cell: Cell) -> None:
         """Read a cell's document. What another left in the outbox becomes ours with the next commit."""
