@@ -68,9 +68,13 @@ class Mosquitto:
         await self._ended()
 
     async def stop(self) -> None:
-        if self._process is not None and self._process.returncode is None:
+        """Ask it to end, and wait. It forgets that it was asked if that was just when it began."""
+        assert self._process is not None
+        while self._process.returncode is None:
             self._process.terminate()
-            await self._ended()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), 1)
+        await self._reading
 
     async def _ended(self) -> None:
         assert self._process is not None

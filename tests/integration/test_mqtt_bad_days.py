@@ -5,12 +5,14 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from meshwright.errors import MailboxFull, StoreUnavailable
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
-from meshwright.messages import Event
+from meshwright.messages import Event, Receipt
 from tests.acceptance.driver import mesh_up
 from tests.integration.http_mesh import http_mesh
 from tests.integration.mqtt_broker import (
@@ -154,7 +156,65 @@ async def test_what_was_published_while_the_mesh_was_away_is_done_when_it_is_bac
         assert (await caller.document())["result"]["text"] == "you said: hello"
 
 
+async def test_a_message_is_the_brokers_until_its_task_is_durable(
+    tmp_path: Path, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*args: object, **options: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    begun = asyncio.Event()
+    async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
+        monkeypatch.setattr(api.mesh, "submit", never)
+        await publish(broker, SUBMIT, HELLO)
+        await begun.wait()
+    async with client(broker, OUTCOMES) as caller, http_mesh(tmp_path, mqtt_url=broker.url):
+        assert (await caller.document())["result"]["text"] == "you said: hello"
+
+
+async def test_what_cannot_be_taken_now_is_taken_when_it_can(
+    tmp_path: Path, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
+        submit, busy = api.mesh.submit, [MailboxFull("full"), StoreUnavailable("away")]
+
+        async def at_last(*args: Any, **options: Any) -> Receipt:
+            if busy:
+                raise busy.pop()
+            return await submit(*args, **options)
+
+        monkeypatch.setattr(api.mesh, "submit", at_last)
+        assert (await ask(broker, SUBMIT, HELLO))["status"] == "dispatched"
+        assert not busy
+
+
+async def test_a_fault_of_ours_is_said_and_the_next_message_served(
+    tmp_path: Path, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*args: object, **options: object) -> None:
+        raise RuntimeError("a secret")
+
+    async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
+        with monkeypatch.context() as patch:
+            patch.setattr(api.mesh, "submit", broken)
+            problem = await ask(broker, SUBMIT, HELLO)
+        assert (problem["status"], problem["detail"]) == (500, "an unexpected RuntimeError")
+        assert (await ask(broker, SUBMIT, HELLO))["status"] == "dispatched"
+
+
 # The same message again
+
+
+async def test_a_new_message_under_an_old_number_is_a_new_task(tmp_path: Path) -> None:
+    """A broker that has forgotten everything counts from 1 again."""
+    async with mosquitto(tmp_path / "broker") as broker, http_mesh(tmp_path, mqtt_url=broker.url) as api:
+        for number in (1, 2):
+            await publish(broker, SUBMIT, HELLO)
+            await told(api.mesh, "task.succeeded", number)
+            await broker.kill()
+            await broker.start()
+            await told(api.mesh, "edge.connected", number + 1)
+        assert len((await api.get("/tasks"))["items"]) == 2
 
 
 async def test_a_message_whose_acknowledgement_was_lost_is_no_second_task(

@@ -88,6 +88,7 @@ async def test_the_whole_bus_can_be_read_by_topic(api: Api, caller: Client) -> N
     assert {f"mesh/default/events/{station}" for station in stations} <= found.keys()
     kept = {event["id"]: event for event in (await api.get("/events", task_id="mine-3"))["items"]}
     assert kept == {event["id"]: event for event in found.values() if event["task_id"] == "mine-3"}
+    assert (await api.get("/events", event_type="edge.refused"))["items"] == [], "it hears itself"
 
 
 async def test_a_failed_task_has_its_outcome_too(api: Api, broker: Mosquitto) -> None:

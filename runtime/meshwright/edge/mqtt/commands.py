@@ -113,10 +113,15 @@ class Commands:
         """Take nothing new."""
         self._closed = True
 
-    async def finished(self) -> None:
-        """Wait until those under way have ended."""
+    async def finished(self, seconds: float) -> None:
+        """Wait until those under way have ended, some time at most."""
         if self._under_way:
-            await asyncio.wait(self._under_way)
+            await asyncio.wait(self._under_way, timeout=seconds)
+
+    def abandon(self) -> None:
+        """Wait no longer for those under way: unacknowledged as they are, they come again."""
+        for task in self._under_way:
+            task.cancel()
 
     async def _serve(self, connection: Connection, delivery: Delivery) -> None:
         try:

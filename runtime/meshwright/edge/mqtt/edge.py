@@ -18,6 +18,7 @@ from meshwright.edge.mqtt.pauses import STEADY_SECONDS, Pauses
 from meshwright.edge.mqtt.presence import Presence, will
 from meshwright.edge.mqtt.topics import Topics
 from meshwright.edge.mqtt.views import Views
+from meshwright.errors import HostError
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.mesh import Mesh
@@ -30,7 +31,7 @@ FIRST_TRY_SECONDS = (
     2.0  # that a start waits, so that a mesh which is ready is at its broker where there is one
 )
 CUT_OFF_TIMES = 3  # in a row, soon after the broker let us in: that is no accident
-LEAVE_SECONDS = 3.0  # that a stop gives to what is under way
+LEAVE_SECONDS = 2.0  # that each step of a stop may take
 
 
 class MqttEdge:
@@ -98,7 +99,8 @@ class MqttEdge:
         running.cancel()
         await asyncio.wait([running])
         self._notices.close()
-        await self._outcomes.stop()
+        with suppress(HostError):  # it says itself why it ended; some outcomes come twice then
+            await self._outcomes.stop()
 
     def _hear(self, event: Event) -> None:
         self._views.hear(event)
@@ -148,7 +150,8 @@ class MqttEdge:
         finally:
             self._connection = None
             connection.abort("it is of no more use")
-            await self._commands.finished()
+            await self._commands.finished(LEAVE_SECONDS)
+            self._commands.abandon()
 
     async def _subscribe(self, connection: Connection) -> None:
         """Ask for what clients publish, unless the broker has kept that. Raises BrokerRefuses."""
@@ -177,9 +180,9 @@ class MqttEdge:
 
     async def _leave(self, connection: Connection) -> None:
         """Say goodbye, as far as that goes within some seconds."""
+        await self._commands.finished(LEAVE_SECONDS)
         with suppress(TimeoutError, BrokerAway):
             async with asyncio.timeout(LEAVE_SECONDS):
-                await self._commands.finished()
                 await self._presence.leave(connection)
                 await connection.close()
 
