@@ -93,7 +93,7 @@ def test_our_mosquitto_keeps_everything() -> None:
     assert check_mosquitto(COMPONENTS / OURS) == []
 
 
-@pytest.mark.parametrize("name", ["persistence", "autosave_on_changes", "autosave_interval"])
+@pytest.mark.parametrize("name", ["persistence", "autosave_interval"])
 def test_a_mosquitto_that_may_lose_messages_is_told(tmp_path: Path, name: str) -> None:
     changed = tmp_path / "mosquitto.conf"
     lines = (COMPONENTS / OURS).read_text().splitlines()
