@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from pydantic_core import from_json
 
 from meshwright.actor import Actor
 from meshwright.envelope import ActorRef, Head, Message
-from meshwright.errors import NotFound, StoreUnavailable
+from meshwright.errors import Conflict, NotFound, StoreUnavailable
 from meshwright.hosts.dapr.documents import VALUES, Document, Entry, put_back, take_out
 from meshwright.hosts.dapr.state import State, Write
 from meshwright.turns import ActorKind, Commit
@@ -58,7 +59,6 @@ class Cell:
     writes: set[asyncio.Future[Any]] = field(default_factory=set)
     working: bool = False
     relaying: bool = False
-    unmarked: bool = False
     used_at: float = 0.0
 
     @property
@@ -144,14 +144,17 @@ class Documents:
             data = put_back(data, await self._values(ref, data[VALUES]))
         return Document.decode(data), stored.etag
 
-    async def swap(self, ref: ActorRef, document: Document, etag: str | None) -> str | None:
-        """Write a document over the version of that etag; returns the new etag where it is known.
+    async def begin_swap(
+        self, ref: ActorRef, document: Document, etag: str | None
+    ) -> asyncio.Future[str | None]:
+        """Begin to write a document over the version of that etag, its large values being there.
 
-        Raises Conflict, StoreUnavailable.
+        What is returned gives the new etag where it is known, or raises Conflict or StoreUnavailable.
         """
         data, values = take_out(document.encode())
-        await asyncio.gather(*(self._put_value(name, value) for name, value in values.items()))
-        return await self._state.swap(Write(self.key(ref), data, etag))
+        for name, value in values.items():
+            await self._put_value(name, value)
+        return self._state.swap(Write(self.key(ref), data, etag))
 
     async def etag(self, ref: ActorRef) -> str | None:
         """The etag of what is stored now."""
@@ -170,7 +173,8 @@ class Documents:
 
     async def _put_value(self, name: str, value: bytes) -> None:
         if name not in self._known_values:
-            await self._state.put(self._state.key("value", name), value)
+            with suppress(Conflict):  # it is there: its name is its content
+                await self._state.swap(Write(self._state.key("value", name), value))
             self._known_values[name] = None
             if len(self._known_values) > MAX_KNOWN_VALUES:
                 self._known_values.popitem(last=False)

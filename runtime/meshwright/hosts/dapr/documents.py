@@ -24,12 +24,43 @@ from meshwright.envelope import Head, Message
 from meshwright.errors import StoreTooNew
 from meshwright.messages import Event
 
-Entry = Message | Event
 VERSION = 1
 LARGE_BYTES = 32 * 1024
 REFERENCE = "$value"
 VALUES = "values"
 REMEMBERED_COMMITS = 4
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One message or event on its way. It is written more than once, and made JSON once."""
+
+    item: Message | Event
+    _data: bytes = b""
+
+    @property
+    def id(self) -> str:
+        """The id by which who takes it knows a repeat."""
+        return self.item.id
+
+    @property
+    def data(self) -> bytes:
+        """The message or event as JSON."""
+        if not self._data:
+            item = self.item
+            self._data = item.encode() if isinstance(item, Message) else encode_event(item)
+        return self._data
+
+    def encode(self) -> bytes:
+        """The entry of a document."""
+        return (b'{"message":%b}' if isinstance(self.item, Message) else b'{"event":%b}') % self.data
+
+    @classmethod
+    def decode(cls, data: Mapping[str, Any]) -> Entry:
+        """Read `encode` back."""
+        if "message" in data:
+            return cls(Message.decode(to_json(data["message"])))
+        return cls(Event.model_validate(data["event"]))
 
 
 @dataclass(slots=True)
@@ -55,7 +86,7 @@ class Document:
             to_json(self.by),
             to_json(envelope),
             head.state or b"null",
-            b",".join(map(encode_entry, self.outbox)),
+            b",".join([entry.encode() for entry in self.outbox]),
         )
 
     @classmethod
@@ -70,21 +101,7 @@ class Document:
                 remedy="run the newer version of Meshwright that wrote it",
             )
         head = Head.decode(to_json({**data["head"], "state": data["state"]}))
-        return cls(head, [decode_entry(entry) for entry in data["outbox"]], tuple(data["by"]))
-
-
-def encode_entry(entry: Entry) -> bytes:
-    """An entry of an outbox as JSON."""
-    if isinstance(entry, Message):
-        return b'{"message":%b}' % entry.encode()
-    return b'{"event":%b}' % encode_event(entry)
-
-
-def decode_entry(data: Mapping[str, Any]) -> Entry:
-    """Read `encode_entry` back."""
-    if "message" in data:
-        return Message.decode(to_json(data["message"]))
-    return Event.model_validate(data["event"])
+        return cls(head, [Entry.decode(entry) for entry in data["outbox"]], tuple(data["by"]))
 
 
 def encode_event(event: Event) -> bytes:

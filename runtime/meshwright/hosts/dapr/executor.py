@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from meshwright.errors import Conflict, Draining, StoreUnavailable
 from meshwright.host import RECORD_GAP, dead_letter
 from meshwright.hosts.dapr.cells import Cell, Delivery, Documents, without_alarm
 from meshwright.hosts.dapr.documents import Document, Entry, encode_event
-from meshwright.hosts.dapr.state import State
+from meshwright.hosts.dapr.state import State, Write
 from meshwright.hosts.dapr.watch import WatchList
 from meshwright.messages import Event
 from meshwright.tracing import NoTracing, Tracing
@@ -80,6 +81,7 @@ class Executor:
         self._tracing = tracing
         self._tells = tells
         self._commit_name = commit_name
+        self._seems_new: dict[tuple[str, str], bool] = {}
         self.watch: WatchList | None = None
 
     async def run(self, cell: Cell) -> None:
@@ -93,6 +95,7 @@ class Executor:
                 conflicts = 0
             except Conflict:
                 cell.forget()
+                self._seems_new[cell.kind.type, deliveries[0].message.method] = False
                 cell.mailbox.extendleft(reversed(deliveries))
                 conflicts += 1
                 if conflicts > 1:  # another worker is at the same actor: one of us has to wait
@@ -106,19 +109,28 @@ class Executor:
 
     async def _go(self, cell: Cell, deliveries: list[Delivery], *, contested: bool) -> None:
         """One go. An actor that keeps nothing is not read, unless a swap has shown that it is there."""
-        fresh = cell.document is None
-        if cell.document is None and is_stateless(cell) and not contested:
+        first = cell.document is None
+        guessed = first and not contested and self._guesses_new(cell, deliveries[0])
+        if guessed:
             cell.document = Document()
-        elif cell.document is None:
+        elif first:
             await self.load(cell)
+            self._seems_new[cell.kind.type, deliveries[0].message.method] = cell.etag is None
         taken = self._take(cell, deliveries)
         if taken.commits:
             await self._commit(cell, taken)
-        elif fresh:
+        elif first and not guessed:
             await self._take_up(cell)
         elif not is_stateless(cell) and await self._documents.etag(cell.ref) != cell.etag:
             raise Conflict(f"{cell.ref} was changed by another worker")
         await self._tell(cell, taken)
+
+    def _guesses_new(self, cell: Cell, delivery: Delivery) -> bool:
+        """Whether to try without reading first: the last actor that this turn activated was new too.
+
+        A wrong guess is found out by the swap, and costs one more.
+        """
+        return is_stateless(cell) or self._seems_new.get((cell.kind.type, delivery.message.method), False)
 
     async def _take_up(self, cell: Cell) -> None:
         """Watch and send what is owed, though no turn changed it: who did may have ended just then."""
@@ -193,39 +205,39 @@ class Executor:
         records = [record for commit in taken.commits for record in commit.records]
         if records or cell.writes:
             writes = [*cell.writes, *(self.put_record(record) for record in records)]
-            await asyncio.gather(*writes)
+            for write in writes:
+                with suppress(Conflict):  # there was one of that number, which stands
+                    await asyncio.shield(write)
         name = self._commit_name()
         document = Document(taken.head, [*cell.outbox, *entries], (name, *cell.document.by[:3]))
         armed = self.watch.arm(cell.ref) if owes(document) else None
-        swapped, watched = await asyncio.gather(
-            self._swap(cell, document, name), armed or asyncio.sleep(0), return_exceptions=True
-        )
-        if isinstance(swapped, BaseException):
-            raise swapped
-        if isinstance(watched, BaseException):
-            raise StoreUnavailable(f"{cell.ref} is not watched: {watched}") from watched
-        cell.document, cell.etag = document, swapped
-        cell.outbox += entries
-        cell.unmarked = bool(document.outbox)
-        if swapped is None:
-            cell.forget()
-
-    async def _swap(self, cell: Cell, document: Document, name: str) -> str | None:
-        """Write the document. None where its etag is not known, or another's came on top of it already."""
+        if armed is not None:
+            armed.add_done_callback(looked_at)
+        swap = await self._documents.begin_swap(cell.ref, document, cell.etag)
         try:
-            return await self._documents.swap(cell.ref, document, cell.etag)
+            etag = await swap
         except Conflict:
             found, _ = await self._documents.read(cell.ref)
             if name not in found.by:
                 raise
-            return None
+            etag = None  # ours it was, and another's came on top of it already
+        if armed is not None:
+            await self._watched(cell, armed)
+        cell.document, cell.etag = document, etag
+        cell.outbox += entries
+        if etag is None:
+            cell.forget()
 
-    def put_record(self, record: Record, events: Sequence[Event] = ()) -> asyncio.Future[bool]:
-        """Write a record; False if there was one of that number."""
+    async def _watched(self, cell: Cell, armed: Awaitable[None]) -> None:
+        try:
+            await armed
+        except Conflict as error:
+            raise StoreUnavailable(f"{cell.ref} is not watched: {error}") from error
+
+    def put_record(self, record: Record, events: Sequence[Event] = ()) -> asyncio.Future[str | None]:
+        """Write a record. What is awaited raises Conflict where there was one of that number: it stands."""
         value = encode_record(record, events, self._commit_name())
-        return asyncio.ensure_future(
-            self._state.put(self._record_key(record.ref, record.stream, record.n), value)
-        )
+        return self._state.swap(Write(self._record_key(record.ref, record.stream, record.n), value))
 
     def _record_key(self, ref: ActorRef, stream: str, n: int) -> str:
         return self._state.key("record", ref.type, ref.id, stream, str(n))
@@ -285,7 +297,9 @@ def is_stateless(cell: Cell) -> bool:
 
 def in_order(commit: Commit) -> list[Entry]:
     """What a turn sent, messages and events, in the order in which it did."""
-    entries: list[Entry] = [*commit.sends, *commit.events]
+    if not commit.sends:
+        return [Entry(event) for event in commit.events]
+    entries = [Entry(item) for item in (*commit.sends, *commit.events)]
     return sorted(entries, key=lambda entry: int(entry.id.rpartition("/")[2]))
 
 
@@ -306,6 +320,17 @@ def refuse(deliveries: Iterable[Delivery], error: Exception) -> None:
     """Tell whoever waits that it did not happen, or that nobody can say whether it did."""
     for delivery in deliveries:
         settle(delivery.reply, None, error)
+
+
+def looked_at(future: asyncio.Future[Any]) -> None:
+    """See what came of it: nobody may wait for it."""
+    if not future.cancelled():
+        future.exception()
+
+
+def pass_on(done: asyncio.Future[Any], to: asyncio.Future[Any]) -> None:
+    """Let one future end as another did."""
+    settle(to, None, ENDED if done.cancelled() else done.exception())
 
 
 def settle(reply: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -22,16 +22,18 @@ from meshwright import topics
 from meshwright.bus import Bus
 from meshwright.clock import Clock, SystemClock
 from meshwright.envelope import ActorRef, Message, Record
-from meshwright.errors import Draining, HostError, MailboxFull, NotFound, StoreFailed
+from meshwright.errors import Conflict, Draining, HostError, MailboxFull, NotFound, StoreFailed
 from meshwright.events.log import EventLog
+from meshwright.events.logger import EventLogger
 from meshwright.host import Listener, Signals, Subscription, dead_letter
 from meshwright.hosts.dapr.alarms import Alarms
 from meshwright.hosts.dapr.cells import Cell, Cells, Delivery, Documents
 from meshwright.hosts.dapr.channels.port import Route
 from meshwright.hosts.dapr.channels.replies import CALL, DELIVER
 from meshwright.hosts.dapr.documents import Entry
-from meshwright.hosts.dapr.executor import ENDED, Executor, Tells, refuse
+from meshwright.hosts.dapr.executor import ENDED, Executor, Tells, looked_at, pass_on, refuse, settle
 from meshwright.hosts.dapr.inbox import Inbox
+from meshwright.hosts.dapr.keeping import Batches, Confirmations, Keeper, OwnLog, RemoteLog
 from meshwright.hosts.dapr.link import Link
 from meshwright.hosts.dapr.naming import EVENTS, Naming
 from meshwright.hosts.dapr.options import Options
@@ -49,6 +51,7 @@ IDLE_SECONDS = 60.0
 RETRY_SECONDS = 0.1
 MAX_RETRY_SECONDS = 5.0
 DRAIN_SECONDS = 10.0
+TWIN_SECONDS = 1.0
 DRAIN_LOOK_SECONDS = 0.005
 MAX_EMITTED = 20_000  # events of this process that may wait for the broker
 LOG_GROUP = "event-logger"
@@ -99,9 +102,24 @@ class DaprHost:
         self._executor = Executor(
             self._link.state, self._documents, self.clock, tracing or NoTracing(), tells, self._commit_name
         )
-        self._publisher = Publisher(self._link.sidecar, sender, self._is_taken)
-        self._relay = Relay(self._publisher, self._deliver, self._begin, self._sent)
-        self._inbox = Inbox(self._bus, log, self.clock, sender, self._deliver, self._emit)
+        event_logger = EventLogger(log) if log is not None and keeps_log else None
+        batches = Batches(self._link.sidecar, sender, self._naming)
+        self._confirmations = Confirmations(self._link.sidecar, self._naming)
+        remote = RemoteLog(self._bus, batches)
+        self._keeper: Keeper = OwnLog(event_logger, self._bus, batches) if event_logger else remote
+        self._publisher = Publisher(self._link.sidecar, self._keeper, self._naming, self._is_taken)
+        self._relay = Relay(self._publisher, self._deliver, self._begin, self._settled)
+        self._inbox = Inbox(
+            self._bus,
+            event_logger,
+            self.clock,
+            sender,
+            self._deliver,
+            self._emit,
+            self._confirmations.add,
+            remote.confirm,
+        )
+        self._taking: dict[bytes, asyncio.Future[bool]] = {}
         self._alarms = Alarms(self.clock, self._ring)
         self._tasks: set[asyncio.Task[None]] = set()
         self._emitted = 0
@@ -109,6 +127,7 @@ class DaprHost:
         self._calls = itertools.count(1)
         self._open = asyncio.Event()
         self._draining = False
+        self._publishes = True
 
     # The port: what is known before the start
 
@@ -139,14 +158,13 @@ class DaprHost:
 
     async def start(self) -> None:
         """Meet the sidecar, take a lease, and begin. Raises StoreUnavailable, ConfigError, ServiceFailed."""
-        self._draining = False
+        self._draining, self._publishes = False, True
         if self._database is not None:
             await self._database.open()
         if self._own_log is not None:
             await self._own_log.start()
         try:
             await self._link.open()
-            self._publisher.use(self._link.naming)
             self._executor.watch = self._link.watch
             self._open.set()
             await self._link.serve()
@@ -184,7 +202,9 @@ class DaprHost:
         for cell in self._cells:
             refuse(cell.mailbox, ENDED)
         self._alarms.clear()
+        self._publishes = False
         self._publisher.cancel()
+        self._confirmations.cancel()
         await self._link.close(say_goodbye=say_goodbye)
         if self._own_log is not None:
             self._own_log.close()
@@ -245,7 +265,7 @@ class DaprHost:
         """Show an event to the listeners of every process; it is not kept."""
         self._bus.tell(event)
         if self._open.is_set():
-            self._publisher.pass_on(event).add_done_callback(_look)
+            self._keeper.show(Entry(event))
 
     async def read(self, ref: ActorRef) -> BaseModel | None:
         """The actor's committed state, from the store."""
@@ -260,15 +280,20 @@ class DaprHost:
         written = self._executor.put_record(record, events)
         cell.writes.add(written)
 
-        async def told() -> None:
-            try:
-                is_new = await written
-            finally:
-                cell.writes.discard(written)
-            if is_new and events:
-                await self._emit(events)
+        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        return self._begin(told(), f"record of {record.ref}")
+        def is_written(written: asyncio.Future[str | None]) -> None:
+            cell.writes.discard(written)
+            error = None if written.cancelled() else written.exception()
+            if written.cancelled() or (error is not None and not isinstance(error, Conflict)):
+                settle(kept, None, error or ENDED)
+            elif error is None and events:
+                self._emit(events).add_done_callback(lambda emitted: pass_on(emitted, kept))
+            else:  # where there was one of that number, that stands and has told its events
+                settle(kept, None, None)
+
+        written.add_done_callback(is_written)
+        return kept
 
     async def records(
         self, ref: ActorRef, stream: str, *, first: int = 1, last: int | None = None
@@ -276,7 +301,7 @@ class DaprHost:
         """The records of a stream, in order. What another worker had to tell with them is told again."""
         cell = self._cells.active(ref)
         if cell is not None and cell.writes:
-            await asyncio.gather(*cell.writes)
+            await asyncio.wait(cell.writes)
         stored = await self._executor.records(ref, stream, first, last)
         untold = [event for each in stored if not self._is_own(each.by) for event in each.events]
         if untold:
@@ -323,7 +348,23 @@ class DaprHost:
         if self._link.pings.take(data):
             return True
         await self._open.wait()
-        return await self._inbox.take(topic, data)
+        twin = self._taking.get(data)
+        if twin is not None:
+            return await asyncio.shield(twin)
+        taking = self._taking[data] = asyncio.ensure_future(self._inbox.take(topic, data))
+        taking.add_done_callback(lambda taking: self._taken(data, taking))
+        return await asyncio.shield(taking)
+
+    def _taken(self, data: bytes, taking: asyncio.Future[bool]) -> None:
+        """Forget a message, but not before its twin has come.
+
+        daprd's MQTT client hands each message of a shared subscription on twice once it has connected anew:
+        it then knows the subscription by its name and by its filter (seen with daprd 1.18).
+        """
+        if taking.cancelled() or taking.exception() is not None or not taking.result():
+            self._taking.pop(data, None)
+        else:
+            asyncio.get_running_loop().call_later(TWIN_SECONDS, self._taking.pop, data, None)
 
     async def on_actor(self, ref: ActorRef, method: str, body: bytes) -> bytes:
         """Run a turn for another host (CALL, DELIVER) or for any client of Dapr (by the turn's name)."""
@@ -458,7 +499,7 @@ class DaprHost:
     def _ring(self, ref: ActorRef) -> None:
         try:
             message = Message(f"wake/{self.incarnation}/{next(self._calls)}", ref, "wake")
-            self._enqueue(message, alarm=True).add_done_callback(_look)
+            self._enqueue(message, alarm=True).add_done_callback(looked_at)
         except HostError as error:  # its turn comes with the next look at what is open
             logger.warning("the alarm of %s is late: %s", ref, error)
 
@@ -479,13 +520,6 @@ class DaprHost:
         else:
             self._settled(cell)
 
-    def _sent(self, cell: Cell, entries: Sequence[Entry]) -> None:
-        if self._log is None:
-            for entry in entries:
-                if isinstance(entry, Event):
-                    self._bus.tell(entry)
-        self._settled(cell)
-
     def _settled(self, cell: Cell) -> None:
         """Strike an actor off the list that is owed nothing any more."""
         if cell.outbox or cell.working or cell.document is None:
@@ -493,31 +527,33 @@ class DaprHost:
         if not cell.head.obliged and cell.head.wake_at is None:
             self._link.disarm(cell.ref)
 
-    def _emit(self, events: Sequence[Event]) -> asyncio.Task[None]:
-        """Queue events at once, and see to it that the broker has them."""
+    def _emit(self, events: Sequence[Event]) -> asyncio.Future[None]:
+        """Queue events at once, and see to it that they are kept and taken."""
         self._emitted += len(events)
-        futures = [future for event in events for future in self._publisher.add(event)]
-        return self._begin(self._emitted_until_taken(events, futures), "events")
+        emitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._try_to_emit([(Entry(event), event.topic) for event in events], emitted, RETRY_SECONDS)
+        return emitted
 
-    async def _emitted_until_taken(
-        self, events: Sequence[Event], futures: Sequence[asyncio.Future[None]]
+    def _try_to_emit(
+        self, entries: Sequence[tuple[Entry, str]], emitted: asyncio.Future[None], pause: float
     ) -> None:
-        pause = RETRY_SECONDS
-        try:
-            while True:
-                results = await asyncio.gather(*futures, return_exceptions=True)
-                failed = next((result for result in results if isinstance(result, BaseException)), None)
-                if failed is None:
-                    break
-                logger.warning("%d events are tried again in %.1f s: %s", len(events), pause, failed)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, MAX_RETRY_SECONDS)
-                futures = [future for event in events for future in self._publisher.add(event)]
-        finally:
-            self._emitted -= len(events)
-        if self._log is None:
-            for event in events:
-                self._bus.tell(event)
+        if not self._publishes:
+            settle(emitted, None, ENDED)
+            return
+        futures = [future for entry, topic in entries for future in self._publisher.add(entry, topic)]
+
+        def ended(results: asyncio.Future[list[BaseException | None]]) -> None:
+            failed = None if results.cancelled() else next(filter(None, results.result()), None)
+            if failed is None:
+                self._emitted -= len(entries)
+                settle(emitted, None, ENDED if results.cancelled() else None)
+                return
+            logger.warning("%d events are tried again in %.1f s: %s", len(entries), pause, failed)
+            again = min(2 * pause, MAX_RETRY_SECONDS)
+            loop = asyncio.get_running_loop()
+            loop.call_later(pause, self._try_to_emit, entries, emitted, again)
+
+        asyncio.gather(*futures, return_exceptions=True).add_done_callback(ended)
 
     # Small parts
 
@@ -526,6 +562,9 @@ class DaprHost:
 
     def _is_own(self, commit_name: str) -> bool:
         return commit_name.partition("/")[0] == self.incarnation
+
+    def _naming(self) -> Naming:
+        return self._link.naming
 
     def _commit_name(self) -> str:
         return f"{self.incarnation}/{next(self._commits)}"
@@ -552,9 +591,3 @@ class DaprHost:
         while True:
             await asyncio.sleep(IDLE_SECONDS / 2)
             self._cells.trim(self._now() - IDLE_SECONDS)
-
-
-def _look(future: asyncio.Future[Any]) -> None:
-    """See what came of it: nobody waits for it."""
-    if not future.cancelled():
-        future.exception()

@@ -15,7 +15,6 @@ from meshwright.bus import Bus
 from meshwright.clock import Clock
 from meshwright.envelope import Message
 from meshwright.errors import HostError
-from meshwright.events.log import EventLog
 from meshwright.events.logger import EventLogger
 from meshwright.hosts.dapr.order import Order
 from meshwright.messages import Event, new_id
@@ -28,24 +27,29 @@ MAX_QUOTED = 200  # characters of a message that is nonsense
 class Inbox:
     """Takes what comes from the broker. True acks it; False asks for it again.
 
-    Nonsense is acked, since it would come for ever, and recorded as `bus.refused`.
+    Nonsense is acked, since it would come for ever, and recorded as `bus.refused`. `confirm` tells another
+    process which of its batches the log has, `confirmed` hears of ours.
     """
 
     def __init__(
         self,
         bus: Bus,
-        log: EventLog | None,
+        log: EventLogger | None,
         clock: Clock,
         sender: str,
         deliver: Callable[[Message], Awaitable[None]],
         emit: Callable[[Sequence[Event]], Awaitable[None]],
+        confirm: Callable[[str, int], None],
+        confirmed: Callable[[Sequence[int]], None],
     ) -> None:
         self._bus = bus
-        self._logger = EventLogger(log) if log is not None else None
+        self._logger = log
         self._clock = clock
         self._sender = sender
         self._deliver = deliver
         self._emit = emit
+        self._confirm = confirm
+        self._confirmed = confirmed
         self._order = Order()
 
     async def take(self, topic: str, data: bytes) -> bool:
@@ -53,26 +57,31 @@ class Inbox:
         try:
             document = from_json(data)
             if isinstance(document, dict) and "events" in document:
-                async with self._order.turn(document["from"], document["n"]):
-                    return await self._take_batch(document)
+                return await self._take_batch(document)
+            if isinstance(document, dict) and "logged" in document:
+                self._confirmed(document["logged"].get(self._sender, ()))
+                return True
             event = Event.model_validate(document)
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             return await self._refuse(topic, data, error)
         return await self._take_event(event)
 
     async def _take_batch(self, batch: dict[str, Any]) -> bool:
+        """Keep and show the events of another process; ours are kept and shown where they come from."""
+        sender, number = str(batch["from"]), int(batch["n"])
+        if sender == self._sender:
+            return True
         events = [Event.model_validate(event) for event in batch["events"]]
         passing = [Event.model_validate(event) for event in batch.get("passing", ())]
-        own = batch.get("from") == self._sender
-        try:
-            if self._logger is not None:
-                events = await self._logger.take(events)
-        except HostError as error:
-            logger.warning("%d events are not in the log yet: %s", len(events), error)
-            return False
-        for event in events if self._logger is not None or not own else ():
-            self._bus.tell(event)
-        for event in passing if not own else ():
+        if self._logger is not None and events:
+            async with self._order.turn(sender, number):
+                try:
+                    events = await self._logger.take(events)
+                except HostError as error:
+                    logger.warning("%d events are not in the log yet: %s", len(events), error)
+                    return False
+            self._confirm(sender, number)
+        for event in (*events, *passing):
             self._bus.tell(event)
         return True
 

@@ -36,8 +36,8 @@ class Lease:
         self._alive_until: dict[str, float] = {}
         self._renewing: asyncio.Task[None] | None = None
 
-    async def succeed(self, replica: str, incarnation: str) -> None:
-        """Follow the last incarnation of the same replica: it has ended, or this one would not be here.
+    async def succeed(self, replica: str, incarnation: str) -> bool:
+        """Follow the last incarnation of the same replica, if there was one: it has ended, since we are here.
 
         Should it live after all, only work is done twice: its commits are refused as those of any other.
         """
@@ -47,6 +47,7 @@ class Lease:
             await self._sidecar.delete(self._key(last))
         value = to_json({"v": 1, "incarnation": incarnation})
         await self._sidecar.save([Write(key, value, blind=True)])
+        return stored is not None
 
     async def take(self, incarnation: str) -> None:
         """Hold a lease for this incarnation from now on. Raises StoreUnavailable."""

@@ -64,6 +64,7 @@ class Link:
         self._elsewhere: dict[ActorRef, int] = {}
         self._returns: dict[tuple[str, str], TypeAdapter[Any]] = {}
         self._is_mqtt = True
+        self._has_predecessor = False
 
     async def open(self) -> None:
         """Meet the sidecar, let it call us, take a lease, and open a watch list."""
@@ -91,7 +92,8 @@ class Link:
         async with asyncio.timeout(self._options.ready_seconds):
             while not (await self.sidecar.facts()).actors_ready:  # noqa: ASYNC110 daprd tells nobody
                 await asyncio.sleep(READY_RETRY_SECONDS)
-        await self._kick()
+        if self._has_predecessor:  # for whom the broker may have kept something
+            await self._kick()
         if not await self.pings.prove(
             [(component, self.naming.topic(topic)) for component, topic in self._host.topics], PING_SECONDS
         ):
@@ -175,7 +177,7 @@ class Link:
 
     async def _open_incarnation(self) -> None:
         incarnation = self._host.incarnation
-        await self.lease.succeed(self._options.replica, incarnation)
+        self._has_predecessor = await self.lease.succeed(self._options.replica, incarnation)
         await self.lease.take(incarnation)
         self.watch = WatchList(self.state, incarnation)
         await self.recovery.open(self.watch)

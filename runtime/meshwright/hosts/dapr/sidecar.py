@@ -23,6 +23,7 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # of one gRPC message, either way; daprd h
 CALL_SECONDS = 10.0
 READY_RETRY_SECONDS = 0.05
 JSON = "application/json"
+RAW = {"rawPayload": "true"}
 TOKEN = "dapr-api-token"
 FIRST_WRITE = common_v1.StateOptions(concurrency=common_v1.StateOptions.CONCURRENCY_FIRST_WRITE)
 LAST_WRITE = common_v1.StateOptions(concurrency=common_v1.StateOptions.CONCURRENCY_LAST_WRITE)
@@ -135,11 +136,15 @@ class Sidecar:
 
     # Topics
 
-    async def publish(self, pubsub: str, topic: str, bodies: Sequence[bytes]) -> None:
-        """Give messages of a topic to the broker. After an error some may have been taken."""
+    async def publish(self, pubsub: str, topic: str, bodies: Sequence[bytes], *, raw: bool = False) -> None:
+        """Give messages of a topic to the broker, as CloudEvents unless `raw`.
+
+        After an error some may have been taken.
+        """
+        metadata = RAW if raw else {}
         if len(bodies) == 1:
             request = api_v1.PublishEventRequest(
-                pubsub_name=pubsub, topic=topic, data=bodies[0], data_content_type=JSON
+                pubsub_name=pubsub, topic=topic, data=bodies[0], data_content_type=JSON, metadata=metadata
             )
             await self._call(self._stub.PublishEvent, request)
             return
@@ -147,7 +152,7 @@ class Sidecar:
             api_v1.BulkPublishRequestEntry(entry_id=str(n), event=body, content_type=JSON)
             for n, body in enumerate(bodies)
         ]
-        bulk = api_v1.BulkPublishRequest(pubsub_name=pubsub, topic=topic, entries=entries)
+        bulk = api_v1.BulkPublishRequest(pubsub_name=pubsub, topic=topic, entries=entries, metadata=metadata)
         reply = await self._call(self._stub.BulkPublishEvent, bulk)
         if reply.failedEntries:
             failed = reply.failedEntries[0].error

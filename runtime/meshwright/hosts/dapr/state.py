@@ -65,14 +65,6 @@ class State:
         """
         return self._writes.add(write)
 
-    async def put(self, key: str, value: bytes) -> bool:
-        """Write a value that is never changed. False if the key had one before, which stands."""
-        try:
-            await self.swap(Write(key, value))
-        except Conflict:
-            return False
-        return True
-
     async def settle(self) -> None:
         """Return when everything under way is written or refused."""
         await self._writes.settle()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +70,7 @@ class WatchList:
     def __len__(self) -> int:
         return len(self._page_of)
 
-    def arm(self, ref: ActorRef) -> Awaitable[None] | None:
+    def arm(self, ref: ActorRef) -> asyncio.Future[None] | None:
         """Put an actor on the list; await the result, if there is one, to know that durable.
 
         Raises Conflict (from what is awaited) where another has adopted the list: this worker had lapsed.
