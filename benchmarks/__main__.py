@@ -32,6 +32,7 @@ BENCHMARKS = {
     "recovery": "kill -9 with 10,000 open tasks",
     "starts": "how long until something is there: help, up, ask; memory of an idle mesh",
     "install": "size of the default install",
+    "dapr": "the whole road on Dapr; 1, 32 and 128 in flight",
     "model_http": "the HTTP adapter of the model port",
     "model_router": "the Router adapter of the model port",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,20 +60,21 @@ def build_stand(
     *,
     model: Any = None,
     agents: tuple[type[Agent], ...] | None = (BenchAgent,),
+    host: Callable[[Grounds], Host] = embedded_host,
     **settings: Any,
 ) -> Stand:
     """Make a mesh with the default settings on a folder; `agents=None` gives it the whole fleet."""
     databases: list[Database] = []
 
-    def host(grounds: Grounds) -> Host:
+    def noted(grounds: Grounds) -> Host:
         databases.append(grounds.database)
-        return embedded_host(grounds)
+        return host(grounds)
 
     mesh = build_mesh(
         Settings(data_dir=Path(folder), **settings),
         project=ROOT,
         agents=agents,
         model=model or InstantModel(),
-        host=host,
+        host=noted,
     )
     return Stand(mesh, databases[0])

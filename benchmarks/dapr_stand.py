@@ -1,0 +1,44 @@
+"""The mesh on Dapr that is measured: the one of `stand.py`, beside a sidecar that runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.stand import Stand, build_stand
+from meshwright import topics
+from meshwright.assembly import Grounds
+from meshwright.host import Host
+from meshwright.hosts.dapr import DaprHost, Options
+
+
+def options_of(place: dict[str, Any]) -> Options:
+    """A worker's place, as the host wants it."""
+    app = place["app"]
+    return Options(
+        app_id=app["app_id"],
+        replica=app["pod"],
+        namespace=app["namespace"],
+        grpc_port=app["grpc_port"],
+        app_port=app["port"],
+        channel=app["protocol"],
+        api_token=app["api_token"],
+        app_token=app["app_token"],
+        broker_url=place["broker_url"],
+    )
+
+
+def build_dapr_stand(folder: str, place: dict[str, Any], *, front: bool = True, **known: Any) -> Stand:
+    """Make the mesh of a worker; the `front` keeps the event log."""
+
+    def host(grounds: Grounds) -> Host:
+        return DaprHost(
+            options_of(place),
+            clock=grounds.clock,
+            log=grounds.log,
+            database=grounds.database,
+            keeps_log=front,
+            tracing=grounds.tracing,
+            taken_elsewhere=(topics.tasks("#"), topics.TASK_RESULTS),
+        )
+
+    return build_stand(folder, host=host, **known)
