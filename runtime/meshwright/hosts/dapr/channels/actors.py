@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABCMeta
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from datetime import timedelta
 from typing import Any, cast
 
 from dapr.actor import Actor, ActorInterface, ActorRuntime, Remindable, actormethod
@@ -25,7 +24,8 @@ from meshwright.hosts.dapr.channels.replies import CALL, DELIVER
 hosted: ContextVar[Callbacks] = ContextVar("hosted")
 """The app that daprd has called in this context."""
 
-NO_CLIENT = cast(DaprActorClientBase, object())  # the host calls daprd; the SDK's own client waits for it
+# Turns reach daprd through the host. The SDK would make a client, and block until daprd is up.
+NO_CLIENT = cast(DaprActorClientBase, object())
 
 
 class PlainBodies(Serializer):
@@ -67,7 +67,7 @@ async def register(types: Mapping[str, Sequence[str]]) -> None:
 
     Raises ValueError where a turn has a name that the hosts use.
     """
-    ActorRuntime.set_actor_config(HostedTypes(actor_idle_timeout=timedelta(hours=1)))
+    ActorRuntime.set_actor_config(HostedTypes())
     for kind, turns in types.items():
         bodies = PlainBodies()
         await ActorRuntime.register_actor(actor_class(kind, turns), bodies, bodies, actor_client=NO_CLIENT)

@@ -53,7 +53,7 @@ class Callbacks:
         with self._counted():
             try:
                 return await self._app.on_topic(pubsub, topic, payload(message))
-            except Exception as error:
+            except Exception as error:  # whatever it was, the message was not taken
                 defect = None if isinstance(error, MeshError) else error
                 logger.warning("a message on %s has to come again: %r", topic, error, exc_info=defect)
                 return False

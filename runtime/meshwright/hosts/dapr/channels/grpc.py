@@ -14,11 +14,11 @@ from grpc import StatusCode
 from meshwright.hosts.dapr.channels.actors import register
 from meshwright.hosts.dapr.channels.callbacks import Callbacks
 from meshwright.hosts.dapr.channels.port import (
+    ANSWER_SECONDS,
     LOOPBACK,
     RAW,
     RECEIVE_BYTES,
     SEND_BYTES,
-    STOP_SECONDS,
     TOKEN_HEADER,
     App,
     port_taken,
@@ -74,7 +74,7 @@ class GrpcChannel:
         if self._actors is not None:
             await self._actors.close()
         if self._server is not None:
-            await self._server.stop(STOP_SECONDS)
+            await self._server.stop(ANSWER_SECONDS)
 
 
 class AppCallback:

@@ -25,10 +25,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from meshwright.hosts.dapr.channels.actors import hosted, register
 from meshwright.hosts.dapr.channels.callbacks import Callbacks
 from meshwright.hosts.dapr.channels.port import (
+    ANSWER_SECONDS,
     LOOPBACK,
     RAW,
     RECEIVE_BYTES,
-    STOP_SECONDS,
     TOKEN_HEADER,
     App,
     port_taken,
@@ -152,7 +152,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=int(STOP_SECONDS),
+                timeout_graceful_shutdown=ANSWER_SECONDS,
             )
         )
 

@@ -20,6 +20,8 @@ RAW = {"rawPayload": "true"}
 """Metadata of every subscription: what daprd cannot read it hands over, and does not hold for ever."""
 STOP_SECONDS = 10.0
 """What callbacks under way have to end, once a channel stops."""
+ANSWER_SECONDS = 1
+"""What the answers of callbacks that have ended have to leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Channel(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Take nothing new, and let the callbacks under way end within STOP_SECONDS."""
+        """Take nothing new, let the callbacks under way end within STOP_SECONDS, and close the port."""
         ...
 
 
