@@ -229,7 +229,17 @@ async def test_who_names_no_response_topic_is_told_at_errors(
 
 
 @pytest.mark.parametrize(
-    "topic", ["mesh/default/submit", "mesh", "mesh/acme/x", "$SYS/x", "$share/g/x", "x" * 513]
+    "topic",
+    [
+        "mesh/default/submit",
+        "mesh",
+        "mesh/acme/x",
+        "$SYS/x",
+        "$share/g/x",
+        "replies/+",
+        "replies/#",
+        "x" * 513,
+    ],
 )
 async def test_an_answer_goes_to_no_topic_where_it_could_do_harm(
     api: Api, caller: Client, topic: str
@@ -244,6 +254,14 @@ async def test_correlation_data_has_its_limit(api: Api, caller: Client) -> None:
     await caller.subscribe("mesh/default/errors")
     caller.publish(SUBMIT, HELLO, reply_to="replies/long", correlation=b"x" * 1025)
     assert (await caller.document())["problem"]["code"] == "TooLarge"
+
+
+async def test_what_a_stranger_wrote_does_not_fill_the_log(api: Api, caller: Client) -> None:
+    await caller.subscribe("mesh/default/errors")
+    caller.publish(SUBMIT, {"x" * 100_000: 1, "y" * 100_000: 1})
+    error = await caller.document()
+    assert error["problem"]["status"] == 422
+    assert len(json.dumps(error)) < 2000
 
 
 async def test_a_flood_of_refusals_is_told_with_a_count(api: Api, caller: Client) -> None:

@@ -14,7 +14,8 @@ from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from meshwright.edge.mqtt.connection import BrokerAway, BrokerRefuses, Connection, Take
+from meshwright.edge.mqtt.connection import Connection, Take
+from meshwright.edge.mqtt.faults import BrokerAway, BrokerRefuses
 from meshwright.edge.mqtt.packets import Publication
 from meshwright.errors import ConfigError
 from meshwright.settings import Settings
@@ -59,6 +60,8 @@ class Broker:
         client = self._client()
         try:
             await self._dial(client)
+            connection = Connection(client, take)
+            await connection.start()
         except ssl.SSLCertVerificationError as error:
             remedy = "set mqtt_ca_file to the authority that signed it, and name the broker as it does"
             raise BrokerRefuses(
@@ -67,8 +70,6 @@ class Broker:
         except (OSError, ValueError) as error:  # paho makes a ValueError of some broken answers
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise BrokerAway(f"cannot be reached: {reason}") from error
-        connection = Connection(client, take)
-        await connection.start()
         return connection
 
     def _client(self) -> Client:

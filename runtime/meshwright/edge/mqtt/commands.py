@@ -15,7 +15,8 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshwright.edge.mqtt.connection import BrokerAway, Connection
+from meshwright.edge.mqtt.connection import Connection
+from meshwright.edge.mqtt.faults import BrokerAway
 from meshwright.edge.mqtt.notices import Notices
 from meshwright.edge.mqtt.outcomes import Outcomes, ReplyTo
 from meshwright.edge.mqtt.packets import PROBLEM, Delivery, Publication
@@ -103,11 +104,13 @@ class Commands:
         self._mesh = mesh
 
     def take(self, connection: Connection, delivery: Delivery) -> None:
-        """Carry a message out, beside others. Once closed it is left for the next start."""
-        if not self._closed:
-            task = asyncio.create_task(self._serve(connection, delivery), name="mqtt-command")
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+        """Carry a message out, beside others. Once closed it is left to the broker, for the next start."""
+        if self._closed:
+            connection.release()
+            return
+        task = asyncio.create_task(self._serve(connection, delivery), name="mqtt-command")
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     def close(self) -> None:
         """Take nothing new."""
@@ -195,7 +198,7 @@ class Commands:
         wished = delivery.properties.get("reply", "receipt")
         if wished not in REPLIES:
             raise InvalidInput(
-                f"there is no reply {wished!r}", remedy="known are receipt, outcome", field="reply"
+                f"there is no reply {wished[:40]!r}", remedy="known are receipt, outcome", field="reply"
             )
         task = await self._front.read(delivery.payload, TaskRequest)
         key = delivery.properties.get("idempotency-key")

@@ -1,4 +1,4 @@
-"""One connection to a broker: paho's client on the sockets of the event loop, with bounds on both ways.
+"""One connection to a broker, with bounds on both ways.
 
 Too many messages that are not handled yet, and the socket is not read until there are fewer: the broker keeps
 the rest. At most so many of ours wait for the broker's word. It begins, ends once, and is not used again, so
@@ -8,8 +8,6 @@ that an acknowledgement cannot reach another connection than that of its message
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +17,11 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from meshwright.edge.mqtt.faults import CREDENTIALS, BrokerAway, BrokerRefuses, Overrun, refusal
 from meshwright.edge.mqtt.packets import Delivery, Publication
-from meshwright.errors import HostError
+from meshwright.edge.mqtt.sockets import LoopSocket
 
 ANSWER_SECONDS = 10.0  # that the broker has to answer CONNECT and SUBSCRIBE
-TICK_SECONDS = 1.0  # between looks at whether it is time to ping
 MAX_OPEN = 128  # deliveries being handled, above which the socket is not read
 RESUME_AT = 32
 MAX_UNACKNOWLEDGED = 1024  # deliveries that are held; a broker that heeds no limit sends more
@@ -31,33 +29,6 @@ MAX_UNANSWERED = 64  # publications at qos 1 that wait for the broker's word
 FRAME_BYTES = 1024  # what a packet may hold around topic and payload
 QUOTA_EXCEEDED = "Quota exceeded"
 TOO_LARGE = "Packet too large"
-
-ELSEWHERE = "give each mesh on a broker an mqtt_prefix of its own"
-CREDENTIALS = (
-    "check mqtt_username and mqtt_password (MESH_MQTT_PASSWORD), and what the broker allows that user"
-)
-REMEDIES = {
-    "Bad user name or password": CREDENTIALS,
-    "Not authorized": CREDENTIALS,
-    "Client identifier not valid": ELSEWHERE,
-    "Session taken over": ELSEWHERE,
-    "Unsupported protocol version": "use a broker that speaks MQTT 5",
-    "Banned": CREDENTIALS,
-}
-"""Reasons that do not pass by themselves, and what to do."""
-
-
-class BrokerAway(HostError):
-    """The broker cannot be reached, or the connection has ended; a later try may succeed."""
-
-
-class BrokerRefuses(BrokerAway):
-    """The broker does not let us in: somebody has to do something first."""
-
-
-class Overrun(BrokerAway):
-    """The broker sent more than can be held, and has to send what was left aside over a new connection."""
-
 
 Take = Callable[["Connection", Delivery], None]
 """Takes what comes over a connection: `release` it once handled, and `acknowledge` it. Must not raise."""
@@ -67,22 +38,16 @@ class Connection:
     """A connection that is being opened, stands, or has ended."""
 
     def __init__(self, client: Client, take: Take) -> None:
-        sock = client.socket()
-        assert isinstance(sock, socket.socket)
         self._loop = asyncio.get_running_loop()
         self._client = client
-        self._sock = sock
+        self._socket = LoopSocket(client, self.abort)
         self._take = take
         self._ended: asyncio.Future[BrokerAway] = self._loop.create_future()
-        self._answers: dict[int, asyncio.Future[list[ReasonCode]]] = {}
         self._welcome: asyncio.Future[tuple[bool, Properties]] = self._loop.create_future()
+        self._subscribed: asyncio.Future[ReasonCode] = self._loop.create_future()
         self._unanswered: dict[int, asyncio.Future[str]] = {}
         self._shadowed: set[int] = set()
         self._window = asyncio.Semaphore(MAX_UNANSWERED)
-        self._written = asyncio.Event()
-        self._written.set()
-        self._tick: asyncio.TimerHandle | None = None
-        self._reading = False
         self._open = 0
         self._unacknowledged = 0
         self._overrun = False
@@ -90,38 +55,28 @@ class Connection:
         self.session_present = False
 
     async def start(self) -> None:
-        """Take over the socket, and wait for the broker's welcome. Raises BrokerAway or BrokerRefuses."""
+        """Take over the client, and wait for the broker's welcome. Raises BrokerAway or BrokerRefuses."""
         client = self._client
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
         client.on_publish = self._on_publish
         client.on_message = self._on_message
-        client.on_socket_close = self._on_socket_close
-        client.on_socket_register_write = self._on_more_to_write
-        client.on_socket_unregister_write = self._on_written
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._look()
-        self._go_on_reading()
-        if client.want_write():
-            client.loop_write()
         try:
+            self._socket.open()
             self.session_present, limits = await self._in_time(self._welcome)
         except BaseException:  # a cancelled start too must leave no socket open
-            self._end(BrokerAway("the connection was given up"))
+            self.abort("the connection was given up")
             raise
-        self._window = asyncio.Semaphore(
-            min(MAX_UNANSWERED, getattr(limits, "ReceiveMaximum", MAX_UNANSWERED))
-        )
+        maximum = getattr(limits, "ReceiveMaximum", MAX_UNANSWERED)
+        self._window = asyncio.Semaphore(min(MAX_UNANSWERED, maximum))
         self._max_bytes = getattr(limits, "MaximumPacketSize", self._max_bytes)
 
     async def subscribe(self, topic_filter: str) -> None:
-        """Ask for the messages of others to some topics, new ones only. Raises BrokerRefuses."""
+        """Ask for the messages of others to some topics, new ones only; once. Raises BrokerRefuses."""
         options = SubscribeOptions(qos=1, noLocal=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
-        _, mid = self._client.subscribe(topic_filter, options=options)
-        assert mid is not None
-        self._answers[mid] = self._loop.create_future()
-        [reason] = await self._in_time(self._answers[mid])
+        self._client.subscribe(topic_filter, options=options)
+        reason = await self._in_time(self._subscribed)
         if reason.is_failure:
             raise BrokerRefuses(
                 f"it does not let us subscribe to {topic_filter}: {reason}", remedy=CREDENTIALS
@@ -146,8 +101,8 @@ class Connection:
     def release(self) -> None:
         """A delivery is handled: it holds up the reading of others no more."""
         self._open -= 1
-        if not self._reading and self._open <= RESUME_AT and not self.is_over:
-            self._go_on_reading()
+        if not self._socket.is_reading and self._open <= RESUME_AT and not self.is_over:
+            self._socket.read()
 
     def acknowledge(self, delivery: Delivery) -> None:
         """Tell the broker that it may forget a delivery."""
@@ -155,7 +110,7 @@ class Connection:
             self._unacknowledged -= 1
             self._client.ack(delivery.packet_id, delivery.qos)
             if self._overrun and not self._unacknowledged:
-                self._client.loop_write()
+                self._socket.flush()
                 self._end(Overrun("it sent more than it was asked for, and gives the rest once more"))
 
     # What goes
@@ -188,7 +143,7 @@ class Connection:
 
     async def written(self) -> None:
         """Wait until all that was published has gone into the socket. Raises BrokerAway."""
-        await self._written.wait()
+        await self._socket.written()
         self._check()
 
     async def close(self) -> None:
@@ -219,8 +174,6 @@ class Connection:
         if self._ended.done():
             raise self._ended.result()
 
-    # The socket
-
     async def _in_time(self, answer: asyncio.Future[Any]) -> Any:
         """What the broker answers. Raises BrokerAway if it does not."""
         await asyncio.wait([answer, self._ended], timeout=ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -229,54 +182,17 @@ class Connection:
         self.abort(f"it did not answer within {ANSWER_SECONDS:g} s")
         raise self._ended.result()
 
-    def _go_on_reading(self) -> None:
-        self._reading = True
-        self._loop.add_reader(self._sock, self._read)
-        if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
-            self._loop.call_soon(self._read)
-
-    def _read(self) -> None:
-        if not self._reading:
-            return
-        self._guarded(self._client.loop_read)
-        if self._reading and isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
-            self._loop.call_soon(self._read)  # it is in memory already: the socket will not tell
-
-    def _look(self) -> None:
-        self._guarded(self._client.loop_misc)
-        if not self.is_over:
-            self._tick = self._loop.call_later(TICK_SECONDS, self._look)
-
-    def _write(self) -> None:
-        self._guarded(self._client.loop_write)
-
-    def _guarded(self, step: Any) -> None:
-        """Let paho do something; what it cannot read ends the connection."""
-        try:
-            step()
-        except Exception as error:  # noqa: BLE001 paho meets a broken packet with any kind of error
-            self._end(BrokerAway(f"it sent what cannot be read: {error}"))
-
     def _end(self, why: BrokerAway) -> None:
         if self.is_over:
             return
         self._ended.set_result(why)
-        if self._tick is not None:
-            self._tick.cancel()
-        self._forget_socket()
-        self._sock.close()
+        self._socket.close()
         self._window.release()  # whoever waits for a turn wakes the next, and finds the end
-        self._written.set()
         for answer in self._unanswered.values():
-            answer.set_exception(why)
-            answer.exception()  # seen: not everybody waits for it
+            if not answer.done():
+                answer.set_exception(why)
+                answer.exception()  # seen: not everybody waits for it
         self._unanswered.clear()
-
-    def _forget_socket(self) -> None:
-        if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
-        self._reading = False
 
     # What paho calls
 
@@ -289,7 +205,7 @@ class Connection:
         properties: Properties | None,
     ) -> None:
         if reason.is_failure:
-            self._end(_refusal(reason))
+            self._end(refusal(reason))
         elif not self._welcome.done():
             self._welcome.set_result((flags.session_present, properties or Properties(PacketTypes.CONNACK)))
 
@@ -302,7 +218,7 @@ class Connection:
         properties: Properties | None,
     ) -> None:
         if flags.is_disconnect_packet_from_server:
-            self._end(_refusal(reason))
+            self._end(refusal(reason))
         else:
             self._end(BrokerAway("the connection was lost"))
 
@@ -314,9 +230,8 @@ class Connection:
         reasons: list[ReasonCode],
         properties: Properties | None,
     ) -> None:
-        answer = self._answers.pop(mid, None)
-        if answer is not None and not answer.done():
-            answer.set_result(reasons)
+        if not self._subscribed.done():
+            self._subscribed.set_result(reasons[0])
 
     def _on_publish(
         self, client: Client, userdata: Any, mid: int, reason: ReasonCode, properties: Properties
@@ -325,7 +240,9 @@ class Connection:
             self._shadowed.discard(mid)
         elif mid in self._unanswered:
             self._window.release()
-            self._unanswered.pop(mid).set_result(str(reason) if reason.is_failure else "")
+            answer = self._unanswered.pop(mid)
+            if not answer.done():  # nobody may wait any more
+                answer.set_result(str(reason) if reason.is_failure else "")
 
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
         if message.qos and self._unacknowledged >= MAX_UNACKNOWLEDGED:
@@ -333,25 +250,6 @@ class Connection:
             return
         self._unacknowledged += message.qos
         self._open += 1
-        if self._open >= MAX_OPEN and self._reading:
-            self._loop.remove_reader(self._sock)
-            self._reading = False
+        if self._open >= MAX_OPEN:
+            self._socket.pause()
         self._take(self, Delivery.of(message))
-
-    def _on_socket_close(self, client: Client, userdata: Any, sock: Any) -> None:
-        self._forget_socket()
-
-    def _on_more_to_write(self, client: Client, userdata: Any, sock: Any) -> None:
-        self._written.clear()
-        self._loop.add_writer(self._sock, self._write)
-
-    def _on_written(self, client: Client, userdata: Any, sock: Any) -> None:
-        self._written.set()
-        if self._sock.fileno() >= 0:
-            self._loop.remove_writer(self._sock)
-
-
-def _refusal(reason: ReasonCode) -> BrokerAway:
-    name = reason.getName()
-    kind = BrokerRefuses if name in REMEDIES else BrokerAway
-    return kind(f"it says: {name.lower()}", remedy=REMEDIES.get(name, ""))

@@ -11,7 +11,8 @@ from typing import NoReturn
 
 from meshwright.edge.mqtt.broker import Broker
 from meshwright.edge.mqtt.commands import Commands, Front
-from meshwright.edge.mqtt.connection import ELSEWHERE, BrokerAway, BrokerRefuses, Connection, Overrun
+from meshwright.edge.mqtt.connection import Connection
+from meshwright.edge.mqtt.faults import ELSEWHERE, BrokerAway, BrokerRefuses, Overrun
 from meshwright.edge.mqtt.notices import Notices, Tell
 from meshwright.edge.mqtt.outcomes import Outcomes
 from meshwright.edge.mqtt.pauses import STEADY_SECONDS, Pauses

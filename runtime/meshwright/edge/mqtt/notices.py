@@ -13,7 +13,7 @@ Tell = Callable[[str, dict[str, Any]], object]
 REFUSED = "edge.refused"
 REFUSED_SECONDS = 1.0
 DROPPED_SECONDS = 10.0
-MAX_TOPIC_CHARS = 128
+MAX_CHARS = 256  # of a topic, or of what is said of a problem
 
 
 class Tally:
@@ -68,8 +68,15 @@ class Notices:
         self._tell("edge.disconnected", known)
 
     def refused(self, problem: dict[str, Any], topic: str, *, answered: bool) -> None:
-        """A client's message was refused; `answered` says whether the client can hear of it."""
-        self._refused[answered].add(topic=topic[:MAX_TOPIC_CHARS], answered=answered, problem=problem)
+        """A client's message was refused; `answered` says whether the client can hear of it.
+
+        Of what the client wrote no more than a beginning is told.
+        """
+        told = {
+            name: value[:MAX_CHARS] if isinstance(value, str) else value for name, value in problem.items()
+        }
+        told.pop("errors", None)
+        self._refused[answered].add(topic=topic[:MAX_CHARS], answered=answered, problem=told)
 
     def dropped(self, **known: Any) -> None:
         """A message of ours will not reach anybody."""

@@ -6,7 +6,8 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from meshwright.edge.mqtt.connection import BrokerAway, BrokerRefuses, Connection
+from meshwright.edge.mqtt.connection import Connection
+from meshwright.edge.mqtt.faults import BrokerAway, BrokerRefuses
 from meshwright.errors import HostError
 
 ResultT = TypeVar("ResultT")

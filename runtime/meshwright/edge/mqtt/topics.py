@@ -81,7 +81,7 @@ class Topics:
         match rest:
             case ["submit"]:
                 return Command("submit")
-            case ["tasks", task_id, ("cancel" | "answer") as verb] if re.match(ID_PATTERN, task_id):
+            case ["tasks", task_id, ("cancel" | "answer") as verb] if re.fullmatch(ID_PATTERN, task_id):
                 return Command(verb, task_id)
         raise NotFound(
             f"nothing can be asked for at {_short(topic)!r}",
