@@ -86,6 +86,15 @@ async def test_a_broker_that_does_not_answer_holds_up_neither_start_nor_stop(tmp
     server.close()
 
 
+async def test_a_stop_is_not_held_up_by_a_broker_that_fell_silent(
+    tmp_path: Path, road: Network, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with asyncio.timeout(15), http_mesh(tmp_path, mqtt_url=road.url) as api:
+        road.loses_what_is_sent = True
+        await api.finished(agent_id="echo")
+    assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
+
+
 async def test_a_broker_that_is_killed_in_the_middle_loses_nothing_that_was_accepted(
     tmp_path: Path, broker: Mosquitto
 ) -> None:

@@ -151,7 +151,7 @@ class Commands:
         except MeshError as error:
             return self._refusal(delivery, reply_to, error)
         except Exception as error:  # whatever it was, the sender hears of it and the next message is served
-            logger.exception("a message to %s failed", delivery.topic)
+            logger.exception("a message to %r failed", delivery.topic[:MAX_TOPIC_CHARS])
             failure = InternalError(
                 f"an unexpected {type(error).__name__}", remedy="the log of the mesh says more"
             )
