@@ -134,9 +134,9 @@ class Executor:
 
     async def _take_up(self, cell: Cell) -> None:
         """Watch and send what is owed, though no turn changed it: who did may have ended just then."""
-        assert self.watch is not None and cell.document is not None
+        assert cell.document is not None
         if owes(cell.document):
-            armed = self.watch.arm(cell.ref)
+            armed = self._watching().arm(cell.ref)
             if armed is not None:
                 await armed
             self._tells.send(cell)
@@ -200,7 +200,8 @@ class Executor:
 
     async def _commit(self, cell: Cell, taken: Taken) -> None:
         """Records first, then the document, with the actor on the watch list beside it."""
-        assert self.watch is not None and taken.head is not None and cell.document is not None
+        assert taken.head is not None and cell.document is not None
+        watch = self._watching()
         entries = [entry for commit in taken.commits for entry in in_order(commit)]
         records = [record for commit in taken.commits for record in commit.records]
         if records or cell.writes:
@@ -210,7 +211,7 @@ class Executor:
                     await asyncio.shield(write)
         name = self._commit_name()
         document = Document(taken.head, [*cell.outbox, *entries], (name, *cell.document.by[:3]))
-        armed = self.watch.arm(cell.ref) if owes(document) else None
+        armed = watch.arm(cell.ref) if owes(document) else None
         if armed is not None:
             armed.add_done_callback(looked_at)
         swap = await self._documents.begin_swap(cell.ref, document, cell.etag)
@@ -227,6 +228,11 @@ class Executor:
         cell.outbox += entries
         if etag is None:
             cell.forget()
+
+    def _watching(self) -> WatchList:
+        if self.watch is None:
+            raise StoreUnavailable("this worker could not renew its lease in time, and begins anew")
+        return self.watch
 
     async def _watched(self, cell: Cell, armed: Awaitable[None]) -> None:
         try:
