@@ -30,7 +30,7 @@ async def gather(folder: Path, *, kills: int = 0) -> Evidence:
             events=[event async for event in log.replay(EventFilter())],
             heads=_heads(database),
             undelivered=_undelivered(database),
-            listed=await _listed(log),
+            listed=await listed_in(log),
             model_calls=len(books.calls.read()),
             kills=kills,
             max_in_flight=AGENTS * MAX_CONCURRENCY,
@@ -55,7 +55,8 @@ def _undelivered(database: Database) -> int:
     return count
 
 
-async def _listed(log: EventLog) -> list[TaskSummary]:
+async def listed_in(log: EventLog) -> list[TaskSummary]:
+    """The list of tasks, whole."""
     listed: list[TaskSummary] = []
     cursor = None
     while True:

@@ -15,16 +15,17 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import uvloop
 from pydantic import TypeAdapter
 
 from meshwright.assembly import Grounds, build_mesh
 from meshwright.events.filter import EventFilter
+from meshwright.events.log import EventLog
 from meshwright.hosts.embedded import host
 from meshwright.mesh import Mesh
-from meshwright.messages import TaskRequest
+from meshwright.messages import Outcome, Receipt, TaskRequest
 from meshwright.settings import Settings
 from tests.faults import controls
 from tests.faults.failpoints import FailingHost, Failpoints
@@ -91,10 +92,22 @@ def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
     )
 
 
+class Asked(Protocol):
+    """What a client has to do with: a mesh."""
+
+    log: EventLog
+
+    async def submit(self, request: TaskRequest, *, idempotency_key: str) -> Receipt: ...
+
+    async def outcome(self, task_id: str) -> Outcome: ...
+
+    async def cancel(self, task_id: str) -> Any: ...
+
+
 class Client:
     """Has a plan's tasks done: sends each until it is accepted, writes that down, waits for its outcome."""
 
-    def __init__(self, mesh: Mesh, job: Job, failpoints: Failpoints) -> None:
+    def __init__(self, mesh: Asked, job: Job, failpoints: Failpoints) -> None:
         self._mesh = mesh
         self._job = job
         self._failpoints = failpoints

@@ -1,0 +1,51 @@
+"""Workers on Dapr that are broken on purpose, besides those of `controls`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from meshwright.envelope import ActorRef
+from meshwright.hosts.dapr import DaprHost
+from meshwright.hosts.dapr.watch import WatchList
+from tests.faults import controls
+
+ACK_FIRST = "ack before the commit"  # what the broker delivers is acknowledged, and taken a moment later
+UNWATCHED = "commits that nobody watches"  # the watch list is never written: nobody is told "accepted"
+HELD_SECONDS = 0.5
+
+
+def break_on_purpose(control: str) -> None:
+    """Break this process's host."""
+    controls.break_on_purpose(control)
+    if control == ACK_FIRST:
+        acknowledge_first()
+    if control == UNWATCHED:
+        never_watch()
+
+
+def acknowledge_first() -> None:
+    """Tell the broker that a message is taken, and take it later."""
+    on_topic = DaprHost.on_topic
+    held: set[asyncio.Task[bool]] = set()
+
+    async def take_later(self: DaprHost, pubsub: str, topic: str, data: bytes) -> bool:
+        await asyncio.sleep(HELD_SECONDS)
+        return await on_topic(self, pubsub, topic, data)
+
+    async def acknowledge(self: DaprHost, pubsub: str, topic: str, data: bytes) -> bool:
+        task = asyncio.create_task(take_later(self, pubsub, topic, data))
+        held.add(task)
+        task.add_done_callback(held.discard)
+        return True
+
+    setattr(DaprHost, "on_topic", acknowledge)  # noqa: B010 a door of this process, replaced
+
+
+def never_watch() -> None:
+    """Let each commit become durable, and what watches it never."""
+
+    def arm(self: WatchList, ref: ActorRef) -> Awaitable[None]:
+        return asyncio.get_running_loop().create_future()
+
+    setattr(WatchList, "arm", arm)  # noqa: B010

@@ -1,0 +1,146 @@
+"""What a mesh on Dapr has kept, as evidence for the oracle: heads from Redis, the log from the front."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import tempfile
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json
+
+from meshwright.envelope import ActorRef
+from meshwright.events.filter import EventFilter
+from meshwright.events.log import EventLog
+from meshwright.events.tasks import TaskSummary
+from meshwright.hosts.dapr.documents import VALUES, Document, put_back
+from meshwright.messages import Event
+from meshwright.storage.database import FILE_NAME, Database
+from tests.faults.evidence import AGENTS, listed_in
+from tests.faults.fleet import MAX_CONCURRENCY, Books
+from tests.faults.oracle import Evidence, number_of
+from tests.services import Services
+
+DUMP = """
+local prefix = 'state||' .. ARGV[1] .. '/'
+local found = {}
+for _, key in ipairs(redis.call('KEYS', prefix .. '*')) do
+    local name = string.sub(key, #prefix + 1)
+    if string.find(name, '^actor/') or string.find(name, '^value/') or string.find(name, '^record/') then
+        table.insert(found, name)
+        table.insert(found, redis.call('HGET', key, 'data'))
+    end
+end
+return found
+"""
+"""The documents and records of a namespace, at one moment: names and JSON, in turns."""
+
+
+async def gather(services: Services, namespace: str, books: Books, data: Path, *, kills: int) -> Evidence:
+    """Read a mesh that may be running: the store, a copy of the front's log, and the books."""
+    stored = await read_store(services, namespace)
+    heads = {ref: document.head for ref, document in stored.documents.items()}
+    taken = frozenset(message_id for head in heads.values() for message_id in head.seen)
+    events, listed = await log_in(data)
+    return Evidence(
+        accepted=[task_id for _, task_id in books.accepted.read()],
+        told=[(task_id, status) for task_id, status, _ in books.told.read()],
+        events=by_number(events),
+        heads=heads,
+        undelivered=undelivered(stored, events, taken),
+        listed=listed,
+        model_calls=len(books.calls.read()),
+        kills=kills,
+        max_in_flight=AGENTS * MAX_CONCURRENCY,
+        taken=taken,
+        in_order=False,
+    )
+
+
+async def log_in(data: Path) -> tuple[list[Event], list[TaskSummary]]:
+    """All events of a log that may be written to meanwhile, and its list of tasks."""
+    with tempfile.TemporaryDirectory() as folder:
+        await asyncio.to_thread(copy, data / FILE_NAME, Path(folder) / FILE_NAME)
+        database = Database(Path(folder))
+        await database.open()
+        try:
+            log = EventLog(database)
+            await log.start()
+            return [event async for event in log.replay(EventFilter())], await listed_in(log)
+        finally:
+            await database.close()
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a database as it is at one moment."""
+    reader = sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True)
+    writer = sqlite3.connect(target)
+    reader.backup(writer)
+    reader.close()
+    writer.close()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is in the store: the document of every actor, and the ids of what records had to tell."""
+
+    documents: Mapping[ActorRef, Document]
+    told: Set[str]
+
+
+async def read_store(services: Services, namespace: str) -> Stored:
+    """Read all of a namespace, at one moment."""
+    host, port = services.redis_host.split(":")
+    process = await asyncio.create_subprocess_exec(
+        *("redis-cli", "-h", host, "-p", port, "--no-auth-warning", "--json", "eval", DUMP, "0", namespace),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "REDISCLI_AUTH": services.redis_password},
+    )
+    answer, _ = await process.communicate()
+    assert process.returncode == 0, answer
+    flat: list[str] = json.loads(answer)
+    found = dict(zip(flat[::2], flat[1::2], strict=True))
+    documents = {
+        ActorRef.parse(name.removeprefix("actor/")): document_of(from_json(text), found)
+        for name, text in found.items()
+        if name.startswith("actor/")
+    }
+    records = [from_json(text) for name, text in found.items() if name.startswith("record/")]
+    return Stored(documents, {event["id"] for record in records for event in record["events"]})
+
+
+def document_of(data: dict[str, Any], found: Mapping[str, str]) -> Document:
+    """A document, its large values in their places."""
+    values = {name: found[f"value/{name}"].encode() for name in data.get(VALUES, ())}
+    return Document.decode(put_back(data, values))
+
+
+def undelivered(stored: Stored, events: Sequence[Event], taken: Collection[str]) -> int:
+    """How many messages and events of outboxes and records are neither with their receivers nor in the log."""
+    entries = [entry for document in stored.documents.values() for entry in document.outbox]
+    wanted = {entry.id for entry in entries} | stored.told
+    return len(wanted - {event.id for event in events} - set(taken))
+
+
+def by_number(events: Sequence[Event]) -> list[Event]:
+    """The log with the events of each actor in the order of their numbers.
+
+    Two workers that take turns at an actor publish side by side, so what the second one did may come first.
+    """
+    numbers: defaultdict[str, list[tuple[int, Event]]] = defaultdict(list)
+    for event in events:
+        number = number_of(event)
+        if number is not None:
+            numbers[event.aggregate_id].append((number, event))
+    sorted_events = {
+        aggregate_id: iter([event for _, event in sorted(own, key=lambda pair: pair[0])])
+        for aggregate_id, own in numbers.items()
+    }
+    return [
+        event if number_of(event) is None else next(sorted_events[event.aggregate_id]) for event in events
+    ]

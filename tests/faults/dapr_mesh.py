@@ -1,0 +1,185 @@
+"""A mesh on Dapr to do harm to: services of its own, and two workers of one app, each with its sidecar."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from meshwright.stack.services import Layer, Service
+from tests.faults.dapr_evidence import gather, read_store
+from tests.faults.dapr_node import Post
+from tests.faults.fleet import Books
+from tests.faults.node import ROOT, Item, Job
+from tests.faults.oracle import Evidence, complaints
+from tests.services import Process, Services, Sidecar
+
+NAMESPACE = "faults"
+MAX_MODEL_SECONDS = 0.1
+REST_SECONDS = 30.0  # what a mesh has to come to rest
+READY_SECONDS = 30.0
+LOOK_SECONDS = 0.02
+MAX_QUOTED = 20
+
+
+class Worker:
+    """A worker's process, which a test starts, kills and starts again, and its sidecar."""
+
+    def __init__(self, post: Post, sidecar: Sidecar, broker_url: str) -> None:
+        self.post = post
+        self.sidecar = sidecar
+        self._broker_url = broker_url
+        self._log = Path(f"{post.data}.log")
+        self._process = Process(self._service(post), self._log)
+        self._starts = 0
+
+    @property
+    def log(self) -> str:
+        """All it has said, in each of its runs."""
+        return self._log.read_text(errors="replace")
+
+    def launch(self) -> None:
+        """Start it, and do not wait."""
+        self._starts += 1
+        self._process.launch()
+
+    async def ready(self) -> None:
+        """Wait until it works."""
+        async with asyncio.timeout(READY_SECONDS):
+            while self.log.splitlines().count("ready") < self._starts:
+                assert self._process.failure() is None, self._process.failure()
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def start(self) -> None:
+        """Start it; its client, if it has one, goes on."""
+        self.launch()
+        await self.ready()
+        self.send(signal.SIGUSR1)
+
+    def break_on_purpose(self, control: str) -> None:
+        """Have its next run broken, or with an empty control sound."""
+        post = replace(self.post, job=replace(self.post.job, control=control))
+        self._process = Process(self._service(post), self._log)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self._process.kill()
+
+    async def stop(self) -> None:
+        """SIGTERM: it ends as it should."""
+        await asyncio.to_thread(self._process.stop)
+
+    def _service(self, post: Post) -> Service:
+        return Service(
+            name=Path(post.data).name,
+            layer=Layer.WORKERS,
+            argv=(sys.executable, "-m", "tests.faults.dapr_node", post.encode()),
+            address="",
+            ready="",
+            environment={
+                **os.environ,
+                **self.sidecar.app.environment(),
+                "MESH_BROKER_URL": self._broker_url,
+                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            },
+            stop_seconds=30.0,
+        )
+
+
+class DaprMesh:
+    """Two workers, `front` and `replica`, and a client in the front that has a plan's tasks done.
+
+    In a block all of it runs; at its end all is killed.
+    """
+
+    def __init__(self, services: Services, folder: Path, plan: Sequence[Item], **options: Any) -> None:
+        self.services = services
+        self.plan = plan
+        self.books = Books(folder)
+        self._folder = folder
+        control, model_seconds = options.pop("control", ""), options.pop("model_seconds", MAX_MODEL_SECONDS)
+        self._job = Job(str(folder), plan, control=control, max_model_seconds=model_seconds)
+        self._options = options
+        self.front = self._worker("mesh-0", is_front=True)
+        self.replica = self._worker("mesh-1", is_front=False)
+
+    def _worker(self, name: str, *, is_front: bool) -> Worker:
+        [port] = self.services.ports.take(1)
+        sidecar = self.services.daprd("mesh", port=port, namespace=NAMESPACE, pod=f"{name}.{NAMESPACE}")
+        job = self._job if is_front else replace(self._job, plan=())
+        post = Post(job, str(self._folder / name), NAMESPACE, is_front, **self._options)
+        return Worker(post, sidecar, self.services.broker_url)
+
+    async def __aenter__(self) -> Self:
+        try:
+            for worker in (self.front, self.replica):
+                worker.sidecar.launch()
+                worker.launch()
+            for worker in (self.replica, self.front):
+                await worker.ready()
+            self.front.send(signal.SIGUSR1)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill both workers and their sidecars."""
+        for worker in (self.front, self.replica):
+            worker.kill()
+            worker.sidecar.kill()
+
+    async def told(self, count: int) -> None:
+        """Wait until the client was told so many outcomes."""
+        while len(self.books.told.read()) < count:
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def actors(self, count: int) -> None:
+        """Wait until so many actors have had a turn."""
+        while len((await read_store(self.services, NAMESPACE)).documents) < count:
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def gather(self, *, kills: int = 0) -> Evidence:
+        """What there is to see now."""
+        return await gather(self.services, NAMESPACE, self.books, Path(self.front.post.data), kills=kills)
+
+    async def judge(self, *, kills: int = 0) -> Evidence:
+        """Ask the oracle until it has nothing to complain of, for as long as a mesh may take to rest."""
+        evidence, found = await self.complaints(kills=kills)
+        if found:
+            quoted = "\n".join(found[:MAX_QUOTED])
+            raise AssertionError(f"{len(found)} complaints, the first of them:\n{quoted}")
+        return evidence
+
+    async def complaints(
+        self, *, kills: int = 0, seconds: float = REST_SECONDS
+    ) -> tuple[Evidence, list[str]]:
+        """What the oracle complains of at last, and what it has seen."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + seconds
+        while True:
+            evidence = await self.gather(kills=kills)
+            found = [*self._untold(evidence), *complaints(evidence)]
+            if not found or clock() > until:
+                return evidence, found
+            await asyncio.sleep(10 * LOOK_SECONDS)
+
+    def _untold(self, evidence: Evidence) -> list[str]:
+        counts = {"accepted": len(evidence.accepted), "told of": len(evidence.told)}
+        wanted = len(self.plan)
+        return [f"{count} of {wanted} tasks were {what}" for what, count in counts.items() if count != wanted]

@@ -1,0 +1,148 @@
+"""The worker program on Dapr: a mesh beside its sidecar, and in the one that is the front a client of it.
+
+Its job is its argument, as JSON; it finds its sidecar by Dapr's variables. On stdout it says when it is
+"ready" and which tasks have "ended". SIGUSR1 lets the client begin; SIGTERM ends the worker as it ends
+`mesh worker`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+from pydantic import TypeAdapter
+
+from meshwright import topics
+from meshwright.assembly import Grounds, build_mesh
+from meshwright.assembly.roles import FLEET, role_of
+from meshwright.errors import HostError
+from meshwright.hosts.dapr import DaprHost, Options
+from meshwright.mesh import Mesh
+from meshwright.messages import Outcome, Receipt, TaskRequest
+from meshwright.settings import Settings
+from tests.faults import dapr_controls
+from tests.faults.failpoints import Failpoints
+from tests.faults.fleet import Books, CountingModel, agents
+from tests.faults.node import ROOT, Client, Job, say
+
+RETRY_SECONDS = 0.2
+LEASE_SECONDS, RENEW_SECONDS = 3.0, 0.5
+ResultT = TypeVar("ResultT")
+logger = logging.getLogger("client")
+
+
+@dataclass(frozen=True)
+class Post:
+    """One worker's place: what it does, where its own database is, and whether it is the front."""
+
+    job: Job
+    data: str
+    namespace: str
+    is_front: bool
+    redrive_seconds: float = 1.0
+
+    def encode(self) -> str:
+        return TypeAdapter(Post).dump_json(self).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> Post:
+        return TypeAdapter(Post).validate_json(text)
+
+
+class Patient:
+    """A mesh as a client sees it that asks again, under the same key, while the mesh cannot answer."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self.log = mesh.log
+
+    async def submit(self, request: TaskRequest, *, idempotency_key: str) -> Receipt:
+        return await self._again(lambda: self._mesh.submit(request, idempotency_key=idempotency_key))
+
+    async def outcome(self, task_id: str) -> Outcome:
+        return await self._again(lambda: self._mesh.outcome(task_id))
+
+    async def cancel(self, task_id: str) -> Any:
+        return await self._again(lambda: self._mesh.cancel(task_id))
+
+    async def _again(self, ask: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        while True:
+            try:
+                return await ask()
+            except HostError as error:
+                logger.warning("asks again: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+
+
+def mesh_of(post: Post) -> Mesh:
+    """The worker's part of the mesh, with leases and pauses that are short."""
+    job, unharmed = post.job, Failpoints()
+    books = Books(Path(job.folder))
+    fleet = agents(books, unharmed.passes)
+
+    def make(grounds: Grounds) -> DaprHost:
+        options = replace(
+            Options.from_environment(namespace=post.namespace, channel="auto"),
+            lease_seconds=LEASE_SECONDS,
+            renew_seconds=RENEW_SECONDS,
+            redrive_seconds=post.redrive_seconds,
+        )
+        return DaprHost(
+            options,
+            clock=grounds.clock,
+            log=grounds.log,
+            database=grounds.database,
+            keeps_log=grounds.role.is_front,
+            tracing=grounds.tracing,
+            taken_elsewhere=(topics.tasks("#"), topics.TASK_RESULTS),
+        )
+
+    return build_mesh(
+        Settings(data_dir=Path(post.data), host="dapr", namespace=post.namespace, **job.settings),
+        project=ROOT,
+        agents=fleet,
+        model=CountingModel(books, unharmed.passes, max_seconds=job.max_model_seconds),
+        host=make,
+        role=role_of(FLEET, [each.agent_id for each in fleet], replica=not post.is_front),
+    )
+
+
+async def work(post: Post) -> None:
+    """Work until SIGTERM."""
+    dapr_controls.break_on_purpose(post.job.control)
+    loop = asyncio.get_running_loop()
+    begin, end = asyncio.Event(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGUSR1, begin.set)
+    loop.add_signal_handler(signal.SIGTERM, end.set)
+    mesh = mesh_of(post)
+    async with mesh:
+        say("ready")
+        client = asyncio.create_task(be_client(mesh, post.job, begin))
+        client.add_done_callback(lambda client: None if client.cancelled() else client.result())
+        await end.wait()
+        client.cancel()
+
+
+async def be_client(mesh: Mesh, job: Job, begin: asyncio.Event) -> None:
+    """Have the plan's tasks done, once told to begin."""
+    await begin.wait()
+    await Client(Patient(mesh), job, Failpoints()).run()
+
+
+def main() -> None:
+    """Do the job of the arguments."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    post = Post.decode(sys.argv[1])
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work(post))
+
+
+if __name__ == "__main__":
+    main()

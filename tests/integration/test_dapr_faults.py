@@ -1,0 +1,228 @@
+"""Kill -9 of each part of a mesh on Dapr, under load: every accepted task goes on by itself, and ends once.
+
+What "right" means is the oracle's (tests/faults/oracle.py); the last tests here show that it sees what is
+wrong on Dapr too.
+"""
+
+import asyncio
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import controls, dapr_controls
+from tests.faults.dapr_mesh import DaprMesh
+from tests.faults.dapr_node import LEASE_SECONDS
+from tests.faults.node import Item
+from tests.services import Services
+
+pytestmark = [pytest.mark.needs("mosquitto", "redis-server", "redis-cli"), pytest.mark.timeout(70)]
+TASKS = 200
+SOME = 50  # outcomes after which harm is done: the load is under way, and most of it to come
+DOWN_SECONDS = 2.0  # how long a service stays away: the outage is what is tested
+NEVER = 3600.0
+
+MakeMesh = Callable[..., DaprMesh]
+
+
+@pytest.fixture
+def make_mesh(own_services: Services, tmp_path: Path, rng: random.Random, seed: int) -> MakeMesh:
+    """Makes a mesh with 200 tasks to do."""
+    print(f"seed {seed}")
+
+    def make(**options: Any) -> DaprMesh:
+        return DaprMesh(own_services, tmp_path, [load(number, rng) for number in range(TASKS)], **options)
+
+    return make
+
+
+@pytest.fixture
+def mesh(make_mesh: MakeMesh) -> DaprMesh:
+    return make_mesh()
+
+
+def load(number: int, rng: random.Random) -> Item:
+    """A task for load: of a third of them several share a thread, and a few are cancelled."""
+    if number % 40 == 7:
+        return Item(f"hang {number}", "clerk", cancel=True)
+    shape, agent_id = rng.choice([("plain", "clerk"), ("find", "finder"), ("ask", "manager")])
+    thread_id = f"thread-{rng.randrange(10)}" if rng.random() < 0.33 else None
+    return Item(f"{shape} {number}", agent_id, thread_id)
+
+
+# A worker, a sidecar, or both
+
+
+@pytest.mark.parametrize("name", ["front", "replica"])
+async def test_a_worker_is_killed_and_restarted(mesh: DaprMesh, name: str) -> None:
+    worker = getattr(mesh, name)
+    async with mesh:
+        await mesh.told(SOME)
+        worker.kill()
+        await worker.start()
+        evidence = await mesh.judge(kills=1)
+    assert evidence.of_type("task.resumed"), "the kill met no work under way"
+
+
+async def test_another_worker_takes_up_what_one_that_never_comes_back_has_left(mesh: DaprMesh) -> None:
+    async with mesh:
+        await mesh.told(SOME)
+        mesh.replica.kill()
+        mesh.replica.sidecar.kill()
+        evidence = await mesh.judge(kills=1)
+    assert evidence.of_type("task.resumed"), "the kill met no work under way"
+
+
+async def test_a_worker_never_comes_back_and_its_sidecar_stays(mesh: DaprMesh) -> None:
+    async with mesh:
+        await mesh.told(SOME)
+        mesh.replica.kill()
+        await mesh.judge(kills=1)
+
+
+@pytest.mark.parametrize("name", ["front", "replica"])
+async def test_a_sidecar_is_killed_and_restarted(mesh: DaprMesh, name: str) -> None:
+    worker = getattr(mesh, name)
+    async with mesh:
+        await mesh.told(SOME)
+        worker.sidecar.kill()
+        await worker.sidecar.start()
+        await mesh.judge()
+
+
+async def test_a_worker_and_its_sidecar_are_killed_together_and_restarted(mesh: DaprMesh) -> None:
+    async with mesh:
+        await mesh.told(SOME)
+        mesh.front.kill()
+        mesh.front.sidecar.kill()
+        mesh.front.sidecar.launch()
+        await mesh.front.start()
+        await mesh.judge(kills=1)
+
+
+# What they stand on
+
+
+async def test_the_broker_is_killed_and_restarted(mesh: DaprMesh) -> None:
+    async with mesh:
+        await mesh.told(SOME)
+        mesh.services.kill("mosquitto")
+        await asyncio.sleep(DOWN_SECONDS)
+        mesh.services.start_again("mosquitto")
+        await mesh.judge()
+
+
+async def test_redis_is_killed_and_restarted(mesh: DaprMesh) -> None:
+    async with mesh:
+        await mesh.told(SOME)
+        mesh.services.kill("redis")
+        await asyncio.sleep(DOWN_SECONDS)
+        mesh.services.start_again("redis")
+        await mesh.judge()
+
+
+async def test_placement_is_killed_and_restarted(mesh: DaprMesh) -> None:
+    async with mesh:
+        await mesh.told(SOME)
+        mesh.services.kill("placement")
+        await asyncio.sleep(DOWN_SECONDS)
+        mesh.services.start_again("placement")
+        await mesh.judge()
+
+
+@pytest.mark.parametrize("data", ["kept", "lost"])
+async def test_the_scheduler_is_killed_and_restarted(mesh: DaprMesh, data: str) -> None:
+    async with mesh:
+        await mesh.told(SOME)
+        mesh.services.kill("scheduler")
+        if data == "lost":
+            shutil.rmtree(mesh.services.folder / "scheduler")
+        mesh.replica.kill()
+        mesh.replica.sidecar.kill()
+        await asyncio.sleep(DOWN_SECONDS)
+        mesh.services.start_again("scheduler")
+        await mesh.judge(kills=1)
+
+
+# What is no crash
+
+
+async def test_a_worker_that_slept_beyond_its_lease_commits_nothing(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(model_seconds=0.5)
+    async with mesh:
+        await mesh.told(SOME)
+        mesh.replica.send(signal.SIGSTOP)
+        await asyncio.sleep(LEASE_SECONDS + 2)
+        mesh.replica.send(signal.SIGCONT)
+        evidence = await mesh.judge(kills=1)
+    assert evidence.of_type("task.resumed"), "nothing of the sleeper's was taken up"
+    assert "could not renew its lease in time" in mesh.replica.log
+
+
+async def test_workers_that_are_restarted_as_they_should_repeat_no_call(mesh: DaprMesh) -> None:
+    async with mesh:
+        for worker in (mesh.replica, mesh.front):
+            await mesh.told(len(mesh.books.told.read()) + SOME)
+            await worker.stop()
+            await worker.start()
+        await mesh.judge(kills=0)
+
+
+# What the oracle is for
+
+
+async def test_a_repeat_watches_what_a_worker_committed_and_died_before_it_watched(
+    make_mesh: MakeMesh,
+) -> None:
+    mesh = make_mesh()
+    mesh.front.break_on_purpose(dapr_controls.UNWATCHED)
+    async with mesh:
+        await mesh.actors(SOME)
+        mesh.front.kill()
+        mesh.front.break_on_purpose("")
+        await mesh.front.start()
+        await mesh.judge(kills=1)
+
+
+async def test_a_fence_keeps_out_the_second_end_of_a_worker_thought_dead(make_mesh: MakeMesh) -> None:
+    async with make_mesh(control=controls.ZOMBIES) as mesh:
+        evidence, found = await mesh.complaints()
+    assert [complaint for complaint in found if "model calls for" not in complaint] == []
+    assert len(evidence.of_type("work.discarded")) >= TASKS
+
+
+async def test_the_oracle_reports_ends_that_no_fence_kept_out(make_mesh: MakeMesh) -> None:
+    async with make_mesh(control=controls.NO_FENCE) as mesh:
+        await mesh.told(TASKS)
+        _, found = await mesh.complaints(seconds=5.0)
+    assert sum("ended 2 times" in complaint for complaint in found) >= TASKS // 2
+
+
+@pytest.mark.parametrize("redrive", ["off", "on"])
+async def test_the_oracle_reports_loss_where_a_broker_keeps_nothing_and_nobody_asks_again(
+    make_mesh: MakeMesh, redrive: str
+) -> None:
+    mesh = make_mesh(redrive_seconds=NEVER if redrive == "off" else 1.0)
+    async with mesh:
+        await mesh.told(SOME)
+        mesh.services.kill("mosquitto")
+        (mesh.services.folder / "mosquitto" / "mosquitto.db").unlink()
+        await asyncio.sleep(DOWN_SECONDS)
+        mesh.services.start_again("mosquitto")
+        _, found = await mesh.complaints(seconds=15.0)
+    assert any(complaint.startswith("lost: ") for complaint in found) == (redrive == "off")
+
+
+async def test_the_oracle_reports_loss_where_a_message_is_acknowledged_before_it_is_durable(
+    make_mesh: MakeMesh,
+) -> None:
+    async with make_mesh(control=dapr_controls.ACK_FIRST, redrive_seconds=NEVER) as mesh:
+        await mesh.told(SOME)
+        mesh.front.kill()
+        await mesh.front.start()
+        _, found = await mesh.complaints(kills=1, seconds=15.0)
+    assert any(complaint.startswith("lost: ") for complaint in found)
