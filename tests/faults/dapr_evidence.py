@@ -8,7 +8,8 @@ import os
 import sqlite3
 import tempfile
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def document_of(data: dict[str, Any], found: Mapping[str, str]) -> Document:
 
 
 def undelivered(stored: Stored, events: Sequence[Event], taken: Collection[str]) -> int:
-    """How many messages and events of outboxes and records are neither with their receivers nor in the log."""
+    """How many entries of outboxes and records are neither with their receivers nor in the log."""
     entries = [entry for document in stored.documents.values() for entry in document.outbox]
     wanted = {entry.id for entry in entries} | stored.told
     return len(wanted - {event.id for event in events} - set(taken))
