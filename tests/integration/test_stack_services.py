@@ -87,7 +87,11 @@ async def client(program: str, url: str, *arguments: str, stdin: str = "") -> st
     process = await asyncio.create_subprocess_exec(
         program, "-p", str(where.port), "-q", "1", *login, *arguments, stdin=PIPE, stdout=PIPE
     )
-    out, _ = await process.communicate(stdin.encode())
+    try:
+        out, _ = await process.communicate(stdin.encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
     return out.decode().strip()
 
 
