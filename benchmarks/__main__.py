@@ -33,6 +33,7 @@ BENCHMARKS = {
     "starts": "how long until something is there: help, up, ask; memory of an idle mesh",
     "install": "size of the default install",
     "dapr": "the whole road on Dapr; 1, 32 and 128 in flight",
+    "dapr_replicas": "the same with two workers",
     "model_http": "the HTTP adapter of the model port",
     "model_router": "the Router adapter of the model port",
 }

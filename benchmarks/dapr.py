@@ -7,7 +7,9 @@ flushes every write.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,37 +19,39 @@ from pydantic_core import to_json
 from benchmarks.bench import Bench, Round
 from benchmarks.dapr_floor import Floor
 from benchmarks.dapr_ground import ground, missing
-from benchmarks.dapr_load import LEVELS, at_each_level
+from benchmarks.dapr_load import at_each_level
 from benchmarks.dapr_stand import build_dapr_stand
 from benchmarks.figures import Row, column, compared
 from benchmarks.floor import Writer
 from benchmarks.instant import request
 from benchmarks.load import watching_stalls
 from benchmarks.road import stall_row
-from benchmarks.sides import run_side
+from benchmarks.sides import Side, side
 from meshwright.cli.serving import collect_seldom
 
+LEVELS = (1, 32, 128)
 SECONDS, MIN_SECONDS = 2.5, 1.5  # within less, none of 128 may end
 MIN_SHARE = 0.6
 MIN_RATE = {1: 0, 32: 350, 128: 450}
+OURS, BY_HAND = "benchmarks.dapr:ours", "benchmarks.dapr:by_hand"
 PROCESSES = ("worker", "daprd", "redis", "mosquitto", "placement", "scheduler")
 
 
 async def measure(bench: Bench) -> list[Row]:
     if reason := missing():
         return [Row("whole road on Dapr", f"not run: {reason}")]
-    sample, seconds = await bench.sample(), max(MIN_SECONDS, bench.seconds(SECONDS))
-    by_hand = partial(on_ground, bench, "benchmarks.dapr:by_hand", sample=sample, seconds=seconds)
+    timing = timing_of(bench, LEVELS)
+    floor = partial(on_ground, bench, BY_HAND, timing=timing, sample=await bench.sample())
     rounds = await bench.in_turns(
         {
-            "ours": partial(on_ground, bench, "benchmarks.dapr:ours", seconds=seconds),
-            "floor": partial(by_hand, by_calls=True),
-            "floor without calls": partial(by_hand, by_calls=False),
+            "ours": partial(on_ground, bench, OURS, timing=timing),
+            "floor": partial(floor, by_calls=True),
+            "floor without calls": partial(floor, by_calls=False),
         }
     )
-    ours, floor, bare = rounds.values()
+    ours, by_hand, bare = rounds.values()
     return [
-        *(row("whole road on Dapr", level, ours, floor) for level in LEVELS),
+        *(row("whole road on Dapr", level, ours, by_hand) for level in LEVELS),
         compared(
             "the same, 128 in flight, beside a floor without actor calls",
             column(ours, "rate_128", "tasks/s"),
@@ -56,6 +60,11 @@ async def measure(bench: Bench) -> list[Row]:
         ),
         stall_row("longest event loop stall, Dapr", column(ours, "stall_ms", "ms", 1)),
     ]
+
+
+def timing_of(bench: Bench, levels: Sequence[int]) -> dict[str, Any]:
+    """How long to measure, and at which levels."""
+    return {"levels": levels, "seconds": max(MIN_SECONDS, bench.seconds(SECONDS))}
 
 
 def row(what: str, level: int, ours: Sequence[Round], floor: Sequence[Round], *, judged: bool = True) -> Row:
@@ -84,31 +93,54 @@ def cpu(rounds: Sequence[Round], level: int) -> str:
     return f"{sum(medians.values()):.2f} ({each})"
 
 
-async def on_ground(bench: Bench, function: str, **arguments: Any) -> Round:
-    """Run one side beside a sidecar, on services of its own."""
+async def on_ground(
+    bench: Bench, front: str, *, replica: str | None = None, timing: Mapping[str, Any], **known: Any
+) -> Round:
+    """Run one side on services of its own: the worker that gets the load, and beside it perhaps another."""
     with bench.folder() as folder:
-        own = folder / "worker"
-        own.mkdir()
-        async with ground(folder) as here:
-            return await run_side(function, folder=str(own), place=here.place(), **arguments)
+        async with AsyncExitStack() as stack:
+            here = await stack.enter_async_context(ground(folder, workers=2 if replica else 1))
+            place, others = here.place(), list[Side]()
+            if replica:
+                second = side(replica, folder=made(folder / "replica"), place=here.place(1), **known)
+                others.append(await stack.enter_async_context(second))
+                place["pids"]["worker"] = [others[0].process.pid]
+            first = side(front, folder=made(folder / "front"), place=place, **known, **timing)
+            running = await stack.enter_async_context(first)
+            await asyncio.gather(running.next(), *(other.next() for other in others))
+            return await running.next()
+
+
+def made(folder: Path) -> str:
+    """A new folder."""
+    folder.mkdir()
+    return str(folder)
 
 
 async def ours(
-    folder: str, place: dict[str, Any], seconds: float, levels: Sequence[int] = LEVELS
-) -> Mapping[str, float]:
+    folder: str, place: dict[str, Any], seconds: float, levels: Sequence[int]
+) -> AsyncGenerator[Mapping[str, float]]:
     """Our side."""
     stand = build_dapr_stand(folder, place)
-    async with stand.running(), watching_stalls() as stalls:
-        seen = await at_each_level(stand.task, place, levels, seconds)
-        return {**seen, "stall_ms": stalls.max_seconds * 1000}
+    async with stand.running():
+        yield {}
+        async with watching_stalls() as stalls:
+            seen = await at_each_level(stand.task, place, levels, seconds)
+        yield {**seen, "stall_ms": stalls.max_seconds * 1000}
 
 
 async def by_hand(
-    folder: str, place: dict[str, Any], sample: dict[str, Any], by_calls: bool, seconds: float
-) -> Mapping[str, float]:
+    folder: str,
+    place: dict[str, Any],
+    seconds: float,
+    levels: Sequence[int],
+    sample: dict[str, Any],
+    by_calls: bool,
+) -> AsyncGenerator[Mapping[str, float]]:
     """The floor's side."""
     log = Writer(Path(folder, "floor.db"))
     body = to_json(request())
     collect_seldom()
     async with Floor(place, sample, by_calls=by_calls, log=log).running() as floor:
-        return await at_each_level(lambda: floor.task(body), place, LEVELS, seconds)
+        yield {}
+        yield await at_each_level(lambda: floor.task(body), place, levels, seconds)

@@ -10,7 +10,6 @@ from typing import Any
 from benchmarks.load import drive
 from benchmarks.road import warm_up
 
-LEVELS = (1, 32, 128)
 TICKS = os.sysconf("SC_CLK_TCK")
 USER, SYSTEM = 11, 12  # fields of /proc/PID/stat after the name
 
