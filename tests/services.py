@@ -127,9 +127,10 @@ class Process:
 class Sidecar:
     """A daprd that stands beside a test's app."""
 
-    def __init__(self, app: App, process: Process) -> None:
+    def __init__(self, app: App, process: Process, ports: Ports) -> None:
         self.app = app
         self._process = process
+        self._ports = ports
 
     @property
     def pid(self) -> int:
@@ -163,6 +164,11 @@ class Sidecar:
     def stop(self) -> None:
         """SIGTERM, and wait for its end."""
         self._process.stop()
+
+    def end(self) -> None:
+        """Be done with it, its ports included."""
+        self._process.kill()
+        self._ports.close()
 
 
 class Services:
@@ -231,7 +237,8 @@ class Services:
             placement=self.placement if actors else "",
             scheduler=self.scheduler if actors else "",
         )
-        grpc_port, http_port = self.ports.take(2)
+        ports = Ports()
+        grpc_port, http_port = ports.take(2)
         namespace = app.pop("namespace", None) or f"test-{new_secret()[:8]}"
         known = App(
             **{
@@ -246,8 +253,8 @@ class Services:
             }
             | app
         )
-        service = daprd(self.program("daprd"), self.ports, components, bus, known, backends)
-        return Sidecar(known, self._process(service))
+        service = daprd(self.program("daprd"), ports, components, bus, known, backends)
+        return Sidecar(known, self._process(service), ports)
 
     @asynccontextmanager
     async def sidecar(self, app_id: str = "mesh", **options: Any) -> AsyncIterator["Sidecar"]:
@@ -262,7 +269,7 @@ class Services:
             await sidecar.start()
             yield sidecar
         finally:
-            sidecar.kill()
+            sidecar.end()
 
     def run(self, service: Service) -> Process:
         """Start a service of the test's own making; it is ready when this returns."""

@@ -10,6 +10,7 @@ import subprocess
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from paho.mqtt.client import Client, MQTTMessage
@@ -92,7 +93,7 @@ class DaprStand(Stand):
     """Workers of one app."""
 
     shares_data = True
-    channel = "grpc"
+    channel: Literal["grpc", "http"] = "grpc"
     bus = "mqtt"
 
     def __init__(self, folder: Path, seed: int, services: Services) -> None:
@@ -185,4 +186,10 @@ class DaprStand(Stand):
         await super().close()
         self._broker.close()
         for sidecar in self._sidecars.values():
-            sidecar.kill()
+            sidecar.end()
+
+
+class DaprHttpStand(DaprStand):
+    """Over the channel of older sidecars."""
+
+    channel = "http"

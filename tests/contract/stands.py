@@ -198,7 +198,7 @@ class EmbeddedStand(Stand):
         return photograph
 
 
-from tests.contract.dapr_stand import DaprStand  # noqa: E402 it is built on what is above
+from tests.contract.dapr_stand import DaprHttpStand, DaprStand  # noqa: E402 built on what is above
 
 STANDS: dict[str, tuple[type[Stand], int]] = {
     "memory": (MemoryStand, 0),
@@ -207,11 +207,15 @@ STANDS: dict[str, tuple[type[Stand], int]] = {
     "mishaps-3": (MishapStand, 3),
     "embedded": (EmbeddedStand, 0),
     "dapr": (DaprStand, 0),
+    "dapr-http": (DaprHttpStand, 0),
 }
 """Each sort of host by name, with a number that is added to the seed of all chance."""
 
 LOSSY: dict[str, tuple[type[Stand], int]] = {f"lossy-{n}": (LossyStand, n) for n in range(1, 6)}
 """Those whose bus may lose an event on its way to a subscriber, by name, likewise."""
+
+PARTLY = {"dapr-http": ("test_claims", "test_messages")}
+"""Those that are tried on some modules alone: the rest is the same as on another."""
 
 STEADY = [name for name, (sort, _) in STANDS.items() if sort is not MishapStand]
 """Those that no fault restarts."""

@@ -45,7 +45,8 @@ class Delivery:
 class Cell:
     """One active actor. `document` is None until it is read; `etag` is None where there is none in the store.
 
-    `outbox` holds what is not taken yet, in order; the document may name more. `writes` are the records
+    `outbox` holds what is not kept or not delivered yet, in order, and `to_deliver` what of it is to be
+    delivered; the document may name more. `writes` are the records
     under way, which come before the next commit.
     """
 
@@ -56,15 +57,21 @@ class Cell:
     actor: Actor[Any] | None = None
     mailbox: deque[Delivery] = field(default_factory=deque)
     outbox: list[Entry] = field(default_factory=list)
+    to_deliver: deque[Entry] = field(default_factory=deque)
     writes: set[asyncio.Future[Any]] = field(default_factory=set)
     working: bool = False
     relaying: bool = False
     used_at: float = 0.0
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a turn, a record or a delivery is under way."""
+        return bool(self.mailbox or self.writes or self.working or self.to_deliver)
+
+    @property
     def idle(self) -> bool:
-        """Whether nothing is under way, so that the cell may be dropped."""
-        return not (self.mailbox or self.outbox or self.writes or self.working or self.relaying)
+        """Whether nothing is under way, nor waits for the log, so that the cell may be dropped."""
+        return not (self.is_busy or self.outbox)
 
     @property
     def head(self) -> Head:

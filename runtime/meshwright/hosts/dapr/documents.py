@@ -37,6 +37,13 @@ class Entry:
 
     item: Message | Event
     _data: bytes = b""
+    is_begun: bool = False
+    is_kept: bool = False
+    """An event: the log has it."""
+    is_delivered: bool = False
+    """Who takes messages there has it, or the broker for them."""
+    is_shown: bool = False
+    """An event: the listeners of this process have seen it."""
 
     @property
     def id(self) -> str:

@@ -143,11 +143,22 @@ class Executor:
 
     async def load(self, cell: Cell) -> None:
         """Read a cell's document. What another left in the outbox becomes ours with the next commit."""
-        document, cell.etag = await self._documents.read(cell.ref)
+        document, etag = await self._documents.read(cell.ref)
+        self._adopt(cell, document, etag)
+
+    async def refresh(self, cell: Cell) -> None:
+        """Read the document of a cell anew, unless turns of it are under way."""
+        before = cell.etag
+        if cell.working:
+            return
+        document, etag = await self._documents.read(cell.ref)
+        if not cell.working and cell.etag == before and (cell.document is None or etag != before):
+            self._adopt(cell, document, etag)
+
+    def _adopt(self, cell: Cell, document: Document, etag: str | None) -> None:
         ours = {entry.id for entry in cell.outbox}
         cell.outbox = [*(entry for entry in document.outbox if entry.id not in ours), *cell.outbox]
-        cell.document = document
-        cell.actor = None
+        cell.document, cell.etag, cell.actor = document, etag, None
 
     # Turns
 

@@ -33,14 +33,23 @@ logger = logging.getLogger("meshwright.dapr")
 
 MAX_BATCH_BYTES = 256 * 1024
 CONFIRM_SECONDS = 2.0  # within which the log confirms what it has; then it is sent again
-Batch = list[tuple[Entry, asyncio.Future[None]]]
+
+
+class Keeping(NamedTuple):
+    """An event on its way to the log: `offered` once the broker has it (or the log), `kept` once the log has.
+
+    Either may raise StoreUnavailable: then it has to be begun again.
+    """
+
+    offered: asyncio.Future[None]
+    kept: asyncio.Future[None]
 
 
 class Keeper(Protocol):
     """Sees to it that the log has events, and that whoever looks on is shown them."""
 
-    def keep(self, entry: Entry) -> asyncio.Future[None]:
-        """Queue an event; the result comes once the log has it."""
+    def keep(self, entry: Entry) -> Keeping:
+        """Begin to keep an event."""
         ...
 
     def show(self, entry: Entry) -> None:
@@ -50,6 +59,9 @@ class Keeper(Protocol):
     def cancel(self) -> None:
         """Give up, as a crash would."""
         ...
+
+
+Batch = list[tuple[Entry, Keeping]]
 
 
 class Batches:
@@ -92,9 +104,10 @@ class OwnLog:
         self._batches = batches
         self._writes: Grouping[Entry, None] = Grouping(self._write, size=512, width=1)
 
-    def keep(self, entry: Entry) -> asyncio.Future[None]:
+    def keep(self, entry: Entry) -> Keeping:
         """Write an event into the log, then show it here and elsewhere."""
-        return self._writes.add(entry)
+        kept = self._writes.add(entry)
+        return Keeping(kept, kept)
 
     def show(self, entry: Entry) -> None:
         """Show an event to the others."""
@@ -125,11 +138,12 @@ class RemoteLog:
         self._early: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def keep(self, entry: Entry) -> asyncio.Future[None]:
+    def keep(self, entry: Entry) -> Keeping:
         """Send an event until the log has it."""
-        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._send(entry, kept)
-        return kept
+        loop = asyncio.get_running_loop()
+        keeping = Keeping(loop.create_future(), loop.create_future())
+        self._send(entry, keeping)
+        return keeping
 
     def show(self, entry: Entry) -> None:
         """Show an event to the others."""
@@ -141,52 +155,57 @@ class RemoteLog:
             batch = self._unconfirmed.pop(number, None)
             if batch is None:
                 self._early.add(number)
-            for entry, kept in batch or ():
-                self._kept(entry, kept)
+            for _, keeping in batch or ():
+                _settle(keeping.kept)
 
     def cancel(self) -> None:
         """Give up."""
         for task in self._tasks:
             task.cancel()
         for batch in self._unconfirmed.values():
-            for _, kept in batch:
-                kept.cancel()
+            for _, keeping in batch:
+                keeping.kept.cancel()
         self._batches.cancel()
 
-    def _send(self, entry: Entry, kept: asyncio.Future[None]) -> None:
-        self._batches.add(entry, keep=True).add_done_callback(lambda sent: self._sent(entry, kept, sent))
+    def _send(self, entry: Entry, keeping: Keeping) -> None:
+        self._batches.add(entry, keep=True).add_done_callback(lambda sent: self._sent(entry, keeping, sent))
 
-    def _sent(self, entry: Entry, kept: asyncio.Future[None], sent: asyncio.Future[int]) -> None:
-        """The broker has it, or has not: then whoever waits is told, and sends it again."""
-        if sent.cancelled() or kept.done():
-            kept.cancel()
+    def _sent(self, entry: Entry, keeping: Keeping, sent: asyncio.Future[int]) -> None:
+        """The broker has it, and it is shown here; or it has not, and whoever waits is told."""
+        if sent.cancelled():
+            keeping.offered.cancel()
+            keeping.kept.cancel()
         elif (error := sent.exception()) is not None:
-            kept.set_exception(error)
-            kept.exception()
-        elif (number := sent.result()) in self._early:  # confirmed before the sidecar had answered
-            self._kept(entry, kept)
+            for future in keeping:
+                if not future.done():
+                    future.set_exception(error)
+                    future.exception()
         else:
-            if number not in self._unconfirmed:
-                self._unconfirmed[number] = []
-                self._begin(self._watch(number))
-            self._unconfirmed[number].append((entry, kept))
+            self._show_here(entry)
+            _settle(keeping.offered)
+            self._await_confirmation(entry, keeping, sent.result())
 
-    async def _watch(self, number: int) -> None:
+    def _show_here(self, entry: Entry) -> None:
+        if not entry.is_shown and isinstance(entry.item, Event):
+            entry.is_shown = True
+            self._bus.tell(entry.item)
+
+    def _await_confirmation(self, entry: Entry, keeping: Keeping, number: int) -> None:
+        if number in self._early:  # confirmed before the sidecar had answered
+            _settle(keeping.kept)
+            return
+        if number not in self._unconfirmed:
+            self._unconfirmed[number] = []
+            task = asyncio.create_task(self._send_again(number), name="unconfirmed events")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._unconfirmed[number].append((entry, keeping))
+
+    async def _send_again(self, number: int) -> None:
         await asyncio.sleep(CONFIRM_SECONDS)
         self._early.discard(number)
-        for entry, kept in self._unconfirmed.pop(number, ()):
-            self._send(entry, kept)
-
-    def _kept(self, entry: Entry, kept: asyncio.Future[None]) -> None:
-        if isinstance(entry.item, Event):
-            self._bus.tell(entry.item)
-        if not kept.done():
-            kept.set_result(None)
-
-    def _begin(self, work: Any) -> None:
-        task = asyncio.create_task(work, name="unconfirmed events")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        for entry, keeping in self._unconfirmed.pop(number, ()):
+            self._send(entry, keeping)
 
 
 class Confirmation(NamedTuple):
@@ -220,6 +239,11 @@ class Confirmations:
             body = to_json({"logged": logged})
             await self._sidecar.publish(BUS, self._naming().topic(EVENTS), [body], raw=True)
         return [None] * len(group)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _looked_at(future: asyncio.Future[Any]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from pydantic_core import to_json
@@ -24,34 +24,26 @@ logger = logging.getLogger("meshwright.dapr")
 
 RETRY_SECONDS = 0.1
 MAX_RETRY_SECONDS = 5.0
+KEEP_RETRY_SECONDS = 0.5
 
 
 class Publisher:
-    """Sends events: each to the log, and to its topic where anybody takes messages there."""
+    """Gives events to the topics from which anybody takes messages."""
 
     def __init__(
-        self,
-        sidecar: Sidecar,
-        keeper: Keeper,
-        naming: Callable[[], Naming],
-        is_taken: Callable[[str], bool],
+        self, sidecar: Sidecar, naming: Callable[[], Naming], is_taken: Callable[[str], bool]
     ) -> None:
+        self.is_taken = is_taken
         self._sidecar = sidecar
-        self._keeper = keeper
         self._naming = naming
-        self._is_taken = is_taken
         self._messages: Grouping[tuple[str, Entry], None] = Grouping(self._publish)
 
-    def add(self, entry: Entry, topic: str) -> list[asyncio.Future[None]]:
-        """Queue an event; await what is returned to know it kept and taken. Raises StoreUnavailable."""
-        futures = [self._keeper.keep(entry)]
-        if self._is_taken(topic):
-            futures.append(self._messages.add((topic, entry)))
-        return futures
+    def publish(self, topic: str, entry: Entry) -> asyncio.Future[None]:
+        """Queue an event; what is awaited raises StoreUnavailable where the broker did not take it."""
+        return self._messages.add((topic, entry))
 
     def cancel(self) -> None:
         """Give up."""
-        self._keeper.cancel()
         self._messages.cancel()
 
     async def _publish(self, group: list[tuple[str, Entry]]) -> list[BaseException | None]:
@@ -71,64 +63,95 @@ class Publisher:
 
 
 class Relay:
-    """Sends the outboxes of cells, each in order, until all of it is taken."""
+    """Sends the outboxes of cells until all of it is kept and delivered.
+
+    Deliveries go in order, one after another. The log goes its own way: while it is away work goes on, and
+    what it lacks stays in the outbox.
+    """
 
     def __init__(
         self,
         publisher: Publisher,
+        keeper: Keeper,
         deliver: Callable[[Message], Awaitable[None]],
         begin: Callable[[Coroutine[Any, Any, None], str], object],
-        sent: Callable[[Cell], None],
+        settled: Callable[[Cell], None],
     ) -> None:
         self._publisher = publisher
+        self._keeper = keeper
         self._deliver = deliver
         self._begin = begin
-        self._sent = sent
+        self._settled = settled
+        self._is_open = True
+
+    def open(self) -> None:
+        """Begin, again after `close`."""
+        self._is_open = True
+
+    def close(self) -> None:
+        """Try nothing again."""
+        self._is_open = False
 
     def start(self, cell: Cell) -> None:
-        """Send what is in a cell's outbox, and what comes into it meanwhile."""
-        if cell.outbox and not cell.relaying:
+        """Send what is new in a cell's outbox."""
+        for entry in cell.outbox:
+            if entry.is_begun:
+                continue
+            entry.is_begun = True
+            if isinstance(entry.item, Message):
+                entry.is_kept = True
+                cell.to_deliver.append(entry)
+            else:
+                self._keep(cell, entry)
+                if self._publisher.is_taken(entry.item.topic):
+                    cell.to_deliver.append(entry)
+                else:
+                    entry.is_delivered = True
+        if cell.to_deliver and not cell.relaying:
             cell.relaying = True
-            self._begin(self._run(cell), "relay")
+            self._begin(self._deliver_all(cell), "relay")
 
-    async def _run(self, cell: Cell) -> None:
+    def _keep(self, cell: Cell, entry: Entry) -> None:
+        def is_kept(kept: asyncio.Future[None]) -> None:
+            if kept.cancelled() or not self._is_open:
+                return
+            if kept.exception() is None:
+                entry.is_kept = True
+                self._ended(cell, entry)
+            else:
+                asyncio.get_running_loop().call_later(KEEP_RETRY_SECONDS, self._keep, cell, entry)
+
+        if self._is_open:
+            self._keeper.keep(entry).kept.add_done_callback(is_kept)
+
+    async def _deliver_all(self, cell: Cell) -> None:
         pause = RETRY_SECONDS
         try:
-            while cell.outbox:
-                entries = list(cell.outbox)
+            while cell.to_deliver:
+                entry = cell.to_deliver[0]
                 try:
-                    await self._send(entries)
+                    if isinstance(entry.item, Message):
+                        await self._deliver(entry.item)
+                    else:
+                        await self._publisher.publish(entry.item.topic, entry)
                 except Exception as error:  # noqa: BLE001 whatever it was, what is committed has to be sent
                     logger.warning("what %s sent is tried again in %.1f s: %s", cell.ref, pause, error)
                     await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                     pause = min(2 * pause, MAX_RETRY_SECONDS)
                     continue
                 pause = RETRY_SECONDS
-                sent = {id(entry) for entry in entries}
-                cell.outbox = [entry for entry in cell.outbox if id(entry) not in sent]
+                cell.to_deliver.popleft()
+                entry.is_delivered = True
+                self._ended(cell, entry)
         finally:
             cell.relaying = False
-        self._sent(cell)
 
-    async def _send(self, entries: Sequence[Entry]) -> None:
-        """Events may go side by side, messages one after another, since they overtake no other."""
-        published: list[asyncio.Future[None]] = []
-        for entry in entries:
-            if not isinstance(entry.item, Message):
-                published += self._publisher.add(entry, entry.item.topic)
-        failure: BaseException | None = None
-        try:
-            for entry in entries:
-                if isinstance(entry.item, Message):
-                    await self._deliver(entry.item)
-        finally:
-            for future in published:
-                try:
-                    await future
-                except Exception as error:  # noqa: BLE001 all of them end before any is tried again
-                    failure = failure or error
-        if failure is not None:
-            raise failure
+    def _ended(self, cell: Cell, entry: Entry) -> None:
+        """Leave an entry out of the next document, once it is both kept and delivered."""
+        if entry.is_kept and entry.is_delivered and entry in cell.outbox:
+            cell.outbox.remove(entry)
+            if not cell.outbox:
+                self._settled(cell)
 
 
 def as_cloud_event(entry: Entry) -> bytes:

@@ -1,0 +1,146 @@
+"""Wakes: actors that are owed something are looked at, woken, and let go of when they are owed nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from meshwright.clock import Clock
+from meshwright.envelope import ActorRef, Message
+from meshwright.errors import HostError
+from meshwright.hosts.dapr.alarms import Alarms
+from meshwright.hosts.dapr.cells import Cell, Cells
+from meshwright.hosts.dapr.deliveries import Deliveries
+from meshwright.hosts.dapr.executor import Executor, looked_at
+from meshwright.hosts.dapr.relay import Relay
+from meshwright.messages import new_id
+
+logger = logging.getLogger("meshwright.dapr")
+
+
+class Wakes:
+    """What the watch list's names are for. `incarnation` names the present run of this worker."""
+
+    def __init__(
+        self,
+        cells: Cells,
+        executor: Executor,
+        deliveries: Deliveries,
+        relay: Relay,
+        clock: Clock,
+        *,
+        incarnation: Callable[[], str],
+        is_gone: Callable[[str], Awaitable[bool]],
+    ) -> None:
+        self._cells = cells
+        self._executor = executor
+        self._deliveries = deliveries
+        self._relay = relay
+        self._alarms = Alarms(clock, self._ring)
+        self._incarnation = incarnation
+        self._is_gone = is_gone
+        self._in_other_hands: dict[ActorRef, int] = {}
+        self._id = new_id()
+        self._numbers = itertools.count(1)
+
+    # After a commit
+
+    def set_alarm(self, ref: ActorRef, when: datetime | None) -> None:
+        """Set an actor's one alarm, or clear it."""
+        self._alarms.set(ref, when)
+
+    def clear_alarms(self) -> None:
+        """Ring for nobody; the heads know the times."""
+        self._alarms.clear()
+
+    def send(self, cell: Cell) -> None:
+        """Send what a cell has to send, and let go of it where it has nothing."""
+        if cell.outbox:
+            self._relay.start(cell)
+        else:
+            self.settled(cell)
+
+    def settled(self, cell: Cell) -> None:
+        """All that a cell had to send is taken."""
+        if cell.outbox or cell.working or cell.document is None:
+            return
+        if not cell.head.obliged and cell.head.wake_at is None:
+            self._disarm(cell.ref)
+
+    # For the watch list
+
+    async def recover(self, ref: ActorRef) -> None:
+        """Wake an actor that a worker left behind: send what it sent, and ask again for what it waits for."""
+        cell = await self._owed(ref)
+        if cell is None:
+            return
+        self._relay.start(cell)
+        self._alarms.set(ref, cell.head.wake_at)
+        if cell.head.obliged:
+            await self._ask_again(cell, recover=True)
+
+    async def review(self, ref: ActorRef) -> None:
+        """Look at an open actor of this worker's list: strike it off, or ask again for what it waits for.
+
+        One in the hands of another that lives is let go when it is found so twice: that one watches it too.
+        """
+        cell = self._cells.active(ref)
+        if cell is not None and cell.is_busy:
+            return
+        cell = await self._owed(ref)
+        if cell is None or cell.document is None:
+            return
+        writer = cell.document.by[0].partition("/")[0] if cell.document.by else ""
+        is_ours = writer == self._incarnation()
+        if not is_ours and not await self._is_gone(writer):
+            if self._in_other_hands.get(ref) == cell.head.revision:
+                self._let_go(ref)
+            else:
+                self._in_other_hands[ref] = cell.head.revision
+            return
+        self._alarms.set(ref, cell.head.wake_at)
+        if not is_ours:
+            self._relay.start(cell)
+        if cell.head.obliged:
+            await self._ask_again(cell, recover=not is_ours)
+
+    async def _owed(self, ref: ActorRef) -> Cell | None:
+        """The actor's cell as the store has it, if it is owed anything; else it is let go."""
+        if ref.type not in self._cells.kinds:
+            logger.warning("%s is open, and no such actor lives here", ref)
+            return None
+        cell = self._cells.find(ref, asyncio.get_running_loop().time())
+        await self._executor.refresh(cell)
+        if cell.document is None:  # a turn of it is under way, and sees to it
+            return None
+        if cell.head.obliged or cell.head.wake_at is not None or cell.outbox:
+            return cell
+        self._let_go(ref)
+        return None
+
+    async def _ask_again(self, cell: Cell, *, recover: bool) -> None:
+        turns = [*(["recover"] * (recover and cell.kind.recovers)), *(["redrive"] * cell.kind.redrives)]
+        for turn in turns:
+            await self._deliveries.put(self._message(turn, cell.ref))
+
+    def _let_go(self, ref: ActorRef) -> None:
+        self._disarm(ref)
+        self._alarms.set(ref, None)
+        self._cells.drop(ref)
+
+    def _disarm(self, ref: ActorRef) -> None:
+        self._in_other_hands.pop(ref, None)
+        if self._executor.watch is not None:
+            self._executor.watch.disarm(ref)
+
+    def _ring(self, ref: ActorRef) -> None:
+        try:
+            self._deliveries.put(self._message("wake", ref), alarm=True).add_done_callback(looked_at)
+        except HostError as error:  # it is rung for again with the next look at what is open
+            logger.warning("the alarm of %s is late: %s", ref, error)
+
+    def _message(self, turn: str, ref: ActorRef) -> Message:
+        return Message(f"{turn}/{self._id}/{next(self._numbers)}", ref, turn)
