@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from meshwright.envelope import ActorRef
-from meshwright.errors import HostError, StoreUnavailable
+from meshwright.errors import MeshError
 from meshwright.hosts.dapr.lease import Lease
 from meshwright.hosts.dapr.sidecar import Sidecar
 from meshwright.hosts.dapr.watch import Watches, WatchList
@@ -94,8 +94,11 @@ class Recovery:
     async def sweep(self) -> None:
         """Adopt every list whose worker is gone, and give the scheduler the reminders of all others."""
         for incarnation in await self._watches.incarnations():
-            if not await self._adopt(incarnation):
-                await self._remind(incarnation)
+            try:
+                if not await self._adopt(incarnation):
+                    await self._remind(incarnation)
+            except MeshError as error:  # without a scheduler too every list gets its look
+                logger.warning("the open work of worker %s is looked for again later: %s", incarnation, error)
 
     async def on_reminder(self, incarnation: str) -> None:
         """A list's reminder has come to this worker."""
@@ -111,9 +114,10 @@ class Recovery:
             return False
         self._adopting.add(incarnation)
         try:
-            if not await self._watches.begin_adopting(incarnation):
+            watch = self._watch
+            if not await self._watches.begin_adopting(incarnation, watch.incarnation, self._lease.is_gone):
                 return False
-            await self._take_over(incarnation, self._watch)
+            await self._take_over(incarnation, watch)
         finally:
             self._adopting.discard(incarnation)
         return True
@@ -122,7 +126,6 @@ class Recovery:
         refs = await self._watches.close(incarnation)
         await asyncio.gather(*filter(None, map(watch.arm, refs)))
         await self._watches.remove(incarnation)
-        await self._sidecar.forget_reminder(self._reminder(incarnation), REMINDER)
         if refs:
             logger.info("%d open actors of worker %s are taken up", len(refs), incarnation)
         at_once = asyncio.Semaphore(WOKEN_AT_ONCE)
@@ -132,6 +135,7 @@ class Recovery:
                 await self._recover(ref)
 
         await asyncio.gather(*map(wake, refs))
+        await self._sidecar.forget_reminder(self._reminder(incarnation), REMINDER)
 
     async def _remind(self, incarnation: str) -> None:
         seconds = self._redrive_seconds
@@ -146,7 +150,7 @@ class Recovery:
         while True:
             try:
                 await self.sweep()
-            except HostError as error:
+            except MeshError as error:
                 logger.warning("open work of other workers is looked for again later: %s", error)
             await asyncio.sleep(SWEEP_SECONDS)
 
@@ -158,7 +162,7 @@ class Recovery:
             for ref in self._due(self._watch, loop.time()):
                 try:
                     await self._review(ref)
-                except StoreUnavailable as error:
+                except MeshError as error:
                     logger.warning("%s is looked at again later: %s", ref, error)
 
     def _due(self, watch: WatchList, now: float) -> list[ActorRef]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -189,11 +189,19 @@ class Watches:
         """Forget a list."""
         await self._change(lambda names: [name for name in names if name != incarnation])
 
-    async def begin_adopting(self, incarnation: str) -> bool:
-        """Whether this process may adopt a list now: another may be at it."""
+    async def begin_adopting(
+        self, incarnation: str, adopter: str, is_gone: Callable[[str], Awaitable[bool]]
+    ) -> bool:
+        """Whether this worker may adopt a list now: another that is alive may be at it."""
         key = self._state.key("adopting", incarnation)
+        stored = await self._state.read(key)
+        if stored is not None:
+            other = from_json(stored.value)["adopter"]
+            if other != adopter and not await is_gone(other):
+                return False
+        write = Write(key, _document(adopter=adopter), ttl_seconds=ADOPTING_TTL_SECONDS)
         try:
-            await self._state.swap(Write(key, _document(), ttl_seconds=ADOPTING_TTL_SECONDS))
+            await self._state.swap(over(write, stored))
         except Conflict:
             return False
         return True

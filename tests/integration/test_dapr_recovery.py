@@ -1,0 +1,99 @@
+"""Who takes up what a worker left behind, on a real state store."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from meshwright.envelope import ActorRef
+from meshwright.errors import StoreUnavailable
+from meshwright.hosts.dapr.lease import Lease
+from meshwright.hosts.dapr.recovery import Recovery
+from meshwright.hosts.dapr.sidecar import Sidecar
+from meshwright.hosts.dapr.state import State
+from meshwright.hosts.dapr.watch import Watches, WatchList
+from tests.services import Services
+
+pytestmark = pytest.mark.needs("mosquitto", "redis-server")
+OPEN = ActorRef("clerk", "default:open")
+
+
+class Leases(Lease):
+    """Says who is gone, without a store."""
+
+    def __init__(self, *gone: str) -> None:
+        self.gone = set(gone)
+
+    async def is_gone(self, incarnation: str) -> bool:
+        return incarnation in self.gone
+
+
+class Worker:
+    """One incarnation's list, and what it woke."""
+
+    def __init__(self, sidecar: Sidecar, state: State, name: str, leases: Leases) -> None:
+        self.name = name
+        self.woken: list[ActorRef] = []
+        self.watch = WatchList(state, name)
+        self.recovery = Recovery(
+            sidecar,
+            leases,
+            Watches(state, "mesh"),
+            "mesh-watch",
+            redrive_seconds=1.0,
+            recover=self._recover,
+            review=self._recover,
+        )
+
+    async def owe(self, ref: ActorRef) -> None:
+        """Have an open actor on the list."""
+        armed = self.watch.arm(ref)
+        assert armed is not None
+        await armed
+
+    async def _recover(self, ref: ActorRef) -> None:
+        self.woken.append(ref)
+
+
+MakeWorker = Callable[[str, Leases], Awaitable[Worker]]
+
+
+@pytest.fixture
+async def make_worker(services: Services) -> AsyncIterator[MakeWorker]:
+    """Workers on one store, beside a sidecar that has no scheduler."""
+    async with services.sidecar("mesh", actors=False) as daprd:
+        sidecar = Sidecar(daprd.app.grpc_port, daprd.app.api_token)
+        sidecar.connect()
+        state = State(sidecar, daprd.app.namespace, patience_seconds=5.0)
+        await state.probe()
+
+        async def make(name: str, leases: Leases) -> Worker:
+            worker = Worker(sidecar, state, name, leases)
+            await worker.recovery.open(worker.watch)
+            return worker
+
+        yield make
+        await sidecar.close()
+
+
+async def test_a_list_is_taken_up_though_there_is_no_scheduler(make_worker: MakeWorker) -> None:
+    leases = Leases("dead")
+    await make_worker("alive", leases)  # cannot be given a reminder, and comes first
+    dead = await make_worker("dead", leases)
+    await dead.owe(OPEN)
+    heir = await make_worker("heir", leases)
+    await heir.recovery.sweep()
+    assert heir.woken == [OPEN]
+
+
+async def test_a_list_whose_adopter_died_over_it_is_adopted_by_the_next(make_worker: MakeWorker) -> None:
+    leases = Leases("dead")
+    dead = await make_worker("dead", leases)
+    await dead.owe(OPEN)
+    first, second = await make_worker("first", leases), await make_worker("second", leases)
+    first.watch.close(StoreUnavailable("the worker has begun anew"))
+    await first.recovery.sweep()
+    await second.recovery.sweep()
+    assert (first.woken, second.woken) == ([], []), "two have adopted at once"
+    leases.gone.add("first")
+    await second.recovery.sweep()
+    assert second.woken == [OPEN]
