@@ -156,6 +156,7 @@ class Sidecar:
         async with asyncio.timeout(self._process.service.ready_seconds):
             while self._process.failure() is None:
                 await asyncio.sleep(0.01)
+        self.end()
 
     def kill(self) -> None:
         """Kill -9."""
@@ -229,7 +230,7 @@ class Services:
         components: Path = COMPONENTS,
         **app: Any,
     ) -> "Sidecar":
-        """A daprd that is not started yet. Options as for `sidecar`; for tests that watch it start."""
+        """A daprd that is not started yet, to be ended with `end`. Options as for `sidecar`."""
         backends = Backends(
             broker_url=self.broker_url if bus == "mqtt" else "",
             redis_host=self.redis_host,
