@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import NotFound
 from meshwright.hosts.dapr.channels import make_channel
 from meshwright.hosts.dapr.channels.port import Channel, Route
-from meshwright.stack.services import free_ports, new_secret
+from meshwright.stack.services import new_secret
 from tests.services import Services, Sidecar
 
 TYPE = "Counter"
@@ -74,7 +75,9 @@ class Beside:
         """Ask the HTTP API of the sidecar, as any program would that has its token."""
         url = f"http://127.0.0.1:{self.sidecar.app.http_port}/v1.0/{path}"
         headers = {"dapr-api-token": self.sidecar.app.api_token, "content-type": "application/json"} | headers
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body)
+        data = io.BytesIO(
+            body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        )
         async with self.session.request(method, url, data=data, headers=headers) as response:
             return response.status, await response.read()
 
@@ -160,7 +163,7 @@ async def beside(
     **options: Any,
 ) -> AsyncIterator[Beside]:
     """Serve an app on the channel of that name, beside a daprd that is ready. `options` are the sidecar's."""
-    [grpc_port] = free_ports(1)
+    [grpc_port] = services.ports.take(1)
     tokens = {"api_token": new_secret(), "app_token": new_secret()}
     channel = make_channel(name, app_port=0, sidecar_port=grpc_port, **tokens)
     await channel.listen(app)
@@ -176,4 +179,4 @@ async def beside(
     finally:
         await there.session.close()
         await channel.stop()
-        sidecar.kill()
+        sidecar.end()

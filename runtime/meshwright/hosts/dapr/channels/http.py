@@ -34,7 +34,6 @@ from meshwright.hosts.dapr.channels.port import (
     port_taken,
 )
 
-MAX_BODY_BYTES = RECEIVE_BYTES * 3 // 2  # messages come in base64
 KEEP_ALIVE_SECONDS = 120  # longer than daprd keeps a connection, so that it never writes to a closed one
 HEALTH = "/healthz"
 
@@ -120,8 +119,8 @@ def _bounded(receive: Receive) -> Receive:
         nonlocal read
         message = await receive()
         read += len(message.get("body", b""))
-        if read > MAX_BODY_BYTES:
-            raise HTTPException(413, f"more than {MAX_BODY_BYTES} bytes")
+        if read > RECEIVE_BYTES:
+            raise HTTPException(413, f"more than {RECEIVE_BYTES} bytes")
         return message
 
     return bounded

@@ -13,9 +13,9 @@ LOOPBACK = "127.0.0.1"
 TOKEN_HEADER = "dapr-api-token"
 SEND_BYTES = 4 * 1024 * 1024
 """Of what we send to daprd: its own limit, where it is started without `--max-body-size`."""
-RECEIVE_BYTES = 16 * 1024 * 1024
+RECEIVE_BYTES = 32 * 1024 * 1024
 """Of what daprd sends to us. A longer call would end the stream of calls, a longer message never be taken:
-the limits of daprd and of the broker have to be lower."""
+the limits of daprd and of the broker have to be well below."""
 RAW = {"rawPayload": "true"}
 """Metadata of every subscription: what daprd cannot read it hands over, and does not hold for ever."""
 STOP_SECONDS = 10.0
