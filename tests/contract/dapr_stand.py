@@ -19,7 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.hosts.dapr import DaprHost, Options
-from meshwright.stack.services import free_ports
+from meshwright.stack.ports import free_ports
 from meshwright.storage.database import FILE_NAME, Database
 from tests.contract.stands import Setup, Stand
 from tests.services import Services, Sidecar

@@ -19,7 +19,6 @@ from enum import IntEnum
 from pathlib import Path
 
 from meshwright.stack.ports import LOOPBACK, Ports
-from meshwright.stack.ports import free_ports as free_ports
 
 BROKER_USER = "mesh"
 READING_SECONDS = 120.0
