@@ -94,12 +94,20 @@ def cpu(rounds: Sequence[Round], level: int) -> str:
 
 
 async def on_ground(
-    bench: Bench, front: str, *, replica: str | None = None, timing: Mapping[str, Any], **known: Any
+    bench: Bench,
+    front: str,
+    *,
+    replica: str | None = None,
+    timing: Mapping[str, Any],
+    protocol: str = "grpc",
+    **known: Any,
 ) -> Round:
     """Run one side on services of its own: the worker that gets the load, and beside it perhaps another."""
     with bench.folder() as folder:
         async with AsyncExitStack() as stack:
-            here = await stack.enter_async_context(ground(folder, workers=2 if replica else 1))
+            here = await stack.enter_async_context(
+                ground(folder, workers=2 if replica else 1, protocol=protocol)
+            )
             place, others = here.place(), list[Side]()
             if replica:
                 second = side(replica, folder=made(folder / "replica"), place=here.place(1), **known)

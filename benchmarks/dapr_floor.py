@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -34,7 +35,8 @@ EVENTS_SECONDS = 0.02
 READY_SECONDS = 0.1
 RAW = {"rawPayload": "true"}
 FIRST_WRITE = common_v1.StateOptions(concurrency=common_v1.StateOptions.CONCURRENCY_FIRST_WRITE)
-ACTORS = ("Orchestrator", "bench-agent")
+WHERE = "where"
+ACTORS = ("Orchestrator", "bench-agent", WHERE)
 PING = b'{"ping":1}'
 
 
@@ -156,8 +158,11 @@ class Floor:
         request = api_v1.InvokeActorRequest(actor_type=actor, actor_id=task_id, method=method, data=body)
         await self._ask("InvokeActor", request)
 
-    async def _on_call(self, actor_type: str, task_id: str, method: str, body: bytes) -> None:
-        await self._run(method, task_id, body)
+    async def _on_call(self, actor_id: str, method: str, body: bytes) -> bytes:
+        if method == WHERE:
+            return b"%d" % os.getpid()
+        await self._run(method, actor_id, body)
+        return b"null"
 
     async def _run(self, method: str, task_id: str, body: bytes) -> None:
         await {"accept": self.accept, "enqueue": self.enqueue, "settle": self.settle}[method](task_id, body)

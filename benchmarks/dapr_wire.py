@@ -97,7 +97,7 @@ async def actor_calls(
     stub: Any,
     token: Sequence[tuple[str, str]],
     types: Sequence[str],
-    on_call: Callable[[str, str, str, bytes], Awaitable[None]],
+    on_call: Callable[[str, str, bytes], Awaitable[bytes]],
 ) -> None:
     """Host actors over a stream that we open: run each call that comes, side by side."""
     stream = stub.SubscribeActorEventsAlpha1(metadata=token)
@@ -106,8 +106,8 @@ async def actor_calls(
     writing, running = asyncio.Lock(), set()
 
     async def run(call: Any) -> None:
-        await on_call(call.actor_type, call.actor_id, call.method, call.data)
-        reply = api_v1.SubscribeActorEventsRequestInvokeResponseAlpha1(id=call.id, data=b"null")
+        data = await on_call(call.actor_id, call.method, call.data)
+        reply = api_v1.SubscribeActorEventsRequestInvokeResponseAlpha1(id=call.id, data=data)
         async with writing:
             with suppress(asyncio.InvalidStateError):  # the stream has ended
                 await stream.write(api_v1.SubscribeActorEventsRequestAlpha1(invoke_response=reply))
