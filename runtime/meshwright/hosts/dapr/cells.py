@@ -24,6 +24,7 @@ from meshwright.hosts.dapr.state import State, Write
 from meshwright.turns import ActorKind, Commit
 
 MAX_KNOWN_VALUES = 1000
+MAX_ENDED = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -46,7 +47,8 @@ class Cell:
     """One active actor. `document` is None until it is read; `etag` is None where there is none in the store.
 
     `outbox` holds what is not kept or not delivered yet, in order, and `to_deliver` what of it is to be
-    delivered; the document may name more. `writes` are the records
+    delivered; `ended` are the ids of the last that are both. `carried` is what another worker that lives has
+    to send: it stays in the document, for whoever comes after that one. `writes` are the records
     under way, which come before the next commit.
     """
 
@@ -58,6 +60,8 @@ class Cell:
     mailbox: deque[Delivery] = field(default_factory=deque)
     outbox: list[Entry] = field(default_factory=list)
     to_deliver: deque[Entry] = field(default_factory=deque)
+    ended: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_ENDED))
+    carried: list[Entry] = field(default_factory=list)
     writes: set[asyncio.Future[Any]] = field(default_factory=set)
     working: bool = False
     relaying: bool = False

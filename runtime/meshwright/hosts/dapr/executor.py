@@ -26,6 +26,7 @@ from meshwright.tracing import NoTracing, Tracing
 from meshwright.turns import Commit, take_turn
 
 MAX_TURNS_A_COMMIT = 32
+MAX_CARRIED = 32  # entries of another's that a document takes along; of more all are sent once more
 CONFLICT_PAUSE_SECONDS = 0.02
 UNTRACED = NoTracing()
 ENDED = Draining("the mesh has stopped", remedy="ask again under the same id when it is up")
@@ -74,6 +75,7 @@ class Executor:
         tracing: Tracing | NoTracing,
         tells: Tells,
         commit_name: Callable[[], str],
+        is_gone: Callable[[str], Awaitable[bool]],
     ) -> None:
         self._state = state
         self._documents = documents
@@ -81,6 +83,7 @@ class Executor:
         self._tracing = tracing
         self._tells = tells
         self._commit_name = commit_name
+        self._is_gone = is_gone
         self._seems_new: dict[tuple[str, str], bool] = {}
         self.watch: WatchList | None = None
 
@@ -142,23 +145,39 @@ class Executor:
             self._tells.send(cell)
 
     async def load(self, cell: Cell) -> None:
-        """Read a cell's document. What another left in the outbox becomes ours with the next commit."""
+        """Read a cell's document."""
         document, etag = await self._documents.read(cell.ref)
-        self._adopt(cell, document, etag)
+        await self._adopt(cell, document, etag)
 
-    async def refresh(self, cell: Cell) -> None:
-        """Read the document of a cell anew, unless turns of it are under way."""
+    async def refresh(self, cell: Cell, *, take_over: bool = False) -> None:
+        """Read the document of a cell anew, unless turns of it are under way.
+
+        With `take_over` all that it has to send is sent by this worker, whoever committed it.
+        """
         before = cell.etag
         if cell.working:
             return
         document, etag = await self._documents.read(cell.ref)
-        if not cell.working and cell.etag == before and (cell.document is None or etag != before):
-            self._adopt(cell, document, etag)
+        is_still = not cell.working and cell.etag == before
+        if is_still and (cell.document is None or etag != before or take_over):
+            await self._adopt(cell, document, etag, take_over=take_over)
 
-    def _adopt(self, cell: Cell, document: Document, etag: str | None) -> None:
-        ours = {entry.id for entry in cell.outbox}
-        cell.outbox = [*(entry for entry in document.outbox if entry.id not in ours), *cell.outbox]
+    async def _adopt(
+        self, cell: Cell, document: Document, etag: str | None, *, take_over: bool = False
+    ) -> None:
+        """Go on with a document. What its writer has to send is that one's while it lives: it is carried."""
+        known = {entry.id for entry in cell.outbox} | set(cell.ended)
+        found = [entry for entry in document.outbox if entry.id not in known]
+        if found and not take_over and len(found) <= MAX_CARRIED and await self._is_in_other_hands(document):
+            cell.carried = found
+        else:
+            cell.carried = []
+            cell.outbox = [*found, *cell.outbox]
         cell.document, cell.etag, cell.actor = document, etag, None
+
+    async def _is_in_other_hands(self, document: Document) -> bool:
+        writer = document.by[0].partition("/")[0] if document.by else ""
+        return not self._commit_name().startswith(writer) and not await self._is_gone(writer)
 
     # Turns
 
@@ -221,7 +240,9 @@ class Executor:
                 with suppress(Conflict):  # there was one of that number, which stands
                     await asyncio.shield(write)
         name = self._commit_name()
-        document = Document(taken.head, [*cell.outbox, *entries], (name, *cell.document.by[:3]))
+        document = Document(
+            taken.head, [*cell.carried, *cell.outbox, *entries], (name, *cell.document.by[:3])
+        )
         armed = watch.arm(cell.ref) if owes(document) else None
         if armed is not None:
             armed.add_done_callback(looked_at)

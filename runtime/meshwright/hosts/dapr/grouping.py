@@ -14,7 +14,8 @@ ResultT = TypeVar("ResultT")
 class Grouping(Generic[ItemT, ResultT]):
     """Hands items to `perform` in groups of up to `size`, `width` groups at a time, in order.
 
-    `perform` gives each item its result, or an exception as its result; what it raises is every item's.
+    `perform` gives each item its result, or an exception as its result; what it raises is every item's. Where
+    nobody waits for the first item, `delay_seconds` lets more come along.
     """
 
     def __init__(
@@ -23,10 +24,12 @@ class Grouping(Generic[ItemT, ResultT]):
         *,
         size: int = 64,
         width: int = 2,
+        delay_seconds: float = 0.0,
     ) -> None:
         self._perform = perform
         self._size = size
         self._width = width
+        self._delay_seconds = delay_seconds
         self._waiting: deque[tuple[ItemT, asyncio.Future[ResultT]]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._scheduled = False
@@ -60,7 +63,11 @@ class Grouping(Generic[ItemT, ResultT]):
     def _schedule(self) -> None:
         if not self._scheduled and len(self._calls) < self._width:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._begin)
+            loop = asyncio.get_running_loop()
+            if self._delay_seconds:
+                loop.call_later(self._delay_seconds, self._begin)
+            else:
+                loop.call_soon(self._begin)
 
     def _begin(self) -> None:
         """Start groups; a turn of the loop after the first item, so that its neighbours come along."""

@@ -102,7 +102,13 @@ class DaprHost:
         self._documents = Documents(state)
         tells = Tells(self._signal, self._set_alarm, self._send, self._emit)
         self._executor = Executor(
-            state, self._documents, self.clock, tracing or NoTracing(), tells, self._commit_name
+            state,
+            self._documents,
+            self.clock,
+            tracing or NoTracing(),
+            tells,
+            self._commit_name,
+            self.is_gone,
         )
         event_logger = EventLogger(log) if log is not None and keeps_log else None
         batches = Batches(sidecar, sender, self._naming)

@@ -32,6 +32,7 @@ from meshwright.messages import Event
 logger = logging.getLogger("meshwright.dapr")
 
 MAX_BATCH_BYTES = 256 * 1024
+WINDOW_SECONDS = 0.02
 CONFIRM_SECONDS = 2.0  # within which the log confirms what it has; then it is sent again
 
 
@@ -72,7 +73,9 @@ class Batches:
         self._sender = sender
         self._naming = naming
         self._numbers = itertools.count(1)
-        self._group: Grouping[tuple[Entry, bool], int] = Grouping(self._publish, size=256, width=1)
+        self._group: Grouping[tuple[Entry, bool], int] = Grouping(
+            self._publish, size=256, width=1, delay_seconds=WINDOW_SECONDS
+        )
 
     def add(self, entry: Entry, *, keep: bool) -> asyncio.Future[int]:
         """Queue an event. Raises StoreUnavailable (from what is awaited) where the broker did not take it."""

@@ -51,6 +51,7 @@ class Link:
         self._on_lapsed = on_lapsed
         self._watch: WatchList | None = None
         self._channel: Channel | None = None
+        self._following: asyncio.Task[None] | None = None
         self._is_mqtt = True
         self._has_predecessor = False
 
@@ -84,6 +85,19 @@ class Link:
         if not await self._pings.prove(self._doors.examples, PING_SECONDS):
             logger.warning("the broker does not deliver yet: what is sent meanwhile is sent again later")
         self._recovery.start()
+        self._following = asyncio.create_task(self._follow_sidecar(), name="sidecar")
+
+    async def _follow_sidecar(self) -> None:
+        """A sidecar that was away has missed what the broker kept for it."""
+        while True:
+            await self._sidecar.has_come_back()
+            logger.info("the sidecar is back")
+            try:
+                await self._sidecar.wait_until_ready(self._options.ready_seconds)
+                await self._pings.prove(self._doors.examples, PING_SECONDS)  # it has subscribed again
+                await self._kick()
+            except HostError as error:
+                logger.warning("what the broker kept may come late: %s", error)
 
     async def begin_anew(self, incarnation: str) -> WatchList:
         """Go on as another incarnation, as soon as the store answers."""
@@ -104,6 +118,10 @@ class Link:
     async def drain(self) -> None:
         """Let nothing new in."""
         await self._recovery.stop()
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
+            self._following = None
         if self._channel is not None:
             await self._channel.stop()
             self._channel = None

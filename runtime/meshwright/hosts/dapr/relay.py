@@ -150,6 +150,7 @@ class Relay:
         """Leave an entry out of the next document, once it is both kept and delivered."""
         if entry.is_kept and entry.is_delivered and entry in cell.outbox:
             cell.outbox.remove(entry)
+            cell.ended.append(entry.id)
             if not cell.outbox:
                 self._settled(cell)
 

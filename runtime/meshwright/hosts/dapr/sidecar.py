@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import grpc.aio
 from dapr.proto import api_service_v1, api_v1, common_v1
-from grpc import StatusCode
+from grpc import ChannelConnectivity, StatusCode
 
 from meshwright.envelope import ActorRef
 from meshwright.errors import ConfigError, StoreUnavailable
@@ -22,6 +22,7 @@ STATE, BUS, VIEWS = "state", "bus", "views"  # the names of the components
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # of one gRPC message, either way; daprd has to allow as much
 CALL_SECONDS = 10.0
 READY_RETRY_SECONDS = 0.05
+LOOK_SECONDS = 0.2
 JSON = "application/json"
 RAW = {"rawPayload": "true"}
 TOKEN = "dapr-api-token"
@@ -98,6 +99,14 @@ class Sidecar:
         reply = await self._call(self._stub.GetMetadata, api_v1.GetMetadataRequest())
         components = {each.name: each.type for each in reply.registered_components}
         return Facts(reply.runtime_version, components, reply.actor_runtime.host_ready)
+
+    async def has_come_back(self) -> None:
+        """Return when the connection has been lost and is there again."""
+        assert self._channel is not None
+        lost = False
+        while not lost or self._channel.get_state() is not ChannelConnectivity.READY:
+            lost = lost or self._channel.get_state() is ChannelConnectivity.TRANSIENT_FAILURE
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def wait_until_ready(self, seconds: float) -> Facts:
         """Return once the sidecar answers. Raises StoreUnavailable after that time, ConfigError at once."""

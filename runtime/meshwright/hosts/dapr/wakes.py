@@ -74,7 +74,7 @@ class Wakes:
 
     async def recover(self, ref: ActorRef) -> None:
         """Wake an actor that a worker left behind: send what it sent, and ask again for what it waits for."""
-        cell = await self._owed(ref)
+        cell = await self._owed(ref, take_over=True)
         if cell is None:
             return
         self._relay.start(cell)
@@ -91,32 +91,32 @@ class Wakes:
         if cell is not None and cell.is_busy:
             return
         cell = await self._owed(ref)
-        if cell is None or cell.document is None:
+        document = cell.document if cell is not None else None
+        if cell is None or document is None:
             return
-        writer = cell.document.by[0].partition("/")[0] if cell.document.by else ""
+        writer = document.by[0].partition("/")[0] if document.by else ""
         is_ours = writer == self._incarnation()
-        if not is_ours and not await self._is_gone(writer):
-            if self._in_other_hands.get(ref) == cell.head.revision:
+        if not is_ours and not cell.outbox and not await self._is_gone(writer):
+            if self._in_other_hands.get(ref) == document.head.revision:
                 self._let_go(ref)
             else:
-                self._in_other_hands[ref] = cell.head.revision
+                self._in_other_hands[ref] = document.head.revision
             return
-        self._alarms.set(ref, cell.head.wake_at)
-        if not is_ours:
-            self._relay.start(cell)
-        if cell.head.obliged:
+        self._relay.start(cell)
+        self._alarms.set(ref, document.head.wake_at)
+        if document.head.obliged:
             await self._ask_again(cell, recover=not is_ours)
 
-    async def _owed(self, ref: ActorRef) -> Cell | None:
+    async def _owed(self, ref: ActorRef, *, take_over: bool = False) -> Cell | None:
         """The actor's cell as the store has it, if it is owed anything; else it is let go."""
         if ref.type not in self._cells.kinds:
             logger.warning("%s is open, and no such actor lives here", ref)
             return None
         cell = self._cells.find(ref, asyncio.get_running_loop().time())
-        await self._executor.refresh(cell)
+        await self._executor.refresh(cell, take_over=take_over)
         if cell.document is None:  # a turn of it is under way, and sees to it
             return None
-        if cell.head.obliged or cell.head.wake_at is not None or cell.outbox:
+        if cell.head.obliged or cell.head.wake_at is not None or cell.outbox or cell.carried:
             return cell
         self._let_go(ref)
         return None
