@@ -35,6 +35,7 @@ BENCHMARKS = {
     "dapr": "the whole road on Dapr; 1, 32 and 128 in flight",
     "dapr_replicas": "the same with two workers",
     "dapr_failover": "kill -9 of one of two workers on Dapr",
+    "dapr_agents": "dapr-agents on the same daprd",
     "model_http": "the HTTP adapter of the model port",
     "model_router": "the Router adapter of the model port",
 }
