@@ -4,6 +4,7 @@ import asyncio
 import getpass
 import json
 import socket
+import ssl
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -261,12 +262,13 @@ async def client(broker: Mosquitto, *topics: str, client_id: str = "", **login: 
 
 
 class Network:
-    """A road to the broker that can lose what is sent on it, forge what comes back, and break."""
+    """A road to the broker that can lose what is sent on it, hold or forge what comes back, and break."""
 
     def __init__(self, broker: Mosquitto) -> None:
         self._broker = broker
         self._writers: set[asyncio.StreamWriter] = set()
         self.loses_what_is_sent = False
+        self.holds_what_comes_back = False
         self.forged: dict[bytes, Callable[[bytes], bytes]] = {}
         self.url = ""
 
@@ -283,11 +285,15 @@ class Network:
         writer.close()
 
     async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held = b""
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 kind, body = await packet(reader)
                 body = self.forged.get(kind, bytes)(body)
-                writer.write(kind + length(len(body)) + body)
+                held += kind + length(len(body)) + body
+                if not self.holds_what_comes_back:
+                    writer.write(held)
+                    held = b""
         writer.close()
 
     def breaks(self) -> None:
@@ -329,11 +335,11 @@ def length(size: int) -> bytes:
 
 
 @asynccontextmanager
-async def network(broker: Mosquitto) -> AsyncIterator[Network]:
+async def network(broker: Mosquitto, tls: ssl.SSLContext | None = None) -> AsyncIterator[Network]:
     """A road to a broker, at an address of its own."""
     road = Network(broker)
-    server = await asyncio.start_server(road.serve, "127.0.0.1", 0)
-    road.url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(road.serve, "127.0.0.1", 0, ssl=tls)
+    road.url = f"mqtt{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield road
     finally:

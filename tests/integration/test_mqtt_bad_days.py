@@ -268,6 +268,21 @@ async def test_a_message_that_a_killed_mesh_did_not_acknowledge_is_no_second_tas
             assert len((await second.get("/tasks")).body["items"]) == 4
 
 
+async def test_an_outcome_that_the_broker_has_is_not_sent_again_after_a_kill(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    up = (tmp_path / "data", "--mqtt", broker.url)
+    async with client(broker, OUTCOMES) as caller:
+        async with mesh_up(*up) as first:
+            before = await first.submit("hello")
+            assert (await caller.document())["task_id"] == before
+            await caller.silence(0.5)
+            await first.kill()
+        async with mesh_up(*up) as second:
+            after = await second.submit("hello")
+            assert (await caller.document())["task_id"] == after
+
+
 # Full
 
 

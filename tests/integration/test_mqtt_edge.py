@@ -147,6 +147,12 @@ async def test_a_task_belongs_to_the_trace_of_its_client(api: Api, broker: Mosqu
     assert (await api.get(f"/tasks/{receipt['task_id']}"))["trace_id"] != TRACE_ID
 
 
+async def test_a_mesh_without_traces_passes_over_a_malformed_one(tmp_path: Path, broker: Mosquitto) -> None:
+    async with http_mesh(tmp_path, mqtt_url=broker.url, trace=False) as api:
+        receipt = await ask(broker, SUBMIT, HELLO, traceparent="nonsense")
+        assert (await api.get(f"/tasks/{receipt['task_id']}"))["trace_id"] is None
+
+
 # A task under way
 
 

@@ -1,5 +1,6 @@
 """TLS, passwords and rights: the mesh at a broker set up as the examples in components/mosquitto have it."""
 
+import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,7 +9,17 @@ import pytest
 
 from meshwright.errors import ConfigError
 from tests.integration.http_mesh import http_mesh
-from tests.integration.mqtt_broker import ROOT, Mosquitto, ask, mosquitto, publish, run, told
+from tests.integration.mqtt_broker import (
+    ROOT,
+    Mosquitto,
+    ask,
+    client,
+    mosquitto,
+    network,
+    publish,
+    run,
+    told,
+)
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr", "mosquitto_passwd", "openssl")
 EXAMPLES = ROOT / "components" / "mosquitto"
@@ -82,6 +93,26 @@ async def test_a_large_task_comes_whole_over_tls(
             task = {"agent_id": "echo", "payload": {"text": "x" * size}}
             outcome = await ask(broker, SUBMIT, task, reply_to="replies/caller/1", reply="outcome")
             assert len(outcome["result"]["text"]) == size + len("you said: ")
+
+
+async def test_messages_that_came_in_one_piece_are_all_read(tmp_path: Path, certificates: Path) -> None:
+    """TLS has the second of them in memory when the first is read: the socket tells of it no more."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+    known = {"mqtt_ca_file": certificates / "ca.pem"}
+    async with (
+        mosquitto(tmp_path / "broker") as broker,
+        network(broker, tls) as road,
+        client(broker, "mesh/default/errors") as caller,
+        http_mesh(tmp_path, mqtt_url=road.url, **known),
+    ):
+        road.holds_what_comes_back = True
+        for _ in range(5):
+            caller.publish("mesh/default/nothing", "", qos=0)
+        await caller.silence(0.3)
+        road.holds_what_comes_back = False
+        caller.publish("mesh/default/nothing", "", qos=0)
+        await caller.documents("#", lambda found: sum(error["count"] for error in found) == 6)
 
 
 async def test_rights_keep_callers_and_viewers_apart(
