@@ -5,11 +5,12 @@ import functools
 import inspect
 import os
 import random
-import shutil
 from collections.abc import Awaitable, Callable, Generator
 
 import hypothesis
 import pytest
+
+from tests.run import is_there
 
 pytest_plugins = ["tests.services"]
 SEED = pytest.StashKey[int]()
@@ -48,7 +49,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
-        missing = [program for program in marker.args if shutil.which(program) is None]
+        missing = [program for program in marker.args if not is_there(program)]
         if missing and os.environ.get("MESH_REQUIRE_TIERS") == "all":
             pytest.fail(f"needs {', '.join(missing)} on PATH, and every tier is required", pytrace=False)
         if missing:

@@ -13,7 +13,7 @@ import shlex
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,9 +162,11 @@ class RunningMesh:
 
 
 @asynccontextmanager
-async def mesh_up(data: Path, *arguments: str, **environment: str) -> AsyncIterator[RunningMesh]:
+async def mesh_up(
+    data: Path, *arguments: str, up: Sequence[str] = UP, **environment: str
+) -> AsyncIterator[RunningMesh]:
     """Start a mesh on a data folder, on any free port, and stop it at the end."""
-    command = [*UP, "--port", "0", "--data", str(data), *arguments]
+    command = [*up, "--port", "0", "--data", str(data), *arguments]
     process = await start(command, environment, stdout=PIPE, stderr=PIPE)
     assert process.stdout is not None and process.stderr is not None
     errors = Errors(process.stderr)
