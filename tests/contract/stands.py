@@ -214,7 +214,7 @@ STANDS: dict[str, tuple[type[Stand], int]] = {
 LOSSY: dict[str, tuple[type[Stand], int]] = {f"lossy-{n}": (LossyStand, n) for n in range(1, 6)}
 """Those whose bus may lose an event on its way to a subscriber, by name, likewise."""
 
-PARTLY = {"dapr-http": ("test_claims", "test_messages")}
+PARTLY = {"dapr-http": ("test_claims", "test_messages", "test_deaf_apps")}
 """Those that are tried on some modules alone: the rest is the same as on another."""
 
 STEADY = [name for name, (sort, _) in STANDS.items() if sort is not MishapStand]
