@@ -42,6 +42,9 @@ def memory_host(grounds: Grounds) -> Host:
 
 def dapr_host(grounds: Grounds) -> Host:
     """A worker beside its sidecar, which Dapr's own variables describe. Raises ConfigError."""
+    from meshwright.stack.programs import require_sdk
+
+    require_sdk()
     from meshwright.hosts.dapr import DaprHost, Options
 
     settings = grounds.settings

@@ -27,7 +27,9 @@ HEADS = ("what", "where", "process")
 def run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
     """Run a mesh on Dapr until it is told to stop. Raises ServiceFailed, ConfigError, StoreLocked."""
     from meshwright.stack.folder import locked
+    from meshwright.stack.programs import require_sdk
 
+    require_sdk()
     crews = _crews(settings, per_agent=per_agent, replicas=replicas)
     with locked(settings.data_dir) as lock:
         _check_port(settings)

@@ -105,4 +105,5 @@ def _greet(mesh: Mesh, url: str) -> None:
     click.echo(f"model: {mesh.model.name}", err=True)
     if mesh.settings.mqtt_url:
         click.echo(f"MQTT: {mesh.settings.mqtt_url}, topics below {mesh.settings.mqtt_prefix}/", err=True)
-    click.echo(f"agents: {', '.join(mesh.agents)}; API: {url}/docs; Ctrl-C stops", err=True)
+    agents = f"agents: {', '.join(mesh.agents)}; " if mesh.agents else ""
+    click.echo(f"{agents}API: {url}/docs; Ctrl-C stops", err=True)

@@ -9,9 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from meshwright.errors import ServiceFailed
+from meshwright.errors import ConfigError, ServiceFailed
 
 BUILD = Path(__file__).parents[3] / "tools" / "dapr" / "build"
 SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")  # where brokers are, off most PATHs
@@ -25,6 +26,16 @@ REMEDIES = {
 }
 
 UNKNOWN_VERSION = (999,)
+
+
+def require_sdk() -> None:
+    """Raise ConfigError where the Dapr SDK is not installed, without importing it."""
+    if find_spec("dapr") is None or find_spec("grpc") is None:
+        raise ConfigError(
+            "a mesh on Dapr needs the Dapr SDK, which is not installed",
+            remedy="In a checkout of Meshwright: pip install -e '.[dapr]'",
+            field="host",
+        )
 
 
 @dataclass(frozen=True, slots=True)
