@@ -53,7 +53,8 @@ def missing_backends(
     Raises ServiceFailed where the program of one of them is missing.
     """
     folder = settings.data_dir.absolute()
-    open_topics = [f"{settings.mqtt_prefix}/#"]  # a door like the HTTP API's; the bus is not below it
+    # Doors like the HTTP API's, and where whoever asks may be answered; the bus is not below them.
+    open_topics = [f"{settings.mqtt_prefix}/#", "replies/#"]
     recipes: dict[str, Callable[[Path], Service]] = {
         "broker_url": lambda program: mosquitto(
             program, ports, components, folder / "mosquitto", new_secret(), open_topics

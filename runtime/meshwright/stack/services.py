@@ -301,12 +301,16 @@ def worker(
     )
 
 
+PROBES = ("--app-health-probe-interval=2", "--app-health-probe-timeout=2000")
+"""An app that died counts as gone after 5 s, where daprd's own figures make it 12."""
+
+
 def _app_flags(app: App) -> list[str]:
     if app.protocol == "none":
         return []
     flags = [f"--app-port={app.port}", f"--app-protocol={app.protocol}", f"--app-channel-address={LOOPBACK}"]
     if app.protocol == "http":  # over gRPC the worker's own streams say whether it lives
-        flags += ["--enable-app-health-check", "--app-health-probe-timeout=3000"]
+        flags += ["--enable-app-health-check", *PROBES]
     return flags
 
 
