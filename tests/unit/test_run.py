@@ -340,7 +340,7 @@ async def test_a_cancelled_run_is_stopped_and_its_thread_goes_on() -> None:
 async def test_an_attempt_that_takes_too_long_is_stopped_and_timed_out() -> None:
     holder, _, stopped = holding()
     async with mesh_for(holder) as mesh:
-        receipt = await mesh.submit(agent_id="holder", payload={"text": "Hold."}, timeout=0.01)
+        receipt = await mesh.submit(agent_id="holder", payload={"text": "Hold."}, timeout=0.01, deadline=60)
         outcome = await mesh.outcome(receipt.task_id)
     assert stopped.is_set()
     assert (outcome.status, outcome.success) == ("timed_out", False)
@@ -359,7 +359,9 @@ async def test_an_attempt_that_takes_too_long_is_made_again_by_another_agent() -
 
     holder, _, _ = holding(capabilities=(Capability("holding", preferred=True),))
     async with mesh_for(holder, Quick) as mesh:
-        receipt = await mesh.submit(capability="holding", payload={"text": "Hello?"}, timeout=0.01)
+        receipt = await mesh.submit(
+            capability="holding", payload={"text": "Hello?"}, timeout=0.5, deadline=60
+        )
         assert receipt.dispatched_to == "holder"
         outcome = await mesh.outcome(receipt.task_id)
         first, second = (await mesh.mesh.task(receipt.task_id)).attempts
