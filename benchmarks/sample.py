@@ -78,7 +78,7 @@ def read_rows(path: Any, task_id: str) -> dict[str, Any]:
     steps = connection.execute("SELECT value FROM records WHERE id LIKE ?", (f"%{task_id}",))
     events = connection.execute(
         "SELECT event_type, topic, payload FROM events WHERE task_id = ?1 OR event_type = 'trace.spans' "
-        "AND trace_id = (SELECT trace_id FROM tasks WHERE task_id = ?1) ORDER BY seq",
+        "AND trace_id = (SELECT max(trace_id) FROM events WHERE task_id = ?1) ORDER BY seq",
         (task_id,),
     )
     content = {
