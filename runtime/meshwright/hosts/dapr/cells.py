@@ -78,6 +78,14 @@ class Cell:
         return not (self.is_busy or self.outbox)
 
     @property
+    def only_carries(self) -> bool:
+        """Whether all that the actor is owed is what other workers have to send."""
+        document = self.document
+        if document is None or self.outbox or not self.carried:
+            return False
+        return not document.head.obliged and document.head.wake_at is None
+
+    @property
     def head(self) -> Head:
         """The head as it was read or committed last."""
         assert self.document is not None

@@ -1,10 +1,10 @@
 """The document of an actor: its head, and its outbox, as one value of the state store.
 
-    {"v": 1, "by": [commit, ...], "head": {...}, "outbox": [{"message": {...}} | {"event": {...}}, ...]}
+    {"v": 1, "by": [commit, ...], "head": {...}, "outbox": [{"by": ..., "message" | "event": {...}}, ...]}
 
 `by` names the last commits, newest first: who lost sight of its own can find it again. The outbox holds
-what was committed and may not have been taken; what was is left out by the next commit, so an entry may be
-there, and be sent, more than once.
+what was committed and may not have been taken, each entry with the incarnation that committed it and sends
+it; what was taken is left out by the next commit, so an entry may be there, and be sent, more than once.
 
 A value of more than 32 KiB within it is a key of its own, named by its content and written before the
 document that names it: `{"$value": sha256}`, where the document lists that hash among its `values`. So a
@@ -36,6 +36,8 @@ class Entry:
     """One message or event on its way. It is written more than once, and made JSON once."""
 
     item: Message | Event
+    by: str = ""
+    """The incarnation that committed it, and sends it as long as it lives."""
     _data: bytes = b""
     is_begun: bool = False
     is_kept: bool = False
@@ -60,14 +62,15 @@ class Entry:
 
     def encode(self) -> bytes:
         """The entry of a document."""
-        return (b'{"message":%b}' if isinstance(self.item, Message) else b'{"event":%b}') % self.data
+        kind = b"message" if isinstance(self.item, Message) else b"event"
+        return b'{"by":%b,"%b":%b}' % (to_json(self.by), kind, self.data)
 
     @classmethod
     def decode(cls, data: Mapping[str, Any]) -> Entry:
         """Read `encode` back."""
         if "message" in data:
-            return cls(Message.decode(to_json(data["message"])))
-        return cls(Event.model_validate(data["event"]))
+            return cls(Message.decode(to_json(data["message"])), data["by"])
+        return cls(Event.model_validate(data["event"]), data["by"])
 
 
 @dataclass(slots=True)

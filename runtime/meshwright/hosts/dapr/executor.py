@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -147,7 +147,7 @@ class Executor:
     async def load(self, cell: Cell) -> None:
         """Read a cell's document."""
         document, etag = await self._documents.read(cell.ref)
-        await self._adopt(cell, document, etag)
+        self._adopt(cell, document, etag, await self._alive(document))
 
     async def refresh(self, cell: Cell, *, take_over: bool = False) -> None:
         """Read the document of a cell anew, unless turns of it are under way.
@@ -158,26 +158,25 @@ class Executor:
         if cell.working:
             return
         document, etag = await self._documents.read(cell.ref)
+        alive = set[str]() if take_over else await self._alive(document)
         is_still = not cell.working and cell.etag == before
-        if is_still and (cell.document is None or etag != before or take_over):
-            await self._adopt(cell, document, etag, take_over=take_over)
+        if is_still and (cell.document is None or etag != before or cell.carried or take_over):
+            self._adopt(cell, document, etag, alive)
 
-    async def _adopt(
-        self, cell: Cell, document: Document, etag: str | None, *, take_over: bool = False
-    ) -> None:
-        """Go on with a document. What its writer has to send is that one's while it lives: it is carried."""
+    def _adopt(self, cell: Cell, document: Document, etag: str | None, alive: Set[str]) -> None:
+        """Go on with a document. What others that are alive have to send is carried, and left to them."""
         known = {entry.id for entry in cell.outbox} | set(cell.ended)
         found = [entry for entry in document.outbox if entry.id not in known]
-        if found and not take_over and len(found) <= MAX_CARRIED and await self._is_in_other_hands(document):
-            cell.carried = found
-        else:
-            cell.carried = []
-            cell.outbox = [*found, *cell.outbox]
+        carried = [entry for entry in found if entry.by in alive]
+        cell.carried = carried if len(carried) <= MAX_CARRIED else []
+        cell.outbox = [*(entry for entry in found if entry not in cell.carried), *cell.outbox]
         cell.document, cell.etag, cell.actor = document, etag, None
 
-    async def _is_in_other_hands(self, document: Document) -> bool:
-        writer = document.by[0].partition("/")[0] if document.by else ""
-        return not self._commit_name().startswith(writer) and not await self._is_gone(writer)
+    async def _alive(self, document: Document) -> set[str]:
+        """Which other workers live, of those that have something to send for this actor."""
+        own = incarnation_of(self._commit_name())
+        others = {entry.by for entry in document.outbox} - {own}
+        return {by for by in others if not await self._is_gone(by)}
 
     # Turns
 
@@ -232,14 +231,14 @@ class Executor:
         """Records first, then the document, with the actor on the watch list beside it."""
         assert taken.head is not None and cell.document is not None
         watch = self._watching()
-        entries = [entry for commit in taken.commits for entry in in_order(commit)]
+        name = self._commit_name()
+        entries = [entry for commit in taken.commits for entry in in_order(commit, incarnation_of(name))]
         records = [record for commit in taken.commits for record in commit.records]
         if records or cell.writes:
             writes = [*cell.writes, *(self.put_record(record) for record in records)]
             for write in writes:
                 with suppress(Conflict):  # there was one of that number, which stands
                     await asyncio.shield(write)
-        name = self._commit_name()
         document = Document(
             taken.head, [*cell.carried, *cell.outbox, *entries], (name, *cell.document.by[:3])
         )
@@ -333,11 +332,16 @@ def is_stateless(cell: Cell) -> bool:
     return not cell.kind.state_type.model_fields
 
 
-def in_order(commit: Commit) -> list[Entry]:
+def incarnation_of(commit_name: str) -> str:
+    """The run of a worker that made a commit."""
+    return commit_name.partition("/")[0]
+
+
+def in_order(commit: Commit, by: str) -> list[Entry]:
     """What a turn sent, messages and events, in the order in which it did."""
     if not commit.sends:
-        return [Entry(event) for event in commit.events]
-    entries = [Entry(item) for item in (*commit.sends, *commit.events)]
+        return [Entry(event, by) for event in commit.events]
+    entries = [Entry(item, by) for item in (*commit.sends, *commit.events)]
     return sorted(entries, key=lambda entry: int(entry.id.rpartition("/")[2]))
 
 

@@ -33,7 +33,7 @@ from meshwright.hosts.dapr.emitter import Emitter
 from meshwright.hosts.dapr.executor import ENDED, Executor, Tells, pass_on, settle
 from meshwright.hosts.dapr.inbox import Inbox
 from meshwright.hosts.dapr.keeping import Batches, Confirmations, Keeper, OwnLog, RemoteLog
-from meshwright.hosts.dapr.lease import Lease
+from meshwright.hosts.dapr.lease import KNOWN_ALIVE_SECONDS, Lease
 from meshwright.hosts.dapr.link import Link
 from meshwright.hosts.dapr.naming import Naming
 from meshwright.hosts.dapr.options import Options
@@ -137,6 +137,7 @@ class DaprHost:
             self.clock,
             incarnation=lambda: self.incarnation,
             is_gone=self.is_gone,
+            settled_seconds=options.lease_seconds + KNOWN_ALIVE_SECONDS,
         )
         recovery = Recovery(
             sidecar,

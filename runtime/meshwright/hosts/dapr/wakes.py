@@ -22,7 +22,10 @@ logger = logging.getLogger("meshwright.dapr")
 
 
 class Wakes:
-    """What the watch list's names are for. `incarnation` names the present run of this worker."""
+    """What the watch list's names are for. `incarnation` names the present run of this worker.
+
+    `settled_seconds` is how long after a commit it is known whether its worker lived on: longer than a lease.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class Wakes:
         *,
         incarnation: Callable[[], str],
         is_gone: Callable[[str], Awaitable[bool]],
+        settled_seconds: float,
     ) -> None:
         self._cells = cells
         self._executor = executor
@@ -42,7 +46,8 @@ class Wakes:
         self._alarms = Alarms(clock, self._ring)
         self._incarnation = incarnation
         self._is_gone = is_gone
-        self._in_other_hands: dict[ActorRef, int] = {}
+        self._settled_seconds = settled_seconds
+        self._seen_at: dict[ActorRef, tuple[int, float]] = {}
         self._id = new_id()
         self._numbers = itertools.count(1)
 
@@ -65,7 +70,7 @@ class Wakes:
 
     def settled(self, cell: Cell) -> None:
         """All that a cell had to send is taken."""
-        if cell.outbox or cell.working or cell.document is None:
+        if cell.outbox or cell.carried or cell.working or cell.document is None:
             return
         if not cell.head.obliged and cell.head.wake_at is None:
             self._disarm(cell.ref)
@@ -85,10 +90,13 @@ class Wakes:
     async def review(self, ref: ActorRef) -> None:
         """Look at an open actor of this worker's list: strike it off, or ask again for what it waits for.
 
-        One in the hands of another that lives is let go when it is found so twice: that one watches it too.
+        One in the hands of another is let go once that one has lived on after its commit, and so watches it.
         """
         cell = self._cells.active(ref)
         if cell is not None and cell.is_busy:
+            return
+        if cell is not None and cell.only_carries:
+            await self._review_carried(cell)
             return
         cell = await self._owed(ref)
         document = cell.document if cell is not None else None
@@ -97,15 +105,29 @@ class Wakes:
         writer = document.by[0].partition("/")[0] if document.by else ""
         is_ours = writer == self._incarnation()
         if not is_ours and not cell.outbox and not await self._is_gone(writer):
-            if self._in_other_hands.get(ref) == document.head.revision:
+            if self._is_settled(ref, document.head.revision):
                 self._let_go(ref)
-            else:
-                self._in_other_hands[ref] = document.head.revision
             return
         self._relay.start(cell)
         self._alarms.set(ref, document.head.wake_at)
         if document.head.obliged:
             await self._ask_again(cell, recover=not is_ours)
+
+    async def _review_carried(self, cell: Cell) -> None:
+        """See whether who has to send what this cell carries is alive, and by now certain to watch it."""
+        if any([await self._is_gone(entry.by) for entry in cell.carried]):
+            await self._executor.refresh(cell)
+            self._relay.start(cell)
+        elif asyncio.get_running_loop().time() - cell.used_at > self._settled_seconds:
+            self._let_go(cell.ref)
+
+    def _is_settled(self, ref: ActorRef, revision: int) -> bool:
+        """Whether an actor has stood at a revision for longer than anybody's lease lasts after it."""
+        now = asyncio.get_running_loop().time()
+        known, since = self._seen_at.get(ref, (0, now))
+        if known != revision:
+            self._seen_at[ref] = (revision, now)
+        return known == revision and now - since > self._settled_seconds
 
     async def _owed(self, ref: ActorRef, *, take_over: bool = False) -> Cell | None:
         """The actor's cell as the store has it, if it is owed anything; else it is let go."""
@@ -132,7 +154,7 @@ class Wakes:
         self._cells.drop(ref)
 
     def _disarm(self, ref: ActorRef) -> None:
-        self._in_other_hands.pop(ref, None)
+        self._seen_at.pop(ref, None)
         if self._executor.watch is not None:
             self._executor.watch.disarm(ref)
 
