@@ -142,7 +142,7 @@ class DaprMesh:
         """Kill both workers and their sidecars."""
         for worker in (self.front, self.replica):
             worker.kill()
-            worker.sidecar.kill()
+            worker.sidecar.end()
 
     async def told(self, count: int) -> None:
         """Wait until the client was told so many outcomes."""

@@ -23,7 +23,7 @@ from meshwright import topics
 from meshwright.assembly import Grounds, build_mesh
 from meshwright.assembly.roles import FLEET, role_of
 from meshwright.errors import HostError
-from meshwright.hosts.dapr import DaprHost, Options
+from meshwright.hosts.dapr import DaprHost, Options, recovery
 from meshwright.mesh import Mesh
 from meshwright.messages import Outcome, Receipt, TaskRequest
 from meshwright.settings import Settings
@@ -34,6 +34,7 @@ from tests.faults.node import ROOT, Client, Job, say
 
 RETRY_SECONDS = 0.2
 LEASE_SECONDS, RENEW_SECONDS = 3.0, 0.5
+SWEEP_SECONDS = 5.0
 ResultT = TypeVar("ResultT")
 logger = logging.getLogger("client")
 
@@ -117,6 +118,7 @@ def mesh_of(post: Post) -> Mesh:
 async def work(post: Post) -> None:
     """Work until SIGTERM."""
     dapr_controls.break_on_purpose(post.job.control)
+    setattr(recovery, "SWEEP_SECONDS", SWEEP_SECONDS)  # noqa: B010 in this process alone
     loop = asyncio.get_running_loop()
     begin, end = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGUSR1, begin.set)

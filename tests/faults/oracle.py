@@ -143,10 +143,12 @@ def fences(evidence: Evidence) -> Iterator[str]:
         if fence != last[event.aggregate_id] + 1:
             yield f"{event.id} claims fence {fence} after {last[event.aggregate_id]}"
         last[event.aggregate_id] = fence
+    ends = [outcome_of(event) for event in evidence.of_type("attempt.ended")]
+    cancelled = {end.task_id for end in ends if end.status == "cancelled"}  # whoever may claim it ends that
     for event in evidence.of_type("work.discarded"):
-        if event.payload["fence"] == event.payload["current"]:
+        if event.payload["fence"] == event.payload["current"] and event.task_id not in cancelled:
             yield f"{event.id} discards a commit of the worker that held the fence"
-    ended = Counter(attempt_of(outcome_of(event)) for event in evidence.of_type("attempt.ended"))
+    ended = Counter(map(attempt_of, ends))
     for (task_id, generation, attempt), count in ended.items():
         if count > 1:
             yield f"attempt {attempt} at task {task_id} (generation {generation}) ended {count} times"
