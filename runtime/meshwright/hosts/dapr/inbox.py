@@ -80,7 +80,8 @@ class Inbox:
                 except HostError as error:
                     logger.warning("%d events are not in the log yet: %s", len(events), error)
                     return False
-            self._confirm(sender, number)
+            if batch["events"]:
+                self._confirm(sender, number)
         for event in (*events, *passing):
             self._bus.tell(event)
         return True
