@@ -30,7 +30,7 @@ from meshwright.hosts.dapr.deliveries import Deliveries
 from meshwright.hosts.dapr.documents import Entry
 from meshwright.hosts.dapr.doors import Doors
 from meshwright.hosts.dapr.emitter import Emitter
-from meshwright.hosts.dapr.executor import ENDED, Executor, Tells, pass_on, settle
+from meshwright.hosts.dapr.executor import ENDED, Executor, Tells, settle
 from meshwright.hosts.dapr.inbox import Inbox
 from meshwright.hosts.dapr.keeping import Batches, Confirmations, Keeper, OwnLog, RemoteLog
 from meshwright.hosts.dapr.lease import KNOWN_ALIVE_SECONDS, Lease
@@ -322,16 +322,18 @@ class DaprHost:
         written = self._executor.put_record(record, events)
         cell.writes.add(written)
         kept: asyncio.Future[None] = loop.create_future()
+        entries = [Entry(event, self.incarnation) for event in events]
 
         def is_written(written: asyncio.Future[str | None]) -> None:
             cell.writes.discard(written)
             error = None if written.cancelled() else written.exception()
             if written.cancelled() or (error is not None and not isinstance(error, Conflict)):
                 settle(kept, None, error or ENDED)
-            elif error is None and events:
-                self._emitter.emit(events).add_done_callback(lambda emitted: pass_on(emitted, kept))
-            else:  # where there was one of that number, that stands and has told its events
-                settle(kept, None, None)
+                return
+            if error is None:  # else there was one of that number, that stands and has told its events
+                cell.outbox += entries  # with the next document they outlive this worker
+                self._relay.start(cell)
+            settle(kept, None, None)
 
         written.add_done_callback(is_written)
         return kept
