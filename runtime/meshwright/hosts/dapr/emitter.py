@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from meshwright.errors import MailboxFull
 from meshwright.hosts.dapr.documents import Entry
@@ -34,9 +34,15 @@ class Emitter:
 
     def emit(self, events: Sequence[Event]) -> asyncio.Future[None]:
         """Queue events; the result comes when the broker has them, or the log where it is this process's."""
-        self.waiting += len(events)
+        return self.emit_entries([Entry(event) for event in events])
+
+    def emit_entries(
+        self, entries: Sequence[Entry], kept: Callable[[Entry], None] | None = None
+    ) -> asyncio.Future[None]:
+        """Queue events likewise; `kept` is called for each once the log has it."""
+        self.waiting += len(entries)
         emitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._try([(Entry(event), event.topic) for event in events], emitted, RETRY_SECONDS)
+        self._try(entries, kept, emitted, RETRY_SECONDS)
         return emitted
 
     def open(self) -> None:
@@ -47,13 +53,20 @@ class Emitter:
         """Try nothing again."""
         self._is_open = False
 
-    def _try(self, entries: Sequence[tuple[Entry, str]], emitted: asyncio.Future[None], pause: float) -> None:
+    def _try(
+        self,
+        entries: Sequence[Entry],
+        kept: Callable[[Entry], None] | None,
+        emitted: asyncio.Future[None],
+        pause: float,
+    ) -> None:
         if not self._is_open:
             settle(emitted, None, ENDED)
             return
-        futures = [self._keeper.keep(entry).offered for entry, _ in entries]
-        taken = ((topic, entry) for entry, topic in entries if self._publisher.is_taken(topic))
-        futures += [self._publisher.publish(topic, entry) for topic, entry in taken]
+        futures = [self._offer(entry, kept) for entry in entries]
+        for entry in entries:
+            if isinstance(entry.item, Event) and self._publisher.is_taken(entry.item.topic):
+                futures.append(self._publisher.publish(entry.item.topic, entry))
 
         def ended(results: asyncio.Future[list[BaseException | None]]) -> None:
             failed = None if results.cancelled() else next(filter(None, results.result()), None)
@@ -63,6 +76,16 @@ class Emitter:
                 return
             logger.warning("%d events are tried again in %.1f s: %s", len(entries), pause, failed)
             again = min(2 * pause, MAX_RETRY_SECONDS)
-            asyncio.get_running_loop().call_later(pause, self._try, entries, emitted, again)
+            asyncio.get_running_loop().call_later(pause, self._try, entries, kept, emitted, again)
 
         asyncio.gather(*futures, return_exceptions=True).add_done_callback(ended)
+
+    def _offer(self, entry: Entry, kept: Callable[[Entry], None] | None) -> asyncio.Future[None]:
+        keeping = self._keeper.keep(entry)
+
+        def is_kept(done: asyncio.Future[None]) -> None:
+            if kept is not None and not done.cancelled() and done.exception() is None:
+                kept(entry)
+
+        keeping.kept.add_done_callback(is_kept)
+        return keeping.offered

@@ -370,6 +370,11 @@ def looked_at(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
+def pass_on(done: asyncio.Future[Any], to: asyncio.Future[Any]) -> None:
+    """Let one future end as another did."""
+    settle(to, None, ENDED if done.cancelled() else done.exception())
+
+
 def settle(reply: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
     """Answer whoever waits, if anybody still does."""
     if reply.done():

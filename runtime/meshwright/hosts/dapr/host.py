@@ -30,7 +30,7 @@ from meshwright.hosts.dapr.deliveries import Deliveries
 from meshwright.hosts.dapr.documents import Entry
 from meshwright.hosts.dapr.doors import Doors
 from meshwright.hosts.dapr.emitter import Emitter
-from meshwright.hosts.dapr.executor import ENDED, Executor, Tells, settle
+from meshwright.hosts.dapr.executor import ENDED, Executor, Tells, pass_on, settle
 from meshwright.hosts.dapr.inbox import Inbox
 from meshwright.hosts.dapr.keeping import Batches, Confirmations, Keeper, OwnLog, RemoteLog
 from meshwright.hosts.dapr.lease import KNOWN_ALIVE_SECONDS, Lease
@@ -330,10 +330,12 @@ class DaprHost:
             if written.cancelled() or (error is not None and not isinstance(error, Conflict)):
                 settle(kept, None, error or ENDED)
                 return
-            if error is None:  # else there was one of that number, that stands and has told its events
-                cell.outbox += entries  # with the next document they outlive this worker
-                self._relay.start(cell)
-            settle(kept, None, None)
+            if error is None and entries:
+                self._relay.add(cell, entries)  # with the next document they outlive this worker
+                emitted = self._emitter.emit_entries(entries, lambda entry: self._relay.kept(cell, entry))
+                emitted.add_done_callback(lambda emitted: pass_on(emitted, kept))
+            else:  # where there was one of that number, that stands and has told its events
+                settle(kept, None, None)
 
         written.add_done_callback(is_written)
         return kept

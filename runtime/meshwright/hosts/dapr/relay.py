@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from pydantic_core import to_json
@@ -111,13 +111,23 @@ class Relay:
             cell.relaying = True
             self._begin(self._deliver_all(cell), "relay")
 
+    def add(self, cell: Cell, entries: Sequence[Entry]) -> None:
+        """Put entries into a cell's outbox that another part sends, until they are `kept`."""
+        for entry in entries:
+            entry.is_begun = entry.is_delivered = True
+        cell.outbox += entries
+
+    def kept(self, cell: Cell, entry: Entry) -> None:
+        """The log has an entry."""
+        entry.is_kept = True
+        self._ended(cell, entry)
+
     def _keep(self, cell: Cell, entry: Entry) -> None:
         def is_kept(kept: asyncio.Future[None]) -> None:
             if kept.cancelled() or not self._is_open:
                 return
             if kept.exception() is None:
-                entry.is_kept = True
-                self._ended(cell, entry)
+                self.kept(cell, entry)
             else:
                 asyncio.get_running_loop().call_later(KEEP_RETRY_SECONDS, self._keep, cell, entry)
 
