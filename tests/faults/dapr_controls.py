@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from meshwright.envelope import ActorRef
-from meshwright.hosts.dapr import DaprHost
+from meshwright.hosts.dapr.doors import Doors
 from meshwright.hosts.dapr.watch import WatchList
 from tests.faults import controls
 
@@ -26,20 +26,20 @@ def break_on_purpose(control: str) -> None:
 
 def acknowledge_first() -> None:
     """Tell the broker that a message is taken, and take it later."""
-    on_topic = DaprHost.on_topic
+    on_topic = Doors.on_topic
     held: set[asyncio.Task[bool]] = set()
 
-    async def take_later(self: DaprHost, pubsub: str, topic: str, data: bytes) -> bool:
+    async def take_later(self: Doors, pubsub: str, topic: str, data: bytes) -> bool:
         await asyncio.sleep(HELD_SECONDS)
         return await on_topic(self, pubsub, topic, data)
 
-    async def acknowledge(self: DaprHost, pubsub: str, topic: str, data: bytes) -> bool:
+    async def acknowledge(self: Doors, pubsub: str, topic: str, data: bytes) -> bool:
         task = asyncio.create_task(take_later(self, pubsub, topic, data))
         held.add(task)
         task.add_done_callback(held.discard)
         return True
 
-    setattr(DaprHost, "on_topic", acknowledge)  # noqa: B010 a door of this process, replaced
+    setattr(Doors, "on_topic", acknowledge)  # noqa: B010 a door of this process, replaced
 
 
 def never_watch() -> None:
