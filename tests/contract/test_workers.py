@@ -160,4 +160,5 @@ async def test_a_worker_that_lapsed_commits_nothing_of_what_another_has_claimed(
     crew.let_go("t1 work")
     assert (await crew.outcome("t1")).text == "work by 2"
     assert owners(crew) == [before, idle.incarnation]
+    await crew.until(lambda: bool(crew.events("attempt.ended")))  # which may be told after the outcome
     assert len(crew.events("attempt.ended")) == 1
