@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 
 from meshwright.messages import TaskRequest, Usage
-from meshwright.models.port import ModelReply, ModelRequest
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 
 QUESTION = "What changed between the last two releases, and does anything that we rely on break?"
 ANSWER = "Three things changed, none of which we rely on: the log format, one default and a deprecated flag."
@@ -19,11 +20,11 @@ class InstantModel:
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         if self.seconds:
             await asyncio.sleep(self.seconds)
         usage = Usage(prompt_tokens=200, completion_tokens=25)
-        return ModelReply(content=ANSWER, model="instant", usage=usage, cost_usd=0.0)
+        return ModelReply(content=ANSWER, model="instant", usage=usage, cost_usd=Decimal(0))
 
     async def close(self) -> None:
         """There is nothing to close."""

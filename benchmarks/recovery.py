@@ -16,7 +16,7 @@ from benchmarks.load import watching_stalls
 from benchmarks.road import stall_row
 from benchmarks.sides import kill, side
 from benchmarks.stand import BenchAgent, build_stand
-from meshwright.models.port import ModelReply, ModelRequest
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 
 TASKS = 10_000
 IN_FLIGHT = 256
@@ -40,7 +40,7 @@ class FirstCall(InstantModel):
         self.at = 0.0
         self.calls = 0
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         self.at = self.at or time.time()
         self.calls += 1
         self.called.set()

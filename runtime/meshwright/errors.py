@@ -156,7 +156,23 @@ class MemoryUnavailable(MeshError):
 
 
 class ModelError(MeshError):
-    """A model call failed. `retryable` says whether the same call may succeed later."""
+    """A model call failed. `retryable` says whether the same call may succeed later.
+
+    `retry_after_seconds` is how long whoever answered wants us to wait, where it said so; `attempts` how many
+    were made.
+    """
 
     status = 502
     retryable = False
+    attempts = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        field: str = "",
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy, field=field)
+        self.retry_after_seconds = retry_after_seconds

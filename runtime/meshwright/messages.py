@@ -10,13 +10,17 @@ import hashlib
 import random
 import time
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 """An id that may become a part of a topic, a key or a path: 1 to 64 letters, digits, `_` and `-`."""
+
+Dollars = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str, when_used="json")]
+"""An exact amount of US dollars; text in JSON (`"0.0000084"`), since a number there would lose digits."""
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 PAIRS = tuple(high + low for high in CROCKFORD for low in CROCKFORD)
@@ -156,15 +160,23 @@ class Dispatch(Plain):
 
 
 class Usage(Plain):
-    """Tokens that models read and wrote."""
+    """Tokens that models read and wrote.
+
+    `cached_tokens` are those of the prompt that the provider had in its cache, `reasoning_tokens` those of
+    the completion that nobody sees.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
             completion_tokens=self.completion_tokens + other.completion_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
         )
 
 
@@ -192,7 +204,7 @@ class Outcome(Plain):
     duration_ms: float = 0.0
     model: str | None = None
     usage: Usage = Usage()
-    cost_usd: float | None = 0.0
+    cost_usd: Dollars | None = Decimal(0)
     completed_at: datetime
     generation: int = 1
     attempt: int = 1

@@ -11,12 +11,13 @@ import json
 import os
 import random
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
 from meshwright.agent import Agent
 from meshwright.capability import Capability
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.tools.tool import tool
 
 TOOLS = {"find": "look_up", "charge": "charge", "ask": "delegate"}
@@ -129,7 +130,7 @@ class CountingModel:
         self._passes = passes
         self._max_seconds = max_seconds
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Ask for the tool of the task's shape first, and answer after that."""
         about = request.metadata
         self._books.calls.write([about["task_id"], about["attempt"], about["step"]])
@@ -155,7 +156,7 @@ def reply_to(request: ModelRequest) -> ModelReply | None:
         return None
     if last.role != "tool" and shape in TOOLS:
         return _call(TOOLS[shape], question)
-    return ModelReply(content=f"answered: {last.content}", model="counting", cost_usd=0.0)
+    return ModelReply(content=f"answered: {last.content}", model="counting", cost_usd=Decimal(0))
 
 
 def _call(name: str, question: ChatMessage) -> ModelReply:
@@ -165,4 +166,4 @@ def _call(name: str, question: ChatMessage) -> ModelReply:
         else {"word": question.content}
     )
     call = ToolCall(id="call_1", name=name, arguments=json.dumps(arguments))
-    return ModelReply(tool_calls=(call,), model="counting", cost_usd=0.0, finish_reason="tool_calls")
+    return ModelReply(tool_calls=(call,), model="counting", cost_usd=Decimal(0), finish_reason="tool_calls")

@@ -15,7 +15,7 @@ from meshwright.context.tokens import count_tokens
 from meshwright.envelope import ActorRef
 from meshwright.hosts.memory import MemoryHost
 from meshwright.messages import Usage
-from meshwright.models.port import ModelReply, ModelRequest, ModelUnavailable
+from meshwright.models.port import ModelReply, ModelRequest, ModelUnavailable, OnDelta
 from meshwright.prompts import Prompts
 from meshwright.turns import ActorKind
 
@@ -42,7 +42,7 @@ class Scripted:
         self.asked: list[ModelRequest] = []
         self._answer = answer
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         self.asked.append(request)
         answer = self._answer(request)
         if isinstance(answer, ModelReply):

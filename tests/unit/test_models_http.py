@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -166,15 +167,15 @@ async def test_without_a_key_no_credentials_are_sent(fake: FakeOpenAI) -> None:
     ("headers", "cost"),
     [
         ({}, None),
-        ({"x-litellm-response-cost": "0.0125"}, 0.0125),
+        ({"x-litellm-response-cost": "0.0125"}, Decimal("0.0125")),
         ({"x-litellm-response-cost": "None"}, None),
         ({"x-litellm-response-cost": "nan"}, None),
         ({"x-litellm-response-cost": "-1"}, None),
-        ({"x-litellm-response-cost": "0.0125", "x-litellm-cache-key": "k"}, 0.0),
+        ({"x-litellm-response-cost": "0.0125", "x-litellm-cache-key": "k"}, Decimal(0)),
     ],
 )
 async def test_the_cost_is_what_the_proxy_says_and_nothing_for_an_answer_from_its_cache(
-    fake: FakeOpenAI, model: HttpModel, headers: dict[str, str], cost: float | None
+    fake: FakeOpenAI, model: HttpModel, headers: dict[str, str], cost: Decimal | None
 ) -> None:
     fake.headers = headers
     assert (await model.complete(request())).cost_usd == cost

@@ -12,6 +12,7 @@ from meshwright.models.port import (
     ModelReply,
     ModelRequest,
     ModelUnavailable,
+    OnDelta,
     RateLimited,
 )
 from meshwright.models.retry import Retrying
@@ -32,7 +33,7 @@ class Flaky:
         self.closed = False
         self.begun = clock.now()
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         self.calls.append(((self.clock.now() - self.begun).total_seconds(), request))
         if self.errors:
             raise self.errors.pop(0)

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ async def test_a_later_generation_begins_anew(kept: LogOnFile) -> None:
         {"capability": 7, "priority": "high"},
         {"task": {}},
         {"attempt": 10**30},
-        outcome("t", cost_usd=float("nan")),
+        outcome("t").model_copy(update={"cost_usd": Decimal("NaN")}),
         outcome("t", attempt=10**30),
         outcome("t", error=Fault(type="\ud83d", message="half")),
     ],

@@ -37,7 +37,7 @@ OUTCOME: Example = {
     "duration_ms": 31.5,
     "model": "offline",
     "usage": {"prompt_tokens": 212, "completion_tokens": 9},
-    "cost_usd": 0.0,
+    "cost_usd": "0",
     "completed_at": "2030-01-01T12:00:00.031Z",
     "generation": 1,
     "attempt": 1,
@@ -94,7 +94,7 @@ TASKS: Example = {
             "duration_ms": 31.5,
             "model": "offline",
             "usage": {"prompt_tokens": 212, "completion_tokens": 9},
-            "cost_usd": 0.0,
+            "cost_usd": "0",
         }
     ],
     "cursor": "42",

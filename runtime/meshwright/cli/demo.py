@@ -9,6 +9,7 @@ import tempfile
 import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,7 +166,7 @@ async def _sum_up(mesh: MeshClient, outcomes: list[Document]) -> None:
     program, delegated = _program(), outcomes[DELEGATED]["task_id"]
     tasks = await mesh.tasks(status=None, capability=None, limit=100)
     costs = [outcome["cost_usd"] for outcome in outcomes]
-    cost = dollars(None if None in costs else sum(costs))
+    cost = dollars(None if None in costs else sum(map(Decimal, costs)))
     click.echo(
         f"""
 {len(tasks)} tasks, {await mesh.last_seq()} events, {cost}. All of it is kept in {mesh.where}:

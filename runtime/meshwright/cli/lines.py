@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from meshwright.cli.client import Document
@@ -55,7 +56,8 @@ def dollars(cost_usd: Any) -> str:
     """A cost for people: `$0`, `$0.0012`, or `$?` where nobody knows the price."""
     if cost_usd is None:
         return "$?"
-    return "$0" if not cost_usd else f"${cost_usd:.4f}" if cost_usd >= 0.0001 else "<$0.0001"
+    cost = Decimal(str(cost_usd))
+    return "$0" if not cost else f"${cost:.4f}" if cost >= Decimal("0.0001") else "<$0.0001"
 
 
 def tokens(usage: Any) -> str:

@@ -44,7 +44,7 @@ class TaskRow:
     model: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cost_usd: float | None = 0.0
+    cost_usd: str | None = "0"
 
     def __init__(self, **columns: Any) -> None:
         self.__dict__.update(columns)
@@ -108,7 +108,7 @@ def dispatch(row: TaskRow, event: Event) -> None:
     if task.generation > row.generation:
         row.generation, row.attempts = task.generation, 0
         row.completed_at = row.duration_ms = row.model = None
-        row.prompt_tokens, row.completion_tokens, row.cost_usd = 0, 0, 0.0
+        row.prompt_tokens, row.completion_tokens, row.cost_usd = 0, 0, "0"
     if task.generation == row.generation and dispatch.attempt > row.attempts and not row.ended:
         row.status, row.attempts, row.reason = "dispatched", dispatch.attempt, None
         row.agent_id = dispatch.agent_id
@@ -153,7 +153,7 @@ def end(status: str) -> Callable[[TaskRow, Event], None]:
             row.model = outcome.model
             row.prompt_tokens = outcome.usage.prompt_tokens
             row.completion_tokens = outcome.usage.completion_tokens
-            row.cost_usd = outcome.cost_usd
+            row.cost_usd = None if outcome.cost_usd is None else f"{outcome.cost_usd:f}"
 
     return change
 
@@ -180,7 +180,11 @@ def outcome_of(event: Event) -> Outcome | None:
         return None
     usage = outcome.usage
     tokens_are_sane = sane(usage.prompt_tokens) and sane(usage.completion_tokens)
-    return outcome if tokens_are_sane and sane(outcome.duration_ms) and sane(outcome.cost_usd or 0) else None
+    return (
+        outcome
+        if tokens_are_sane and sane(outcome.duration_ms) and sane(float(outcome.cost_usd or 0))
+        else None
+    )
 
 
 def sane(figure: float) -> bool:

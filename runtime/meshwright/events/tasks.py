@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from meshwright.errors import InvalidInput
-from meshwright.messages import Plain, TaskStatus, Usage
+from meshwright.messages import Dollars, Plain, TaskStatus, Usage
 
 MAX_PAGE = 1000
 
@@ -39,7 +39,7 @@ class TaskSummary(Plain):
     duration_ms: float | None
     model: str | None
     usage: Usage
-    cost_usd: float | None
+    cost_usd: Dollars | None
 
 
 class TaskPage(Plain):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -12,7 +13,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.errors import ConfigError, ModelError
 from meshwright.models.faults import Fault, error_for, read_retry_after, words_of
-from meshwright.models.port import ModelReply, ModelRequest, ModelTimeout, ModelUnavailable
+from meshwright.models.port import ModelReply, ModelRequest, ModelTimeout, ModelUnavailable, OnDelta
 from meshwright.models.wire import completion_body, not_a_completion, read_completion, read_cost
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class HttpModel:
         self._headers = {"content-type": "application/json", **authorization(api_key)}
         self._session: aiohttp.ClientSession | None = None
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt; cancelling it closes its connection. Raises ModelError."""
         import aiohttp
 
@@ -173,10 +174,10 @@ def authorization(api_key: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def cost_of(response: aiohttp.ClientResponse) -> float | None:
+def cost_of(response: aiohttp.ClientResponse) -> Decimal | None:
     """What a LiteLLM proxy says the call cost; an answer from its cache cost nothing, whatever it says."""
     if CACHE_HEADER in response.headers:
-        return 0.0
+        return Decimal(0)
     return read_cost(response.headers.get(COST_HEADER))
 
 

@@ -11,7 +11,10 @@ from typing import Any, Literal, Protocol
 from pydantic import Field
 
 from meshwright.errors import ModelError
-from meshwright.messages import Plain, Usage
+from meshwright.messages import Dollars, Plain, Usage
+
+CostSource = Literal["priced", "reported", "unknown"]
+"""Who says what a call cost: our price list, whoever answered, or nobody."""
 
 
 class ToolCall(Plain):
@@ -40,7 +43,11 @@ class ToolSpec(Plain):
 
 
 class ModelRequest(Plain):
-    """One call to a model. `metadata` names the task, agent, tenant, attempt and step."""
+    """One call to a model. `metadata` names the task, agent, tenant, attempt and step.
+
+    `timeout_seconds` bounds the whole call, its retries included. `cache` is whether an answer from a cache
+    will do, where the mesh has one.
+    """
 
     model: str = "default"
     messages: tuple[ChatMessage, ...]
@@ -48,24 +55,46 @@ class ModelRequest(Plain):
     user: str
     metadata: dict[str, Any] = Field(default_factory=dict)
     tools: tuple[ToolSpec, ...] = ()
+    tool_choice: Literal["auto", "required"] = "auto"
     response_schema: dict[str, Any] | None = None
     temperature: float = 0.0
     max_tokens: int = 1024
     timeout_seconds: float = 120.0
+    cache: bool = True
 
 
 class ModelReply(Plain):
     """What a model answered: text, or tools that it wants called. `model` is the one that answered.
 
-    `cost_usd` is None where nobody knows the price.
+    `deployment` names which of its group's did, where that is known. `cost_usd` is None where nobody knows
+    the price, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts` are those of
+    the whole call.
     """
 
     content: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     model: str
+    deployment: str | None = None
     usage: Usage = Usage()
-    cost_usd: float | None = None
+    cost_usd: Dollars | None = None
+    cost_source: CostSource = "unknown"
+    cache_hit: bool = False
+    saved_usd: Dollars | None = None
+    attempts: int = 1
+    latency_ms: float = 0.0
     finish_reason: str = "stop"
+
+
+BEGIN_ANEW = ""
+"""The piece of a streamed answer that says: forget what came, another attempt begins."""
+
+
+class OnDelta(Protocol):
+    """Takes a streamed answer piece by piece; called on the event loop, and must not block."""
+
+    def __call__(self, text: str) -> None:
+        """Take the next piece, or BEGIN_ANEW."""
+        ...
 
 
 class Model(Protocol):
@@ -74,8 +103,11 @@ class Model(Protocol):
     name: str
     """What answers: `offline`, `http http://...`, `router litellm_config.yaml`; never holds a key."""
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
-        """Make one attempt. Raises ModelError, whose `retryable` says whether another may succeed."""
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Make one attempt; with `on_delta` its text is streamed, and the reply is still the whole of it.
+
+        Raises ModelError, whose `retryable` says whether another may succeed.
+        """
         ...
 
     async def close(self) -> None:
@@ -90,15 +122,15 @@ class ModelUnavailable(ModelError):
     retryable = True
 
 
+class AllProvidersDown(ModelUnavailable):
+    """Every deployment that could have answered was tried, or is known to be down."""
+
+
 class RateLimited(ModelError):
     """The provider wants us to wait; `retry_after_seconds` where it said for how long."""
 
     status = 429
     retryable = True
-
-    def __init__(self, message: str, *, remedy: str = "", retry_after_seconds: float | None = None) -> None:
-        super().__init__(message, remedy=remedy)
-        self.retry_after_seconds = retry_after_seconds
 
 
 class ModelTimeout(ModelError):
@@ -122,3 +154,34 @@ class ModelRefused(ModelError):
 
 class ContextTooLong(ModelRefused):
     """The messages do not fit the model's context window."""
+
+
+class ContentRefused(ModelRefused):
+    """The provider's policy forbids the request, or an answer to it."""
+
+
+class BudgetExceeded(ModelError):
+    """A hard budget has no room for the call, which was not made. It is named, and when it renews."""
+
+    status = 402
+
+    def __init__(self, message: str, *, budget: str, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.budget = budget
+
+
+class PriceUnknown(BudgetExceeded):
+    """Nobody knows what the call would cost, so no budget can allow it."""
+
+
+class StructureInvalid(ModelError):
+    """The model did not answer in the shape that was asked for, also when told what was wrong with it.
+
+    `raw` is its last answer, which the message does not quote.
+    """
+
+    status = 502
+
+    def __init__(self, message: str, *, raw: str, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.raw = raw

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from meshwright.clock import Clock
 from meshwright.errors import ModelError
-from meshwright.models.port import Model, ModelReply, ModelRequest, RateLimited
+from meshwright.models.port import BEGIN_ANEW, Model, ModelReply, ModelRequest, OnDelta
 
 MAX_TRIES = 3
 BACKOFF_SECONDS = 0.5
@@ -47,20 +48,25 @@ class Retrying:
         self.draw = draw
         self.on_retry = on_retry
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make up to `max_tries` attempts. Raises the last attempt's ModelError."""
         ends = self.clock.now() + timedelta(seconds=request.timeout_seconds)
         attempt = request
-        for tries in range(1, self.max_tries):
+        for tries in itertools.count(1):
             try:
-                return await self.model.complete(attempt)
+                reply = await self.model.complete(attempt, on_delta)
             except ModelError as error:
+                error.attempts = tries
                 wakes = self._wake_after(error, tries, ends)
                 self.on_retry(request, error, (wakes - self.clock.now()).total_seconds())
+            else:
+                return reply if tries == 1 else reply.model_copy(update={"attempts": tries})
             await self.clock.sleep_until(wakes)
+            if on_delta is not None:
+                on_delta(BEGIN_ANEW)
             left = (ends - self.clock.now()).total_seconds()
             attempt = request.model_copy(update={"timeout_seconds": left})
-        return await self.model.complete(attempt)
+        raise AssertionError("the count has no end")
 
     async def close(self) -> None:
         """Close the model."""
@@ -69,11 +75,10 @@ class Retrying:
     def _wake_after(self, error: ModelError, tries: int, ends: datetime) -> datetime:
         """When to try again; raises the error where another try makes no sense."""
         wakes = self.clock.now() + timedelta(seconds=self._delay_seconds(error, tries))
-        if not error.retryable or wakes >= ends:
+        if tries >= self.max_tries or not error.retryable or wakes >= ends:
             raise error
         return wakes
 
     def _delay_seconds(self, error: ModelError, tries: int) -> float:
         ceiling = min(self.max_backoff_seconds, self.backoff_seconds * 2 ** (tries - 1))
-        asked = error.retry_after_seconds if isinstance(error, RateLimited) else None
-        return max(self.draw() * ceiling, asked or 0.0)
+        return max(self.draw() * ceiling, error.retry_after_seconds or 0.0)

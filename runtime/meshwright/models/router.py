@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from meshwright.models.port import (
     ModelRequest,
     ModelTimeout,
     ModelUnavailable,
+    OnDelta,
     RateLimited,
     ToolCall,
 )
@@ -67,7 +69,7 @@ class RouterModel:
         self._router = await asyncio.shield(self._loading)  # one cancelled caller stops nobody else's load
         return self._router
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt; cancelling it closes its connection. Raises ModelError, or ConfigError."""
         if request.model not in self.config.groups:
             # Left to the Router, a misspelt name would be answered by the default fallback.
@@ -225,10 +227,10 @@ def read_response(response: Any, request: ModelRequest) -> ModelReply:
         raise not_a_completion(SOURCE) from None
 
 
-def cost_of(hidden: Mapping[str, Any]) -> float | None:
+def cost_of(hidden: Mapping[str, Any]) -> Decimal | None:
     """What a call cost: nothing from a cache; None where a 0 only stands for a price that is not known."""
     if hidden.get("cache_hit"):
-        return 0.0
+        return Decimal(0)
     cost = read_cost(hidden.get("response_cost"))
     return cost if cost or hidden.get("custom_llm_provider") in FREE_PROVIDERS else None
 

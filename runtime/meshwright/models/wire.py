@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from pydantic import ValidationError
@@ -65,7 +65,7 @@ def tool_body(tool: ToolSpec) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def read_completion(body: Any, *, model: str, cost_usd: float | None, source: str) -> ModelReply:
+def read_completion(body: Any, *, model: str, cost_usd: Decimal | None, source: str) -> ModelReply:
     """Read a reply's body; `model` stands in where the server does not say which model answered.
 
     Arguments of tool calls are passed on as they came. Raises ModelUnavailable, naming `source`, for
@@ -122,10 +122,10 @@ def read_usage(usage: Mapping[str, Any]) -> Usage:
     )
 
 
-def read_cost(text: str | float | None) -> float | None:
+def read_cost(text: str | float | None) -> Decimal | None:
     """Read a price in US dollars; None where it is missing or no price at all."""
     try:
-        cost = float(text) if text is not None else math.nan
-    except ValueError:
+        cost = Decimal(str(text))
+    except InvalidOperation:
         return None
-    return cost if math.isfinite(cost) and cost >= 0 else None
+    return cost if cost.is_finite() and cost >= 0 else None

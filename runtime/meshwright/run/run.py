@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from meshwright import genai
@@ -32,7 +33,7 @@ class Spent:
     """What the models of a run have cost so far, replayed calls included; None once nobody knows."""
 
     usage: Usage = field(default_factory=Usage)
-    cost_usd: float | None = 0.0
+    cost_usd: Decimal | None = Decimal(0)
     model: str | None = None
 
     def add(self, reply: ModelReply) -> None:

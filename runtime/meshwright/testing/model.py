@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
 from meshwright.errors import ModelError
-from meshwright.models.port import ModelRefused, ModelReply, ModelRequest, ToolCall
+from meshwright.models.port import ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
 
 Reply = str | ToolCall | Sequence[ToolCall] | ModelReply | ModelError | Callable[[ModelRequest], ModelReply]
 """An answer in words, one or more tools to call, a whole reply, an error to raise, or what makes a reply."""
@@ -54,7 +55,7 @@ class ScriptedModel:
         """How many replies of the script nobody has asked for yet."""
         return sum(map(len, self._scripts.values()))
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Give the next reply of the script."""
         self.requests.append(request)
         reply = self._next(request)
@@ -65,12 +66,12 @@ class ScriptedModel:
         if isinstance(reply, ModelReply):
             return reply
         if isinstance(reply, str):
-            return ModelReply(content=reply, model=self.name, cost_usd=0.0)
+            return ModelReply(content=reply, model=self.name, cost_usd=Decimal(0))
         calls = [reply] if isinstance(reply, ToolCall) else reply
         return ModelReply(
             tool_calls=tuple(map(self._with_id, calls)),
             model=self.name,
-            cost_usd=0.0,
+            cost_usd=Decimal(0),
             finish_reason="tool_calls",
         )
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from decimal import Decimal
 
 from meshwright.messages import Usage
 from meshwright.models.offline.answering import answer
@@ -13,7 +14,7 @@ from meshwright.models.offline.filling import SchemaFiller
 from meshwright.models.offline.planning import Call, next_call
 from meshwright.models.offline.shortening import limit_in, shorten
 from meshwright.models.offline.talk import Talk, read_talk
-from meshwright.models.port import ModelReply, ModelRequest, ToolCall
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
 
 NAME = "offline"
 COMPRESSION = "compression"
@@ -37,7 +38,7 @@ class OfflineModel:
         self.name = f"{NAME} ({why})" if why else NAME
         self.count_tokens = count_tokens
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Answer; never fails."""
         if sum(len(message.content) for message in request.messages) > MAX_INLINE_CHARACTERS:
             return await asyncio.to_thread(self.reply, request)
@@ -71,7 +72,8 @@ class OfflineModel:
             tool_calls=(tool_call,),
             model=NAME,
             usage=self._usage(request, arguments),
-            cost_usd=0.0,
+            cost_usd=Decimal(0),
+            cost_source="priced",
             finish_reason="tool_calls",
         )
 
@@ -83,7 +85,14 @@ class OfflineModel:
 
     def _made(self, request: ModelRequest, content: str, finish_reason: str = "stop") -> ModelReply:
         usage = self._usage(request, content)
-        return ModelReply(content=content, model=NAME, usage=usage, cost_usd=0.0, finish_reason=finish_reason)
+        return ModelReply(
+            content=content,
+            model=NAME,
+            usage=usage,
+            cost_usd=Decimal(0),
+            cost_source="priced",
+            finish_reason=finish_reason,
+        )
 
     def _usage(self, request: ModelRequest, reply: str) -> Usage:
         prompt = sum(self.count_tokens(message.content) for message in request.messages)
