@@ -3,7 +3,8 @@
 For each task as many turns (accept, enqueue, claim, complete, settle) and topics (the task's, its result's),
 and the same documents, steps and events as the mesh writes (`sample.py`). Documents by compare-and-swap with
 foretold etags, inserts without a read, a watch list of open tasks written beside the accepting commit, what
-waits behind a call sent together with the next one, events of 20 ms in one message. `by_calls` sends accept,
+waits behind a call sent together with the next one, messages of a topic taken in groups, and events of 20 ms
+in one message. `by_calls` sends accept,
 enqueue and settle through actor calls, so that Dapr's placement says where they run; else a turn runs where
 its message lands.
 
@@ -68,11 +69,11 @@ class Floor:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Floor]:
         """At work within the block."""
-        app, topics = self._app, [f"$share/mesh/{TASKS}", f"$share/mesh/{RESULTS}"]
+        app, topics = self._app, {f"$share/mesh/{topic}": topic for topic in (TASKS, RESULTS)}
         if self._log is not None:
-            topics.append(f"$share/event-logger/{EVENTS}")
+            topics[f"$share/event-logger/{EVENTS}"] = EVENTS
         server = grpc.aio.server()
-        server.add_generic_rpc_handlers(app_callback(topics, self._on_topic, RAW))
+        server.add_generic_rpc_handlers(app_callback(topics, (TASKS, RESULTS), self._on_topic, RAW))
         server.add_insecure_port(f"127.0.0.1:{app['port']}")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{app['grpc_port']}") as channel:

@@ -66,16 +66,29 @@ class Group:
 
 
 def app_callback(
-    topics: Sequence[str], on_topic: Callable[[str, bytes], Awaitable[None]], metadata: Mapping[str, str]
+    topics: Mapping[str, str],
+    grouped: Sequence[str],
+    on_topic: Callable[[str, bytes], Awaitable[None]],
+    metadata: Mapping[str, str],
 ) -> tuple[grpc.GenericRpcHandler, ...]:
-    """What daprd calls on the app port: which topics we want, and their messages; what raises comes again."""
+    """What daprd calls on the app port: which topics we want, and their messages; what raises comes again.
+
+    `topics` are names by what to subscribe to; messages of a `grouped` one come together.
+    """
+    together = wire.BulkSubscribeConfig(enabled=True, max_messages_count=100, max_await_duration_ms=1)
 
     async def subscriptions(_: Empty, context: Any) -> wire.ListTopicSubscriptionsResponse:
         routes = wire.TopicRoutes(default="/")
         return wire.ListTopicSubscriptionsResponse(
             subscriptions=[
-                wire.TopicSubscription(pubsub_name="bus", topic=topic, metadata=metadata, routes=routes)
-                for topic in topics
+                wire.TopicSubscription(
+                    pubsub_name="bus",
+                    topic=pattern,
+                    metadata=metadata,
+                    routes=routes,
+                    bulk_subscribe=together if topic in grouped else None,
+                )
+                for pattern, topic in topics.items()
             ]
         )
 
@@ -83,12 +96,22 @@ def app_callback(
         await on_topic(request.topic, request.data)
         return wire.TopicEventResponse(status=wire.TopicEventResponse.SUCCESS)
 
+    async def messages(request: wire.TopicEventBulkRequest, context: Any) -> wire.TopicEventBulkResponse:
+        topic, entries = topics[request.topic], request.entries
+        await asyncio.gather(*(on_topic(topic, entry.bytes) for entry in entries))
+        success = wire.TopicEventResponse.SUCCESS
+        statuses = [
+            wire.TopicEventBulkResponseEntry(entry_id=each.entry_id, status=success) for each in entries
+        ]
+        return wire.TopicEventBulkResponse(statuses=statuses)
+
     def unary(method: Any, request: Any, reply: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(method, request.FromString, reply.SerializeToString)
 
     handlers = {
         "ListTopicSubscriptions": unary(subscriptions, Empty, wire.ListTopicSubscriptionsResponse),
         "OnTopicEvent": unary(message, wire.TopicEventRequest, wire.TopicEventResponse),
+        "OnBulkTopicEvent": unary(messages, wire.TopicEventBulkRequest, wire.TopicEventBulkResponse),
     }
     return (grpc.method_handlers_generic_handler("dapr.proto.runtime.v1.AppCallback", handlers),)
 

@@ -192,7 +192,7 @@ async def test_a_message_that_is_taken_is_acked(services: Services, name: Channe
 async def test_a_message_that_is_refused_comes_again_and_is_not_acked(
     services: Services, name: ChannelName, root: str
 ) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}"))
+    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
     answers = iter([False, True, False])
     app.takes = lambda data: next(answers, False)
     async with beside(services, name, app) as there:
@@ -204,10 +204,35 @@ async def test_a_message_that_is_refused_comes_again_and_is_not_acked(
         assert await there.next_for_the_bus(root) == b"second"
 
 
+async def test_messages_that_come_while_one_is_under_way_come_together_and_are_refused_alone(
+    services: Services, root: str
+) -> None:
+    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
+    refused: list[bytes] = []
+
+    def takes(data: bytes) -> bool:
+        if data == b"two" and not refused:
+            refused.append(data)
+            return False
+        return True
+
+    app.takes = takes
+    async with beside(services, "grpc", app) as there:
+        await there.publish(root, "wait")
+        assert (await app.messages.get())[2] == b'"wait"'
+        for each in (b"one", b"two", b"three"):
+            await there.publish_plainly(root, each)
+        app.go_on.set()
+        came = [(await app.messages.get())[2] for _ in range(4)]
+        assert sorted(came[:3]) == [b"one", b"three", b"two"] and came[3] == b"two"
+        await there.publish_plainly(root, b"four")
+        assert (await app.messages.get())[2] == b"four"
+
+
 async def test_a_message_whose_handling_fails_comes_again(
     services: Services, name: ChannelName, root: str
 ) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}"))
+    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
     faults = iter([StoreUnavailable("not now"), ZeroDivisionError("a defect")])
 
     def takes(data: bytes) -> bool:
@@ -229,16 +254,17 @@ async def test_a_message_whose_handling_fails_comes_again(
 async def test_what_a_stranger_publishes_arrives_as_it_is_and_stops_nothing(
     services: Services, name: ChannelName, root: str, payload: bytes
 ) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}"))
+    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
     async with beside(services, name, app) as there:
-        await there.publish_plainly(root, payload)
-        assert (await app.messages.get())[2] == payload
+        for each in (payload, b"the next"):  # one that stops cancels what has not been answered by then
+            await there.publish_plainly(root, each)
+            assert (await app.messages.get())[2] == each
         there.sidecar.stop()
-        assert await there.next_for_the_bus(root) == b"ours"
+        assert await there.next_for_the_bus(root) != payload
 
 
 async def test_what_dapr_wraps_is_unwrapped(services: Services, name: ChannelName, root: str) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}"))
+    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
     async with beside(services, name, app) as there:
         await there.publish(root, b'"JSON"')
         assert (await app.messages.get())[2] == b'"JSON"'
@@ -323,7 +349,7 @@ async def test_a_sidecar_of_the_other_channel_is_an_error_that_says_what_to_do(s
 async def test_everything_comes_back_after_kill_9_of_the_sidecar(
     services: Services, name: ChannelName, root: str
 ) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}"))
+    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
     async with beside(services, name, app) as there:
         await there.publish(root, 1)
         assert (await app.messages.get())[2] == b"1"
@@ -365,7 +391,7 @@ async def test_actors_come_back_after_a_sidecar_has_refused_them(
 async def test_callbacks_under_way_end_before_the_channel_has_stopped(
     services: Services, name: ChannelName, root: str
 ) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}"))
+    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
     async with beside(services, name, app) as there:
         calls = [asyncio.create_task(there.call(f"a{n}", "wait")) for n in range(30)]
         await until(lambda: len(app.calls) == 30)

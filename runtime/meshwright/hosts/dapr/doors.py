@@ -14,7 +14,7 @@ from meshwright.hosts.dapr.channels.port import Route
 from meshwright.hosts.dapr.channels.replies import CALL, DELIVER
 from meshwright.hosts.dapr.deliveries import Deliveries
 from meshwright.hosts.dapr.inbox import Inbox
-from meshwright.hosts.dapr.naming import EVENTS, Naming
+from meshwright.hosts.dapr.naming import EVENTS, LOGGED, Naming
 from meshwright.hosts.dapr.ping import Pings, example_of
 from meshwright.hosts.dapr.recovery import Recovery
 from meshwright.hosts.dapr.sidecar import BUS, VIEWS
@@ -60,17 +60,19 @@ class Doors:
     def routes(self) -> Sequence[Route]:
         """What to subscribe to."""
         assert self.naming is not None
-        routes = [Route(BUS, self.naming.shared(each, self._app_id)) for each in self._patterns]
+        routes = [Route(BUS, self.naming.shared(each, self._app_id), grouped=True) for each in self._patterns]
         if self._keeps_log:
             return [*routes, Route(BUS, self.naming.shared(EVENTS, LOG_GROUP))]
-        return [*routes, Route(VIEWS, self.naming.everything(EVENTS))]
+        return [*routes, *(Route(VIEWS, self.naming.everything(each)) for each in (EVENTS, LOGGED))]
 
     @property
     def examples(self) -> Sequence[tuple[str, str]]:
         """For each route a component and a topic: what is published there comes by it."""
         assert self.naming is not None
         topics = [(BUS, self.naming.topic(example_of(pattern))) for pattern in self._patterns]
-        return [*topics, (BUS if self._keeps_log else VIEWS, self.naming.topic(EVENTS))]
+        if self._keeps_log:
+            return [*topics, (BUS, self.naming.topic(EVENTS))]
+        return [*topics, *((VIEWS, self.naming.topic(each)) for each in (EVENTS, LOGGED))]
 
     @property
     def _patterns(self) -> Sequence[str]:
@@ -83,10 +85,17 @@ class Doors:
         await self.opened.wait()
         twin = self._taking.get(data)
         if twin is not None:
-            return await asyncio.shield(twin)
-        taking = self._taking[data] = asyncio.ensure_future(self._inbox.take(topic, data))
-        taking.add_done_callback(lambda taking: self._taken(data, taking))
-        return await asyncio.shield(taking)
+            return twin.result() if twin.done() else await asyncio.shield(twin)
+        taking = self._taking[data] = asyncio.get_running_loop().create_future()
+        try:
+            taken = await self._inbox.take(topic, data)
+        except BaseException:  # also where daprd hangs up: a twin is then to be tried for itself
+            taking.set_result(False)
+            self._taking.pop(data)
+            raise
+        taking.set_result(taken)
+        self._taken(data, taken)
+        return taken
 
     async def on_actor(self, ref: ActorRef, method: str, body: bytes) -> bytes:
         """Run a turn for another host (CALL, DELIVER) or for any client of Dapr (by the turn's name)."""
@@ -106,13 +115,13 @@ class Doors:
         await self.opened.wait()
         await self._recovery.on_reminder(ref.id)
 
-    def _taken(self, data: bytes, taking: asyncio.Future[bool]) -> None:
+    def _taken(self, data: bytes, taken: bool) -> None:
         """Forget a message, but not before its twin has come.
 
         daprd's MQTT client hands each message of a shared subscription on twice once it has connected anew:
         it then knows the subscription by its name and by its filter (seen with daprd 1.18).
         """
-        if taking.cancelled() or taking.exception() is not None or not taking.result():
-            self._taking.pop(data, None)
-        else:
+        if taken:
             asyncio.get_running_loop().call_later(TWIN_SECONDS, self._taking.pop, data, None)
+        else:
+            self._taking.pop(data)

@@ -35,7 +35,7 @@ from meshwright.hosts.dapr.inbox import Inbox
 from meshwright.hosts.dapr.keeping import Batches, Confirmations, Keeper, OwnLog, RemoteLog
 from meshwright.hosts.dapr.lease import KNOWN_ALIVE_SECONDS, Lease
 from meshwright.hosts.dapr.link import Link
-from meshwright.hosts.dapr.naming import Naming
+from meshwright.hosts.dapr.naming import EVENTS, LOGGED, Naming
 from meshwright.hosts.dapr.options import Options
 from meshwright.hosts.dapr.ping import Pings
 from meshwright.hosts.dapr.recovery import Recovery
@@ -111,7 +111,7 @@ class DaprHost:
             self.is_gone,
         )
         event_logger = EventLogger(log) if log is not None and keeps_log else None
-        batches = Batches(sidecar, sender, self._naming)
+        batches = Batches(sidecar, sender, self._naming, LOGGED if event_logger else EVENTS)
         self._confirmations = Confirmations(sidecar, self._naming)
         remote = RemoteLog(self._bus, batches)
         self._keeper: Keeper = OwnLog(event_logger, self._bus, batches) if event_logger else remote

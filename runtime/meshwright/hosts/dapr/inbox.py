@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -89,7 +88,8 @@ class Inbox:
     async def _take_event(self, event: Event) -> bool:
         spread, messages = self._bus.spread([event])
         try:
-            await asyncio.gather(*map(self._deliver, messages))
+            for message in messages:
+                await self._deliver(message)
             if len(spread) > 1:  # what a route could not read
                 await self._emit(spread[1:])
         except HostError as error:

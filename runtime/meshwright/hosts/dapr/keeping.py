@@ -25,7 +25,7 @@ from meshwright.errors import HostError
 from meshwright.events.logger import EventLogger
 from meshwright.hosts.dapr.documents import Entry
 from meshwright.hosts.dapr.grouping import Grouping
-from meshwright.hosts.dapr.naming import EVENTS, Naming
+from meshwright.hosts.dapr.naming import LOGGED, Naming
 from meshwright.hosts.dapr.sidecar import BUS, Sidecar
 from meshwright.messages import Event
 
@@ -68,10 +68,11 @@ Batch = list[tuple[Entry, Keeping]]
 class Batches:
     """Publishes events in numbered batches, one after another; the result of each event is its number."""
 
-    def __init__(self, sidecar: Sidecar, sender: str, naming: Callable[[], Naming]) -> None:
+    def __init__(self, sidecar: Sidecar, sender: str, naming: Callable[[], Naming], topic: str) -> None:
         self._sidecar = sidecar
         self._sender = sender
         self._naming = naming
+        self._topic = topic
         self._numbers = itertools.count(1)
         self._group: Grouping[tuple[Entry, bool], int] = Grouping(
             self._publish, size=256, width=1, delay_seconds=WINDOW_SECONDS
@@ -93,7 +94,7 @@ class Batches:
             passing = b",".join([entry.data for entry, keep in part if not keep])
             head = (self._sender.encode(), number)
             body = b'{"v":1,"from":"%b","n":%d,"events":[%b],"passing":[%b]}' % (*head, kept, passing)
-            await self._sidecar.publish(BUS, self._naming().topic(EVENTS), [body], raw=True)
+            await self._sidecar.publish(BUS, self._naming().topic(self._topic), [body], raw=True)
             numbers += [number] * len(part)
         return numbers
 
@@ -240,7 +241,7 @@ class Confirmations:
             logged[sender].append(number)
         with suppress(HostError):  # it comes again
             body = to_json({"logged": logged})
-            await self._sidecar.publish(BUS, self._naming().topic(EVENTS), [body], raw=True)
+            await self._sidecar.publish(BUS, self._naming().topic(LOGGED), [body], raw=True)
         return [None] * len(group)
 
 

@@ -8,7 +8,9 @@ from meshwright.errors import ConfigError
 
 ROOT = "bus"
 EVENTS = "events"
-"""The topic of batches of events, for the log and for listeners."""
+"""The topic of batches of events on their way to the log."""
+LOGGED = "events.logged"
+"""The topic of what the log has: events of its own process, and the numbers of the batches that came."""
 
 
 class Naming(Protocol):

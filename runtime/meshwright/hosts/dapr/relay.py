@@ -6,7 +6,8 @@ import asyncio
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic_core import to_json
@@ -73,8 +74,8 @@ class Relay:
         self,
         publisher: Publisher,
         keeper: Keeper,
-        deliver: Callable[[Message], Awaitable[None]],
-        begin: Callable[[Coroutine[Any, Any, None], str], object],
+        deliver: Callable[[Message], Coroutine[Any, Any, None]],
+        begin: Callable[[Coroutine[Any, Any, None], str], asyncio.Future[None]],
         settled: Callable[[Cell], None],
     ) -> None:
         self._publisher = publisher
@@ -109,7 +110,7 @@ class Relay:
                     entry.is_delivered = True
         if cell.to_deliver and not cell.relaying:
             cell.relaying = True
-            self._begin(self._deliver_all(cell), "relay")
+            self._deliver_next(cell)
 
     def add(self, cell: Cell, entries: Sequence[Entry]) -> None:
         """Put entries into a cell's outbox that another part sends, until they are `kept`."""
@@ -134,26 +135,34 @@ class Relay:
         if self._is_open:
             self._keeper.keep(entry).kept.add_done_callback(is_kept)
 
-    async def _deliver_all(self, cell: Cell) -> None:
-        pause = RETRY_SECONDS
-        try:
-            while cell.to_deliver:
-                entry = cell.to_deliver[0]
-                try:
-                    if isinstance(entry.item, Message):
-                        await self._deliver(entry.item)
-                    else:
-                        await self._publisher.publish(entry.item.topic, entry)
-                except Exception as error:  # noqa: BLE001 whatever it was, what is committed has to be sent
-                    logger.warning("what %s sent is tried again in %.1f s: %s", cell.ref, pause, error)
-                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                    pause = min(2 * pause, MAX_RETRY_SECONDS)
-                    continue
-                pause = RETRY_SECONDS
-                cell.to_deliver.popleft()
-                entry.is_delivered = True
-                self._ended(cell, entry)
-        finally:
+    def _deliver_next(self, cell: Cell, pause: float = RETRY_SECONDS) -> None:
+        """Begin to deliver what is first in line; the next is begun when that has an end."""
+        if not self._is_open:
+            cell.relaying = False
+            return
+        item = cell.to_deliver[0].item
+        if isinstance(item, Message):
+            delivery = self._begin(self._deliver(item), "relay")
+        else:
+            delivery = self._publisher.publish(item.topic, cell.to_deliver[0])
+        delivery.add_done_callback(partial(self._delivered, cell, pause))
+
+    def _delivered(self, cell: Cell, pause: float, delivery: asyncio.Future[None]) -> None:
+        if delivery.cancelled():
+            cell.relaying = False
+            return
+        if (error := delivery.exception()) is not None:  # whatever it was, what is committed has to be sent
+            logger.warning("what %s sent is tried again in %.1f s: %s", cell.ref, pause, error)
+            again = min(2 * pause, MAX_RETRY_SECONDS)
+            delay = pause * random.uniform(0.5, 1.0)
+            asyncio.get_running_loop().call_later(delay, self._deliver_next, cell, again)
+            return
+        entry = cell.to_deliver.popleft()
+        entry.is_delivered = True
+        self._ended(cell, entry)
+        if cell.to_deliver:
+            self._deliver_next(cell)
+        else:
             cell.relaying = False
 
     def _ended(self, cell: Cell, entry: Entry) -> None:

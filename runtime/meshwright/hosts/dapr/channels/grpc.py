@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from typing import Any
 
@@ -27,6 +28,8 @@ from meshwright.hosts.dapr.channels.stream import ActorStream
 
 TOPICS = "dapr.proto.runtime.v1.AppCallback"
 HEALTH = "dapr.proto.runtime.v1.AppCallbackHealthCheck"
+GROUPED = wire.BulkSubscribeConfig(enabled=True, max_messages_count=100, max_await_duration_ms=1)
+"""daprd hands a group over once the one before has been answered, so that a longer wait would win nothing."""
 OPTIONS = [
     ("grpc.max_receive_message_length", RECEIVE_BYTES),
     ("grpc.max_send_message_length", SEND_BYTES),
@@ -93,6 +96,7 @@ class AppCallback:
         topics = {
             "ListTopicSubscriptions": _call(self.subscriptions, Empty, wire.ListTopicSubscriptionsResponse),
             "OnTopicEvent": _call(self.message, wire.TopicEventRequest, wire.TopicEventResponse),
+            "OnBulkTopicEvent": _call(self.messages, wire.TopicEventBulkRequest, wire.TopicEventBulkResponse),
         }
         health = {"HealthCheck": _call(self.health, Empty, wire.HealthCheckResponse)}
         generic = grpc.method_handlers_generic_handler
@@ -101,19 +105,45 @@ class AppCallback:
     async def subscriptions(self, _: Empty, context: Any) -> wire.ListTopicSubscriptionsResponse:
         """The topics that daprd is to subscribe to."""
         wanted = [
-            wire.TopicSubscription(pubsub_name=route.pubsub, topic=route.topic, metadata=RAW)
+            wire.TopicSubscription(
+                pubsub_name=route.pubsub,
+                topic=route.topic,
+                metadata=RAW,
+                bulk_subscribe=GROUPED if route.grouped else None,
+            )
             for route in self._app.routes
         ]
         return wire.ListTopicSubscriptionsResponse(subscriptions=wanted)
 
     async def message(self, request: wire.TopicEventRequest, context: Any) -> wire.TopicEventResponse:
         """A message of one of them."""
-        sent = dict(context.invocation_metadata()).get(TOKEN_HEADER, "")
-        if not hmac.compare_digest(sent.encode(), self._token) and self._token:
-            await context.abort(StatusCode.UNAUTHENTICATED, "this is not the token of APP_API_TOKEN")
+        await self._check(context)
         taken = await self._callbacks.topic(request.pubsub_name, request.topic, request.data)
         answer = wire.TopicEventResponse
         return answer(status=answer.SUCCESS if taken else answer.RETRY)
+
+    async def messages(
+        self, request: wire.TopicEventBulkRequest, context: Any
+    ) -> wire.TopicEventBulkResponse:
+        """Messages of one of them that came while others were under way."""
+        await self._check(context)
+        entries = request.entries
+        taken = await asyncio.gather(
+            *(self._callbacks.topic(request.pubsub_name, request.topic, entry.bytes) for entry in entries)
+        )
+        answer = wire.TopicEventResponse
+        statuses = [
+            wire.TopicEventBulkResponseEntry(
+                entry_id=entry.entry_id, status=answer.SUCCESS if each else answer.RETRY
+            )
+            for entry, each in zip(entries, taken, strict=True)
+        ]
+        return wire.TopicEventBulkResponse(statuses=statuses)
+
+    async def _check(self, context: Any) -> None:
+        sent = dict(context.invocation_metadata()).get(TOKEN_HEADER, "")
+        if not hmac.compare_digest(sent.encode(), self._token) and self._token:
+            await context.abort(StatusCode.UNAUTHENTICATED, "this is not the token of APP_API_TOKEN")
 
     async def health(self, _: Empty, context: Any) -> wire.HealthCheckResponse:
         """Answering is enough."""

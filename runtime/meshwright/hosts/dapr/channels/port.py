@@ -29,10 +29,13 @@ class Route:
     """A topic of a pub/sub component that daprd is to deliver to this app.
 
     `topic` is as the component's broker wants it: `$share/mesh/bus/default/task-results`, `bus/default/#`.
+    Where the channel can, messages of one that is `grouped` come together that arrive while others are under
+    way, which costs half as much; each is still acked for itself, once all of its group have an end.
     """
 
     pubsub: str
     topic: str
+    grouped: bool = False
 
 
 class App(Protocol):
