@@ -13,14 +13,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from meshwright.money import Dollars
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 """An id that may become a part of a topic, a key or a path: 1 to 64 letters, digits, `_` and `-`."""
-
-Dollars = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str, when_used="json")]
-"""An exact amount of US dollars; text in JSON (`"0.0000084"`), since a number there would lose digits."""
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 PAIRS = tuple(high + low for high in CROCKFORD for low in CROCKFORD)

@@ -19,6 +19,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from meshwright.errors import ConfigError
+from meshwright.money import Budget, Price
 
 FILE_NAME = "mesh.toml"
 PREFIX = "MESH_"
@@ -85,6 +86,23 @@ class Settings(BaseSettings):
     """Key for that server. Better given in the environment than written in a file."""
     litellm_config: Path = Path("litellm_config.yaml")
     """Configuration of the in-process router, in LiteLLM's own format."""
+
+    stream: bool = True
+    """Whether answers reach the task's event stream while the model still writes them."""
+    cache: Literal["off", "memory", "disk", "redis"] = "off"
+    """Where answers of models are kept, so that the same call again costs nothing. Tenants share none."""
+    cache_ttl_seconds: float = Field(default=600.0, gt=0)
+    """How long an answer is good for."""
+    cache_max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
+    """What a cache in memory or on disk may hold; what was used last stays."""
+    cache_redis_url: SecretStr | None = None
+    """The Redis of `cache = "redis"`, like redis://:password@127.0.0.1:6379/0."""
+
+    budgets: tuple[Budget, ...] = ()
+    """How much may be spent: tables with name, scope, of, limit_usd, window, hard and cheaper_tag."""
+    default_price: Price | None = None
+    """Dollars per million tokens of a model whose price nobody knows, like { input = 3, output = 15 }. Where
+    unset a hard budget refuses its calls."""
 
     max_concurrency: int = Field(default=8, ge=1, le=1_000)
     """Tasks that one agent works on at a time, where it declares no number itself."""

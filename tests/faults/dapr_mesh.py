@@ -8,10 +8,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from meshwright.messages import ENDED
 from meshwright.stack.services import Layer, Service
 from tests.faults.dapr_evidence import gather, read_store
 from tests.faults.dapr_node import Post
@@ -25,6 +27,7 @@ MAX_MODEL_SECONDS = 0.1
 REST_SECONDS = 30.0  # what a mesh has to come to rest
 READY_SECONDS = 30.0
 LOOK_SECONDS = 0.02
+OUTCOMES = {f"task.{status}" for status in ENDED}
 MAX_QUOTED = 20
 
 
@@ -164,6 +167,7 @@ class DaprMesh:
         if found:
             quoted = "\n".join(found[:MAX_QUOTED])
             raise AssertionError(f"{len(found)} complaints, the first of them:\n{quoted}")
+        print(f"no outcome for {silence(evidence):.1f} s at most; the longest task {longest(evidence):.1f} s")
         return evidence
 
     async def complaints(
@@ -183,3 +187,16 @@ class DaprMesh:
         counts = {"accepted": len(evidence.accepted), "told of": len(evidence.told)}
         wanted = len(self.plan)
         return [f"{count} of {wanted} tasks were {what}" for what, count in counts.items() if count != wanted]
+
+
+def silence(evidence: Evidence) -> float:
+    """The longest time in which no task ended, once one had, in seconds."""
+    times = sorted(event.time for event in evidence.events if event.event_type in OUTCOMES)
+    return max((later - earlier).total_seconds() for earlier, later in pairwise(times))
+
+
+def longest(evidence: Evidence) -> float:
+    """How long the task took that took longest, from its acceptance to its outcome, in seconds."""
+    begun = {event.task_id: event.time for event in evidence.of_type("task.accepted")}
+    ended = [event for event in evidence.events if event.event_type in OUTCOMES]
+    return max((event.time - begun[event.task_id]).total_seconds() for event in ended)

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from meshwright.errors import InvalidInput
-from meshwright.messages import Dollars, Plain, TaskStatus, Usage
+from meshwright.messages import Plain, TaskStatus, Usage
+from meshwright.money import Dollars
 
 MAX_PAGE = 1000
 

@@ -11,7 +11,8 @@ from typing import Any, Literal, Protocol
 from pydantic import Field
 
 from meshwright.errors import ModelError
-from meshwright.messages import Dollars, Plain, Usage
+from meshwright.messages import Plain, Usage
+from meshwright.money import Dollars
 
 CostSource = Literal["priced", "reported", "unknown"]
 """Who says what a call cost: our price list, whoever answered, or nobody."""
