@@ -1,0 +1,118 @@
+"""One call of a model as the ledger knows it: what `model.called` says of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from meshwright.errors import MeshError, ModelError
+from meshwright.messages import Plain, Usage, derived_id, new_id
+from meshwright.models.port import CostSource, ModelReply, ModelRequest
+from meshwright.money import Dollars
+
+CALLED = "model.called"
+NO_USAGE = Usage()
+WHERE = ("task_id", "generation", "attempt", "step")
+"""What of a request's metadata says which call it is."""
+
+
+class Call(Plain):
+    """A call of a model: the payload of `model.called`. `user` is the agent that called, `error` a code.
+
+    `cost_usd` is None where nobody knows what the call cost, and 0 for an answer from a cache, which
+    `saved_usd` would have cost. `attempts` are those of the call, `attempt` is that of the task.
+    """
+
+    call_id: str = ""
+    model: str = ""
+    deployment: str | None = None
+    group: str = ""
+    tags: tuple[str, ...] = ()
+    user: str = ""
+    thread_id: str | None = None
+    tenant_id: str | None = None
+    usage: Usage = NO_USAGE
+    cost_usd: Dollars | None = None
+    cost_source: CostSource = "unknown"
+    cache_hit: bool = False
+    saved_usd: Dollars | None = None
+    attempts: int = 1
+    outcome: Literal["ok", "failed", "cancelled"] = "ok"
+    error: str | None = None
+    latency_ms: float = 0.0
+    tool_calls: tuple[str, ...] = ()
+    step: int | None = None
+    attempt: int | None = None
+
+
+def call_id_of(request: ModelRequest) -> str:
+    """The id of a call: of a task's step always the same, so that a resumed run finds its own; else new."""
+    where = [request.metadata.get(name) for name in WHERE]
+    return new_id() if where[0] is None else derived_id("call", request.user, *map(str, where))
+
+
+def called(
+    request: ModelRequest,
+    *,
+    call_id: str,
+    reply: ModelReply | None = None,
+    error: BaseException | None = None,
+    cancelled: bool = False,
+    cost_usd: Dollars | None = None,
+    cost_source: CostSource = "unknown",
+    usage: Usage = NO_USAGE,
+    attempts: int = 1,
+    latency_ms: float = 0.0,
+) -> dict[str, Any]:
+    """The payload of `model.called`: of a call that has a `reply`, or of one that ended without.
+
+    Cost, usage and attempts are the reply's where there is one; without one they are as given, the attempts
+    those that a ModelError knows of. Of an error only its code is told: its text may hold more than it may.
+    """
+    if reply is None:
+        outcome = "cancelled" if cancelled else "failed"
+        attempts = error.attempts if isinstance(error, ModelError) else attempts
+        reply = ModelReply(
+            model="", usage=usage, cost_usd=cost_usd, cost_source=cost_source, attempts=attempts
+        )
+    else:
+        outcome = "ok"
+    where = {name: request.metadata.get(name) for name in ("step", "attempt")}
+    return {
+        "call_id": call_id,
+        "model": reply.model,
+        "deployment": reply.deployment,
+        "group": request.model,
+        "tags": request.tags,
+        "user": request.user,
+        "thread_id": request.metadata.get("thread_id"),
+        "tenant_id": request.metadata.get("tenant_id"),
+        "usage": reply.usage,
+        "cost_usd": reply.cost_usd,
+        "cost_source": reply.cost_source,
+        "cache_hit": reply.cache_hit,
+        "saved_usd": reply.saved_usd,
+        "attempts": reply.attempts,
+        "outcome": outcome,
+        "error": None if error is None else _code(error),
+        "tool_calls": [call.name for call in reply.tool_calls],
+        "latency_ms": latency_ms,
+        "duration_ms": latency_ms,
+        **{name: value for name, value in where.items() if value is not None},
+    }
+
+
+def leave(error: BaseException, payload: dict[str, Any]) -> None:
+    """Leave with an error what the call that it ended was: whoever catches it may have to count the cost.
+
+    For who tells of a call that ended without a reply; a call that nobody told of leaves nothing.
+    """
+    error.__dict__["call"] = Call.model_validate(payload)
+
+
+def left(error: BaseException) -> Call | None:
+    """The call that an error ended, where it was told of."""
+    return error.__dict__.get("call")
+
+
+def _code(error: BaseException) -> str:
+    return error.code if isinstance(error, MeshError) else type(error).__name__
