@@ -25,6 +25,7 @@ EXPECTED = {
     "temperature": "write temperature as a number from 0 to 2, such as: temperature: 0.2",
     "max_tokens": "write max_tokens as a whole number above 0, such as: max_tokens: 1024",
     "tags": "write tags as a list of at least one name, such as: tags: [default]",
+    "cache": "write cache as true or false, such as: cache: false",
     "variables": "write variables as a list of lower-case names, such as: variables: [context]",
 }
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
@@ -34,8 +35,8 @@ VariableName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$
 class FrontMatter(BaseModel):
     """What a prompt file says besides its text.
 
-    `model` is a group of deployments and `tags` pick one of it; `variables` are the names that stand in the
-    text as `{{name}}`.
+    `model` is a group of deployments and `tags` pick one of it; `cache` is whether an answer may come from a
+    cache; `variables` are the names that stand in the text as `{{name}}`.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -45,6 +46,7 @@ class FrontMatter(BaseModel):
     temperature: float = Field(default=0.0, ge=0, le=2)
     max_tokens: int = Field(default=1024, gt=0, le=1_000_000)
     tags: list[Tag] = Field(min_length=1, max_length=32)
+    cache: bool = True
     variables: list[VariableName] = Field(default_factory=list, max_length=32)
 
 

@@ -32,6 +32,7 @@ class Prompt:
     temperature: float
     max_tokens: int
     tags: tuple[str, ...]
+    cache: bool
     variables: tuple[str, ...]
     body: str
     pieces: tuple[str, ...]
@@ -82,6 +83,7 @@ def parse_prompt(
         temperature=fields.temperature,
         max_tokens=fields.max_tokens,
         tags=tuple(fields.tags),
+        cache=fields.cache,
         variables=tuple(fields.variables),
         body=body,
         pieces=pieces,

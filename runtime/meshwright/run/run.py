@@ -191,6 +191,7 @@ class Run:
             temperature=setting.temperature,
             max_tokens=setting.max_tokens,
             timeout_seconds=self.task.timeout,
+            cache=setting.cache,
         )
         started = time.perf_counter()
 

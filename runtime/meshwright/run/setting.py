@@ -31,6 +31,7 @@ class Setting(BaseModel):
     temperature: float
     max_tokens: int
     tags: tuple[str, ...]
+    cache: bool = True
     memories: int = 0
     memory_tokens: int = 0
     memory_error: str | None = None
@@ -76,6 +77,7 @@ class Preparation:
             temperature=prompt.temperature,
             max_tokens=prompt.max_tokens,
             tags=tuple(prompt.tags if tags is None else tags),
+            cache=prompt.cache,
             memories=len(memories),
             memory_tokens=sum(item.tokens for item in memories),
             memory_error=memory_error,
