@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,23 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"cannot be read: {type(error).__name__}", path=str(path)) from error
 
 
+def with_ids(deployments: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The deployments, each with an id that replies name it by: `default/openai/gpt-5.4-mini`, `...#2`.
+
+    Without one LiteLLM makes up a hash, which changes with the key.
+    """
+    taken: set[str] = set()
+    named = []
+    for each in deployments:
+        info = each.get("model_info") or {}
+        own = info.get("id") or f"{each['model_name']}/{each['litellm_params']['model']}"
+        names = itertools.chain([str(own)], (f"{own}#{number}" for number in itertools.count(2)))
+        unique = next(name for name in names if name not in taken)
+        taken.add(unique)
+        named.append({**each, "model_info": {**info, "id": unique}})
+    return tuple(named)
+
+
 def names_in(text: str) -> list[str]:
     """The environment's variables that a configuration refers to, each once, in the order of the file."""
     lines = (line.split("#", 1)[0] for line in text.splitlines())
@@ -138,7 +156,7 @@ class Check:
             self.deployment(deployment, ["model_list", number])
         sections = [self.section(value, name) for name in ("router_settings", "litellm_settings")]
         lines = {name: self.line_of(["router_settings", name]) for name in ("", *sections[0])}
-        config = LiteLLMConfig(self.path, tuple(deployments), sections[0], sections[1], lines)
+        config = LiteLLMConfig(self.path, with_ids(deployments), sections[0], sections[1], lines)
         for section in ("router_settings", "litellm_settings"):
             self.fallbacks(value.get(section) or {}, config.groups, [section])
         return config

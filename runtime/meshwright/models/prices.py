@@ -1,0 +1,214 @@
+"""What tokens cost: the deployment's own price, LiteLLM's price list, or the declared default."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from meshwright.messages import Usage
+from meshwright.models.config import LiteLLMConfig
+from meshwright.models.port import ModelReply, ModelRequest
+from meshwright.models.routing import deployment_id, route
+from meshwright.money import MILLION, ZERO, Price
+
+Source = Literal["file", "list", "local", "default"]
+"""Who says a price: litellm_config.yaml, LiteLLM's list, nobody since it runs here, or the setting."""
+
+LIST = "model_prices_and_context_window_backup.json"
+FREE_PROVIDERS = frozenset({"ollama", "ollama_chat"})
+ABOVE = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
+FREE = Price(input=ZERO, output=ZERO)
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The price of a model, and that of prompts of more tokens than a limit, the lowest limit first."""
+
+    base: Price
+    source: Source
+    above: tuple[tuple[int, Price], ...] = ()
+
+    def at(self, prompt_tokens: int | None) -> Price:
+        """The price of a prompt of that size; of one of unknown size, the price of the largest."""
+        fitting = [price for limit, price in self.above if prompt_tokens is None or prompt_tokens > limit]
+        return fitting[-1] if fitting else self.base
+
+
+class Prices:
+    """Says what calls cost. Makes no call itself, and is made without a configuration too."""
+
+    def __init__(
+        self,
+        config: LiteLLMConfig | None = None,
+        default: Price | None = None,
+        *,
+        environment: Mapping[str, str] | None = None,
+        listed: Callable[[], Mapping[str, Entry]] | None = None,
+        free: bool = False,
+    ) -> None:
+        self._config = config
+        self._default = None if default is None else Rates(default, "default")
+        self._environment = environment
+        self._listed = lru_cache(maxsize=1)(listed or read_list)
+        self._free = Rates(FREE, "local") if free else None
+        self._by_id = {deployment_id(each): each for each in config.deployments} if config else {}
+        self._reachable = lru_cache(maxsize=512)(self._rates_of_request)
+        self._named = lru_cache(maxsize=512)(self._rates_of_model)
+
+    @classmethod
+    def of(
+        cls,
+        config: LiteLLMConfig | None,
+        default: Price | None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Prices:
+        """Prices of a configuration; with an `environment` only its usable deployments count in `most`."""
+        return cls(config, default, environment=environment)
+
+    @classmethod
+    def free(cls) -> Prices:
+        """Prices of a model that runs here and costs nothing."""
+        return cls(free=True)
+
+    def load(self) -> None:
+        """Read LiteLLM's list, which the first look-up does else (some 10 ms); for a thread."""
+        self._listed()
+
+    def most(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
+        """The dearest price of all deployments that could answer, fallbacks included; None if one has none.
+
+        Input and output may be of different deployments. Where the size of the prompt is not given it may be
+        any.
+        """
+        rates = self._reachable(request.model, request.tags)
+        return None if rates is None else dearest(each.at(prompt_tokens) for each in rates)
+
+    def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
+        """What a reply cost by our prices; None where nobody knows, and 0 from a cache."""
+        if reply.cache_hit:
+            return ZERO
+        rates = self._rates_of_reply(reply, request)
+        return None if rates is None else cost(rates.at(reply.usage.prompt_tokens), reply.usage)
+
+    def of_deployment(self, deployment: Mapping[str, Any]) -> Rates | None:
+        """What one deployment of the configuration costs."""
+        own = {**deployment["litellm_params"], **(deployment.get("model_info") or {})}
+        model = str(own.get("base_model") or own["model"])
+        listed = self._entry(model)
+        prices = {name: own[name] for name in PRICED if own.get(name) is not None}
+        if prices:
+            return rates_from({**(listed or {}), **prices}, "file") or self._default
+        return self._named(model)
+
+    def _rates_of_request(self, group: str, tags: tuple[str, ...]) -> tuple[Rates, ...] | None:
+        if self._free:
+            return (self._free,)
+        if self._config is None:
+            named = self._named(group)
+            return None if named is None else (named,)
+        candidates = route(self._config, self._environment, group, tags).candidates()
+        rates = [self.of_deployment(each.settings) for each in candidates] or [self._default]
+        known = tuple(each for each in rates if each is not None)
+        return known if len(known) == len(rates) else None
+
+    def _rates_of_reply(self, reply: ModelReply, request: ModelRequest) -> Rates | None:
+        if self._free:
+            return self._free
+        if reply.deployment in self._by_id:
+            return self.of_deployment(self._by_id[reply.deployment])
+        return self._of_candidate(reply, request) or self._named(reply.model)
+
+    def _of_candidate(self, reply: ModelReply, request: ModelRequest) -> Rates | None:
+        """The price of the deployment that answers to the reply's model, where the reply names none."""
+        if self._config is None:
+            return None
+        answered = bare(reply.model)
+        for each in route(self._config, self._environment, request.model, request.tags).candidates():
+            if bare(each.model) == answered:
+                return self.of_deployment(each.settings)
+        return None
+
+    def _rates_of_model(self, model: str) -> Rates | None:
+        entry = self._entry(model)
+        if entry is not None and (rates := rates_from(entry, "list")):
+            return rates
+        return Rates(FREE, "local") if provider_of(model) in FREE_PROVIDERS else self._default
+
+    def _entry(self, model: str) -> Entry | None:
+        """The entry of the list for a model: under its full name, else under that without the provider."""
+        listed = self._listed()
+        if model in listed:
+            return listed[model]
+        entry = listed.get(bare(model))
+        return entry if entry is not None and same_provider(provider_of(model), entry) else None
+
+
+PRICED = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
+"""What a deployment may say of its price, in dollars per token."""
+
+
+def cost(price: Price, usage: Usage) -> Decimal:
+    """What tokens cost; cached ones at the full price where the price for them is not known."""
+    return price.of(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+
+
+def dearest(prices: Iterable[Price]) -> Price:
+    """The price that none of these exceeds."""
+    every = list(prices)
+    return Price(input=max(each.input for each in every), output=max(each.output for each in every))
+
+
+def read_list() -> Mapping[str, Entry]:
+    """LiteLLM's price list, from the installed package and without importing it; empty where it is not."""
+    from pydantic_core import from_json
+
+    spec = importlib.util.find_spec("litellm")
+    if spec is None or spec.origin is None:
+        return {}
+    try:
+        content: Mapping[str, Entry] = from_json((Path(os.path.dirname(spec.origin)) / LIST).read_bytes())
+    except (OSError, ValueError):  # a release without the list, or with another: prices are not known
+        return {}
+    return content
+
+
+def rates_from(entry: Entry, source: Source) -> Rates | None:
+    """The price that an entry gives in dollars per token; None where it lacks that of input or output."""
+    base = price_at(entry, "")
+    limits = sorted(int(match[1]) for name in entry if (match := ABOVE.fullmatch(name)))
+    tiers = [(limit * 1000, price_at(entry, f"_above_{limit}k_tokens")) for limit in limits]
+    above = tuple((limit, price) for limit, price in tiers if price is not None)
+    return None if base is None else Rates(base, source, above)
+
+
+def price_at(entry: Entry, suffix: str) -> Price | None:
+    """The price of one size of prompts; what it does not say is as for all sizes."""
+    given = [entry.get(f"{name}{suffix}", entry.get(name)) for name in PRICED]
+    if given[0] is None or given[1] is None:
+        return None
+    amounts = [None if each is None else (Decimal(str(each)) * MILLION).normalize() for each in given]
+    return Price.model_validate(dict(zip(("input", "output", "cached_input"), amounts, strict=True)))
+
+
+def provider_of(model: str) -> str:
+    """The provider in a model's name, or nothing."""
+    return model.partition("/")[0] if "/" in model else ""
+
+
+def bare(model: str) -> str:
+    """A model's name without its provider."""
+    return model.partition("/")[2] or model
+
+
+def same_provider(provider: str, entry: Entry) -> bool:
+    """Whether an entry of the list is for a provider; one for nobody in particular is for all."""
+    listed = entry.get("litellm_provider")
+    return not provider or listed is None or str(listed).startswith(provider)
