@@ -1,11 +1,12 @@
 """Who takes up what a worker left behind, on a real state store."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from meshwright.envelope import ActorRef
-from meshwright.errors import StoreUnavailable
+from meshwright.errors import Conflict, StoreUnavailable
 from meshwright.hosts.dapr.lease import Lease
 from meshwright.hosts.dapr.recovery import Recovery
 from meshwright.hosts.dapr.sidecar import Sidecar
@@ -33,7 +34,10 @@ class Worker:
     def __init__(self, sidecar: Sidecar, state: State, name: str, leases: Leases) -> None:
         self.name = name
         self.woken: list[ActorRef] = []
-        self.watch = WatchList(state, name)
+        self.sidecar = sidecar
+        self.state = state
+        self.adopted = asyncio.Event()
+        self.watch = WatchList(state, name, self.adopted.set)
         self.recovery = Recovery(
             sidecar,
             leases,
@@ -97,3 +101,35 @@ async def test_a_list_whose_adopter_died_over_it_is_adopted_by_the_next(make_wor
     leases.gone.add("first")
     await second.recovery.sweep()
     assert second.woken == [OPEN]
+
+
+async def test_a_worker_that_was_taken_for_gone_hears_of_it_with_its_next_commit(
+    make_worker: MakeWorker,
+) -> None:
+    leases = Leases("sleeper")
+    sleeper = await make_worker("sleeper", leases)
+    await sleeper.owe(OPEN)
+    heir = await make_worker("heir", leases)
+    await heir.recovery.sweep()
+    assert not sleeper.adopted.is_set()
+    with pytest.raises(Conflict):
+        await sleeper.owe(ActorRef("clerk", "default:next"))
+    assert sleeper.adopted.is_set()
+    with pytest.raises(StoreUnavailable, match="another worker has taken up"):
+        await sleeper.owe(ActorRef("clerk", "default:last"))
+
+
+async def test_a_lease_that_ran_out_on_the_way_of_its_renewal_is_lost(make_worker: MakeWorker) -> None:
+    worker = await make_worker("late", Leases())
+    lease = Lease(worker.state, worker.sidecar, lease_seconds=5.0, renew_seconds=0.1)
+    lapsed = asyncio.Event()
+    await lease.take("late")
+    lease.keep(lapsed.set)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(lapsed.wait(), 0.5)  # some renewals
+    await worker.sidecar.delete(
+        worker.state.key("lease", "late")
+    )  # as the store does with one that has run out
+    await lapsed.wait()
+    assert not lease.held
+    await lease.stop(give_back=False)

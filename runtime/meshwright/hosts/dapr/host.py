@@ -92,6 +92,7 @@ class DaprHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self._commits = itertools.count(1)
         self._draining = False
+        self._beginning: asyncio.Task[None] | None = None
         sender = new_id()
         sidecar = Sidecar(options.grpc_port, options.api_token)
         state = State(sidecar, options.namespace, patience_seconds=options.patience_seconds)
@@ -257,6 +258,8 @@ class DaprHost:
 
     def lapse(self) -> None:
         """Begin a new incarnation: the lease was not renewed in time, so others may have taken over."""
+        if self._beginning is not None and not self._beginning.done():
+            return
         logger.warning("worker %s could not renew its lease in time: its work is let go", self.incarnation)
         self._doors.opened.clear()
         if self._worker is not None:
@@ -267,7 +270,7 @@ class DaprHost:
         for cell in self._cells:
             if not cell.working:
                 cell.forget()
-        self._begin(self._begin_anew(), "new incarnation")
+        self._beginning = self._begin(self._begin_anew(), "new incarnation")
 
     async def _begin_anew(self) -> None:
         self._executor.watch = await self._link.begin_anew(self.incarnation)

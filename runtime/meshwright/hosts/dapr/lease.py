@@ -33,6 +33,7 @@ class Lease:
         self._renew_seconds = renew_seconds
         self._incarnation = ""
         self._valid_until = -math.inf
+        self._version = 0
         self._alive_until: dict[str, float] = {}
         self._renewing: asyncio.Task[None] | None = None
 
@@ -51,7 +52,7 @@ class Lease:
 
     async def take(self, incarnation: str) -> None:
         """Hold a lease for this incarnation from now on. Raises StoreUnavailable."""
-        self._incarnation = incarnation
+        self._incarnation, self._version = incarnation, 0
         await self._renew()
 
     def keep(self, on_lapsed: Callable[[], None]) -> None:
@@ -101,12 +102,20 @@ class Lease:
         on_lapsed()
 
     async def _renew(self) -> None:
+        """Write the key, and see that it was still there: one that comes too late would begin it anew.
+
+        Redis counts the writes of a key, and forgets the count with it. Where a store does not count, a
+        worker that was taken for gone finds that out by its watch list, which another has closed.
+        """
         asked_at = asyncio.get_running_loop().time()
-        ttl = math.ceil(self._lease_seconds)
-        await self._sidecar.save(
-            [Write(self._key(self._incarnation), b'{"v":1}', blind=True, ttl_seconds=ttl)]
-        )
-        self._valid_until = asked_at + self._lease_seconds
+        key, ttl = self._key(self._incarnation), math.ceil(self._lease_seconds)
+        await self._sidecar.save([Write(key, b'{"v":1}', blind=True, ttl_seconds=ttl)])
+        stored = (await self._sidecar.get([key])).get(key)
+        etag = stored.etag if stored is not None else None
+        version = int(etag) if etag is not None and etag.isdecimal() else self._version + 1
+        lapsed = stored is None or version <= self._version
+        self._valid_until = -math.inf if lapsed else asked_at + self._lease_seconds
+        self._version = version
 
     def _key(self, incarnation: str) -> str:
         return self._state.key("lease", incarnation)

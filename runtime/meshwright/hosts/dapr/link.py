@@ -28,7 +28,10 @@ ANEW_RETRY_SECONDS = 1.0
 
 
 class Link:
-    """Everything between a host and Dapr. `on_lapsed` is called where the lease was not renewed in time."""
+    """Everything between a host and Dapr.
+
+    `on_lapsed` is called where the lease was not renewed in time, or another has taken this worker for gone.
+    """
 
     def __init__(
         self,
@@ -141,7 +144,7 @@ class Link:
     async def _open_list(self, incarnation: str) -> WatchList:
         self._has_predecessor = await self._lease.succeed(self._options.replica, incarnation)
         await self._lease.take(incarnation)
-        self._watch = WatchList(self._state, incarnation)
+        self._watch = WatchList(self._state, incarnation, self._on_lapsed)
         await self._recovery.open(self._watch)
         self._lease.keep(self._on_lapsed)
         return self._watch

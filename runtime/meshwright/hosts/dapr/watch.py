@@ -23,7 +23,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from meshwright.envelope import ActorRef
-from meshwright.errors import Conflict, HostError
+from meshwright.errors import Conflict, HostError, StoreUnavailable
 from meshwright.hosts.dapr.state import State, Write, over
 from meshwright.messages import new_id
 
@@ -46,9 +46,12 @@ class Page:
 
 
 class WatchList:
-    """The list of one incarnation. `arm` before anything rests on it, `disarm` when nothing does any more."""
+    """The list of one incarnation. `arm` before anything rests on it, `disarm` when nothing does any more.
 
-    def __init__(self, state: State, incarnation: str) -> None:
+    `on_adopted` is called, once, where another has closed it: this worker was taken for gone.
+    """
+
+    def __init__(self, state: State, incarnation: str, on_adopted: Callable[[], None]) -> None:
         self._state = state
         self.incarnation = incarnation
         self._pages: dict[int, Page] = {}
@@ -58,6 +61,7 @@ class WatchList:
         self._index_written = False
         self._waiting: list[asyncio.Future[None]] = []
         self._unanswered: set[asyncio.Future[None]] = set()
+        self._on_adopted = on_adopted
         self._closed: HostError | None = None
         self._flushing: asyncio.Task[None] | None = None
 
@@ -135,6 +139,11 @@ class WatchList:
                 for future in waiting:
                     if not future.done():
                         future.set_exception(error)
+                if isinstance(error, Conflict) and self._closed is None:
+                    self._closed = StoreUnavailable(
+                        f"another worker has taken up what {self.incarnation} did"
+                    )
+                    self._on_adopted()
             else:
                 for future in waiting:
                     if not future.done():
