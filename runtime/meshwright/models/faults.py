@@ -3,6 +3,7 @@ prompt, or a key."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 
 from meshwright.errors import ModelError
 from meshwright.models.port import (
+    AllProvidersDown,
+    ContentRefused,
     ContextTooLong,
     ModelRefused,
     ModelTimeout,
@@ -19,10 +22,32 @@ from meshwright.models.port import (
 )
 
 CONTEXT_SIGNS = ("context_length_exceeded", "contextwindowexceeded", "context window", "context length")
+POLICY_SIGNS = (
+    "content_filter",
+    "content_policy",
+    "contentpolicyviolation",
+    "content management policy",
+    "responsibleaipolicyviolation",
+)
 KEY_SIGNS = ("no_db_connection", "invalid_api_key", "auth_error")  # a proxy without a database says 400
 MAX_SEARCHED_CHARACTERS = 200  # of a message: further on it may quote the prompt, which can say anything
 CREDIT_SIGNS = ("insufficient_quota", "budget_exceeded")
+# What a LiteLLM proxy says when all deployments of a group cool down, and of a provider out of its reach.
+DOWN_SIGNS = ("no deployments available", "no healthy deployment", "all providers unavailable")
+REACH_SIGNS = ("connection error", "cannot connect", "connection refused", "name or service not known")
+AGAIN = re.compile(r"try again in (\d+(?:\.\d+)?)")
 OVERLOADED = frozenset({409, 425, 529})
+STATUS_OF = {
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "overloaded_error": 529,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "timeout_error": 408,
+    "invalid_request_error": 400,
+}
+"""The status that an error's type stands for, where it comes in a stream and has none."""
 
 
 class Fault(NamedTuple):
@@ -41,21 +66,42 @@ class Fault(NamedTuple):
 def error_for(fault: Fault, *, source: str, model: str) -> ModelError:
     """Make the error for a fault; `source` says who answered, `model` is the group that was asked for."""
     what = f"{source} answered {fault.status} to a call of model {model!r}"
+    if fault.says(DOWN_SIGNS):
+        return AllProvidersDown(f"{what}: none of its deployments is up", retry_after_seconds=pause(fault))
     if fault.status in (401, 403) or (fault.status == 400 and fault.says(KEY_SIGNS)):
         return Unauthorized(f"{what}: it refused the credentials", remedy="Check the key that is set for it")
     if fault.status == 429 and not fault.says(CREDIT_SIGNS):
-        return RateLimited(f"{what}: rate limit", retry_after_seconds=fault.retry_after_seconds)
+        return RateLimited(f"{what}: rate limit", retry_after_seconds=pause(fault))
     if fault.status == 408:
-        return ModelTimeout(what)
+        return ModelTimeout(what, retry_after_seconds=pause(fault))
     if fault.status >= 500 or fault.status in OVERLOADED:
-        return ModelUnavailable(f"{what}: the server is at fault or overloaded")
+        return at_fault(fault, what)
     return refusal(fault, what)
+
+
+def pause(fault: Fault) -> float | None:
+    """How many seconds to wait, from the header or, where there is none, from a proxy's words."""
+    said = AGAIN.search(fault.words)
+    return float(said[1]) if fault.retry_after_seconds is None and said else fault.retry_after_seconds
+
+
+def at_fault(fault: Fault, what: str) -> ModelUnavailable:
+    """Make the error for a server that could not answer, or could not reach who would."""
+    if fault.says(REACH_SIGNS):
+        return ModelUnavailable(
+            f"{what}: it cannot reach the model's provider",
+            remedy="Check the address (api_base) that it calls",
+            retry_after_seconds=pause(fault),
+        )
+    return ModelUnavailable(f"{what}: the server is at fault or overloaded", retry_after_seconds=pause(fault))
 
 
 def refusal(fault: Fault, what: str) -> ModelError:
     """Make the error for a request that would be rejected again."""
     if fault.says(CONTEXT_SIGNS):
         return ContextTooLong(f"{what}: the messages are too long", remedy="Shorten the context")
+    if fault.says(POLICY_SIGNS):
+        return ContentRefused(f"{what}: the provider's policy forbids the request")
     if fault.says(CREDIT_SIGNS):
         return ModelRefused(f"{what}: the account has no credit or budget left")
     if fault.status == 404:
@@ -72,6 +118,14 @@ def words_of(body: Any) -> str:
         [error.get(name) for name in ("type", "code", "message")] if isinstance(error, Mapping) else [error]
     )
     return " ".join(str(words or "")[:MAX_SEARCHED_CHARACTERS] for words in said).lower()
+
+
+def fault_in(body: Mapping[str, Any]) -> Fault:
+    """The fault that a body of status 200 tells of: an error within a stream, or instead of a reply."""
+    error = body["error"]
+    said = [str(error.get(name)) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
+    known = (int(each) if each.isdigit() else STATUS_OF.get(each, 0) for each in said)
+    return Fault(next((status for status in known if 400 <= status < 600), 502), words_of(body))
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:

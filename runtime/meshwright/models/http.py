@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from decimal import Decimal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic_core import from_json, to_json
 
 from meshwright.errors import ConfigError, ModelError
-from meshwright.models.faults import Fault, error_for, read_retry_after, words_of
+from meshwright.models.faults import Fault, error_for, fault_in, read_retry_after, words_of
 from meshwright.models.port import ModelReply, ModelRequest, ModelTimeout, ModelUnavailable, OnDelta
+from meshwright.models.stream import DONE, Pieces, TooMuch, events
 from meshwright.models.wire import completion_body, not_a_completion, read_completion, read_cost
+from meshwright.money import ZERO
 
 if TYPE_CHECKING:
     import aiohttp
@@ -23,14 +27,18 @@ MAX_REPLY_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 COST_HEADER = "x-litellm-response-cost"
 CACHE_HEADER = "x-litellm-cache-key"
+DEPLOYMENT_HEADER = "x-litellm-model-id"
+TRIES_HEADERS = ("x-litellm-attempted-fallbacks", "x-litellm-attempted-retries")
+DRAIN_SECONDS = 0.1
 URL_REMEDY = "Write it like http://127.0.0.1:4000"
 
 
 class HttpModel:
     """Calls `{base_url}/v1/chat/completions`; a base URL that names a version is used as it is.
 
-    `tags`, `user` and `metadata` go along as top-level fields, as a LiteLLM proxy routes by them. One
-    attempt a call, within the request's own deadline. No error holds the key, a prompt or a reply.
+    `tags`, `user` and `metadata` go along as top-level fields, as a LiteLLM proxy routes by them; a cache
+    of its own it has to keep apart for each tenant. One attempt a call, within the request's own deadline,
+    which bounds a stream as well. No error holds the key, a prompt or a reply.
     """
 
     def __init__(
@@ -53,9 +61,10 @@ class HttpModel:
         """Make one attempt; cancelling it closes its connection. Raises ModelError."""
         import aiohttp
 
+        begun = time.perf_counter()
         try:
             async with asyncio.timeout(request.timeout_seconds):
-                return await self._call(request)
+                reply = await self._call(request, on_delta)
         except aiohttp.ClientConnectionError as error:
             raise self._unreachable(error) from None
         except TimeoutError:
@@ -63,7 +72,10 @@ class HttpModel:
                 f"{self.server} did not answer model {request.model!r} in {request.timeout_seconds:g} seconds"
             ) from None
         except aiohttp.ClientError as error:  # its text may quote the reply
-            raise ModelUnavailable(f"{self.server} broke off its reply ({type(error).__name__})") from None
+            raise self._broken_off(type(error).__name__) from None
+        except TooMuch:
+            raise self._too_much() from None
+        return reply.model_copy(update={"latency_ms": (time.perf_counter() - begun) * 1000})
 
     async def close(self) -> None:
         """Close the pooled connections."""
@@ -71,15 +83,15 @@ class HttpModel:
             await self._session.close()
             self._session = None
 
-    async def _call(self, request: ModelRequest) -> ModelReply:
+    async def _call(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
         session = self._session or self._open()
-        body = to_json(completion_body(request))
+        body = {**completion_body(request, stream=on_delta is not None), "cache": cache_control(request)}
         async with session.post(
-            self.url, data=body, headers=self._headers, allow_redirects=False
+            self.url, data=to_json(body), headers=self._headers, allow_redirects=False
         ) as response:
             if response.status != 200:
                 raise await self._fault(response, request)
-            return await self._read(response, request)
+            return await self._read(response, request, on_delta)
 
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp
@@ -92,17 +104,59 @@ class HttpModel:
         )
         return self._session
 
-    async def _read(self, response: aiohttp.ClientResponse, request: ModelRequest) -> ModelReply:
-        if "json" not in response.headers.get("content-type", "").lower():
+    async def _read(
+        self, response: aiohttp.ClientResponse, request: ModelRequest, on_delta: OnDelta | None
+    ) -> ModelReply:
+        kind = response.headers.get("content-type", "").lower()
+        if on_delta is not None and "event-stream" in kind:
+            body = await self._stream(response, request, Pieces(on_delta, self.max_reply_bytes))
+            return self._reply(body, request, told_of(response.headers, streamed=True))
+        if "json" not in kind:
             raise not_a_completion(self.server)
+        reply = self._reply(await self._whole(response), request, told_of(response.headers))
+        if on_delta is not None and reply.content:  # a server that does not stream
+            on_delta(reply.content)
+        return reply
+
+    def _reply(self, body: Any, request: ModelRequest, told: dict[str, Any]) -> ModelReply:
+        if isinstance(body, dict) and body.get("error"):
+            raise error_for(fault_in(body), source=self.server, model=request.model)
+        return read_completion(body, model=request.model, source=self.server, **told)
+
+    async def _whole(self, response: aiohttp.ClientResponse) -> Any:
         data = await read_limited(response, self.max_reply_bytes)
         if data is None:
-            raise ModelError(f"{self.server} sent a reply of more than {self.max_reply_bytes:,} bytes")
+            raise TooMuch
+        return self._parsed(data)
+
+    async def _stream(self, response: aiohttp.ClientResponse, request: ModelRequest, pieces: Pieces) -> Any:
+        """Read a stream until it says that it is done; one that merely stops was cut off."""
+        async for data in events(response.content.iter_any(), self.max_reply_bytes):
+            if data == DONE:
+                await drain(response)
+                return pieces.body()
+            chunk = self._parsed(data)
+            if isinstance(chunk, dict) and chunk.get("error"):
+                raise error_for(fault_in(chunk), source=self.server, model=request.model)
+            try:
+                pieces.add(chunk)
+            except (AttributeError, TypeError, ValueError):
+                raise not_a_completion(self.server) from None  # the cause would quote the reply
+        if pieces.finish_reason is None:
+            raise self._broken_off("no reason to finish")
+        return pieces.body()
+
+    def _parsed(self, data: bytes) -> Any:
         try:
-            body = from_json(data)
+            return from_json(data)
         except ValueError:
             raise not_a_completion(self.server) from None
-        return read_completion(body, model=request.model, cost_usd=cost_of(response), source=self.server)
+
+    def _broken_off(self, how: str) -> ModelUnavailable:
+        return ModelUnavailable(f"{self.server} broke off its reply ({how})")
+
+    def _too_much(self) -> ModelError:
+        return ModelError(f"{self.server} sent a reply of more than {self.max_reply_bytes:,} bytes")
 
     async def _fault(self, response: aiohttp.ClientResponse, request: ModelRequest) -> ModelError:
         fault = Fault(response.status, await read_words(response), read_retry_after(response.headers))
@@ -174,11 +228,30 @@ def authorization(api_key: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def cost_of(response: aiohttp.ClientResponse) -> Decimal | None:
-    """What a LiteLLM proxy says the call cost; an answer from its cache cost nothing, whatever it says."""
-    if CACHE_HEADER in response.headers:
-        return Decimal(0)
-    return read_cost(response.headers.get(COST_HEADER))
+def cache_control(request: ModelRequest) -> dict[str, Any]:
+    """What a LiteLLM proxy that caches has to heed: its key knows neither tenant nor tags."""
+    if not request.cache:
+        return {"no-cache": True, "no-store": True}
+    return {"namespace": ":".join([str(request.metadata.get("tenant_id", "")), *sorted(request.tags)])}
+
+
+def told_of(headers: Mapping[str, str], *, streamed: bool = False) -> dict[str, Any]:
+    """What a LiteLLM proxy tells of a call in its headers.
+
+    An answer from its cache cost nothing, though it still says the full price. The header of a stream is
+    written before anybody knows what it will cost.
+    """
+    cached = CACHE_HEADER in headers
+    cost = None if streamed else read_cost(headers.get(COST_HEADER))
+    tries = [headers.get(name, "") for name in TRIES_HEADERS]
+    told: dict[str, Any] = {
+        "deployment": headers.get(DEPLOYMENT_HEADER) or None,
+        "attempts": 1 + sum(int(each) for each in tries if each.isdigit()),
+        "cache_hit": cached,
+    }
+    if cached:
+        return {**told, "cost_usd": ZERO, "cost_source": "reported", "saved_usd": cost}
+    return told if cost is None else {**told, "cost_usd": cost, "cost_source": "reported"}
 
 
 async def read_words(response: aiohttp.ClientResponse) -> str:
@@ -189,6 +262,14 @@ async def read_words(response: aiohttp.ClientResponse) -> str:
     except ValueError:
         return ""
     return words_of(body)
+
+
+async def drain(response: aiohttp.ClientResponse) -> None:
+    """Read what follows the last event, which is nothing: the connection can then serve another call."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            async for _ in response.content.iter_any():
+                pass
 
 
 async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:

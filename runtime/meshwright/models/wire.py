@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from meshwright.messages import Usage
 from meshwright.models.port import (
     ChatMessage,
+    ContentRefused,
     ModelReply,
     ModelRequest,
     ModelUnavailable,
@@ -19,9 +20,15 @@ from meshwright.models.port import (
     ToolSpec,
 )
 
+REFUSED = "content_filter"
+"""The reason to finish of an answer that the provider's policy cut off."""
 
-def completion_body(request: ModelRequest) -> dict[str, Any]:
-    """Write a request's body. `metadata` repeats the tags: it is where LiteLLM's Router looks for them."""
+
+def completion_body(request: ModelRequest, *, stream: bool = False) -> dict[str, Any]:
+    """Write a request's body. `metadata` repeats the tags: it is where LiteLLM's Router looks for them.
+
+    A stream tells the tokens at its end, which servers leave out unless they are asked.
+    """
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [message_body(message) for message in request.messages],
@@ -33,9 +40,13 @@ def completion_body(request: ModelRequest) -> dict[str, Any]:
     }
     if request.tools:
         body["tools"] = [tool_body(tool) for tool in request.tools]
+        if request.tool_choice != "auto":  # which is what servers do anyway, and some refuse to hear
+            body["tool_choice"] = request.tool_choice
     if request.response_schema is not None:
         schema = {"name": "answer", "schema": request.response_schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
     return body
 
 
@@ -65,22 +76,26 @@ def tool_body(tool: ToolSpec) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def read_completion(body: Any, *, model: str, cost_usd: Decimal | None, source: str) -> ModelReply:
+def read_completion(body: Any, *, model: str, source: str, **more: Any) -> ModelReply:
     """Read a reply's body; `model` stands in where the server does not say which model answered.
 
-    Arguments of tool calls are passed on as they came. Raises ModelUnavailable, naming `source`, for
-    anything that is not a chat completion.
+    Arguments of tool calls are passed on as they came; `more` is what else is known of the reply. Raises
+    ContentRefused for an answer that was held back, and ModelUnavailable, naming `source`, for anything that
+    is not a chat completion.
     """
     try:
         choice = body["choices"][0]
         message = choice["message"]
+        reason = choice.get("finish_reason") or "stop"
+        if reason == REFUSED or message.get("refusal"):
+            raise ContentRefused(f"{source} held back the answer of model {model!r}: its policy forbids it")
         return ModelReply(
             content=read_content(message.get("content")),
             tool_calls=read_calls(message.get("tool_calls") or ()),
             model=body.get("model") or model,
             usage=read_usage(body.get("usage") or {}),
-            cost_usd=cost_usd,
-            finish_reason=choice.get("finish_reason") or "stop",
+            finish_reason=reason,
+            **more,
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError):
         raise not_a_completion(source) from None  # the cause would quote the reply
@@ -116,9 +131,12 @@ def read_call(number: int, call: Mapping[str, Any]) -> ToolCall:
 
 def read_usage(usage: Mapping[str, Any]) -> Usage:
     """Read the tokens that the server counted."""
+    prompt, completion = (usage.get(f"{kind}_tokens_details") or {} for kind in ("prompt", "completion"))
     return Usage(
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         completion_tokens=int(usage.get("completion_tokens") or 0),
+        cached_tokens=int(prompt.get("cached_tokens") or 0),
+        reasoning_tokens=int(completion.get("reasoning_tokens") or 0),
     )
 
 
