@@ -77,7 +77,7 @@ async def host() -> AsyncIterator[MemoryHost]:
 
 
 async def compress(host: MemoryHost, model: Any, request: CompressRequest = LONG) -> CompressResponse:
-    return await ContextClient(host, model, Prompts(PROMPTS)).compress(request, task_id="t1")
+    return await ContextClient(host, model, Prompts(PROMPTS)).compress(request, metadata={"task_id": "t1"})
 
 
 async def test_a_text_under_the_ceiling_is_deterministic_and_asks_no_model(host: MemoryHost) -> None:
@@ -154,12 +154,13 @@ async def test_a_prompt_that_wants_what_there_is_not_is_no_obstacle(host: Memory
     assert "PromptError: prompt context-service needs a value for mood" in (response.error or "")
 
 
-async def test_the_reply_of_the_model_can_be_accounted_for_and_does_not_travel(host: MemoryHost) -> None:
+async def test_the_call_of_the_model_can_be_accounted_for_and_does_not_travel(host: MemoryHost) -> None:
     for model in (saying(GOOD), saying("nonsense")):
         response = await compress(host, model)
-        assert response.reply is not None
-        assert response.reply.usage.prompt_tokens == 200
-        assert "reply" not in response.model_dump()
+        assert response.call is not None
+        assert response.call.usage.prompt_tokens == 200
+        assert (response.call.user, response.call.outcome) == ("context-service", "ok")
+        assert "call" not in response.model_dump()
 
 
 async def test_a_cancelled_caller_is_not_answered(host: MemoryHost) -> None:

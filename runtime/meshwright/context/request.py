@@ -11,8 +11,8 @@ from pydantic_core import to_json
 from meshwright.context.budget import MAX_CONTEXT_TOKENS, build_agent_context
 from meshwright.context.memory import MemoryItem
 from meshwright.context.tokens import ELLIPSIS
+from meshwright.ledger.calls import Call
 from meshwright.messages import Identifier, Plain, Task
-from meshwright.models.port import ModelReply
 
 MAX_SUMMARY_CHARS = 16_000
 MAX_ITEMS = 200  # of one list
@@ -115,8 +115,8 @@ class CompressResponse(Plain):
 
     `method` is `deterministic` (by rules alone, the text was under the ceiling), `model` (a model made it
     shorter, and it was found valid) or `deterministic-fallback` (it was over the ceiling, and `error` says
-    why there is no valid shorter text: this is the one by rules, whole). `reply` is the compression model's
-    own answer, for whoever accounts for it; it does not travel.
+    why there is no valid shorter text: this is the one by rules, whole). `call` is the compression model's,
+    where it was called, for whoever accounts for it; it does not travel.
     """
 
     success: bool
@@ -125,7 +125,7 @@ class CompressResponse(Plain):
     stats: CompressStats
     validation_passed: bool
     error: str | None = None
-    reply: ModelReply | None = Field(default=None, exclude=True)
+    call: Call | None = Field(default=None, exclude=True)
 
 
 def context_request(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -24,6 +25,7 @@ from meshwright.context.tokens import count_tokens
 from meshwright.envelope import ActorRef
 from meshwright.errors import MailboxFull, MeshError
 from meshwright.host import Host
+from meshwright.ledger.calls import Call, call_id_of, called, left
 from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest
 from meshwright.prompts import Prompts
 
@@ -78,9 +80,9 @@ class ContextClient:
         *,
         tenant_id: str = "default",
         traceparent: str | None = None,
-        task_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> CompressResponse:
-        """Make the context for a request's receiver.
+        """Make the context for a request's receiver. `metadata` is what a call of the model is known by.
 
         Never fails because of the model: without a valid shorter text the answer is the deterministic one,
         whole, and says why. Raises what `Host.call` raises, but waits where the service has too much to do.
@@ -92,8 +94,8 @@ class ContextClient:
         model = self._model() if callable(self._model) else self._model
         if model is None:
             return _response(made, started, "deterministic-fallback", error="there is no compression model")
-        metadata = {"purpose": "compression", "tenant_id": tenant_id, "task_id": task_id}
-        ask = partial(self._model_request, made, request, metadata)
+        known_by = {"purpose": "compression", "tenant_id": tenant_id, **(metadata or {})}
+        ask = partial(self._model_request, made, request, known_by)
         return await self._shortened(made, model, ask, started)
 
     async def _plan(self, request: CompressRequest, tenant_id: str, traceparent: str | None) -> Plan:
@@ -109,27 +111,31 @@ class ContextClient:
     async def _shortened(
         self, made: Plan, model: Model, ask: Callable[[], ModelRequest], started: float
     ) -> CompressResponse:
-        reply: ModelReply | None = None
+        asked = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                reply = await model.complete(ask())
-        except TimeoutError:
-            error = f"no model could shorten it within {self._timeout_seconds:g} seconds"
-        except MeshError as failure:
-            error = f"no model could shorten it: {failure.code}: {failure.message}"
+                request = ask()
+                reply = await model.complete(request)
         except Exception as failure:  # noqa: BLE001 an adapter's own mistake must not cost the task its context
-            error = f"no model could shorten it: {type(failure).__name__}"  # its message may hold a key
+            error = f"no model could shorten it{self._reason(failure)}"
+            call = left(failure)
         else:
+            call = _call(request, reply, asked)
             text = reply.content.strip()
             problem = _unfinished(reply) or validation.problem(text, made)
             if problem is None:
-                return _response(made, started, "model", text=text, reply=reply)
+                return _response(made, started, "model", text=text, call=call)
             error = f"the model's text is not valid: {problem}"
-        return _response(made, started, "deterministic-fallback", error=error, reply=reply)
+        return _response(made, started, "deterministic-fallback", error=error, call=call)
 
-    def _model_request(
-        self, made: Plan, request: CompressRequest, metadata: dict[str, str | None]
-    ) -> ModelRequest:
+    def _reason(self, failure: Exception) -> str:
+        if isinstance(failure, TimeoutError):
+            return f" within {self._timeout_seconds:g} seconds"
+        if isinstance(failure, MeshError):
+            return f": {failure.code}: {failure.message}"
+        return f": {type(failure).__name__}"  # its message may hold a key
+
+    def _model_request(self, made: Plan, request: CompressRequest, metadata: dict[str, Any]) -> ModelRequest:
         prompt = self._prompts.get(CONTEXT_SERVICE)
         values = {"sender": request.sender, "receiver": request.receiver}
         return ModelRequest(
@@ -147,6 +153,12 @@ class ContextClient:
         )
 
 
+def _call(request: ModelRequest, reply: ModelReply, started: float) -> Call:
+    latency_ms = round((time.perf_counter() - started) * 1000, 3)
+    payload = called(request, call_id=call_id_of(request), reply=reply, latency_ms=latency_ms)
+    return Call.model_validate(payload)
+
+
 def _unfinished(reply: ModelReply) -> str | None:
     return "it was cut off" if reply.finish_reason == "length" else None
 
@@ -158,7 +170,7 @@ def _response(
     *,
     text: str | None = None,
     error: str | None = None,
-    reply: ModelReply | None = None,
+    call: Call | None = None,
 ) -> CompressResponse:
     output_tokens = made.output_tokens if text is None else count_tokens(text)
     # Built here, from checked parts: no second check on the way of every task.
@@ -174,5 +186,5 @@ def _response(
         ),
         validation_passed=method != "deterministic-fallback",
         error=error,
-        reply=reply,
+        call=call,
     )

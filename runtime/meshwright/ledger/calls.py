@@ -109,9 +109,11 @@ def leave(error: BaseException, payload: dict[str, Any]) -> None:
     error.__dict__["call"] = Call.model_validate(payload)
 
 
-def left(error: BaseException) -> Call | None:
-    """The call that an error ended, where it was told of."""
-    return error.__dict__.get("call")
+def left(error: BaseException | None) -> Call | None:
+    """The call that an error ended, or its cause did, where it was told of."""
+    while error is not None and "call" not in error.__dict__:
+        error = error.__cause__
+    return None if error is None else error.__dict__["call"]
 
 
 def _code(error: BaseException) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -14,11 +15,12 @@ from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
 from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, MemoryUnavailable, ToolFailed
+from meshwright.ledger.calls import Call, left
 from meshwright.messages import MemoryScope, Parent, Task, Usage, derived_id
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall
 from meshwright.run.services import Services
-from meshwright.run.setting import Preparation, Setting, question_of, scopes_of
-from meshwright.run.told import model_called, tell_context, tool_events
+from meshwright.run.setting import Preparation, Setting, metadata_of, question_of, scopes_of
+from meshwright.run.told import call_of, model_called, tell_context, tool_events
 from meshwright.tools.tool import Tool
 from meshwright.tracing import Span
 from meshwright.work import Journal, Work
@@ -30,18 +32,29 @@ ALREADY_CALLED = "You called this already with the same arguments; its result st
 
 @dataclass(slots=True)
 class Spent:
-    """What the models of a run have cost so far, replayed calls included; None once nobody knows."""
+    """What calls of models have cost so far, with those that failed; None once nobody knows."""
 
     usage: Usage = field(default_factory=Usage)
     cost_usd: Decimal | None = Decimal(0)
     model: str | None = None
 
-    def add(self, reply: ModelReply) -> None:
-        """Count one reply."""
-        self.usage = self.usage + reply.usage
-        before, more = self.cost_usd, reply.cost_usd
+    def add(self, call: ModelReply | Call) -> None:
+        """Count one call."""
+        self.usage = self.usage + call.usage
+        before, more = self.cost_usd, call.cost_usd
         self.cost_usd = None if before is None or more is None else before + more
-        self.model = reply.model
+        self.model = call.model or self.model
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the call that ends what is within by an error, where it was told of."""
+        try:
+            yield
+        except BaseException as error:  # cancelled or failed: whatever the call cost is the task's
+            call = left(error)
+            if call is not None:
+                self.add(call)
+            raise
 
 
 class Run:
@@ -61,6 +74,7 @@ class Run:
         self.tools = tools
         self.spent = Spent()
         self._has_waited = False
+        self._counted: set[int] = set()
         self._services = services
         self._ref = ref
         self._work = work
@@ -116,12 +130,14 @@ class Run:
     async def prepare(self) -> Setting:
         """Recall memories and history, compress them into the context, and fill in the prompt."""
         request = {"task_id": self.task.task_id}
-        preparation = Preparation(self._services, self.agent, self._ref, self._work, self._span)
-        setting: Setting = await self._journal.step(
-            "context", request, preparation.setting, shape=Setting, costly=False, tell=tell_context
-        )
+        step = self._journal.step_number + 1
+        preparation = Preparation(self._services, self.agent, self._ref, self._work, self._span, step)
+        with self.spent.counting():
+            setting: Setting = await self._journal.step(
+                "context", request, preparation.setting, shape=Setting, costly=False, tell=tell_context
+            )
         if setting.compression is not None:
-            self.spent.add(setting.compression)
+            self._count(setting.compression)
             await self._journal.confirm()
         return setting
 
@@ -161,6 +177,15 @@ class Run:
         await self._services.memory.remember(item)
         return f"Remembered for {scope}."
 
+    async def count_rest(self) -> None:
+        """Count the calls of earlier claims that this run did not come to again."""
+        if not self._work.journaled:
+            return
+        for record in await self._services.host.records(self._ref, self._work.stream):
+            call = call_of(record)
+            if call is not None and record.n // 2 not in self._counted:
+                self.spent.add(call)
+
     def history(self, answer: str) -> tuple[dict[str, Any], ...]:
         """What the thread is to keep of this run; nothing where nobody asked for a thread."""
         if self.task.thread_id == self.task.task_id:
@@ -180,13 +205,7 @@ class Run:
             messages=tuple(messages),
             tags=setting.tags,
             user=self.agent_id,
-            metadata={
-                "task_id": self.task.task_id,
-                "agent_id": self.agent_id,
-                "tenant_id": self.task.tenant_id,
-                "attempt": self._work.dispatch.attempt,
-                "step": self._journal.step_number + 1,
-            },
+            metadata=metadata_of(self._work, self.agent_id, self._journal.step_number + 1),
             tools=specs,
             temperature=setting.temperature,
             max_tokens=setting.max_tokens,
@@ -198,11 +217,16 @@ class Run:
         def tell(reply: ModelReply) -> list[Told]:
             return model_called(request, reply, started)
 
-        reply: ModelReply = await self._journal.step(
-            "model", request, lambda: self._complete(request), shape=ModelReply, tell=tell
-        )
-        self.spent.add(reply)
+        with self.spent.counting():
+            reply: ModelReply = await self._journal.step(
+                "model", request, lambda: self._complete(request), shape=ModelReply, tell=tell
+            )
+        self._count(reply)
         return reply
+
+    def _count(self, call: ModelReply | Call) -> None:
+        self.spent.add(call)
+        self._counted.add(self._journal.step_number)
 
     async def _complete(self, request: ModelRequest) -> ModelReply:
         attributes = {

@@ -90,6 +90,7 @@ class Runner:
         if fault is not None:
             result, fault = None, writable(fault)
             span.fail(fault.type)
+            await run.count_rest()
         seconds = work.seconds + time.perf_counter() - started
         outcome = self._outcome(work, run.spent, status, result, fault, seconds)
         history = run.history(outcome.text) if outcome.success else ()

@@ -13,8 +13,8 @@ from meshwright.context.memory import MemoryItem
 from meshwright.context.request import CompressResponse, context_request
 from meshwright.envelope import ActorRef
 from meshwright.errors import MemoryUnavailable
+from meshwright.ledger.calls import Call
 from meshwright.messages import MemoryScope, Task
-from meshwright.models.port import ModelReply
 from meshwright.run.services import Services
 from meshwright.tracing import Span
 from meshwright.work import Work
@@ -40,18 +40,21 @@ class Setting(BaseModel):
     output_tokens: int = 0
     validation_passed: bool = True
     error: str | None = None
-    compression: ModelReply | None = None
+    compression: Call | None = None
 
 
 class Preparation:
-    """Makes the setting of a run."""
+    """Makes the setting of a run, in that step of it."""
 
-    def __init__(self, services: Services, agent: Agent, ref: ActorRef, work: Work, span: Span) -> None:
+    def __init__(
+        self, services: Services, agent: Agent, ref: ActorRef, work: Work, span: Span, step: int
+    ) -> None:
         self._services = services
         self._agent = agent
         self._ref = ref
         self._work = work
         self._span = span
+        self._step = step
         self._task = work.task
         self._agent_id = agent.agent_id
 
@@ -86,7 +89,7 @@ class Preparation:
             output_tokens=context.stats.output_tokens,
             validation_passed=context.validation_passed,
             error=context.error,
-            compression=context.reply,
+            compression=context.call,
         )
 
     async def _recall(self) -> list[MemoryItem]:
@@ -113,7 +116,7 @@ class Preparation:
             request,
             tenant_id=self._task.tenant_id,
             traceparent=self._span.traceparent,
-            task_id=self._task.task_id,
+            metadata=metadata_of(self._work, self._agent_id, self._step),
         )
 
     async def _thread_history(self) -> list[dict[str, Any]]:
@@ -123,6 +126,19 @@ class Preparation:
         first = max(1, last - MAX_HISTORY + 1)
         records = await self._services.host.records(self._ref, HISTORY, first=first, last=last)
         return [record.value for record in records]
+
+
+def metadata_of(work: Work, agent_id: str, step: int) -> dict[str, Any]:
+    """Whose a call of a model is: what budgets, ledger and cache know it by."""
+    return {
+        "task_id": work.task.task_id,
+        "thread_id": work.task.thread_id,
+        "agent_id": agent_id,
+        "tenant_id": work.task.tenant_id,
+        "generation": work.task.generation,
+        "attempt": work.dispatch.attempt,
+        "step": step,
+    }
 
 
 def question_of(task: Task) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from meshwright.envelope import Record
+from meshwright.ledger.calls import CALLED, Call, call_id_of, called
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall
 from meshwright.run.setting import Setting
 from meshwright.work.journal import Told
@@ -13,7 +15,10 @@ MAX_SUMMARY_CHARS = 120  # of a tool's arguments, and of its result, in an event
 
 
 def tell_context(setting: Setting) -> list[Told]:
-    """What was recalled, and how the context was made."""
+    """What was recalled, how the context was made, and the call of the model that shortened it.
+
+    A call that ended without a reply is told by whoever made it.
+    """
     compressed = {
         "method": setting.method,
         "input_tokens": setting.input_tokens,
@@ -26,22 +31,26 @@ def tell_context(setting: Setting) -> list[Told]:
         events.insert(0, ("memory.unavailable", {"error": setting.memory_error}))
     if setting.memories:
         events.insert(0, ("memory.recalled", {"count": setting.memories, "tokens": setting.memory_tokens}))
+    if setting.compression is not None and setting.compression.outcome == "ok":
+        events.append((CALLED, setting.compression.model_dump(mode="json", exclude_none=True)))
     return events
 
 
 def model_called(request: ModelRequest, reply: ModelReply, started: float) -> list[Told]:
     """What a model was called with, and what it cost; `started` is a time of `perf_counter`."""
-    called = {
-        "model": reply.model,
-        "group": request.model,
-        "tags": request.tags,
-        "user": request.user,
-        "usage": reply.usage,
-        "cost_usd": reply.cost_usd,
-        "tool_calls": [call.name for call in reply.tool_calls],
-        "duration_ms": since(started),
-    }
-    return [("model.called", called)]
+    call_id = call_id_of(request)
+    return [(CALLED, called(request, call_id=call_id, reply=reply, latency_ms=since(started)))]
+
+
+def call_of(record: Record) -> ModelReply | Call | None:
+    """The call of a model that a step's record tells of, if it does."""
+    match record.value:
+        case {"kind": "model", "result": result}:
+            return ModelReply.model_validate(result)
+        case {"kind": "context", "result": result}:
+            return Setting.model_validate(result).compression
+        case _:
+            return None
 
 
 def tool_events(call: ToolCall, result: dict[str, Any], started: float | None) -> list[Told]:
