@@ -1,0 +1,158 @@
+"""Answers in a SQLite file of their own, `cache.db`, which may be deleted at any time.
+
+Several processes may use one file. A file that is broken is set aside, and a new one begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from meshwright.clock import Clock
+from meshwright.models.cache.port import CacheUnavailable
+
+logger = logging.getLogger("meshwright.cache")
+
+ResultT = TypeVar("ResultT")
+FILE_NAME = "cache.db"
+BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+BUSY_TIMEOUT_SECONDS = 1.0
+DROPPED_AT_ONCE = 8
+
+# `used` counts what is used: the least is what was not used for longest.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    n INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value BLOB NOT NULL,
+    ends_ms INTEGER NOT NULL, used INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS answers_by_use ON answers (used);
+CREATE INDEX IF NOT EXISTS answers_by_end ON answers (ends_ms);
+"""
+FIND = "SELECT value FROM answers WHERE key = ? AND ends_ms > ?"
+USE = "UPDATE answers SET used = (SELECT max(used) + 1 FROM answers) WHERE key = ?"
+KEEP = """
+INSERT OR REPLACE INTO answers (key, value, ends_ms, used)
+VALUES (?, ?, ?, (SELECT coalesce(max(used), 0) + 1 FROM answers))
+"""
+DROP_ENDED = "DELETE FROM answers WHERE ends_ms <= ?"
+DROP_UNUSED = "DELETE FROM answers WHERE n IN (SELECT n FROM answers ORDER BY used LIMIT ?)"
+FILLED = """
+SELECT (page_count - freelist_count) * page_size
+FROM pragma_page_count, pragma_freelist_count, pragma_page_size
+"""
+
+
+class DiskStore:
+    """At most `max_bytes` of a file in a folder: what was used last stays. All its work is a thread's."""
+
+    name = "disk"
+
+    def __init__(self, folder: Path, clock: Clock, max_bytes: int) -> None:
+        self.path = folder / FILE_NAME
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._thread: ThreadPoolExecutor | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._used: dict[
+            str, None
+        ] = {}  # what was read since the last write, which notes it: reads write not
+
+    async def get(self, key: str) -> bytes | None:
+        """The value of a key, None where there is none, or its time has passed."""
+        now = self._now_ms()
+
+        def find(connection: sqlite3.Connection) -> bytes | None:
+            row = connection.execute(FIND, (key, now)).fetchone()
+            if row is None:
+                return None
+            self._used.pop(key, None)
+            self._used[key] = None
+            return row[0]
+
+        return await self._run(find)
+
+    async def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
+        """Keep a value for so long; one that is larger than the whole store is not kept."""
+        if len(value) > self._max_bytes:
+            return
+        now = self._now_ms()
+
+        def keep(connection: sqlite3.Connection) -> None:
+            with connection:
+                connection.executemany(USE, [(used,) for used in self._used])
+                self._used.clear()
+                connection.execute(KEEP, (key, value, now + round(ttl_seconds * 1000)))
+                self._make_room(connection, now)
+
+        await self._run(keep)
+
+    async def close(self) -> None:
+        """Close the file."""
+        if self._thread is not None:
+            thread, self._thread = self._thread, None
+            await asyncio.get_running_loop().run_in_executor(thread, self._disconnect)
+            thread.shutdown(wait=False)
+
+    def _now_ms(self) -> int:
+        return round(self._clock.now().timestamp() * 1000)
+
+    async def _run(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mesh-cache")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._work, work)
+
+    def _work(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        try:
+            try:
+                return work(self._connected())
+            except sqlite3.DatabaseError as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in BROKEN:
+                    raise
+                self._set_aside(error)
+                return work(self._connected())
+        except (sqlite3.Error, OSError) as error:
+            raise CacheUnavailable(
+                f"{self.path} cannot be used: {error}", remedy="make room or the folder writable"
+            ) from error
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level="IMMEDIATE"
+            )
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.executescript(SCHEMA)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        aside = self.path.with_name(f"{FILE_NAME}.broken")
+        logger.warning(
+            "%s is broken (%s): it is now %s, and a new one is begun", self.path, error, aside.name
+        )
+        self._disconnect()
+        for end in ("-wal", "-shm"):  # they belong to the broken file: a new one must not take them up
+            self.path.with_name(FILE_NAME + end).unlink(missing_ok=True)
+        os.replace(self.path, aside)
+
+    def _make_room(self, connection: sqlite3.Connection, now_ms: int) -> None:
+        if not self._is_full(connection):
+            return
+        connection.execute(DROP_ENDED, (now_ms,))
+        while self._is_full(connection) and connection.execute(DROP_UNUSED, (DROPPED_AT_ONCE,)).rowcount:
+            pass
+
+    def _is_full(self, connection: sqlite3.Connection) -> bool:
+        return connection.execute(FILLED).fetchone()[0] > self._max_bytes

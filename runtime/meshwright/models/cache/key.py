@@ -1,0 +1,26 @@
+"""Which calls are the same: a hash of all that changes an answer, of who may read it, and of who answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from meshwright.models.port import ModelRequest
+
+FORMAT = 1  # of keys and of what is kept under them
+WITHOUT_EFFECT = {"user", "metadata", "timeout_seconds", "cache"}
+"""The fields of a request that change no answer. All others count, also those that are not known here."""
+
+
+def key_of(request: ModelRequest, identity: str) -> str | None:
+    """The key of a call to what `identity` names: 64 hex digits, or None for what no JSON can say.
+
+    Each tenant has keys of its own, and calls without a tenant have others.
+    """
+    asked = request.model_dump(exclude=WITHOUT_EFFECT)
+    tenant = request.metadata.get("tenant_id")
+    try:
+        text = json.dumps([FORMAT, identity, tenant, asked], sort_keys=True)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return hashlib.sha256(text.encode()).hexdigest()
