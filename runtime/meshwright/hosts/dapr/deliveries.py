@@ -14,7 +14,8 @@ from meshwright.errors import MailboxFull, NotFound
 from meshwright.host import dead_letter
 from meshwright.hosts.dapr.cells import Cell, Cells, Delivery
 from meshwright.hosts.dapr.channels.replies import CALL, DELIVER, decode_reply
-from meshwright.hosts.dapr.executor import ENDED, Executor, refuse
+from meshwright.hosts.dapr.executor import Executor, refuse
+from meshwright.hosts.dapr.futures import ENDED
 from meshwright.hosts.dapr.sidecar import Sidecar
 from meshwright.messages import Event
 from meshwright.turns import ActorKind

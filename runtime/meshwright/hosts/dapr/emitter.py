@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from meshwright.errors import MailboxFull
 from meshwright.hosts.dapr.documents import Entry
-from meshwright.hosts.dapr.executor import ENDED, settle
+from meshwright.hosts.dapr.futures import ENDED, settle
 from meshwright.hosts.dapr.keeping import Keeper
 from meshwright.hosts.dapr.relay import MAX_RETRY_SECONDS, RETRY_SECONDS, Publisher
 from meshwright.messages import Event

@@ -6,20 +6,19 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
-
-from pydantic_core import from_json, to_json
+from typing import Any
 
 from meshwright.actor import Actor
 from meshwright.clock import Clock
-from meshwright.envelope import ActorRef, Head, Record
-from meshwright.errors import Conflict, Draining, StoreUnavailable
-from meshwright.host import RECORD_GAP, dead_letter
+from meshwright.envelope import ActorRef, Head
+from meshwright.errors import Conflict, StoreUnavailable
+from meshwright.host import dead_letter
 from meshwright.hosts.dapr.cells import Cell, Delivery, Documents, without_alarm
-from meshwright.hosts.dapr.documents import Document, Entry, encode_event
-from meshwright.hosts.dapr.state import State, Write
+from meshwright.hosts.dapr.documents import Document, Entry
+from meshwright.hosts.dapr.futures import ENDED, looked_at, settle
+from meshwright.hosts.dapr.records import Records
 from meshwright.hosts.dapr.watch import WatchList
 from meshwright.messages import Event
 from meshwright.tracing import NoTracing, Tracing
@@ -29,7 +28,6 @@ MAX_TURNS_A_COMMIT = 32
 MAX_CARRIED = 32  # entries of another's that a document takes along; of more all are sent once more
 CONFLICT_PAUSE_SECONDS = 0.02
 UNTRACED = NoTracing()
-ENDED = Draining("the mesh has stopped", remedy="ask again under the same id when it is up")
 
 
 @dataclass(slots=True)
@@ -44,14 +42,6 @@ class Taken:
     def commits(self) -> list[Commit]:
         """Those that change something."""
         return [end for _, end in self.ends if isinstance(end, Commit) and end.changed]
-
-
-class StoredRecord(NamedTuple):
-    """A record, the commit that wrote it, and the events that were to be told with it."""
-
-    record: Record
-    by: str
-    events: list[Event]
 
 
 @dataclass(slots=True)
@@ -69,16 +59,16 @@ class Executor:
 
     def __init__(
         self,
-        state: State,
         documents: Documents,
+        records: Records,
         clock: Clock,
         tracing: Tracing | NoTracing,
         tells: Tells,
         commit_name: Callable[[], str],
         is_gone: Callable[[str], Awaitable[bool]],
     ) -> None:
-        self._state = state
         self._documents = documents
+        self._records = records
         self._clock = clock
         self._tracing = tracing
         self._tells = tells
@@ -235,7 +225,7 @@ class Executor:
         entries = [entry for commit in taken.commits for entry in in_order(commit, incarnation_of(name))]
         records = [record for commit in taken.commits for record in commit.records]
         if records or cell.writes:
-            writes = [*cell.writes, *(self.put_record(record) for record in records)]
+            writes = [*cell.writes, *(self._records.put(record) for record in records)]
             for write in writes:
                 with suppress(Conflict):  # there was one of that number, which stands
                     await asyncio.shield(write)
@@ -270,34 +260,6 @@ class Executor:
             await armed
         except Conflict as error:
             raise StoreUnavailable(f"{cell.ref} is not watched: {error}") from error
-
-    def put_record(self, record: Record, events: Sequence[Event] = ()) -> asyncio.Future[str | None]:
-        """Write a record. What is awaited raises Conflict where there was one of that number: it stands."""
-        value = encode_record(record, events, self._commit_name())
-        return self._state.swap(Write(self._record_key(record.ref, record.stream, record.n), value))
-
-    def _record_key(self, ref: ActorRef, stream: str, n: int) -> str:
-        return self._state.key("record", ref.type, ref.id, stream, str(n))
-
-    async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[StoredRecord]:
-        """The records of a range, in order; without `last` until so many numbers are empty."""
-        found: list[StoredRecord] = []
-        while last is None or first <= last:
-            end = first + RECORD_GAP - 1 if last is None else min(last, first + RECORD_GAP - 1)
-            page = await self._page(ref, stream, range(first, end + 1))
-            found += page
-            if last is None and not page:
-                break
-            first = end + 1
-        return found
-
-    async def _page(self, ref: ActorRef, stream: str, numbers: range) -> list[StoredRecord]:
-        values = await asyncio.gather(*(self._state.read(self._record_key(ref, stream, n)) for n in numbers))
-        return [
-            decode_record(Record(ref, stream, n, None), stored.value)
-            for n, stored in zip(numbers, values, strict=True)
-            if stored is not None
-        ]
 
     # Telling
 
@@ -345,42 +307,7 @@ def in_order(commit: Commit, by: str) -> list[Entry]:
     return sorted(entries, key=lambda entry: int(entry.id.rpartition("/")[2]))
 
 
-def encode_record(record: Record, events: Sequence[Event], name: str) -> bytes:
-    """A record as it is stored: the events that go with it are told again by who reads it after a crash."""
-    told = b",".join(map(encode_event, events))
-    return b'{"v":1,"by":%b,"value":%b,"events":[%b]}' % (to_json(name), to_json(record.value), told)
-
-
-def decode_record(record: Record, data: bytes) -> StoredRecord:
-    """Read `encode_record` back."""
-    document = from_json(data)
-    events = [Event.model_validate(event) for event in document["events"]]
-    return StoredRecord(replace(record, value=document["value"]), document["by"], events)
-
-
 def refuse(deliveries: Iterable[Delivery], error: Exception) -> None:
     """Tell whoever waits that it did not happen, or that nobody can say whether it did."""
     for delivery in deliveries:
         settle(delivery.reply, None, error)
-
-
-def looked_at(future: asyncio.Future[Any]) -> None:
-    """See what came of it: nobody may wait for it."""
-    if not future.cancelled():
-        future.exception()
-
-
-def pass_on(done: asyncio.Future[Any], to: asyncio.Future[Any]) -> None:
-    """Let one future end as another did."""
-    settle(to, None, ENDED if done.cancelled() else done.exception())
-
-
-def settle(reply: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    """Answer whoever waits, if anybody still does."""
-    if reply.done():
-        return
-    if error is not None:
-        reply.set_exception(error)
-        reply.exception()  # looked at: not everybody waits for what they send
-    else:
-        reply.set_result(result)

@@ -21,7 +21,7 @@ from meshwright import topics
 from meshwright.bus import Bus
 from meshwright.clock import Clock, SystemClock
 from meshwright.envelope import ActorRef, Message, Record
-from meshwright.errors import Conflict, Draining, HostError, StoreFailed
+from meshwright.errors import Draining, HostError, StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.events.logger import EventLogger
 from meshwright.host import Listener, Signals, Subscription
@@ -30,7 +30,7 @@ from meshwright.hosts.dapr.deliveries import Deliveries
 from meshwright.hosts.dapr.documents import Entry
 from meshwright.hosts.dapr.doors import Doors
 from meshwright.hosts.dapr.emitter import Emitter
-from meshwright.hosts.dapr.executor import ENDED, Executor, Tells, pass_on, settle
+from meshwright.hosts.dapr.executor import Executor, Tells
 from meshwright.hosts.dapr.inbox import Inbox
 from meshwright.hosts.dapr.keeping import Batches, Confirmations, Keeper, OwnLog, RemoteLog
 from meshwright.hosts.dapr.lease import KNOWN_ALIVE_SECONDS, Lease
@@ -38,6 +38,7 @@ from meshwright.hosts.dapr.link import Link
 from meshwright.hosts.dapr.naming import EVENTS, LOGGED, Naming
 from meshwright.hosts.dapr.options import Options
 from meshwright.hosts.dapr.ping import Pings
+from meshwright.hosts.dapr.records import Appends, Records
 from meshwright.hosts.dapr.recovery import Recovery
 from meshwright.hosts.dapr.relay import Publisher, Relay
 from meshwright.hosts.dapr.sidecar import Sidecar
@@ -102,9 +103,10 @@ class DaprHost:
         self._cells = Cells(max_active)
         self._documents = Documents(state)
         tells = Tells(self._signal, self._set_alarm, self._send, self._emit)
+        records = Records(state, self._commit_name)
         self._executor = Executor(
-            state,
             self._documents,
+            records,
             self.clock,
             tracing or NoTracing(),
             tells,
@@ -130,6 +132,7 @@ class DaprHost:
         self._relay = Relay(
             self._publisher, self._keeper, self._deliveries.deliver, self._begin, self._settled
         )
+        self._appends = Appends(records, self._cells, self._relay, self._emitter, lambda: self.incarnation)
         self._wakes = Wakes(
             self._cells,
             self._executor,
@@ -320,41 +323,13 @@ class DaprHost:
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
         """Write a record outside a turn, and tell events with it; await the result to know it durable."""
         require_json(record.ref, record.value, *(event.payload for event in events))
-        loop = asyncio.get_running_loop()
-        cell = self._cells.find(record.ref, loop.time())
-        written = self._executor.put_record(record, events)
-        cell.writes.add(written)
-        kept: asyncio.Future[None] = loop.create_future()
-        entries = [Entry(event, self.incarnation) for event in events]
-
-        def is_written(written: asyncio.Future[str | None]) -> None:
-            cell.writes.discard(written)
-            error = None if written.cancelled() else written.exception()
-            if written.cancelled() or (error is not None and not isinstance(error, Conflict)):
-                settle(kept, None, error or ENDED)
-                return
-            if error is None and entries:
-                self._relay.add(cell, entries)  # with the next document they outlive this worker
-                emitted = self._emitter.emit_entries(entries, lambda entry: self._relay.kept(cell, entry))
-                emitted.add_done_callback(lambda emitted: pass_on(emitted, kept))
-            else:  # where there was one of that number, that stands and has told its events
-                settle(kept, None, None)
-
-        written.add_done_callback(is_written)
-        return kept
+        return self._appends.append(record, events)
 
     async def records(
         self, ref: ActorRef, stream: str, *, first: int = 1, last: int | None = None
     ) -> list[Record]:
         """The records of a stream, in order. What another worker had to tell with them is told again."""
-        cell = self._cells.active(ref)
-        if cell is not None and cell.writes:
-            await asyncio.wait(cell.writes)
-        stored = await self._executor.records(ref, stream, first, last)
-        untold = [event for each in stored if not self._is_own(each.by) for event in each.events]
-        if untold:
-            await self._emitter.emit(untold)
-        return [each.record for each in stored]
+        return await self._appends.read(ref, stream, first, last)
 
     async def is_gone(self, incarnation: str) -> bool:
         """Whether a worker's lease has run out, or it said goodbye. Unknown counts as not."""
@@ -398,9 +373,6 @@ class DaprHost:
 
     def _is_taken(self, topic: str) -> bool:
         return self._bus.takes(topic) or any(matches(topic) for matches in self._taken_elsewhere)
-
-    def _is_own(self, commit_name: str) -> bool:
-        return commit_name.partition("/")[0] == self.incarnation
 
     def _naming(self) -> Naming:
         assert self._doors.naming is not None

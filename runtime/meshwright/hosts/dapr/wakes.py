@@ -14,7 +14,8 @@ from meshwright.errors import HostError
 from meshwright.hosts.dapr.alarms import Alarms
 from meshwright.hosts.dapr.cells import Cell, Cells
 from meshwright.hosts.dapr.deliveries import Deliveries
-from meshwright.hosts.dapr.executor import Executor, looked_at
+from meshwright.hosts.dapr.executor import Executor
+from meshwright.hosts.dapr.futures import looked_at
 from meshwright.hosts.dapr.relay import Relay
 from meshwright.messages import new_id
 
