@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic.json_schema import GenerateJsonSchema
 
 from meshwright.errors import InvalidInput, TooLarge
+from meshwright.models.structure import WithoutTitles, repaired
 
 MAX_ARGUMENTS_CHARS = 65_536
 MAX_ERRORS_TOLD = 5
@@ -36,11 +36,13 @@ class Arguments:
         self.tool = tool
         self.names = list(parameters)
         self._model: type[BaseModel] = create_model("Arguments", __config__=config, **fields)
-        self.schema = self._model.model_json_schema(schema_generator=_WithoutTitles)
+        self.schema = self._model.model_json_schema(schema_generator=WithoutTitles)
         self.schema.pop("title")
 
     def read(self, text: str) -> dict[str, Any]:
         """Check JSON text strictly, and return the value of each parameter, defaults included.
+
+        What is nearly JSON and can mean one thing alone is read as that: see `repaired`.
 
         Raises InvalidInput for text that is not JSON, an unknown or missing parameter, a wrong type;
         TooLarge for too much of it.
@@ -55,7 +57,7 @@ class Arguments:
         if not text and not self.names:
             return {}
         try:
-            values = self._model.model_validate_json(text, strict=True)
+            values = self._model.model_validate_json(repaired(text), strict=True)
         except ValidationError as error:
             raise self._misfit(error) from error
         return {name: getattr(values, f"argument_{number}") for number, name in enumerate(self.names)}
@@ -90,10 +92,3 @@ def _field(parameter: inspect.Parameter, meaning: str | None) -> Any:
     # A description of None would hide the one of an `Annotated[..., Field(description=...)]`.
     described: dict[str, Any] = {"description": meaning} if meaning else {}
     return Field(default, alias=parameter.name, **described)
-
-
-class _WithoutTitles(GenerateJsonSchema):
-    """Leaves out the titles that pydantic derives from names: to a model they are only tokens."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False

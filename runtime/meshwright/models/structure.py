@@ -1,0 +1,303 @@
+"""Structured answers: asked for in a shape, read strictly, and told what was wrong where they do not fit.
+
+All of it is above the port: a model sees plain requests. The shape goes along in one of three ways; a way
+that a model refuses is followed by the next, and not tried again with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import from_json, to_json
+
+from meshwright.models.port import (
+    ChatMessage,
+    Model,
+    ModelRefused,
+    ModelReply,
+    ModelRequest,
+    StructureInvalid,
+    ToolSpec,
+)
+
+MAX_REPAIRS = 2
+MAX_ERRORS_TOLD = 5
+ANSWER_TOOL = "final_answer"
+ShapeT = TypeVar("ShapeT", bound=BaseModel)
+Way = Literal["native", "tool", "instruction"]
+"""How a model is asked for a shape: by `response_format`, by a tool that it must call, or in words."""
+WAYS: tuple[Way, ...] = get_args(Way)
+
+
+# The schema
+
+LEFT_OUT = ("default", "discriminator", "title")
+
+
+class WithoutTitles(GenerateJsonSchema):
+    """Leaves out the titles that pydantic derives from names: to a model they are only tokens."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Never."""
+        return False
+
+
+def response_schema(shape: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a shape, as strict as OpenAI wants it.
+
+    No object takes other fields, every field is required and has no default (one that may be left out may be
+    null instead, where its type says so), unions are `anyOf`, and nothing stands beside a `$ref`. Whatever
+    fits it fits the shape, but for what only the shape's own validators know.
+    """
+    schema = shape.model_json_schema(schema_generator=WithoutTitles)
+    definitions = schema.pop("$defs", {})
+    if "$ref" in schema:  # of a shape that holds itself: only an object may be at the root
+        schema = definitions[_name(schema)]
+    strict = _strict(schema, definitions, ())
+    parts = {name: _strict(each, definitions, ()) for name, each in definitions.items()}
+    return {**strict, "$defs": parts} if parts else strict
+
+
+def _strict(value: Any, definitions: Mapping[str, Any], within: tuple[str, ...]) -> Any:
+    if isinstance(value, list):
+        return [_strict(each, definitions, within) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "$ref" in value:
+        return _reference(value, definitions, within)
+    strict = {
+        {"oneOf": "anyOf"}.get(key, key): _strict(each, definitions, within)
+        for key, each in value.items()
+        if key not in LEFT_OUT and key != "properties"
+    }
+    if "properties" in value:
+        fields = {name: _strict(each, definitions, within) for name, each in value["properties"].items()}
+        strict |= {"properties": fields, "required": list(fields), "additionalProperties": False}
+    return strict
+
+
+def _reference(value: dict[str, Any], definitions: Mapping[str, Any], within: tuple[str, ...]) -> Any:
+    """A reference alone; what is said beside it (a description) is kept with a copy of what it stands for."""
+    name = _name(value)
+    beside = {key: each for key, each in value.items() if key not in ("$ref", *LEFT_OUT)}
+    if not beside or name in within:
+        return {"$ref": value["$ref"]}
+    return {**_strict(definitions[name], definitions, (*within, name)), **beside}
+
+
+def _name(reference: Mapping[str, Any]) -> str:
+    return reference["$ref"].rpartition("/")[2]
+
+
+# Asking
+
+
+class Ways:
+    """Asks models for shapes, and remembers for each (by group and tags) the way that it takes them in."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, tuple[str, ...]], Way] = {}
+
+    async def complete(
+        self,
+        model: Model,
+        request: ModelRequest,
+        way: Way = "native",
+        on_refusal: Callable[[ModelRefused], object] = lambda error: None,
+    ) -> ModelReply:
+        """Ask for an answer in the shape of `response_schema`, first in this way; it is the reply's content.
+
+        A request that is refused is made in the next way, named in its metadata; `on_refusal` hears of it.
+        Raises ModelError.
+        """
+        key = request.model, request.tags
+        first, *others = _ways_from(self._known.get(key, way), request)
+        try:
+            return plain(await model.complete(written(request, first)), first)
+        except ModelRefused as error:
+            refusal = error
+        for other in others:
+            if type(refusal) is not ModelRefused:  # too long, or against a policy: so in any other way
+                break
+            on_refusal(refusal)
+            again = request.model_copy(update={"metadata": {**request.metadata, "way": other}})
+            try:
+                reply = await model.complete(written(again, other))
+            except ModelRefused as error:
+                refusal = error
+            else:
+                self._known[key] = other
+                return plain(reply, other)
+        raise refusal
+
+
+def _ways_from(first: Way, request: ModelRequest) -> tuple[Way, ...]:
+    """The ways from the first on; not by a tool where the agent has one of that name itself."""
+    taken = any(tool.name == ANSWER_TOOL for tool in request.tools)
+    ways = WAYS[WAYS.index(first) :]
+    return tuple(way for way in ways if not (taken and way == "tool"))
+
+
+def written(request: ModelRequest, way: Way) -> ModelRequest:
+    """A request that asks for its `response_schema` in one of the ways."""
+    schema = request.response_schema
+    if way == "native" or schema is None:
+        return request
+    if way == "tool":
+        answer = ToolSpec(name=ANSWER_TOOL, description="Give the answer.", parameters=schema)
+        changes = {"tools": (*request.tools, answer), "tool_choice": "required", "response_schema": None}
+        return request.model_copy(update=changes)
+    unless = "Unless you call a tool, answer" if request.tools else "Answer"
+    words = f"{unless} with one JSON object, and nothing else, that fits this JSON schema:\n{_text(schema)}"
+    messages = _with_system(request.messages, words)
+    return request.model_copy(update={"messages": messages, "response_schema": None})
+
+
+def plain(reply: ModelReply, way: Way) -> ModelReply:
+    """A reply whose answer is its content, in whichever way it was given.
+
+    An answer beside calls of other tools is dropped: the model has not seen what comes of them.
+    """
+    answers = [call for call in reply.tool_calls if call.name == ANSWER_TOOL] if way == "tool" else []
+    if not answers:
+        return reply
+    others = tuple(call for call in reply.tool_calls if call not in answers)
+    content = reply.content if others else answers[0].arguments
+    return reply.model_copy(update={"content": content, "tool_calls": others})
+
+
+def _with_system(messages: Sequence[ChatMessage], words: str) -> tuple[ChatMessage, ...]:
+    if messages and messages[0].role == "system":
+        first = messages[0].model_copy(update={"content": f"{messages[0].content}\n\n{words}"})
+        return (first, *messages[1:])
+    return (ChatMessage(role="system", content=words), *messages)
+
+
+def _text(schema: Mapping[str, Any]) -> str:
+    return to_json(schema).decode()
+
+
+# Reading
+
+
+def read_answer(shape: type[ShapeT], reply: ModelReply) -> ShapeT:
+    """The answer that a reply's content is, checked strictly: "5" is no number.
+
+    Raises StructureInvalid, which says what is wrong and where, and quotes nothing.
+    """
+    try:
+        return shape.model_validate_json(repaired(reply.content), strict=True)
+    except ValidationError as error:
+        raise StructureInvalid(_what_is_wrong(error, reply), raw=reply.content) from None
+
+
+def _what_is_wrong(error: ValidationError, reply: ModelReply) -> str:
+    if not reply.content.strip():
+        return "it is empty"
+    errors = error.errors(include_input=False, include_url=False)
+    if errors[0]["type"] == "json_invalid" and reply.finish_reason == "length":
+        return f"it was cut off after {reply.usage.completion_tokens} tokens: answer in fewer words"
+    told = [f"{'.'.join(map(str, each['loc'])) or 'the answer'}: {each['msg']}" for each in errors]
+    more = f"; and {len(told) - MAX_ERRORS_TOLD} more" if len(told) > MAX_ERRORS_TOLD else ""
+    return "; ".join(told[:MAX_ERRORS_TOLD]) + more
+
+
+async def settled(
+    shape: type[ShapeT],
+    reply: ModelReply,
+    messages: Sequence[ChatMessage],
+    ask: Callable[[Sequence[ChatMessage]], Awaitable[ModelReply]],
+) -> ShapeT:
+    """The answer of a reply to these messages; one that does not fit is told why, and asked for anew, twice.
+
+    Raises StructureInvalid with the last reply as `raw`, and what `ask` raises.
+    """
+    talk = [*messages]
+    for _ in range(MAX_REPAIRS):
+        try:
+            return read_answer(shape, reply)
+        except StructureInvalid as error:
+            talk += complaint(error, response_schema(shape))
+            reply = await ask(talk)
+    try:
+        return read_answer(shape, reply)
+    except StructureInvalid as error:
+        raise StructureInvalid(
+            f"the model did not answer as {shape.__name__}, also when told twice why: {error.message}",
+            remedy="what it answered is in the task's structure.invalid events",
+            raw=error.raw,
+        ) from None
+
+
+def complaint(error: StructureInvalid, schema: Mapping[str, Any]) -> list[ChatMessage]:
+    """What a model is told of an answer that does not fit: its own words, and what is wrong where."""
+    told = (
+        f"That answer does not fit: {error.message}.\nGive the whole answer again, corrected: one JSON "
+        f"object, and nothing else, that fits this JSON schema:\n{_text(schema)}"
+    )
+    said = [ChatMessage(role="assistant", content=error.raw)] if error.raw.strip() else []
+    return [*said, ChatMessage(role="user", content=told)]
+
+
+# Nearly right JSON
+
+STRING = r'"(?:[^"\\]|\\.)*+(?:"|\Z)'
+BRACES = re.compile(rf"{STRING}|[{{}}]", re.DOTALL)
+MENDABLE = re.compile(rf"({STRING})|,(?=\s*+[}}\]])|\b(?:True|False|None)\b", re.DOTALL)
+JSON_WORDS = {"True": "true", "False": "false", "None": "null"}
+BEGINS_WITHIN = re.compile(r"""(?:["'\]]\s*:|[\[,(])\Z""")  # the object is a part of something else
+GOES_ON = re.compile(r"\s*[\]:,)]")
+
+
+def repaired(text: str) -> str:
+    """JSON text that is nearly right, made right where there is one way alone to do so; else as it was.
+
+    Words or a fence around one object are taken off, a comma after the last element too, and Python's True,
+    False and None become JSON's. Quotes, brackets and values are never guessed; valid JSON stays as it is.
+    """
+    if _is_json(text):
+        return text
+    span = _only_object(text)
+    if span is None:
+        return text
+    mended = MENDABLE.sub(_mended, text[slice(*span)])
+    return mended if _is_json(mended) else text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        from_json(text, allow_inf_nan=False, cache_strings="none")
+    except ValueError:
+        return False
+    return True
+
+
+def _only_object(text: str) -> tuple[int, int] | None:
+    """Where the one object of a text begins and ends; None where there is none, or more, or half of one."""
+    begin = text.find("{")
+    before = text[: max(begin, 0)].rstrip()
+    if begin < 0 or "}" in before or BEGINS_WITHIN.search(before):
+        return None
+    depth = 0
+    for mark in BRACES.finditer(text, begin):
+        depth += {"{": 1, "}": -1}.get(mark[0], 0)
+        if depth == 0:
+            rest = text[mark.end() :]
+            alone = not ("{" in rest or "}" in rest or GOES_ON.match(rest))
+            return (begin, mark.end()) if alone else None
+    return None
+
+
+def _mended(mark: re.Match[str]) -> str:
+    if mark[1] is not None:
+        return mark[1]
+    if mark[0] != ",":
+        return JSON_WORDS[mark[0]]
+    before = mark.start() - 1
+    while mark.string[before].isspace():
+        before -= 1
+    return "," if mark.string[before] in "{[,:" else ""
