@@ -60,7 +60,13 @@ def test_an_alias_is_a_group_too(path: Path) -> None:
             4,
             r"model_list\[0\].litellm_params.model: expected a model like",
         ),
-        ("model: openai/gpt-5.4-mini", "modell: x", 3, r"litellm_params.model: .* found nothing"),
+        (
+            "model: openai/gpt-5.4-mini",
+            "modell: x",
+            4,
+            r"litellm_params: LiteLLM reads no 'modell'. Did you mean 'model'",
+        ),
+        ("model: openai/gpt-5.4-mini", "tpm: 1", 3, r"litellm_params.model: .* found nothing"),
         ("tags: [default, cheap]", "tags: cheap", 6, "expected a list of tags, found str"),
         ("tags: [default, cheap]", "tags: [default, 3]", 6, r"tags\[1\]: expected a tag, found int"),
         (
