@@ -107,11 +107,10 @@ class Ways:
         model: Model,
         request: ModelRequest,
         way: Way = "native",
-        on_refusal: Callable[[ModelRefused], object] = lambda error: None,
     ) -> ModelReply:
         """Ask for an answer in the shape of `response_schema`, first in this way; it is the reply's content.
 
-        A request that is refused is made in the next way, named in its metadata; `on_refusal` hears of it.
+        A request that is refused, which costs nothing, is made in the next way, named in its metadata.
         Raises ModelError.
         """
         key = request.model, request.tags
@@ -123,7 +122,6 @@ class Ways:
         for other in others:
             if type(refusal) is not ModelRefused:  # too long, or against a policy: so in any other way
                 break
-            on_refusal(refusal)
             again = request.model_copy(update={"metadata": {**request.metadata, "way": other}})
             try:
                 reply = await model.complete(written(again, other))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import frontmatter
 import yaml
@@ -26,6 +26,7 @@ EXPECTED = {
     "max_tokens": "write max_tokens as a whole number above 0, such as: max_tokens: 1024",
     "tags": "write tags as a list of at least one name, such as: tags: [default]",
     "cache": "write cache as true or false, such as: cache: false",
+    "structure": "write structure as native, tool or instruction, such as: structure: tool",
     "variables": "write variables as a list of lower-case names, such as: variables: [context]",
 }
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
@@ -36,7 +37,8 @@ class FrontMatter(BaseModel):
     """What a prompt file says besides its text.
 
     `model` is a group of deployments and `tags` pick one of it; `cache` is whether an answer may come from a
-    cache; `variables` are the names that stand in the text as `{{name}}`.
+    cache; `structure` is how an answer in a shape is asked for first; `variables` are the names that stand in
+    the text as `{{name}}`.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -47,6 +49,7 @@ class FrontMatter(BaseModel):
     max_tokens: int = Field(default=1024, gt=0, le=1_000_000)
     tags: list[Tag] = Field(min_length=1, max_length=32)
     cache: bool = True
+    structure: Literal["native", "tool", "instruction"] = "native"
     variables: list[VariableName] = Field(default_factory=list, max_length=32)
 
 

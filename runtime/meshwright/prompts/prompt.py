@@ -33,6 +33,7 @@ class Prompt:
     max_tokens: int
     tags: tuple[str, ...]
     cache: bool
+    structure: Literal["native", "tool", "instruction"]
     variables: tuple[str, ...]
     body: str
     pieces: tuple[str, ...]
@@ -84,6 +85,7 @@ def parse_prompt(
         max_tokens=fields.max_tokens,
         tags=tuple(fields.tags),
         cache=fields.cache,
+        structure=fields.structure,
         variables=tuple(fields.variables),
         body=body,
         pieces=pieces,

@@ -15,6 +15,7 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import MemoryUnavailable
 from meshwright.ledger.calls import Call
 from meshwright.messages import MemoryScope, Task
+from meshwright.models.structure import Way
 from meshwright.run.services import Services
 from meshwright.tracing import Span
 from meshwright.work import Work
@@ -32,6 +33,7 @@ class Setting(BaseModel):
     max_tokens: int
     tags: tuple[str, ...]
     cache: bool = True
+    structure: Way = "native"
     memories: int = 0
     memory_tokens: int = 0
     memory_error: str | None = None
@@ -81,6 +83,7 @@ class Preparation:
             max_tokens=prompt.max_tokens,
             tags=tuple(prompt.tags if tags is None else tags),
             cache=prompt.cache,
+            structure=prompt.structure,
             memories=len(memories),
             memory_tokens=sum(item.tokens for item in memories),
             memory_error=memory_error,
