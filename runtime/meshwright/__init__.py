@@ -5,6 +5,7 @@ The public names. Each is imported when it is first used, so that importing the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from meshwright.errors import MeshError, ToolFailed
     from meshwright.mesh import Mesh
     from meshwright.messages import Event, Outcome, Receipt, Task, TaskRequest
+    from meshwright.models.direct import ModelSettings, open_model, with_fallbacks
     from meshwright.run import Run
     from meshwright.settings import Settings, load_settings
     from meshwright.tools.tool import ToolContext, tool
@@ -32,6 +34,7 @@ HOMES = {
     "Event": "messages",
     "Mesh": "mesh",
     "MeshError": "errors",
+    "ModelSettings": "models.direct",
     "Outcome": "messages",
     "Receipt": "messages",
     "Run": "run",
@@ -44,8 +47,10 @@ HOMES = {
     "Turn": "actor",
     "build_mesh": "assembly",
     "load_settings": "settings",
+    "open_model": "models.direct",
     "tool": "tools.tool",
     "turn": "actor",
+    "with_fallbacks": "models.direct",
 }
 """Where each public name lives."""
 
@@ -57,6 +62,7 @@ __all__ = [
     "Event",
     "Mesh",
     "MeshError",
+    "ModelSettings",
     "Outcome",
     "Receipt",
     "Run",
@@ -69,10 +75,28 @@ __all__ = [
     "Turn",
     "__version__",
     "build_mesh",
+    "create_agent",
+    "create_router_agent",
     "load_settings",
+    "open_model",
     "tool",
     "turn",
+    "with_fallbacks",
 ]
+
+
+def create_agent(model: str, **wishes: Any) -> type[Agent]:
+    """Make an agent class of a model's name: `create_agent("gpt-4-turbo", instructions="Answer in verse.")`.
+
+    Any name of LiteLLM's will do, and `offline`; the other wishes are those of `models.factory.agent_class`.
+    Raises ConfigError where nobody offers such a model.
+    """
+    return import_module("meshwright.models.factory").agent_class(__getattr__("Agent"), model, **wishes)
+
+
+def create_router_agent(models: Sequence[str], **wishes: Any) -> type[Agent]:
+    """Make an agent class of several models: the first answers, and where it cannot the next."""
+    return create_agent(models[0] if models else "", fallbacks=models[1:], **wishes)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,241 @@
+"""Models by their names: who offers them, what opens them, and agents made of them."""
+
+import importlib.util
+import warnings
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+import meshwright
+from meshwright import Agent, ModelSettings, create_agent, create_router_agent, tool, with_fallbacks
+from meshwright.errors import ConfigError
+from meshwright.models.aliases import ALIASES, LegacyModelName
+from meshwright.models.direct import litellm_config
+from meshwright.models.factory import VARIABLES
+from meshwright.models.providers import PROVIDERS, Provider, provider_of
+from meshwright.prompts import RUN_VARIABLES, parse_prompt
+from meshwright.tools import FileTools
+from meshwright.tools.tool import tools_of
+
+SECRET = "sk-never-shown"
+
+
+@tool(idempotent=True)
+def twice(number: int) -> int:
+    """Tell the double.
+
+    Args:
+        number: what to double
+    """
+    return 2 * number
+
+
+def environment_of(provider: Provider) -> dict[str, str]:
+    """All that opens a provider."""
+    return {param.variables[0]: SECRET for param in provider.params}
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("gpt-5.4", "openai/gpt-5.4"),
+        ("o3", "openai/o3"),
+        ("claude-opus-4-8", "anthropic/claude-opus-4-8"),
+        ("gemini-2.5-pro", "gemini/gemini-2.5-pro"),
+        ("mistral-large-latest", "mistral/mistral-large-latest"),
+        ("groq/llama-3.3-70b-versatile", "groq/llama-3.3-70b-versatile"),
+        ("openrouter/anthropic/claude-sonnet-4.6", "openrouter/anthropic/claude-sonnet-4.6"),
+        ("ollama/llama3.1", "ollama/llama3.1"),
+        ("openai/a-model-of-tomorrow", "openai/a-model-of-tomorrow"),
+    ],
+)
+def test_a_name_decides_who_offers_the_model(name: str, whole: str) -> None:
+    assert provider_of(name)[1] == whole
+
+
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)
+def test_each_provider_is_opened_by_its_variables_and_says_which_one_is_missing(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshwright.models.providers.is_importable", bool)
+    environment = environment_of(provider)
+    settings = ModelSettings.from_env(provider.example, environment)
+    assert settings.provider == provider.name
+    assert set(settings.params.values()) == {f"os.environ/{name}" for name in environment}
+    assert SECRET not in repr(settings)
+    for param in provider.params:
+        if param.optional or param.default is not None:
+            continue
+        without = {name: value for name, value in environment.items() if name not in param.variables}
+        with pytest.raises(ConfigError, match=param.variables[0]) as caught:
+            ModelSettings.from_env(provider.example, without)
+        assert SECRET not in str(caught.value)
+        assert provider.console in caught.value.remedy
+
+
+def test_the_first_variable_that_is_set_counts() -> None:
+    settings = ModelSettings.from_env("gemini-2.5-pro", {"GEMINI_API_KEY": "", "GOOGLE_API_KEY": SECRET})
+    assert settings.params == {"api_key": "os.environ/GOOGLE_API_KEY"}
+
+
+def test_settings_have_the_usual_numbers_unless_the_environment_has_others() -> None:
+    usual = ModelSettings.from_env("gpt-5.4", {"OPENAI_API_KEY": SECRET})
+    assert (usual.temperature, usual.max_tokens, usual.timeout_seconds, usual.max_retries) == (0, 1024, 30, 3)
+    numbers = {"OPENAI_TEMPERATURE": "0.7", "OPENAI_MAX_TOKENS": "99", "OPENAI_TIMEOUT_SECONDS": "5"}
+    own = ModelSettings.from_env("gpt-5.4", {"OPENAI_API_KEY": SECRET, "OPENAI_MAX_RETRIES": "0", **numbers})
+    assert (own.temperature, own.max_tokens, own.timeout_seconds, own.max_retries) == (0.7, 99, 5, 0)
+
+
+def test_a_number_that_is_none_is_told_with_its_variable() -> None:
+    with pytest.raises(ConfigError, match="OPENAI_MAX_TOKENS"):
+        ModelSettings.from_env("gpt-5.4", {"OPENAI_API_KEY": SECRET, "OPENAI_MAX_TOKENS": "many"})
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("opnai/gpt-5.4", "openai"), ("gtp-5.4", "gpt-5.4"), ("antropic/claude-opus-4-8", "anthropic")],
+)
+def test_an_unknown_name_is_answered_by_near_ones(name: str, near: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        provider_of(name)
+    assert near in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["", "/", "/x", "a", "x" * 1000, "nobody-at-all/x"])
+def test_a_name_of_nothing_is_an_error_with_a_remedy(name: str) -> None:
+    with pytest.raises(ConfigError, match="provider/model"):
+        provider_of(name)
+
+
+def test_a_provider_that_only_litellm_knows_works_by_its_usual_variable() -> None:
+    if importlib.util.find_spec("litellm") is None:
+        pytest.skip("litellm is not installed")
+    settings = ModelSettings.from_env("deepinfra/some/model", {"DEEPINFRA_API_KEY": SECRET})
+    assert settings.params == {"api_key": "os.environ/DEEPINFRA_API_KEY"}
+
+
+def test_a_legacy_name_leads_to_its_successor_and_says_so_once() -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            assert provider_of("gpt-4-turbo")[1] == ALIASES["gpt-4-turbo"]
+    assert [each.category for each in told] == [LegacyModelName]
+    assert "gpt-4-turbo" in str(told[0].message)
+
+
+def test_every_successor_is_a_name_that_is_taken_as_it_stands() -> None:
+    assert all(provider_of(successor)[1] == successor for successor in ALIASES.values())
+
+
+def test_a_legacy_name_with_its_provider_is_meant() -> None:
+    assert provider_of("openai/gpt-4-turbo")[1] == "openai/gpt-4-turbo"
+
+
+def test_fallbacks_belong_to_their_chain_alone() -> None:
+    environment = {"OPENAI_API_KEY": SECRET, "GROQ_API_KEY": SECRET}
+    there = with_fallbacks("gpt-5.4", ["groq/llama"], environment=environment)
+    back = with_fallbacks("groq/llama", ["gpt-5.4"], environment=environment)
+    config = litellm_config([there, back])
+    assert config["router_settings"]["fallbacks"] == [
+        {"gpt-5.4": ["gpt-5.4 > groq/llama"]},
+        {"groq/llama": ["groq/llama > gpt-5.4"]},
+    ]
+    assert len(config["model_list"]) == 4
+    assert SECRET not in str(config)
+
+
+def test_a_fallback_without_credentials_is_an_error_too() -> None:
+    with pytest.raises(ConfigError, match="GROQ_API_KEY"):
+        with_fallbacks("gpt-5.4", ["groq/llama"], environment={"OPENAI_API_KEY": SECRET})
+
+
+def test_a_model_is_no_fallback_of_itself() -> None:
+    with pytest.raises(ConfigError, match="twice"):
+        with_fallbacks("gpt-5.4", ["gpt-5.4"], environment={"OPENAI_API_KEY": SECRET})
+
+
+def made(agent: type[Agent]) -> dict[str, Any]:
+    """What an agent class says of itself."""
+    return {
+        name: getattr(agent, name) for name in ("agent_id", "model", "fallbacks", "prompt_text", "budgets")
+    }
+
+
+def test_an_agent_is_made_of_a_models_name() -> None:
+    agent = create_agent("openai/gpt-5.4", agent_id="poet", instructions="Answer in verse.", tags=["cheap"])
+    prompt = parse_prompt("poet", made(agent)["prompt_text"].encode())
+    assert issubclass(agent, Agent)
+    assert (agent.agent_id, agent.prompt, made(agent)["model"]) == ("poet", "poet", "openai/gpt-5.4")
+    assert (prompt.model, prompt.tags, prompt.max_tokens) == ("openai/gpt-5.4", ("cheap",), 1024)
+    values = {"agent_name": "poet", "task": "?", "context": "What is known."}
+    assert prompt.render_from(values) == "Answer in verse.\n\nWhat is known."
+
+
+def test_an_agent_without_more_is_named_after_its_model() -> None:
+    assert create_agent("groq/llama-3.3-70b-versatile").agent_id == "llama-3-3-70b-versatile-agent"
+    assert create_agent("offline").agent_id == "offline-agent"
+
+
+def test_an_agent_of_a_legacy_name_is_made_with_a_warning() -> None:
+    with pytest.warns(LegacyModelName, match="gpt-4-turbo"):
+        assert made(create_agent("gpt-4-turbo"))["model"] == "gpt-4-turbo"
+
+
+def test_an_agent_of_several_models_asks_them_in_their_order() -> None:
+    agent = create_router_agent(["gpt-5.4", "claude-sonnet-4-6", "groq/llama"])
+    assert made(agent)["model"] == "gpt-5.4"
+    assert made(agent)["fallbacks"] == ("claude-sonnet-4-6", "groq/llama")
+
+
+def test_an_agent_of_no_models_is_refused() -> None:
+    with pytest.raises(ConfigError, match="does not say who offers it"):
+        create_router_agent([])
+
+
+def test_an_agent_gets_functions_and_toolsets_as_tools() -> None:
+    agent = create_agent("offline", tools=[twice, FileTools])
+    assert agent.toolsets == (FileTools,)
+    assert [(each.name, each.function(4)) for each in tools_of(agent())] == [("twice", 8)]
+
+
+def test_a_function_that_is_no_tool_is_refused() -> None:
+    with pytest.raises(ConfigError, match="made is no tool"):
+        create_agent("offline", tools=[made])
+
+
+def test_an_agents_budget_is_exact_and_its_own() -> None:
+    (budget,) = made(create_agent("offline", agent_id="Poet_1", max_budget="0.10"))["budgets"]
+    assert (budget.scope, budget.of, budget.limit_usd) == ("agent", "Poet_1", Decimal("0.10"))
+    assert budget.hard
+
+
+@pytest.mark.parametrize("amount", [0.1, "ten", "-1", "NaN"])
+def test_a_budget_that_is_no_exact_amount_is_refused(amount: Any) -> None:
+    with pytest.raises(ConfigError, match="max_budget"):
+        create_agent("offline", max_budget=amount)
+
+
+@pytest.mark.parametrize("instructions", ["{{nobody}}", "{% for %}", "{# note #}", "{{ context"])
+def test_instructions_that_no_prompt_can_hold_are_refused(instructions: str) -> None:
+    with pytest.raises(ConfigError, match="instructions"):
+        create_agent("offline", instructions=instructions)
+
+
+def test_instructions_that_place_the_context_get_no_second_one() -> None:
+    agent = create_agent(
+        "offline", instructions="Know this: {{ context }}\n---\nNow answer {{task}}.", cache=False
+    )
+    prompt = parse_prompt("x", made(agent)["prompt_text"].encode())
+    values = {"agent_name": "a", "task": "b", "context": "c"}
+    assert prompt.render_from(values) == "Know this: c\n---\nNow answer b."
+
+
+def test_what_instructions_may_use_is_what_a_run_has() -> None:
+    assert VARIABLES == RUN_VARIABLES
+
+
+def test_the_public_names_are_there() -> None:
+    names = {"ModelSettings", "create_agent", "create_router_agent", "open_model", "with_fallbacks"}
+    assert names <= set(meshwright.__all__)
+    assert all(callable(getattr(meshwright, name)) for name in names)
