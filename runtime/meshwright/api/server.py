@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address
 
 import uvicorn
+from fastapi import FastAPI
 
 from meshwright.api.app import create_app
 from meshwright.api.sse import Streams
@@ -21,15 +22,23 @@ BACKLOG = 2048
 STOP_SECONDS = 10  # what requests under way have to end, once the server stops
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+MakeApp = Callable[[Mesh, Streams], FastAPI]
+"""What makes the application that is served."""
 
-async def serve(mesh: Mesh, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
+
+async def serve(
+    mesh: Mesh,
+    listener: socket.socket,
+    on_ready: Callable[[str], None],
+    make_app: MakeApp = create_app,
+) -> None:
     """Serve a running mesh until SIGINT or SIGTERM; a second one cuts off what is under way.
 
     The socket is what `listen` gave; `on_ready` gets the URL once requests are answered. Raises StoreFailed
     when the mesh cannot go on.
     """
     loop = asyncio.get_running_loop()
-    async with _serving(mesh, listener) as server:
+    async with _serving(mesh, listener, make_app) as server:
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, server.interrupt)
         try:
@@ -53,16 +62,16 @@ async def _until_it_ends(server: Server, mesh: Mesh) -> None:
 
 
 @asynccontextmanager
-async def serving(mesh: Mesh, host: str, port: int) -> AsyncIterator[Server]:
+async def serving(mesh: Mesh, host: str, port: int, make_app: MakeApp = create_app) -> AsyncIterator[Server]:
     """Serve a running mesh within a block, and its `url`. Raises what `listen` raises."""
     with listen(host, port) as listener:
-        async with _serving(mesh, listener) as server:
+        async with _serving(mesh, listener, make_app) as server:
             yield server
 
 
 @asynccontextmanager
-async def _serving(mesh: Mesh, listener: socket.socket) -> AsyncIterator[Server]:
-    server = Server(mesh, listener)
+async def _serving(mesh: Mesh, listener: socket.socket, make_app: MakeApp) -> AsyncIterator[Server]:
+    server = Server(mesh, listener, make_app)
     await server.start()
     try:
         yield server
@@ -74,11 +83,11 @@ async def _serving(mesh: Mesh, listener: socket.socket) -> AsyncIterator[Server]
 class Server(uvicorn.Server):
     """Uvicorn on a socket of ours: signals are left to us, and event streams end when it stops."""
 
-    def __init__(self, mesh: Mesh, listener: socket.socket) -> None:
+    def __init__(self, mesh: Mesh, listener: socket.socket, make_app: MakeApp = create_app) -> None:
         self._streams = Streams()
         super().__init__(
             uvicorn.Config(
-                create_app(mesh, self._streams),
+                make_app(mesh, self._streams),
                 http="httptools",
                 ws="none",
                 lifespan="off",

@@ -1,0 +1,340 @@
+"""Chat completions in OpenAI's words: what is asked, as the model's port has it, and what is answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from meshwright.errors import InvalidInput
+from meshwright.messages import Identifier, Usage, new_id
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
+
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+Tags = Annotated[list[Tag], Field(max_length=16)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+DEFAULTS: dict[str, Any] = {
+    "n": 1,
+    "top_p": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logprobs": False,
+    "top_logprobs": 0,
+    "logit_bias": {},
+    "stop": [],
+    "parallel_tool_calls": True,
+    "modalities": ["text"],
+    "functions": [],
+    "function_call": "auto",
+}
+"""Parameters that would change an answer, and that the port does not have: only these values will do."""
+HINTS = frozenset(
+    {
+        "seed",
+        "store",
+        "service_tier",
+        "reasoning_effort",
+        "verbosity",
+        "prediction",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+    }
+)
+"""Parameters that promise nothing, so that nobody misses anything where they are left out."""
+
+
+class UnsupportedParameter(InvalidInput):
+    """A parameter of OpenAI's that the mesh's models do not have."""
+
+    status = 400
+
+
+class UnknownParameter(InvalidInput):
+    """A parameter that there is not."""
+
+    status = 400
+
+
+class Part(BaseModel):
+    """A piece of a message."""
+
+    type: str
+    text: str = ""
+
+
+class Function(BaseModel):
+    """What a tool call calls: `arguments` is JSON text."""
+
+    name: Name
+    arguments: str = "{}"
+
+
+class Call(BaseModel):
+    """A call of a tool that a model made earlier."""
+
+    id: Name
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class Message(BaseModel):
+    """One message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: Name | None = None
+
+
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+
+
+class ToolFunction(BaseModel):
+    """A function as the model sees it."""
+
+    name: Name
+    description: str = ""
+    parameters: dict[str, Any] = NO_PARAMETERS
+
+
+class ChatTool(BaseModel):
+    """A tool that the model may call."""
+
+    type: Literal["function"] = "function"
+    function: ToolFunction
+
+
+class Named(BaseModel):
+    """The name of a function."""
+
+    name: Name
+
+
+class NamedTool(BaseModel):
+    """The one tool that the model has to call."""
+
+    type: Literal["function"] = "function"
+    function: Named
+
+
+class JsonSchema(BaseModel):
+    """The shape that an answer is to have."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    name: str = "answer"
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """Text, any JSON object, or one of a shape."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells besides the answer."""
+
+    include_usage: bool = False
+
+
+class CallMetadata(BaseModel):
+    """What the mesh reads of a call's metadata."""
+
+    tags: Tags | None = None
+
+
+class ChatRequest(BaseModel):
+    """A chat completion to be made, as OpenAI's API has it. `tags` pick the deployment, as LiteLLM has it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: Name
+    messages: list[Message] = Field(min_length=1)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    tools: list[ChatTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    response_format: ResponseFormat | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    user: Identifier | None = None
+    tenant_id: Identifier | None = None
+    tags: Tags | None = None
+    metadata: CallMetadata | None = None
+
+
+def model_request(asked: ChatRequest, *, user: str, metadata: dict[str, Any]) -> ModelRequest:
+    """Make the request that the mesh's model takes. Raises InvalidInput for what it cannot do."""
+    check_parameters(asked)
+    limit = asked.max_completion_tokens or asked.max_tokens
+    told: dict[str, Any] = {
+        "max_tokens": limit,
+        "temperature": asked.temperature,
+        "response_schema": schema_of(asked),
+    }
+    return ModelRequest(
+        model=asked.model,
+        messages=messages_of(asked.messages),
+        tags=tags_of(asked),
+        user=user,
+        metadata=metadata,
+        tools=tools_of(asked),
+        tool_choice="required" if must_call(asked) else "auto",
+        **given(told),
+    )
+
+
+def given(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that have a value."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def check_parameters(asked: ChatRequest) -> None:
+    """Refuse what would change the answer if it were left out, and what OpenAI would not know either."""
+    for name, value in (asked.model_extra or {}).items():
+        if value is None or name in HINTS or (name in DEFAULTS and value == DEFAULTS[name]):
+            continue
+        if name in DEFAULTS:
+            raise UnsupportedParameter(
+                f"{name}: only {DEFAULTS[name]!r} is possible here", remedy="leave it out", field=name
+            )
+        raise UnknownParameter(f"Unrecognized request argument supplied: {name}", field=name)
+
+
+def tags_of(asked: ChatRequest) -> tuple[str, ...]:
+    """The tags of a call, wherever it has them: on top, or in its metadata."""
+    nested = asked.metadata.tags if asked.metadata else None
+    return tuple(dict.fromkeys([*(asked.tags or ()), *(nested or ())]))
+
+
+def must_call(asked: ChatRequest) -> bool:
+    """Whether the answer has to be a tool call."""
+    return asked.tool_choice == "required" or isinstance(asked.tool_choice, NamedTool)
+
+
+def tools_of(asked: ChatRequest) -> tuple[ToolSpec, ...]:
+    """The tools that may be called; a named one alone. Raises InvalidInput where it is not there."""
+    specs = [
+        ToolSpec(
+            name=tool.function.name,
+            description=tool.function.description,
+            parameters=tool.function.parameters,
+        )
+        for tool in asked.tools or ()
+    ]
+    if asked.tool_choice == "none":
+        return ()
+    if isinstance(asked.tool_choice, NamedTool):
+        specs = [spec for spec in specs if spec.name == asked.tool_choice.function.name]
+    if must_call(asked) and not specs:
+        raise InvalidInput("tool_choice names a tool that is not among the tools", field="tool_choice")
+    return tuple(specs)
+
+
+def schema_of(asked: ChatRequest) -> dict[str, Any] | None:
+    """The shape that the answer is to have, None for text. Raises InvalidInput where it is missing."""
+    wanted = asked.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return {"type": "object"}
+    if wanted.json_schema is None:
+        raise InvalidInput("response_format of type json_schema has no json_schema", field="response_format")
+    return wanted.json_schema.schema_
+
+
+def messages_of(messages: Sequence[Message]) -> tuple[ChatMessage, ...]:
+    """The conversation as the port has it. Raises InvalidInput for what is not text."""
+    return tuple(message_of(number, message) for number, message in enumerate(messages))
+
+
+def message_of(number: int, message: Message) -> ChatMessage:
+    """One message; developers speak as the system does."""
+    return ChatMessage(
+        role="system" if message.role == "developer" else message.role,
+        content=text_of(number, message.content),
+        tool_calls=tuple(
+            ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+            for call in message.tool_calls or ()
+        ),
+        tool_call_id=message.tool_call_id,
+    )
+
+
+def text_of(number: int, content: str | list[Part] | None) -> str:
+    """The text of a message, also where it comes in parts."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    other = next((part.type for part in content if part.type not in ("text", "refusal")), None)
+    if other is not None:
+        where = f"messages.{number}.content"
+        raise UnsupportedParameter(f"{where}: {other!r} is not possible here, only text", field=where)
+    return "".join(part.text for part in content)
+
+
+class Completion:
+    """One answer: its id and time, which all of its pieces share, and its parts as OpenAI writes them."""
+
+    def __init__(self, model: str) -> None:
+        self._head = {"id": f"chatcmpl-{new_id()}", "created": int(time.time())}
+        self._model = model
+
+    def whole(self, reply: ModelReply) -> dict[str, Any]:
+        """The answer at once."""
+        message: dict[str, Any] = {"role": "assistant", "content": reply.content, "refusal": None}
+        if reply.tool_calls:
+            message["content"] = reply.content or None
+            message["tool_calls"] = [call_body(call) for call in reply.tool_calls]
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": ending(reply)}
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "model": reply.model,
+            "choices": [choice],
+            "usage": usage_body(reply.usage),
+        }
+
+    def piece(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        """A piece of a streamed answer."""
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return self._chunk([choice])
+
+    def last(self, reply: ModelReply) -> list[dict[str, Any]]:
+        """What ends a streamed answer: the tools that it calls, and why it ended."""
+        calls = [{"index": index, **call_body(call)} for index, call in enumerate(reply.tool_calls)]
+        told = [self.piece({"tool_calls": calls})] if calls else []
+        return [*told, self.piece({}, ending(reply))]
+
+    def usage(self, reply: ModelReply) -> dict[str, Any]:
+        """The tokens of a streamed answer, in a piece of their own."""
+        return {**self._chunk([]), "usage": usage_body(reply.usage)}
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**self._head, "object": "chat.completion.chunk", "model": self._model, "choices": choices}
+
+
+def call_body(call: ToolCall) -> dict[str, Any]:
+    """A tool call of an answer."""
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def ending(reply: ModelReply) -> str:
+    """Why an answer ended: clients look for `tool_calls`, whatever a provider says."""
+    return "tool_calls" if reply.tool_calls else reply.finish_reason
+
+
+def usage_body(usage: Usage) -> dict[str, Any]:
+    """The tokens of an answer."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
