@@ -17,6 +17,8 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import Draining, HostError, NotFound, StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.host import Host
+from meshwright.ledger.costs import By, Costs
+from meshwright.ledger.keys import Keys
 from meshwright.messages import (
     ENDED,
     Caller,
@@ -93,6 +95,7 @@ class Mesh:
         prompts: Prompts,
         context: ContextClient,
         memory: Memory,
+        keys: Keys,
         tracing: Tracing | NoTracing,
         worker: Worker,
         agents: Mapping[str, Employed],
@@ -106,6 +109,7 @@ class Mesh:
         self.prompts = prompts
         self.context = context
         self.memory = memory
+        self.keys = keys
         self.tracing = tracing
         self.worker = worker
         self.agents = agents
@@ -244,6 +248,12 @@ class Mesh:
                 waiters.remove(waiter)
             if not waiters:
                 self._waiters.pop(task_id, None)
+
+    async def costs(
+        self, by: By = "agent", *, since: datetime | None = None, tenant_id: str = "default"
+    ) -> Costs:
+        """What a tenant's calls of models have cost since then, the dearest first."""
+        return await self.log.costs(tenant_id=tenant_id, by=by, since=since)
 
     async def ask(
         self, agent_id: str, text: str, *, thread_id: str | None = None, timeout: float = 120.0

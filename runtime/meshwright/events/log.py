@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime
 from functools import partial
 
 from meshwright.clock import Clock, SystemClock
@@ -16,6 +17,7 @@ from meshwright.events.search import Found, has_own_id, search
 from meshwright.events.table import INTO, Row, known_ids, own_id, row_of, write_rows
 from meshwright.events.tails import Tails
 from meshwright.events.tasks import TaskPage, list_tasks, position_of
+from meshwright.ledger.costs import By, Costs, sum_costs
 from meshwright.messages import Event
 from meshwright.storage.database import Database, Job
 
@@ -190,6 +192,14 @@ class EventLog:
         """(agent_id, capability, success) of the last attempts, at most 20 of each pair, oldest first."""
         await self._database.write(self._projections.flush)
         return await self._database.read(partial(recent_outcomes, last=last))
+
+    async def costs(
+        self, *, tenant_id: str, by: By = "agent", since: datetime | None = None, limit: int = MAX_FOUND
+    ) -> Costs:
+        """What a tenant's calls of models have cost, the dearest first, and all of them together."""
+        sums = partial(sum_costs, tenant_id=tenant_id, by=by, since=since, limit=limit)
+        await self._database.write(self._projections.flush)
+        return await self._database.read(sums)
 
     # Upkeep
 

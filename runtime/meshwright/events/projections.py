@@ -12,23 +12,26 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
+from meshwright.events.filter import seconds
 from meshwright.events.story import CHANGES, COLUMNS, TaskRow, outcome_of
 from meshwright.events.table import COLUMN_LIST, Row, event_of, write_rows
+from meshwright.ledger import calls
 from meshwright.messages import Event
 from meshwright.storage.database import Database
 from meshwright.storage.rows import MAX_ROWS
 
-VERSION = 1  # of what these tables say; where the file has another, they are made anew
+VERSION = 2  # of what these tables say; where the file has another, they are made anew
 MAX_PENDING = 1000  # events that wait to be folded in
 MAX_OUTCOMES = 20  # kept of each agent and capability
 FOLDED_AT_ONCE = 1000  # when catching up
-FOLDED = frozenset({*CHANGES, "attempt.ended"})
+FOLDED = frozenset({*CHANGES, "attempt.ended", calls.CALLED})
 
 TASK_COLUMNS = ", ".join(COLUMNS)
 INTO_TASKS = f"tasks ({TASK_COLUMNS})"
 KEEP_TASK = "ON CONFLICT (task_id) DO UPDATE SET " + ", ".join(
     f"{name} = excluded.{name}" for name in COLUMNS if name not in ("seq", "task_id", "tenant_id")
 )
+INTO_CALLS = f"calls ({', '.join(calls.COLUMNS)})"
 INTO_OUTCOMES = "agent_outcomes (agent_id, capability, last_seq, recent)"
 KEEP_OUTCOMES = (
     "ON CONFLICT (agent_id, capability) DO UPDATE SET last_seq = excluded.last_seq, recent = excluded.recent"
@@ -40,7 +43,10 @@ _task_row = attrgetter(*COLUMNS)
 
 
 class Projections:
-    """The tables `tasks` and `agent_outcomes`. What takes a connection runs in the writer's thread."""
+    """The tables `tasks`, `agent_outcomes` and `calls`.
+
+    What takes a connection runs in the writer's thread.
+    """
 
     def __init__(self) -> None:
         self._pending: list[Event] = []
@@ -73,7 +79,7 @@ class Projections:
     async def rebuild(self, database: Database) -> None:
         """Make the tables anew, a slice at a time between other writes.
 
-        A task whose first event has been pruned keeps what its row says.
+        A task whose first event has been pruned keeps what its row says, and so does a call.
         """
         await database.write(self._clear)
         await self._catch_up(database)
@@ -88,6 +94,7 @@ class Projections:
         (oldest,) = connection.execute("SELECT coalesce(min(seq), 1) FROM events").fetchone()
         connection.execute("DELETE FROM tasks WHERE seq >= ?", (oldest,))
         connection.execute("DELETE FROM agent_outcomes WHERE last_seq >= ?", (oldest,))
+        connection.execute("DELETE FROM calls WHERE seq >= ?", (oldest,))
         connection.execute(SET_POSITION, (VERSION, oldest - 1))
 
     def _fold_next(self, connection: sqlite3.Connection) -> bool:
@@ -103,6 +110,7 @@ class Projections:
 def _fold(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
     _fold_tasks(connection, [event for event in events if event.event_type in CHANGES and event.task_id])
     _fold_outcomes(connection, [event for event in events if event.event_type == "attempt.ended"])
+    _fold_calls(connection, [event for event in events if event.event_type == calls.CALLED])
 
 
 def _fold_tasks(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
@@ -146,6 +154,10 @@ def _fold_outcomes(connection: sqlite3.Connection, events: Sequence[Event]) -> N
 def _stored_outcomes(connection: sqlite3.Connection, key: tuple[str, str]) -> str:
     row: tuple[Any, ...] | None = connection.execute(SELECT_OUTCOMES, key).fetchone()
     return row[0] if row else ""
+
+
+def _fold_calls(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+    write_rows(connection, INTO_CALLS, [calls.row_of(event, seconds(event.time)) for event in events])
 
 
 def recent_outcomes(connection: sqlite3.Connection, last: int) -> list[tuple[str, str, bool]]:

@@ -1,16 +1,23 @@
-"""One call of a model as the ledger knows it: what `model.called` says of it."""
+"""One call of a model as the ledger knows it: what `model.called` says of it, and the row that makes."""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, Literal
 
+from pydantic import BaseModel, ValidationError
+
+from meshwright.encoding import encode
 from meshwright.errors import MeshError, ModelError
-from meshwright.messages import Plain, Usage, derived_id, new_id
+from meshwright.messages import Event, Plain, Usage, derived_id, new_id
 from meshwright.models.port import CostSource, ModelReply, ModelRequest
-from meshwright.money import Dollars
+from meshwright.money import Dollars, pico
 
 CALLED = "model.called"
 NO_USAGE = Usage()
+MAX_TOKENS = 1_000_000_000  # of one call, and what it may cost: beyond that no figure is to be believed
+MAX_COST = Decimal(1_000_000)
+MAX_LATENCY_MS = 1e12
 WHERE = ("task_id", "generation", "attempt", "step")
 """What of a request's metadata says which call it is."""
 
@@ -118,3 +125,85 @@ def left(error: BaseException | None) -> Call | None:
 
 def _code(error: BaseException) -> str:
     return error.code if isinstance(error, MeshError) else type(error).__name__
+
+
+COLUMNS = (
+    "seq",
+    "time",
+    "tenant_id",
+    "task_id",
+    "thread_id",
+    "call_id",
+    "agent_id",
+    "tags",
+    "model_group",
+    "model",
+    "deployment",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "reasoning_tokens",
+    "cost_pico",
+    "cost_source",
+    "cache_hit",
+    "saved_pico",
+    "attempts",
+    "outcome",
+    "error",
+    "latency_ms",
+    "attempt",
+    "step",
+)
+
+
+def row_of(event: Event, time: float) -> tuple[Any, ...]:
+    """The row of the table `calls` that an event `model.called` is. Never fails for what is in the event.
+
+    A payload of no shape is a call of which nothing is known; an absurd figure is an unknown one.
+    """
+    call = call_in(event)
+    usage = call.usage
+    return (
+        event.seq,
+        time,
+        call.tenant_id or event.tenant_id,
+        event.task_id,
+        call.thread_id,
+        call.call_id,
+        call.user or event.agent_id or "",
+        encode(list(dict.fromkeys(call.tags))).decode(),
+        call.group,
+        call.model,
+        call.deployment,
+        _tokens(usage.prompt_tokens),
+        _tokens(usage.cached_tokens),
+        _tokens(usage.completion_tokens),
+        _tokens(usage.reasoning_tokens),
+        _pico(call.cost_usd),
+        call.cost_source,
+        call.cache_hit,
+        _pico(call.saved_usd),
+        call.attempts,
+        call.outcome,
+        call.error,
+        call.latency_ms if 0 <= call.latency_ms < MAX_LATENCY_MS else 0.0,  # which NaN is not
+        call.attempt,
+        call.step,
+    )
+
+
+def call_in(event: Event) -> Call:
+    """The call that an event tells of; one of which nothing is known where the payload has no such shape."""
+    payload = event.payload
+    try:
+        return Call.model_validate(payload.model_dump() if isinstance(payload, BaseModel) else payload)
+    except ValidationError:
+        return Call()
+
+
+def _tokens(count: int) -> int:
+    return count if 0 <= count <= MAX_TOKENS else 0
+
+
+def _pico(amount: Decimal | None) -> int | None:
+    return None if amount is None or not 0 <= amount <= MAX_COST else pico(amount)
