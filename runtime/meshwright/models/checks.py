@@ -51,20 +51,21 @@ class Check:
         self.path = path
         self.root = root
 
-    def file(self, value: Any) -> None:
-        """Check the whole file."""
-        self.expect(value, dict, "a mapping with model_list", [])
-        for name in value:
+    def file(self, value: Any) -> dict[str, Any]:
+        """Check the whole file, and return what it holds."""
+        content: dict[str, Any] = self.expect(value, dict, "a mapping with model_list", [])
+        for name in content:
             self.known(name)
-        deployments = self.expect(value.get("model_list"), list, "a list of deployments", ["model_list"])
+        deployments = self.expect(content.get("model_list"), list, "a list of deployments", ["model_list"])
         if not deployments:
             self.fail("model_list is empty: expected at least one deployment", ["model_list"])
         for number, deployment in enumerate(deployments):
             self.deployment(deployment, ["model_list", number])
-        router, shared = (self.section(value, name) for name in SETTINGS)
+        router, shared = (self.section(content, name) for name in SETTINGS)
         groups = groups_of(deployments, router)
         self.fallbacks(router, groups, ["router_settings"])
         self.fallbacks(shared, groups, ["litellm_settings"])
+        return content
 
     def known(self, name: Any) -> None:
         """Refuse a section that LiteLLM does not read."""
@@ -163,8 +164,12 @@ class Check:
 
     def fail(self, message: str, where: Sequence[Any], remedy: str = "") -> NoReturn:
         """Raise the error, with the line of the nearest place that the file has."""
+        raise self.problem(message, where, remedy)
+
+    def problem(self, message: str, where: Sequence[Any], remedy: str = "") -> ConfigError:
+        """Something wrong at a place of the file."""
         line, field = self.line_of(where), self.label(where)
-        raise ConfigError(message, path=str(self.path), line=line, remedy=remedy, field=field)
+        return ConfigError(message, path=str(self.path), line=line, remedy=remedy, field=field)
 
     def line_of(self, where: Sequence[Any]) -> int:
         """The line of a place, or of the nearest one above it that the file has."""

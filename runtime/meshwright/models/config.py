@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.errors import ConfigError
+from meshwright.models.advice import retries_of, rules_of
 from meshwright.models.checks import FALLBACKS as FALLBACKS
 from meshwright.models.checks import Check, groups_of
+from meshwright.models.names import SETTINGS
 
 REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 
@@ -26,6 +28,8 @@ class LiteLLMConfig:
     litellm_settings: dict[str, Any]
     lines: dict[str, int]
     """The line of each of `router_settings`, and under no name that of the section itself."""
+    warnings: tuple[ConfigError, ...] = ()
+    """What the file may say, and hardly means."""
 
     @property
     def groups(self) -> frozenset[str]:
@@ -48,10 +52,11 @@ def read_config(path: Path) -> LiteLLMConfig:
     except (yaml.YAMLError, ValueError) as error:  # a character YAML forbids; a date that is none
         raise ConfigError("is not YAML", path=str(path), remedy="Save it as UTF-8 text") from error
     check = Check(path, node)
-    check.file(value)
-    router, shared = value.get("router_settings") or {}, value.get("litellm_settings") or {}
+    content = check.file(value)
+    router, shared = (content.get(name) or {} for name in SETTINGS)
     lines = {name: check.line_of(["router_settings", name]) for name in ("", *router)}
-    return LiteLLMConfig(path, with_ids(value["model_list"]), router, shared, lines)
+    warnings = tuple(retries_of(check, content)) + tuple(rules_of(check, content))
+    return LiteLLMConfig(path, with_ids(content["model_list"]), router, shared, lines, warnings)
 
 
 def read_text(path: Path) -> str:

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
+from meshwright.errors import ConfigError
 from meshwright.models.config import LiteLLMConfig, missing_names
 from meshwright.models.port import ModelRefused, ModelRequest
 
@@ -15,6 +16,9 @@ DEFAULT_TAG = "default"
 BY_CHANCE = "simple-shuffle"
 WEIGHTS = ("weight", "rpm", "tpm")
 """What LiteLLM draws by, the first that its first deployment has."""
+
+CallerTags = tuple[str, Sequence[str]]
+"""The group and the tags of somebody's calls."""
 
 WHEN = {
     "fallbacks": "if none answers",
@@ -109,6 +113,28 @@ def unknown_tags(config: LiteLLMConfig, tags: Iterable[str]) -> list[str]:
     return [tag for tag in tags if tag not in known]
 
 
+def tags_nobody_answers(config: LiteLLMConfig, callers: Mapping[str, CallerTags]) -> list[ConfigError]:
+    """Those callers whose tags no deployment has, or none has together: a default deployment answers them.
+
+    `callers` are named as a person knows them (`prompts/a.prompt`, `agent researcher-agent`).
+    """
+    problems = []
+    for caller, (group, tags) in callers.items():
+        if unknown := unknown_tags(config, tags):
+            what = f"{caller}: no deployment of {config.path.name} is tagged {unknown[0]!r}"
+            remedy = did_you_mean(unknown[0], known_tags(config), "Tags")
+        elif deployments_of(config, group) is None:
+            what = f"{caller}: {config.path.name} has no model group {group!r}"
+            remedy = did_you_mean(group, config.groups, "Groups")
+        elif tags and not matching(config, deployments_of(config, group) or [], tags):
+            what = f"{caller}: no deployment of group {group!r} is tagged {' and '.join(tags)}"
+            remedy = "One tagged default answers; tag one with these, or take one away"
+        else:
+            continue
+        problems.append(ConfigError(what, remedy=remedy, field="tags"))
+    return problems
+
+
 def known_tags(config: LiteLLMConfig) -> frozenset[str]:
     """Every tag that a deployment has."""
     return frozenset(tag for each in config.deployments for tag in tags_of(each))
@@ -198,12 +224,25 @@ def fitting(
         if default:
             return default, "the call has no tags: those tagged default"
         return list(deployments), "the call has no tags, and none is tagged default: all"
-    any_fits = config.router_settings.get("tag_filtering_match_any", True)
-    fits = any if any_fits else all
-    matching = [each for each in deployments if fits(tag in tags_of(each) for tag in tags)]
-    if matching:
-        return matching, f"tagged {(' or ' if any_fits else ' and ').join(tags)}"
-    return default, f"none that can be called is tagged {' and '.join(tags)}: those tagged default"
+    joined = (" or " if any_tag_fits(config) else " and ").join(tags)
+    if fit := matching(config, deployments, tags):
+        return fit, f"tagged {joined}"
+    return default, f"none that can be called is tagged {joined}: those tagged default"
+
+
+def matching(
+    config: LiteLLMConfig, deployments: Sequence[dict[str, Any]], tags: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Those that have the tags: all of them, or any where the file says so; all where it filters by none."""
+    if not config.router_settings.get("enable_tag_filtering"):
+        return list(deployments)
+    fits = any if any_tag_fits(config) else all
+    return [each for each in deployments if fits(tag in tags_of(each) for tag in tags)]
+
+
+def any_tag_fits(config: LiteLLMConfig) -> bool:
+    """Whether one common tag is enough, which is LiteLLM's default."""
+    return bool(config.router_settings.get("tag_filtering_match_any", True))
 
 
 def why_nobody(

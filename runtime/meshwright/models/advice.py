@@ -1,0 +1,77 @@
+"""What a litellm_config.yaml may say and hardly means: LiteLLM takes it, and does something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from meshwright.errors import ConfigError
+from meshwright.models.checks import Check
+
+RETRIES = ("num_retries", "max_retries", "retry_policy", "model_group_retry_policy")
+OWN_RETRIES = "Set it to 0: the mesh retries, and a proxy that does too multiplies the tries"
+LIMITS = ("rpm", "tpm")
+ENFORCED = "enforce_model_rate_limits"
+
+
+def retries_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigError]:
+    """Each place that asks for retries, which the mesh owns."""
+    places: list[tuple[list[Any], Mapping[str, Any]]] = [
+        ([section], content.get(section) or {}) for section in ("router_settings", "litellm_settings")
+    ]
+    places += [
+        (["model_list", number, "litellm_params"], each["litellm_params"])
+        for number, each in enumerate(content["model_list"])
+    ]
+    for where, settings in places:
+        for name in RETRIES:
+            if settings.get(name):
+                place = [*where, name]
+                yield check.problem(f"{check.label(place)} is not followed in the mesh", place, OWN_RETRIES)
+
+
+def rules_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigError]:
+    """Tags, weights and limits by which nothing is picked."""
+    router = content.get("router_settings") or {}
+    groups: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for number, each in enumerate(content["model_list"]):
+        groups.setdefault(each["model_name"], []).append((number, each["litellm_params"]))
+    if not router.get("enable_tag_filtering") and any(
+        each["litellm_params"].get("tags") for each in content["model_list"]
+    ):
+        yield check.problem(
+            "deployments have tags, which pick nothing",
+            ["router_settings"],
+            "Set enable_tag_filtering: true under router_settings",
+        )
+    for name, members in groups.items():
+        yield from weights_of(check, name, members)
+        yield from limits_of(check, members, router)
+
+
+def weights_of(
+    check: Check, group: str, members: list[tuple[int, Mapping[str, Any]]]
+) -> Iterator[ConfigError]:
+    """A group of which only some have a weight: as LiteLLM draws, one without has 0, or no weight counts."""
+    without = [number for number, params in members if params.get("weight") is None]
+    if without and len(without) < len(members):
+        yield check.problem(
+            f"some deployments of group {group!r} have a weight, and this one has none",
+            ["model_list", without[0], "litellm_params"],
+            "Give each of them one: a missing one is 0, and where the first has none no weight counts",
+        )
+
+
+def limits_of(
+    check: Check, members: list[tuple[int, Mapping[str, Any]]], router: Mapping[str, Any]
+) -> Iterator[ConfigError]:
+    """A limit of a rate that nobody enforces."""
+    strategy = str(router.get("routing_strategy", "simple-shuffle"))
+    if strategy.startswith("usage-based") or ENFORCED in (router.get("optional_pre_call_checks") or []):
+        return
+    for number, params in members:
+        for name in LIMITS:
+            if params.get(name) is not None:
+                place = ["model_list", number, "litellm_params", name]
+                remedy = f"Add optional_pre_call_checks: [{ENFORCED}] under router_settings"
+                yield check.problem(f"{check.label(place)} limits nothing, it only weighs", place, remedy)
