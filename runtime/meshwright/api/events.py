@@ -13,6 +13,7 @@ from meshwright.api.sse import Streams
 from meshwright.api.wire import CALLER, answer
 from meshwright.errors import InvalidInput
 from meshwright.events.filter import EventFilter
+from meshwright.events.live import Live
 from meshwright.events.log import EventLog
 from meshwright.mesh import Mesh
 from meshwright.messages import Event
@@ -99,6 +100,7 @@ class EventRoutes:
 
     def __init__(self, mesh: Mesh, streams: Streams) -> None:
         self._log = mesh.log
+        self._live = Live(mesh.host, mesh.log)
         self._streams = streams
 
     def add_to(self, app: FastAPI) -> None:
@@ -125,9 +127,10 @@ class EventRoutes:
     async def stream(self, request: Request, tail: Annotated[EventTail, Query()]) -> Response:
         """Follow events as they are committed, from now on or behind `Last-Event-ID`.
 
-        None comes twice, and none is left out.
+        None comes twice, and none is left out, but for the pieces of answers (`model.delta`), which no log
+        keeps: they have no id.
         """
         after_seq = resume_after(request, tail)
         if after_seq is None:
             after_seq = await self._log.last_seq()
-        return self._streams.respond(self._log.tail(make_filter(tail, after_seq=after_seq)))
+        return self._streams.respond(self._live.follow(make_filter(tail, after_seq=after_seq)))

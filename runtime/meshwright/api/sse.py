@@ -1,4 +1,4 @@
-"""Events as server-sent events: `id` is the event's seq, `event` its type, `data` the event as JSON.
+"""Events as server-sent events: `id` is the event's seq, if any, `event` its type, `data` the event as JSON.
 
 Whatever is ready goes out in one write. A client that reads slowly holds up its own stream alone.
 """
@@ -45,8 +45,10 @@ class Streams:
             stream.end()
 
     def frame(self, event: Event) -> bytes:
-        """An event as it goes over the wire, encoded once for all streams."""
-        seq = event.seq or 0
+        """An event as it goes over the wire, encoded once for all streams; without id where no log has it."""
+        if event.seq is None:
+            return format_sse_event(event=event.event_type, data_str=event.model_dump_json())
+        seq = event.seq
         frame = self._frames.get(seq)
         if frame is None:
             frame = format_sse_event(id=str(seq), event=event.event_type, data_str=event.model_dump_json())

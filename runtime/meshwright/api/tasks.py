@@ -12,6 +12,7 @@ from meshwright.api.examples import ANSWER, EVENT_PAGE, RECEIPT, REQUEST, TASK, 
 from meshwright.api.openapi import answers, problems, reads, streams
 from meshwright.api.sse import Streams
 from meshwright.api.wire import CALLER, RawRoute, answer, read_model, traceparent
+from meshwright.events.live import Live
 from meshwright.events.tasks import TaskPage
 from meshwright.mesh import FINAL, Mesh, TaskView
 from meshwright.messages import ENDED, ID_PATTERN, Event, Identifier, Receipt, TaskRequest, TaskStatus
@@ -69,6 +70,7 @@ class TaskRoutes:
 
     def __init__(self, mesh: Mesh, streams: Streams) -> None:
         self._mesh = mesh
+        self._live = Live(mesh.host, mesh.log)
         self._streams = streams
 
     def add_to(self, app: FastAPI) -> None:
@@ -173,7 +175,8 @@ class TaskRoutes:
     async def events(self, request: Request, task_id: TaskId, query: Annotated[Range, Query()]) -> Response:
         """Follow a task to its end (`Accept: text/event-stream`), or look up a page of its events.
 
-        A stream begins with the task's first event, or behind `Last-Event-ID`.
+        A stream begins with the task's first event, or behind `Last-Event-ID`. The pieces of answers
+        (`model.delta`), as models write them, have no id, and are there for whoever follows live.
         """
         view = await self._mesh.task(task_id, CALLER.tenant_id)
         if "text/event-stream" in request.headers.get("accept", ""):
@@ -189,7 +192,7 @@ class TaskRoutes:
             )
             if not await log.query(final):
                 return Response(status_code=204)  # tells a browser not to come back
-        return self._streams.respond(log.tail(wanted), _is_final)
+        return self._streams.respond(self._live.follow(wanted), _is_final)
 
 
 def _is_final(event: Event) -> bool:

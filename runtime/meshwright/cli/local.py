@@ -44,10 +44,13 @@ class LocalMesh:
     is_running = False
 
     def __init__(self, mesh: Mesh, data: Path, options: str = "") -> None:
+        from meshwright.events.live import Live
+
         self.where = str(data)
         self.options = options
         self.about = f"An embedded mesh on {data}, model: {mesh.model.name}"
         self._mesh = mesh
+        self._live = Live(mesh.host, mesh.log)
 
     async def submit(self, request: Document, *, idempotency_key: str | None = None) -> Document:
         """Accept a task."""
@@ -86,10 +89,10 @@ class LocalMesh:
         return await plain_events(self._mesh.log, limit, **fields)
 
     async def follow(self, *, after_seq: int = 0, **fields: Any) -> AsyncGenerator[Document, None]:
-        """The tail of the log."""
+        """The tail of the log, and what is shown besides."""
         from meshwright.events.filter import EventFilter
 
-        async with aclosing(self._mesh.log.tail(EventFilter(**fields, after_seq=after_seq))) as events:
+        async with aclosing(self._live.follow(EventFilter(**fields, after_seq=after_seq))) as events:
             async for event in events:
                 yield event.model_dump(mode="json")
 

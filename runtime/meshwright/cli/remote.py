@@ -105,7 +105,8 @@ class RemoteMesh:
         while True:
             try:
                 async for document in self._stream(after_seq, fields):
-                    after_seq, heard_at, pause = document["seq"], loop.time(), FIRST_PAUSE_SECONDS
+                    after_seq = document["seq"] or after_seq  # what no log keeps has none
+                    heard_at, pause = loop.time(), FIRST_PAUSE_SECONDS
                     yield document
             except EndOfEvents:
                 return

@@ -1,0 +1,99 @@
+"""Streaming: a model's words reach whoever watches the task while it still writes them.
+
+Pieces are gathered, so that a fast model does not flood the bus. They are shown, not kept: whoever missed
+some reads the whole answer in the outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from meshwright import topics
+from meshwright.clock import Clock
+from meshwright.envelope import ActorRef
+from meshwright.events.live import MODEL_DELTA
+from meshwright.messages import Event, new_id, trace_id_of
+from meshwright.models.port import BEGIN_ANEW
+from meshwright.work import Work
+
+PAUSE_SECONDS = 0.1  # at least, between two pieces of one answer
+MIN_CHARS = 32  # that need not wait for more
+MAX_CHARS = 65_536  # of one piece
+
+Show = Callable[[dict[str, Any]], None]
+
+
+class Deltas:
+    """Takes an answer as the model writes it (`OnDelta`), and shows it in pieces: at most ten a second.
+
+    A piece has at least 32 characters, or what came in 100 ms, and the last what is left. `n` counts those of
+    an answer from 1: where it is 1 again the answer begins anew, and whatever came before is to be forgotten.
+    Within a block: what is gathered when that fails is not shown.
+    """
+
+    def __init__(self, show: Show) -> None:
+        self._show = show
+        self._loop = asyncio.get_running_loop()
+        self._text = ""
+        self._n = 0
+        self._shown_at = float("-inf")
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, text: str) -> None:
+        """Take the next words, or BEGIN_ANEW."""
+        if text == BEGIN_ANEW:
+            self._begin_anew()
+            return
+        self._text += text
+        if len(self._text) >= MIN_CHARS and self._loop.time() - self._shown_at >= PAUSE_SECONDS:
+            self._flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(PAUSE_SECONDS, self._flush)
+
+    def __enter__(self) -> Deltas:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        while kind is None and self._text:
+            self._flush()
+        self._stop_timer()
+
+    def _begin_anew(self) -> None:
+        self._stop_timer()
+        self._text = ""
+        if self._n:
+            self._n = 0
+            self._show({"anew": True})
+
+    def _flush(self) -> None:
+        self._stop_timer()
+        piece, self._text = self._text[:MAX_CHARS], self._text[MAX_CHARS:]
+        self._n += 1
+        self._shown_at = self._loop.time()
+        self._show({"text": piece, "n": self._n})
+        if self._text:
+            self._timer = self._loop.call_later(PAUSE_SECONDS, self._flush)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def delta_of(work: Work, ref: ActorRef, step: int, clock: Clock, payload: dict[str, Any]) -> Event:
+    """A piece of an answer as an event of its task."""
+    task = work.task
+    return Event(
+        id=new_id(),
+        event_type=MODEL_DELTA,
+        topic=topics.TASK_PROGRESS,
+        time=clock.now(),
+        tenant_id=task.tenant_id,
+        task_id=task.task_id,
+        agent_id=work.dispatch.agent_id,
+        trace_id=trace_id_of(task.traceparent),
+        aggregate_id=str(ref),
+        payload={"step": step, "attempt": work.dispatch.attempt, **payload},
+    )
