@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 from fastapi import Request
 
-from meshwright.ledger.keys import PREFIX, Forbidden, Key, Unauthenticated
+from meshwright.ledger.keys import LLM_SERVICE, PREFIX, Forbidden, Key, Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.messages import Caller
 
-LLM_SERVICE = "llm-service"
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 REMEDY = "send Authorization: Bearer and a key that `mesh keys create` has made"
 

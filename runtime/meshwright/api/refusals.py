@@ -78,9 +78,12 @@ def message_of(error: MeshError) -> str:
 
 def headers_of(error: MeshError) -> dict[str, str]:
     """When to come again; and that a client is not to repeat by itself what was tried here already."""
+    headers: dict[str, str] = {}
     wait_seconds = getattr(error, "retry_after_seconds", None)
     if isinstance(error, HostError):
         wait_seconds = WAIT_SECONDS
     if wait_seconds is not None:
-        return {"Retry-After": str(max(1, round(wait_seconds)))}
-    return {"x-should-retry": "false"} if isinstance(error, ModelError) else {}
+        headers["Retry-After"] = str(max(1, round(wait_seconds)))
+    if isinstance(error, BudgetExceeded) or (isinstance(error, ModelError) and not headers):
+        headers["x-should-retry"] = "false"
+    return headers

@@ -1,10 +1,13 @@
-"""Fronts: the HTTP API on its address."""
+"""Fronts: the HTTP API on its address, or of it what calls models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from socket import socket
 
+from meshwright.fleet import project_file
 from meshwright.mesh import Mesh
 from meshwright.settings import Settings
 
@@ -18,6 +21,27 @@ def listen(settings: Settings) -> socket:
 
 async def serve(mesh: Mesh, listener: socket, on_ready: Callable[[str], None]) -> None:
     """Serve the HTTP API of a running mesh until SIGINT or SIGTERM. `on_ready` gets the URL."""
+    from meshwright.api.app import create_app
     from meshwright.api.server import serve as serve_http
 
-    await serve_http(mesh, listener, on_ready)
+    await serve_http(mesh, listener, on_ready, partial(create_app, groups=groups_of(mesh)))
+
+
+async def serve_models(mesh: Mesh, listener: socket, on_ready: Callable[[str], None]) -> None:
+    """Serve what calls a running mesh's models, and nothing else, until SIGINT or SIGTERM."""
+    from meshwright.api.app import create_llm_app
+    from meshwright.api.server import serve as serve_http
+
+    await serve_http(mesh, listener, on_ready, partial(create_llm_app, groups=groups_of(mesh)))
+
+
+def groups_of(mesh: Mesh) -> tuple[str, ...] | None:
+    """The models that callers may name: those of the file, or the usual ones; None where a server knows."""
+    from meshwright.api.completions import GROUPS
+    from meshwright.models.config import read_config
+
+    if mesh.model.name.startswith("http "):
+        return None
+    if not mesh.model.name.startswith("router "):
+        return GROUPS
+    return tuple(sorted(read_config(project_file(Path.cwd(), mesh.settings.litellm_config)).groups))

@@ -20,6 +20,7 @@ from meshwright.context.tokens import count_tokens
 from meshwright.events.log import EventLog
 from meshwright.fleet import load_agents, project_file
 from meshwright.host import Host, Subscription
+from meshwright.ledger.keys import Keys
 from meshwright.mesh import Mesh
 from meshwright.models.port import Model
 from meshwright.models.retry import Retrying
@@ -98,6 +99,7 @@ def build_mesh(
         prompts=services.prompts,
         context=services.context,
         memory=services.memory,
+        keys=Keys(database, clock),
         tracing=tracing,
         worker=worker,
         agents=employed,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from meshwright.context.service import CONTEXT_SERVICE
 from meshwright.errors import ConfigError
 from meshwright.events.logger import EventLogger
+from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.work.protocol import ORCHESTRATOR
 
 FLEET = "mesh"
@@ -21,13 +22,14 @@ class Role:
     """Which actors live in a worker, and whether clients talk to it.
 
     `agents` are the ids of its agents, None for the whole fleet. A front keeps the event log, and serves the
-    HTTP API and the MQTT edge.
+    HTTP API and the MQTT edge; who only offers models serves of that API what calls them.
     """
 
     orchestrates: bool = False
     compresses: bool = False
     agents: frozenset[str] | None = frozenset()
     is_front: bool = False
+    offers_models: bool = False
 
     @property
     def parts(self) -> list[str]:
@@ -45,6 +47,8 @@ class Role:
 
 
 EVERYTHING = Role(orchestrates=True, compresses=True, agents=None, is_front=True)
+MODELS = Role(agents=frozenset({LLM_SERVICE}), offers_models=True)
+"""The agent that calls a model for others, and beside it the same over HTTP."""
 
 
 def serves_api(app_id: str, *, replica: bool = False) -> bool:
@@ -61,6 +65,7 @@ def role_of(app_id: str, agent_ids: Sequence[str], *, replica: bool = False) -> 
         CONTEXT_SERVICE: Role(compresses=True),
         EventLogger.agent_id: Role(is_front=is_front),
         **{agent_id: Role(agents=frozenset({agent_id})) for agent_id in agent_ids},
+        LLM_SERVICE: MODELS,
     }
     if app_id not in roles:
         raise ConfigError(

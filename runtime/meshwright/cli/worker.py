@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from meshwright.mesh import Mesh
     from meshwright.settings import Settings
 
+MODELS_PORT = 8002
+
 
 @click.command()
 @click.option(
@@ -39,11 +42,14 @@ def worker(app_id: str, replica: bool, port: int | None, data: Path | None) -> N
 
     `mesh up --host dapr` starts them; in a cluster this is what a container runs. The sidecar is found by
     Dapr's own variables: DAPR_GRPC_PORT, APP_PORT, ... GET /healthz and /readyz are answered on the port.
+    The app llm-service offers the models of the mesh there (default: 8002).
     """
     from meshwright.cli.logs import log_to_stderr
     from meshwright.settings import load_settings
 
     settings = load_settings(Path(), data_dir=data, listen_port=port, host="dapr")
+    if app_id == "llm-service" and "listen_port" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"listen_port": MODELS_PORT})
     log_to_stderr(settings.data_dir)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_work(settings, app_id, replica))
@@ -55,10 +61,29 @@ async def _work(settings: Settings, app_id: str, replica: bool) -> None:
 
     mesh = build_worker(settings, app_id=app_id, replica=replica)
     tell_of_prompts(mesh)
-    serve = serve_on if serves_api(app_id, replica=replica) else _answer_probes
+    front = serve_on if serves_api(app_id, replica=replica) else _answer_probes
+    serve = _offer_models if app_id == "llm-service" else front
     with listen(settings) as listener:
         async with mesh:
             await serve(listener, mesh)
+
+
+async def _offer_models(listener: socket, mesh: Mesh) -> None:
+    """Serve what calls models until a signal, or until the mesh cannot go on."""
+    from meshwright.assembly.fronts import serve_models
+    from meshwright.cli.running import announced
+
+    collect_seldom()
+    reread_prompts_on_sighup(mesh)
+    with ExitStack() as announcement:
+
+        def on_ready(url: str) -> None:
+            announcement.enter_context(announced(mesh.settings.data_dir, url))
+            click.echo(f"ready {url}")
+            click.echo(f"model: {mesh.model.name}; API: {url}/docs; Ctrl-C stops", err=True)
+
+        await serve_models(mesh, listener, on_ready)
+    await drain(mesh)
 
 
 async def _answer_probes(listener: socket, mesh: Mesh) -> None:

@@ -18,6 +18,8 @@ from meshwright.messages import Identifier, new_id
 from meshwright.money import Budget
 from meshwright.storage.database import Database
 
+LLM_SERVICE = "llm-service"
+"""Who offers models to callers from outside, and whose calls those are that show no key."""
 PREFIX = "sk-mesh-"
 SECRET_BYTES = 32
 WRITTEN = re.compile(rf"{PREFIX}([0-9A-HJKMNP-TV-Z]{{26}})-[A-Za-z0-9_-]{{43}}")
