@@ -1,0 +1,341 @@
+"""A model that is asked the same thing once: what is a hit, and what is kept."""
+
+import asyncio
+import json
+import logging
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshwright.models.cache.key import key_of
+from meshwright.models.cache.memory import MemoryStore
+from meshwright.models.cache.port import MAX_VALUE_BYTES, CacheUnavailable
+from meshwright.models.port import (
+    ModelReply,
+    ModelRequest,
+    ModelUnavailable,
+    OnDelta,
+    ToolCall,
+    ToolSpec,
+)
+from meshwright.testing import ManualClock
+from tests.unit.cached_provider import COST, TTL_SECONDS, USAGE, Provider, caching, request
+
+
+class Broken:
+    """A store that can do nothing."""
+
+    name = "broken"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def get(self, key: str) -> bytes | None:
+        self.asked += 1
+        raise CacheUnavailable("it is gone")
+
+    async def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
+        self.asked += 1
+        raise CacheUnavailable("it is gone")
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+
+class MixedUp(MemoryStore):
+    """A store that gives whoever asks what was put last, as a connection that lost count would."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock, 10_000_000)
+        self.last: bytes | None = None
+
+    async def get(self, key: str) -> bytes | None:
+        return self.last
+
+    async def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
+        self.last = value
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def provider() -> Provider:
+    return Provider()
+
+
+# A hit
+
+
+async def test_the_same_call_again_is_answered_without_the_model(clock: ManualClock) -> None:
+    provider = Provider()
+    model = caching(provider, clock)
+    first = await model.complete(request())
+    again = await model.complete(request())
+    assert (first.cache_hit, again.cache_hit, len(provider.requests)) == (False, True, 1)
+    assert again.content == first.content == "answer 1"
+
+
+async def test_a_hit_costs_nothing_and_says_what_it_saved(provider: Provider, clock: ManualClock) -> None:
+    model = caching(provider, clock)
+    first = await model.complete(request())
+    hit = await model.complete(request())
+    assert (first.cost_usd, first.saved_usd, first.attempts) == (COST, None, 2)
+    assert (hit.cost_usd, hit.saved_usd, hit.cost_source) == (Decimal(0), COST, "priced")
+    assert (hit.usage, hit.model, hit.deployment) == (USAGE, "m", "m-1")
+    assert hit.attempts == 0
+    assert hit.latency_ms < 1000 < first.latency_ms
+
+
+async def test_what_a_call_of_unknown_price_saved_is_not_known(clock: ManualClock) -> None:
+    model = caching(Provider(cost_usd=None, cost_source="unknown"), clock)
+    await model.complete(request())
+    hit = await model.complete(request())
+    assert (hit.cost_usd, hit.saved_usd, hit.cost_source) == (Decimal(0), None, "unknown")
+
+
+async def test_tool_calls_are_kept(clock: ManualClock) -> None:
+    calls = (ToolCall(id="c1", name="look", arguments='{"at": "fridge"'),)
+    model = caching(Provider(content="", tool_calls=calls, finish_reason="tool_calls"), clock)
+    await model.complete(request())
+    hit = await model.complete(request())
+    assert (hit.cache_hit, hit.tool_calls, hit.finish_reason) == (True, calls, "tool_calls")
+
+
+async def test_an_answer_is_good_for_its_time_and_no_longer(provider: Provider, clock: ManualClock) -> None:
+    model = caching(provider, clock)
+    await model.complete(request())
+    await clock.advance(TTL_SECONDS - 1)
+    assert (await model.complete(request())).cache_hit
+    await clock.advance(1)
+    assert not (await model.complete(request())).cache_hit
+
+
+async def test_a_hit_streams_its_text_in_one_piece(provider: Provider, clock: ManualClock) -> None:
+    model = caching(provider, clock)
+    pieces: list[str] = []
+    await model.complete(request(), pieces.append)
+    assert pieces == ["answer", "1"]
+    pieces.clear()
+    await model.complete(request(), pieces.append)
+    assert pieces == ["answer 1"]
+
+
+async def test_a_hit_without_text_streams_nothing(clock: ManualClock) -> None:
+    calls = (ToolCall(id="c1", name="look"),)
+    model = caching(Provider(content="", tool_calls=calls, finish_reason="tool_calls"), clock)
+    await model.complete(request())
+    pieces: list[str] = []
+    await model.complete(request(), pieces.append)
+    assert pieces == []
+
+
+async def test_it_goes_by_the_name_of_its_model_and_closes_it(provider: Provider, clock: ManualClock) -> None:
+    model = caching(provider, clock)
+    await model.close()
+    assert (model.name, provider.closed) == ("provider", True)
+
+
+# What is the same call
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"text": "Hello!"},
+        {"model": "quality"},
+        {"tags": ("cheap",)},
+        {"tools": (ToolSpec(name="look", description="Look.", parameters={}),)},
+        {"tool_choice": "required"},
+        {"response_schema": {"type": "object"}},
+        {"max_tokens": 7},
+        {"tenant": "acme"},
+        {"metadata": {}},
+        {"top_p": 0.5},
+    ],
+    ids=str,
+)
+async def test_whatever_changes_an_answer_is_another_call(
+    provider: Provider, clock: ManualClock, other: dict[str, Any]
+) -> None:
+    model = caching(provider, clock)
+    await model.complete(request())
+    assert not (await model.complete(request(**other))).cache_hit
+    assert (await model.complete(request(**other))).cache_hit
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"user": "other"}, {"timeout_seconds": 1.0}, {"metadata": {"tenant_id": "default", "task_id": "t2"}}],
+    ids=str,
+)
+async def test_who_asks_for_which_task_is_the_same_call(
+    provider: Provider, clock: ManualClock, other: dict[str, Any]
+) -> None:
+    model = caching(provider, clock)
+    await model.complete(request())
+    assert (await model.complete(request(**other))).cache_hit
+
+
+async def test_a_schema_says_the_same_in_any_order(provider: Provider, clock: ManualClock) -> None:
+    model = caching(provider, clock)
+    await model.complete(request(response_schema={"type": "object", "title": "A"}))
+    assert (await model.complete(request(response_schema={"title": "A", "type": "object"}))).cache_hit
+
+
+async def test_what_something_else_answered_is_no_hit(provider: Provider, clock: ManualClock) -> None:
+    store = MemoryStore(clock, 10_000_000)
+    await caching(provider, clock, store, "http http://a").complete(request())
+    assert not (await caching(provider, clock, store, "http http://b").complete(request())).cache_hit
+    assert (await caching(provider, clock, store, "http http://a").complete(request())).cache_hit
+
+
+async def test_a_request_that_no_json_can_say_is_answered_and_not_kept(
+    provider: Provider, clock: ManualClock
+) -> None:
+    model = caching(provider, clock)
+    odd = request(response_schema={"enum": [object()]})
+    assert key_of(odd, "it") is None
+    await model.complete(odd)
+    await model.complete(odd)
+    assert len(provider.requests) == 2
+
+
+SMALL = st.sampled_from(["", "a", "b", '"', "\x00", "a\x00b", "\ud800"])
+TENANTS = st.one_of(st.none(), st.text(max_size=3), st.integers(0, 2), st.lists(SMALL, max_size=2))
+REQUESTS = st.builds(
+    request,
+    text=SMALL,
+    tenant=TENANTS,
+    model=st.sampled_from(["default", "a"]),
+    tags=st.lists(SMALL, max_size=2).map(tuple),
+    tool_choice=st.sampled_from(["auto", "required"]),
+    response_schema=st.one_of(st.none(), st.dictionaries(SMALL, SMALL, max_size=2)),
+    temperature=st.sampled_from([0.0, 0.5]),
+    max_tokens=st.integers(1, 2),
+    user=SMALL,
+)
+
+
+def asked(request: ModelRequest) -> str:
+    """Whose call it is, and all that its answer depends on."""
+    known = request.model_dump(exclude={"user", "metadata", "timeout_seconds", "cache"})
+    return json.dumps([request.metadata["tenant_id"], known], sort_keys=True)
+
+
+class Echo(Provider):
+    """Answers with whose call it was."""
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        await asyncio.sleep(0)
+        return ModelReply(content=asked(request), model="echo")
+
+
+@given(st.lists(REQUESTS, max_size=30), st.integers(1, 8), st.booleans())
+def test_nobody_reads_a_reply_to_another_tenant_or_to_another_question(
+    requests: list[ModelRequest], at_once: int, mixed_up: bool
+) -> None:
+    async def ask() -> None:
+        clock = ManualClock()
+        model = caching(Echo(), clock, MixedUp(clock) if mixed_up else None)
+        for first in range(0, len(requests), at_once):
+            some = requests[first : first + at_once] * 2
+            replies = await asyncio.gather(*map(model.complete, some))
+            assert [reply.content for reply in replies] == [asked(each) for each in some]
+
+    asyncio.run(ask())
+
+
+# What is not kept
+
+
+async def test_a_call_that_wants_no_cache_neither_reads_nor_writes(
+    provider: Provider, clock: ManualClock
+) -> None:
+    model = caching(provider, clock)
+    await model.complete(request(cache=False))
+    assert not (await model.complete(request())).cache_hit
+    assert (await model.complete(request(cache=False))).content == "answer 3"
+
+
+async def test_calls_that_are_to_vary_are_all_made(provider: Provider, clock: ManualClock) -> None:
+    model = caching(provider, clock)
+    replies = await asyncio.gather(*(model.complete(request(temperature=0.7)) for _ in range(3)))
+    assert {reply.content for reply in replies} == {"answer 1", "answer 2", "answer 3"}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"finish_reason": "length"},
+        {"finish_reason": "content_filter"},
+        {"content": ""},
+        {"content": "\ud800"},
+        {"content": "x" * MAX_VALUE_BYTES},
+    ],
+    ids=["cut off", "filtered", "empty", "half a character", "too large"],
+)
+async def test_a_reply_that_is_not_whole_or_too_large_is_not_kept(
+    clock: ManualClock, reply: dict[str, Any]
+) -> None:
+    provider = Provider(**reply)
+    model = caching(provider, clock)
+    await model.complete(request())
+    assert not (await model.complete(request())).cache_hit
+    assert len(provider.requests) == 2
+
+
+async def test_an_error_is_not_kept(provider: Provider, clock: ManualClock) -> None:
+    provider.errors.append(ModelUnavailable("down"))
+    model = caching(provider, clock)
+    with pytest.raises(ModelUnavailable):
+        await model.complete(request())
+    assert not (await model.complete(request())).cache_hit
+
+
+@pytest.mark.parametrize("value", [b"", b"no json", b"{}", b"\xff", b'{"key": "k", "reply": {}}'])
+async def test_what_a_store_holds_that_is_no_answer_is_written_anew(
+    provider: Provider, clock: ManualClock, value: bytes
+) -> None:
+    store = MemoryStore(clock, 10_000_000)
+    key = key_of(request(), "it")
+    assert key is not None
+    await store.put(key, value, TTL_SECONDS)
+    model = caching(provider, clock, store)
+    assert not (await model.complete(request())).cache_hit
+    assert (await model.complete(request())).cache_hit
+
+
+# A store that fails
+
+
+async def test_a_store_that_fails_costs_no_call_and_is_told_of_once_a_minute(
+    provider: Provider, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Broken()
+    model = caching(provider, clock, store)
+    with caplog.at_level(logging.WARNING, "meshwright.cache"):
+        for _ in range(5):
+            assert (await model.complete(request())).content
+            await clock.advance(2)
+        assert len(caplog.records) == 1
+        assert "it is gone" in caplog.text
+        await clock.advance(60)
+        await model.complete(request())
+        assert len(caplog.records) == 2
+
+
+async def test_a_store_that_failed_is_left_alone_for_a_second(provider: Provider, clock: ManualClock) -> None:
+    store = Broken()
+    model = caching(provider, clock, store)
+    for _ in range(3):
+        await model.complete(request())
+    assert store.asked == 1
+    await clock.advance(1)
+    await model.complete(request())
+    assert store.asked == 2
