@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from meshwright.messages import Usage
 from meshwright.models.config import LiteLLMConfig
+from meshwright.models.groups import deployment_id
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.models.routing import deployment_id, route
+from meshwright.models.routing import route
 from meshwright.money import MILLION, ZERO, Price
 
 Source = Literal["file", "list", "local", "default"]
@@ -24,6 +25,7 @@ Source = Literal["file", "list", "local", "default"]
 LIST = "model_prices_and_context_window_backup.json"
 FREE_PROVIDERS = frozenset({"ollama", "ollama_chat"})
 ABOVE = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
+DATE = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
 FREE = Price(input=ZERO, output=ZERO)
 Entry = Mapping[str, Any]
 
@@ -100,7 +102,7 @@ class Prices:
 
     def of_deployment(self, deployment: Mapping[str, Any]) -> Rates | None:
         """What one deployment of the configuration costs."""
-        own = {**deployment["litellm_params"], **(deployment.get("model_info") or {})}
+        own = {**(deployment.get("model_info") or {}), **deployment["litellm_params"]}
         model = str(own.get("base_model") or own["model"])
         listed = self._entry(model)
         prices = {name: own[name] for name in PRICED if own.get(name) is not None}
@@ -130,9 +132,9 @@ class Prices:
         """The price of the deployment that answers to the reply's model, where the reply names none."""
         if self._config is None:
             return None
-        answered = bare(reply.model)
+        answered = {reply.model, bare(reply.model), undated(bare(reply.model))}
         for each in route(self._config, self._environment, request.model, request.tags).candidates():
-            if bare(each.model) == answered:
+            if each.model in answered or bare(each.model) in answered:
                 return self.of_deployment(each.settings)
         return None
 
@@ -143,12 +145,15 @@ class Prices:
         return Rates(FREE, "local") if provider_of(model) in FREE_PROVIDERS else self._default
 
     def _entry(self, model: str) -> Entry | None:
-        """The entry of the list for a model: under its full name, else under that without the provider."""
+        """The entry of the list for a model: by its full name, else without provider, else without date."""
         listed = self._listed()
         if model in listed:
             return listed[model]
-        entry = listed.get(bare(model))
-        return entry if entry is not None and same_provider(provider_of(model), entry) else None
+        for name in (bare(model), undated(bare(model))):
+            entry = listed.get(name)
+            if entry is not None and same_provider(provider_of(model), entry):
+                return entry
+        return None
 
 
 PRICED = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
@@ -206,6 +211,11 @@ def provider_of(model: str) -> str:
 def bare(model: str) -> str:
     """A model's name without its provider."""
     return model.partition("/")[2] or model
+
+
+def undated(model: str) -> str:
+    """A model's name without the date of its version: providers answer with it, and prices are without."""
+    return DATE.sub("", model)
 
 
 def same_provider(provider: str, entry: Entry) -> bool:
