@@ -1,0 +1,236 @@
+"""Models named outright, called through LiteLLM's real Router at fake providers."""
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from meshwright import ModelSettings, create_agent, create_router_agent, open_model, with_fallbacks
+from meshwright.errors import ConfigError
+from meshwright.models.direct import ByName, Chain, DirectModel, by_name
+from meshwright.models.http import HttpModel
+from meshwright.models.offline import OfflineModel
+from meshwright.models.port import ChatMessage, ModelError, ModelRefused, ModelRequest, Unauthorized
+from meshwright.models.router import RouterModel
+from meshwright.testing import ScriptedModel
+from tests.providers.fake_openai import FakeOpenAI, Fault
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("litellm") is None, reason="needs LiteLLM: pip install -e '.[litellm]'"
+)
+KEY = "sk-a-secret-key"
+SPEAKERS = {
+    "openai/gpt-5.4": ("OPENAI_API_KEY", "OPENAI_BASE_URL", "gpt-5.4"),
+    "gpt-5.4-mini": ("OPENAI_API_KEY", "OPENAI_API_BASE", "gpt-5.4-mini"),
+    "mistral/mistral-large-latest": ("MISTRAL_API_KEY", "MISTRAL_API_BASE", "mistral-large-latest"),
+    "openrouter/a/b": ("OPENROUTER_API_KEY", "OPENROUTER_API_BASE", "a/b"),
+    "deepseek/deepseek-chat": ("DEEPSEEK_API_KEY", "DEEPSEEK_API_BASE", "deepseek-chat"),
+    "xai/grok-4": ("XAI_API_KEY", "XAI_API_BASE", "grok-4"),
+    "together_ai/a/b": ("TOGETHERAI_API_KEY", "TOGETHER_AI_API_BASE", "a/b"),
+    "litellm_proxy/default": ("LITELLM_PROXY_API_KEY", "LITELLM_PROXY_API_BASE", "default"),
+    "hosted_vllm/llama": ("HOSTED_VLLM_API_KEY", "HOSTED_VLLM_API_BASE", "llama"),
+    "custom_openai/mine": ("CUSTOM_OPENAI_API_KEY", "CUSTOM_OPENAI_API_BASE", "mine"),
+    "deepinfra/a/b": ("DEEPINFRA_API_KEY", "DEEPINFRA_API_BASE", "a/b"),
+}
+"""Names of providers with OpenAI's wire format: their variables, and what the provider is asked for."""
+
+
+def request(model: str, **fields: Any) -> ModelRequest:
+    messages = (ChatMessage(role="user", content="Hello"),)
+    return ModelRequest(**{"model": model, "messages": messages, "user": "poet", **fields})
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeOpenAI]:
+    async with FakeOpenAI() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[FakeOpenAI]:
+    async with FakeOpenAI() as fake:
+        yield fake
+
+
+@pytest.fixture
+def environment(fake: FakeOpenAI, other: FakeOpenAI) -> dict[str, str]:
+    """OpenAI is one fake, Mistral the other."""
+    return {
+        "OPENAI_API_KEY": KEY,
+        "OPENAI_BASE_URL": f"{fake.url}/v1",
+        "MISTRAL_API_KEY": KEY,
+        "MISTRAL_API_BASE": f"{other.url}/v1",
+    }
+
+
+async def ask(chain: Chain, environment: Mapping[str, str], **fields: Any) -> Any:
+    model = DirectModel([chain], environment=environment)
+    try:
+        return await model.complete(request(chain.primary.name, **fields))
+    finally:
+        await model.close()
+
+
+@pytest.mark.parametrize("name", SPEAKERS)
+async def test_a_name_alone_reaches_its_provider_with_its_key(name: str, fake: FakeOpenAI) -> None:
+    key, base, asked = SPEAKERS[name]
+    environment = {key: KEY, base: f"{fake.url}/v1"}
+    reply = await ask(Chain(ModelSettings.from_env(name, environment)), environment)
+    assert reply.content.startswith("fake-openai answers")
+    assert fake.calls[0].body["model"] == asked
+    assert fake.calls[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+async def test_groq_is_reached_too(fake: FakeOpenAI) -> None:
+    message = {"role": "assistant", "content": "A fake of Groq."}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "llama", "choices": choices}
+    whole["usage"] = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    whole["service_tier"] = "on_demand"  # what Groq alone says, and LiteLLM relies on
+    fake.faults.append(Fault(kind="body", body=whole))
+    environment = {"GROQ_API_KEY": KEY, "GROQ_API_BASE": f"{fake.url}/v1"}
+    reply = await ask(with_fallbacks("groq/llama", environment=environment), environment)
+    assert reply.content == "A fake of Groq."
+    assert fake.calls[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+async def test_a_server_without_keys_needs_none(fake: FakeOpenAI) -> None:
+    environment = {"CUSTOM_OPENAI_API_BASE": f"{fake.url}/v1"}
+    assert await ask(with_fallbacks("custom_openai/mine", environment=environment), environment)
+
+
+async def test_tags_stay_in_the_ledger_and_pick_nothing(
+    fake: FakeOpenAI, environment: dict[str, str]
+) -> None:
+    chain = with_fallbacks("gpt-5.4", environment=environment)
+    assert await ask(chain, environment, tags=("research", "a-tag-of-nobody"))
+    assert fake.calls[0].body.keys().isdisjoint({"tags", "metadata"})
+
+
+@pytest.mark.parametrize("fault", [Fault(status=500), Fault(status=429), Fault(kind="drop")])
+async def test_where_a_model_cannot_its_fallback_answers(
+    fake: FakeOpenAI, other: FakeOpenAI, environment: dict[str, str], fault: Fault
+) -> None:
+    fake.faults.append(fault)
+    reply = await ask(with_fallbacks("gpt-5.4", ["mistral/m"], environment=environment), environment)
+    assert reply.model.endswith("m")
+    assert (len(fake.calls), len(other.calls)) == (1, 1)
+
+
+async def test_a_model_that_hangs_gives_way_to_its_fallback_after_its_own_time(
+    fake: FakeOpenAI, other: FakeOpenAI, environment: dict[str, str]
+) -> None:
+    environment["OPENAI_TIMEOUT_SECONDS"] = "0.5"
+    fake.faults.append(Fault(kind="hang"))
+    async with asyncio.timeout(20):
+        reply = await ask(with_fallbacks("gpt-5.4", ["mistral/m"], environment=environment), environment)
+    assert reply.model.endswith("m")
+
+
+async def test_refused_credentials_are_told_without_them(
+    fake: FakeOpenAI, environment: dict[str, str]
+) -> None:
+    fake.faults.append(Fault(status=401))
+    with pytest.raises(Unauthorized) as caught:
+        await ask(with_fallbacks("gpt-5.4", environment=environment), environment)
+    assert KEY not in str(caught.value)
+
+
+async def test_a_model_opened_without_a_mesh_is_tried_again(
+    fake: FakeOpenAI, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    fake.faults.append(Fault(status=500))
+    model = open_model(with_fallbacks("gpt-5.4"))
+    try:
+        reply = await model.complete(request("gpt-5.4"))
+    finally:
+        await model.close()
+    assert (reply.attempts, len(fake.calls)) == (2, 2)
+
+
+async def test_retries_are_as_many_as_the_environment_says(
+    fake: FakeOpenAI, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**environment, "OPENAI_MAX_RETRIES": "0"}.items():
+        monkeypatch.setenv(name, value)
+    fake.faults.append(Fault(status=500))
+    model = open_model(ModelSettings.from_env("gpt-5.4"))
+    with pytest.raises(ModelError):
+        await model.complete(request("gpt-5.4"))
+    await model.close()
+    assert len(fake.calls) == 1
+
+
+async def test_the_mesh_answers_by_name_beside_its_own_groups(
+    fake: FakeOpenAI, environment: dict[str, str]
+) -> None:
+    own = ScriptedModel("of the mesh")
+    model = by_name(own, [create_agent("gpt-5.4"), create_agent("offline")], environment=environment)
+    try:
+        named = await model.complete(request("gpt-5.4"))
+        offline = await model.complete(request("offline"))
+        others = await model.complete(request("default"))
+    finally:
+        await model.close()
+    assert named.content.startswith("fake-openai")
+    assert offline.model.startswith("offline")
+    assert others.content == "of the mesh"
+    assert model.name == "scripted; by name offline, gpt-5.4"
+
+
+def test_a_mesh_whose_agents_name_nothing_has_its_model_alone() -> None:
+    own = ScriptedModel()
+    assert by_name(own, []) is own
+
+
+def test_an_agent_whose_model_cannot_be_called_is_named_with_what_is_missing() -> None:
+    agent = create_agent("claude-sonnet-4-6", agent_id="poet")
+    with pytest.raises(ConfigError, match=r"agent poet: .*ANTHROPIC_API_KEY"):
+        by_name(OfflineModel(), [agent], environment={})
+
+
+def test_a_server_is_asked_for_every_name_as_it_stands() -> None:
+    server = HttpModel("http://127.0.0.1:4000")
+    assert by_name(server, [create_agent("claude-sonnet-4-6")], environment={}) is server
+
+
+async def test_a_name_that_is_a_group_is_that_group(tmp_path: Any, environment: dict[str, str]) -> None:
+    path = tmp_path / "litellm_config.yaml"
+    path.write_text(
+        "model_list: [{model_name: gpt-5.4, litellm_params: "
+        "{model: openai/gpt-5.4, api_key: os.environ/OPENAI_API_KEY}}]"
+    )
+    router = RouterModel(path, environment=environment)
+    assert by_name(router, [create_agent("gpt-5.4")], environment={}) is router
+    with pytest.raises(ConfigError, match="is a group"):
+        by_name(router, [create_router_agent(["gpt-5.4", "mistral/m"])], environment=environment)
+
+
+async def test_agents_that_give_one_model_different_fallbacks_are_refused(
+    environment: dict[str, str],
+) -> None:
+    agents = [create_agent("gpt-5.4"), create_router_agent(["gpt-5.4", "mistral/m"], agent_id="other")]
+    with pytest.raises(ConfigError, match="different fallbacks"):
+        by_name(ScriptedModel(), agents, environment=environment)
+
+
+async def test_a_name_that_was_not_asked_for_is_refused(environment: dict[str, str]) -> None:
+    model = DirectModel([with_fallbacks("gpt-5.4", environment=environment)], environment=environment)
+    with pytest.raises(ModelRefused, match=r"gpt-5\.4"):
+        await model.complete(request("gpt-5"))
+
+
+async def test_each_model_is_closed_once() -> None:
+    closed: list[str] = []
+
+    class Counted(ScriptedModel):
+        async def close(self) -> None:
+            closed.append(self.name)
+
+    one = Counted()
+    await ByName({"a": one, "b": one}, one).close()
+    assert closed == ["scripted"]
