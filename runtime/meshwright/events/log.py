@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 
@@ -197,9 +198,13 @@ class EventLog:
         self, *, tenant_id: str, by: By = "agent", since: datetime | None = None, limit: int = MAX_FOUND
     ) -> Costs:
         """What a tenant's calls of models have cost, the dearest first, and all of them together."""
-        sums = partial(sum_costs, tenant_id=tenant_id, by=by, since=since, limit=limit)
+
+        def sums() -> Costs:
+            with closing(self._database.connect_reader()) as connection:
+                return sum_costs(connection, tenant_id, by, since, limit)
+
         await self._database.write(self._projections.flush)
-        return await self._database.read(sums)
+        return await asyncio.to_thread(sums)  # it may take a second, and other readers must not wait
 
     # Upkeep
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -127,33 +129,36 @@ def _code(error: BaseException) -> str:
     return error.code if isinstance(error, MeshError) else type(error).__name__
 
 
-COLUMNS = (
-    "seq",
-    "time",
-    "tenant_id",
-    "task_id",
-    "thread_id",
+USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+SAME = (
     "call_id",
-    "agent_id",
-    "tags",
-    "model_group",
+    "thread_id",
     "model",
     "deployment",
-    "prompt_tokens",
-    "cached_tokens",
-    "completion_tokens",
-    "reasoning_tokens",
-    "cost_pico",
     "cost_source",
     "cache_hit",
-    "saved_pico",
     "attempts",
     "outcome",
     "error",
-    "latency_ms",
     "attempt",
     "step",
 )
+COLUMNS = (
+    "seq",
+    "time",
+    "task_id",
+    "tenant_id",
+    "agent_id",
+    "tags",
+    *USAGE,
+    "cost_pico",
+    "saved_pico",
+    "latency_ms",
+    "model_group",
+    *SAME,
+)
+_usage = itemgetter(*USAGE)
+_same = itemgetter("group", *SAME)
 
 
 def row_of(event: Event, time: float) -> tuple[Any, ...]:
@@ -161,34 +166,20 @@ def row_of(event: Event, time: float) -> tuple[Any, ...]:
 
     A payload of no shape is a call of which nothing is known; an absurd figure is an unknown one.
     """
-    call = call_in(event)
-    usage = call.usage
+    call = call_in(event).__dict__
+    latency_ms = call["latency_ms"]
     return (
         event.seq,
         time,
-        call.tenant_id or event.tenant_id,
         event.task_id,
-        call.thread_id,
-        call.call_id,
-        call.user or event.agent_id or "",
-        encode(list(dict.fromkeys(call.tags))).decode(),
-        call.group,
-        call.model,
-        call.deployment,
-        _tokens(usage.prompt_tokens),
-        _tokens(usage.cached_tokens),
-        _tokens(usage.completion_tokens),
-        _tokens(usage.reasoning_tokens),
-        _pico(call.cost_usd),
-        call.cost_source,
-        call.cache_hit,
-        _pico(call.saved_usd),
-        call.attempts,
-        call.outcome,
-        call.error,
-        call.latency_ms if 0 <= call.latency_ms < MAX_LATENCY_MS else 0.0,  # which NaN is not
-        call.attempt,
-        call.step,
+        call["tenant_id"] or event.tenant_id,
+        call["user"] or event.agent_id or "",
+        _json(call["tags"]),
+        *map(_tokens, _usage(call["usage"].__dict__)),
+        _pico(call["cost_usd"]),
+        _pico(call["saved_usd"]),
+        latency_ms if 0 <= latency_ms < MAX_LATENCY_MS else 0.0,  # which NaN is not
+        *_same(call),
     )
 
 
@@ -199,6 +190,11 @@ def call_in(event: Event) -> Call:
         return Call.model_validate(payload.model_dump() if isinstance(payload, BaseModel) else payload)
     except ValidationError:
         return Call()
+
+
+@lru_cache(maxsize=1024)
+def _json(tags: tuple[str, ...]) -> str:
+    return encode(list(dict.fromkeys(tags))).decode()
 
 
 def _tokens(count: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 
 from pydantic import BaseModel, Field
 
@@ -20,7 +21,9 @@ from meshwright.messages import (
     ScoreCard,
     Task,
     TaskStatus,
+    Usage,
 )
+from meshwright.money import Dollars
 from meshwright.orchestration.registry import Registry
 from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel
 
@@ -29,7 +32,7 @@ SAME_AGENT_MAY_RETRY = frozenset({"ReplayMismatch"})
 
 
 class Attempt(BaseModel):
-    """One try at the task by one agent."""
+    """One try at the task by one agent, and what its calls of models cost; None where nobody knows."""
 
     attempt: int
     agent_id: str
@@ -37,6 +40,8 @@ class Attempt(BaseModel):
     started_at: datetime
     ended_at: datetime | None = None
     error: Fault | None = None
+    usage: Usage = Usage()
+    cost_usd: Dollars | None = Decimal(0)
 
 
 class TaskRecord(BaseModel):
@@ -95,6 +100,7 @@ class Orchestrator(Actor[TaskRecord]):
         if attempt is None or self.state.status in ENDED:
             return
         attempt.ended_at, attempt.error = turn.now, outcome.error
+        attempt.usage, attempt.cost_usd = outcome.usage, outcome.cost_usd
         if outcome.success or outcome.status == "cancelled" or self.state.cancelling:
             self._end(turn, outcome)
             return
@@ -125,7 +131,7 @@ class Orchestrator(Actor[TaskRecord]):
         if attempt is not None:
             reason = "the task's deadline passed"
             turn.send(self._thread(attempt), "cancel", Cancel(task_id=self.ref.id, reason=reason))
-            attempt.ended_at = turn.now
+            attempt.ended_at, attempt.cost_usd = turn.now, None  # it has not said what it spent
         outcome = self._failure(
             turn, agent_id, "DeadlineExceeded", f"no outcome by {self.state.task.deadline_at}"
         )
@@ -245,12 +251,22 @@ class Orchestrator(Actor[TaskRecord]):
 
     def _end(self, turn: Turn, outcome: Outcome) -> None:
         total_ms = (turn.now - self.task.created_at).total_seconds() * 1000
-        outcome = outcome.model_copy(update={"duration_ms": round(total_ms, 3), "completed_at": turn.now})
+        whole = {"duration_ms": round(total_ms, 3), "completed_at": turn.now, **self._spent()}
+        outcome = outcome.model_copy(update=whole)
         self.state.status = outcome.status
         self.state.outcome = outcome
         turn.wake_at(None)
         self._publish(turn, f"task.{outcome.status}", outcome, agent_id=outcome.agent_id)
         self._answer_parent(turn, outcome)
+
+    def _spent(self) -> dict[str, object]:
+        """What all attempts have cost; None once of one nobody knows."""
+        costs = [attempt.cost_usd for attempt in self.state.attempts]
+        known = [cost for cost in costs if cost is not None]
+        return {
+            "usage": sum((attempt.usage for attempt in self.state.attempts), start=Usage()),
+            "cost_usd": sum(known, start=Decimal(0)) if len(known) == len(costs) else None,
+        }
 
     def _answer_parent(self, turn: Turn, outcome: Outcome) -> None:
         parent = self.task.parent
