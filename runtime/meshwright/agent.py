@@ -15,6 +15,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import BaseModel, RootModel
+
 from meshwright.capability import Capability, Registration
 from meshwright.errors import ConfigError
 from meshwright.messages import ID_PATTERN, Task
@@ -29,14 +31,16 @@ class Agent:
 
     `agent_id` names its topic and the `user` of its model calls; `prompt` a file in the prompt folder
     (default: the agent's id); `toolsets` the tools it shares with others, besides its own `@tool` methods;
-    `delegates_to` the agents to which it may give tasks; `max_concurrency` how many tasks a worker runs
-    at once (default: a setting); `health_check_urls` what must answer for it to be chosen.
+    `answers` the shape of its answers (default: text); `delegates_to` the agents to which it may give tasks;
+    `max_concurrency` how many tasks a worker runs at once (default: a setting); `health_check_urls` what must
+    answer for it to be chosen.
     """
 
     agent_id: ClassVar[str]
     capabilities: ClassVar[Sequence[Capability]]
     prompt: ClassVar[str] = ""
     toolsets: ClassVar[Sequence[type[Toolset]]] = ()
+    answers: ClassVar[type[BaseModel] | None] = None
     delegates_to: ClassVar[Sequence[str]] = ()
     remembers: ClassVar[bool] = True
     max_concurrency: ClassVar[int | None] = None
@@ -57,6 +61,12 @@ class Agent:
                 remedy='name what it can do, such as capabilities = [Capability("general-query")]',
                 field="capabilities",
             )
+        if cls.answers is not None and not _is_shape(cls.answers):
+            raise ConfigError(
+                f"agent {agent_id} answers {cls.answers!r}, which is no pydantic model with fields",
+                remedy="name a class of yours with pydantic's BaseModel as its base",
+                field="answers",
+            )
         cls.prompt = cls.prompt or agent_id
 
     def tags(self, task: Task) -> Sequence[str] | None:
@@ -69,7 +79,9 @@ class Agent:
         The default prepares the context and lets the model and its tools converse. It may be run again
         after a crash, up to where it was: what must not be repeated goes through `run.step`.
         """
-        return await run.converse()
+        if self.answers is None:
+            return await run.converse()
+        return (await run.converse(self.answers)).model_dump(mode="json", by_alias=True)
 
     @classmethod
     def registration(cls) -> Registration:
@@ -81,3 +93,7 @@ class Agent:
             health_check_urls=tuple(cls.health_check_urls),
             metadata={"description": (cls.__doc__ or "").strip().partition("\n")[0], "prompt": cls.prompt},
         )
+
+
+def _is_shape(answers: Any) -> bool:
+    return isinstance(answers, type) and issubclass(answers, BaseModel) and not issubclass(answers, RootModel)

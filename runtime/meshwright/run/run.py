@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Any, overload
 
 from meshwright import genai
 from meshwright.agent import Agent
@@ -17,9 +18,12 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, MemoryUnavailable, ToolFailed
 from meshwright.ledger.calls import Call, left
 from meshwright.messages import MemoryScope, Parent, Task, Usage, derived_id
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
+from meshwright.models.structure import ShapeT, Way, repaired, response_schema, settled
 from meshwright.run.services import Services
 from meshwright.run.setting import Preparation, Setting, metadata_of, question_of, scopes_of
+from meshwright.run.shapes import tell_misfit
+from meshwright.run.streaming import Deltas, delta_of
 from meshwright.run.told import call_of, model_called, tell_context, tool_events
 from meshwright.tools.tool import Tool
 from meshwright.tracing import Span
@@ -74,6 +78,8 @@ class Run:
         self.tools = tools
         self.spent = Spent()
         self._has_waited = False
+        self._setting: Setting | None = None
+        self._answer = ""
         self._counted: set[int] = set()
         self._services = services
         self._ref = ref
@@ -91,23 +97,48 @@ class Run:
         """The agent that works on it."""
         return self.agent.agent_id
 
-    async def converse(self) -> str:
+    @overload
+    async def converse(self) -> str: ...
+    @overload
+    async def converse(self, shape: type[ShapeT]) -> ShapeT: ...
+
+    async def converse(self, shape: type[ShapeT] | None = None) -> str | ShapeT:
         """Prepare the context, then let the model call tools until it answers; returns its answer.
 
         It stops when the model repeats a call, or after `max_steps` calls of the model: it is then asked
-        once more, without tools. Raises ToolFailed where even so it does not answer.
+        once more, without tools. Raises ToolFailed where even so it does not answer; for a `shape`
+        StructureInvalid where it does not answer in it, also when told twice what is wrong.
         """
         setting = await self.prepare()
+        messages = _opening(setting, question_of(self.task))
+        reply = await self._talk(setting, messages, shape)
+        return reply.content if shape is None else await self._settled(setting, messages, reply, shape)
+
+    @overload
+    async def ask(self, prompt: str) -> str: ...
+    @overload
+    async def ask(self, prompt: str, *, shape: type[ShapeT]) -> ShapeT: ...
+
+    async def ask(self, prompt: str, *, shape: type[ShapeT] | None = None) -> str | ShapeT:
+        """Ask the model once, with the agent's prompt file and context and without tools.
+
+        Raises StructureInvalid where it does not answer in the `shape`, also when told twice what is wrong.
+        """
+        setting = self._setting or await self.prepare()
+        messages = _opening(setting, prompt)
+        reply = await self._ask(setting, messages, (), shape)
+        return reply.content if shape is None else await self._settled(setting, messages, reply, shape)
+
+    async def _talk(
+        self, setting: Setting, messages: list[ChatMessage], shape: type[ShapeT] | None
+    ) -> ModelReply:
+        """Let the model call tools until it answers; the messages grow with what is said."""
         specs = tuple(tool.spec for tool in self.tools.values())
-        messages = [
-            ChatMessage(role="system", content=setting.system),
-            ChatMessage(role="user", content=question_of(self.task)),
-        ]
         called: set[tuple[str, str]] = set()
         for _ in range(self._services.max_steps):
-            reply = await self._ask(setting, messages, specs)
+            reply = await self._ask(setting, messages, specs, shape)
             if not reply.tool_calls:
-                return reply.content
+                return reply
             messages.append(ChatMessage(role="assistant", content=reply.content, tool_calls=reply.tool_calls))
             repeated = False
             for call in reply.tool_calls:
@@ -119,13 +150,13 @@ class Run:
             if repeated:
                 break
         messages.append(ChatMessage(role="user", content=ANSWER_NOW))
-        reply = await self._ask(setting, messages, ())
-        if not reply.content:
+        reply = await self._ask(setting, messages, (), shape)
+        if not reply.content and shape is None:
             raise ToolFailed(
                 "the model calls tools and never answers",
                 remedy="give it a larger max_steps, or say in its prompt when to stop",
             )
-        return reply.content
+        return reply
 
     async def prepare(self) -> Setting:
         """Recall memories and history, compress them into the context, and fill in the prompt."""
@@ -139,6 +170,7 @@ class Run:
         if setting.compression is not None:
             self._count(setting.compression)
             await self._journal.confirm()
+        self._setting = setting
         return setting
 
     async def step(self, name: str, run: Callable[[], Awaitable[Any]], *, repeatable: bool = True) -> Any:
@@ -187,18 +219,32 @@ class Run:
                 self.spent.add(call)
 
     def history(self, answer: str) -> tuple[dict[str, Any], ...]:
-        """What the thread is to keep of this run; nothing where nobody asked for a thread."""
+        """What the thread is to keep of this run; nothing where nobody asked for a thread.
+
+        An answer without words is the last that a model gave in a shape.
+        """
         if self.task.thread_id == self.task.task_id:
             return ()
         return (
             {"role": "user", "content": question_of(self.task), "task_id": self.task.task_id},
-            {"role": "assistant", "content": answer, "task_id": self.task.task_id},
+            {"role": "assistant", "content": answer or self._answer, "task_id": self.task.task_id},
         )
 
     # The model
 
+    async def _settled(
+        self, setting: Setting, messages: list[ChatMessage], reply: ModelReply, shape: type[ShapeT]
+    ) -> ShapeT:
+        answer = await settled(shape, reply, messages, lambda talk: self._ask(setting, talk, (), shape))
+        self._answer = answer.model_dump_json(by_alias=True)
+        return answer
+
     async def _ask(
-        self, setting: Setting, messages: Sequence[ChatMessage], specs: tuple[Any, ...]
+        self,
+        setting: Setting,
+        messages: Sequence[ChatMessage],
+        specs: tuple[ToolSpec, ...],
+        shape: type[ShapeT] | None,
     ) -> ModelReply:
         request = ModelRequest(
             model=setting.model,
@@ -207,6 +253,7 @@ class Run:
             user=self.agent_id,
             metadata=metadata_of(self._work, self.agent_id, self._journal.step_number + 1),
             tools=specs,
+            response_schema=None if shape is None else response_schema(shape),
             temperature=setting.temperature,
             max_tokens=setting.max_tokens,
             timeout_seconds=self.task.timeout,
@@ -215,11 +262,15 @@ class Run:
         started = time.perf_counter()
 
         def tell(reply: ModelReply) -> list[Told]:
-            return model_called(request, reply, started)
+            return [*model_called(request, reply, started), *tell_misfit(shape, reply)]
 
         with self.spent.counting():
             reply: ModelReply = await self._journal.step(
-                "model", request, lambda: self._complete(request), shape=ModelReply, tell=tell
+                "model",
+                request,
+                lambda: self._complete(request, setting.structure),
+                shape=ModelReply,
+                tell=tell,
             )
         self._count(reply)
         return reply
@@ -228,7 +279,7 @@ class Run:
         self.spent.add(call)
         self._counted.add(self._journal.step_number)
 
-    async def _complete(self, request: ModelRequest) -> ModelReply:
+    async def _complete(self, request: ModelRequest, way: Way) -> ModelReply:
         attributes = {
             genai.OPERATION_NAME: genai.CHAT,
             genai.REQUEST_MODEL: request.model,
@@ -240,7 +291,7 @@ class Run:
         with self._services.tracing.span(
             f"chat {request.model}", parent=self._span.traceparent, attributes=attributes, kind="client"
         ) as span:
-            reply = await self._services.model.complete(request)
+            reply = await self._replied(request, way)
             span.set(
                 {
                     genai.RESPONSE_MODEL: reply.model,
@@ -254,6 +305,19 @@ class Run:
                     {genai.INPUT_MESSAGES: _dump(request.messages), genai.OUTPUT_MESSAGES: reply.content}
                 )
             return reply
+
+    async def _replied(self, request: ModelRequest, way: Way) -> ModelReply:
+        """The model's reply; its text is shown while it is written, unless it is JSON."""
+        model = self._services.model
+        if request.response_schema is not None:
+            return await self._services.ways.complete(model, request, way)
+        if not self._services.stream:
+            return await model.complete(request)
+        with Deltas(partial(self._show, request.metadata["step"])) as deltas:
+            return await model.complete(request, deltas)
+
+    def _show(self, step: int, payload: dict[str, Any]) -> None:
+        self._services.host.broadcast(delta_of(self._work, self._ref, step, self._services.clock, payload))
 
     # Tools
 
@@ -336,10 +400,18 @@ class Run:
         )
 
 
+def _opening(setting: Setting, question: str) -> list[ChatMessage]:
+    """What a talk with the model begins with."""
+    return [
+        ChatMessage(role="system", content=setting.system),
+        ChatMessage(role="user", content=question),
+    ]
+
+
 def _canonical(arguments: str) -> str:
     """Arguments that mean the same, written the same."""
     try:
-        return json.dumps(json.loads(arguments or "{}"), sort_keys=True)
+        return json.dumps(json.loads(repaired(arguments or "{}")), sort_keys=True)
     except ValueError:
         return arguments
 
