@@ -151,28 +151,31 @@ def _route(
         return Route(group, when, "", (), (), problem=f"there is no group {group!r}")
     ready = [each for each in deployments if not missing_of(each, environment)]
     chosen, why = fitting(config, ready, tags)
-    meant, _ = fitting(config, deployments, tags)
+    meant, why_meant = fitting(config, deployments, tags)
     absent = [each for each in meant if each not in ready]
+    if why != why_meant:
+        why = f"{why_meant} cannot be called: those tagged default instead"
     left_out = tuple(candidate(each, environment, None, "its credential is missing") for each in absent)
     problem = None if chosen else why_nobody(group, tags, absent, environment)
+    why = why if chosen else why_meant
     return Route(group, when, why, _asked(config, chosen, environment), left_out, problem=problem)
 
 
 def fitting(
     config: LiteLLMConfig, deployments: Sequence[dict[str, Any]], tags: Sequence[str]
 ) -> tuple[list[dict[str, Any]], str]:
-    """Those of a group's deployments that a call with these tags is for, and why these."""
+    """Those of a group's deployments that a call with these tags is for, and who they are in words."""
     if not config.router_settings.get("enable_tag_filtering"):
-        return list(deployments), "tags pick nothing: enable_tag_filtering is not set"
+        return list(deployments), "all, since enable_tag_filtering is not set"
     default = [each for each in deployments if DEFAULT_TAG in tags_of(each)]
     if not tags:
         if default:
-            return default, "the call has no tags: those tagged default"
-        return list(deployments), "the call has no tags, and none is tagged default: all"
+            return default, "those tagged default, since the call has no tags"
+        return list(deployments), "all, since the call has no tags and none is tagged default"
     joined = (" or " if any_tag_fits(config) else " and ").join(tags)
     if fit := matching(config, deployments, tags):
-        return fit, f"tagged {joined}"
-    return default, f"none that can be called is tagged {joined}: those tagged default"
+        return fit, f"those tagged {joined}"
+    return default, f"those tagged default, since none is tagged {joined}"
 
 
 def why_nobody(

@@ -12,7 +12,9 @@ from meshwright.models.config import names_in, read_config, read_text
 from meshwright.models.http import HttpModel
 from meshwright.models.offline import OfflineModel, estimate_tokens
 from meshwright.models.port import Model
+from meshwright.models.prices import Prices
 from meshwright.models.router import RouterModel, litellm_is_installed
+from meshwright.money import Price
 
 WELL_KNOWN_KEYS = (
     "ANTHROPIC_API_KEY",
@@ -142,3 +144,16 @@ def choose_model(
     """
     known = os.environ if environment is None else environment
     return Chooser(settings, config_path, known, count_tokens).choose()
+
+
+def prices_for(model: Model, config_path: Path, default: Price | None) -> Prices:
+    """What calls of that model cost: by its file, and by that of the project where a server answers.
+
+    The offline model is free. Raises ConfigError where a server's project has a file that is broken.
+    """
+    if isinstance(model, OfflineModel):
+        return Prices.free()
+    if isinstance(model, RouterModel):
+        return Prices.of(model.config, default, model.environment)
+    is_server = isinstance(model, HttpModel) and config_path.is_file()
+    return Prices.of(read_config(config_path) if is_server else None, default)

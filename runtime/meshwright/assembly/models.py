@@ -1,0 +1,160 @@
+"""The models of a project, for `mesh models`: what they are, where a call goes, and whether they answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from meshwright.agent import Agent
+from meshwright.context.tokens import count_tokens
+from meshwright.errors import ConfigError
+from meshwright.fleet import load_agents, project_file
+from meshwright.messages import Task
+from meshwright.models.config import LiteLLMConfig, read_config
+from meshwright.models.groups import deployment_id, deployments_of, did_you_mean, missing_of
+from meshwright.models.http import HttpModel
+from meshwright.models.overview import explanation, groups_document
+from meshwright.models.port import Model
+from meshwright.models.prices import Prices
+from meshwright.models.probe import each_alone, probe_all
+from meshwright.models.router import RouterModel
+from meshwright.models.routing import CallerTags, tags_nobody_answers
+from meshwright.models.select import choose_model, prices_for
+from meshwright.models.servers import groups_of_server
+from meshwright.prompts import Prompts
+from meshwright.settings import Settings
+
+Document = dict[str, Any]
+SAMPLES = ("What is this?", "Compare these, weigh the trade-offs and recommend one: why? " * 20)
+"""A simple request and a complex one: agents choose tags by such."""
+
+
+class ModelDesk:
+    """Answers questions about the models of a project. Reads files; calls nobody but where it says so."""
+
+    def __init__(
+        self, settings: Settings, project: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.settings = settings
+        self.project = project
+        self.environment = os.environ if environment is None else environment
+        self.path = project_file(project, settings.litellm_config)
+
+    async def overview(self, health: Mapping[str, Document]) -> Document:
+        """Groups, deployments, prices, what each misses, and warnings; asks the server where there is one."""
+        model, problem = self._model()
+        server = await self._server(model)
+        config = server or self._config()
+        if config is None:
+            groups: list[Document] = []
+        else:
+            known = None if server else self.environment
+            groups = groups_document(config, self._prices(config), known, health)
+        return {
+            "answers": model.name if model else f"nobody: {problem}",
+            "file": None if server or config is None else str(config.path),
+            "groups": groups,
+            "warnings": [] if server or config is None else [str(each) for each in self._warnings(config)],
+        }
+
+    def explain(self, group: str, tags: list[str]) -> Document:
+        """Where a call of a group with tags goes, by the file. Raises ConfigError, and ModelRefused."""
+        return {"file": str(self.path), **explanation(read_config(self.path), self.environment, group, tags)}
+
+    async def test(self, group: str | None) -> list[Document]:
+        """Call each usable deployment once. Raises ConfigError where there is none, or no such group."""
+        model, problem = self._model()
+        if model is None:
+            raise problem or ConfigError("no model answers")
+        try:
+            if isinstance(model, RouterModel):
+                return await self._test_deployments(model.config, group)
+            server = await self._server(model)
+            names = sorted(server.groups) if server else [group or "default"]
+            if server and group is not None:
+                names = [group]
+            return await probe_all(model, names, prices_for(model, self.path, self.settings.default_price))
+        finally:
+            await model.close()
+
+    async def _test_deployments(self, config: LiteLLMConfig, group: str | None) -> list[Document]:
+        members = config.deployments if group is None else deployments_of(config, group)
+        if members is None:
+            remedy = did_you_mean(str(group), config.groups, "Groups")
+            raise ConfigError(f"{config.path.name} has no model group {group!r}", remedy=remedy)
+        usable = [each for each in members if not missing_of(each, self.environment)]
+        if not usable:
+            names = sorted({name for each in members for name in missing_of(each, self.environment)})
+            raise ConfigError("no deployment can be called", remedy=f"Set one of {', '.join(names)}")
+        alone = RouterModel(each_alone(config, usable), environment=self.environment)
+        try:
+            return await probe_all(alone, [deployment_id(each) for each in usable], self._prices(config))
+        finally:
+            await alone.close()
+
+    def _model(self) -> tuple[Model | None, ConfigError | None]:
+        try:
+            return choose_model(
+                self.settings, self.path, environment=self.environment, count_tokens=count_tokens
+            ), None
+        except ConfigError as problem:
+            if problem.path and problem.line:  # the file itself is broken: nothing can be said of it
+                raise
+            return None, problem
+
+    def _config(self) -> LiteLLMConfig | None:
+        return read_config(self.path) if self.path.is_file() else None
+
+    def _prices(self, config: LiteLLMConfig) -> Prices:
+        return Prices.of(config, self.settings.default_price, self.environment)
+
+    async def _server(self, model: Model | None) -> LiteLLMConfig | None:
+        """What the server behind an http model is made of."""
+        if not isinstance(model, HttpModel):
+            return None
+        key = self.settings.litellm_api_key
+        found = await groups_of_server(
+            str(self.settings.litellm_base_url), key.get_secret_value() if key else None
+        )
+        return LiteLLMConfig(Path(model.server), tuple(found), {"enable_tag_filtering": True}, {}, {})
+
+    def _warnings(self, config: LiteLLMConfig) -> list[ConfigError]:
+        prompts = Prompts(project_file(self.project, self.settings.prompt_dir))
+        agents = load_agents(project_file(self.project, self.settings.actors_dir))
+        return [*config.warnings, *fleet_warnings(config, prompts, agents)]
+
+
+def fleet_warnings(config: LiteLLMConfig, prompts: Prompts, agents: list[type[Agent]]) -> list[ConfigError]:
+    """Those prompts and agents whose tags no deployment has."""
+    callers: dict[str, CallerTags] = {}
+    for name in prompts.names():
+        prompt = prompts.get(name)
+        callers[f"prompt {name}"] = (prompt.model, prompt.tags)
+    for agent in agents:
+        group = prompts.get(agent.prompt).model if agent.prompt in prompts.names() else "default"
+        for tags in tags_by_agent(agent):
+            callers[f"agent {agent.agent_id} [{', '.join(tags)}]"] = (group, tags)
+    return tags_nobody_answers(config, callers)
+
+
+def tags_by_agent(agent: type[Agent]) -> list[list[str]]:
+    """The tags that an agent chooses by itself, for a simple request and a complex one."""
+    if agent.tags is Agent.tags:
+        return []
+    try:
+        chosen = [tuple(agent().tags(sample_task(text)) or ()) for text in SAMPLES]
+    except Exception:  # noqa: BLE001 - the author's code, on tasks that it was not written for
+        return []
+    return [list(tags) for tags in dict.fromkeys(chosen) if tags]
+
+
+def sample_task(text: str) -> Task:
+    """A task that nobody gave."""
+    now = datetime.now(UTC)
+    ends = now + timedelta(minutes=1)
+    return Task(
+        task_id="sample", payload={"text": text}, deadline_at=ends, thread_id="sample", created_at=now
+    )
