@@ -14,6 +14,7 @@ from meshwright.api.agents import AgentRoutes
 from meshwright.api.chat import ChatRequest
 from meshwright.api.completions import CompletionRoutes
 from meshwright.api.context import ContextRoutes
+from meshwright.api.costs import CostRoutes
 from meshwright.api.events import EventRoutes
 from meshwright.api.guard import BrowserGuard
 from meshwright.api.health import HealthRoutes
@@ -51,6 +52,7 @@ def create_app(
         TaskRoutes(mesh, streams),
         EventRoutes(mesh, streams),
         AgentRoutes(mesh),
+        CostRoutes(mesh),
         ContextRoutes(mesh),
         *model_routes(mesh, groups),
         HealthRoutes(mesh),

@@ -65,6 +65,10 @@ class MeshClient(Protocol):
         """The `seq` of the newest event, 0 where there is none."""
         ...
 
+    async def costs(self, *, by: str, since: str | None) -> Document:
+        """What calls of models have cost since a time (RFC 3339), summed up by agent, tag, model, ..."""
+        ...
+
     async def agents(self) -> list[Document]:
         """Every registered agent."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,10 @@ class LocalMesh:
         """The `seq` of the newest event."""
         return await self._mesh.log.last_seq()
 
+    async def costs(self, *, by: str, since: str | None) -> Document:
+        """From the ledger."""
+        return await plain_costs(self._mesh.log, by=by, since=since)
+
     async def agents(self) -> list[Document]:
         """Every registered agent."""
         return [agent.model_dump(mode="json") for agent in self._mesh.registry.agents()]
@@ -109,6 +114,14 @@ async def plain_tasks(log: EventLog, **fields: Any) -> list[Document]:
     """Summaries of tasks, the newest first, as plain data."""
     page = await log.tasks(tenant_id=TENANT, **fields)
     return [item.model_dump(mode="json") for item in page.items]
+
+
+async def plain_costs(log: EventLog, *, by: Any, since: str | None) -> Document:
+    """What calls of models have cost, as plain data."""
+    costs = await log.costs(
+        tenant_id=TENANT, by=by, since=None if since is None else datetime.fromisoformat(since)
+    )
+    return costs.model_dump(mode="json")
 
 
 async def plain_events(log: EventLog, limit: int, **fields: Any) -> list[Document]:

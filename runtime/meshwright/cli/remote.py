@@ -91,6 +91,10 @@ class RemoteMesh:
         newest = await self.events(1)
         return newest[-1]["seq"] if newest else 0
 
+    async def costs(self, *, by: str, since: str | None) -> Document:
+        """`GET /costs`."""
+        return await self._call("GET", "/costs", params=_given({"by": by, "since": since}))
+
     async def agents(self) -> list[Document]:
         """`GET /agents`."""
         return (await self._call("GET", "/agents"))["items"]

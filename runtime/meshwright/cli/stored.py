@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from meshwright.cli.client import Document
-from meshwright.cli.local import LocalMesh, local_mesh, plain_events, plain_tasks
+from meshwright.cli.local import LocalMesh, local_mesh, plain_costs, plain_events, plain_tasks
 from meshwright.errors import NotFound
 
 if TYPE_CHECKING:
@@ -63,6 +63,11 @@ class StoredMesh:
         """The `seq` of the newest event."""
         async with self._log() as log:
             return await log.last_seq()
+
+    async def costs(self, *, by: str, since: str | None) -> Document:
+        """From the ledger."""
+        async with self._log() as log:
+            return await plain_costs(log, by=by, since=since)
 
     def follow(self, *, after_seq: int = 0, **fields: Any) -> AsyncGenerator[Document, None]:
         """Raises NotFound: nothing will happen here."""
