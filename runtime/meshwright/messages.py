@@ -77,6 +77,12 @@ class TaskRequest(BaseModel):
         default=None, gt=0, le=604_800, description="Seconds that the task may take; default three timeouts."
     )
     thread_id: Identifier | None = None
+    budget_usd: Dollars | None = Field(
+        default=None,
+        ge=0,
+        exclude_if=lambda amount: amount is None,
+        description="Dollars that the task may cost; a call of a model that may cost more is not made.",
+    )
 
 
 class Caller(Plain):
@@ -119,6 +125,7 @@ class Task(Plain):
     generation: int = 1
     created_at: datetime
     traceparent: str | None = None
+    budget_usd: Dollars | None = Field(default=None, exclude_if=lambda amount: amount is None)
 
     @property
     def text(self) -> str:

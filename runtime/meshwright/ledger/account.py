@@ -1,0 +1,218 @@
+"""The account of a budget: an actor, so that it holds on every host, however many workers spend.
+
+A call reserves the most that it may cost, and settles what it did cost. What is not settled in time counts
+as spent: the call may have been made. So an account never says that less was spent than was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Literal
+
+from pydantic import BaseModel
+
+from meshwright.actor import Actor, Turn, turn
+from meshwright.envelope import ActorRef
+from meshwright.messages import Plain, derived_id
+from meshwright.money import ZERO, Dollars
+
+ACCOUNT = "budget-account"
+"""The type of the actors that are accounts."""
+SPEND = "spend"
+"""The topic of what budgets tell."""
+OPENED, WARNED, EXCEEDED = "budget.opened", "budget.warned", "budget.exceeded"
+WARNED_AT = Decimal("0.8")
+MAX_HELD = 1_000  # reservations of one account: its state stays small
+PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+Scope = Literal["mesh", "tenant", "agent", "tag", "thread", "task"]
+Window = Literal["hour", "day", "month", "total"]
+Answer = Literal["held", "over", "refused", "crowded"]
+
+
+class Account(Plain):
+    """One budget of one of its scope: `key` names the agent, tenant, tag, thread or task."""
+
+    budget: str
+    scope: Scope
+    key: str
+    limit_usd: Dollars
+    window: Window = "total"
+    hard: bool = True
+    cheaper_tag: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The id of its actor: a key that may not stand in one is hashed."""
+        key = self.key if PLAIN_KEY.fullmatch(self.key) else derived_id(self.key)
+        return f"{self.budget}:{key}"
+
+    @property
+    def ref(self) -> ActorRef:
+        """Its actor."""
+        return ActorRef(ACCOUNT, self.id)
+
+
+class Entry(Plain):
+    """One booking. `op` is the same when a call is repeated, also after a crash; `call` names the one try.
+
+    To reserve, `amount` is the most that the call may cost and `until` (unix seconds) when it has ended for
+    sure; to settle, what it cost; nothing to release.
+    """
+
+    kind: Literal["reserve", "settle"]
+    op: str
+    call: str
+    amount: Dollars
+    until: float = 0.0
+
+
+class Book(Plain):
+    """Entries for one account, in order."""
+
+    account: Account
+    entries: tuple[Entry, ...]
+
+
+class Verdict(Plain):
+    """What came of a reservation: `over` is held although a soft budget has no room for it.
+
+    `crowded` is refused because too many are held. The sums are those found, without what was asked for.
+    """
+
+    answer: Answer
+    spent_usd: Dollars
+    reserved_usd: Dollars
+
+
+class Held(BaseModel):
+    """A reservation."""
+
+    call: str
+    amount: Dollars
+    until: float
+
+
+class Balance(BaseModel):
+    """What an account keeps of the window that began at `since`: what is spent and held, what it has told."""
+
+    since: datetime | None = None
+    spent: Dollars = ZERO
+    held: dict[str, Held] = {}
+    told: list[str] = []
+
+    def at(self, now: datetime, window: Window) -> tuple[Decimal, Decimal]:
+        """What is spent and what reserved, were the account asked now."""
+        copy = self.model_copy(update={"held": dict(self.held)})
+        copy.renew(window, now)
+        copy.expire(now.timestamp())
+        return copy.spent, copy.reserved
+
+    @property
+    def reserved(self) -> Decimal:
+        """The sum of what is held."""
+        return sum((each.amount for each in self.held.values()), ZERO)
+
+    def renew(self, window: Window, now: datetime) -> None:
+        """Begin a new window where its time has come. What is held goes over into it."""
+        start = window_start(window, now)
+        if start is None or (self.since is not None and start <= self.since):
+            return
+        self.expire(start.timestamp())
+        self.since, self.spent = start, ZERO
+        self.told = [each for each in self.told if each == OPENED]
+
+    def expire(self, now: float) -> None:
+        """Count as spent what was not settled in time."""
+        for op in [op for op, each in self.held.items() if each.until <= now]:
+            self.spent += self.held.pop(op).amount
+
+
+class BudgetAccount(Actor[Balance]):
+    """Books what calls may cost and did cost. A repeat of an entry changes nothing."""
+
+    @turn
+    def book(self, turn: Turn, book: Book) -> list[Verdict]:
+        """Make the entries; returns a verdict for each that reserves, in order."""
+        self.state.renew(book.account.window, turn.now)
+        self.state.expire(turn.now.timestamp())
+        self._reserved = self.state.reserved
+        verdicts: list[Verdict] = []
+        for entry in book.entries:
+            if entry.kind == "reserve":
+                verdicts.append(self._reserve(entry, book.account))
+            else:
+                self._settle(entry)
+        self._tell(turn, book.account, verdicts)
+        return verdicts
+
+    def _reserve(self, entry: Entry, account: Account) -> Verdict:
+        held = self.state.held.get(entry.op)
+        if held is not None and held.call == entry.call:
+            return self._verdict("held")
+        if held is not None:  # the try before this one never told its end: it may have spent it all
+            self._settle(Entry(kind="settle", op=entry.op, call=held.call, amount=held.amount))
+        fits = self.state.spent + self._reserved + entry.amount <= account.limit_usd
+        verdict = self._verdict("held" if fits or not entry.amount else "refused" if account.hard else "over")
+        if len(self.state.held) >= MAX_HELD:
+            return self._verdict("crowded")
+        if verdict.answer != "refused":
+            self.state.held[entry.op] = Held(call=entry.call, amount=entry.amount, until=entry.until)
+            self._reserved += entry.amount
+        return verdict
+
+    def _settle(self, entry: Entry) -> None:
+        held = self.state.held.get(entry.op)
+        if held is not None and held.call == entry.call:
+            del self.state.held[entry.op]
+            self._reserved -= held.amount
+            self.state.spent += entry.amount
+
+    def _verdict(self, answer: Answer) -> Verdict:
+        return Verdict(answer=answer, spent_usd=self.state.spent, reserved_usd=self._reserved)
+
+    def _tell(self, turn: Turn, account: Account, verdicts: Sequence[Verdict]) -> None:
+        """Say once that the account is there, and once a window how far it is."""
+        happened = {
+            OPENED: True,
+            WARNED: bool(account.limit_usd) and self.state.spent >= WARNED_AT * account.limit_usd,
+            EXCEEDED: any(each.answer in ("refused", "over") for each in verdicts),
+        }
+        for event_type in [each for each, has in happened.items() if has and each not in self.state.told]:
+            self.state.told.append(event_type)
+            turn.publish(
+                SPEND,
+                event_type,
+                {
+                    **account.model_dump(mode="json"),
+                    "spent_usd": f"{self.state.spent:f}",
+                    "reserved_usd": f"{self._reserved:f}",
+                    "renews_at": renews_at(account.window, turn.now),
+                },
+                **whose(account),
+            )
+
+
+def whose(account: Account) -> dict[str, str]:
+    """The field of an event that names the tenant, agent or task that an account is of."""
+    fields = {"tenant": "tenant_id", "agent": "agent_id", "task": "task_id"}
+    return {fields[account.scope]: account.key} if account.scope in fields else {}
+
+
+def window_start(window: Window, now: datetime) -> datetime | None:
+    """When the window of a time began, in UTC; None for one without end."""
+    if window == "total":
+        return None
+    hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    day = hour if window == "hour" else hour.replace(hour=0)
+    return day.replace(day=1) if window == "month" else day
+
+
+def renews_at(window: Window, now: datetime) -> datetime | None:
+    """When the next window begins; None for one without end."""
+    start = window_start(window, now)
+    longest = timedelta(hours=1) if window == "hour" else timedelta(days=32 if window == "month" else 1)
+    return None if start is None else window_start(window, start + longest)

@@ -1,0 +1,161 @@
+"""Accounts for every call of a model: what it may cost before, what it did cost after, and that it was."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from meshwright import topics
+from meshwright.errors import HostError, ModelError
+from meshwright.host import Host
+from meshwright.ledger.budgets import Budgets, Hold
+from meshwright.ledger.calls import CALLED, call_id_of, called, leave
+from meshwright.ledger.estimate import Heard, PriceList, most_prompt_tokens
+from meshwright.messages import Event, Usage, new_id
+from meshwright.models.port import (
+    ContentRefused,
+    Model,
+    ModelReply,
+    ModelRequest,
+    ModelTimeout,
+    OnDelta,
+)
+from meshwright.money import ZERO
+
+logger = logging.getLogger("meshwright.ledger")
+MAY_COST = (ModelTimeout, ContentRefused)
+"""Failures after which the provider may have worked, and bill for it; the others cost nothing."""
+
+Emit = Callable[[ModelRequest, dict[str, Any]], None]
+"""Tells the mesh of a call: the request, and the payload of `model.called`."""
+
+
+class Accounted:
+    """A model whose calls stay within the budgets, and are all in the ledger: the outermost wrapper.
+
+    The most that a call may cost is reserved before it and settled after it. `emit` is told of the calls that
+    no journal tells of: those that fail or are cancelled, and those of no task.
+    """
+
+    def __init__(self, model: Model, budgets: Budgets, prices: PriceList, emit: Emit) -> None:
+        self.name = model.name
+        self.model = model
+        self.budgets = budgets
+        self._prices = prices
+        self._emit = emit
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Make the call, if the budgets allow it; the reply says what it cost, where that is known.
+
+        Raises BudgetExceeded or PriceUnknown where one does not, and what the model raises.
+        """
+        call_id = call_id_of(request)
+        started = time.perf_counter()
+        heard = Heard(on_delta)
+        hold: Hold | None = None
+        try:
+            hold = await self.budgets.hold(request, call_id, self._most)
+            reply = await self.model.complete(hold.request, heard.on_delta)
+        except BaseException as error:  # also cancelled: it may have cost something all the same
+            self._end(request, call_id, started, heard, hold, error)
+            raise
+        reply = self._priced(reply, hold.request, started)
+        self.budgets.settle(hold, reply.cost_usd)
+        if request.metadata.get("task_id") is None:
+            self._emit(
+                request, called(hold.request, call_id=call_id, reply=reply, latency_ms=reply.latency_ms)
+            )
+        return reply
+
+    async def close(self) -> None:
+        """Book what is still to be booked, and close the model."""
+        await self.budgets.settled()
+        await self.model.close()
+
+    def _most(self, request: ModelRequest) -> Decimal | None:
+        """The most that a call may cost."""
+        tokens = most_prompt_tokens(request)
+        price = self._prices.most(request, tokens)
+        return None if price is None else price.of(tokens, request.max_tokens)
+
+    def _priced(self, reply: ModelReply, request: ModelRequest, started: float) -> ModelReply:
+        """The reply with what it cost: as whoever answered says, else by our prices."""
+        update: dict[str, Any] = {"latency_ms": since(started)}
+        if reply.cache_hit:
+            update["cost_usd"] = ZERO
+        elif reply.cost_usd is None:
+            cost = self._prices.of_reply(reply, request)
+            update |= {"cost_usd": cost, "cost_source": "unknown" if cost is None else "priced"}
+        return reply.model_copy(update=update)
+
+    def _end(
+        self,
+        request: ModelRequest,
+        call_id: str,
+        started: float,
+        heard: Heard,
+        hold: Hold | None,
+        error: BaseException,
+    ) -> None:
+        """Account for a call that ended without a reply, and leave it with the error."""
+        cost, usage = (ZERO, Usage()) if hold is None else self._lost(hold, heard, error)
+        if hold is not None:
+            self.budgets.settle(hold, cost)
+        payload = called(
+            request if hold is None else hold.request,
+            call_id=call_id,
+            error=error,
+            cancelled=isinstance(error, asyncio.CancelledError),
+            cost_usd=cost,
+            cost_source="unknown" if cost is None else "priced",
+            usage=usage,
+            latency_ms=since(started),
+        )
+        leave(error, payload)
+        self._emit(request, payload)
+
+    def _lost(self, hold: Hold, heard: Heard, error: BaseException) -> tuple[Decimal | None, Usage]:
+        """What a call that ended without a reply may have cost, and used.
+
+        What was streamed is counted; where nothing was and the provider may have worked, it is the estimate.
+        """
+        harmless = isinstance(error, ModelError) and not isinstance(error, MAY_COST)
+        if harmless and not heard.bytes:
+            return ZERO, Usage()
+        usage = heard.usage(hold.request)
+        price = self._prices.most(hold.request, usage.prompt_tokens)
+        return None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens), usage
+
+
+def emit_on(host: Host) -> Emit:
+    """Tell of calls on a host's bus."""
+
+    def emit(request: ModelRequest, payload: dict[str, Any]) -> None:
+        aggregate = f"mesh/{host.incarnation}"
+        task_id = request.metadata.get("task_id")
+        event = Event(
+            id=f"{aggregate}/{new_id()}",
+            event_type=CALLED,
+            topic=topics.MESH if task_id is None else topics.TASK_PROGRESS,
+            time=host.clock.now(),
+            tenant_id=request.metadata.get("tenant_id") or "default",
+            task_id=task_id,
+            agent_id=request.user,
+            aggregate_id=aggregate,
+            payload=payload,
+        )
+        try:
+            host.emit([event])
+        except HostError as error:  # the call has been made: its reply must not be lost with its row
+            logger.warning("a call of %s is not in the ledger: %s", request.user, error)
+
+    return emit
+
+
+def since(started: float) -> float:
+    """Milliseconds since a time of `perf_counter`."""
+    return round((time.perf_counter() - started) * 1000, 3)

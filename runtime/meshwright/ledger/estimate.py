@@ -1,0 +1,72 @@
+"""What a call may cost at most, before it is made, and what one did that ended without a reply."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Protocol
+
+from pydantic_core import to_json
+
+from meshwright.messages import Usage
+from meshwright.models.port import BEGIN_ANEW, ModelReply, ModelRequest, OnDelta
+from meshwright.money import Price
+
+MORE_TOKENS = 16  # what a provider may add around a message, a call, a tool or a schema
+
+
+class PriceList(Protocol):
+    """Says what calls cost; None where it does not know."""
+
+    def most(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
+        """The dearest price of all that could answer a request."""
+        ...
+
+    def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
+        """What a reply cost."""
+        ...
+
+
+def most_prompt_tokens(request: ModelRequest) -> int:
+    """A bound on the tokens of a prompt: no tokenizer makes more tokens than there are bytes."""
+    texts = [message.content for message in request.messages]
+    texts += [
+        f"{call.id}{call.name}{call.arguments}" for each in request.messages for call in each.tool_calls
+    ]
+    texts += [f"{tool.name}{tool.description}" for tool in request.tools]
+    schemas = [tool.parameters for tool in request.tools]
+    schemas += [] if request.response_schema is None else [request.response_schema]
+    size = sum(map(size_of, texts)) + sum(len(to_json(schema)) for schema in schemas)
+    return size + MORE_TOKENS * (1 + len(texts) + len(schemas))
+
+
+def size_of(text: str) -> int:
+    """The bytes of a text, which may hold half of a character."""
+    return len(text.encode(errors="surrogatepass"))
+
+
+class Heard:
+    """Passes on the pieces of a streamed answer, and counts them: `on_delta` is what takes them."""
+
+    def __init__(self, on_delta: OnDelta | None) -> None:
+        self.begun = 1
+        self.bytes = 0
+        self._pass_on = on_delta
+
+    @property
+    def on_delta(self) -> OnDelta | None:
+        """Takes the pieces, where somebody wants them."""
+        return self._take if self._pass_on is not None else None
+
+    def usage(self, request: ModelRequest) -> Usage:
+        """A bound on the tokens that were read and written, those of attempts before the last included."""
+        return Usage(
+            prompt_tokens=self.begun * most_prompt_tokens(request),
+            completion_tokens=self.bytes if self.bytes else request.max_tokens,
+        )
+
+    def _take(self, text: str) -> None:
+        assert self._pass_on is not None
+        if text == BEGIN_ANEW:
+            self.begun += 1
+        self.bytes += size_of(text)
+        self._pass_on(text)

@@ -1,0 +1,111 @@
+"""Which accounts a call is charged to, with which tag it goes on, and how it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+
+from meshwright.errors import ConfigError
+from meshwright.ledger.account import Account, Verdict, renews_at
+from meshwright.models.port import BudgetExceeded, ModelRequest, PriceUnknown
+from meshwright.money import Budget
+
+DEAR_TAGS = frozenset({"expensive", "medium"})
+"""The tags that a soft budget's cheaper tag takes the place of."""
+OWN = "budget_usd"
+"""The name of the budget that a task brings itself, and of the metadata that says so."""
+EVERY = "*"
+
+
+def check(declared: Sequence[Budget]) -> None:
+    """Raise ConfigError for budgets that cannot be what was meant."""
+    names = [budget.name for budget in declared]
+    for budget in declared:
+        problem = ""
+        if names.count(budget.name) > 1:
+            problem = "is declared twice"
+        elif budget.scope == "mesh" and budget.of not in (EVERY, "mesh"):
+            problem = f"is of the whole mesh, and names {budget.of!r}"
+        elif budget.hard and budget.cheaper_tag is not None:
+            problem = "is hard, and has a cheaper_tag, which only a soft one goes on with"
+        if problem:
+            raise ConfigError(
+                f"budget {budget.name!r} {problem}", remedy="correct it in mesh.toml", field="budgets"
+            )
+
+
+def keys_of(scope: str, request: ModelRequest) -> Iterable[str]:
+    """Whom of a scope a call is by: nobody, one, or all its tags."""
+    metadata = request.metadata
+    keys = {
+        "mesh": ("mesh",),
+        "tenant": (metadata.get("tenant_id") or "default",),
+        "agent": (request.user,),
+        "tag": dict.fromkeys(request.tags),
+        "thread": (metadata.get("thread_id"),),
+        "task": (metadata.get("task_id"),),
+    }
+    return [str(key) for key in keys[scope] if key]
+
+
+def only_key(budget: Budget) -> str | None:
+    """Whose a budget is, where it is of one."""
+    return "mesh" if budget.scope == "mesh" else None if budget.of == EVERY else budget.of
+
+
+def account_of(budget: Budget, key: str) -> Account:
+    """The account of a budget for one of its scope."""
+    return Account(
+        budget=budget.name,
+        scope=budget.scope,
+        key=key,
+        limit_usd=budget.limit_usd,
+        window=budget.window,
+        hard=budget.hard,
+        cheaper_tag=budget.cheaper_tag,
+    )
+
+
+def own_account(request: ModelRequest) -> Account:
+    """The account of a task that brings its own budget."""
+    limit = Decimal(str(request.metadata[OWN]))
+    return Account(budget=OWN, scope="task", key=str(request.metadata.get("task_id")), limit_usd=limit)
+
+
+def cheapened(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
+    """The request with a cheaper tag in the place of those that cost; the same one where nothing changes."""
+    if cheaper_tag is None or DEAR_TAGS.isdisjoint(request.tags):
+        return request
+    tags = tuple(dict.fromkeys(cheaper_tag if tag in DEAR_TAGS else tag for tag in request.tags))
+    return request.model_copy(update={"tags": tags})
+
+
+def exceeded(account: Account, amount: Decimal, verdict: Verdict, now: datetime) -> BudgetExceeded:
+    """The error of a hard budget that has no room: which, how far it is, and when it renews."""
+    renews = renews_at(account.window, now)
+    again = (
+        "it never renews: raise its limit_usd"
+        if renews is None
+        else f"it renews at {renews:%Y-%m-%d %H:%M} UTC"
+    )
+    error = BudgetExceeded(
+        f"budget {account.budget} ({account.scope} {account.key}) has no room: ${verdict.spent_usd:f} of "
+        f"${account.limit_usd:f} are spent, ${verdict.reserved_usd:f} are reserved, and this call may cost "
+        f"${amount:f}",
+        budget=account.budget,
+        remedy=again,
+    )
+    error.retry_after_seconds = None if renews is None else (renews - now).total_seconds()
+    return error
+
+
+def refuse_unknown(request: ModelRequest, accounts: Iterable[Account]) -> None:
+    """Raise PriceUnknown where one of the accounts is of a hard budget."""
+    for account in accounts:
+        if account.hard:
+            raise PriceUnknown(
+                f"nobody knows what a call of {request.model!r} costs, and budget {account.budget} is hard",
+                remedy="set default_price in mesh.toml, or the deployment's price in litellm_config.yaml",
+                budget=account.budget,
+            )

@@ -1,0 +1,122 @@
+"""A provider that keeps count of what it is owed, and an accounted model before it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from meshwright.envelope import ActorRef
+from meshwright.events.log import EventLog
+from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.ledger.account import ACCOUNT, Balance, BudgetAccount
+from meshwright.ledger.accounting import Accounted
+from meshwright.ledger.budgets import Budgets, BudgetView
+from meshwright.messages import Event, Usage
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta
+from meshwright.models.prices import Prices
+from meshwright.money import ZERO, Budget, Price
+from meshwright.storage.database import Database
+from meshwright.testing.clock import BEGINNING, ManualClock
+from meshwright.turns import ActorKind
+
+A_DOLLAR_A_TOKEN = Price(input=ZERO, output=Decimal(1_000_000))
+"""Of what is written: `max_tokens` is the estimate of a call in dollars."""
+
+Answer = Callable[[ModelRequest, OnDelta | None], Any]
+
+
+class Provider:
+    """Writes as many tokens as it is told to, or all that it may. `owed` is the true bill, in dollars."""
+
+    name = "provider"
+
+    def __init__(self) -> None:
+        self.owed = ZERO
+        self.requests: list[ModelRequest] = []
+        self.tokens: int | None = None
+        self.failure: Exception | None = None
+        self.pieces: Sequence[str] = ()
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        self.requests.append(request)
+        for piece in self.pieces:
+            assert on_delta is not None
+            on_delta(piece)
+        await self.open.wait()
+        if self.failure is not None:
+            raise self.failure
+        tokens = request.max_tokens if self.tokens is None else self.tokens
+        self.owed += tokens
+        return ModelReply(content="done", model="provider-1", usage=Usage(completion_tokens=tokens))
+
+    async def close(self) -> None: ...
+
+
+class Spending:
+    """A host with budgets, an accounted model, and what was told on the bus."""
+
+    def __init__(
+        self, host: EmbeddedHost, log: EventLog, clock: ManualClock, prices: Prices, *declared: Budget
+    ):
+        self.host = host
+        self.log = log
+        self.clock = clock
+        self.prices = prices
+        self.declared = declared
+        self.provider = Provider()
+        self.told: list[dict[str, Any]] = []
+        self.events: list[Event] = []
+        host.listen("spend", self.events.append)
+        self.model = self.another()
+
+    def another(self) -> Accounted:
+        """An accounted model that knows nothing of the first: as after a crash."""
+        budgets = Budgets(self.declared, self.host)
+        return Accounted(self.provider, budgets, self.prices, lambda request, call: self.told.append(call))
+
+    async def call(self, dollars: int = 1, *, on_delta: OnDelta | None = None, **fields: Any) -> ModelReply:
+        return await self.model.complete(request(dollars, **fields), on_delta)
+
+    async def balance(self, account: str) -> tuple[Decimal, Decimal]:
+        """What is spent and reserved."""
+        await self.model.budgets.settled()
+        state = await self.host.read(ActorRef(ACCOUNT, account))
+        assert isinstance(state, Balance)
+        return state.spent, state.reserved
+
+    async def views(self) -> list[BudgetView]:
+        await self.model.budgets.settled()
+        return await self.model.budgets.views(self.log)
+
+    def happened(self, event_type: str) -> list[Event]:
+        return [event for event in self.events if event.event_type == event_type]
+
+
+def request(dollars: int = 1, **fields: Any) -> ModelRequest:
+    """A call that may cost so many dollars."""
+    given = {"messages": (ChatMessage(role="user", content="?"),), "user": "clerk", "max_tokens": dollars}
+    return ModelRequest(**{**given, **fields})
+
+
+def budget(limit: int | str, name: str = "pot", **fields: Any) -> Budget:
+    return Budget(name=name, limit_usd=Decimal(limit), **fields)
+
+
+@asynccontextmanager
+async def spending(
+    *declared: Budget, price: Price | None = A_DOLLAR_A_TOKEN, now: datetime = BEGINNING
+) -> AsyncIterator[Spending]:
+    """A mesh's budgets on a host in memory, with a clock to move by hand."""
+    database, clock = Database(None), ManualClock(now)
+    log = EventLog(database)
+    host = EmbeddedHost(database, log, clock=clock)
+    host.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
+    await host.start()
+    try:
+        yield Spending(host, log, clock, Prices(default=price, listed=dict), *declared)
+    finally:
+        await host.stop()
