@@ -3,17 +3,29 @@
 import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from meshwright import ModelSettings, create_agent, create_router_agent, open_model, with_fallbacks
 from meshwright.errors import ConfigError
-from meshwright.models.direct import ByName, Chain, DirectModel, by_name
+from meshwright.messages import Usage
+from meshwright.models.direct import Chain, DirectModel
 from meshwright.models.http import HttpModel
+from meshwright.models.named import ByName, NamedPrices, by_name
 from meshwright.models.offline import OfflineModel
-from meshwright.models.port import ChatMessage, ModelError, ModelRefused, ModelRequest, Unauthorized
+from meshwright.models.port import (
+    ChatMessage,
+    ModelError,
+    ModelRefused,
+    ModelReply,
+    ModelRequest,
+    Unauthorized,
+)
+from meshwright.models.prices import Prices
 from meshwright.models.router import RouterModel
+from meshwright.money import Price
 from meshwright.testing import ScriptedModel
 from tests.providers.fake_openai import FakeOpenAI, Fault
 
@@ -222,6 +234,24 @@ async def test_a_name_that_was_not_asked_for_is_refused(environment: dict[str, s
     model = DirectModel([with_fallbacks("gpt-5.4", environment=environment)], environment=environment)
     with pytest.raises(ModelRefused, match=r"gpt-5\.4"):
         await model.complete(request("gpt-5"))
+
+
+async def test_a_named_model_has_its_own_price_and_its_fallbacks_the_dearest_counts(
+    environment: dict[str, str],
+) -> None:
+    agents = [create_router_agent(["gpt-5.4-nano", "gpt-5.4", "mistral/m"]), create_agent("offline")]
+    model = by_name(ScriptedModel(), agents, environment=environment)
+    assert isinstance(model, ByName)
+    own = Price(input=Decimal(7), output=Decimal(8))
+    default = Price(input=Decimal("0.5"), output=Decimal(90))
+    prices = NamedPrices(model, Prices.of(None, own), default)
+    named = prices.most(request("gpt-5.4-nano", tags=("research",)), 10)
+    assert named == Price(input=Decimal("2.5"), output=Decimal(90))
+    assert prices.most(request("offline")) == Price(input=Decimal(0), output=Decimal(0))
+    assert prices.most(request("default")) == own
+    usage = Usage(prompt_tokens=1_000_000, completion_tokens=0)
+    reply = ModelReply(model="gpt-5.4-nano", usage=usage)
+    assert prices.of_reply(reply, request("gpt-5.4-nano")) == Decimal("0.2")
 
 
 async def test_each_model_is_closed_once() -> None:

@@ -137,10 +137,9 @@ def test_fallbacks_belong_to_their_chain_alone() -> None:
     there = with_fallbacks("gpt-5.4", ["groq/llama"], environment=environment)
     back = with_fallbacks("groq/llama", ["gpt-5.4"], environment=environment)
     config = litellm_config([there, back])
-    assert config["router_settings"]["fallbacks"] == [
-        {"gpt-5.4": ["gpt-5.4 > groq/llama"]},
-        {"groq/llama": ["groq/llama > gpt-5.4"]},
-    ]
+    rules = [{"gpt-5.4": ["gpt-5.4 > groq/llama"]}, {"groq/llama": ["groq/llama > gpt-5.4"]}]
+    kinds = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+    assert config["router_settings"] == dict.fromkeys(kinds, rules)
     assert len(config["model_list"]) == 4
     assert SECRET not in str(config)
 

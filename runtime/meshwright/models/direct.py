@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meshwright.clock import Clock, SystemClock
 from meshwright.errors import ConfigError
-from meshwright.models.http import HttpModel
-from meshwright.models.offline import OfflineModel
+from meshwright.models.config import FALLBACKS
 from meshwright.models.port import Model, ModelRefused, ModelReply, ModelRequest, OnDelta
 from meshwright.models.providers import missing, provider_of
 from meshwright.models.retry import Retrying
 from meshwright.models.router import RouterModel
 
-OFFLINE = "offline"
-"""The name of the built-in model, which needs no credentials."""
 FILE_NAME = "named-models.yaml"
 DEFAULT_TAG = "default"
 NUMBERS = ("temperature", "max_tokens", "timeout_seconds", "max_retries")
@@ -118,7 +115,7 @@ def litellm_config(chains: Sequence[Chain]) -> dict[str, Any]:
     fallbacks = [{first: others} for first, *others in (chain.groups for chain in chains) if others]
     return {
         "model_list": [each.deployment(group) for group, each in groups],
-        "router_settings": {"fallbacks": fallbacks},
+        "router_settings": dict.fromkeys(FALLBACKS, fallbacks),  # after whatever another model can mend
         "litellm_settings": {"drop_params": True},  # what a provider does not know is left out
     }
 
@@ -166,88 +163,3 @@ def open_model(*chains: Chain | ModelSettings, clock: Clock | None = None) -> Mo
     whole = [chain if isinstance(chain, Chain) else Chain(chain) for chain in chains]
     tries = 1 + max((chain.primary.max_retries for chain in whole), default=0)
     return Retrying(DirectModel(whole), clock or SystemClock(), max_tries=tries)
-
-
-class ByName:
-    """Gives each request to the model of its name, and every other name to `otherwise`."""
-
-    def __init__(self, models: Mapping[str, Model], otherwise: Model) -> None:
-        self.models = dict(models)
-        self.otherwise = otherwise
-        self.name = f"{otherwise.name}; by name {', '.join(models)}"
-
-    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Make one attempt. Raises ModelError."""
-        return await self.models.get(request.model, self.otherwise).complete(request, on_delta)
-
-    async def close(self) -> None:
-        """Close each model once."""
-        for model in {id(each): each for each in (*self.models.values(), self.otherwise)}.values():
-            await model.close()
-
-
-class Wish(Protocol):
-    """What says which model it wants: an agent class. No `model` leaves it to the prompt."""
-
-    agent_id: str
-    model: str
-    fallbacks: Sequence[str]
-
-
-def by_name(
-    otherwise: Model, wishes: Iterable[Wish], *, environment: Mapping[str, str] | None = None
-) -> Model:
-    """The mesh's model, and beside it those that agents name and it has no group for.
-
-    A server (`http`) gets every name as it stands: which there are is its own business. Raises ConfigError,
-    naming the agent, where one cannot be called.
-    """
-    if isinstance(otherwise, HttpModel):
-        return otherwise
-    groups = otherwise.config.groups if isinstance(otherwise, RouterModel) else frozenset[str]()
-    wanted = unique(wish for wish in wishes if wish.model)
-    models: dict[str, Model] = {}
-    if OFFLINE in wanted and OFFLINE not in groups:
-        models[OFFLINE] = otherwise if isinstance(otherwise, OfflineModel) else OfflineModel()
-    chains = [
-        chain_of(wish, environment) for wish in wanted.values() if not answered(wish, {*groups, *models})
-    ]
-    if chains:
-        direct = DirectModel(chains, environment=environment)
-        models |= dict.fromkeys(direct.chains, direct)
-    return ByName(models, otherwise) if models else otherwise
-
-
-def unique(wishes: Iterable[Wish]) -> dict[str, Wish]:
-    """The wishes by the model they name. Raises ConfigError where two give one model different fallbacks."""
-    found: dict[str, Wish] = {}
-    for wish in wishes:
-        other = found.setdefault(wish.model, wish)
-        if tuple(other.fallbacks) != tuple(wish.fallbacks):
-            raise ConfigError(
-                f"agents {other.agent_id} and {wish.agent_id} give model {wish.model!r} different fallbacks",
-                remedy="give both the same, or make a group of each in litellm_config.yaml",
-                field="fallbacks",
-            )
-    return found
-
-
-def answered(wish: Wish, names: Container[str]) -> bool:
-    """Whether a name is taken care of already. Raises ConfigError where it wants fallbacks nevertheless."""
-    if wish.model in names and wish.fallbacks:
-        raise ConfigError(
-            f"agent {wish.agent_id} gives fallbacks to {wish.model!r}, which is a group",
-            remedy="write them under router_settings.fallbacks in litellm_config.yaml",
-            field="fallbacks",
-        )
-    return wish.model in names
-
-
-def chain_of(wish: Wish, environment: Mapping[str, str] | None) -> Chain:
-    """The chain that an agent wants. Raises ConfigError with the agent's name."""
-    try:
-        return with_fallbacks(wish.model, tuple(wish.fallbacks), environment=environment)
-    except ConfigError as error:
-        raise ConfigError(
-            f"agent {wish.agent_id}: {error.message}", remedy=error.remedy, field=error.field
-        ) from None

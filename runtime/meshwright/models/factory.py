@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 
 from meshwright.capability import Capability
 from meshwright.errors import ConfigError
-from meshwright.models.direct import OFFLINE
-from meshwright.models.providers import provider_of
+from meshwright.models.providers import OFFLINE, provider_of
 from meshwright.money import Budget
 
 AgentT = TypeVar("AgentT")

@@ -16,6 +16,8 @@ from pathlib import Path
 from meshwright.errors import ConfigError
 from meshwright.models.aliases import ALIASES, current
 
+OFFLINE = "offline"
+"""The name of the built-in model, which nobody offers and which needs no credentials."""
 LITELLM_LIST = "provider_endpoints_support_backup.json"
 """The file of the `litellm` package that lists its providers."""
 
