@@ -23,7 +23,7 @@ ONCE = "It is shown this once. It goes into `Authorization: Bearer`, or the api_
 
 @click.group(no_args_is_help=False)
 def keys() -> None:
-    """Look after the keys by which callers use the mesh's models over HTTP.
+    """Look after the keys for callers of the models.
 
     While none was ever made, callers on the mesh's own machine need none. With the first one all need one.
     """
