@@ -24,7 +24,7 @@ from meshwright.models.port import (
     Unauthorized,
 )
 from meshwright.models.router import RouterModel
-from tests.providers.fake_openai import FakeOpenAI, Fault, tool_call
+from tests.providers.fake import FakeProvider, Fault, tool_call
 
 KEY = "sk-a-secret-key"
 PROMPT = "What is in the fridge? This prompt is nobody's business."
@@ -49,42 +49,46 @@ class Adapter:
     """A model under test and the provider that it calls."""
 
     model: Model
-    fake: FakeOpenAI
+    fake: FakeProvider
 
 
-def http(fake: FakeOpenAI, folder: Path) -> Model:
+def http(fake: FakeProvider, folder: Path) -> Model:
     return HttpModel(fake.url, KEY)
 
 
-def router(fake: FakeOpenAI, folder: Path) -> Model:
+def router(fake: FakeProvider, folder: Path) -> Model:
     path = folder / "litellm_config.yaml"
     path.write_text(CONFIG.format(url=fake.url))
     return RouterModel(path, environment={"FAKE_KEY": KEY})
 
 
-def offline(fake: FakeOpenAI, folder: Path) -> Model:
+def offline(fake: FakeProvider, folder: Path) -> Model:
     return OfflineModel()
 
 
-CALLING: dict[str, Callable[[FakeOpenAI, Path], Model]] = {"http": http, "router": router}
+CALLING: dict[str, Callable[[FakeProvider, Path], Model]] = {"http": http, "router": router}
 ADAPTERS = {"offline": offline, **CALLING}
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeOpenAI]:
-    async with FakeOpenAI() as fake:
+async def fake() -> AsyncIterator[FakeProvider]:
+    async with FakeProvider() as fake:
         yield fake
 
 
 @pytest.fixture(params=list(ADAPTERS))
-async def adapter(request: pytest.FixtureRequest, fake: FakeOpenAI, tmp_path: Path) -> AsyncIterator[Adapter]:
+async def adapter(
+    request: pytest.FixtureRequest, fake: FakeProvider, tmp_path: Path
+) -> AsyncIterator[Adapter]:
     model = ADAPTERS[request.param](fake, tmp_path)
     yield Adapter(model, fake)
     await model.close()
 
 
 @pytest.fixture(params=list(CALLING))
-async def calling(request: pytest.FixtureRequest, fake: FakeOpenAI, tmp_path: Path) -> AsyncIterator[Adapter]:
+async def calling(
+    request: pytest.FixtureRequest, fake: FakeProvider, tmp_path: Path
+) -> AsyncIterator[Adapter]:
     """An adapter that calls somebody, who may fail."""
     model = CALLING[request.param](fake, tmp_path)
     yield Adapter(model, fake)

@@ -21,7 +21,7 @@ from meshwright.models.port import (
     ToolSpec,
     Unauthorized,
 )
-from tests.providers.fake_openai import FakeOpenAI, Fault
+from tests.providers.fake import FakeProvider, Fault
 
 KEY = "sk-a-secret-key"
 PROMPT = "the prompt nobody may read"
@@ -35,13 +35,13 @@ def request(**fields: Any) -> ModelRequest:
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeOpenAI]:
-    async with FakeOpenAI() as fake:
+async def fake() -> AsyncIterator[FakeProvider]:
+    async with FakeProvider() as fake:
         yield fake
 
 
 @pytest.fixture
-async def model(fake: FakeOpenAI) -> AsyncIterator[HttpModel]:
+async def model(fake: FakeProvider) -> AsyncIterator[HttpModel]:
     model = HttpModel(fake.url, KEY)
     yield model
     await model.close()
@@ -92,7 +92,7 @@ def test_the_name_tells_the_server_and_never_the_key() -> None:
 
 
 async def test_tags_user_and_metadata_are_fields_of_the_request_itself(
-    fake: FakeOpenAI, model: HttpModel
+    fake: FakeProvider, model: HttpModel
 ) -> None:
     metadata = {"task_id": "t1", "agent_id": "researcher-agent"}
     await model.complete(request(tags=("research", "cheap"), metadata=metadata))
@@ -104,7 +104,7 @@ async def test_tags_user_and_metadata_are_fields_of_the_request_itself(
 
 
 async def test_a_conversation_with_tools_is_written_as_the_api_wants_it(
-    fake: FakeOpenAI, model: HttpModel
+    fake: FakeProvider, model: HttpModel
 ) -> None:
     parameters = {"type": "object", "properties": {"query": {"type": "string"}}}
     messages = (
@@ -141,7 +141,7 @@ async def test_a_conversation_with_tools_is_written_as_the_api_wants_it(
 
 
 async def test_a_schema_is_asked_for_as_the_format_of_the_response(
-    fake: FakeOpenAI, model: HttpModel
+    fake: FakeProvider, model: HttpModel
 ) -> None:
     schema = {"type": "object", "properties": {"answer": {"type": "string"}}}
     await model.complete(request(response_schema=schema))
@@ -149,14 +149,14 @@ async def test_a_schema_is_asked_for_as_the_format_of_the_response(
     assert (format_["type"], format_["json_schema"]["schema"]) == ("json_schema", schema)
 
 
-async def test_the_key_goes_into_the_header_without_the_space_around_it(fake: FakeOpenAI) -> None:
+async def test_the_key_goes_into_the_header_without_the_space_around_it(fake: FakeProvider) -> None:
     model = HttpModel(fake.url, f" {KEY}\n")
     await model.complete(request())
     await model.close()
     assert fake.calls[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_without_a_key_no_credentials_are_sent(fake: FakeOpenAI) -> None:
+async def test_without_a_key_no_credentials_are_sent(fake: FakeProvider) -> None:
     model = HttpModel(fake.url)
     await model.complete(request())
     await model.close()
@@ -175,14 +175,14 @@ async def test_without_a_key_no_credentials_are_sent(fake: FakeOpenAI) -> None:
     ],
 )
 async def test_the_cost_is_what_the_proxy_says_and_nothing_for_an_answer_from_its_cache(
-    fake: FakeOpenAI, model: HttpModel, headers: dict[str, str], cost: Decimal | None
+    fake: FakeProvider, model: HttpModel, headers: dict[str, str], cost: Decimal | None
 ) -> None:
     fake.headers = headers
     assert (await model.complete(request())).cost_usd == cost
 
 
 async def test_servers_that_write_replies_their_own_way_are_understood(
-    fake: FakeOpenAI, model: HttpModel
+    fake: FakeProvider, model: HttpModel
 ) -> None:
     call = {"function": {"name": "search", "arguments": {"query": "x"}}}
     message = {
@@ -232,7 +232,7 @@ async def test_servers_that_write_replies_their_own_way_are_understood(
     ],
 )
 async def test_every_fault_has_its_kind_and_its_text_quotes_neither_key_nor_prompt(
-    fake: FakeOpenAI, model: HttpModel, fault: Fault, kind: type[ModelError]
+    fake: FakeProvider, model: HttpModel, fault: Fault, kind: type[ModelError]
 ) -> None:
     fake.faults.append(fault)
     with pytest.raises(ModelError) as failed:
@@ -248,7 +248,7 @@ async def test_every_fault_has_its_kind_and_its_text_quotes_neither_key_nor_prom
 
 
 async def test_a_prompt_that_an_error_quotes_does_not_decide_its_kind(
-    fake: FakeOpenAI, model: HttpModel
+    fake: FakeProvider, model: HttpModel
 ) -> None:
     fake.faults.append(Fault(status=400))  # it quotes the request
     text = f"{'x' * 300} insufficient_quota, context length, no_db_connection"
@@ -270,7 +270,7 @@ async def test_a_prompt_that_an_error_quotes_does_not_decide_its_kind(
     ],
 )
 async def test_a_rate_limit_says_how_long_to_wait(
-    fake: FakeOpenAI, model: HttpModel, header: str, seconds: float | None
+    fake: FakeProvider, model: HttpModel, header: str, seconds: float | None
 ) -> None:
     fake.faults.append(Fault(status=429, headers={"retry-after": header}))
     with pytest.raises(RateLimited) as limited:
@@ -278,7 +278,7 @@ async def test_a_rate_limit_says_how_long_to_wait(
     assert limited.value.retry_after_seconds == seconds
 
 
-async def test_a_reply_over_the_limit_is_not_read_to_its_end(fake: FakeOpenAI) -> None:
+async def test_a_reply_over_the_limit_is_not_read_to_its_end(fake: FakeProvider) -> None:
     model = HttpModel(fake.url, KEY, max_reply_bytes=1_000)
     fake.faults.append(Fault(kind="oversized", size=1_000_000))
     with pytest.raises(ModelError, match="more than 1,000 bytes") as failed:
@@ -287,7 +287,7 @@ async def test_a_reply_over_the_limit_is_not_read_to_its_end(fake: FakeOpenAI) -
     await model.close()
 
 
-async def test_nobody_at_the_address_is_said_with_the_address_and_what_to_do(fake: FakeOpenAI) -> None:
+async def test_nobody_at_the_address_is_said_with_the_address_and_what_to_do(fake: FakeProvider) -> None:
     await fake.runner.cleanup()
     model = HttpModel(fake.url, KEY)
     with pytest.raises(
@@ -297,14 +297,14 @@ async def test_nobody_at_the_address_is_said_with_the_address_and_what_to_do(fak
     await model.close()
 
 
-async def test_the_deadline_bounds_the_whole_call(fake: FakeOpenAI, model: HttpModel) -> None:
+async def test_the_deadline_bounds_the_whole_call(fake: FakeProvider, model: HttpModel) -> None:
     fake.faults.append(Fault(kind="hang"))
     with pytest.raises(ModelTimeout, match=r"in 0\.05 seconds"):
         await model.complete(request(timeout_seconds=0.05))
     await fake.abandoned.wait()
 
 
-async def test_cancelling_a_call_closes_its_connection(fake: FakeOpenAI, model: HttpModel) -> None:
+async def test_cancelling_a_call_closes_its_connection(fake: FakeProvider, model: HttpModel) -> None:
     fake.faults.append(Fault(kind="hang"))
     call = asyncio.create_task(model.complete(request()))
     await fake.arrived.wait()
@@ -314,13 +314,13 @@ async def test_cancelling_a_call_closes_its_connection(fake: FakeOpenAI, model: 
     await fake.abandoned.wait()
 
 
-async def test_calls_in_turn_share_a_connection(fake: FakeOpenAI, model: HttpModel) -> None:
+async def test_calls_in_turn_share_a_connection(fake: FakeProvider, model: HttpModel) -> None:
     for _ in range(3):
         await model.complete(request())
     assert len({call.peer for call in fake.calls}) == 1
 
 
-async def test_many_calls_at_once_wait_for_no_connection(fake: FakeOpenAI, model: HttpModel) -> None:
+async def test_many_calls_at_once_wait_for_no_connection(fake: FakeProvider, model: HttpModel) -> None:
     fake.gate = asyncio.Barrier(150)  # nobody is answered before the last one has arrived
     replies = await asyncio.gather(*(model.complete(request()) for _ in range(150)))
     assert len(replies) == 150

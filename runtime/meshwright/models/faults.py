@@ -3,7 +3,9 @@ prompt, or a key."""
 
 from __future__ import annotations
 
+import os
 import re
+import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -126,6 +128,17 @@ def fault_in(body: Mapping[str, Any]) -> Fault:
     said = [str(error.get(name)) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
     known = (int(each) if each.isdigit() else STATUS_OF.get(each, 0) for each in said)
     return Fault(next((status for status in known if 400 <= status < 600), 502), words_of(body))
+
+
+def reason_of(error: BaseException) -> str:
+    """Why there is no connection, in the words of the system: `connection refused`."""
+    if isinstance(error, ssl.SSLError):
+        return "no trusted TLS connection"
+    if not isinstance(error, OSError):
+        return type(error).__name__
+    known = error.errno is not None and error.errno > 0  # below are those of the look-up of names
+    reason = os.strerror(error.errno or 0) if known else error.strerror or type(error).__name__
+    return reason[:1].lower() + reason[1:]
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:

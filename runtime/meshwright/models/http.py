@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic_core import from_json, to_json
 
 from meshwright.errors import ConfigError, ModelError
-from meshwright.models.faults import Fault, error_for, fault_in, read_retry_after, words_of
+from meshwright.models.faults import Fault, error_for, fault_in, read_retry_after, reason_of, words_of
 from meshwright.models.port import ModelReply, ModelRequest, ModelTimeout, ModelUnavailable, OnDelta
 from meshwright.models.stream import DONE, Pieces, TooMuch, events
 from meshwright.models.wire import completion_body, not_a_completion, read_completion, read_cost
@@ -175,15 +174,6 @@ class HttpModel:
             f"Cannot connect to {self.server}: {reason_of(error)}",
             remedy="Start the server, or correct LITELLM_BASE_URL",
         )
-
-
-def reason_of(error: aiohttp.ClientConnectionError) -> str:
-    """Why there is no connection, in the words of the system: `connection refused`."""
-    if not isinstance(error, OSError):
-        return type(error).__name__
-    known = error.errno is not None and error.errno > 0  # below are those of the look-up of names
-    reason = os.strerror(error.errno or 0) if known else error.strerror or type(error).__name__
-    return reason[:1].lower() + reason[1:]
 
 
 def completions_url(base_url: str) -> str:

@@ -5,47 +5,72 @@ from __future__ import annotations
 import asyncio
 import copy
 import importlib.util
-import logging
 import os
-from collections.abc import Mapping
-from decimal import Decimal
+import time
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from meshwright.errors import ConfigError, ModelError
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, missing_names, read_config, resolved
-from meshwright.models.faults import Fault, error_for, read_retry_after
+from meshwright.models.litellm_router import (
+    OverLimit,
+    close_clients_of,
+    discard,
+    id_in_file,
+    import_litellm,
+    make_router,
+)
 from meshwright.models.port import (
+    BEGIN_ANEW,
+    ContentRefused,
     ContextTooLong,
-    ModelRefused,
     ModelReply,
     ModelRequest,
     ModelTimeout,
-    ModelUnavailable,
     OnDelta,
-    RateLimited,
-    ToolCall,
+    Unauthorized,
 )
-from meshwright.models.wire import completion_body, not_a_completion, read_cost, read_usage
+from meshwright.models.prices import Prices
+from meshwright.models.routing import check, deployments_of, next_groups, route
+from meshwright.models.stream import Pieces, TooMuch
+from meshwright.models.translation import SOURCE, ended, over_limit, translated
+from meshwright.models.wire import completion_body, not_a_completion, read_completion
 
-FREE_PROVIDERS = frozenset({"ollama", "ollama_chat"})
-SOURCE = "LiteLLM's Router"
-CLIENTS = frozenset({"litellm", "openai", "httpx"})
-LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "litellm")
+MEND = "fallbacks"
+MAX_REPLY_CHARS = 4 * 1024 * 1024
 # Settings of the file's other section that the Router takes as arguments.
-SHARED = (*FALLBACKS, "default_fallbacks", "allowed_fails", "max_fallbacks")
+SHARED = ("allowed_fails",)
+# What the Router would do by itself, and the mesh does: fall back, retry, and cache for each tenant apart.
+OURS = frozenset(
+    {*FALLBACKS, "default_fallbacks", "max_fallbacks", "num_retries", "retry_policy"}
+    | {"model_group_retry_policy", "enable_weighted_failover", "cache_responses", "caching_groups"}
+)
+
+
+class Step(NamedTuple):
+    """Deployments that are asked together: a group's, or those of it with one `order`."""
+
+    group: str
+    order: int | None = None
 
 
 class RouterModel:
     """Calls LiteLLM's Router. It is imported at the first call (about two seconds), in a thread.
 
-    A deployment whose key or address is not in the environment is left out. Of `litellm_settings` only
-    fallbacks, `drop_params` and `request_timeout` count here; the rest is for a proxy. One attempt a call
-    (fallbacks are a part of it), within the request's own deadline. No error holds a key or a prompt.
+    A deployment whose key or address is not in the environment is left out. The Router picks a deployment;
+    the fallbacks of the file are followed here, and only after errors that another deployment can mend:
+    LiteLLM would ask the next one after a bad request too. One attempt a call (fallbacks are a part of it),
+    within the request's own deadline. No error holds a key or a prompt.
     """
 
     def __init__(
-        self, config_path: Path, *, environment: Mapping[str, str] | None = None, why: str = ""
+        self,
+        config: Path | LiteLLMConfig,
+        *,
+        environment: Mapping[str, str] | None = None,
+        prices: Prices | None = None,
+        why: str = "",
     ) -> None:
         """Read and check the file. Raises ConfigError: also without LiteLLM, or with no usable deployment."""
         if not litellm_is_installed():
@@ -55,10 +80,12 @@ class RouterModel:
                 field="model",
             )
         self.environment = os.environ if environment is None else environment
-        self.config = read_config(config_path)
+        self.config = read_config(config) if isinstance(config, Path) else config
+        self.prices = prices or Prices.of(self.config, None)
         self.deployments = usable_deployments(self.config, self.environment)
         share = f"{len(self.deployments)} of {len(self.config.deployments)} deployments"
-        self.name = f"router {config_path.name} ({f'{why}; ' if why else ''}{share})"
+        self._usable = {each["model_info"]["id"] for each in self.deployments}
+        self.name = f"router {self.config.path.name} ({f'{why}; ' if why else ''}{share})"
         self._router: Any = None
         self._loading: asyncio.Task[Any] | None = None
 
@@ -71,22 +98,16 @@ class RouterModel:
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt; cancelling it closes its connection. Raises ModelError, or ConfigError."""
-        if request.model not in self.config.groups:
-            # Left to the Router, a misspelt name would be answered by the default fallback.
-            raise ModelRefused(
-                f"{self.config.path.name} has no model group {request.model!r}",
-                remedy=f"Groups are {', '.join(sorted(self.config.groups))}",
-            )
+        check(self.config, request)
         router = self._router or await self.load()
+        begun = time.perf_counter()
         try:
             async with asyncio.timeout(request.timeout_seconds):
-                response = await router.acompletion(**self._arguments(request))
+                reply = await self._answer(router, request, on_delta)
         except TimeoutError:
             what = f"No reply from model {request.model!r} in {request.timeout_seconds:g} seconds"
             raise ModelTimeout(what) from None
-        except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' clients raise
-            raise translated(error, request) from None
-        return read_response(response, request)
+        return reply.model_copy(update={"latency_ms": (time.perf_counter() - begun) * 1000})
 
     async def close(self) -> None:
         """Unhook the Router from LiteLLM's globals, and close the clients that this event loop uses.
@@ -98,33 +119,111 @@ class RouterModel:
         await asyncio.wait([self._loading])
         loading, self._loading, self._router = self._loading, None, None
         if loading.exception() is None:  # else its callers were told, and there is nothing to close
-            loading.result().discard()
+            discard(loading.result())
             await close_clients_of(asyncio.get_running_loop())
 
-    def _build(self) -> Any:
-        # Without these, the import fetches prices over the network and reads any .env file above this folder.
-        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-        os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
-        silence_loggers()
+    async def _answer(self, router: Any, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
+        """Ask the group, then whoever follows after its errors: a fallback's own before its sibling."""
+        steps, seen = [Step(request.model)], {request.model}
+        errors: list[ModelError] = []
+        while steps:
+            step = steps.pop(0)
+            if errors and on_delta is not None:
+                on_delta(BEGIN_ANEW)
+            try:
+                reply = await self._ask(router, step, request, on_delta)
+                return reply.model_copy(update={"attempts": len(errors) + 1})
+            except ModelError as error:
+                errors.append(error)
+                following = self._following(step, error, request, seen)
+                if not following and not error.retryable:
+                    raise
+                steps[:0] = following
+        raise ended(errors, request)
+
+    def _following(self, step: Step, error: ModelError, request: ModelRequest, seen: set[str]) -> list[Step]:
+        """Who is asked after an error: the group's next order, then its fallbacks for this kind of error."""
+        kind = kind_of(error)
+        if kind == MEND and not error.retryable and self._can_call(step.group):
+            return []
+        orders = self._orders_after(step, request) if kind == MEND else []
+        groups = [each for each in next_groups(self.config, step.group, kind) if each not in seen]
+        seen.update(groups)
+        return [*orders, *map(Step, groups)]
+
+    def _can_call(self, group: str) -> bool:
+        deployments = deployments_of(self.config, group) or ()
+        return any(each["model_info"]["id"] in self._usable for each in deployments)
+
+    def _orders_after(self, step: Step, request: ModelRequest) -> list[Step]:
+        if step.order is not None:  # its siblings wait already
+            return []
+        asked = route(self.config, self.environment, step.group, request.tags).asked
+        orders = sorted({each.order for each in asked if each.order is not None})
+        return [Step(step.group, order) for order in orders[1:]]
+
+    async def _ask(
+        self, router: Any, step: Step, request: ModelRequest, on_delta: OnDelta | None
+    ) -> ModelReply:
+        """Have the Router call one deployment; one that is over its own limit is passed over."""
+        if not self._can_call(step.group):
+            raise Unauthorized(f"The key or address of every deployment of model {step.group!r} is missing")
+        for _ in range(len(self.deployments)):
+            try:
+                return await self._called(router, step, request, on_delta)
+            except OverLimit:
+                continue
+            except ModelError:
+                raise
+            except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' clients raise
+                raise translated(error, step.group, request.tags) from None
+        raise over_limit(step.group)
+
+    async def _called(
+        self, router: Any, step: Step, request: ModelRequest, on_delta: OnDelta | None
+    ) -> ModelReply:
+        arguments = self._arguments(step, request, stream=on_delta is not None)
+        response = await router.acompletion(**arguments)
+        if on_delta is None:
+            return self._read(whole(response), response, request)
+        pieces = Pieces(on_delta, MAX_REPLY_CHARS)
         try:
-            import litellm
-            from litellm import Router, validate_environment
+            async for chunk in response:
+                pieces.add(chunk.model_dump())
+        except TooMuch:
+            raise ModelError(f"{SOURCE} sent a reply of more than {MAX_REPLY_CHARS:,} characters") from None
+        finally:
+            await closed(response)
+        return self._read(pieces.body(), response, request)
+
+    def _read(self, body: dict[str, Any], response: Any, request: ModelRequest) -> ModelReply:
+        hidden = response._hidden_params
+        deployment = id_in_file(hidden.get("model_id"))
+        reply = read_completion(body, model=request.model, source=SOURCE, deployment=deployment)
+        cost = self.prices.of_reply(reply, request)
+        return reply.model_copy(
+            update={"cost_usd": cost, "cost_source": "unknown" if cost is None else "priced"}
+        )
+
+    def _build(self) -> Any:
+        try:
+            litellm = import_litellm()
         except ImportError as error:
             remedy = "Install it anew: pip install --force-reinstall litellm"
             raise ConfigError(f"LiteLLM cannot be imported: {error}", remedy=remedy) from error
-        litellm.suppress_debug_info = True  # else it prints advice on each error
         settings = {**shared_settings(self.config), **self.config.router_settings}
-        if unknown := sorted(settings.keys() - set(Router.get_valid_args())):
+        if unknown := sorted(settings.keys() - set(litellm.Router.get_valid_args())):
             raise self._refusal(f"LiteLLM's Router knows no {unknown[0]!r}", unknown[0])
         if missing := sorted(missing_names(settings, self.environment)):
             raise self._refusal(f"{missing[0]} is not set in the environment")
-        deployments = [
-            without_retries(each) for each in self.deployments if has_keys(each, validate_environment)
-        ]
+        deployments = [each for each in self.deployments if has_keys(each, litellm.validate_environment)]
         if not deployments:
             raise no_deployment(self.config, set())
+        self._usable = {each["model_info"]["id"] for each in deployments}
+        self.prices.load()
+        kept = {name: value for name, value in settings.items() if name not in OURS}
         try:
-            return Router(model_list=deployments, **copy.deepcopy(resolved(settings, self.environment)))
+            return make_router(deployments, resolved(kept, self.environment))
         except Exception as error:  # noqa: BLE001 - of a value that it does not accept, it raises anything
             raise self._refusal(f"LiteLLM's Router does not accept them ({type(error).__name__})") from None
 
@@ -133,37 +232,50 @@ class RouterModel:
         line = self.config.lines.get(setting) or self.config.lines.get("")
         return ConfigError(f"router_settings: {message}", path=str(self.config.path), line=line)
 
-    def _arguments(self, request: ModelRequest) -> dict[str, Any]:
+    def _arguments(self, step: Step, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         # A fresh copy: the Router writes into metadata, and would merge one call's tags into the next.
-        body = copy.deepcopy(completion_body(request))
+        body = copy.deepcopy(completion_body(request, stream=stream))
         del body["tags"]  # in process the Router routes by metadata.tags; these it would pass on as unknown
+        order = {} if step.order is None else {"_target_order": step.order}
         drop_params = self.config.litellm_settings.get("drop_params", False)
-        # Stronger than what the file says of the Router: the mesh owns the retries.
-        return {**body, "num_retries": 0, "max_retries": 0, "drop_params": drop_params}
+        own = {"model": step.group, "num_retries": 0, "max_retries": 0, "drop_params": drop_params}
+        return {**body, **own, **order}
 
 
-def silence_loggers() -> None:
-    """Let no record of LiteLLM's reach a handler: they quote requests and replies, and hold tracebacks.
-
-    What went wrong is told by the error alone. Filters hold whatever LiteLLM's import and settings do.
-    """
-    for name in LOGGERS:
-        logging.getLogger(name).addFilter(reject)
-    logging.getLogger("asyncio").addFilter(is_ours)  # tells of tasks that LiteLLM starts and leaves alone
-    package = logging.getLogger("litellm")
-    package.propagate = False
-    package.addHandler(logging.NullHandler())  # with no handler at all, Python prints to stderr
+def kind_of(error: ModelError) -> str:
+    """The kind of fallbacks in the file that an error leads to."""
+    if isinstance(error, ContextTooLong):
+        return "context_window_fallbacks"
+    return "content_policy_fallbacks" if isinstance(error, ContentRefused) else MEND
 
 
-def reject(record: logging.LogRecord) -> bool:
-    """Let no record pass."""
-    return False
+def whole(response: Any) -> dict[str, Any]:
+    """The body of a reply that LiteLLM has read; its objects are slow to write out, so only what is used."""
+    try:
+        choice, usage = response.choices[0], response.usage
+        message = choice.message
+        return {
+            "model": response.model,
+            "choices": [{"message": message_of(message), "finish_reason": choice.finish_reason}],
+            "usage": usage.model_dump() if usage else None,
+        }
+    except (IndexError, AttributeError, TypeError):
+        raise not_a_completion(SOURCE) from None
 
 
-def is_ours(record: logging.LogRecord) -> bool:
-    """Whether a record holds no error of LiteLLM's or of a client that it calls by."""
-    error = record.exc_info[1] if record.exc_info else None
-    return type(error).__module__.partition(".")[0] not in CLIENTS
+def message_of(message: Any) -> dict[str, Any]:
+    """A message as the wire has it."""
+    calls = [
+        {"id": call.id, "function": {"name": call.function.name, "arguments": call.function.arguments}}
+        for call in message.tool_calls or ()
+    ]
+    refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
+    return {"content": message.content, "tool_calls": calls, "refusal": refusal}
+
+
+async def closed(response: AsyncGenerator[Any]) -> None:
+    """Close a stream's connection, whether it was read to its end or not."""
+    await response.aclose()
 
 
 def litellm_is_installed() -> bool:
@@ -196,85 +308,8 @@ def has_keys(deployment: Mapping[str, Any], validate_environment: Any) -> bool:
     return bool(given["api_key"]) or not validate_environment(params["model"], **given)["missing_keys"]
 
 
-def without_retries(deployment: Mapping[str, Any]) -> dict[str, Any]:
-    """The deployment with no retries of its own: the mesh owns them."""
-    return {
-        **deployment,
-        "litellm_params": {**deployment["litellm_params"], "max_retries": 0, "num_retries": 0},
-    }
-
-
 def shared_settings(config: LiteLLMConfig) -> dict[str, Any]:
     """The Router's arguments that a file may also give under `litellm_settings`."""
     settings = config.litellm_settings
     shared = {name: settings[name] for name in SHARED if name in settings}
     return {**shared, "timeout": settings["request_timeout"]} if "request_timeout" in settings else shared
-
-
-def read_response(response: Any, request: ModelRequest) -> ModelReply:
-    """Read the Router's reply."""
-    try:
-        choice = response.choices[0]
-        return ModelReply(
-            content=choice.message.content or "",
-            tool_calls=tuple(read_call(call) for call in choice.message.tool_calls or ()),
-            model=response.model or request.model,
-            usage=read_usage(dict(response.usage or {})),
-            cost_usd=cost_of(response._hidden_params),
-            finish_reason=choice.finish_reason or "stop",
-        )
-    except (IndexError, AttributeError, TypeError, ValueError):
-        raise not_a_completion(SOURCE) from None
-
-
-def cost_of(hidden: Mapping[str, Any]) -> Decimal | None:
-    """What a call cost: nothing from a cache; None where a 0 only stands for a price that is not known."""
-    if hidden.get("cache_hit"):
-        return Decimal(0)
-    cost = read_cost(hidden.get("response_cost"))
-    return cost if cost or hidden.get("custom_llm_provider") in FREE_PROVIDERS else None
-
-
-def read_call(call: Any) -> ToolCall:
-    """Read one tool call; its arguments are passed on as they came."""
-    return ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments or "{}")
-
-
-def translated(error: Exception, request: ModelRequest) -> ModelError:
-    """Make our error of one of LiteLLM's, by its class and status: its text quotes requests and replies."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    status = getattr(error, "status_code", None)
-    what = f"{SOURCE} has no model {request.model!r} for tags {list(request.tags)}"
-    if "ContextWindowExceededError" in kinds:
-        return ContextTooLong(
-            f"The messages do not fit model {request.model!r}", remedy="Shorten the context"
-        )
-    if "RouterRateLimitError" in kinds:
-        return RateLimited(
-            f"{what}: all are cooling down", retry_after_seconds=getattr(error, "cooldown_time", None)
-        )
-    if "Timeout" in kinds:
-        return ModelTimeout(f"No reply from model {request.model!r} in time")
-    if kinds & {"APIConnectionError", "InternalServerError"}:  # also what a refused connection becomes
-        return ModelUnavailable(
-            f"The provider of model {request.model!r} is at fault or out of reach ({type(error).__name__})",
-            remedy="Check that its address answers",
-        )
-    if not isinstance(status, int):
-        remedy = "Tag one deployment of the group with default, and check budgets and limits"
-        return ModelRefused(f"{what} ({type(error).__name__})", remedy=remedy)
-    headers = getattr(error, "litellm_response_headers", None) or {}
-    fault = Fault(status, retry_after_seconds=read_retry_after(headers))
-    return error_for(fault, source=SOURCE, model=request.model)
-
-
-async def close_clients_of(loop: asyncio.AbstractEventLoop) -> None:
-    """Close the HTTP clients that LiteLLM keeps for an event loop; their keys end with its id."""
-    import litellm
-
-    clients = litellm.in_memory_llm_clients_cache.cache_dict
-    for key in [key for key in clients if str(key).endswith(f"-{id(loop)}")]:
-        client = clients.pop(key)
-        close = getattr(client, "close", None) or getattr(client, "aclose", None)
-        if close is not None:
-            await close()

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright.errors import ModelError
+from meshwright.models.offline.words import stream_words
 from meshwright.models.port import ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
 
 Reply = str | ToolCall | Sequence[ToolCall] | ModelReply | ModelError | Callable[[ModelRequest], ModelReply]
@@ -56,7 +57,16 @@ class ScriptedModel:
         return sum(map(len, self._scripts.values()))
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Give the next reply of the script."""
+        """Give the next reply of the script; a stream of it comes in words."""
+        reply = self._reply(request)
+        if on_delta is not None:
+            stream_words(reply.content, on_delta)
+        return reply
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    def _reply(self, request: ModelRequest) -> ModelReply:
         self.requests.append(request)
         reply = self._next(request)
         if callable(reply):
@@ -74,9 +84,6 @@ class ScriptedModel:
             cost_usd=Decimal(0),
             finish_reason="tool_calls",
         )
-
-    async def close(self) -> None:
-        """Nothing to give back."""
 
     def _next(self, request: ModelRequest) -> Reply:
         own = self._scripts[request.user]

@@ -14,6 +14,7 @@ from meshwright.models.offline.filling import SchemaFiller
 from meshwright.models.offline.planning import Call, next_call
 from meshwright.models.offline.shortening import limit_in, shorten
 from meshwright.models.offline.talk import Talk, read_talk
+from meshwright.models.offline.words import stream_words
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
 
 NAME = "offline"
@@ -39,10 +40,14 @@ class OfflineModel:
         self.count_tokens = count_tokens
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Answer; never fails."""
+        """Answer; never fails. A stream comes in words."""
         if sum(len(message.content) for message in request.messages) > MAX_INLINE_CHARACTERS:
-            return await asyncio.to_thread(self.reply, request)
-        return self.reply(request)
+            reply = await asyncio.to_thread(self.reply, request)
+        else:
+            reply = self.reply(request)
+        if on_delta is not None:
+            stream_words(reply.content, on_delta)
+        return reply
 
     async def close(self) -> None:
         """Nothing to give back."""

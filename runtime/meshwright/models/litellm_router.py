@@ -1,0 +1,209 @@
+"""LiteLLM's Router, imported late, kept silent, and confined: what it does in secret is switched off here."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "litellm")
+CLIENTS = frozenset({"litellm", "openai", "httpx"})
+LIMITS = ("rpm", "tpm")
+ENFORCE = "enforce_model_rate_limits"
+LISTS = (
+    "callbacks",
+    "input_callback",
+    "success_callback",
+    "failure_callback",
+    "service_callback",
+    "_async_input_callback",
+    "_async_success_callback",
+    "_async_failure_callback",
+)
+"""Where LiteLLM keeps what it calls on each call of the process, of whichever Router it is."""
+COUNTER = itertools.count(1)
+
+
+class OverLimit(Exception):
+    """A deployment has no call left in this minute by the file's own limit; none was made."""
+
+
+def import_litellm() -> Any:
+    """Import LiteLLM, which takes about two seconds. Raises ImportError."""
+    # Without these, the import fetches prices over the network and reads any .env file above this folder.
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
+    silence_loggers()
+    import litellm
+
+    litellm.suppress_debug_info = True  # else it prints advice on each error
+    return litellm
+
+
+def make_router(deployments: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Any:
+    """Make a Router that only picks a deployment and calls it, once; imported LiteLLM is at hand.
+
+    It neither retries, nor falls back, nor caches: who calls it does that. The limits of the file (rpm, tpm)
+    hold whatever the strategy. Raises what LiteLLM raises for a value that it does not accept.
+    """
+    arguments = copy.deepcopy(dict(settings))
+    if any(limited(each) for each in deployments):
+        checks = arguments.get("optional_pre_call_checks") or []
+        arguments["optional_pre_call_checks"] = [*checks, *({ENFORCE} - set(checks))]
+    name = str(next(COUNTER))
+    router = confined_class()(model_list=[prepared(each, name) for each in deployments], **arguments)
+    router.own = adopted(router, name)
+    return router
+
+
+def discard(router: Any) -> None:
+    """Take everything of a Router out of LiteLLM's globals."""
+    import litellm
+
+    router.discard()
+    for name in LISTS:
+        callbacks = getattr(litellm, name, [])
+        callbacks[:] = [each for each in callbacks if not holds(router.own, each)]
+
+
+def prepared(deployment: Mapping[str, Any], router: str) -> dict[str, Any]:
+    """A deployment as the Router gets it.
+
+    Its id is of this Router alone, since the process's Routers hear of one another's calls and tell them
+    apart by id only. The mesh owns the retries.
+    """
+    params = {**deployment["litellm_params"], "max_retries": 0, "num_retries": 0}
+    info = {**deployment.get("model_info", {})}
+    return {**deployment, "litellm_params": params, "model_info": {**info, "id": f"{info['id']}@{router}"}}
+
+
+def id_in_file(deployment: str | None) -> str | None:
+    """The id that the file gives a deployment, of that which a Router gave it."""
+    return deployment.rpartition("@")[0] if deployment else None
+
+
+def limited(deployment: Mapping[str, Any]) -> bool:
+    """Whether the file limits how often a deployment is called."""
+    places = (deployment, deployment["litellm_params"], deployment.get("model_info") or {})
+    return any(place.get(name) is not None for place in places for name in LIMITS)
+
+
+def confined_class() -> Any:
+    """The class of our Routers: LiteLLM's, without what reaches over into others of the process."""
+    import litellm
+    from litellm import Router
+    from litellm.router_utils.cooldown_handlers import _set_cooldown_deployments
+
+    class ConfinedRouter(Router):
+        """Heeds its own limits and strategy alone: LiteLLM asks those of every Router of the process."""
+
+        own: tuple[Any, ...] = ()
+        """The callbacks that this Router has made."""
+
+        async def async_routing_strategy_pre_call_checks(
+            self, deployment: dict[str, Any], parent_otel_span: Any, logging_obj: Any = None
+        ) -> None:
+            """Ask our own limits whether a deployment may be called. Raises OverLimit."""
+            for each in self.own:
+                try:
+                    await each.async_pre_call_check(deployment, parent_otel_span)
+                except litellm.RateLimitError as error:
+                    _set_cooldown_deployments(
+                        litellm_router_instance=self,
+                        exception_status=429,
+                        original_exception=error,
+                        deployment=deployment["model_info"]["id"],
+                        time_to_cooldown=self.cooldown_time,
+                    )
+                    raise OverLimit from None
+
+        async def async_callback_filter_deployments(
+            self,
+            model: str,
+            healthy_deployments: list[Any],
+            messages: Any,
+            parent_otel_span: Any,
+            request_kwargs: Any = None,
+            logging_obj: Any = None,
+        ) -> list[Any]:
+            """Let our own checks alone narrow the choice."""
+            for each in self.own:
+                healthy_deployments = await each.async_filter_deployments(
+                    model=model,
+                    healthy_deployments=healthy_deployments,
+                    messages=messages,
+                    request_kwargs=request_kwargs,
+                    parent_otel_span=parent_otel_span,
+                )
+            return healthy_deployments
+
+        async def async_function_with_fallbacks_common_utils(
+            self, e: Exception, *args: Any, **kwargs: Any
+        ) -> Any:
+            """Fall back to nothing: LiteLLM would for a bad request too, and within a stream."""
+            raise e
+
+    return ConfinedRouter
+
+
+def adopted(router: Any, name: str) -> tuple[Any, ...]:
+    """The callbacks that a Router has made, and have LiteLLM call them.
+
+    It leaves out one that looks like another Router's, so each is given a name in its looks.
+    """
+    import litellm
+    from litellm.integrations.custom_logger import CustomLogger
+
+    made = [*vars(router).values(), *(router.optional_callbacks or [])]
+    made += [each for group in router._group_selectors.values() for each in group.values()]
+    own: dict[int, Any] = {id(each): each for each in made if isinstance(each, CustomLogger)}
+    for each in own.values():
+        each.router_name = name
+        if not holds(litellm.callbacks, each):
+            litellm.callbacks.append(each)
+    return tuple(own.values())
+
+
+def holds(callbacks: Iterable[Any], callback: Any) -> bool:
+    """Whether this very callback is among them."""
+    return any(each is callback for each in callbacks)
+
+
+def silence_loggers() -> None:
+    """Let no record of LiteLLM's reach a handler: they quote requests and replies, and hold tracebacks.
+
+    What went wrong is told by the error alone. Filters hold whatever LiteLLM's import and settings do.
+    """
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(reject)
+    logging.getLogger("asyncio").addFilter(is_ours)  # tells of tasks that LiteLLM starts and leaves alone
+    package = logging.getLogger("litellm")
+    package.propagate = False
+    package.addHandler(logging.NullHandler())  # with no handler at all, Python prints to stderr
+
+
+def reject(record: logging.LogRecord) -> bool:
+    """Let no record pass."""
+    return False
+
+
+def is_ours(record: logging.LogRecord) -> bool:
+    """Whether a record holds no error of LiteLLM's or of a client that it calls by."""
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__module__.partition(".")[0] not in CLIENTS
+
+
+async def close_clients_of(loop: asyncio.AbstractEventLoop) -> None:
+    """Close the HTTP clients that LiteLLM keeps for an event loop; their keys end with its id."""
+    import litellm
+
+    clients = litellm.in_memory_llm_clients_cache.cache_dict
+    for key in [key for key in clients if str(key).endswith(f"-{id(loop)}")]:
+        client = clients.pop(key)
+        close = getattr(client, "close", None) or getattr(client, "aclose", None)
+        if close is not None:
+            await close()

@@ -1,0 +1,79 @@
+"""OpenAI's chat completions as a provider writes them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from typing import Any
+
+PATH = "chat/completions"
+WORD = re.compile(r"\S+\s*|\s+")
+
+
+def reason_of(message: dict[str, Any]) -> str:
+    return message.get("finish_reason") or ("tool_calls" if message.get("tool_calls") else "stop")
+
+
+def completion(body: dict[str, Any], message: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
+    said = {name: value for name, value in message.items() if name != "finish_reason"}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": None, **said},
+        "finish_reason": reason_of(message),
+    }
+    return {
+        "id": "chatcmpl-fake",
+        "object": "chat.completion",
+        "created": 0,
+        "model": body["model"],
+        "choices": [choice],
+        "usage": usage,
+    }
+
+
+def stream(body: dict[str, Any], message: dict[str, Any], usage: dict[str, Any]) -> list[bytes]:
+    """The events of a stream: words, interleaved fragments of tool calls, and usage where it is asked for."""
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    deltas += [{"content": word} for word in WORD.findall(message.get("content") or "")]
+    deltas += [{"tool_calls": [each]} for each in fragments(message.get("tool_calls") or [])]
+    chunks = [chunk(body, delta, None) for delta in deltas] + [chunk(body, {}, reason_of(message))]
+    if (body.get("stream_options") or {}).get("include_usage"):
+        chunks.append({**chunk(body, {}, None), "choices": [], "usage": usage})
+    return [event(each) for each in chunks] + [b"data: [DONE]\n\n"]
+
+
+def chunk(body: dict[str, Any], delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
+    return {
+        "id": "chatcmpl-fake",
+        "object": "chat.completion.chunk",
+        "created": 0,
+        "model": body["model"],
+        "choices": [{"index": 0, "delta": delta, "finish_reason": reason}],
+    }
+
+
+def fragments(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The heads of the calls, and then their arguments in turns, some characters each."""
+    heads = [
+        {"index": n, **call, "function": {**call["function"], "arguments": ""}}
+        for n, call in enumerate(calls)
+    ]
+    texts = [
+        [{"index": n, "function": {"arguments": part}} for part in re.findall(r"(?s).{1,5}", arguments)]
+        for n, arguments in enumerate(call["function"]["arguments"] for call in calls)
+    ]
+    turns = itertools.zip_longest(*texts)
+    return heads + [each for turn in turns for each in turn if each is not None]
+
+
+def event(data: Any) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+
+
+def error(status: int, text: str) -> dict[str, Any]:
+    return {"error": {"message": text, "type": "fake_error", "param": None, "code": str(status)}}
+
+
+def stream_error(told: dict[str, Any]) -> bytes:
+    return event(told)
