@@ -1,11 +1,14 @@
 """litellm_config.yaml: what is wrong in one is said with its line, and the project's own is right."""
 
+import ast
+import importlib.util
 from pathlib import Path
 
 import pytest
 
 from meshwright.errors import ConfigError
 from meshwright.models.config import missing_names, names_in, read_config, resolved
+from meshwright.models.names import known_names
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\
@@ -90,6 +93,63 @@ def test_an_alias_is_a_group_too(path: Path) -> None:
             11,
             "expected a mapping of settings, found int",
         ),
+        (
+            "enable_tag_filtering: true",
+            "enable_tag_filterng: true",
+            12,
+            r"router_settings: LiteLLM reads no 'enable_tag_filterng'. Did you mean 'enable_tag_filtering'",
+        ),
+        (
+            "router_settings:\n",
+            "litellm_settings:\n  cooldown_time: 5\nrouter_settings:\n",
+            12,
+            "litellm_settings: LiteLLM reads no 'cooldown_time'. It belongs under router_settings",
+        ),
+        ("router_settings:\n", "router_settings:\n  colour: red\n", 12, "'colour'. Leave it out"),
+        (
+            "      tags: [default, cheap]",
+            "      tag: [cheap]",
+            6,
+            "litellm_params: LiteLLM reads no 'tag'. Did you mean 'tags'",
+        ),
+        (
+            "      tags: [default, cheap]",
+            "      colour: red",
+            6,
+            "no 'colour'. Leave it out; what only its provider knows goes under extra_body",
+        ),
+        (
+            "      tags: [default, cheap]",
+            "    model_info: {base_modl: x}",
+            6,
+            "model_info: LiteLLM reads no 'base_modl'. Did you mean 'base_model'",
+        ),
+        (
+            "      tags: [default, cheap]",
+            "      input_cost_per_token: -1.0e-6",
+            6,
+            r"litellm_params.input_cost_per_token: a price cannot be -1e-06",
+        ),
+        (
+            "      tags: [default, cheap]",
+            "      input_cost_per_token: 3e-6",
+            6,
+            "input_cost_per_token: expected dollars, found '3e-6'. YAML takes 3e-6 for text: write 3.0e-6",
+        ),
+        (
+            "      tags: [default, cheap]",
+            "    model_info: {output_cost_per_token: .inf}",
+            6,
+            "model_info.output_cost_per_token: a price cannot be inf",
+        ),
+        (
+            "    - default: [backup]",
+            "    - default: [backup]\n    - backup: [default]",
+            14,
+            "fallbacks run in a circle: default -> backup -> default. Leave one of them out",
+        ),
+        ("    - default: [backup]", "    - default: [default]", 14, "circle: default -> default"),
+        ("    - default: [backup]", "    - default: [[a]]", 14, "expected the name of a group, found list"),
         ("enable_tag_filtering: true", "enable_tag_filtering: }", 12, "is not YAML"),
         ("model_list:", "\tmodel_list:", 1, "is not YAML"),
     ],
@@ -132,6 +192,91 @@ def test_a_file_that_is_no_text_is_refused(path: Path) -> None:
         read_config(path)
 
 
+def test_what_only_an_owner_knows_may_stand_in_model_info(path: Path) -> None:
+    path.write_text(GOOD.replace("      tags: [default, cheap]", "    model_info: {house: blue, mode: chat}"))
+    assert read_config(path).deployments[0]["model_info"]["house"] == "blue"
+
+
+def test_a_fallback_may_be_a_group_that_stands_for_many(path: Path) -> None:
+    path.write_text(
+        GOOD.replace("model_name: backup", 'model_name: "open*"').replace("[backup]", "[openai/x]")
+    )
+    assert read_config(path).router_settings["default_fallbacks"] == ["openai/x"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        (
+            "enable_tag_filtering: true",
+            "num_retries: 2",
+            12,
+            "router_settings.num_retries is not followed in the mesh. Set it to 0",
+        ),
+        (
+            "      tags: [default, cheap]",
+            "      max_retries: 3",
+            6,
+            r"litellm_params.max_retries is not followed in the mesh. Set it to 0",
+        ),
+        (
+            "enable_tag_filtering: true",
+            "enable_tag_filtering: false",
+            11,
+            "deployments have tags, which pick nothing. Set enable_tag_filtering: true",
+        ),
+        (
+            "      tags: [default, cheap]",
+            "      rpm: 3",
+            6,
+            r"litellm_params.rpm limits nothing, it only weighs. Add optional_pre_call_checks",
+        ),
+        (
+            "      tags: [default, cheap]",
+            "      weight: 1\n  - model_name: default\n    litellm_params: {model: x}",
+            8,
+            "some deployments of group 'default' have a weight, and this one has none",
+        ),
+    ],
+)
+def test_what_a_file_hardly_means_is_a_warning_with_its_line(
+    path: Path, old: str, new: str, line: int, said: str
+) -> None:
+    path.write_text(GOOD.replace(old, new, 1))
+    warning = next(each for each in read_config(path).warnings if said in str(each))
+    assert (warning.path, warning.line) == (str(path), line)
+
+
+def test_a_limit_that_is_enforced_and_retries_that_are_off_warn_of_nothing(path: Path) -> None:
+    text = GOOD.replace("      tags: [default, cheap]", "      rpm: 3\n      tags: [default]")
+    enforced = text + "  optional_pre_call_checks: [enforce_model_rate_limits]\n  num_retries: 0\n"
+    path.write_text(enforced)
+    assert read_config(path).warnings == ()
+
+
+def test_every_deployment_has_an_id_of_its_own(path: Path) -> None:
+    one = "  - model_name: default\n    litellm_params: {model: openai/gpt-5.4-mini}\n"
+    path.write_text("model_list:\n" + one + one)
+    ids = [each["model_info"]["id"] for each in read_config(path).deployments]
+    assert ids == ["default/openai/gpt-5.4-mini", "default/openai/gpt-5.4-mini#2"]
+
+
+def test_an_id_that_the_file_gives_stays(path: Path) -> None:
+    path.write_text(GOOD.replace("      tags: [default, cheap]", "    model_info: {id: mine}"))
+    assert read_config(path).deployments[0]["model_info"]["id"] == "mine"
+
+
+def test_the_known_settings_are_those_that_the_installed_router_takes() -> None:
+    spec = importlib.util.find_spec("litellm")
+    if spec is None or spec.origin is None:
+        pytest.skip("LiteLLM is not installed")
+    tree = ast.parse(Path(spec.origin).with_name("router.py").read_text("utf-8"))
+    router = next(each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Router")
+    made = next(each for each in router.body if isinstance(each, ast.FunctionDef) and each.name == "__init__")
+    taken = {each.arg for each in made.args.args} - {"self", "model_list"}
+    assert known_names()["router_settings"] == taken
+
+
 def test_references_to_the_environment_are_found_and_resolved(path: Path) -> None:
     path.write_text(GOOD)
     first = read_config(path).deployments[0]
@@ -149,6 +294,7 @@ TAGS = [
     (["research", "expensive"], True),
     (["research", "cheap"], False),
     (["medium"], False),
+    (["coding", "medium"], False),
     (["research"], False),
     (["cheap", "monitoring"], False),
     (["compression"], False),
@@ -176,6 +322,10 @@ def test_in_the_projects_own_file_every_group_answers_calls_with_any_tags() -> N
         each["model_name"] for each in config.deployments if "default" in each["litellm_params"]["tags"]
     }
     assert by_default == config.groups == {"default", "quality", "fast"}
+
+
+def test_the_projects_own_file_warns_of_nothing() -> None:
+    assert read_config(ROOT / "litellm_config.yaml").warnings == ()
 
 
 def test_the_projects_own_file_holds_no_key() -> None:
