@@ -7,11 +7,13 @@ from typing import Any
 
 import anyio
 import pytest
+from rich.console import Console
 
 from meshwright.cli.demo import quoted
-from meshwright.cli.drawing import drawing
+from meshwright.cli.drawing import TerminalDrawing, drawing
 from meshwright.cli.lines import Line, line_of
 from meshwright.cli.road import road
+from meshwright.cli.watching import answer, draw
 
 CARD = {
     "agent_id": "architect-agent",
@@ -112,6 +114,12 @@ def event(event_type: str, task_id: str = "01KAGDW9YJ3M0Q6M5S8R9VTKZB", **payloa
             Line("tool", "delegate  -> Yes."),
         ),
         (event("task.succeeded", duration_ms=10, cost_usd=None), Line("succeeded", "0.01 s  $?")),
+        (event("model.delta", text="The next\nwords.", n=2), Line("model", "The next words.")),
+        (event("model.delta", anew=True), Line("model", "begins anew")),
+        (
+            event("structure.invalid", shape="Recipe", error="title: Field required", raw="{}"),
+            Line("model", "does not fit Recipe: title: Field required"),
+        ),
         (event("trace.spans", spans=[]), None),
     ],
 )
@@ -170,10 +178,56 @@ async def test_a_parent_that_ends_is_not_kept_waiting_by_its_child(monkeypatch: 
     assert seen == ["task.waiting", "task.accepted", "task.cancelled"]
 
 
+class Canvas:
+    """Keeps what is drawn."""
+
+    def __init__(self) -> None:
+        self.drawn: list[Any] = []
+
+    def line(self, depth: int, line: Line) -> None:
+        self.drawn.append(line.word)
+
+    def words(self, text: str, *, anew: bool) -> None:
+        self.drawn.append((text, anew))
+
+
+async def test_a_models_words_are_shown_and_are_no_lines() -> None:
+    mesh = ScriptedMesh(
+        event("task.accepted", "parent"),
+        event("model.delta", "parent", text="The begin", n=1),
+        event("model.delta", "parent", text="ning.", n=2),
+        event("model.delta", "parent", anew=True),
+        event("model.delta", "parent", text="Again.", n=1),
+        event("task.succeeded", "parent", success=True),
+    )
+    canvas = Canvas()
+    outcome = await draw(mesh, "parent", canvas)  # type: ignore[arg-type]
+    said = [("The begin", True), ("ning.", False), ("", True), ("Again.", True)]
+    assert canvas.drawn == ["accepted", *said, "succeeded"]
+    assert outcome["success"]
+
+
+@pytest.mark.parametrize(
+    ("result", "printed"),
+    [
+        ({"text": "Yes."}, "Yes.\n"),
+        ({"text": ""}, ""),
+        (None, ""),
+        ({"title": "Süß", "steps": []}, '{\n  "title": "Süß",\n  "steps": []\n}\n'),
+    ],
+)
+def test_an_answer_without_words_is_printed_as_json(
+    result: Any, printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert answer({"success": True, "status": "succeeded", "result": result}, as_json=False) == 0
+    assert capsys.readouterr().out == printed
+
+
 def test_without_a_terminal_the_drawing_is_plain_text() -> None:
     stream = io.StringIO()
     with drawing(stream=stream) as canvas:
         canvas.line(0, Line("accepted", "a"))
+        canvas.words("not before it is whole", anew=True)
         canvas.line(1, Line("tool", "b"))
     assert stream.getvalue() == "  accepted    a\n    tool        b\n"
 
@@ -193,6 +247,21 @@ def test_in_a_terminal_the_columns_are_the_same_and_long_lines_go_on_in_theirs(
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     assert shown.startswith("    tool        one two three four five \n                six seven")
     assert "\x1b[33m" in stream.getvalue()
+
+
+def test_in_a_terminal_the_end_of_a_models_words_runs_beside_the_pulse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("TERM", "xterm")
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with console.status("") as pulse:
+        canvas = TerminalDrawing(console, pulse)
+        canvas.words("zero one two ", anew=True)
+        canvas.words("three\n[red]\x1b[2J", anew=False)
+        assert str(pulse.status) == "two three [red] [2J"[-16:]
+        canvas.line(0, Line("model", "done"))
+        assert str(pulse.status) == ""
 
 
 def test_a_quoted_line_that_is_too_long_goes_on_as_quoted() -> None:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 import click
 
-from meshwright.cli.lines import Line
+from meshwright.cli.lines import Line, printable
 from meshwright.cli.theme import style_of
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
 
 INDENT = "  "
 WORD_WIDTH = 11
+PULSE_WIDTH = 4  # of the pulse and what is around it
 
 
 class Drawing(Protocol):
@@ -26,6 +28,10 @@ class Drawing(Protocol):
         """Draw one line, further in for each task above it."""
         ...
 
+    def words(self, text: str, *, anew: bool) -> None:
+        """Show what a model writes, until the next line; `anew` forgets what it wrote before."""
+        ...
+
 
 class NoDrawing:
     """Draws nothing."""
@@ -33,9 +39,12 @@ class NoDrawing:
     def line(self, depth: int, line: Line) -> None:
         """Do nothing."""
 
+    def words(self, text: str, *, anew: bool) -> None:
+        """Do nothing."""
+
 
 class PlainDrawing:
-    """One line of text for each."""
+    """One line of text for each; what a model writes is not shown before it is whole."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -44,12 +53,17 @@ class PlainDrawing:
         """Write the line, at once."""
         click.echo(f"{INDENT * (depth + 1)}{line.word:<{WORD_WIDTH}} {line.text}", file=self._stream)
 
+    def words(self, text: str, *, anew: bool) -> None:
+        """Do nothing."""
+
 
 class TerminalDrawing:
-    """Coloured lines; what does not fit goes on below its own column."""
+    """Coloured lines; what does not fit goes on below its own column. Words run beside the pulse."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, pulse: Status) -> None:
         self._console = console
+        self._pulse = pulse
+        self._words = ""
 
     def line(self, depth: int, line: Line) -> None:
         """Print the line above the pulse."""
@@ -61,6 +75,16 @@ class TerminalDrawing:
         grid.add_column()
         grid.add_row(Text(INDENT * (depth + 1) + line.word, style=style_of(line.word)), Text(line.text))
         self._console.print(grid)
+        self.words("", anew=True)
+
+    def words(self, text: str, *, anew: bool) -> None:
+        """Show the end of what the model has written, as much as fits on the line of the pulse."""
+        from rich.text import Text
+
+        room = max(1, self._console.width - PULSE_WIDTH)
+        self._words = ("" if anew else self._words) + printable(text)
+        self._words = self._words[-room:]
+        self._pulse.update(Text(self._words, no_wrap=True))
 
 
 @contextmanager
@@ -75,5 +99,5 @@ def drawing(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Dr
         from rich.console import Console
 
         console = Console(file=stream, highlight=False)
-        with console.status("", spinner="dots"):
-            yield TerminalDrawing(console)
+        with console.status("", spinner="dots") as pulse:
+            yield TerminalDrawing(console, pulse)

@@ -151,6 +151,14 @@ def _model(payload: Document, event: Document) -> str:
     )
 
 
+def _delta(payload: Document, event: Document) -> str:
+    return "begins anew" if payload.get("anew") else short(payload.get("text", ""))
+
+
+def _misfit(payload: Document, event: Document) -> str:
+    return f"does not fit {payload.get('shape', '?')}: {short(payload.get('error', ''))}"
+
+
 def _tool(payload: Document, event: Document) -> str:
     failed = payload.get("ok") is False
     return _join(
@@ -192,7 +200,9 @@ LINES: dict[str, tuple[str, Callable[[Document, Document], str]]] = {
     "memory.recalled": ("memory", _recalled),
     "memory.stored": ("memory", _stored),
     "context.compressed": ("context", _compressed),
+    "model.delta": ("model", _delta),
     "model.called": ("model", _model),
+    "structure.invalid": ("model", _misfit),
     "tool.called": ("tool", _tool),
     "prompt.fallback": ("prompt", _fallback),
     "prompt.reloaded": ("prompt", lambda payload, event: f"{payload.get('path', '?')} was read again"),

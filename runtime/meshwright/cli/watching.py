@@ -14,6 +14,8 @@ from meshwright.cli.drawing import Drawing, drawing
 from meshwright.cli.lines import Line, line_of
 from meshwright.cli.road import road
 
+DELTA = "model.delta"
+
 
 def announce(mesh: MeshClient, *, quiet: bool) -> None:
     """Say what a person should know of the mesh before it works."""
@@ -45,6 +47,9 @@ async def draw(mesh: MeshClient, task_id: str, canvas: Drawing) -> Document:
     async with aclosing(road(mesh, task_id)) as steps:
         async for depth, event in steps:
             outcome = event["payload"]
+            if event["event_type"] == DELTA:
+                canvas.words(outcome.get("text", ""), anew=outcome.get("n", 1) == 1)
+                continue
             if line := line_of(event):
                 canvas.line(depth, line)
     return outcome
@@ -52,7 +57,7 @@ async def draw(mesh: MeshClient, task_id: str, canvas: Drawing) -> Document:
 
 def answer(outcome: Document, *, as_json: bool) -> int:
     """Print the answer, or the whole outcome as JSON; returns the exit status that says how it went."""
-    text = (outcome.get("result") or {}).get("text") or ""
+    text = _text(outcome.get("result") or {})
     if as_json:
         click.echo(json.dumps(outcome, ensure_ascii=False))
     elif text:
@@ -60,6 +65,13 @@ def answer(outcome: Document, *, as_json: bool) -> int:
     if not outcome["success"] and not as_json:
         click.echo(f"mesh: the task {outcome['status'].replace('_', ' ')}{_why(outcome)}", err=True)
     return 0 if outcome["success"] else 1
+
+
+def _text(result: Document) -> str:
+    """The answer in words, or else what there is of it, as JSON."""
+    if not result or "text" in result:
+        return str(result.get("text") or "")
+    return json.dumps(result, ensure_ascii=False, indent=2)
 
 
 def _why(outcome: Document) -> str:
