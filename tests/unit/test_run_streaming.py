@@ -1,0 +1,287 @@
+"""Streaming: what a model writes is shown while it writes, gathered into pieces, and never kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, load_settings, tool
+from meshwright.events.filter import EventFilter
+from meshwright.events.live import MAX_WAITING, Live
+from meshwright.messages import Event
+from meshwright.models.port import BEGIN_ANEW, ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.run.streaming import MAX_CHARS, PAUSE_SECONDS, Deltas
+from meshwright.testing import MeshUnderTest, mesh_for
+
+PATIENCE_SECONDS = 10
+Said = Sequence[str | Callable[[], Awaitable[object]]]
+
+
+class Typist:
+    """A model that writes each answer piece by piece, and waits in between where it is told to."""
+
+    name = "typist"
+
+    def __init__(self, *answers: Said | ToolCall | Exception) -> None:
+        self.answers = list(answers)
+        self.streamed: list[bool] = []
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        if request.user == "context-service":
+            raise ModelRefused("it does without")
+        answer = self.answers.pop(0)
+        self.streamed.append(on_delta is not None)
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, ToolCall):
+            return self._reply("", tool_calls=(answer,))
+        whole = ""
+        for piece in answer:
+            if not isinstance(piece, str):
+                await piece()
+                continue
+            whole = "" if piece == BEGIN_ANEW else whole + piece
+            if on_delta is not None:
+                on_delta(piece)
+        return self._reply(whole)
+
+    async def close(self) -> None: ...
+
+    def _reply(self, content: str, **fields: Any) -> ModelReply:
+        return ModelReply(content=content, model=self.name, cost_usd=Decimal(0), **fields)
+
+
+class Writer(Agent):
+    """Writes, with a tool at hand."""
+
+    agent_id = "writer"
+    capabilities = (Capability("writing"),)
+
+    @tool(idempotent=True)
+    async def look_up(self) -> str:
+        """Look it up."""
+        return "found"
+
+
+LOOK_UP = ToolCall(id="c1", name="look_up", arguments="{}")
+
+
+def deltas(mesh: MeshUnderTest) -> list[dict[str, Any]]:
+    return mesh.events("model.delta").payloads
+
+
+# Through a mesh
+
+
+async def test_an_answer_is_shown_while_it_is_written_and_kept_nowhere() -> None:
+    begun, opened = asyncio.Event(), asyncio.Event()
+    model = Typist(["The beginning of a longer answer,", opened.wait, " and its end."])
+    async with mesh_for(Writer, model=model) as mesh:
+        mesh.mesh.host.listen("task-progress", lambda event: begun.set() if is_delta(event) else None)
+        receipt = await mesh.submit(agent_id="writer", payload={"text": "Write."})
+        await asyncio.wait_for(begun.wait(), PATIENCE_SECONDS)
+        assert not mesh.events("model.called")
+        opened.set()
+        outcome = await mesh.outcome(receipt.task_id)
+        first, second = mesh.events("model.delta")
+        kept = await mesh.mesh.log.query(EventFilter(task_id=receipt.task_id, limit=1000))
+        order = [event.event_type for event in mesh.events(task_id=receipt.task_id)]
+    assert outcome.text == "The beginning of a longer answer, and its end."
+    assert first.payload == {
+        "text": "The beginning of a longer answer,",
+        "n": 1,
+        "step": 2,
+        "attempt": 1,
+    }
+    assert (second.payload["text"], second.payload["n"]) == (" and its end.", 2)
+    assert (first.task_id, first.agent_id, first.seq) == (receipt.task_id, "writer", None)
+    assert order.index("model.called") > order.index("model.delta")
+    assert not [event for event in kept if is_delta(event)]
+
+
+def is_delta(event: Event) -> bool:
+    return event.event_type == "model.delta"
+
+
+async def test_text_between_tools_is_streamed_by_step() -> None:
+    class Talkative(Typist):
+        async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+            reply = await super().complete(request, on_delta)
+            return reply.model_copy(update={"tool_calls": (LOOK_UP,)}) if self.answers else reply
+
+    async with mesh_for(Writer, model=Talkative(["I look it up."], ["It is found."])) as mesh:
+        assert (await mesh.ask("writer", "Write.")).text == "It is found."
+        assert [(each["step"], each["text"]) for each in deltas(mesh)] == [
+            (2, "I look it up."),
+            (4, "It is found."),
+        ]
+
+
+async def test_another_try_is_told_and_its_pieces_are_counted_anew() -> None:
+    long = "words that are long enough to be shown at once"
+    model = Typist([long, BEGIN_ANEW, BEGIN_ANEW, "better"])
+    async with mesh_for(Writer, model=model) as mesh:
+        assert (await mesh.ask("writer", "Write.")).text == "better"
+        told = [{key: each[key] for key in each if key not in ("step", "attempt")} for each in deltas(mesh)]
+    assert told == [{"text": long, "n": 1}, {"anew": True}, {"text": "better", "n": 1}]
+
+
+async def test_what_was_gathered_of_a_call_that_fails_is_not_shown() -> None:
+    async def fails() -> None:
+        raise ModelRefused("no more")
+
+    async with mesh_for(Writer, model=Typist(["too short", fails])) as mesh:
+        assert (await mesh.ask("writer", "Write.")).status == "failed"
+        await asyncio.sleep(2 * PAUSE_SECONDS)  # nothing is to happen, so there is nothing to wait for
+        assert deltas(mesh) == []
+
+
+async def test_streaming_can_be_switched_off() -> None:
+    model = Typist(["The answer."])
+    async with mesh_for(Writer, model=model) as mesh:
+        object.__setattr__(mesh.mesh.worker._run._services, "stream", False)
+        assert (await mesh.ask("writer", "Write.")).text == "The answer."
+        assert deltas(mesh) == []
+    assert model.streamed == [False]
+
+
+async def test_an_answer_in_a_shape_is_not_streamed() -> None:
+    class Shape(BaseModel):
+        title: str
+
+    shaped = type("Shaped", (Writer,), {"answers": Shape})
+    model = Typist(LOOK_UP, ['{"title": "A"}'])
+    async with mesh_for(shaped, model=model) as mesh:
+        assert (await mesh.ask("writer", "Write.")).result == {"title": "A"}
+        assert deltas(mesh) == []
+    assert model.streamed == [False, False]
+
+
+async def test_a_replayed_step_streams_nothing(tmp_path: Path) -> None:
+    held, opened = asyncio.Event(), asyncio.Event()
+
+    class Holder(Agent):
+        agent_id = "writer"
+        capabilities = (Capability("writing"),)
+
+        @tool(idempotent=True)
+        async def look_up(self) -> str:
+            """Look it up."""
+            held.set()
+            await opened.wait()
+            return "found"
+
+    class FirstTalks(Typist):
+        async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+            reply = await super().complete(request, on_delta)
+            return reply.model_copy(update={"tool_calls": (LOOK_UP,)})
+
+    def built(model: Any) -> tuple[Mesh, list[Event]]:
+        mesh = build_mesh(load_settings(tmp_path), project=tmp_path, agents=[Holder], model=model)
+        seen: list[Event] = []
+        mesh.host.listen("task-progress", lambda event: seen.append(event) if is_delta(event) else None)
+        return mesh, seen
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        mesh, seen = built(FirstTalks(["I look it up."]))
+        await mesh.start()
+        receipt = await mesh.submit(TaskRequest(agent_id="writer", payload={"text": "Write."}))
+        await held.wait()
+        await mesh.stop(drain_seconds=0)
+        assert [event.payload["text"] for event in seen] == ["I look it up."]
+        opened.set()
+        mesh, seen = built(Typist(["It is found."]))
+        async with mesh:
+            assert (await mesh.outcome(receipt.task_id)).text == "It is found."
+        assert [event.payload["text"] for event in seen] == ["It is found."]
+
+
+# Gathering
+
+
+async def gathered(*pieces: str, pause_seconds: float = 0.0) -> list[tuple[float, dict[str, Any]]]:
+    """What is shown of an answer in these pieces, each with the time."""
+    loop = asyncio.get_running_loop()
+    shown: list[tuple[float, dict[str, Any]]] = []
+    with Deltas(lambda payload: shown.append((loop.time(), payload))) as deltas:
+        for piece in pieces:
+            deltas(piece)
+            await asyncio.sleep(pause_seconds)
+    return shown
+
+
+@pytest.mark.parametrize("pause_seconds", [0.0, 0.0005, 0.03])
+async def test_pieces_are_at_most_ten_a_second_and_lose_nothing(pause_seconds: float) -> None:
+    pieces = [f"w{n} " for n in range(3000 if not pause_seconds else int(0.7 / pause_seconds))]
+    shown = await gathered(*pieces, pause_seconds=pause_seconds)
+    assert "".join(payload["text"] for _, payload in shown) == "".join(pieces)
+    assert [payload["n"] for _, payload in shown] == list(range(1, len(shown) + 1))
+    times = [time for time, _ in shown[:-1]]  # the last is what is left
+    assert all(after - before >= PAUSE_SECONDS * 0.99 for before, after in pairwise(times))
+
+
+async def test_a_slow_models_words_are_shown_after_a_tenth_of_a_second() -> None:
+    shown = await gathered("slow ", "words", pause_seconds=1.5 * PAUSE_SECONDS)
+    assert [payload["text"] for _, payload in shown] == ["slow ", "words"]
+
+
+async def test_a_piece_has_a_largest_size() -> None:
+    shown = await gathered("x" * (2 * MAX_CHARS + 1))
+    assert [len(payload["text"]) for _, payload in shown] == [MAX_CHARS, MAX_CHARS, 1]
+
+
+# Following
+
+
+async def test_a_reader_that_does_not_read_costs_the_writer_nothing() -> None:
+    async with mesh_for(Writer, model=Typist(["."])) as mesh:
+        live = Live(mesh.mesh.host, mesh.mesh.log)
+        following = live.follow(EventFilter(after_seq=0))
+        first = await anext(following)
+        for n in range(3 * MAX_WAITING):
+            mesh.mesh.host.broadcast(piece(n))
+        outcome = await mesh.ask("writer", "Write.")
+        seen = [first]
+        while seen[-1].event_type != "task.succeeded":
+            seen.append(await asyncio.wait_for(anext(following), PATIENCE_SECONDS))
+        await following.aclose()
+        kept = [event for event in seen if event.seq is not None]
+        assert [event.seq for event in kept] == list(range(1, len(kept) + 1))
+        assert kept[-1].task_id == outcome.task_id
+        assert 0 < sum(map(is_delta, seen)) <= MAX_WAITING
+
+
+def piece(n: int) -> Event:
+    return Event(
+        id=f"p{n}",
+        event_type="model.delta",
+        topic="task-progress",
+        time="2026-01-01T00:00:00Z",
+        task_id="t",
+        payload={"text": "x", "n": n},
+    )
+
+
+async def test_a_reader_sees_the_pieces_of_what_it_follows_alone() -> None:
+    async with mesh_for(Writer) as mesh:
+        live = Live(mesh.mesh.host, mesh.mesh.log)
+        others = [EventFilter(task_id="other"), EventFilter(task_id="t", tenant_id="other")]
+        wanted = [EventFilter(task_id="t"), EventFilter(event_type="model.delta")]
+        readers = [live.follow(each) for each in (*others, *wanted)]
+        reading = [asyncio.ensure_future(anext(reader)) for reader in readers]
+        await asyncio.sleep(0)
+        mesh.mesh.host.broadcast(piece(1))
+        done, pending = await asyncio.wait(reading, timeout=0.2)
+        assert pending == set(reading[:2])
+        assert [each.result().id for each in reading[2:]] == ["p1", "p1"]
+        assert len(done) == 2
+        for each in pending:
+            each.cancel()
+        await asyncio.wait(pending)
