@@ -1,13 +1,21 @@
 """Streams give every event once, in order, from where the client left off, and end when they should."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from meshwright import build_mesh, load_settings
+from meshwright.api.server import serving
+from meshwright.cli.remote import remote_mesh
 from tests.integration.http_mesh import Api, http_mesh
+from tests.integration.mqtt_broker import client, mosquitto
+from tests.unit.test_run_streaming import Said, Typist, Writer
 
 
 @pytest.fixture
@@ -105,3 +113,94 @@ async def test_a_client_that_leaves_leaves_nothing_behind(api):
         assert len(streaming) == 1
     await asyncio.wait(streaming)
     assert before <= len(asyncio.all_tasks())
+
+
+# What a model writes, while it writes
+
+
+@asynccontextmanager
+async def writing(project: Path, *answer: Said, **settings: Any) -> AsyncIterator[Api]:
+    """A mesh whose model writes this answer."""
+    chosen = load_settings(project, durability="normal", **settings)
+    mesh = build_mesh(chosen, project=project, agents=[Writer], model=Typist(*answer))
+    async with (
+        mesh,
+        serving(mesh, "127.0.0.1", 0) as server,
+        aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=20)) as session,
+    ):
+        yield Api(mesh, session, asyncio.Event(), server.url)
+
+
+BEGINNING = "The beginning of a longer answer,"
+
+
+@pytest.mark.parametrize("path", ["/tasks/t1/events", "/events/stream", "/events/stream?task_id=t1"])
+async def test_words_reach_a_stream_while_the_model_writes(tmp_path, path):
+    begun, opened = asyncio.Event(), asyncio.Event()
+    async with writing(tmp_path, [begun.wait, BEGINNING, opened.wait, " and its end."]) as api:
+        await api.submit(agent_id="writer", task_id="t1", payload={"text": "Write."})
+        async with api.stream(path, last_id=0) as stream:
+            blocks = [await stream.block()]
+            begun.set()
+            while (blocks[-1]["event"]) != "model.delta":
+                blocks.append(await stream.block())
+            assert "model.called" not in [block["event"] for block in blocks]
+            opened.set()
+            while blocks[-1]["event"] != "task.succeeded":
+                blocks.append(await stream.block())
+        async with api.stream("/tasks/t1/events") as later:
+            assert "model.delta" not in [event["event_type"] for event in await later.rest()]
+    texts = [json.loads(each["data"])["payload"]["text"] for each in blocks if each["event"] == "model.delta"]
+    assert texts == [BEGINNING, " and its end."]
+    assert all(("id" in block) == (block["event"] != "model.delta") for block in blocks)
+
+
+async def test_whoever_comes_in_the_middle_sees_what_comes_from_then_on(tmp_path):
+    opened = asyncio.Event()
+    async with writing(tmp_path, [BEGINNING, opened.wait, " and its end."]) as api:
+        task_id = await api.submit(agent_id="writer", payload={"text": "Write."})
+        async with remote_mesh(api.url) as remote:
+            seen = []
+            async for event in remote.follow(task_id=task_id):
+                seen.append(event)
+                if event["event_type"] == "context.compressed":
+                    opened.set()
+                if event["event_type"] == "task.succeeded":
+                    break
+    texts = [event["payload"]["text"] for event in seen if event["event_type"] == "model.delta"]
+    assert texts[-1] == " and its end."
+    assert seen[-1]["payload"]["result"]["text"] == BEGINNING + " and its end."
+
+
+async def test_a_client_that_goes_away_costs_the_answer_nothing(tmp_path):
+    left, opened = asyncio.Event(), asyncio.Event()
+    async with writing(tmp_path, [BEGINNING, left.wait, *["more "] * 100, opened.wait, "end."]) as api:
+        async with api.stream("/events/stream") as stream:
+            task_id = await api.submit(agent_id="writer", payload={"text": "Write."})
+            while "id" in await stream.block():
+                pass
+            streaming = {task for task in asyncio.all_tasks() if task.get_name() == "event-stream"}
+        left.set()
+        await asyncio.wait(streaming)
+        opened.set()
+        outcome = await api.mesh.outcome(task_id)
+    assert outcome.text == BEGINNING + "more " * 100 + "end."
+
+
+@pytest.mark.needs("mosquitto")
+async def test_words_reach_a_tasks_topic_at_the_broker(tmp_path):
+    opened = asyncio.Event()
+    async with (
+        mosquitto(tmp_path / "broker") as broker,
+        writing(tmp_path, [BEGINNING, opened.wait, " and its end."], mqtt_url=broker.url) as api,
+        client(broker) as caller,
+    ):
+        await caller.subscribe("mesh/default/tasks/t1/progress")
+        await api.submit(agent_id="writer", task_id="t1", payload={"text": "Write."})
+        while (event := await caller.document())["event_type"] != "model.delta":
+            pass
+        assert event["payload"]["text"] == BEGINNING
+        opened.set()
+        while (event := await caller.document())["event_type"] != "model.delta":
+            pass
+        assert event["payload"]["text"] == " and its end."
