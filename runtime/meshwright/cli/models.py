@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.cli.client import Document
+from meshwright.cli.client import Document, MeshClient
 from meshwright.cli.options import data_option, json_option
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SOURCES = {"file": "", "list": " (list)", "local": " (local)", "default": " (default)"}
 HEALTH_FILE = "models.json"
+CALLS = 1000  # the last ones, from which health is read
 
 
 @click.group(invoke_without_command=True)
@@ -29,12 +30,12 @@ def models(ctx: click.Context, as_json: bool, data: Path | None) -> None:
     """Show groups, deployments, tags and prices; say where a call goes.
 
     Prices are dollars per million tokens, in and out. Health is that of the
-    last `mesh models test`.
+    last call or `mesh models test`.
     """
     if ctx.invoked_subcommand is not None:
         return
     settings, desk = _desk(data)
-    found = asyncio.run(desk.overview(_health(settings)))
+    found = asyncio.run(desk.overview(_health(settings, data)))
     click.echo(_json(found) if as_json else _overview(found))
 
 
@@ -155,7 +156,36 @@ def _dollars(text: str) -> str:
     return f"${Decimal(text).normalize():f}"
 
 
-def _health(settings: Settings) -> dict[str, Document]:
+def _health(settings: Settings, data: Path | None) -> dict[str, Document]:
+    """How each deployment was last, by its id: when it was tested, or called by a mesh since."""
+    from datetime import datetime
+
+    states = [*_tested_health(settings).items(), *_called(settings, data).items()]
+    return dict(sorted(states, key=lambda each: datetime.fromisoformat(each[1]["at"])))
+
+
+def _called(settings: Settings, data: Path | None) -> dict[str, Document]:
+    from meshwright.cli.connect import talk
+    from meshwright.errors import HostError
+
+    async def last_calls(mesh: MeshClient) -> list[Document]:
+        return await mesh.events(CALLS, event_type="model.called")
+
+    if not settings.data_dir.is_dir():
+        return {}
+    try:
+        events = talk(None, data, last_calls)
+    except HostError:  # the data is in use, or cannot be read: what was called is not known
+        return {}
+    calls = [(event["payload"], event["time"]) for event in events]
+    return {
+        call["deployment"]: {"status": call.get("error") or "ok", "at": at}
+        for call, at in calls
+        if call.get("deployment") and call.get("outcome") != "cancelled"
+    }
+
+
+def _tested_health(settings: Settings) -> dict[str, Document]:
     try:
         known = json.loads((settings.data_dir / HEALTH_FILE).read_text("utf-8"))
     except (OSError, ValueError):  # nobody has tested here, or the file is none of ours
@@ -173,4 +203,4 @@ def _keep_health(settings: Settings, found: list[Document]) -> None:
     }
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     path = settings.data_dir / HEALTH_FILE
-    path.write_text(_json({**_health(settings), **states}), "utf-8")
+    path.write_text(_json({**_tested_health(settings), **states}), "utf-8")
