@@ -1,0 +1,281 @@
+"""Virtual keys, over a real database; and a LiteLLM proxy's, over a fake of its management API."""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshwright.cli.app import mesh
+from meshwright.errors import InvalidInput, NotFound
+from meshwright.ledger.keys import PREFIX, Keys, Unauthenticated, budget_of
+from meshwright.ledger.proxy import Difference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
+from meshwright.storage.database import FILE_NAME, Database
+from meshwright.testing import ManualClock
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+MASTER = "sk-master"
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[Keys]:
+    database = Database(folder, durability="normal")
+    await database.open()
+    try:
+        yield Keys(database, ManualClock(NOW))
+    finally:
+        await database.close()
+
+
+@pytest.fixture
+async def keys(tmp_path: Path) -> AsyncIterator[Keys]:
+    async with opened(tmp_path) as keys:
+        yield keys
+
+
+async def test_a_key_is_known_again_also_after_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path) as keys:
+        made = await keys.create("helper", tenant_id="acme", budget="5.00/day")
+        found = await keys.check(made.key)
+    async with opened(tmp_path) as keys:
+        assert await keys.check(made.key) == found
+        assert await keys.list() == [found]
+    assert (found.agent_id, found.tenant_id, found.created_at) == ("helper", "acme", NOW)
+    assert found.budget is not None
+    assert (found.budget.limit_usd, found.budget.window, found.budget.hard) == (Decimal("5.00"), "day", True)
+
+
+async def test_a_key_is_random_and_long_and_no_two_are_the_same(keys: Keys) -> None:
+    made = [(await keys.create("helper")).key for _ in range(50)]
+    secrets = {key[len(PREFIX) + 27 :] for key in made}  # behind the id and a hyphen
+    assert len(secrets) == 50
+    assert {len(secret) for secret in secrets} == {43}  # 32 bytes in base 64
+
+
+async def test_the_key_itself_is_kept_nowhere(tmp_path: Path) -> None:
+    async with opened(tmp_path) as keys:
+        made = await keys.create("helper")
+        assert made.key not in repr(await keys.list())
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert made.key_id.encode() in stored
+    assert made.key[-43:].encode() not in stored
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    assert [len(row[0]) for row in connection.execute("SELECT hash FROM keys")] == [32]
+    connection.close()
+
+
+async def test_a_revoked_key_counts_no_more_also_after_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path) as keys:
+        made, other = await keys.create("helper"), await keys.create("helper")
+        first = await keys.revoke(made.key_id)
+        assert await keys.revoke(made.key_id) == first
+        with pytest.raises(Unauthenticated, match="was revoked"):
+            await keys.check(made.key)
+    async with opened(tmp_path) as keys:
+        with pytest.raises(Unauthenticated, match="was revoked"):
+            await keys.check(made.key)
+        assert (await keys.check(other.key)).key_id == other.key_id
+        assert await keys.exist()
+
+
+async def test_what_is_no_key_is_refused_and_not_repeated(keys: Keys) -> None:
+    made = await keys.create("helper")
+    changed = made.key[:-1] + ("A" if made.key[-1] != "A" else "B")
+    stranger = PREFIX + "0" * 26 + made.key[len(PREFIX) + 26 :]
+    for shown in ("", "none", PREFIX, changed, stranger, made.key + "A", made.key_id, "ü" * 80, "\udc80"):
+        with pytest.raises(Unauthenticated) as raised:
+            await keys.check(shown)
+        assert not shown or shown not in str(raised.value)
+
+
+async def test_calls_at_the_same_time_lose_no_key(keys: Keys) -> None:
+    made = await asyncio.gather(*(keys.create(f"helper-{n}") for n in range(20)))
+    assert {key.key_id for key in await keys.list()} == {key.key_id for key in made}
+
+
+async def test_a_key_that_is_not_there_cannot_be_revoked(keys: Keys) -> None:
+    with pytest.raises(NotFound, match="no key 'none'"):
+        await keys.revoke("none")
+
+
+@pytest.mark.parametrize("agent_id", ["", "a b", "a/b", "x" * 65])
+async def test_a_key_is_for_an_id(keys: Keys, agent_id: str) -> None:
+    with pytest.raises(InvalidInput, match="agent_id"):
+        await keys.create(agent_id)
+    assert not await keys.exist()
+
+
+@given(
+    amount=st.decimals(min_value=0, max_value=10**9, places=6),
+    window=st.sampled_from(["hour", "day", "month", "total"]),
+)
+def test_a_budget_is_read_to_the_last_digit(amount: Decimal, window: str) -> None:
+    budget = budget_of(f"{amount:f}/{window}", "01K", "helper")
+    assert (budget.limit_usd, budget.window, budget.scope, budget.of) == (amount, window, "agent", "helper")
+
+
+@pytest.mark.parametrize("text", ["", "x", "5/week", "-1/day", "nan", "inf/day", "5/day/2"])
+def test_a_budget_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="expected dollars"):
+        budget_of(text, "01K", "helper")
+
+
+def test_the_command_makes_lists_and_revokes_keys(tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        return CliRunner().invoke(mesh, ["keys", *arguments, "--data", str(tmp_path)]).stdout
+
+    key = run("create", "--agent", "helper", "--budget", "5.00/day").strip()
+    [listed] = json.loads(run("list", "--json"))
+    assert key.startswith(f"{PREFIX}{listed['key_id']}-")
+    assert key not in run("list")
+    assert "$5.00/day" in run("list")
+    assert "is revoked" in run("revoke", listed["key_id"])
+    assert "revoked 2" in run("list")
+
+
+# A proxy
+
+
+class FakeProxy:
+    """Speaks LiteLLM's management API as its documents have it, and is no LiteLLM."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any]] = []
+        self.status = 200
+        self.error = ""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", self.answer)
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        await runner.cleanup()
+
+    async def answer(self, request: web.Request) -> web.Response:
+        body = await request.json() if request.method == "POST" else dict(request.query)
+        self.asked.append((f"{request.method} {request.path}", body))
+        if request.headers.get("authorization") != f"Bearer {MASTER}":
+            return web.json_response({"error": {"message": "no"}}, status=401)
+        if self.status != 200:
+            return web.json_response({"error": {"message": f"{self.error} {MASTER}"}}, status=self.status)
+        return web.json_response(text=json.dumps(ANSWERS[request.path]))
+
+
+ANSWERS: dict[str, Any] = {
+    "/key/generate": {"key": "sk-made", "token_id": "88dc", "expires": None},
+    "/key/delete": {"deleted_keys": ["88dc"]},
+    "/spend/tags": [
+        {"individual_request_tag": "research", "log_count": 2, "total_spend": 0.0000084},
+        {"individual_request_tag": "cheap", "log_count": 1, "total_spend": 0.1},
+    ],
+    "/global/spend/report": [
+        {
+            "group_by_day": "2026-01-01",
+            "customers": [{"customer": "helper", "total_spend": 0.1, "metadata": []}],
+        },
+        {
+            "group_by_day": "2026-01-02",
+            "customers": [
+                {"customer": "helper", "total_spend": 0.2, "metadata": []},
+                {"customer": None, "total_spend": 1, "metadata": []},
+            ],
+        },
+    ],
+}
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[tuple[FakeProxy, LiteLLMProxy]]:
+    fake = FakeProxy()
+    async with fake.running() as url:
+        yield fake, LiteLLMProxy(f"{url}/v1", MASTER)
+
+
+async def test_a_proxy_makes_and_ends_a_key_with_its_budget(fake: tuple[FakeProxy, LiteLLMProxy]) -> None:
+    server, proxy = fake
+    made = await proxy.create_key("helper", tenant_id="acme", budget=budget_of("5.00/day", "x", "helper"))
+    await proxy.delete_key(made.token)
+    assert made == ("sk-made", "88dc")
+    (generate, asked), (delete, ended) = server.asked
+    assert (generate, delete) == ("POST /key/generate", "POST /key/delete")
+    assert (asked["user_id"], asked["max_budget"], asked["budget_duration"]) == ("helper", 5.0, "1d")
+    assert asked["metadata"]["tenant_id"] == "acme"
+    assert ended == {"keys": ["88dc"]}
+
+
+async def test_the_spend_of_a_proxy_is_exact_and_laid_beside_the_ledgers(
+    fake: tuple[FakeProxy, LiteLLMProxy],
+) -> None:
+    server, proxy = fake
+    theirs = await proxy.spend_by_tag()
+    assert theirs == {"research": Decimal("0.0000084"), "cheap": Decimal("0.1")}
+    assert await proxy.spend_by_agent(date(2026, 1, 1), date(2026, 1, 2)) == {"helper": Decimal("0.3"), "": 1}
+    assert server.asked[-1][1] == {
+        "start_date": "2026-01-01",
+        "end_date": "2026-01-02",
+        "group_by": "customer",
+    }
+    ours = {"research": Decimal("0.0000084"), "local": None}
+    assert reconcile(ours, theirs) == [
+        Difference("cheap", None, Decimal("0.1")),
+        Difference("local", None, None),
+        Difference("research", Decimal("0.0000084"), Decimal("0.0000084")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "remedy"),
+    [
+        (500, "Database not connected. Connect a database", "give the proxy a database"),
+        (400, "no_db_connection", "give the proxy a database"),
+        (400, "You must be a LiteLLM Enterprise user", "LiteLLM's licence"),
+        (401, "", "master key"),
+        (500, "odd", "log says why"),
+    ],
+)
+async def test_why_a_proxy_refuses_is_told_without_its_words(
+    fake: tuple[FakeProxy, LiteLLMProxy], status: int, error: str, remedy: str
+) -> None:
+    server, proxy = fake
+    server.status, server.error = status, error
+    with pytest.raises(ProxyFailed) as raised:
+        await proxy.spend_by_tag()
+    assert remedy in str(raised.value)
+    assert MASTER not in str(raised.value)
+
+
+async def test_a_server_that_is_no_proxy_is_told(
+    fake: tuple[FakeProxy, LiteLLMProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, proxy = fake
+    for path in ANSWERS:
+        monkeypatch.setitem(ANSWERS, path, {"something": "else"})
+    for call in (
+        proxy.create_key("helper"),
+        proxy.spend_by_tag(),
+        proxy.spend_by_agent(date(2026, 1, 1), date(2026, 1, 1)),
+    ):
+        with pytest.raises(ProxyFailed, match="something else"):
+            await call
+    with pytest.raises(NotFound):
+        await proxy.delete_key("sk-x")
+
+
+async def test_a_proxy_that_is_not_there_is_told() -> None:
+    with pytest.raises(ProxyFailed, match="does not answer"):
+        await LiteLLMProxy("http://127.0.0.1:1", MASTER).spend_by_tag()
+    with pytest.raises(InvalidInput, match="no LiteLLM proxy is set"):
+        proxy_of(None, MASTER)
