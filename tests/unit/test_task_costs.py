@@ -1,0 +1,240 @@
+"""A task's outcome costs what the ledger says of its calls: of all attempts, before a crash and after it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, load_settings, tool
+from meshwright.ledger.calls import called, leave
+from meshwright.ledger.costs import Cost
+from meshwright.messages import Outcome, Usage
+from meshwright.models.port import ModelRefused, ModelReply, ModelRequest, ToolCall
+from meshwright.run import Run
+from meshwright.run.run import Spent
+from meshwright.testing import ManualClock, ScriptedModel, mesh_for
+
+PATIENCE_SECONDS = 10
+HOLD = (ToolCall(id="c1", name="hold", arguments="{}"),)
+LONG = "The event log is a table of the file mesh.db, and it holds whatever happens. " * 100
+
+
+def reply(cost: str | None, content: str = "Done.", **fields: Any) -> ModelReply:
+    usage = Usage(prompt_tokens=100, completion_tokens=10)
+    known = None if cost is None else Decimal(cost)
+    return ModelReply(content=content, model="big", usage=usage, cost_usd=known, **fields)
+
+
+def asks(cost: str) -> ModelReply:
+    return reply(cost, "", tool_calls=HOLD)
+
+
+class Keeper(Agent):
+    """Has a tool in which a test can stop the mesh, or the task."""
+
+    agent_id = "keeper"
+    capabilities = (Capability("keeping", preferred=True),)
+    began: asyncio.Event
+    opened: asyncio.Event
+
+    @tool(idempotent=True)
+    async def hold(self) -> str:
+        """Wait for the test."""
+        self.began.set()
+        await self.opened.wait()
+        return "held"
+
+
+class Other(Agent):
+    """Does what the keeper could not."""
+
+    agent_id = "other"
+    capabilities = (Capability("keeping"),)
+
+
+def keeper(*, opened: bool = False, **fields: Any) -> type[Keeper]:
+    made = type("TestKeeper", (Keeper,), {"began": asyncio.Event(), "opened": asyncio.Event(), **fields})
+    if opened:
+        made.opened.set()
+    return made
+
+
+async def ledger_of(mesh: Mesh, outcome: Outcome) -> Cost:
+    """What the ledger says of a task, which must be what its outcome says."""
+    found = await mesh.costs("task")
+    [cost] = [item for item in found.items if item.key == outcome.task_id]
+    assert (cost.prompt_tokens, cost.completion_tokens) == (
+        outcome.usage.prompt_tokens,
+        outcome.usage.completion_tokens,
+    )
+    if outcome.cost_usd is None:
+        assert cost.unpriced
+    else:
+        assert (cost.cost_usd, cost.unpriced) == (outcome.cost_usd, 0)
+    return cost
+
+
+# Attempts
+
+
+async def test_a_task_costs_what_all_its_attempts_have_cost() -> None:
+    model = ScriptedModel(asks("0.25"), ModelRefused("no"), reply("0.5"))
+    async with mesh_for(keeper(opened=True), Other, model=model) as mesh:
+        receipt = await mesh.submit(capability="keeping", payload={"text": "Do it."})
+        outcome = await mesh.outcome(receipt.task_id)
+        assert (outcome.agent_id, outcome.attempt, outcome.cost_usd) == ("other", 2, Decimal("0.75"))
+        await ledger_of(mesh.mesh, outcome)
+        view = await mesh.mesh.task(outcome.task_id)
+        [listed] = (await mesh.mesh.log.tasks(tenant_id="default")).items
+    assert [attempt.cost_usd for attempt in view.attempts] == [Decimal("0.25"), Decimal("0.5")]
+    assert (listed.cost_usd, listed.usage.prompt_tokens) == (Decimal("0.75"), 200)
+
+
+async def test_one_attempt_of_unknown_cost_makes_the_cost_of_its_task_unknown() -> None:
+    model = ScriptedModel(reply(None, "", tool_calls=HOLD), ModelRefused("no"), reply("0.5"))
+    async with mesh_for(keeper(opened=True), Other, model=model) as mesh:
+        receipt = await mesh.submit(capability="keeping", payload={"text": "Do it."})
+        outcome = await mesh.outcome(receipt.task_id)
+        assert (outcome.attempt, outcome.cost_usd) == (2, None)
+        await ledger_of(mesh.mesh, outcome)
+
+
+@pytest.mark.parametrize("status", ["cancelled", "timed_out", "failed"])
+async def test_a_task_that_did_not_succeed_has_cost_something_all_the_same(status: str) -> None:
+    agent = keeper(opened=status == "failed")
+    async with mesh_for(agent, model=ScriptedModel(asks("0.25"), ModelRefused("no"))) as mesh:
+        timeout = 0.3 if status == "timed_out" else 60
+        receipt = await mesh.submit(agent_id="keeper", payload={"text": "Do it."}, timeout=timeout)
+        await agent.began.wait()
+        if status == "cancelled":
+            await mesh.mesh.cancel(receipt.task_id)
+        outcome = await mesh.outcome(receipt.task_id)
+        assert (outcome.status, outcome.cost_usd) == (status, Decimal("0.25"))
+        await ledger_of(mesh.mesh, outcome)
+
+
+async def test_what_an_attempt_cost_that_has_not_ended_by_the_deadline_is_not_known() -> None:
+    agent, clock = keeper(), ManualClock()
+    async with mesh_for(agent, model=ScriptedModel(asks("0.25")), clock=clock) as mesh:
+        receipt = await mesh.submit(agent_id="keeper", payload={"text": "Do it."}, deadline=5)
+        await agent.began.wait()
+        await mesh.advance(6)
+        outcome = await mesh.outcome(receipt.task_id)
+    assert (outcome.status, outcome.cost_usd) == ("timed_out", None)
+
+
+# What else calls a model for a task
+
+
+@pytest.mark.parametrize("answer", ["nonsense", ""])
+async def test_a_task_pays_for_the_compression_of_its_context(answer: str) -> None:
+    model = ScriptedModel(reply("0.5"))
+    model.replies(reply("0.125", answer), to="context-service")
+    async with mesh_for(keeper(), model=model) as mesh:
+        outcome = await mesh.ask("keeper", LONG)
+        assert outcome.cost_usd == Decimal("0.625")
+        assert (await ledger_of(mesh.mesh, outcome)).calls == 2
+        first, second = mesh.events("model.called").payloads
+        by_agent = {item.key: item.cost_usd for item in (await mesh.mesh.costs("agent")).items}
+    assert (first["user"], first["attempt"], first["step"]) == ("context-service", 1, 1)
+    assert (second["user"], second["thread_id"]) == ("keeper", outcome.task_id)
+    assert by_agent == {"keeper": Decimal("0.5"), "context-service": Decimal("0.125")}
+
+
+async def test_a_delegated_task_pays_for_itself() -> None:
+    async def run(self: Agent, run: Run) -> str:
+        await run.converse()
+        return await run.delegate("other", "Do it.")
+
+    asking = keeper(run=run, delegates_to=("other",))
+    model = ScriptedModel()
+    model.replies(reply("0.25"), to="keeper")
+    model.replies(reply("0.5"), to="other")
+    async with mesh_for(asking, Other, model=model) as mesh:
+        outcome = await mesh.ask("keeper", "Have it done.")
+        [waiting] = mesh.events("task.waiting").payloads
+        child = await mesh.outcome(waiting["child_task_id"])
+        assert (outcome.cost_usd, child.cost_usd) == (Decimal("0.25"), Decimal("0.5"))
+        await ledger_of(mesh.mesh, outcome)
+        await ledger_of(mesh.mesh, child)
+        assert (await mesh.mesh.costs()).total.cost_usd == Decimal("0.75")
+
+
+def test_a_call_that_failed_at_a_cost_counts_and_one_that_nobody_told_of_does_not() -> None:
+    request = ModelRequest(messages=(), user="keeper")
+    error = asyncio.CancelledError()
+    spent = Spent()
+    with pytest.raises(ModelRefused), spent.counting():
+        raise ModelRefused("no")
+    assert (spent.cost_usd, spent.model) == (0, None)
+    leave(error, called(request, call_id="c", error=error, cancelled=True, cost_usd=Decimal("0.25")))
+    with pytest.raises(asyncio.CancelledError), spent.counting():
+        raise error
+    assert spent.cost_usd == Decimal("0.25")
+
+
+# Crashes
+
+
+@asynccontextmanager
+async def kept(folder: Path, *agents: type[Agent], model: ScriptedModel) -> AsyncIterator[Mesh]:
+    """A mesh on the files of a folder; at its end work is left where it is."""
+    mesh = build_mesh(load_settings(folder), project=folder, agents=agents, model=model)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await mesh.start()
+        yield mesh
+        await mesh.stop(drain_seconds=0)
+
+
+async def begun(folder: Path, model: ScriptedModel, text: str = "Do it.") -> str:
+    """A task whose mesh was stopped in the middle of a tool."""
+    agent = keeper()
+    async with kept(folder, agent, model=model) as mesh:
+        request = TaskRequest(agent_id="keeper", payload={"text": text})
+        task_id = (await mesh.submit(request)).task_id
+        await agent.began.wait()
+    return task_id
+
+
+async def test_calls_from_before_a_crash_count_once(tmp_path: Path) -> None:
+    first = ScriptedModel(asks("0.25"))
+    first.replies(reply("0.125", "nonsense"), to="context-service")
+    task_id = await begun(tmp_path, first, LONG)
+    async with kept(tmp_path, keeper(opened=True), model=ScriptedModel(reply("0.5"))) as mesh:
+        outcome = await mesh.outcome(task_id)
+        assert outcome.cost_usd == Decimal("0.875")
+        assert (await ledger_of(mesh, outcome)).calls == 3
+
+
+async def test_calls_that_a_resumed_run_does_not_come_to_again_count_too(tmp_path: Path) -> None:
+    async def runs_away(self: Agent, run: Run) -> str:
+        await run.prepare()
+        raise ValueError("another road")
+
+    task_id = await begun(tmp_path, ScriptedModel(asks("0.25")))
+    async with kept(tmp_path, keeper(run=runs_away), model=ScriptedModel()) as mesh:
+        outcome = await mesh.outcome(task_id)
+        assert (outcome.status, outcome.cost_usd) == ("failed", Decimal("0.25"))
+        await ledger_of(mesh, outcome)
+
+
+async def test_an_attempt_that_begins_anew_after_a_crash_adds_to_the_one_before(tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    async def other_road(self: Agent, run: Run) -> str:
+        tried.append(run.task.text)
+        if len(tried) == 1:
+            await run.step("another road", asyncio.Event().wait)
+        return await run.converse()
+
+    task_id = await begun(tmp_path, ScriptedModel(asks("0.25")))
+    async with kept(tmp_path, keeper(opened=True, run=other_road), model=ScriptedModel(reply("0.5"))) as mesh:
+        outcome = await mesh.outcome(task_id)
+        assert (outcome.status, outcome.attempt, outcome.cost_usd) == ("succeeded", 2, Decimal("0.75"))
+        await ledger_of(mesh, outcome)
