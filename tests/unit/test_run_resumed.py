@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, load_settings, tool
 from meshwright.envelope import ActorRef
 from meshwright.events.filter import EventFilter
 from meshwright.messages import Event, Usage
-from meshwright.models.port import ModelReply, ModelRequest, ToolCall
+from meshwright.models.port import ModelRefused, ModelReply, ModelRequest, ToolCall
+from meshwright.models.structure import ANSWER_TOOL
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, tool_call
 
@@ -211,3 +215,63 @@ async def test_the_history_of_a_thread_outlives_a_restart(tmp_path: Path) -> Non
     async with kept(tmp_path, Talker, model=model) as mesh:
         await mesh.ask("talker", "Say it again.", thread_id="talk")
     assert "The capital is Lima." in system_of(model.requests[0])
+
+
+class Verdict(BaseModel):
+    """A verdict."""
+
+    guilty: bool
+
+
+class Judge(Agent):
+    """Answers in a shape."""
+
+    agent_id = "judge"
+    capabilities = (Capability("judging"),)
+    answers = Verdict
+
+
+class Forced:
+    """A model that takes a shape only as a tool, and may hang instead of giving its last answer."""
+
+    name = "forced"
+
+    def __init__(self, *answers: str, hangs: bool = False) -> None:
+        self.answers = list(answers)
+        self.hangs = hangs
+        self.hanging = asyncio.Event()
+        self.requests: list[ModelRequest] = []
+
+    async def complete(self, request: ModelRequest, on_delta: Any = None) -> ModelReply:
+        if request.user != "judge" or request.response_schema is not None:
+            raise ModelRefused("answered 400")
+        if self.hangs and not self.answers:
+            self.hanging.set()
+            await asyncio.Event().wait()
+        self.requests.append(request)
+        call = ToolCall(id="c1", name=ANSWER_TOOL, arguments=self.answers.pop(0))
+        usage = Usage(prompt_tokens=10, completion_tokens=1)
+        return ModelReply(tool_calls=(call,), model=self.name, usage=usage, cost_usd=Decimal("0.25"))
+
+    async def close(self) -> None: ...
+
+
+async def test_a_repair_goes_on_where_it_was_and_in_the_way_that_the_model_takes(tmp_path: Path) -> None:
+    first = Forced('{"guilty": "maybe"}', '{"guilty": "no"}', hangs=True)
+    async with kept(tmp_path, Judge, model=first) as mesh:
+        task_id = await submitted(mesh, "judge")
+        await first.hanging.wait()
+    second = Forced('{"guilty": false}')
+    async with kept(tmp_path, Judge, model=second) as mesh:
+        outcome = await mesh.outcome(task_id)
+        told = await mesh.log.query(EventFilter(task_id=task_id, event_type="structure.invalid"))
+        called = await mesh.log.query(EventFilter(task_id=task_id, event_type="model.called"))
+    assert outcome.result == {"guilty": False}
+    assert (outcome.usage.prompt_tokens, outcome.cost_usd, outcome.attempt) == (30, Decimal("0.75"), 1)
+    [last] = second.requests
+    assert [message.content for message in last.messages if message.role == "assistant"] == [
+        '{"guilty": "maybe"}',
+        '{"guilty": "no"}',
+    ]
+    assert [event.payload["raw"] for event in told] == ['{"guilty": "maybe"}', '{"guilty": "no"}']
+    assert len([event for event in called if event.payload["outcome"] == "ok"]) == 3
