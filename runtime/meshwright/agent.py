@@ -31,7 +31,8 @@ class Agent:
 
     `agent_id` names its topic and the `user` of its model calls; `prompt` a file in the prompt folder
     (default: the agent's id); `toolsets` the tools it shares with others, besides its own `@tool` methods;
-    `answers` the shape of its answers (default: text); `delegates_to` the agents to which it may give tasks;
+    `answers` the shape of its answers (default: text); `task_tags` the tags that whoever asks may choose
+    (`payload.tags`) in place of the agent's own; `delegates_to` the agents to which it may give tasks;
     `max_concurrency` how many tasks a worker runs at once (default: a setting); `health_check_urls` what must
     answer for it to be chosen.
     """
@@ -41,6 +42,7 @@ class Agent:
     prompt: ClassVar[str] = ""
     toolsets: ClassVar[Sequence[type[Toolset]]] = ()
     answers: ClassVar[type[BaseModel] | None] = None
+    task_tags: ClassVar[frozenset[str]] = frozenset()
     delegates_to: ClassVar[Sequence[str]] = ()
     remembers: ClassVar[bool] = True
     max_concurrency: ClassVar[int | None] = None

@@ -12,7 +12,7 @@ from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
 from meshwright.context.request import CompressResponse, context_request
 from meshwright.envelope import ActorRef
-from meshwright.errors import MemoryUnavailable
+from meshwright.errors import InvalidInput, MemoryUnavailable
 from meshwright.ledger.calls import Call
 from meshwright.messages import MemoryScope, Task
 from meshwright.models.structure import Way
@@ -70,7 +70,6 @@ class Preparation:
         except MemoryUnavailable as error:  # an agent without its memories still has its task
             memory_error = str(error)
         context = await self._compress(memories)
-        tags = self._agent.tags(self._task)
         values = {
             "agent_name": self._agent_id,
             "task": question_of(self._task),
@@ -81,7 +80,7 @@ class Preparation:
             model=prompt.model,
             temperature=prompt.temperature,
             max_tokens=prompt.max_tokens,
-            tags=tuple(prompt.tags if tags is None else tags),
+            tags=tags_of(self._agent, self._task, prompt.tags),
             cache=prompt.cache,
             structure=prompt.structure,
             memories=len(memories),
@@ -142,6 +141,26 @@ def metadata_of(work: Work, agent_id: str, step: int) -> dict[str, Any]:
         "attempt": work.dispatch.attempt,
         "step": step,
     }
+
+
+def tags_of(agent: Agent, task: Task, of_prompt: Sequence[str]) -> tuple[str, ...]:
+    """The tags of a task's model calls: the task's own where its agent allows it, else the agent's, else the
+    prompt's.
+
+    Whoever asks is not trusted with the choice of a model: an agent that allows no tags never looks at
+    `payload.tags`. Raises InvalidInput for a tag that an agent does not allow.
+    """
+    wanted = task.payload.get("tags") if agent.task_tags else None
+    if wanted:
+        if not isinstance(wanted, list) or not agent.task_tags.issuperset(map(str, wanted)):
+            raise InvalidInput(
+                f"payload.tags of task {task.task_id} is not a list of tags that {agent.agent_id} allows",
+                remedy=f"it allows {', '.join(sorted(agent.task_tags))}",
+                field="payload.tags",
+            )
+        return tuple(map(str, wanted))
+    own = agent.tags(task)
+    return tuple(of_prompt if own is None else own)
 
 
 def question_of(task: Task) -> str:
