@@ -95,6 +95,14 @@ async def test_a_name_alone_reaches_its_provider_with_its_key(name: str, fake: F
     assert fake.calls[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
+async def test_anthropic_is_reached_in_its_own_words(fake: FakeOpenAI) -> None:
+    environment = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_API_BASE": fake.url}
+    reply = await ask(with_fallbacks("claude-sonnet-4-6", environment=environment), environment)
+    assert reply.content.startswith("fake-openai answers")
+    assert fake.calls[0].path == "/v1/messages"
+    assert fake.calls[0].headers["x-api-key"] == KEY
+
+
 async def test_groq_is_reached_too(fake: FakeOpenAI) -> None:
     message = {"role": "assistant", "content": "A fake of Groq."}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]

@@ -139,8 +139,8 @@ def test_fallbacks_belong_to_their_chain_alone() -> None:
     config = litellm_config([there, back])
     rules = [{"gpt-5.4": ["gpt-5.4 > groq/llama"]}, {"groq/llama": ["groq/llama > gpt-5.4"]}]
     kinds = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
-    assert config["router_settings"] == dict.fromkeys(kinds, rules)
-    assert len(config["model_list"]) == 4
+    assert config.router_settings == dict.fromkeys(kinds, rules)
+    assert len(config.deployments) == 4
     assert SECRET not in str(config)
 
 

@@ -7,25 +7,25 @@ The environment has the credentials. For each name a deployment is made, and Lit
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meshwright.clock import Clock, SystemClock
 from meshwright.errors import ConfigError
-from meshwright.models.config import FALLBACKS
+from meshwright.models.checks import FALLBACKS
+from meshwright.models.config import LiteLLMConfig, with_ids
 from meshwright.models.port import Model, ModelRefused, ModelReply, ModelRequest, OnDelta
 from meshwright.models.providers import missing, provider_of
 from meshwright.models.retry import Retrying
 from meshwright.models.router import RouterModel
+from meshwright.models.routing import DEFAULT_TAG
 
-FILE_NAME = "named-models.yaml"
-DEFAULT_TAG = "default"
+WHERE = "models by name"
+"""What stands for the file in errors: there is none."""
 NUMBERS = ("temperature", "max_tokens", "timeout_seconds", "max_retries")
 
 
@@ -109,15 +109,18 @@ def with_fallbacks(
     return Chain(settings[0], tuple(settings[1:]))
 
 
-def litellm_config(chains: Sequence[Chain]) -> dict[str, Any]:
-    """The chains as the content of a litellm_config.yaml: a group for each member. Holds no key."""
-    groups = [(group, each) for chain in chains for group, each in chain.groups.items()]
-    fallbacks = [{first: others} for first, *others in (chain.groups for chain in chains) if others]
-    return {
-        "model_list": [each.deployment(group) for group, each in groups],
-        "router_settings": dict.fromkeys(FALLBACKS, fallbacks),  # after whatever another model can mend
-        "litellm_settings": {"drop_params": True},  # what a provider does not know is left out
-    }
+def litellm_config(chains: Iterable[Chain]) -> LiteLLMConfig:
+    """The chains as if a litellm_config.yaml said so: a group for each member. Holds no key."""
+    members = [chain.groups for chain in chains]
+    deployments = [each.deployment(group) for groups in members for group, each in groups.items()]
+    rules = [{first: others} for first, *others in members if others]
+    return LiteLLMConfig(
+        path=Path(WHERE),
+        deployments=with_ids(deployments),
+        router_settings=dict.fromkeys(FALLBACKS, rules),  # after whatever another model can mend
+        litellm_settings={"drop_params": True},  # what a provider does not know is left out
+        lines={},
+    )
 
 
 class DirectModel:
@@ -131,11 +134,7 @@ class DirectModel:
         chains = list(chains)
         self.chains = {chain.primary.name: chain for chain in chains}
         self.name = f"direct {', '.join(self.chains)}"
-        # The Router reads a file; this one names variables, holds no key, and is gone at once.
-        with TemporaryDirectory(prefix="meshwright-") as folder:
-            path = Path(folder) / FILE_NAME
-            path.write_text(json.dumps(litellm_config(chains)), "utf-8")
-            self.router = RouterModel(path, environment=environment)
+        self.router = RouterModel(litellm_config(chains), environment=environment)
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt, fallbacks included. Raises ModelError."""
