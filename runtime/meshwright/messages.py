@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from meshwright.money import Dollars
+from meshwright.money import ZERO, Dollars
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
@@ -79,7 +79,7 @@ class TaskRequest(BaseModel):
     thread_id: Identifier | None = None
     budget_usd: Dollars | None = Field(
         default=None,
-        ge=0,
+        ge=ZERO,
         exclude_if=lambda amount: amount is None,
         description="Dollars that the task may cost; a call of a model that may cost more is not made.",
     )

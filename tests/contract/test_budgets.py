@@ -1,0 +1,166 @@
+"""A budget holds on every host: what a provider is owed is never more than there is, whatever goes wrong."""
+
+import asyncio
+import random
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from meshwright.host import Host
+from meshwright.ledger.account import ACCOUNT, Account, Balance, Book, BudgetAccount, Entry
+from meshwright.ledger.accounting import Accounted
+from meshwright.ledger.budgets import Budgets
+from meshwright.messages import Usage, new_id
+from meshwright.models.port import (
+    BudgetExceeded,
+    ChatMessage,
+    ModelReply,
+    ModelRequest,
+    ModelUnavailable,
+    OnDelta,
+)
+from meshwright.models.prices import Prices
+from meshwright.money import ZERO, Budget, Price
+from meshwright.turns import ActorKind
+from tests.contract.stands import Stand
+
+KIND = ActorKind.of(BudgetAccount, type=ACCOUNT)
+PRICES = Prices(default=Price(input=ZERO, output=Decimal(1_000_000)), listed=dict)
+LIMIT = Decimal(100)
+POT = Budget(name="pot", limit_usd=LIMIT)
+EACH = Budget(name="each", scope="agent", limit_usd=Decimal(40))
+POT_ACCOUNT = Account(budget="pot", scope="mesh", key="mesh", limit_usd=LIMIT)
+
+
+class Provider:
+    """Is owed a random part of the most that a call may cost. While nobody `lives`, nobody calls it."""
+
+    name = "provider"
+
+    def __init__(self, chance: random.Random) -> None:
+        self.owed = ZERO
+        self.by_agent: dict[str, Decimal] = {}
+        self.lives = True
+        self._chance = chance
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        if not self.lives:
+            raise ModelUnavailable("whoever calls is dead")
+        tokens = self._chance.randint(0, request.max_tokens)
+        self.owed += tokens
+        self.by_agent[request.user] = self.by_agent.get(request.user, ZERO) + tokens
+        await asyncio.sleep(self._chance.choice((0, 0, 0.005)))
+        return ModelReply(model="provider-1", usage=Usage(completion_tokens=tokens))
+
+    async def close(self) -> None: ...
+
+
+def accounted(host: Host, provider: Provider, *declared: Budget) -> Accounted:
+    return Accounted(provider, Budgets(declared or (POT, EACH), host), PRICES, lambda request, call: None)
+
+
+def asked(dollars: int, user: str = "clerk", **metadata: Any) -> ModelRequest:
+    message = ChatMessage(role="user", content="?")
+    return ModelRequest(messages=(message,), user=user, max_tokens=dollars, metadata=metadata)
+
+
+async def balance(host: Host, account: Account = POT_ACCOUNT) -> tuple[Decimal, Decimal]:
+    state = await host.read(account.ref)
+    assert isinstance(state, Balance)
+    return state.spent, state.reserved
+
+
+async def test_fifty_calls_at_once_spend_no_more_than_a_budget_for_ten(
+    stand: Stand, rng: random.Random
+) -> None:
+    host = await stand.open(KIND)
+    hosts = [host, *([await stand.open_beside(host)] if stand.shares_data else [])]
+    provider = Provider(rng)
+    models = [accounted(each, provider, Budget(name="pot", limit_usd=Decimal(10))) for each in hosts]
+    ends = await asyncio.gather(
+        *[models[n % len(models)].complete(asked(1)) for n in range(50)], return_exceptions=True
+    )
+    made = [end for end in ends if isinstance(end, ModelReply)]
+    refused = [end for end in ends if isinstance(end, BudgetExceeded)]
+    assert len(made) >= 10
+    assert len(made) + len(refused) == 50
+    for model in models:
+        await model.budgets.settled()
+    assert await balance(host) == (provider.owed, 0)
+    assert provider.owed <= 10
+
+
+async def test_no_more_is_owed_than_there_is_where_workers_die(stand: Stand, rng: random.Random) -> None:
+    host = await stand.open(KIND)
+    provider = Provider(rng)
+    for _ in range(2):
+        calls = begin(host, provider, rng)
+        going, enough = set(calls), rng.randint(1, 10)
+        while len(calls) - len(going) < enough:
+            _, going = await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+        provider.lives = False
+        host = await stand.crash(host)
+        provider.lives = True
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    ends = await asyncio.gather(*begin(host, provider, rng), return_exceptions=True)
+    assert all(isinstance(end, ModelReply | BudgetExceeded) for end in ends)
+    spent, reserved = await balance(host)
+    assert 0 < provider.owed <= spent + reserved <= LIMIT
+    assert max(provider.by_agent.values()) <= EACH.limit_usd
+
+
+def begin(host: Host, provider: Provider, chance: random.Random) -> list[asyncio.Task[ModelReply]]:
+    """Calls of three agents at once, some of them of steps that others are at as well."""
+    model = accounted(host, provider)
+    requests = [asked(chance.randint(1, 5), f"agent{n % 3}", **where(chance)) for n in range(25)]
+    return [asyncio.create_task(model.complete(request)) for request in requests]
+
+
+def where(chance: random.Random) -> dict[str, Any]:
+    """A step of a task that others may be at as well, or none."""
+    if chance.random() < 0.5:
+        return {}
+    return {"task_id": f"t{chance.randint(1, 3)}", "attempt": 1, "step": chance.randint(1, 3)}
+
+
+async def test_a_repeat_of_an_entry_changes_nothing(stand: Stand) -> None:
+    host = await stand.open(KIND)
+    op, call = new_id(), new_id()
+    until = host.clock.now().timestamp() + 600
+    reserve = Entry(kind="reserve", op=op, call=call, amount=Decimal("0.1"), until=until)
+    settle = Entry(kind="settle", op=op, call=call, amount=Decimal("0.0000003"))
+    book = Book(account=POT_ACCOUNT, entries=(reserve,))
+    await host.call(POT_ACCOUNT.ref, "book", book)
+    await host.call(POT_ACCOUNT.ref, "book", book)
+    assert await balance(host) == (0, Decimal("0.1"))
+    book = Book(account=POT_ACCOUNT, entries=(settle,))
+    await host.call(POT_ACCOUNT.ref, "book", book)
+    await host.call(POT_ACCOUNT.ref, "book", book)
+    assert await balance(host) == (Decimal("0.0000003"), 0)
+
+
+async def test_what_is_reserved_and_spent_outlives_a_crash(stand: Stand, rng: random.Random) -> None:
+    host = await stand.open(KIND)
+    model = accounted(host, Provider(rng), POT)
+    await model.complete(asked(1))
+    await model.budgets.settled()
+    spent, _ = await balance(host)
+    await model.budgets.hold(asked(90), "op", lambda request: Decimal(90))
+    host = await stand.crash(host)
+    assert await balance(host) == (spent, 90)
+    with pytest.raises(BudgetExceeded):
+        await accounted(host, Provider(rng), POT).complete(asked(11))
+
+
+async def test_a_soft_budget_tells_once_that_it_is_exceeded(stand: Stand, rng: random.Random) -> None:
+    host = await stand.open(KIND)
+    model = accounted(host, Provider(rng), Budget(name="pot", limit_usd=ZERO, hard=False))
+    for _ in range(3):
+        await model.complete(asked(1))
+    await model.budgets.settled()
+    await host.call(POT_ACCOUNT.ref, "book", Book(account=POT_ACCOUNT, entries=()))
+    await stand.watch.until(lambda: bool(stand.watch.of("budget.exceeded")))
+    assert len(stand.watch.of("budget.exceeded")) == 1
