@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cached_property
 from typing import Literal
 
 from pydantic import BaseModel
@@ -44,7 +46,7 @@ class Account(Plain):
     hard: bool = True
     cheaper_tag: str | None = None
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The id of its actor: a key that may not stand in one is hashed."""
         key = self.key if PLAIN_KEY.fullmatch(self.key) else derived_id(self.key)
@@ -56,7 +58,8 @@ class Account(Plain):
         return ActorRef(ACCOUNT, self.id)
 
 
-class Entry(Plain):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """One booking. `op` is the same when a call is repeated, also after a crash; `call` names the one try.
 
     To reserve, `amount` is the most that the call may cost and `until` (unix seconds) when it has ended for
@@ -77,7 +80,8 @@ class Book(Plain):
     entries: tuple[Entry, ...]
 
 
-class Verdict(Plain):
+@dataclass(frozen=True, slots=True)
+class Verdict:
     """What came of a reservation: `over` is held although a soft budget has no room for it.
 
     `crowded` is refused because too many are held. The sums are those found, without what was asked for.
@@ -88,7 +92,8 @@ class Verdict(Plain):
     reserved_usd: Dollars
 
 
-class Held(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Held:
     """A reservation."""
 
     call: str

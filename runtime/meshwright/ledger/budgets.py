@@ -30,6 +30,7 @@ from meshwright.money import ZERO, Budget, Dollars
 
 MARGIN_SECONDS = 60.0  # after a call's own limit: clocks differ, and the last word takes its time
 MAX_LISTED = 1_000
+MAX_KEPT = 1_000
 
 Estimate = Callable[[ModelRequest], Decimal | None]
 """The most that a call may cost; None where nobody knows."""
@@ -73,20 +74,21 @@ class Budgets:
         self._host = host
         self._desks: dict[str, Desk] = {}
         self._under_way: set[str] = set()
+        self._accounts: dict[tuple[str, str], Account] = {}
 
     def applying(self, request: ModelRequest) -> tuple[Account, ...]:
         """The accounts that a call is charged to, in the order in which all ask them."""
         if not self._declared and OWN not in request.metadata:
             return ()
         found = [
-            account_of(budget, key)
+            self._account(budget, key)
             for budget in self._declared
             for key in keys_of(budget.scope, request)
             if budget.of in (EVERY, key)
         ]
         if request.metadata.get(OWN) is not None:
             found.append(own_account(request))
-        return tuple(sorted(found, key=lambda account: account.id))
+        return tuple(found) if len(found) < 2 else tuple(sorted(found, key=lambda account: account.id))
 
     async def hold(self, request: ModelRequest, op: str, estimate: Estimate) -> Hold:
         """Reserve the most that a call may cost with every budget that it is of, before it is made.
@@ -180,6 +182,15 @@ class Budgets:
 
     def _close(self, desk: Desk) -> None:
         self._desks.pop(desk.account.id, None)
+
+    def _account(self, budget: Budget, key: str) -> Account:
+        """The account of a budget for one of its scope; made once, while there are not too many."""
+        account = self._accounts.get((budget.name, key))
+        if account is None:
+            if len(self._accounts) >= MAX_KEPT:
+                self._accounts.clear()
+            account = self._accounts[budget.name, key] = account_of(budget, key)
+        return account
 
     async def _view(self, account: Account) -> BudgetView:
         now = self._host.clock.now()

@@ -1,0 +1,136 @@
+"""What ledger and one budget cost a call, beside the bare model, which answers at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure, Row, column
+from benchmarks.instant import ANSWER, QUESTION, InstantModel
+from benchmarks.load import drive
+from meshwright.events.log import EventLog
+from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.ledger.account import ACCOUNT, BudgetAccount
+from meshwright.ledger.accounting import Accounted, emit_on
+from meshwright.ledger.budgets import Budgets
+from meshwright.messages import Usage
+from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, OnDelta
+from meshwright.models.prices import Prices
+from meshwright.money import Budget, Price
+from meshwright.storage.database import Database
+from meshwright.turns import ActorKind
+
+SECONDS, WARM_UP_SECONDS = 2.0, 0.5
+IN_FLIGHT = 128
+MAX_ADDED_MS = 0.1
+PRICE = Price(input=Decimal(3), output=Decimal(15))
+PLENTY = Budget(name="bench", limit_usd=Decimal(1_000_000), window="month")
+
+
+class Unpriced(InstantModel):
+    """Leaves it to us to say what it cost."""
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        return UNPRICED
+
+
+UNPRICED = ModelReply(content=ANSWER, model="instant", usage=Usage(prompt_tokens=200, completion_tokens=25))
+
+
+async def measure(bench: Bench) -> list[Row]:
+    sides = {
+        name: partial(bench.side, f"benchmarks.ledger:{name}", seconds=bench.seconds(SECONDS))
+        for name in ("of_tasks", "of_nobody", "unlimited", "bare")
+    }
+    rounds = await bench.in_turns(sides)
+    bare = column(rounds["bare"], "call_ms", "ms", 4)
+    return [
+        row("ledger and a budget, a call of a task", rounds["of_tasks"], bare),
+        row("the same, of no task: its row is told apart", rounds["of_nobody"], bare),
+        row("the ledger alone, no budget declared", rounds["unlimited"], bare),
+    ]
+
+
+def row(what: str, rounds: list[dict[str, Any]], bare: Figure) -> Row:
+    """What a call takes more of the wall's clock than the bare model's, so many in flight."""
+    calls = column(rounds, "call_ms", "ms", 4)
+    added = Figure([ours - floor for ours, floor in zip(calls.values, bare.values, strict=True)], "ms", 4)
+    return Row(
+        f"{what}, {IN_FLIGHT} in flight",
+        calls,
+        bare,
+        f"+{added.median:.3f} ms",
+        f"<= +{MAX_ADDED_MS} ms",
+        added.median <= MAX_ADDED_MS,
+        note=f"{column(rounds, 'cpu_ms', 'ms', 3)} of CPU",
+    )
+
+
+async def of_tasks(folder: str, seconds: float) -> dict[str, float]:
+    """Calls that a journal tells of."""
+    return await with_host(folder, seconds, [PLENTY], task_id="01J0000000000000000000TASK")
+
+
+async def of_nobody(folder: str, seconds: float) -> dict[str, float]:
+    """Calls that are told of by themselves."""
+    return await with_host(folder, seconds, [PLENTY])
+
+
+async def unlimited(folder: str, seconds: float) -> dict[str, float]:
+    """No budget."""
+    return await with_host(folder, seconds, [], task_id="01J0000000000000000000TASK")
+
+
+async def bare(folder: str, seconds: float) -> dict[str, float]:
+    """The model alone."""
+    return await call_it(Unpriced(), seconds)
+
+
+async def with_host(folder: str, seconds: float, budgets: list[Budget], **metadata: Any) -> dict[str, float]:
+    """The model behind budgets on an embedded host with its event log."""
+    database = Database(Path(folder))
+    host = EmbeddedHost(database, EventLog(database))
+    host.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
+    await host.start()
+    model = Accounted(Unpriced(), Budgets(budgets, host), Prices(default=PRICE), emit_on(host))
+    try:
+        return await call_it(model, seconds, **metadata)
+    finally:
+        await model.close()
+        await host.stop()
+
+
+async def call_it(model: Model, seconds: float, **metadata: Any) -> dict[str, float]:
+    """What a call takes of the clock and of the CPU."""
+    steps = iter(range(10**9))
+
+    async def call() -> None:
+        where = {**metadata, "attempt": 1, "step": next(steps)} if metadata else {}
+        assert (await model.complete(make_request(where))).content
+
+    return await timed(call, seconds)
+
+
+async def timed(call: Callable[[], Awaitable[None]], seconds: float) -> dict[str, float]:
+    used = time.process_time()
+    seen = await drive(call, in_flight=IN_FLIGHT, seconds=seconds, warm_up_seconds=WARM_UP_SECONDS)
+    cpu = (time.process_time() - used) / seen.total * 1000
+    return {"call_ms": 1000 / seen.summary()["rate"], "cpu_ms": cpu, **seen.summary()}
+
+
+def make_request(metadata: dict[str, Any]) -> ModelRequest:
+    """A call as an agent makes it."""
+    return ModelRequest(
+        messages=(
+            ChatMessage(role="system", content="You are an agent that does tasks for people. " * 20),
+            ChatMessage(role="user", content=QUESTION),
+        ),
+        tags=("bench",),
+        user="bench-agent",
+        metadata=metadata,
+    )
