@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from meshwright.api.completions import GROUPS
 from meshwright.api.server import serving
 from meshwright.assembly.roles import role_of
 from meshwright.errors import Draining, ModelError
+from meshwright.messages import Usage
+from meshwright.models.http import HttpModel
 from meshwright.models.pool import FALLBACK, ModelPool, PoolReply
 from meshwright.models.port import (
     BEGIN_ANEW,
     AllProvidersDown,
     BudgetExceeded,
+    ChatMessage,
     ContentRefused,
     ContextTooLong,
     Model,
@@ -183,6 +187,36 @@ async def test_tool_choice_narrows_the_tools(tmp_path: Path) -> None:
 async def test_models_are_listed(there: Service) -> None:
     async with there.client() as client:
         assert [model.id async for model in client.models.list()] == list(GROUPS)
+
+
+async def test_a_mesh_may_have_another_mesh_for_its_model(tmp_path: Path) -> None:
+    reply = ModelReply(
+        content="Hello there!", model="m", usage=Usage(prompt_tokens=3), cost_usd=Decimal("0.25")
+    )
+    busy = RateLimited("slow down", retry_after_seconds=7)
+    async with scripted(tmp_path, reply, reply, busy, AllProvidersDown("gone")) as there:
+        made = await there.mesh.keys.create("other-mesh", tenant_id="acme")
+        outer = HttpModel(there.url, made.key)
+        request = ModelRequest(
+            model="fast",
+            messages=(ChatMessage(role="user", content="Hello?"),),
+            tags=("cheap",),
+            user="researcher-agent",
+            metadata={"tenant_id": "default", "task_id": "t1"},
+            cache=False,
+        )
+        heard: list[str] = []
+        answers = [await outer.complete(request), await outer.complete(request, heard.append)]
+        with pytest.raises(RateLimited) as raised:
+            await outer.complete(request)
+        with pytest.raises(ModelUnavailable):
+            await outer.complete(request)
+        await outer.close()
+        received = there.mesh.model.requests[0]
+    assert {(answer.content, answer.usage.prompt_tokens) for answer in answers} == {("Hello there!", 3)}
+    assert (answers[0].cost_usd, "".join(heard)) == (Decimal("0.25"), "Hello there!")
+    assert raised.value.retry_after_seconds == 7
+    assert (received.user, received.tags, received.cache) == ("other-mesh", ("cheap",), False)
 
 
 # Streams

@@ -149,7 +149,10 @@ class CallMetadata(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """A chat completion to be made, as OpenAI's API has it. `tags` pick the deployment, as LiteLLM has it."""
+    """A chat completion to be made, as OpenAI's API has it.
+
+    Two fields are LiteLLM's: `tags` pick the deployment, and `cache` with `no-cache` wants a new answer.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -167,6 +170,7 @@ class ChatRequest(BaseModel):
     tenant_id: Identifier | None = None
     tags: Tags | None = None
     metadata: CallMetadata | None = None
+    cache: dict[str, Any] | None = None
 
 
 def model_request(asked: ChatRequest, *, user: str, metadata: dict[str, Any]) -> ModelRequest:
@@ -186,6 +190,7 @@ def model_request(asked: ChatRequest, *, user: str, metadata: dict[str, Any]) ->
         metadata=metadata,
         tools=tools_of(asked),
         tool_choice="required" if must_call(asked) else "auto",
+        cache=not any((asked.cache or {}).get(word) for word in ("no-cache", "no-store")),
         **given(told),
     )
 
