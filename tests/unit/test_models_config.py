@@ -229,7 +229,7 @@ def test_a_fallback_may_be_a_group_that_stands_for_many(path: Path) -> None:
             "      tags: [default, cheap]",
             "      rpm: 3",
             6,
-            r"litellm_params.rpm limits nothing, it only weighs. Add optional_pre_call_checks",
+            r"litellm_params.rpm is a limit in the mesh, and only a weight at a proxy. Add optional_pre_call",
         ),
         (
             "      tags: [default, cheap]",

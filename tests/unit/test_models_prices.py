@@ -147,6 +147,13 @@ def test_the_most_is_the_dearest_of_all_that_could_answer_fallbacks_included() -
     assert prices(with_backup).most(request(), 10) == Price(input=Decimal(10), output=Decimal(15))
 
 
+def test_the_most_counts_the_default_that_answers_where_the_tagged_cool_down() -> None:
+    config = config_of("openai/big")
+    cheap = {"model_name": "default", "litellm_params": {"model": "openai/small", "tags": ["cheap"]}}
+    both = LiteLLMConfig(config.path, (*config.deployments, cheap), config.router_settings, {}, {})
+    assert prices(both).most(request(tags=("cheap",)), 10) == Price(input=Decimal("2.5"), output=Decimal(15))
+
+
 def test_tags_bound_what_a_call_may_cost() -> None:
     config = read_config(ROOT / "litellm_config.yaml")
     found = Prices.of(config, None, {"OPENAI_API_KEY": "k"})

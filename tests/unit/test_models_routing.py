@@ -138,6 +138,21 @@ def test_who_lacks_a_credential_is_left_out_and_the_variable_is_named() -> None:
     assert asked(route(config, None, "default", [])) == ["a", "b"]
 
 
+def test_where_the_tagged_all_cool_down_the_default_may_answer_and_that_is_said() -> None:
+    found = route(FLEET, {}, "default", ["cheap"])
+    assert [(each.model, each.why) for each in found.instead] == [("plain", "where all of those cool down")]
+    assert [each.model for each in found.candidates()] == ["small", "plain"]
+    assert route(FLEET, {}, "default", []).instead == ()
+
+
+def test_the_usual_key_of_a_provider_is_missed_where_the_file_gives_none() -> None:
+    config = config_of(deployment("default", "openai/gpt-5.4"), deployment("default", "hosted_vllm/own"))
+    found = route(config, {}, "default", [])
+    assert asked(found) == ["hosted_vllm/own"]
+    assert [each.missing for each in found.left_out] == [("OPENAI_API_KEY",)]
+    assert route(config, {"OPENAI_API_KEY": "k"}, "default", []).left_out == ()
+
+
 def test_where_no_tagged_one_can_be_called_the_default_is_and_that_is_said() -> None:
     config = config_of(
         deployment("default", "far"), deployment("default", "near", ["local"], api_base="os.environ/BASE")
@@ -195,7 +210,7 @@ def test_an_alias_and_a_pattern_are_groups_too() -> None:
         model_group_alias={"gpt-4": "default", "old": {"model": "default", "hidden": True}},
     )
     assert asked(route(config, {}, "gpt-4", [])) == asked(route(config, {}, "old", [])) == ["plain"]
-    assert asked(route(config, {}, "openai/gpt-5.4", [])) == ["openai/*"]
+    assert asked(route(config, None, "openai/gpt-5.4", [])) == ["openai/*"]
     for group in ("gpt-4", "openai/gpt-5.4"):
         check(config, request(model=group))
 

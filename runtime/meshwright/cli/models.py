@@ -129,7 +129,7 @@ def _chains(group: Document) -> list[str]:
 def _explained(found: Document, depth: int) -> list[str]:
     head = f"{found['when']}: " if found["when"] else ""
     lines = [f"{head}group {found['group']}: {found['why']}"]
-    lines += [f"  {each['model']}  {each['why']}" for each in found["asked"]]
+    lines += [f"  {each['model']}  {each['why']}" for each in [*found["asked"], *found["instead"]]]
     lines += [f"  not {each['model']}: set {', '.join(each['missing'])}" for each in found["left_out"]]
     if found["problem"]:
         lines.append(f"  nobody: {found['problem']}")

@@ -65,7 +65,7 @@ def weights_of(
 def limits_of(
     check: Check, members: list[tuple[int, Mapping[str, Any]]], router: Mapping[str, Any]
 ) -> Iterator[ConfigError]:
-    """A limit of a rate that nobody enforces."""
+    """A limit of a rate that a proxy would not enforce."""
     strategy = str(router.get("routing_strategy", "simple-shuffle"))
     if strategy.startswith("usage-based") or ENFORCED in (router.get("optional_pre_call_checks") or []):
         return
@@ -74,4 +74,5 @@ def limits_of(
             if params.get(name) is not None:
                 place = ["model_list", number, "litellm_params", name]
                 remedy = f"Add optional_pre_call_checks: [{ENFORCED}] under router_settings"
-                yield check.problem(f"{check.label(place)} limits nothing, it only weighs", place, remedy)
+                what = f"{check.label(place)} is a limit in the mesh, and only a weight at a proxy"
+                yield check.problem(what, place, remedy)

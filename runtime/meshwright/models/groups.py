@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from meshwright.models.config import LiteLLMConfig, missing_names
+from meshwright.models.providers import PROVIDERS, SAME, Param
 
 
 def unknown_tags(config: LiteLLMConfig, tags: Iterable[str]) -> list[str]:
@@ -105,5 +106,23 @@ def deployment_id(deployment: Mapping[str, Any]) -> str:
 
 
 def missing_of(deployment: Mapping[str, Any], environment: Mapping[str, str] | None) -> tuple[str, ...]:
-    """The environment's variables that a deployment needs and that are not set."""
-    return () if environment is None else tuple(sorted(missing_names(deployment, environment)))
+    """The environment's variables that a deployment needs and that are not set.
+
+    They are those that it names, and its provider's usual key where the file gives none.
+    """
+    if environment is None:
+        return ()
+    params = deployment["litellm_params"]
+    usual = None if params.get("api_key") else usual_key(params["model"])
+    unset = usual is not None and usual.misses(environment)
+    own = usual.variables[:1] if usual is not None and unset else ()
+    return tuple(sorted({*missing_names(deployment, environment), *own}))
+
+
+def usual_key(model: str) -> Param | None:
+    """What gives the key of the provider of a model; None where nothing is known of it."""
+    prefix, slash, _ = model.partition("/")
+    for each in PROVIDERS:
+        if each.name == SAME.get(prefix, prefix) if slash else model.startswith(each.families):
+            return next((param for param in each.params if param.name == "api_key"), None)
+    return None

@@ -82,6 +82,7 @@ def route_document(found: Route) -> Document:
         "when": found.when,
         "why": found.why,
         "asked": [candidate_document(each) for each in found.asked],
+        "instead": [candidate_document(each) for each in found.instead],
         "left_out": [candidate_document(each) for each in found.left_out],
         "problem": found.problem,
         "fallbacks": [route_document(each) for each in found.fallbacks],

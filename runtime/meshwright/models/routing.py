@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from meshwright.errors import ConfigError
@@ -63,6 +63,7 @@ class Candidate:
 class Route:
     """Where a call of a group goes: who is asked, who would be with a credential, and what follows.
 
+    `instead` are those tagged default, which LiteLLM asks where all that are asked cool down.
     `fallbacks` are in the order in which they are tried, each group once a kind; `when` says after what.
     `problem` is why nobody can be asked.
     """
@@ -72,12 +73,14 @@ class Route:
     why: str
     asked: tuple[Candidate, ...]
     left_out: tuple[Candidate, ...]
+    instead: tuple[Candidate, ...] = ()
     fallbacks: tuple[Route, ...] = ()
     problem: str | None = None
 
     def candidates(self) -> Iterator[Candidate]:
         """Every deployment that could answer, those of the fallbacks too."""
         yield from self.asked
+        yield from self.instead
         for fallback in self.fallbacks:
             yield from fallback.candidates()
 
@@ -92,9 +95,7 @@ def route(
         for kind, when in WHEN.items()
         for name in fallbacks_of(config, group, kind)
     ]
-    return Route(
-        first.group, first.when, first.why, first.asked, first.left_out, tuple(follow), first.problem
-    )
+    return replace(first, fallbacks=tuple(follow))
 
 
 def check(config: LiteLLMConfig, request: ModelRequest) -> None:
@@ -158,7 +159,14 @@ def _route(
     left_out = tuple(candidate(each, environment, None, "its credential is missing") for each in absent)
     problem = None if chosen else why_nobody(group, tags, absent, environment)
     why = why if chosen else why_meant
-    return Route(group, when, why, _asked(config, chosen, environment), left_out, problem=problem)
+    default, _ = fitting(config, ready, ()) if tags else ([], "")
+    instead = tuple(
+        candidate(each, environment, None, "where all of those cool down")
+        for each in default
+        if each not in chosen and DEFAULT_TAG in tags_of(each)
+    )
+    asked = _asked(config, chosen, environment)
+    return Route(group, when, why, asked, left_out, instead, problem=problem)
 
 
 def fitting(
