@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 PREFIX = "mesh:answers:"
 TIMEOUT_SECONDS = 0.05  # of a question, connecting included: a cache that is slower helps nobody
-MAX_CONNECTIONS = 32
+MAX_CONNECTIONS = 8  # more get no more out of one thread
 SCHEMES = ("redis://", "rediss://", "unix://")
 
 
@@ -29,7 +29,7 @@ class RedisStore:
 
     name = "redis"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         if find_spec("redis") is None:
             raise ConfigError(
                 'cache = "redis" needs the package redis',
@@ -43,8 +43,11 @@ class RedisStore:
                 field="cache_redis_url",
             )
         self._url = url
+        self._timeout_seconds = timeout_seconds
         self._client: Redis | None = None
         self._opening = asyncio.Lock()
+        self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._failures = 0
 
     async def get(self, key: str) -> bytes | None:
         """The value of a key, None where there is none, or its time has passed."""
@@ -66,11 +69,16 @@ class RedisStore:
         client = await self._connected()
         from redis.exceptions import RedisError
 
-        try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                return await command(client)
-        except (RedisError, OSError) as error:  # OSError: nobody there, and TimeoutError
-            raise CacheUnavailable(f"Redis does not answer: {type(error).__name__}") from error
+        failures = self._failures
+        async with self._slots:
+            if self._failures > failures:  # of those that stood before us: to wait as they did helps nobody
+                raise CacheUnavailable("Redis does not answer others")
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    return await command(client)
+            except (RedisError, OSError) as error:  # OSError: nobody there, and TimeoutError
+                self._failures += 1
+                raise CacheUnavailable(f"Redis does not answer: {type(error).__name__}") from error
 
     async def _connected(self) -> Redis:
         async with self._opening:
@@ -81,11 +89,8 @@ class RedisStore:
 
 def _client(url: str) -> Redis:
     """A client that tries once: whoever asks goes on without it."""
-    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio import ConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
-    pool = BlockingConnectionPool.from_url(
-        url, max_connections=MAX_CONNECTIONS, timeout=None, protocol=2, retry=Retry(NoBackoff(), 0)
-    )
-    return Redis.from_pool(pool)
+    return Redis.from_pool(ConnectionPool.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0)))
