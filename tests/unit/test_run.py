@@ -183,6 +183,7 @@ async def test_the_road_of_a_task_is_told_in_order(clerk: type[Clerk]) -> None:
         "context.compressed",
         "model.called",
         "tool.called",
+        "model.delta",
         "model.called",
         "attempt.ended",
         "task.succeeded",
