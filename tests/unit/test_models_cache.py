@@ -182,10 +182,12 @@ async def test_who_asks_for_which_task_is_the_same_call(
     assert (await model.complete(request(**other))).cache_hit
 
 
-async def test_a_schema_says_the_same_in_any_order(provider: Provider, clock: ManualClock) -> None:
+async def test_a_schema_in_another_order_is_another_call(provider: Provider, clock: ManualClock) -> None:
     model = caching(provider, clock)
-    await model.complete(request(response_schema={"type": "object", "title": "A"}))
-    assert (await model.complete(request(response_schema={"title": "A", "type": "object"}))).cache_hit
+    reason, answer = {"reason": {"type": "string"}}, {"answer": {"type": "string"}}
+    await model.complete(request(response_schema={"properties": {**reason, **answer}}))
+    other = request(response_schema={"properties": {**answer, **reason}})
+    assert not (await model.complete(other)).cache_hit
 
 
 async def test_what_something_else_answered_is_no_hit(provider: Provider, clock: ManualClock) -> None:
@@ -195,11 +197,19 @@ async def test_what_something_else_answered_is_no_hit(provider: Provider, clock:
     assert (await caching(provider, clock, store, "http http://a").complete(request())).cache_hit
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        request(response_schema={"enum": [object()]}),
+        request(text="\ud800"),
+        request(tenant=b"default"),
+    ],
+    ids=["foreign", "half a character", "bytes"],
+)
 async def test_a_request_that_no_json_can_say_is_answered_and_not_kept(
-    provider: Provider, clock: ManualClock
+    provider: Provider, clock: ManualClock, odd: ModelRequest
 ) -> None:
     model = caching(provider, clock)
-    odd = request(response_schema={"enum": [object()]})
     assert key_of(odd, "it") is None
     await model.complete(odd)
     await model.complete(odd)

@@ -15,12 +15,12 @@ WITHOUT_EFFECT = {"user", "metadata", "timeout_seconds", "cache"}
 def key_of(request: ModelRequest, identity: str) -> str | None:
     """The key of a call to what `identity` names: 64 hex digits, or None for what no JSON can say.
 
-    Each tenant has keys of its own, and calls without a tenant have others.
+    Each tenant has keys of its own, and calls without a tenant have others. A request's fields stand in one
+    order; within a schema the order counts, since models answer in it.
     """
-    asked = request.model_dump(exclude=WITHOUT_EFFECT)
-    tenant = request.metadata.get("tenant_id")
     try:
-        text = json.dumps([FORMAT, identity, tenant, asked], sort_keys=True)
-    except (TypeError, ValueError, RecursionError):
+        whose = json.dumps([FORMAT, identity, request.metadata.get("tenant_id")])
+        asked = request.model_dump_json(exclude=WITHOUT_EFFECT)
+    except (TypeError, ValueError, RecursionError):  # what is foreign, half a character, a circle
         return None
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(f"{whose}\n{asked}".encode()).hexdigest()
