@@ -22,7 +22,6 @@ from meshwright.models.port import Model, ModelRefused, ModelReply, ModelRequest
 from meshwright.models.providers import missing, provider_of
 from meshwright.models.retry import Retrying
 from meshwright.models.router import RouterModel
-from meshwright.models.routing import DEFAULT_TAG
 
 WHERE = "models by name"
 """What stands for the file in errors: there is none."""
@@ -72,7 +71,7 @@ class ModelSettings(BaseModel):
 
     def deployment(self, group: str) -> dict[str, Any]:
         """Its deployment in a group, as litellm_config.yaml would have it."""
-        params = {"model": self.model, **self.params, "timeout": self.timeout_seconds, "tags": [DEFAULT_TAG]}
+        params = {"model": self.model, **self.params, "timeout": self.timeout_seconds}
         return {"model_name": group, "litellm_params": params}
 
 
@@ -144,10 +143,8 @@ class DirectModel:
                 f"There is no model {request.model!r} here", remedy=f"There are {', '.join(self.chains)}"
             )
         limit = min(request.timeout_seconds, chain.timeout_seconds)
-        # Its tags are for the ledger: a name has one deployment, there is nothing to pick.
-        return await self.router.complete(
-            request.model_copy(update={"tags": (), "timeout_seconds": limit}), on_delta
-        )
+        within = request.model_copy(update={"timeout_seconds": limit})
+        return await self.router.complete(within, on_delta)
 
     async def close(self) -> None:
         """Give back connections."""

@@ -45,17 +45,14 @@ class NamedPrices:
 
     def most(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
         """The dearest price of all that could answer, as `Prices.most`."""
-        return self._of(request).most(self._asked(request), prompt_tokens)
+        return self._of(request).most(request, prompt_tokens)
 
     def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
         """What a reply cost, as `Prices.of_reply`."""
-        return self._of(request).of_reply(reply, self._asked(request))
+        return self._of(request).of_reply(reply, request)
 
     def _of(self, request: ModelRequest) -> Prices:
         return self._named.get(request.model, self._otherwise)
-
-    def _asked(self, request: ModelRequest) -> ModelRequest:
-        return request.model_copy(update={"tags": ()}) if request.model in self._named else request
 
 
 def prices_of(model: Model, default: Price | None) -> Prices:
