@@ -20,11 +20,15 @@ from meshwright.context.tokens import count_tokens
 from meshwright.events.log import EventLog
 from meshwright.fleet import load_agents, project_file
 from meshwright.host import Host, Subscription
+from meshwright.ledger.account import ACCOUNT, BudgetAccount
+from meshwright.ledger.accounting import Accounted, emit_on
+from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.keys import Keys
 from meshwright.mesh import Mesh
+from meshwright.models.cache.select import cached
 from meshwright.models.port import Model
 from meshwright.models.retry import Retrying
-from meshwright.models.select import choose_model
+from meshwright.models.select import choose_model, prices_for
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
 from meshwright.orchestration.registry import Registry
@@ -73,7 +77,8 @@ def build_mesh(
     chosen_model = model or choose_model(
         settings, project_file(project, settings.litellm_config), count_tokens=count_tokens
     )
-    services = serve_runs(settings, project, chosen_host, chosen_model, database, tracing)
+    budgets = Budgets(settings.budgets, chosen_host)
+    services = serve_runs(settings, project, chosen_host, chosen_model, budgets, database, tracing)
     own = [each for each in classes if role.employs(each.agent_id)]
     employed = employ(own, tool_settings(settings, project))
     worker = Worker(chosen_host, Runner(services, employed), slots_of(employed, settings.max_concurrency))
@@ -95,7 +100,8 @@ def build_mesh(
         host=chosen_host,
         log=log,
         registry=registry,
-        model=chosen_model,
+        model=services.model,
+        budgets=budgets,
         prompts=services.prompts,
         context=services.context,
         memory=services.memory,
@@ -126,6 +132,7 @@ def serve_runs(
     project: Path,
     host: Host,
     model: Model,
+    budgets: Budgets,
     database: Database,
     tracing: Tracing | NoTracing,
 ) -> Services:
@@ -135,10 +142,14 @@ def serve_runs(
         tracing.publish_to(announcements.publish_spans)
     prompts = Prompts(project_file(project, settings.prompt_dir), on_event=announcements.tell)
     retrying = Retrying(model, host.clock, on_retry=announcements.retried)
+    config_path = project_file(project, settings.litellm_config)
+    answering = cached(retrying, settings, database.folder, config_path, host.clock)
+    prices = prices_for(model, config_path, settings.default_price)
+    accounted = Accounted(answering, budgets, prices, emit_on(host))
     return Services(
         host=host,
-        model=retrying,
-        context=ContextClient(host, retrying, prompts),
+        model=accounted,
+        context=ContextClient(host, accounted, prompts),
         memory=Memory(database, host.clock),
         prompts=prompts,
         tracing=tracing,
@@ -148,6 +159,7 @@ def serve_runs(
         max_context_tokens=settings.context_max_tokens,
         max_memory_tokens=settings.memory_max_tokens,
         trace_content=settings.trace_content,
+        stream=settings.stream,
     )
 
 
@@ -170,6 +182,7 @@ def kinds_of(classes: Sequence[type[Agent]], registry: Registry, max_attempts: i
     kinds = [
         ActorKind.of(Orchestrator, registry=registry, max_attempts=max_attempts),
         ActorKind.of(ContextService, type=CONTEXT_SERVICE),
+        ActorKind.of(BudgetAccount, type=ACCOUNT),
         *(ActorKind.of(AgentThread, type=each.agent_id) for each in classes),
     ]
     return {kind.type: kind for kind in kinds}
@@ -177,7 +190,7 @@ def kinds_of(classes: Sequence[type[Agent]], registry: Registry, max_attempts: i
 
 def lives_in(kind: str, role: Role) -> bool:
     """Whether actors of a type live in a worker."""
-    if kind == Orchestrator.__name__:
+    if kind in (Orchestrator.__name__, ACCOUNT):
         return role.orchestrates
     return role.compresses if kind == CONTEXT_SERVICE else role.employs(kind)
 
@@ -189,7 +202,7 @@ def join(host: Host, worker: Worker, kinds: Mapping[str, ActorKind]) -> None:
         host.register(kind)
         if name == Orchestrator.__name__:
             host.subscribe(Subscription(topics.TASK_RESULTS, task_of, "settle"))
-        elif name != CONTEXT_SERVICE:
+        elif name not in (CONTEXT_SERVICE, ACCOUNT):
             host.subscribe(Subscription(topics.tasks(name), thread_of, "enqueue"))
 
 
