@@ -214,6 +214,12 @@ def test_a_fallback_may_be_a_group_that_stands_for_many(path: Path) -> None:
             "router_settings.num_retries is not followed in the mesh. Set it to 0",
         ),
         (
+            "enable_tag_filtering: true",
+            "allowed_fails: 3",
+            12,
+            "allowed_fails: 3 is LiteLLM's default, which it takes for not set. Write 2 or 4",
+        ),
+        (
             "      tags: [default, cheap]",
             "      max_retries: 3",
             6,
@@ -311,7 +317,7 @@ def test_in_the_projects_own_file_each_providers_key_alone_serves_every_tag(
     fitting = [
         each for each in deployments if each["model"].startswith(provider) and set(tags) <= set(each["tags"])
     ]
-    preferred = [each for each in fitting if each["weight"]] or fitting
+    preferred = [each for each in fitting if each.get("weight")] or fitting
     assert preferred
     assert all(("expensive" in each["tags"]) is is_expensive for each in preferred)
 

@@ -107,13 +107,15 @@ def test_a_weight_of_nothing_is_asked_where_the_others_cool_down() -> None:
 def test_the_lowest_order_is_asked_first_and_the_next_after_it() -> None:
     config = config_of(
         deployment("default", "second", order=2),
+        deployment("default", "third", order=7),
         deployment("default", "first", order=1),
         deployment("default", "unordered"),
     )
     found = route(config, {}, "default", [])
     assert [(each.model, each.why) for each in found.asked] == [
-        ("first", "the only one"),
+        ("first", "first"),
         ("second", "after order 1 failed"),
+        ("third", "after order 2 failed"),
     ]
 
 

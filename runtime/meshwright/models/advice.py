@@ -11,6 +11,7 @@ from meshwright.models.checks import Check
 RETRIES = ("num_retries", "max_retries", "retry_policy", "model_group_retry_policy")
 OWN_RETRIES = "Set it to 0: the mesh retries, and a proxy that does too multiplies the tries"
 LIMITS = ("rpm", "tpm")
+LITELLMS_ALLOWED_FAILS = 3
 ENFORCED = "enforce_model_rate_limits"
 
 
@@ -43,6 +44,12 @@ def rules_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigError]:
             "deployments have tags, which pick nothing",
             ["router_settings"],
             "Set enable_tag_filtering: true under router_settings",
+        )
+    if router.get("allowed_fails") == LITELLMS_ALLOWED_FAILS:
+        place = ["router_settings", "allowed_fails"]
+        what = "allowed_fails: 3 is LiteLLM's default, which it takes for not set"
+        yield check.problem(
+            what, place, "Write 2 or 4, or leave it out: failures are then weighed by their share"
         )
     for name, members in groups.items():
         yield from weights_of(check, name, members)

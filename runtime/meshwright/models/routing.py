@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from meshwright.errors import ConfigError
@@ -208,18 +209,22 @@ def _asked(
     strategy = config.router_settings.get("routing_strategy", BY_CHANCE)
     shares = shares_of(first) if strategy == BY_CHANCE else [None] * len(first)
     asked = [
-        candidate(each, environment, share, asked_when(share, strategy, len(first)))
+        candidate(each, environment, share, asked_when(share, strategy, len(first), len(chosen)))
         for each, share in zip(first, shares, strict=True)
     ]
-    later = [each for order in orders[1:] for each in chosen if order_of(each) == order]
-    follow = [candidate(each, environment, None, f"after order {orders[0]} failed") for each in later]
+    follow = [
+        candidate(each, environment, None, f"after order {before} failed")
+        for before, order in pairwise(orders)
+        for each in chosen
+        if order_of(each) == order
+    ]
     return (*sorted(asked, key=lambda each: -(each.share or 0)), *follow)
 
 
-def asked_when(share: float | None, strategy: str, rivals: int) -> str:
+def asked_when(share: float | None, strategy: str, rivals: int, chosen: int) -> str:
     """When a deployment of the first order is asked."""
     if rivals == 1:
-        return "the only one"
+        return "the only one" if chosen == 1 else "first"
     if share is None:
         return f"by {strategy}"
     return f"{share:.0%} of the calls" if share else "where the others cool down"
