@@ -13,12 +13,13 @@ import aiohttp
 import openai
 import pytest
 
-from meshwright import Mesh, MeshError, build_mesh, load_settings
+from meshwright import Agent, Mesh, MeshError, build_mesh, load_settings
 from meshwright.api.app import create_app, create_llm_app
 from meshwright.api.completions import GROUPS
 from meshwright.api.server import serving
 from meshwright.assembly.roles import role_of
 from meshwright.errors import Draining, ModelError
+from meshwright.fleet import load_agents
 from meshwright.messages import Usage
 from meshwright.models.http import HttpModel
 from meshwright.models.pool import FALLBACK, ModelPool, PoolReply
@@ -39,9 +40,10 @@ from meshwright.models.port import (
     RateLimited,
     Unauthorized,
 )
-from meshwright.testing import ScriptedModel, tool_call
+from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.providers.fake import FakeProvider, Fault
 
+ROOT = Path(__file__).parents[2]
 HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
 WEATHER: Any = {
     "type": "function",
@@ -571,6 +573,55 @@ async def test_a_mesh_that_stops_takes_no_calls(tmp_path: Path) -> None:
             await client.chat.completions.create(model="fast", messages=HELLO)
     assert (raised.value.status_code, raised.value.code) == (503, Draining.__name__)
     assert raised.value.response.headers["retry-after"] == "1"
+
+
+# Its agent
+
+
+@pytest.fixture(scope="module")
+def agent() -> type[Agent]:
+    [agent] = [each for each in load_agents(ROOT / "actors") if each.agent_id == "llm-service"]
+    return agent
+
+
+@pytest.mark.parametrize(
+    ("payload", "asked"),
+    [
+        ({"text": "Hello?"}, "Hello?"),
+        ({"messages": HELLO}, "Hello?"),
+        (
+            {
+                "messages": [
+                    *HELLO,
+                    {"role": "assistant", "content": "Yes."},
+                    {"role": "user", "content": "So?"},
+                ]
+            },
+            "user: Hello?\n\nassistant: Yes.\n\nuser: So?",
+        ),
+    ],
+)
+async def test_the_agent_answers_by_one_plain_call(
+    agent: type[Agent], payload: dict[str, Any], asked: str
+) -> None:
+    model = ScriptedModel("Hello!")
+    async with mesh_for(agent, model=model, project=ROOT) as mesh:
+        receipt = await mesh.submit(capability="completion", payload=payload)
+        outcome = await mesh.outcome(receipt.task_id)
+    [request] = model.requests
+    assert (outcome.text, request.messages[-1].content) == ("Hello!", asked)
+    assert (request.model, request.tools, request.user) == ("quality", (), "llm-service")
+
+
+@pytest.mark.parametrize(
+    "payload", [{}, {"messages": []}, {"messages": ["Hello?"]}, {"messages": [{"role": "user"}]}]
+)
+async def test_the_agent_says_what_it_needs(agent: type[Agent], payload: dict[str, Any]) -> None:
+    async with mesh_for(agent, project=ROOT, max_attempts=1) as mesh:
+        receipt = await mesh.submit(capability="completion", payload=payload)
+        outcome = await mesh.outcome(receipt.task_id)
+    assert outcome.error is not None
+    assert "payload.messages" in outcome.error.message
 
 
 # Its client
