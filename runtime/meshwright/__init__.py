@@ -88,8 +88,8 @@ __all__ = [
 def create_agent(model: str, **wishes: Any) -> type[Agent]:
     """Make an agent class of a model's name: `create_agent("gpt-4-turbo", instructions="Answer in verse.")`.
 
-    Any name of LiteLLM's will do, and `offline`; the other wishes are those of `models.factory.agent_class`.
-    Raises ConfigError where nobody offers such a model.
+    Any name of LiteLLM's will do, a group, and `offline`; the other wishes are those of
+    `models.factory.agent_class`. Raises ConfigError where nobody offers such a model.
     """
     return import_module("meshwright.models.factory").agent_class(__getattr__("Agent"), model, **wishes)
 

@@ -228,6 +228,8 @@ async def test_a_name_that_is_a_group_is_that_group(tmp_path: Any, environment: 
     assert by_name(router, [create_agent("gpt-5.4")], environment={}) is router
     with pytest.raises(ConfigError, match="is a group"):
         by_name(router, [create_router_agent(["gpt-5.4", "mistral/m"])], environment=environment)
+    offline = OfflineModel()
+    assert by_name(offline, [create_agent("gpt-5.4")], path, environment={}) is offline
 
 
 async def test_agents_that_give_one_model_different_fallbacks_are_refused(

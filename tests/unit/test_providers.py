@@ -1,8 +1,10 @@
 """Models by their names: who offers them, what opens them, and agents made of them."""
 
 import importlib.util
+import inspect
 import warnings
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +14,13 @@ from meshwright import Agent, ModelSettings, create_agent, create_router_agent, 
 from meshwright.errors import ConfigError
 from meshwright.models.aliases import ALIASES, LegacyModelName
 from meshwright.models.direct import litellm_config
-from meshwright.models.factory import VARIABLES
+from meshwright.models.factory import VARIABLES, agent_class
 from meshwright.models.providers import PROVIDERS, Provider, provider_of
 from meshwright.prompts import RUN_VARIABLES, parse_prompt
 from meshwright.tools import FileTools
 from meshwright.tools.tool import tools_of
 
+PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 SECRET = "sk-never-shown"
 
 
@@ -176,6 +179,14 @@ def test_an_agent_without_more_is_named_after_its_model() -> None:
     assert create_agent("offline").agent_id == "offline-agent"
 
 
+def test_an_agent_may_be_made_of_a_groups_name_but_not_of_an_unknown_provider() -> None:
+    assert made(create_agent("quality"))["model"] == "quality"
+    with pytest.raises(ConfigError, match="no provider 'opnai'"):
+        create_agent("opnai/gpt-5.4")
+    with pytest.raises(ConfigError, match="no provider 'opnai'"):
+        create_router_agent(["quality", "opnai/gpt-5.4"])
+
+
 def test_an_agent_of_a_legacy_name_is_made_with_a_warning() -> None:
     with pytest.warns(LegacyModelName, match="gpt-4-turbo"):
         assert made(create_agent("gpt-4-turbo"))["model"] == "gpt-4-turbo"
@@ -232,6 +243,16 @@ def test_instructions_that_place_the_context_get_no_second_one() -> None:
 
 def test_what_instructions_may_use_is_what_a_run_has() -> None:
     assert VARIABLES == RUN_VARIABLES
+
+
+def test_the_page_of_providers_has_each_with_its_variables_and_each_wish() -> None:
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    for provider in PROVIDERS:
+        (row,) = [row for row in rows if f"`{provider.example}`" in row]
+        assert all(f"`{name}`" in row for param in provider.params for name in param.variables)
+        assert all(f"`{family}...`" in row for family in provider.families)
+    wishes = set(inspect.signature(agent_class).parameters) - {"base", "model"}
+    assert all(any(f"`{wish}`" in row for row in rows) for wish in wishes)
 
 
 def test_the_public_names_are_there() -> None:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from meshwright.capability import Capability
 from meshwright.errors import ConfigError
-from meshwright.models.providers import OFFLINE, provider_of
+from meshwright.models.aliases import current
+from meshwright.models.providers import provider_of
 from meshwright.money import Budget
 
 AgentT = TypeVar("AgentT")
@@ -46,12 +47,11 @@ def agent_class(
 
     `tools` are functions marked by `@tool` and toolsets; `max_budget` is what it may spend in all, in
     dollars; `cache=False` lets no cache answer it. `instructions` may use {{agent_name}}, {{task}} and
-    {{context}}; a prompt file of the agent's id is stronger. Raises ConfigError for a name of no provider;
-    credentials are looked for when a mesh is built.
+    {{context}}; a prompt file of the agent's id is stronger. `model` may also be a group. Raises ConfigError
+    for a provider that is unknown; bare names and credentials are looked for when a mesh is built.
     """
     for name in (model, *fallbacks):
-        if name != OFFLINE:
-            provider_of(name)
+        check_name(name)
     agent_id = agent_id or re.sub(r"[^A-Za-z0-9_-]+", "-", f"{model.rpartition('/')[2]}-agent")[-64:]
     settings = {"model": model, "temperature": temperature, "max_tokens": max_tokens, "tags": list(tags)}
     named = (each if isinstance(each, Capability) else Capability(each) for each in capabilities)
@@ -67,6 +67,12 @@ def agent_class(
         **{each.__name__: method_of(each) for each in tools if not inspect.isclass(each)},
     }
     return type(class_name(agent_id), (base,), body)
+
+
+def check_name(model: str) -> None:
+    """Refuse what names no model. A bare name may be a group, which a mesh alone can know."""
+    if not model or "/" in current(model):
+        provider_of(model)
 
 
 def method_of(function: Callable[..., Any]) -> staticmethod[..., Any]:

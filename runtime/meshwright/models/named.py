@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Protocol
 
 from meshwright.errors import ConfigError
+from meshwright.models.config import read_config
 from meshwright.models.direct import Chain, DirectModel, with_fallbacks
 from meshwright.models.http import HttpModel
 from meshwright.models.offline import OfflineModel
@@ -15,6 +17,8 @@ from meshwright.models.prices import Prices
 from meshwright.models.providers import OFFLINE
 from meshwright.models.router import RouterModel
 from meshwright.money import Price
+
+DEFAULT_GROUP = "default"
 
 
 class ByName:
@@ -71,16 +75,20 @@ class Wish(Protocol):
 
 
 def by_name(
-    otherwise: Model, wishes: Iterable[Wish], *, environment: Mapping[str, str] | None = None
+    otherwise: Model,
+    wishes: Iterable[Wish],
+    config_path: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> Model:
-    """The mesh's model, and beside it those that agents name and it has no group for.
+    """The mesh's model, and beside it those that agents name and that are no groups of its file.
 
-    A server (`http`) gets every name as it stands: which there are is its own business. Raises ConfigError,
-    naming the agent, where one cannot be called.
+    A server (`http`) gets every name as it stands: which there are is its own business. The file need not
+    exist. Raises ConfigError, naming the agent, where a model cannot be called.
     """
     if isinstance(otherwise, HttpModel):
         return otherwise
-    groups = otherwise.config.groups if isinstance(otherwise, RouterModel) else frozenset[str]()
+    groups = groups_of(otherwise, config_path)
     wanted = unique(wish for wish in wishes if wish.model)
     models: dict[str, Model] = {}
     if OFFLINE in wanted and OFFLINE not in groups:
@@ -92,6 +100,15 @@ def by_name(
         direct = DirectModel(chains, environment=environment)
         models |= dict.fromkeys(direct.chains, direct)
     return ByName(models, otherwise) if models else otherwise
+
+
+def groups_of(model: Model, config_path: Path | None) -> frozenset[str]:
+    """The names that are groups, also where no key is set and the built-in model answers for them."""
+    if isinstance(model, RouterModel):
+        return model.config.groups
+    if config_path is not None and config_path.is_file():
+        return read_config(config_path).groups
+    return frozenset({DEFAULT_GROUP})
 
 
 def unique(wishes: Iterable[Wish]) -> dict[str, Wish]:
