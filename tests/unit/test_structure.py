@@ -299,6 +299,19 @@ async def test_a_thread_remembers_an_answer_in_a_shape() -> None:
     assert "Soup" in model.requests[1].messages[0].content
 
 
+async def test_whoever_delegates_gets_an_answer_in_a_shape_as_json() -> None:
+    class Host(Agent):
+        agent_id = "host"
+        capabilities = (Capability("hosting"),)
+        delegates_to = ("cook",)
+
+        async def run(self, run: Run) -> str:
+            return await run.delegate("cook", "Write one.")
+
+    async with mesh_for(Host, Cook, model=ScriptedModel(SOUP_TEXT)) as mesh:
+        assert json.loads((await mesh.ask("host", "Have one written.")).text) == SOUP
+
+
 async def test_an_agent_of_its_own_run_asks_for_shapes_too() -> None:
     class Judge(Agent):
         agent_id = "judge"

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from decimal import Decimal
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, overload
 
 from meshwright import genai
@@ -16,15 +12,13 @@ from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
 from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, MemoryUnavailable, ToolFailed
-from meshwright.ledger.calls import Call, left
-from meshwright.messages import MemoryScope, Parent, Task, Usage, derived_id
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
-from meshwright.models.structure import ShapeT, Way, repaired, response_schema, settled
+from meshwright.messages import MemoryScope, Parent, Task, derived_id
+from meshwright.models.port import ChatMessage, ModelReply, ToolCall
+from meshwright.models.structure import ShapeT, repaired, settled
+from meshwright.run.calls import ModelCalls, Spent
 from meshwright.run.services import Services
-from meshwright.run.setting import Preparation, Setting, metadata_of, question_of, scopes_of
-from meshwright.run.shapes import tell_misfit
-from meshwright.run.streaming import Deltas, delta_of
-from meshwright.run.told import call_of, model_called, tell_context, tool_events
+from meshwright.run.setting import Preparation, Setting, question_of, scopes_of
+from meshwright.run.told import tell_context, tool_events
 from meshwright.tools.tool import Tool
 from meshwright.tracing import Span
 from meshwright.work import Journal, Work
@@ -32,33 +26,6 @@ from meshwright.work.journal import Told
 
 ANSWER_NOW = "Answer now, with what you have; no more tools can be called."
 ALREADY_CALLED = "You called this already with the same arguments; its result stands above."
-
-
-@dataclass(slots=True)
-class Spent:
-    """What calls of models have cost so far, with those that failed; None once nobody knows."""
-
-    usage: Usage = field(default_factory=Usage)
-    cost_usd: Decimal | None = Decimal(0)
-    model: str | None = None
-
-    def add(self, call: ModelReply | Call) -> None:
-        """Count one call."""
-        self.usage = self.usage + call.usage
-        before, more = self.cost_usd, call.cost_usd
-        self.cost_usd = None if before is None or more is None else before + more
-        self.model = call.model or self.model
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count the call that ends what is within by an error, where it was told of."""
-        try:
-            yield
-        except BaseException as error:  # cancelled or failed: whatever the call cost is the task's
-            call = left(error)
-            if call is not None:
-                self.add(call)
-            raise
 
 
 class Run:
@@ -76,11 +43,10 @@ class Run:
     ) -> None:
         self.agent = agent
         self.tools = tools
-        self.spent = Spent()
+        self._calls = ModelCalls(services, agent.agent_id, ref, work, journal, span)
         self._has_waited = False
         self._setting: Setting | None = None
         self._answer = ""
-        self._counted: set[int] = set()
         self._services = services
         self._ref = ref
         self._work = work
@@ -91,6 +57,11 @@ class Run:
     def task(self) -> Task:
         """The task being worked on."""
         return self._work.task
+
+    @property
+    def spent(self) -> Spent:
+        """What its calls of models have cost so far, replayed ones included."""
+        return self._calls.spent
 
     @property
     def agent_id(self) -> str:
@@ -126,7 +97,7 @@ class Run:
         """
         setting = self._setting or await self.prepare()
         messages = _opening(setting, prompt)
-        reply = await self._ask(setting, messages, (), shape)
+        reply = await self._calls.ask(setting, messages, (), shape)
         return reply.content if shape is None else await self._settled(setting, messages, reply, shape)
 
     async def _talk(
@@ -136,7 +107,7 @@ class Run:
         specs = tuple(tool.spec for tool in self.tools.values())
         called: set[tuple[str, str]] = set()
         for _ in range(self._services.max_steps):
-            reply = await self._ask(setting, messages, specs, shape)
+            reply = await self._calls.ask(setting, messages, specs, shape)
             if not reply.tool_calls:
                 return reply
             messages.append(ChatMessage(role="assistant", content=reply.content, tool_calls=reply.tool_calls))
@@ -150,7 +121,7 @@ class Run:
             if repeated:
                 break
         messages.append(ChatMessage(role="user", content=ANSWER_NOW))
-        reply = await self._ask(setting, messages, (), shape)
+        reply = await self._calls.ask(setting, messages, (), shape)
         if not reply.content and shape is None:
             raise ToolFailed(
                 "the model calls tools and never answers",
@@ -168,7 +139,7 @@ class Run:
                 "context", request, preparation.setting, shape=Setting, costly=False, tell=tell_context
             )
         if setting.compression is not None:
-            self._count(setting.compression)
+            self._calls.count(setting.compression)
             await self._journal.confirm()
         self._setting = setting
         return setting
@@ -183,7 +154,8 @@ class Run:
     async def delegate(self, agent_id: str, text: str) -> str:
         """Give a task to another agent, wait for its outcome without holding a slot, return its answer.
 
-        Raises ToolFailed where that agent may not be asked, or did not succeed.
+        An answer without words comes as JSON. Raises ToolFailed where that agent may not be asked, or did not
+        succeed.
         """
         self._check_delegation(agent_id)
         child = self._child(agent_id, text)
@@ -192,7 +164,10 @@ class Run:
         if not outcome["success"]:
             error = outcome.get("error") or {}
             raise ToolFailed(f"{agent_id} did not succeed: {error.get('message', outcome['status'])}")
-        return (outcome.get("result") or {}).get("text", "")
+        result = outcome.get("result") or {}
+        if not result or "text" in result:
+            return result.get("text", "")
+        return json.dumps(result, ensure_ascii=False)
 
     async def remember(self, text: str, scope: MemoryScope) -> str:
         """Store a memory in a scope."""
@@ -211,12 +186,7 @@ class Run:
 
     async def count_rest(self) -> None:
         """Count the calls of earlier claims that this run did not come to again."""
-        if not self._work.journaled:
-            return
-        for record in await self._services.host.records(self._ref, self._work.stream):
-            call = call_of(record)
-            if call is not None and record.n // 2 not in self._counted:
-                self.spent.add(call)
+        await self._calls.count_rest()
 
     def history(self, answer: str) -> tuple[dict[str, Any], ...]:
         """What the thread is to keep of this run; nothing where nobody asked for a thread.
@@ -230,94 +200,15 @@ class Run:
             {"role": "assistant", "content": answer or self._answer, "task_id": self.task.task_id},
         )
 
-    # The model
-
     async def _settled(
         self, setting: Setting, messages: list[ChatMessage], reply: ModelReply, shape: type[ShapeT]
     ) -> ShapeT:
-        answer = await settled(shape, reply, messages, lambda talk: self._ask(setting, talk, (), shape))
+        def ask(talk: Sequence[ChatMessage]) -> Awaitable[ModelReply]:
+            return self._calls.ask(setting, talk, (), shape)
+
+        answer = await settled(shape, reply, messages, ask)
         self._answer = answer.model_dump_json(by_alias=True)
         return answer
-
-    async def _ask(
-        self,
-        setting: Setting,
-        messages: Sequence[ChatMessage],
-        specs: tuple[ToolSpec, ...],
-        shape: type[ShapeT] | None,
-    ) -> ModelReply:
-        request = ModelRequest(
-            model=setting.model,
-            messages=tuple(messages),
-            tags=setting.tags,
-            user=self.agent_id,
-            metadata=metadata_of(self._work, self.agent_id, self._journal.step_number + 1),
-            tools=specs,
-            response_schema=None if shape is None else response_schema(shape),
-            temperature=setting.temperature,
-            max_tokens=setting.max_tokens,
-            timeout_seconds=self.task.timeout,
-            cache=setting.cache,
-        )
-        started = time.perf_counter()
-
-        def tell(reply: ModelReply) -> list[Told]:
-            return [*model_called(request, reply, started), *tell_misfit(shape, reply)]
-
-        with self.spent.counting():
-            reply: ModelReply = await self._journal.step(
-                "model",
-                request,
-                lambda: self._complete(request, setting.structure),
-                shape=ModelReply,
-                tell=tell,
-            )
-        self._count(reply)
-        return reply
-
-    def _count(self, call: ModelReply | Call) -> None:
-        self.spent.add(call)
-        self._counted.add(self._journal.step_number)
-
-    async def _complete(self, request: ModelRequest, way: Way) -> ModelReply:
-        attributes = {
-            genai.OPERATION_NAME: genai.CHAT,
-            genai.REQUEST_MODEL: request.model,
-            genai.REQUEST_MAX_TOKENS: request.max_tokens,
-            genai.REQUEST_TEMPERATURE: request.temperature,
-            genai.AGENT_ID: self.agent_id,
-            genai.CONVERSATION_ID: self.task.thread_id,
-        }
-        with self._services.tracing.span(
-            f"chat {request.model}", parent=self._span.traceparent, attributes=attributes, kind="client"
-        ) as span:
-            reply = await self._replied(request, way)
-            span.set(
-                {
-                    genai.RESPONSE_MODEL: reply.model,
-                    genai.USAGE_INPUT_TOKENS: reply.usage.prompt_tokens,
-                    genai.USAGE_OUTPUT_TOKENS: reply.usage.completion_tokens,
-                    genai.RESPONSE_FINISH_REASONS: (reply.finish_reason,),
-                }
-            )
-            if self._services.trace_content:
-                span.set(
-                    {genai.INPUT_MESSAGES: _dump(request.messages), genai.OUTPUT_MESSAGES: reply.content}
-                )
-            return reply
-
-    async def _replied(self, request: ModelRequest, way: Way) -> ModelReply:
-        """The model's reply; its text is shown while it is written, unless it is JSON."""
-        model = self._services.model
-        if request.response_schema is not None:
-            return await self._services.ways.complete(model, request, way)
-        if not self._services.stream:
-            return await model.complete(request)
-        with Deltas(partial(self._show, request.metadata["step"])) as deltas:
-            return await model.complete(request, deltas)
-
-    def _show(self, step: int, payload: dict[str, Any]) -> None:
-        self._services.host.broadcast(delta_of(self._work, self._ref, step, self._services.clock, payload))
 
     # Tools
 
@@ -418,7 +309,3 @@ def _canonical(arguments: str) -> str:
 
 def _error_text(message: str) -> str:
     return json.dumps({"error": message}, ensure_ascii=False)
-
-
-def _dump(messages: Sequence[ChatMessage]) -> str:
-    return json.dumps([message.model_dump(mode="json") for message in messages], ensure_ascii=False)

@@ -1,0 +1,184 @@
+"""The calls of models that a run makes: each a step of its journal, told, counted, and shown as it comes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from pydantic import BaseModel
+
+from meshwright import genai
+from meshwright.envelope import ActorRef
+from meshwright.ledger.calls import Call, left
+from meshwright.messages import Usage
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, StructureInvalid, ToolSpec
+from meshwright.models.structure import Way, read_answer, response_schema
+from meshwright.run.services import Services
+from meshwright.run.setting import Setting, metadata_of
+from meshwright.run.streaming import Deltas, delta_of
+from meshwright.run.told import call_of, model_called
+from meshwright.tools.tool import cut
+from meshwright.tracing import Span
+from meshwright.work import Journal, Work
+from meshwright.work.journal import Told
+
+MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
+
+
+@dataclass(slots=True)
+class Spent:
+    """What calls of models have cost so far, with those that failed; None once nobody knows."""
+
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: Decimal | None = Decimal(0)
+    model: str | None = None
+
+    def add(self, call: ModelReply | Call) -> None:
+        """Count one call."""
+        self.usage = self.usage + call.usage
+        before, more = self.cost_usd, call.cost_usd
+        self.cost_usd = None if before is None or more is None else before + more
+        self.model = call.model or self.model
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the call that ends what is within by an error, where it was told of."""
+        try:
+            yield
+        except BaseException as error:  # cancelled or failed: whatever the call cost is the task's
+            call = left(error)
+            if call is not None:
+                self.add(call)
+            raise
+
+
+class ModelCalls:
+    """The calls of one run; `spent` is what they have cost, replayed ones included."""
+
+    def __init__(
+        self, services: Services, agent_id: str, ref: ActorRef, work: Work, journal: Journal, span: Span
+    ) -> None:
+        self.spent = Spent()
+        self._counted: set[int] = set()
+        self._services = services
+        self._agent_id = agent_id
+        self._ref = ref
+        self._work = work
+        self._journal = journal
+        self._span = span
+
+    async def ask(
+        self,
+        setting: Setting,
+        messages: Sequence[ChatMessage],
+        specs: tuple[ToolSpec, ...],
+        shape: type[BaseModel] | None,
+    ) -> ModelReply:
+        """Call the model, in a step of the journal. For a `shape` the reply's content is JSON, unchecked.
+
+        Raises ModelError.
+        """
+        request = ModelRequest(
+            model=setting.model,
+            messages=tuple(messages),
+            tags=setting.tags,
+            user=self._agent_id,
+            metadata=metadata_of(self._work, self._agent_id, self._journal.step_number + 1),
+            tools=specs,
+            response_schema=None if shape is None else response_schema(shape),
+            temperature=setting.temperature,
+            max_tokens=setting.max_tokens,
+            timeout_seconds=self._work.task.timeout,
+            cache=setting.cache,
+        )
+        started = time.perf_counter()
+
+        def tell(reply: ModelReply) -> list[Told]:
+            return [*model_called(request, reply, started), *tell_misfit(shape, reply)]
+
+        with self.spent.counting():
+            reply: ModelReply = await self._journal.step(
+                "model",
+                request,
+                lambda: self._complete(request, setting.structure),
+                shape=ModelReply,
+                tell=tell,
+            )
+        self.count(reply)
+        return reply
+
+    def count(self, call: ModelReply | Call) -> None:
+        """Count the call of the step that ran last."""
+        self.spent.add(call)
+        self._counted.add(self._journal.step_number)
+
+    async def _complete(self, request: ModelRequest, way: Way) -> ModelReply:
+        attributes = {
+            genai.OPERATION_NAME: genai.CHAT,
+            genai.REQUEST_MODEL: request.model,
+            genai.REQUEST_MAX_TOKENS: request.max_tokens,
+            genai.REQUEST_TEMPERATURE: request.temperature,
+            genai.AGENT_ID: self._agent_id,
+            genai.CONVERSATION_ID: self._work.task.thread_id,
+        }
+        with self._services.tracing.span(
+            f"chat {request.model}", parent=self._span.traceparent, attributes=attributes, kind="client"
+        ) as span:
+            reply = await self._replied(request, way)
+            span.set(
+                {
+                    genai.RESPONSE_MODEL: reply.model,
+                    genai.USAGE_INPUT_TOKENS: reply.usage.prompt_tokens,
+                    genai.USAGE_OUTPUT_TOKENS: reply.usage.completion_tokens,
+                    genai.RESPONSE_FINISH_REASONS: (reply.finish_reason,),
+                }
+            )
+            if self._services.trace_content:
+                span.set(
+                    {genai.INPUT_MESSAGES: _dump(request.messages), genai.OUTPUT_MESSAGES: reply.content}
+                )
+            return reply
+
+    async def _replied(self, request: ModelRequest, way: Way) -> ModelReply:
+        """The model's reply; its text is shown while it is written, unless it is JSON."""
+        model = self._services.model
+        if request.response_schema is not None:
+            return await self._services.ways.complete(model, request, way)
+        if not self._services.stream:
+            return await model.complete(request)
+        with Deltas(partial(self._show, request.metadata["step"])) as deltas:
+            return await model.complete(request, deltas)
+
+    def _show(self, step: int, payload: dict[str, Any]) -> None:
+        self._services.host.broadcast(delta_of(self._work, self._ref, step, self._services.clock, payload))
+
+    async def count_rest(self) -> None:
+        """Count the calls of earlier claims that this run did not come to again."""
+        if not self._work.journaled:
+            return
+        for record in await self._services.host.records(self._ref, self._work.stream):
+            call = call_of(record)
+            if call is not None and record.n // 2 not in self._counted:
+                self.spent.add(call)
+
+
+def _dump(messages: Sequence[ChatMessage]) -> str:
+    return json.dumps([message.model_dump(mode="json") for message in messages], ensure_ascii=False)
+
+
+def tell_misfit(shape: type[BaseModel] | None, reply: ModelReply) -> list[Told]:
+    """What is wrong with a reply that is to be an answer in a shape, and its text; nothing where it fits."""
+    if shape is None or reply.tool_calls:
+        return []
+    try:
+        read_answer(shape, reply)
+    except StructureInvalid as error:
+        raw = cut(error.raw, MAX_RAW_CHARS)
+        return [("structure.invalid", {"shape": shape.__name__, "error": error.message, "raw": raw})]
+    return []
