@@ -17,6 +17,7 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import Draining, HostError, NotFound, StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.host import Host
+from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import By, Costs
 from meshwright.ledger.keys import Keys
 from meshwright.messages import (
@@ -92,6 +93,7 @@ class Mesh:
         log: EventLog,
         registry: Registry,
         model: Model,
+        budgets: Budgets,
         prompts: Prompts,
         context: ContextClient,
         memory: Memory,
@@ -106,6 +108,7 @@ class Mesh:
         self.log = log
         self.registry = registry
         self.model = model
+        self.budgets = budgets
         self.prompts = prompts
         self.context = context
         self.memory = memory

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from meshwright import __version__
 from meshwright.api.agents import AgentRoutes
+from meshwright.api.budgets import BudgetRoutes
 from meshwright.api.chat import ChatRequest
 from meshwright.api.completions import CompletionRoutes
 from meshwright.api.context import ContextRoutes
@@ -53,6 +54,7 @@ def create_app(
         EventRoutes(mesh, streams),
         AgentRoutes(mesh),
         CostRoutes(mesh),
+        BudgetRoutes(mesh),
         ContextRoutes(mesh),
         *model_routes(mesh, groups),
         HealthRoutes(mesh),

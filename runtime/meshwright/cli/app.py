@@ -40,6 +40,7 @@ COMMANDS = {
     "cancel": Entry("tasks", "Cancel a task."),
     "events": Entry("events", "Show what happened in the mesh, oldest first."),
     "costs": Entry("costs", "Sum up what calls of models have cost."),
+    "budgets": Entry("budgets", "Show how much may be spent, and how much is."),
     "agents": Entry("agents", "List the agents, what they can do and how they are."),
     "models": Entry("models", "Show groups, deployments, tags and prices; say where a call goes."),
     "keys": Entry("keys", "Look after the keys for callers of the models."),

@@ -69,6 +69,10 @@ class MeshClient(Protocol):
         """What calls of models have cost since a time (RFC 3339), summed up by agent, tag, model, ..."""
         ...
 
+    async def budgets(self) -> list[Document]:
+        """How much may be spent, and how much is."""
+        ...
+
     async def agents(self) -> list[Document]:
         """Every registered agent."""
         ...

@@ -105,6 +105,12 @@ class LocalMesh:
         """From the ledger."""
         return await plain_costs(self._mesh.log, by=by, since=since)
 
+    async def budgets(self) -> list[Document]:
+        """As their accounts stand."""
+        return [
+            view.model_dump(mode="json") for view in await self._mesh.budgets.views(self._mesh.log, TENANT)
+        ]
+
     async def agents(self) -> list[Document]:
         """Every registered agent."""
         return [agent.model_dump(mode="json") for agent in self._mesh.registry.agents()]

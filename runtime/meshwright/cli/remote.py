@@ -95,6 +95,10 @@ class RemoteMesh:
         """`GET /costs`."""
         return await self._call("GET", "/costs", params=_given({"by": by, "since": since}))
 
+    async def budgets(self) -> list[Document]:
+        """`GET /budgets`."""
+        return (await self._call("GET", "/budgets"))["items"]
+
     async def agents(self) -> list[Document]:
         """`GET /agents`."""
         return (await self._call("GET", "/agents"))["items"]

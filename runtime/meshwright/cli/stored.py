@@ -69,6 +69,11 @@ class StoredMesh:
         async with self._log() as log:
             return await plain_costs(log, by=by, since=since)
 
+    async def budgets(self) -> list[Document]:
+        """As their accounts stand."""
+        async with self._idle() as mesh:
+            return await mesh.budgets()
+
     def follow(self, *, after_seq: int = 0, **fields: Any) -> AsyncGenerator[Document, None]:
         """Raises NotFound: nothing will happen here."""
         message = f"no mesh runs on {self.where}: nothing more happens there"
