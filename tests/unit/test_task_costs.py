@@ -224,6 +224,14 @@ async def test_calls_that_a_resumed_run_does_not_come_to_again_count_too(tmp_pat
         await ledger_of(mesh, outcome)
 
 
+async def test_calls_that_a_resumed_run_came_to_again_count_once_where_it_fails(tmp_path: Path) -> None:
+    task_id = await begun(tmp_path, ScriptedModel(asks("0.25")))
+    async with kept(tmp_path, keeper(opened=True), model=ScriptedModel(ModelRefused("no"))) as mesh:
+        outcome = await mesh.outcome(task_id)
+        assert (outcome.status, outcome.cost_usd) == ("failed", Decimal("0.25"))
+        await ledger_of(mesh, outcome)
+
+
 async def test_an_attempt_that_begins_anew_after_a_crash_adds_to_the_one_before(tmp_path: Path) -> None:
     tried: list[str] = []
 
