@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from meshwright.errors import ConfigError
 from meshwright.messages import Usage
 from meshwright.models.direct import Chain, DirectModel
 from meshwright.models.http import HttpModel
-from meshwright.models.named import ByName, NamedPrices, by_name
+from meshwright.models.named import ByName, by_name, prices_by_name
 from meshwright.models.offline import OfflineModel
 from meshwright.models.port import (
     ChatMessage,
@@ -23,7 +24,6 @@ from meshwright.models.port import (
     ModelRequest,
     Unauthorized,
 )
-from meshwright.models.prices import Prices
 from meshwright.models.router import RouterModel
 from meshwright.money import Price
 from meshwright.testing import ScriptedModel
@@ -218,7 +218,7 @@ def test_a_server_is_asked_for_every_name_as_it_stands() -> None:
     assert by_name(server, [create_agent("claude-sonnet-4-6")], environment={}) is server
 
 
-async def test_a_name_that_is_a_group_is_that_group(tmp_path: Any, environment: dict[str, str]) -> None:
+async def test_a_name_that_is_a_group_is_that_group(tmp_path: Path, environment: dict[str, str]) -> None:
     path = tmp_path / "litellm_config.yaml"
     path.write_text(
         "model_list: [{model_name: gpt-5.4, litellm_params: "
@@ -247,18 +247,16 @@ async def test_a_name_that_was_not_asked_for_is_refused(environment: dict[str, s
 
 
 async def test_a_named_model_has_its_own_price_and_its_fallbacks_the_dearest_counts(
-    environment: dict[str, str],
+    environment: dict[str, str], tmp_path: Path
 ) -> None:
     agents = [create_router_agent(["gpt-5.4-nano", "gpt-5.4", "mistral/m"]), create_agent("offline")]
     model = by_name(ScriptedModel(), agents, environment=environment)
-    assert isinstance(model, ByName)
-    own = Price(input=Decimal(7), output=Decimal(8))
     default = Price(input=Decimal("0.5"), output=Decimal(90))
-    prices = NamedPrices(model, Prices.of(None, own), default)
+    prices = prices_by_name(model, tmp_path / "litellm_config.yaml", default)
     named = prices.most(request("gpt-5.4-nano", tags=("research",)), 10)
     assert named == Price(input=Decimal("2.5"), output=Decimal(90))
     assert prices.most(request("offline")) == Price(input=Decimal(0), output=Decimal(0))
-    assert prices.most(request("default")) == own
+    assert prices.most(request("default")) == default
     usage = Usage(prompt_tokens=1_000_000, completion_tokens=0)
     reply = ModelReply(model="gpt-5.4-nano", usage=usage)
     assert prices.of_reply(reply, request("gpt-5.4-nano")) == Decimal("0.2")
