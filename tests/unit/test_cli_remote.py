@@ -60,6 +60,25 @@ async def test_a_broken_stream_goes_on_where_it_broke() -> None:
     assert stream.asked == [0, 2, 4, 6, 8]
 
 
+async def test_a_stream_that_breaks_after_what_no_log_keeps_goes_on_behind_the_last_that_one_does() -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers["Last-Event-ID"])
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(frame(len(asked)) + b'event: model.delta\ndata: {"seq": null}\n\n')
+        return response
+
+    async with (
+        served(web.get("/tasks/t1/events", answer)) as mesh,
+        aclosing(mesh.follow(task_id="t1")) as events,
+    ):
+        seen = [(await anext(events))["seq"] for _ in range(4)]
+    assert seen == [1, None, 2, None]
+    assert asked == ["0", "1"]
+
+
 async def test_a_refused_stream_is_not_tried_again() -> None:
     async with served() as mesh:
         with pytest.raises(MeshError):

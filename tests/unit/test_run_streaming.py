@@ -145,8 +145,7 @@ async def test_what_was_gathered_of_a_call_that_fails_is_not_shown() -> None:
 
 async def test_streaming_can_be_switched_off() -> None:
     model = Typist(["The answer."])
-    async with mesh_for(Writer, model=model) as mesh:
-        object.__setattr__(mesh.mesh.worker._run._services, "stream", False)
+    async with mesh_for(Writer, model=model, stream=False) as mesh:
         assert (await mesh.ask("writer", "Write.")).text == "The answer."
         assert deltas(mesh) == []
     assert model.streamed == [False]
@@ -237,10 +236,27 @@ async def test_a_piece_has_a_largest_size() -> None:
     assert [len(payload["text"]) for _, payload in shown] == [MAX_CHARS, MAX_CHARS, 1]
 
 
+async def test_what_is_over_that_size_does_not_wait_for_more() -> None:
+    sizes: list[int] = []
+    done = asyncio.Event()
+
+    def show(payload: dict[str, Any]) -> None:
+        sizes.append(len(payload["text"]))
+        if len(sizes) == 2:
+            done.set()
+
+    with Deltas(show) as deltas:
+        deltas("x" * (MAX_CHARS + 1))
+        await asyncio.wait_for(done.wait(), PATIENCE_SECONDS)
+    assert sizes == [MAX_CHARS, 1]
+
+
 # Following
 
 
-async def test_a_reader_that_does_not_read_costs_the_writer_nothing() -> None:
+async def test_a_reader_that_does_not_read_costs_the_writer_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with mesh_for(Writer, model=Typist(["."])) as mesh:
         live = Live(mesh.mesh.host, mesh.mesh.log)
         following = live.follow(EventFilter(after_seq=0))
@@ -256,6 +272,7 @@ async def test_a_reader_that_does_not_read_costs_the_writer_nothing() -> None:
         assert [event.seq for event in kept] == list(range(1, len(kept) + 1))
         assert kept[-1].task_id == outcome.task_id
         assert 0 < sum(map(is_delta, seen)) <= MAX_WAITING
+    assert not caplog.records
 
 
 def piece(n: int) -> Event:
