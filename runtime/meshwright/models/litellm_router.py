@@ -7,6 +7,7 @@ import copy
 import itertools
 import logging
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ COUNTER = itertools.count(1)
 
 
 class OverLimit(Exception):
-    """A deployment has no call left in this minute by the file's own limit; none was made."""
+    """No deployment has a call left in this minute by the file's own limits; none was made."""
 
 
 def import_litellm() -> Any:
@@ -94,9 +95,7 @@ def limited(deployment: Mapping[str, Any]) -> bool:
 
 def confined_class() -> Any:
     """The class of our Routers: LiteLLM's, without what reaches over into others of the process."""
-    import litellm
     from litellm import Router
-    from litellm.router_utils.cooldown_handlers import _set_cooldown_deployments
 
     class ConfinedRouter(Router):
         """Heeds its own limits and strategy alone: LiteLLM asks those of every Router of the process."""
@@ -104,22 +103,20 @@ def confined_class() -> Any:
         own: tuple[Any, ...] = ()
         """The callbacks that this Router has made."""
 
-        async def async_routing_strategy_pre_call_checks(
-            self, deployment: dict[str, Any], parent_otel_span: Any, logging_obj: Any = None
-        ) -> None:
-            """Ask our own limits whether a deployment may be called. Raises OverLimit."""
-            for each in self.own:
-                try:
-                    await each.async_pre_call_check(deployment, parent_otel_span)
-                except litellm.RateLimitError as error:
-                    _set_cooldown_deployments(
-                        litellm_router_instance=self,
-                        exception_status=429,
-                        original_exception=error,
-                        deployment=deployment["model_info"]["id"],
-                        time_to_cooldown=self.cooldown_time,
-                    )
-                    raise OverLimit from None
+        async def async_get_available_deployment(
+            self, model: str, request_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+        ) -> Any:
+            """Pick a deployment that has a call left in this minute. Raises OverLimit."""
+            order = request_kwargs.get("_target_order")
+            for _ in self.model_list:
+                picked = await super().async_get_available_deployment(model, request_kwargs, *args, **kwargs)
+                if await takes_a_call(self, picked):
+                    return picked
+                request_kwargs |= {} if order is None else {"_target_order": order}
+            raise OverLimit
+
+        async def async_routing_strategy_pre_call_checks(self, *args: Any, **kwargs: Any) -> None:
+            """Ask nobody: our limits were counted when the deployment was picked, others' are not ours."""
 
         async def async_callback_filter_deployments(
             self,
@@ -147,7 +144,41 @@ def confined_class() -> Any:
             """Fall back to nothing: LiteLLM would for a bad request too, and within a stream."""
             raise e
 
+        async def _acompletion_streaming_iterator(
+            self, model_response: Any, messages: Any, initial_kwargs: Any
+        ) -> Any:
+            """Hand out the stream itself: LiteLLM has the next model write on where it broke."""
+            return model_response
+
     return ConfinedRouter
+
+
+async def takes_a_call(router: Any, deployment: dict[str, Any]) -> bool:
+    """Count a call of a deployment; one that has none left rests until the next minute."""
+    from litellm import RateLimitError
+    from litellm.router_utils.pre_call_checks.model_rate_limit_check import ModelRateLimitingCheck
+
+    for each in router.own:
+        if isinstance(each, ModelRateLimitingCheck):
+            try:
+                await each.async_pre_call_check(deployment, None)
+            except RateLimitError as error:
+                left = 60 - time.time() % 60
+                router.cooldown_cache.add_deployment_to_cooldown(
+                    deployment["model_info"]["id"], error, 429, left
+                )
+                return False
+    return True
+
+
+def connection_of(stream: Any) -> Any:
+    """The reply that a stream is read from, where LiteLLM does not close it: it reads its lines alone.
+
+    To be asked for before the first is read. None where the stream closes it itself.
+    """
+    lines = getattr(stream.completion_stream, "streaming_response", None)
+    frame = getattr(lines, "ag_frame", None)
+    return frame.f_locals.get("self") if frame else None
 
 
 def adopted(router: Any, name: str) -> tuple[Any, ...]:
@@ -201,6 +232,7 @@ async def close_clients_of(loop: asyncio.AbstractEventLoop) -> None:
     """Close the HTTP clients that LiteLLM keeps for an event loop; their keys end with its id."""
     import litellm
 
+    vars(litellm).pop("module_level_aclient", None)  # one of them under a second name: it makes itself anew
     clients = litellm.in_memory_llm_clients_cache.cache_dict
     for key in [key for key in clients if str(key).endswith(f"-{id(loop)}")]:
         client = clients.pop(key)

@@ -7,7 +7,7 @@ import copy
 import importlib.util
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from meshwright.models.config import FALLBACKS, LiteLLMConfig, missing_names, re
 from meshwright.models.litellm_router import (
     OverLimit,
     close_clients_of,
+    connection_of,
     discard,
     id_in_file,
     import_litellm,
@@ -28,6 +29,7 @@ from meshwright.models.port import (
     ModelReply,
     ModelRequest,
     ModelTimeout,
+    ModelUnavailable,
     OnDelta,
     Unauthorized,
 )
@@ -165,19 +167,17 @@ class RouterModel:
     async def _ask(
         self, router: Any, step: Step, request: ModelRequest, on_delta: OnDelta | None
     ) -> ModelReply:
-        """Have the Router call one deployment; one that is over its own limit is passed over."""
+        """Have the Router call one deployment."""
         if not self._can_call(step.group):
             raise Unauthorized(f"The key or address of every deployment of model {step.group!r} is missing")
-        for _ in range(len(self.deployments)):
-            try:
-                return await self._called(router, step, request, on_delta)
-            except OverLimit:
-                continue
-            except ModelError:
-                raise
-            except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' clients raise
-                raise translated(error, step.group, request.tags) from None
-        raise over_limit(step.group)
+        try:
+            return await self._called(router, step, request, on_delta)
+        except OverLimit:
+            raise over_limit(step.group) from None
+        except ModelError:
+            raise
+        except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' clients raise
+            raise translated(error, step.group, request.tags) from None
 
     async def _called(
         self, router: Any, step: Step, request: ModelRequest, on_delta: OnDelta | None
@@ -186,14 +186,18 @@ class RouterModel:
         response = await router.acompletion(**arguments)
         if on_delta is None:
             return self._read(whole(response), response, request)
-        pieces = Pieces(on_delta, MAX_REPLY_CHARS)
+        pieces, connection = Pieces(on_delta, MAX_REPLY_CHARS), connection_of(response)
         try:
             async for chunk in response:
                 pieces.add(chunk.model_dump())
         except TooMuch:
             raise ModelError(f"{SOURCE} sent a reply of more than {MAX_REPLY_CHARS:,} characters") from None
         finally:
-            await closed(response)
+            await response.aclose()
+            if connection is not None:
+                await connection.aclose()
+        if response.received_finish_reason is None:  # LiteLLM would pass off what was cut off as an answer
+            raise ModelUnavailable(f"The provider of model {step.group!r} broke off its reply")
         return self._read(pieces.body(), response, request)
 
     def _read(self, body: dict[str, Any], response: Any, request: ModelRequest) -> ModelReply:
@@ -201,9 +205,7 @@ class RouterModel:
         deployment = id_in_file(hidden.get("model_id"))
         reply = read_completion(body, model=request.model, source=SOURCE, deployment=deployment)
         cost = self.prices.of_reply(reply, request)
-        return reply.model_copy(
-            update={"cost_usd": cost, "cost_source": "unknown" if cost is None else "priced"}
-        )
+        return reply if cost is None else reply.model_copy(update={"cost_usd": cost, "cost_source": "priced"})
 
     def _build(self) -> Any:
         try:
@@ -271,11 +273,6 @@ def message_of(message: Any) -> dict[str, Any]:
     ]
     refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
     return {"content": message.content, "tool_calls": calls, "refusal": refusal}
-
-
-async def closed(response: AsyncGenerator[Any]) -> None:
-    """Close a stream's connection, whether it was read to its end or not."""
-    await response.aclose()
 
 
 def litellm_is_installed() -> bool:

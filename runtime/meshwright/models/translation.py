@@ -48,14 +48,16 @@ def by_status(
     error: Exception, causes: Sequence[BaseException], group: str, tags: Sequence[str]
 ) -> ModelError:
     """Make our error by the status of the provider's reply, and its own words about it."""
-    status = getattr(error, "status_code", None)
-    if not isinstance(status, int):
+    said = [getattr(each, "status_code", None) for each in causes]
+    known = [status for status in said if isinstance(status, int) and status >= 400]
+    if not known:
         return ModelRefused(
             f"{SOURCE} has no model {group!r} for tags {list(tags)} ({type(error).__name__})",
             remedy="Tag one deployment of the group with default, and check budgets and limits",
         )
     headers = getattr(error, "litellm_response_headers", None) or {}
-    fault = Fault(status, provider_words(causes), read_retry_after(headers))
+    # The last is the provider's own: LiteLLM makes a 500 of what it does not know.
+    fault = Fault(known[-1], provider_words(causes), read_retry_after(headers))
     return error_for(fault, source=SOURCE, model=group)
 
 

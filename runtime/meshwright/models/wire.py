@@ -89,13 +89,16 @@ def read_completion(body: Any, *, model: str, source: str, **more: Any) -> Model
         reason = choice.get("finish_reason") or "stop"
         if reason == REFUSED or message.get("refusal"):
             raise ContentRefused(f"{source} held back the answer of model {model!r}: its policy forbids it")
+        usage = body.get("usage") or {}
+        cost = read_cost(usage.get("cost"))  # some servers say it here, and LiteLLM's proxy of its streams
+        told = {} if cost is None else {"cost_usd": cost, "cost_source": "reported"}
         return ModelReply(
             content=read_content(message.get("content")),
             tool_calls=read_calls(message.get("tool_calls") or ()),
             model=body.get("model") or model,
-            usage=read_usage(body.get("usage") or {}),
+            usage=read_usage(usage),
             finish_reason=reason,
-            **more,
+            **{**told, **more},
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError):
         raise not_a_completion(source) from None  # the cause would quote the reply
