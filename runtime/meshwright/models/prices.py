@@ -26,6 +26,7 @@ LIST = "model_prices_and_context_window_backup.json"
 FREE_PROVIDERS = frozenset({"ollama", "ollama_chat"})
 ABOVE = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 DATE = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
+CACHED = 512  # groups with tags, and models; who calls may make up more
 FREE = Price(input=ZERO, output=ZERO)
 Entry = Mapping[str, Any]
 
@@ -62,8 +63,10 @@ class Prices:
         self._listed = lru_cache(maxsize=1)(listed or read_list)
         self._free = Rates(FREE, "local") if free else None
         self._by_id = {deployment_id(each): each for each in config.deployments} if config else {}
-        self._reachable = lru_cache(maxsize=512)(self._rates_of_request)
-        self._named = lru_cache(maxsize=512)(self._rates_of_model)
+        # Each call of a model asks, and a call has 0.1 ms for all of its accounts.
+        self._reachable = lru_cache(maxsize=CACHED)(self._rates_of_request)
+        self._answered = lru_cache(maxsize=CACHED)(self._rates_of_answer)
+        self._named = lru_cache(maxsize=CACHED)(self._rates_of_model)
 
     @classmethod
     def of(
@@ -97,7 +100,7 @@ class Prices:
         """What a reply cost by our prices; None where nobody knows, and 0 from a cache."""
         if reply.cache_hit:
             return ZERO
-        rates = self._rates_of_reply(reply, request)
+        rates = self._answered(reply.deployment, reply.model, request.model, request.tags)
         return None if rates is None else cost(rates.at(reply.usage.prompt_tokens), reply.usage)
 
     def of_deployment(self, deployment: Mapping[str, Any]) -> Rates | None:
@@ -121,20 +124,22 @@ class Prices:
         known = tuple(each for each in rates if each is not None)
         return known if len(known) == len(rates) else None
 
-    def _rates_of_reply(self, reply: ModelReply, request: ModelRequest) -> Rates | None:
+    def _rates_of_answer(
+        self, deployment: str | None, model: str, group: str, tags: tuple[str, ...]
+    ) -> Rates | None:
         if self._free:
             return self._free
-        if reply.deployment in self._by_id:
-            return self.of_deployment(self._by_id[reply.deployment])
-        return self._of_candidate(reply, request) or self._named(reply.model)
+        if deployment in self._by_id:
+            return self.of_deployment(self._by_id[deployment])
+        return self._of_candidate(model, group, tags) or self._named(model)
 
-    def _of_candidate(self, reply: ModelReply, request: ModelRequest) -> Rates | None:
-        """The price of the deployment that answers to the reply's model, where the reply names none."""
+    def _of_candidate(self, model: str, group: str, tags: tuple[str, ...]) -> Rates | None:
+        """The price of the deployment that answers to a model's name, where the reply names none."""
         if self._config is None:
             return None
-        answered = {reply.model, bare(reply.model), undated(bare(reply.model))}
-        for each in route(self._config, self._environment, request.model, request.tags).candidates():
-            if each.model in answered or bare(each.model) in answered:
+        names = {model, bare(model), undated(bare(model))}
+        for each in route(self._config, self._environment, group, tags).candidates():
+            if each.model in names or bare(each.model) in names:
                 return self.of_deployment(each.settings)
         return None
 
