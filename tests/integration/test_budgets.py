@@ -1,0 +1,110 @@
+"""Budgets of a whole mesh: what a task is told when there is no room, and what people and programs see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from meshwright import Agent, Capability, Mesh, build_mesh, load_settings
+from meshwright.api.server import serving
+from meshwright.messages import Usage
+from meshwright.models.port import ModelReply
+from meshwright.testing import ScriptedModel
+
+BUDGETS = [
+    {"name": "all", "limit_usd": "0.04", "window": "total"},
+    {"name": "each", "scope": "agent", "limit_usd": "1", "window": "day", "hard": False},
+]
+PRICE = {"input": 0, "output": 30}
+
+
+class Clerk(Agent):
+    """Answers what its model says."""
+
+    agent_id = "clerk"
+    capabilities = (Capability("clerking"),)
+    remembers = False
+
+
+@asynccontextmanager
+async def limited(folder: Path, *, budgets: Any = BUDGETS) -> AsyncIterator[Mesh]:
+    """A mesh whose model costs 30 dollars a million tokens that it writes, and writes 500 a reply."""
+    reply = ModelReply(content="Done.", model="big", usage=Usage(completion_tokens=500))
+    settings = load_settings(folder, listen_port=0, budgets=budgets, default_price=PRICE)
+    mesh = build_mesh(settings, project=folder, agents=[Clerk], model=ScriptedModel(*[reply] * 9))
+    async with mesh:
+        yield mesh
+
+
+async def budgets(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "meshwright.cli", "budgets", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+async def test_a_task_that_there_is_no_money_for_fails_and_says_so(tmp_path: Path) -> None:
+    async with limited(tmp_path) as mesh:
+        first = await mesh.ask("clerk", "Do it.")
+        second = await mesh.ask("clerk", "Do it again.")
+        costs = await mesh.costs("agent")
+    assert (first.success, first.cost_usd) == (True, Decimal("0.015"))
+    assert second.error is not None
+    assert (second.success, second.error.type, second.cost_usd) == (False, "BudgetExceeded", 0)
+    assert "budget all (mesh mesh) has no room: $0.015 of $0.04 are spent" in second.error.message
+    assert (costs.total.cost_usd, costs.total.calls, costs.total.failed) == (Decimal("0.015"), 2, 1)
+
+
+async def test_budgets_are_the_same_over_http_and_on_the_command_line(tmp_path: Path) -> None:
+    async with (
+        limited(tmp_path) as mesh,
+        serving(mesh, "127.0.0.1", 0) as server,
+        aiohttp.ClientSession(server.url) as session,
+    ):
+        await mesh.ask("clerk", "Do it.")
+        await mesh.budgets.settled()
+        async with session.get("/budgets") as response:
+            assert response.status == 200
+            found = (await response.json())["items"]
+        told = await budgets("--json", "--url", server.url)
+        drawn = await budgets("--url", server.url)
+    assert json.loads(told.stdout) == found
+    assert [(each["budget"], each["key"], each["spent_usd"], each["reserved_usd"]) for each in found] == [
+        ("all", "mesh", "0.015", "0"),
+        ("each", "clerk", "0.015", "0"),
+    ]
+    heads, everyone, clerk = [line.split() for line in drawn.stdout.splitlines()]
+    assert heads == ["budget", "of", "window", "limit", "spent", "reserved", "renews"]
+    assert everyone == ["all", "the", "mesh", "total", "$0.0400", "$0.0150", "$0", "never"]
+    assert clerk[:8] == ["each", "(soft)", "agent", "clerk", "day", "$1.0000", "$0.0150", "$0"]
+
+
+async def test_what_was_spent_is_remembered_by_a_mesh_that_starts_again(tmp_path: Path) -> None:
+    async with limited(tmp_path) as mesh:
+        await mesh.ask("clerk", "Do it.")
+    async with limited(tmp_path) as mesh:
+        views = await mesh.budgets.views(mesh.log)
+        assert [(view.budget, view.spent_usd, view.reserved_usd) for view in views] == [
+            ("all", Decimal("0.015"), 0),
+            ("each", Decimal("0.015"), 0),
+        ]
+
+
+async def test_without_a_budget_there_is_nothing_to_show(tmp_path: Path) -> None:
+    async with limited(tmp_path, budgets=[]) as mesh:
+        await mesh.ask("clerk", "Do it.")
+    told = await budgets("--data", str(tmp_path / ".mesh"))
+    assert (told.stdout, told.returncode) == ("", 0)
+    assert "mesh.toml declares them as [[budgets]]" in told.stderr
