@@ -63,7 +63,7 @@ class HttpModel:
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(request.timeout_seconds):
-                reply = await self._call(request, on_delta)
+                return await self._call(request, on_delta, begun)
         except aiohttp.ClientConnectionError as error:
             raise self._unreachable(error) from None
         except TimeoutError:
@@ -74,7 +74,6 @@ class HttpModel:
             raise self._broken_off(type(error).__name__) from None
         except TooMuch:
             raise self._too_much() from None
-        return reply.model_copy(update={"latency_ms": (time.perf_counter() - begun) * 1000})
 
     async def close(self) -> None:
         """Close the pooled connections."""
@@ -82,7 +81,7 @@ class HttpModel:
             await self._session.close()
             self._session = None
 
-    async def _call(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
+    async def _call(self, request: ModelRequest, on_delta: OnDelta | None, begun: float) -> ModelReply:
         session = self._session or self._open()
         body = {**completion_body(request, stream=on_delta is not None), "cache": cache_control(request)}
         async with session.post(
@@ -90,7 +89,12 @@ class HttpModel:
         ) as response:
             if response.status != 200:
                 raise await self._fault(response, request)
-            return await self._read(response, request, on_delta)
+            body = await self._read(response, request, on_delta)
+            told = told_of(response.headers, streamed=is_a_stream(response))
+        if isinstance(body, dict) and body.get("error"):
+            raise error_for(fault_in(body), source=self.server, model=request.model)
+        took = (time.perf_counter() - begun) * 1000
+        return read_completion(body, model=request.model, source=self.server, latency_ms=took, **told)
 
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp
@@ -105,24 +109,21 @@ class HttpModel:
 
     async def _read(
         self, response: aiohttp.ClientResponse, request: ModelRequest, on_delta: OnDelta | None
-    ) -> ModelReply:
-        kind = response.headers.get("content-type", "").lower()
-        if on_delta is not None and "event-stream" in kind:
-            body = await self._stream(response, request, Pieces(on_delta, self.max_reply_bytes))
-            return self._reply(body, request, told_of(response.headers, streamed=True))
-        if "json" not in kind:
-            raise not_a_completion(self.server)
-        reply = self._reply(await self._whole(response), request, told_of(response.headers))
-        if on_delta is not None and reply.content:  # a server that does not stream
-            on_delta(reply.content)
-        return reply
-
-    def _reply(self, body: Any, request: ModelRequest, told: dict[str, Any]) -> ModelReply:
-        if isinstance(body, dict) and body.get("error"):
-            raise error_for(fault_in(body), source=self.server, model=request.model)
-        return read_completion(body, model=request.model, source=self.server, **told)
+    ) -> Any:
+        """The body of a completion, whole or of a stream; of a server that does not stream in one piece."""
+        if on_delta is None:
+            return await self._whole(response)
+        pieces = Pieces(on_delta, self.max_reply_bytes)
+        if is_a_stream(response):
+            return await self._stream(response, request, pieces)
+        body = await self._whole(response)
+        with suppress(AttributeError, KeyError, LookupError, TypeError):  # it is told when it is read
+            pieces.add({"choices": [{"delta": {"content": body["choices"][0]["message"]["content"]}}]})
+        return body
 
     async def _whole(self, response: aiohttp.ClientResponse) -> Any:
+        if "json" not in response.headers.get("content-type", "").lower():
+            raise not_a_completion(self.server)
         data = await read_limited(response, self.max_reply_bytes)
         if data is None:
             raise TooMuch
@@ -225,6 +226,11 @@ def cache_control(request: ModelRequest) -> dict[str, Any]:
     return {"namespace": ":".join([str(request.metadata.get("tenant_id", "")), *sorted(request.tags)])}
 
 
+def is_a_stream(response: aiohttp.ClientResponse) -> bool:
+    """Whether a reply comes in events."""
+    return "event-stream" in response.headers.get("content-type", "").lower()
+
+
 def told_of(headers: Mapping[str, str], *, streamed: bool = False) -> dict[str, Any]:
     """What a LiteLLM proxy tells of a call in its headers.
 
@@ -264,6 +270,8 @@ async def drain(response: aiohttp.ClientResponse) -> None:
 
 async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
     """Read a body, or None as soon as it is over the limit."""
+    if "content-length" in response.headers and "content-encoding" not in response.headers:
+        return await response.read() if (response.content_length or 0) <= max_bytes else None
     pieces: list[bytes] = []
     size = 0
     async for piece in response.content.iter_any():

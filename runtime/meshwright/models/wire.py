@@ -90,15 +90,15 @@ def read_completion(body: Any, *, model: str, source: str, **more: Any) -> Model
         if reason == REFUSED or message.get("refusal"):
             raise ContentRefused(f"{source} held back the answer of model {model!r}: its policy forbids it")
         usage = body.get("usage") or {}
-        cost = read_cost(usage.get("cost"))  # some servers say it here, and LiteLLM's proxy of its streams
-        told = {} if cost is None else {"cost_usd": cost, "cost_source": "reported"}
+        if "cost" in usage and "cost_usd" not in more:  # so a LiteLLM proxy says it of a stream
+            more |= said_cost(usage["cost"])
         return ModelReply(
             content=read_content(message.get("content")),
             tool_calls=read_calls(message.get("tool_calls") or ()),
             model=body.get("model") or model,
             usage=read_usage(usage),
             finish_reason=reason,
-            **{**told, **more},
+            **more,
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError):
         raise not_a_completion(source) from None  # the cause would quote the reply
@@ -134,17 +134,25 @@ def read_call(number: int, call: Mapping[str, Any]) -> ToolCall:
 
 def read_usage(usage: Mapping[str, Any]) -> Usage:
     """Read the tokens that the server counted."""
-    prompt, completion = (usage.get(f"{kind}_tokens_details") or {} for kind in ("prompt", "completion"))
+    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     return Usage(
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         completion_tokens=int(usage.get("completion_tokens") or 0),
-        cached_tokens=int(prompt.get("cached_tokens") or 0),
-        reasoning_tokens=int(completion.get("reasoning_tokens") or 0),
+        cached_tokens=int(prompt.get("cached_tokens") or 0) if prompt else 0,
+        reasoning_tokens=int(completion.get("reasoning_tokens") or 0) if completion else 0,
     )
+
+
+def said_cost(text: str | float | None) -> dict[str, Any]:
+    """What a reply says of a cost that whoever answered has told, if it is one."""
+    cost = read_cost(text)
+    return {} if cost is None else {"cost_usd": cost, "cost_source": "reported"}
 
 
 def read_cost(text: str | float | None) -> Decimal | None:
     """Read a price in US dollars; None where it is missing or no price at all."""
+    if text is None:
+        return None
     try:
         cost = Decimal(str(text))
     except InvalidOperation:
