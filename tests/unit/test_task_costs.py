@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, load_settings, tool
+from meshwright.events.filter import EventFilter
 from meshwright.ledger.calls import called, leave
 from meshwright.ledger.costs import Cost
 from meshwright.messages import Outcome, Usage
-from meshwright.models.port import ModelRefused, ModelReply, ModelRequest, ToolCall
+from meshwright.models.port import ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.money import Price
 from meshwright.run import Run
-from meshwright.run.run import Spent
+from meshwright.run.calls import Spent
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
 
 PATIENCE_SECONDS = 10
@@ -164,6 +166,54 @@ async def test_a_delegated_task_pays_for_itself() -> None:
         await ledger_of(mesh.mesh, outcome)
         await ledger_of(mesh.mesh, child)
         assert (await mesh.mesh.costs()).total.cost_usd == Decimal("0.75")
+
+
+class Hanging(ScriptedModel):
+    """Says the last of its script to whom it calls, and never ends."""
+
+    def __init__(self, *replies: ModelReply) -> None:
+        super().__init__(*replies)
+        self.hangs = asyncio.Event()
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        if self.unsaid:
+            return await super().complete(request)
+        self.hangs.set()
+        await asyncio.Event().wait()
+        raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize("price", [Price(input=Decimal(3), output=Decimal(15)), None])
+async def test_a_call_that_is_broken_off_is_a_row_and_its_task_pays_for_it(price: Price | None) -> None:
+    model = Hanging(asks("0.25"))
+    async with mesh_for(keeper(opened=True), model=model, default_price=price) as mesh:
+        receipt = await mesh.submit(agent_id="keeper", payload={"text": "Do it."})
+        await model.hangs.wait()
+        await mesh.mesh.cancel(receipt.task_id)
+        outcome = await mesh.outcome(receipt.task_id)
+        cost = await ledger_of(mesh.mesh, outcome)
+    assert (cost.calls, cost.failed) == (2, 1)
+    assert outcome.cost_usd is None if price is None else (outcome.cost_usd or 0) > Decimal("0.25")
+
+
+async def test_a_call_that_failed_for_nothing_is_a_row_that_costs_nothing() -> None:
+    model = ScriptedModel(asks("0.25"), ModelRefused("no"))
+    async with mesh_for(keeper(opened=True), model=model) as mesh:
+        outcome = await mesh.ask("keeper", "Do it.")
+        cost = await ledger_of(mesh.mesh, outcome)
+        told = mesh.events("model.called").payloads
+    assert (outcome.status, outcome.cost_usd) == ("failed", Decimal("0.25"))
+    assert (cost.calls, cost.failed, cost.unpriced) == (2, 1, 0)
+    assert [(each["outcome"], each["error"]) for each in told] == [("ok", None), ("failed", "ModelRefused")]
+
+
+async def test_a_call_of_no_task_is_a_row_too() -> None:
+    async with mesh_for(keeper(), model=ScriptedModel(reply("0.25"))) as mesh:
+        await mesh.mesh.model.complete(ModelRequest(messages=(), user="llm-service"))
+        async for _ in mesh.mesh.log.tail(EventFilter(event_type="model.called", after_seq=0)):
+            break
+        [cost] = (await mesh.mesh.costs("task")).items
+    assert (cost.key, cost.calls, cost.cost_usd) == (None, 1, Decimal("0.25"))
 
 
 def test_a_call_that_failed_at_a_cost_counts_and_one_that_nobody_told_of_does_not() -> None:
