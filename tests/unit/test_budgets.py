@@ -171,6 +171,18 @@ async def test_a_task_may_bring_its_own_budget() -> None:
         await mesh.call(1, metadata={**STEP, "task_id": "t2"})
 
 
+async def test_a_call_may_bring_the_budgets_of_its_key() -> None:
+    key = budget(1, "key-1", scope="agent", of="clerk", window="day").model_dump(mode="json")
+    forged = budget(99).model_dump(mode="json")
+    async with spending(budget(3)) as mesh:
+        await mesh.call(1, metadata={"budgets": [key, forged]})
+        with pytest.raises(BudgetExceeded, match=r"budget key-1 \(agent clerk\)"):
+            await mesh.call(1, metadata={"budgets": [key]})
+        with pytest.raises(BudgetExceeded, match=r"budget pot"):
+            await mesh.call(3, metadata={"budgets": [forged]})
+        assert {(view.budget, view.limit_usd) for view in await mesh.views()} == {("pot", 3), ("key-1", 1)}
+
+
 def test_a_task_without_a_budget_is_the_request_that_it_was() -> None:
     assert "budget_usd" not in TaskRequest(capability="x").model_dump_json()
     given = TaskRequest(capability="x", budget_usd=Decimal("1.50"))

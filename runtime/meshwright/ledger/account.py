@@ -36,7 +36,10 @@ Answer = Literal["held", "over", "refused", "crowded"]
 
 
 class Account(Plain):
-    """One budget of one of its scope: `key` names the agent, tenant, tag, thread or task."""
+    """One budget of one of its scope: `key` names the agent, tenant, tag, thread or task.
+
+    `brought` is a budget that no setting declares: calls bring it, as those of a task that has one.
+    """
 
     budget: str
     scope: Scope
@@ -45,6 +48,7 @@ class Account(Plain):
     window: Window = "total"
     hard: bool = True
     cheaper_tag: str | None = None
+    brought: bool = False
 
     @cached_property
     def id(self) -> str:

@@ -14,14 +14,13 @@ from meshwright.ledger.account import OPENED, Account, Balance, Entry, Verdict, 
 from meshwright.ledger.desk import Desk
 from meshwright.ledger.scopes import (
     EVERY,
-    OWN,
     account_of,
+    brought_by,
     cheapened,
     check,
     exceeded,
     keys_of,
     only_key,
-    own_account,
     refuse_unknown,
 )
 from meshwright.messages import Plain, new_id
@@ -78,17 +77,17 @@ class Budgets:
 
     def applying(self, request: ModelRequest) -> tuple[Account, ...]:
         """The accounts that a call is charged to, in the order in which all ask them."""
-        if not self._declared and OWN not in request.metadata:
-            return ()
         found = [
             self._account(budget, key)
             for budget in self._declared
             for key in keys_of(budget.scope, request)
             if budget.of in (EVERY, key)
         ]
-        if request.metadata.get(OWN) is not None:
-            found.append(own_account(request))
-        return tuple(found) if len(found) < 2 else tuple(sorted(found, key=lambda account: account.id))
+        found += brought_by(request)
+        if len(found) < 2:
+            return tuple(found)
+        accounts = {account.id: account for account in reversed(found)}  # a declared one is the stronger
+        return tuple(accounts[name] for name in sorted(accounts))
 
     async def hold(self, request: ModelRequest, op: str, estimate: Estimate) -> Hold:
         """Reserve the most that a call may cost with every budget that it is of, before it is made.
@@ -131,7 +130,7 @@ class Budgets:
             budget = current.get(each.budget)
             if budget is not None and budget.of == EVERY and budget.scope == each.scope:
                 accounts.setdefault(each.id, account_of(budget, each.key))
-            elif each.budget == OWN:
+            elif each.brought:
                 accounts.setdefault(each.id, each)
         mine = [each for each in accounts.values() if each.scope != "tenant" or each.key == tenant_id]
         return [await self._view(each) for each in mine]

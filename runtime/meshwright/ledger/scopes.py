@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -15,6 +15,8 @@ DEAR_TAGS = frozenset({"expensive", "medium"})
 """The tags that a soft budget's cheaper tag takes the place of."""
 OWN = "budget_usd"
 """The name of the budget that a task brings itself, and of the metadata that says so."""
+BROUGHT = "budgets"
+"""The metadata that holds further budgets, as plain data."""
 EVERY = "*"
 
 
@@ -54,7 +56,7 @@ def only_key(budget: Budget) -> str | None:
     return "mesh" if budget.scope == "mesh" else None if budget.of == EVERY else budget.of
 
 
-def account_of(budget: Budget, key: str) -> Account:
+def account_of(budget: Budget, key: str, *, brought: bool = False) -> Account:
     """The account of a budget for one of its scope."""
     return Account(
         budget=budget.name,
@@ -64,13 +66,20 @@ def account_of(budget: Budget, key: str) -> Account:
         window=budget.window,
         hard=budget.hard,
         cheaper_tag=budget.cheaper_tag,
+        brought=brought,
     )
 
 
-def own_account(request: ModelRequest) -> Account:
-    """The account of a task that brings its own budget."""
-    limit = Decimal(str(request.metadata[OWN]))
-    return Account(budget=OWN, scope="task", key=str(request.metadata.get("task_id")), limit_usd=limit)
+def brought_by(request: ModelRequest) -> Iterator[Account]:
+    """The accounts of the budgets that a call brings: its task's own, and those of the key that it shows."""
+    for each in request.metadata.get(BROUGHT) or ():
+        budget = Budget.model_validate(each)
+        for key in keys_of(budget.scope, request):
+            if budget.of in (EVERY, key):
+                yield account_of(budget, key, brought=True)
+    limit, task_id = request.metadata.get(OWN), request.metadata.get("task_id")
+    if limit is not None and task_id is not None:
+        yield Account(budget=OWN, scope="task", key=str(task_id), limit_usd=Decimal(str(limit)), brought=True)
 
 
 def cheapened(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
