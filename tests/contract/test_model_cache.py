@@ -300,6 +300,25 @@ async def test_a_file_that_breaks_while_it_is_used_is_set_aside(tmp_path: Path) 
     await store.close()
 
 
+async def test_a_broken_file_that_another_process_still_uses_leaves_nothing_in_the_new_one(
+    tmp_path: Path,
+) -> None:
+    one, other = (DiskStore(tmp_path, ManualClock(), ROOM) for _ in range(2))
+    for number in range(20):
+        await one.put(str(number), b"x" * 1000, 60)
+    await one.close()
+    await one.put("last", b"x" * 1000, 60)
+    garble(one.path)
+    for number in range(20):
+        assert await other.get(str(number)) is None
+    await other.put("last", b"anew", 60)
+    assert await other.get("last") == b"anew"
+    await other.close()
+    await one.close()
+    assert await other.get("last") == b"anew"
+    await other.close()
+
+
 @pytest.mark.parametrize("damage", ["folder is a file", "file is a folder"])
 async def test_a_folder_that_cannot_be_used_is_said_not_raised_as_something_else(
     tmp_path: Path, damage: str

@@ -294,8 +294,11 @@ async def test_a_reply_that_is_not_whole_or_too_large_is_not_kept(
     clock: ManualClock, reply: dict[str, Any]
 ) -> None:
     provider = Provider(**reply)
-    model = caching(provider, clock)
+    store = MemoryStore(clock, 10_000_000)
+    model = caching(provider, clock, store)
     await model.complete(request())
+    key = key_of(request(), "it")
+    assert key is not None and await store.get(key) is None
     assert not (await model.complete(request())).cache_hit
     assert len(provider.requests) == 2
 

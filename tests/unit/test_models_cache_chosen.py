@@ -56,7 +56,7 @@ Change = Callable[[dict[str, Any], Path, dict[str, str]], object]
 CHANGES: dict[str, Change] = {
     "server": lambda known, path, environment: known.update(litellm_base_url="http://b"),
     "key": lambda known, path, environment: known.update(litellm_api_key="sk-2"),
-    "file": lambda known, path, environment: path.write_text("model_list: []"),
+    "file": lambda known, path, environment: path.write_text(path.read_text() + "\nmodel_list: []"),
     "variable": lambda known, path, environment: environment.update(OLLAMA_API_BASE="http://two"),
 }
 

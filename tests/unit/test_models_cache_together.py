@@ -142,14 +142,35 @@ async def test_the_next_one_gets_only_the_time_that_is_left_to_it(
     assert isinstance(ends[2], ModelReply) and ends[2].cache_hit
 
 
-async def test_callers_that_never_leave_a_gap_do_not_keep_an_answer_beyond_its_time(
+async def test_who_holds_on_to_a_failed_call_does_not_keep_the_next_ones_answer_beyond_its_time(
     provider: Provider, clock: ManualClock
 ) -> None:
     model = caching(provider, clock)
-    for _ in range(8):
+    provider.errors.append(ModelUnavailable("first"))
+    provider.open.clear()
+    calls = await begin(model, 2)
+    provider.open.set()
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(end) for end in ends] == [ModelUnavailable, ModelReply]
+    await clock.advance(TTL_SECONDS)
+    assert not (await model.complete(request())).cache_hit
+
+
+async def test_those_that_waited_for_one_call_leave_the_next_one_its_own_waiters(clock: ManualClock) -> None:
+    provider = Provider(finish_reason="length")
+    model = caching(provider, clock)
+
+    async def ask_twice() -> None:
+        await model.complete(request())
         provider.open.clear()
-        calls = await begin(model, 2)
-        await clock.advance(TTL_SECONDS / 4)
-        provider.open.set()
-        await asyncio.gather(*calls)
+        await model.complete(request())
+
+    provider.open.clear()
+    twice = asyncio.create_task(ask_twice())
+    calls = await begin(model, 2)
+    provider.open.set()
+    await asyncio.gather(*calls)
+    calls = await begin(model, 2)
+    provider.open.set()
+    await asyncio.gather(twice, *calls)
     assert len(provider.requests) == 2

@@ -143,9 +143,7 @@ class DiskStore:
             "%s is broken (%s): it is now %s, and a new one is begun", self.path, error, aside.name
         )
         self._disconnect()
-        for end in ("-wal", "-shm"):  # they belong to the broken file: a new one must not take them up
-            self.path.with_name(FILE_NAME + end).unlink(missing_ok=True)
-        os.replace(self.path, aside)
+        os.replace(self.path, aside)  # SQLite itself drops a log that it finds beside an empty file
 
     def _make_room(self, connection: sqlite3.Connection, now_ms: int) -> None:
         if not self._is_full(connection):
