@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright import Agent, Capability, Task
+from meshwright.assembly.models import start_warnings, warnings_of
 from meshwright.fleet import load_agents
 from meshwright.messages import Outcome
 from meshwright.models.config import read_config
 from meshwright.models.groups import matching
+from meshwright.prompts import Prompts
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.unit.test_models_routing import ROOT
 
@@ -93,6 +95,48 @@ async def test_a_tag_that_the_agent_does_not_allow_fails_the_task_and_calls_nobo
     assert outcome.error.type == "InvalidInput"
     assert "trusting allows" in outcome.error.message and "cheap, expensive" in outcome.error.message
     assert model.requests == []
+
+
+class Slipping(Plain):
+    """Means research, and says it wrong for a question."""
+
+    agent_id = "slipping"
+    task_tags = frozenset({"expensiv"})
+
+    def tags(self, task: Task) -> list[str]:
+        return ["reserch"] if "?" in task.text else []
+
+
+class Picky(Plain):
+    """Works on tasks of one kind alone."""
+
+    agent_id = "picky"
+
+    def tags(self, task: Task) -> list[str]:
+        return [task.payload["kind"]]
+
+
+def test_a_fleets_tags_that_nobody_has_are_told_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "tagged.prompt").write_text(PROMPT.replace("of, prompt", "medium, monitoring"))
+    config = read_config(ROOT / "litellm_config.yaml")
+    agents = (Plain, Slipping, Picky, RESEARCHER)
+    assert [str(each) for each in warnings_of(config, Prompts(tmp_path), agents)] == [
+        "prompt tagged: no deployment of group 'default' is tagged medium and monitoring. "
+        "One tagged default answers; tag one with these, or take one away",
+        "agent slipping [reserch]: no deployment of litellm_config.yaml is tagged 'reserch'. "
+        "Did you mean 'research'?",
+        "agent slipping [expensiv]: no deployment of litellm_config.yaml is tagged 'expensiv'. "
+        "Did you mean 'expensive'?",
+    ]
+
+
+def test_the_fleet_that_comes_with_the_mesh_has_a_deployment_for_all_its_tags() -> None:
+    config = read_config(ROOT / "litellm_config.yaml")
+    assert warnings_of(config, Prompts(ROOT / "prompts"), load_agents(ROOT / "actors")) == []
+
+
+def test_only_the_router_has_a_file_to_be_warned_of(tmp_path: Path) -> None:
+    assert start_warnings(ScriptedModel(), Prompts(tmp_path), (Slipping,)) == []
 
 
 def chosen(text: str, sample: Task) -> list[str]:

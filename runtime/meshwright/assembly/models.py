@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -124,31 +125,40 @@ class ModelDesk:
     def _warnings(self, config: LiteLLMConfig) -> list[ConfigError]:
         prompts = Prompts(project_file(self.project, self.settings.prompt_dir))
         agents = load_agents(project_file(self.project, self.settings.actors_dir))
-        return [*config.warnings, *fleet_warnings(config, prompts, agents)]
+        return warnings_of(config, prompts, agents)
 
 
-def fleet_warnings(config: LiteLLMConfig, prompts: Prompts, agents: list[type[Agent]]) -> list[ConfigError]:
-    """Those prompts and agents whose tags no deployment has."""
+def start_warnings(model: Model, prompts: Prompts, agents: Sequence[type[Agent]]) -> list[str]:
+    """What a mesh should say at its start of the file behind its model, and of its fleet's tags."""
+    if not isinstance(model, RouterModel):
+        return []
+    return [str(each) for each in warnings_of(model.config, prompts, agents)]
+
+
+def warnings_of(config: LiteLLMConfig, prompts: Prompts, agents: Sequence[type[Agent]]) -> list[ConfigError]:
+    """What a file hardly means, and those prompts and agents whose tags no deployment has."""
     callers: dict[str, CallerTags] = {}
+    groups: dict[str, str] = {}
     for name in prompts.names():
         prompt = prompts.get(name)
+        groups[name] = prompt.model
         callers[f"prompt {name}"] = (prompt.model, prompt.tags)
     for agent in agents:
-        group = prompts.get(agent.prompt).model if agent.prompt in prompts.names() else "default"
         for tags in tags_by_agent(agent):
-            callers[f"agent {agent.agent_id} [{', '.join(tags)}]"] = (group, tags)
-    return tags_nobody_answers(config, callers)
+            callers[f"agent {agent.agent_id} [{', '.join(tags)}]"] = (
+                groups.get(agent.prompt, "default"),
+                tags,
+            )
+    return [*config.warnings, *tags_nobody_answers(config, callers)]
 
 
 def tags_by_agent(agent: type[Agent]) -> list[list[str]]:
-    """The tags that an agent chooses by itself, for a simple request and a complex one."""
-    if agent.tags is Agent.tags:
-        return []
-    try:
+    """The tags that an agent chooses for a simple request and a complex one, and those that it allows."""
+    allowed = [(tag,) for tag in sorted(agent.task_tags)]
+    chosen: list[tuple[str, ...]] = []
+    with suppress(Exception):  # the author's code, on tasks that it was not written for
         chosen = [tuple(agent().tags(sample_task(text)) or ()) for text in SAMPLES]
-    except Exception:  # noqa: BLE001 - the author's code, on tasks that it was not written for
-        return []
-    return [list(tags) for tags in dict.fromkeys(chosen) if tags]
+    return [list(tags) for tags in dict.fromkeys([*chosen, *allowed]) if tags]
 
 
 def sample_task(text: str) -> Task:
