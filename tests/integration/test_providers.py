@@ -24,6 +24,7 @@ from meshwright.models.port import (
     ModelRequest,
     Unauthorized,
 )
+from meshwright.models.providers import PROVIDERS, Provider
 from meshwright.models.router import RouterModel
 from meshwright.money import Price
 from meshwright.testing import ScriptedModel
@@ -93,6 +94,25 @@ async def test_a_name_alone_reaches_its_provider_with_its_key(name: str, fake: F
     assert reply.content.startswith("fake-openai answers")
     assert fake.calls[0].body["model"] == asked
     assert fake.calls[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("nth", [0, -1], ids=["first", "last"])
+@pytest.mark.parametrize("provider", PROVIDERS, ids=[each.name for each in PROVIDERS])
+async def test_litellm_lacks_nothing_where_we_miss_nothing(
+    provider: Provider, nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshwright.models.providers.is_importable", bool)
+    for param in provider.params:
+        for name in param.variables:
+            monkeypatch.delenv(name, raising=False)
+        if param.misses({}):
+            value = "http://127.0.0.1:1" if param.name == "api_base" else KEY
+            monkeypatch.setenv(param.variables[nth], value)
+    model = DirectModel([with_fallbacks(provider.example)])
+    try:
+        assert await model.router.load()
+    finally:
+        await model.close()
 
 
 async def test_anthropic_is_reached_in_its_own_words(fake: FakeOpenAI) -> None:

@@ -72,8 +72,8 @@ def base(*variables: str, optional: bool = True) -> Param:
 
 
 VERTEX = (
-    Param("vertex_project", ("VERTEXAI_PROJECT", "GOOGLE_CLOUD_PROJECT")),
-    Param("vertex_location", ("VERTEXAI_LOCATION", "GOOGLE_CLOUD_LOCATION")),
+    Param("vertex_project", ("VERTEXAI_PROJECT",)),
+    Param("vertex_location", ("VERTEXAI_LOCATION",)),
     Param("vertex_credentials", ("GOOGLE_APPLICATION_CREDENTIALS",), optional=True),
 )
 AZURE = (
