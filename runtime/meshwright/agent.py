@@ -20,6 +20,7 @@ from pydantic import BaseModel, RootModel
 from meshwright.capability import Capability, Registration
 from meshwright.errors import ConfigError
 from meshwright.messages import ID_PATTERN, Task
+from meshwright.money import Budget
 from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:
@@ -32,9 +33,11 @@ class Agent:
     `agent_id` names its topic and the `user` of its model calls; `prompt` a file in the prompt folder
     (default: the agent's id); `toolsets` the tools it shares with others, besides its own `@tool` methods;
     `answers` the shape of its answers (default: text); `task_tags` the tags that whoever asks may choose
-    (`payload.tags`) in place of the agent's own; `delegates_to` the agents to which it may give tasks;
-    `max_concurrency` how many tasks a worker runs at once (default: a setting); `health_check_urls` what must
-    answer for it to be chosen.
+    (`payload.tags`) in place of the agent's own; `model` a group of models or one named outright (default:
+    what the prompt says), with `fallbacks` for the latter; `budgets` what it may spend, besides those of the
+    settings; `prompt_text` stands where there is no prompt file; `delegates_to` the agents to which it may
+    give tasks; `max_concurrency` how many tasks a worker runs at once (default: a setting);
+    `health_check_urls` what must answer for it to be chosen.
     """
 
     agent_id: ClassVar[str]
@@ -43,6 +46,10 @@ class Agent:
     toolsets: ClassVar[Sequence[type[Toolset]]] = ()
     answers: ClassVar[type[BaseModel] | None] = None
     task_tags: ClassVar[frozenset[str]] = frozenset()
+    model: ClassVar[str] = ""
+    fallbacks: ClassVar[Sequence[str]] = ()
+    budgets: ClassVar[Sequence[Budget]] = ()
+    prompt_text: ClassVar[str] = ""
     delegates_to: ClassVar[Sequence[str]] = ()
     remembers: ClassVar[bool] = True
     max_concurrency: ClassVar[int | None] = None

@@ -23,9 +23,11 @@ from meshwright.host import Host, Subscription
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, emit_on
 from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.estimate import PriceList
 from meshwright.ledger.keys import Keys
 from meshwright.mesh import Mesh
 from meshwright.models.cache.select import cached
+from meshwright.models.named import ByName, NamedPrices, by_name
 from meshwright.models.port import Model
 from meshwright.models.retry import Retrying
 from meshwright.models.select import choose_model, prices_for
@@ -74,12 +76,14 @@ def build_mesh(
     elsewhere = [kind for name, kind in kinds.items() if not lives_in(name, role)]
     grounds = Grounds(settings, role, database, log, clock, tracing, elsewhere)
     chosen_host = (host or HOSTS[settings.host])(grounds)
-    chosen_model = model or choose_model(
-        settings, project_file(project, settings.litellm_config), count_tokens=count_tokens
-    )
-    budgets = Budgets(settings.budgets, chosen_host)
-    services = serve_runs(settings, project, chosen_host, chosen_model, budgets, database, tracing)
     own = [each for each in classes if role.employs(each.agent_id)]
+    chosen_model = model or by_name(
+        choose_model(settings, project_file(project, settings.litellm_config), count_tokens=count_tokens), own
+    )
+    declared = [*settings.budgets, *(budget for each in classes for budget in each.budgets)]
+    budgets = Budgets(declared, chosen_host)
+    prompts = prompts_of(settings, project, chosen_host, classes)
+    services = serve_runs(settings, project, chosen_host, chosen_model, prompts, budgets, database, tracing)
     employed = employ(own, tool_settings(settings, project))
     worker = Worker(chosen_host, Runner(services, employed), slots_of(employed, settings.max_concurrency))
     join(chosen_host, worker, {name: kind for name, kind in kinds.items() if lives_in(name, role)})
@@ -132,6 +136,7 @@ def serve_runs(
     project: Path,
     host: Host,
     model: Model,
+    prompts: Prompts,
     budgets: Budgets,
     database: Database,
     tracing: Tracing | NoTracing,
@@ -140,11 +145,10 @@ def serve_runs(
     announcements = Announcements(host)
     if isinstance(tracing, Tracing):
         tracing.publish_to(announcements.publish_spans)
-    prompts = Prompts(project_file(project, settings.prompt_dir), on_event=announcements.tell)
     retrying = Retrying(model, host.clock, on_retry=announcements.retried)
     config_path = project_file(project, settings.litellm_config)
     answering = cached(retrying, settings, database.folder, config_path, host.clock)
-    prices = prices_for(model, config_path, settings.default_price)
+    prices = prices_of(model, config_path, settings)
     accounted = Accounted(answering, budgets, prices, emit_on(host))
     return Services(
         host=host,
@@ -161,6 +165,21 @@ def serve_runs(
         trace_content=settings.trace_content,
         stream=settings.stream,
     )
+
+
+def prices_of(model: Model, config_path: Path, settings: Settings) -> PriceList:
+    """What calls of the mesh's model cost, and of those that agents name outright."""
+    if not isinstance(model, ByName):
+        return prices_for(model, config_path, settings.default_price)
+    groups = prices_for(model.otherwise, config_path, settings.default_price)
+    return NamedPrices(model, groups, settings.default_price)
+
+
+def prompts_of(settings: Settings, project: Path, host: Host, agents: Sequence[type[Agent]]) -> Prompts:
+    """The prompts of the project; agents that bring their text need no file."""
+    brought = {each.prompt: each.prompt_text for each in agents if each.prompt_text}
+    folder = project_file(project, settings.prompt_dir)
+    return Prompts(folder, brought=brought, on_event=Announcements(host).tell)
 
 
 def traced(settings: Settings) -> Tracing | NoTracing:

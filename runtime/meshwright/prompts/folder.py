@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from meshwright.errors import PromptError
@@ -71,6 +72,7 @@ class Prompts:
 
     A missing or broken file is replaced by the built-in prompt of that name, or by a generic one, and
     `on_event` is told so: `prompt.fallback {name, path, error, remedy}`, once for each version of the file.
+    Those whose text agents have `brought` need no file, though one is stronger.
     """
 
     def __init__(
@@ -78,10 +80,12 @@ class Prompts:
         directory: Path,
         *,
         fallbacks: Mapping[str, str] = BUILT_IN,
+        brought: Mapping[str, str] = MappingProxyType({}),
         on_event: Tell | None = None,
     ) -> None:
         self.directory = directory
         self._fallbacks = fallbacks
+        self._brought = brought
         self._tell = on_event or _tell_nobody
         self._loaded: dict[str, _Loaded] = {}
 
@@ -150,6 +154,8 @@ class Prompts:
             with path.open("rb") as file:
                 data = file.read(MAX_PROMPT_BYTES + 1)
         except FileNotFoundError:
+            if name in self._brought:
+                return parse_prompt(name, self._brought[name].encode(), source="agent")
             raise PromptError("there is no such file", path=str(path), remedy="write it") from None
         except OSError as error:
             raise PromptError(

@@ -38,7 +38,7 @@ class Prompt:
     body: str
     pieces: tuple[str, ...]
     digest: str
-    source: Literal["file", "built-in"]
+    source: Literal["file", "built-in", "agent"]
 
     def render(self, **values: str) -> str:
         """Fill in the variables, all of them and no others. Raises PromptError."""
@@ -67,7 +67,7 @@ class Prompt:
 
 
 def parse_prompt(
-    name: str, data: bytes, path: str = "", source: Literal["file", "built-in"] = "file"
+    name: str, data: bytes, path: str = "", source: Literal["file", "built-in", "agent"] = "file"
 ) -> Prompt:
     """Read a prompt file. Raises PromptError with the line that is wrong, and what was expected there."""
     text = _decode(data, path)

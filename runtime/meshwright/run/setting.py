@@ -77,7 +77,7 @@ class Preparation:
         }
         return Setting(
             system=prompt.render_from(values),
-            model=prompt.model,
+            model=self._agent.model or prompt.model,
             temperature=prompt.temperature,
             max_tokens=prompt.max_tokens,
             tags=tags_of(self._agent, self._task, prompt.tags),
