@@ -11,10 +11,11 @@ from meshwright.capability import Capability
 from meshwright.errors import ConfigError, PromptError
 from meshwright.models.cache.select import cache_of, cached
 from meshwright.models.offline import OfflineModel
+from meshwright.models.port import ModelReply
 from meshwright.prompts import parse_prompt
 from meshwright.settings import Settings
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
-from tests.unit.cached_provider import Provider, request
+from tests.unit.cached_provider import COST, USAGE, Provider, request
 
 
 @pytest.fixture
@@ -89,15 +90,28 @@ def test_a_prompt_says_whether_its_answers_may_come_from_a_cache() -> None:
     assert (refused.value.line, "cache: false" in refused.value.remedy) == (3, True)
 
 
-async def test_calls_of_an_agent_are_made_as_its_prompt_says(tmp_path: Path) -> None:
-    class Fresh(Agent):
-        agent_id = "fresh"
-        capabilities = (Capability("freshness"),)
+class Fresh(Agent):
+    agent_id = "fresh"
+    capabilities = (Capability("freshness"),)
 
-    (tmp_path / "prompts").mkdir()
-    text = "---\ntags: [a]\ncache: false\nvariables: [context]\n---\n{{context}}"
-    (tmp_path / "prompts" / "fresh.prompt").write_text(text)
-    model = ScriptedModel("one")
-    async with mesh_for(Fresh, model=model, project=tmp_path) as mesh:
-        await mesh.ask("fresh", "Anything new?")
-    assert [request.cache for request in model.requests if request.user == "fresh"] == [False]
+
+def prompts(project: Path, cache: str) -> Path:
+    (project / "prompts").mkdir()
+    text = f"---\ntags: [a]\ncache: {cache}\nvariables: [context]\n---\n{{{{context}}}}"
+    (project / "prompts" / "fresh.prompt").write_text(text)
+    return project
+
+
+async def test_a_task_like_one_before_it_costs_a_mesh_with_a_cache_nothing(tmp_path: Path) -> None:
+    model = ScriptedModel(ModelReply(content="Nothing.", model="m", cost_usd=COST, usage=USAGE))
+    async with mesh_for(Fresh, model=model, project=prompts(tmp_path, "true"), cache="memory") as mesh:
+        outcomes = [await mesh.ask("fresh", "Anything new?") for _ in range(2)]
+        told = mesh.events("model.called").payloads
+    assert [(outcome.text, outcome.cost_usd) for outcome in outcomes] == [("Nothing.", COST), ("Nothing.", 0)]
+    assert [(each["cache_hit"], each["saved_usd"]) for each in told] == [(False, None), (True, str(COST))]
+
+
+async def test_an_agent_whose_prompt_wants_no_cache_asks_anew(tmp_path: Path) -> None:
+    model = ScriptedModel("one", "two")
+    async with mesh_for(Fresh, model=model, project=prompts(tmp_path, "false"), cache="memory") as mesh:
+        assert [(await mesh.ask("fresh", "Anything new?")).text for _ in range(2)] == ["one", "two"]

@@ -119,8 +119,9 @@ async def test_who_waits_longer_than_its_deadline_is_told_so(provider: Provider,
     model = caching(provider, clock)
     provider.open.clear()
     calls = await begin(model, 1)
-    with pytest.raises(ModelTimeout):
+    with pytest.raises(ModelTimeout) as late:
         await model.complete(request(timeout_seconds=0.01))
+    assert late.value.attempts == 0
     provider.open.set()
     assert not (await calls[0]).cache_hit
 

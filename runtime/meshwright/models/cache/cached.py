@@ -129,7 +129,9 @@ async def _take(turn: asyncio.Lock, timeout_seconds: float) -> None:
 
 
 def _too_late() -> ModelTimeout:
-    return ModelTimeout("no answer in time: it waited for a call like it, which took too long")
+    error = ModelTimeout("no answer in time: it waited for a call like it, which took too long")
+    error.attempts = 0  # it was never made, so it cost nothing
+    return error
 
 
 def _hit(kept: ModelReply, started: float, on_delta: OnDelta | None) -> ModelReply:
