@@ -17,7 +17,6 @@ from meshwright.models.port import (
     ModelTimeout,
     ModelUnavailable,
     RateLimited,
-    StructureInvalid,
     Unauthorized,
 )
 
@@ -47,7 +46,7 @@ REFUSALS: tuple[tuple[type[MeshError], Refusal], ...] = (
     (ModelTimeout, Refusal(504, "server_error", "timeout")),
     (ModelUnavailable, Refusal(503, "server_error", "providers_unavailable")),
     (Unauthorized, Refusal(502, "server_error", "provider_unauthorized")),
-    (StructureInvalid, Refusal(502, "server_error")),
+    (ModelError, Refusal(502, "server_error")),
     (HostError, Refusal(503, "server_error")),
     (MeshError, Refusal(500, "server_error")),
 )
