@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
 from meshwright.errors import InvalidInput
-from meshwright.ledger.calls import Call, call_id_of, call_in, called, leave, left, row_of
+from meshwright.ledger.calls import Call, call_id_of, called, leave, left
 from meshwright.ledger.costs import Cost, since_of
+from meshwright.ledger.rows import COLUMNS, row_of
 from meshwright.messages import Event, Usage
 from meshwright.models.port import ModelReply, ModelRequest, RateLimited
 from tests.unit.event_logs import START, LogOnFile, event, open_log
@@ -144,6 +145,8 @@ NONSENSE: list[Any] = [
     {"step": 2**70},
     {"tags": ["\ud83d", "a"], "model": "\ud83d"},
     {"tenant_id": 7},
+    {"cost_usd": True, "user": [], "cache_hit": "yes", "outcome": {}, "model": 7, "error": {"a": 1}},
+    {"tags": [["a"], {"b": 1}], "cost_usd": ["0.5"], "latency_ms": "long", "usage": [7]},
 ]
 
 
@@ -302,11 +305,11 @@ def open_log_in_memory() -> Any:
 def test_the_row_of_a_call_keeps_what_its_event_says() -> None:
     asked = request("b", "a", "b", task_id="t", thread_id="talk", attempt=1, step=2)
     one = call(1, asked, reply=reply("0.000000000001"), latency_ms=1.5)
-    made = call_in(one)
-    assert (made.cost_usd, made.tags) == (Decimal("0.000000000001"), ("b", "a", "b"))
-    row = row_of(one, 7.0)
-    assert '["b","a"]' in row
-    assert 1 in row and 1.5 in row and "talk" in row
+    row = dict(zip(COLUMNS, row_of(one, 7.0), strict=True))
+    assert (row["tags"], row["cost_pico"], row["latency_ms"]) == ('["b","a"]', 1, 1.5)
+    assert (row["time"], row["thread_id"], row["attempt"], row["step"]) == (7.0, "talk", 1, 2)
+    assert [row[name] for name in COLUMNS if name.endswith("_tokens")] == [100, 40, 10, 4]
+    assert (row["model"], row["model_group"], row["cost_source"]) == ("big-1", "fast", "priced")
 
 
 # Times

@@ -15,7 +15,8 @@ from typing import Any
 from meshwright.events.filter import seconds
 from meshwright.events.story import CHANGES, COLUMNS, TaskRow, outcome_of
 from meshwright.events.table import COLUMN_LIST, Row, event_of, write_rows
-from meshwright.ledger import calls
+from meshwright.ledger import rows as ledger
+from meshwright.ledger.calls import CALLED
 from meshwright.messages import Event
 from meshwright.storage.database import Database
 from meshwright.storage.rows import MAX_ROWS
@@ -24,14 +25,14 @@ VERSION = 2  # of what these tables say; where the file has another, they are ma
 MAX_PENDING = 1000  # events that wait to be folded in
 MAX_OUTCOMES = 20  # kept of each agent and capability
 FOLDED_AT_ONCE = 1000  # when catching up
-FOLDED = frozenset({*CHANGES, "attempt.ended", calls.CALLED})
+FOLDED = frozenset({*CHANGES, "attempt.ended", CALLED})
 
 TASK_COLUMNS = ", ".join(COLUMNS)
 INTO_TASKS = f"tasks ({TASK_COLUMNS})"
 KEEP_TASK = "ON CONFLICT (task_id) DO UPDATE SET " + ", ".join(
     f"{name} = excluded.{name}" for name in COLUMNS if name not in ("seq", "task_id", "tenant_id")
 )
-INTO_CALLS = f"calls ({', '.join(calls.COLUMNS)})"
+INTO_CALLS = f"calls ({', '.join(ledger.COLUMNS)})"
 INTO_OUTCOMES = "agent_outcomes (agent_id, capability, last_seq, recent)"
 KEEP_OUTCOMES = (
     "ON CONFLICT (agent_id, capability) DO UPDATE SET last_seq = excluded.last_seq, recent = excluded.recent"
@@ -110,7 +111,7 @@ class Projections:
 def _fold(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
     _fold_tasks(connection, [event for event in events if event.event_type in CHANGES and event.task_id])
     _fold_outcomes(connection, [event for event in events if event.event_type == "attempt.ended"])
-    _fold_calls(connection, [event for event in events if event.event_type == calls.CALLED])
+    _fold_calls(connection, [event for event in events if event.event_type == CALLED])
 
 
 def _fold_tasks(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
@@ -157,7 +158,7 @@ def _stored_outcomes(connection: sqlite3.Connection, key: tuple[str, str]) -> st
 
 
 def _fold_calls(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
-    write_rows(connection, INTO_CALLS, [calls.row_of(event, seconds(event.time)) for event in events])
+    write_rows(connection, INTO_CALLS, [ledger.row_of(event, seconds(event.time)) for event in events])
 
 
 def recent_outcomes(connection: sqlite3.Connection, last: int) -> list[tuple[str, str, bool]]:

@@ -1,25 +1,16 @@
-"""One call of a model as the ledger knows it: what `model.called` says of it, and the row that makes."""
+"""One call of a model as the ledger knows it: what `model.called` says of it."""
 
 from __future__ import annotations
 
-from decimal import Decimal
-from functools import lru_cache
-from operator import itemgetter
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
-
-from meshwright.encoding import encode
 from meshwright.errors import MeshError, ModelError
-from meshwright.messages import Event, Plain, Usage, derived_id, new_id
+from meshwright.messages import Plain, Usage, derived_id, new_id
 from meshwright.models.port import CostSource, ModelReply, ModelRequest
-from meshwright.money import Dollars, pico
+from meshwright.money import Dollars
 
 CALLED = "model.called"
 NO_USAGE = Usage()
-MAX_TOKENS = 1_000_000_000  # of one call, and what it may cost: beyond that no figure is to be believed
-MAX_COST = Decimal(1_000_000)
-MAX_LATENCY_MS = 1e12
 WHERE = ("task_id", "generation", "attempt", "step")
 """What of a request's metadata says which call it is."""
 
@@ -127,79 +118,3 @@ def left(error: BaseException | None) -> Call | None:
 
 def _code(error: BaseException) -> str:
     return error.code if isinstance(error, MeshError) else type(error).__name__
-
-
-USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
-SAME = (
-    "call_id",
-    "thread_id",
-    "model",
-    "deployment",
-    "cost_source",
-    "cache_hit",
-    "attempts",
-    "outcome",
-    "error",
-    "attempt",
-    "step",
-)
-COLUMNS = (
-    "seq",
-    "time",
-    "task_id",
-    "tenant_id",
-    "agent_id",
-    "tags",
-    *USAGE,
-    "cost_pico",
-    "saved_pico",
-    "latency_ms",
-    "model_group",
-    *SAME,
-)
-_usage = itemgetter(*USAGE)
-_same = itemgetter("group", *SAME)
-
-
-def row_of(event: Event, time: float) -> tuple[Any, ...]:
-    """The row of the table `calls` that an event `model.called` is. Never fails for what is in the event.
-
-    A payload of no shape is a call of which nothing is known; an absurd figure is an unknown one.
-    """
-    call = call_in(event).__dict__
-    latency_ms = call["latency_ms"]
-    return (
-        event.seq,
-        time,
-        event.task_id,
-        call["tenant_id"] or event.tenant_id,
-        call["user"] or event.agent_id or "",
-        _json(call["tags"]),
-        *map(_tokens, _usage(call["usage"].__dict__)),
-        _pico(call["cost_usd"]),
-        _pico(call["saved_usd"]),
-        latency_ms if 0 <= latency_ms < MAX_LATENCY_MS else 0.0,  # which NaN is not
-        *_same(call),
-    )
-
-
-def call_in(event: Event) -> Call:
-    """The call that an event tells of; one of which nothing is known where the payload has no such shape."""
-    payload = event.payload
-    try:
-        return Call.model_validate(payload.model_dump() if isinstance(payload, BaseModel) else payload)
-    except ValidationError:
-        return Call()
-
-
-@lru_cache(maxsize=1024)
-def _json(tags: tuple[str, ...]) -> str:
-    return encode(list(dict.fromkeys(tags))).decode()
-
-
-def _tokens(count: int) -> int:
-    return count if 0 <= count <= MAX_TOKENS else 0
-
-
-def _pico(amount: Decimal | None) -> int | None:
-    return None if amount is None or not 0 <= amount <= MAX_COST else pico(amount)
