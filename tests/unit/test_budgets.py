@@ -96,10 +96,14 @@ async def test_a_call_that_one_budget_refuses_is_reserved_in_none() -> None:
         assert mesh.provider.requests == []
 
 
-async def test_what_costs_nothing_is_allowed_by_a_budget_that_is_spent() -> None:
+async def test_what_costs_nothing_is_allowed_by_a_budget_that_is_overspent() -> None:
     async with spending(budget(1)) as mesh:
+        mesh.provider.tokens = 2
         await mesh.call(1)
+        mesh.provider.tokens = 0
         assert (await mesh.call(0)).cost_usd == 0
+        with pytest.raises(BudgetExceeded):
+            await mesh.call(1)
 
 
 async def test_a_cost_above_the_estimate_is_booked_as_it_was() -> None:
