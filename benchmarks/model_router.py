@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,10 @@ from meshwright.models.router import RouterModel
 
 IN_FLIGHT = 32
 SECONDS, WARM_UP_SECONDS = 1.5, 0.3
+WATCH_SECONDS = 0.002
 WHAT = f"model port in process (Router), {IN_FLIGHT} in flight"
+STALL = "event loop held up by the Router's first call, at most"
+MAX_STALL_MS = 50
 CONFIG = """
 model_list:
   - model_name: default
@@ -37,21 +41,25 @@ async def measure(bench: Bench) -> list[Row]:
     if importlib.util.find_spec("litellm") is None:
         return [Row(WHAT, "not run: litellm is not installed")]
     async with side("benchmarks.provider:serve") as provider:
-        arguments = {"url": (await provider.next())["url"], "seconds": bench.seconds(SECONDS)}
+        url = (await provider.next())["url"]
+        arguments = {"url": url, "seconds": bench.seconds(SECONDS)}
         rounds = await bench.in_turns(
             {
                 "ours": partial(bench.side, "benchmarks.model_router:ours", **arguments),
                 "floor": partial(bench.side, "benchmarks.model_router:by_hand", **arguments),
             }
         )
+        first = await bench.in_turns({"first": partial(bench.side, "benchmarks.model_router:first", url=url)})
+    stall = column(first["first"], "stall_ms", "ms")
     return [
+        Row(STALL, stall, "", "", f"<= {MAX_STALL_MS} ms", stall.median <= MAX_STALL_MS),
         compared(
             WHAT,
             column(rounds["ours"], "rate", "calls/s"),
             column(rounds["floor"], "rate", "calls/s"),
             target=">= 0.9",
             meets=lambda share, median: share >= 0.9,
-        )
+        ),
     ]
 
 
@@ -67,6 +75,26 @@ async def ours(folder: str, url: str, seconds: float) -> dict[str, float]:
         return await measured(call, seconds)
     finally:
         await model.close()
+
+
+async def first(folder: str, url: str) -> dict[str, float]:
+    """How long the loop stood still while LiteLLM was imported and made its first call, at most."""
+    model, gaps = RouterModel(configured(Path(folder), url)), [0.0]
+    watching = asyncio.create_task(watch(gaps))
+    try:
+        await model.complete(make_request())
+    finally:
+        watching.cancel()
+        await model.close()
+    return {"stall_ms": max(gaps) * 1000}
+
+
+async def watch(gaps: list[float]) -> None:
+    """Note how much later than it should have each short sleep ended."""
+    while True:
+        begun = time.perf_counter()
+        await asyncio.sleep(WATCH_SECONDS)
+        gaps.append(time.perf_counter() - begun - WATCH_SECONDS)
 
 
 def configured(folder: Path, url: str) -> Path:

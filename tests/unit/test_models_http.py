@@ -476,6 +476,17 @@ async def test_a_proxy_whose_deployments_cool_down_says_for_how_long(
     assert down.value.retry_after_seconds == 30.0
 
 
+async def test_a_proxy_whose_fallbacks_failed_too_says_so_behind_what_it_quotes(
+    fake: FakeProvider, model: HttpModel
+) -> None:
+    said = f"litellm.InternalServerError: {'x' * 900}. Error doing the fallback: {'y' * 900}"
+    for status, kind in ((500, AllProvidersDown), (400, ModelRefused)):
+        fake.faults.append(Fault(status=status, body={"error": {"message": said}}))
+        with pytest.raises(ModelError) as failed:
+            await model.complete(request())
+        assert type(failed.value) is kind
+
+
 async def test_a_provider_out_of_a_proxys_reach_is_not_called_a_servers_fault(
     fake: FakeProvider, model: HttpModel
 ) -> None:

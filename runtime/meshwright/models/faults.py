@@ -35,7 +35,8 @@ KEY_SIGNS = ("no_db_connection", "invalid_api_key", "auth_error")  # a proxy wit
 MAX_SEARCHED_CHARACTERS = 200  # of a message: further on it may quote the prompt, which can say anything
 CREDIT_SIGNS = ("insufficient_quota", "budget_exceeded")
 # What a LiteLLM proxy says when all deployments of a group cool down, and of a provider out of its reach.
-DOWN_SIGNS = ("no deployments available", "no healthy deployment", "all providers unavailable")
+CHAIN_SIGN = "error doing the fallback"
+DOWN_SIGNS = (CHAIN_SIGN, "no deployments available", "no healthy deployment", "all providers unavailable")
 REACH_SIGNS = ("connection error", "cannot connect", "connection refused", "name or service not known")
 AGAIN = re.compile(r"try again in (\d+(?:\.\d+)?)")
 OVERLOADED = frozenset({409, 425, 529})
@@ -68,7 +69,7 @@ class Fault(NamedTuple):
 def error_for(fault: Fault, *, source: str, model: str) -> ModelError:
     """Make the error for a fault; `source` says who answered, `model` is the group that was asked for."""
     what = f"{source} answered {fault.status} to a call of model {model!r}"
-    if fault.says(DOWN_SIGNS):
+    if (fault.status in (408, 429) or fault.status >= 500) and fault.says(DOWN_SIGNS):
         return AllProvidersDown(f"{what}: none of its deployments is up", retry_after_seconds=pause(fault))
     if fault.status in (401, 403) or (fault.status == 400 and fault.says(KEY_SIGNS)):
         return Unauthorized(f"{what}: it refused the credentials", remedy="Check the key that is set for it")
@@ -119,7 +120,9 @@ def words_of(body: Any) -> str:
     said = (
         [error.get(name) for name in ("type", "code", "message")] if isinstance(error, Mapping) else [error]
     )
-    return " ".join(str(words or "")[:MAX_SEARCHED_CHARACTERS] for words in said).lower()
+    texts = [str(words or "").lower() for words in said]
+    failed = [CHAIN_SIGN for text in texts if CHAIN_SIGN in text]  # a LiteLLM proxy says it at the end
+    return " ".join([*(text[:MAX_SEARCHED_CHARACTERS] for text in texts), *failed])
 
 
 def fault_in(body: Mapping[str, Any]) -> Fault:

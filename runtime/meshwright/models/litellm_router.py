@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import itertools
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "litellm")
 CLIENTS = frozenset({"litellm", "openai", "httpx"})
+COMPLETION = (
+    b'{"id": "warm-up", "object": "chat.completion", "created": 0, "model": "none", "usage": null, '
+    b'"choices": [{"index": 0, "message": {"role": "assistant", "content": "."}, "finish_reason": "stop"}]}'
+)
 LIMITS = ("rpm", "tpm")
 ENFORCE = "enforce_model_rate_limits"
 LISTS = (
@@ -39,10 +45,51 @@ def import_litellm() -> Any:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     silence_loggers()
-    import litellm
+    with uncollected():
+        import litellm
 
     litellm.suppress_debug_info = True  # else it prints advice on each error
     return litellm
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Collect no garbage meanwhile: over the objects of a large import that stops all threads for long."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
+async def warm_up() -> None:
+    """Make one call, of a server of our own: the first one imports and makes what all the others use.
+
+    For a loop in a thread, as it blocks the loop for a third of a second.
+    """
+    import litellm
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        writer.write(head + b"content-length: %d\r\n\r\n" % len(COMPLETION) + COMPLETION)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        await litellm.acompletion(
+            model="openai/gpt-4o-mini",
+            messages=[{"role": "user", "content": "."}],
+            api_base=f"http://127.0.0.1:{port}/v1",
+            api_key="none",
+            max_retries=0,
+            timeout=5,
+        )
+        await close_clients_of(asyncio.get_running_loop())
 
 
 def make_router(deployments: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Any:
