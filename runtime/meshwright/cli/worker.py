@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from meshwright.mesh import Mesh
     from meshwright.settings import Settings
 
-MODELS_PORT = 8002
+MODELS_APP, MODELS_PORT = "llm-service", 8002
 
 
 @click.command()
@@ -47,12 +47,17 @@ def worker(app_id: str, replica: bool, port: int | None, data: Path | None) -> N
     from meshwright.cli.logs import log_to_stderr
     from meshwright.settings import load_settings
 
-    settings = load_settings(Path(), data_dir=data, listen_port=port, host="dapr")
-    if app_id == "llm-service" and "listen_port" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"listen_port": MODELS_PORT})
+    settings = listening_for(app_id, load_settings(Path(), data_dir=data, listen_port=port, host="dapr"))
     log_to_stderr(settings.data_dir)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_work(settings, app_id, replica))
+
+
+def listening_for(app_id: str, settings: Settings) -> Settings:
+    """The settings with the port of the app, where they name none."""
+    if app_id != MODELS_APP or "listen_port" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"listen_port": MODELS_PORT})
 
 
 async def _work(settings: Settings, app_id: str, replica: bool) -> None:
@@ -62,7 +67,7 @@ async def _work(settings: Settings, app_id: str, replica: bool) -> None:
     mesh = build_worker(settings, app_id=app_id, replica=replica)
     tell_of_prompts(mesh)
     front = serve_on if serves_api(app_id, replica=replica) else _answer_probes
-    serve = _offer_models if app_id == "llm-service" else front
+    serve = _offer_models if app_id == MODELS_APP else front
     with listen(settings) as listener:
         async with mesh:
             await serve(listener, mesh)
