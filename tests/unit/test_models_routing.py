@@ -144,7 +144,8 @@ def test_where_the_tagged_all_cool_down_the_default_may_answer_and_that_is_said(
     found = route(FLEET, {}, "default", ["cheap"])
     assert [(each.model, each.why) for each in found.instead] == [("plain", "where all of those cool down")]
     assert [each.model for each in found.candidates()] == ["small", "plain"]
-    assert route(FLEET, {}, "default", []).instead == ()
+    for tags in ([], ["cheap", "expensive"]):
+        assert route(FLEET, {}, "default", tags).instead == ()
 
 
 def test_the_usual_key_of_a_provider_is_missed_where_the_file_gives_none() -> None:
