@@ -164,3 +164,15 @@ async def test_a_soft_budget_tells_once_that_it_is_exceeded(stand: Stand, rng: r
     await host.call(POT_ACCOUNT.ref, "book", Book(account=POT_ACCOUNT, entries=()))
     await stand.watch.until(lambda: bool(stand.watch.of("budget.exceeded")))
     assert len(stand.watch.of("budget.exceeded")) == 1
+
+
+async def test_names_of_any_sort_have_accounts_of_their_own(stand: Stand) -> None:
+    names = ["a/b", "a||b", "a b", "ü☃", "x" * 500, "../a", "a?b#c%2F"]
+    host = await stand.open(KIND)
+    one = Budget(name="one", scope="agent", limit_usd=Decimal(1))
+    budgets = Budgets([one], host)
+    for name in names:
+        await budgets.hold(asked(1, name), new_id(), lambda request: Decimal(1))
+    for name in names:
+        with pytest.raises(BudgetExceeded):
+            await budgets.hold(asked(1, name), new_id(), lambda request: Decimal(1))
