@@ -231,6 +231,11 @@ async def test_a_slow_models_words_are_shown_after_a_tenth_of_a_second() -> None
     assert [payload["text"] for _, payload in shown] == ["slow ", "words"]
 
 
+async def test_halves_of_a_character_are_joined_and_a_lone_one_is_replaced() -> None:
+    shown = await gathered("a\ud83d", "\ude00b", "\ud83d")
+    assert "".join(payload["text"] for _, payload in shown) == "a😀b\ufffd"
+
+
 async def test_a_piece_has_a_largest_size() -> None:
     shown = await gathered("x" * (2 * MAX_CHARS + 1))
     assert [len(payload["text"]) for _, payload in shown] == [MAX_CHARS, MAX_CHARS, 1]

@@ -72,7 +72,7 @@ class Deltas:
         piece, self._text = self._text[:MAX_CHARS], self._text[MAX_CHARS:]
         self._n += 1
         self._shown_at = self._loop.time()
-        self._show({"text": piece, "n": self._n})
+        self._show({"text": _whole(piece), "n": self._n})
         if self._text:
             self._timer = self._loop.call_later(PAUSE_SECONDS, self._flush)
 
@@ -80,6 +80,11 @@ class Deltas:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _whole(text: str) -> str:
+    """A text that JSON can hold: two halves of a character are joined, a lone one is replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def delta_of(work: Work, ref: ActorRef, step: int, clock: Clock, payload: dict[str, Any]) -> Event:
