@@ -210,6 +210,7 @@ async def test_offline_the_built_in_model_is_tried(project: Path) -> None:
     done = await mesh(project, "test")
     assert done.code == 0
     assert "$0" in row(done, "default") and "offline" in row(done, "default")
+    assert "unknown" in row(await mesh(project), "gpt-5.4-mini")
 
 
 async def test_a_server_that_is_no_proxy_lists_its_names(project: Path, fake: FakeOpenAI) -> None:
@@ -219,6 +220,7 @@ async def test_a_server_that_is_no_proxy_lists_its_names(project: Path, fake: Fa
     assert row(done, "fake-openai ").split()[:4] == ["fake-openai", "fake-openai", "?", "?"]
     tried = await mesh(project, "test", LITELLM_BASE_URL=fake.url)
     assert (tried.code, [call.body["model"] for call in fake.calls]) == (0, ["fake-openai"])
+    assert " ok " in row(await mesh(project, LITELLM_BASE_URL=fake.url), "fake-openai ") + " "
 
 
 async def fake_proxy(told: dict[str, Any]) -> tuple[web.AppRunner, str]:

@@ -53,7 +53,8 @@ class ModelDesk:
             groups: list[Document] = []
         else:
             known = None if server else self.environment
-            groups = groups_document(config, self._prices(config), known, health)
+            states = by_group(config, health) if server else health
+            groups = groups_document(config, self._prices(config), known, states)
         return {
             "answers": model.name if model else f"nobody: {problem}",
             "file": None if server or config is None else str(config.path),
@@ -126,6 +127,12 @@ class ModelDesk:
         prompts = Prompts(project_file(self.project, self.settings.prompt_dir))
         agents = load_agents(project_file(self.project, self.settings.actors_dir))
         return warnings_of(config, prompts, agents)
+
+
+def by_group(config: LiteLLMConfig, health: Mapping[str, Document]) -> dict[str, Document]:
+    """The health of a server's deployments, which can only be called by their group."""
+    known = {deployment_id(each): health.get(each["model_name"]) for each in config.deployments}
+    return {**health, **{name: state for name, state in known.items() if state is not None}}
 
 
 def start_warnings(model: Model, prompts: Prompts, agents: Sequence[type[Agent]]) -> list[str]:

@@ -55,7 +55,7 @@ def deployment_document(
         "order": params.get("order"),
         "price": price_document(prices.of_deployment(deployment)),
         "missing": list(missing_of(deployment, environment)),
-        "health": health.get(name) or health.get(deployment["model_name"], UNKNOWN),
+        "health": health.get(name, UNKNOWN),
     }
 
 
