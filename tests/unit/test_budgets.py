@@ -14,7 +14,8 @@ from meshwright.errors import ConfigError, StoreUnavailable
 from meshwright.ledger.account import ACCOUNT, MAX_HELD, Account, Balance, Book, BudgetAccount, Entry
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.calls import call_id_of, left
-from meshwright.messages import TaskRequest, Usage
+from meshwright.ledger.estimate import most_prompt_tokens
+from meshwright.messages import TaskRequest
 from meshwright.models.port import (
     BEGIN_ANEW,
     BudgetExceeded,
@@ -104,6 +105,15 @@ async def test_what_costs_nothing_is_allowed_by_a_budget_that_is_overspent() -> 
         assert (await mesh.call(0)).cost_usd == 0
         with pytest.raises(BudgetExceeded):
             await mesh.call(1)
+
+
+async def test_a_model_that_is_closed_has_booked_what_its_calls_cost() -> None:
+    async with spending(budget(9)) as mesh:
+        await mesh.call(1)
+        await mesh.model.close()
+        state = await mesh.host.read(ActorRef(ACCOUNT, "pot:mesh"))
+        assert isinstance(state, Balance)
+        assert (state.spent, state.held) == (1, {})
 
 
 async def test_a_cost_above_the_estimate_is_booked_as_it_was() -> None:
@@ -239,7 +249,9 @@ async def test_of_a_stream_that_breaks_off_the_pieces_that_came_are_counted() ->
             await mesh.call(80, on_delta=heard.append)
         assert heard == ["ab", BEGIN_ANEW, "cde"]
         assert await mesh.balance("pot:mesh") == (5, 0)
-        assert mesh.told[0]["usage"].completion_tokens == 5
+        usage = mesh.told[0]["usage"]
+        assert usage.completion_tokens == 5
+        assert usage.prompt_tokens == 2 * most_prompt_tokens(request(80))
 
 
 async def test_a_call_cancelled_while_it_asks_for_room_leaves_nothing_reserved() -> None:
@@ -319,7 +331,7 @@ async def test_what_whoever_answered_reports_is_believed() -> None:
 
 async def test_an_answer_from_a_cache_costs_nothing() -> None:
     async with spending(budget(10)) as mesh:
-        mesh.provider.complete = replying(cache_hit=True, usage=Usage(completion_tokens=9))  # type: ignore[method-assign]
+        mesh.provider.complete = replying(cache_hit=True, cost_usd=Decimal(9))  # type: ignore[method-assign]
         assert (await mesh.call(3)).cost_usd == 0
         assert await mesh.balance("pot:mesh") == (0, 0)
 
