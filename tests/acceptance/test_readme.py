@@ -49,7 +49,8 @@ async def test_what_curl_is_shown_to_print_is_what_it_prints(tmp_path: Path) -> 
             here = command.replace("localhost:8000", running.url.removeprefix("http://"))
             process = await asyncio.create_subprocess_shell(here, stdout=asyncio.subprocess.PIPE)
             printed, _ = await process.communicate()
-            assert printed.decode().strip() == shown.strip()
+            # How many pieces an answer comes in, and whether curl was there in time, is a matter of moments.
+            assert printed.decode().replace("event: model.delta\n", "").strip() == shown.strip()
 
 
 async def test_what_the_help_says_to_ask_is_answered_from_a_file(tmp_path: Path) -> None:

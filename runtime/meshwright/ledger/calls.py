@@ -11,7 +11,7 @@ from meshwright.money import Dollars
 
 CALLED = "model.called"
 NO_USAGE = Usage()
-WHERE = ("task_id", "generation", "attempt", "step")
+WHERE = ("task_id", "generation", "attempt", "step", "way")
 """What of a request's metadata says which call it is."""
 
 
