@@ -82,10 +82,7 @@ def sum_costs(
     """Sum up the calls of a tenant that ended at a time or after it."""
     key, joined = GROUPS[by]
     wanted: dict[str, Any] = {"tenant_id": tenant_id, "limit": limit}
-    source, where = (
-        "calls NOT INDEXED",
-        "WHERE tenant_id = :tenant_id",
-    )  # no look-ups for a scan
+    source, where = "calls NOT INDEXED", "WHERE tenant_id = :tenant_id"  # a scan looks nothing up
     if since is not None:
         wanted["since"] = since.timestamp()
         source, where = "calls INDEXED BY calls_by_time", f"{where} AND time >= :since"
