@@ -13,7 +13,8 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from meshwright.api.callers import Callers, account
-from meshwright.api.chat import ChatRequest, Completion, model_request
+from meshwright.api.chat import ChatRequest, model_request
+from meshwright.api.chat_answers import Completion
 from meshwright.api.model_examples import CHAT, COMPLETION, MODELS
 from meshwright.api.openapi import Responses, answers, reads
 from meshwright.api.problems import MEDIA_TYPE as PROBLEM
