@@ -97,7 +97,7 @@ class Budgets:
         and HostError where an account cannot be asked; nothing is reserved then.
         """
         op = new_id() if op in self._under_way else op
-        hold = await self._reserve(Hold(request, op, new_id(), None), estimate)
+        hold = await self._reserve(Hold(request, op, "", None), estimate)
         cheaper = cheapened(request, hold.cheaper_tag)
         if cheaper is request:
             return hold
@@ -106,6 +106,8 @@ class Budgets:
 
     def settle(self, hold: Hold, spent: Decimal | None) -> None:
         """Say what a call cost, 0 where it cost nothing; None, where nobody knows, counts as the estimate."""
+        if not hold.accounts:
+            return
         cost = (hold.amount or ZERO) if spent is None else spent
         entry = Entry(kind="settle", op=hold.op, call=hold.call, amount=cost)
         for account in hold.accounts:
@@ -139,12 +141,11 @@ class Budgets:
         accounts = self.applying(hold.request)
         if not accounts:
             return hold
-        amount = estimate(hold.request)
+        amount, call = estimate(hold.request), hold.call or new_id()
         if amount is None:
             refuse_unknown(hold.request, accounts)
-        entry = Entry(
-            kind="reserve", op=hold.op, call=hold.call, amount=amount or ZERO, until=self._until(hold.request)
-        )
+        until = self._until(hold.request)
+        entry = Entry(kind="reserve", op=hold.op, call=call, amount=amount or ZERO, until=until)
         self._under_way.add(hold.op)
         cheaper_tag: str | None = None
         asked: list[Account] = []
@@ -156,9 +157,9 @@ class Budgets:
                 if verdict.answer == "over":
                     cheaper_tag = cheaper_tag or account.cheaper_tag
         except BaseException:  # also cancelled: whatever may have been reserved is released
-            self.settle(Hold(hold.request, hold.op, hold.call, amount, tuple(asked)), ZERO)
+            self.settle(Hold(hold.request, hold.op, call, amount, tuple(asked)), ZERO)
             raise
-        return Hold(hold.request, hold.op, hold.call, amount, accounts, cheaper_tag)
+        return Hold(hold.request, hold.op, call, amount, accounts, cheaper_tag)
 
     def _check(self, account: Account, entry: Entry, verdict: Verdict) -> None:
         if verdict.answer == "crowded":
