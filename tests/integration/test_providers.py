@@ -9,12 +9,24 @@ from typing import Any
 
 import pytest
 
-from meshwright import ModelSettings, create_agent, create_router_agent, open_model, with_fallbacks
+from meshwright import (
+    Agent,
+    Capability,
+    ModelSettings,
+    Outcome,
+    build_mesh,
+    create_agent,
+    create_router_agent,
+    load_settings,
+    open_model,
+    tool,
+    with_fallbacks,
+)
 from meshwright.errors import ConfigError
 from meshwright.messages import Usage
 from meshwright.models.direct import Chain, DirectModel
 from meshwright.models.http import HttpModel
-from meshwright.models.named import ByName, by_name, prices_by_name
+from meshwright.models.named import ByName, NamedPrices, by_name
 from meshwright.models.offline import OfflineModel
 from meshwright.models.port import (
     ChatMessage,
@@ -24,15 +36,19 @@ from meshwright.models.port import (
     ModelRequest,
     Unauthorized,
 )
+from meshwright.models.prices import Prices
 from meshwright.models.providers import PROVIDERS, Provider
 from meshwright.models.router import RouterModel
 from meshwright.money import Price
-from meshwright.testing import ScriptedModel
-from tests.providers.fake_openai import FakeOpenAI, Fault
+from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
+from tests.providers.fake_openai import FakeOpenAI, Fault, tool_call
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("litellm") is None, reason="needs LiteLLM: pip install -e '.[litellm]'"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("litellm") is None, reason="needs LiteLLM: pip install -e '.[litellm]'"
+    ),
+    pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning"),
+]
 KEY = "sk-a-secret-key"
 SPEAKERS = {
     "openai/gpt-5.4": ("OPENAI_API_KEY", "OPENAI_BASE_URL", "gpt-5.4"),
@@ -267,12 +283,13 @@ async def test_a_name_that_was_not_asked_for_is_refused(environment: dict[str, s
 
 
 async def test_a_named_model_has_its_own_price_and_its_fallbacks_the_dearest_counts(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str],
 ) -> None:
     agents = [create_router_agent(["gpt-5.4-nano", "gpt-5.4", "mistral/m"]), create_agent("offline")]
     model = by_name(ScriptedModel(), agents, environment=environment)
+    assert isinstance(model, ByName)
     default = Price(input=Decimal("0.5"), output=Decimal(90))
-    prices = prices_by_name(model, tmp_path / "litellm_config.yaml", default)
+    prices = NamedPrices(model, Prices.of(None, default), default)
     named = prices.most(request("gpt-5.4-nano", tags=("research",)), 10)
     assert named == Price(input=Decimal("2.5"), output=Decimal(90))
     assert prices.most(request("offline")) == Price(input=Decimal(0), output=Decimal(0))
@@ -292,3 +309,90 @@ async def test_each_model_is_closed_once() -> None:
     one = Counted()
     await ByName({"a": one, "b": one}, one).close()
     assert closed == ["scripted"]
+
+
+class Poet(Agent):
+    """Answers in verse."""
+
+    agent_id = "poet"
+    capabilities = (Capability("verse"),)
+    model = "openai/gpt-5.4"
+
+
+@tool(idempotent=True)
+def twice(number: int) -> int:
+    """Tell the double.
+
+    Args:
+        number: what to double
+    """
+    return 2 * number
+
+
+@pytest.fixture
+def surroundings(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment, as a mesh finds it."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+async def outcome_of(project: Path, agent: type[Agent], text: str) -> Outcome:
+    """What a mesh of that one agent makes of a task."""
+    settings = load_settings(project, host="memory")
+    async with build_mesh(settings, project=project, agents=[agent]) as mesh:
+        return await MeshUnderTest(mesh, None).ask(agent.agent_id, text)
+
+
+@pytest.mark.usefixtures("surroundings")
+async def test_an_agent_is_answered_by_the_model_that_it_names(tmp_path: Path, fake: FakeOpenAI) -> None:
+    outcome = await outcome_of(tmp_path, Poet, "Sing.")
+    assert outcome.error is None
+    assert outcome.text.startswith("fake-openai answers")
+    assert fake.calls[-1].body["model"] == "gpt-5.4"
+    assert KEY not in str(outcome)
+
+
+@pytest.mark.usefixtures("surroundings")
+async def test_an_agent_that_is_made_says_its_instructions_and_uses_its_tools(
+    tmp_path: Path, fake: FakeOpenAI
+) -> None:
+    fake.replies.extend([tool_call("twice", '{"number": 4}'), {"content": "It is 8."}])
+    agent = create_agent("gpt-5.4", instructions="You double numbers.", tools=[twice])
+    outcome = await outcome_of(tmp_path, agent, "Double 4.")
+    first, last = (each.body for each in fake.calls[-2:])
+    assert outcome.text == "It is 8."
+    assert first["messages"][0]["content"].startswith("You double numbers.")
+    assert last["messages"][-1]["content"] == "8"
+
+
+@pytest.mark.usefixtures("surroundings")
+async def test_an_agent_of_several_models_is_answered_by_the_next(
+    tmp_path: Path, fake: FakeOpenAI, other: FakeOpenAI
+) -> None:
+    fake.faults.append(Fault(status=500))
+    outcome = await outcome_of(tmp_path, create_router_agent(["gpt-5.4", "mistral/m"]), "Sing.")
+    assert outcome.success
+    assert (len(fake.calls), len(other.calls)) == (1, 1)
+
+
+@pytest.mark.usefixtures("surroundings")
+async def test_an_agent_spends_no_more_than_it_may(tmp_path: Path, fake: FakeOpenAI) -> None:
+    poor = await outcome_of(
+        tmp_path, create_agent("gpt-5.4", agent_id="poor", max_budget="0.000001"), "Sing."
+    )
+    assert poor.error is not None
+    assert poor.error.type == "BudgetExceeded"
+    assert fake.calls == []
+    rich = await outcome_of(tmp_path, create_agent("gpt-5.4", agent_id="rich", max_budget="5"), "Sing.")
+    assert rich.cost_usd == (11 * Decimal("2.5") + 7 * Decimal(15)) / 1_000_000
+
+
+async def test_a_prompt_file_is_stronger_than_instructions(tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "clerk.prompt").write_text("---\ntags: [default]\n---\nFrom the file.\n")
+    agent = create_agent("offline", agent_id="clerk", instructions="From the code.")
+    model = ScriptedModel("Done.")
+    async with mesh_for(agent, model=model, project=tmp_path) as mesh:
+        await mesh.ask("clerk", "Go.")
+    asked = model.requests[-1]
+    assert (asked.messages[0].content, asked.model) == ("From the file.", "offline")

@@ -16,7 +16,6 @@ from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.models.providers import OFFLINE
 from meshwright.models.router import RouterModel
-from meshwright.models.select import prices_for
 from meshwright.money import Price
 
 DEFAULT_GROUP = "default"
@@ -58,13 +57,6 @@ class NamedPrices:
 
     def _of(self, request: ModelRequest) -> Prices:
         return self._named.get(request.model, self._otherwise)
-
-
-def prices_by_name(model: Model, config_path: Path, default: Price | None = None) -> Prices | NamedPrices:
-    """What calls of that model cost, as `prices_for` says, and what those cost that it answers by name."""
-    if not isinstance(model, ByName):
-        return prices_for(model, config_path, default)
-    return NamedPrices(model, prices_for(model.otherwise, config_path, default), default)
 
 
 def prices_of(model: Model, default: Price | None) -> Prices:
