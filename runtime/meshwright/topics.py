@@ -13,6 +13,7 @@ TASK_PROGRESS = "task-progress"
 TRACES = "traces"
 MESH = "mesh-events"
 AGENTS = "agents"
+SPEND = "spend"
 
 
 def tasks(agent_id: str) -> str:

@@ -179,6 +179,7 @@ def calls(evidence: Evidence) -> Iterator[str]:
     steps = Counter(
         (event.aggregate_id, event.task_id, event.payload["attempt"], event.payload["step"])
         for event in evidence.of_type("model.called")
+        if event.payload["outcome"] == "ok"
     )
     for step, count in steps.items():
         if count > 1:

@@ -140,6 +140,8 @@ def _compressed(payload: Document, event: Document) -> str:
 
 def _model(payload: Document, event: Document) -> str:
     wanted = payload.get("tool_calls") or []
+    if payload.get("outcome", "ok") != "ok":
+        return _join(str(payload.get("group", "?")), payload["outcome"], fault(payload.get("error")))
     return _join(
         str(payload.get("model", "?")),
         f"[{', '.join(payload.get('tags') or [])}]",

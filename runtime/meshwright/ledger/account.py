@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
 from meshwright.messages import Plain, derived_id
@@ -23,7 +24,6 @@ from meshwright.money import ZERO, Dollars
 
 ACCOUNT = "budget-account"
 """The type of the actors that are accounts."""
-SPEND = "spend"
 """The topic of what budgets tell."""
 OPENED, WARNED, EXCEEDED = "budget.opened", "budget.warned", "budget.exceeded"
 WARNED_AT = Decimal("0.8")
@@ -193,7 +193,7 @@ class BudgetAccount(Actor[Balance]):
         for event_type in [each for each, has in happened.items() if has and each not in self.state.told]:
             self.state.told.append(event_type)
             turn.publish(
-                SPEND,
+                topics.SPEND,
                 event_type,
                 {
                     **account.model_dump(mode="json"),

@@ -8,9 +8,11 @@ import gc
 import itertools
 import logging
 import os
+import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "litellm")
@@ -32,6 +34,7 @@ LISTS = (
     "_async_failure_callback",
 )
 """Where LiteLLM keeps what it calls on each call of the process, of whichever Router it is."""
+LOADING = threading.Lock()
 COUNTER = itertools.count(1)
 
 
@@ -45,8 +48,13 @@ def import_litellm() -> Any:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     silence_loggers()
-    with uncollected():
-        import litellm
+    with LOADING:
+        first = "litellm" not in sys.modules
+        with uncollected():
+            import litellm
+        if first:  # never beside a Router at work: LiteLLM's queue of events is of one loop at a time
+            with suppress(Exception):  # what it would have spared the first call, the first call then does
+                asyncio.run(warm_up())
 
     litellm.suppress_debug_info = True  # else it prints advice on each error
     return litellm
@@ -70,6 +78,7 @@ async def warm_up() -> None:
     For a loop in a thread, as it blocks the loop for a third of a second.
     """
     import litellm
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -89,6 +98,8 @@ async def warm_up() -> None:
             max_retries=0,
             timeout=5,
         )
+        await asyncio.wait_for(GLOBAL_LOGGING_WORKER.flush(), 5)
+        await GLOBAL_LOGGING_WORKER.stop()
         await close_clients_of(asyncio.get_running_loop())
 
 

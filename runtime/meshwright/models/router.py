@@ -8,7 +8,6 @@ import importlib.util
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,6 @@ from meshwright.models.litellm_router import (
     id_in_file,
     import_litellm,
     make_router,
-    warm_up,
 )
 from meshwright.models.port import (
     BEGIN_ANEW,
@@ -225,8 +223,6 @@ class RouterModel:
             raise no_deployment(self.config, set())
         self._usable = {each["model_info"]["id"] for each in deployments}
         self.prices.load()
-        with suppress(Exception):  # what it would have spared the first call, the first call then does
-            asyncio.run(warm_up())
         kept = {name: value for name, value in settings.items() if name not in OURS}
         try:
             return make_router(deployments, resolved(kept, self.environment))

@@ -54,6 +54,7 @@ def make_accept(
         agent_id=request.agent_id,
         payload=request.payload,
         priority=request.priority,
+        budget_usd=request.budget_usd,
         timeout=request.timeout,
         deadline_at=now + timedelta(seconds=request.deadline or DEADLINE_TIMEOUTS * request.timeout),
         requested_by=caller.requested_by,

@@ -132,7 +132,10 @@ class Preparation:
 
 def metadata_of(work: Work, agent_id: str, step: int) -> dict[str, Any]:
     """Whose a call of a model is: what budgets, ledger and cache know it by."""
+    budget = work.task.budget_usd
+    own = {} if budget is None else {"budget_usd": f"{budget:f}"}
     return {
+        **own,
         "task_id": work.task.task_id,
         "thread_id": work.task.thread_id,
         "agent_id": agent_id,

@@ -42,18 +42,14 @@ class Events(list[Event]):
 
 
 class MeshUnderTest:
-    """A running mesh, with what tests ask of it; all else is in `mesh`."""
+    """A running mesh, with what tests ask of it; all else is in `mesh`. `model` answers its agents."""
 
-    def __init__(self, mesh: Mesh, clock: Clock | None) -> None:
+    def __init__(self, mesh: Mesh, model: Model, clock: Clock | None) -> None:
         self.mesh = mesh
+        self.model = model
         self._clock = clock
         self._events: list[Event] = []
         mesh.host.listen("#", self._events.append)
-
-    @property
-    def model(self) -> Model:
-        """The model that answers the agents."""
-        return self.mesh.model
 
     async def ask(self, agent_id: str, text: str, *, thread_id: str | None = None) -> Outcome:
         """Give an agent a task in words, and wait for its outcome.
@@ -115,6 +111,7 @@ async def mesh_for(
             outcome = await mesh.ask("greeter", "Say hello.")
     """
     project = project or Path.cwd()
+    model = model or ScriptedModel()
 
     def host(grounds: Grounds) -> Host:
         return MemoryHost(grounds.clock, log=grounds.log, database=grounds.database, faults=faults)
@@ -123,10 +120,10 @@ async def mesh_for(
         load_settings(project, host="memory", **settings),
         project=project,
         agents=agents or None,
-        model=model or ScriptedModel(),
+        model=model,
         clock=clock,
         host=host,
     )
-    under_test = MeshUnderTest(mesh, clock)
+    under_test = MeshUnderTest(mesh, model, clock)
     async with mesh:
         yield under_test
