@@ -366,7 +366,7 @@ async def test_calls_go_where_answers_come_soonest(make: Make, fake: FakeProvide
     assert len(fake.calls_of("slow")) <= 4 < 8 <= len(fake.calls_of("quick"))
 
 
-@pytest.mark.parametrize("strategy", ["usage-based-routing-v2", "latency-based-routing", "simple-shuffle"])
+@pytest.mark.parametrize("strategy", ["least-busy", "latency-based-routing", "simple-shuffle"])
 async def test_two_routers_share_neither_limits_nor_cooldowns(
     make: Make, fake: FakeProvider, strategy: str
 ) -> None:
