@@ -102,8 +102,10 @@ class Mesh:
         worker: Worker,
         agents: Mapping[str, Employed],
         parts: tuple[Part, ...] = (),
+        warnings: tuple[str, ...] = (),
     ) -> None:
         self.settings = settings
+        self.warnings = warnings
         self.host = host
         self.log = log
         self.registry = registry

@@ -1,6 +1,7 @@
 """Models named outright, called through LiteLLM's real Router at fake providers."""
 
 import asyncio
+import gc
 import importlib.util
 from collections.abc import AsyncIterator, Mapping
 from decimal import Decimal
@@ -340,7 +341,7 @@ async def outcome_of(project: Path, agent: type[Agent], text: str) -> Outcome:
     """What a mesh of that one agent makes of a task."""
     settings = load_settings(project, host="memory")
     async with build_mesh(settings, project=project, agents=[agent]) as mesh:
-        return await MeshUnderTest(mesh, None).ask(agent.agent_id, text)
+        return await MeshUnderTest(mesh, mesh.model, None).ask(agent.agent_id, text)
 
 
 @pytest.mark.usefixtures("surroundings")
@@ -396,3 +397,30 @@ async def test_a_prompt_file_is_stronger_than_instructions(tmp_path: Path) -> No
         await mesh.ask("clerk", "Go.")
     asked = model.requests[-1]
     assert (asked.messages[0].content, asked.model) == ("From the file.", "offline")
+
+
+def test_a_mesh_says_at_once_what_an_agent_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match=r"agent poet: .*OPENAI_API_KEY"):
+        build_mesh(load_settings(tmp_path, host="memory"), project=tmp_path, agents=[Poet])
+    gc.collect()  # nothing was opened that would be found open now
+
+
+async def test_where_the_settings_say_offline_nobody_else_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    settings = load_settings(tmp_path, host="memory", model="offline")
+    async with build_mesh(settings, project=tmp_path, agents=[Poet]) as mesh:
+        assert (await MeshUnderTest(mesh, mesh.model, None).ask("poet", "Sing.")).model == "offline"
+
+
+async def test_an_agent_may_name_a_group_where_no_key_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (tmp_path / "litellm_config.yaml").write_text(
+        "model_list: [{model_name: quality, litellm_params: "
+        "{model: openai/gpt-5.4, api_key: os.environ/OPENAI_API_KEY}}]"
+    )
+    assert (await outcome_of(tmp_path, create_agent("quality"), "Sing.")).model == "offline"

@@ -136,7 +136,7 @@ def test_the_fleet_that_comes_with_the_mesh_has_a_deployment_for_all_its_tags() 
 
 
 def test_only_the_router_has_a_file_to_be_warned_of(tmp_path: Path) -> None:
-    assert start_warnings(ScriptedModel(), Prompts(tmp_path), (Slipping,)) == []
+    assert start_warnings(ScriptedModel(), Prompts(tmp_path), (Slipping,)) == ()
 
 
 def chosen(text: str, sample: Task) -> list[str]:

@@ -11,6 +11,7 @@ from meshwright.assembly.agents import employ, slots_of, tool_settings
 from meshwright.assembly.announcements import Announcements, Every
 from meshwright.assembly.edges import mqtt_edge
 from meshwright.assembly.hosts import HOSTS, Grounds
+from meshwright.assembly.models import start_warnings
 from meshwright.assembly.roles import EVERYTHING, Role, role_of
 from meshwright.capability import Registration
 from meshwright.clock import Clock, SystemClock
@@ -62,6 +63,9 @@ def build_mesh(
     """
     project = project or Path.cwd()
     clock = clock or SystemClock()
+    classes = load_agents(project_file(project, settings.actors_dir)) if agents is None else agents
+    own = [each for each in classes if role.employs(each.agent_id)]
+    chosen_model = model or answering(settings, project, own)  # before anything is opened: it may be refused
     tracing = traced(settings)
     in_memory = settings.host == "memory"
     database = Database(None if in_memory else project / settings.data_dir, durability=settings.durability)
@@ -71,15 +75,10 @@ def build_mesh(
         degraded_after_seconds=settings.degraded_after_seconds,
         offline_after_seconds=settings.offline_after_seconds,
     )
-    classes = load_agents(project_file(project, settings.actors_dir)) if agents is None else agents
     kinds = kinds_of(classes, registry, settings.max_attempts)
     elsewhere = [kind for name, kind in kinds.items() if not lives_in(name, role)]
     grounds = Grounds(settings, role, database, log, clock, tracing, elsewhere)
     chosen_host = (host or HOSTS[settings.host])(grounds)
-    own = [each for each in classes if role.employs(each.agent_id)]
-    chosen_model = model or by_name(
-        choose_model(settings, project_file(project, settings.litellm_config), count_tokens=count_tokens), own
-    )
     declared = [*settings.budgets, *(budget for each in classes for budget in each.budgets)]
     budgets = Budgets(declared, chosen_host)
     prompts = prompts_of(settings, project, chosen_host, classes)
@@ -114,6 +113,7 @@ def build_mesh(
         worker=worker,
         agents=employed,
         parts=(presence, Every(clock, settings.prompt_reload_seconds, services.prompts.refresh), *edges),
+        warnings=start_warnings(chosen_model, prompts, classes),
     )
     for edge in edges:
         edge.attach(mesh)
@@ -129,6 +129,16 @@ def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> M
     classes = load_agents(project_file(Path.cwd(), settings.actors_dir))
     role = role_of(app_id, [each.agent_id for each in classes], replica=replica)
     return build_mesh(settings, agents=classes, role=role)
+
+
+def answering(settings: Settings, project: Path, agents: Sequence[type[Agent]]) -> Model:
+    """The model that the settings choose, and beside it those that agents name.
+
+    Where the settings say `offline` no agent is answered by another. Raises ConfigError.
+    """
+    config_path = project_file(project, settings.litellm_config)
+    chosen = choose_model(settings, config_path, count_tokens=count_tokens)
+    return chosen if settings.model == "offline" else by_name(chosen, agents, config_path)
 
 
 def serve_runs(

@@ -17,6 +17,7 @@ from meshwright.messages import Task
 from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.groups import deployment_id, deployments_of, did_you_mean, missing_of
 from meshwright.models.http import HttpModel
+from meshwright.models.named import ByName
 from meshwright.models.overview import explanation, groups_document
 from meshwright.models.port import Model
 from meshwright.models.prices import Prices
@@ -135,11 +136,12 @@ def by_group(config: LiteLLMConfig, health: Mapping[str, Document]) -> dict[str,
     return {**health, **{name: state for name, state in known.items() if state is not None}}
 
 
-def start_warnings(model: Model, prompts: Prompts, agents: Sequence[type[Agent]]) -> list[str]:
+def start_warnings(model: Model, prompts: Prompts, agents: Sequence[type[Agent]]) -> tuple[str, ...]:
     """What a mesh should say at its start of the file behind its model, and of its fleet's tags."""
-    if not isinstance(model, RouterModel):
-        return []
-    return [str(each) for each in warnings_of(model.config, prompts, agents)]
+    behind = model.otherwise if isinstance(model, ByName) else model
+    if not isinstance(behind, RouterModel):
+        return ()
+    return tuple(str(each) for each in warnings_of(behind.config, prompts, agents))
 
 
 def warnings_of(config: LiteLLMConfig, prompts: Prompts, agents: Sequence[type[Agent]]) -> list[ConfigError]:

@@ -103,6 +103,8 @@ async def serve_on(listener: socket, mesh: Mesh) -> None:
 def _greet(mesh: Mesh, url: str) -> None:
     click.echo(f"ready {url}")
     click.echo(f"model: {mesh.model.name}", err=True)
+    for warning in mesh.warnings:
+        click.echo(f"mesh: warning: {warning}", err=True)
     if mesh.settings.mqtt_url:
         click.echo(f"MQTT: {mesh.settings.mqtt_url}, topics below {mesh.settings.mqtt_prefix}/", err=True)
     agents = f"agents: {', '.join(mesh.agents)}; " if mesh.agents else ""
