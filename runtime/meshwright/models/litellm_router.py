@@ -49,12 +49,16 @@ def import_litellm() -> Any:
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     silence_loggers()
     with LOADING:
-        first = "litellm" not in sys.modules
-        with uncollected():
-            import litellm
-        if first:  # never beside a Router at work: LiteLLM's queue of events is of one loop at a time
-            with suppress(Exception):  # what it would have spared the first call, the first call then does
-                asyncio.run(warm_up())
+        if "litellm" not in sys.modules:
+            with uncollected():
+                import litellm
+
+                # Never beside a Router at work: LiteLLM's queue of events is of one loop at a time.
+                with suppress(
+                    Exception
+                ):  # what it would have spared the first call, the first call then does
+                    asyncio.run(warm_up())
+        import litellm
 
     litellm.suppress_debug_info = True  # else it prints advice on each error
     return litellm
@@ -62,12 +66,14 @@ def import_litellm() -> Any:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Collect no garbage meanwhile: over the objects of a large import that stops all threads for long."""
+    """Collect no garbage meanwhile, and later not among what there is then: going over
+    LiteLLM's objects stops every thread for 0.2 seconds."""
     on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if on:
             gc.enable()
 
