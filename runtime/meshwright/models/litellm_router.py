@@ -54,9 +54,7 @@ def import_litellm() -> Any:
                 import litellm
 
                 # Never beside a Router at work: LiteLLM's queue of events is of one loop at a time.
-                with suppress(
-                    Exception
-                ):  # what it would have spared the first call, the first call then does
+                with suppress(Exception):  # then the first call does what this would have spared it
                     asyncio.run(warm_up())
         import litellm
 
