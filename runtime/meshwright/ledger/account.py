@@ -24,7 +24,6 @@ from meshwright.money import ZERO, Dollars
 
 ACCOUNT = "budget-account"
 """The type of the actors that are accounts."""
-"""The topic of what budgets tell."""
 OPENED, WARNED, EXCEEDED = "budget.opened", "budget.warned", "budget.exceeded"
 WARNED_AT = Decimal("0.8")
 MAX_HELD = 1_000  # reservations of one account: its state stays small
