@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ ResultT = TypeVar("ResultT")
 FILE_NAME = "cache.db"
 BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 BUSY_TIMEOUT_SECONDS = 1.0
+BUSY_PAUSE_SECONDS = 0.01
 DROPPED_AT_ONCE = 8
 
 # `used` counts what is used: the least is what was not used for longest.
@@ -122,14 +124,15 @@ class DiskStore:
             ) from error
 
     def _connected(self) -> sqlite3.Connection:
-        if self._connection is None:
+        ends = time.monotonic() + BUSY_TIMEOUT_SECONDS
+        while self._connection is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level="IMMEDIATE"
-            )
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.executescript(SCHEMA)
+            try:
+                self._connection = opened(self.path)
+            except sqlite3.OperationalError as error:  # for the change to WAL nobody is waited for by SQLite
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
+                    raise
+                time.sleep(BUSY_PAUSE_SECONDS)
         return self._connection
 
     def _disconnect(self) -> None:
@@ -154,3 +157,16 @@ class DiskStore:
 
     def _is_full(self, connection: sqlite3.Connection) -> bool:
         return connection.execute(FILLED).fetchone()[0] > self._max_bytes
+
+
+def opened(path: Path) -> sqlite3.Connection:
+    """A connection to a file that is ready for use. Raises sqlite3.Error; nothing is left open then."""
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level="IMMEDIATE")
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.executescript(SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
