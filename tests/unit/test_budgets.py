@@ -15,7 +15,7 @@ from meshwright.ledger.account import ACCOUNT, MAX_HELD, Account, Balance, Book,
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.calls import call_id_of, left
 from meshwright.ledger.estimate import most_prompt_tokens
-from meshwright.messages import TaskRequest
+from meshwright.messages import TaskRequest, Usage
 from meshwright.models.port import (
     BEGIN_ANEW,
     BudgetExceeded,
@@ -28,6 +28,7 @@ from meshwright.models.port import (
     RateLimited,
 )
 from meshwright.money import ZERO, Budget, Price
+from meshwright.run.told import model_called
 from meshwright.testing.clock import BEGINNING
 from meshwright.turns import ActorKind
 from tests.unit.budgeting import budget, request, spending
@@ -336,6 +337,29 @@ async def test_an_answer_from_a_cache_costs_nothing() -> None:
         assert await mesh.balance("pot:mesh") == (0, 0)
 
 
+async def test_an_answer_from_a_cache_says_what_it_saves_at_our_prices() -> None:
+    hit = {"cache_hit": True, "usage": Usage(completion_tokens=3), "attempts": 0}
+    async with spending() as mesh:
+        mesh.provider.complete = replying(**hit)  # type: ignore[method-assign]
+        reply = await mesh.call(5)
+        assert (reply.cost_usd, reply.saved_usd) == (0, 3)
+        mesh.provider.complete = replying(**hit, saved_usd=Decimal(2))  # type: ignore[method-assign]
+        assert (await mesh.call(5)).saved_usd == 2
+
+
+@pytest.mark.parametrize("failure", [ModelTimeout("it waited in vain"), asyncio.CancelledError()])
+async def test_a_call_that_was_never_made_costs_nothing(failure: Any) -> None:
+    failure.attempts = 0
+    async with spending(budget(10)) as mesh:
+        mesh.provider.failure = failure
+        with pytest.raises(type(failure)):
+            await mesh.call(8)
+        assert await mesh.balance("pot:mesh") == (0, 0)
+        assert [(call["cost_usd"], call["usage"], call["attempts"]) for call in mesh.told] == [
+            (0, Usage(), 0)
+        ]
+
+
 # Soft budgets
 
 
@@ -365,6 +389,18 @@ async def test_a_soft_budget_goes_on_with_its_cheaper_tag() -> None:
             ("research",),
         ]
         assert await mesh.balance("pot:mesh") == (4, 0)
+
+
+async def test_the_ledger_is_told_of_the_tags_that_a_call_was_made_with() -> None:
+    async with spending(budget(1, hard=False, cheaper_tag="cheap")) as mesh:
+        step = request(1, tags=("research", "expensive"), metadata=STEP)
+        told: list[Any] = []
+        for _ in range(2):
+            reply = await mesh.model.complete(step)
+            told += [payload["tags"] for _, payload in model_called(step, reply, 0.0)]
+            await mesh.model.complete(step.model_copy(update={"metadata": {}}))
+        assert told == [("research", "expensive"), ("research", "cheap")]
+        assert [call["tags"] for call in mesh.told] == [("research", "cheap")] * 2
 
 
 async def test_a_call_with_a_cheaper_tag_is_charged_to_that_tag() -> None:

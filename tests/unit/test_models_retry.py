@@ -30,6 +30,7 @@ class Flaky:
         self.clock = clock
         self.errors = list(errors)
         self.calls: list[tuple[float, ModelRequest]] = []
+        self.attempts = 1
         self.closed = False
         self.begun = clock.now()
 
@@ -37,7 +38,7 @@ class Flaky:
         self.calls.append(((self.clock.now() - self.begun).total_seconds(), request))
         if self.errors:
             raise self.errors.pop(0)
-        return ModelReply(content="at last", model="flaky")
+        return ModelReply(content="at last", model="flaky", attempts=self.attempts)
 
     async def close(self) -> None:
         self.closed = True
@@ -130,6 +131,24 @@ async def test_each_retry_is_told_with_its_reason_and_wait(clock: ManualClock) -
     )
     await outcome(retries, clock)
     assert told == [("tester", DOWN, 1.0)]
+
+
+def failed_after(attempts: int) -> ModelUnavailable:
+    error = ModelUnavailable("down, and its fallbacks too")
+    error.attempts = attempts
+    return error
+
+
+async def test_attempts_of_all_tries_are_counted_those_of_an_adapter_too(clock: ManualClock) -> None:
+    model = Flaky(clock, failed_after(3), DOWN)
+    model.attempts = 2
+    reply = await outcome(retrying(model), clock)
+    assert isinstance(reply, ModelReply) and reply.attempts == 3 + 1 + 2
+
+
+async def test_the_last_error_counts_the_attempts_of_those_before_it(clock: ManualClock) -> None:
+    error = await outcome(retrying(Flaky(clock, failed_after(3), DOWN, failed_after(2))), clock)
+    assert isinstance(error, ModelError) and error.attempts == 3 + 1 + 2
 
 
 async def test_cancelling_during_a_wait_ends_it(clock: ManualClock) -> None:

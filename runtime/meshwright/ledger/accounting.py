@@ -64,6 +64,8 @@ class Accounted:
             self._end(request, call_id, started, heard, hold, error)
             raise
         reply = self._priced(reply, hold.request, started)
+        if hold.request.tags != request.tags:  # the journal, which tells of it, knows the first ones alone
+            reply = reply.model_copy(update={"tags": hold.request.tags})
         self.budgets.settle(hold, reply.cost_usd)
         if request.metadata.get("task_id") is None:
             self._emit(
@@ -87,6 +89,9 @@ class Accounted:
         update: dict[str, Any] = {"latency_ms": since(started)}
         if reply.cache_hit:
             update["cost_usd"] = ZERO
+            if reply.saved_usd is None:
+                made = reply.model_copy(update={"cache_hit": False})
+                update["saved_usd"] = self._prices.of_reply(made, request)
         elif reply.cost_usd is None:
             cost = self._prices.of_reply(reply, request)
             update |= {"cost_usd": cost, "cost_source": "unknown" if cost is None else "priced"}
@@ -124,7 +129,8 @@ class Accounted:
         What was streamed is counted; where nothing was and the provider may have worked, it is the estimate.
         """
         harmless = isinstance(error, ModelError) and not isinstance(error, MAY_COST)
-        if harmless and not heard.bytes:
+        made_none = getattr(error, "attempts", 1) == 0  # it waited for another call, as a cache has it wait
+        if made_none or (harmless and not heard.bytes):
             return ZERO, Usage()
         usage = heard.usage(hold.request)
         price = self._prices.most(hold.request, usage.prompt_tokens)

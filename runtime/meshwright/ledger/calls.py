@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from meshwright.errors import MeshError, ModelError
+from meshwright.errors import MeshError
 from meshwright.messages import Plain, Usage, derived_id, new_id
 from meshwright.models.port import CostSource, ModelReply, ModelRequest
 from meshwright.money import Dollars
@@ -66,11 +66,11 @@ def called(
     """The payload of `model.called`: of a call that has a `reply`, or of one that ended without.
 
     Cost, usage and attempts are the reply's where there is one; without one they are as given, the attempts
-    those that a ModelError knows of. Of an error only its code is told: its text may hold more than it may.
+    those that the error knows of. Of an error only its code is told: its text may hold more than it may.
     """
     if reply is None:
         outcome = "cancelled" if cancelled else "failed"
-        attempts = error.attempts if isinstance(error, ModelError) else attempts
+        attempts = getattr(error, "attempts", attempts)
         reply = ModelReply(
             model="", usage=usage, cost_usd=cost_usd, cost_source=cost_source, attempts=attempts
         )
@@ -82,7 +82,7 @@ def called(
         "model": reply.model,
         "deployment": reply.deployment,
         "group": request.model,
-        "tags": request.tags,
+        "tags": request.tags if reply.tags is None else reply.tags,
         "user": request.user,
         "thread_id": request.metadata.get("thread_id"),
         "tenant_id": request.metadata.get("tenant_id"),

@@ -69,7 +69,7 @@ class ModelReply(Plain):
 
     `deployment` names which of its group's did, where that is known. `cost_usd` is None where nobody knows
     the price, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts` are those of
-    the whole call.
+    the whole call. `tags` are those that it was made with, where they are not the request's.
     """
 
     content: str = ""
@@ -84,6 +84,7 @@ class ModelReply(Plain):
     attempts: int = 1
     latency_ms: float = 0.0
     finish_reason: str = "stop"
+    tags: tuple[str, ...] | None = None
 
 
 BEGIN_ANEW = ""

@@ -49,18 +49,21 @@ class Retrying:
         self.on_retry = on_retry
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Make up to `max_tries` attempts. Raises the last attempt's ModelError."""
+        """Make up to `max_tries` tries. Raises the last one's ModelError.
+
+        Reply and error count the attempts of all tries: one of an adapter with fallbacks may be several.
+        """
         ends = self.clock.now() + timedelta(seconds=request.timeout_seconds)
-        attempt = request
+        attempt, made = request, 0
         for tries in itertools.count(1):
             try:
                 reply = await self.model.complete(attempt, on_delta)
             except ModelError as error:
-                error.attempts = tries
-                wakes = self._wake_after(error, tries, ends)
+                made += error.attempts
+                wakes = self._wake_after(error, tries, made, ends)
                 self.on_retry(request, error, (wakes - self.clock.now()).total_seconds())
             else:
-                return reply if tries == 1 else reply.model_copy(update={"attempts": tries})
+                return reply.model_copy(update={"attempts": made + reply.attempts}) if made else reply
             await self.clock.sleep_until(wakes)
             if on_delta is not None:
                 on_delta(BEGIN_ANEW)
@@ -72,10 +75,11 @@ class Retrying:
         """Close the model."""
         await self.model.close()
 
-    def _wake_after(self, error: ModelError, tries: int, ends: datetime) -> datetime:
+    def _wake_after(self, error: ModelError, tries: int, made: int, ends: datetime) -> datetime:
         """When to try again; raises the error where another try makes no sense."""
         wakes = self.clock.now() + timedelta(seconds=self._delay_seconds(error, tries))
         if tries >= self.max_tries or not error.retryable or wakes >= ends:
+            error.attempts = made
             raise error
         return wakes
 
