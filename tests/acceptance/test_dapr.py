@@ -1,14 +1,23 @@
 """`mesh up --host dapr` in each of its forms, as its user starts and asks it."""
 
+import asyncio
 import json
 import re
 from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from meshwright.stack.ports import free_ports
+from meshwright.stack.programs import Programs
 from tests.acceptance.driver import MESH, mesh, mesh_up, start
+from tests.integration.running_stack import RunningStack
+from tests.providers.fake_openai import FakeOpenAI, Fault
 from tests.run import DAPR
+from tests.services import DAPR_BIN
 
 pytestmark = [pytest.mark.needs(*DAPR, "mosquitto_rr"), pytest.mark.timeout(150)]
 UP = [*MESH, "up", "--host", "dapr"]
@@ -58,3 +67,62 @@ async def test_a_mesh_on_dapr_answers_mqtt_clients_that_know_nothing_of_it(tmp_p
         assert outcome["status"] == "succeeded"
         task = await running.get(f"/tasks/{outcome['task_id']}")
         assert task.body["outcome"]["result"] == outcome["result"]
+
+
+async def test_a_client_of_dapr_invokes_the_llm_service(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    asked = {"model": "quality", "messages": [{"role": "user", "content": "What is a turn?"}]}
+    path = "/v1.0/invoke/llm-service/method/complete"
+    async with FakeOpenAI() as fake:
+        names = {"LITELLM_BASE_URL": fake.url, "LITELLM_API_KEY": "sk-fake", "MESH_MODEL": "http"}
+        async with mesh_up(data, up=UP, **names) as running:
+            await running.errors.until("logs: ")
+            sidecar = RunningStack(running.url, running.process, running.errors).pids["daprd-mesh-0"]
+            known = environment_of(sidecar)
+            ours = f"http://127.0.0.1:{known['DAPR_HTTP_PORT']}"
+            async with (
+                sidecar_of_a_shop(data / "invocation") as theirs,
+                aiohttp.ClientSession(headers={"dapr-api-token": known["DAPR_API_TOKEN"]}) as session,
+            ):
+                for url in (ours, theirs):
+                    async with session.post(url + path, json=asked) as response:
+                        answer = await response.json()
+                    assert response.status == 200, answer
+                    assert (answer["model"], answer["usage"]["completion_tokens"]) == ("quality", 7)
+                fake.faults.extend(Fault(status=503) for _ in range(9))
+                async with session.post(ours + path, json=asked) as response:
+                    assert response.status == 503
+                    assert await response.json() == {"error": "All providers unavailable"}
+                async with session.post(ours + path, json=asked, headers={"dapr-api-token": ""}) as response:
+                    assert response.status == 401
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if entry)
+
+
+@asynccontextmanager
+async def sidecar_of_a_shop(resources: Path) -> AsyncIterator[str]:
+    """The sidecar of an app that is no part of the mesh, on the mesh's machine."""
+    http, grpc, internal, metrics = free_ports(4)
+    ports = ("--dapr-http-port", str(http), "--dapr-grpc-port", str(grpc), "--metrics-port", str(metrics))
+    local = [
+        part
+        for name in ("dapr-listen-addresses", "dapr-internal-grpc-listen-address", "metrics-listen-address")
+        for part in (f"--{name}", "127.0.0.1")
+    ]
+    program = Programs(Path(DAPR_BIN) if DAPR_BIN else None).find("daprd")
+    command = [str(program), "--app-id", "shop", "--resources-path", str(resources)]
+    inside = ("--dapr-internal-grpc-port", str(internal))
+    shop = await start([*command, *ports, *inside, *local], {"DAPR_HOST_IP": "127.0.0.1"}, stdout=PIPE)
+    assert shop.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            async for line in shop.stdout:
+                if b"dapr initialized" in line:
+                    break
+        yield f"http://127.0.0.1:{http}"
+    finally:
+        shop.terminate()
+        await shop.communicate()

@@ -43,6 +43,12 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def url_of(listen: tuple[str, int]) -> str:
+    """The URL of a server that listens on that host and port."""
+    host, port = listen
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _bound() -> socket.socket:
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

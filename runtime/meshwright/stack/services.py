@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
-from meshwright.stack.ports import LOOPBACK, Ports
+from meshwright.stack.ports import LOOPBACK, Ports, url_of
 
 BROKER_USER = "mesh"
 READING_SECONDS = 120.0
@@ -279,7 +279,7 @@ def worker(
     event log, API and MQTT edge to the app's first worker.
     """
     host, port = listen
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url = url_of(listen)
     flags = ["--replica"] if replica else []
     return Service(
         name=name,

@@ -13,7 +13,8 @@ from meshwright.settings import Settings
 from meshwright.stack.backends import given_backends, missing_backends
 from meshwright.stack.checks import channel_of, check_backends, check_sidecar
 from meshwright.stack.checks.files import check_files
-from meshwright.stack.ports import LOOPBACK, Ports
+from meshwright.stack.invocation import LLM_SERVICE, reaching_models
+from meshwright.stack.ports import LOOPBACK, Ports, url_of
 from meshwright.stack.programs import Programs, version_of
 from meshwright.stack.services import (
     App,
@@ -89,6 +90,8 @@ class Stack:
         self._missing = missing_backends(settings, programs, ports, components, self._redis_password)
         self._channel, findings = channel_of(settings, version_of(self._daprd))
         self.backends = given_backends(settings)
+        self._models = next((each for each in crews if each.app_id == LLM_SERVICE), front_of(crews))
+        self._models_port = ports.take(1)[0]
         self.url = ""
         self._tell_all(findings)
 
@@ -135,7 +138,7 @@ class Stack:
     def _pair(self, crew: Crew, number: int) -> tuple[Service, Service]:
         """A sidecar and its worker, on ports of their own."""
         settings, name = self._settings, f"{crew.app_id}-{number}"
-        port, grpc_port, http_port, listen_port = self._ports.take(4)
+        port, grpc_port, http_port = self._ports.take(3)
         front = crew.front and number == 0
         app = App(
             app_id=crew.app_id,
@@ -157,13 +160,25 @@ class Stack:
             "MESH_BUS": settings.bus,
             "MESH_DAPR_CHANNEL": self._channel,
         }
-        listen = (LOOPBACK, listen_port)
-        if front:
-            listen = (settings.listen_host, settings.listen_port or listen_port)
+        sidecar = daprd(self._daprd, self._ports, self._components, settings.bus, app, self.backends)
+        listen = self._listen(crew, number)
         return (
-            daprd(self._daprd, self._ports, self._components, settings.bus, app, self.backends),
+            reaching_models(sidecar, settings.data_dir.absolute(), url_of(self._listen(self._models, 0))),
             worker(name, app, self.backends, options, listen, replica=crew.front and not front),
         )
+
+    def _listen(self, crew: Crew, number: int) -> tuple[str, int]:
+        """Where a worker serves HTTP. Where models are offered is known before any worker starts."""
+        offers_models = crew is self._models and number == 0
+        port = self._models_port if offers_models else self._ports.take(1)[0]
+        if crew.front and number == 0:
+            return self._settings.listen_host, self._settings.listen_port or port
+        return LOOPBACK, port
+
+
+def front_of(crews: Sequence[Crew]) -> Crew:
+    """The crew whose first worker serves the API."""
+    return next(each for each in crews if each.front)
 
 
 async def together(starts: Mapping[KeyT, Coroutine[None, None, ResultT]]) -> dict[KeyT, ResultT]:
