@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from meshwright import Agent, Capability, Mesh, build_mesh, load_settings
 from meshwright.api.server import serving
-from meshwright.messages import Usage
+from meshwright.messages import Task, Usage
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
+from tests.unit.test_keys import ANSWERS, MASTER, FakeProxy
 
 
 class Clerk(Agent):
@@ -35,25 +38,31 @@ def reply(cost: str | None, **fields: Any) -> ModelReply:
 
 
 @asynccontextmanager
-async def spent(folder: Path) -> AsyncIterator[Mesh]:
+async def spent(folder: Path, tags: tuple[str, ...] = ()) -> AsyncIterator[Mesh]:
     """A mesh that has called three models: at a price, at none that is known, and at none at all."""
+
+    class Tagged(Clerk):
+        def tags(self, task: Task) -> tuple[str, ...]:
+            return tags
+
     saved = {"cache_hit": True, "saved_usd": Decimal("0.25"), "cost_source": "priced"}
     replies = reply("0.25", cost_source="priced"), reply(None, model="odd"), reply("0", **saved)
     settings = load_settings(folder, listen_port=0)
-    mesh = build_mesh(settings, project=folder, agents=[Clerk], model=ScriptedModel(*replies))
+    mesh = build_mesh(settings, project=folder, agents=[Tagged], model=ScriptedModel(*replies))
     async with mesh:
         for _ in replies:
             await mesh.ask("clerk", "Do it.")
         yield mesh
 
 
-async def costs(*arguments: str) -> subprocess.CompletedProcess[str]:
+async def costs(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "meshwright.cli", "costs", *arguments],
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | environment,
     )
 
 
@@ -103,3 +112,40 @@ async def test_what_is_no_time_and_no_key_is_refused_with_what_is(tmp_path: Path
     told = await costs("--since", "yesterday")
     assert told.returncode == 2
     assert "say 24h, 7d or 2026-01-01T00:00Z" in told.stderr
+
+
+async def test_a_proxys_figures_stand_beside_ours_and_where_they_differ_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_tags = {"drafts": 0.25, "research": 0.02, "User-Agent: litellm": 0.27}
+    rows = [{"individual_request_tag": tag, "total_spend": cost} for tag, cost in of_tags.items()]
+    monkeypatch.setitem(ANSWERS, "/spend/tags", rows)
+    customers = [{"customer": "clerk", "total_spend": 0.30000000000000004}]
+    monkeypatch.setitem(ANSWERS, "/global/spend/report", [{"customers": customers}])
+    async with spent(tmp_path, tags=("drafts", "letters")):
+        pass
+    fake, here = FakeProxy(), ("--data", str(tmp_path / ".mesh"), "--proxy")
+    async with fake.running() as url:
+        names = {"LITELLM_BASE_URL": url, "LITELLM_API_KEY": MASTER}
+        told = await costs("--by", "tag", *here, **names)
+        assert told.stdout.splitlines() == [
+            "tag       ledger               proxy    difference",
+            "letters   $0.2500 + 1 unknown           -$0.2500",
+            "research                       $0.0200  +$0.0200",
+            "drafts    $0.2500 + 1 unknown  $0.2500",
+        ]
+        assert told.stderr == "2 of 3 differ\n"
+        listed = await costs("--since", "24h", "--json", *here, **names)
+        [clerk] = json.loads(listed.stdout)["items"]
+        assert (clerk["cost_usd"], clerk["unpriced"], clerk["differs"]) == ("0.25", 1, True)
+        assert Decimal(clerk["proxy_usd"]) - Decimal("0.25") == Decimal(clerk["difference_usd"])
+    since = json.loads(listed.stdout)["since"]
+    assert since.endswith(("T00:00:00Z", "T00:00:00+00:00"))
+    assert fake.asked[-1][1]["start_date"] == since[:10]
+
+
+@pytest.mark.parametrize("asked", [("--by", "task"), ("--by", "tag", "--since", "24h")])
+async def test_what_a_proxy_does_not_know_is_refused_with_what_it_does(asked: tuple[str, ...]) -> None:
+    told = await costs("--proxy", *asked)
+    assert told.returncode == 2
+    assert "say --by agent" in told.stderr

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from meshwright.cli.client import Document, MeshClient
 from meshwright.cli.options import json_option, mesh_options
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from decimal import Decimal
+
+    from meshwright.ledger.proxy import LiteLLMProxy
 
 KEYS = ["agent", "tag", "model", "task", "tenant"]
 NOBODY = {"tag": "(no tag)", "task": "(no task)", "model": "(no answer)"}
@@ -43,17 +50,26 @@ def _time(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
 @click.option(
     "--since", metavar="TIME", callback=_time, help="From when: 24h, 7d, 2026-01-01T00:00Z (default: ever)."
 )
+@click.option("--proxy", is_flag=True, help="Lay them beside those of the LiteLLM proxy at LITELLM_BASE_URL.")
 @json_option
 @mesh_options
-def costs(by: str, since: str | None, as_json: bool, url: str | None, data: Path | None) -> None:
-    """Sum up what calls of models have cost."""
+def costs(by: str, since: str | None, proxy: bool, as_json: bool, url: str | None, data: Path | None) -> None:
+    """Sum up what calls of models have cost.
+
+    With --proxy: by agent, from the beginning of a day (UTC), or by tag, since ever. That is what it knows.
+    """
     from meshwright.cli.connect import talk
+
+    if proxy:
+        since = _day_of(by, since)
 
     async def sum_them_up(mesh: MeshClient) -> Document:
         return await mesh.costs(by=by, since=since)
 
     found = talk(url, data, sum_them_up)
-    if as_json:
+    if proxy:
+        _show_beside(found, _of_proxy(by, since), as_json=as_json)
+    elif as_json:
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))
     elif found["items"]:
         click.echo(_table(found))
@@ -85,3 +101,81 @@ def _known(cost: Document) -> str:
     if cost["cost_usd"] is None or not cost["unpriced"]:
         return dollars(cost["cost_usd"])
     return f"{dollars(cost['cost_usd'])} + {cost['unpriced']:,} unknown"
+
+
+def _day_of(by: str, since: str | None) -> str | None:
+    """From when the proxy can sum up by that key: the beginning of the day."""
+    if by not in ("agent", "tag"):
+        raise click.UsageError(f"a proxy does not sum up by {by}; say --by agent or --by tag")
+    if by == "tag" and since is not None:
+        raise click.UsageError("a proxy sums up by tag since ever; leave --since out, or say --by agent")
+    return None if since is None else _begin_of_day(since).isoformat()
+
+
+def _begin_of_day(since: str) -> datetime:
+    from datetime import UTC, datetime, time
+
+    day = datetime.fromisoformat(since).astimezone(UTC).date()
+    return datetime.combine(day, time(), UTC)
+
+
+def _of_proxy(by: str, since: str | None) -> dict[str, Decimal]:
+    """What the proxy says was spent, by tag or by agent."""
+    from datetime import UTC, datetime
+
+    from meshwright.cli.keys import on_proxy
+    from meshwright.ledger.proxy import FIRST_DAY
+
+    first = FIRST_DAY if since is None else _begin_of_day(since).date()
+
+    async def ask(there: LiteLLMProxy) -> dict[str, Decimal]:
+        if by == "tag":
+            return await there.spend_by_tag()
+        return await there.spend_by_agent(first, datetime.now(UTC).date())
+
+    return on_proxy(ask)
+
+
+def _show_beside(found: Document, theirs: dict[str, Decimal], *, as_json: bool) -> None:
+    """Show the ledger's costs beside the proxy's; where they differ most comes first."""
+    from decimal import Decimal
+
+    from meshwright.cli.lines import dollars
+    from meshwright.cli.tables import table
+    from meshwright.ledger.proxy import reconcile
+
+    known = {each["key"]: each for each in found["items"] if each["key"] is not None}
+    costs = {key: each["cost_usd"] and Decimal(each["cost_usd"]) for key, each in known.items()}
+    differences = reconcile(costs, theirs)
+    if as_json:
+        items = [
+            {
+                "key": each.name,
+                "cost_usd": _plain(each.ours),
+                "unpriced": known[each.name]["unpriced"] if each.name in known else 0,
+                "proxy_usd": _plain(each.theirs),
+                "difference_usd": _plain(each.amount),
+                "differs": each.differs,
+            }
+            for each in differences
+        ]
+        beside = {"by": found["by"], "since": found["since"], "omitted": found["omitted"], "items": items}
+        click.echo(json.dumps(beside, ensure_ascii=False, indent=2))
+        return
+    rows = [
+        [
+            each.name or NOBODY.get(found["by"], "(none)"),
+            _known(known[each.name]) if each.name in known else "",
+            "" if each.theirs is None else dollars(each.theirs),
+            f"{'+' if each.amount > 0 else '-'}{dollars(abs(each.amount))}" if each.differs else "",
+        ]
+        for each in differences
+    ]
+    click.echo(table([found["by"], "ledger", "proxy", "difference"], rows))
+    click.echo(f"{sum(each.differs for each in differences)} of {len(differences)} differ", err=True)
+    if found["omitted"]:
+        click.echo(f"{found['omitted']:,} more of the ledger were not compared", err=True)
+
+
+def _plain(amount: Decimal | None) -> str | None:
+    return None if amount is None else format(amount, "f")

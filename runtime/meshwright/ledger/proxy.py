@@ -23,6 +23,12 @@ TIMEOUT_SECONDS = 30.0
 MAX_REPLY_BYTES = 8 * 1024 * 1024
 DURATIONS = {"hour": "1h", "day": "1d", "month": "1mo", "total": None}
 """How LiteLLM writes the windows of budgets."""
+OWN_TAGS = "User-Agent: "
+"""What the tags begin with that the proxy adds to every call itself."""
+ROUNDING = Decimal("0.000001")
+"""Dollars; the proxy adds up floating point, so below that nothing can be told from it."""
+FIRST_DAY = date(2023, 1, 1)
+"""No proxy has books from before."""
 
 
 class ProxyFailed(MeshError):
@@ -49,6 +55,11 @@ class Difference(NamedTuple):
     def amount(self) -> Decimal:
         """How much more the proxy counts than the ledger."""
         return (self.theirs or ZERO) - (self.ours or ZERO)
+
+    @property
+    def differs(self) -> bool:
+        """Whether that is more than rounding."""
+        return abs(self.amount) > ROUNDING
 
 
 class LiteLLMProxy:
@@ -89,9 +100,10 @@ class LiteLLMProxy:
         """What was spent under each tag, ever: the proxy knows no other range (`GET /spend/tags`)."""
         rows = await self._call("GET", "/spend/tags")
         try:
-            return {str(row["individual_request_tag"]): _dollars(row["total_spend"]) for row in rows}
+            spent = {str(row["individual_request_tag"]): _dollars(row["total_spend"]) for row in rows}
         except (TypeError, KeyError, ArithmeticError):
             raise self._odd("/spend/tags") from None
+        return {tag: cost for tag, cost in spent.items() if not tag.startswith(OWN_TAGS)}
 
     async def spend_by_agent(self, since: date, until: date) -> dict[str, Decimal]:
         """What each agent has spent on some days of UTC, both included (`GET /global/spend/report`).
