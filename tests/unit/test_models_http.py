@@ -23,6 +23,7 @@ from meshwright.models.port import (
     ToolCall,
     ToolSpec,
     Unauthorized,
+    Unsupported,
 )
 from tests.providers.fake import FakeProvider, Fault
 
@@ -444,6 +445,62 @@ async def test_a_prompt_that_an_error_quotes_does_not_decide_its_kind(
         await model.complete(request(messages=(ChatMessage(role="user", content=text),)))
     assert type(failed.value) is ModelRefused
     assert "rejected the request" in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "what"),
+    [
+        (400, {"message": "registry.ollama.ai/library/gemma:2b does not support tools"}, "tools"),
+        (404, {"message": "No endpoints found that support tool use. To learn more", "code": 404}, "tools"),
+        (
+            400,
+            {"message": '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser'},
+            "tools",
+        ),
+        (400, {"message": "Function calling is not enabled for this model"}, "tools"),
+        (422, {"message": "Unsupported parameter", "param": "tools"}, "tools"),
+        (
+            400,
+            {"message": "litellm.UnsupportedParamsError: p does not support parameters: ['tools'], for m"},
+            "tools",
+        ),
+        (400, {"message": "This response_format type is unavailable now"}, "response_format"),
+        (
+            400,
+            {"message": "'response_format.type' : value is not one of the allowed values ['text']"},
+            "response_format",
+        ),
+        (422, {"message": "json_schema is not supported with this model"}, "response_format"),
+        (400, {"message": "Function calling with a response mime type is unsupported"}, ""),
+        (404, {"message": "No endpoints found that support the provided 'tool_choice' value"}, ""),
+    ],
+)
+async def test_a_part_of_a_request_that_a_model_does_not_take_is_known_by_the_providers_words(
+    fake: FakeProvider, model: HttpModel, status: int, error: dict[str, Any], what: str
+) -> None:
+    fake.faults.append(Fault(status=status, body={"error": error}))
+    with pytest.raises(Unsupported) as failed:
+        await model.complete(request())
+    assert (failed.value.what, failed.value.answered, failed.value.retryable) == (what, status, False)
+    assert error["message"] not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (404, {"message": "The model `gpt-5` does not exist"}),
+        (400, {"message": "Invalid schema: 'default' is not permitted", "param": "tools[0].function"}),
+        (400, {"message": "Invalid 'tools': array too long"}),
+        (400, {"message": "temperature does not support 0.2 with this model"}),
+    ],
+)
+async def test_another_refusal_is_not_taken_for_a_part_that_a_model_does_not_take(
+    fake: FakeProvider, model: HttpModel, status: int, error: dict[str, Any]
+) -> None:
+    fake.faults.append(Fault(status=status, body={"error": error}))
+    with pytest.raises(ModelRefused) as failed:
+        await model.complete(request())
+    assert (type(failed.value), failed.value.answered) == (ModelRefused, status)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, load_se
 from meshwright.envelope import ActorRef
 from meshwright.events.filter import EventFilter
 from meshwright.messages import Event, Usage
-from meshwright.models.port import ModelRefused, ModelReply, ModelRequest, ToolCall
+from meshwright.models.port import ModelReply, ModelRequest, ToolCall, Unsupported
 from meshwright.models.structure import ANSWER_TOOL
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, tool_call
@@ -244,7 +244,7 @@ class Forced:
 
     async def complete(self, request: ModelRequest, on_delta: Any = None) -> ModelReply:
         if request.user != "judge" or request.response_schema is not None:
-            raise ModelRefused("answered 400")
+            raise Unsupported("answered 400", what="response_format")
         if self.hangs and not self.answers:
             self.hanging.set()
             await asyncio.Event().wait()

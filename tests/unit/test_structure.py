@@ -22,8 +22,10 @@ from meshwright.models.port import (
     ModelRefused,
     ModelReply,
     ModelRequest,
+    Part,
     StructureInvalid,
     ToolCall,
+    Unsupported,
 )
 from meshwright.models.structure import ANSWER_TOOL, read_answer, repaired, response_schema
 from meshwright.run import Run
@@ -347,6 +349,12 @@ def test_a_shape_that_is_no_class_with_fields_is_refused(answers: Any) -> None:
 # The ways to ask
 
 
+def answered(status: int) -> ModelRefused:
+    error = ModelRefused(f"answered {status}")
+    error.answered = status
+    return error
+
+
 class Picky:
     """A model that refuses the ways it does not know, as a provider does by 400."""
 
@@ -354,7 +362,7 @@ class Picky:
 
     def __init__(self, *knows: str, error: ModelRefused | None = None) -> None:
         self.knows = knows
-        self.error = error or ModelRefused("answered 400")
+        self.error = error or answered(400)
         self.requests: list[ModelRequest] = []
 
     async def complete(self, request: ModelRequest, on_delta: Any = None) -> ModelReply:
@@ -419,7 +427,29 @@ async def test_an_instruction_holds_the_schema() -> None:
     assert "Unless you call a tool" in request.messages[0].content
 
 
-@pytest.mark.parametrize("error", [ContextTooLong("too long"), ContentRefused("no")])
+@pytest.mark.parametrize("what", ["response_format", ""])
+async def test_a_shape_that_a_model_says_it_does_not_take_is_asked_for_in_the_next_way(what: Part) -> None:
+    model = Picky("tool", error=Unsupported("answered 404", what=what))
+    assert [outcome.result for outcome in await outcomes(model, 1)] == [SOUP]
+    assert model.ways == ["native", "tool"]
+
+
+async def test_a_shape_that_is_taken_for_a_tool_is_asked_for_in_words_where_tools_are_not_taken() -> None:
+    model = Picky("instruction", error=Unsupported("answered 400", what="tools"))
+    assert [outcome.result for outcome in await outcomes(model, 1)] == [SOUP]
+    assert "tool" not in model.ways
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ContextTooLong("too long"),
+        ContentRefused("no"),
+        answered(404),
+        answered(429),
+        ModelRefused("no group"),
+    ],
+)
 async def test_a_refusal_that_no_other_way_would_change_is_final(error: ModelRefused) -> None:
     model = Picky(error=error)
     [outcome] = await outcomes(model, 1)

@@ -19,8 +19,10 @@ from meshwright.models.port import (
     ModelRefused,
     ModelTimeout,
     ModelUnavailable,
+    Part,
     RateLimited,
     Unauthorized,
+    Unsupported,
 )
 
 CONTEXT_SIGNS = ("context_length_exceeded", "contextwindowexceeded", "context window", "context length")
@@ -33,6 +35,16 @@ POLICY_SIGNS = (
 )
 KEY_SIGNS = ("no_db_connection", "invalid_api_key", "auth_error")  # a proxy without a database says 400
 MAX_SEARCHED_CHARACTERS = 200  # of a message: further on it may quote the prompt, which can say anything
+# Of a part of the request that a model does not take: that it does not, and which part it is.
+NOT_TAKEN = re.compile(
+    r"not (?:\w+ )?support|n't (?:\w+ )?support|unsupported|unavailable|not (?:permitted|allowed|enabled)"
+    r"|no endpoints found that support|not one of the allowed values|requires --enable-auto-tool-choice"
+)
+TOOLS = re.compile(r"\btools?\b(?! choice|\[|\.)|\btool[ _-](?:use|call)|\bfunction[ _-]call|'functions'")
+FORMAT = re.compile(r"response[_ ](?:format|schema|mime)|json[_ ]schema|structured[_ ]output")
+PARAMETER = re.compile(r"unsupported[_ ]?param|not support param|tool[_ ]choice")
+MAY_NOT_TAKE = frozenset({400, 404, 422})
+TAKEN_BY_OTHERS = "Choose a group or tags whose models take it"
 CREDIT_SIGNS = ("insufficient_quota", "budget_exceeded")
 # What a LiteLLM proxy says when all deployments of a group cool down, and of a provider out of its reach.
 CHAIN_SIGN = "error doing the fallback"
@@ -99,14 +111,24 @@ def at_fault(fault: Fault, what: str) -> ModelUnavailable:
     return ModelUnavailable(f"{what}: the server is at fault or overloaded", retry_after_seconds=pause(fault))
 
 
-def refusal(fault: Fault, what: str) -> ModelError:
+def refusal(fault: Fault, what: str) -> ModelRefused:
     """Make the error for a request that would be rejected again."""
+    error = kind_of_refusal(fault, what)
+    error.answered = fault.status
+    return error
+
+
+def kind_of_refusal(fault: Fault, what: str) -> ModelRefused:
+    """What it was about a request that was rejected, in our words."""
     if fault.says(CONTEXT_SIGNS):
         return ContextTooLong(f"{what}: the messages are too long", remedy="Shorten the context")
     if fault.says(POLICY_SIGNS):
         return ContentRefused(f"{what}: the provider's policy forbids the request")
     if fault.says(CREDIT_SIGNS):
         return ModelRefused(f"{what}: the account has no credit or budget left")
+    if (part := part_not_taken(fault)) is not None:
+        told = f"it does not take {part or 'a parameter'}"
+        return Unsupported(f"{what}: {told}", what=part, remedy=TAKEN_BY_OTHERS)
     if fault.status == 404:
         return ModelRefused(f"{what}: not found", remedy="Check the name of the model and the base URL")
     if fault.status < 400:
@@ -114,11 +136,26 @@ def refusal(fault: Fault, what: str) -> ModelError:
     return ModelRefused(f"{what}: it rejected the request", remedy="The server's own log says why")
 
 
+def part_not_taken(fault: Fault) -> Part | None:
+    """The part of the request that the model does not take; None where the words do not say so.
+
+    Where they name both it may be that the two are not taken together.
+    """
+    if fault.status not in MAY_NOT_TAKE or not NOT_TAKEN.search(fault.words):
+        return None
+    tools, shape = (bool(part.search(fault.words)) for part in (TOOLS, FORMAT))
+    if tools != shape:
+        return "tools" if tools else "response_format"
+    return "" if tools or PARAMETER.search(fault.words) else None
+
+
 def words_of(body: Any) -> str:
     """The start of each of the provider's own words in an error body, in lower case, for searching."""
     error = body.get("error", body) if isinstance(body, Mapping) else body
     said = (
-        [error.get(name) for name in ("type", "code", "message")] if isinstance(error, Mapping) else [error]
+        [error.get(name) for name in ("type", "code", "param", "message")]
+        if isinstance(error, Mapping)
+        else [error]
     )
     texts = [str(words or "").lower() for words in said]
     failed = [CHAIN_SIGN for text in texts if CHAIN_SIGN in text]  # a LiteLLM proxy says it at the end

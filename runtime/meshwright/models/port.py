@@ -149,9 +149,25 @@ class Unauthorized(ModelError):
 
 
 class ModelRefused(ModelError):
-    """The provider rejected the request itself: the same request would be rejected again."""
+    """The provider rejected the request itself: the same request would be rejected again.
+
+    `answered` is the HTTP status that it said so with; None where nobody was asked.
+    """
 
     status = 502
+    answered: int | None = None
+
+
+Part = Literal["tools", "response_format", ""]
+"""A part of a request that a model may not take; "" where it is not known which."""
+
+
+class Unsupported(ModelRefused):
+    """The model, or its server, does not take a part of the request: `what`. It may do without it."""
+
+    def __init__(self, message: str, *, what: Part, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.what = what
 
 
 class ContextTooLong(ModelRefused):

@@ -1,18 +1,18 @@
 """Structured answers: asked for in a shape, read strictly, and told what was wrong where they do not fit.
 
 All of it is above the port: a model sees plain requests. The shape goes along in one of three ways; a way
-that a model refuses is followed by the next, and not tried again with it.
+that a model refuses is followed by the next, and not tried again with it. Tools that it refuses are put in
+words.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from meshwright.models.port import (
     ChatMessage,
@@ -20,9 +20,13 @@ from meshwright.models.port import (
     ModelRefused,
     ModelReply,
     ModelRequest,
+    OnDelta,
     StructureInvalid,
     ToolSpec,
+    Unsupported,
 )
+from meshwright.models.repair import repaired
+from meshwright.models.tool_texts import ToolTexts, with_system
 
 MAX_REPAIRS = 2
 MAX_ERRORS_TOLD = 5
@@ -31,6 +35,8 @@ ShapeT = TypeVar("ShapeT", bound=BaseModel)
 Way = Literal["native", "tool", "instruction"]
 """How a model is asked for a shape: by `response_format`, by a tool that it must call, or in words."""
 WAYS: tuple[Way, ...] = get_args(Way)
+REJECTED = frozenset({400, 422})
+"""Statuses of a request that is refused as such, whatever it is about it."""
 
 
 # The schema
@@ -97,40 +103,56 @@ def _name(reference: Mapping[str, Any]) -> str:
 
 
 class Ways:
-    """Asks models for shapes, and remembers for each (by group and tags) the way that it takes them in."""
+    """Asks models for answers, and remembers for each (by group and tags) the way that it takes shapes in.
+
+    A model that takes no tools gets them in words.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, tuple[str, ...]], Way] = {}
+        self._tools = ToolTexts()
 
     async def complete(
         self,
         model: Model,
         request: ModelRequest,
         way: Way = "native",
+        on_delta: OnDelta | None = None,
     ) -> ModelReply:
-        """Ask for an answer in the shape of `response_schema`, first in this way; it is the reply's content.
+        """Ask for an answer; in the shape of `response_schema`, first in this way, it is the reply's content.
 
-        A request that is refused, which costs nothing, is made in the next way, named in its metadata.
-        Raises ModelError.
+        A request that is refused, which costs nothing, is made in the next way, named in its metadata. Only
+        text without a shape is streamed. Raises ModelError.
         """
+        if request.response_schema is None:
+            return await self._tools.complete(model, request, on_delta)
         key = request.model, request.tags
         first, *others = _ways_from(self._known.get(key, way), request)
         try:
-            return plain(await model.complete(written(request, first)), first)
+            return plain(await self._tools.complete(model, written(request, first)), first)
         except ModelRefused as error:
             refusal = error
         for other in others:
-            if type(refusal) is not ModelRefused:  # too long, or against a policy: so in any other way
+            if not _may_be_of_the_way(refusal):
                 break
+            if other == "tool" and isinstance(refusal, Unsupported) and refusal.what == "tools":
+                continue
             again = request.model_copy(update={"metadata": {**request.metadata, "way": other}})
             try:
-                reply = await model.complete(written(again, other))
+                reply = await self._tools.complete(model, written(again, other))
             except ModelRefused as error:
                 refusal = error
             else:
                 self._known[key] = other
                 return plain(reply, other)
         raise refusal
+
+
+def _may_be_of_the_way(refusal: ModelRefused) -> bool:
+    """Whether another way may be taken; not where the context is too long, or the model is not found."""
+    if isinstance(refusal, Unsupported):
+        return True
+    return type(refusal) is ModelRefused and refusal.answered in REJECTED
 
 
 def _ways_from(first: Way, request: ModelRequest) -> tuple[Way, ...]:
@@ -151,7 +173,7 @@ def written(request: ModelRequest, way: Way) -> ModelRequest:
         return request.model_copy(update=changes)
     unless = "Unless you call a tool, answer" if request.tools else "Answer"
     words = f"{unless} with one JSON object, and nothing else, that fits this JSON schema:\n{_text(schema)}"
-    messages = _with_system(request.messages, words)
+    messages = with_system(request.messages, words)
     return request.model_copy(update={"messages": messages, "response_schema": None})
 
 
@@ -166,13 +188,6 @@ def plain(reply: ModelReply, way: Way) -> ModelReply:
     others = tuple(call for call in reply.tool_calls if call not in answers)
     content = reply.content if others else answers[0].arguments
     return reply.model_copy(update={"content": content, "tool_calls": others})
-
-
-def _with_system(messages: Sequence[ChatMessage], words: str) -> tuple[ChatMessage, ...]:
-    if messages and messages[0].role == "system":
-        first = messages[0].model_copy(update={"content": f"{messages[0].content}\n\n{words}"})
-        return (first, *messages[1:])
-    return (ChatMessage(role="system", content=words), *messages)
 
 
 def _text(schema: Mapping[str, Any]) -> str:
@@ -239,63 +254,3 @@ def complaint(error: StructureInvalid, schema: Mapping[str, Any]) -> list[ChatMe
     )
     said = [ChatMessage(role="assistant", content=error.raw)] if error.raw.strip() else []
     return [*said, ChatMessage(role="user", content=told)]
-
-
-# Nearly right JSON
-
-STRING = r'"(?:[^"\\]|\\.)*+(?:"|\Z)'
-BRACES = re.compile(rf"{STRING}|[{{}}]", re.DOTALL)
-MENDABLE = re.compile(rf"({STRING})|,(?=\s*+[}}\]])|\b(?:True|False|None)\b", re.DOTALL)
-JSON_WORDS = {"True": "true", "False": "false", "None": "null"}
-BEGINS_WITHIN = re.compile(r"""(?:["'\]]\s*:|[\[,(])\Z""")  # the object is a part of something else
-GOES_ON = re.compile(r"\s*[\]:,)]")
-
-
-def repaired(text: str) -> str:
-    """JSON text that is nearly right, made right where there is one way alone to do so; else as it was.
-
-    Words or a fence around one object are taken off, a comma after the last element too, and Python's True,
-    False and None become JSON's. Quotes, brackets and values are never guessed; valid JSON stays as it is.
-    """
-    if _is_json(text):
-        return text
-    span = _only_object(text)
-    if span is None:
-        return text
-    mended = MENDABLE.sub(_mended, text[slice(*span)])
-    return mended if _is_json(mended) else text
-
-
-def _is_json(text: str) -> bool:
-    try:
-        from_json(text, allow_inf_nan=False, cache_strings="none")
-    except ValueError:
-        return False
-    return True
-
-
-def _only_object(text: str) -> tuple[int, int] | None:
-    """Where the one object of a text begins and ends; None where there is none, or more, or half of one."""
-    begin = text.find("{")
-    before = text[: max(begin, 0)].rstrip()
-    if begin < 0 or "}" in before or BEGINS_WITHIN.search(before):
-        return None
-    depth = 0
-    for mark in BRACES.finditer(text, begin):
-        depth += {"{": 1, "}": -1}.get(mark[0], 0)
-        if depth == 0:
-            rest = text[mark.end() :]
-            alone = not ("{" in rest or "}" in rest or GOES_ON.match(rest))
-            return (begin, mark.end()) if alone else None
-    return None
-
-
-def _mended(mark: re.Match[str]) -> str:
-    if mark[1] is not None:
-        return mark[1]
-    if mark[0] != ",":
-        return JSON_WORDS[mark[0]]
-    before = mark.start() - 1
-    while mark.string[before].isspace():
-        before -= 1
-    return "," if mark.string[before] in "{[,:" else ""

@@ -34,6 +34,9 @@ def translated(error: Exception, group: str, tags: Sequence[str]) -> ModelError:
     if kinds & {"RouterRateLimitError", "RouterRateLimitErrorBasic"}:
         what = f"All deployments of model {group!r} that fit tags {list(tags)} are cooling down"
         return AllProvidersDown(what, retry_after_seconds=getattr(error, "cooldown_time", None))
+    if "UnsupportedParamsError" in kinds:  # LiteLLM's own, of what it knows of the model: nobody was asked
+        words = words_of(str(getattr(error, "message", error)))
+        return error_for(Fault(400, words), source=SOURCE, model=group)
     if "Timeout" in kinds:
         return ModelTimeout(f"No reply from model {group!r} in time")
     if unreachable := next((each for each in causes if is_of_a_connection(each)), None):

@@ -17,7 +17,15 @@ from meshwright import genai
 from meshwright.envelope import ActorRef
 from meshwright.ledger.calls import Call, left
 from meshwright.messages import Usage
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, StructureInvalid, ToolSpec
+from meshwright.models.port import (
+    ChatMessage,
+    Model,
+    ModelReply,
+    ModelRequest,
+    OnDelta,
+    StructureInvalid,
+    ToolSpec,
+)
 from meshwright.models.structure import Way, read_answer, response_schema
 from meshwright.run.services import Services
 from meshwright.run.setting import Setting, metadata_of
@@ -56,6 +64,23 @@ class Spent:
             if call is not None:
                 self.add(call)
             raise
+
+
+class Asked:
+    """A model for one step; `request` is the last that it was asked, of several where it refused others."""
+
+    def __init__(self, model: Model, request: ModelRequest) -> None:
+        self.name = model.name
+        self.request = request
+        self._model = model
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Ask the model."""
+        self.request = request
+        return await self._model.complete(request, on_delta)
+
+    async def close(self) -> None:
+        """Nothing: the model is the mesh's."""
 
 
 class ModelCalls:
@@ -98,15 +123,16 @@ class ModelCalls:
             cache=setting.cache,
         )
         started = time.perf_counter()
+        model = Asked(self._services.model, request)
 
         def tell(reply: ModelReply) -> list[Told]:
-            return [*model_called(request, reply, started), *tell_misfit(shape, reply)]
+            return [*model_called(model.request, reply, started), *tell_misfit(shape, reply)]
 
         with self.spent.counting():
             reply: ModelReply = await self._journal.step(
                 "model",
                 request,
-                lambda: self._complete(request, setting.structure),
+                lambda: self._complete(model, request, setting.structure),
                 shape=ModelReply,
                 tell=tell,
             )
@@ -118,7 +144,7 @@ class ModelCalls:
         self.spent.add(call)
         self._counted.add(self._journal.step_number)
 
-    async def _complete(self, request: ModelRequest, way: Way) -> ModelReply:
+    async def _complete(self, model: Model, request: ModelRequest, way: Way) -> ModelReply:
         attributes = {
             genai.OPERATION_NAME: genai.CHAT,
             genai.REQUEST_MODEL: request.model,
@@ -130,7 +156,7 @@ class ModelCalls:
         with self._services.tracing.span(
             f"chat {request.model}", parent=self._span.traceparent, attributes=attributes, kind="client"
         ) as span:
-            reply = await self._replied(request, way)
+            reply = await self._replied(model, request, way)
             span.set(
                 {
                     genai.RESPONSE_MODEL: reply.model,
@@ -145,15 +171,13 @@ class ModelCalls:
                 )
             return reply
 
-    async def _replied(self, request: ModelRequest, way: Way) -> ModelReply:
+    async def _replied(self, model: Model, request: ModelRequest, way: Way) -> ModelReply:
         """The model's reply; its text is shown while it is written, unless it is JSON."""
-        model = self._services.model
-        if request.response_schema is not None:
-            return await self._services.ways.complete(model, request, way)
-        if not self._services.stream:
-            return await model.complete(request)
+        ways = self._services.ways
+        if request.response_schema is not None or not self._services.stream:
+            return await ways.complete(model, request, way)
         with Deltas(partial(self._show, request.metadata["step"])) as deltas:
-            return await model.complete(request, deltas)
+            return await ways.complete(model, request, way, deltas)
 
     def _show(self, step: int, payload: dict[str, Any]) -> None:
         self._services.host.broadcast(delta_of(self._work, self._ref, step, self._services.clock, payload))
