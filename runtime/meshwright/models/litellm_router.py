@@ -15,7 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "litellm")
+LOGGERS = (
+    *("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "litellm"),
+    *("openai._base_client", "openai._legacy_response", "openai._response"),  # by which it calls
+)
 CLIENTS = frozenset({"litellm", "openai", "httpx"})
 COMPLETION = (
     b'{"id": "warm-up", "object": "chat.completion", "created": 0, "model": "none", "usage": null, '
@@ -267,7 +270,8 @@ def holds(callbacks: Iterable[Any], callback: Any) -> bool:
 
 
 def silence_loggers() -> None:
-    """Let no record of LiteLLM's reach a handler: they quote requests and replies, and hold tracebacks.
+    """Let no record of LiteLLM's, or of the client that it calls by, reach a handler: they quote requests
+    with their extra headers, and replies, and hold tracebacks.
 
     What went wrong is told by the error alone. Filters hold whatever LiteLLM's import and settings do.
     """
