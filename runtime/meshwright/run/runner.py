@@ -90,7 +90,7 @@ class Runner:
         if fault is not None:
             result, fault = None, writable(fault)
             span.fail(fault.type)
-            await run.count_rest()
+        await run.count_rest()
         seconds = work.seconds + time.perf_counter() - started
         outcome = self._outcome(work, run.spent, status, result, fault, seconds)
         history = run.history(outcome.text) if outcome.success else ()
@@ -109,7 +109,9 @@ class Runner:
             raise
         except Suspended as suspended:
             seconds = work.seconds + time.perf_counter() - started
-            raise Suspended(suspended.suspend.model_copy(update={"seconds": seconds})) from None
+            await run.count_rest()  # what comes after it in the journal, where a person is asked
+            known = {"seconds": seconds, "usage": run.spent.usage, "cost_usd": run.spent.cost_usd}
+            raise Suspended(suspended.suspend.model_copy(update=known)) from None
 
     def _outcome(
         self,

@@ -8,12 +8,17 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from meshwright.envelope import ActorRef
-from meshwright.messages import Dispatch, Outcome
+from meshwright.messages import Dispatch, Outcome, Usage
+from meshwright.money import ZERO, Dollars
 from meshwright.work.protocol import ORCHESTRATOR, Suspend
 
 
 class Entry(BaseModel):
-    """One attempt in the inbox of its thread; one that was `redriven` may have been here before."""
+    """One attempt in the inbox of its thread; one that was `redriven` may have been here before.
+
+    `seconds`, `usage` and `cost_usd` are as of its last wait; the cost is None once a worker that is gone may
+    have made calls since.
+    """
 
     dispatch: Dispatch
     queued_at: datetime
@@ -23,6 +28,8 @@ class Entry(BaseModel):
     owner: str | None = None
     suspended: Suspend | None = None
     seconds: float = 0.0
+    usage: Usage = Usage()
+    cost_usd: Dollars | None = ZERO
     cancelled: str | None = None
 
     @property

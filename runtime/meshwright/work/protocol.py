@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import Field
 
-from meshwright.messages import Dispatch, Outcome, Plain, Task
+from meshwright.messages import Dispatch, Outcome, Plain, Task, Usage
+from meshwright.money import ZERO, Dollars
 
 ORCHESTRATOR = "Orchestrator"
 
@@ -23,7 +24,8 @@ class Work(Plain):
     """A task granted to a worker: only who holds this fence may end it.
 
     `journaled` says that an earlier claim may have left steps; `history` how many entries the thread has;
-    `seconds` what the run has had of its attempt's time before it waited.
+    `seconds` what the run has had of its attempt's time before it waited; `usage` and `cost_usd` what its
+    calls of models had come to by then, None where a worker that is gone may have made more.
     """
 
     dispatch: Dispatch
@@ -32,6 +34,8 @@ class Work(Plain):
     journaled: bool
     history: int
     seconds: float = 0.0
+    usage: Usage = Usage()
+    cost_usd: Dollars | None = ZERO
 
     @property
     def task(self) -> Task:
@@ -58,7 +62,8 @@ class Suspend(Plain):
 
     With `child` set, that task is given to the orchestrator in the same commit, and its outcome is the
     answer. `known` tells a person what they are asked. `last` is the last step within this one, if any.
-    `seconds` is what the run has had of its attempt's time.
+    `seconds` is what the run has had of its attempt's time, `usage` and `cost_usd` what all calls of models
+    in the attempt have come to.
     """
 
     task_id: str
@@ -69,6 +74,8 @@ class Suspend(Plain):
     request_hash: str
     last: int | None = None
     seconds: float = 0.0
+    usage: Usage = Usage()
+    cost_usd: Dollars | None = ZERO
     child: Task | None = None
     known: dict[str, Any] = Field(default_factory=dict)
 

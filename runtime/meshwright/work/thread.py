@@ -6,11 +6,12 @@ Its id is `{tenant}:{thread}`. It holds the inbox, the fence and who works; the 
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 
 from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
-from meshwright.messages import Dispatch, Event, Fault, Outcome
+from meshwright.messages import Dispatch, Event, Fault, Outcome, Usage
 from meshwright.work.inbox import Entry, ThreadState
 from meshwright.work.protocol import (
     ORCHESTRATOR,
@@ -58,6 +59,8 @@ class AgentThread(Actor[ThreadState]):
         entry = self._entry(claim.task_id)
         if entry is None or not self._may_claim(entry, claim):
             return None
+        if entry.status == "running":  # its journal, which no turn reads, may hold calls that nobody told of
+            entry.cost_usd = None
         if entry.cancelled is not None:
             self._end(turn, entry, self._cancelled(entry, turn.now))
             return None
@@ -73,6 +76,8 @@ class AgentThread(Actor[ThreadState]):
             journaled=again or entry.redriven,
             history=self.state.history,
             seconds=entry.seconds,
+            usage=entry.usage,
+            cost_usd=entry.cost_usd,
         )
 
     @turn
@@ -93,6 +98,7 @@ class AgentThread(Actor[ThreadState]):
         entry = self._fenced(turn, suspend.task_id, suspend.fence)
         if entry is None:
             return False
+        entry.usage, entry.cost_usd = suspend.usage, suspend.cost_usd
         if entry.cancelled is not None:
             self._end(turn, entry, self._cancelled(entry, turn.now))
             return True
@@ -217,7 +223,8 @@ class AgentThread(Actor[ThreadState]):
         self._offer_next(turn)
 
     def _cancelled(self, entry: Entry, now: datetime) -> Outcome:
-        return cancelled_outcome(entry.dispatch, entry.cancelled or "cancelled", now)
+        reason = entry.cancelled or "cancelled"
+        return cancelled_outcome(entry.dispatch, reason, now, entry.usage, entry.cost_usd)
 
     def _publish_end(self, turn: Turn, dispatch: Dispatch, outcome: Outcome) -> None:
         turn.publish(
@@ -247,8 +254,10 @@ def thread_of(event: Event) -> ActorRef | None:
     return ActorRef(dispatch.agent_id, f"{dispatch.task.tenant_id}:{dispatch.task.thread_id}")
 
 
-def cancelled_outcome(dispatch: Dispatch, reason: str, now: datetime) -> Outcome:
-    """The outcome of an attempt that was cancelled."""
+def cancelled_outcome(
+    dispatch: Dispatch, reason: str, now: datetime, usage: Usage, cost_usd: Decimal | None
+) -> Outcome:
+    """The outcome of an attempt that was cancelled, and what its calls of models had come to."""
     return Outcome(
         task_id=dispatch.task.task_id,
         agent_id=dispatch.agent_id,
@@ -256,6 +265,8 @@ def cancelled_outcome(dispatch: Dispatch, reason: str, now: datetime) -> Outcome
         status="cancelled",
         success=False,
         error=Fault(type="Cancelled", message=reason),
+        usage=usage,
+        cost_usd=cost_usd,
         completed_at=now,
         generation=dispatch.task.generation,
         attempt=dispatch.attempt,

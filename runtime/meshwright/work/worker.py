@@ -178,8 +178,8 @@ class Worker:
         running.interruptible = True
         try:
             return await until_stopped(self._run_journaled(ref, work))
-        except Stopped:
-            return self._cancelled(work)
+        except Stopped:  # where no run could say what its calls cost: before it began, or as it ended
+            return self._cancelled(work.model_copy(update={"cost_usd": None}))
         finally:
             running.interruptible = False
 
@@ -187,7 +187,8 @@ class Worker:
         return await self._run(ref, work, await Journal.open(self._host, ref, work))
 
     def _cancelled(self, work: Work) -> Completed:
-        outcome = cancelled_outcome(work.dispatch, "cancelled on request", self._host.clock.now())
+        now = self._host.clock.now()
+        outcome = cancelled_outcome(work.dispatch, "cancelled on request", now, work.usage, work.cost_usd)
         return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
 
     async def _call(self, ref: ActorRef, method: str, body: Any, traceparent: str | None = None) -> Any:
