@@ -50,7 +50,8 @@ def request(*tags: str) -> ModelRequest:
 async def test_a_cache_that_the_file_asks_for_answers_nobody(tmp_path: Path, fake: FakeProvider) -> None:
     """LiteLLM's has no tenant in its key, and a hit in it has the full cost."""
     cache = {"cache": True, "cache_params": {"type": "local"}}
-    path = write(tmp_path, fake, litellm_settings=cache)
+    responses = {"enable_tag_filtering": True, "cache_responses": True}
+    path = write(tmp_path, fake, litellm_settings=cache, router_settings=responses)
     model = RouterModel(path, environment={"FAKE_KEY": "k"})
     replies = [await model.complete(request()) for _ in range(2)]
     await model.close()
