@@ -105,7 +105,9 @@ def ended(errors: Sequence[ModelError], request: ModelRequest) -> ModelError:
     if len(errors) == 1 or not any(each.retryable for each in errors):
         return errors[0]
     pauses = [each.retry_after_seconds for each in errors if each.retry_after_seconds is not None]
-    return AllProvidersDown(
+    down = AllProvidersDown(
         f"Neither model {request.model!r} nor its fallbacks answered: {'; '.join(map(str, errors))}",
         retry_after_seconds=min(pauses, default=None) if len(pauses) == len(errors) else None,
     )
+    down.attempts = sum(each.attempts for each in errors)
+    return down
