@@ -48,7 +48,7 @@ class Fields(BaseModel):
     task_id: Text | None = None
     agent_id: Text | None = None
     event_type: Text | None = None
-    event_version: int | None = None
+    event_version: Seq | None = None
     aggregate_id: Text | None = None
     idempotency_key: Text | None = None
     topic: Text | None = None

@@ -30,7 +30,7 @@ class CompleteRequest(BaseModel):
     model: Literal["quality", "fast"]
     messages: list[Message] = Field(min_length=1)
     tenant_id: Identifier | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     temperature: float | None = Field(default=None, ge=0, le=2)
 
 
