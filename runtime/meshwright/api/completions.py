@@ -16,7 +16,7 @@ from meshwright.api.callers import Callers, account
 from meshwright.api.chat import ChatRequest, model_request
 from meshwright.api.chat_answers import Completion
 from meshwright.api.model_examples import CHAT, COMPLETION, MODELS
-from meshwright.api.openapi import Responses, answers, reads
+from meshwright.api.openapi import SERVER_SENT, Responses, answers, reads
 from meshwright.api.problems import MEDIA_TYPE as PROBLEM
 from meshwright.api.refusals import error_body, refused
 from meshwright.api.wire import RawRoute, answer, read_model
@@ -86,7 +86,7 @@ class CompletionRoutes:
     def add_to(self, app: FastAPI) -> None:
         """Add the routes to an application."""
         responses = answers(ChatCompletion, COMPLETION)
-        responses[200]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        responses[200]["content"]["text/event-stream"] = {"schema": SERVER_SENT}
         app.router.add_api_route(
             "/v1/chat/completions",
             self.complete,

@@ -48,9 +48,17 @@ def answers(
     return {status: {"model": model, "description": description, "content": content}}
 
 
+SERVER_SENT = {
+    "type": "object",
+    "description": "one server-sent event of the stream",
+    "required": ["data"],
+    "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+}
+
+
 def streams(responses: Responses) -> Responses:
     """Document that an operation also answers with a stream of events."""
-    content = {"text/event-stream": {"schema": {"type": "string"}, "example": EVENT_STREAM}}
+    content = {"text/event-stream": {"schema": SERVER_SENT, "example": EVENT_STREAM}}
     known = responses.get(200, {"description": "OK"})
     return {**responses, 200: {**known, "content": {**known.get("content", {}), **content}}}
 
