@@ -34,7 +34,7 @@ class Reader:
             async with aclosing(kept) as events:
                 async for event in events:
                     await self.waiting.put(event)
-        except Exception:
+        except Exception:  # whatever it is: the reader must not wait for more
             await self.waiting.put(None)
             raise
         await self.waiting.put(None)

@@ -154,7 +154,7 @@ class WatchList:
         value = _document(docs=list(self._pages))
         try:
             self._index_etag = await self._swap(("watch", self.incarnation), value, self._index_etag)
-        except BaseException:
+        except BaseException:  # a cancelled write too was not made
             self._index_written = False
             raise
 
@@ -163,7 +163,7 @@ class WatchList:
         value = _document(open=[str(ref) for ref in page.open])
         try:
             page.etag = await self._swap(("watch", self.incarnation, str(page.number)), value, page.etag)
-        except BaseException:
+        except BaseException:  # likewise
             page.dirty = True
             raise
 
