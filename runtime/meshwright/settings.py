@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from meshwright.errors import ConfigError
 from meshwright.money import Budget, Price
@@ -268,7 +268,13 @@ def _unknown(name: str, path: Path, text: str) -> ConfigError:
 
 def _environment() -> dict[str, Any]:
     usual = {name: value for name, variable in USUAL_NAMES.items() if (value := os.environ.get(variable))}
-    return {**usual, **EnvSettingsSource(Settings)()}
+    try:
+        return {**usual, **EnvSettingsSource(Settings)()}
+    except SettingsError as error:
+        name = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "")
+        raise ConfigError(
+            f"{_variable((name,))} is not JSON", field=name, remedy="write lists and tables as JSON"
+        ) from None
 
 
 def _invalid(
@@ -283,15 +289,22 @@ def _invalid(
     name = str(first["loc"][0]) if first["loc"] else ""
     found = "" if _is_secret(name, first["input"]) else f", not {str(first['input'])[:80]!r}"
     expected = first["msg"].removeprefix("Value error, ")
-    message = f"{name}: {expected}{found}" if name else expected
+    message = f"{_place(first['loc'])}: {expected}{found}" if name else expected
     line = _line_of(name, text)
     if name in given or (name not in environment and line is None):
         return ConfigError(message, field=name)
     if name in environment:
         return ConfigError(
-            f"{_variable(name)}: {expected}{found}", field=name, remedy="set it anew or unset it"
+            f"{_variable(first['loc'])}: {expected}{found}",
+            field=name,
+            remedy="set it anew or unset it",
         )
     return ConfigError(message, path=str(path), line=line, field=name)
+
+
+def _place(steps: Sequence[int | str]) -> str:
+    """A place within a setting: `budgets[0].limit_usd`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
 
 
 def _is_secret(name: str, value: object) -> bool:
@@ -299,10 +312,15 @@ def _is_secret(name: str, value: object) -> bool:
     return not name or "Secret" in str(Settings.model_fields[name].annotation) or "@" in str(value)
 
 
-def _variable(name: str) -> str:
-    """The environment's variable that gave a setting."""
+def _variable(steps: Sequence[int | str]) -> str:
+    """The environment's variable that gave a place within a setting: one of its own, or the setting's."""
+    name = str(steps[0])
     ours = PREFIX + name.upper()
-    return ours if any(variable.upper() == ours for variable in os.environ) else USUAL_NAMES[name]
+    given = {variable.upper() for variable in os.environ}
+    own = "__".join((ours, *(str(step).upper() for step in steps[1:])))
+    if own in given:
+        return own
+    return (ours if ours in given else USUAL_NAMES.get(name, ours)) + _place(steps).removeprefix(name)
 
 
 def _line_of(name: str, text: str) -> int | None:

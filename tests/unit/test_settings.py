@@ -113,6 +113,11 @@ def test_an_unknown_table_names_what_is_known(tmp_path):
             "otlp_endpoint: expected a URL with http:// or https://, like http://127.0.0.1:4318/v1/traces",
         ),
         (
+            '[[budgets]]\nname = "research"\nlimit_usd = "five"',
+            1,
+            "budgets[0].limit_usd: Input should be a valid decimal, not 'five'",
+        ),
+        (
             'namespace = "Team A"',
             1,
             "namespace: expected lower-case letters, digits and hyphens, like team-a",
@@ -198,3 +203,27 @@ def test_the_documented_file_shows_every_setting_with_its_default(tmp_path):
     assert list(shown) == list(Settings.model_fields)
     defaults = Settings().model_dump(mode="json", exclude_none=True)
     assert {name: shown[name] for name in defaults} == defaults
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"MESH_DEFAULT_PRICE__INPUT": "abc", "MESH_DEFAULT_PRICE__OUTPUT": "1"},
+            "MESH_DEFAULT_PRICE__INPUT: Input should be a valid decimal, not 'abc'",
+        ),
+        ({"MESH_DEFAULT_PRICE__INPUT": "3"}, "MESH_DEFAULT_PRICE.output: Field required"),
+        (
+            {"MESH_BUDGETS": '[{"name": "x", "limit_usd": "-1"}]'},
+            "MESH_BUDGETS[0].limit_usd: Input should be",
+        ),
+    ],
+)
+def test_a_part_of_a_setting_that_the_environment_gives_wrongly_is_named(
+    tmp_path, monkeypatch, variables, said
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(tmp_path)
+    assert caught.value.message.startswith(said)
