@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Generator
 import hypothesis
 import pytest
 
+from meshwright.stack.ports import Ports
 from tests.run import is_there
 
 pytest_plugins = ["tests.services"]
@@ -74,6 +75,14 @@ def bounded(test: Callable[..., Awaitable[None]], seconds: float) -> Callable[..
             await test(*args, **kwargs)
 
     return run
+
+
+@pytest.fixture
+def ports() -> Generator[Ports]:
+    """Ports that nobody else is given until the test ends."""
+    held = Ports()
+    yield held
+    held.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshwright.stack.ports import free_ports
+from meshwright.stack.ports import Ports
 from meshwright.stack.programs import Programs
 from tests.acceptance.driver import MESH, mesh, mesh_up, start
 from tests.integration.running_stack import RunningStack
@@ -69,7 +69,7 @@ async def test_a_mesh_on_dapr_answers_mqtt_clients_that_know_nothing_of_it(tmp_p
         assert task.body["outcome"]["result"] == outcome["result"]
 
 
-async def test_a_client_of_dapr_invokes_the_llm_service(tmp_path: Path) -> None:
+async def test_a_client_of_dapr_invokes_the_llm_service(tmp_path: Path, ports: Ports) -> None:
     data = tmp_path / "data"
     asked = {"model": "quality", "messages": [{"role": "user", "content": "What is a turn?"}]}
     path = "/v1.0/invoke/llm-service/method/complete"
@@ -81,7 +81,7 @@ async def test_a_client_of_dapr_invokes_the_llm_service(tmp_path: Path) -> None:
             known = environment_of(sidecar)
             ours = f"http://127.0.0.1:{known['DAPR_HTTP_PORT']}"
             async with (
-                sidecar_of_a_shop(data / "invocation") as theirs,
+                sidecar_of_a_shop(data / "invocation", ports) as theirs,
                 aiohttp.ClientSession(headers={"dapr-api-token": known["DAPR_API_TOKEN"]}) as session,
             ):
                 for url in (ours, theirs):
@@ -103,9 +103,9 @@ def environment_of(pid: int) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def sidecar_of_a_shop(resources: Path) -> AsyncIterator[str]:
+async def sidecar_of_a_shop(resources: Path, held: Ports) -> AsyncIterator[str]:
     """The sidecar of an app that is no part of the mesh, on the mesh's machine."""
-    http, grpc, internal, metrics = free_ports(4)
+    http, grpc, internal, metrics = held.take(4)
     ports = ("--dapr-http-port", str(http), "--dapr-grpc-port", str(grpc), "--metrics-port", str(metrics))
     local = [
         part

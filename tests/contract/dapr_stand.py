@@ -19,7 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.hosts.dapr import DaprHost, Options
-from meshwright.stack.ports import free_ports
+from meshwright.stack.ports import Ports
 from meshwright.storage.database import FILE_NAME, Database
 from tests.contract.stands import Setup, Stand
 from tests.services import Services, Sidecar
@@ -101,6 +101,7 @@ class DaprStand(Stand):
         self.services = services
         self._sidecars: dict[Host, Sidecar] = {}
         self._numbers = itertools.count()
+        self._ports = Ports()
         self._broker = Broker(services.broker_url)
 
     def new_data(self) -> Data:
@@ -110,7 +111,7 @@ class DaprStand(Stand):
         return Data(namespace, folder)
 
     def build(self, data: Data, setup: Setup) -> DaprHost:
-        (port,) = free_ports(1)
+        (port,) = self._ports.take(1)
         running = [host for host in data.hosts if host in self._open]
         pod = f"mesh-{len(running)}.{data.namespace}"
         sidecar = self.services.daprd(
@@ -187,6 +188,7 @@ class DaprStand(Stand):
         self._broker.close()
         for sidecar in self._sidecars.values():
             sidecar.end()
+        self._ports.close()
 
 
 class DaprHttpStand(DaprStand):

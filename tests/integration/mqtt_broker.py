@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
@@ -17,6 +18,7 @@ from paho.mqtt.properties import Properties
 
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
+from meshwright.stack.ports import Ports
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20  # that a client waits for what has to come
@@ -29,16 +31,12 @@ DURABLE = (
 )
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
 class Mosquitto:
     """A broker on a port of its own, which stays the same when it is started again."""
 
     def __init__(self, folder: Path, *lines: str) -> None:
-        self.port = free_port()
+        self.ports = Ports()
+        [self.port] = self.ports.take(1)
         self.url = f"mqtt://127.0.0.1:{self.port}"
         self.configuration = folder / "mosquitto.conf"
         self.lines = lines or PLAIN
@@ -93,6 +91,7 @@ async def mosquitto(folder: Path, *lines: str) -> AsyncIterator[Mosquitto]:
         yield broker
     finally:
         await broker.stop()
+        broker.ports.close()
 
 
 async def told(mesh: Mesh, event_type: str, count: int = 1) -> list[dict[str, Any]]:
@@ -138,7 +137,7 @@ async def ask(broker: Mosquitto, topic: str, body: Any, *, reply_to: str = "", *
         for part in ("-D", "publish", "user-property", dashed(name), value)
     ]
     text = body if isinstance(body, str) else json.dumps(body)
-    reply_to = reply_to or f"replies/{free_port()}"
+    reply_to = reply_to or f"replies/{uuid4()}"
     wait = ("-W", str(SECONDS), "-q", "1")
     return json.loads(
         await run("mosquitto_rr", broker, "-t", topic, "-e", reply_to, "-m", text, *wait, *options)
@@ -229,7 +228,7 @@ class Client:
 
     async def request(self, topic: str, body: Any, **options: Any) -> paho.MQTTMessage:
         """Publish a request and return the answer to it."""
-        reply_to, correlation = f"replies/{free_port()}", str(free_port()).encode()
+        reply_to, correlation = f"replies/{uuid4()}", uuid4().bytes
         await self.subscribe(reply_to)
         self.publish(topic, body, reply_to=reply_to, correlation=correlation, **options)
         while True:

@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from meshwright.stack.ports import Ports
 
 MODULE = Path(__file__).resolve().parents[2] / "tools" / "dapr"
 
@@ -64,18 +64,14 @@ def folder(module: Path) -> Path:
     return Path(build(module, "--where").stdout.strip())
 
 
-def free_ports(number: int) -> list[int]:
-    with ExitStack() as stack:
-        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
-        return [listener.getsockname()[1] for listener in taken]
-
-
-def daprd_with(programs: Path, component: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+def daprd_with(
+    programs: Path, ports: Ports, component: str, tmp_path: Path
+) -> subprocess.CompletedProcess[str]:
     """Start daprd with one component of this type, for as long as it lives."""
     resource = {"apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": {"name": "sample"}}
     spec = {"type": component, "version": "v1"}
     (tmp_path / "sample.yaml").write_text(json.dumps(resource | {"spec": spec}))
-    http, grpc, internal = free_ports(3)
+    http, grpc, internal = ports.take(3)
     listeners = [
         f"--dapr-http-port={http}",
         f"--dapr-grpc-port={grpc}",
@@ -106,8 +102,10 @@ def test_every_log_line_says_the_version(programs: Path, program: str) -> None:
     assert f"ver={required_version()}" in done.stdout + done.stderr
 
 
-def test_daprd_refuses_a_component_that_it_does_not_know_by_its_name(programs: Path, tmp_path: Path) -> None:
-    done = daprd_with(programs, "state.mongodb", tmp_path)
+def test_daprd_refuses_a_component_that_it_does_not_know_by_its_name(
+    programs: Path, ports: Ports, tmp_path: Path
+) -> None:
+    done = daprd_with(programs, ports, "state.mongodb", tmp_path)
     assert done.returncode == 1
     assert "couldn't find state store state.mongodb/v1" in done.stdout + done.stderr
 

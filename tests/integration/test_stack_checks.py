@@ -18,7 +18,7 @@ from meshwright.stack.checks import channel_of, check_backends
 from meshwright.stack.checks.broker import check_broker, check_mosquitto
 from meshwright.stack.checks.files import check_files, line_of
 from meshwright.stack.checks.store import check_redis
-from meshwright.stack.ports import free_ports
+from meshwright.stack.ports import Ports
 from meshwright.stack.reasons import reason_of
 from meshwright.stack.services import Backends, mosquitto, redis
 from tests.integration.running_stack import UP
@@ -68,8 +68,8 @@ async def test_a_redis_that_wants_another_password_is_told(services: Services) -
         await check_redis(services.redis_host, "")
 
 
-async def test_a_redis_that_is_not_there_is_told() -> None:
-    address = f"127.0.0.1:{free_ports(1)[0]}"
+async def test_a_redis_that_is_not_there_is_told(ports: Ports) -> None:
+    address = f"127.0.0.1:{ports.take(1)[0]}"
     with pytest.raises(ServiceFailed, match=f"Redis at {address} does not answer") as caught:
         await check_redis(address, "")
     assert "unset MESH_REDIS_HOST" in caught.value.remedy
@@ -134,8 +134,8 @@ async def test_a_broker_that_refuses_the_client_id_is_told(own_services: Service
     assert await check_broker(url, client_id="allowed-check")
 
 
-async def test_a_broker_that_is_not_there_is_told() -> None:
-    port = free_ports(1)[0]
+async def test_a_broker_that_is_not_there_is_told(ports: Ports) -> None:
+    [port] = ports.take(1)
     with pytest.raises(ServiceFailed, match=f"MQTT broker at 127.0.0.1:{port} does not answer") as caught:
         await check_broker(f"mqtt://mesh:secret@127.0.0.1:{port}", client_id="check")
     assert "unset MESH_BROKER_URL" in caught.value.remedy and "secret" not in str(caught.value)
@@ -145,8 +145,8 @@ async def test_a_broker_that_is_not_there_is_told() -> None:
 
 
 @pytest.mark.parametrize("name", ["placement", "scheduler"])
-async def test_a_control_plane_that_is_not_there_is_told(services: Services, name: str) -> None:
-    address = f"127.0.0.1:{free_ports(1)[0]}"
+async def test_a_control_plane_that_is_not_there_is_told(services: Services, ports: Ports, name: str) -> None:
+    address = f"127.0.0.1:{ports.take(1)[0]}"
     backends = Backends(redis_host=services.redis_host, redis_password=services.redis_password)
     with pytest.raises(
         ServiceFailed, match=f"Dapr's {name} does not answer on {address}, and without it"

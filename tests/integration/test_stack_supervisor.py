@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from meshwright.errors import ServiceFailed
 from meshwright.stack.child import LAUNCH
 from meshwright.stack.log import Log
-from meshwright.stack.ports import Ports, free_ports
+from meshwright.stack.ports import Ports
 from meshwright.stack.services import Layer, Service
 from meshwright.stack.supervisor import Patience, Supervisor
 from tests.integration.running_stack import gone, kill, lives
@@ -65,10 +66,18 @@ async def main(folder, code, port):
 
 asyncio.run(main(*sys.argv[1:]))
 """
+Program = Callable[..., Service]
 QUICK = Patience(max_restarts=10, first_pause_seconds=0.001, max_pause_seconds=0.01, steady_seconds=60)
 
 
-def program(
+@pytest.fixture
+def program(ports: Ports) -> Program:
+    """What makes a service of Python code that gets its port as its argument."""
+    return partial(service, ports)
+
+
+def service(
+    ports: Ports,
     code: str,
     *,
     name: str = "it",
@@ -77,7 +86,7 @@ def program(
     scheme: str = "tcp",
     **times: float,
 ) -> Service:
-    port = port or free_ports(1)[0]
+    port = port or ports.take(1)[0]
     return Service(
         name=name,
         layer=layer,
@@ -122,7 +131,9 @@ async def supervisor(folder: Path, told: Callable[[str], None], **options) -> As
         await supervisor.stop()
 
 
-async def test_a_dead_program_is_started_again_on_its_port(tmp_path: Path, told: Told) -> None:
+async def test_a_dead_program_is_started_again_on_its_port(
+    tmp_path: Path, told: Told, program: Program
+) -> None:
     async with supervisor(tmp_path, told) as kept:
         [service] = await kept.start(lambda: [program(LISTEN)])
         [(_, first)] = kept.running
@@ -133,7 +144,9 @@ async def test_a_dead_program_is_started_again_on_its_port(tmp_path: Path, told:
         assert again == service and second != first and lives(second)
 
 
-async def test_ten_deaths_in_a_row_end_with_the_reason_and_its_log(tmp_path: Path, told: Told) -> None:
+async def test_ten_deaths_in_a_row_end_with_the_reason_and_its_log(
+    tmp_path: Path, told: Told, program: Program
+) -> None:
     async with supervisor(tmp_path, told) as kept:
         await kept.start(lambda: [program(BRIEF)])
         error = await kept.failure()
@@ -144,7 +157,7 @@ async def test_ten_deaths_in_a_row_end_with_the_reason_and_its_log(tmp_path: Pat
     assert (tmp_path / "it.log").read_text().count("the disk is full") == 11
 
 
-async def test_deaths_far_apart_are_never_too_many(tmp_path: Path, told: Told) -> None:
+async def test_deaths_far_apart_are_never_too_many(tmp_path: Path, told: Told, program: Program) -> None:
     patience = Patience(max_restarts=1, first_pause_seconds=0.001, steady_seconds=0.0)
     async with supervisor(tmp_path, told, patience=patience) as kept:
         await kept.start(lambda: [program(LISTEN)])
@@ -155,7 +168,7 @@ async def test_deaths_far_apart_are_never_too_many(tmp_path: Path, told: Told) -
 
 
 async def test_a_program_that_never_works_fails_the_start_and_stops_what_started_beside_it(
-    tmp_path: Path, told: Told
+    tmp_path: Path, told: Told, program: Program
 ) -> None:
     async with supervisor(tmp_path, told) as kept:
         broken = "raise SystemExit('Error: no such option')"
@@ -165,26 +178,29 @@ async def test_a_program_that_never_works_fails_the_start_and_stops_what_started
         assert (tmp_path / "it.log").exists()
 
 
-async def test_a_program_that_is_late_is_killed_and_said_to_be(tmp_path: Path, told: Told) -> None:
+async def test_a_program_that_is_late_is_killed_and_said_to_be(
+    tmp_path: Path, told: Told, program: Program
+) -> None:
     async with supervisor(tmp_path, told) as kept:
         sleeper = program("import signal; print('warming up', flush=True); signal.pause()", ready_seconds=0.5)
         with pytest.raises(ServiceFailed, match=r"it was not ready within 0\.5 s: warming up"):
             await kept.start(lambda: [sleeper])
 
 
-async def test_a_port_that_is_taken_is_exchanged_for_another(tmp_path: Path, told: Told) -> None:
+async def test_a_port_that_is_taken_is_exchanged_for_another(
+    tmp_path: Path, told: Told, program: Program, ports: Ports
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        [free] = free_ports(1)
-        ports = iter([taken.getsockname()[1], free])
+        [free] = ports.take(1)
+        offered = iter([taken.getsockname()[1], free])
         async with supervisor(tmp_path, told) as kept:
-            [service] = await kept.start(lambda: [program(HTTP, port=next(ports), scheme="http")])
+            [service] = await kept.start(lambda: [program(HTTP, port=next(offered), scheme="http")])
             assert service.address == f"127.0.0.1:{free}"
 
 
 async def test_a_port_is_ours_until_its_program_takes_it_and_after_it_has_died(
-    tmp_path: Path, told: Told
+    tmp_path: Path, told: Told, program: Program, ports: Ports
 ) -> None:
-    ports = Ports()
     [port] = ports.take(1)
     async with supervisor(tmp_path, told, patience=Patience(first_pause_seconds=60)) as kept:
         await kept.start(lambda: [program(LISTEN, port=port)])
@@ -192,10 +208,11 @@ async def test_a_port_is_ours_until_its_program_takes_it_and_after_it_has_died(
         await told.until("starting it again")
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
             other.bind(("127.0.0.1", port))
-    ports.close()
 
 
-async def test_what_a_dead_program_had_started_ends_with_it(tmp_path: Path, told: Told) -> None:
+async def test_what_a_dead_program_had_started_ends_with_it(
+    tmp_path: Path, told: Told, program: Program
+) -> None:
     said: list[str] = []
     code = f"import subprocess; print(subprocess.Popen(['sleep', '1000']).pid, flush=True)\n{LISTEN}"
     async with supervisor(tmp_path, told, hear=lambda name, stream, line: said.append(line)) as kept:
@@ -209,7 +226,7 @@ async def test_what_a_dead_program_had_started_ends_with_it(tmp_path: Path, told
 
 
 async def test_layers_are_stopped_from_the_top_and_what_does_not_end_is_killed(
-    tmp_path: Path, told: Told
+    tmp_path: Path, told: Told, program: Program
 ) -> None:
     said: list[str] = []
     async with supervisor(tmp_path, told, hear=lambda name, stream, line: said.append(line)) as kept:
@@ -222,8 +239,8 @@ async def test_layers_are_stopped_from_the_top_and_what_does_not_end_is_killed(
     assert not any(map(lives, pids))
 
 
-def test_what_was_started_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
-    port = free_ports(1)[0]
+def test_what_was_started_ends_with_the_process_that_started_it(tmp_path: Path, ports: Ports) -> None:
+    [port] = ports.take(1)
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path), LISTEN, str(port)], stdout=subprocess.PIPE, text=True
     )

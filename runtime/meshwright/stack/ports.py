@@ -35,14 +35,6 @@ class Ports:
         self._held.clear()
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now; another may take one before it is used."""
-    taken = [_bound() for _ in range(count)]
-    ports = [each.getsockname()[1] for each in taken]
-    _close(taken)
-    return ports
-
-
 def url_of(listen: tuple[str, int]) -> str:
     """The URL of a server that listens on that host and port."""
     host, port = listen
