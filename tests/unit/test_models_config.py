@@ -239,6 +239,12 @@ def test_a_fallback_may_be_a_group_that_stands_for_many(path: Path) -> None:
         ),
         (
             "      tags: [default, cheap]",
+            "      mock_response: hello",
+            6,
+            r"litellm_params.mock_response: no model is asked here, and the ledger books tokens that are made up",
+        ),
+        (
+            "      tags: [default, cheap]",
             "      weight: 1\n  - model_name: default\n    litellm_params: {model: x}",
             8,
             "some deployments of group 'default' have a weight, and this one has none",

@@ -13,6 +13,14 @@ OWN_RETRIES = "Set it to 0: the mesh retries, and a proxy that does too multipli
 LIMITS = ("rpm", "tpm")
 LITELLMS_ALLOWED_FAILS = 3
 ENFORCED = "enforce_model_rate_limits"
+PRETENCE = "mock_"
+
+
+def warnings_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigError]:
+    """All that a checked file may say and hardly means, each with its line and what to do."""
+    yield from retries_of(check, content)
+    yield from pretences_of(check, content)
+    yield from rules_of(check, content)
 
 
 def retries_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigError]:
@@ -29,6 +37,19 @@ def retries_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigError
             if settings.get(name):
                 place = [*where, name]
                 yield check.problem(f"{check.label(place)} is not followed in the mesh", place, OWN_RETRIES)
+
+
+def pretences_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigError]:
+    """Each deployment that LiteLLM answers for, with tokens that it makes up (10 and 20) and prices."""
+    for number, each in enumerate(content["model_list"]):
+        for name in each["litellm_params"]:
+            if name.startswith(PRETENCE):
+                place = ["model_list", number, "litellm_params", name]
+                yield check.problem(
+                    f"{check.label(place)}: no model is asked here, and the ledger books tokens that are made up",
+                    place,
+                    "Take it out; MESH_MODEL=offline answers for nothing",
+                )
 
 
 def rules_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigError]:

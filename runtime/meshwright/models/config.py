@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.errors import ConfigError
-from meshwright.models.advice import retries_of, rules_of
+from meshwright.models.advice import warnings_of
 from meshwright.models.checks import FALLBACKS as FALLBACKS
 from meshwright.models.checks import Check, groups_of
 from meshwright.models.names import SETTINGS
@@ -55,7 +55,7 @@ def read_config(path: Path) -> LiteLLMConfig:
     content = check.file(value)
     router, shared = (content.get(name) or {} for name in SETTINGS)
     lines = {name: check.line_of(["router_settings", name]) for name in ("", *router)}
-    warnings = tuple(retries_of(check, content)) + tuple(rules_of(check, content))
+    warnings = tuple(warnings_of(check, content))
     return LiteLLMConfig(path, with_ids(content["model_list"]), router, shared, lines, warnings)
 
 
