@@ -241,7 +241,7 @@ def test_a_fallback_may_be_a_group_that_stands_for_many(path: Path) -> None:
             "      tags: [default, cheap]",
             "      mock_response: hello",
             6,
-            r"litellm_params.mock_response: no model is asked here, and the ledger books tokens that are made up",
+            r"litellm_params.mock_response: no model is asked, and the ledger books tokens that are made up",
         ),
         (
             "      tags: [default, cheap]",

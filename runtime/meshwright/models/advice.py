@@ -46,7 +46,7 @@ def pretences_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigErr
             if name.startswith(PRETENCE):
                 place = ["model_list", number, "litellm_params", name]
                 yield check.problem(
-                    f"{check.label(place)}: no model is asked here, and the ledger books tokens that are made up",
+                    f"{check.label(place)}: no model is asked, and the ledger books tokens that are made up",
                     place,
                     "Take it out; MESH_MODEL=offline answers for nothing",
                 )

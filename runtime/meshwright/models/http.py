@@ -21,6 +21,7 @@ from meshwright.money import ZERO
 
 if TYPE_CHECKING:
     import aiohttp
+    from yarl import URL
 
 MAX_REPLY_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
@@ -55,6 +56,7 @@ class HttpModel:
         self.name = f"http {self.server} ({why})" if why else f"http {self.server}"
         self._headers = {"content-type": "application/json", **authorization(api_key)}
         self._session: aiohttp.ClientSession | None = None
+        self._target: str | URL = self.url
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt; cancelling it closes its connection. Raises ModelError."""
@@ -84,13 +86,11 @@ class HttpModel:
     async def _call(self, request: ModelRequest, on_delta: OnDelta | None, begun: float) -> ModelReply:
         session = self._session or self._open()
         body = {**completion_body(request, stream=on_delta is not None), "cache": cache_control(request)}
-        async with session.post(
-            self.url, data=to_json(body), headers=self._headers, allow_redirects=False
-        ) as response:
+        async with session.post(self._target, data=to_json(body), allow_redirects=False) as response:
             if response.status != 200:
                 raise await self._fault(response, request)
             body = await self._read(response, request, on_delta)
-            told = told_of(response.headers, streamed=is_a_stream(response))
+            told = told_of(response.headers, streamed=on_delta is not None and is_a_stream(response))
         if isinstance(body, dict) and body.get("error"):
             raise error_for(fault_in(body), source=self.server, model=request.model)
         took = (time.perf_counter() - begun) * 1000
@@ -98,9 +98,12 @@ class HttpModel:
 
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp
+        from yarl import URL
 
+        self._target = URL(self.url)  # a text would be parsed at every call
         # How many calls run at once is for the slots of the worker to say, not for the pool.
         self._session = aiohttp.ClientSession(
+            headers=self._headers,
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
