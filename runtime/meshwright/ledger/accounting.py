@@ -144,7 +144,8 @@ def emit_on(host: Host) -> Emit:
         aggregate = f"mesh/{host.incarnation}"
         task_id = request.metadata.get("task_id")
         event = Event(
-            id=f"{aggregate}/{new_id()}",
+            # The call of a task's step has the same id again when it is repeated, and is told each time.
+            id=f"{aggregate}/{payload['call_id'] if task_id is None else new_id()}",
             event_type=CALLED,
             topic=topics.MESH if task_id is None else topics.TASK_PROGRESS,
             time=host.clock.now(),

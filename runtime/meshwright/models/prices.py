@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
@@ -94,7 +94,7 @@ class Prices:
         any.
         """
         rates = self._reachable(request.model, request.tags)
-        return None if rates is None else dearest(each.at(prompt_tokens) for each in rates)
+        return None if rates is None else rates.at(prompt_tokens)
 
     def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
         """What a reply cost by our prices; None where nobody knows, and 0 from a cache."""
@@ -113,16 +113,15 @@ class Prices:
             return rates_from({**(listed or {}), **prices}, "file") or self._default
         return self._named(model)
 
-    def _rates_of_request(self, group: str, tags: tuple[str, ...]) -> tuple[Rates, ...] | None:
+    def _rates_of_request(self, group: str, tags: tuple[str, ...]) -> Rates | None:
         if self._free:
-            return (self._free,)
+            return self._free
         if self._config is None:
-            named = self._named(group)
-            return None if named is None else (named,)
+            return self._named(group)
         candidates = route(self._config, self._environment, group, tags).candidates()
         rates = [self.of_deployment(each.settings) for each in candidates] or [self._default]
         known = tuple(each for each in rates if each is not None)
-        return known if len(known) == len(rates) else None
+        return together(known) if len(known) == len(rates) else None
 
     def _rates_of_answer(
         self, deployment: str | None, model: str, group: str, tags: tuple[str, ...]
@@ -168,6 +167,13 @@ PRICED = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_tok
 def cost(price: Price, usage: Usage) -> Decimal:
     """What tokens cost; cached ones at the full price where the price for them is not known."""
     return price.of(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+
+
+def together(every: Sequence[Rates]) -> Rates:
+    """The rates that none of these exceeds, for a prompt of any size."""
+    limits = sorted({limit for each in every for limit, _ in each.above})
+    above = tuple((limit, dearest(each.at(limit + 1) for each in every)) for limit in limits)
+    return Rates(dearest(each.base for each in every), every[0].source, above)
 
 
 def dearest(prices: Iterable[Price]) -> Price:
