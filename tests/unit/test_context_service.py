@@ -150,6 +150,17 @@ async def test_a_model_that_hangs_is_given_up(host: MemoryHost) -> None:
     assert response.error == "no model could shorten it within 0.01 seconds"
 
 
+@pytest.mark.parametrize(("wish", "cache"), [("", True), ("cache: false", False)])
+async def test_the_prompt_says_whether_a_cache_may_answer(
+    host: MemoryHost, tmp_path: Path, wish: str, cache: bool
+) -> None:
+    (tmp_path / "context-service.prompt").write_text(f"---\ntags: [compression]\n{wish}\n---\nShorten it.")
+    model = saying(GOOD)
+    response = await ContextClient(host, model, Prompts(tmp_path)).compress(LONG)
+    assert response.method == "model"
+    assert [asked.cache for asked in model.asked] == [cache]
+
+
 async def test_a_prompt_that_wants_what_there_is_not_is_no_obstacle(host: MemoryHost, tmp_path: Path) -> None:
     (tmp_path / "context-service.prompt").write_text("---\ntags: [x]\nvariables: [mood]\n---\n{{mood}}")
     response = await ContextClient(host, saying(GOOD), Prompts(tmp_path)).compress(LONG)

@@ -150,6 +150,7 @@ class ContextClient:
             temperature=prompt.temperature,
             max_tokens=prompt.max_tokens,
             timeout_seconds=self._timeout_seconds,
+            cache=prompt.cache,
         )
 
 
