@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, load_settings, tool
+from meshwright.errors import ModelError
 from meshwright.events.filter import EventFilter
 from meshwright.ledger.calls import called, leave
 from meshwright.ledger.costs import Cost
@@ -441,6 +442,9 @@ class Walker(Agent):
                     await run.step("restart", partial(self.restart, self.road[:n].count("restart")))
                 case ["repeat"]:
                     await run.ask("priced as before")
+                case ["caught", what]:
+                    with suppress(ModelError):
+                        await run.ask(f"{what} {n}")
                 case _:
                     await run.ask(f"{move} {n}")
         return "arrived"
@@ -464,6 +468,7 @@ class Follower(Agent):
 
 MOVES = """
 reported; priced; repeat; flaky; refused; forbidden; hang; restart; nested reported; nested priced;
+caught refused; caught forbidden; caught reported;
 delegate reported; delegate refused; delegate hang
 """
 ROADS = st.lists(st.sampled_from([move.strip() for move in MOVES.split(";")]), min_size=1, max_size=6)
@@ -473,6 +478,7 @@ ROADS = st.lists(st.sampled_from([move.strip() for move in MOVES.split(";")]), m
 @given(road=ROADS.map(tuple), price=st.sampled_from([PRICE, None]))
 @example(road=("repeat", "nested reported", "restart", "repeat", "delegate hang"), price=PRICE)
 @example(road=("reported", "restart", "delegate reported", "forbidden"), price=PRICE)
+@example(road=("caught forbidden", "delegate reported", "restart", "reported"), price=PRICE)
 def test_whichever_road_tasks_take_their_outcomes_cost_what_the_ledger_says(
     road: tuple[str, ...], price: Price | None
 ) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from meshwright import genai
 from meshwright.envelope import ActorRef
+from meshwright.errors import ModelError
 from meshwright.ledger.calls import Call, left
 from meshwright.messages import Usage
 from meshwright.models.port import (
@@ -27,6 +28,7 @@ from meshwright.models.port import (
     ToolSpec,
 )
 from meshwright.models.structure import Way, read_answer, response_schema
+from meshwright.run.failure import Ended, Failure
 from meshwright.run.services import Services
 from meshwright.run.setting import Setting, metadata_of
 from meshwright.run.streaming import Deltas, delta_of
@@ -107,7 +109,8 @@ class ModelCalls:
     ) -> ModelReply:
         """Call the model, in a step of the journal. For a `shape` the reply's content is JSON, unchecked.
 
-        Raises ModelError.
+        Raises ModelError, and the same again when the run is resumed: an agent that went on without an answer
+        then stays on its road.
         """
         request = ModelRequest(
             model=setting.model,
@@ -125,24 +128,37 @@ class ModelCalls:
         started = time.perf_counter()
         model = Asked(self._services.model, request)
 
-        def tell(reply: ModelReply) -> list[Told]:
+        def tell(ended: Ended) -> list[Told]:
+            reply = ended.root
+            if isinstance(reply, Failure):  # who accounts for calls has told of it
+                return []
             return [*model_called(model.request, reply, started), *tell_misfit(shape, reply)]
 
         with self.spent.counting():
-            reply: ModelReply = await self._journal.step(
+            ended: Ended = await self._journal.step(
                 "model",
                 request,
-                lambda: self._complete(model, request, setting.structure),
-                shape=ModelReply,
+                lambda: self._ended(model, request, setting.structure),
+                shape=Ended,
                 tell=tell,
             )
-        self.count(reply)
-        return reply
+        if isinstance(ended.root, Failure):
+            self.count(ended.root.call)
+            raise ended.root.error
+        self.count(ended.root)
+        return ended.root
 
-    def count(self, call: ModelReply | Call) -> None:
-        """Count the call of the step that ran last."""
-        self.spent.add(call)
+    def count(self, call: ModelReply | Call | None) -> None:
+        """Count the call of the step that ran last; None is one that nobody told of."""
+        if call is not None:
+            self.spent.add(call)
         self._counted.add(self._journal.step_number)
+
+    async def _ended(self, model: Model, request: ModelRequest, way: Way) -> Ended:
+        try:
+            return Ended(await self._complete(model, request, way))
+        except ModelError as error:
+            return Ended(Failure.of(error))
 
     async def _complete(self, model: Model, request: ModelRequest, way: Way) -> ModelReply:
         attributes = {

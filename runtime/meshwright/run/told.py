@@ -8,6 +8,7 @@ from typing import Any
 from meshwright.envelope import Record
 from meshwright.ledger.calls import CALLED, Call, call_id_of, called
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall
+from meshwright.run.failure import Ended, Failure
 from meshwright.run.setting import Setting
 from meshwright.work.journal import Told
 
@@ -46,7 +47,8 @@ def call_of(record: Record) -> ModelReply | Call | None:
     """The call of a model that a step's record tells of, if it does."""
     match record.value:
         case {"kind": "model", "result": result}:
-            return ModelReply.model_validate(result)
+            ended = Ended.model_validate(result).root
+            return ended.call if isinstance(ended, Failure) else ended
         case {"kind": "context", "result": result}:
             return Setting.model_validate(result).compression
         case _:
