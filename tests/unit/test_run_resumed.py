@@ -267,7 +267,9 @@ async def test_a_repair_goes_on_where_it_was_and_in_the_way_that_the_model_takes
         told = await mesh.log.query(EventFilter(task_id=task_id, event_type="structure.invalid"))
         called = await mesh.log.query(EventFilter(task_id=task_id, event_type="model.called"))
     assert outcome.result == {"guilty": False}
-    assert (outcome.usage.prompt_tokens, outcome.cost_usd, outcome.attempt) == (30, Decimal("0.75"), 1)
+    assert outcome.attempt == 1
+    assert outcome.usage.prompt_tokens == sum(each.payload["usage"]["prompt_tokens"] for each in called)
+    assert outcome.cost_usd is None  # nobody knows what the call cost that the stop broke off
     [last] = second.requests
     assert [message.content for message in last.messages if message.role == "assistant"] == [
         '{"guilty": "maybe"}',

@@ -395,13 +395,17 @@ async def test_a_step_inside_a_tool_that_is_not_run_again_counts_once(tmp_path: 
 
 
 class Roadside:
-    """A model that does what the last message says: answers at a cost, fails, or never ends."""
+    """A model that does what the last message says: answers at a cost, fails, or never ends.
+
+    It `stops` until the mesh is stopped, and answers when it is asked again.
+    """
 
     name = "roadside"
 
     def __init__(self) -> None:
         self.asked: set[str] = set()
         self.hangs = asyncio.Event()
+        self.stops = asyncio.Event()
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         said = request.messages[-1].content
@@ -413,6 +417,9 @@ class Roadside:
             raise ContentRefused("no")
         if move == "flaky" and first:
             raise RateLimited("wait")
+        if move == "stop" and first:
+            self.stops.set()
+            await asyncio.Event().wait()
         if move == "hang":
             self.hangs.set()
             await asyncio.Event().wait()
@@ -468,8 +475,8 @@ class Follower(Agent):
 
 MOVES = """
 reported; priced; repeat; flaky; refused; forbidden; hang; restart; nested reported; nested priced;
-caught refused; caught forbidden; caught reported;
-delegate reported; delegate refused; delegate hang
+caught refused; caught forbidden; caught reported; stop; nested stop;
+delegate reported; delegate refused; delegate hang; delegate stop
 """
 ROADS = st.lists(st.sampled_from([move.strip() for move in MOVES.split(";")]), min_size=1, max_size=6)
 
@@ -478,6 +485,7 @@ ROADS = st.lists(st.sampled_from([move.strip() for move in MOVES.split(";")]), m
 @given(road=ROADS.map(tuple), price=st.sampled_from([PRICE, None]))
 @example(road=("repeat", "nested reported", "restart", "repeat", "delegate hang"), price=PRICE)
 @example(road=("reported", "restart", "delegate reported", "forbidden"), price=PRICE)
+@example(road=("reported", "stop", "delegate stop", "nested stop", "priced"), price=PRICE)
 @example(road=("caught forbidden", "delegate reported", "restart", "reported"), price=PRICE)
 def test_whichever_road_tasks_take_their_outcomes_cost_what_the_ledger_says(
     road: tuple[str, ...], price: Price | None
@@ -488,16 +496,18 @@ def test_whichever_road_tasks_take_their_outcomes_cost_what_the_ledger_says(
 
 async def walk(folder: Path, road: tuple[str, ...], price: Price | None) -> None:
     """Go down a road to its end; what never ends is cancelled."""
-    model, task_id = Roadside(), None
-    for passed in range(road.count("restart") + 1):
+    model, task_id, passed = Roadside(), None, 0
+    while True:
         stops = asyncio.Event()
         walker = type("TestWalker", (Walker,), {"road": road, "passed": passed, "stops": stops})
         async with kept(folder, walker, Follower, model=model, default_price=price, cache="memory") as mesh:
             if task_id is None:
                 request = TaskRequest(capability="walking", payload={"text": "Walk."})
                 task_id = (await mesh.submit(request)).task_id
-            await first_of(mesh.outcome(task_id), stops.wait(), model.hangs.wait())
-            if stops.is_set():
+            await first_of(mesh.outcome(task_id), stops.wait(), model.stops.wait(), model.hangs.wait())
+            if stops.is_set() or model.stops.is_set():
+                passed += stops.is_set()
+                model.stops.clear()
                 continue
             if model.hangs.is_set():
                 await mesh.cancel(task_id)

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from meshwright import genai
-from meshwright.envelope import ActorRef
+from meshwright.envelope import ActorRef, Record
 from meshwright.errors import ModelError
 from meshwright.ledger.calls import Call, left
 from meshwright.messages import Usage
@@ -43,11 +43,15 @@ MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
 
 @dataclass(slots=True)
 class Spent:
-    """What calls of models have cost so far, with those that failed; None once nobody knows."""
+    """What calls of models have cost so far, with those that failed; None once nobody knows.
+
+    `broken_off` are those of which no step of the journal tells.
+    """
 
     usage: Usage = field(default_factory=Usage)
     cost_usd: Decimal | None = Decimal(0)
     model: str | None = None
+    broken_off: list[Call] = field(default_factory=list)
 
     def add(self, call: ModelReply | Call) -> None:
         """Count one call."""
@@ -65,6 +69,7 @@ class Spent:
             call = left(error)
             if call is not None:
                 self.add(call)
+                self.broken_off.append(call)
             raise
 
 
@@ -199,13 +204,27 @@ class ModelCalls:
         self._services.host.broadcast(delta_of(self._work, self._ref, step, self._services.clock, payload))
 
     async def count_rest(self) -> None:
-        """Count the calls of earlier claims that this run did not come to again."""
-        if not self._work.journaled:
-            return
-        for record in await self._services.host.records(self._ref, self._work.stream):
+        """Count the calls of earlier claims that this run did not come to again, or that were broken off."""
+        for record in await self._earlier(self._work.stream):
             call = call_of(record)
             if call is not None and record.n // 2 not in self._counted:
                 self.spent.add(call)
+        for record in await self._earlier(self._work.left_behind):
+            for each in record.value["calls"]:
+                self.spent.add(Call.model_validate(each))
+
+    async def leave_behind(self) -> None:
+        """Note the calls that a stop has broken off, durably: whoever goes on with the task pays for them."""
+        if not self.spent.broken_off:
+            return
+        stream = self._work.left_behind
+        calls = [call.model_dump(mode="json") for call in self.spent.broken_off]
+        n = len(await self._earlier(stream)) + 1
+        await self._services.host.append(Record(self._ref, stream, n, {"calls": calls}))
+
+    async def _earlier(self, stream: str) -> list[Record]:
+        """What earlier claims of the attempt have left in a stream."""
+        return await self._services.host.records(self._ref, stream) if self._work.journaled else []
 
 
 def _dump(messages: Sequence[ChatMessage]) -> str:

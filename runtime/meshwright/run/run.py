@@ -185,8 +185,12 @@ class Run:
         return f"Remembered for {scope}."
 
     async def count_rest(self) -> None:
-        """Count the calls of earlier claims that this run did not come to again."""
+        """Count the calls of earlier claims that this run did not come to again, or that were broken off."""
         await self._calls.count_rest()
+
+    async def leave_behind(self) -> None:
+        """Note what a stop of the mesh has broken off, for whoever goes on with the task."""
+        await self._calls.leave_behind()
 
     def history(self, answer: str) -> tuple[dict[str, Any], ...]:
         """What the thread is to keep of this run; nothing where nobody asked for a thread.

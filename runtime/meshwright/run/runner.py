@@ -82,6 +82,7 @@ class Runner:
             status, fault = "failed", Fault(type=error.code, message=str(error))
         except asyncio.CancelledError as error:
             if is_being_cancelled():
+                await self._leave_behind(run, work)
                 raise
             status, fault = "failed", Fault(type=type(error).__name__, message=str(error))
         except (Exception, SystemExit) as error:  # agents may raise anything: the outcome of their attempt
@@ -95,6 +96,12 @@ class Runner:
         outcome = self._outcome(work, run.spent, status, result, fault, seconds)
         history = run.history(outcome.text) if outcome.success else ()
         return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome, history=history)
+
+    async def _leave_behind(self, run: Run, work: Work) -> None:
+        try:
+            await run.leave_behind()
+        except HostError as lost:  # the work is another's by now, or nobody's: that matters more
+            logger.warning("task %s does not pay for a call broken off: %s", work.task.task_id, lost)
 
     async def _within_timeout(self, run: Run, work: Work) -> str | dict[str, Any]:
         """Run in what is left of the attempt's time; the clock stands while the run waits."""

@@ -47,6 +47,11 @@ class Work(Plain):
         """The stream of records that holds the attempt's steps."""
         return steps_stream(self.dispatch)
 
+    @property
+    def left_behind(self) -> str:
+        """The stream of records that says what claims of the attempt left behind, which no step tells."""
+        return f"{self.stream}/left-behind"
+
 
 class Completed(Plain):
     """The end of an attempt, and what the thread is to remember of it (`history`: role and text)."""
