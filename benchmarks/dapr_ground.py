@@ -22,17 +22,8 @@ from meshwright.stack.child import Child
 from meshwright.stack.log import Log
 from meshwright.stack.ports import Ports
 from meshwright.stack.programs import Programs
-from meshwright.stack.services import (
-    App,
-    Backends,
-    Service,
-    daprd,
-    mosquitto,
-    new_secret,
-    placement,
-    redis,
-    scheduler,
-)
+from meshwright.stack.recipes import daprd, mosquitto, placement, redis, scheduler
+from meshwright.stack.services import App, Backends, Service, new_secret
 
 COMPONENTS = ROOT / "components"
 NAMESPACE = "bench"

@@ -38,17 +38,8 @@ from meshwright.stack.child import command_of, write_files
 from meshwright.stack.ports import Ports
 from meshwright.stack.probes import until_it_answers
 from meshwright.stack.programs import Programs
-from meshwright.stack.services import (
-    App,
-    Backends,
-    Service,
-    daprd,
-    mosquitto,
-    new_secret,
-    placement,
-    redis,
-    scheduler,
-)
+from meshwright.stack.recipes import daprd, mosquitto, placement, redis, scheduler
+from meshwright.stack.services import App, Backends, Service, new_secret
 
 COMPONENTS = Path(__file__).parents[1] / "components"
 VARIABLES = {

@@ -20,7 +20,8 @@ from meshwright.stack.checks.files import check_files, line_of
 from meshwright.stack.checks.store import check_redis
 from meshwright.stack.ports import Ports
 from meshwright.stack.reasons import reason_of
-from meshwright.stack.services import Backends, mosquitto, redis
+from meshwright.stack.recipes import mosquitto, redis
+from meshwright.stack.services import Backends
 from tests.integration.running_stack import UP
 from tests.services import COMPONENTS, Services
 

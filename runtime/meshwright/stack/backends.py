@@ -11,15 +11,8 @@ from pydantic import SecretStr
 from meshwright.settings import Settings
 from meshwright.stack.ports import Ports
 from meshwright.stack.programs import Programs
-from meshwright.stack.services import (
-    Backends,
-    Service,
-    mosquitto,
-    new_secret,
-    placement,
-    redis,
-    scheduler,
-)
+from meshwright.stack.recipes import mosquitto, placement, redis, scheduler
+from meshwright.stack.services import Backends, Service, new_secret
 
 PROGRAMS = {
     "broker_url": "mosquitto",

@@ -16,13 +16,8 @@ from meshwright.stack.checks.files import check_files
 from meshwright.stack.invocation import LLM_SERVICE, reaching_models
 from meshwright.stack.ports import LOOPBACK, Ports, url_of
 from meshwright.stack.programs import Programs, version_of
-from meshwright.stack.services import (
-    App,
-    Service,
-    daprd,
-    new_secret,
-    worker,
-)
+from meshwright.stack.recipes import daprd, worker
+from meshwright.stack.services import App, Service, new_secret
 from meshwright.stack.supervisor import Supervisor
 
 MESH = "mesh"

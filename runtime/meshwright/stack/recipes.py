@@ -1,0 +1,247 @@
+"""Every program of the stack as data: what is run, with what around it, and how it says that it is ready.
+
+All of them listen on loopback alone, but for the /healthz of placement and scheduler, which Dapr 1.18 answers
+everywhere, whatever it is told. Passwords and tokens are in the environment and in files that only
+this user may read, never in arguments, which every user of a machine can see.
+"""
+
+from __future__ import annotations
+
+import base64
+import getpass
+import hashlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from meshwright.stack.ports import LOOPBACK, Ports, url_of
+from meshwright.stack.services import App, Backends, Layer, Service
+
+BROKER_USER = "mesh"
+READING_SECONDS = 120.0
+"""How long a store may read what it has kept, before it is ready."""
+MAX_BODY = "16Mi"
+"""Of one request to a sidecar: several documents of actors travel together."""
+BASICS = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ")
+"""What a service gets of this process's environment: the key of a model is no business of a broker."""
+PROBES = ("--app-health-probe-interval=2", "--app-health-probe-timeout=2000")
+"""An app that died counts as gone after 5 s, where daprd's own figures make it 12."""
+
+
+def basics() -> dict[str, str]:
+    """The environment that every service starts from."""
+    return {name: os.environ[name] for name in BASICS if name in os.environ}
+
+
+def redis(program: Path, ports: Ports, components: Path, folder: Path, password: str) -> Service:
+    """The store: Redis with `components/redis/redis.conf`, and its data in a folder."""
+    [port] = ports.take(1)
+    path = folder / "redis.conf"
+    lines = [
+        f"include {_quoted(components / 'redis' / 'redis.conf')}",
+        f"port {port}",
+        f"dir {_quoted(folder)}",
+        f"requirepass {password}",
+    ]
+    return Service(
+        name="redis",
+        layer=Layer.STORES,
+        argv=(str(program), str(path)),
+        address=f"{LOOPBACK}:{port}",
+        ready=f"redis://:{password}@{LOOPBACK}:{port}",
+        environment=basics(),
+        files={path: _written(lines)},
+        ready_seconds=READING_SECONDS,
+    )
+
+
+def mosquitto(
+    program: Path,
+    ports: Ports,
+    components: Path,
+    folder: Path,
+    password: str,
+    open_topics: Sequence[str] = (),
+) -> Service:
+    """The broker: Mosquitto with `components/mosquitto/mosquitto.conf`, and its data in a folder.
+
+    The user `mesh` may everything; whoever does not log in may what is below the open topics, and nothing
+    else. Its address is a URL with user and password.
+    """
+    [port] = ports.take(1)
+    path, users, rights = folder / "mosquitto.conf", folder / "users", folder / "rights"
+    lines = [
+        f"include_dir {components / 'mosquitto'}",
+        f"listener {port} {LOOPBACK}",
+        f"persistence_location {folder}/",
+        f"allow_anonymous {'true' if open_topics else 'false'}",
+        f"password_file {users}",
+        f"acl_file {rights}",
+        # Started by root it would become another user, and the kernel forget that it ends with its parent.
+        f"user {getpass.getuser()}",
+    ]
+    allowed = [f"topic readwrite {topic}" for topic in open_topics]
+    return Service(
+        name="mosquitto",
+        layer=Layer.STORES,
+        argv=(str(program), "-c", str(path)),
+        address=f"mqtt://{BROKER_USER}:{password}@{LOOPBACK}:{port}",
+        ready=f"tcp://{LOOPBACK}:{port}",
+        environment=basics(),
+        files={
+            path: _written(lines),
+            users: f"{BROKER_USER}:{_hashed(password)}\n",
+            rights: _written([*allowed, f"user {BROKER_USER}", "topic readwrite #"]),
+        },
+        ready_seconds=READING_SECONDS,
+    )
+
+
+def placement(program: Path, ports: Ports) -> Service:
+    """Dapr's placement: which sidecar holds which actor. It keeps nothing: sidecars tell it anew."""
+    port, health, metrics, raft = ports.take(4)
+    return Service(
+        name="placement",
+        layer=Layer.CONTROL,
+        argv=(
+            str(program),
+            f"--port={port}",
+            f"--healthz-port={health}",
+            f"--metrics-port={metrics}",
+            f"--initial-cluster=dapr-placement-0={LOOPBACK}:{raft}",
+            *_on_loopback("--listen-address", "--healthz-listen-address", "--metrics-listen-address"),
+        ),
+        address=f"{LOOPBACK}:{port}",
+        ready=f"http://{LOOPBACK}:{health}/healthz",
+        environment=basics(),
+    )
+
+
+def scheduler(program: Path, ports: Ports, folder: Path) -> Service:
+    """Dapr's scheduler: the reminders, kept in an etcd of its own in a folder."""
+    port, health, metrics, client, peer = ports.take(5)
+    return Service(
+        name="scheduler",
+        layer=Layer.CONTROL,
+        argv=(
+            str(program),
+            f"--port={port}",
+            f"--healthz-port={health}",
+            f"--metrics-port={metrics}",
+            f"--etcd-data-dir={folder}",
+            f"--etcd-client-port={client}",
+            f"--etcd-initial-cluster=dapr-scheduler-server-0=http://{LOOPBACK}:{peer}",
+            f"--override-broadcast-host-port={LOOPBACK}:{port}",
+            *_on_loopback(
+                "--listen-address",
+                "--healthz-listen-address",
+                "--metrics-listen-address",
+                "--etcd-client-listen-address",
+            ),
+        ),
+        address=f"{LOOPBACK}:{port}",
+        ready=f"http://{LOOPBACK}:{health}/healthz",
+        environment=basics(),
+    )
+
+
+def daprd(program: Path, ports: Ports, components: Path, bus: str, app: App, backends: Backends) -> Service:
+    """The sidecar of an app. `bus` is the kind of its bus: `mqtt` or `redis`.
+
+    It is ready when its API answers, which does not wait for the app.
+    """
+    internal, metrics = ports.take(2)
+    return Service(
+        name=f"daprd-{app.pod.partition('.')[0]}",
+        layer=Layer.SIDECARS,
+        argv=(
+            str(program),
+            f"--app-id={app.app_id}",
+            f"--dapr-http-port={app.http_port}",
+            f"--dapr-grpc-port={app.grpc_port}",
+            f"--dapr-internal-grpc-port={internal}",
+            f"--metrics-port={metrics}",
+            f"--max-body-size={MAX_BODY}",
+            f"--resources-path={components}",
+            f"--resources-path={components / f'{bus}-bus'}",
+            f"--config={components / 'config.yaml'}",
+            f"--config={components / 'loopback.yaml'}",
+            f"--placement-host-address={backends.placement}",
+            f"--scheduler-host-address={backends.scheduler}",
+            *_app_flags(app),
+            *_on_loopback(
+                "--dapr-listen-addresses", "--dapr-internal-grpc-listen-address", "--metrics-listen-address"
+            ),
+        ),
+        address=f"{LOOPBACK}:{app.grpc_port}",
+        ready=f"http://{LOOPBACK}:{app.http_port}/v1.0/healthz/outbound",
+        environment={**basics(), **backends.environment(), **app.environment(), "DAPR_HOST_IP": LOOPBACK},
+    )
+
+
+def worker(
+    name: str,
+    app: App,
+    backends: Backends,
+    options: Mapping[str, str],
+    listen: tuple[str, int],
+    *,
+    replica: bool,
+) -> Service:
+    """A worker of an app: `mesh worker`, with this process's environment and the settings in `options`.
+
+    `listen` is where it answers probes, and serves the API where it is the one that does. A `replica` leaves
+    event log, API and MQTT edge to the app's first worker.
+    """
+    host, port = listen
+    url = url_of(listen)
+    flags = ["--replica"] if replica else []
+    return Service(
+        name=name,
+        layer=Layer.WORKERS,
+        argv=(sys.executable, "-P", "-m", "meshwright.cli", "worker", "--app", app.app_id, *flags),
+        address=url,
+        ready=f"{url}/readyz",
+        environment={
+            **os.environ,
+            **backends.environment(),
+            **app.environment(),
+            **options,
+            "MESH_LISTEN_HOST": host,
+            "MESH_LISTEN_PORT": str(port),
+            "PYTHONUNBUFFERED": "1",  # what it said before it was killed is in its log
+        },
+        ready_seconds=60.0,
+        stop_seconds=30.0,
+    )
+
+
+def _app_flags(app: App) -> list[str]:
+    if app.protocol == "none":
+        return []
+    flags = [f"--app-port={app.port}", f"--app-protocol={app.protocol}", f"--app-channel-address={LOOPBACK}"]
+    if app.protocol == "http":  # over gRPC the worker's own streams say whether it lives
+        flags += ["--enable-app-health-check", *PROBES]
+    return flags
+
+
+def _on_loopback(*flags: str) -> list[str]:
+    return [f"{flag}={LOOPBACK}" for flag in flags]
+
+
+def _written(lines: Sequence[str]) -> str:
+    return "\n".join(["# Written by Meshwright at every start.", *lines, ""])
+
+
+def _quoted(path: Path) -> str:
+    """A path as Redis reads it in its configuration."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def _hashed(password: str) -> str:
+    """A password as `mosquitto_passwd` writes it: PBKDF2 with SHA-512."""
+    salt, rounds = os.urandom(12), 101
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, rounds)
+    return f"$7${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
