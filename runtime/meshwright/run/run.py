@@ -12,10 +12,11 @@ from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
 from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, MemoryUnavailable, ToolFailed
-from meshwright.messages import MemoryScope, Parent, Task, derived_id
+from meshwright.messages import MemoryScope, Task, derived_id
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, repaired, settled
 from meshwright.run.calls import ModelCalls, Spent
+from meshwright.run.delegation import check_delegation, child_of
 from meshwright.run.services import Services
 from meshwright.run.setting import Preparation, Setting, question_of, scopes_of
 from meshwright.run.told import tell_context, tool_events
@@ -157,8 +158,9 @@ class Run:
         An answer without words comes as JSON. Raises ToolFailed where that agent may not be asked, or did not
         succeed.
         """
-        self._check_delegation(agent_id)
-        child = self._child(agent_id, text)
+        check_delegation(self.agent, self.task, agent_id, self._services.max_chain)
+        step = self._journal.step_number + 1
+        child = child_of(self._work, self._ref, step, agent_id, text, self._services, self._span)
         outcome = await self._journal.wait("delegate", {"agent_id": agent_id, "text": text}, child)
         self._has_waited = True
         if not outcome["success"]:
@@ -256,43 +258,6 @@ class Run:
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
                 span.fail(error)
                 return {"value": None, "error": str(error)}
-
-    # Delegation
-
-    def _check_delegation(self, agent_id: str) -> None:
-        if agent_id not in self.agent.delegates_to:
-            allowed = ", ".join(self.agent.delegates_to) or "nobody"
-            raise ToolFailed(f"{self.agent_id} may not delegate to {agent_id!r}, only to {allowed}")
-        chain = (*self.task.chain, self.agent_id)
-        if agent_id in chain:
-            raise ToolFailed(f"{agent_id} already waits for this answer: {' -> '.join(chain)}")
-        if len(chain) > self._services.max_chain:
-            raise ToolFailed(f"delegation is {len(chain)} deep already: {' -> '.join(chain)}")
-
-    def _child(self, agent_id: str, text: str) -> Task:
-        step = self._journal.step_number + 1
-        task_id = derived_id(self.task.tenant_id, self._work.stream, str(step))
-        return Task(
-            task_id=task_id,
-            capability="",
-            agent_id=agent_id,
-            payload={"text": text},
-            priority=self.task.priority,
-            timeout=self.task.timeout,
-            deadline_at=self.task.deadline_at,
-            requested_by=self.agent_id,
-            tenant_id=self.task.tenant_id,
-            thread_id=task_id,
-            parent=Parent(
-                actor_type=self._ref.type,
-                actor_id=self._ref.id,
-                key=f"{self._work.stream}/{step}",
-                task_id=self.task.task_id,
-            ),
-            chain=(*self.task.chain, self.agent_id),
-            created_at=self._services.clock.now(),
-            traceparent=self._span.traceparent,
-        )
 
 
 def _opening(setting: Setting, question: str) -> list[ChatMessage]:
