@@ -1,0 +1,10 @@
+"""What can be set about a mesh, and where it comes from.
+
+From the strongest: arguments (the command line), the environment (`MESH_` and the name in capitals),
+`mesh.toml` in the project's folder, the defaults below. Relative paths are of the project's folder.
+"""
+
+from meshwright.settings.loading import load_settings
+from meshwright.settings.settings import Settings
+
+__all__ = ["Settings", "load_settings"]
