@@ -1,8 +1,8 @@
-"""Virtual keys, over a real database; and a LiteLLM proxy's, over a fake of its management API."""
+"""Virtual keys, on a real host; and a LiteLLM proxy's, over a fake of its management API."""
 
 import asyncio
+import hashlib
 import json
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 
 from meshwright.cli.app import mesh
 from meshwright.errors import InvalidInput, NotFound
+from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.ledger.key_actors import KEY, KEYS, VirtualKey, VirtualKeys
 from meshwright.ledger.keys import PREFIX, Keys, Unauthenticated, budget_of
 from meshwright.ledger.proxy import Difference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
-from meshwright.storage.database import FILE_NAME, Database
 from meshwright.testing import ManualClock
+from meshwright.turns import ActorKind
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MASTER = "sk-master"
@@ -29,12 +31,14 @@ MASTER = "sk-master"
 
 @asynccontextmanager
 async def opened(folder: Path) -> AsyncIterator[Keys]:
-    database = Database(folder, durability="normal")
-    await database.open()
+    host = EmbeddedHost.in_folder(folder, durability="normal", clock=ManualClock(NOW))
+    host.register(ActorKind.of(VirtualKey, type=KEY))
+    host.register(ActorKind.of(VirtualKeys, type=KEYS))
+    await host.start()
     try:
-        yield Keys(database, ManualClock(NOW))
+        yield Keys(host)
     finally:
-        await database.close()
+        await host.stop()
 
 
 @pytest.fixture
@@ -68,10 +72,8 @@ async def test_the_key_itself_is_kept_nowhere(tmp_path: Path) -> None:
         assert made.key not in repr(await keys.list())
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert made.key_id.encode() in stored
+    assert hashlib.sha256(made.key.encode()).hexdigest().encode() in stored
     assert made.key[-43:].encode() not in stored
-    connection = sqlite3.connect(tmp_path / FILE_NAME)
-    assert [len(row[0]) for row in connection.execute("SELECT hash FROM keys")] == [32]
-    connection.close()
 
 
 async def test_a_revoked_key_counts_no_more_also_after_a_restart(tmp_path: Path) -> None:

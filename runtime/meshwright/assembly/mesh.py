@@ -25,6 +25,7 @@ from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, emit_on
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.estimate import PriceList
+from meshwright.ledger.key_actors import KEY, KEYS, VirtualKey, VirtualKeys
 from meshwright.ledger.keys import Keys
 from meshwright.mesh import Mesh
 from meshwright.models.cache.select import cached
@@ -43,6 +44,9 @@ from meshwright.tracing import NoTracing, Tracing
 from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Worker
 from meshwright.work.thread import thread_of
+
+MESH_WIDE = (ACCOUNT, KEY, KEYS)
+"""Types of actors that the whole mesh asks: they live where it is orchestrated, and take no topic."""
 
 
 def build_mesh(
@@ -108,7 +112,7 @@ def build_mesh(
         prompts=services.prompts,
         context=services.context,
         memory=services.memory,
-        keys=Keys(database, clock),
+        keys=Keys(chosen_host),
         tracing=tracing,
         worker=worker,
         agents=employed,
@@ -212,6 +216,8 @@ def kinds_of(classes: Sequence[type[Agent]], registry: Registry, max_attempts: i
         ActorKind.of(Orchestrator, registry=registry, max_attempts=max_attempts),
         ActorKind.of(ContextService, type=CONTEXT_SERVICE),
         ActorKind.of(BudgetAccount, type=ACCOUNT),
+        ActorKind.of(VirtualKey, type=KEY),
+        ActorKind.of(VirtualKeys, type=KEYS),
         *(ActorKind.of(AgentThread, type=each.agent_id) for each in classes),
     ]
     return {kind.type: kind for kind in kinds}
@@ -219,7 +225,7 @@ def kinds_of(classes: Sequence[type[Agent]], registry: Registry, max_attempts: i
 
 def lives_in(kind: str, role: Role) -> bool:
     """Whether actors of a type live in a worker."""
-    if kind in (Orchestrator.__name__, ACCOUNT):
+    if kind in (Orchestrator.__name__, *MESH_WIDE):
         return role.orchestrates
     return role.compresses if kind == CONTEXT_SERVICE else role.employs(kind)
 
@@ -231,7 +237,7 @@ def join(host: Host, worker: Worker, kinds: Mapping[str, ActorKind]) -> None:
         host.register(kind)
         if name == Orchestrator.__name__:
             host.subscribe(Subscription(topics.TASK_RESULTS, task_of, "settle"))
-        elif name not in (CONTEXT_SERVICE, ACCOUNT):
+        elif name not in (CONTEXT_SERVICE, *MESH_WIDE):
             host.subscribe(Subscription(topics.tasks(name), thread_of, "enqueue"))
 
 

@@ -13,10 +13,9 @@ import aiohttp
 from meshwright.cli.client import Document
 from meshwright.cli.remote import CONNECT_SECONDS, REPLY_SECONDS, RemoteMesh
 from meshwright.cli.running import announced_url
-from meshwright.clock import SystemClock
+from meshwright.errors import InvalidInput
 from meshwright.ledger.keys import Keys
-from meshwright.settings import load_settings
-from meshwright.storage.database import Database
+from meshwright.settings import Settings, load_settings
 
 
 class Keyring(Protocol):
@@ -42,16 +41,16 @@ class StoredKeyring:
         self._keys = keys
 
     async def create(self, agent_id: str, tenant_id: str, budget: str | None) -> Document:
-        """Make one in the database."""
+        """Make one in the data."""
         made = await self._keys.create(agent_id, tenant_id=tenant_id, budget=budget)
         return made.model_dump(mode="json")
 
     async def list(self) -> list[Document]:
-        """Read them from the database."""
+        """Read them from the data."""
         return [key.model_dump(mode="json") for key in await self._keys.list()]
 
     async def revoke(self, key_id: str) -> Document:
-        """End one in the database."""
+        """End one in the data."""
         return (await self._keys.revoke(key_id)).model_dump(mode="json")
 
 
@@ -75,24 +74,33 @@ class RemoteKeyring(RemoteMesh):
 @asynccontextmanager
 async def keyring(url: str | None, data: Path | None) -> AsyncIterator[Keyring]:
     """The keys of the mesh at the URL, else of the running mesh of the data folder, else of its data."""
-    folder = load_settings(Path(), data_dir=data).data_dir
+    settings = load_settings(Path(), data_dir=data)
     timeout = aiohttp.ClientTimeout(total=REPLY_SECONDS, sock_connect=CONNECT_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        there = url or announced_url(folder)
+        there = url or announced_url(settings.data_dir)
         remote = RemoteKeyring(there, session) if there else None
         if remote is not None and (url or await remote.answers()):
             yield remote
             return
-    async with stored_keys(folder) as keys:
+    async with stored_keys(settings) as keys:
         yield StoredKeyring(keys)
 
 
 @asynccontextmanager
-async def stored_keys(folder: Path) -> AsyncIterator[Keys]:
-    """Open the keys of a data folder. Raises StoreLocked where another process holds it."""
-    database = Database(folder)
-    await database.open()
-    try:
-        yield Keys(database, SystemClock())
-    finally:
-        await database.close()
+async def stored_keys(settings: Settings) -> AsyncIterator[Keys]:
+    """Open the keys of a data folder, without an agent starting to work.
+
+    Raises StoreLocked where another process holds it, InvalidInput where the mesh keeps its keys elsewhere.
+    """
+    from meshwright.assembly import build_mesh
+
+    if settings.host != "embedded":
+        raise InvalidInput(
+            f"no mesh runs on {settings.data_dir}, and one on {settings.host} has no keys there",
+            remedy="start it with mesh up, or name one that runs: --url",
+            field="host",
+        )
+    mesh = build_mesh(settings)
+    await mesh.worker.drain(0)
+    async with mesh:
+        yield mesh.keys

@@ -1,0 +1,119 @@
+"""Virtual keys are one set for a whole mesh: what one worker makes or ends counts for all, on every host."""
+
+import asyncio
+
+import pytest
+
+from meshwright.envelope import ActorRef
+from meshwright.errors import InvalidInput, NotFound
+from meshwright.host import Host
+from meshwright.ledger.key_actors import KEY, KEYS, LIST, MAX_KEYS, Kept, Make, VirtualKey, VirtualKeys
+from meshwright.ledger.keys import Keys, Unauthenticated, digest
+from meshwright.messages import new_id
+from meshwright.turns import ActorKind
+from tests.contract.stands import SHARED, STEADY, Stand
+
+KINDS = (ActorKind.of(VirtualKey, type=KEY), ActorKind.of(VirtualKeys, type=KEYS))
+shared = pytest.mark.parametrize("stand", SHARED, indirect=True)
+
+
+async def kept(host: Host, key_id: str) -> Kept | None:
+    state = await host.read(ActorRef(KEY, key_id))
+    assert state is None or isinstance(state, Kept)
+    return state
+
+
+async def test_a_key_is_made_listed_checked_and_revoked(stand: Stand) -> None:
+    keys = Keys(await stand.open(*KINDS))
+    assert not await keys.exist()
+    made = [await keys.create("helper", tenant_id="acme", budget="5.00/day"), await keys.create("other")]
+    assert await keys.exist()
+    assert [await keys.check(each.key) for each in made] == await keys.list()
+    assert [key.key_id for key in await keys.list()] == [each.key_id for each in made]
+    revoked = await keys.revoke(made[0].key_id)
+    with pytest.raises(Unauthenticated, match="was revoked"):
+        await keys.check(made[0].key)
+    assert await keys.list() == [revoked, await keys.check(made[1].key)]
+    assert (revoked.agent_id, revoked.tenant_id, revoked.budget) == ("helper", "acme", made[0].budget)
+
+
+@shared
+async def test_a_key_of_one_worker_counts_for_another_and_ends_there_at_once(stand: Stand) -> None:
+    host = await stand.open(*KINDS)
+    here, there = Keys(host), Keys(await stand.open_beside(host))
+    assert not await there.exist()
+    made = await here.create("helper")
+    assert await there.exist()
+    assert await there.check(made.key) == await here.check(made.key)
+    assert await there.list() == await here.list()
+    await here.revoke(made.key_id)
+    with pytest.raises(Unauthenticated, match="was revoked"):
+        await there.check(made.key)
+    other = await there.create("helper")
+    await here.check(other.key)
+    await there.revoke(other.key_id)
+    with pytest.raises(Unauthenticated, match="was revoked"):
+        await here.check(other.key)
+
+
+@shared
+async def test_keys_that_two_workers_make_at_once_are_all_there(stand: Stand) -> None:
+    host = await stand.open(*KINDS)
+    both = [Keys(host), Keys(await stand.open_beside(host))]
+    made = await asyncio.gather(*(both[n % 2].create(f"helper-{n}") for n in range(20)))
+    for keys in both:
+        assert {key.key_id for key in await keys.list()} == {key.key_id for key in made}
+
+
+async def test_keys_and_their_ends_outlive_a_crash(stand: Stand) -> None:
+    host = await stand.open(*KINDS)
+    ended, good = [await Keys(host).create("helper") for _ in range(2)]
+    await Keys(host).revoke(ended.key_id)
+    before = await Keys(host).list()
+    keys = Keys(await stand.crash(host))
+    assert await keys.exist()
+    assert await keys.list() == before
+    assert (await keys.check(good.key)).key_id == good.key_id
+    with pytest.raises(Unauthenticated, match="was revoked"):
+        await keys.check(ended.key)
+
+
+async def test_a_repeat_changes_nothing(stand: Stand) -> None:
+    host = await stand.open(*KINDS)
+    keys = Keys(host)
+    made = await keys.create("helper")
+    before = await kept(host, made.key_id)
+    assert before is not None and before.key is not None
+    other = Make(key=before.key.model_copy(update={"agent_id": "thief"}), hash=digest("another"))
+    await host.call(ActorRef(KEY, made.key_id), "make", other)
+    await host.call(LIST, "add", made.key_id)
+    assert await kept(host, made.key_id) == before
+    assert await keys.list() == [before.key]
+    revoked = await keys.revoke(made.key_id)
+    assert await keys.revoke(made.key_id) == revoked
+    await host.call(ActorRef(KEY, made.key_id), "make", other)
+    assert await keys.list() == [revoked]
+
+
+async def test_a_key_that_was_listed_and_not_made_closes_the_door_and_opens_none(stand: Stand) -> None:
+    host = await stand.open(*KINDS)
+    keys, key_id = Keys(host), new_id()
+    await host.call(LIST, "add", key_id)
+    assert await keys.exist()
+    assert await keys.list() == []
+    with pytest.raises(NotFound, match="no key"):
+        await keys.revoke(key_id)
+    with pytest.raises(Unauthenticated, match="not one of"):
+        await keys.check(f"sk-mesh-{key_id}-{'A' * 43}")
+
+
+@pytest.mark.parametrize("stand", STEADY, indirect=True)
+async def test_there_are_no_more_keys_than_the_list_has_room_for(stand: Stand) -> None:
+    host = await stand.open(*KINDS)
+    keys = Keys(host)
+    for _ in range(0, MAX_KEYS - 1, 333):
+        await asyncio.gather(*(host.call(LIST, "add", new_id()) for _ in range(333)))
+    made = await keys.create("helper")
+    with pytest.raises(InvalidInput, match="1,000 keys, revoked ones included"):
+        await keys.create("helper")
+    assert [key.key_id for key in await keys.list()] == [made.key_id]
