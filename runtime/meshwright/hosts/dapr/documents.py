@@ -114,6 +114,11 @@ class Document:
         return cls(head, [Entry.decode(entry) for entry in data["outbox"]], tuple(data["by"]))
 
 
+def incarnation_of(commit_name: str) -> str:
+    """The run of a worker that made a commit."""
+    return commit_name.partition("/")[0]
+
+
 def encode_event(event: Event) -> bytes:
     """An event as JSON."""
     return event.__pydantic_serializer__.to_json(event)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,8 +16,9 @@ from meshwright.envelope import ActorRef, Head
 from meshwright.errors import Conflict, StoreUnavailable
 from meshwright.host import dead_letter
 from meshwright.hosts.dapr.cells import Cell, Delivery, Documents, without_alarm
-from meshwright.hosts.dapr.documents import Document, Entry
+from meshwright.hosts.dapr.documents import Document, Entry, incarnation_of
 from meshwright.hosts.dapr.futures import ENDED, looked_at, settle
+from meshwright.hosts.dapr.loader import Loader
 from meshwright.hosts.dapr.records import Records
 from meshwright.hosts.dapr.watch import WatchList
 from meshwright.messages import Event
@@ -25,7 +26,6 @@ from meshwright.tracing import NoTracing, Tracing
 from meshwright.turns import Commit, take_turn
 
 MAX_TURNS_A_COMMIT = 32
-MAX_CARRIED = 32  # entries of another's that a document takes along; of more all are sent once more
 CONFLICT_PAUSE_SECONDS = 0.02
 UNTRACED = NoTracing()
 
@@ -60,20 +60,20 @@ class Executor:
     def __init__(
         self,
         documents: Documents,
+        loader: Loader,
         records: Records,
         clock: Clock,
         tracing: Tracing | NoTracing,
         tells: Tells,
         commit_name: Callable[[], str],
-        is_gone: Callable[[str], Awaitable[bool]],
     ) -> None:
         self._documents = documents
+        self._loader = loader
         self._records = records
         self._clock = clock
         self._tracing = tracing
         self._tells = tells
         self._commit_name = commit_name
-        self._is_gone = is_gone
         self._seems_new: dict[tuple[str, str], bool] = {}
         self.watch: WatchList | None = None
 
@@ -107,7 +107,7 @@ class Executor:
         if guessed:
             cell.document = Document()
         elif first:
-            await self.load(cell)
+            await self._loader.load(cell)
             self._seems_new[cell.kind.type, deliveries[0].message.method] = cell.etag is None
         taken = self._take(cell, deliveries)
         if taken.commits:
@@ -133,40 +133,6 @@ class Executor:
             if armed is not None:
                 await armed
             self._tells.send(cell)
-
-    async def load(self, cell: Cell) -> None:
-        """Read a cell's document."""
-        document, etag = await self._documents.read(cell.ref)
-        self._adopt(cell, document, etag, await self._alive(document))
-
-    async def refresh(self, cell: Cell, *, take_over: bool = False) -> None:
-        """Read the document of a cell anew, unless turns of it are under way.
-
-        With `take_over` all that it has to send is sent by this worker, whoever committed it.
-        """
-        before = cell.etag
-        if cell.working:
-            return
-        document, etag = await self._documents.read(cell.ref)
-        alive = set[str]() if take_over else await self._alive(document)
-        is_still = not cell.working and cell.etag == before
-        if is_still and (cell.document is None or etag != before or cell.carried or take_over):
-            self._adopt(cell, document, etag, alive)
-
-    def _adopt(self, cell: Cell, document: Document, etag: str | None, alive: Set[str]) -> None:
-        """Go on with a document. What others that are alive have to send is carried, and left to them."""
-        known = {entry.id for entry in cell.outbox} | set(cell.ended)
-        found = [entry for entry in document.outbox if entry.id not in known]
-        carried = [entry for entry in found if entry.by in alive]
-        cell.carried = carried if len(carried) <= MAX_CARRIED else []
-        cell.outbox = [*(entry for entry in found if entry not in cell.carried), *cell.outbox]
-        cell.document, cell.etag, cell.actor = document, etag, None
-
-    async def _alive(self, document: Document) -> set[str]:
-        """Which other workers live, of those that have something to send for this actor."""
-        own = incarnation_of(self._commit_name())
-        others = {entry.by for entry in document.outbox} - {own}
-        return {by for by in others if not await self._is_gone(by)}
 
     # Turns
 
@@ -292,11 +258,6 @@ def owes(document: Document) -> bool:
 def is_stateless(cell: Cell) -> bool:
     """Whether the actor's kind keeps nothing, so that there is nothing to read."""
     return not cell.kind.state_type.model_fields
-
-
-def incarnation_of(commit_name: str) -> str:
-    """The run of a worker that made a commit."""
-    return commit_name.partition("/")[0]
 
 
 def in_order(commit: Commit, by: str) -> list[Entry]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from pydantic_core import from_json, to_json
 
-from meshwright.errors import StoreUnavailable
+from meshwright.errors import HostError, StoreUnavailable
 from meshwright.hosts.dapr.sidecar import Sidecar, Write
 from meshwright.hosts.dapr.state import State
 
@@ -76,6 +76,14 @@ class Lease:
             return True
         self._alive_until[incarnation] = now + KNOWN_ALIVE_SECONDS
         return False
+
+    async def is_known_gone(self, incarnation: str) -> bool:
+        """Likewise; where the store does not answer that counts as not."""
+        try:
+            return await self.is_gone(incarnation)
+        except HostError as error:
+            logger.warning("whether worker %s is gone is not known: %s", incarnation, error)
+            return False
 
     async def stop(self, *, give_back: bool) -> None:
         """Renew it no more, and give it back so that others need not wait for its end."""

@@ -18,7 +18,7 @@ from meshwright.envelope import ActorRef, Record
 from meshwright.errors import Conflict
 from meshwright.host import RECORD_GAP
 from meshwright.hosts.dapr.cells import Cell, Cells
-from meshwright.hosts.dapr.documents import Entry, encode_event
+from meshwright.hosts.dapr.documents import Entry, encode_event, incarnation_of
 from meshwright.hosts.dapr.emitter import Emitter
 from meshwright.hosts.dapr.futures import ENDED, pass_on, settle
 from meshwright.hosts.dapr.relay import Relay
@@ -126,7 +126,7 @@ class Appends:
         emitted.add_done_callback(lambda emitted: pass_on(emitted, kept))
 
     def _is_own(self, commit_name: str) -> bool:
-        return commit_name.partition("/")[0] == self._incarnation()
+        return incarnation_of(commit_name) == self._incarnation()
 
 
 def encode_record(record: Record, events: Sequence[Event], name: str) -> bytes:

@@ -14,8 +14,10 @@ from meshwright.errors import HostError
 from meshwright.hosts.dapr.alarms import Alarms
 from meshwright.hosts.dapr.cells import Cell, Cells
 from meshwright.hosts.dapr.deliveries import Deliveries
+from meshwright.hosts.dapr.documents import incarnation_of
 from meshwright.hosts.dapr.executor import Executor
 from meshwright.hosts.dapr.futures import looked_at
+from meshwright.hosts.dapr.loader import Loader
 from meshwright.hosts.dapr.relay import Relay
 from meshwright.messages import new_id
 
@@ -31,6 +33,7 @@ class Wakes:
     def __init__(
         self,
         cells: Cells,
+        loader: Loader,
         executor: Executor,
         deliveries: Deliveries,
         relay: Relay,
@@ -41,6 +44,7 @@ class Wakes:
         settled_seconds: float,
     ) -> None:
         self._cells = cells
+        self._loader = loader
         self._executor = executor
         self._deliveries = deliveries
         self._relay = relay
@@ -103,7 +107,7 @@ class Wakes:
         document = cell.document if cell is not None else None
         if cell is None or document is None:
             return
-        writer = document.by[0].partition("/")[0] if document.by else ""
+        writer = incarnation_of(document.by[0]) if document.by else ""
         is_ours = writer == self._incarnation()
         if not is_ours and not cell.outbox and not await self._is_gone(writer):
             if self._is_settled(ref, document.head.revision):
@@ -117,7 +121,7 @@ class Wakes:
     async def _review_carried(self, cell: Cell) -> None:
         """See whether who has to send what this cell carries is alive, and by now certain to watch it."""
         if any([await self._is_gone(entry.by) for entry in cell.carried]):
-            await self._executor.refresh(cell)
+            await self._loader.refresh(cell)
             self._relay.start(cell)
         elif asyncio.get_running_loop().time() - cell.used_at > self._settled_seconds:
             self._let_go(cell.ref)
@@ -136,7 +140,7 @@ class Wakes:
             logger.warning("%s is open, and no such actor lives here", ref)
             return None
         cell = self._cells.find(ref, asyncio.get_running_loop().time())
-        await self._executor.refresh(cell, take_over=take_over)
+        await self._loader.refresh(cell, take_over=take_over)
         if cell.document is None:  # a turn of it is under way, and sees to it
             return None
         if cell.head.obliged or cell.head.wake_at is not None or cell.outbox or cell.carried:
