@@ -98,7 +98,8 @@ class FakeProvider:
             application, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
         )
         await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", self.port)
+        # A queue that is full makes a client wait a second before it tries again.
+        site = web.TCPSite(self.runner, "127.0.0.1", self.port, backlog=1024)
         await site.start()
         self.port = self.runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self.port}"

@@ -12,6 +12,11 @@ from meshwright.cli.sse import server_events
 from meshwright.errors import Conflict, MeshError, NotFound
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshwright.cli.remote.FIRST_PAUSE_SECONDS", 0.005)
+
+
 @asynccontextmanager
 async def served(*routes: web.RouteDef) -> AsyncIterator[RemoteMesh]:
     application = web.Application()
@@ -86,7 +91,7 @@ async def test_a_refused_stream_is_not_tried_again() -> None:
 
 
 async def test_a_mesh_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshwright.cli.remote.GIVE_UP_SECONDS", 0.15)
+    monkeypatch.setattr("meshwright.cli.remote.GIVE_UP_SECONDS", 0.05)
     async with served() as mesh:
         pass
     async with remote_mesh(mesh.where) as gone:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,10 @@ pytestmark = pytest.mark.needs("git")
 
 
 class Repository:
-    """A repository with two commits; `git` runs a command in it, as its owner does."""
+    """A repository; `git` runs a command in it, as its owner does."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        root.mkdir()
-        self.git("init", "-q", "-b", "main")
-        self.commit("a.txt", "one\n", "First: add a")
-        self.commit("docs/b.txt", "two\n", "Second: add b, with\na body")
 
     def git(self, *arguments: str) -> None:
         identity = ["-c", "user.name=Ada L", "-c", "user.email=ada@example.org"]
@@ -47,9 +44,20 @@ class Repository:
         return GitTools(ToolSettings(workspace=self.root, **settings))
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with two commits."""
+    repository = Repository(tmp_path_factory.mktemp("original"))
+    repository.git("init", "-q", "-b", "main")
+    repository.commit("a.txt", "one\n", "First: add a")
+    repository.commit("docs/b.txt", "two\n", "Second: add b, with\na body")
+    return repository.root
+
+
 @pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    return Repository(tmp_path / "repository")
+def repository(original: Path, tmp_path: Path) -> Repository:
+    """A copy of its own for each test."""
+    return Repository(shutil.copytree(original, tmp_path / "repository"))
 
 
 def is_alive(pid: int) -> bool:

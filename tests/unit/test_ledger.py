@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
@@ -288,12 +288,20 @@ async def test_a_long_list_ends_with_the_dearest_and_its_total_is_of_all(kept: L
 AMOUNTS = st.decimals(min_value=0, max_value=1_000_000, places=12, allow_nan=False, allow_infinity=False)
 
 
-@given(costs=st.lists(AMOUNTS, min_size=1, max_size=30))
-def test_sums_are_exact_to_the_last_digit(costs: list[Decimal]) -> None:
+@settings(max_examples=20)  # each in a log of its own, with the sums of several agents
+@given(costs=st.lists(st.lists(AMOUNTS, min_size=1, max_size=30), min_size=5, max_size=8))
+def test_sums_are_exact_to_the_last_digit(costs: list[list[Decimal]]) -> None:
     async def check() -> None:
         async with open_log_in_memory() as kept:
-            await kept.write([call(n, reply=reply(str(cost))) for n, cost in enumerate(costs, start=1)])
-            assert (await sums(kept))["writer"].cost_usd == sum(costs)
+            of_all = [(f"agent-{n}", cost) for n, of_one in enumerate(costs) for cost in of_one]
+            await kept.write(
+                [
+                    call(n, request(user=user), reply=reply(str(cost)))
+                    for n, (user, cost) in enumerate(of_all, start=1)
+                ]
+            )
+            found = {user: total.cost_usd for user, total in (await sums(kept)).items()}
+            assert found == {f"agent-{n}": sum(of_one) for n, of_one in enumerate(costs)}
 
     asyncio.run(check())
 

@@ -128,10 +128,10 @@ def test_fields_may_have_the_names_of_keywords() -> None:
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
-OBJECTS = st.dictionaries(st.text(), VALUES)
+OBJECTS = st.dictionaries(st.text(), VALUES, max_size=5)
 PROSE = st.text(alphabet=st.characters(exclude_characters="{}[](),:\"'", exclude_categories=["Cs"]))
 
 
