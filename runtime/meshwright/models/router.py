@@ -9,23 +9,20 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from meshwright.errors import ConfigError, ModelError
-from meshwright.models.config import FALLBACKS, LiteLLMConfig, missing_names, read_config, resolved
+from meshwright.models.config import LiteLLMConfig, read_config
+from meshwright.models.fallbacks import Fallbacks, Step
 from meshwright.models.litellm_router import (
     OverLimit,
     close_clients_of,
     connection_of,
     discard,
     id_in_file,
-    import_litellm,
-    make_router,
 )
 from meshwright.models.port import (
     BEGIN_ANEW,
-    ContentRefused,
-    ContextTooLong,
     ModelReply,
     ModelRequest,
     ModelTimeout,
@@ -34,27 +31,13 @@ from meshwright.models.port import (
     Unauthorized,
 )
 from meshwright.models.prices import Prices
-from meshwright.models.routing import check, deployments_of, next_groups, route
+from meshwright.models.router_setup import build_router, usable_deployments
+from meshwright.models.routing import check
 from meshwright.models.stream import Pieces, TooMuch
 from meshwright.models.translation import SOURCE, ended, over_limit, translated
 from meshwright.models.wire import completion_body, not_a_completion, read_completion
 
-MEND = "fallbacks"
 MAX_REPLY_CHARS = 4 * 1024 * 1024
-# Settings of the file's other section that the Router takes as arguments.
-SHARED = ("allowed_fails",)
-# What the Router would do by itself, and the mesh does: fall back, retry, and cache for each tenant apart.
-OURS = frozenset(
-    {*FALLBACKS, "default_fallbacks", "max_fallbacks", "num_retries", "retry_policy"}
-    | {"model_group_retry_policy", "enable_weighted_failover", "cache_responses", "caching_groups"}
-)
-
-
-class Step(NamedTuple):
-    """Deployments that are asked together: a group's, or those of it with one `order`."""
-
-    group: str
-    order: int | None = None
 
 
 class RouterModel:
@@ -86,7 +69,7 @@ class RouterModel:
         self.prices = prices or Prices.of(self.config, None)
         self.deployments = usable_deployments(self.config, self.environment)
         share = f"{len(self.deployments)} of {len(self.config.deployments)} deployments"
-        self._usable = {each["model_info"]["id"] for each in self.deployments}
+        self._fallbacks = Fallbacks(self.config, self.environment, self.deployments)
         self.name = f"router {self.config.path.name} ({f'{why}; ' if why else ''}{share})"
         self._router: Any = None
         self._loading: asyncio.Task[Any] | None = None
@@ -137,38 +120,17 @@ class RouterModel:
                 return reply.model_copy(update={"attempts": len(errors) + 1})
             except ModelError as error:
                 errors.append(error)
-                following = self._following(step, error, request, seen)
+                following = self._fallbacks.after(step, error, request, seen)
                 if not following and not error.retryable:
                     raise
                 steps[:0] = following
         raise ended(errors, request)
 
-    def _following(self, step: Step, error: ModelError, request: ModelRequest, seen: set[str]) -> list[Step]:
-        """Who is asked after an error: the group's next order, then its fallbacks for this kind of error."""
-        kind = kind_of(error)
-        if kind == MEND and not error.retryable and self._can_call(step.group):
-            return []
-        orders = self._orders_after(step, request) if kind == MEND else []
-        groups = [each for each in next_groups(self.config, step.group, kind) if each not in seen]
-        seen.update(groups)
-        return [*orders, *map(Step, groups)]
-
-    def _can_call(self, group: str) -> bool:
-        deployments = deployments_of(self.config, group) or ()
-        return any(each["model_info"]["id"] in self._usable for each in deployments)
-
-    def _orders_after(self, step: Step, request: ModelRequest) -> list[Step]:
-        if step.order is not None:  # its siblings wait already
-            return []
-        asked = route(self.config, self.environment, step.group, request.tags).asked
-        orders = sorted({each.order for each in asked if each.order is not None})
-        return [Step(step.group, order) for order in orders[1:]]
-
     async def _ask(
         self, router: Any, step: Step, request: ModelRequest, on_delta: OnDelta | None
     ) -> ModelReply:
         """Have the Router call one deployment."""
-        if not self._can_call(step.group):
+        if not self._fallbacks.can_call(step.group):
             raise Unauthorized(f"The key or address of every deployment of model {step.group!r} is missing")
         try:
             return await self._called(router, step, request, on_delta)
@@ -208,31 +170,10 @@ class RouterModel:
         return reply if cost is None else reply.model_copy(update={"cost_usd": cost, "cost_source": "priced"})
 
     def _build(self) -> Any:
-        try:
-            litellm = import_litellm()
-        except ImportError as error:
-            remedy = "Install it anew: pip install --force-reinstall litellm"
-            raise ConfigError(f"LiteLLM cannot be imported: {error}", remedy=remedy) from error
-        settings = {**shared_settings(self.config), **self.config.router_settings}
-        if unknown := sorted(settings.keys() - set(litellm.Router.get_valid_args())):
-            raise self._refusal(f"LiteLLM's Router knows no {unknown[0]!r}", unknown[0])
-        if missing := sorted(missing_names(settings, self.environment)):
-            raise self._refusal(f"{missing[0]} is not set in the environment")
-        deployments = [each for each in self.deployments if has_keys(each, litellm.validate_environment)]
-        if not deployments:
-            raise no_deployment(self.config, set())
-        self._usable = {each["model_info"]["id"] for each in deployments}
+        router, deployments = build_router(self.config, self.environment, self.deployments)
+        self._fallbacks.use(deployments)
         self.prices.load()
-        kept = {name: value for name, value in settings.items() if name not in OURS}
-        try:
-            return make_router(deployments, resolved(kept, self.environment))
-        except Exception as error:  # noqa: BLE001 - of a value that it does not accept, it raises anything
-            raise self._refusal(f"LiteLLM's Router does not accept them ({type(error).__name__})") from None
-
-    def _refusal(self, message: str, setting: str = "") -> ConfigError:
-        # No word of LiteLLM's own: it may quote a deployment, and with it the key.
-        line = self.config.lines.get(setting) or self.config.lines.get("")
-        return ConfigError(f"router_settings: {message}", path=str(self.config.path), line=line)
+        return router
 
     def _arguments(self, step: Step, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         # A fresh copy: the Router writes into metadata, and would merge one call's tags into the next.
@@ -242,13 +183,6 @@ class RouterModel:
         drop_params = self.config.litellm_settings.get("drop_params", False)
         own = {"model": step.group, "num_retries": 0, "max_retries": 0, "drop_params": drop_params}
         return {**body, **own, **order}
-
-
-def kind_of(error: ModelError) -> str:
-    """The kind of fallbacks in the file that an error leads to."""
-    if isinstance(error, ContextTooLong):
-        return "context_window_fallbacks"
-    return "content_policy_fallbacks" if isinstance(error, ContentRefused) else MEND
 
 
 def whole(response: Any) -> dict[str, Any]:
@@ -278,35 +212,3 @@ def message_of(message: Any) -> dict[str, Any]:
 def litellm_is_installed() -> bool:
     """Whether the extra is there; asks without importing it."""
     return importlib.util.find_spec("litellm") is not None
-
-
-def usable_deployments(config: LiteLLMConfig, environment: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The deployments of which every reference is set, resolved. Raises ConfigError if there are none."""
-    usable = [
-        resolved(each, environment) for each in config.deployments if not missing_names(each, environment)
-    ]
-    if not usable:
-        raise no_deployment(config, missing_names(list(config.deployments), environment))
-    return usable
-
-
-def no_deployment(config: LiteLLMConfig, missing: set[str]) -> ConfigError:
-    """The error for a configuration of which nothing can be called."""
-    names = f"one of {', '.join(sorted(missing))}" if missing else "the keys of its providers"
-    return ConfigError(
-        "the key or address of every deployment is missing", path=str(config.path), remedy=f"Set {names}"
-    )
-
-
-def has_keys(deployment: Mapping[str, Any], validate_environment: Any) -> bool:
-    """Whether LiteLLM finds the provider's key; a missing one would later look like a server's fault."""
-    params = deployment["litellm_params"]
-    given = {name: params.get(name) for name in ("api_key", "api_base")}
-    return bool(given["api_key"]) or not validate_environment(params["model"], **given)["missing_keys"]
-
-
-def shared_settings(config: LiteLLMConfig) -> dict[str, Any]:
-    """The Router's arguments that a file may also give under `litellm_settings`."""
-    settings = config.litellm_settings
-    shared = {name: settings[name] for name in SHARED if name in settings}
-    return {**shared, "timeout": settings["request_timeout"]} if "request_timeout" in settings else shared
