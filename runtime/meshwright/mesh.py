@@ -33,7 +33,7 @@ from meshwright.messages import (
 )
 from meshwright.models.port import Model
 from meshwright.orchestration.acceptance import Limits, make_accept
-from meshwright.orchestration.orchestrator import Attempt, TaskRecord
+from meshwright.orchestration.record import Attempt, TaskRecord
 from meshwright.orchestration.registry import Registry
 from meshwright.prompts import Prompts
 from meshwright.run import Employed

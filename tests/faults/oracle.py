@@ -14,7 +14,7 @@ from meshwright.envelope import ActorRef, Head
 from meshwright.events.tasks import TaskSummary
 from meshwright.mesh import FINAL
 from meshwright.messages import Event, Outcome
-from meshwright.orchestration.orchestrator import TaskRecord
+from meshwright.orchestration.record import TaskRecord
 from meshwright.work.protocol import ORCHESTRATOR
 
 CLAIMS = ("task.started", "task.resumed")

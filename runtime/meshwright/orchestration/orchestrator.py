@@ -2,58 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from decimal import Decimal
-
-from pydantic import BaseModel, Field
-
 from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
 from meshwright.errors import IdempotencyConflict, MeshError, NoAgentAvailable
-from meshwright.messages import (
-    ENDED,
-    Dispatch,
-    Event,
-    Fault,
-    Outcome,
-    Receipt,
-    ScoreCard,
-    Task,
-    TaskStatus,
-    Usage,
-)
-from meshwright.money import Dollars
+from meshwright.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt, ScoreCard, Task
+from meshwright.orchestration.record import Attempt, TaskRecord
 from meshwright.orchestration.registry import Registry
 from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel
 
 SAME_AGENT_MAY_RETRY = frozenset({"ReplayMismatch"})
 """Faults of the attempt rather than of the agent."""
-
-
-class Attempt(BaseModel):
-    """One try at the task by one agent, and what its calls of models cost; None where nobody knows."""
-
-    attempt: int
-    agent_id: str
-    score_card: ScoreCard
-    started_at: datetime
-    ended_at: datetime | None = None
-    error: Fault | None = None
-    usage: Usage = Usage()
-    cost_usd: Dollars | None = Decimal(0)
-
-
-class TaskRecord(BaseModel):
-    """All that is known of a task."""
-
-    version: int = 1
-    task: Task | None = None
-    request_hash: str = ""
-    status: TaskStatus = "accepted"
-    attempts: list[Attempt] = Field(default_factory=list)
-    outcome: Outcome | None = None
-    cancelling: bool = False
 
 
 class Orchestrator(Actor[TaskRecord]):
@@ -67,7 +26,7 @@ class Orchestrator(Actor[TaskRecord]):
     @property
     def obliged(self) -> bool:
         """Whether the task is open."""
-        return self.state.task is not None and self.state.status not in ENDED
+        return self.state.is_open
 
     @turn
     def accept(self, turn: Turn, accept: Accept) -> Receipt:
@@ -96,7 +55,7 @@ class Orchestrator(Actor[TaskRecord]):
     @turn
     def settle(self, turn: Turn, outcome: Outcome) -> None:
         """Take the end of an attempt: the task's outcome, or a reason to try another agent."""
-        attempt = self._current(outcome)
+        attempt = self.state.open_for(outcome)
         if attempt is None or self.state.status in ENDED:
             return
         attempt.ended_at, attempt.error = turn.now, outcome.error
@@ -115,7 +74,7 @@ class Orchestrator(Actor[TaskRecord]):
     @turn
     def cancel(self, turn: Turn, cancel: Cancel) -> None:
         """End the task before its time; the outcome comes when its agent has let go."""
-        attempt = self._open_attempt()
+        attempt = self.state.open_attempt
         if attempt is None:
             return
         self.state.cancelling = True
@@ -124,7 +83,7 @@ class Orchestrator(Actor[TaskRecord]):
 
     def wake(self, turn: Turn) -> None:
         """The deadline has passed: the task has timed out, whatever its agent does."""
-        attempt = self._open_attempt()
+        attempt = self.state.open_attempt
         if self.state.task is None or self.state.status in ENDED:
             return
         agent_id = attempt.agent_id if attempt else ORCHESTRATOR
@@ -140,7 +99,7 @@ class Orchestrator(Actor[TaskRecord]):
 
     def redrive(self, turn: Turn) -> None:
         """Ask the agent at work again: its dispatch may have been lost, or the end of the attempt."""
-        attempt = self._open_attempt()
+        attempt = self.state.open_attempt
         if attempt is None or not self.obliged:
             return
         turn.send(self._thread(attempt), "enqueue_again", self._dispatch_of(attempt))
@@ -218,21 +177,6 @@ class Orchestrator(Actor[TaskRecord]):
         except NoAgentAvailable:
             return None
 
-    def _current(self, outcome: Outcome) -> Attempt | None:
-        """The open attempt that an outcome belongs to; a late or foreign one belongs to none."""
-        attempt = self._open_attempt()
-        if (
-            attempt is None
-            or outcome.generation != self.task.generation
-            or outcome.attempt != attempt.attempt
-        ):
-            return None
-        return attempt
-
-    def _open_attempt(self) -> Attempt | None:
-        last = self.state.attempts[-1] if self.state.attempts else None
-        return last if last is not None and last.ended_at is None else None
-
     def _thread(self, attempt: Attempt) -> ActorRef:
         return ActorRef(attempt.agent_id, f"{self.task.tenant_id}:{self.task.thread_id}")
 
@@ -251,22 +195,13 @@ class Orchestrator(Actor[TaskRecord]):
 
     def _end(self, turn: Turn, outcome: Outcome) -> None:
         total_ms = (turn.now - self.task.created_at).total_seconds() * 1000
-        whole = {"duration_ms": round(total_ms, 3), "completed_at": turn.now, **self._spent()}
+        whole = {"duration_ms": round(total_ms, 3), "completed_at": turn.now, **self.state.spent()}
         outcome = outcome.model_copy(update=whole)
         self.state.status = outcome.status
         self.state.outcome = outcome
         turn.wake_at(None)
         self._publish(turn, f"task.{outcome.status}", outcome, agent_id=outcome.agent_id)
         self._answer_parent(turn, outcome)
-
-    def _spent(self) -> dict[str, object]:
-        """What all attempts have cost; None once of one nobody knows."""
-        costs = [attempt.cost_usd for attempt in self.state.attempts]
-        known = [cost for cost in costs if cost is not None]
-        return {
-            "usage": sum((attempt.usage for attempt in self.state.attempts), start=Usage()),
-            "cost_usd": sum(known, start=Decimal(0)) if len(known) == len(costs) else None,
-        }
 
     def _answer_parent(self, turn: Turn, outcome: Outcome) -> None:
         parent = self.task.parent

@@ -1,0 +1,63 @@
+"""The record of a task: what its orchestrator knows of it, each attempt with its score card."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+
+from pydantic import BaseModel, Field
+
+from meshwright.messages import ENDED, Fault, Outcome, ScoreCard, Task, TaskStatus, Usage
+from meshwright.money import Dollars
+
+
+class Attempt(BaseModel):
+    """One try at the task by one agent, and what its calls of models cost; None where nobody knows."""
+
+    attempt: int
+    agent_id: str
+    score_card: ScoreCard
+    started_at: datetime
+    ended_at: datetime | None = None
+    error: Fault | None = None
+    usage: Usage = Usage()
+    cost_usd: Dollars | None = Decimal(0)
+
+
+class TaskRecord(BaseModel):
+    """All that is known of a task."""
+
+    version: int = 1
+    task: Task | None = None
+    request_hash: str = ""
+    status: TaskStatus = "accepted"
+    attempts: list[Attempt] = Field(default_factory=list)
+    outcome: Outcome | None = None
+    cancelling: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the task is accepted and has not ended."""
+        return self.task is not None and self.status not in ENDED
+
+    @property
+    def open_attempt(self) -> Attempt | None:
+        """The attempt that has not ended, if there is one: the last."""
+        last = self.attempts[-1] if self.attempts else None
+        return last if last is not None and last.ended_at is None else None
+
+    def open_for(self, outcome: Outcome) -> Attempt | None:
+        """The open attempt that an outcome belongs to; a late or foreign one belongs to none."""
+        attempt, task = self.open_attempt, self.task
+        if attempt is None or task is None or outcome.generation != task.generation:
+            return None
+        return attempt if outcome.attempt == attempt.attempt else None
+
+    def spent(self) -> dict[str, object]:
+        """What all attempts have cost; None once of one nobody knows."""
+        costs = [attempt.cost_usd for attempt in self.attempts]
+        known = [cost for cost in costs if cost is not None]
+        return {
+            "usage": sum((attempt.usage for attempt in self.attempts), start=Usage()),
+            "cost_usd": sum(known, start=Decimal(0)) if len(known) == len(costs) else None,
+        }
