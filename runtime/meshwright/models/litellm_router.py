@@ -10,10 +10,11 @@ import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
+
+from meshwright.models.litellm_limits import BY_USAGE, counting_class, counts, usage_of
 
 LOGGERS = (
     *("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "litellm"),
@@ -24,7 +25,6 @@ COMPLETION = (
     b'{"id": "warm-up", "object": "chat.completion", "created": 0, "model": "none", "usage": null, '
     b'"choices": [{"index": 0, "message": {"role": "assistant", "content": "."}, "finish_reason": "stop"}]}'
 )
-LIMITS = ("rpm", "tpm")
 ENFORCE = "enforce_model_rate_limits"
 LISTS = (
     "callbacks",
@@ -117,11 +117,13 @@ def make_router(deployments: Sequence[Mapping[str, Any]], settings: Mapping[str,
     hold whatever the strategy. Raises what LiteLLM raises for a value that it does not accept.
     """
     arguments = copy.deepcopy(dict(settings))
-    if any(limited(each) for each in deployments):
-        checks = arguments.get("optional_pre_call_checks") or []
-        arguments["optional_pre_call_checks"] = [*checks, *({ENFORCE} - set(checks))]
+    checks = arguments.get("optional_pre_call_checks") or []
+    arguments["optional_pre_call_checks"] = [each for each in checks if each != ENFORCE]  # it is ours below
+    if arguments.get("routing_strategy") in BY_USAGE:
+        arguments["routing_strategy"] = "usage-based-routing-v2"  # for the older one LiteLLM ignores tags
     name = str(next(COUNTER))
     router = confined_class()(model_list=[prepared(each, name) for each in deployments], **arguments)
+    router.usage = usage_of(router) if counts(deployments, arguments) else None
     router.own = adopted(router, name)
     return router
 
@@ -152,17 +154,11 @@ def id_in_file(deployment: str | None) -> str | None:
     return deployment.rpartition("@")[0] if deployment else None
 
 
-def limited(deployment: Mapping[str, Any]) -> bool:
-    """Whether the file limits how often a deployment is called."""
-    places = (deployment, deployment["litellm_params"], deployment.get("model_info") or {})
-    return any(place.get(name) is not None for place in places for name in LIMITS)
-
-
 def confined_class() -> Any:
     """The class of our Routers: LiteLLM's, without what reaches over into others of the process."""
-    from litellm import Router
+    counting: Any = counting_class()
 
-    class ConfinedRouter(Router):
+    class ConfinedRouter(counting):
         """Heeds its own limits and strategy alone: LiteLLM asks those of every Router of the process."""
 
         own: tuple[Any, ...] = ()
@@ -175,7 +171,7 @@ def confined_class() -> Any:
             order = request_kwargs.get("_target_order")
             for _ in self.model_list:
                 picked = await super().async_get_available_deployment(model, request_kwargs, *args, **kwargs)
-                if await takes_a_call(self, picked):
+                if self.usage is None or await self.usage.takes_a_call(picked):
                     return picked
                 request_kwargs |= {} if order is None else {"_target_order": order}
             raise OverLimit
@@ -216,24 +212,6 @@ def confined_class() -> Any:
             return model_response
 
     return ConfinedRouter
-
-
-async def takes_a_call(router: Any, deployment: dict[str, Any]) -> bool:
-    """Count a call of a deployment; one that has none left rests until the next minute."""
-    from litellm import RateLimitError
-    from litellm.router_utils.pre_call_checks.model_rate_limit_check import ModelRateLimitingCheck
-
-    for each in router.own:
-        if isinstance(each, ModelRateLimitingCheck):
-            try:
-                await each.async_pre_call_check(deployment, None)
-            except RateLimitError as error:
-                left = 60 - time.time() % 60
-                router.cooldown_cache.add_deployment_to_cooldown(
-                    deployment["model_info"]["id"], error, 429, left
-                )
-                return False
-    return True
 
 
 def connection_of(stream: Any) -> Any:
