@@ -24,7 +24,8 @@ from meshwright.turns import ActorKind
 A_DOLLAR_A_TOKEN = Price(input=ZERO, output=Decimal(1_000_000))
 """Of what is written: `max_tokens` is the estimate of a call in dollars."""
 
-Answer = Callable[[ModelRequest, OnDelta | None], Any]
+STEP = {"task_id": "t1", "agent_id": "clerk", "tenant_id": "default", "attempt": 1, "step": 1}
+"""Whose call it is: the first step of a task."""
 
 
 class Provider:
@@ -120,3 +121,17 @@ async def spending(
         yield Spending(host, log, clock, Prices(default=price, listed=dict), *declared)
     finally:
         await host.stop()
+
+
+def replying(**fields: Any) -> Any:
+    """A provider's way to answer that says so of its reply."""
+
+    async def complete(*args: object) -> ModelReply:
+        return ModelReply(model="provider-1", **fields)
+
+    return complete
+
+
+async def until(happened: Callable[[], Any]) -> None:
+    while not happened():
+        await asyncio.sleep(0)

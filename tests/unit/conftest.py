@@ -1,0 +1,5 @@
+"""What the unit tests share."""
+
+from tests.providers.fixtures import fake
+
+__all__ = ["fake"]

@@ -1,0 +1,216 @@
+"""What a call is charged to a budget, however it ends, and what is told of it."""
+
+import asyncio
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from meshwright.errors import StoreUnavailable
+from meshwright.ledger.calls import left
+from meshwright.ledger.estimate import most_prompt_tokens
+from meshwright.messages import Usage
+from meshwright.models.port import (
+    BEGIN_ANEW,
+    BudgetExceeded,
+    ContentRefused,
+    ModelRefused,
+    ModelTimeout,
+    ModelUnavailable,
+    PriceUnknown,
+    RateLimited,
+)
+from meshwright.money import ZERO, Price
+from tests.unit.budgeting import STEP, budget, replying, request, spending, until
+
+# How a call ends
+
+
+@pytest.mark.parametrize("failure", [RateLimited("x"), ModelRefused("x"), ModelUnavailable("x")])
+async def test_a_failure_that_cost_nothing_gives_back_what_was_reserved(failure: Exception) -> None:
+    async with spending(budget(10)) as mesh:
+        mesh.provider.failure = failure
+        with pytest.raises(type(failure)):
+            await mesh.call(8)
+        assert await mesh.balance("pot:mesh") == (0, 0)
+        assert [(call["outcome"], call["cost_usd"]) for call in mesh.told] == [("failed", 0)]
+
+
+@pytest.mark.parametrize("failure", [ModelTimeout("x"), ContentRefused("x"), KeyError("a defect")])
+async def test_a_failure_that_nobody_knows_the_cost_of_counts_as_the_estimate(failure: Exception) -> None:
+    async with spending(budget(10)) as mesh:
+        mesh.provider.failure = failure
+        with pytest.raises(type(failure)) as error:
+            await mesh.call(8)
+        assert await mesh.balance("pot:mesh") == (8, 0)
+        assert [(call["outcome"], call["cost_usd"]) for call in mesh.told] == [("failed", 8)]
+        assert (call := left(error.value)) is not None
+        assert call.cost_usd == 8
+
+
+async def test_a_cancelled_call_counts_as_the_estimate() -> None:
+    async with spending(budget(10)) as mesh:
+        mesh.provider.open.clear()
+        call = asyncio.create_task(mesh.call(8))
+        await until(lambda: mesh.provider.requests)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert await mesh.balance("pot:mesh") == (8, 0)
+        assert [(call["outcome"], call["cost_usd"]) for call in mesh.told] == [("cancelled", 8)]
+
+
+async def test_of_a_stream_that_breaks_off_the_pieces_that_came_are_counted() -> None:
+    heard: list[str] = []
+    async with spending(budget(100)) as mesh:
+        mesh.provider.pieces = ["ab", BEGIN_ANEW, "cde"]
+        mesh.provider.failure = ModelUnavailable("the stream broke off")
+        with pytest.raises(ModelUnavailable):
+            await mesh.call(80, on_delta=heard.append)
+        assert heard == ["ab", BEGIN_ANEW, "cde"]
+        assert await mesh.balance("pot:mesh") == (5, 0)
+        usage = mesh.told[0]["usage"]
+        assert usage.completion_tokens == 5
+        assert usage.prompt_tokens == 2 * most_prompt_tokens(request(80))
+
+
+async def test_a_call_cancelled_while_it_asks_for_room_leaves_nothing_reserved() -> None:
+    async with spending(budget(10)) as mesh:
+        call = asyncio.create_task(mesh.call(8))
+        for _ in range(2):
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert await mesh.balance("pot:mesh") == (0, 0)
+        assert [(call["outcome"], call["cost_usd"]) for call in mesh.told] == [("cancelled", 0)]
+        assert mesh.provider.requests == []
+
+
+async def test_an_account_that_cannot_be_asked_allows_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*args: object, **kwargs: object) -> None:
+        raise StoreUnavailable("the store is away")
+
+    async with spending(budget(10)) as mesh:
+        monkeypatch.setattr("meshwright.ledger.desk.PAUSES_SECONDS", (0.0, 0.0))
+        with monkeypatch.context() as patch:
+            patch.setattr(mesh.host, "call", away)
+            with pytest.raises(StoreUnavailable):
+                await mesh.call()
+            await mesh.model.budgets.settled()
+        assert mesh.provider.requests == []
+        await mesh.call()
+
+
+async def test_an_account_that_is_away_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with spending(budget(10)) as mesh:
+        monkeypatch.setattr("meshwright.ledger.desk.PAUSES_SECONDS", (0.0, 0.0))
+        honest, answers = mesh.host.call, iter([True, False])
+
+        async def lose_the_first_answer(*args: Any, **kwargs: Any) -> Any:
+            reply = await honest(*args, **kwargs)
+            if next(answers, False):
+                raise StoreUnavailable("it may have happened")
+            return reply
+
+        monkeypatch.setattr(mesh.host, "call", lose_the_first_answer)
+        await mesh.call(8)
+        assert await mesh.balance("pot:mesh") == (8, 0)
+
+
+# What is told
+
+
+async def test_the_ledger_is_told_of_what_no_journal_tells() -> None:
+    async with spending(budget(2)) as mesh:
+        await mesh.call(1, metadata=STEP)
+        assert mesh.told == []
+        await mesh.call(1)
+        with pytest.raises(BudgetExceeded):
+            await mesh.call(1, metadata=STEP)
+    assert [(call["outcome"], call["cost_usd"], call["error"]) for call in mesh.told] == [
+        ("ok", 1, None),
+        ("failed", 0, "BudgetExceeded"),
+    ]
+
+
+async def test_a_reply_says_what_it_cost_and_who_says_so() -> None:
+    async with spending() as mesh:
+        reply = await mesh.call(3)
+    assert (reply.cost_usd, reply.cost_source) == (3, "priced")
+    assert reply.latency_ms > 0
+
+
+async def test_what_whoever_answered_reports_is_believed() -> None:
+    async with spending(budget(10)) as mesh:
+        mesh.provider.complete = replying(cost_usd=Decimal("0.25"), cost_source="reported")  # type: ignore[method-assign]
+        reply = await mesh.call(3)
+        assert (reply.cost_usd, reply.cost_source) == (Decimal("0.25"), "reported")
+        assert await mesh.balance("pot:mesh") == (Decimal("0.25"), 0)
+
+
+async def test_an_answer_from_a_cache_costs_nothing() -> None:
+    async with spending(budget(10)) as mesh:
+        mesh.provider.complete = replying(cache_hit=True, cost_usd=Decimal(9))  # type: ignore[method-assign]
+        assert (await mesh.call(3)).cost_usd == 0
+        assert await mesh.balance("pot:mesh") == (0, 0)
+
+
+async def test_an_answer_from_a_cache_says_what_it_saves_at_our_prices() -> None:
+    hit = {"cache_hit": True, "usage": Usage(completion_tokens=3), "attempts": 0}
+    async with spending() as mesh:
+        mesh.provider.complete = replying(**hit)  # type: ignore[method-assign]
+        reply = await mesh.call(5)
+        assert (reply.cost_usd, reply.saved_usd) == (0, 3)
+        mesh.provider.complete = replying(**hit, saved_usd=Decimal(2))  # type: ignore[method-assign]
+        assert (await mesh.call(5)).saved_usd == 2
+
+
+@pytest.mark.parametrize("failure", [ModelTimeout("it waited in vain"), asyncio.CancelledError()])
+async def test_a_call_that_was_never_made_costs_nothing(failure: Any) -> None:
+    failure.attempts = 0
+    async with spending(budget(10)) as mesh:
+        mesh.provider.failure = failure
+        with pytest.raises(type(failure)):
+            await mesh.call(8)
+        assert await mesh.balance("pot:mesh") == (0, 0)
+        assert [(call["cost_usd"], call["usage"], call["attempts"]) for call in mesh.told] == [
+            (0, Usage(), 0)
+        ]
+
+
+# Prices that nobody knows
+
+
+async def test_a_hard_budget_refuses_what_nobody_knows_the_price_of() -> None:
+    async with spending(budget(10), price=None) as mesh:
+        with pytest.raises(PriceUnknown, match="set default_price") as refused:
+            await mesh.call()
+        assert (refused.value.budget, mesh.provider.requests) == ("pot", [])
+
+
+async def test_a_soft_budget_lets_it_pass_and_nobody_says_that_it_was_free() -> None:
+    async with spending(budget(10, hard=False), price=None) as mesh:
+        reply = await mesh.call()
+        assert (reply.cost_usd, reply.cost_source) == (None, "unknown")
+        mesh.provider.failure = ModelTimeout("x")
+        with pytest.raises(ModelTimeout):
+            await mesh.call()
+        assert [call["cost_usd"] for call in mesh.told] == [None, None]
+
+
+async def test_a_price_that_is_declared_counts() -> None:
+    async with spending(budget(10), price=Price(input=ZERO, output=Decimal(2_000_000))) as mesh:
+        assert (await mesh.call(2)).cost_usd == 4
+
+
+async def test_the_estimate_is_never_less_than_the_bytes_of_what_is_sent() -> None:
+    async with spending(budget(1000), price=Price(input=Decimal(1_000_000), output=ZERO)) as mesh:
+        mesh.provider.open.clear()
+        messages = request().messages[0].model_copy(update={"content": "ü" * 100 + "\ud83d"})
+        call = asyncio.create_task(mesh.call(1, messages=(messages,)))
+        await until(lambda: mesh.provider.requests)
+        _, reserved = await mesh.balance("pot:mesh")
+        assert 203 <= reserved <= 300
+        call.cancel()
+        await asyncio.wait([call])

@@ -1,0 +1,165 @@
+"""Budgets over crashes and windows: what was reserved is never spent twice, nor forgotten."""
+
+import asyncio
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshwright.ledger.account import ACCOUNT, MAX_HELD, Account, Balance, Book, BudgetAccount, Entry
+from meshwright.ledger.calls import call_id_of
+from meshwright.models.port import BudgetExceeded
+from meshwright.testing.clock import BEGINNING
+from meshwright.turns import ActorKind
+from tests.unit.budgeting import STEP, budget, request, spending, until
+from tests.unit.turns import Driven
+
+KIND = ActorKind.of(BudgetAccount, type=ACCOUNT)
+
+
+# Crashes and windows
+
+
+async def test_what_a_crash_left_reserved_counts_as_spent_when_its_time_is_over() -> None:
+    async with spending(budget(10)) as mesh:
+        await mesh.model.budgets.hold(request(8, timeout_seconds=120), "op", lambda asked: Decimal(8))
+        survivor = mesh.another()
+        with pytest.raises(BudgetExceeded):
+            await survivor.complete(request(8))
+        await mesh.clock.advance(181)
+        (view,) = await mesh.views()
+        assert (view.spent_usd, view.reserved_usd) == (8, 0)
+        await survivor.complete(request(2))
+        await survivor.budgets.settled()
+        assert await mesh.balance("pot:mesh") == (10, 0)
+
+
+async def test_a_resumed_run_finds_its_reservation_whose_call_may_have_been_made() -> None:
+    async with spending(budget(10)) as mesh:
+        step = request(4, metadata=STEP)
+        await mesh.model.budgets.hold(step, call_id_of(step), lambda asked: Decimal(4))
+        resumed = mesh.another()
+        mesh.provider.tokens = 1
+        await resumed.complete(step)
+        await resumed.budgets.settled()
+        assert await mesh.balance("pot:mesh") == (4 + 1, 0)
+
+
+async def test_a_call_that_was_thought_lost_and_ends_late_is_charged_once() -> None:
+    async with spending(budget(10)) as mesh:
+        mesh.provider.open.clear()
+        late = asyncio.create_task(mesh.call(4, metadata=STEP))
+        await until(lambda: mesh.provider.requests)
+        resumed = mesh.another()
+        again = asyncio.create_task(resumed.complete(request(4, metadata=STEP)))
+        await until(lambda: len(mesh.provider.requests) == 2)
+        mesh.provider.open.set()
+        await asyncio.gather(late, again)
+        await resumed.budgets.settled()
+        assert await mesh.balance("pot:mesh") == (8, 0)
+
+
+async def test_calls_of_one_step_at_once_are_reserved_apart() -> None:
+    async with spending(budget(10)) as mesh:
+        mesh.provider.tokens = 1
+        await asyncio.gather(*[mesh.call(3, metadata=STEP) for _ in range(3)])
+        assert await mesh.balance("pot:mesh") == (3, 0)
+
+
+@pytest.mark.parametrize(("window", "days"), [("hour", 1 / 24), ("day", 1), ("month", 31)])
+async def test_a_budget_renews_with_its_window(window: Any, days: float) -> None:
+    async with spending(budget(1, window=window), now=BEGINNING + timedelta(days=days, seconds=-9)) as mesh:
+        await mesh.call()
+        await mesh.clock.advance(8)
+        with pytest.raises(BudgetExceeded):
+            await mesh.call()
+        await mesh.clock.advance(1)
+        await mesh.call()
+        assert await mesh.balance("pot:mesh") == (1, 0)
+
+
+async def test_a_call_under_way_is_charged_to_the_window_in_which_it_ends() -> None:
+    async with spending(budget(10, window="hour")) as mesh:
+        await mesh.clock.advance(3590)
+        mesh.provider.open.clear()
+        call = asyncio.create_task(mesh.call(8))
+        await until(lambda: mesh.provider.requests)
+        await mesh.clock.advance(20)
+        with pytest.raises(BudgetExceeded):
+            await mesh.call(3)
+        mesh.provider.open.set()
+        await call
+        assert await mesh.balance("pot:mesh") == (8, 0)
+
+
+# The account
+
+
+async def test_an_account_forgets_what_is_settled_and_holds_no_more_than_it_may() -> None:
+    account, ops = Booked(limit=10**9), [f"op{number}" for number in range(MAX_HELD + 1)]
+    answers = account.book(*[account.reservation(op, "1", 1) for op in ops])
+    assert answers == ["held"] * MAX_HELD + ["crowded"]
+    account.book(*[settlement(op, "1", 1) for op in ops])
+    assert (account.state.held, account.state.spent) == ({}, MAX_HELD)
+
+
+MOVES = st.lists(
+    st.tuples(
+        st.sampled_from(["reserve", "settle", "crash", "repeat", "wait"]),
+        st.integers(0, 4),  # which step
+        st.integers(0, 40),  # the most that it may cost
+        st.integers(0, 40),  # what it costs, if it may
+    ),
+    max_size=60,
+)
+
+
+@given(limit=st.integers(0, 60), moves=MOVES)
+def test_whatever_crashes_repeats_and_ends_late_no_more_is_spent_than_there_is(
+    limit: int, moves: list[tuple[str, int, int, int]]
+) -> None:
+    account, calls, spent = Booked(limit), dict[str, tuple[str, int, int]](), 0
+    for number, (move, step, most, cost) in enumerate(moves):
+        op = f"op{step}"
+        if move == "reserve" and op not in calls:
+            if account.book(account.reservation(op, str(number), most)) == ["held"]:
+                calls[op] = (str(number), most, min(cost, most))
+                spent += min(cost, most)
+        elif move == "settle" and op in calls:
+            call, _, true_cost = calls.pop(op)
+            account.book(*[settlement(op, call, true_cost)] * 2)
+        elif move == "crash":
+            calls.pop(op, None)
+        elif move == "repeat" and op in calls:
+            account.book(account.reservation(op, *calls[op][:2]))
+        elif move == "wait":
+            account.actor.later(most)
+        assert spent <= account.state.spent + account.state.reserved <= limit
+
+
+class Booked:
+    """One account, booked with by hand: reservations are for 30 seconds."""
+
+    def __init__(self, limit: int) -> None:
+        self.account = Account(budget="pot", scope="mesh", key="mesh", limit_usd=Decimal(limit))
+        self.actor = Driven(KIND, self.account.id)
+
+    @property
+    def state(self) -> Balance:
+        return self.actor.state
+
+    def reservation(self, op: str, call: str, amount: int) -> Entry:
+        until = self.actor.now.timestamp() + 30
+        return Entry(kind="reserve", op=op, call=call, amount=Decimal(amount), until=until)
+
+    def book(self, *entries: Entry) -> list[str]:
+        """The answers to the reservations among them."""
+        verdicts = self.actor.take("book", Book(account=self.account, entries=entries)).reply
+        return [verdict.answer for verdict in verdicts]
+
+
+def settlement(op: str, call: str, amount: int) -> Entry:
+    return Entry(kind="settle", op=op, call=call, amount=Decimal(amount))

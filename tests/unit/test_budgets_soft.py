@@ -1,0 +1,74 @@
+"""Soft budgets: they warn, and may lead calls to a cheaper tag."""
+
+from typing import Any
+
+from meshwright.run.told import model_called
+from tests.unit.budgeting import STEP, budget, request, spending
+
+
+async def test_a_soft_budget_tells_once_that_it_is_exceeded_and_lets_calls_go_on() -> None:
+    async with spending(budget(2, hard=False)) as mesh:
+        for _ in range(4):
+            await mesh.call()
+        assert await mesh.balance("pot:mesh") == (4, 0)
+        (event,) = mesh.happened("budget.exceeded")
+        assert event.payload["budget"] == "pot"
+        assert (event.payload["limit_usd"], event.payload["spent_usd"]) == ("2", "2")
+
+
+async def test_a_soft_budget_goes_on_with_its_cheaper_tag() -> None:
+    async with spending(budget(1, hard=False, cheaper_tag="cheap")) as mesh:
+        for tags in (
+            ("research", "expensive"),
+            ("research", "expensive"),
+            ("medium", "cheap"),
+            ("research",),
+        ):
+            await mesh.call(1, tags=tags)
+        assert [asked.tags for asked in mesh.provider.requests] == [
+            ("research", "expensive"),
+            ("research", "cheap"),
+            ("cheap",),
+            ("research",),
+        ]
+        assert await mesh.balance("pot:mesh") == (4, 0)
+
+
+async def test_the_ledger_is_told_of_the_tags_that_a_call_was_made_with() -> None:
+    async with spending(budget(1, hard=False, cheaper_tag="cheap")) as mesh:
+        step = request(1, tags=("research", "expensive"), metadata=STEP)
+        told: list[Any] = []
+        for _ in range(2):
+            reply = await mesh.model.complete(step)
+            told += [payload["tags"] for _, payload in model_called(step, reply, 0.0)]
+            await mesh.model.complete(step.model_copy(update={"metadata": {}}))
+        assert told == [("research", "expensive"), ("research", "cheap")]
+        assert [call["tags"] for call in mesh.told] == [("research", "cheap")] * 2
+
+
+async def test_a_call_with_a_cheaper_tag_is_charged_to_that_tag() -> None:
+    dear = budget(1, "dear", scope="tag", of="expensive", hard=False, cheaper_tag="cheap")
+    async with spending(dear, budget(5, "all", scope="tag")) as mesh:
+        await mesh.call(1, tags=("expensive",))
+        await mesh.call(1, tags=("expensive",))
+        assert await mesh.balance("dear:expensive") == (1, 0)
+        assert await mesh.balance("all:expensive") == (1, 0)
+        assert await mesh.balance("all:cheap") == (1, 0)
+
+
+async def test_four_fifths_are_warned_of_once_a_window() -> None:
+    async with spending(budget(10, window="hour")) as mesh:
+        for _ in range(2):
+            for dollars in (7, 1, 1):
+                await mesh.call(dollars)
+            await mesh.balance("pot:mesh")
+            await mesh.clock.advance(3600)
+        assert [event.payload["spent_usd"] for event in mesh.happened("budget.warned")] == ["8", "8"]
+        assert len(mesh.happened("budget.opened")) == 1
+
+
+async def test_what_is_told_of_a_tenant_is_for_that_tenant() -> None:
+    async with spending(budget(1, scope="tenant")) as mesh:
+        await mesh.call(1, metadata={"tenant_id": "acme"})
+        await mesh.balance("pot:acme")
+        assert {event.tenant_id for event in mesh.events} == {"acme"}

@@ -1,0 +1,226 @@
+"""Every fault of a server has its kind in the HTTP adapter, and tells neither key nor prompt."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from meshwright.errors import ModelError
+from meshwright.models.http import HttpModel
+from meshwright.models.port import (
+    AllProvidersDown,
+    ChatMessage,
+    ContentRefused,
+    ContextTooLong,
+    ModelRefused,
+    ModelTimeout,
+    ModelUnavailable,
+    RateLimited,
+    Unauthorized,
+    Unsupported,
+)
+from tests.providers.fake import FakeProvider, Fault
+from tests.unit.http_calls import KEY, PROMPT, request
+
+
+@pytest.fixture
+async def model(fake: FakeProvider) -> AsyncIterator[HttpModel]:
+    model = HttpModel(fake.url, KEY)
+    yield model
+    await model.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Fault(status=307, headers={"location": "http://elsewhere/"}), ModelRefused),
+        (Fault(status=400), ModelRefused),
+        (Fault(status=401), Unauthorized),
+        (Fault(status=403), Unauthorized),
+        (Fault(status=400, body={"error": {"type": "no_db_connection"}}), Unauthorized),
+        (Fault(status=404), ModelRefused),
+        (Fault(status=408), ModelTimeout),
+        (Fault(status=422), ModelRefused),
+        (Fault(status=429), RateLimited),
+        (Fault(status=429, body={"error": {"code": "insufficient_quota"}}), ModelRefused),
+        (Fault(status=500), ModelUnavailable),
+        (Fault(status=503), ModelUnavailable),
+        (Fault(status=529), ModelUnavailable),
+        (Fault(status=400, body={"error": {"code": "context_length_exceeded"}}), ContextTooLong),
+        (
+            Fault(status=400, body={"error": {"message": "litellm.ContextWindowExceededError: no"}}),
+            ContextTooLong,
+        ),
+        (Fault(status=400, body=["not an error body"]), ModelRefused),
+        (Fault(status=400, body={"error": {"code": "content_filter"}}), ContentRefused),
+        (
+            Fault(status=400, body={"error": {"message": "litellm.ContentPolicyViolationError: no"}}),
+            ContentRefused,
+        ),
+        (
+            Fault(status=429, body={"error": {"message": "No deployments available for selected model"}}),
+            AllProvidersDown,
+        ),
+        (Fault(kind="drop"), ModelUnavailable),
+        (Fault(kind="garbage"), ModelUnavailable),
+        (Fault(kind="wrong-type"), ModelUnavailable),
+        (Fault(kind="body", body=[1]), ModelUnavailable),
+        (Fault(kind="body", body={"choices": []}), ModelUnavailable),
+        (Fault(kind="body", body={"error": {"message": PROMPT}}), ModelUnavailable),
+        (Fault(kind="body", body={"choices": [{"message": {"content": 7}}]}), ModelUnavailable),
+        (
+            Fault(kind="body", body={"choices": [{"message": {"tool_calls": [{"id": "c"}]}}]}),
+            ModelUnavailable,
+        ),
+    ],
+)
+async def test_every_fault_has_its_kind_and_its_text_quotes_neither_key_nor_prompt(
+    fake: FakeProvider, model: HttpModel, fault: Fault, kind: type[ModelError]
+) -> None:
+    fake.faults.append(fault)
+    with pytest.raises(ModelError) as failed:
+        await model.complete(request())
+    assert type(failed.value) is kind
+    assert failed.value.retryable is kind.retryable
+    assert len(fake.calls) == 1
+    chain: BaseException | None = failed.value
+    while chain is not None and not chain.__suppress_context__:
+        chain = chain.__context__
+        assert KEY not in str(chain) and PROMPT not in str(chain)
+    assert KEY not in str(failed.value) and PROMPT not in str(failed.value)
+
+
+async def test_a_prompt_that_an_error_quotes_does_not_decide_its_kind(
+    fake: FakeProvider, model: HttpModel
+) -> None:
+    fake.faults.append(Fault(status=400))  # it quotes the request
+    text = f"{'x' * 300} insufficient_quota, context length, no_db_connection"
+    with pytest.raises(ModelRefused) as failed:
+        await model.complete(request(messages=(ChatMessage(role="user", content=text),)))
+    assert type(failed.value) is ModelRefused
+    assert "rejected the request" in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "what"),
+    [
+        (400, {"message": "registry.ollama.ai/library/gemma:2b does not support tools"}, "tools"),
+        (404, {"message": "No endpoints found that support tool use. To learn more", "code": 404}, "tools"),
+        (
+            400,
+            {"message": '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser'},
+            "tools",
+        ),
+        (400, {"message": "Function calling is not enabled for this model"}, "tools"),
+        (422, {"message": "Unsupported parameter", "param": "tools"}, "tools"),
+        (
+            400,
+            {"message": "litellm.UnsupportedParamsError: p does not support parameters: ['tools'], for m"},
+            "tools",
+        ),
+        (400, {"message": "This response_format type is unavailable now"}, "response_format"),
+        (
+            400,
+            {"message": "'response_format.type' : value is not one of the allowed values ['text']"},
+            "response_format",
+        ),
+        (422, {"message": "json_schema is not supported with this model"}, "response_format"),
+        (400, {"message": "Function calling with a response mime type is unsupported"}, ""),
+        (404, {"message": "No endpoints found that support the provided 'tool_choice' value"}, ""),
+    ],
+)
+async def test_a_part_of_a_request_that_a_model_does_not_take_is_known_by_the_providers_words(
+    fake: FakeProvider, model: HttpModel, status: int, error: dict[str, Any], what: str
+) -> None:
+    fake.faults.append(Fault(status=status, body={"error": error}))
+    with pytest.raises(Unsupported) as failed:
+        await model.complete(request())
+    assert (failed.value.what, failed.value.answered, failed.value.retryable) == (what, status, False)
+    assert error["message"] not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (404, {"message": "The model `gpt-5` does not exist"}),
+        (400, {"message": "Invalid schema: 'default' is not permitted", "param": "tools[0].function"}),
+        (400, {"message": "Invalid 'tools': array too long"}),
+        (400, {"message": "temperature does not support 0.2 with this model"}),
+    ],
+)
+async def test_another_refusal_is_not_taken_for_a_part_that_a_model_does_not_take(
+    fake: FakeProvider, model: HttpModel, status: int, error: dict[str, Any]
+) -> None:
+    fake.faults.append(Fault(status=status, body={"error": error}))
+    with pytest.raises(ModelRefused) as failed:
+        await model.complete(request())
+    assert (type(failed.value), failed.value.answered) == (ModelRefused, status)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("2", 2.0),
+        ("0.5", 0.5),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("soon", None),
+        ("-1", None),
+        ("inf", None),
+    ],
+)
+async def test_a_rate_limit_says_how_long_to_wait(
+    fake: FakeProvider, model: HttpModel, header: str, seconds: float | None
+) -> None:
+    fake.faults.append(Fault(status=429, headers={"retry-after": header}))
+    with pytest.raises(RateLimited) as limited:
+        await model.complete(request())
+    assert limited.value.retry_after_seconds == seconds
+
+
+async def test_a_proxy_whose_deployments_cool_down_says_for_how_long(
+    fake: FakeProvider, model: HttpModel
+) -> None:
+    said = "No deployments available for selected model, Try again in 30 seconds. Passed model=default"
+    fake.faults.append(Fault(status=429, body={"error": {"message": said}}))
+    with pytest.raises(AllProvidersDown) as down:
+        await model.complete(request())
+    assert down.value.retry_after_seconds == 30.0
+
+
+async def test_a_proxy_whose_fallbacks_failed_too_says_so_behind_what_it_quotes(
+    fake: FakeProvider, model: HttpModel
+) -> None:
+    said = f"litellm.InternalServerError: {'x' * 900}. Error doing the fallback: {'y' * 900}"
+    for status, kind in ((500, AllProvidersDown), (400, ModelRefused)):
+        fake.faults.append(Fault(status=status, body={"error": {"message": said}}))
+        with pytest.raises(ModelError) as failed:
+            await model.complete(request())
+        assert type(failed.value) is kind
+
+
+async def test_a_provider_out_of_a_proxys_reach_is_not_called_a_servers_fault(
+    fake: FakeProvider, model: HttpModel
+) -> None:
+    said = "litellm.InternalServerError: OpenAIException - Connection error."
+    fake.faults.append(Fault(status=500, body={"error": {"message": said}}))
+    with pytest.raises(ModelUnavailable, match="it cannot reach the model's provider"):
+        await model.complete(request())
+
+
+async def test_a_reply_over_the_limit_is_not_read_to_its_end(fake: FakeProvider) -> None:
+    model = HttpModel(fake.url, KEY, max_reply_bytes=1_000)
+    fake.faults.append(Fault(kind="oversized", size=1_000_000))
+    with pytest.raises(ModelError, match="more than 1,000 bytes") as failed:
+        await model.complete(request())
+    assert not failed.value.retryable
+    await model.close()
+
+
+async def test_nobody_at_the_address_is_said_with_the_address_and_what_to_do(fake: FakeProvider) -> None:
+    await fake.runner.cleanup()
+    model = HttpModel(fake.url, KEY)
+    with pytest.raises(
+        ModelUnavailable, match=rf"Cannot connect to {fake.url}: connection refused.*LITELLM_BASE_URL"
+    ):
+        await model.complete(request())
+    await model.close()
