@@ -5,6 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.nodes import Nodes
+from tests.providers.fixtures import fake, other
+
+__all__ = ["fake", "nodes", "other"]
 
 
 @pytest.fixture(scope="session")

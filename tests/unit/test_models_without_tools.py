@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from pydantic import BaseModel
 
 from meshwright import Agent, Capability, tool
 from meshwright.models.http import HttpModel
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolSpec, Unsupported
-from meshwright.models.router import RouterModel, litellm_is_installed
+from meshwright.models.port import ModelReply, ModelRequest, Unsupported
 from meshwright.testing import mesh_for
 from tests.providers.fake import FakeProvider, Fault
 
@@ -166,12 +164,6 @@ async def test_tools_and_a_shape_go_together(without: tuple[str, ...]) -> None:
 # Over HTTP, and in the ledger
 
 
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeProvider]:
-    async with FakeProvider() as fake:
-        yield fake
-
-
 async def test_a_server_that_refuses_tools_gets_them_in_words_and_each_try_is_a_call(
     fake: FakeProvider, tmp_path: Path
 ) -> None:
@@ -186,33 +178,3 @@ async def test_a_server_that_refuses_tools_gets_them_in_words_and_each_try_is_a_
     assert [call["error"] for call in calls] == ["Unsupported", None, None]
     assert [call["tool_calls"] for call in calls] == [[], ["pantry"], []]
     assert len({call["call_id"] for call in calls}) == 3
-
-
-# By LiteLLM's Router
-
-TWO_GROUPS = """
-model_list:
-  - model_name: known
-    litellm_params: {{model: perplexity/sonar, api_key: none}}
-  - model_name: asked
-    litellm_params: {{model: openai/gemma, api_key: none, api_base: "{url}/v1"}}
-"""
-
-
-@pytest.mark.skipif(not litellm_is_installed(), reason="needs LiteLLM")
-@pytest.mark.parametrize("group", ["known", "asked"])
-async def test_what_litellm_or_a_server_behind_it_says_of_tools_is_told_apart(
-    fake: FakeProvider, tmp_path: Path, group: str
-) -> None:
-    (tmp_path / "litellm_config.yaml").write_text(TWO_GROUPS.format(url=fake.url))
-    fake.faults.append(NO_TOOLS)
-    model = RouterModel(tmp_path / "litellm_config.yaml")
-    look = ToolSpec(name="look", description="Look.", parameters={"type": "object", "properties": {}})
-    request = ModelRequest(
-        model=group, user="cook", messages=(ChatMessage(role="user", content="Cook!"),), tools=(look,)
-    )
-    with pytest.raises(Unsupported) as failed:
-        await model.complete(request)
-    await model.close()
-    assert (failed.value.what, failed.value.answered) == ("tools", 400)
-    assert len(fake.calls) == (group == "asked")

@@ -1,0 +1,158 @@
+"""Fallbacks by LiteLLM's real Router: who answers when a deployment cannot, and who is not asked."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from meshwright.errors import ModelError
+from meshwright.models.port import BEGIN_ANEW, AllProvidersDown, ModelRefused, ModelUnavailable
+from tests.integration.litellm_routers import TIERS, Make, asked, deployment, request, routers, three
+from tests.providers.fake import FakeProvider, Fault
+
+# LiteLLM reads its streams by an attribute that pydantic deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
+
+
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Make]:
+    async with routers(tmp_path) as make:
+        yield make
+
+
+async def test_a_group_that_fails_is_answered_by_its_fallback(make: Make, fake: FakeProvider) -> None:
+    deployments = [deployment(fake, "quality", TIERS["expensive"]), deployment(fake, "fast", TIERS["cheap"])]
+    model = make(deployments, router_settings={"fallbacks": [{"quality": ["fast"]}]})
+    fake.faults.append(Fault(status=500))
+    assert (await model.complete(request(model="quality"))).model == "gpt-5.4-nano"
+    assert len(fake.calls) == 2
+
+
+async def test_a_group_that_lost_all_its_deployments_is_answered_by_its_fallback(
+    make: Make, fake: FakeProvider
+) -> None:
+    lost = deployment(fake, "quality", TIERS["expensive"], api_key="os.environ/NOT_SET")
+    deployments = [lost, deployment(fake, "fast", TIERS["cheap"])]
+    model = make(deployments, router_settings={"fallbacks": [{"quality": ["fast"]}]})
+    assert (await model.complete(request(model="quality"))).model == "gpt-5.4-nano"
+
+
+async def test_retries_that_the_file_asks_for_are_not_made(make: Make, fake: FakeProvider) -> None:
+    params = {"max_retries": 3, "num_retries": 3}
+    policy = {"InternalServerErrorRetries": 3}
+    router_settings = {
+        "num_retries": 3,
+        "retry_policy": policy,
+        "model_group_retry_policy": {"default": policy},
+    }
+    settings = {"router_settings": router_settings, "litellm_settings": {"num_retries": 3}}
+    model = make([deployment(fake, "default", TIERS["medium"], **params)], **settings)
+    fake.faults.extend(Fault(status=500) for _ in range(9))
+    with pytest.raises(ModelUnavailable):
+        await model.complete(request())
+    assert len(fake.calls) == 1
+
+
+CHAIN = {"fallbacks": [{"quality": ["fast"]}, {"fast": ["last"]}]}
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+async def test_what_another_deployment_cannot_mend_is_not_paid_twice(
+    make: Make, fake: FakeProvider, status: int
+) -> None:
+    settings = {**CHAIN, "default_fallbacks": ["last"], "disable_cooldowns": True}
+    model = make(three(fake), router_settings=settings)
+    for on_delta in (None, [].append):
+        fake.faults.append(Fault(status=status))
+        with pytest.raises(ModelError) as failed:
+            await model.complete(request(model="quality"), on_delta)
+        assert not failed.value.retryable
+    assert asked(fake) == ["gpt-5.4-mini"] * 2
+
+
+@pytest.mark.parametrize("fault", [Fault(status=429), Fault(status=408), Fault(kind="drop")], ids=str)
+async def test_a_chain_of_fallbacks_is_followed_to_its_end(
+    make: Make, fake: FakeProvider, fault: Fault
+) -> None:
+    model = make(three(fake), router_settings=CHAIN)
+    fake.faults.extend([fault, fault])
+    reply = await model.complete(request(model="quality"))
+    assert (reply.model, reply.attempts) == ("gpt-5.4-nano", 3)
+    assert asked(fake) == ["gpt-5.4-mini", "gpt-5.4", "gpt-5.4-nano"]
+
+
+async def test_a_stream_that_dies_is_begun_anew_by_the_fallback(make: Make, fake: FakeProvider) -> None:
+    model = make(three(fake), router_settings=CHAIN)
+    fake.faults.append(Fault(kind="drop"))
+    told: list[str] = []
+    reply = await model.complete(request(model="quality"), told.append)
+    anew = told.index(BEGIN_ANEW)
+    assert anew > 0 and "".join(told[anew + 1 :]) == reply.content
+    # LiteLLM itself would have had the next model go on where the first broke off.
+    assert len(fake.calls[1].body["messages"]) == 1
+
+
+async def test_when_nobody_answers_it_is_said_what_each_of_them_had(make: Make, fake: FakeProvider) -> None:
+    model = make(three(fake), router_settings=CHAIN)
+    fake.faults.extend(Fault(status=429, headers={"retry-after": str(wait)}) for wait in (9, 5, 7))
+    with pytest.raises(AllProvidersDown, match=r"'quality'.*'fast'.*'last'") as down:
+        await model.complete(request(model="quality"))
+    assert down.value.retryable and down.value.retry_after_seconds == 5.0
+
+
+async def test_the_default_fallback_is_for_groups_without_one_of_their_own(
+    make: Make, fake: FakeProvider
+) -> None:
+    model = make(three(fake), router_settings={**CHAIN, "default_fallbacks": ["quality"]})
+    fake.faults.append(Fault(status=500))
+    assert (await model.complete(request(model="last"))).model == "gpt-5.4-mini"
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (
+            "context_window_fallbacks",
+            {"code": "context_length_exceeded", "message": "maximum context length"},
+        ),
+        ("content_policy_fallbacks", {"code": "content_policy_violation", "message": "safety system"}),
+    ],
+)
+async def test_a_refusal_has_fallbacks_of_its_own_kind_alone(
+    make: Make, fake: FakeProvider, kind: str, error: dict[str, str]
+) -> None:
+    model = make(
+        three(fake), router_settings={"fallbacks": [{"quality": ["fast"]}], kind: [{"quality": ["last"]}]}
+    )
+    for group, order in (("quality", ["gpt-5.4-mini", "gpt-5.4-nano"]), ("fast", ["gpt-5.4"])):
+        fake.calls.clear()
+        fake.faults.append(Fault(status=400, body={"error": error}))
+        try:
+            assert (await model.complete(request(model=group))).attempts == 2
+        except ModelRefused:
+            assert group == "fast"
+        assert asked(fake) == order
+
+
+async def test_an_answer_that_is_held_back_is_given_by_the_policys_fallback(
+    make: Make, fake: FakeProvider
+) -> None:
+    model = make(three(fake), router_settings={"content_policy_fallbacks": [{"quality": ["last"]}]})
+    fake.replies.append({"content": "", "finish_reason": "content_filter"})
+    assert (await model.complete(request(model="quality"))).model == "gpt-5.4-nano"
+
+
+async def test_the_next_order_is_asked_before_the_fallbacks_and_not_after_a_bad_request(
+    make: Make, fake: FakeProvider
+) -> None:
+    first, second, last = three(fake)
+    for number, each in enumerate((first, second), start=1):
+        each["model_name"] = "quality"
+        each["litellm_params"]["order"] = number
+    model = make([first, second, last], router_settings={"fallbacks": [{"quality": ["last"]}]})
+    fake.faults.append(Fault(status=400))
+    with pytest.raises(ModelRefused):
+        await model.complete(request(model="quality"))
+    fake.faults.extend([Fault(status=500), Fault(status=500)])
+    assert (await model.complete(request(model="quality"))).attempts == 3
+    assert asked(fake) == ["gpt-5.4-mini", "gpt-5.4-mini", "gpt-5.4", "gpt-5.4-nano"]

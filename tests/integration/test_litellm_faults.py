@@ -1,0 +1,131 @@
+"""What fails behind LiteLLM's Router is told by its kind, in few words and without key and prompt."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from meshwright.errors import ModelError
+from meshwright.models.port import (
+    ModelRefused,
+    ModelTimeout,
+    ModelUnavailable,
+    RateLimited,
+    ToolSpec,
+    Unauthorized,
+    Unsupported,
+)
+from tests.integration.litellm_routers import KEY, TIERS, Make, deployment, request, routers
+from tests.providers.fake import FakeProvider, Fault
+
+# LiteLLM reads its streams by an attribute that pydantic deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
+
+
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Make]:
+    async with routers(tmp_path) as make:
+        yield make
+
+
+async def test_twenty_faults_at_once_each_meet_their_own_call(make: Make, fake: FakeProvider) -> None:
+    faults: list[tuple[Fault, type[ModelError] | None]] = [
+        (Fault(status=400), ModelRefused),
+        (Fault(status=401), Unauthorized),
+        (Fault(status=403), Unauthorized),
+        (Fault(status=404), ModelRefused),
+        (Fault(status=408), ModelTimeout),
+        (Fault(status=429), RateLimited),
+        (Fault(status=429, headers={"retry-after": "3"}), RateLimited),
+        (Fault(status=500), ModelUnavailable),
+        (Fault(status=503, headers={"retry-after": "3"}), ModelUnavailable),
+        (Fault(status=529), ModelUnavailable),
+        (Fault(kind="hang"), ModelTimeout),
+        (Fault(kind="slow", seconds=60), ModelTimeout),
+        (Fault(kind="slow", seconds=0.2), None),
+        (Fault(kind="drip", seconds=0.6), ModelTimeout),
+        (Fault(kind="drip", seconds=0.001), None),
+        (Fault(kind="drop"), ModelUnavailable),
+        (Fault(kind="stall"), ModelTimeout),
+        (Fault(kind="error", status=529), ModelUnavailable),
+        (Fault(kind="garbage"), ModelUnavailable),
+        (Fault(kind="wrong-type"), ModelUnavailable),
+    ]
+    groups = [f"group{number}" for number in range(len(faults))]
+    deployments = [
+        deployment(fake, group, TIERS["medium"], api_base=f"{fake.at(group)}/v1") for group in groups
+    ]
+    model = make(deployments, router_settings={"disable_cooldowns": True})
+    await model.complete(request(model="group0"))
+    for group, (fault, _) in zip(groups, faults, strict=True):
+        fake.faults_of[group].append(fault)
+    calls = [model.complete(request(model=group, timeout_seconds=5.0), [].append) for group in groups]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    met = [type(each) if isinstance(each, Exception) else None for each in results]
+    assert met == [kind for _, kind in faults]
+    assert [len(fake.calls_of(group)) for group in groups] == [2] + [1] * (len(groups) - 1)
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"LITELLM_LOG": "DEBUG", "LITELLM_LOCAL_MODEL_COST_MAP": "False"}]
+)
+def test_a_provider_out_of_reach_is_told_in_a_few_lines_without_key_and_prompt(
+    tmp_path: Path, free_tcp_port: int, environment: dict[str, str]
+) -> None:
+    params = {
+        "model": "anthropic/claude-sonnet-4-6",
+        "api_key": "os.environ/ANTHROPIC_API_KEY",
+        "api_base": f"http://127.0.0.1:{free_tcp_port}",
+    }
+    config = {"model_list": [{"model_name": "default", "litellm_params": params}]}
+    (tmp_path / "litellm_config.yaml").write_text(yaml.safe_dump(config))
+    done = subprocess.run(
+        [sys.executable, "-m", "meshwright.cli", "ask", "simple-agent", "zebra crossing"],
+        cwd=tmp_path,
+        env={**os.environ, **environment, "ANTHROPIC_API_KEY": KEY},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ModelUnavailable" in done.stderr
+    assert len(done.stderr.splitlines()) < 15, done.stderr
+    for unwanted in ("Traceback", "LiteLLM Router:", "mesh: error", KEY, "zebra"):
+        assert unwanted not in done.stderr
+
+
+def test_an_error_that_litellm_leaves_in_a_task_is_not_logged() -> None:
+    code = """
+import asyncio, logging, pathlib, gc
+from meshwright.models.litellm_router import silence_loggers
+silence_loggers()
+import httpx
+async def fail(error): raise error
+async def main():
+    errors = httpx.ReadError("the prompt"), ValueError("ours")
+    await asyncio.wait([asyncio.create_task(fail(error)) for error in errors])
+asyncio.run(main())
+gc.collect()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "ValueError: ours" in done.stderr and "the prompt" not in done.stderr
+
+
+@pytest.mark.parametrize("group", ["known", "asked"])
+async def test_what_litellm_or_a_server_behind_it_says_of_tools_is_told_apart(
+    make: Make, fake: FakeProvider, group: str
+) -> None:
+    known = {"model_name": "known", "litellm_params": {"model": "perplexity/sonar", "api_key": "none"}}
+    model = make([known, deployment(fake, "asked", "openai/gemma")])
+    said = {"error": {"message": "gemma:2b does not support tools"}}
+    fake.faults.append(Fault(status=400, body=said))
+    look = ToolSpec(name="look", description="Look.", parameters={"type": "object", "properties": {}})
+    with pytest.raises(Unsupported) as failed:
+        await model.complete(request(model=group, tools=(look,)))
+    assert (failed.value.what, failed.value.answered) == ("tools", 400)
+    assert len(fake.calls) == (group == "asked")
