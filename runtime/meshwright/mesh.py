@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime
-from itertools import chain
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -14,7 +12,7 @@ from meshwright import topics
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
 from meshwright.envelope import ActorRef
-from meshwright.errors import Draining, HostError, NotFound, StoreFailed
+from meshwright.errors import Draining, NotFound, StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.ledger.budgets import Budgets
@@ -35,6 +33,7 @@ from meshwright.models.port import Model
 from meshwright.orchestration.acceptance import Limits, make_accept
 from meshwright.orchestration.record import Attempt, TaskRecord
 from meshwright.orchestration.registry import Registry
+from meshwright.orchestration.waiters import Waiters
 from meshwright.prompts import Prompts
 from meshwright.run import Employed
 from meshwright.settings import Settings
@@ -124,7 +123,7 @@ class Mesh:
         self._failed = asyncio.Event()
         self._failure: StoreFailed | None = None
         host.on_failure = self._fail
-        self._waiters: dict[str, list[asyncio.Future[Outcome]]] = {}
+        self._waiters = Waiters()
         host.listen(topics.TASK_PROGRESS, self._tell_waiters)
 
     async def start(self) -> None:
@@ -150,7 +149,7 @@ class Mesh:
             await employed.close()
         await self.host.stop()
         remedy = "what was accepted goes on at the next start"
-        self._end_waits(Draining("the mesh has stopped", remedy=remedy))
+        self._waiters.end(Draining("the mesh has stopped", remedy=remedy))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -242,17 +241,9 @@ class Mesh:
 
         Raises NotFound, and where the mesh ends by then StoreFailed or Draining.
         """
-        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(task_id, []).append(waiter)
-        try:
+        with self._waiters.waiting(task_id) as waiter:
             record = await self._record(task_id, tenant_id)
             return record.outcome or await waiter
-        finally:
-            waiters = self._waiters.get(task_id, [])
-            with suppress(ValueError):
-                waiters.remove(waiter)
-            if not waiters:
-                self._waiters.pop(task_id, None)
 
     async def costs(
         self, by: By = "agent", *, since: datetime | None = None, tenant_id: str = "default"
@@ -289,21 +280,14 @@ class Mesh:
         self.ready = False
         self._failure = error
         self._failed.set()
-        self._end_waits(error)
-
-    def _end_waits(self, error: HostError) -> None:
-        for waiter in chain.from_iterable(self._waiters.values()):
-            if not waiter.done():
-                waiter.set_exception(error)
+        self._waiters.end(error)
 
     def _tell_waiters(self, event: Event) -> None:
-        if event.event_type not in FINAL or event.task_id not in self._waiters:
+        task_id, payload = event.task_id, event.payload
+        if event.event_type not in FINAL or task_id is None or task_id not in self._waiters:
             return
-        payload = event.payload
         outcome = payload if isinstance(payload, Outcome) else Outcome.model_validate(payload)
-        for waiter in self._waiters[event.task_id]:
-            if not waiter.done():
-                waiter.set_result(outcome)
+        self._waiters.tell(task_id, outcome)
 
 
 def _thread_of(record: TaskRecord) -> ActorRef | None:
