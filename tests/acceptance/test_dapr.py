@@ -13,7 +13,7 @@ import pytest
 
 from meshwright.stack.ports import Ports
 from meshwright.stack.programs import Programs
-from tests.acceptance.driver import MESH, mesh, mesh_up, start
+from tests.acceptance.driver import MESH, RunningMesh, mesh, mesh_up, start
 from tests.integration.running_stack import RunningStack
 from tests.providers.fake_openai import FakeOpenAI, Fault
 from tests.run import DAPR
@@ -26,30 +26,37 @@ UP = [*MESH, "up", "--host", "dapr"]
 @pytest.mark.parametrize(
     ("arguments", "rows"),
     [
-        ([], ["mosquitto", "redis", "placement", "scheduler", "daprd-mesh-0", "mesh-0"]),
-        (["--replicas", "2"], ["daprd-mesh-0", "daprd-mesh-1", "mesh-0", "mesh-1"]),
-        (["--bus", "redis"], ["redis", "placement", "scheduler", "daprd-mesh-0", "mesh-0"]),
-        (["--per-agent"], ["orchestrator-0", "event-logger-0", "context-service-0", "architect-agent-0"]),
+        ([], {"mosquitto", "redis", "placement", "scheduler", "daprd-mesh-0", "mesh-0"}),
+        (["--replicas", "2"], {"daprd-mesh-0", "daprd-mesh-1", "mesh-0", "mesh-1"}),
+        (["--bus", "redis"], {"redis", "placement", "scheduler", "daprd-mesh-0", "mesh-0"}),
     ],
-    ids=["one app", "two workers", "Redis streams", "an app for each agent"],
+    ids=["one app", "two workers", "Redis streams"],
 )
 async def test_a_mesh_on_dapr_shows_what_runs_where_and_answers(
-    tmp_path: Path, arguments: list[str], rows: list[str]
+    tmp_path: Path, arguments: list[str], rows: set[str]
 ) -> None:
     data = tmp_path / "data"
     async with mesh_up(data, *arguments, up=UP) as running:
-        asked = await mesh("ask", "architect-agent", "Is this safe against kill -9?", "--data", str(data))
-        assert asked.status == 0, asked.err
-        assert "succeeded" in asked.err + asked.out
-        tasks = (await running.get("/tasks")).body["items"]
-        assert {task["status"] for task in tasks} == {"succeeded"}
-        agents = {agent["agent_id"] for agent in (await running.get("/agents")).body["items"]}
-        assert {"architect-agent", "researcher-agent", "orchestrator", "event-logger"} <= agents
-        await running.errors.until("logs: ")
-        told = running.errors.text
-    shown = re.findall(r"^(\S+)\s+\S+\s+\d+$", told, re.MULTILINE)
-    assert set(rows) <= set(shown)
+        await answers(running)
+        shown = await what_runs_where(running)
+    assert rows <= shown.keys()
     assert ("mosquitto" in shown) == ("redis" not in arguments)
+
+
+async def test_a_mesh_of_an_app_for_each_agent_answers_and_has_one_set_of_keys(tmp_path: Path) -> None:
+    async with mesh_up(tmp_path / "data", "--per-agent", up=UP) as running:
+        await answers(running)
+        shown = await what_runs_where(running)
+        assert {"orchestrator-0", "event-logger-0", "context-service-0", "architect-agent-0"} <= shown.keys()
+        front, models = running.url, shown["llm-service-0"]
+        assert [await completes(url) for url in (front, models)] == [200, 200]
+        made = await mesh("keys", "create", "--agent", "helper", "--url", front)
+        key, key_id = made.out.strip(), made.err.split()[1]
+        assert [await completes(url, key) for url in (front, models)] == [200, 200]
+        assert [await completes(url) for url in (front, models)] == [401, 401]
+        assert key_id in (await mesh("keys", "list", "--url", models)).out
+        revoked = await mesh("keys", "revoke", key_id, "--url", front)
+        assert [await completes(url, key) for url in (models, front)] == [401, 401], revoked.err
 
 
 async def test_a_mesh_on_dapr_answers_mqtt_clients_that_know_nothing_of_it(tmp_path: Path) -> None:
@@ -95,6 +102,34 @@ async def test_a_client_of_dapr_invokes_the_llm_service(tmp_path: Path, ports: P
                     assert await response.json() == {"error": "All providers unavailable"}
                 async with session.post(ours + path, json=asked, headers={"dapr-api-token": ""}) as response:
                     assert response.status == 401
+
+
+async def answers(running: RunningMesh) -> None:
+    """Ask an agent that asks another, and see that the mesh tells of all that happened."""
+    asked = await mesh("ask", "architect-agent", "Is this safe against kill -9?", "--data", str(running.data))
+    assert asked.status == 0, asked.err
+    assert "succeeded" in asked.err + asked.out
+    tasks = (await running.get("/tasks")).body["items"]
+    assert {task["status"] for task in tasks} == {"succeeded"}
+    agents = {agent["agent_id"] for agent in (await running.get("/agents")).body["items"]}
+    assert {"architect-agent", "researcher-agent", "orchestrator", "event-logger"} <= agents
+
+
+async def completes(url: str, key: str | None = None) -> int:
+    """The status that a caller on this machine gets, with a key or with none."""
+    asked = {"model": "fast", "messages": [{"role": "user", "content": "What is a turn?"}]}
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.post(f"{url}/complete", json=asked) as response,
+    ):
+        return response.status
+
+
+async def what_runs_where(running: RunningMesh) -> dict[str, str]:
+    """The address of each program, by the table that the mesh shows."""
+    await running.errors.until("logs: ")
+    return dict(re.findall(r"^(\S+)\s+(\S+)\s+\d+$", running.errors.text, re.MULTILINE))
 
 
 def environment_of(pid: int) -> dict[str, str]:
