@@ -37,6 +37,14 @@ async def test_a_key_that_was_made_while_no_mesh_ran_counts_when_one_does(tmp_pa
             assert (await running.post("/complete", ASKED, **shown)).status == status
 
 
+async def test_looking_after_keys_sets_no_agent_to_work(tmp_path: Path) -> None:
+    where = ("--data", str(tmp_path))
+    given = await mesh("submit", "general-query", "Hello", *where)
+    assert (await mesh("keys", "create", "--agent", "helper", *where)).status == 0
+    task = await mesh("task", given.out.strip(), "--json", *where)
+    assert json.loads(task.out)["status"] == "dispatched"
+
+
 async def test_the_keys_of_a_mesh_on_dapr_are_looked_after_while_it_runs(tmp_path: Path) -> None:
     for command in (["list"], ["create", "--agent", "helper"], ["revoke", "01"]):
         done = await mesh("keys", *command, "--data", str(tmp_path / "data"), MESH_HOST="dapr")

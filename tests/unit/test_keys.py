@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.cli.app import mesh
-from meshwright.errors import InvalidInput, NotFound
+from meshwright.envelope import ActorRef
+from meshwright.errors import InvalidInput, NotFound, StoreUnavailable
 from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.ledger.key_actors import KEY, KEYS, VirtualKey, VirtualKeys
 from meshwright.ledger.keys import PREFIX, Keys, Unauthenticated, budget_of
@@ -30,15 +31,21 @@ MASTER = "sk-master"
 
 
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[Keys]:
+async def opened_host(folder: Path) -> AsyncIterator[EmbeddedHost]:
     host = EmbeddedHost.in_folder(folder, durability="normal", clock=ManualClock(NOW))
     host.register(ActorKind.of(VirtualKey, type=KEY))
     host.register(ActorKind.of(VirtualKeys, type=KEYS))
     await host.start()
     try:
-        yield Keys(host)
+        yield host
     finally:
         await host.stop()
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[Keys]:
+    async with opened_host(folder) as host:
+        yield Keys(host)
 
 
 @pytest.fixture
@@ -103,6 +110,22 @@ async def test_what_is_no_key_is_refused_and_not_repeated(keys: Keys) -> None:
 async def test_calls_at_the_same_time_lose_no_key(keys: Keys) -> None:
     made = await asyncio.gather(*(keys.create(f"helper-{n}") for n in range(20)))
     assert {key.key_id for key in await keys.list()} == {key.key_id for key in made}
+
+
+async def test_a_key_is_listed_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened_host(tmp_path) as host:
+        call = host.call
+
+        async def fails_to_make(ref: ActorRef, method: str, body: Any = None) -> Any:
+            if method == "make":
+                raise StoreUnavailable("gone")
+            return await call(ref, method, body)
+
+        monkeypatch.setattr(host, "call", fails_to_make)
+        with pytest.raises(StoreUnavailable):
+            await Keys(host).create("helper")
+        assert await Keys(host).exist()
+        assert await Keys(host).list() == []
 
 
 async def test_a_key_that_is_not_there_cannot_be_revoked(keys: Keys) -> None:
