@@ -17,6 +17,14 @@ from meshwright.errors import ModelError
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
 
 
 class Failing:

@@ -4,14 +4,13 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import web
 
-from tests.providers.fake_openai import FakeOpenAI, Fault
+from tests.providers.fake import FakeProvider, Fault
 
 SECRET = "sk-never-shown"
 CONFIG = """\
@@ -63,12 +62,6 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "prompts").mkdir()
     (tmp_path / "actors").mkdir()
     return tmp_path
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeOpenAI]:
-    async with FakeOpenAI() as fake:
-        yield fake
 
 
 async def mesh(project: Path, *arguments: str, **environment: str) -> Done:
@@ -166,7 +159,9 @@ async def test_an_unknown_tag_or_group_is_an_error_with_the_near_ones(
     assert told in done.err
 
 
-async def test_each_usable_deployment_is_called_once_and_stays_known(project: Path, fake: FakeOpenAI) -> None:
+async def test_each_usable_deployment_is_called_once_and_stays_known(
+    project: Path, fake: FakeProvider
+) -> None:
     keys = {"ONE_KEY": SECRET, "TWO_KEY": SECRET, "FAKE_BASE": f"{fake.url}/v1"}
     done = await mesh(project, "test", **keys)
     assert (done.code, "mesh:" in done.err) == (0, False)
@@ -188,7 +183,7 @@ async def test_each_usable_deployment_is_called_once_and_stays_known(project: Pa
 
 
 async def test_one_that_fails_is_told_by_our_name_for_it_and_fails_the_command(
-    project: Path, fake: FakeOpenAI
+    project: Path, fake: FakeProvider
 ) -> None:
     fake.faults.append(Fault(status=401))
     keys = {"TWO_KEY": SECRET, "FAKE_BASE": f"{fake.url}/v1"}
@@ -213,7 +208,7 @@ async def test_offline_the_built_in_model_is_tried(project: Path) -> None:
     assert "unknown" in row(await mesh(project), "gpt-5.4-mini")
 
 
-async def test_a_server_that_is_no_proxy_lists_its_names(project: Path, fake: FakeOpenAI) -> None:
+async def test_a_server_that_is_no_proxy_lists_its_names(project: Path, fake: FakeProvider) -> None:
     done = await mesh(project, LITELLM_BASE_URL=fake.url)
     assert done.code == 0
     assert done.out.startswith(f"answers: http {fake.url}")

@@ -36,12 +36,6 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeProvider]:
-    async with FakeProvider() as fake:
-        yield fake
-
-
-@pytest.fixture
 async def there(fake: FakeProvider, tmp_path: Path) -> AsyncIterator[Service]:
     async with service(tmp_path, model="http", litellm_base_url=fake.url) as running:
         yield running

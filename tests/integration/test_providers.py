@@ -1,48 +1,18 @@
-"""Models named outright, called through LiteLLM's real Router at fake providers."""
+"""Models named outright are called at their providers (fakes), through LiteLLM's real Router."""
 
 import asyncio
-import gc
 import importlib.util
-from collections.abc import AsyncIterator, Mapping
-from decimal import Decimal
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from meshwright import (
-    Agent,
-    Capability,
-    ModelSettings,
-    Outcome,
-    build_mesh,
-    create_agent,
-    create_router_agent,
-    load_settings,
-    open_model,
-    tool,
-    with_fallbacks,
-)
-from meshwright.errors import ConfigError
-from meshwright.messages import Usage
+from meshwright import ModelSettings, open_model, with_fallbacks
 from meshwright.models.direct import Chain, DirectModel
-from meshwright.models.http import HttpModel
-from meshwright.models.named import ByName, NamedPrices, by_name
-from meshwright.models.offline import OfflineModel
-from meshwright.models.port import (
-    ChatMessage,
-    ModelError,
-    ModelRefused,
-    ModelReply,
-    ModelRequest,
-    Unauthorized,
-)
-from meshwright.models.prices import Prices
+from meshwright.models.port import ModelError, ModelRefused, Unauthorized
 from meshwright.models.providers import PROVIDERS, Provider
-from meshwright.models.router import RouterModel
-from meshwright.money import Price
-from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
-from tests.providers.fake_openai import FakeOpenAI, Fault, tool_call
+from tests.integration.named_models import KEY, at_fakes, request
+from tests.providers.fake import FakeProvider, Fault
 
 pytestmark = [
     pytest.mark.skipif(
@@ -50,7 +20,6 @@ pytestmark = [
     ),
     pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning"),
 ]
-KEY = "sk-a-secret-key"
 SPEAKERS = {
     "openai/gpt-5.4": ("OPENAI_API_KEY", "OPENAI_BASE_URL", "gpt-5.4"),
     "gpt-5.4-mini": ("OPENAI_API_KEY", "OPENAI_API_BASE", "gpt-5.4-mini"),
@@ -67,32 +36,9 @@ SPEAKERS = {
 """Names of providers with OpenAI's wire format: their variables, and what the provider is asked for."""
 
 
-def request(model: str, **fields: Any) -> ModelRequest:
-    messages = (ChatMessage(role="user", content="Hello"),)
-    return ModelRequest(**{"model": model, "messages": messages, "user": "poet", **fields})
-
-
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeOpenAI]:
-    async with FakeOpenAI() as fake:
-        yield fake
-
-
-@pytest.fixture
-async def other() -> AsyncIterator[FakeOpenAI]:
-    async with FakeOpenAI() as fake:
-        yield fake
-
-
-@pytest.fixture
-def environment(fake: FakeOpenAI, other: FakeOpenAI) -> dict[str, str]:
-    """OpenAI is one fake, Mistral the other."""
-    return {
-        "OPENAI_API_KEY": KEY,
-        "OPENAI_BASE_URL": f"{fake.url}/v1",
-        "MISTRAL_API_KEY": KEY,
-        "MISTRAL_API_BASE": f"{other.url}/v1",
-    }
+def environment(fake: FakeProvider, other: FakeProvider) -> dict[str, str]:
+    return at_fakes(fake, other)
 
 
 async def ask(chain: Chain, environment: Mapping[str, str], **fields: Any) -> Any:
@@ -104,7 +50,7 @@ async def ask(chain: Chain, environment: Mapping[str, str], **fields: Any) -> An
 
 
 @pytest.mark.parametrize("name", SPEAKERS)
-async def test_a_name_alone_reaches_its_provider_with_its_key(name: str, fake: FakeOpenAI) -> None:
+async def test_a_name_alone_reaches_its_provider_with_its_key(name: str, fake: FakeProvider) -> None:
     key, base, asked = SPEAKERS[name]
     environment = {key: KEY, base: f"{fake.url}/v1"}
     reply = await ask(Chain(ModelSettings.from_env(name, environment)), environment)
@@ -132,7 +78,7 @@ async def test_litellm_lacks_nothing_where_we_miss_nothing(
         await model.close()
 
 
-async def test_anthropic_is_reached_in_its_own_words(fake: FakeOpenAI) -> None:
+async def test_anthropic_is_reached_in_its_own_words(fake: FakeProvider) -> None:
     environment = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_API_BASE": fake.url}
     reply = await ask(with_fallbacks("claude-sonnet-4-6", environment=environment), environment)
     assert reply.content.startswith("fake-openai answers")
@@ -140,7 +86,7 @@ async def test_anthropic_is_reached_in_its_own_words(fake: FakeOpenAI) -> None:
     assert fake.calls[0].headers["x-api-key"] == KEY
 
 
-async def test_groq_is_reached_too(fake: FakeOpenAI) -> None:
+async def test_groq_is_reached_too(fake: FakeProvider) -> None:
     message = {"role": "assistant", "content": "A fake of Groq."}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
     whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "llama", "choices": choices}
@@ -153,13 +99,13 @@ async def test_groq_is_reached_too(fake: FakeOpenAI) -> None:
     assert fake.calls[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_a_server_without_keys_needs_none(fake: FakeOpenAI) -> None:
+async def test_a_server_without_keys_needs_none(fake: FakeProvider) -> None:
     environment = {"CUSTOM_OPENAI_API_BASE": f"{fake.url}/v1"}
     assert await ask(with_fallbacks("custom_openai/mine", environment=environment), environment)
 
 
 async def test_tags_stay_in_the_ledger_and_pick_nothing(
-    fake: FakeOpenAI, environment: dict[str, str]
+    fake: FakeProvider, environment: dict[str, str]
 ) -> None:
     chain = with_fallbacks("gpt-5.4", environment=environment)
     assert await ask(chain, environment, tags=("research", "a-tag-of-nobody"))
@@ -168,7 +114,7 @@ async def test_tags_stay_in_the_ledger_and_pick_nothing(
 
 @pytest.mark.parametrize("fault", [Fault(status=500), Fault(status=429), Fault(kind="drop")])
 async def test_where_a_model_cannot_its_fallback_answers(
-    fake: FakeOpenAI, other: FakeOpenAI, environment: dict[str, str], fault: Fault
+    fake: FakeProvider, other: FakeProvider, environment: dict[str, str], fault: Fault
 ) -> None:
     fake.faults.append(fault)
     reply = await ask(with_fallbacks("gpt-5.4", ["mistral/m"], environment=environment), environment)
@@ -177,7 +123,7 @@ async def test_where_a_model_cannot_its_fallback_answers(
 
 
 async def test_a_model_that_hangs_gives_way_to_its_fallback_after_its_own_time(
-    fake: FakeOpenAI, other: FakeOpenAI, environment: dict[str, str]
+    fake: FakeProvider, other: FakeProvider, environment: dict[str, str]
 ) -> None:
     environment["OPENAI_TIMEOUT_SECONDS"] = "0.5"
     fake.faults.append(Fault(kind="hang"))
@@ -187,7 +133,7 @@ async def test_a_model_that_hangs_gives_way_to_its_fallback_after_its_own_time(
 
 
 async def test_refused_credentials_are_told_without_them(
-    fake: FakeOpenAI, environment: dict[str, str]
+    fake: FakeProvider, environment: dict[str, str]
 ) -> None:
     fake.faults.append(Fault(status=401))
     with pytest.raises(Unauthorized) as caught:
@@ -196,7 +142,7 @@ async def test_refused_credentials_are_told_without_them(
 
 
 async def test_a_model_opened_without_a_mesh_is_tried_again(
-    fake: FakeOpenAI, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    fake: FakeProvider, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -210,7 +156,7 @@ async def test_a_model_opened_without_a_mesh_is_tried_again(
 
 
 async def test_retries_are_as_many_as_the_environment_says(
-    fake: FakeOpenAI, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    fake: FakeProvider, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {**environment, "OPENAI_MAX_RETRIES": "0"}.items():
         monkeypatch.setenv(name, value)
@@ -222,205 +168,7 @@ async def test_retries_are_as_many_as_the_environment_says(
     assert len(fake.calls) == 1
 
 
-async def test_the_mesh_answers_by_name_beside_its_own_groups(
-    fake: FakeOpenAI, environment: dict[str, str]
-) -> None:
-    own = ScriptedModel("of the mesh")
-    model = by_name(own, [create_agent("gpt-5.4"), create_agent("offline")], environment=environment)
-    try:
-        named = await model.complete(request("gpt-5.4"))
-        offline = await model.complete(request("offline"))
-        others = await model.complete(request("default"))
-    finally:
-        await model.close()
-    assert named.content.startswith("fake-openai")
-    assert offline.model.startswith("offline")
-    assert others.content == "of the mesh"
-    assert model.name == "scripted; by name offline, gpt-5.4"
-
-
-def test_a_mesh_whose_agents_name_nothing_has_its_model_alone() -> None:
-    own = ScriptedModel()
-    assert by_name(own, []) is own
-
-
-def test_an_agent_whose_model_cannot_be_called_is_named_with_what_is_missing() -> None:
-    agent = create_agent("claude-sonnet-4-6", agent_id="poet")
-    with pytest.raises(ConfigError, match=r"agent poet: .*ANTHROPIC_API_KEY"):
-        by_name(OfflineModel(), [agent], environment={})
-
-
-def test_a_server_is_asked_for_every_name_as_it_stands() -> None:
-    server = HttpModel("http://127.0.0.1:4000")
-    assert by_name(server, [create_agent("claude-sonnet-4-6")], environment={}) is server
-
-
-async def test_a_name_that_is_a_group_is_that_group(tmp_path: Path, environment: dict[str, str]) -> None:
-    path = tmp_path / "litellm_config.yaml"
-    path.write_text(
-        "model_list: [{model_name: gpt-5.4, litellm_params: "
-        "{model: openai/gpt-5.4, api_key: os.environ/OPENAI_API_KEY}}]"
-    )
-    router = RouterModel(path, environment=environment)
-    assert by_name(router, [create_agent("gpt-5.4")], environment={}) is router
-    with pytest.raises(ConfigError, match="is a group"):
-        by_name(router, [create_router_agent(["gpt-5.4", "mistral/m"])], environment=environment)
-    offline = OfflineModel()
-    assert by_name(offline, [create_agent("gpt-5.4")], path, environment={}) is offline
-
-
-async def test_agents_that_give_one_model_different_fallbacks_are_refused(
-    environment: dict[str, str],
-) -> None:
-    agents = [create_agent("gpt-5.4"), create_router_agent(["gpt-5.4", "mistral/m"], agent_id="other")]
-    with pytest.raises(ConfigError, match="different fallbacks"):
-        by_name(ScriptedModel(), agents, environment=environment)
-
-
 async def test_a_name_that_was_not_asked_for_is_refused(environment: dict[str, str]) -> None:
     model = DirectModel([with_fallbacks("gpt-5.4", environment=environment)], environment=environment)
     with pytest.raises(ModelRefused, match=r"gpt-5\.4"):
         await model.complete(request("gpt-5"))
-
-
-async def test_a_named_model_has_its_own_price_and_its_fallbacks_the_dearest_counts(
-    environment: dict[str, str],
-) -> None:
-    agents = [create_router_agent(["gpt-5.4-nano", "gpt-5.4", "mistral/m"]), create_agent("offline")]
-    model = by_name(ScriptedModel(), agents, environment=environment)
-    assert isinstance(model, ByName)
-    default = Price(input=Decimal("0.5"), output=Decimal(90))
-    prices = NamedPrices(model, Prices.of(None, default), default)
-    named = prices.most(request("gpt-5.4-nano", tags=("research",)), 10)
-    assert named == Price(input=Decimal("2.5"), output=Decimal(90))
-    assert prices.most(request("offline")) == Price(input=Decimal(0), output=Decimal(0))
-    assert prices.most(request("default")) == default
-    usage = Usage(prompt_tokens=1_000_000, completion_tokens=0)
-    reply = ModelReply(model="gpt-5.4-nano", usage=usage)
-    assert prices.of_reply(reply, request("gpt-5.4-nano")) == Decimal("0.2")
-
-
-async def test_each_model_is_closed_once() -> None:
-    closed: list[str] = []
-
-    class Counted(ScriptedModel):
-        async def close(self) -> None:
-            closed.append(self.name)
-
-    one = Counted()
-    await ByName({"a": one, "b": one}, one).close()
-    assert closed == ["scripted"]
-
-
-class Poet(Agent):
-    """Answers in verse."""
-
-    agent_id = "poet"
-    capabilities = (Capability("verse"),)
-    model = "openai/gpt-5.4"
-
-
-@tool(idempotent=True)
-def twice(number: int) -> int:
-    """Tell the double.
-
-    Args:
-        number: what to double
-    """
-    return 2 * number
-
-
-@pytest.fixture
-def surroundings(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment, as a mesh finds it."""
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-
-
-async def outcome_of(project: Path, agent: type[Agent], text: str) -> Outcome:
-    """What a mesh of that one agent makes of a task."""
-    settings = load_settings(project, host="memory")
-    async with build_mesh(settings, project=project, agents=[agent]) as mesh:
-        return await MeshUnderTest(mesh, mesh.model, None).ask(agent.agent_id, text)
-
-
-@pytest.mark.usefixtures("surroundings")
-async def test_an_agent_is_answered_by_the_model_that_it_names(tmp_path: Path, fake: FakeOpenAI) -> None:
-    outcome = await outcome_of(tmp_path, Poet, "Sing.")
-    assert outcome.error is None
-    assert outcome.text.startswith("fake-openai answers")
-    assert fake.calls[-1].body["model"] == "gpt-5.4"
-    assert KEY not in str(outcome)
-
-
-@pytest.mark.usefixtures("surroundings")
-async def test_an_agent_that_is_made_says_its_instructions_and_uses_its_tools(
-    tmp_path: Path, fake: FakeOpenAI
-) -> None:
-    fake.replies.extend([tool_call("twice", '{"number": 4}'), {"content": "It is 8."}])
-    agent = create_agent("gpt-5.4", instructions="You double numbers.", tools=[twice])
-    outcome = await outcome_of(tmp_path, agent, "Double 4.")
-    first, last = (each.body for each in fake.calls[-2:])
-    assert outcome.text == "It is 8."
-    assert first["messages"][0]["content"].startswith("You double numbers.")
-    assert last["messages"][-1]["content"] == "8"
-
-
-@pytest.mark.usefixtures("surroundings")
-async def test_an_agent_of_several_models_is_answered_by_the_next(
-    tmp_path: Path, fake: FakeOpenAI, other: FakeOpenAI
-) -> None:
-    fake.faults.append(Fault(status=500))
-    outcome = await outcome_of(tmp_path, create_router_agent(["gpt-5.4", "mistral/m"]), "Sing.")
-    assert outcome.success
-    assert (len(fake.calls), len(other.calls)) == (1, 1)
-
-
-@pytest.mark.usefixtures("surroundings")
-async def test_an_agent_spends_no_more_than_it_may(tmp_path: Path, fake: FakeOpenAI) -> None:
-    poor = await outcome_of(
-        tmp_path, create_agent("gpt-5.4", agent_id="poor", max_budget="0.000001"), "Sing."
-    )
-    assert poor.error is not None
-    assert poor.error.type == "BudgetExceeded"
-    assert fake.calls == []
-    rich = await outcome_of(tmp_path, create_agent("gpt-5.4", agent_id="rich", max_budget="5"), "Sing.")
-    assert rich.cost_usd == (11 * Decimal("2.5") + 7 * Decimal(15)) / 1_000_000
-
-
-async def test_a_prompt_file_is_stronger_than_instructions(tmp_path: Path) -> None:
-    (tmp_path / "prompts").mkdir()
-    (tmp_path / "prompts" / "clerk.prompt").write_text("---\ntags: [default]\n---\nFrom the file.\n")
-    agent = create_agent("offline", agent_id="clerk", instructions="From the code.")
-    model = ScriptedModel("Done.")
-    async with mesh_for(agent, model=model, project=tmp_path) as mesh:
-        await mesh.ask("clerk", "Go.")
-    asked = model.requests[-1]
-    assert (asked.messages[0].content, asked.model) == ("From the file.", "offline")
-
-
-def test_a_mesh_says_at_once_what_an_agent_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(ConfigError, match=r"agent poet: .*OPENAI_API_KEY"):
-        build_mesh(load_settings(tmp_path, host="memory"), project=tmp_path, agents=[Poet])
-    gc.collect()  # nothing was opened that would be found open now
-
-
-async def test_where_the_settings_say_offline_nobody_else_is_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    settings = load_settings(tmp_path, host="memory", model="offline")
-    async with build_mesh(settings, project=tmp_path, agents=[Poet]) as mesh:
-        assert (await MeshUnderTest(mesh, mesh.model, None).ask("poet", "Sing.")).model == "offline"
-
-
-async def test_an_agent_may_name_a_group_where_no_key_is_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    (tmp_path / "litellm_config.yaml").write_text(
-        "model_list: [{model_name: quality, litellm_params: "
-        "{model: openai/gpt-5.4, api_key: os.environ/OPENAI_API_KEY}}]"
-    )
-    assert (await outcome_of(tmp_path, create_agent("quality"), "Sing.")).model == "offline"
