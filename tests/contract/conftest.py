@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from meshwright.testing import ManualClock
+from tests.contract.adapters import adapter, any_api, calling
 from tests.contract.crew import Crew, Hire, Script
 from tests.contract.stands import PARTLY, STANDS, DaprStand, Stand
+from tests.providers.fixtures import fake
+
+__all__ = ["adapter", "any_api", "calling", "fake", "hire", "stand"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
