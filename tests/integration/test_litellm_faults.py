@@ -102,7 +102,7 @@ def test_a_provider_out_of_reach_is_told_in_a_few_lines_without_key_and_prompt(
 def test_an_error_that_litellm_leaves_in_a_task_is_not_logged() -> None:
     code = """
 import asyncio, logging, pathlib, gc
-from meshwright.models.litellm_router import silence_loggers
+from meshwright.models.litellm_import import silence_loggers
 silence_loggers()
 import httpx
 async def fail(error): raise error

@@ -105,7 +105,7 @@ class Watch:
             found.append(os.environ["LITELLM_LOCAL_MODEL_COST_MAP"])
             raise ImportError(name)
 sys.meta_path.insert(0, Watch())
-from meshwright.models.litellm_router import import_litellm
+from meshwright.models.litellm_import import import_litellm
 assert found == []
 try:
     import_litellm()

@@ -14,9 +14,9 @@ from typing import Any
 from meshwright.errors import ConfigError, ModelError
 from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.fallbacks import Fallbacks, Step
+from meshwright.models.litellm_import import close_clients_of
 from meshwright.models.litellm_router import (
     OverLimit,
-    close_clients_of,
     connection_of,
     discard,
     id_in_file,

@@ -7,7 +7,8 @@ from typing import Any
 
 from meshwright.errors import ConfigError
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, missing_names, resolved
-from meshwright.models.litellm_router import import_litellm, make_router
+from meshwright.models.litellm_import import import_litellm
+from meshwright.models.litellm_router import make_router
 
 Deployments = list[dict[str, Any]]
 # Settings of the file's other section that the Router takes as arguments.
