@@ -1,103 +1,31 @@
-"""The journal of an attempt: what is done is not done again, and nothing costly starts before it is safe."""
+"""The journal of an attempt: what is done is not done again, and what may have been is asked about."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from meshwright.envelope import ActorRef, Record
 from meshwright.errors import InvalidInput, ReplayMismatch, ToolFailed
 from meshwright.host import RECORD_GAP
 from meshwright.hosts.memory import MemoryHost
-from meshwright.messages import Event
-from meshwright.work import Journal, Suspended, Work
-from tests.unit.turns import a_dispatch, a_task
-
-REF = ActorRef("helper", "default:t1")
-STREAM = "steps/t1/1/1"
-
-
-class SlowDisk(MemoryHost):
-    """The host in memory, on which what is appended is durable only once the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reached_the_disk = asyncio.Event()
-
-    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
-        queued = super().append(record, events)
-
-        async def durable() -> None:
-            await queued
-            await self.reached_the_disk.wait()
-
-        return asyncio.ensure_future(durable())
+from meshwright.work import Journal, Suspended
+from tests.unit.journals import REF, STREAM, Effects, answer, begun, resumed, started
 
 
 @pytest.fixture
 async def host() -> AsyncIterator[MemoryHost]:
-    host = MemoryHost()
-    await host.start()
-    yield host
-    await host.stop()
-
-
-@pytest.fixture
-async def slow() -> AsyncIterator[SlowDisk]:
-    host = SlowDisk()
-    await host.start()
-    yield host
-    host.reached_the_disk.set()
-    await host.stop()
-
-
-async def begun(host: MemoryHost) -> Journal:
-    """The journal of a first claim."""
-    return await Journal.open(host, REF, work(journaled=False))
-
-
-async def resumed(host: MemoryHost) -> Journal:
-    """The journal of a later claim of the same attempt."""
-    return await Journal.open(host, REF, work(journaled=True))
-
-
-def work(*, journaled: bool) -> Work:
-    dispatch = a_dispatch(a_task("t1"))
-    return Work(dispatch=dispatch, fence=1, owner="worker", journaled=journaled, history=0)
-
-
-class Effects(list[str]):
-    """What has really happened."""
-
-    def __call__(self, name: str, result: Any = None) -> Callable[[], Awaitable[Any]]:
-        """An effect: what it gives, or raises."""
-
-        async def happen() -> Any:
-            self.append(name)
-            if isinstance(result, Exception):
-                raise result
-            return name if result is None else result
-
-        return happen
+    async with started(MemoryHost()) as host:
+        yield host
 
 
 @pytest.fixture
 def effects() -> Effects:
     return Effects()
-
-
-async def answer(host: MemoryHost, asked: Suspended, value: Any) -> None:
-    """Write an answer as the thread of the run does."""
-    suspend = asked.suspend
-    given: dict[str, Any] = {"kind": suspend.kind, "hash": suspend.request_hash, "result": value}
-    if suspend.last is not None:
-        given["last"] = suspend.last
-    await host.append(Record(REF, STREAM, 2 * suspend.step + 1, given))
 
 
 # Replay
@@ -333,143 +261,3 @@ async def test_a_person_is_asked_before_a_run_that_lost_its_road_repeats_what_ma
     with pytest.raises(ReplayMismatch):
         await journal.step("another road", {}, effects("again"))
     assert effects == ["deployed", "checked"]
-
-
-# Waiting
-
-
-async def test_a_run_that_waits_says_for_what_and_goes_on_with_the_answer(
-    host: MemoryHost, effects: Effects
-) -> None:
-    async def run(journal: Journal) -> Any:
-        await journal.step("before", {}, effects("before"))
-        return await journal.wait("ask", {"question": "why?"}, asked="why?")
-
-    with pytest.raises(Suspended) as asked:
-        await run(await begun(host))
-    suspend = asked.value.suspend
-    assert (suspend.key, suspend.step, suspend.kind) == (f"{STREAM}/2", 2, "ask")
-    assert suspend.known == {"asked": "why?"}
-    await answer(host, asked.value, {"text": "because"})
-    assert await run(await resumed(host)) == {"text": "because"}
-    assert effects == ["before"]
-
-
-async def test_a_child_goes_with_the_wait_for_it(host: MemoryHost) -> None:
-    child = a_task("child")
-    with pytest.raises(Suspended) as asked:
-        await (await begun(host)).wait("delegate", {}, child)
-    assert asked.value.suspend.child == child
-
-
-async def test_no_tool_can_swallow_a_wait(host: MemoryHost) -> None:
-    journal = await begun(host)
-
-    async def swallows() -> str:
-        try:
-            return await journal.wait("ask", {})
-        except Exception:  # noqa: BLE001 as the tools of others do
-            return "swallowed"
-
-    with pytest.raises(Suspended):
-        await journal.step("tool", {}, swallows)
-
-
-@pytest.mark.parametrize("step_before", [False, True])
-async def test_what_may_not_be_repeated_may_not_wait(
-    host: MemoryHost, effects: Effects, step_before: bool
-) -> None:
-    journal = await begun(host)
-
-    async def waits() -> Any:
-        if step_before:
-            await journal.step("inner", {}, effects("inner"), repeatable=False)
-        return await journal.wait("ask", {})
-
-    with pytest.raises(ToolFailed, match="idempotent may wait"):
-        await journal.step("deploy", {}, waits, repeatable=False)
-
-
-# Durability
-
-
-async def passes_of_the_loop(count: int = 20) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-async def test_a_costly_step_starts_only_when_the_one_before_is_durable(
-    slow: SlowDisk, effects: Effects
-) -> None:
-    journal = await begun(slow)
-    await journal.step("model", {}, effects("first call"))
-    second = asyncio.create_task(journal.step("model", {}, effects("second call")))
-    await passes_of_the_loop()
-    assert effects == ["first call"]
-    slow.reached_the_disk.set()
-    await second
-    assert effects == ["first call", "second call"]
-
-
-async def test_what_costs_nothing_delays_nobody(slow: SlowDisk, effects: Effects) -> None:
-    journal = await begun(slow)
-    await journal.step("context", {}, effects("context"), costly=False)
-    await journal.step("model", {}, effects("call"))
-    assert effects == ["context", "call"]
-
-
-async def test_a_cheap_step_behind_a_costly_one_does_not_hide_it(slow: SlowDisk, effects: Effects) -> None:
-    journal = await begun(slow)
-    await journal.step("model", {}, effects("first call"))
-    await journal.step("context", {}, effects("context"), costly=False)
-    second = asyncio.create_task(journal.step("model", {}, effects("second call")))
-    await passes_of_the_loop()
-    assert effects == ["first call", "context"]
-    slow.reached_the_disk.set()
-    await second
-
-
-async def test_what_may_not_be_repeated_starts_only_when_its_intent_is_durable(
-    slow: SlowDisk, effects: Effects
-) -> None:
-    journal = await begun(slow)
-    deploying = asyncio.create_task(journal.step("deploy", {}, effects("deployed"), repeatable=False))
-    await passes_of_the_loop()
-    assert effects == []
-    assert [record.n for record in await slow.records(REF, STREAM)] == [2]
-    slow.reached_the_disk.set()
-    await deploying
-    assert effects == ["deployed"]
-
-
-async def test_a_run_waits_only_when_all_it_did_is_durable(slow: SlowDisk, effects: Effects) -> None:
-    journal = await begun(slow)
-    await journal.step("model", {}, effects("call"))
-    waiting = asyncio.create_task(journal.wait("ask", {}))
-    await passes_of_the_loop()
-    assert not waiting.done()
-    slow.reached_the_disk.set()
-    with pytest.raises(Suspended):
-        await waiting
-
-
-# Events
-
-
-async def test_a_step_tells_once_what_came_of_it(host: MemoryHost, effects: Effects) -> None:
-    told: list[Event] = []
-    host.listen("task-progress", told.append)
-
-    def tell(result: Any) -> list[tuple[str, dict[str, Any]]]:
-        return [("model.called", {"said": result}), ("money.spent", {})]
-
-    for opened in (begun, begun, resumed):
-        journal = await opened(host)
-        await journal.step("model", {}, effects("yes"), tell=tell)
-        await journal.confirm()
-    assert [(event.id, event.event_type) for event in told] == [
-        (f"{REF}/{STREAM}/1.1", "model.called"),
-        (f"{REF}/{STREAM}/1.2", "money.spent"),
-    ]
-    assert told[0].payload == {"step": 1, "attempt": 1, "said": "yes"}
-    assert (told[0].task_id, told[0].agent_id) == ("t1", "helper")

@@ -1,0 +1,84 @@
+"""Journals of one attempt, on a host in memory, and effects that count how often they happen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from meshwright.envelope import ActorRef, Record
+from meshwright.hosts.memory import MemoryHost
+from meshwright.messages import Event
+from meshwright.work import Journal, Suspended, Work
+from tests.unit.turns import a_dispatch, a_task
+
+REF = ActorRef("helper", "default:t1")
+
+STREAM = "steps/t1/1/1"
+
+
+class SlowDisk(MemoryHost):
+    """The host in memory, on which what is appended is durable only once the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached_the_disk = asyncio.Event()
+
+    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
+        queued = super().append(record, events)
+
+        async def durable() -> None:
+            await queued
+            await self.reached_the_disk.wait()
+
+        return asyncio.ensure_future(durable())
+
+
+async def begun(host: MemoryHost) -> Journal:
+    """The journal of a first claim."""
+    return await Journal.open(host, REF, work(journaled=False))
+
+
+async def resumed(host: MemoryHost) -> Journal:
+    """The journal of a later claim of the same attempt."""
+    return await Journal.open(host, REF, work(journaled=True))
+
+
+def work(*, journaled: bool) -> Work:
+    dispatch = a_dispatch(a_task("t1"))
+    return Work(dispatch=dispatch, fence=1, owner="worker", journaled=journaled, history=0)
+
+
+class Effects(list[str]):
+    """What has really happened."""
+
+    def __call__(self, name: str, result: Any = None) -> Callable[[], Awaitable[Any]]:
+        """An effect: what it gives, or raises."""
+
+        async def happen() -> Any:
+            self.append(name)
+            if isinstance(result, Exception):
+                raise result
+            return name if result is None else result
+
+        return happen
+
+
+async def answer(host: MemoryHost, asked: Suspended, value: Any) -> None:
+    """Write an answer as the thread of the run does."""
+    suspend = asked.suspend
+    given: dict[str, Any] = {"kind": suspend.kind, "hash": suspend.request_hash, "result": value}
+    if suspend.last is not None:
+        given["last"] = suspend.last
+    await host.append(Record(REF, STREAM, 2 * suspend.step + 1, given))
+
+
+HostT = TypeVar("HostT", bound=MemoryHost)
+
+
+@asynccontextmanager
+async def started(host: HostT) -> AsyncIterator[HostT]:
+    await host.start()
+    yield host
+    await host.stop()

@@ -1,0 +1,105 @@
+"""A worker of its own host in memory, whose work is a script, and scripts for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from meshwright.envelope import ActorRef
+from meshwright.hosts.memory import MemoryHost
+from meshwright.messages import Event, Outcome
+from meshwright.turns import ActorKind
+from meshwright.work import AgentThread, Completed, Journal, ThreadState, Work, Worker
+from tests.unit.turns import a_dispatch, a_task, an_outcome
+
+Script = Callable[[Work, Journal], Any]
+
+
+class Shop:
+    """A host in memory with one worker, whose work is a test's script."""
+
+    def __init__(self, host: MemoryHost, script: Script, slots: int) -> None:
+        self.host = host
+        self.script = script
+        self.worker = Worker(host, self._run, lambda agent_id: slots)
+        self.begun: list[str] = []
+        self.events: list[Event] = []
+        self._changed = asyncio.Event()
+        host.register(ActorKind.of(AgentThread, type="helper"))
+        host.listen("#", self._note)
+        host.attach(self.worker)
+
+    async def queue(self, task_id: str, thread: str | None = None) -> ActorRef:
+        """Put a task into the inbox of its thread."""
+        ref = ActorRef("helper", f"default:{thread or task_id}")
+        await self.host.call(ref, "enqueue", a_dispatch(a_task(task_id, thread_id=thread or task_id)))
+        return ref
+
+    async def ended(self, task_id: str) -> Outcome:
+        """Wait for the end of an attempt."""
+        await self.until(lambda: bool(self.ends(task_id)))
+        return self.ends(task_id)[0]
+
+    async def has_begun(self, *task_ids: str) -> None:
+        await self.until(lambda: set(task_ids) <= set(self.begun))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def rests(self) -> None:
+        """Wait until the worker has nothing under way."""
+        while self.worker.running:
+            await asyncio.sleep(0)
+
+    def ends(self, task_id: str) -> list[Outcome]:
+        ends = [Outcome.model_validate(event.payload) for event in self.of("attempt.ended")]
+        return [outcome for outcome in ends if outcome.task_id == task_id]
+
+    def of(self, event_type: str) -> list[Event]:
+        return [event for event in self.events if event.event_type == event_type]
+
+    async def inbox(self, ref: ActorRef) -> list[tuple[str, str]]:
+        """What is in a thread's inbox: ids and statuses."""
+        state = await self.host.read(ref)
+        assert isinstance(state, ThreadState)
+        return [(entry.task_id, entry.status) for entry in state.inbox]
+
+    def _note(self, event: Event) -> None:
+        self.events.append(event)
+        self._changed.set()
+
+    async def _run(self, ref: ActorRef, work: Work, journal: Journal) -> Completed:
+        self.begun.append(work.task.task_id)
+        self._changed.set()
+        await self.script(work, journal)
+        task_id = work.task.task_id
+        return Completed(task_id=task_id, fence=work.fence, outcome=an_outcome(task_id))
+
+
+@asynccontextmanager
+async def shop(script: Script, *, slots: int = 8, host: MemoryHost | None = None) -> AsyncIterator[Shop]:
+    host = host or MemoryHost()
+    shop = Shop(host, script, slots)
+    await host.start()
+    yield shop
+    await shop.worker.drain(0)
+    await host.stop()
+
+
+class Gate:
+    """Lets work through once it is opened."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+
+    async def __call__(self, work: Work, journal: Journal) -> None:
+        await self.opened.wait()
+
+
+async def at_once(work: Work, journal: Journal) -> None:
+    """Work that is done already."""

@@ -1,0 +1,143 @@
+"""Attempts that end before their work does: cancelled, timed out, or by an error of the agent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from meshwright import Agent, Capability
+from meshwright.run import Run
+from meshwright.testing import mesh_for
+
+
+def holding(agent: str = "holder", **fields: Any) -> tuple[type[Agent], asyncio.Event, asyncio.Event]:
+    """An agent that hangs in its run; tells when it began, and when it was told to stop."""
+    began, stopped = asyncio.Event(), asyncio.Event()
+
+    async def run(self: Agent, run: Run) -> str:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            stopped.set()
+            raise
+        return "never"
+
+    given = {"agent_id": agent, "capabilities": (Capability("holding"),), "run": run, **fields}
+    return type("Holder", (Agent,), given), began, stopped
+
+
+async def test_a_cancelled_run_is_stopped_and_its_thread_goes_on() -> None:
+    holder, began, stopped = holding()
+    async with mesh_for(holder) as mesh:
+        receipt = await mesh.submit(agent_id="holder", payload={"text": "Hold."}, thread_id="one")
+        await began.wait()
+        await mesh.mesh.cancel(receipt.task_id)
+        outcome = await mesh.outcome(receipt.task_id)
+        assert stopped.is_set()
+        began.clear()
+        await mesh.submit(agent_id="holder", payload={"text": "Again."}, thread_id="one")
+        await began.wait()
+        await mesh.mesh.stop(drain_seconds=0)
+    assert (outcome.status, outcome.success) == ("cancelled", False)
+    assert outcome.error is not None
+
+
+async def test_an_attempt_that_takes_too_long_is_stopped_and_timed_out() -> None:
+    holder, _, stopped = holding()
+    async with mesh_for(holder) as mesh:
+        receipt = await mesh.submit(agent_id="holder", payload={"text": "Hold."}, timeout=0.01, deadline=60)
+        outcome = await mesh.outcome(receipt.task_id)
+    assert stopped.is_set()
+    assert (outcome.status, outcome.success) == ("timed_out", False)
+    assert outcome.error is not None
+    assert outcome.error.type == "Timeout"
+    assert "0.01 seconds" in outcome.error.message
+
+
+async def test_an_attempt_that_takes_too_long_is_made_again_by_another_agent() -> None:
+    class Quick(Agent):
+        agent_id = "quick"
+        capabilities = (Capability("holding"),)
+
+        async def run(self, run: Run) -> str:
+            return "Here I am."
+
+    holder, _, _ = holding(capabilities=(Capability("holding", preferred=True),))
+    async with mesh_for(holder, Quick) as mesh:
+        receipt = await mesh.submit(
+            capability="holding", payload={"text": "Hello?"}, timeout=0.5, deadline=60
+        )
+        assert receipt.dispatched_to == "holder"
+        outcome = await mesh.outcome(receipt.task_id)
+        first, second = (await mesh.mesh.task(receipt.task_id)).attempts
+    assert (outcome.status, outcome.agent_id, outcome.attempt) == ("succeeded", "quick", 2)
+    assert first.error is not None
+    assert (first.error.type, second.error) == ("Timeout", None)
+
+
+async def test_a_run_that_waited_in_between_has_no_more_time_than_any_other() -> None:
+    timeout = 0.1
+
+    async def most_of_the_time() -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 0.6 * timeout
+        while loop.time() < end:
+            await asyncio.sleep(0)
+
+    class Quick(Agent):
+        agent_id = "quick"
+        capabilities = (Capability("quickness"),)
+
+        async def run(self, run: Run) -> str:
+            return "done"
+
+    class Slow(Agent):
+        agent_id = "slow"
+        capabilities = (Capability("slowness"),)
+        delegates_to = ("quick",)
+
+        async def run(self, run: Run) -> str:
+            await run.step("before", most_of_the_time)
+            await run.delegate("quick", "Do it.")
+            await run.step("after", most_of_the_time)
+            return "done"
+
+    async with mesh_for(Slow, Quick) as mesh:
+        receipt = await mesh.submit(agent_id="slow", payload={"text": "Do it."}, timeout=timeout)
+        outcome = await mesh.outcome(receipt.task_id)
+    assert outcome.status == "timed_out"
+
+
+def raising(error: BaseException) -> type[Agent]:
+    class Raising(Agent):
+        agent_id = "raising"
+        capabilities = (Capability("raising"),)
+
+        async def run(self, run: Run) -> str:
+            if run.task.text == "raise":
+                raise error
+            return "fine"
+
+    return Raising
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("out of range"),
+        TimeoutError("the other server took too long"),
+        asyncio.CancelledError("a task of its own"),
+        SystemExit(3),
+    ],
+)
+async def test_whatever_an_agents_code_raises_is_the_outcome_of_its_attempt(error: BaseException) -> None:
+    async with mesh_for(raising(error)) as mesh:
+        outcome = await mesh.ask("raising", "raise", thread_id="one")
+        assert (await mesh.ask("raising", "go on", thread_id="one")).text == "fine"
+    assert outcome.status == "failed"
+    assert outcome.error is not None
+    assert outcome.error.type == type(error).__name__
+    assert outcome.error.message == str(error)

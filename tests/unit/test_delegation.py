@@ -1,0 +1,68 @@
+"""Delegation: an agent asks another, within limits."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshwright import Agent, Capability
+from meshwright.models.port import ModelRefused
+from meshwright.run import Run
+from meshwright.testing import ScriptedModel, mesh_for, tool_call
+from tests.unit.clerk import told
+
+
+def delegating(agent_id: str, *to: str) -> type[Agent]:
+    """An agent whose model may delegate; by the word "to X: ..." it delegates without asking a model."""
+
+    async def run(self: Agent, run: Run) -> str:
+        if not run.task.text.startswith("to "):
+            return await run.converse()
+        other, _, text = run.task.text.removeprefix("to ").partition(": ")
+        return await run.delegate(other, text)
+
+    fields = {"agent_id": agent_id, "capabilities": (Capability(f"c-{agent_id}"),), "delegates_to": to}
+    return type(agent_id.title(), (Agent,), {**fields, "run": run})
+
+
+async def test_a_delegated_answer_comes_back_and_the_child_knows_its_parent() -> None:
+    async with mesh_for(delegating("a", "b"), delegating("b"), model=ScriptedModel("From b.")) as mesh:
+        outcome = await mesh.ask("a", "to b: What do you say?")
+        [waiting] = mesh.events("task.waiting").payloads
+        child = await mesh.mesh.task(waiting["child_task_id"])
+    assert outcome.text == "From b."
+    assert (child.parent_task_id, child.requested_by, child.chain) == (outcome.task_id, "a", ("a",))
+    assert child.payload == {"text": "What do you say?"}
+
+
+async def test_what_a_child_failed_at_is_told_to_its_parents_model() -> None:
+    model = ScriptedModel()
+    model.replies(tool_call("delegate", agent_id="b", text="Do it."), "b could not.", to="a")
+    model.replies(ModelRefused("too hard"), to="b")
+    async with mesh_for(delegating("a", "b"), delegating("b"), model=model) as mesh:
+        assert (await mesh.ask("a", "Have it done.")).text == "b could not."
+    assert "b did not succeed: too hard" in told(model)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("to c: Hello", "a may not delegate to 'c', only to b"),
+        ("to b: to a: Hello", "a already waits for this answer: a -> b"),
+        ("to b: to c: to d: Hello", "delegation is 3 deep already: a -> b -> c"),
+    ],
+)
+async def test_delegation_has_limits(text: str, complaint: str) -> None:
+    agents = delegating("a", "b"), delegating("b", "a", "c"), delegating("c", "d"), delegating("d")
+    async with mesh_for(*agents, max_chain=2) as mesh:
+        outcome = await mesh.ask("a", text)
+    assert outcome.status == "failed"
+    assert outcome.error is not None
+    assert complaint in outcome.error.message
+
+
+async def test_a_model_may_name_only_those_that_its_agent_may_ask() -> None:
+    model = ScriptedModel(tool_call("delegate", agent_id="c", text="Hello"), "I may not.")
+    async with mesh_for(delegating("a", "b"), delegating("b"), delegating("c"), model=model) as mesh:
+        assert (await mesh.ask("a", "Greet c.")).text == "I may not."
+        assert not mesh.events("task.waiting")
+    assert "delegate was not run: agent_id" in told(model)[0]

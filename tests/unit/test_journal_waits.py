@@ -1,0 +1,174 @@
+"""A journal waits: for answers, and with what is costly until it is safe to begin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from meshwright.errors import ToolFailed
+from meshwright.hosts.memory import MemoryHost
+from meshwright.messages import Event
+from meshwright.work import Journal, Suspended
+from tests.unit.journals import REF, STREAM, Effects, SlowDisk, answer, begun, resumed, started
+from tests.unit.turns import a_task
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[MemoryHost]:
+    async with started(MemoryHost()) as host:
+        yield host
+
+
+@pytest.fixture
+async def slow() -> AsyncIterator[SlowDisk]:
+    async with started(SlowDisk()) as host:
+        yield host
+        host.reached_the_disk.set()
+
+
+@pytest.fixture
+def effects() -> Effects:
+    return Effects()
+
+
+# Waiting
+
+
+async def test_a_run_that_waits_says_for_what_and_goes_on_with_the_answer(
+    host: MemoryHost, effects: Effects
+) -> None:
+    async def run(journal: Journal) -> Any:
+        await journal.step("before", {}, effects("before"))
+        return await journal.wait("ask", {"question": "why?"}, asked="why?")
+
+    with pytest.raises(Suspended) as asked:
+        await run(await begun(host))
+    suspend = asked.value.suspend
+    assert (suspend.key, suspend.step, suspend.kind) == (f"{STREAM}/2", 2, "ask")
+    assert suspend.known == {"asked": "why?"}
+    await answer(host, asked.value, {"text": "because"})
+    assert await run(await resumed(host)) == {"text": "because"}
+    assert effects == ["before"]
+
+
+async def test_a_child_goes_with_the_wait_for_it(host: MemoryHost) -> None:
+    child = a_task("child")
+    with pytest.raises(Suspended) as asked:
+        await (await begun(host)).wait("delegate", {}, child)
+    assert asked.value.suspend.child == child
+
+
+async def test_no_tool_can_swallow_a_wait(host: MemoryHost) -> None:
+    journal = await begun(host)
+
+    async def swallows() -> str:
+        try:
+            return await journal.wait("ask", {})
+        except Exception:  # noqa: BLE001 as the tools of others do
+            return "swallowed"
+
+    with pytest.raises(Suspended):
+        await journal.step("tool", {}, swallows)
+
+
+@pytest.mark.parametrize("step_before", [False, True])
+async def test_what_may_not_be_repeated_may_not_wait(
+    host: MemoryHost, effects: Effects, step_before: bool
+) -> None:
+    journal = await begun(host)
+
+    async def waits() -> Any:
+        if step_before:
+            await journal.step("inner", {}, effects("inner"), repeatable=False)
+        return await journal.wait("ask", {})
+
+    with pytest.raises(ToolFailed, match="idempotent may wait"):
+        await journal.step("deploy", {}, waits, repeatable=False)
+
+
+# Durability
+
+
+async def passes_of_the_loop(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_costly_step_starts_only_when_the_one_before_is_durable(
+    slow: SlowDisk, effects: Effects
+) -> None:
+    journal = await begun(slow)
+    await journal.step("model", {}, effects("first call"))
+    second = asyncio.create_task(journal.step("model", {}, effects("second call")))
+    await passes_of_the_loop()
+    assert effects == ["first call"]
+    slow.reached_the_disk.set()
+    await second
+    assert effects == ["first call", "second call"]
+
+
+async def test_what_costs_nothing_delays_nobody(slow: SlowDisk, effects: Effects) -> None:
+    journal = await begun(slow)
+    await journal.step("context", {}, effects("context"), costly=False)
+    await journal.step("model", {}, effects("call"))
+    assert effects == ["context", "call"]
+
+
+async def test_a_cheap_step_behind_a_costly_one_does_not_hide_it(slow: SlowDisk, effects: Effects) -> None:
+    journal = await begun(slow)
+    await journal.step("model", {}, effects("first call"))
+    await journal.step("context", {}, effects("context"), costly=False)
+    second = asyncio.create_task(journal.step("model", {}, effects("second call")))
+    await passes_of_the_loop()
+    assert effects == ["first call", "context"]
+    slow.reached_the_disk.set()
+    await second
+
+
+async def test_what_may_not_be_repeated_starts_only_when_its_intent_is_durable(
+    slow: SlowDisk, effects: Effects
+) -> None:
+    journal = await begun(slow)
+    deploying = asyncio.create_task(journal.step("deploy", {}, effects("deployed"), repeatable=False))
+    await passes_of_the_loop()
+    assert effects == []
+    assert [record.n for record in await slow.records(REF, STREAM)] == [2]
+    slow.reached_the_disk.set()
+    await deploying
+    assert effects == ["deployed"]
+
+
+async def test_a_run_waits_only_when_all_it_did_is_durable(slow: SlowDisk, effects: Effects) -> None:
+    journal = await begun(slow)
+    await journal.step("model", {}, effects("call"))
+    waiting = asyncio.create_task(journal.wait("ask", {}))
+    await passes_of_the_loop()
+    assert not waiting.done()
+    slow.reached_the_disk.set()
+    with pytest.raises(Suspended):
+        await waiting
+
+
+# Events
+
+
+async def test_a_step_tells_once_what_came_of_it(host: MemoryHost, effects: Effects) -> None:
+    told: list[Event] = []
+    host.listen("task-progress", told.append)
+
+    def tell(result: Any) -> list[tuple[str, dict[str, Any]]]:
+        return [("model.called", {"said": result}), ("money.spent", {})]
+
+    for opened in (begun, begun, resumed):
+        journal = await opened(host)
+        await journal.step("model", {}, effects("yes"), tell=tell)
+        await journal.confirm()
+    assert [(event.id, event.event_type) for event in told] == [
+        (f"{REF}/{STREAM}/1.1", "model.called"),
+        (f"{REF}/{STREAM}/1.2", "money.spent"),
+    ]
+    assert told[0].payload == {"step": 1, "attempt": 1, "said": "yes"}
+    assert (told[0].task_id, told[0].agent_id) == ("t1", "helper")

@@ -1,0 +1,146 @@
+"""However and whenever the lists are made from the log, they are the same."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from pydantic_core import from_json, to_json
+
+from meshwright.messages import Event, Fault
+from tests.unit.event_logs import LogOnFile, event, open_log
+from tests.unit.task_roads import about, accepted, attempt_ended, dispatched, ended, names, progress, summary
+
+
+@pytest.fixture
+async def kept(tmp_path: Path) -> AsyncIterator[LogOnFile]:
+    async with open_log(tmp_path) as kept:
+        yield kept
+
+
+TABLES = ("SELECT * FROM tasks ORDER BY seq", "SELECT * FROM agent_outcomes ORDER BY agent_id, capability")
+
+
+def plain(events: Sequence[Event]) -> list[Event]:
+    """The events as another process would see them."""
+    return [each.model_copy(update={"payload": from_json(to_json(each.payload))}) for each in events]
+
+
+def some_road(rng: random.Random, task_id: str) -> list[Event]:
+    attempt, generation = rng.randrange(1, 4), rng.randrange(1, 3)
+    fault = Fault(type="Timeout", message="no answer")
+    known = [
+        accepted(task_id),
+        dispatched(task_id),
+        dispatched(task_id, attempt, generation, rng.choice(["writer", "other"])),
+        *(progress(task_id, f"task.{each}", attempt) for each in ("started", "waiting", "resumed")),
+        progress(task_id, "attempt.failed", attempt, error=fault),
+        attempt_ended(task_id, rng.choice(["failed", "succeeded"])),
+        ended(task_id, rng.choice(["failed", "succeeded"]), generation=generation, attempt=attempt),
+        about(task_id, "model.called"),
+        about(task_id, rng.choice(["task.accepted", "task.started", "task.failed"]), "of no shape"),
+    ]
+    return [each for each in known if rng.random() < 0.8] if rng.random() < 0.7 else rng.sample(known, k=5)
+
+
+def shuffled_roads(rng: random.Random, tasks: int) -> list[Event]:
+    """The roads of many tasks side by side, each in its own order."""
+    roads = [some_road(rng, f"task-{n}") for n in range(tasks)]
+    events: list[Event] = []
+    while roads := [road for road in roads if road]:
+        events.append(rng.choice(roads[:20]).pop(0))
+    return events
+
+
+async def tables(kept: LogOnFile) -> list[list[tuple[Any, ...]]]:
+    await kept.log.tasks(tenant_id="default")
+    return [await kept.rows(table) for table in TABLES]
+
+
+async def test_however_events_are_cut_into_batches_the_tables_are_the_same(
+    tmp_path: Path, rng: random.Random
+) -> None:
+    events = shuffled_roads(rng, 300)
+    async with open_log(tmp_path / "one by one") as kept:
+        for start in range(0, len(events), 7):
+            await kept.write(events[start : start + 7])
+            if rng.random() < 0.2:
+                await kept.log.tasks(tenant_id="default")
+        expected = await tables(kept)
+        await kept.log.rebuild()
+        assert await tables(kept) == expected
+    async with open_log(tmp_path / "at once") as kept:
+        await kept.write(plain(events))
+        assert await tables(kept) == expected
+    assert len(expected[0]) == 300
+
+
+async def test_what_a_crash_left_unfolded_is_folded_at_the_next_start(
+    tmp_path: Path, rng: random.Random
+) -> None:
+    events = shuffled_roads(rng, 40)
+    async with open_log(tmp_path / "whole") as kept:
+        await kept.write(events)
+        expected = await tables(kept)
+    for start in range(0, len(events), 50):
+        async with open_log(tmp_path / "broken") as kept:
+            await kept.write(events[start : start + 50])  # and nobody asks for the list before the end
+    async with open_log(tmp_path / "broken") as kept:
+        assert await tables(kept) == expected
+
+
+async def test_tables_of_another_version_are_made_anew(tmp_path: Path) -> None:
+    async with open_log(tmp_path) as kept:
+        await kept.write([accepted("t"), ended("t")])
+        expected = await tables(kept)
+        await kept.database.write(lambda connection: connection.execute("DELETE FROM tasks").rowcount)
+        await kept.database.write(
+            lambda connection: connection.execute("UPDATE projections SET version = 99").rowcount
+        )
+    async with open_log(tmp_path) as kept:
+        assert await tables(kept) == expected
+
+
+async def test_events_that_come_during_a_rebuild_are_in_the_tables_after_it(
+    tmp_path: Path, rng: random.Random
+) -> None:
+    events = shuffled_roads(rng, 700)
+    async with open_log(tmp_path / "plain") as kept:
+        await kept.write(events)
+        expected = await tables(kept)
+    async with open_log(tmp_path / "rebuilt") as kept:
+        await kept.write(events[:3000])
+        rebuilding = asyncio.ensure_future(kept.log.rebuild())
+        for start in range(3000, len(events), 10):
+            await kept.write(events[start : start + 10])
+        await rebuilding
+        assert await tables(kept) == expected
+
+
+async def test_ended_tasks_leave_the_list_with_their_last_event(kept: LogOnFile) -> None:
+    await kept.write([accepted("ended"), ended("ended"), accepted("open")])
+    await kept.write([event(n) for n in range(2100)])
+    await kept.log.prune(max_events=10)
+    assert await names(kept) == ["open"]
+    await kept.log.rebuild()
+    assert await names(kept) == ["open"]
+
+
+class Unknown(BaseModel):
+    """A model that the log has never seen, with the fields of an outcome."""
+
+    task_id: str = "t"
+    agent_id: str = "writer"
+    capability: str = "writing"
+    status: str = "succeeded"
+    success: bool = True
+    completed_at: datetime = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+async def test_another_model_of_the_same_shape_says_the_same(kept: LogOnFile) -> None:
+    item = await summary(kept, [accepted("t"), about("t", "task.succeeded", Unknown())])
+    assert (item.status, item.completed_at) == ("succeeded", datetime(2030, 1, 1, tzinfo=UTC))

@@ -1,0 +1,94 @@
+"""What a thread remembers of its tasks, and what an agent of its tenant."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshwright import Agent, Capability, TaskRequest
+from meshwright.envelope import ActorRef
+from meshwright.messages import Caller
+from meshwright.models.port import ModelRefused, ModelRequest
+from meshwright.run import Run
+from meshwright.testing import ScriptedModel, mesh_for, tool_call
+from tests.unit.clerk import Clerk, a_clerk
+
+
+@pytest.fixture
+def clerk() -> type[Clerk]:
+    return a_clerk()
+
+
+def system_of(request: ModelRequest) -> str:
+    return request.messages[0].content
+
+
+async def test_a_thread_remembers_what_was_said_in_it_and_no_other_does(clerk: type[Clerk]) -> None:
+    model = ScriptedModel("The capital is Lima.", "It is Lima, as I said.", "Which country?", "Which one?")
+    async with mesh_for(clerk, model=model) as mesh:
+        await mesh.ask("clerk", "What is Peru's capital?", thread_id="talk")
+        await mesh.ask("clerk", "Say it again.", thread_id="talk")
+        await mesh.ask("clerk", "Say it again.", thread_id="other")
+        await mesh.ask("clerk", "Say it again.")
+    second, third, fourth = map(system_of, model.requests[1:])
+    assert "What is Peru's capital?" in second
+    assert "The capital is Lima." in second
+    assert "Lima" not in third + fourth
+
+
+async def test_a_failed_task_leaves_nothing_in_its_thread(clerk: type[Clerk]) -> None:
+    model = ScriptedModel(ModelRefused("no"), "Fine.")
+    async with mesh_for(clerk, model=model) as mesh:
+        await mesh.ask("clerk", "Tell me a secret.", thread_id="talk")
+        await mesh.ask("clerk", "How are you?", thread_id="talk")
+    assert "secret" not in system_of(model.requests[1])
+
+
+async def test_a_task_without_a_thread_keeps_no_history(clerk: type[Clerk]) -> None:
+    async with mesh_for(clerk, model=ScriptedModel("Fine.")) as mesh:
+        outcome = await mesh.ask("clerk", "How are you?")
+        ref = ActorRef("clerk", f"default:{outcome.task_id}")
+        assert await mesh.mesh.host.records(ref, "history") == []
+
+
+async def test_what_an_agent_remembers_is_recalled_in_a_later_run(clerk: type[Clerk]) -> None:
+    memory = "The customer Amélie prefers trains to planes."
+    model = ScriptedModel(tool_call("remember", text=memory, scope="agent"), "Noted.", "By train.")
+    async with mesh_for(clerk, model=model) as mesh:
+        await mesh.ask("clerk", "Amélie likes trains.")
+        assert not mesh.events("memory.recalled")
+        await mesh.ask("clerk", "How does the customer Amélie travel?")
+        assert len(mesh.events("memory.stored")) == 1
+        [recalled] = mesh.events("memory.recalled").payloads
+    assert memory in system_of(model.requests[2])
+    assert (recalled["count"], recalled["tokens"] > 0) == (1, True)
+
+
+async def test_a_memory_stays_with_its_tenant(clerk: type[Clerk]) -> None:
+    model = ScriptedModel(
+        tool_call("remember", text="The password hint is trains.", scope="global"), "a", "b"
+    )
+    async with mesh_for(clerk, model=model) as mesh:
+        for tenant in ("one", "two"):
+            request = TaskRequest(agent_id="clerk", payload={"text": "What is the password hint?"})
+            receipt = await mesh.mesh.submit(request, Caller(tenant_id=tenant))
+            await mesh.mesh.outcome(receipt.task_id, tenant)
+        assert not mesh.events("memory.recalled")
+    assert "trains" not in system_of(model.requests[-1])
+
+
+async def test_an_agent_may_remember_more_than_one_thing_in_its_own_run() -> None:
+    class Diarist(Agent):
+        agent_id = "diarist"
+        capabilities = (Capability("diaries"),)
+
+        async def run(self, run: Run) -> str:
+            if run.task.text == "remember":
+                await run.remember("Breakfast was porridge with honey.", "agent")
+                await run.remember("Supper was onion soup.", "agent")
+            return (await run.prepare()).system
+
+    async with mesh_for(Diarist) as mesh:
+        await mesh.ask("diarist", "remember")
+        system = (await mesh.ask("diarist", "What were breakfast and supper?")).text
+    assert "porridge" in system
+    assert "onion soup" in system

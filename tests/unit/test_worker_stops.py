@@ -1,0 +1,144 @@
+"""Work that is told to stop, and a worker that is: stops and drains."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from meshwright.envelope import ActorRef
+from meshwright.hosts.memory import MemoryHost, Store
+from meshwright.messages import Event
+from meshwright.work import Cancel
+from meshwright.work.protocol import Stop
+from meshwright.work.worker import until_stopped
+from tests.unit.shop import Gate, at_once, shop
+
+# Stops
+
+
+async def test_work_that_is_told_to_stop_ends_as_cancelled() -> None:
+    async with shop(Gate()) as here:
+        ref = await here.queue("t1")
+        await here.has_begun("t1")
+        await here.host.call(ref, "cancel", Cancel(task_id="t1"))
+        assert (await here.ended("t1")).status == "cancelled"
+        assert await here.inbox(ref) == []
+
+
+async def test_a_stop_that_comes_before_its_claim_is_known_holds_and_nothing_begins() -> None:
+    class SlowToAnswer(MemoryHost):
+        """A worker learns of its claim only after somebody has cancelled the task."""
+
+        async def call(self, ref: ActorRef, method: str, body: Any = None, **options: Any) -> Any:
+            reply = await super().call(ref, method, body, **options)
+            if method == "claim":
+                await super().call(ref, "cancel", Cancel(task_id="t1"))
+            return reply
+
+    async with shop(Gate(), host=SlowToAnswer()) as here:
+        await here.queue("t1")
+        assert (await here.ended("t1")).status == "cancelled"
+    assert here.begun == []
+
+
+async def test_a_stop_of_an_earlier_claim_does_not_stop_this_one() -> None:
+    gate = Gate()
+    async with shop(gate) as here:
+        ref = await here.queue("t1")
+        await here.has_begun("t1")
+        here.worker.signal(ref, Stop(task_id="t1", fence=0))
+        gate.opened.set()
+        assert (await here.ended("t1")).success
+
+
+async def test_a_stop_that_comes_when_the_work_is_done_does_not_break_off_its_commit() -> None:
+    class LastMoment(MemoryHost):
+        """A task is cancelled while the end of its work is being committed."""
+
+        async def call(self, ref: ActorRef, method: str, body: Any = None, **options: Any) -> Any:
+            if method == "complete":
+                await super().call(ref, "cancel", Cancel(task_id="t1"))
+            return await super().call(ref, method, body, **options)
+
+    async with shop(at_once, host=LastMoment()) as here:
+        ref = await here.queue("t1")
+        assert (await here.ended("t1")).success
+        await here.rests()
+        assert await here.inbox(ref) == []
+
+
+async def test_a_cancellation_that_is_no_stop_passes() -> None:
+    work = asyncio.create_task(until_stopped(asyncio.Event().wait()))
+    await asyncio.sleep(0)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+
+
+class Forgetful(MemoryHost):
+    """Loses the first event that it is to show to all processes."""
+
+    lost = 0
+
+    def broadcast(self, event: Event) -> None:
+        if self.lost:
+            super().broadcast(event)
+        self.lost += 1
+
+
+async def test_a_stop_for_this_worker_is_shown_to_nobody_else() -> None:
+    host = Forgetful()
+    async with shop(Gate(), host=host) as here:
+        ref = await here.queue("t1")
+        await here.has_begun("t1")
+        await host.call(ref, "cancel", Cancel(task_id="t1"))
+        await here.ended("t1")
+    assert host.lost == 0
+
+
+async def test_a_stop_that_did_not_reach_the_worker_that_works_is_told_again_by_a_redrive() -> None:
+    store = Store()
+    elsewhere = Forgetful(store=store)
+    async with shop(Gate(), host=MemoryHost(store=store)) as here, shop(Gate(), host=elsewhere):
+        ref = await here.queue("t1")
+        await here.has_begun("t1")
+        await elsewhere.call(ref, "cancel", Cancel(task_id="t1"))
+        assert (elsewhere.lost, await here.inbox(ref)) == (1, [("t1", "running")])
+        await elsewhere.call(ref, "redrive")
+        await here.rests()
+        assert await here.inbox(ref) == []
+
+
+# Drains
+
+
+async def test_a_drain_of_a_worker_without_work_ends_at_once() -> None:
+    async with shop(at_once) as here:
+        await here.worker.drain(60)
+
+
+async def test_a_draining_worker_begins_nothing_and_waits_for_what_runs() -> None:
+    gate = Gate()
+    async with shop(gate, slots=1) as here:
+        await here.queue("t1")
+        await here.has_begun("t1")
+        await here.queue("t2")
+        drain = asyncio.create_task(here.worker.drain(60))
+        await asyncio.sleep(0)
+        await here.queue("t3")
+        gate.opened.set()
+        await drain
+        assert here.ends("t1")
+        assert (here.worker.running, here.begun) == (0, ["t1"])
+
+
+async def test_what_has_not_ended_in_time_is_left_as_it_is() -> None:
+    async with shop(Gate()) as here:
+        ref = await here.queue("t1")
+        await here.has_begun("t1")
+        await here.worker.drain(0)
+        assert here.worker.running == 0
+        assert await here.inbox(ref) == [("t1", "running")]
+        assert not here.of("attempt.ended")
