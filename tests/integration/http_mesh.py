@@ -12,6 +12,32 @@ import aiohttp
 from meshwright import Agent, Capability, Mesh, Run, ToolFailed, build_mesh, load_settings
 from meshwright.api.server import serving
 
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+"""Of a client that traces its calls."""
+WRONG_TASKS = [
+    ("{nope", 400, "body", "MalformedJson"),
+    ("", 400, "body", "MalformedJson"),
+    ('{"agent_id": "echo", "payload": {"n": NaN}}', 400, "body", "MalformedJson"),
+    ('{"agent_id": "echo", "payload": {"t": "\\ud800"}}', 400, "body", "MalformedJson"),
+    ("[]", 422, "body", "InvalidInput"),
+    ("{}", 422, "capability", "InvalidInput"),
+    ('{"capability": "echoing", "payload": [1]}', 422, "payload", "InvalidInput"),
+    ('{"capability": "echoing", "priority": 11}', 422, "priority", "InvalidInput"),
+    ('{"capability": "echoing", "timeout": 0}', 422, "timeout", "InvalidInput"),
+    ('{"capability": "echoing", "timeout": 1e9}', 422, "timeout", "InvalidInput"),
+    ('{"capability": "two words"}', 422, "capability", "InvalidInput"),
+    ('{"capability": "echoing", "task_id": "../x"}', 422, "task_id", "InvalidInput"),
+    ('{"capability": "echoing", "thread_id": "' + "x" * 65 + '"}', 422, "thread_id", "InvalidInput"),
+    ('{"capability": "painting"}', 503, "capability", "NoAgentAvailable"),
+    ('{"capability": "waiting", "agent_id": "echo"}', 503, "capability", "NoAgentAvailable"),
+    ('{"agent_id": "ghost"}', 404, "agent_id", "NotFound"),
+    ('{"agent_id": "event-logger"}', 404, "agent_id", "NotFound"),
+    ('{"agent_id": "echo", "payload": ' + '{"a":' * 40 + "1" + "}" * 41, 413, "body", "TooLarge"),
+    ('{"agent_id": "echo", "payload": ' + "[" * 90_000 + "]" * 90_000 + "}", 413, "body", "TooLarge"),
+    ('{"agent_id": "echo", "payload": {"t": "' + "x" * 300_000 + '"}}', 413, "body", "TooLarge"),
+]
+"""Bodies of a task that are refused, each with its status, field and code."""
+
 
 class Echo(Agent):
     """Says it again, or fails where it is told to."""

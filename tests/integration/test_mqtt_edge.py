@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.http_mesh import Api, http_mesh
+from tests.integration.http_mesh import TRACE_ID, WRONG_TASKS, Api, http_mesh
 from tests.integration.mqtt_broker import Client, Mosquitto, ask, client, mosquitto, publish
-from tests.integration.test_http_api import WRONG_TASKS
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr", "mosquitto_sub")
-TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 HELLO = {"agent_id": "echo", "payload": {"text": "hello"}}
 SUBMIT = "mesh/default/submit"
 

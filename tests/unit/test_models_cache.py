@@ -1,8 +1,7 @@
-"""A model that is asked the same thing once: what is a hit, and what is kept."""
+"""The cache of answers: what a hit is, and that it is nobody else's."""
 
 import asyncio
 import json
-import logging
 from decimal import Decimal
 from typing import Any
 
@@ -12,37 +11,19 @@ from hypothesis import strategies as st
 
 from meshwright.models.cache.key import key_of
 from meshwright.models.cache.memory import MemoryStore
-from meshwright.models.cache.port import MAX_VALUE_BYTES, CacheUnavailable
-from meshwright.models.port import (
-    ModelReply,
-    ModelRequest,
-    ModelUnavailable,
-    OnDelta,
-    ToolCall,
-    ToolSpec,
-)
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.testing import ManualClock
 from tests.unit.cached_provider import COST, TTL_SECONDS, USAGE, Provider, caching, request
 
 
-class Broken:
-    """A store that can do nothing."""
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
 
-    name = "broken"
 
-    def __init__(self) -> None:
-        self.asked = 0
-
-    async def get(self, key: str) -> bytes | None:
-        self.asked += 1
-        raise CacheUnavailable("it is gone")
-
-    async def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
-        self.asked += 1
-        raise CacheUnavailable("it is gone")
-
-    async def close(self) -> None:
-        """Nothing to give back."""
+@pytest.fixture
+def provider() -> Provider:
+    return Provider()
 
 
 class MixedUp(MemoryStore):
@@ -57,16 +38,6 @@ class MixedUp(MemoryStore):
 
     async def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
         self.last = value
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def provider() -> Provider:
-    return Provider()
 
 
 # A hit
@@ -217,7 +188,9 @@ async def test_a_request_that_no_json_can_say_is_answered_and_not_kept(
 
 
 SMALL = st.sampled_from(["", "a", "b", '"', "\x00", "a\x00b", "\ud800"])
+
 TENANTS = st.one_of(st.none(), st.text(max_size=3), st.integers(0, 2), st.lists(SMALL, max_size=2))
+
 REQUESTS = st.builds(
     request,
     text=SMALL,
@@ -259,96 +232,3 @@ def test_nobody_reads_a_reply_to_another_tenant_or_to_another_question(
             assert [reply.content for reply in replies] == [asked(each) for each in some]
 
     asyncio.run(ask())
-
-
-# What is not kept
-
-
-async def test_a_call_that_wants_no_cache_neither_reads_nor_writes(
-    provider: Provider, clock: ManualClock
-) -> None:
-    model = caching(provider, clock)
-    await model.complete(request(cache=False))
-    assert not (await model.complete(request())).cache_hit
-    assert (await model.complete(request(cache=False))).content == "answer 3"
-
-
-async def test_calls_that_are_to_vary_are_all_made(provider: Provider, clock: ManualClock) -> None:
-    model = caching(provider, clock)
-    replies = await asyncio.gather(*(model.complete(request(temperature=0.7)) for _ in range(3)))
-    assert {reply.content for reply in replies} == {"answer 1", "answer 2", "answer 3"}
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        {"finish_reason": "length"},
-        {"finish_reason": "content_filter"},
-        {"content": ""},
-        {"content": "\ud800"},
-        {"content": "x" * MAX_VALUE_BYTES},
-    ],
-    ids=["cut off", "filtered", "empty", "half a character", "too large"],
-)
-async def test_a_reply_that_is_not_whole_or_too_large_is_not_kept(
-    clock: ManualClock, reply: dict[str, Any]
-) -> None:
-    provider = Provider(**reply)
-    store = MemoryStore(clock, 10_000_000)
-    model = caching(provider, clock, store)
-    await model.complete(request())
-    key = key_of(request(), "it")
-    assert key is not None and await store.get(key) is None
-    assert not (await model.complete(request())).cache_hit
-    assert len(provider.requests) == 2
-
-
-async def test_an_error_is_not_kept(provider: Provider, clock: ManualClock) -> None:
-    provider.errors.append(ModelUnavailable("down"))
-    model = caching(provider, clock)
-    with pytest.raises(ModelUnavailable):
-        await model.complete(request())
-    assert not (await model.complete(request())).cache_hit
-
-
-@pytest.mark.parametrize("value", [b"", b"no json", b"{}", b"\xff", b'{"key": "k", "reply": {}}'])
-async def test_what_a_store_holds_that_is_no_answer_is_written_anew(
-    provider: Provider, clock: ManualClock, value: bytes
-) -> None:
-    store = MemoryStore(clock, 10_000_000)
-    key = key_of(request(), "it")
-    assert key is not None
-    await store.put(key, value, TTL_SECONDS)
-    model = caching(provider, clock, store)
-    assert not (await model.complete(request())).cache_hit
-    assert (await model.complete(request())).cache_hit
-
-
-# A store that fails
-
-
-async def test_a_store_that_fails_costs_no_call_and_is_told_of_once_a_minute(
-    provider: Provider, clock: ManualClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = Broken()
-    model = caching(provider, clock, store)
-    with caplog.at_level(logging.WARNING, "meshwright.cache"):
-        for _ in range(5):
-            assert (await model.complete(request())).content
-            await clock.advance(2)
-        assert len(caplog.records) == 1
-        assert "it is gone" in caplog.text
-        await clock.advance(60)
-        await model.complete(request())
-        assert len(caplog.records) == 2
-
-
-async def test_a_store_that_failed_is_left_alone_for_a_second(provider: Provider, clock: ManualClock) -> None:
-    store = Broken()
-    model = caching(provider, clock, store)
-    for _ in range(3):
-        await model.complete(request())
-    assert store.asked == 1
-    await clock.advance(1)
-    await model.complete(request())
-    assert store.asked == 2

@@ -1,85 +1,18 @@
-"""What `@tool` makes of a method: its schema, its checks of a model's arguments, its results and errors."""
+"""Tools as a model sees and calls them."""
 
-import subprocess
-import sys
 import threading
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from meshwright.errors import ConfigError, InvalidInput, NotFound, TooLarge, ToolFailed
+from meshwright.errors import InvalidInput, NotFound, TooLarge, ToolFailed
 from meshwright.messages import Task
 from meshwright.models.port import ToolSpec
-from meshwright.tools import Tool, ToolContext, delegate_tool, remember_tool, tool, tools_of
+from meshwright.tools import Tool, delegate_tool, remember_tool, tool, tools_of
 from meshwright.tools.tool import MAX_RESULT_CHARS
-
-
-class Place(BaseModel):
-    latitude: float
-    longitude: float
-
-
-@dataclass
-class Weather:
-    day: date
-    degrees: float
-
-
-class Almanac:
-    """An owner of tools; `ran` says what really ran."""
-
-    def __init__(self) -> None:
-        self.ran: list[Any] = []
-
-    @tool(idempotent=True)
-    async def sunrise(
-        self, city: str, days: Annotated[int, Field(ge=1)] = 1, unit: Literal["h", "min"] = "h"
-    ) -> str:
-        """Tell when the sun rises.
-
-        Clouds are left out.
-
-        Args:
-            city: a city's name,
-                in English
-            days: for how many days
-
-        Returns:
-            the times
-        """
-        self.ran.append((city, days, unit))
-        return f"{city}: 6 {unit}"
-
-    @tool
-    def forecast(self, place: Place, day: date | None = None) -> Weather:
-        """Forecast the weather."""
-        self.ran.append((place, day, threading.current_thread()))
-        return Weather(day or date(2026, 1, 2), 21.5)
-
-    @tool(name="who-asks")
-    async def who_asks(self, context: ToolContext) -> str:
-        """Say who asks."""
-        return f"{context.agent_id} for {context.task.task_id}"
-
-    @tool
-    async def anything(self, wanted: str) -> Any:
-        """Return, or raise, whatever is wanted."""
-        if wanted == "division":
-            return 1 // 0
-        if wanted == "unknown task":
-            raise NotFound("there is no such task")
-        return {"set": {1}, "nan": float("nan"), "object": object(), "long": "x" * 100_000}[wanted]
-
-    @tool
-    def first(self, words: list[str]) -> str:
-        """Return the first long word."""
-        return next(word for word in words if len(word) > 3)
-
-    def not_a_tool(self, city: str) -> str:
-        return city
+from tests.unit.almanac import Almanac, Place
 
 
 class Context:
@@ -263,91 +196,6 @@ async def test_results_become_plain_json(tools: dict[str, Tool]) -> None:
 async def test_a_result_over_the_limit_is_cut_and_says_so(tools: dict[str, Tool]) -> None:
     result = await tools["anything"].call('{"wanted": "long"}', Context())
     assert result == "x" * MAX_RESULT_CHARS + "\n[cut: the first 32,000 of 100,000 characters]"
-
-
-def test_a_function_that_cannot_be_a_tool_fails_where_it_is_declared() -> None:
-    with pytest.raises(ConfigError, match=r"test_tool\.py:\d+: tool 'silent' has no docstring\. say in it"):
-
-        @tool
-        async def silent(city: str) -> str:
-            return city
-
-    with pytest.raises(ConfigError, match="does not say the type of 'city'") as caught:
-
-        @tool
-        async def untyped(city) -> str:  # type: ignore[no-untyped-def]
-            """Do something."""
-            return city
-
-    assert caught.value.line is not None and caught.value.field == "untyped"
-    with pytest.raises(ConfigError, match=r"takes \*\*cities"):
-
-        @tool
-        async def greedy(**cities: str) -> None:
-            """Do something."""
-
-    with pytest.raises(ConfigError, match="describes 'town', which it does not take"):
-
-        @tool
-        async def outdated(city: str) -> None:
-            """Do something.
-
-            Args:
-                town: a city
-            """
-
-    with pytest.raises(ConfigError, match="a name that models refuse"):
-
-        @tool(name="what now?")
-        async def named() -> None:
-            """Do something."""
-
-    with pytest.raises(ConfigError, match="put it innermost"):
-        tool(staticmethod(test_results_become_plain_json))
-
-
-def test_types_that_json_cannot_fill_are_refused_before_any_call() -> None:
-    class Owner:
-        @tool
-        async def use(self, lock: threading.Lock) -> None:
-            """Use a lock."""
-
-    with pytest.raises(ConfigError, match=r"test_tool\.py:\d+: tool 'use' has a type that cannot be read"):
-        tools_of(Owner())
-
-
-def test_a_type_imported_for_the_type_checker_alone_is_refused_with_the_remedy() -> None:
-    class Owner:
-        @tool
-        async def use(self, lock: "NotThere") -> None:  # type: ignore[name-defined]  # noqa: F821
-            """Use a lock."""
-
-    with pytest.raises(ConfigError, match="imported for run time too"):
-        tools_of(Owner())
-
-
-def test_tools_load_no_http_client_until_one_is_needed() -> None:
-    code = "import sys, meshwright.tools; sys.exit('aiohttp' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_two_tools_of_one_name_are_refused() -> None:
-    with pytest.raises(ConfigError, match="tool 'sunrise' has the name of another tool"):
-        tools_of(Almanac(), Almanac())
-
-
-def test_a_subclass_may_replace_a_tool_or_take_it_away() -> None:
-    class Quiet(Almanac):
-        sunrise = None  # type: ignore[assignment]
-
-        @tool
-        def forecast(self, place: Place) -> str:  # type: ignore[override]
-            """Forecast nothing."""
-            return "who knows"
-
-    described = {each.name: each.description for each in tools_of(Quiet())}
-    assert "sunrise" not in described
-    assert described["forecast"] == "Forecast nothing."
 
 
 async def test_delegate_reaches_the_named_agents_alone() -> None:

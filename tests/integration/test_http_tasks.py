@@ -1,0 +1,162 @@
+"""Tasks over HTTP: accepted, refused, listed and ended, and every mistake named."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.http_mesh import TRACE_ID, WRONG_TASKS, Api, http_mesh
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with http_mesh(tmp_path) as api:
+        yield api
+
+
+async def test_a_task_is_accepted_and_its_outcome_can_be_read(api):
+    status, receipt = await api.call(
+        "POST", "/tasks", json={"capability": "echoing", "payload": {"text": "hello"}}
+    )
+    assert status == 202
+    assert set(receipt) == {"task_id", "status", "dispatched_to", "score"}
+    assert (receipt["dispatched_to"], receipt["score"]) == ("echo", 1.05)
+    await api.mesh.outcome(receipt["task_id"])
+
+    task = await api.get(f"/tasks/{receipt['task_id']}")
+    assert (task["capability"], task["payload"], task["status"]) == (
+        "echoing",
+        {"text": "hello"},
+        "succeeded",
+    )
+    [attempt] = task["attempts"]
+    assert attempt["agent_id"] == "echo"
+    assert attempt["score_card"]["preferred"] == 1.05
+    assert attempt["started_at"] <= attempt["ended_at"]
+    outcome = task["outcome"]
+    assert outcome["result"]["text"] == "you said: hello"
+    assert (outcome["status"], outcome["success"], outcome["error"]) == ("succeeded", True, None)
+    assert {"prompt_tokens", "completion_tokens"} <= set(outcome["usage"])
+    assert {"duration_ms", "model", "cost_usd", "completed_at"} <= set(outcome)
+
+
+async def test_the_answer_says_where_the_task_is(api):
+    async with api.session.post("/tasks", json={"agent_id": "echo"}) as response:
+        receipt = await response.json()
+        assert response.headers["Location"] == f"/tasks/{receipt['task_id']}"
+
+
+async def test_a_failed_task_shows_its_error(api):
+    task_id = await api.finished(agent_id="echo", payload={"fail": True})
+    task = await api.get(f"/tasks/{task_id}")
+    assert task["status"] == "failed"
+    assert task["outcome"]["error"] == {"type": "ToolFailed", "message": "told to fail"}
+    assert task["attempts"][0]["error"]["type"] == "ToolFailed"
+
+
+async def test_a_repeated_idempotency_key_is_the_same_task(api):
+    async def send(text: str) -> tuple[int, Any]:
+        body = {"capability": "echoing", "payload": {"text": text}}
+        return await api.call("POST", "/tasks", json=body, headers={"Idempotency-Key": "order-7"})
+
+    (first_status, first), (second_status, second) = await send("hello"), await send("hello")
+    assert first_status == second_status == 202
+    assert {**second, "status": first["status"]} == first
+    status, problem = await send("something else")
+    assert (status, problem["code"], problem["field"]) == (409, "IdempotencyConflict", "Idempotency-Key")
+    assert "new Idempotency-Key" in problem["remedy"]
+    assert len((await api.get("/tasks"))["items"]) == 1
+
+
+async def test_a_task_may_bring_its_own_id(api):
+    assert await api.submit(task_id="mine-1", agent_id="echo") == "mine-1"
+
+
+async def test_a_task_belongs_to_the_trace_of_its_client(api):
+    headers = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"}
+    _, receipt = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=headers)
+    assert (await api.get(f"/tasks/{receipt['task_id']}"))["trace_id"] == TRACE_ID
+    events = (await api.get("/events", trace_id=TRACE_ID))["items"]
+    assert "task.accepted" in [event["event_type"] for event in events]
+
+
+async def test_a_malformed_trace_is_passed_over(api):
+    for value in ("nonsense", f"00-{'0' * 32}-00f067aa0ba902b7-01", f"ff-{TRACE_ID}-00f067aa0ba902b7-01"):
+        _, receipt = await api.call(
+            "POST", "/tasks", json={"agent_id": "echo"}, headers={"traceparent": value}
+        )
+        assert (await api.get(f"/tasks/{receipt['task_id']}"))["trace_id"] != TRACE_ID
+
+
+@pytest.mark.parametrize(("body", "status", "field", "code"), WRONG_TASKS)
+async def test_a_wrong_task_is_refused_with_its_field(api, body, status, field, code):
+    found, problem = await api.call("POST", "/tasks", data=body)
+    assert (found, problem["status"], problem["field"], problem["code"]) == (status, status, field, code)
+    assert problem["type"] == f"urn:meshwright:problem:{code}"
+    assert problem["title"]
+    assert problem["detail"]
+    assert (await api.get("/tasks"))["items"] == []
+
+
+async def test_every_wrong_field_is_named_and_a_misspelt_one_corrected(api):
+    _, problem = await api.call(
+        "POST", "/tasks", json={"agent_id": "echo", "priority": -1, "timeout": "soon"}
+    )
+    assert [error["field"] for error in problem["errors"]] == ["priority", "timeout"]
+    _, problem = await api.call("POST", "/tasks", json={"agent_id": "echo", "prioritty": 3})
+    assert problem["remedy"] == "did you mean 'priority'?"
+
+
+async def test_a_body_that_does_not_end_is_cut_off_at_the_limit(api):
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 65_536
+            yield b" " * 65_536
+
+    status, problem = await api.call("POST", "/tasks", data=endless())
+    assert (status, problem["code"]) == (413, "TooLarge")
+    assert sent < 100 * 65_536
+
+
+async def test_an_impossible_idempotency_key_is_refused(api):
+    for key in ("", "x" * 256):
+        headers = {"Idempotency-Key": key}
+        status, problem = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=headers)
+        assert (status, problem["field"]) == (422, "Idempotency-Key")
+
+
+async def test_tasks_are_listed_by_status_and_capability_page_by_page(api):
+    waiting = await api.submit(agent_id="gate")
+    done = [await api.finished(agent_id="echo") for _ in range(3)]
+    assert [task["task_id"] for task in (await api.get("/tasks", status="succeeded"))["items"]] == done[::-1]
+    assert [task["task_id"] for task in (await api.get("/tasks", capability="waiting"))["items"]] == [waiting]
+    first = await api.get("/tasks", limit=2)
+    second = await api.get("/tasks", limit=2, cursor=first["cursor"])
+    assert [task["task_id"] for task in first["items"] + second["items"]] == [*done[::-1], waiting]
+    assert second["cursor"] is None
+
+
+async def test_a_task_is_ended_before_its_time(api):
+    task_id = await api.submit(agent_id="gate")
+    status, _ = await api.call("POST", f"/tasks/{task_id}/cancel")
+    assert status in (200, 202)
+    assert (await api.mesh.outcome(task_id)).status == "cancelled"
+    status, task = await api.call("POST", f"/tasks/{task_id}/cancel")
+    assert (status, task["status"]) == (200, "cancelled")
+
+
+@pytest.mark.parametrize("path", ["/tasks/{}", "/tasks/{}/events"])
+async def test_what_is_not_there_is_not_found(api, path):
+    status, problem = await api.call("GET", path.format("nothing"))
+    assert (status, problem["field"]) == (404, "task_id")
+    status, problem = await api.call("GET", path.format("two%20words"))
+    assert (status, problem["field"]) == (422, "task_id")
+
+
+async def test_a_task_that_is_not_there_cannot_be_cancelled(api):
+    status, problem = await api.call("POST", "/tasks/nothing/cancel")
+    assert (status, problem["field"]) == (404, "task_id")
