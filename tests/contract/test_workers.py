@@ -135,6 +135,20 @@ async def test_a_worker_that_lapsed_lets_its_work_go_and_goes_on_under_another_n
     assert crew.begun == ["t1 first", "t1 second", "t1 second", "t1 third"]
 
 
+async def test_a_worker_that_is_stopped_while_it_begins_anew_has_let_go_of_everything(
+    stand: Stand, hire: Hire
+) -> None:
+    crew = await hire(three_steps)
+    crew.hold("t1 second")
+    await crew.submit("t1")
+    await crew.has_begun("t1 second")
+    await stand.lapse(crew.host)
+    await crew.restart()
+    await crew.has_begun("t1 second", times=2)
+    crew.let_go("t1 second")
+    assert (await crew.outcome("t1")).text == "first by 1, second by 2, third by 2"
+
+
 async def test_a_worker_that_lapsed_commits_nothing_of_what_another_has_claimed(
     stand: Stand, hire: Hire
 ) -> None:

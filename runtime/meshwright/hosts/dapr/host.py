@@ -149,6 +149,8 @@ class DaprHost:
 
     async def stop(self) -> None:
         """Take nothing new, let what is under way commit and be sent, give the lease back. Idempotent."""
+        if self._begins_anew():
+            await self.crash()  # its work is let go already, and its lease another's or nobody's
         if not self._doors.opened.is_set():
             return
         self._draining = True
@@ -184,7 +186,7 @@ class DaprHost:
 
     def lapse(self) -> None:
         """Begin a new incarnation: the lease was not renewed in time, so others may have taken over."""
-        if self._beginning is not None and not self._beginning.done():
+        if self._begins_anew():
             return
         logger.warning("worker %s could not renew its lease in time: its work is let go", self.incarnation)
         self._doors.opened.clear()
@@ -197,6 +199,9 @@ class DaprHost:
             if not cell.working:
                 cell.forget()
         self._beginning = self._background.begin(self._begin_anew(), "new incarnation")
+
+    def _begins_anew(self) -> bool:
+        return self._beginning is not None and not self._beginning.done()
 
     async def _begin_anew(self) -> None:
         self._turns.executor.watch = await self._link.begin_anew(self.incarnation)
