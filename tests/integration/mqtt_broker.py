@@ -22,6 +22,9 @@ from meshwright.stack.ports import Ports
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20  # that a client waits for what has to come
+HELLO = {"agent_id": "echo", "payload": {"text": "hello"}}
+SUBMIT = "mesh/default/submit"
+OUTCOMES = "mesh/default/tasks/+/outcome"
 PLAIN = ("allow_anonymous true",)
 DURABLE = (
     "persistence true",

@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 
 from tests.integration.http_mesh import TRACE_ID, WRONG_TASKS, Api, http_mesh
-from tests.integration.mqtt_broker import Client, Mosquitto, ask, client, mosquitto, publish
+from tests.integration.mqtt_broker import HELLO, SUBMIT, Client, Mosquitto, ask, client, mosquitto, publish
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr", "mosquitto_sub")
-HELLO = {"agent_id": "echo", "payload": {"text": "hello"}}
-SUBMIT = "mesh/default/submit"
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 
 from tests.integration.http_mesh import Api, http_mesh
-from tests.integration.mqtt_broker import SECONDS, Mosquitto, client, mosquitto
+from tests.integration.mqtt_broker import HELLO, SECONDS, SUBMIT, Mosquitto, client, mosquitto
 
 pytestmark = [pytest.mark.needs("mosquitto"), pytest.mark.timeout(120)]
-SUBMIT = "mesh/default/submit"
-HELLO = {"agent_id": "echo", "payload": {"text": "hello"}}
 FLOOD = 2000
 MOST_BEFORE = 200  # that wait for the mesh at a time
 MOST = 1400  # that are held at a time, those that wait to be answered with them

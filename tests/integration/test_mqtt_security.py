@@ -10,7 +10,9 @@ import pytest
 from meshwright.errors import ConfigError
 from tests.integration.http_mesh import http_mesh
 from tests.integration.mqtt_broker import (
+    HELLO,
     ROOT,
+    SUBMIT,
     Mosquitto,
     ask,
     client,
@@ -23,8 +25,6 @@ from tests.integration.mqtt_broker import (
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr", "mosquitto_passwd", "openssl")
 EXAMPLES = ROOT / "components" / "mosquitto"
-HELLO = {"agent_id": "echo", "payload": {"text": "hello"}}
-SUBMIT = "mesh/default/submit"
 
 
 def openssl(folder: Path, command: str) -> None:
