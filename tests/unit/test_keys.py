@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.cli.app import mesh
-from meshwright.envelope import ActorRef
+from meshwright.envelope import ActorRef, Message
 from meshwright.errors import InvalidInput, NotFound, StoreUnavailable
 from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.ledger.key_actors import KEY, KEYS, VirtualKey, VirtualKeys
@@ -81,6 +81,22 @@ async def test_the_key_itself_is_kept_nowhere(tmp_path: Path) -> None:
     assert made.key_id.encode() in stored
     assert hashlib.sha256(made.key.encode()).hexdigest().encode() in stored
     assert made.key[-43:].encode() not in stored
+
+
+async def test_the_key_itself_is_in_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+    async with opened_host(tmp_path) as host:
+        call = host.call
+
+        async def noted(ref: ActorRef, method: str, body: Any = None) -> Any:
+            sent.append(Message("1", ref, method, body).encode())
+            return await call(ref, method, body)
+
+        monkeypatch.setattr(host, "call", noted)
+        made = await Keys(host).create("helper")
+        await Keys(host).revoke(made.key_id)
+    assert [made.key_id in data.decode() for data in sent] == [True] * 3
+    assert made.key[-43:].encode() not in b"".join(sent)
 
 
 async def test_a_revoked_key_counts_no_more_also_after_a_restart(tmp_path: Path) -> None:
