@@ -56,9 +56,7 @@ async def test_a_fault_is_met_once_has_its_kind_and_quotes_neither_key_nor_promp
 
 
 CONTEXT = {"message": "This model's maximum context length is 3", "code": "context_length_exceeded"}
-
 POLICY = {"message": "Rejected as a result of our safety system", "code": "content_policy_violation"}
-
 QUOTA = {"message": "You exceeded your current quota", "code": "insufficient_quota"}
 
 

@@ -28,6 +28,16 @@ TYPE = "Counter"
 ChannelName = Literal["grpc", "http"]
 
 
+def own_root() -> str:
+    """Where the topics of one test are, on a broker that it shares."""
+    return f"bus/{new_secret()[:16]}"
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await asyncio.sleep(0.01)
+
+
 class Recorder:
     """An app that notes what it is called with. `wait` ends when `go_on` is set, `fail` and `break` raise."""
 

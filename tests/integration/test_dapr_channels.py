@@ -1,25 +1,19 @@
-"""Both app channels beside real daprds: topics, turns, reminders, strangers, tokens, crashes, a quiet end."""
+"""Both app channels beside real daprds: turns, reminders, and what travels."""
 
 import asyncio
 import json
 import time
-from collections.abc import Callable
 
-import aiohttp
 import grpc
 import grpc.aio
 import pytest
-from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
-from google.protobuf.empty_pb2 import Empty
 
 from meshwright.envelope import ActorRef
-from meshwright.errors import ConfigError, Draining, MeshError, NotFound, StoreUnavailable, TooLarge
-from meshwright.hosts.dapr.channels import choose, make_channel
+from meshwright.errors import ConfigError, MeshError, NotFound, StoreUnavailable, TooLarge
+from meshwright.hosts.dapr.channels import choose
 from meshwright.hosts.dapr.channels.actors import actor_class
-from meshwright.hosts.dapr.channels.port import Route
 from meshwright.hosts.dapr.channels.replies import decode_reply, encode_error, encode_result
 from meshwright.models.port import RateLimited
-from meshwright.stack.services import new_secret
 from tests.integration.dapr_channels import TYPE, ChannelName, Recorder, beside
 from tests.services import Services
 
@@ -29,17 +23,6 @@ MAX_BODY = 16 * 1024 * 1024  # of daprd, as the stack starts it
 @pytest.fixture(params=["grpc", "http"])
 def name(request: pytest.FixtureRequest) -> ChannelName:
     return request.param
-
-
-@pytest.fixture
-def root() -> str:
-    """Where this test's topics are, on a broker that it shares."""
-    return f"bus/{new_secret()[:16]}"
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while not holds():
-        await asyncio.sleep(0.01)
 
 
 # Turns
@@ -173,251 +156,6 @@ async def test_a_reminder_comes_again_and_again(services: Services, name: Channe
         for _ in range(2):
             assert await app.reminders.get() == (ActorRef(TYPE, "a"), "tick")
         await there.ask("DELETE", f"actors/{TYPE}/a/reminders/tick")
-
-
-# Topics
-
-
-async def test_a_message_that_is_taken_is_acked(services: Services, name: ChannelName, root: str) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}/+"), Route("views", f"{root}/all/#"))
-    async with beside(services, name, app) as there:
-        await there.publish(f"{root}/x", {"n": 1})
-        assert await app.messages.get() == ("bus", f"{root}/x", b'{"n":1}')
-        await there.publish_plainly(f"{root}/all/of/it", b"{}")
-        assert await app.messages.get() == ("views", f"{root}/all/of/it", b"{}")
-        there.sidecar.stop()
-        assert await there.next_for_the_bus(f"{root}/x") == b"ours"
-
-
-async def test_a_message_that_is_refused_comes_again_and_is_not_acked(
-    services: Services, name: ChannelName, root: str
-) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
-    answers = iter([False, True, False])
-    app.takes = lambda data: next(answers, False)
-    async with beside(services, name, app) as there:
-        await there.publish_plainly(root, b"first")
-        assert [(await app.messages.get())[2] for _ in range(2)] == [b"first", b"first"]
-        await there.publish_plainly(root, b"second")
-        assert (await app.messages.get())[2] == b"second"
-        there.sidecar.kill()
-        assert await there.next_for_the_bus(root) == b"second"
-
-
-async def test_messages_that_come_while_one_is_under_way_come_together_and_are_refused_alone(
-    services: Services, root: str
-) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
-    refused: list[bytes] = []
-
-    def takes(data: bytes) -> bool:
-        if data == b"two" and not refused:
-            refused.append(data)
-            return False
-        return True
-
-    app.takes = takes
-    async with beside(services, "grpc", app) as there:
-        await there.publish(root, "wait")
-        assert (await app.messages.get())[2] == b'"wait"'
-        for each in (b"one", b"two", b"three"):
-            await there.publish_plainly(root, each)
-        app.go_on.set()
-        came = [(await app.messages.get())[2] for _ in range(4)]
-        assert sorted(came[:3]) == [b"one", b"three", b"two"] and came[3] == b"two"
-        await there.publish_plainly(root, b"four")
-        assert (await app.messages.get())[2] == b"four"
-
-
-async def test_a_message_whose_handling_fails_comes_again(
-    services: Services, name: ChannelName, root: str
-) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
-    faults = iter([StoreUnavailable("not now"), ZeroDivisionError("a defect")])
-
-    def takes(data: bytes) -> bool:
-        for fault in faults:
-            raise fault
-        return True
-
-    app.takes = takes
-    async with beside(services, name, app) as there:
-        await there.publish(root, "it")
-        assert [(await app.messages.get())[2] for _ in range(3)] == [b'"it"'] * 3
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [b"\xff\x00 no text", b"", b"{not json", b'{"traceparent": 5}', b'{"specversion": "1.0"}', b"[" * 5000],
-    ids=["bytes", "nothing", "almost JSON", "a strange trace", "almost a CloudEvent", "nested"],
-)
-async def test_what_a_stranger_publishes_arrives_as_it_is_and_stops_nothing(
-    services: Services, name: ChannelName, root: str, payload: bytes
-) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
-    async with beside(services, name, app) as there:
-        for each in (payload, b"the next"):  # one that stops cancels what has not been answered by then
-            await there.publish_plainly(root, each)
-            assert (await app.messages.get())[2] == each
-        there.sidecar.stop()
-        assert await there.next_for_the_bus(root) != payload
-
-
-async def test_what_dapr_wraps_is_unwrapped(services: Services, name: ChannelName, root: str) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
-    async with beside(services, name, app) as there:
-        await there.publish(root, b'"JSON"')
-        assert (await app.messages.get())[2] == b'"JSON"'
-        await there.publish(root, b'a "text"', "text/plain")
-        assert (await app.messages.get())[2] == b'a "text"'
-        await there.publish(root, b"\xff\x00", "application/octet-stream")
-        assert (await app.messages.get())[2] == b"\xff\x00"
-        event = {"specversion": "1.0", "id": "1", "source": "me", "type": "t", "data": [1, {"a": "é"}]}
-        await there.publish_plainly(root, json.dumps(event).encode())
-        assert (await app.messages.get())[2] == '[1,{"a":"é"}]'.encode()
-
-
-async def test_the_bus_may_be_a_redis_stream(services: Services, name: ChannelName, root: str) -> None:
-    app = Recorder(Route("bus", root))
-    async with beside(services, name, app, bus="redis") as there:
-        await there.publish(root, {"n": 1})
-        assert await app.messages.get() == ("bus", root, b'{"n":1}')
-
-
-# Tokens
-
-
-async def test_only_daprd_may_call_over_grpc(services: Services, root: str) -> None:
-    app = Recorder(Route("bus", root))
-    async with (
-        beside(services, "grpc", app) as there,
-        grpc.aio.insecure_channel(f"127.0.0.1:{there.channel.port}") as channel,
-    ):
-        stub = appcallback_pb2_grpc.AppCallbackStub(channel)
-        event = appcallback_pb2.TopicEventRequest(pubsub_name="bus", topic=root, data=b"1")
-        for metadata in ((), (("dapr-api-token", "another"),)):
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.OnTopicEvent(event, metadata=metadata)
-            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.OnInvoke(Empty())
-        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-        assert app.messages.empty()
-        health = appcallback_pb2_grpc.AppCallbackHealthCheckStub(channel)
-        await health.HealthCheck(Empty())
-
-
-async def test_only_daprd_may_call_over_http(services: Services, root: str) -> None:
-    app = Recorder(Route("bus", root))
-    async with beside(services, "http", app) as there, aiohttp.ClientSession() as session:
-
-        async def ask(method: str, path: str, token: str | None = None) -> int:
-            headers = {"dapr-api-token": token} if token else {}
-            url = f"http://127.0.0.1:{there.channel.port}{path}"
-            async with session.request(method, url, data=b"{}", headers=headers) as response:
-                return response.status
-
-        for path in (f"/actors/{TYPE}/a/method/echo", "/topics/0", "/dapr/config", "/openapi.json"):
-            assert await ask("PUT", path) == await ask("PUT", path, "another") == 401
-        assert app.calls == [] and app.messages.empty()
-        assert await ask("GET", "/healthz") == 200
-        assert await ask("PUT", f"/actors/{TYPE}/a/method/echo", there.sidecar.app.app_token) == 200
-
-
-async def test_a_sidecar_that_refuses_our_token_is_an_error_that_says_what_to_do(services: Services) -> None:
-    async with beside(services, "grpc", Recorder(), serve=False) as there:
-        channel = make_channel("grpc", app_port=0, sidecar_port=there.sidecar.app.grpc_port, api_token="x")
-        await channel.listen(Recorder())
-        with pytest.raises(ConfigError, match="DAPR_API_TOKEN"):
-            await channel.serve_actors()
-        await channel.stop()
-
-
-async def test_a_sidecar_of_the_other_channel_is_an_error_that_says_what_to_do(services: Services) -> None:
-    async with beside(services, "http", Recorder()) as there:
-        app = there.sidecar.app
-        channel = make_channel("grpc", app_port=0, sidecar_port=app.grpc_port, api_token=app.api_token)
-        await channel.listen(Recorder())
-        with pytest.raises(ConfigError, match="--app-protocol grpc"):
-            await channel.serve_actors()
-        await channel.stop()
-
-
-# Crashes, and the end
-
-
-async def test_everything_comes_back_after_kill_9_of_the_sidecar(
-    services: Services, name: ChannelName, root: str
-) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
-    async with beside(services, name, app) as there:
-        await there.publish(root, 1)
-        assert (await app.messages.get())[2] == b"1"
-        assert (await there.call("a", "echo"))[0] == 200
-        there.sidecar.kill()
-        await there.sidecar.start()
-        await there.until_hosting()
-        assert (await there.call("a", "echo"))[0] == 200
-        await there.publish(root, 2)
-        assert (await app.messages.get())[2] == b"2"
-
-
-async def test_actors_come_back_after_a_sidecar_was_away_for_longer_than_the_sdk_waits(
-    services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("dapr.conf.settings.DAPR_HEALTH_TIMEOUT", 0.1)
-    async with beside(services, "grpc", Recorder()) as there:
-        there.sidecar.kill()
-        await until(lambda: caplog.text.count("the stream of actor calls has ended") == 2)
-        await there.sidecar.start()
-        await there.until_hosting()
-        assert (await there.call("a", "echo"))[0] == 200
-
-
-async def test_actors_come_back_after_a_sidecar_has_refused_them(
-    services: Services, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with beside(services, "grpc", Recorder()) as there:
-        there.sidecar.kill()
-        mine = there.sidecar.app
-        ports = {"port": mine.port, "grpc_port": mine.grpc_port, "http_port": mine.http_port}
-        async with services.sidecar(**ports, namespace=mine.namespace):  # with a token of its own
-            await until(lambda: "ended, again in 0.5 s: UNAUTHENTICATED: Unauthorized" in caplog.text)
-        await there.sidecar.start()
-        await there.until_hosting()
-        assert (await there.call("a", "echo"))[0] == 200
-
-
-async def test_callbacks_under_way_end_before_the_channel_has_stopped(
-    services: Services, name: ChannelName, root: str
-) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
-    async with beside(services, name, app) as there:
-        calls = [asyncio.create_task(there.call(f"a{n}", "wait")) for n in range(30)]
-        await until(lambda: len(app.calls) == 30)
-        await there.publish_plainly(root, b'"wait"')
-        await app.messages.get()
-        stopping = asyncio.create_task(there.channel.stop())
-        await asyncio.sleep(0.1)
-        with pytest.raises(Draining):
-            decode_reply(await there.invoke("b", "call", b"8"))
-        app.go_on.set()
-        assert {status for status, _ in await asyncio.gather(*calls)} == {200}
-        await stopping
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection("127.0.0.1", there.channel.port)
-        there.sidecar.stop()
-        assert await there.next_for_the_bus(root) == b"ours"
-
-
-async def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(name: ChannelName) -> None:
-    first = make_channel(name, app_port=0, sidecar_port=1)
-    await first.listen(Recorder())
-    second = make_channel(name, app_port=first.port, sidecar_port=1)
-    with pytest.raises(ConfigError, match=f"the app port {first.port} cannot be listened on"):
-        await second.listen(Recorder())
-    await first.stop()
-    await second.stop()
 
 
 # What needs no daprd

@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import traceback
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from urllib.parse import quote
 
 import pytest
 import redis.asyncio
-import yaml
 
 from meshwright.errors import ModelError
 from meshwright.models.port import ChatMessage, ModelRequest
@@ -27,7 +25,18 @@ from meshwright.storage.database import FILE_NAME
 from tests.acceptance.driver import RunningMesh, mesh, mesh_up
 from tests.integration.models_over_http import Service, service
 from tests.integration.mqtt_broker import Mosquitto, mosquitto
-from tests.providers.fake import SERVER, FakeProvider, Fault
+from tests.integration.quoting_providers import (
+    FAILING,
+    GROUPS,
+    KEYS,
+    OTHER_KEYS,
+    PROMPT,
+    SERVER_KEY,
+    commanded,
+    environment_of,
+    project,
+    provider,
+)
 from tests.services import Services
 
 pytestmark = [
@@ -36,38 +45,7 @@ pytestmark = [
     # LiteLLM reads its streams by an attribute that pydantic deprecates.
     pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning"),
 ]
-PROMPT = "zebra-crossing-4711"
 MQTT_PASSWORD = "mqtt-password-Zq7K2m"
-SERVER_KEY = "sk-server-Zq7K2m9X4v"
-# Each group has one deployment, with a key of its own, and fails in one way; `good` answers. Two speak
-# Anthropic's API. `fast` and `quality` are those that an llm-service offers by need.
-FAILING = (
-    "fast",
-    "quality",
-    "bad",
-    "limited",
-    "held",
-    "cut",
-    "garbage",
-    "told",
-    "page",
-    "claude",
-    "claude-down",
-)
-GROUPS = ("good", "default", *FAILING)
-KEYS = {group: f"sk-{group}-Zq7K2m9X4v" for group in GROUPS}
-OTHER_KEYS = {"GATEWAY_KEY": "gateway-Zq7K2m9X4v", "GEMINI_API_KEY": "AIza-unused-Zq7K2m9X4v"}
-AGENT = """
-class {name}(Agent):
-    '''Asks the group of its name.'''
-
-    agent_id = "{group}"
-    capabilities = (Capability("asking-{group}"),)
-    model = "{group}"
-    prompt_text = "You answer. {{{{context}}}}"
-    remembers = False
-
-"""
 COMMANDS = ("models", "models test", "keys list", "costs --by model", "events", "tasks", "budgets")
 QUESTION = {"messages": [{"role": "user", "content": PROMPT}]}
 MAY_HOLD_PROMPTS = {"events", "heads", "records", "mailbox"}
@@ -95,87 +73,6 @@ class Seen:
             for place, data in self.places.items()
             if place.startswith(below) and any(form in data for form in forms)
         }
-
-
-# The providers
-
-
-def fault_of(group: str, key: str) -> Fault:
-    """How a group's provider fails, with everything in it that it should keep to itself."""
-    words = f"Incorrect API key provided: {key}. You asked: {PROMPT}"
-    headers = {"x-key": key, "x-prompt": PROMPT, "www-authenticate": f"Bearer {key}", "retry-after": key}
-    body = {"error": {"message": words, "type": key, "code": PROMPT, "param": key}}
-    web_page = f"<h1>{words}</h1>".encode()
-    match group:
-        case "fast" | "claude":
-            return Fault(status=401, headers=headers, body=body)
-        case "bad":
-            return Fault(status=400, headers=headers, body=body)
-        case "limited":
-            return Fault(status=429, headers=headers, body=body)
-        case "held":
-            return Fault(status=400, body={"error": {"code": "content_filter", "message": words}})
-        case "cut":
-            return Fault(kind="drop")
-        case "garbage":
-            return Fault(kind="raw", pieces=[b'data: {"choices": [' + json.dumps(words).encode(), b"\n\n"])
-        case "told":
-            return Fault(kind="error", status=500, body=body)
-        case "page":
-            return Fault(kind="raw", pieces=[web_page])
-        case _:
-            return Fault(status=500, headers=headers, body=body)
-
-
-def commanded(fake: FakeProvider, server_key: str | None) -> None:
-    """Have every call fail in its group's way; at a server there is one key for all."""
-    for group in (*FAILING, SERVER):  # a server's own name for its model is what `mesh models test` calls
-        fault = fault_of(group, server_key or KEYS.get(group, SERVER_KEY))
-        fake.faults_of[group].extend([fault] * 100)
-
-
-@asynccontextmanager
-async def provider() -> AsyncIterator[FakeProvider]:
-    # A good reply, too, comes with what it should not.
-    async with FakeProvider(headers={"x-key": KEYS["good"], "x-gateway": OTHER_KEYS["GATEWAY_KEY"]}) as fake:
-        yield fake
-
-
-def project(folder: Path, fake: FakeProvider) -> Path:
-    """A folder with an agent and a deployment for each group."""
-    (folder / "actors").mkdir(parents=True)
-    agents = [AGENT.format(name=group.title().replace("-", ""), group=group) for group in GROUPS]
-    head = '"""One agent for each group."""\n\nfrom meshwright import Agent, Capability\n'
-    for group, agent in zip(GROUPS, agents, strict=True):
-        (folder / "actors" / f"{group.replace('-', '_')}.py").write_text(head + agent)
-    deployments = [deployment(fake, group) for group in GROUPS]
-    config = {"model_list": deployments, "router_settings": {"disable_cooldowns": True}}
-    (folder / "litellm_config.yaml").write_text(yaml.safe_dump(config))
-    return folder
-
-
-def deployment(fake: FakeProvider, group: str) -> dict[str, Any]:
-    speaks_anthropic = group.startswith("claude")
-    params = {
-        "model": "anthropic/claude-haiku-4-5" if speaks_anthropic else "openai/gpt-5.4-mini",
-        "api_base": fake.at(group) if speaks_anthropic else f"{fake.at(group)}/v1",
-        "api_key": f"os.environ/{variable(group)}",
-        "extra_headers": {"X-Gateway": "os.environ/GATEWAY_KEY"},
-    }
-    return {"model_name": group, "litellm_params": params}
-
-
-def variable(group: str) -> str:
-    return f"{group.upper().replace('-', '_')}_KEY"
-
-
-def environment_of(adapter: str, fake: FakeProvider) -> dict[str, str]:
-    """What the model of a mesh needs, in the environment, where keys belong."""
-    if adapter == "http":
-        return {"MESH_MODEL": "http", "LITELLM_BASE_URL": fake.url, "LITELLM_API_KEY": SERVER_KEY}
-    keys = {variable(group): key for group, key in KEYS.items()}
-    talkative = {"LITELLM_LOG": "DEBUG", "OPENAI_LOG": "debug"}
-    return {"MESH_MODEL": "router", **talkative, **OTHER_KEYS, **keys}
 
 
 # A mesh as a process

@@ -14,7 +14,6 @@ from meshwright.work import Journal, Suspended, Work
 from tests.unit.turns import a_dispatch, a_task
 
 REF = ActorRef("helper", "default:t1")
-
 STREAM = "steps/t1/1/1"
 
 

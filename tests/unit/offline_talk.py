@@ -13,7 +13,6 @@ FILES: dict[str, str] = {
     "docs/paths.md": "Relative paths start at the project's\nfolder, wherever they were given.\n",
     "src/clock.py": '"""Time, as a port."""\n\ndef now():\n    # The machine says what time it is.\n',
 }
-
 LOG = [{"commit": "a1b2c3d", "date": "2026-11-20", "author": "Ada", "subject": "Refuse an old fence"}]
 
 
@@ -24,25 +23,15 @@ def tool(name: str, description: str = "", **properties: Any) -> ToolSpec:
 
 
 TEXT = {"type": "string"}
-
 SEARCH = tool("search_files", query=TEXT, pattern={"type": "string", "default": "**"})
-
 READ = tool("read_file", path=TEXT, start_line={"type": "integer", "default": 1})
-
 ANY = {"type": "string", "default": ""}
-
 LIST = tool("list_files", pattern=ANY, folder=ANY)
-
 FETCH = tool("fetch_page", url={"type": "string", "format": "uri"})
-
 GIT_LOG = tool("git_log", max_count={"type": "integer", "default": 20}, path=ANY)
-
 DELEGATE = tool("delegate", agent_id={"const": "researcher-agent", "type": "string"}, text=TEXT)
-
 SCOPE = {"type": "string", "enum": ["task", "agent", "project", "global"], "default": "agent"}
-
 REMEMBER = tool("remember", text=TEXT, scope=SCOPE)
-
 ALL = (LIST, READ, SEARCH, FETCH, GIT_LOG, DELEGATE, REMEMBER)
 
 

@@ -188,9 +188,7 @@ async def test_a_request_that_no_json_can_say_is_answered_and_not_kept(
 
 
 SMALL = st.sampled_from(["", "a", "b", '"', "\x00", "a\x00b", "\ud800"])
-
 TENANTS = st.one_of(st.none(), st.text(max_size=3), st.integers(0, 2), st.lists(SMALL, max_size=2))
-
 REQUESTS = st.builds(
     request,
     text=SMALL,

@@ -20,9 +20,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
-
 OBJECTS = st.dictionaries(st.text(), VALUES, max_size=5)
-
 PROSE = st.text(alphabet=st.characters(exclude_characters="{}[](),:\"'", exclude_categories=["Cs"]))
 
 
@@ -62,7 +60,6 @@ def essence(text: str) -> str:
 
 
 PIECES = [*"{}[],:'\"\\ \n-1a", "```", "True", "None", "null", '"a"', '"a":1', '{"a":1}', '"True,}"', "//x"]
-
 MESS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 
 
