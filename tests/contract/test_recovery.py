@@ -152,6 +152,8 @@ async def test_a_stopped_host_takes_nothing(stand: Stand) -> None:
         await stopped.call(diary(), "write", {"text": "b"})
     with pytest.raises(Draining):
         await stopped.send(Message("b", diary(), "write", Line(text="b")))
+    with pytest.raises(HostError):
+        await stopped.read(diary())
     assert await lines_of(host) == ["a"]
 
 

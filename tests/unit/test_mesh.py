@@ -12,6 +12,7 @@ import pytest
 
 from meshwright import Agent, Capability, TaskRequest, build_mesh, load_settings
 from meshwright.errors import (
+    ConfigError,
     Draining,
     IdempotencyConflict,
     InvalidInput,
@@ -344,3 +345,10 @@ async def test_two_meshes_of_one_process_know_nothing_of_each_other(two: list[Me
         await other.mesh.task("t2")
     await one.mesh.stop()
     assert (await other.ask("echo", "Still there?")).success
+
+
+@pytest.mark.parametrize("name", ["Orchestrator", "context-service", "budget-account", "virtual-keys"])
+def test_no_agent_takes_the_name_of_a_part_of_the_mesh(tmp_path: Path, name: str) -> None:
+    agent = type("Impostor", (Echo,), {"agent_id": name})
+    with pytest.raises(ConfigError, match=f"agent_id '{name}' of Impostor is the name of a part of the mesh"):
+        build_mesh(load_settings(tmp_path), project=tmp_path, agents=[agent])

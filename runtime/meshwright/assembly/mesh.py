@@ -18,6 +18,7 @@ from meshwright.clock import Clock, SystemClock
 from meshwright.context.memory import Memory
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.tokens import count_tokens
+from meshwright.errors import ConfigError
 from meshwright.events.log import EventLog
 from meshwright.fleet import load_agents, project_file
 from meshwright.host import Host, Subscription
@@ -211,16 +212,26 @@ def traced(settings: Settings) -> Tracing | NoTracing:
 
 
 def kinds_of(classes: Sequence[type[Agent]], registry: Registry, max_attempts: int) -> dict[str, ActorKind]:
-    """Every type of actor of the mesh, by its name, wherever it lives."""
-    kinds = [
+    """Every type of actor of the mesh, by its name, wherever it lives. Raises ConfigError for an agent with
+    the name of a part of the mesh."""
+    system = [
         ActorKind.of(Orchestrator, registry=registry, max_attempts=max_attempts),
         ActorKind.of(ContextService, type=CONTEXT_SERVICE),
         ActorKind.of(BudgetAccount, type=ACCOUNT),
         ActorKind.of(VirtualKey, type=KEY),
         ActorKind.of(VirtualKeys, type=KEYS),
-        *(ActorKind.of(AgentThread, type=each.agent_id) for each in classes),
     ]
-    return {kind.type: kind for kind in kinds}
+    taken = {kind.type for kind in system}
+    for each in classes:
+        if each.agent_id in taken:
+            what = f"agent_id {each.agent_id!r} of {each.__name__} is the name of a part of the mesh"
+            raise ConfigError(what, remedy="give the agent another", field="agent_id")
+    return {kind.type: kind for kind in (*system, *map(agent_kind, classes))}
+
+
+def agent_kind(agent: type[Agent]) -> ActorKind:
+    """The type of the actors that are an agent's threads."""
+    return ActorKind.of(AgentThread, type=agent.agent_id)
 
 
 def lives_in(kind: str, role: Role) -> bool:

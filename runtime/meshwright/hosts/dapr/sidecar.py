@@ -7,7 +7,7 @@ must know looks again (see `state`). What daprd can never do is ConfigError.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -193,11 +193,13 @@ class Sidecar:
         await self._call(self._stub.UnregisterActorReminder, request)
 
     async def _call(self, method: Any, request: Any, seconds: float = CALL_SECONDS) -> Any:
-        call: Awaitable[Any] = method(request, timeout=seconds, metadata=self._metadata)
+        asked = type(request).__name__.removesuffix("Request")
         try:
-            return await call
+            return await method(request, timeout=seconds, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            raise _translated(error, type(request).__name__.removesuffix("Request"), self._address) from None
+            raise _translated(error, asked, self._address) from None
+        except grpc.aio.UsageError:  # the connection was closed by a stop
+            raise StoreUnavailable(f"{asked} comes when the mesh has stopped") from None
 
 
 def _state_item(write: Write) -> common_v1.StateItem:

@@ -165,6 +165,7 @@ class MemoryHost:
 
     async def read(self, ref: ActorRef) -> BaseModel | None:
         """The actor's committed state, or None if it never had a turn."""
+        self._check_open()
         head = self._store.head(ref)
         return self._actors.kind(ref).decode_state(head.state) if head.revision else None
 
