@@ -93,6 +93,7 @@ async def test_the_spans_of_a_task_are_one_trace_in_the_log(running: RunningMesh
         wanted -= {span["name"] for span in event["payload"]["spans"]}
         if not wanted:
             break
+    assert not wanted
 
 
 async def test_the_log_answers_by_each_field(running: RunningMesh, task_id: str) -> None:

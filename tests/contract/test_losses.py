@@ -65,9 +65,9 @@ async def test_a_failed_attempt_is_made_again_by_another_agent(hire: Hire) -> No
 async def test_what_is_cancelled_ends_as_cancelled_wherever_it_is_on_its_road(hire: Hire) -> None:
     crew = await hire(one_step, slots=1)
     names = [f"t{n}" for n in range(8)]
-    for name in names:
+    for n, name in enumerate(names):
         crew.hold(f"{name} work")
-        await crew.submit(name, thread_id=f"thread{len(name) % 2}")
+        await crew.submit(name, thread_id=f"thread{n % 2}")
     for name in names:
         await crew.cancel(name)
     for name in names:

@@ -63,15 +63,23 @@ async def test_state_outlives_kill_9_of_store_and_sidecar(own_services: Services
 
 async def test_control_plane_comes_back_where_it_was(own_services: Services) -> None:
     async with own_services.sidecar(bus="redis") as sidecar:
+        await until_placed(sidecar)
         for name in ("placement", "scheduler"):
             own_services.kill(name)
+        await until_placed(sidecar, False)
+        for name in ("placement", "scheduler"):
             own_services.start_again(name)
-        async with asyncio.timeout(20):
-            while True:
-                _, about = await call(sidecar, "GET", "/metadata")
-                if about["actorRuntime"]["placement"] == "placement: connected":
-                    break
-                await asyncio.sleep(0.05)
+        await until_placed(sidecar)
+
+
+async def until_placed(sidecar: Sidecar, placed: bool = True) -> None:
+    """Wait until a sidecar says that it is connected to the placement, or that it is not."""
+    async with asyncio.timeout(20):
+        while True:
+            _, about = await call(sidecar, "GET", "/metadata")
+            if (about["actorRuntime"]["placement"] == "placement: connected") == placed:
+                return
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.needs("ss")

@@ -185,7 +185,13 @@ def test_a_task_without_words_is_a_cheap_one(sample: Task) -> None:
     assert RESEARCHER().tags(no_text) == ["research", "cheap"]
 
 
-@given(text=st.text(max_size=400), more=st.sampled_from([" and more words", " Why?", " compare it", "??"]))
+WORDS = st.sampled_from(["a", "word " * 15, "compare", "Why?", "Where is it?", "vs", "tradeoffs", "☃"])
+
+
+@given(
+    text=st.lists(WORDS | st.text(max_size=20), max_size=8).map(" ".join),
+    more=st.sampled_from([" and more words", " Why?", " compare it", "??"]),
+)
 def test_no_sign_of_complexity_makes_another_weaker(text: str, more: str) -> None:
     now = "2026-11-20T09:00:00Z"
     task = Task.model_validate({"task_id": "t", "deadline_at": now, "thread_id": "t", "created_at": now})
