@@ -15,6 +15,7 @@ from tests.run import is_there
 
 pytest_plugins = ["tests.services"]
 SEED = pytest.StashKey[int]()
+REQUIRED = "MESH_REQUIRE_TIERS"
 ALARM_MARGIN_SECONDS = 5  # an async test ends so long before the timeout plugin's alarm
 # A deadline would measure the machine's other work.
 hypothesis.settings.register_profile("mesh", deadline=None)
@@ -25,10 +26,15 @@ hypothesis.settings.load_profile("mesh")
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SEED] = int(os.environ.get("MESH_TEST_SEED") or random.SystemRandom().randrange(2**32))
     config.option.hypothesis_seed = config.option.hypothesis_seed or str(config.stash[SEED])
-    required = os.environ.get("MESH_REQUIRE_TIERS")
+    from tests.services import GIVEN, HANDED_ON  # pytest has to import its plugins itself
+
+    required = os.environ.get(REQUIRED)
     forget_the_users_settings()
+    # The processes that run tests side by side start from this environment.
+    os.environ.update({f"{HANDED_ON}{name}": value for name, value in GIVEN.items()})
+    os.environ["MESH_TEST_SEED"] = str(config.stash[SEED])
     if required:
-        os.environ["MESH_REQUIRE_TIERS"] = required
+        os.environ[REQUIRED] = required
 
 
 def forget_the_users_settings() -> None:
@@ -51,10 +57,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         missing = [program for program in marker.args if not is_there(program)]
-        if missing and os.environ.get("MESH_REQUIRE_TIERS") == "all":
+        if missing and os.environ.get(REQUIRED) == "all":
             pytest.fail(f"needs {', '.join(missing)} on PATH, and every tier is required", pytrace=False)
         if missing:
             pytest.skip(f"needs {', '.join(missing)} on PATH")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Replace halves of characters in what a test has logged: they cannot be sent from process to process."""
+    report = yield
+    report.sections = [(name, text.encode(errors="replace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

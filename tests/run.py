@@ -28,6 +28,8 @@ CHECKS: dict[str, list[list[str]]] = {
     "imports": [["lint-imports", "--no-logo"]],
     "types": [["pyrefly", "check", "--summary=none"]],
 }
+# A file's tests stay together, and share its services. More processes than cores gain nothing.
+SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses=4", "--dist=loadfile")
 DAPR = ("mosquitto", "redis-server", "daprd")
 
 
@@ -93,6 +95,7 @@ def run_tier(part: str, tests: Path) -> Result:
             str(ROOT / "pyproject.toml"),
             f"--rootdir={tests.parent}",
             f"--junitxml={report}",
+            *SIDE_BY_SIDE,
         ]
         status = execute([sys.executable, "-m", "pytest", *options, *paths], tier.environment)
         return read_report(part, status, time.monotonic() - started, report)

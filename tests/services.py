@@ -7,7 +7,7 @@
             sidecar.kill()                             # kill -9
             await sidecar.start()                      # again: same ports, names and tokens
 
-`services` lives as long as the pytest session and is shared, so a test takes a namespace, topics and keys
+`services` lives as long as the pytest process and is shared, so a test takes a namespace, topics and keys
 of its own (`sidecar` makes a namespace up where none is given). `own_services` belongs to one test, which may
 kill what is in it: `own_services.kill("redis")`, `own_services.start_again("redis")`. Both start a service
 when it is asked for first, as the product would start it, with its data in a folder of the test.
@@ -49,9 +49,16 @@ VARIABLES = {
     "scheduler": "MESH_SCHEDULER",
 }
 PASSWORD = "MESH_REDIS_PASSWORD"
-# Read when pytest starts, before it cleans the environment of settings.
-GIVEN = {name: os.environ[name] for name in (*VARIABLES.values(), PASSWORD) if os.environ.get(name)}
-DAPR_BIN = os.environ.get("MESH_DAPR_BIN")
+BINARIES = "MESH_DAPR_BIN"
+HANDED_ON = "TESTS_"
+"""Begins the names that what was given has once pytest has cleaned the environment of settings: the processes
+that run tests side by side start from it."""
+GIVEN = {
+    name: value
+    for name in (*VARIABLES.values(), PASSWORD, BINARIES)
+    if (value := os.environ.get(name) or os.environ.get(HANDED_ON + name))
+}
+DAPR_BIN = GIVEN.get(BINARIES)
 TAIL_LINES = 20
 
 
