@@ -29,7 +29,7 @@ CHECKS: dict[str, list[list[str]]] = {
     "types": [["pyrefly", "check", "--summary=none"]],
 }
 # A file's tests stay together, and share its services. More processes than cores gain nothing.
-SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses=4", "--dist=loadfile")
+SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
 DAPR = ("mosquitto", "redis-server", "daprd")
 
 
