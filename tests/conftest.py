@@ -5,6 +5,7 @@ import functools
 import inspect
 import os
 import random
+import signal
 from collections.abc import Awaitable, Callable, Generator
 
 import hypothesis
@@ -35,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["MESH_TEST_SEED"] = str(config.stash[SEED])
     if required:
         os.environ[REQUIRED] = required
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell: programs inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def forget_the_users_settings() -> None:

@@ -50,13 +50,7 @@ def start(module: Path, *arguments: str, **others: str) -> subprocess.Popen[str]
         text=True,
         env=os.environ | {"MESH_CACHE": str(module.parent / "cache")} | others,
         start_new_session=True,
-        preexec_fn=heed_interrupts,
     )
-
-
-def heed_interrupts() -> None:
-    """Who runs the tests in the background may have had them ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def build(module: Path, *arguments: str, **others: str) -> subprocess.CompletedProcess[str]:
