@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["MESH_TEST_SEED"] = str(config.stash[SEED])
     if required:
         os.environ[REQUIRED] = required
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell: programs inherit it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; programs inherit
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
