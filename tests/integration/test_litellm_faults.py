@@ -20,6 +20,7 @@ from meshwright.models.port import (
     Unauthorized,
     Unsupported,
 )
+from meshwright.stack.ports import Ports
 from tests.integration.litellm_routers import KEY, TIERS, Make, deployment, request, routers
 from tests.providers.fake import FakeProvider, Fault
 
@@ -75,12 +76,12 @@ async def test_twenty_faults_at_once_each_meet_their_own_call(make: Make, fake: 
     "environment", [{}, {"LITELLM_LOG": "DEBUG", "LITELLM_LOCAL_MODEL_COST_MAP": "False"}]
 )
 def test_a_provider_out_of_reach_is_told_in_a_few_lines_without_key_and_prompt(
-    tmp_path: Path, free_tcp_port: int, environment: dict[str, str]
+    tmp_path: Path, ports: Ports, environment: dict[str, str]
 ) -> None:
     params = {
         "model": "anthropic/claude-sonnet-4-6",
         "api_key": "os.environ/ANTHROPIC_API_KEY",
-        "api_base": f"http://127.0.0.1:{free_tcp_port}",
+        "api_base": f"http://127.0.0.1:{ports.take(1)[0]}",
     }
     config = {"model_list": [{"model_name": "default", "litellm_params": params}]}
     (tmp_path / "litellm_config.yaml").write_text(yaml.safe_dump(config))

@@ -28,6 +28,7 @@ from meshwright.models.port import (
     ModelRequest,
     Unauthorized,
 )
+from meshwright.stack.ports import Ports
 from tests.providers.fake import FakeProvider, Fault, tool_calls
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,12 +121,11 @@ def request(*tags: str, **fields: Any) -> ModelRequest:
     return ModelRequest(**{"messages": messages, "user": "researcher-agent", "tags": tags, **fields})
 
 
-async def test_the_projects_own_file_serves_a_proxy(
-    program: Path, free_tcp_port: int, tmp_path: Path
-) -> None:
+async def test_the_projects_own_file_serves_a_proxy(program: Path, ports: Ports, tmp_path: Path) -> None:
     """One proxy for all that is asked of it: a start takes from five seconds to half a minute."""
     config = ROOT / "litellm_config.yaml"
-    async with running(program, config, free_tcp_port, tmp_path / "log") as proxy:
+    [port] = ports.take(1)
+    async with running(program, config, port, tmp_path / "log") as proxy:
         model = HttpModel(proxy.url, MASTER_KEY)
         try:
             await tags_pick_the_deployment(model, proxy.fake)
