@@ -68,7 +68,7 @@ async def call(model: RouterModel, *, stream: bool = False, tags: tuple[str, ...
     try:
         reply = await model.complete(request, unheard if stream else None)
     except AllProvidersDown as down:
-        assert down.retry_after_seconds
+        assert down.retry_after_seconds and down.retry_after_seconds < 61 - time.time() % 60
         return "refused"
     assert reply.content
     return "answered"

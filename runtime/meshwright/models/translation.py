@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -94,9 +95,10 @@ def provider_words(causes: Sequence[BaseException]) -> str:
 
 
 def over_limit(group: str) -> AllProvidersDown:
-    """The error for a group of which no deployment has a call left in this minute."""
+    """The error for a group of which no deployment has a call left in this minute, which is the clock's."""
     return AllProvidersDown(
-        f"All deployments of model {group!r} are at their limit (rpm, tpm)", retry_after_seconds=60.0
+        f"All deployments of model {group!r} are at their limit (rpm, tpm)",
+        retry_after_seconds=60 - time.time() % 60,
     )
 
 
