@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -50,6 +51,7 @@ class Inbox:
         self._confirm = confirm
         self._confirmed = confirmed
         self._order = Order()
+        self._keepings: set[asyncio.Task[bool]] = set()
 
     async def take(self, topic: str, data: bytes) -> bool:
         """Take one message of the broker."""
@@ -72,18 +74,33 @@ class Inbox:
             return True
         events = [Event.model_validate(event) for event in batch["events"]]
         passing = [Event.model_validate(event) for event in batch.get("passing", ())]
-        if self._logger is not None:  # an empty batch too takes its turn, or the next would wait for it
-            async with self._order.turn(sender, number):
-                try:
-                    events = await self._logger.take(events) if events else []
-                except HostError as error:
-                    logger.warning("%d events are not in the log yet: %s", len(events), error)
-                    return False
-            if batch["events"]:
-                self._confirm(sender, number)
-        for event in (*events, *passing):
-            self._bus.tell(event)
+        if self._logger is None:
+            self._show((*events, *passing))
+            return True
+        keeping = asyncio.create_task(self._keep(self._logger, sender, number, events, passing))
+        self._keepings.add(keeping)
+        keeping.add_done_callback(self._keepings.discard)
+        # A sidecar that goes takes its calls along, and what the log has by then is shown now or never.
+        return await asyncio.shield(keeping)
+
+    async def _keep(
+        self, log: EventLogger, sender: str, number: int, events: list[Event], passing: list[Event]
+    ) -> bool:
+        """Write a batch into the log, then show what was new to it. An empty one only takes its turn."""
+        async with self._order.turn(sender, number):
+            try:
+                new = await log.take(events) if events else []
+            except HostError as error:
+                logger.warning("%d events are not in the log yet: %s", len(events), error)
+                return False
+        if events:
+            self._confirm(sender, number)
+        self._show((*new, *passing))
         return True
+
+    def _show(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._bus.tell(event)
 
     async def _take_event(self, event: Event) -> bool:
         spread, messages = self._bus.spread([event])

@@ -1,0 +1,67 @@
+"""What the inbox has put into the log is shown, whatever becomes of the call that brought it."""
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic_core import to_json
+
+from meshwright.bus import Bus
+from meshwright.clock import SystemClock
+from meshwright.events.logger import EventLogger
+from meshwright.hosts.dapr.inbox import Inbox
+from meshwright.messages import Event
+from tests.unit.event_logs import event, open_log
+
+PATIENCE_SECONDS = 10
+TOPIC = "events"
+
+
+class Office:
+    """An inbox before a log, and what its listeners were shown."""
+
+    def __init__(self, log: EventLogger) -> None:
+        self.shown: asyncio.Queue[str] = asyncio.Queue()
+        bus = Bus()
+        bus.listen("#", lambda told: self.shown.put_nowait(told.id))
+        self.confirmed: list[tuple[str, int]] = []
+        self.inbox = Inbox(
+            bus,
+            log,
+            SystemClock(),
+            "me",
+            deliver=lambda message: asyncio.sleep(0),
+            emit=lambda events: asyncio.sleep(0),
+            confirm=lambda sender, number: self.confirmed.append((sender, number)),
+            confirmed=lambda numbers: None,
+        )
+
+
+def batch(number: int, *events: Event) -> bytes:
+    return to_json({"v": 1, "from": "other", "n": number, "events": events, "passing": []})
+
+
+async def test_a_call_that_is_broken_off_while_the_log_is_written_hides_nothing(tmp_path: Path) -> None:
+    async with open_log(tmp_path) as kept, asyncio.timeout(PATIENCE_SECONDS):
+        office = Office(EventLogger(kept.log))
+        for number in range(1, 6):
+            data = batch(number, event(number))
+            call = asyncio.create_task(office.inbox.take(TOPIC, data))
+            for _ in range(number):  # so far does it come before its sidecar is gone
+                await asyncio.sleep(0)
+            call.cancel()
+            with suppress(asyncio.CancelledError):
+                await call
+            assert await office.inbox.take(TOPIC, data)  # it comes again
+            assert await office.shown.get() == event(number).id
+        assert office.shown.empty()
+        assert ("other", 5) in office.confirmed
+
+
+async def test_what_comes_twice_is_shown_once(tmp_path: Path) -> None:
+    async with open_log(tmp_path) as kept, asyncio.timeout(PATIENCE_SECONDS):
+        office = Office(EventLogger(kept.log))
+        assert await office.inbox.take(TOPIC, batch(1, event(1), event(2)))
+        assert await office.inbox.take(TOPIC, batch(1, event(1), event(2)))
+        assert [office.shown.get_nowait(), office.shown.get_nowait()] == [event(1).id, event(2).id]
+        assert office.shown.empty()
