@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, load_settings
+from meshwright import Agent, Capability, TaskRequest
 from meshwright.errors import ModelError
 from meshwright.models.port import (
     AllProvidersDown,
@@ -23,8 +21,7 @@ from meshwright.models.port import (
 from meshwright.run import Run
 from meshwright.run.failure import Ended, Failure
 from meshwright.testing import ScriptedModel
-
-PATIENCE_SECONDS = 10
+from tests.unit.keeping import kept
 
 
 class Careful(Agent):
@@ -56,26 +53,16 @@ def careful() -> type[Careful]:
     )
 
 
-@asynccontextmanager
-async def kept(folder: Path, agent: type[Agent], model: ScriptedModel) -> AsyncIterator[Mesh]:
-    """A mesh on the files of a folder; at its end work is left where it is."""
-    mesh = build_mesh(load_settings(folder), project=folder, agents=[agent], model=model)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await mesh.start()
-        yield mesh
-        await mesh.stop(drain_seconds=0)
-
-
 async def test_a_resumed_run_hears_the_same_failure_and_asks_nobody_again(tmp_path: Path) -> None:
     first, second = careful(), careful()
     refusal = RateLimited("the provider wants us to wait", remedy="wait", retry_after_seconds=900)
-    async with kept(tmp_path, first, ScriptedModel(refusal)) as mesh:
+    async with kept(tmp_path, first, model=ScriptedModel(refusal)) as mesh:
         request = TaskRequest(agent_id="careful", payload={"text": "Do it."})
         task_id = (await mesh.submit(request)).task_id
         await first.began.wait()
     second.opened.set()
     model = ScriptedModel("All is well.")
-    async with kept(tmp_path, second, model) as mesh:
+    async with kept(tmp_path, second, model=model) as mesh:
         outcome = await mesh.outcome(task_id)
     assert (outcome.attempt, outcome.text) == (1, "nobody knows; All is well.")
     assert len(model.requests) == 1

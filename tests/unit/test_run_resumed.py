@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, load_settings, tool
+from meshwright import Agent, Capability, Mesh, TaskRequest, tool
 from meshwright.envelope import ActorRef
 from meshwright.events.filter import EventFilter
 from meshwright.messages import Event, Usage
@@ -19,8 +17,7 @@ from meshwright.models.port import ModelReply, ModelRequest, ToolCall, Unsupport
 from meshwright.models.structure import ANSWER_TOOL
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, tool_call
-
-PATIENCE_SECONDS = 10
+from tests.unit.keeping import keeper, kept
 
 
 def told(model: ScriptedModel) -> list[str]:
@@ -30,16 +27,6 @@ def told(model: ScriptedModel) -> list[str]:
 
 def system_of(request: ModelRequest) -> str:
     return request.messages[0].content
-
-
-@asynccontextmanager
-async def kept(folder: Path, *agents: type[Agent], model: ScriptedModel | None = None) -> AsyncIterator[Mesh]:
-    """A mesh on the files of a folder; at its end work is left where it is."""
-    mesh = build_mesh(load_settings(folder), project=folder, agents=agents, model=model or ScriptedModel())
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await mesh.start()
-        yield mesh
-        await mesh.stop(drain_seconds=0)
 
 
 async def submitted(mesh: Mesh, agent_id: str, text: str = "Do it.") -> str:
@@ -53,26 +40,6 @@ async def told_of(mesh: Mesh, event_type: str) -> Event:
     event = await anext(tail)
     await tail.aclose()
     return event
-
-
-class Keeper(Agent):
-    """Has a tool in which a test can stop the mesh."""
-
-    agent_id = "keeper"
-    capabilities = (Capability("keeping"),)
-    began: asyncio.Event
-    opened: asyncio.Event
-
-    @tool(idempotent=True)
-    async def hold(self) -> str:
-        """Wait for the test."""
-        self.began.set()
-        await self.opened.wait()
-        return "held"
-
-
-def keeper() -> type[Keeper]:
-    return type("TestKeeper", (Keeper,), {"began": asyncio.Event(), "opened": asyncio.Event()})
 
 
 async def test_a_resumed_run_keeps_its_prompt_and_repeats_no_call(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
 from meshwright.orchestration.registry import Registry
 from meshwright.prompts import Prompts
-from meshwright.run import Runner, Services
+from meshwright.run import Employed, Runner, Services
 from meshwright.settings import Settings
 from meshwright.storage.database import Database
 from meshwright.tracing import NoTracing, Tracing
@@ -75,11 +75,7 @@ def build_mesh(
     in_memory = settings.host == "memory"
     database = Database(None if in_memory else project / settings.data_dir, durability=settings.durability)
     log = EventLog(database)
-    registry = Registry(
-        clock,
-        degraded_after_seconds=settings.degraded_after_seconds,
-        offline_after_seconds=settings.offline_after_seconds,
-    )
+    registry = registry_of(settings, clock)
     kinds = kinds_of(classes, registry, settings.max_attempts)
     elsewhere = [kind for name, kind in kinds.items() if not lives_in(name, role)]
     grounds = Grounds(settings, role, database, log, clock, tracing, elsewhere)
@@ -91,10 +87,7 @@ def build_mesh(
     employed = employ(own, tool_settings(settings, project))
     worker = Worker(chosen_host, Runner(services, employed), slots_of(employed, settings.max_concurrency))
     join(chosen_host, worker, {name: kind for name, kind in kinds.items() if lives_in(name, role)})
-    registrations = [
-        *(each.agent.registration() for each in employed.values()),
-        *map(system_registration, role.parts),
-    ]
+    registrations = registrations_of(employed, role)
     presence = Presence(
         chosen_host, log, registry, registrations, heartbeat_seconds=settings.heartbeat_seconds
     )
@@ -211,6 +204,15 @@ def traced(settings: Settings) -> Tracing | NoTracing:
     return tracing
 
 
+def registry_of(settings: Settings, clock: Clock) -> Registry:
+    """Who is there, and after how long a silence no more."""
+    return Registry(
+        clock,
+        degraded_after_seconds=settings.degraded_after_seconds,
+        offline_after_seconds=settings.offline_after_seconds,
+    )
+
+
 def kinds_of(classes: Sequence[type[Agent]], registry: Registry, max_attempts: int) -> dict[str, ActorKind]:
     """Every type of actor of the mesh, by its name, wherever it lives. Raises ConfigError for an agent with
     the name of a part of the mesh."""
@@ -250,6 +252,12 @@ def join(host: Host, worker: Worker, kinds: Mapping[str, ActorKind]) -> None:
             host.subscribe(Subscription(topics.TASK_RESULTS, task_of, "settle"))
         elif name not in (CONTEXT_SERVICE, *MESH_WIDE):
             host.subscribe(Subscription(topics.tasks(name), thread_of, "enqueue"))
+
+
+def registrations_of(employed: Mapping[str, Employed], role: Role) -> list[Registration]:
+    """How this worker's agents and its part of the mesh make themselves known."""
+    agents = [each.agent.registration() for each in employed.values()]
+    return [*agents, *map(system_registration, role.parts)]
 
 
 def system_registration(name: str) -> Registration:

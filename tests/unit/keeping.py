@@ -1,0 +1,52 @@
+"""A mesh that is stopped in the middle of work, and an agent whose tool a test can hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from meshwright import Agent, Capability, Mesh, build_mesh, load_settings, tool
+from meshwright.models.port import Model
+from meshwright.testing import ScriptedModel
+
+PATIENCE_SECONDS = 10
+
+
+class Keeper(Agent):
+    """Has a tool in which a test can stop the mesh, or the task."""
+
+    agent_id = "keeper"
+    capabilities = (Capability("keeping", preferred=True),)
+    began: asyncio.Event
+    opened: asyncio.Event
+
+    @tool(idempotent=True)
+    async def hold(self) -> str:
+        """Wait for the test."""
+        self.began.set()
+        await self.opened.wait()
+        return "held"
+
+
+def keeper(*, opened: bool = False, **fields: Any) -> type[Keeper]:
+    made = type("TestKeeper", (Keeper,), {"began": asyncio.Event(), "opened": asyncio.Event(), **fields})
+    if opened:
+        made.opened.set()
+    return made
+
+
+@asynccontextmanager
+async def kept(
+    folder: Path, *agents: type[Agent], model: Model | None = None, **settings: Any
+) -> AsyncIterator[Mesh]:
+    """A mesh on the files of a folder; at its end work is left where it is."""
+    mesh = build_mesh(
+        load_settings(folder, **settings), project=folder, agents=agents, model=model or ScriptedModel()
+    )
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await mesh.start()
+        yield mesh
+        await mesh.stop(drain_seconds=0)

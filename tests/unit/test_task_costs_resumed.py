@@ -1,0 +1,90 @@
+"""A task that is taken up again pays once for what was called before, and for what comes after."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from pathlib import Path
+
+from meshwright import Agent, TaskRequest
+from meshwright.models.port import ModelRefused
+from meshwright.run import Run
+from meshwright.testing import ScriptedModel
+from tests.unit.keeping import Keeper, keeper, kept
+from tests.unit.task_costs import LONG, asks, ledger_of, reply
+
+
+async def begun(folder: Path, model: ScriptedModel, text: str = "Do it.") -> str:
+    """A task whose mesh was stopped in the middle of a tool."""
+    agent = keeper()
+    async with kept(folder, agent, model=model) as mesh:
+        request = TaskRequest(agent_id="keeper", payload={"text": text})
+        task_id = (await mesh.submit(request)).task_id
+        await agent.began.wait()
+    return task_id
+
+
+async def test_calls_from_before_a_crash_count_once(tmp_path: Path) -> None:
+    first = ScriptedModel(asks("0.25"))
+    first.replies(reply("0.125", "nonsense"), to="context-service")
+    task_id = await begun(tmp_path, first, LONG)
+    async with kept(tmp_path, keeper(opened=True), model=ScriptedModel(reply("0.5"))) as mesh:
+        outcome = await mesh.outcome(task_id)
+        assert outcome.cost_usd == Decimal("0.875")
+        assert (await ledger_of(mesh, outcome)).calls == 3
+
+
+async def test_calls_that_a_resumed_run_does_not_come_to_again_count_too(tmp_path: Path) -> None:
+    async def runs_away(self: Agent, run: Run) -> str:
+        await run.prepare()
+        raise ValueError("another road")
+
+    task_id = await begun(tmp_path, ScriptedModel(asks("0.25")))
+    async with kept(tmp_path, keeper(run=runs_away), model=ScriptedModel()) as mesh:
+        outcome = await mesh.outcome(task_id)
+        assert (outcome.status, outcome.cost_usd) == ("failed", Decimal("0.25"))
+        await ledger_of(mesh, outcome)
+
+
+async def test_calls_that_a_resumed_run_came_to_again_count_once_where_it_fails(tmp_path: Path) -> None:
+    task_id = await begun(tmp_path, ScriptedModel(asks("0.25")))
+    async with kept(tmp_path, keeper(opened=True), model=ScriptedModel(ModelRefused("no"))) as mesh:
+        outcome = await mesh.outcome(task_id)
+        assert (outcome.status, outcome.cost_usd) == ("failed", Decimal("0.25"))
+        await ledger_of(mesh, outcome)
+
+
+async def test_an_attempt_that_begins_anew_after_a_crash_adds_to_the_one_before(tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    async def other_road(self: Agent, run: Run) -> str:
+        tried.append(run.task.text)
+        if len(tried) == 1:
+            await run.step("another road", asyncio.Event().wait)
+        return await run.converse()
+
+    task_id = await begun(tmp_path, ScriptedModel(asks("0.25")))
+    async with kept(tmp_path, keeper(opened=True, run=other_road), model=ScriptedModel(reply("0.5"))) as mesh:
+        outcome = await mesh.outcome(task_id)
+        assert (outcome.status, outcome.attempt, outcome.cost_usd) == ("succeeded", 2, Decimal("0.75"))
+        await ledger_of(mesh, outcome)
+
+
+async def test_a_step_inside_a_tool_that_is_not_run_again_counts_once(tmp_path: Path) -> None:
+    async def run(self: Keeper, run: Run) -> str:
+        async def asks_itself() -> str:
+            return await run.ask("What is it?")
+
+        await run.step("tool", asks_itself)
+        await run.step("hold", self.hold)
+        return await run.ask("And now?")
+
+    agent = keeper(run=run)
+    async with kept(tmp_path, agent, model=ScriptedModel(reply("0.25"))) as mesh:
+        task_id = (await mesh.submit(TaskRequest(agent_id="keeper", payload={"text": "Do it."}))).task_id
+        await agent.began.wait()
+    agent = keeper(opened=True, run=run)
+    async with kept(tmp_path, agent, model=ScriptedModel(reply("0.5"))) as mesh:
+        outcome = await mesh.outcome(task_id)
+        assert (outcome.status, outcome.cost_usd) == ("succeeded", Decimal("0.75"))
+        await ledger_of(mesh, outcome)
