@@ -179,7 +179,7 @@ async def test_a_second_mesh_on_the_same_folder_is_refused_and_disturbs_nobody(t
 
 
 async def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data").mkdir(mode=0o700)
     (tmp_path / "data" / FILE_NAME).write_text("to be or not to be " * 1000)
     status, err = await mesh_up(tmp_path / "data")
     assert status == 1

@@ -1,6 +1,7 @@
 """The supervisor on small programs: it waits, keeps alive, gives up with a reason, and leaves nothing."""
 
 import asyncio
+import resource
 import socket
 import subprocess
 import sys
@@ -272,10 +273,15 @@ def test_a_log_never_grows_over_its_bound(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_stops_no_program(tmp_path: Path) -> None:
-    (tmp_path / "full").symlink_to("/dev/full")
     log = Log(tmp_path / "full")
-    log.take("stderr", b"no space left\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        log.take("stderr", b"no space left\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     log.close()
+    assert (tmp_path / "full").read_bytes() == b""
     assert list(log.tail) == ["no space left"]
 
 

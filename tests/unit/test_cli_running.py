@@ -27,3 +27,11 @@ def test_the_word_of_another_process_is_left_alone(tmp_path: Path) -> None:
 def test_a_file_that_says_nothing_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "mesh.json").write_text(text)
     assert announced_url(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "url", ["http://203.0.113.7:8000", "http://[2001:db8::7]:8000", "http://:1", "http://["]
+)
+def test_a_folder_cannot_name_a_mesh_of_another_machine(tmp_path: Path, url: str) -> None:
+    (tmp_path / "mesh.json").write_text(json.dumps({"url": url, "pid": 1}))
+    assert announced_url(tmp_path) is None

@@ -114,7 +114,10 @@ async def _mesh(data: Path, workspace: Path) -> AsyncIterator[MeshClient]:
 
 
 def _fresh_folder() -> Path:
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    from meshwright.storage.folder import make_private
+
+    make_private(FOLDER.parent)
+    FOLDER.mkdir(mode=0o700, exist_ok=True)
     for old in sorted(FOLDER.iterdir(), key=lambda path: path.stat().st_mtime)[: -MAX_KEPT + 1]:
         shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix="", dir=FOLDER))

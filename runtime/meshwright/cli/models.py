@@ -12,6 +12,7 @@ import click
 
 from meshwright.cli.client import Document, MeshClient
 from meshwright.cli.options import data_option, json_option
+from meshwright.storage.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
     from meshwright.assembly.models import ModelDesk
@@ -187,7 +188,7 @@ def _called(settings: Settings, data: Path | None) -> dict[str, Document]:
 
 def _tested_health(settings: Settings) -> dict[str, Document]:
     try:
-        known = json.loads((settings.data_dir / HEALTH_FILE).read_text("utf-8"))
+        known = json.loads(read_private(settings.data_dir / HEALTH_FILE))
     except (OSError, ValueError):  # nobody has tested here, or the file is none of ours
         return {}
     return known if isinstance(known, dict) else {}
@@ -201,6 +202,5 @@ def _keep_health(settings: Settings, found: list[Document]) -> None:
         each["deployment"]: {"status": "ok" if each["ok"] else each["error"]["type"], "at": now}
         for each in found
     }
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    path = settings.data_dir / HEALTH_FILE
-    path.write_text(_json({**_tested_health(settings), **states}), "utf-8")
+    path = make_private(settings.data_dir) / HEALTH_FILE
+    write_private(path, _json({**_tested_health(settings), **states}))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from meshwright.storage.folder import read_private, write_private
 
 FILE_NAME = "mesh.json"
 
@@ -15,9 +19,7 @@ FILE_NAME = "mesh.json"
 def announced(folder: Path, url: str) -> Iterator[None]:
     """Say where this process listens for as long as the context lasts."""
     path = folder / FILE_NAME
-    draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
-    draft.replace(path)  # whole or not at all: others read it at any time
+    write_private(path, json.dumps({"url": url, "pid": os.getpid()}))
     try:
         yield
     finally:
@@ -28,12 +30,24 @@ def announced(folder: Path, url: str) -> Iterator[None]:
 def announced_url(folder: Path) -> str | None:
     """Where the mesh of a data folder said it listens; it may be gone without having removed that."""
     url = _read(folder / FILE_NAME).get("url")
-    return url if isinstance(url, str) else None
+    return url if isinstance(url, str) and _is_here(url) else None
+
+
+def _is_here(url: str) -> bool:
+    """Whether an address is one of this machine's: a folder from elsewhere must not name a mesh elsewhere."""
+    try:
+        host = urlsplit(url).hostname
+        family = socket.AF_INET6 if host and ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.bind((host or "", 0))
+    except (OSError, ValueError):
+        return False
+    return bool(host)
 
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(read_private(path))
     except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}

@@ -14,6 +14,8 @@ import click
 if TYPE_CHECKING:
     from meshwright.mesh import Mesh
 
+PRIVATE_UMASK = 0o077
+"""What this process writes is for its user alone: data, logs, and what the tools of agents make."""
 DRAIN_SECONDS = 10
 SWITCH_SECONDS = 0.001
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)

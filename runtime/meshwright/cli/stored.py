@@ -90,9 +90,10 @@ class StoredMesh:
     @asynccontextmanager
     async def _log(self) -> AsyncIterator[EventLog]:
         from meshwright.events.log import EventLog
-        from meshwright.storage.database import Database
+        from meshwright.storage.database import FILE_NAME, Database
 
-        database = Database(self._settings.data_dir)
+        folder = self._settings.data_dir
+        database = Database(folder if (folder / FILE_NAME).is_file() else None)  # to read makes nothing
         await database.open()
         try:
             log = EventLog(database)

@@ -6,6 +6,9 @@ import os
 import traceback
 from pathlib import Path
 
+from meshwright.errors import StoreFailed
+from meshwright.storage.folder import make_private, write_private
+
 FILE_NAME = "last-error.txt"
 
 
@@ -16,8 +19,7 @@ def keep_traceback(error: Exception, folder: Path) -> str:
         return "traceback above"
     path = folder / FILE_NAME
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(traceback.format_exception(error)))
-    except OSError:
+        write_private(make_private(folder) / FILE_NAME, "".join(traceback.format_exception(error)))
+    except (OSError, StoreFailed):
         return "MESH_DEBUG=1 shows the traceback"
     return f"traceback: {path}"

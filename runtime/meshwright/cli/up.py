@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import click
 
 from meshwright.cli.options import data_option, mqtt_option
 from meshwright.cli.serving import (
+    PRIVATE_UMASK,
     collect_seldom,
     drain,
     loop_factory,
@@ -60,6 +62,7 @@ def up(
 
     settings = load_settings(Path(), data_dir=data, listen_port=port, host=host, bus=bus, mqtt_url=mqtt)
     log_to_stderr(settings.data_dir)
+    os.umask(PRIVATE_UMASK)
     if settings.host == "dapr":
         from meshwright.cli.supervised import run_stack
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import click
 
 from meshwright.cli.options import data_option
 from meshwright.cli.serving import (
+    PRIVATE_UMASK,
     STOP_SIGNALS,
     collect_seldom,
     drain,
@@ -49,6 +51,7 @@ def worker(app_id: str, replica: bool, port: int | None, data: Path | None) -> N
 
     settings = listening_for(app_id, load_settings(Path(), data_dir=data, listen_port=port, host="dapr"))
     log_to_stderr(settings.data_dir)
+    os.umask(PRIVATE_UMASK)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_work(settings, app_id, replica))
 

@@ -15,6 +15,7 @@ from typing import Self
 from meshwright.stack.log import Log
 from meshwright.stack.probes import until_it_answers
 from meshwright.stack.services import Service
+from meshwright.storage.folder import write_private
 
 LAUNCH = Path(__file__).with_name("launch.py")
 CHUNK_BYTES = 65_536
@@ -33,11 +34,8 @@ def command_of(service: Service) -> list[str]:
 def write_files(service: Service) -> None:
     """Write what its program reads, for this user alone."""
     for path, text in service.files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-        draft.replace(path)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(path, text)
 
 
 class Output:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from meshwright.errors import StoreFailed, StoreLocked
+from meshwright.storage.folder import make_private, open_private
 
 LOCK_NAME = "mesh.lock"  # the embedded mesh's too: a folder is of one of them
 ENDING_SECONDS = 5.0
@@ -25,15 +26,16 @@ def locked(folder: Path) -> Iterator[int]:
     Raises StoreLocked where another mesh serves the folder, StoreFailed where it cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_NAME).open("a+")
+        make_private(folder)
+        lock = os.fdopen(open_private(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT), "r+")
     except OSError as error:
         raise StoreFailed(
             f"{folder} cannot be used: {error.strerror or error}", remedy="choose another with --data DIR"
         ) from error
     with lock:
         _take(lock, folder)
-        lock.truncate(0)
+        lock.seek(0)
+        lock.truncate()
         lock.write(str(os.getpid()))
         lock.flush()
         yield lock.fileno()

@@ -20,6 +20,7 @@ def main(parent: int, command: list[str]) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the program says what it does then
     if os.getppid() != parent:  # it ended before the kernel was asked
         sys.exit(f"the process {parent} that wanted {command[0]} has ended")
+    os.umask(0o077)  # what it writes is for this user alone
     os.execv(command[0], command)
 
 

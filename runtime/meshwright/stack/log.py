@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
+
+from meshwright.storage.folder import open_private
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_LINE = 16_384  # characters; a longer line goes on in the next
@@ -26,13 +30,13 @@ class Log:
         max_bytes: int = MAX_BYTES,
         on_line: Callable[[str, str], None] = lambda stream, line: None,
     ) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = path
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._max_bytes = max_bytes
         self._on_line = on_line
         self._rests: dict[str, str] = {}
-        self._file = path.open("ab", buffering=0)
+        self._file = self._open()
 
     def take(self, stream: str, output: bytes) -> None:
         """Keep what the program has written to a stream."""
@@ -63,9 +67,12 @@ class Log:
             self.tail.append(text)
             self._on_line(stream, text)
 
+    def _open(self) -> FileIO:
+        return FileIO(open_private(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
+
     def _write(self, output: bytes) -> None:
         if self._file.tell() + len(output) > self._max_bytes:
             self._file.close()
             self.path.replace(self.path.with_name(f"{self.path.name}.1"))
-            self._file = self.path.open("ab", buffering=0)
+            self._file = self._open()
         self._file.write(output[-self._max_bytes :])

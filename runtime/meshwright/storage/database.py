@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, Protocol, TypeVar
 
 from meshwright.errors import StoreFailed, StoreLocked, StoreTooNew
+from meshwright.storage.folder import make_private, open_private
 
 Durability = Literal["full", "normal", "off"]
 ResultT = TypeVar("ResultT")
@@ -129,13 +130,16 @@ class Database:
 
     def _prepare(self) -> sqlite3.Connection:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_private(self.folder)
             self._lock = self._take_lock()
             return self._connect_writer()
         except (sqlite3.Error, OSError) as error:
             raise self._failed(error) from error
 
     def _connect_writer(self) -> sqlite3.Connection:
+        os.close(
+            open_private(self.path, os.O_RDWR | os.O_CREAT)
+        )  # SQLite gives its other files the same mode
         connection = sqlite3.connect(
             self.path,
             isolation_level=None,
@@ -154,7 +158,7 @@ class Database:
         return connection
 
     def _take_lock(self) -> IO[str]:
-        lock = (self.folder / "mesh.lock").open("a+")
+        lock = os.fdopen(open_private(self.folder / "mesh.lock", os.O_RDWR | os.O_CREAT), "r+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -165,7 +169,7 @@ class Database:
                 f"{self.folder} is in use by process {owner}",
                 remedy="use that mesh, stop it, or choose another folder with --data DIR",
             ) from None
-        lock.truncate(0)
+        lock.truncate()
         lock.write(str(os.getpid()))
         lock.flush()
         return lock

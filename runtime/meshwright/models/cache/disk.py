@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from meshwright.clock import Clock
 from meshwright.models.cache.port import CacheUnavailable
+from meshwright.storage.folder import open_private
 
 logger = logging.getLogger("meshwright.cache")
 
@@ -126,7 +127,8 @@ class DiskStore:
     def _connected(self) -> sqlite3.Connection:
         ends = time.monotonic() + BUSY_TIMEOUT_SECONDS
         while self._connection is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(open_private(self.path, os.O_RDWR | os.O_CREAT))
             try:
                 self._connection = opened(self.path)
             except sqlite3.OperationalError as error:  # for the change to WAL nobody is waited for by SQLite

@@ -1,0 +1,107 @@
+"""The data folder: for its owner alone, and without links, whoever made it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from meshwright.errors import StoreFailed
+
+logger = logging.getLogger(__name__)
+
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+MARKS = ("mesh.lock", "mesh.db", "mesh.json", "models.json", "last-error.txt", "cache.db", "demo")
+"""What says that a folder holds the data of a mesh: one of them is in each."""
+MOUNTED = "lost+found"
+
+
+def make_private(folder: Path) -> Path:
+    """Make a data folder, or one that exists private: 0700, its files 0600. Returns the folder.
+
+    Call it before anything is written there. What was open to other users' eyes is tightened, with a warning.
+    Raises StoreFailed for a folder that others own or can write, for one that others can read and that holds
+    something else than a mesh's data, and for one with links in it; OSError where the disk refuses.
+    """
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.stat()
+    _check_owner(folder, found)
+    mode = stat.S_IMODE(found.st_mode)
+    if (mode & OTHERS or folder.is_symlink()) and not _holds_a_mesh(folder):
+        raise StoreFailed(
+            f"{folder} holds other files than a mesh's data, and other users can read it",
+            remedy=f"use a folder of its own, such as --data {folder / 'mesh'}",
+        )
+    loose = list(_loose(folder))
+    if mode & OTHERS:
+        folder.chmod(mode & ~OTHERS)
+        logger.warning("%s was open to other users (mode %o): now only its owner can read it", folder, mode)
+    for path in loose:
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~OTHERS)
+    return folder
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open a file of a data folder, made with 0600 by O_CREAT. Follows no link. Raises OSError."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is no regular file")
+    return descriptor
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file of a data folder, with 0600: whole or not at all, since others read it at any time."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)  # of a process with this id that was killed
+    with os.fdopen(open_private(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w", encoding="utf-8") as file:
+        file.write(text)
+    draft.replace(path)
+
+
+def read_private(path: Path) -> str:
+    """The text of a file of a data folder. Follows no link. Raises OSError, ValueError."""
+    with os.fdopen(open_private(path, os.O_RDONLY), encoding="utf-8") as file:
+        return file.read()
+
+
+def _check_owner(folder: Path, found: os.stat_result) -> None:
+    if found.st_uid not in (os.geteuid(), 0):
+        raise StoreFailed(
+            f"{folder} belongs to another user (uid {found.st_uid}), who could change the mesh's data",
+            remedy=f"run the mesh as that user, or: chown -R {os.geteuid()} {folder}",
+        )
+    if found.st_mode & OTHERS_WRITE:
+        raise StoreFailed(
+            f"{folder} can be written by other users (mode {stat.S_IMODE(found.st_mode):o})",
+            remedy=f"look at what is in it, then: chmod 700 {folder}; or use a folder in it: "
+            f"--data {folder / 'mesh'}",
+        )
+
+
+def _holds_a_mesh(folder: Path) -> bool:
+    names = {path.name for path in folder.iterdir()}
+    return not names - {MOUNTED} or not names.isdisjoint(MARKS)
+
+
+def _loose(folder: Path) -> Iterator[Path]:
+    """Each file and folder in a folder that other users may use. Raises StoreFailed for a link."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            try:
+                found = path.lstat()
+            except FileNotFoundError:  # a program that still runs there has just removed it
+                continue
+            if stat.S_ISLNK(found.st_mode):
+                raise StoreFailed(
+                    f"{path} is a link, and a data folder holds none: a mesh would write to where it points",
+                    remedy=f"remove it: rm {path}",
+                )
+            if found.st_mode & OTHERS and found.st_uid == os.geteuid():
+                yield path
