@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from meshwright.money import ZERO, Dollars
+from meshwright.money import Amount, Dollars
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
@@ -79,7 +79,6 @@ class TaskRequest(BaseModel):
     thread_id: Identifier | None = None
     budget_usd: Dollars | None = Field(
         default=None,
-        ge=ZERO,
         exclude_if=lambda amount: amount is None,
         description="Dollars that the task may cost; a call of a model that may cost more is not made.",
     )
@@ -125,7 +124,7 @@ class Task(Plain):
     generation: int = 1
     created_at: datetime
     traceparent: str | None = None
-    budget_usd: Dollars | None = Field(default=None, exclude_if=lambda amount: amount is None)
+    budget_usd: Amount | None = Field(default=None, exclude_if=lambda amount: amount is None)
 
     @property
     def text(self) -> str:
@@ -210,7 +209,7 @@ class Outcome(Plain):
     duration_ms: float = 0.0
     model: str | None = None
     usage: Usage = Usage()
-    cost_usd: Dollars | None = Decimal(0)
+    cost_usd: Amount | None = Decimal(0)
     completed_at: datetime
     generation: int = 1
     attempt: int = 1

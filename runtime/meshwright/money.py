@@ -2,17 +2,70 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
-
-Dollars = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str, when_used="json")]
-"""An exact amount of US dollars; text in JSON (`"0.0000084"`), since a number there would lose digits."""
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic_core import PydanticCustomError
 
 PICO = Decimal("1e-12")
 MILLION = Decimal(1_000_000)
 ZERO = Decimal(0)
+MAX_DOLLARS = Decimal(1_000_000_000)
+PLACES = 12  # digits after the point
+MAX_COST = Decimal(1_000_000)  # of one call of a model
+
+
+def is_amount(amount: Decimal) -> bool:
+    """Whether an amount is 0 to MAX_DOLLARS, with at most PLACES digits after the point.
+
+    Look before formatting or adding up an amount from outside: `1e300000000` has 300 million digits.
+    """
+    return amount.is_finite() and ZERO <= amount <= MAX_DOLLARS and _exponent(amount) >= -PLACES
+
+
+def _exponent(amount: Decimal) -> int:
+    return int(amount.as_tuple().exponent)
+
+
+def _bounded(amount: Decimal) -> Decimal:
+    if not is_amount(amount):
+        raise PydanticCustomError(
+            "dollars",
+            "expected dollars from 0 to {most}, with at most {places} digits after the point",
+            {"most": f"{MAX_DOLLARS:,}", "places": PLACES},
+        )
+    return amount or ZERO  # a zero may have an exponent of its own
+
+
+Amount = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str, when_used="json")]
+"""An exact amount of US dollars in the mesh's own records: a sum, or one that `Dollars` let in.
+
+Text in JSON (`"0.0000084"`), since a number there would lose digits.
+"""
+Dollars = Annotated[Amount, Field(json_schema_extra={"minimum": 0}), AfterValidator(_bounded)]
+"""An amount of US dollars from outside: a budget or a price. See `is_amount` for its bounds."""
+
+
+def fit(amount: Decimal) -> Decimal:
+    """An amount that was calculated, as `Dollars` takes it: rounded up, and cut off at MAX_DOLLARS."""
+    if amount >= MAX_DOLLARS:
+        return MAX_DOLLARS
+    return amount if _exponent(amount) >= -PLACES else amount.quantize(PICO, ROUND_CEILING)
+
+
+def reported_cost(value: object) -> Decimal | None:
+    """The cost of one call as somebody else reports it; None where it is no amount, or an absurd one.
+
+    Floating point has more digits than a cost: those after the twelfth are rounded off.
+    """
+    try:
+        cost = value if isinstance(value, Decimal) else Decimal(str(value))
+    except (InvalidOperation, ValueError):  # an integer of thousands of digits has no text
+        return None
+    if not cost.is_finite() or not (not cost or PICO <= cost <= MAX_COST):
+        return None
+    return (cost or ZERO) if _exponent(cost) >= -PLACES else cost.quantize(PICO)
 
 
 def pico(amount: Decimal) -> int:
@@ -30,16 +83,16 @@ class Price(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: Dollars = Field(ge=ZERO)
-    output: Dollars = Field(ge=ZERO)
-    cached_input: Dollars | None = Field(default=None, ge=ZERO)
+    input: Dollars
+    output: Dollars
+    cached_input: Dollars | None = None
 
     def of(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Decimal:
         """The price of a call; `cached_tokens` are some of the prompt's."""
         cached = min(cached_tokens, prompt_tokens)
         at = self.input if self.cached_input is None else self.cached_input
         spent = self.input * (prompt_tokens - cached) + at * cached + self.output * completion_tokens
-        return spent / MILLION
+        return fit(spent / MILLION)
 
 
 class Budget(BaseModel):
@@ -54,7 +107,7 @@ class Budget(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     scope: Literal["mesh", "tenant", "agent", "tag", "thread", "task"] = "mesh"
     of: str = Field(default="*", min_length=1, max_length=64)
-    limit_usd: Dollars = Field(ge=ZERO)
+    limit_usd: Dollars
     window: Literal["hour", "day", "month", "total"] = "total"
     hard: bool = True
     cheaper_tag: str | None = None

@@ -14,6 +14,8 @@ from meshwright.api.server import serving
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 """Of a client that traces its calls."""
+TOO_LARGE_AMOUNTS = ("1e20000000", "1e300000000", "1e3000000000", "1e-1000000", "0e-300000000")
+"""Amounts that are some bytes long, and up to gigabytes when they are written out."""
 WRONG_TASKS = [
     ("{nope", 400, "body", "MalformedJson"),
     ("", 400, "body", "MalformedJson"),
@@ -25,6 +27,11 @@ WRONG_TASKS = [
     ('{"capability": "echoing", "priority": 11}', 422, "priority", "InvalidInput"),
     ('{"capability": "echoing", "timeout": 0}', 422, "timeout", "InvalidInput"),
     ('{"capability": "echoing", "timeout": 1e9}', 422, "timeout", "InvalidInput"),
+    *(
+        (f'{{"agent_id": "echo", "budget_usd": "{amount}"}}', 422, "budget_usd", "InvalidInput")
+        for amount in (*TOO_LARGE_AMOUNTS, "1000000000.01", "0.0000000000001", "-1", "NaN", "Infinity")
+    ),
+    ('{"agent_id": "echo", "budget_usd": 1e300}', 422, "budget_usd", "InvalidInput"),
     ('{"capability": "two words"}', 422, "capability", "InvalidInput"),
     ('{"capability": "echoing", "task_id": "../x"}', 422, "task_id", "InvalidInput"),
     ('{"capability": "echoing", "thread_id": "' + "x" * 65 + '"}', 422, "thread_id", "InvalidInput"),

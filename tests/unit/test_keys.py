@@ -165,7 +165,7 @@ def test_a_budget_is_read_to_the_last_digit(amount: Decimal, window: str) -> Non
     assert (budget.limit_usd, budget.window, budget.scope, budget.of) == (amount, window, "agent", "helper")
 
 
-@pytest.mark.parametrize("text", ["", "x", "5/week", "-1/day", "nan", "inf/day", "5/day/2"])
+@pytest.mark.parametrize("text", ["", "x", "5/week", "-1/day", "nan", "inf/day", "5/day/2", "1e300000000"])
 def test_a_budget_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="expected dollars"):
         budget_of(text, "01K", "helper")

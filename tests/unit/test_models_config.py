@@ -138,6 +138,18 @@ def test_an_alias_is_a_group_too(path: Path) -> None:
         ),
         (
             "      tags: [default, cheap]",
+            "      input_cost_per_token: 1.0e+300",
+            6,
+            "litellm_params.input_cost_per_token: a price cannot be 1e.300. Write 0 to 1,000 dollars",
+        ),
+        (
+            "      tags: [default, cheap]",
+            f"      input_cost_per_token: 0x{'f' * 9_000}",
+            6,
+            "litellm_params.input_cost_per_token: a price cannot be so high",
+        ),
+        (
+            "      tags: [default, cheap]",
             "    model_info: {output_cost_per_token: .inf}",
             6,
             "model_info.output_cost_per_token: a price cannot be inf",

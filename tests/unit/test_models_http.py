@@ -144,6 +144,15 @@ async def test_without_a_key_no_credentials_are_sent(fake: FakeProvider) -> None
         ({"x-litellm-response-cost": "None"}, None),
         ({"x-litellm-response-cost": "nan"}, None),
         ({"x-litellm-response-cost": "-1"}, None),
+        ({"x-litellm-response-cost": "1e20000000"}, None),
+        ({"x-litellm-response-cost": "1e300000000"}, None),
+        ({"x-litellm-response-cost": "1e-1000000"}, None),
+        ({"x-litellm-response-cost": "1000001"}, None),
+        ({"x-litellm-response-cost": "3.4500000000000005e-05"}, Decimal("0.0000345")),
+        (
+            {"x-litellm-response-cost": "0.0125", "x-litellm-attempted-retries": "9" * 5_000},
+            Decimal("0.0125"),
+        ),
         ({"x-litellm-response-cost": "0.0125", "x-litellm-cache-key": "k"}, Decimal(0)),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from meshwright.errors import InvalidInput
 from meshwright.messages import Plain, TaskStatus, Usage
-from meshwright.money import Dollars
+from meshwright.money import Amount
 
 MAX_PAGE = 1000
 
@@ -40,7 +40,7 @@ class TaskSummary(Plain):
     duration_ms: float | None
     model: str | None
     usage: Usage
-    cost_usd: Dollars | None
+    cost_usd: Amount | None
 
 
 class TaskPage(Plain):

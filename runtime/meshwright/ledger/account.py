@@ -20,7 +20,7 @@ from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
 from meshwright.messages import Plain, derived_id
-from meshwright.money import ZERO, Dollars
+from meshwright.money import ZERO, Amount
 
 ACCOUNT = "budget-account"
 """The type of the actors that are accounts."""
@@ -43,7 +43,7 @@ class Account(Plain):
     budget: str
     scope: Scope
     key: str
-    limit_usd: Dollars
+    limit_usd: Amount
     window: Window = "total"
     hard: bool = True
     cheaper_tag: str | None = None
@@ -72,7 +72,7 @@ class Entry:
     kind: Literal["reserve", "settle"]
     op: str
     call: str
-    amount: Dollars
+    amount: Amount
     until: float = 0.0
 
 
@@ -91,8 +91,8 @@ class Verdict:
     """
 
     answer: Answer
-    spent_usd: Dollars
-    reserved_usd: Dollars
+    spent_usd: Amount
+    reserved_usd: Amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Held:
     """A reservation."""
 
     call: str
-    amount: Dollars
+    amount: Amount
     until: float
 
 
@@ -108,7 +108,7 @@ class Balance(BaseModel):
     """What an account keeps of the window that began at `since`: what is spent and held, what it has told."""
 
     since: datetime | None = None
-    spent: Dollars = ZERO
+    spent: Amount = ZERO
     held: dict[str, Held] = {}
     told: list[str] = []
 

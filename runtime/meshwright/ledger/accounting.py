@@ -24,7 +24,7 @@ from meshwright.models.port import (
     ModelTimeout,
     OnDelta,
 )
-from meshwright.money import ZERO
+from meshwright.money import ZERO, reported_cost
 
 logger = logging.getLogger("meshwright.ledger")
 MAY_COST = (ModelTimeout, ContentRefused)
@@ -86,13 +86,14 @@ class Accounted:
 
     def _priced(self, reply: ModelReply, request: ModelRequest, started: float) -> ModelReply:
         """The reply with what it cost: as whoever answered says, else by our prices."""
-        update: dict[str, Any] = {"latency_ms": since(started)}
+        reported = None if reply.cost_usd is None else reported_cost(reply.cost_usd)
+        update: dict[str, Any] = {"latency_ms": since(started), "cost_usd": reported}
         if reply.cache_hit:
             update["cost_usd"] = ZERO
             if reply.saved_usd is None:
                 made = reply.model_copy(update={"cache_hit": False})
                 update["saved_usd"] = self._prices.of_reply(made, request)
-        elif reply.cost_usd is None:
+        elif reported is None:
             cost = self._prices.of_reply(reply, request)
             update |= {"cost_usd": cost, "cost_source": "unknown" if cost is None else "priced"}
         return reply.model_copy(update=update)

@@ -25,7 +25,7 @@ from meshwright.ledger.scopes import (
 )
 from meshwright.messages import Plain, new_id
 from meshwright.models.port import ModelRequest, ModelUnavailable
-from meshwright.money import ZERO, Budget, Dollars
+from meshwright.money import ZERO, Amount, Budget
 
 MARGIN_SECONDS = 60.0  # after a call's own limit: clocks differ, and the last word takes its time
 MAX_LISTED = 1_000
@@ -58,9 +58,9 @@ class BudgetView(Plain):
     key: str
     window: Window
     hard: bool
-    limit_usd: Dollars
-    spent_usd: Dollars
-    reserved_usd: Dollars
+    limit_usd: Amount
+    spent_usd: Amount
+    reserved_usd: Amount
     renews_at: datetime | None
 
 

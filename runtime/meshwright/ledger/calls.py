@@ -7,7 +7,7 @@ from typing import Any, Literal
 from meshwright.errors import MeshError
 from meshwright.messages import Plain, Usage, derived_id, new_id
 from meshwright.models.port import CostSource, ModelReply, ModelRequest
-from meshwright.money import Dollars
+from meshwright.money import Amount
 
 CALLED = "model.called"
 NO_USAGE = Usage()
@@ -31,10 +31,10 @@ class Call(Plain):
     thread_id: str | None = None
     tenant_id: str | None = None
     usage: Usage = NO_USAGE
-    cost_usd: Dollars | None = None
+    cost_usd: Amount | None = None
     cost_source: CostSource = "unknown"
     cache_hit: bool = False
-    saved_usd: Dollars | None = None
+    saved_usd: Amount | None = None
     attempts: int = 1
     outcome: Literal["ok", "failed", "cancelled"] = "ok"
     error: str | None = None
@@ -57,7 +57,7 @@ def called(
     reply: ModelReply | None = None,
     error: BaseException | None = None,
     cancelled: bool = False,
-    cost_usd: Dollars | None = None,
+    cost_usd: Amount | None = None,
     cost_source: CostSource = "unknown",
     usage: Usage = NO_USAGE,
     attempts: int = 1,

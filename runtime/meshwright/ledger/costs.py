@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from meshwright.errors import InvalidInput
 from meshwright.messages import Plain
-from meshwright.money import Dollars, from_pico
+from meshwright.money import Amount, from_pico
 
 By = Literal["agent", "tag", "model", "task", "tenant"]
 MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
@@ -58,9 +58,9 @@ class Cost(Plain):
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
-    cost_usd: Dollars | None
+    cost_usd: Amount | None
     unpriced: int
-    saved_usd: Dollars
+    saved_usd: Amount
 
 
 class Costs(Plain):

@@ -7,19 +7,29 @@ none of them may hold a key itself.
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, NotFound
 from meshwright.messages import Identifier, Plain
-from meshwright.money import Budget
+from meshwright.money import Budget, fit
 
 KEY, KEYS = "virtual-key", "virtual-keys"
 """The types of the actors that are keys, by their ids, and of the one that lists them."""
 LIST = ActorRef(KEYS, "mesh")
 MAX_KEYS = 1_000  # revoked ones too, since they stay known as such: so the list is at most 32 KiB
+
+
+def _fitted(budget: Any) -> Any:
+    """Cut the limit that an earlier version stored to the bounds of today."""
+    return {**budget, "limit_usd": fit(Decimal(budget["limit_usd"]))} if isinstance(budget, dict) else budget
+
+
+KeptBudget = Annotated[Budget, BeforeValidator(_fitted)]
 
 
 class Key(BaseModel):
@@ -30,7 +40,7 @@ class Key(BaseModel):
     key_id: str
     agent_id: Identifier
     tenant_id: Identifier = "default"
-    budget: Budget | None = None
+    budget: KeptBudget | None = None
     created_at: datetime
     revoked_at: datetime | None = None
 

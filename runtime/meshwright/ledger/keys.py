@@ -16,7 +16,7 @@ from meshwright.errors import InvalidInput, MeshError
 from meshwright.host import Host
 from meshwright.ledger.key_actors import KEY, LIST, Kept, Key, Listed, Make
 from meshwright.messages import Identifier, new_id
-from meshwright.money import Budget
+from meshwright.money import MAX_DOLLARS, Budget, is_amount
 
 LLM_SERVICE = "llm-service"
 """Who offers models to callers from outside, and whose calls those are that show no key."""
@@ -134,9 +134,10 @@ def budget_of(text: str, key_id: str, agent_id: str) -> Budget:
     except InvalidOperation:
         limit = Decimal(-1)
     window = window.strip() or "total"
-    if window not in WINDOWS or not limit.is_finite() or limit < 0:
+    if window not in WINDOWS or not is_amount(limit):
         raise InvalidInput(
-            f"budget: expected dollars and one of {', '.join(WINDOWS)}, not {text[:80]!r}",
+            f"budget: expected dollars from 0 to {MAX_DOLLARS:,} and one of {', '.join(WINDOWS)}, "
+            f"not {text[:80]!r}",
             remedy="write it like 5.00/day",
             field="budget",
         )

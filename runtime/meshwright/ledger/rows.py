@@ -6,7 +6,6 @@ not told. Fields are read by hand, since a model that checks them all would be h
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
 
@@ -14,10 +13,9 @@ from pydantic import BaseModel
 
 from meshwright.encoding import encode
 from meshwright.messages import Event
-from meshwright.money import pico
+from meshwright.money import pico, reported_cost
 
 MAX_COUNT = 1_000_000_000  # of tokens or tries of one call
-MAX_COST = Decimal(1_000_000)
 MAX_LATENCY_MS = 1e12
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
@@ -98,13 +96,8 @@ def _latency(value: Any) -> float:
 
 
 def _pico(amount: Any) -> int | None:
-    if amount is None:
-        return None
-    try:
-        exact = amount if isinstance(amount, Decimal) else Decimal(str(amount))
-    except InvalidOperation:
-        return None
-    return pico(exact) if exact.is_finite() and 0 <= exact <= MAX_COST else None
+    cost = None if amount is None else reported_cost(amount)
+    return None if cost is None else pico(cost)
 
 
 def _tags(value: Any) -> str:

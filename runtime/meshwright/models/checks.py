@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from meshwright.errors import ConfigError
 from meshwright.models.names import SETTINGS, wrong_name
+from meshwright.money import MAX_DOLLARS, MILLION
 
 if TYPE_CHECKING:
     from yaml import Node
@@ -41,6 +41,7 @@ SECTIONS = (
     "worker_registry",
 )
 PRICE = re.compile(r"(^|_)cost(_|$)")
+MAX_PRICE = int(MAX_DOLLARS / MILLION)  # dollars per token
 FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 
 
@@ -115,8 +116,13 @@ class Check:
                 self.fail(
                     f"{self.label([*where, name])}: expected dollars, found {value!r}", [*where, name], remedy
                 )
-            if not 0 <= value < math.inf:
-                self.fail(f"{self.label([*where, name])}: a price cannot be {value}", [*where, name])
+            if not 0 <= value <= MAX_PRICE:
+                shown = value if isinstance(value, float) or value < 0 else "so high"
+                self.fail(
+                    f"{self.label([*where, name])}: a price cannot be {shown}",
+                    [*where, name],
+                    f"Write 0 to {MAX_PRICE:,} dollars",
+                )
 
     def fallbacks(self, settings: Mapping[str, Any], groups: frozenset[str], where: Sequence[Any]) -> None:
         """Check that every fallback leads from one group to others that there are."""

@@ -13,7 +13,7 @@ from meshwright.capability import Capability
 from meshwright.errors import ConfigError
 from meshwright.models.aliases import current
 from meshwright.models.providers import provider_of
-from meshwright.money import Budget
+from meshwright.money import Budget, is_amount
 
 AgentT = TypeVar("AgentT")
 DEFAULT_INSTRUCTIONS = """\
@@ -99,7 +99,7 @@ def budgets_of(agent_id: str, max_budget: Decimal | str | int | None) -> tuple[B
         limit = None if isinstance(max_budget, float) else Decimal(max_budget)
     except InvalidOperation:
         limit = None
-    if limit is None or not limit.is_finite() or limit < 0:
+    if limit is None or not is_amount(limit):
         raise ConfigError(
             f"max_budget: {max_budget!r} is no exact amount of dollars",
             remedy='write it as text: max_budget="2.50"',

@@ -29,6 +29,7 @@ COST_HEADER = "x-litellm-response-cost"
 CACHE_HEADER = "x-litellm-cache-key"
 DEPLOYMENT_HEADER = "x-litellm-model-id"
 TRIES_HEADERS = ("x-litellm-attempted-fallbacks", "x-litellm-attempted-retries")
+COUNT = re.compile(r"[0-9]{1,6}")
 DRAIN_SECONDS = 0.1
 URL_REMEDY = "Write it like http://127.0.0.1:4000"
 
@@ -245,7 +246,7 @@ def told_of(headers: Mapping[str, str], *, streamed: bool = False) -> dict[str, 
     tries = [headers.get(name, "") for name in TRIES_HEADERS]
     told: dict[str, Any] = {
         "deployment": headers.get(DEPLOYMENT_HEADER) or None,
-        "attempts": 1 + sum(int(each) for each in tries if each.isdigit()),
+        "attempts": 1 + sum(int(each) for each in tries if COUNT.fullmatch(each)),
         "cache_hit": cached,
     }
     if cached:

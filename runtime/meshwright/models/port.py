@@ -12,7 +12,7 @@ from pydantic import Field
 
 from meshwright.errors import ModelError
 from meshwright.messages import Plain, Usage
-from meshwright.money import Dollars
+from meshwright.money import Amount
 
 CostSource = Literal["priced", "reported", "unknown"]
 """Who says what a call cost: our price list, whoever answered, or nobody."""
@@ -77,10 +77,10 @@ class ModelReply(Plain):
     model: str
     deployment: str | None = None
     usage: Usage = Usage()
-    cost_usd: Dollars | None = None
+    cost_usd: Amount | None = None
     cost_source: CostSource = "unknown"
     cache_hit: bool = False
-    saved_usd: Dollars | None = None
+    saved_usd: Amount | None = None
     attempts: int = 1
     latency_ms: float = 0.0
     finish_reason: str = "stop"

@@ -17,7 +17,7 @@ from meshwright.models.config import LiteLLMConfig
 from meshwright.models.groups import deployment_id
 from meshwright.models.port import ModelReply, ModelRequest
 from meshwright.models.routing import route
-from meshwright.money import MILLION, ZERO, Price
+from meshwright.money import MILLION, ZERO, Price, fit
 
 Source = Literal["file", "list", "local", "default"]
 """Who says a price: litellm_config.yaml, LiteLLM's list, nobody since it runs here, or the setting."""
@@ -210,7 +210,7 @@ def price_at(entry: Entry, suffix: str) -> Price | None:
     given = [entry.get(f"{name}{suffix}", entry.get(name)) for name in PRICED]
     if given[0] is None or given[1] is None:
         return None
-    amounts = [None if each is None else (Decimal(str(each)) * MILLION).normalize() for each in given]
+    amounts = [None if each is None else fit(Decimal(str(each)) * MILLION).normalize() for each in given]
     return Price.model_validate(dict(zip(("input", "output", "cached_input"), amounts, strict=True)))
 
 

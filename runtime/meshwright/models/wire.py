@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from meshwright.models.port import (
     ToolCall,
     ToolSpec,
 )
+from meshwright.money import reported_cost
 
 REFUSED = "content_filter"
 """The reason to finish of an answer that the provider's policy cut off."""
@@ -150,11 +151,5 @@ def said_cost(text: str | float | None) -> dict[str, Any]:
 
 
 def read_cost(text: str | float | None) -> Decimal | None:
-    """Read a price in US dollars; None where it is missing or no price at all."""
-    if text is None:
-        return None
-    try:
-        cost = Decimal(str(text))
-    except InvalidOperation:
-        return None
-    return cost if cost.is_finite() and cost >= 0 else None
+    """Read a price in US dollars; None where it is missing, absurd, or no price at all."""
+    return None if text is None else reported_cost(text)

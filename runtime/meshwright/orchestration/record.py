@@ -8,7 +8,7 @@ from decimal import Decimal
 from pydantic import BaseModel, Field
 
 from meshwright.messages import ENDED, Fault, Outcome, ScoreCard, Task, TaskStatus, Usage
-from meshwright.money import Dollars
+from meshwright.money import Amount
 
 
 class Attempt(BaseModel):
@@ -21,7 +21,7 @@ class Attempt(BaseModel):
     ended_at: datetime | None = None
     error: Fault | None = None
     usage: Usage = Usage()
-    cost_usd: Dollars | None = Decimal(0)
+    cost_usd: Amount | None = Decimal(0)
 
 
 class TaskRecord(BaseModel):

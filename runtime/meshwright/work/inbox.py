@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from meshwright.envelope import ActorRef
 from meshwright.messages import Dispatch, Outcome, Usage
-from meshwright.money import ZERO, Dollars
+from meshwright.money import ZERO, Amount
 from meshwright.work.protocol import ORCHESTRATOR, Suspend
 
 
@@ -29,7 +29,7 @@ class Entry(BaseModel):
     suspended: Suspend | None = None
     seconds: float = 0.0
     usage: Usage = Usage()
-    cost_usd: Dollars | None = ZERO
+    cost_usd: Amount | None = ZERO
     cancelled: str | None = None
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from meshwright.messages import Dispatch, Outcome, Plain, Task, Usage
-from meshwright.money import ZERO, Dollars
+from meshwright.money import ZERO, Amount
 
 ORCHESTRATOR = "Orchestrator"
 
@@ -35,7 +35,7 @@ class Work(Plain):
     history: int
     seconds: float = 0.0
     usage: Usage = Usage()
-    cost_usd: Dollars | None = ZERO
+    cost_usd: Amount | None = ZERO
 
     @property
     def task(self) -> Task:
@@ -80,7 +80,7 @@ class Suspend(Plain):
     last: int | None = None
     seconds: float = 0.0
     usage: Usage = Usage()
-    cost_usd: Dollars | None = ZERO
+    cost_usd: Amount | None = ZERO
     child: Task | None = None
     known: dict[str, Any] = Field(default_factory=dict)
 
