@@ -27,7 +27,7 @@ from benchmarks.instant import request
 from benchmarks.load import watching_stalls
 from benchmarks.road import stall_row
 from benchmarks.sides import Side, side
-from meshwright.cli.serving import collect_seldom
+from meshwright.cli.collector import collect_young
 
 LEVELS = (1, 32, 128)
 SECONDS, MIN_SECONDS = 2.5, 1.5  # within less, none of 128 may end
@@ -151,7 +151,7 @@ async def by_hand(
     """The floor's side."""
     log = Writer(Path(folder, "floor.db"))
     body = to_json(request())
-    collect_seldom()
+    collect_young()
     async with Floor(place, sample, by_calls=by_calls, log=log).running() as floor:
         yield {}
         yield await at_each_level(lambda: floor.task(body), place, levels, seconds)

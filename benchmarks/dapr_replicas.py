@@ -12,7 +12,7 @@ from benchmarks.dapr_floor import Floor
 from benchmarks.dapr_ground import missing
 from benchmarks.dapr_stand import build_dapr_stand
 from benchmarks.figures import Row
-from meshwright.cli.serving import collect_seldom
+from meshwright.cli.collector import collect_young
 
 LEVELS = (32, 128)
 
@@ -44,7 +44,7 @@ async def by_hand(
     folder: str, place: dict[str, Any], sample: dict[str, Any], by_calls: bool
 ) -> AsyncGenerator[dict[str, Any]]:
     """The floor's."""
-    collect_seldom()
+    collect_young()
     async with Floor(place, sample, by_calls=by_calls, log=None).running():
         yield {}
         yield {}

@@ -1,6 +1,6 @@
 """The whole road through HTTP: 128 tasks in flight, each given by `POST /tasks`, its end heard on one stream.
 
-The floor stands behind the same front: the same application, server and event stream.
+The floor stands behind the same server and framework, with routes of its own.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 
 from benchmarks.bench import Bench
@@ -26,7 +27,7 @@ from benchmarks.road import stall_row, warm_up
 from benchmarks.sides import run_side, side
 from benchmarks.stand import build_stand
 from meshwright.api.server import serving
-from meshwright.cli.up import collect_seldom
+from meshwright.cli.collector import collect_young
 from meshwright.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.settings import Settings
 
@@ -134,42 +135,48 @@ async def ours(folder: str) -> AsyncGenerator[dict[str, Any]]:
 
 
 async def by_hand(folder: str, sample: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-    """The floor behind the API."""
-    mesh: Any = FloorMesh(folder, sample)
-    collect_seldom()
-    async with serving(mesh, "127.0.0.1", 0) as server:
+    """The floor behind the API's server."""
+    floor: Any = HttpFloor(folder, sample)
+    collect_young()
+    async with serving(floor, "127.0.0.1", 0, make_app=lambda mesh, streams: floor.app) as server:
         yield {"url": server.url}
         yield {}
 
 
-class FloorMesh:
-    """The floor, with as much of a mesh's surface as the API needs to take tasks and tell their ends."""
+class HttpFloor:
+    """The floor behind two routes on the API's framework: one takes tasks, one tells their ends."""
 
     def __init__(self, folder: str, sample: dict[str, Any]) -> None:
-        self.settings = Settings()
-        self.log = self
-        self.prompts = self.registry = self.context = SimpleNamespace()
-        self.ready = True
+        self.settings = Settings()  # the server's limits
         writer = Writer(Path(folder, "floor.db"))
         self._floor = Floor(writer, sample, commits=5, model=InstantModel())
-        self._tails: list[asyncio.Queue[Event]] = []
+        self._ends: list[asyncio.Queue[bytes]] = []
         self._running: set[asyncio.Task[None]] = set()
         self._seq = 0
+        self.app = FastAPI()
+        self.app.router.add_route("/tasks", self.submit, methods=["POST"])
+        self.app.router.add_route("/events/stream", self.stream, methods=["GET"])
 
-    async def submit(self, task: TaskRequest, *others: Any, **named: Any) -> Receipt:
+    async def submit(self, request: Request) -> Response:
         """Take a task, and see to it."""
+        task = TaskRequest.model_validate_json(await request.body())
         task_id = await self._floor.accept(to_json(task))
         running = asyncio.create_task(self._finish(task_id))
         self._running.add(running)
         running.add_done_callback(self._running.discard)
-        return Receipt(task_id=task_id, status="dispatched", dispatched_to="bench-agent", score=1.0)
+        receipt = Receipt(task_id=task_id, status="dispatched", dispatched_to="bench-agent", score=1.0)
+        return Response(to_json(receipt), 202, media_type="application/json")
 
-    async def tail(self, wanted: Any) -> AsyncGenerator[Event]:
+    async def stream(self, request: Request) -> Response:
         """The ends of tasks from now on."""
-        events: asyncio.Queue[Event] = asyncio.Queue()
-        self._tails.append(events)
-        while True:
-            yield await events.get()
+        ends: asyncio.Queue[bytes] = asyncio.Queue()
+        self._ends.append(ends)
+
+        async def frames() -> AsyncGenerator[bytes]:
+            while True:
+                yield await ends.get()
+
+        return StreamingResponse(frames(), media_type="text/event-stream")
 
     async def _finish(self, task_id: str) -> None:
         await self._floor.finish(task_id)
@@ -192,5 +199,6 @@ class FloorMesh:
             payload=outcome,
             seq=self._seq,
         )
-        for events in self._tails:
-            events.put_nowait(event)
+        frame = b"id: %d\nevent: task.succeeded\ndata: %b\n\n" % (self._seq, to_json(event))
+        for ends in self._ends:
+            ends.put_nowait(frame)

@@ -20,7 +20,7 @@ from benchmarks.load import drive, watching_stalls
 from benchmarks.machine import rss_mb
 from benchmarks.stand import build_stand
 from benchmarks.written import written
-from meshwright.cli.serving import collect_seldom
+from meshwright.cli.collector import collect_young
 
 IN_FLIGHT = 128
 SECONDS, WARM_UP_SECONDS = 2.5, 1.0
@@ -106,7 +106,7 @@ async def by_hand(
     writer = Writer(Path(folder, "floor.db"))
     floor = Floor(writer, sample, commits=commits, model=InstantModel())
     body = to_json(request())
-    collect_seldom()
+    collect_young()
 
     async def task() -> None:
         assert await floor.finish(await floor.accept(body))

@@ -14,7 +14,7 @@ from benchmarks.written import written
 from meshwright.agent import Agent
 from meshwright.assembly import Grounds, build_mesh, embedded_host
 from meshwright.capability import Capability
-from meshwright.cli.serving import collect_seldom
+from meshwright.cli.collector import collect_young
 from meshwright.host import Host
 from meshwright.mesh import Mesh
 from meshwright.settings import Settings
@@ -41,7 +41,7 @@ class Stand:
     async def running(self) -> AsyncIterator[Mesh]:
         """The mesh at work, with the garbage collector set as `mesh up` sets it."""
         async with self.mesh:
-            collect_seldom()
+            collect_young()
             yield self.mesh
 
     async def task(self) -> None:

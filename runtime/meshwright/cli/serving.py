@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -28,16 +27,6 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:  # not made for every system
         return None
     return uvloop.new_event_loop
-
-
-def collect_seldom() -> None:
-    """Keep the garbage collector from stalling the loop: what is loaded stays, new objects seldom are cycles.
-
-    With its default thresholds a busy mesh stood still for 70 to 100 ms at a time; so it does for under 15.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 def switch_often() -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshwright.cli.collector import collecting
 from meshwright.cli.options import data_option, mqtt_option
 from meshwright.cli.serving import (
     PRIVATE_UMASK,
-    collect_seldom,
     drain,
     loop_factory,
     reread_prompts_on_sighup,
@@ -90,7 +90,6 @@ async def serve_on(listener: socket, mesh: Mesh) -> None:
     from meshwright.assembly import serve
     from meshwright.cli.running import announced
 
-    collect_seldom()
     switch_often()
     reread_prompts_on_sighup(mesh)
     with ExitStack() as announcement:
@@ -99,7 +98,8 @@ async def serve_on(listener: socket, mesh: Mesh) -> None:
             announcement.enter_context(announced(mesh.settings.data_dir, url))
             _greet(mesh, url)
 
-        await serve(mesh, listener, on_ready)
+        async with collecting(lambda: not mesh.worker.running):
+            await serve(mesh, listener, on_ready)
     await drain(mesh)
 
 

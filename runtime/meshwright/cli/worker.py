@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshwright.cli.collector import collecting
 from meshwright.cli.options import data_option
 from meshwright.cli.serving import (
     PRIVATE_UMASK,
     STOP_SIGNALS,
-    collect_seldom,
     drain,
     loop_factory,
     reread_prompts_on_sighup,
@@ -81,7 +81,6 @@ async def _offer_models(listener: socket, mesh: Mesh) -> None:
     from meshwright.assembly.fronts import serve_models
     from meshwright.cli.running import announced
 
-    collect_seldom()
     reread_prompts_on_sighup(mesh)
     with ExitStack() as announcement:
 
@@ -90,7 +89,8 @@ async def _offer_models(listener: socket, mesh: Mesh) -> None:
             click.echo(f"ready {url}")
             click.echo(f"model: {mesh.model.name}; API: {url}/docs; Ctrl-C stops", err=True)
 
-        await serve_models(mesh, listener, on_ready)
+        async with collecting(lambda: not mesh.worker.running):
+            await serve_models(mesh, listener, on_ready)
     await drain(mesh)
 
 
@@ -98,13 +98,12 @@ async def _answer_probes(listener: socket, mesh: Mesh) -> None:
     """Work until a signal, or until the mesh cannot go on."""
     from meshwright.stack.health import answering_probes
 
-    collect_seldom()
     reread_prompts_on_sighup(mesh)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stopping.set)
-    async with answering_probes(listener, lambda: mesh.ready):
+    async with collecting(lambda: not mesh.worker.running), answering_probes(listener, lambda: mesh.ready):
         stopped = asyncio.create_task(stopping.wait())
         failed = asyncio.create_task(mesh.failure())
         await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)

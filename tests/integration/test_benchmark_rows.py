@@ -1,0 +1,13 @@
+"""Every row of `make bench` that needs no services can be measured."""
+
+import pytest
+
+from benchmarks.__main__ import BENCHMARKS
+from tests.integration.benchmark_rows import run_benchmark
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if not name.startswith("dapr")])
+async def test_benchmark_measures_its_rows(name, tmp_path):
+    await run_benchmark(name, tmp_path)

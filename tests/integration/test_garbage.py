@@ -1,0 +1,62 @@
+"""The garbage collector: what a task leaves behind, and what a process that serves does about it."""
+
+import asyncio
+import gc
+import weakref
+from collections import Counter
+
+from benchmarks.sides import run_side
+from benchmarks.stand import build_stand
+from meshwright.cli.collector import IDLE_OBJECTS, YOUNG_OBJECTS, collecting
+
+HERE = "tests.integration.test_garbage"
+TASKS = 50
+
+
+async def count_circles(folder: str) -> dict[str, int]:
+    """By type, the objects that TASKS tasks leave for the collector."""
+    stand = build_stand(folder)
+    async with stand.mesh:
+        await asyncio.gather(*(stand.task() for _ in range(TASKS)))  # caches fill once
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        await asyncio.gather(*(stand.task() for _ in range(TASKS)))
+        gc.collect()
+        gc.set_debug(0)
+        return dict(Counter(type(found).__name__ for found in gc.garbage))
+
+
+async def test_a_task_leaves_no_reference_circles(tmp_path):
+    left = await run_side(f"{HERE}:count_circles", folder=str(tmp_path))
+
+    assert sum(left.values()) < TASKS, f"at least one object a task: {left}"
+
+
+class Circle:
+    """Refers to itself, as an agent's own code may."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+async def free_circles() -> dict[str, bool]:
+    """Whether circles that were set aside are walked again while work runs, and freed when it has ended."""
+    idle = asyncio.Event()
+    async with collecting(idle.is_set, check_seconds=0.01):
+        circles = [Circle() for _ in range(IDLE_OBJECTS + 2 * YOUNG_OBJECTS)]
+        freed = asyncio.Event()
+        weakref.finalize(circles[0], freed.set)
+        del circles
+        gc.collect(0)
+        kept = not freed.is_set()
+        idle.set()
+        async with asyncio.timeout(20):
+            await freed.wait()
+    return {"kept": kept}
+
+
+async def test_circles_set_aside_are_freed_when_idle():
+    seen = await run_side(f"{HERE}:free_circles")
+
+    assert seen == {"kept": True}
