@@ -159,16 +159,20 @@ async def test_an_unknown_tag_or_group_is_an_error_with_the_near_ones(
     assert told in done.err
 
 
-async def test_each_usable_deployment_is_called_once_and_stays_known(
+async def test_each_usable_deployment_is_called_as_agents_do_and_stays_known(
     project: Path, fake: FakeProvider
 ) -> None:
     keys = {"ONE_KEY": SECRET, "TWO_KEY": SECRET, "FAKE_BASE": f"{fake.url}/v1"}
     done = await mesh(project, "test", **keys)
     assert (done.code, "mesh:" in done.err) == (0, False)
-    assert sorted(call.body["model"] for call in fake.calls) == ["gpt-5.4-mini", "house-model"]
-    assert {call.body.get("max_tokens", call.body.get("max_completion_tokens")) for call in fake.calls} == {1}
+    for model in ("gpt-5.4-mini", "house-model"):
+        kinds = [(call.body.get("stream", False), "tools" in call.body) for call in fake.calls_of(model)]
+        assert kinds == [(False, False), (True, False), (False, True)]
+    assert {call.body.get("max_tokens", call.body.get("max_completion_tokens")) for call in fake.calls} == {
+        16
+    }
     told = row(done, "house-model").split()
-    assert (told[1], told[4:7], told[7]) == ("ok", ["11", "+", "7"], "$0.000025")
+    assert (told[1], told[4:7], told[7]) == ("ok", ["33", "+", "21"], "$0.000075")
     listed = json.loads((await mesh(project, "--json", **keys)).out)
     health = {
         each["deployment"]: each["health"]["status"]
@@ -196,6 +200,43 @@ async def test_one_that_fails_is_told_by_our_name_for_it_and_fails_the_command(
     assert "Unauthorized" in row(await mesh(project, **keys), "house-model")
 
 
+@pytest.mark.parametrize(("faulty", "kind"), [(1, "streamed: "), (2, "with a tool: ")])
+async def test_one_that_fails_with_streams_or_tools_fails_the_command(
+    project: Path, fake: FakeProvider, faulty: int, kind: str
+) -> None:
+    fake.faults.extend([Fault(kind="slow")] * faulty + [Fault(status=500)])
+    done = await mesh(project, "test", TWO_KEY=SECRET, FAKE_BASE=f"{fake.url}/v1")
+    told = row(done, "house-model")
+    assert done.code == 1 and " failed " in told and kind in told
+
+
+async def test_one_that_takes_no_tools_is_well_and_says_so(project: Path, fake: FakeProvider) -> None:
+    refusal = {"error": {"message": "house-model does not support tools", "type": "invalid_request_error"}}
+    fake.faults.extend([Fault(kind="slow")] * 2 + [Fault(status=400, body=refusal)])
+    done = await mesh(project, "test", TWO_KEY=SECRET, FAKE_BASE=f"{fake.url}/v1")
+    told = row(done, "house-model")
+    assert done.code == 0 and " ok " in told and "(takes no tools)" in told
+
+
+@pytest.mark.parametrize("arguments", [(), ("test",)])
+async def test_another_release_of_litellm_is_refused_with_the_command_to_run(
+    project: Path, fake: FakeProvider, arguments: tuple[str, ...]
+) -> None:
+    release(project / "site", "1.106.1")
+    keys = {"TWO_KEY": SECRET, "FAKE_BASE": f"{fake.url}/v1", "PYTHONPATH": str(project / "site")}
+    done = await mesh(project, *arguments, **keys)
+    told = "LiteLLM 1.106.1 is installed, and the in-process router works with 1.88.6 only"
+    assert told in done.out + done.err and "Run: pip install litellm==1.88.6" in done.out + done.err
+    assert done.code == len(arguments) and fake.calls == []
+
+
+def release(folder: Path, number: str) -> None:
+    """What tells Python that a release of LiteLLM is installed there."""
+    info = folder / f"litellm-{number}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: litellm\nVersion: {number}\n")
+
+
 async def test_a_group_that_nobody_can_call_names_the_keys(project: Path) -> None:
     done = await mesh(project, "test", "--model", "backup", ONE_KEY=SECRET, FAKE_BASE="http://127.0.0.1:1")
     assert (done.code, done.err) == (1, "mesh: no deployment can be called; Set one of NOWHERE\n")
@@ -214,7 +255,7 @@ async def test_a_server_that_is_no_proxy_lists_its_names(project: Path, fake: Fa
     assert done.out.startswith(f"answers: http {fake.url}")
     assert row(done, "fake-openai ").split()[:4] == ["fake-openai", "fake-openai", "?", "?"]
     tried = await mesh(project, "test", LITELLM_BASE_URL=fake.url)
-    assert (tried.code, [call.body["model"] for call in fake.calls]) == (0, ["fake-openai"])
+    assert (tried.code, [call.body["model"] for call in fake.calls]) == (0, ["fake-openai"] * 3)
     assert " ok " in row(await mesh(project, LITELLM_BASE_URL=fake.url), "fake-openai ") + " "
 
 

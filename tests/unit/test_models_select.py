@@ -1,6 +1,7 @@
 """Which model answers, by settings and environment."""
 
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from meshwright.errors import ConfigError
 from meshwright.models.http import HttpModel
+from meshwright.models.litellm_release import RELEASE
 from meshwright.models.offline import OfflineModel
 from meshwright.models.port import Model
 from meshwright.models.router import RouterModel
@@ -125,3 +127,8 @@ def test_a_server_without_its_address_is_refused(path: Path) -> None:
 )
 def test_no_name_holds_a_key(path: Path, settings: dict[str, Any]) -> None:
     assert SECRET not in choose(path, {"MY_KEY": SECRET}, **settings).name
+
+
+def test_the_extra_installs_the_release_that_the_router_takes() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["litellm"] == [f"litellm=={RELEASE}"]

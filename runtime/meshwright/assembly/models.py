@@ -68,7 +68,7 @@ class ModelDesk:
         return {"file": str(self.path), **explanation(read_config(self.path), self.environment, group, tags)}
 
     async def test(self, group: str | None) -> list[Document]:
-        """Call each usable deployment once. Raises ConfigError where there is none, or no such group."""
+        """Call each usable deployment as agents do. Raises ConfigError where there is none of the group."""
         model, problem = self._model()
         if model is None:
             raise problem or ConfigError("no model answers")

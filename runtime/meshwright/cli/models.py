@@ -57,7 +57,9 @@ def route(group: str, tags: str, as_json: bool) -> None:
 @json_option
 @data_option
 def test(group: str | None, as_json: bool, data: Path | None) -> int:
-    """Call each usable deployment once, for one token. Exit status 1 if one fails."""
+    """Call each usable deployment plainly, streamed and with a tool.
+
+    Each call is of a few tokens. Exit status 1 if one fails."""
     settings, desk = _desk(data)
     found = asyncio.run(desk.test(group))
     _keep_health(settings, found)
@@ -150,7 +152,8 @@ def _test_row(each: Document) -> list[str]:
         return [each["deployment"], "failed", seconds, "", "", each["error"]["message"]]
     usage, cost = each["usage"], each["cost_usd"]
     tokens = f"{usage['prompt_tokens']} + {usage['completion_tokens']}"
-    return [each["deployment"], "ok", seconds, tokens, "?" if cost is None else _dollars(cost), each["model"]]
+    model = each["model"] if each["tools"] else f"{each['model']} (takes no tools)"
+    return [each["deployment"], "ok", seconds, tokens, "?" if cost is None else _dollars(cost), model]
 
 
 def _dollars(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Trying each deployment once: does it answer, how fast, and what did that cost."""
+"""Trying each deployment: does it answer, stream and call tools, how fast, and what did that cost."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from dataclasses import replace
 from typing import Any
 
 from meshwright.errors import MeshError
+from meshwright.messages import Usage
 from meshwright.models.config import LiteLLMConfig
 from meshwright.models.groups import deployment_id
-from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest
+from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, ToolSpec, Unsupported
 from meshwright.models.prices import Prices
+from meshwright.money import ZERO
 
 AT_ONCE = 4
 TIMEOUT_SECONDS = 30.0
+MAX_TOKENS = 16  # enough for a whole call of the tool: some providers refuse one that is cut off
 PROMPT = (ChatMessage(role="user", content="Say ok"),)
+TOOL = ToolSpec(name="ok", description="Does nothing.", parameters={"type": "object", "properties": {}})
 USER = "mesh-models-test"
 
 
@@ -39,7 +43,7 @@ def each_alone(config: LiteLLMConfig, deployments: Iterable[dict[str, Any]]) -> 
 
 
 async def probe_all(model: Model, groups: Sequence[str], prices: Prices) -> list[dict[str, Any]]:
-    """Call each group once, some at a time, and say what came of it, in the order of the groups."""
+    """Probe each group, some at a time, and say what came of it, in the order of the groups."""
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(group: str) -> dict[str, Any]:
@@ -50,28 +54,52 @@ async def probe_all(model: Model, groups: Sequence[str], prices: Prices) -> list
 
 
 async def probe(model: Model, group: str, prices: Prices) -> dict[str, Any]:
-    """Call a group once, for one token. An error is told by our name for it, and raised by nobody."""
-    request = ModelRequest(
-        model=group, messages=PROMPT, user=USER, max_tokens=1, timeout_seconds=TIMEOUT_SECONDS, cache=False
+    """Call a group as agents do: plainly, streamed, and with a tool, for a few tokens each.
+
+    `usage` and `cost_usd` are of all three, `latency_ms` is the first one's. An error is told by our name for
+    it, with the kind of call that met it, and not raised. `tools` says whether the model takes any.
+    """
+    plain = ModelRequest(
+        model=group,
+        messages=PROMPT,
+        user=USER,
+        max_tokens=MAX_TOKENS,
+        timeout_seconds=TIMEOUT_SECONDS,
+        cache=False,
     )
     begun = time.perf_counter()
+    kind, took, tools = "", None, True
+    replies: list[ModelReply] = []
     try:
-        reply = await model.complete(request)
+        replies.append(await model.complete(plain))
+        took = milliseconds_since(begun)
+        kind = "streamed: "
+        replies.append(await model.complete(plain, _pass_over))
+        kind = "with a tool: "
+        try:
+            replies.append(await model.complete(plain.model_copy(update={"tools": (TOOL,)})))
+        except Unsupported:  # agents then describe their tools in words
+            tools = False
     except MeshError as error:
         return {
             "deployment": group,
             "ok": False,
-            "latency_ms": milliseconds_since(begun),
-            "error": {"type": error.code, "message": str(error)},
+            "latency_ms": milliseconds_since(begun) if took is None else took,
+            "error": {"type": error.code, "message": f"{kind}{error}"},
         }
     return {
         "deployment": group,
         "ok": True,
-        "model": reply.model,
-        "latency_ms": milliseconds_since(begun),
-        "usage": reply.usage.model_dump(mode="json"),
-        "cost_usd": text_of_cost(reply, request, prices),
+        "model": replies[0].model,
+        "latency_ms": took,
+        "usage": sum((reply.usage for reply in replies), Usage()).model_dump(mode="json"),
+        "cost_usd": text_of_cost(replies, plain, prices),
+        "tools": tools,
     }
+
+
+def _pass_over(text: str) -> None:
+    """Take a piece of a streamed answer."""
 
 
 def milliseconds_since(begun: float) -> float:
@@ -79,7 +107,10 @@ def milliseconds_since(begun: float) -> float:
     return round((time.perf_counter() - begun) * 1000, 1)
 
 
-def text_of_cost(reply: ModelReply, request: ModelRequest, prices: Prices) -> str | None:
-    """What the call cost, in dollars: as was reported, else by our prices; None where nobody knows."""
-    cost = reply.cost_usd if reply.cost_usd is not None else prices.of_reply(reply, request)
-    return None if cost is None else f"{cost:f}"
+def text_of_cost(replies: Iterable[ModelReply], request: ModelRequest, prices: Prices) -> str | None:
+    """What the calls cost, in dollars: as was reported, else by our prices; None where nobody knows."""
+    costs = [
+        prices.of_reply(reply, request) if reply.cost_usd is None else reply.cost_usd for reply in replies
+    ]
+    known = [cost for cost in costs if cost is not None]
+    return f"{sum(known, ZERO):f}" if len(known) == len(costs) else None

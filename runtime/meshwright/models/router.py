@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import importlib.util
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meshwright.errors import ConfigError, ModelError
+from meshwright.errors import ModelError
 from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.fallbacks import Fallbacks, Step
 from meshwright.models.litellm_import import close_clients_of
+from meshwright.models.litellm_release import require_litellm
 from meshwright.models.litellm_router import (
     OverLimit,
     connection_of,
@@ -57,13 +57,9 @@ class RouterModel:
         prices: Prices | None = None,
         why: str = "",
     ) -> None:
-        """Read and check the file. Raises ConfigError: also without LiteLLM, or with no usable deployment."""
-        if not litellm_is_installed():
-            raise ConfigError(
-                "The in-process router needs LiteLLM, which is not installed",
-                remedy="In a checkout of Meshwright: pip install -e '.[litellm]'",
-                field="model",
-            )
+        """Read and check the file. Raises ConfigError: also without LiteLLM, with another release of it than
+        the one that was tested, or with no usable deployment."""
+        require_litellm()
         self.environment = os.environ if environment is None else environment
         self.config = read_config(config) if isinstance(config, Path) else config
         self.prices = prices or Prices.of(self.config, None)
@@ -207,8 +203,3 @@ def message_of(message: Any) -> dict[str, Any]:
     ]
     refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
     return {"content": message.content, "tool_calls": calls, "refusal": refusal}
-
-
-def litellm_is_installed() -> bool:
-    """Whether the extra is there; asks without importing it."""
-    return importlib.util.find_spec("litellm") is not None

@@ -10,10 +10,11 @@ from typing import Protocol
 from meshwright.errors import ConfigError
 from meshwright.models.config import names_in, read_config, read_text
 from meshwright.models.http import HttpModel
+from meshwright.models.litellm_release import installed_release
 from meshwright.models.offline import OfflineModel, estimate_tokens
 from meshwright.models.port import Model
 from meshwright.models.prices import Prices
-from meshwright.models.router import RouterModel, litellm_is_installed
+from meshwright.models.router import RouterModel
 from meshwright.money import Price
 
 WELL_KNOWN_KEYS = (
@@ -88,7 +89,7 @@ class Chooser:
         keys = self.keys()
         if not keys:
             return self.offline(self._why_no_key())
-        if not litellm_is_installed():
+        if installed_release() is None:
             return self.offline(f"{keys[0]} is set, but LiteLLM is not installed: {EXTRA}")
         if not self.config_path.is_file():
             return self.offline(f"{keys[0]} is set, but there is no {self.config_path.name}")

@@ -1,0 +1,191 @@
+"""Each extra, installed from a wheel into an empty environment without the locks, as a user installs it."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from aiohttp import web
+
+from tests.acceptance.driver import mesh_up
+from tests.providers.fake import FakeProvider, tool_call
+from tests.services import Services, unavailable
+
+pytestmark = pytest.mark.timeout(300)
+ROOT = Path(__file__).resolve().parents[2]
+UV = shutil.which("uv", path=Path(sys.executable).parent)
+NO_NETWORK = ("error sending request", "failed to fetch", "connection", "network", "temporary failure", "dns")
+CONFIG = """\
+model_list:
+  - model_name: default
+    litellm_params: {model: openai/gpt-5.4-mini, api_key: os.environ/FAKE_KEY, api_base: FAKE_URL}
+"""
+ACTORS = '''\
+from meshwright import Agent, Capability, tool
+
+
+class Clerk(Agent):
+    """Looks things up."""
+
+    agent_id = "clerk"
+    capabilities = (Capability("looking-up"),)
+
+    @tool(idempotent=True)
+    async def pantry(self, shelf: int) -> str:
+        """What is on a shelf.
+
+        Args:
+            shelf: Counted from the floor.
+        """
+        return f"jam on shelf {shelf}"
+
+'''
+REDIS = """
+import asyncio, sys
+from meshwright.models.cache.redis import RedisStore
+
+async def keep():
+    store = RedisStore(sys.argv[1])
+    await store.put("of-an-extra", b"kept", 5.0)
+    print((await store.get("of-an-extra")).decode())
+    await store.close()
+
+asyncio.run(keep())
+"""
+
+
+class Done(NamedTuple):
+    status: int | None
+    out: str
+    err: str
+
+
+class Installed:
+    """An environment of its own with the wheel and one extra, and a folder to work in."""
+
+    def __init__(self, python: Path, folder: Path) -> None:
+        self.python = python
+        self.folder = folder
+
+    async def mesh(self, *arguments: str, **environment: str) -> Done:
+        return await self.run("-m", "meshwright.cli", *arguments, **environment)
+
+    async def run(self, *arguments: str, **environment: str) -> Done:
+        process = await self.start(*arguments, **environment)
+        out, err = await process.communicate()
+        return Done(process.returncode, out.decode(), err.decode())
+
+    async def start(self, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(self.python, *arguments),
+            cwd=self.folder,
+            env=os.environ | environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return next(target.glob("*.whl"))
+
+
+@pytest.fixture
+def installed(wheel: Path, tmp_path: Path) -> Callable[[str], Installed]:
+    """Installs an extra by uv, or by pip where uv is not there; both take what they can from their cache."""
+
+    def install(extra: str) -> Installed:
+        environment, folder = tmp_path / "venv", tmp_path / "project"
+        folder.mkdir()
+        subprocess.run([sys.executable, "-m", "venv", *without_pip(), environment], check=True)
+        python = environment / "bin" / "python"
+        command = [UV, "pip", "install", "--python", python] if UV else [python, "-m", "pip", "install"]
+        done = subprocess.run(
+            [*command, "-q", f"{wheel}[{extra}]"], cwd=folder, capture_output=True, text=True, check=False
+        )
+        if done.returncode and any(sign in done.stderr.lower() for sign in NO_NETWORK):
+            unavailable("needs a package index")
+        assert done.returncode == 0, done.stderr
+        return Installed(python, folder)
+
+    return install
+
+
+def without_pip() -> list[str]:
+    return ["--without-pip"] if UV else []
+
+
+def test_every_extra_has_its_test_here() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras.keys() - {"all"} == {"litellm", "otlp", "redis", "dapr"}
+
+
+@pytest.mark.parametrize("extra", ["litellm", "all"])
+async def test_the_router_answers_plainly_streamed_and_with_tools(
+    extra: str, installed: Callable[[str], Installed], fake: FakeProvider
+) -> None:
+    there = installed(extra)
+    (there.folder / "litellm_config.yaml").write_text(CONFIG.replace("FAKE_URL", f"{fake.url}/v1"))
+    (there.folder / "actors").mkdir()
+    (there.folder / "actors" / "clerks.py").write_text(ACTORS)
+    tested = await there.mesh("models", "test", FAKE_KEY="k")
+    assert (tested.status, tested.err) == (0, ""), tested
+    assert [(call.body.get("stream", False), "tools" in call.body) for call in fake.calls] == [
+        *((False, False), (True, False), (False, True))
+    ]
+    fake.replies.extend(
+        [tool_call("pantry", '{"shelf": 2}'), {"content": "There is jam."}, {"content": "Yes."}]
+    )
+    asked = await there.mesh("ask", "clerk", "What is on shelf 2?", FAKE_KEY="k")
+    assert asked.status == 0 and "There is jam." in asked.out, asked
+    assert fake.calls[-2].body["stream"] and fake.calls[-2].body["tools"]
+    assert fake.calls[-1].body["messages"][-1]["content"] == "jam on shelf 2"
+    plain = await there.mesh("ask", "clerk", "Is it?", FAKE_KEY="k", MESH_STREAM="false")
+    assert plain.status == 0 and "Yes." in plain.out, plain
+    assert "stream" not in fake.calls[-1].body
+
+
+async def test_the_exporter_sends_the_spans_of_a_task(installed: Callable[[str], Installed]) -> None:
+    there, bodies = installed("otlp"), list[bytes]()
+
+    async def collect(request: web.Request) -> web.Response:
+        bodies.append(await request.read())
+        return web.Response()
+
+    application = web.Application()
+    application.router.add_post("/v1/traces", collect)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    endpoint = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/traces"
+    try:
+        asked = await there.mesh("ask", "simple-agent", "Hello", MESH_OTLP_ENDPOINT=endpoint)
+    finally:
+        await runner.cleanup()
+    assert asked.status == 0, asked
+    assert any(b"simple-agent" in body for body in bodies)
+
+
+async def test_the_cache_keeps_answers_in_redis(
+    installed: Callable[[str], Installed], services: Services
+) -> None:
+    url = f"redis://:{services.redis_password}@{services.redis_host}/6"
+    assert await installed("redis").run("-c", REDIS, url) == (0, "kept\n", "")
+
+
+@pytest.mark.needs("mosquitto", "redis-server", "daprd")
+async def test_a_mesh_on_dapr_does_a_task(installed: Callable[[str], Installed], dapr_bin: str) -> None:
+    there = installed("dapr")
+    up = [str(there.python), "-m", "meshwright.cli", "up", "--host", "dapr"]
+    async with mesh_up(there.folder / "data", up=up, MESH_DAPR_BIN=dapr_bin, MESH_MODEL="offline") as running:
+        outcome = await running.outcome(await running.submit("Hello"))
+    assert outcome["status"] == "succeeded", outcome
