@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from meshwright.errors import InvalidInput
 from meshwright.messages import Identifier
 from meshwright.models.port import ChatMessage, ModelRequest, ToolCall, ToolSpec
+from meshwright.models.schema import check_schema
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Tags = Annotated[list[Tag], Field(max_length=16)]
@@ -223,7 +224,12 @@ def must_call(asked: ChatRequest) -> bool:
 
 
 def tools_of(asked: ChatRequest) -> tuple[ToolSpec, ...]:
-    """The tools that may be called; a named one alone. Raises InvalidInput where it is not there."""
+    """The tools that may be called; a named one alone.
+
+    Raises InvalidInput where it is not there, or takes parameters whose schema is none.
+    """
+    for number, tool in enumerate(asked.tools or ()):
+        check_schema(tool.function.parameters, f"tools.{number}.function.parameters")
     specs = [
         ToolSpec(
             name=tool.function.name,
@@ -242,7 +248,7 @@ def tools_of(asked: ChatRequest) -> tuple[ToolSpec, ...]:
 
 
 def schema_of(asked: ChatRequest) -> dict[str, Any] | None:
-    """The shape that the answer is to have, None for text. Raises InvalidInput where it is missing."""
+    """The shape that the answer is to have, None for text. Raises InvalidInput where it is no schema."""
     wanted = asked.response_format
     if wanted is None or wanted.type == "text":
         return None
@@ -250,6 +256,7 @@ def schema_of(asked: ChatRequest) -> dict[str, Any] | None:
         return {"type": "object"}
     if wanted.json_schema is None:
         raise InvalidInput("response_format of type json_schema has no json_schema", field="response_format")
+    check_schema(wanted.json_schema.schema_, "response_format")
     return wanted.json_schema.schema_
 
 

@@ -26,6 +26,7 @@ from meshwright.models.port import (
     Unsupported,
 )
 from meshwright.models.repair import repaired
+from meshwright.models.schema import check_schema
 from meshwright.models.tool_texts import ToolTexts, with_system
 
 MAX_REPAIRS = 2
@@ -57,7 +58,8 @@ def response_schema(shape: type[BaseModel]) -> dict[str, Any]:
 
     No object takes other fields, every field is required and has no default (one that may be left out may be
     null instead, where its type says so), unions are `anyOf`, and nothing stands beside a `$ref`. Whatever
-    fits it fits the shape, but for what only the shape's own validators know.
+    fits it fits the shape, but for what only the shape's own validators know. Raises InvalidSchema where no
+    value fits, or what the shape adds to its schema is none.
     """
     schema = shape.model_json_schema(schema_generator=WithoutTitles)
     definitions = schema.pop("$defs", {})
@@ -65,7 +67,9 @@ def response_schema(shape: type[BaseModel]) -> dict[str, Any]:
         schema = definitions[_name(schema)]
     strict = _strict(schema, definitions, ())
     parts = {name: _strict(each, definitions, ()) for name, each in definitions.items()}
-    return {**strict, "$defs": parts} if parts else strict
+    whole = {**strict, "$defs": parts} if parts else strict
+    check_schema(whole, shape.__name__)
+    return whole
 
 
 def _strict(value: Any, definitions: Mapping[str, Any], within: tuple[str, ...]) -> Any:

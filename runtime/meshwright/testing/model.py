@@ -60,7 +60,7 @@ class ScriptedModel:
         """Give the next reply of the script; a stream of it comes in words."""
         reply = self._reply(request)
         if on_delta is not None:
-            stream_words(reply.content, on_delta)
+            await stream_words(reply.content, on_delta)
         return reply
 
     async def close(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from heapq import nlargest
+from itertools import count
 
 from meshwright.models.offline.kit import purpose_of
 from meshwright.models.offline.passages import Passage, file_weight, quote, record_line
@@ -12,6 +14,7 @@ from meshwright.models.offline.talk import Result, Talk
 from meshwright.models.offline.terms import centrality, coverage, relevance, telling_words
 
 MAX_POINTS = 5
+MAX_CANDIDATES = 100  # passages that are compared with one another
 MAX_RECORDS = 10
 MIN_SHARE = 0.3  # of the best passage's score, for another to be quoted beside it
 MIN_COVERAGE = 0.25  # of the question's terms, for a passage to be quoted
@@ -85,9 +88,16 @@ def chosen(talk: Talk) -> list[Passage]:
     """The passages to quote, best first and no two alike; for a summary the central ones, in their order."""
     if not talk.wanted:
         return summary(talk)
-    near = wholes([passage for passage in talk.material if is_near(passage, talk)])
-    scores = weighted(relevance([passage.terms for passage in near], talk.wanted), near)
+    near = [passage for passage in talk.material if is_near(passage, talk)]
+    best = nlargest(MAX_CANDIDATES, zip(scored(near, talk), count(), near, strict=False))
+    near = wholes([passage for _, _, passage in sorted(best, key=lambda each: each[1])])
+    scores = scored(near, talk)
     return [near[place] for place in distinct(near, scores, points_wanted(talk), MIN_SHARE)]
+
+
+def scored(passages: Sequence[Passage], talk: Talk) -> list[float]:
+    """How well each passage answers the question."""
+    return weighted(relevance([passage.terms for passage in passages], talk.wanted), passages)
 
 
 def summary(talk: Talk) -> list[Passage]:
@@ -138,7 +148,7 @@ def distinct(
 
 def points_wanted(talk: Talk) -> int:
     """How many points the question asks for."""
-    match = COUNT.search(talk.question)
+    match = COUNT.search(talk.asked)
     if not match:
         return MAX_POINTS
     return NUMBERS.get(match[1].lower()) or int(match[1])
@@ -161,6 +171,6 @@ def nothing_found(talk: Talk) -> str:
     if not talk.wanted and not talk.results:
         return f"Hello. {HONEST}"
     looked = ", ".join(dict.fromkeys(result.name for result in talk.results))
-    about = f" about {quote(' '.join(telling_words(talk.question)), 80)!r}" if talk.wanted else ""
+    about = f" about {quote(' '.join(telling_words(talk.asked)), 80)!r}" if talk.wanted else ""
     where = f" (asked: {looked})" if looked else ""
     return f"I found nothing{about} in what I was given{where}. {HONEST}"

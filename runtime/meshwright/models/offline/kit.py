@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from meshwright.models.offline.talk import paths_in, urls_in
+from meshwright.models.offline.talk import MAX_ASKED_CHARACTERS, paths_in, urls_in
 from meshwright.models.offline.terms import terms
 from meshwright.models.port import ToolSpec
 
@@ -33,14 +33,15 @@ WANTS = {
     "count": ("max_lines", "limit", "max_count", "max_results", "count"),
     "text": ("text", "task", "question", "message", "request", "prompt", "content", "fact", "input"),
 }
-NAMED_AGENT = re.compile(r"\b[a-z]+(?:-[a-z]+)*-(?:agent|coder|tester|manager|monitor|tracker|deployer)\b")
+HYPHENATED = re.compile(r"[\w-]+")
+ROLES = frozenset({"agent", "coder", "tester", "manager", "monitor", "tracker", "deployer"})
 FOLDER = re.compile(
     r"\b(?:in|under|below|of)\s+(?:the\s+)?(?:folder\s+|directory\s+)?[`'\"]?([\w.-]+(?:/[\w.-]+)*)"
 )
 ANYWHERE = frozenset(
     {"this", "the", "that", "repository", "workspace", "project", "here", "it", "your", "our", "all"}
 )
-NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?\b")
+NUMBER = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,15})?\b")
 
 
 def purpose_of(name: str) -> str:
@@ -92,19 +93,20 @@ def fits(value: Any, schema: Mapping[str, Any]) -> bool:
 
 def guessed(want: str, schema: Mapping[str, Any], question: str) -> Any:
     """A value for a required parameter, out of the question."""
+    asked = question[:MAX_ASKED_CHARACTERS]
     if "enum" in schema:
-        return nearest(schema["enum"], question)
+        return nearest(schema["enum"], asked)
     kind = schema.get("type", "string")
     if kind in ("integer", "number"):
-        return number_in(question, schema, kind)
+        return number_in(asked, schema, kind)
     if kind == "boolean":
         return False
     if kind != "string":
         return None
     finders = {"url": urls_in, "path": paths_in, "agent": agents_in}
     if want in finders or schema.get("format") in ("uri", "url"):
-        return next(iter(finders.get(want, urls_in)(question)), None)
-    return question if want in ("text", "query", "pattern") else named_value(question)
+        return next(iter(finders.get(want, urls_in)(asked)), None)
+    return question if want in ("text", "query", "pattern") else named_value(asked)
 
 
 def nearest(values: Sequence[Any], question: str) -> Any:
@@ -116,13 +118,21 @@ def nearest(values: Sequence[Any], question: str) -> Any:
 def number_in(question: str, schema: Mapping[str, Any], kind: str) -> float | int:
     """The first number of the question, else the least that the schema allows."""
     match = NUMBER.search(question)
-    value = float(match[0]) if match else float(schema.get("default", schema.get("minimum", 1)))
+    value = float(match[0]) if match else schema.get("default", schema.get("minimum", 1))
+    if not isinstance(value, (int, float)):
+        return 1
     return int(value) if kind == "integer" else value
 
 
 def agents_in(text: str) -> list[str]:
     """The agents that a text names, each once."""
-    return list(dict.fromkeys(NAMED_AGENT.findall(text)))
+    return list(dict.fromkeys(filter(_is_agent, HYPHENATED.findall(text))))
+
+
+def _is_agent(word: str) -> bool:
+    """Whether a word ends in a role, as `researcher-agent` does."""
+    name, _, role = word.rpartition("-")
+    return role in ROLES and name.replace("-", "").isalpha() and name.islower()
 
 
 def named_value(question: str) -> str | None:

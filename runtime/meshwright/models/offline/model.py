@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -16,6 +17,7 @@ from meshwright.models.offline.shortening import limit_in, shorten
 from meshwright.models.offline.talk import Talk, read_talk
 from meshwright.models.offline.words import stream_words
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.schema import check_schema
 
 NAME = "offline"
 COMPRESSION = "compression"
@@ -31,8 +33,9 @@ def estimate_tokens(text: str) -> int:
 class OfflineModel:
     """Deterministic and extractive: it calls the tools that fit the question, then answers in quotations.
 
-    Fills a JSON schema where one is given; with the tag `compression` it shortens the last message, keeping
-    its sections. Its answers cost nothing and say `model: offline`; the same request gives the same reply.
+    Takes time linear in the request, and answers only small requests on the event loop. Fills a JSON schema
+    where one is given; with the tag `compression` it shortens the last message, keeping its sections. Its
+    answers cost nothing and say `model: offline`; the same request gives the same reply.
     """
 
     def __init__(self, *, count_tokens: Callable[[str], int] = estimate_tokens, why: str = "") -> None:
@@ -40,13 +43,14 @@ class OfflineModel:
         self.count_tokens = count_tokens
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Answer; never fails. A stream comes in words."""
-        if sum(len(message.content) for message in request.messages) > MAX_INLINE_CHARACTERS:
+        """Answer. A stream comes in words. Raises InvalidSchema for a schema that it cannot fill."""
+        size = sum(len(message.content) for message in request.messages)
+        if size > MAX_INLINE_CHARACTERS or request.response_schema is not None:
             reply = await asyncio.to_thread(self.reply, request)
         else:
             reply = self.reply(request)
         if on_delta is not None:
-            stream_words(reply.content, on_delta)
+            await stream_words(reply.content, on_delta)
         return reply
 
     async def close(self) -> None:
@@ -83,10 +87,12 @@ class OfflineModel:
         )
 
     def _cut(self, request: ModelRequest, content: str) -> ModelReply:
-        kept = content
-        while kept and (tokens := self.count_tokens(kept)) > request.max_tokens:
-            kept = kept[: len(kept) * request.max_tokens // tokens].rpartition(" ")[0]
-        return self._made(request, kept, "stop" if kept == content else "length")
+        if self.count_tokens(content) <= request.max_tokens:
+            return self._made(request, content)
+        end = bisect_right(
+            range(len(content)), request.max_tokens, key=lambda end: self.count_tokens(content[:end])
+        )
+        return self._made(request, content[: max(end - 1, 0)].rpartition(" ")[0], "length")
 
     def _made(self, request: ModelRequest, content: str, finish_reason: str = "stop") -> ModelReply:
         usage = self._usage(request, content)
@@ -106,5 +112,6 @@ class OfflineModel:
 
 def filled_schema(schema: dict[str, object], talk: Talk) -> str:
     """JSON text that fits the schema, from the material."""
+    check_schema(schema, "response_format")
     texts = [passage.text for passage in talk.material]
     return json.dumps(SchemaFiller(schema, texts, talk.question).value(), ensure_ascii=False)

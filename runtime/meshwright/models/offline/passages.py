@@ -36,7 +36,7 @@ CODE = re.compile(
 INLINE_CODE = re.compile(r"`[^`]+`")
 FENCE = ("```", "~~~")
 COMMENT = re.compile(r"^[ \t]*(?:#|//)[ \t]+(?=\S)", re.MULTILINE)
-MARKS = re.compile(r"^[\s#>*+•│├└─-]+|^\d+[.)]\s+|^\W*\"\"\"|\"\"\"$|\s+$")
+MARKS = re.compile(r"^[\s#>*+•│├└─-]+|^\d+[.)]\s+|^\W*\"\"\"|\"\"\"$")
 
 Line = tuple[int, str]  # its number, from 0, and its text
 
@@ -68,7 +68,7 @@ def passages_of(text: str, source: str = "", first_line: int | None = None) -> I
     joined = PurePosixPath(source).suffix in WRAPPED
     for lines, prose in blocks(text, joined):
         for number, piece in sentences(lines) if prose else lines:
-            if cleaned := MARKS.sub("", piece).strip():
+            if cleaned := MARKS.sub("", piece.strip()).strip():
                 line = None if first_line is None else first_line + number
                 yield Passage(cleaned, source, line, weight_of(cleaned, prose))
 
@@ -131,7 +131,7 @@ def runs(group: Sequence[Line]) -> Iterator[tuple[list[Line], bool]]:
 
 def is_prose(line: str) -> bool:
     """Whether a line reads like part of a sentence."""
-    bare = MARKS.sub("", line)
+    bare = MARKS.sub("", line.strip())
     if line.lstrip().startswith(("#", "|", "```")) or CODE.search(bare):
         return False
     return bare.count(" ") >= 2 and sum(each.isalpha() or each == " " for each in bare) > 0.7 * len(bare)

@@ -101,7 +101,7 @@ def remember(talk: Talk, tools: Sequence[ToolSpec]) -> Call | None:
     if not match or not tool or made(talk, "remember", tools):
         return None
     call = propose(tool, talk, text=match[1].strip())
-    scope = next((scope for word, scope in SCOPES.items() if word in talk.question.lower()), None)
+    scope = next((scope for word, scope in SCOPES.items() if word in talk.asked.lower()), None)
     if call and scope and scope in tool.parameters.get("properties", {}).get("scope", {}).get("enum", ()):
         call.arguments["scope"] = scope
     return call
@@ -110,23 +110,23 @@ def remember(talk: Talk, tools: Sequence[ToolSpec]) -> Call | None:
 def fetch(talk: Talk, tools: Sequence[ToolSpec]) -> Call | None:
     """Fetch the pages that the question names."""
     tool = by_purpose(tools, "fetch")
-    calls = (propose(tool, talk, url=url) for url in urls_in(talk.question)[:MAX_READS])
+    calls = (propose(tool, talk, url=url) for url in urls_in(talk.asked)[:MAX_READS])
     return next((call for call in calls if call and not was_made(call, talk)), None)
 
 
 def commits(talk: Talk, tools: Sequence[ToolSpec]) -> Call | None:
     """Look at the latest commits, or at what is not committed yet."""
-    path = next(iter(paths_in(talk.question)), None)
-    if DIFF.search(talk.question) and not made(talk, "diff", tools):
+    path = next(iter(paths_in(talk.asked)), None)
+    if DIFF.search(talk.asked) and not made(talk, "diff", tools):
         return propose(by_purpose(tools, "diff"), talk, path=path)
-    if COMMITS.search(talk.question) and not made(talk, "log", tools):
+    if COMMITS.search(talk.asked) and not made(talk, "log", tools):
         return propose(by_purpose(tools, "log"), talk, path=path)
     return None
 
 
 def research(talk: Talk, tools: Sequence[ToolSpec]) -> Call | None:
     """Give research to another agent, once; an agent that the question names is preferred."""
-    asked = RESEARCH.search(talk.question) or agents_in(talk.question)
+    asked = RESEARCH.search(talk.asked) or agents_in(talk.asked)
     return delegate(talk, tools) if asked else None
 
 
@@ -135,7 +135,7 @@ def delegate(talk: Talk, tools: Sequence[ToolSpec]) -> Call | None:
     tool = by_purpose(tools, "delegate")
     if not tool or made(talk, "delegate", tools):
         return None
-    named = [*agents_in(talk.question), *agents_in(tool.description), *agents_in(talk.instructions)]
+    named = [*agents_in(talk.asked), *agents_in(tool.description), *agents_in(talk.instructions)]
     choice = None if "enum" in agent_schema(tool) else next(iter(named), None)
     return propose(tool, talk, text=talk.question, agent=choice)
 
@@ -148,16 +148,16 @@ def agent_schema(tool: ToolSpec) -> Mapping[str, Any]:
 def read_named(talk: Talk, tools: Sequence[ToolSpec]) -> Call | None:
     """Read the files that the question names."""
     tool = by_purpose(tools, "read")
-    calls = (propose(tool, talk, path=path) for path in paths_in(talk.question)[:MAX_READS])
+    calls = (propose(tool, talk, path=path) for path in paths_in(talk.asked)[:MAX_READS])
     return next((call for call in calls if call and not was_made(call, talk)), None)
 
 
 def list_files(talk: Talk, tools: Sequence[ToolSpec]) -> Call | None:
     """List files, those of a pattern if the question has one."""
-    if not LISTING.search(talk.question) or made(talk, "list", tools):
+    if not LISTING.search(talk.asked) or made(talk, "list", tools):
         return None
-    pattern = GLOB.search(talk.question)
-    folder = None if pattern else folder_in(talk.question)
+    pattern = GLOB.search(talk.asked)
+    folder = None if pattern else folder_in(talk.asked)
     return propose(by_purpose(tools, "list"), talk, pattern=pattern and pattern[0], folder=folder)
 
 

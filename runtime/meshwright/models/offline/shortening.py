@@ -10,7 +10,7 @@ from meshwright.models.offline.passages import SENTENCE_END
 from meshwright.models.offline.terms import centrality, relevance, terms
 
 HEADER = re.compile(r"^([A-Z][A-Z_]{3,}):[ \t]*(.*)$")
-LIMIT = re.compile(r"\b(?:under|below|at most|fewer than|no more than|within)\s+([\d,]+)\s+tokens", re.I)
+LIMIT = re.compile(r"\b(?:under|below|at most|fewer than|no more than|within)\s+([\d,]{1,12})\s+tokens", re.I)
 # Times, ids and scores that a context must not carry on.
 LEAK = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d|\b1[5-9]\d{8}(?:\d{3})?\b"
@@ -22,6 +22,7 @@ LEAK = re.compile(
 KEPT_WHOLE = frozenset({"METADATA", "CONSTRAINTS", "KNOWN_FAILURES", "OPEN_QUESTIONS"})
 HEADER_TOKENS = 8  # of a section that is not needed
 MARKER = "- "
+NEW_LINE = "\n"
 TOPIC = "DOMAIN_CONTEXT"
 OPTIONAL = frozenset({"RELEVANT_MEMORIES", "CONVERSATION_CONTEXT"})
 
@@ -113,16 +114,16 @@ def written(units: Sequence[Unit], kept: set[int]) -> str:
     for place in sorted(kept):
         unit = units[place]
         if unit.section != section:
-            lines.append(f"{unit.section}:")
+            lines += [NEW_LINE, f"{unit.section}:"]
         if unit.entry == entry:
-            lines[-1] += unit.space + unit.text
+            lines += [unit.space, unit.text]
         else:
-            lines.append(unit.marker + unit.text)
+            lines += [NEW_LINE, unit.marker, unit.text]
         section, entry = unit.section, unit.entry
-    return "\n".join(lines)
+    return "".join(lines).removeprefix(NEW_LINE)
 
 
 def limit_in(instructions: str, default: int) -> int:
     """The tokens that the instructions allow, or the default."""
-    limits = [int(each.replace(",", "")) for each in LIMIT.findall(instructions)]
+    limits = [int(digits.replace(",", "") or 0) for digits in LIMIT.findall(instructions)]
     return min([default, *(limit for limit in limits if limit > 0)])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from meshwright.models.offline.passages import MAX_PASSAGES, Passage, passages_in, passages_of
@@ -18,13 +18,15 @@ SECTION = re.compile(r"^([A-Z][A-Z_]{3,}):[ \t]*$")
 ENTRY = re.compile(r"^(?:[-*] |\s+\S)")
 SPEAKER = re.compile(r"^(user|assistant|system|tool|[a-z]+-agent): ")
 URL = re.compile(r"https?://[^\s<>\"'`)\]]+[^\s<>\"'`)\].,;:!?]")
-PATH = re.compile(
-    r"(?<![\w/@:])(?:\.?[\w-]+/)*[\w.-]*\w\.[A-Za-z]\w{0,4}\b|\b(?:README|LICENSE|Makefile|Dockerfile)\b"
-)
+PLACE = re.compile(r"[\w./@:-]+")
+SUFFIX = re.compile(r"[A-Za-z]\w{0,4}")
+FILES = frozenset({"README", "LICENSE", "Makefile", "Dockerfile"})
 ORDER = re.compile(r"^\W*(?:please\s+|(?:can|could) you\s+)*(?:read|write|search|check)\b", re.I)
 BLANK_LINE = re.compile(r"\n[ \t]*\n")
 # Sections that say what the task is, not what is known.
 TASK_SECTIONS = frozenset({"METADATA", "DOMAIN_CONTEXT", "OPEN_QUESTIONS"})
+MAX_ASKED_CHARACTERS = 2_000  # of a question that decide what is done about it
+MAX_DEPTH = 16  # of JSON that is read as such
 MIN_MATERIAL_CHARACTERS = 160  # of a request: a longer one may bring the text that it is about
 
 
@@ -58,7 +60,13 @@ class Talk:
     @cached_property
     def subject(self) -> str:
         """The question without the pages and files that it names, and without an order to read them."""
-        return ORDER.sub("", PATH.sub(" ", URL.sub(" ", self.question)))
+        words = PLACE.sub(lambda word: " " if path_in(word[0]) else word[0], URL.sub(" ", self.asked))
+        return ORDER.sub("", words)
+
+    @property
+    def asked(self) -> str:
+        """The beginning of the question: what decides which tools are called."""
+        return self.question[:MAX_ASKED_CHARACTERS]
 
     @property
     def answers(self) -> list[Result]:
@@ -74,7 +82,7 @@ class Talk:
     @cached_property
     def material(self) -> tuple[Passage, ...]:
         """Everything that an answer may quote."""
-        return (*self.background[:MAX_PASSAGES], *self.found)
+        return (*self.background, *self.found)
 
 
 def read_talk(messages: Sequence[ChatMessage]) -> Talk:
@@ -82,14 +90,15 @@ def read_talk(messages: Sequence[ChatMessage]) -> Talk:
     place = place_of_question(messages)
     question, given = split_question(messages[place].content if place >= 0 else "")
     sections = list(sections_of("\n".join(each.content for each in messages if each.role == "system")))
-    known = [passage for name, body in sections if name for passage in known_in(name, body)]
-    said = [passage for each in messages[: max(place, 0)] for passage in said_in(each)]
+    known = (passage for name, body in sections if name for passage in known_in(name, body))
+    said = (passage for each in messages[: max(place, 0)] for passage in said_in(each))
+    background = (each for each in chain(known, said) if each.text.strip() != question.strip())
     return Talk(
         question=question,
         results=tuple(results_of(messages[place + 1 :])),
-        background=tuple(each for each in (*known, *said) if each.text.strip() != question.strip()),
+        background=tuple(islice(background, MAX_PASSAGES)),
         instructions="\n".join(body for name, body in sections if not name).strip(),
-        given=tuple(given),
+        given=tuple(given[:MAX_PASSAGES]),
     )
 
 
@@ -177,12 +186,32 @@ def urls_in(text: str) -> list[str]:
 
 def paths_in(text: str) -> list[str]:
     """The files that a text names, each once."""
-    return list(dict.fromkeys(PATH.findall(URL.sub(" ", text))))
+    words = PLACE.findall(URL.sub(" ", text))
+    return list(dict.fromkeys(path for word in words if (path := path_in(word))))
+
+
+def path_in(word: str) -> str:
+    """The file that a word names, `src/app.py` of `src/app.py:12`; nothing where it names none."""
+    path = word.replace(":", "@").partition("@")[0].rstrip(".-/")
+    stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
+    named = dot and stem and (stem[-1].isalnum() or stem[-1] == "_") and SUFFIX.fullmatch(suffix)
+    return path if not path.startswith("/") and (named or (not dot and suffix in FILES)) else ""
 
 
 def parsed(text: str) -> Any:
-    """JSON data, or the text itself where it is none."""
+    """JSON data, or the text itself where it is none or is nested too deep."""
     try:
-        return json.loads(text)
-    except ValueError:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         return text
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [part for each in level for part in parts_of(each)]
+    return text if level else value
+
+
+def parts_of(value: Any) -> Iterable[Any]:
+    """What a list or an object holds."""
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 WORD = re.compile(r"\w+(?:[-_./]\w+)*")
 PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_A-Za-z]+")
@@ -59,10 +59,9 @@ def telling_words(text: str) -> list[str]:
     return list(reversed(words.values()))
 
 
-def coverage(text: Iterable[str], wanted: Iterable[str]) -> float:
+def coverage(text: Iterable[str], wanted: Set[str]) -> float:
     """The share of the wanted terms that a text, given by its own, has: 0 to 1."""
-    asked = set(wanted)
-    return len(asked.intersection(text)) / len(asked) if asked else 0.0
+    return len(wanted & set(text)) / len(wanted) if wanted else 0.0
 
 
 def relevance(texts: Sequence[Sequence[str]], wanted: Iterable[str]) -> list[float]:
@@ -88,7 +87,8 @@ def bm25(count: Counter[str], relative_length: float, weights: dict[str, float])
     """One text's score."""
     damping = SATURATION * (1 - LENGTH_PENALTY + LENGTH_PENALTY * relative_length)
     return sum(
-        weight * count[term] * (SATURATION + 1) / (count[term] + damping) for term, weight in weights.items()
+        weights[term] * count[term] * (SATURATION + 1) / (count[term] + damping)
+        for term in sorted(weights.keys() & count.keys())
     )
 
 

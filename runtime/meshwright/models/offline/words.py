@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 from meshwright.models.port import OnDelta
 
-WORD = re.compile(r"\s*\S+\s*")
+WORD = re.compile(r"\S+\s*|\s+")
+WORDS_AT_ONCE = 100  # before others have their turn on the event loop
 
 
-def stream_words(text: str, on_delta: OnDelta) -> None:
-    """Tell a text word by word; together they are the text."""
-    for word in WORD.findall(text) or filter(None, [text]):
+async def stream_words(text: str, on_delta: OnDelta) -> None:
+    """Stream a text word by word; together they are the text."""
+    for number, word in enumerate(WORD.findall(text), 1):
         on_delta(word)
+        if number % WORDS_AT_ONCE == 0:
+            await asyncio.sleep(0)
