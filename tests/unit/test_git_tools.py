@@ -119,6 +119,9 @@ async def test_a_long_difference_is_cut_and_says_so(repository: Repository) -> N
         "a\nb",
         "HEAD\n",
         "@{-1}",
+        "docs/../../out",
+        "a/..",
+        "a../b",
         "a;b",
         "$(x)",
     ],
@@ -143,7 +146,7 @@ async def test_the_usual_names_of_revisions_are_taken(repository: Repository, re
 
 
 async def test_what_git_says_of_a_failure_is_told(repository: Repository) -> None:
-    with pytest.raises(ToolFailed, match="git diff failed: fatal: bad revision 'no-such-branch'"):
+    with pytest.raises(ToolFailed, match="git rev-parse failed: fatal: bad revision 'no-such-branch'"):
         await repository.tools().git_diff("no-such-branch")
 
 
@@ -152,14 +155,111 @@ async def test_a_path_is_a_path_in_the_workspace_and_nothing_else(repository: Re
     (repository.root.parent / "secret.txt").write_text("secret")
     try:
         assert await repository.tools().git_log(path=path) == []
-    except ToolFailed as error:
-        assert "outside repository" in str(error)
+    except InvalidInput as error:
+        assert "leads out of the workspace" in str(error)
 
 
 async def test_a_workspace_inside_a_larger_repository_shows_nothing_of_it(repository: Repository) -> None:
     inner = GitTools(ToolSettings(workspace=repository.root / "docs"))
-    with pytest.raises(ToolFailed, match="not a git repository"):
+    with pytest.raises(ToolFailed, match="this workspace is no git repository"):
         await inner.git_log()
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder beside the workspace that holds a secret."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "id_rsa").write_text("SECRET\n")
+    return folder
+
+
+@pytest.mark.parametrize("place", ["plain", "repository/docs"])
+@pytest.mark.parametrize("revisions", ["big", "HEAD"])
+async def test_no_repository_compares_no_folders_of_the_machine(
+    repository: Repository, outside: Path, tmp_path: Path, place: str, revisions: str
+) -> None:
+    big = tmp_path / place / "big"
+    big.mkdir(parents=True)
+    for number in range(40):
+        (big / f"zz{number}").write_text("line\n" * 2_000)
+    tools = GitTools(ToolSettings(workspace=big.parent))
+    for path in (str(outside), str(big), "../outside", "big", ""):
+        with pytest.raises((InvalidInput, ToolFailed)) as caught:
+            await tools.git_diff(revisions, path)
+        assert "SECRET" not in str(caught.value)
+        assert "leads out" in str(caught.value) or "is no git repository" in str(caught.value)
+
+
+async def test_revisions_cannot_name_a_folder_outside(repository: Repository, outside: Path) -> None:
+    _, diff = tools_of(repository.tools())
+    context: Any = None
+    with pytest.raises(InvalidInput):
+        await diff.call('{"revisions": "docs/../../outside", "path": "docs"}', context)
+
+
+async def test_a_folder_of_the_history_is_no_revision(repository: Repository) -> None:
+    repository.commit(".aws/config", "SECRET\n", "Oops")
+    command = ["git", "rev-parse", "HEAD:.aws"]
+    tree = subprocess.run(command, cwd=repository.root, check=True, capture_output=True, text=True).stdout
+    with pytest.raises(ToolFailed, match=r"bad revision|expected commit"):
+        await repository.tools().git_diff(f"{tree.strip()}..HEAD")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [".env", "app/prod.env", "keys/id_rsa", ".aws/credentials", "SECRETS.yaml", "a/.docker/config.json"],
+)
+async def test_private_files_are_in_no_difference_and_no_log(repository: Repository, path: str) -> None:
+    repository.commit(path, "SECRET\n", "Oops")
+    repository.commit("a.txt", "changed\n", "Third")
+    repository.write(path, "SECRET too\n")
+    repository.write("a.txt", "changed again\n")
+    tools = repository.tools()
+    for revisions in ("HEAD", "HEAD~2", "HEAD~2..HEAD", "HEAD~2...HEAD"):
+        diff = await tools.git_diff(revisions)
+        assert "changed" in diff
+        assert "SECRET" not in diff
+        assert path not in diff
+    for call in (tools.git_diff("HEAD~2", path), tools.git_log(path=path)):
+        with pytest.raises(InvalidInput, match="is private"):
+            await call
+
+
+async def test_hidden_paths_are_in_no_difference(repository: Repository) -> None:
+    repository.commit("state/notes.txt", "SECRET\n", "Oops")
+    hidden = (repository.root / "state",)
+    tools = GitTools(ToolSettings(workspace=repository.root, hidden=hidden))
+    assert await tools.git_diff("HEAD~1..HEAD") == ""
+    with pytest.raises(InvalidInput, match="is private"):
+        await tools.git_diff("HEAD~1..HEAD", "state/notes.txt")
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "refs", "commondir", "alternates"])
+async def test_the_history_of_another_repository_is_not_shown(
+    repository: Repository, tmp_path: Path, kind: str
+) -> None:
+    private = Repository(tmp_path / "private")
+    private.root.mkdir()
+    private.git("init", "-q", "-b", "main")
+    private.commit("b.txt", "SECRET\n", "SECRET plan")
+    mine, theirs = repository.root / ".git", private.root / ".git"
+    if kind in ("file", "link"):
+        shutil.rmtree(mine)
+        mine.write_text(f"gitdir: {theirs}\n") if kind == "file" else mine.symlink_to(theirs)
+    elif kind == "refs":
+        shutil.rmtree(mine / "refs")
+        (mine / "refs").symlink_to(theirs / "refs")
+    elif kind == "commondir":
+        (mine / "commondir").write_text(f"{theirs}\n")
+    else:
+        (mine / "objects/info/alternates").write_text(f"{theirs / 'objects'}\n")
+        (mine / "refs/heads/main").write_text((theirs / "refs/heads/main").read_text())
+    for call in (repository.tools().git_log(), repository.tools().git_diff("main")):
+        with pytest.raises(ToolFailed, match="is no git repository of its own") as caught:
+            await call
+        assert "SECRET" not in str(caught.value)
+        assert caught.value.remedy
 
 
 async def test_a_workspace_elsewhere_by_configuration_shows_nothing_of_it(

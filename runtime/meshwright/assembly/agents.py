@@ -9,6 +9,7 @@ from meshwright.agent import Agent
 from meshwright.errors import ConfigError
 from meshwright.run import Employed
 from meshwright.settings import Settings
+from meshwright.settings.loading import FILE_NAME
 from meshwright.tools.mesh import delegate_tool, remember_tool
 from meshwright.tools.tool import Tool, tools_of
 from meshwright.tools.toolset import ToolSettings
@@ -42,9 +43,12 @@ def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:
 
 
 def tool_settings(settings: Settings, project: Path) -> ToolSettings:
-    """What the agents' tools may touch."""
+    """What the agents' tools may touch. The mesh's own data and configuration are hidden from them."""
+    own = (settings.data_dir, Path(FILE_NAME), settings.litellm_config)
     return ToolSettings(
-        workspace=project / settings.workspace, allow_private_addresses=settings.allow_private_addresses
+        workspace=project / settings.workspace,
+        hidden=tuple(project / path for path in own),
+        allow_private_addresses=settings.allow_private_addresses,
     )
 
 

@@ -10,6 +10,7 @@ from meshwright.ledger.calls import CALLED, Call, call_id_of, called
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall
 from meshwright.run.failure import Ended, Failure
 from meshwright.run.setting import Setting
+from meshwright.tools.redaction import redact
 from meshwright.work.journal import Told
 
 MAX_SUMMARY_CHARS = 120  # of a tool's arguments, and of its result, in an event
@@ -62,7 +63,7 @@ def tool_events(call: ToolCall, result: dict[str, Any], started: float | None) -
     """
     called = {
         "tool": call.name,
-        "arguments": call.arguments[:MAX_SUMMARY_CHARS],
+        "arguments": redact(call.arguments)[:MAX_SUMMARY_CHARS],
         "ok": result["error"] is None,
         "error": result["error"],
         "result": summary_of(result["value"]),

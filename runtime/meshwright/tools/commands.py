@@ -19,12 +19,17 @@ MAX_ERROR_BYTES = 4_096
 
 
 class Finished(NamedTuple):
-    """How a program ended, and what it wrote; `is_cut` if it was stopped because it wrote too much."""
+    """How a program ended, and what it wrote; `is_cut` if that is not all of it."""
 
     status: int
     output: str
     errors: str
     is_cut: bool
+
+    @property
+    def is_killed(self) -> bool:
+        """Whether it was stopped because it wrote too much, rather than ended by itself."""
+        return self.is_cut and self.status == -signal.SIGKILL
 
 
 async def run(

@@ -15,7 +15,7 @@ from pydantic import Field
 from meshwright.errors import InvalidInput
 from meshwright.tools.tool import cut, tool
 from meshwright.tools.toolset import Toolset, ToolSettings
-from meshwright.tools.workspace import File, Workspace
+from meshwright.tools.workspace import File
 
 MAX_LINE_CHARS = 300
 MIN_TERM_CHARS = 3
@@ -39,7 +39,7 @@ class FileTools(Toolset):
 
     def __init__(self, settings: ToolSettings) -> None:
         super().__init__(settings)
-        self._workspace = Workspace(settings.workspace)
+        self._workspace = settings.files
 
     @tool(idempotent=True)
     def list_files(self, pattern: Pattern = "**", folder: str = "") -> dict[str, Any]:

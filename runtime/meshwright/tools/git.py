@@ -7,18 +7,25 @@ pagers, file-system monitors, external diffs, text conversions, filters, signatu
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from meshwright.errors import ToolFailed
 from meshwright.tools.commands import Finished, run
+from meshwright.tools.private import PRIVATE
 from meshwright.tools.tool import tool
-from meshwright.tools.toolset import Toolset, ToolSettings
+from meshwright.tools.toolset import Toolset
 
-REVISION = r"[A-Za-z0-9_][A-Za-z0-9_./-]*([~^][0-9]*)*"
+# A name never holds two dots in a row: they are what stands between two.
+REVISION = r"[A-Za-z0-9_](\.?[A-Za-z0-9_/-])*([~^][0-9]*)*"
 REVISIONS = rf"^{REVISION}(\.\.\.?{REVISION})?$"
+COMMIT = "^{commit}"  # peels a tag; refuses a file or a folder, which would be shown under another path
 
 FIELDS = ("commit", "date", "author", "subject")
 FORMAT = "--format=%h%x00%as%x00%an%x00%s"
@@ -47,15 +54,18 @@ ENVIRONMENT = {
     "LC_ALL": "C.UTF-8",
 }
 
+EXCLUDED = [f":(exclude,glob,icase)**/{name}{below}" for name in PRIVATE for below in ("", "/**")]
+
 GitPath = Annotated[str, Field(max_length=4_096)]
+NO_REPOSITORY = "this workspace is no git repository"
+OWN_REPOSITORY = "set as workspace the folder that holds the repository's .git folder"
 
 
 class GitTools(Toolset):
-    """Reads the git repository whose root is the workspace, and changes nothing."""
+    """Reads the git repository whose root is the workspace, and changes nothing.
 
-    def __init__(self, settings: ToolSettings) -> None:
-        super().__init__(settings)
-        self._root = settings.workspace.resolve()
+    What is private in the workspace is private in its history.
+    """
 
     @tool(idempotent=True)
     async def git_log(
@@ -67,7 +77,8 @@ class GitTools(Toolset):
             max_count: how many commits
             path: only the commits that changed this file or folder
         """
-        finished = await self._git("log", "-z", f"--max-count={max_count}", FORMAT, "--", path)
+        pathspecs = self._pathspecs(path) if path else ()
+        finished = await self._git("log", "-z", f"--max-count={max_count}", FORMAT, "--", *pathspecs)
         values = iter(finished.output.split("\0"))
         return [
             dict(zip(FIELDS, commit, strict=True)) for commit in zip(*[values] * len(FIELDS), strict=False)
@@ -85,8 +96,10 @@ class GitTools(Toolset):
             revisions: two, as in v1.0..HEAD, or one, to compare the files as they are now with it
             path: only the changes of this file or folder
         """
+        pathspecs = self._pathspecs(path)
+        compared = await self._commits(revisions)
         filters = await self._filters()
-        finished = await self._git("diff", *DIFF_OPTIONS, revisions, "--", path, config=filters)
+        finished = await self._git("diff", *DIFF_OPTIONS, compared, "--", *pathspecs, config=filters)
         text = finished.output[: self.settings.max_text_chars]
         is_cut = finished.is_cut or len(text) < len(finished.output)
         return f"{text}\n[cut: there is more; ask for one path]" if is_cut else text
@@ -97,35 +110,76 @@ class GitTools(Toolset):
         names = finished.output.split("\0")[:-1]
         return {name: "false" if name.endswith(".required") else "" for name in names}
 
+    async def _commits(self, revisions: str) -> str:
+        """The ids of the commits that are named, in the form that compares them as asked."""
+        first, dots, last = [*re.split(r"(\.\.\.?)", revisions, maxsplit=1), "", ""][:3]
+        names = [f"{name}{COMMIT}" for name in (first, last) if name]
+        try:
+            finished = await self._git("rev-parse", *names, "--")
+        except ToolFailed as error:
+            raise ToolFailed(error.message.replace(COMMIT, ""), remedy=error.remedy) from error
+        return dots.join(finished.output.split("\n")[: len(names)])
+
+    def _pathspecs(self, path: str) -> list[str]:
+        """A path of the workspace, or all of it, but for what is private, as git's pathspecs."""
+        inside = self.settings.files.locate(path).as_posix()
+        hidden = [f":(exclude,literal){path}" for path in self.settings.files.hidden]
+        return [f":(literal){inside}", *hidden, *EXCLUDED]
+
     async def _git(
         self, *arguments: str, config: Mapping[str, str] | None = None, accepted: tuple[int, ...] = (0,)
     ) -> Finished:
-        command = [
-            "git",
-            "--no-pager",
-            "--no-replace-objects",
-            "--literal-pathspecs",
-            f"--work-tree={self._root}",
-        ]
+        root = self.settings.files.root
+        git_dir = _git_dir(root)
         finished = await run(
-            [*command, *filter(None, arguments)],
-            folder=self._root,
-            environment=self._environment(CONFIG | dict(config or {})),
+            ["git", "--no-pager", "--no-replace-objects", *filter(None, arguments)],
+            folder=root,
+            environment=_environment(git_dir, root, CONFIG | dict(config or {})),
             timeout_seconds=self.settings.git_timeout_seconds,
             max_output_bytes=4 * self.settings.max_text_chars,
         )
-        if finished.status not in accepted and not finished.is_cut:
+        # Of a git that fails only the complaint is shown: its output may be of something else than was asked.
+        if finished.status not in accepted and not finished.is_killed:
             raise ToolFailed(f"git {arguments[0]} failed: {finished.errors.strip()}")
         return finished
 
-    def _environment(self, config: Mapping[str, str]) -> dict[str, str]:
-        # By environment and not by `-c`, which cannot set a key with an equals sign in it.
-        values = {"GIT_CONFIG_COUNT": str(len(config))}
-        for number, (key, value) in enumerate(config.items()):
-            values |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
-        # A repository that only holds the workspace somewhere inside would show what is outside of it.
-        ceiling = {
-            "GIT_CEILING_DIRECTORIES": str(self._root.parent),
-            "PATH": os.environ.get("PATH", os.defpath),
-        }
-        return ENVIRONMENT | ceiling | values
+
+def _git_dir(root: Path) -> Path:
+    """The repository's own folder `.git`. Raises ToolFailed where it is none, or shares another's history."""
+    git_dir = root / ".git"
+    try:
+        mode = git_dir.lstat().st_mode
+    except OSError:
+        raise ToolFailed(NO_REPOSITORY, remedy=OWN_REPOSITORY) from None
+    if not stat.S_ISDIR(mode):
+        what = "its .git is a link, or a file that names another folder"
+        raise ToolFailed(f"{NO_REPOSITORY} of its own: {what}", remedy=OWN_REPOSITORY)
+    if any(_leads_out(path, git_dir) for path in _git_paths(git_dir)):
+        what = "its .git folder refers to another's"
+        raise ToolFailed(f"{NO_REPOSITORY} of its own: {what}", remedy=OWN_REPOSITORY)
+    return git_dir
+
+
+def _git_paths(git_dir: Path) -> Iterator[Path]:
+    """Whatever decides which commits a repository shows."""
+    for folder in (git_dir, git_dir / "objects", git_dir / "objects" / "pack", git_dir / "objects" / "info"):
+        with suppress(OSError):
+            yield from folder.iterdir()
+    for folder, folders, names in os.walk(git_dir / "refs"):
+        yield from (Path(folder, name) for name in (*folders, *names))
+
+
+def _leads_out(path: Path, git_dir: Path) -> bool:
+    is_foreign = path.is_symlink() and not path.resolve().is_relative_to(git_dir)
+    return is_foreign or path.name in ("commondir", "alternates")
+
+
+def _environment(git_dir: Path, root: Path, config: Mapping[str, str]) -> dict[str, str]:
+    # By environment and not by `-c`, which cannot set a key with an equals sign in it.
+    values = {"GIT_CONFIG_COUNT": str(len(config))}
+    for number, (key, value) in enumerate(config.items()):
+        values |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    # Named outright, because git searches: it would find a repository around the workspace, or compare
+    # any two paths of the machine where it finds none.
+    own = {"GIT_DIR": str(git_dir), "GIT_WORK_TREE": str(root), "PATH": os.environ.get("PATH", os.defpath)}
+    return ENVIRONMENT | own | values

@@ -29,6 +29,7 @@ from meshwright.errors import ConfigError, MeshError, ToolFailed
 from meshwright.messages import ID_PATTERN, MemoryScope, Task
 from meshwright.models.port import ToolSpec
 from meshwright.tools.arguments import Arguments, read_docstring
+from meshwright.tools.redaction import redact, redact_data
 
 MAX_RESULT_CHARS = 32_000
 MARK = "__meshwright_tool__"
@@ -141,16 +142,19 @@ class Tool:
 
         Raises InvalidInput, naming the field, for arguments that are not JSON or do not fit: nothing has
         run then. What the tool raises on purpose (any MeshError) passes as it is, every other exception
-        becomes ToolFailed. A result over the limit comes back as text that says where it was cut.
+        becomes ToolFailed. A result over the limit comes back as text that says where it was cut. What looks
+        like a secret is redacted, in results and in errors.
         """
         values = self.arguments.read(arguments) | dict.fromkeys(self.context_names, context)
         try:
             return self._plain(await self._run(values))
-        except MeshError:
+        except MeshError as error:
+            error.message, error.remedy = redact(error.message), redact(error.remedy)
+            error.args = (error.message,)
             raise
         # A tool's body is not ours and may raise anything: its model must hear of it, and its run go on.
         except Exception as error:
-            raise ToolFailed(f"{type(error).__name__}: {error}") from error
+            raise ToolFailed(redact(f"{type(error).__name__}: {error}")) from error
 
     async def _run(self, values: Mapping[str, Any]) -> Any:
         if inspect.iscoroutinefunction(self.function):
@@ -164,7 +168,9 @@ class Tool:
         except (PydanticSerializationError, ValueError) as error:
             raise ToolFailed(f"its result is not what JSON can hold: {error}") from error
         text = result if isinstance(result, str) else data.decode()
-        return from_json(data) if len(text) <= MAX_RESULT_CHARS else cut(text, MAX_RESULT_CHARS)
+        if len(text) > MAX_RESULT_CHARS:
+            return redact(cut(text, MAX_RESULT_CHARS))
+        return redact_data(from_json(data))
 
 
 def tools_of(*owners: object) -> list[Tool]:

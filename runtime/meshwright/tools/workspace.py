@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from meshwright.errors import ConfigError, InvalidInput, TooLarge
+from meshwright.tools.private import is_private
 
-PRIVATE = frozenset({".git", ".hg", ".svn", ".mesh", ".env"})
-"""Never read: they hold credentials, or what other tasks and tenants said."""
-SKIPPED = PRIVATE | {".venv", "venv", "node_modules", "__pycache__", ".tox", ".hypothesis", ".eggs"}
-"""Left out of listings and searches, as are folders named `*_cache`."""
+SKIPPED = frozenset({".venv", "venv", "node_modules", "__pycache__", ".tox", ".hypothesis", ".eggs"})
+"""Left out of listings and searches, as are folders named `*_cache`, and all that is private."""
 MAX_WALKED = 50_000
 BINARY_PROBE_BYTES = 8_192
 
@@ -41,10 +40,20 @@ class Listing(NamedTuple):
 
 
 class Workspace:
-    """The files under `root`; a path or a link that leads anywhere else is refused."""
+    """The files under `root`; a path or a link that leads anywhere else is refused.
 
-    def __init__(self, root: Path) -> None:
+    What is private is refused too: files with names that commonly hold secrets, and whatever lies at or below
+    one of the `hidden` paths, such as the mesh's own data.
+    """
+
+    def __init__(self, root: Path, hidden: Sequence[Path] = ()) -> None:
         self.root = root.resolve()
+        resolved = [path.resolve() for path in hidden]
+        self._is_hidden = any(self.root.is_relative_to(path) for path in resolved)
+        self.hidden = tuple(
+            path.relative_to(self.root).as_posix() for path in resolved if path.is_relative_to(self.root)
+        )
+        """What is hidden of it, from the root on."""
 
     def read(self, path: str, max_bytes: int) -> str:
         """The text of a file, undecodable bytes replaced.
@@ -64,37 +73,53 @@ class Workspace:
 
     def walk(self, folder: str = "") -> Listing:
         """The files in and below a folder, but for those skipped. Links are not followed, nor listed."""
-        start = self._locate(folder)
+        start = self.locate(folder)
         files: list[File] = []
         walked = 0
         with self._opened(folder) as fd:
             for where, folders, names, folder_fd in os.fwalk(".", dir_fd=fd):
-                folders[:] = sorted(filter(_is_shown, folders))
+                inside = (start / where).as_posix()
+                folders[:] = sorted(name for name in folders if self._is_shown(inside, name))
                 walked += len(folders) + len(names)
                 if walked > MAX_WALKED:
                     return Listing(files, complete=False)
-                sizes = {name: _size(name, folder_fd) for name in sorted(filter(_is_shown, names))}
+                shown = sorted(name for name in names if self._is_shown(inside, name))
+                sizes = {name: _size(name, folder_fd) for name in shown}
                 files += [
-                    File((start / where / name).as_posix(), size)
-                    for name, size in sizes.items()
-                    if size is not None
+                    File(_joined(inside, name), size) for name, size in sizes.items() if size is not None
                 ]
         return Listing(files, complete=True)
 
-    def _locate(self, path: str) -> PurePath:
-        """Where a path really leads, from the root on."""
+    def locate(self, path: str) -> PurePath:
+        """Where a path really leads, links included, from the root on; it need not exist.
+
+        Raises InvalidInput for one that leads out of the workspace, or to what is private.
+        """
         try:
             inside = Path(os.path.realpath(self.root / path)).relative_to(self.root)
         except ValueError as error:
             remedy = "give a path from the workspace's root on, as list_files shows them"
             raise InvalidInput(f"{path!r} leads out of the workspace", remedy=remedy, field="path") from error
-        if any(_is_private(part) for part in inside.parts):
+        if self._is_hidden:
+            remedy = "set another workspace in mesh.toml"
+            raise InvalidInput("the workspace lies in the mesh's own data", remedy=remedy, field="path")
+        if self._is_private(inside.as_posix()):
             raise InvalidInput(f"{path!r} is private", remedy="read something else", field="path")
         return inside
 
+    def _is_private(self, inside: str) -> bool:
+        return is_private(inside) or any(
+            inside == path or inside.startswith(f"{path}/") for path in self.hidden
+        )
+
+    def _is_shown(self, folder: str, name: str) -> bool:
+        skipped = name in SKIPPED or name.endswith("_cache") or self._is_private(_joined(folder, name))
+        # A name that is not UTF-8 could not be written as JSON, nor be asked for.
+        return not skipped and name.isprintable()
+
     @contextmanager
     def _opened(self, path: str) -> Generator[int, None, None]:
-        inside = self._locate(path)
+        inside = self.locate(path)
         try:
             fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
@@ -122,13 +147,5 @@ def _size(name: str, folder_fd: int) -> int | None:
     return None
 
 
-def _is_private(name: str) -> bool:
-    # `.ENV` is the same file as `.env` where names ignore case.
-    folded = name.casefold()
-    return folded in PRIVATE or folded.startswith(".env.")
-
-
-def _is_shown(name: str) -> bool:
-    skipped = name in SKIPPED or name.endswith("_cache") or _is_private(name)
-    # A name that is not UTF-8 could not be written as JSON, nor be asked for.
-    return not skipped and name.isprintable()
+def _joined(folder: str, name: str) -> str:
+    return name if folder == "." else f"{folder}/{name}"

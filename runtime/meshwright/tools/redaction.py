@@ -1,0 +1,114 @@
+"""Takes out of a text what looks like a secret. Takes time in proportion to the text's length.
+
+It leaves alone what only resembles a secret: digests, git revisions, UUIDs, ULIDs, and the names that code
+gives to secrets. It cannot find them all, which is why private files are not shown in the first place.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Any
+
+REDACTED = "[redacted]"
+
+KNOWN = re.compile(
+    r"""
+    -----BEGIN\ [A-Z0-9 ]{0,40}PRIVATE\ KEY(?:\ BLOCK)?-----
+        (?: [A-Za-z0-9+/=\s\\:,.-]{0,8000}?-----END\ [A-Z0-9 ]{0,60}-----
+          | (?:(?:\s|\\[rn])*[A-Za-z0-9+/=]{20,})* )          # its end is cut off
+    | \b(?:
+        sk-(?=[A-Za-z_-]{0,20}[0-9])[A-Za-z0-9_-]{16,}         # OpenAI, Anthropic, LiteLLM, this mesh
+      | [sr]k_(?:live|test)_[A-Za-z0-9]{10,}                   # Stripe
+      | (?:AKIA|ASIA)[A-Z0-9]{16}\b                            # AWS
+      | gh[oprsu]_[A-Za-z0-9]{20,} | github_pat_[A-Za-z0-9_]{20,}
+      | glpat-[A-Za-z0-9_-]{20,} | npm_[A-Za-z0-9]{36} | hf_[A-Za-z0-9]{30,} | pypi-[A-Za-z0-9_-]{40,}
+      | xox[abeoprs]-[A-Za-z0-9-]{10,}                         # Slack
+      | AIza[A-Za-z0-9_-]{35}                                  # Google
+      | eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*  # a JSON web token
+      )
+    """,
+    re.VERBOSE,
+)
+URL_PASSWORD = re.compile(r"(://[^\s/:@\"']{0,200}:)([^\s/@\"'{}$<>\[\]]{1,200})(?=@)")
+BEARER = re.compile(r"(\b(?:Bearer|Basic)\s{1,3})([A-Za-z0-9._~+/-]{16,}=*)")
+
+SECRET_NAME = r"(?:passw(?:or)?d|passphrase|requirepass|secret|token|api[_-]?key|access[_-]?key|credential)"
+ASSIGNED = re.compile(
+    rf"""
+    ({SECRET_NAME}[A-Za-z0-9_-]{{0,40}}\\?["']?(?:\s{{0,8}}[=:]\s{{0,8}}|(?<=requirepass)\s{{1,8}})\\?["']?)
+    (?: (?<=")(?P<double>[^"\\\n]{{4,400}})(?=\\?") | (?<=')(?P<single>[^'\\\n]{{4,400}})(?=\\?')
+      | (?<!["'])(?P<bare>[^\s"'(){{}}\[\],;<>$=:`|\\]{{6,400}}(?![\w(\[])) )
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+NAMES_A_SECRET = re.compile(SECRET_NAME, re.IGNORECASE)
+# What stands where a secret would, and is none: the name of one, an expression, a placeholder.
+IDENTIFIER = re.compile(r"[A-Za-z_./-]+|[a-z]+(?:_[a-z0-9]+)+|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+PLACEHOLDER = re.compile(
+    r"[$<{\[(*%#].*|.*(?:os\.environ/|\$\{|\.\.\.|…).*|[\d\W_]+|[\d.]+[eE][+-]?\d+|\d+\*\w+"
+)
+
+# But for digests as lock files write them.
+RANDOM = re.compile(r"(?<![A-Za-z0-9+/_=-])(?<!h1:)(?!sha\d{1,3}-)[A-Za-z0-9+/_-]{28,}")
+NO_SECRET = re.compile(r"[0-9a-f]+|[0-9A-Z]+")  # a git revision, a digest, a UUID's part, a ULID
+MIN_CHANGES = 0.3  # of its neighbours: names written in camel case have as many, but few numbers
+MIN_NUMBERS = 3
+
+
+def redact(text: str) -> str:
+    """The text with `[redacted]` in place of whatever looks like a secret."""
+    text = KNOWN.sub(REDACTED, text)
+    text = URL_PASSWORD.sub(rf"\1{REDACTED}", text)
+    text = BEARER.sub(rf"\1{REDACTED}", text)
+    text = ASSIGNED.sub(_assigned, text)
+    return RANDOM.sub(_random, text)
+
+
+def redact_data(data: Any) -> Any:
+    """Plain JSON data, redacted throughout; the value of a field whose name tells of a secret is one too."""
+    match data:
+        case str():
+            return redact(data)
+        case list():
+            return [redact_data(item) for item in data]
+        case dict():
+            return {redact(name): _field(name, value) for name, value in data.items()}
+        case _:
+            return data
+
+
+def _field(name: str, value: Any) -> Any:
+    if isinstance(value, str) and NAMES_A_SECRET.search(name) and _is_secret(value, name):
+        return REDACTED
+    return redact_data(value)
+
+
+def _assigned(match: re.Match[str]) -> str:
+    name, value = match[1], match["double"] or match["single"] or match["bare"]
+    # As in an .env file, or in redis.conf: no program's variable is assigned like that.
+    is_literal = match["bare"] is None or re.fullmatch(r"[A-Z0-9_-]+=|(?i:requirepass)\s+", name) is not None
+    return f"{name}{REDACTED}" if _is_secret(value, name if is_literal else "") else match[0]
+
+
+def _is_secret(value: str, name: str) -> bool:
+    """Whether what is assigned is a secret; `name` says what it is where it is literal, or nothing."""
+    if PLACEHOLDER.fullmatch(value) or any(character.isspace() for character in value):
+        return False
+    # A password may be a word, where no program's variable is meant.
+    may_be_a_word = "pass" in name.casefold() and value.casefold() not in name.casefold()
+    if may_be_a_word and not re.search(r"[._/]", value):
+        return True
+    return IDENTIFIER.fullmatch(value) is None
+
+
+def _random(match: re.Match[str]) -> str:
+    text = match[0]
+    parts = [part for part in re.split(r"[+/_=-]+", text) if not NO_SECRET.fullmatch(part)]
+    kinds = ["a" if one.islower() else "A" if one.isupper() else "0" for one in "".join(parts)]
+    if len(set(kinds)) < 3:
+        return text
+    neighbours = list(pairwise(kinds))
+    changes = sum(one != other and "a" in (one, other) for one, other in neighbours)
+    numbers = sum(one != "0" and other == "0" for one, other in neighbours)
+    return REDACTED if changes >= MIN_CHANGES * len(kinds) and numbers >= MIN_NUMBERS else text
