@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from meshwright.api.problems import ForeignOrigin, Misdirected, problem_of
+from meshwright.api.problems import BadHeader, ForeignOrigin, Misdirected, problem_of
 from meshwright.errors import MeshError
+
+NAMED = (b"host", b"origin")
 
 
 class BrowserGuard:
@@ -33,16 +35,26 @@ class BrowserGuard:
 
 def _objection(scope: Scope) -> MeshError | None:
     # By hand: this runs for every request, and only two headers matter.
-    headers = {name: value for name, value in scope["headers"] if name in (b"host", b"origin")}
-    host, origin = _text(headers.get(b"host")), _text(headers.get(b"origin"))
-    if host is not None and _is_loopback(_server(scope)) and not _is_loopback(_name(host)):
+    headers = [(name, value.decode("latin-1")) for name, value in scope["headers"] if name in NAMED]
+    named = dict(headers)
+    if len(named) != len(headers):
+        return BadHeader(
+            "The request names its Host or its Origin twice.", remedy="send it once", field="Host"
+        )
+    host, origin = named.get(b"host"), named.get(b"origin")
+    try:
+        name = None if host is None else _name(host)
+    except ValueError:
+        what = f"The Host header is not a host name with a port: {host!r:.80}"
+        return BadHeader(what, remedy="send one like localhost:8000", field="Host")
+    if name is not None and _is_loopback(_server(scope)) and not _is_loopback(name):
         return Misdirected(
-            f"this mesh listens on loopback and is not {_name(host)!r}",
+            f"this mesh listens on loopback and is not {name!r:.80}",
             remedy="call it as localhost or 127.0.0.1; a proxy in front of it must set that Host",
             field="Host",
         )
-    if origin is not None and urlsplit(origin).netloc != host:
-        return ForeignOrigin(f"pages of {origin!r} may not use this mesh", field="Origin")
+    if origin is not None and _netloc(origin) != host:
+        return ForeignOrigin(f"pages of {origin!r:.80} may not use this mesh", field="Origin")
     return None
 
 
@@ -52,14 +64,21 @@ def _server(scope: Scope) -> str:
     return server[0] if server else ""
 
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("latin-1")
-
-
 @lru_cache(maxsize=64)
 def _name(host: str) -> str:
-    """The name of a Host header, without its port."""
-    return urlsplit(f"//{host}").hostname or ""
+    """The name of a Host header, without its port. Raises ValueError for what is no host."""
+    parts = urlsplit(f"//{host}")
+    if parts.netloc != host or parts.username is not None or parts.port == 0:
+        raise ValueError(host)
+    return parts.hostname or ""
+
+
+def _netloc(origin: str) -> str | None:
+    """Host and port of an Origin header; None for what is no origin."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 @lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from meshwright.errors import HostError, InvalidInput, MeshError
@@ -21,6 +22,12 @@ SOURCES = frozenset({"body", "query", "path", "header"})  # where FastAPI says t
 
 class MalformedJson(InvalidInput):
     """A body that is not JSON."""
+
+    status = 400
+
+
+class BadHeader(InvalidInput):
+    """A header that cannot be read."""
 
     status = 400
 
@@ -127,6 +134,7 @@ def handle_problems(app: FastAPI) -> None:
     app.add_exception_handler(MeshError, _mesh_error)
     app.add_exception_handler(RequestValidationError, _wrong_parameters)
     app.add_exception_handler(HTTPException, _framework_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -140,6 +148,10 @@ def _headers(error: MeshError) -> dict[str, str] | None:
     if wait_seconds is None and isinstance(error, HostError):
         wait_seconds = RETRY_AFTER_SECONDS
     return None if wait_seconds is None else {"Retry-After": str(round(wait_seconds))}
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=HTTPStatus.REQUEST_TIMEOUT)  # nobody reads it
 
 
 async def _wrong_parameters(request: Request, error: Exception) -> Response:

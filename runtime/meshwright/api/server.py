@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from meshwright.api.app import create_app
 from meshwright.api.sse import Streams
 from meshwright.errors import ConfigError
+from meshwright.http_limits import LimitedProtocol
 from meshwright.mesh import Mesh
 
 BACKLOG = 2048
@@ -88,7 +89,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 make_app(mesh, self._streams),
-                http="httptools",
+                http=LimitedProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

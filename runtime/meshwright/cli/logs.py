@@ -9,6 +9,8 @@ import click
 
 from meshwright.cli.tracebacks import keep_traceback
 
+MAX_QUOTED = 500  # characters of a message: it may quote what a client sent
+
 
 class OneLine(logging.Handler):
     """Writes warnings to stderr, one line each."""
@@ -22,8 +24,9 @@ class OneLine(logging.Handler):
         text = " ".join(record.getMessage().split())
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, Exception):
-            text += f": {type(error).__name__}: {error} ({keep_traceback(error, self._folder)})"
-        click.echo(f"mesh: {record.levelname.lower()}: {text}", err=True)
+            where = keep_traceback(error, self._folder)
+            text = f"{text[:MAX_QUOTED]}: {type(error).__name__}: {str(error)[:MAX_QUOTED]} ({where})"
+        click.echo(f"mesh: {record.levelname.lower()}: {text[: 4 * MAX_QUOTED]}", err=True)
 
 
 def log_to_stderr(folder: Path) -> None:

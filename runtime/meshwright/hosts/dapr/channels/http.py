@@ -33,6 +33,7 @@ from meshwright.hosts.dapr.channels.port import (
     App,
     port_taken,
 )
+from meshwright.http_limits import LimitedProtocol
 
 KEEP_ALIVE_SECONDS = 120  # longer than daprd keeps a connection, so that it never writes to a closed one
 HEALTH = "/healthz"
@@ -143,7 +144,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 web,
-                http="httptools",
+                http=LimitedProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

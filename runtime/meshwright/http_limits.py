@@ -1,0 +1,179 @@
+"""Limits of every HTTP server of a mesh: headers, the time that a request may take to arrive, connections."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import NoReturn
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEADER_BYTES = 64 * 1024  # request line and headers together, as they are sent
+MAX_HEADERS = 100
+HEADER_SECONDS = 10.0  # from the first byte of a request to the end of its headers
+BODY_SECONDS = 30.0  # from there to the end of its body
+LINGER_SECONDS = 1.0  # so long a refused client may read why before the connection is reset
+MAX_CONNECTIONS = 2_000
+
+TOO_LARGE = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+REFUSALS = {
+    HTTPStatus.BAD_REQUEST: ("The request is not valid HTTP.", "send HTTP/1.1"),
+    HTTPStatus.REQUEST_TIMEOUT: (
+        f"The request was not complete in time: {HEADER_SECONDS:g} s for its headers, "
+        f"{BODY_SECONDS:g} s for its body.",
+        "send it without pauses",
+    ),
+    TOO_LARGE: (
+        f"The headers are larger than {MAX_HEADER_BYTES:,} bytes, or more than {MAX_HEADERS}.",
+        "send fewer or shorter headers, and data in the body",
+    ),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("The mesh has too many connections.", "try again in a moment"),
+}
+"""What a refused client reads: the reason, and what to do."""
+
+
+def max_connections() -> int:
+    """How many connections one server holds: three quarters of the files that this process may open."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, files * 3 // 4))
+    )
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """Uvicorn's HTTP protocol with limits on what a client may send, and how slowly.
+
+    Responses have no limit of time, so event streams go on for as long as they want. A connection that waits
+    for its next request ends after uvicorn's `timeout_keep_alive`.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+    _in_body = False
+    _refused = False
+    _fault = HTTPStatus.BAD_REQUEST  # what the parser stops for
+    _unparsed = 0  # bytes since the parser last completed something
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a request, unless there are too many connections."""
+        super().connection_made(transport)
+        limit = max_connections()
+        if len(self.connections) <= limit:
+            self._allow(max(HEADER_SECONDS, self.timeout_keep_alive))
+        elif len(self.connections) <= limit + limit // 8:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
+        else:
+            self._refused = True
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the deadline."""
+        self._allow(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has arrived; nothing after a refusal."""
+        if self._refused:
+            return
+        if not self._unparsed and not self._in_body:
+            self._allow(HEADER_SECONDS)
+        self._unparsed += len(data)
+        super().data_received(data)
+        if self._unparsed > MAX_HEADER_BYTES and not self._refused:
+            self._refuse(TOO_LARGE)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count the header; trailers count too."""
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
+            self._stop_parsing()
+
+    def on_headers_complete(self) -> None:
+        """Begin with the body."""
+        if self._unparsed > MAX_HEADER_BYTES and self._header_bytes() > MAX_HEADER_BYTES:
+            self._stop_parsing()
+        self._unparsed, self._in_body = 0, True
+        self._allow(BODY_SECONDS)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Pass on a part of the body."""
+        self._unparsed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the deadline: the request is here."""
+        self._unparsed, self._in_body = 0, False
+        self._allow(None)
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser stopped at."""
+        self._refuse(self._fault)
+
+    def _stop_parsing(self) -> NoReturn:
+        self._fault = TOO_LARGE
+        raise ValueError("headers over the limit")  # the parser ends, and uvicorn calls send_400_response
+
+    def _header_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _allow(self, seconds: float | None) -> None:
+        """Start the deadline again, or end it."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self._expire, seconds)
+
+    def _expire(self, seconds: float) -> None:
+        if self.flow.read_paused:  # it is us who do not read
+            self._allow(seconds)
+        elif self._unparsed or self._in_body:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        """Answer in place of the application where no answer is under way, and close the connection."""
+        self._refused = True
+        self._allow(None)
+        if self.transport.is_closing():
+            return
+        if not self._may_answer():
+            self.transport.close()
+            return
+        if self.cycle is not None:  # what the application sends from now on goes nowhere
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.write(_refusal(status, self.server_state.default_headers))
+        self.flow.pause_reading()
+        self._deadline = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+
+    def _may_answer(self) -> bool:
+        if self.pipeline:
+            return False
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
+
+
+def _refusal(status: HTTPStatus, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    detail, remedy = REFUSALS[status]
+    code = "".join(word.title() for word in status.phrase.split())
+    problem = {
+        "type": f"urn:meshwright:problem:{code}",
+        "title": status.phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "remedy": remedy,
+    }
+    body = f"{json.dumps(problem)}\n".encode()
+    lines = [
+        f"HTTP/1.1 {status.value} {status.phrase}".encode(),
+        *(b"%s: %s" % header for header in headers),
+        b"content-type: application/problem+json",
+        b"content-length: %d" % len(body),
+        b"connection: close",
+    ]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
