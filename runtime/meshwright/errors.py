@@ -18,6 +18,7 @@
     │   ├── StoreFailed           a write failed: disk full, read-only, corrupt
     │   ├── StoreUnavailable      the store, or the sidecar before it, does not answer now
     │   └── ServiceFailed         a program that the mesh rests on cannot be started, or does not stay up
+    ├── AgentError                an agent's code does what it may not (its file and line)
     ├── ReplayMismatch            a resumed run took another road than its journal
     ├── ToolFailed                a tool could not do what was asked
     ├── MemoryUnavailable         memories cannot be read or written
@@ -139,6 +140,10 @@ class StoreUnavailable(HostError):
 
 class ServiceFailed(HostError):
     """A program that the mesh rests on (broker, store, sidecar, worker) cannot be started or stay up."""
+
+
+class AgentError(MeshError):
+    """An agent's code does what it may not; the attempt's fault names the author's file and line."""
 
 
 class ReplayMismatch(MeshError):

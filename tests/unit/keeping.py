@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from meshwright import Agent, Capability, Mesh, build_mesh, load_settings, tool
+from meshwright.events.filter import EventFilter
+from meshwright.messages import Event
 from meshwright.models.port import Model
 from meshwright.testing import ScriptedModel
 
@@ -50,3 +52,11 @@ async def kept(
         await mesh.start()
         yield mesh
         await mesh.stop(drain_seconds=0)
+
+
+async def told_of(mesh: Mesh, event_type: str) -> Event:
+    """The first event of a type, as soon as there is one."""
+    tail = mesh.log.tail(EventFilter(event_type=event_type, after_seq=0))
+    event = await anext(tail)
+    await tail.aclose()
+    return event

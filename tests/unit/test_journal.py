@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from meshwright.errors import InvalidInput, ReplayMismatch, ToolFailed
+from meshwright.errors import AgentError, ReplayMismatch, ToolFailed
 from meshwright.host import RECORD_GAP
 from meshwright.hosts.memory import MemoryHost
 from meshwright.work import Journal, Suspended
@@ -187,7 +187,7 @@ async def test_steps_side_by_side_are_refused_since_they_could_not_be_told_apart
 
     first = asyncio.create_task(journal.step("a", {}, slowly))
     await asyncio.sleep(0)
-    with pytest.raises(InvalidInput, match="one after another"):
+    with pytest.raises(AgentError, match="one after another"):
         await journal.step("b", {}, effects("b"))
     turn_back.set()
     await first

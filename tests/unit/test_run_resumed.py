@@ -12,12 +12,12 @@ from pydantic import BaseModel
 from meshwright import Agent, Capability, Mesh, TaskRequest, tool
 from meshwright.envelope import ActorRef
 from meshwright.events.filter import EventFilter
-from meshwright.messages import Event, Usage
+from meshwright.messages import Usage
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall, Unsupported
 from meshwright.models.structure import ANSWER_TOOL
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, tool_call
-from tests.unit.keeping import keeper, kept
+from tests.unit.keeping import keeper, kept, told_of
 
 
 def told(model: ScriptedModel) -> list[str]:
@@ -32,14 +32,6 @@ def system_of(request: ModelRequest) -> str:
 async def submitted(mesh: Mesh, agent_id: str, text: str = "Do it.") -> str:
     request = TaskRequest(agent_id=agent_id, payload={"text": text})
     return (await mesh.submit(request)).task_id
-
-
-async def told_of(mesh: Mesh, event_type: str) -> Event:
-    """The first event of a type, as soon as there is one."""
-    tail = mesh.log.tail(EventFilter(event_type=event_type, after_seq=0))
-    event = await anext(tail)
-    await tail.aclose()
-    return event
 
 
 async def test_a_resumed_run_keeps_its_prompt_and_repeats_no_call(tmp_path: Path) -> None:

@@ -159,6 +159,29 @@ async def test_work_that_broke_off_is_taken_up_again_under_a_new_fence(error: Ex
 
 
 @pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a defect"), BaseExceptionGroup("unhandled", [GeneratorExit("a defect")])]
+)
+async def test_work_that_breaks_off_again_and_again_fails(error: BaseException) -> None:
+    async def breaks_off(work: Work, journal: Journal) -> None:
+        if work.task.task_id == "t1":
+            raise error
+
+    async with shop(breaks_off, slots=1) as here:
+        await here.queue("t1", thread="one")
+        outcome = await here.ended("t1")
+        await here.queue("t2", thread="one")
+        assert (await here.ended("t2")).success
+    assert here.begun == ["t1"] * 3 + ["t2"]
+    assert outcome.error is not None
+    assert (outcome.status, outcome.error.type) == ("failed", "BrokeOff")
+    assert "broke off 3 times" in outcome.error.message
+    breaks = [event.payload for event in here.of("work.broke_off")]
+    assert [told["breaks"] for told in breaks] == [1, 2, 3]
+    assert all(type(error).__name__ in told["error"] for told in breaks)
+
+
+@pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("error", [StoreFailed("disk full"), Draining("stopping")])
 async def test_work_whose_host_ends_is_left_to_the_next_start(error: HostError) -> None:
     async def breaks_off(work: Work, journal: Journal) -> None:

@@ -188,6 +188,10 @@ def _attempt_failed(payload: Document, event: Document) -> str:
     return f"{payload.get('attempt', '?')} of {agent_id} failed: {fault(payload.get('error'))}"
 
 
+def _broke_off(payload: Document, event: Document) -> str:
+    return f"{payload.get('breaks', '?')} of {payload.get('most', '?')}: {fault(payload.get('error'))}"
+
+
 def ended(payload: Document, event: Document) -> str:
     """How a task or an attempt went: time, cost, and why it failed."""
     return _join(
@@ -209,6 +213,7 @@ LINES: dict[str, tuple[str, Callable[[Document, Document], str]]] = {
     "prompt.fallback": ("prompt", _fallback),
     "prompt.reloaded": ("prompt", lambda payload, event: f"{payload.get('path', '?')} was read again"),
     "attempt.failed": ("attempt", _attempt_failed),
+    "work.broke_off": ("broke off", _broke_off),
     "task.cancelling": ("cancelling", lambda payload, event: fault(payload.get("reason"))),
     "task.succeeded": ("succeeded", ended),
     "task.failed": ("failed", ended),

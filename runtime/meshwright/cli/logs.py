@@ -23,7 +23,7 @@ class OneLine(logging.Handler):
         """Write the line, and keep the traceback that came with it."""
         text = " ".join(record.getMessage().split())
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, Exception):
+        if error is not None:
             where = keep_traceback(error, self._folder)
             text = f"{text[:MAX_QUOTED]}: {type(error).__name__}: {str(error)[:MAX_QUOTED]} ({where})"
         click.echo(f"mesh: {record.levelname.lower()}: {text[: 4 * MAX_QUOTED]}", err=True)

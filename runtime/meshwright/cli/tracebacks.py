@@ -12,7 +12,7 @@ from meshwright.storage.folder import make_private, write_private
 FILE_NAME = "last-error.txt"
 
 
-def keep_traceback(error: Exception, folder: Path) -> str:
+def keep_traceback(error: BaseException, folder: Path) -> str:
     """Write a traceback to the data folder, or to stderr where MESH_DEBUG is set; returns where it is."""
     if os.environ.get("MESH_DEBUG"):
         traceback.print_exception(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,10 +12,11 @@ from meshwright import genai
 from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
 from meshwright.envelope import ActorRef
-from meshwright.errors import InvalidInput, MemoryUnavailable, ToolFailed
+from meshwright.errors import AgentError, InvalidInput, MemoryUnavailable, ToolFailed
 from meshwright.messages import MemoryScope, Task, derived_id
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, repaired, settled
+from meshwright.run.author import Calls, awaited, noted
 from meshwright.run.calls import ModelCalls, Spent
 from meshwright.run.delegation import check_delegation, child_of
 from meshwright.run.services import Services
@@ -22,7 +24,7 @@ from meshwright.run.setting import Preparation, Setting, question_of, scopes_of
 from meshwright.run.told import tell_context, tool_events
 from meshwright.tools.tool import Tool
 from meshwright.tracing import Span
-from meshwright.work import Journal, Work
+from meshwright.work import Journal, Suspended, Work
 from meshwright.work.journal import Told
 
 ANSWER_NOW = "Answer now, with what you have; no more tools can be called."
@@ -44,7 +46,9 @@ class Run:
     ) -> None:
         self.agent = agent
         self.tools = tools
+        self.calls = Calls()
         self._calls = ModelCalls(services, agent.agent_id, ref, work, journal, span)
+        self._asyncio_task = asyncio.current_task()
         self._has_waited = False
         self._setting: Setting | None = None
         self._answer = ""
@@ -65,6 +69,11 @@ class Run:
         return self._calls.spent
 
     @property
+    def suspended(self) -> Suspended | None:
+        """What unwinds the run, once it has to wait."""
+        return self._journal.suspended
+
+    @property
     def agent_id(self) -> str:
         """The agent that works on it."""
         return self.agent.agent_id
@@ -74,6 +83,7 @@ class Run:
     @overload
     async def converse(self, shape: type[ShapeT]) -> ShapeT: ...
 
+    @noted
     async def converse(self, shape: type[ShapeT] | None = None) -> str | ShapeT:
         """Prepare the context, then let the model call tools until it answers; returns its answer.
 
@@ -91,6 +101,7 @@ class Run:
     @overload
     async def ask(self, prompt: str, *, shape: type[ShapeT]) -> ShapeT: ...
 
+    @noted
     async def ask(self, prompt: str, *, shape: type[ShapeT] | None = None) -> str | ShapeT:
         """Ask the model once, with the agent's prompt file and context and without tools.
 
@@ -130,6 +141,7 @@ class Run:
             )
         return reply
 
+    @noted
     async def prepare(self) -> Setting:
         """Recall memories and history, compress them into the context, and fill in the prompt."""
         request = {"task_id": self.task.task_id}
@@ -145,19 +157,28 @@ class Run:
         self._setting = setting
         return setting
 
+    @noted
     async def step(self, name: str, run: Callable[[], Awaitable[Any]], *, repeatable: bool = True) -> Any:
-        """Run something once, however often the work is resumed; the result is plain JSON data.
+        """Run an async function once, however often the work is resumed; the result is plain JSON data.
 
-        With `repeatable=False` it is never run a second time where it may have happened already.
+        With `repeatable=False` it is never run a second time where it may have happened already. Raises
+        AgentError where `run` is no async function, or gives what JSON cannot hold.
         """
-        return await self._journal.step(name, {}, run, repeatable=repeatable)
+        return await self._journal.step(name, {}, lambda: awaited(run, name), repeatable=repeatable)
 
+    @noted
     async def delegate(self, agent_id: str, text: str) -> str:
         """Give a task to another agent, wait for its outcome without holding a slot, return its answer.
 
         An answer without words comes as JSON. Raises ToolFailed where that agent may not be asked, or did not
-        succeed.
+        succeed; AgentError within asyncio.gather, a TaskGroup or any other asyncio task.
         """
+        if asyncio.current_task() is not self._asyncio_task:
+            raise AgentError(
+                "run.delegate is called in an asyncio task of its own, by gather, TaskGroup, create_task or "
+                "wait_for; a run waits for one agent at a time",
+                remedy="Await each delegation before the next, in `run` itself",
+            )
         check_delegation(self.agent, self.task, agent_id, self._services.max_chain)
         step = self._journal.step_number + 1
         child = child_of(self._work, self._ref, step, agent_id, text, self._services, self._span)
@@ -171,6 +192,7 @@ class Run:
             return result.get("text", "")
         return json.dumps(result, ensure_ascii=False)
 
+    @noted
     async def remember(self, text: str, scope: MemoryScope) -> str:
         """Store a memory in a scope."""
         item = MemoryItem(

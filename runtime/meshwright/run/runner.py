@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, from_json, to_json
-
 from meshwright import genai
 from meshwright.agent import Agent
 from meshwright.envelope import ActorRef
-from meshwright.errors import HostError, InvalidInput, MailboxFull, MeshError
+from meshwright.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.messages import Fault, Outcome, OutcomeStatus
+from meshwright.run.author import fault_of, result_of
 from meshwright.run.run import Run, Spent
 from meshwright.run.services import Services
 from meshwright.tools.tool import Tool
@@ -68,28 +68,23 @@ class Runner:
         started = time.perf_counter()
         result, status, fault = None, "succeeded", None
         try:
-            result = result_of(await until_stopped(self._within_timeout(run, work)))
-        except MailboxFull as error:  # of an actor that the agent called; the host itself goes on
-            status, fault = "failed", Fault(type=error.code, message=str(error))
-        except (HostError, Suspended):
-            raise
+            result = await until_stopped(self._within_timeout(run, work))
         except Stopped:
             status, fault = "cancelled", Fault(type="Cancelled", message="cancelled on request")
         except OutOfTime:
             limit = f"no answer within the attempt's {work.task.timeout:g} seconds"
             status, fault = "timed_out", Fault(type="Timeout", message=limit)
-        except MeshError as error:
-            status, fault = "failed", Fault(type=error.code, message=str(error))
-        except asyncio.CancelledError as error:
-            if is_being_cancelled():
+        except BaseException as error:  # agents may raise anything: the outcome of their attempt
+            if is_no_outcome(error):
+                raise
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 await self._leave_behind(run, work)
                 raise
-            status, fault = "failed", Fault(type=type(error).__name__, message=str(error))
-        except (Exception, SystemExit) as error:  # agents may raise anything: the outcome of their attempt
-            logger.exception("agent %s failed on task %s", run.agent_id, work.task.task_id)
-            status, fault = "failed", Fault(type=type(error).__name__, message=str(error))
+            if isinstance(error, AgentError) or not isinstance(error, MeshError):
+                logger.exception("agent %s failed on task %s", run.agent_id, work.task.task_id)
+            status, fault = "failed", fault_of(run.agent, error)
         if fault is not None:
-            result, fault = None, writable(fault)
+            result = None
             span.fail(fault.type)
         await run.count_rest()
         seconds = work.seconds + time.perf_counter() - started
@@ -103,22 +98,40 @@ class Runner:
         except HostError as lost:  # the work is another's by now, or nobody's: that matters more
             logger.warning("task %s does not pay for a call broken off: %s", work.task.task_id, lost)
 
-    async def _within_timeout(self, run: Run, work: Work) -> str | dict[str, Any]:
+    async def _within_timeout(self, run: Run, work: Work) -> dict[str, Any] | None:
         """Run in what is left of the attempt's time; the clock stands while the run waits."""
         started = time.perf_counter()
         limit = asyncio.timeout(max(0.0, work.task.timeout - work.seconds))
+        result = None
         try:
             async with limit:
-                return await run.agent.run(run)
-        except TimeoutError as error:
-            if limit.expired():
+                result = await self._result(run)
+        except BaseException as error:  # whatever the agent's code makes of a Suspended that it catches
+            if isinstance(error, (TimeoutError, asyncio.CancelledError)) and limit.expired():
                 raise OutOfTime from error
+            if run.suspended is None or isinstance(error, asyncio.CancelledError):
+                raise
+        if run.suspended is None:
+            return result
+        seconds = work.seconds + time.perf_counter() - started
+        await run.count_rest()  # what comes after it in the journal, where a person is asked
+        known = {"seconds": seconds, "usage": run.spent.usage, "cost_usd": run.spent.cost_usd}
+        raise Suspended(run.suspended.suspend.model_copy(update=known))
+
+    async def _result(self, run: Run) -> dict[str, Any] | None:
+        """The agent's answer. Raises AgentError where its code does what it may not."""
+        try:
+            answer: Any = run.agent.run(run)
+            if inspect.isawaitable(answer):
+                answer = await answer
+            else:
+                raise AgentError("run is not async", remedy="Write `async def run(self, run)`")
+        except Exception as error:
+            if not isinstance(error, MeshError):
+                run.calls.check(error)
             raise
-        except Suspended as suspended:
-            seconds = work.seconds + time.perf_counter() - started
-            await run.count_rest()  # what comes after it in the journal, where a person is asked
-            known = {"seconds": seconds, "usage": run.spent.usage, "cost_usd": run.spent.cost_usd}
-            raise Suspended(suspended.suspend.model_copy(update=known)) from None
+        run.calls.check()
+        return result_of(answer)
 
     def _outcome(
         self,
@@ -151,22 +164,14 @@ class OutOfTime(Exception):
     """The attempt has had its time."""
 
 
+def is_no_outcome(error: BaseException) -> bool:
+    """Whether a run that ends so goes on later; a mailbox is full of an actor that the agent called."""
+    if isinstance(error, MailboxFull):
+        return False
+    return isinstance(error, (HostError, Suspended, KeyboardInterrupt))
+
+
 def is_being_cancelled() -> bool:
     """Whether the worker has cancelled the run, rather than the agent something of its own."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def result_of(answer: str | dict[str, Any]) -> dict[str, Any]:
-    """An agent's answer as plain data. Raises InvalidInput where JSON cannot hold it."""
-    try:
-        return from_json(to_json({"text": answer} if isinstance(answer, str) else answer))
-    except (PydanticSerializationError, ValueError) as error:
-        raise InvalidInput(
-            f"the agent's answer cannot be written as JSON: {error}", remedy="return text or plain data"
-        ) from error
-
-
-def writable(fault: Fault) -> Fault:
-    """A fault that JSON can hold: whatever an agent raises may quote half of a character."""
-    return Fault(type=fault.type, message=fault.message.encode(errors="replace").decode())

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from meshwright.models.port import ToolSpec
 from meshwright.tools.arguments import Arguments, read_docstring
 from meshwright.tools.redaction import redact, redact_data
 
+logger = logging.getLogger("meshwright.tools")
 MAX_RESULT_CHARS = 32_000
 MARK = "__meshwright_tool__"
 
@@ -154,6 +156,7 @@ class Tool:
             raise
         # A tool's body is not ours and may raise anything: its model must hear of it, and its run go on.
         except Exception as error:
+            logger.exception("tool %s failed", self.name)
             raise ToolFailed(redact(f"{type(error).__name__}: {error}")) from error
 
     async def _run(self, values: Mapping[str, Any]) -> Any:

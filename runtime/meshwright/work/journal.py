@@ -18,7 +18,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright import topics
 from meshwright.envelope import ActorRef, Record
-from meshwright.errors import InvalidInput, ReplayMismatch, ToolFailed
+from meshwright.errors import AgentError, ReplayMismatch, ToolFailed
 from meshwright.host import RECORD_GAP, Host
 from meshwright.messages import Event, Task, trace_id_of
 from meshwright.work.protocol import Suspend, Work
@@ -72,10 +72,13 @@ class Journal:
 
     A step's record is queued when the step ends and known durable before the next one starts, so the last
     shares the commit that ends the attempt. Steps may nest: a tool that delegates is one, with one inside.
-    Side by side they would be numbered as it happens, and not be found again: InvalidInput refuses that.
+    Side by side they would be numbered as it happens, and not be found again: AgentError refuses that.
+
+    `suspended` is what unwinds the run once it has to wait, also where the agent's code catches it.
     """
 
     def __init__(self, host: Host, ref: ActorRef, work: Work, records: list[Record]) -> None:
+        self.suspended: Suspended | None = None
         self._host = host
         self._ref = ref
         self._work = work
@@ -121,7 +124,7 @@ class Journal:
             return shape.model_validate(known) if shape else known
         if is_intent(self._known.get(step.intent)):
             self._check_road(step, self._known[step.intent])
-            raise Suspended(self._ask_person(step))
+            raise self._waits(self._ask_person(step))
         with self._within(step):
             if repeatable:
                 self._fill_gap(step)
@@ -148,12 +151,18 @@ class Journal:
             raise ToolFailed("only a tool that is declared idempotent may wait for somebody else")
         self._under_way = step.number  # the run is at its end
         await self.confirm()
-        raise Suspended(self._suspend(step, child, known))
+        raise self._waits(self._suspend(step, child, known))
+
+    def _waits(self, suspend: Suspend) -> Suspended:
+        self.suspended = Suspended(suspend)
+        return self.suspended
 
     def _next(self, kind: str, request: Any) -> Step:
+        if self.suspended is not None:  # the agent's code has caught it
+            raise self.suspended
         journal, within = WITHIN.get() or (None, 0)
         if self._under_way != (within if journal is self else 0):
-            raise InvalidInput(
+            raise AgentError(
                 f"step {kind!r} of task {self._work.task.task_id} starts while another is under way",
                 remedy="steps go one after another: await each before the next",
             )
@@ -229,7 +238,7 @@ class Journal:
         once = [value["kind"] for value in intents if is_intent(value)]
         if once and LEAVE.result not in self._known:
             asked = "the run took another road; may it begin anew, and repeat these steps? If not, cancel it"
-            raise Suspended(self._suspend(LEAVE, None, {"asked": asked, "kind": LEAVE.kind, "steps": once}))
+            raise self._waits(self._suspend(LEAVE, None, {"asked": asked, "kind": LEAVE.kind, "steps": once}))
         raise ReplayMismatch(
             f"step {step.number} of task {self._work.task.task_id} was {known['kind']!r} before, "
             f"and is {step.kind!r} or asks for something else now",

@@ -12,7 +12,7 @@ from meshwright import topics
 from meshwright.envelope import ActorRef
 from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.host import Host
-from meshwright.messages import Event, new_id
+from meshwright.messages import Event, Fault, new_id
 from meshwright.work.journal import Journal, Suspended
 from meshwright.work.protocol import Claim, Completed, Stop, Work
 from meshwright.work.slots import Offer, SlotTable, Withdraw
@@ -22,6 +22,7 @@ logger = logging.getLogger("meshwright.work")
 
 MAILBOX_RETRY_SECONDS = 0.05
 BROKEN_OFF_RETRY_SECONDS = 1.0
+MAX_BREAKS = 3  # of one attempt, by faults that are no outcome; then it fails
 LETTING_GO_SECONDS = 1.0  # for work that was cancelled by a stop
 STOPPING = "work.stopping"  # shown to all processes, since the turn that stops work runs in any of them
 
@@ -43,6 +44,12 @@ class Running:
     fence: int = 0
     stopped_fence: int = 0
     interruptible: bool = False
+    let_go: bool = False
+
+    def cancel(self) -> None:
+        """Leave the work as it is, for the next start."""
+        self.let_go = True
+        self.task.cancel()
 
     @property
     def stopped(self) -> bool:
@@ -59,6 +66,7 @@ class Worker:
         self._slots = SlotTable(slots_of)
         self._running: dict[tuple[ActorRef, str], Running] = {}
         self._again: dict[tuple[ActorRef, str], Offer] = {}
+        self._breaks: dict[tuple[ActorRef, str], int] = {}
         self._draining = False
         self._listen_no_more = host.listen(topics.MESH, self._on_event)
 
@@ -87,16 +95,16 @@ class Worker:
         """Let go of all that runs or waits: this run of the worker has ended, though its process lives on."""
         self._slots.clear()
         for running in self._running.values():
-            running.task.cancel()
+            running.cancel()
 
     async def drain(self, seconds: float) -> None:
         """Start nothing more, let what runs end, and after that time leave the rest for the next start."""
         self._draining = True
-        tasks = [running.task for running in self._running.values()]
-        if tasks:
-            _, unfinished = await asyncio.wait(tasks, timeout=seconds)
+        works = {running.task: running for running in self._running.values()}
+        if works:
+            _, unfinished = await asyncio.wait(works, timeout=seconds)
             for task in unfinished:
-                task.cancel()
+                works[task].cancel()
             await self._leave_behind(unfinished)
         self._listen_no_more()
 
@@ -127,18 +135,23 @@ class Worker:
 
     async def _work(self, offer: Offer) -> None:
         key = (offer.ref, offer.task_id)
+        work: Work | None = None
         try:
             work = await self._claim(offer)
             if work is not None:
                 await self._carry_out(offer.ref, work, self._running[key])
+            self._breaks.pop(key, None)
         except (StoreFailed, Draining) as error:
             logger.warning("work on task %s goes on at the next start: %s", offer.task_id, error)
         except HostError as error:
             logger.warning("work on task %s stops here and is taken up again: %s", offer.task_id, error)
             self._take_up_later(offer)
-        except Exception:  # a fault of ours: nobody else can free the task and the thread behind it
-            logger.exception("work on task %s broke off, and is taken up again", offer.task_id)
-            self._take_up_later(offer)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if self._running[key].let_go:
+                raise
+            await self._broke_off(offer, work, error)
         finally:
             del self._running[key]
             again = self._again.pop(key, None)
@@ -146,6 +159,60 @@ class Worker:
                 self._slots.offer(again)
             self._slots.release(offer.ref.type)
             self._grant(offer.ref.type)
+
+    async def _broke_off(self, offer: Offer, work: Work | None, error: BaseException) -> None:
+        """Take work up again that broke off; what does so again and again fails."""
+        key = (offer.ref, offer.task_id)
+        breaks = self._breaks[key] = self._breaks.get(key, 0) + 1
+        reason = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
+        logger.error(
+            "work on task %s broke off (%d of %d)", offer.task_id, breaks, MAX_BREAKS, exc_info=error
+        )
+        self._tell_break(offer, work, breaks, reason)
+        if breaks < MAX_BREAKS:
+            self._take_up_later(offer)
+            return
+        del self._breaks[key]
+        if work is None:
+            return  # it cannot be claimed; its deadline ends it
+        try:
+            await self._call(offer.ref, "complete", self._failed(work, breaks, reason))
+        except HostError as lost:
+            logger.warning("work on task %s stops here and is taken up again: %s", offer.task_id, lost)
+            self._take_up_later(offer)
+        except Exception:  # whatever it is, trying for ever does not help; the task's deadline ends it
+            logger.exception("task %s cannot be ended, and is left to its deadline", offer.task_id)
+
+    def _failed(self, work: Work, breaks: int, reason: str) -> Completed:
+        message = (
+            f"the work broke off {breaks} times, the last time by {reason}. The mesh's log has the traceback"
+        )
+        outcome = cancelled_outcome(work.dispatch, "", self._host.clock.now(), work.usage, None)
+        fault = Fault(type="BrokeOff", message=message)
+        outcome = outcome.model_copy(update={"status": "failed", "error": fault})
+        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
+
+    def _tell_break(self, offer: Offer, work: Work | None, breaks: int, reason: str) -> None:
+        event = Event(
+            id=f"{offer.ref}/{new_id()}",
+            event_type="work.broke_off",
+            topic=topics.TASK_PROGRESS,
+            time=self._host.clock.now(),
+            tenant_id=offer.tenant_id,
+            task_id=offer.task_id,
+            agent_id=offer.ref.type,
+            aggregate_id=str(offer.ref),
+            payload={
+                "attempt": work.dispatch.attempt if work is not None else None,
+                "error": reason,
+                "breaks": breaks,
+                "most": MAX_BREAKS,
+            },
+        )
+        try:
+            self._host.emit([event])
+        except HostError as lost:
+            logger.warning("the log does not know that work on task %s broke off: %s", offer.task_id, lost)
 
     def _take_up_later(self, offer: Offer) -> None:
         again = replace(offer, owner=self._host.incarnation)
@@ -170,6 +237,9 @@ class Worker:
         except Suspended as suspended:
             await self._call(ref, "suspend", suspended.suspend, traceparent)
         else:
+            if running.stopped and completed.outcome.status == "failed":  # by an error that the stop led to
+                ended = completed.outcome.model_copy(update={"status": "cancelled", "error": CANCELLED})
+                completed = completed.model_copy(update={"outcome": ended})
             await self._call(ref, "complete", completed, traceparent)
 
     async def _ended(self, ref: ActorRef, work: Work, running: Running) -> Completed:
@@ -228,6 +298,7 @@ class Worker:
 
 
 STOPPED = "stopped"
+CANCELLED = Fault(type="Cancelled", message="cancelled on request")
 ResultT = TypeVar("ResultT")
 
 

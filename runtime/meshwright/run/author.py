@@ -1,0 +1,178 @@
+"""What the author of an agent got wrong: found in the run, and named with file and line."""
+
+from __future__ import annotations
+
+import inspect
+import sysconfig
+from collections.abc import Callable, Coroutine, Iterator
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+import meshwright
+from meshwright.agent import Agent
+from meshwright.errors import AgentError, MeshError
+from meshwright.messages import Fault
+
+PACKAGE = str(Path(meshwright.__file__).parent)
+LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+MAX_FAULTS_NAMED = 3  # of a group
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Calls:
+    """The calls that an agent's code made of its run, to find those that it forgot to await."""
+
+    def __init__(self) -> None:
+        self._not_begun: list[tuple[Coroutine[Any, Any, Any], str]] = []
+
+    def note(self, call: Coroutine[Any, Any, Any], where: str) -> None:
+        """Note a call, and the file and line that made it."""
+        self._not_begun = [noted for noted in self._not_begun if _is_not_begun(noted[0])]
+        self._not_begun.append((call, where))
+
+    def check(self, cause: Exception | None = None) -> None:
+        """Raise AgentError for a call that was never awaited; it may be what led to the `cause`."""
+        forgotten = [noted for noted in self._not_begun if _is_not_begun(noted[0])]
+        self._not_begun = []
+        for call, _ in forgotten:
+            call.close()
+        if forgotten:
+            call, where = forgotten[0]
+            name = f"run.{call.__name__}"
+            raise AgentError(
+                f"{where}: {name}(...) is called and never awaited",
+                remedy=f"Write `await {name}(...)`",
+                field=where,
+            ) from cause
+
+
+class Noted(Protocol):
+    """What has its calls noted."""
+
+    calls: Calls
+
+
+NotedT = TypeVar("NotedT", bound=Noted)
+AsyncMethod = Callable[Concatenate[NotedT, P], Coroutine[Any, Any, T]]
+
+
+def noted(method: AsyncMethod[NotedT, P, T]) -> AsyncMethod[NotedT, P, T]:
+    """Note each call of an async method, with the line that makes it."""
+
+    @wraps(method)
+    def call(self: NotedT, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        made = method(self, *args, **kwargs)
+        frame = inspect.currentframe()
+        caller = frame.f_back if frame is not None else None
+        if caller is not None:
+            self.calls.note(made, f"{caller.f_code.co_filename}:{caller.f_lineno}")
+        return made
+
+    return call
+
+
+def result_of(answer: Any) -> dict[str, Any] | None:
+    """An agent's answer as plain data. Raises AgentError where it is neither text nor an object of JSON."""
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise AgentError("run returns a coroutine", remedy="Write `return await ...`")
+    data = plain_data({"text": answer} if isinstance(answer, str) else answer, "run returns")
+    if data is not None and not isinstance(data, dict):
+        raise AgentError(f"run returns {_a(answer)}", remedy="Return text, or an object (a dict)")
+    return data
+
+
+def plain_data(value: Any, what: str) -> Any:
+    """A value as plain JSON data. Raises AgentError where JSON cannot hold it."""
+    try:
+        return from_json(to_json(value))
+    except (PydanticSerializationError, ValueError) as error:
+        raise AgentError(
+            f"{what} {_a(value)} that cannot be written as JSON: {error}", remedy="Return text or plain data"
+        ) from error
+
+
+async def awaited(run: Callable[[], Any], name: str) -> Any:
+    """What a step's function gives, as plain JSON data. Raises AgentError where it is no async function."""
+    if not callable(run):
+        if inspect.iscoroutine(run):
+            run.close()
+        raise AgentError(
+            f"step {name!r} is given {_a(run)}, not a function",
+            remedy=f"Write run.step({name!r}, lambda: ...) with the call inside",
+        )
+    made = run()
+    if not inspect.isawaitable(made):
+        raise AgentError(
+            f"the function of step {name!r} is not async: it returns {_a(made)}",
+            remedy="Give run.step an async function",
+        )
+    return plain_data(await made, f"step {name!r} returns")
+
+
+def fault_of(agent: Agent, error: BaseException) -> Fault:
+    """The fault of an attempt that ended with an error; one of the agent's own code names file and line."""
+    if isinstance(error, BaseExceptionGroup):
+        return _fault_of_group(agent, error)
+    if isinstance(error, AgentError) and not error.field:
+        return _fault(error.code, f"{_place(agent, error)}: {error}")
+    if isinstance(error, MeshError):
+        return _fault(error.code, str(error))
+    return _fault(type(error).__name__, str(error))
+
+
+def _fault_of_group(agent: Agent, group: BaseExceptionGroup) -> Fault:
+    """The fault of a TaskGroup: of its first error that the mesh knows, else of the agent's code."""
+    errors = list(_leaves(group))
+    where = _place(agent, group)
+    known = next((error for error in errors if isinstance(error, MeshError)), None)
+    if known is not None:
+        return _fault(known.code, f"{where}: {known}")
+    told = "; ".join(f"{type(error).__name__}: {error}" for error in errors[:MAX_FAULTS_NAMED])
+    more = f"; and {len(errors) - MAX_FAULTS_NAMED} more" if len(errors) > MAX_FAULTS_NAMED else ""
+    return _fault("AgentError", f"{where}: tasks of a group failed: {told}{more}")
+
+
+def _fault(kind: str, message: str) -> Fault:
+    """A fault that JSON can hold: whatever an agent raises may quote half of a character."""
+    return Fault(type=kind, message=message.encode(errors="replace").decode())
+
+
+def _place(agent: Agent, error: BaseException) -> str:
+    """The last line of the author's code that an error passed through, else where its `run` begins."""
+    code = inspect.unwrap(type(agent).run).__code__
+    is_own = _is_of_an_author(code.co_filename)
+    place = f"{code.co_filename}:{code.co_firstlineno}" if is_own else f"agent {agent.agent_id}"
+    traceback = error.__traceback__
+    while traceback is not None:
+        filename = traceback.tb_frame.f_code.co_filename
+        if _is_of_an_author(filename):
+            place = f"{filename}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return place
+
+
+def _is_of_an_author(filename: str) -> bool:
+    return not filename.startswith(("<", PACKAGE, *LIBRARIES))
+
+
+def _is_not_begun(call: Coroutine[Any, Any, Any]) -> bool:
+    return inspect.getcoroutinestate(call) == inspect.CORO_CREATED
+
+
+def _leaves(group: BaseExceptionGroup) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _a(value: Any) -> str:
+    """What a value is: `a list`, `an int`."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
