@@ -6,12 +6,13 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from meshwright.agent import Agent
 from meshwright.errors import ConfigError, MeshError
+from meshwright.prompts import Brought
 
 PACKAGED = Path(__file__).parent / "_project"
 CHECKOUT = Path(__file__).parents[2]
@@ -38,6 +39,22 @@ def load_agents(folder: Path) -> list[type[Agent]]:
     found = [agent for path in files for agent in _agents_in(_load(path))]
     _check_unique(found)
     return found
+
+
+def prompts_brought(agents: Iterable[type[Agent]]) -> dict[str, Brought]:
+    """The prompts that stand in the code of agents, by name."""
+    return {
+        agent.prompt: Brought(agent.prompt_text, agent.__qualname__, _file_of(agent))
+        for agent in agents
+        if agent.prompt_text
+    }
+
+
+def _file_of(agent: type[Agent]) -> str:
+    try:
+        return inspect.getsourcefile(agent) or ""
+    except (OSError, TypeError):  # made in an interactive session
+        return ""
 
 
 def _agents_in(module: ModuleType) -> list[type[Agent]]:
@@ -71,7 +88,7 @@ def _load(path: Path) -> ModuleType:
             f"this agent cannot be loaded: {type(error).__name__}: {error}",
             path=str(path),
             line=_line_in(path, error),
-            remedy="mend the file, or take it out of the folder",
+            remedy=f"Fix the file, or move it out of {path.parent.name}/",
         ) from error
     return module
 

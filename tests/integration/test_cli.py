@@ -201,7 +201,7 @@ def test_prompts_are_checked_by_file_and_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "prompts/simple-agent.prompt:2: " in done.stdout
     assert "researcher-agent.prompt: researcher-agent has no prompt" in done.stdout
-    assert run("prompts", "check").stdout.endswith(": all well\n")
+    assert run("prompts", "check").stdout.endswith(" prompts checked, no problems.\n")
 
 
 BROKEN = """

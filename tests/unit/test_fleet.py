@@ -56,7 +56,10 @@ def test_what_is_imported_or_hidden_or_no_python_is_passed_over(tmp_path: Path) 
 
 async def test_a_loaded_agent_works(tmp_path: Path) -> None:
     [greeter] = load_agents(write(tmp_path, greeter=GREETER))
-    async with mesh_for(greeter, model=ScriptedModel("Hello!")) as mesh:
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    (prompts / "greeter.prompt").write_text("---\ntags: [a]\n---\nYou greet.\n")
+    async with mesh_for(greeter, model=ScriptedModel("Hello!"), prompt_dir=prompts) as mesh:
         assert (await mesh.ask("greeter", "Greet me.")).text == "Hello!"
 
 
@@ -87,7 +90,7 @@ def test_a_file_that_cannot_be_loaded_is_told_with_its_line(
     error = refusal(tmp_path)
     assert (error.path, error.line) == (str(path), line)
     assert complaint in str(error)
-    assert "mend the file" in error.remedy
+    assert "Fix the file" in error.remedy
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, build_mesh, load_settings, tool
+from meshwright.errors import PromptError
 from meshwright.models.port import ModelReply
 from meshwright.testing import (
     Faults,
@@ -111,3 +112,40 @@ async def test_a_mesh_may_be_set_to_run_in_memory(tmp_path: Path) -> None:
         outcome = await mesh.ask("greeter", "Greet Bob.")
     assert outcome.text == "Hello!"
     assert list(tmp_path.iterdir()) == []
+
+
+class Worded(Agent):
+    """Brings its prompt along, without front matter."""
+
+    agent_id = "worded"
+    capabilities = (Capability("wording"),)
+    prompt_text = "You word things."
+
+
+async def test_a_broken_prompt_file_fails_the_test_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "greeter.prompt").write_text("---\ntags: [a]\nvariables: [name]\n---\nHello {{name}}\n")
+    async with mesh_for(Greeter, model=ScriptedModel("Hello!"), prompt_dir=tmp_path) as mesh:
+        with pytest.raises(PromptError, match=r"greeter\.prompt:3: nothing fills in variable 'name'"):
+            await mesh.ask("greeter", "Greet Bob.")
+
+
+async def test_a_missing_prompt_file_of_the_project_fails_the_test(tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    actors = tmp_path / "actors"
+    actors.mkdir()
+    (actors / "greeter.py").write_text(
+        "from meshwright import Agent, Capability\n\n\nclass Greeter(Agent):\n"
+        '    agent_id = "greeter"\n    capabilities = (Capability("greeting"),)\n'
+    )
+    async with mesh_for(project=tmp_path, model=ScriptedModel("Hello!")) as mesh:
+        with pytest.raises(PromptError, match=r"greeter\.prompt: there is no such file"):
+            await mesh.ask("greeter", "Greet Bob.")
+
+
+async def test_prompt_text_without_front_matter_names_the_class_and_its_file() -> None:
+    async with mesh_for(Worded, model=ScriptedModel("Hello!")) as mesh:
+        with pytest.raises(PromptError) as refused:
+            await mesh.ask("worded", "Word it.")
+    assert "test_mesh_under_test.py: prompt_text of Worded: it does not begin with front matter" in str(
+        refused.value
+    )

@@ -13,7 +13,7 @@ class Listener(Agent):
 
     agent_id = "listener"
     capabilities = (Capability("listening"),)
-    prompt_text = "You listen.\n\n{{context}}"
+    prompt_text = "---\ntags: [default]\nvariables: [context]\n---\nYou listen.\n\n{{context}}"
     remembers = False
 
 

@@ -120,7 +120,9 @@ def test_of_the_values_offered_a_prompt_takes_those_it_declares() -> None:
         ("---\ntags: [a]\ntemperature: 3\n---\nHello", 3, "temperature as a number from 0 to 2"),
         ("---\ntags: [a]\nmax_tokens: yes\n---\nHello", 3, "max_tokens as a whole number"),
         ("---\nmodel: 1.10\ntags: [a]\n---\nHello", 2, "model: Input should be a valid string"),
-        ("---\nmodel: 2026-01-01\ntags: [a]\n---\nHello", 2, "model: Input should be a valid string"),
+        ("---\nmodel: x\ntags: [a]\nmax_tokens: 0b_\n---\nHello", 4, "'0b_' is no plain value"),
+        ('---\ntags: [a]\ndescription: "\\UFFFFFFFF"\n---\nHello', 3, "cannot be read"),
+        ("---\ntags: [a]\ndescription: !!timestamp x\n---\nHello", 3, "a tag (!name) is not allowed"),
         ("---\ntags: [a]\ntemprature: 1\n---\nHello", 3, "did you mean temperature"),
         ("---\ntags: [a]\non: 1\n---\nHello", 3, "unknown field 'on'"),
         ("---\ntags: [a]\ncontent: x\n---\nHello", 3, "unknown field 'content'"),
@@ -128,7 +130,7 @@ def test_of_the_values_offered_a_prompt_takes_those_it_declares() -> None:
         ("---\ntags: [a]\nmodel: x\nmodel: y\n---\nHello", 4, "'model' stands here a second time"),
         ("---\ntags: [a\nmodel: x\n---\nHello", 3, "cannot be read"),
         ("---\n- a\n---\nHello", 2, "not made of `name: value` lines"),
-        ("---\ntags: !!python/object/apply:os.getcwd []\n---\nHello", 2, "could not determine a constructor"),
+        ("---\ntags: !!python/object/apply:os.getcwd []\n---\nHello", 2, "a tag (!name) is not allowed"),
         (f"---\ntags: {'[' * 3000}\n---\nHello", 2, "nested too deep"),
         (HEAD + "\nHello\n{{#if context}}", 7, "'{{#if context' is not a variable"),
         (HEAD + "{% for x in context %}", 5, "is not a variable"),
@@ -195,18 +197,74 @@ def test_a_changed_file_is_read_again_and_told(prompts: Prompts, told: Told) -> 
     assert told == [("prompt.reloaded", {"name": "greeter", "path": str(path), "digest": new.digest})]
 
 
-def test_a_file_that_breaks_falls_back_and_comes_back_when_it_is_mended(prompts: Prompts, told: Told) -> None:
-    write(prompts, HEAD + "{{context}}")
+@pytest.mark.parametrize("broken", ["broken", HEAD.replace("context", "name") + "Hello {{name}}", None])
+def test_a_bad_edit_keeps_the_last_good_prompt_until_the_next(
+    prompts: Prompts, told: Told, broken: str | None
+) -> None:
+    good = write(prompts, HEAD + "Good {{context}}")
     prompts.get("greeter")
-    write(prompts, "broken")
+    if broken is None:
+        good.unlink()
+    else:
+        write(prompts, broken)
     prompts.refresh()
-    assert prompts.get("greeter").source == "built-in"
-    write(prompts, HEAD + "Mended {{context}}").rename(prompts.directory / "other")
     prompts.refresh()
-    (prompts.directory / "other").rename(prompts.directory / "greeter.prompt")
+    assert prompts.get("greeter").body == "Good {{context}}"
+    ((event_type, payload),) = told
+    assert event_type == "prompt.rejected"
+    assert payload["path"].endswith("greeter.prompt") and payload["error"] and payload["remedy"]
+    assert (payload["line"] is None) == (broken is None)
+    write(prompts, HEAD + "Mended {{context}}")
     prompts.refresh()
     assert prompts.get("greeter").body == "Mended {{context}}"
-    assert [event_type for event_type, _ in told] == ["prompt.fallback", "prompt.fallback", "prompt.reloaded"]
+    assert [event_type for event_type, _ in told] == ["prompt.rejected", "prompt.reloaded"]
+
+
+def test_one_bad_file_does_not_stop_the_others_from_being_read(prompts: Prompts) -> None:
+    write(prompts, HEAD + "A {{context}}", "aaa")
+    write(prompts, HEAD + "Z {{context}}", "zzz")
+    prompts.get("aaa"), prompts.get("zzz")
+    write(prompts, "---\ntags: [a]\nmax_tokens: !!timestamp x\n---\nHello", "aaa")
+    write(prompts, HEAD + "New {{context}}", "zzz")
+    prompts.refresh()
+    assert prompts.get("zzz").body == "New {{context}}"
+
+
+def test_a_date_in_front_matter_is_text(prompts: Prompts) -> None:
+    write(prompts, "---\ntags: [a]\ndescription: 2001-99-99\n---\nHello")
+    assert prompts.get("greeter").description == "2001-99-99"
+
+
+SCALARS = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(
+        [
+            *("2001-99-99", "!!timestamp x", "!!int x", "!!set {a}", "0b_", "0x_", "1:99:", "=", "<<", "*a"),
+            *("&a b", "!!binary x", "!!float ", "? a", "{a: b", "[", "'", '"\\UFFFFFFFF"', "!!bool x", "- a"),
+        ]
+    ),
+)
+
+
+@given(
+    fields=st.lists(st.tuples(st.sampled_from(["description", "tags", "model", "max_tokens", "a"]), SCALARS))
+)
+def test_any_front_matter_is_read_or_refused_with_its_line(fields: list[tuple[str, str]]) -> None:
+    text = "".join(f"{name}: {value}\n" for name, value in fields)
+    try:
+        parse_prompt("x", f"---\n{text}---\nHello\n".encode(errors="ignore"), "x.prompt")
+    except PromptError as error:
+        assert error.path == "x.prompt"
+        assert error.line is not None
+
+
+def test_check_finds_what_would_fail_when_an_agent_runs(prompts: Prompts) -> None:
+    write(prompts, HEAD.replace("context", "context, name") + "{{name}} {{context}}", "unfilled")
+    write(prompts, "---\ntags: [a]\n---\nHello", "forgetful")
+    write(prompts, HEAD + "{{context}}", "well")
+    forgetful, unfilled = prompts.check()
+    assert "no {{context}}" in forgetful.message
+    assert "nothing fills in variable 'name'" in unfilled.message and unfilled.line == 3
 
 
 @pytest.mark.parametrize("name", ["../secret", "a/b", "", "a.b", "a\n", "x" * 65])

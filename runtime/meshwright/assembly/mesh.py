@@ -20,7 +20,7 @@ from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextSe
 from meshwright.context.tokens import count_tokens
 from meshwright.errors import ConfigError
 from meshwright.events.log import EventLog
-from meshwright.fleet import load_agents, project_file
+from meshwright.fleet import load_agents, project_file, prompts_brought
 from meshwright.host import Host, Subscription
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, emit_on
@@ -185,9 +185,8 @@ def prices_of(model: Model, config_path: Path, settings: Settings) -> PriceList:
 
 def prompts_of(settings: Settings, project: Path, host: Host, agents: Sequence[type[Agent]]) -> Prompts:
     """The prompts of the project; agents that bring their text need no file."""
-    brought = {each.prompt: each.prompt_text for each in agents if each.prompt_text}
     folder = project_file(project, settings.prompt_dir)
-    return Prompts(folder, brought=brought, on_event=Announcements(host).tell)
+    return Prompts(folder, brought=prompts_brought(agents), on_event=Announcements(host).tell)
 
 
 def traced(settings: Settings) -> Tracing | NoTracing:

@@ -183,6 +183,11 @@ def _fallback(payload: Document, event: Document) -> str:
     return "; ".join(short(part) for part in parts if part)
 
 
+def _rejected(payload: Document, event: Document) -> str:
+    parts = [payload.get("error") or "?", "the last good prompt stays in use", payload.get("remedy")]
+    return "; ".join(short(part) for part in parts if part)
+
+
 def _attempt_failed(payload: Document, event: Document) -> str:
     agent_id = payload.get("agent_id") or event["agent_id"]
     return f"{payload.get('attempt', '?')} of {agent_id} failed: {fault(payload.get('error'))}"
@@ -211,6 +216,7 @@ LINES: dict[str, tuple[str, Callable[[Document, Document], str]]] = {
     "structure.invalid": ("model", _misfit),
     "tool.called": ("tool", _tool),
     "prompt.fallback": ("prompt", _fallback),
+    "prompt.rejected": ("prompt", _rejected),
     "prompt.reloaded": ("prompt", lambda payload, event: f"{payload.get('path', '?')} was read again"),
     "attempt.failed": ("attempt", _attempt_failed),
     "work.broke_off": ("broke off", _broke_off),

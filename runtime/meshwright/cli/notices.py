@@ -9,7 +9,7 @@ from meshwright.cli.lines import line_of
 from meshwright.mesh import Mesh
 from meshwright.messages import Event
 
-KINDS = {"prompt.fallback": "warning: ", "prompt.reloaded": ""}
+KINDS = {"prompt.fallback": "warning: ", "prompt.rejected": "warning: ", "prompt.reloaded": ""}
 
 
 def tell_of_prompts(mesh: Mesh) -> None:

@@ -19,25 +19,32 @@ def prompts() -> None:
 @prompts.command()
 @json_option
 def check(as_json: bool) -> int:
-    """Say what is wrong with which line of which prompt file.
+    """Check the prompt files: what cannot be read, or would fail when an agent runs.
 
     Also names each agent whose prompt file is missing. Exit status 1 if anything is wrong.
     """
-    from meshwright.fleet import load_agents, project_file
+    from meshwright.fleet import load_agents, project_file, prompts_brought
     from meshwright.prompts import PromptProblem, Prompts
     from meshwright.settings import load_settings
 
     project = Path.cwd()
     settings = load_settings(project)
-    known = Prompts(project_file(project, settings.prompt_dir))
-    names = known.names()
+    agents = load_agents(project_file(project, settings.actors_dir))
+    brought = prompts_brought(agents)
+    known = Prompts(project_file(project, settings.prompt_dir), brought=brought)
+    names = {*known.names(), *brought}
     problems = known.check()
-    for agent in load_agents(project_file(project, settings.actors_dir)):
+    for agent in agents:
         if agent.prompt not in names:
             path = str(known.directory / f"{agent.prompt}.prompt")
             problems.append(PromptProblem(path, None, f"{path}: {agent.agent_id} has no prompt", "write it"))
     if as_json:
         click.echo(json.dumps([asdict(problem) for problem in problems], indent=2))
     else:
-        click.echo("\n".join(map(str, problems)) or f"{len(names)} prompts in {known.directory}: all well")
+        click.echo("\n".join(map(str, problems)) or f"{counted(len(names))} checked, no problems.")
     return 1 if problems else 0
+
+
+def counted(prompts: int) -> str:
+    """A number of prompts in words."""
+    return "1 prompt" if prompts == 1 else f"{prompts} prompts"

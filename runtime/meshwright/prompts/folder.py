@@ -11,7 +11,12 @@ from typing import Any
 
 from meshwright.errors import PromptError
 from meshwright.messages import ID_PATTERN
-from meshwright.prompts.prompt import MAX_PROMPT_BYTES, Prompt, parse_prompt
+from meshwright.prompts.prompt import (
+    MAX_PROMPT_BYTES,
+    Prompt,
+    offered_to,
+    parse_prompt,
+)
 
 SUFFIX = ".prompt"
 Tell = Callable[[str, dict[str, Any]], None]
@@ -61,18 +66,40 @@ class PromptProblem:
         return f"{self.message}. {self.remedy}" if self.remedy else self.message
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A prompt that stands in the code of an agent: `where` names its class, `path` the file of that."""
+
+    text: str
+    where: str
+    path: str
+
+    def parsed(self, name: str) -> Prompt:
+        """The prompt. Raises PromptError, which says where it stands."""
+        try:
+            return parse_prompt(name, self.text.encode(), source="agent", offered=offered_to(name))
+        except PromptError as error:
+            line = f" (line {error.line} of the text)" if error.line else ""
+            raise PromptError(
+                f"prompt_text of {self.where}: {error.message}{line}", path=self.path, remedy=error.remedy
+            ) from error
+
+
 @dataclass(slots=True)
 class _Loaded:
     prompt: Prompt
     version: Version | None
+    rejected: bool = False
+    """Whether the prompt is an earlier one than its file."""
 
 
 class Prompts:
     """The prompts of a folder, by name: `architect-agent` is the file `architect-agent.prompt`.
 
-    A missing or broken file is replaced by the built-in prompt of that name, or by a generic one, and
-    `on_event` is told so: `prompt.fallback {name, path, error, remedy}`, once for each version of the file.
-    Those whose text agents have `brought` need no file, though one is stronger.
+    A file that breaks leaves the last good prompt in use: `prompt.rejected {name, path, line, error, remedy}`
+    goes to `on_event`, once for each version of the file. Only where it never was good does the built-in
+    prompt of that name, or a generic one, stand in: `prompt.fallback` with the same fields. Prompts whose
+    text agents have `brought` need no file, though one is stronger.
     """
 
     def __init__(
@@ -80,7 +107,7 @@ class Prompts:
         directory: Path,
         *,
         fallbacks: Mapping[str, str] = BUILT_IN,
-        brought: Mapping[str, str] = MappingProxyType({}),
+        brought: Mapping[str, Brought] = MappingProxyType({}),
         on_event: Tell | None = None,
     ) -> None:
         self.directory = directory
@@ -103,8 +130,8 @@ class Prompts:
         """
         changed = [name for name, loaded in self._loaded.items() if loaded.version != self._version(name)]
         for name in changed:
-            self._loaded[name] = loaded = self._load(name)
-            if loaded.prompt.source == "file":
+            self._loaded[name] = loaded = self._load(name, self._loaded[name].prompt)
+            if loaded.prompt.source == "file" and not loaded.rejected:
                 self._tell(
                     "prompt.reloaded",
                     {"name": name, "path": str(self._path(name)), "digest": loaded.prompt.digest},
@@ -122,46 +149,70 @@ class Prompts:
             return [
                 PromptProblem(str(self.directory), None, f"{self.directory}: there is no such folder", remedy)
             ]
-        return [problem for name in self.names() if (problem := self._problem(name))]
+        names = dict.fromkeys([*self.names(), *self._brought])
+        return [problem for name in names if (problem := self._problem(name))]
 
     def _problem(self, name: str) -> PromptProblem | None:
         try:
-            self._read(name)
+            prompt = self._read(name)
         except PromptError as error:
             return PromptProblem(error.path, error.line, error.message, error.remedy)
+        if "context" in offered_to(name) and "context" not in prompt.variables:
+            path = str(self._path(name))
+            return PromptProblem(
+                path,
+                None,
+                f"{path}: the text has no {{{{context}}}}: the model sees no memories and no conversation",
+                "write {{context}} where they go, and context into the list of variables",
+            )
         return None
 
-    def _load(self, name: str) -> _Loaded:
+    def _load(self, name: str, last: Prompt | None = None) -> _Loaded:
         version = self._version(name)  # before the content: a change in between is seen by the next refresh
         try:
             return _Loaded(self._read(name), version)
         except PromptError as error:
-            built_in = parse_prompt(name, self._fallbacks.get(name, GENERIC).encode(), source="built-in")
+            kept = last if last is not None and last.source != "built-in" else None
             self._tell(
-                "prompt.fallback",
+                "prompt.rejected" if kept else "prompt.fallback",
                 {
                     "name": name,
-                    "path": str(self._path(name)),
+                    "path": error.path or str(self._path(name)),
+                    "line": error.line,
                     "error": error.message,
                     "remedy": error.remedy,
                 },
             )
-            return _Loaded(built_in, version)
+        stand_in = kept or parse_prompt(name, self._fallbacks.get(name, GENERIC).encode(), source="built-in")
+        return _Loaded(stand_in, version, rejected=kept is not None)
 
     def _read(self, name: str) -> Prompt:
+        """The prompt as it stands. Raises PromptError, whatever is wrong with it."""
+        try:
+            return self._parsed(name)
+        except PromptError:
+            raise
+        except Exception as error:  # one odd file must not stop the others from being read
+            raise PromptError(
+                f"the file cannot be read: {type(error).__name__}",
+                path=str(self._path(name)),
+                remedy="write it anew",
+            ) from error
+
+    def _parsed(self, name: str) -> Prompt:
         path = self._path(name)
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_PROMPT_BYTES + 1)
         except FileNotFoundError:
             if name in self._brought:
-                return parse_prompt(name, self._brought[name].encode(), source="agent")
+                return self._brought[name].parsed(name)
             raise PromptError("there is no such file", path=str(path), remedy="write it") from None
         except OSError as error:
             raise PromptError(
                 f"the file cannot be read: {error.strerror}", path=str(path), remedy="make it readable"
             ) from error
-        return parse_prompt(name, data, str(path))
+        return parse_prompt(name, data, str(path), offered=offered_to(name))
 
     def _version(self, name: str) -> Version | None:
         try:

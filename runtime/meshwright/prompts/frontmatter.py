@@ -62,8 +62,17 @@ class Parts(NamedTuple):
     body_line: int
 
 
+CORE = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "null"))
+"""Kinds of plain scalars besides text: no dates, no merge keys."""
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """Plain YAML: no aliases, which can make a small file huge, and no key twice. Notes each key's line."""
+    """Plain YAML: no aliases, which can make a small file huge, no tags, no key twice. Notes keys' lines."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
+        first: [(tag, pattern) for tag, pattern in known if tag in CORE]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -75,10 +84,18 @@ class _StrictLoader(yaml.SafeLoader):
             raise _refused("an alias (*name) is not allowed: write the value again", self.peek_event())
         if self.depth > MAX_DEPTH:
             raise _refused("it is nested too deep", self.peek_event())
+        if getattr(self.peek_event(), "tag", None) is not None:
+            raise _refused("a tag (!name) is not allowed: write the plain value", self.peek_event())
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except UNPLANNED as error:  # 0b_ looks like a number, and is none
+            raise _refused(f"{str(node.value)[:80]!r} is no plain value", node) from error
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
@@ -88,6 +105,10 @@ class _StrictLoader(yaml.SafeLoader):
             lines[key.value] = key.start_mark.line
         self.lines = self.lines or lines  # the outermost mapping is constructed first
         return super().construct_mapping(node, deep)
+
+
+UNPLANNED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What PyYAML raises besides its own errors."""
 
 
 def _refused(problem: str, at: Event | Node) -> yaml.MarkedYAMLError:
@@ -103,7 +124,11 @@ class _Handler(YAMLHandler):
 
     def load(self, fm: str, **kwargs: object) -> Any:
         loader = _StrictLoader(fm.removeprefix("\n"))
-        data = loader.get_single_data()
+        try:
+            data = loader.get_single_data()
+        except UNPLANNED as error:
+            where = loader.get_mark()
+            raise yaml.MarkedYAMLError(problem="there is no such text in YAML", problem_mark=where) from error
         if data is not None and not isinstance(data, dict):
             raise yaml.YAMLError("it is not made of `name: value` lines")
         self.lines = {key: line + FIRST_LINE for key, line in loader.lines.items()}
@@ -114,7 +139,7 @@ def take_apart(text: str, path: str) -> Parts:
     """Split a prompt file and check its front matter. Raises PromptError with the line that is wrong."""
     if len(BOUNDARY.findall(text)) < 2 or not BOUNDARY.match(text):
         raise PromptError(
-            "the file does not begin with front matter between two lines `---`",
+            "it does not begin with front matter between two lines `---`",
             path=path,
             line=1,
             remedy="begin it with a line `---`, the fields (tags: [default]), and another line `---`",
@@ -158,6 +183,6 @@ def _unknown(name: str, line: int, path: str) -> PromptError:
 
 def _not_valid(error: ValidationError, lines: Mapping[str, int], path: str) -> PromptError:
     first = error.errors(include_url=False, include_input=False)[0]
-    name = str(first["loc"][0])
+    name = str(first["loc"][0]) if first["loc"] else "front matter"
     problem = f"field {name!r} is missing" if first["type"] == "missing" else f"{name}: {first['msg']}"
     return PromptError(problem, path=path, line=lines.get(name, 1), remedy=EXPECTED.get(name, ""), field=name)

@@ -14,6 +14,14 @@ from meshwright.prompts.frontmatter import take_apart
 MAX_PROMPT_BYTES = 65_536
 RUN_VARIABLES = ("agent_name", "task", "context")
 """What an agent's run has for its prompt: its own id, the request in words, and the compressed context."""
+OTHER_VARIABLES = {"context-service": ("sender", "receiver")}
+"""What those prompts get that no agent's run fills in."""
+
+
+def offered_to(name: str) -> tuple[str, ...]:
+    """The variables that the prompt of that name may use."""
+    return OTHER_VARIABLES.get(name, RUN_VARIABLES)
+
 
 # Whatever opens like a placeholder or a block, so that no slip of the pen goes out to a model as text.
 MARK = re.compile(r"\{\{\s*([a-z][a-z0-9_]*)\s*\}\}|\{\{+[^\n{}]{0,40}|\{%[^\n{}]{0,40}|\{#[^\n{}]{0,40}")
@@ -67,15 +75,25 @@ class Prompt:
 
 
 def parse_prompt(
-    name: str, data: bytes, path: str = "", source: Literal["file", "built-in", "agent"] = "file"
+    name: str,
+    data: bytes,
+    path: str = "",
+    source: Literal["file", "built-in", "agent"] = "file",
+    *,
+    offered: Sequence[str] | None = None,
 ) -> Prompt:
-    """Read a prompt file. Raises PromptError with the line that is wrong, and what was expected there."""
+    """Read a prompt file, which may use the variables that are `offered`; None for any.
+
+    Raises PromptError with the line that is wrong, and what was expected there.
+    """
     text = _decode(data, path)
     fields, lines, body, line = take_apart(text, path)
     if not body:
         remedy = "write it below the front matter"
         raise PromptError("the prompt has no text", path=path, line=line, remedy=remedy)
     pieces = _pieces(body, fields.variables, path, line)
+    if offered is not None:
+        _check_offered(fields.variables, offered, path, lines.get("variables"))
     _check_used(fields.variables, pieces[1::2], path, lines.get("variables"))
     return Prompt(
         name=name,
@@ -135,6 +153,18 @@ def _pieces(body: str, variables: Sequence[str], path: str, first_line: int) -> 
         pieces += [body[end : mark.start()], mark[1]]
         end = mark.end()
     return (*pieces, body[end:])
+
+
+def _check_offered(variables: Sequence[str], offered: Sequence[str], path: str, line: int | None) -> None:
+    for name in variables:
+        if name not in offered:
+            raise PromptError(
+                f"nothing fills in variable {name!r}",
+                path=path,
+                line=line,
+                remedy=f"there are {', '.join(offered)}: use those, or write the text itself",
+                field="variables",
+            )
 
 
 def _check_used(variables: Sequence[str], used: Sequence[str], path: str, line: int | None) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 from meshwright.agent import Agent
 from meshwright.assembly import Grounds, build_mesh
 from meshwright.clock import Clock
-from meshwright.errors import MeshError
+from meshwright.errors import MeshError, PromptError
 from meshwright.host import Host
 from meshwright.hosts.memory import Faults, MemoryHost
 from meshwright.mesh import Mesh
 from meshwright.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.models.port import Model
+from meshwright.prompts.folder import BUILT_IN
 from meshwright.settings import load_settings
 from meshwright.testing.clock import ManualClock
 from meshwright.testing.model import ScriptedModel
@@ -44,17 +46,22 @@ class Events(list[Event]):
 class MeshUnderTest:
     """A running mesh, with what tests ask of it; all else is in `mesh`. `model` answers its agents."""
 
-    def __init__(self, mesh: Mesh, model: Model, clock: Clock | None) -> None:
+    def __init__(
+        self, mesh: Mesh, model: Model, clock: Clock | None, agents: Sequence[type[Agent]] = ()
+    ) -> None:
         self.mesh = mesh
         self.model = model
         self._clock = clock
+        self._without_prompt = {agent.prompt for agent in agents if _is_of_tests(agent)}
         self._events: list[Event] = []
         mesh.host.listen("#", self._events.append)
 
     async def ask(self, agent_id: str, text: str, *, thread_id: str | None = None) -> Outcome:
         """Give an agent a task in words, and wait for its outcome.
 
-        Raises ScriptEnded where the task failed since the scripted model ran out of replies.
+        Raises ScriptEnded where the task failed since the scripted model ran out of replies, and PromptError
+        where an agent ran on a built-in prompt, since its own is missing or broken. An agent that a test file
+        defines for itself needs none.
         """
         receipt = await self.submit(agent_id=agent_id, payload={"text": text}, thread_id=thread_id)
         return await self.outcome(receipt.task_id)
@@ -64,7 +71,7 @@ class MeshUnderTest:
         return await self.mesh.submit(request or TaskRequest(**fields))
 
     async def outcome(self, task_id: str) -> Outcome:
-        """Wait for the outcome of a task. Raises ScriptEnded as `ask`, and MeshError after 30 seconds."""
+        """Wait for the outcome of a task. Raises what `ask` does, and MeshError after 30 seconds."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 outcome = await self.mesh.outcome(task_id)
@@ -74,9 +81,20 @@ class MeshUnderTest:
                 f"task {task_id} has no outcome after {PATIENCE_SECONDS:.0f} s; its last events: {last}",
                 remedy="where it waits for the clock, move that by mesh.advance(seconds)",
             ) from None
+        self._check_prompts()
         if not outcome.success and isinstance(self.model, ScriptedModel) and self.model.ended is not None:
             raise self.model.ended
         return outcome
+
+    def _check_prompts(self) -> None:
+        for event in (*self.events("prompt.fallback"), *self.events("prompt.rejected")):
+            missing = not Path(event.payload["path"]).exists()
+            name = event.payload["name"]
+            if name not in BUILT_IN and not (missing and name in self._without_prompt):
+                raise PromptError(
+                    f"an agent ran without its own prompt: {event.payload['error']}",
+                    remedy=event.payload["remedy"],
+                )
 
     def events(self, event_type: str | None = None, *, task_id: str | None = None) -> Events:
         """What has happened so far, or what of a type or a task."""
@@ -91,6 +109,12 @@ class MeshUnderTest:
         if not isinstance(self._clock, ManualClock):
             raise TypeError("this mesh runs on real time: build it by mesh_for(..., clock=ManualClock())")
         await self._clock.advance(seconds)
+
+
+def _is_of_tests(agent: type[Agent]) -> bool:
+    """Whether an agent is defined in a test file, or beside one in a folder of tests."""
+    path = Path(sys.modules[agent.__module__].__file__ or "")
+    return path.name.startswith(("test_", "conftest")) or "tests" in path.parts
 
 
 @asynccontextmanager
@@ -124,6 +148,6 @@ async def mesh_for(
         clock=clock,
         host=host,
     )
-    under_test = MeshUnderTest(mesh, model, clock)
+    under_test = MeshUnderTest(mesh, model, clock, agents)
     async with mesh:
         yield under_test
