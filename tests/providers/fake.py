@@ -71,7 +71,8 @@ class FakeProvider:
 
     `replies` are messages (`{"content": ...}` or `{"tool_calls": [...]}`, and `finish_reason`) to give before
     it makes up its own; `seconds` is how long it thinks; `headers` go with every good reply, and `usage` is
-    what it says of tokens. With a `gate` no call is answered before as many have arrived as the gate is for.
+    what it says of tokens (nothing where it is empty). With a `gate` no call is answered before as many have
+    arrived as the gate is for.
     """
 
     port: int = 0

@@ -28,7 +28,7 @@ def completion(body: dict[str, Any], message: dict[str, Any], usage: dict[str, A
         "created": 0,
         "model": body["model"],
         "choices": [choice],
-        "usage": usage,
+        **({"usage": usage} if usage else {}),
     }
 
 
@@ -38,7 +38,7 @@ def stream(body: dict[str, Any], message: dict[str, Any], usage: dict[str, Any])
     deltas += [{"content": word} for word in WORD.findall(message.get("content") or "")]
     deltas += [{"tool_calls": [each]} for each in fragments(message.get("tool_calls") or [])]
     chunks = [chunk(body, delta, None) for delta in deltas] + [chunk(body, {}, reason_of(message))]
-    if (body.get("stream_options") or {}).get("include_usage"):
+    if usage and (body.get("stream_options") or {}).get("include_usage"):
         chunks.append({**chunk(body, {}, None), "choices": [], "usage": usage})
     return [event(each) for each in chunks] + [b"data: [DONE]\n\n"]
 

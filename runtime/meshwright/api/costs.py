@@ -22,6 +22,7 @@ COST: Example = {
     "cached_tokens": 1024,
     "completion_tokens": 480,
     "cost_usd": "0.0013896",
+    "estimated_usd": "0",
     "unpriced": 0,
     "saved_usd": "0.0002316",
 }
@@ -62,7 +63,8 @@ class CostRoutes:
     async def show(self, query: Annotated[CostQuery, Query()]) -> Response:
         """Sum up what calls of models have cost, the dearest first, and all of them together.
 
-        `cost_usd` is what is known of it; `unpriced` counts the calls whose cost nobody knows.
+        `cost_usd` is what is known of it, `estimated_usd` how much of that is of tokens that were estimated;
+        `unpriced` counts the calls whose cost nobody knows.
         """
         since = None if query.since is None else since_of(query.since, self._mesh.host.clock.now())
         return answer(await self._mesh.costs(query.by, since=since, tenant_id=CALLER.tenant_id))

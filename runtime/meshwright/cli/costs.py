@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 KEYS = ["agent", "tag", "model", "task", "tenant"]
 NOBODY = {"tag": "(no tag)", "task": "(no task)", "model": "(no answer)"}
 HEADS = ("key", "calls", "prompt", "cached", "completion", "cost", "saved by cache", "failed")
+ESTIMATED = "~ holds tokens that no provider has counted: they were estimated"
 COUNTS = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 
@@ -84,7 +85,8 @@ def _table(found: Document) -> str:
     rows = [_row(each["key"] or NOBODY.get(by, "(none)"), each) for each in found["items"]]
     if found["omitted"]:
         rows.append([f"({found['omitted']:,} more)", *[""] * (len(HEADS) - 1)])
-    return table([by, *HEADS[1:]], [*rows, _row("total", found["total"])])
+    shown = table([by, *HEADS[1:]], [*rows, _row("total", found["total"])])
+    return f"{shown}\n{ESTIMATED}" if _is_estimated(found["total"]) else shown
 
 
 def _row(name: str, cost: Document) -> list[str]:
@@ -95,12 +97,22 @@ def _row(name: str, cost: Document) -> list[str]:
 
 
 def _known(cost: Document) -> str:
-    """What is known of a cost, and of how many calls nobody knows it: `$0.0120 + 3 unknown`."""
+    """What is known of a cost, and of how many calls nobody knows it: `$0.0120 + 3 unknown`.
+
+    A `~` before it says that a part of it is estimated.
+    """
     from meshwright.cli.lines import dollars
 
+    known = f"{'~' if _is_estimated(cost) else ''}{dollars(cost['cost_usd'])}"
     if cost["cost_usd"] is None or not cost["unpriced"]:
-        return dollars(cost["cost_usd"])
-    return f"{dollars(cost['cost_usd'])} + {cost['unpriced']:,} unknown"
+        return known
+    return f"{known} + {cost['unpriced']:,} unknown"
+
+
+def _is_estimated(cost: Document) -> bool:
+    from decimal import Decimal
+
+    return Decimal(cost.get("estimated_usd", 0)) > 0  # an older mesh does not say
 
 
 def _day_of(by: str, since: str | None) -> str | None:

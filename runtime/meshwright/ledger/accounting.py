@@ -14,7 +14,7 @@ from meshwright.errors import HostError, ModelError
 from meshwright.host import Host
 from meshwright.ledger.budgets import Budgets, Hold
 from meshwright.ledger.calls import CALLED, call_id_of, called, leave
-from meshwright.ledger.estimate import Heard, PriceList, most_prompt_tokens
+from meshwright.ledger.estimate import Heard, PriceList, estimated_usage, most_prompt_tokens
 from meshwright.messages import Event, Usage, new_id
 from meshwright.models.port import (
     ContentRefused,
@@ -63,7 +63,7 @@ class Accounted:
         except BaseException as error:  # also cancelled: it may have cost something all the same
             self._end(request, call_id, started, heard, hold, error)
             raise
-        reply = self._priced(reply, hold.request, started)
+        reply = self._with_lost(self._priced(reply, hold.request, started), hold.request, heard)
         if hold.request.tags != request.tags:  # the journal, which tells of it, knows the first ones alone
             reply = reply.model_copy(update={"tags": hold.request.tags})
         self.budgets.settle(hold, reply.cost_usd)
@@ -94,9 +94,23 @@ class Accounted:
                 made = reply.model_copy(update={"cache_hit": False})
                 update["saved_usd"] = self._prices.of_reply(made, request)
         elif reported is None:
-            cost = self._prices.of_reply(reply, request)
-            update |= {"cost_usd": cost, "cost_source": "unknown" if cost is None else "priced"}
+            source = "estimated" if reply.cost_source == "estimated" else "priced"
+            if source == "estimated":
+                update["usage"] = estimated_usage(reply, request)
+            cost = self._prices.of_reply(reply.model_copy(update=update), request)
+            update |= {"cost_usd": cost, "cost_source": "unknown" if cost is None else source}
         return reply.model_copy(update=update)
+
+    def _with_lost(self, reply: ModelReply, request: ModelRequest, heard: Heard) -> ModelReply:
+        """The reply with the tokens and cost of streams that broke off before it, where we know a price."""
+        lost = None if reply.cache_hit else heard.lost_usage(reply)
+        if lost is None or reply.cost_usd is None:
+            return reply
+        cost = self._prices.of_reply(reply.model_copy(update={"usage": lost}), request)
+        if cost is None:
+            return reply
+        whole = {"usage": reply.usage + lost, "cost_usd": reply.cost_usd + cost, "cost_source": "estimated"}
+        return reply.model_copy(update=whole)
 
     def _end(
         self,
@@ -117,7 +131,7 @@ class Accounted:
             error=error,
             cancelled=isinstance(error, asyncio.CancelledError),
             cost_usd=cost,
-            cost_source="unknown" if cost is None else "priced",
+            cost_source="unknown" if cost is None else "estimated" if cost else "priced",
             usage=usage,
             latency_ms=since(started),
         )

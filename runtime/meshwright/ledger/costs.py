@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from meshwright.errors import InvalidInput
 from meshwright.messages import Plain
-from meshwright.money import Amount, from_pico
+from meshwright.money import ZERO, Amount, from_pico
 
 By = Literal["agent", "tag", "model", "task", "tenant"]
 MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
@@ -27,6 +27,7 @@ GROUPS: dict[By, tuple[str, str]] = {
 }
 """What each way of summing takes for the key, and what has to be joined for it."""
 
+ESTIMATED = "WHERE cost_source = 'estimated'"
 SUMS = (
     "count(*)",
     "coalesce(sum(outcome <> 'ok'), 0)",
@@ -37,6 +38,8 @@ SUMS = (
     "coalesce(sum(cost_pico IS NULL), 0)",
     f"sum(cost_pico / {MILLION})",
     f"sum(cost_pico % {MILLION})",
+    f"coalesce(sum(cost_pico / {MILLION}) FILTER ({ESTIMATED}), 0)",
+    f"coalesce(sum(cost_pico % {MILLION}) FILTER ({ESTIMATED}), 0)",
     f"coalesce(sum(saved_pico / {MILLION}), 0)",
     f"coalesce(sum(saved_pico % {MILLION}), 0)",
 )
@@ -46,9 +49,10 @@ COUNTS = ("calls", "failed", "cache_hits", "prompt_tokens", "cached_tokens", "co
 class Cost(Plain):
     """What the calls of one agent, tag, model, task or tenant came to; `key` is None where they name none.
 
-    `cost_usd` is what is known of it, None where of no call anything is; `unpriced` counts the calls whose
-    cost nobody knows. `failed` counts those without an answer, the cancelled ones too. `cached_tokens` are
-    those of the prompt that a provider had in its cache; `saved_usd` is what our own cache has saved.
+    `cost_usd` is what is known of it, None where of no call anything is; `estimated_usd` is how much of that
+    is of tokens that were estimated; `unpriced` counts the calls whose cost nobody knows. `failed` counts
+    those without an answer, the cancelled ones too. `cached_tokens` are those of the prompt that a provider
+    had in its cache; `saved_usd` is what our own cache has saved.
     """
 
     key: str | None
@@ -59,6 +63,7 @@ class Cost(Plain):
     cached_tokens: int
     completion_tokens: int
     cost_usd: Amount | None
+    estimated_usd: Amount = ZERO
     unpriced: int
     saved_usd: Amount
 
@@ -114,10 +119,11 @@ def since_of(text: str, now: datetime) -> datetime:
 
 
 def _cost(row: Sequence[Any]) -> Cost:
-    key, *counts, cost, cost_rest, saved, saved_rest = row
+    key, *counts, cost, cost_rest, estimated, estimated_rest, saved, saved_rest = row
     fields: dict[str, Any] = dict(zip(COUNTS, counts, strict=True))
     known = None if cost is None else _dollars(cost, cost_rest)
-    return Cost(key=key, cost_usd=known, saved_usd=_dollars(saved, saved_rest), **fields)
+    fields |= {"estimated_usd": _dollars(estimated, estimated_rest), "saved_usd": _dollars(saved, saved_rest)}
+    return Cost(key=key, cost_usd=known, **fields)
 
 
 def _dollars(millions: int, rest: int) -> Decimal:

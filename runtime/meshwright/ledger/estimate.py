@@ -1,4 +1,4 @@
-"""What a call may cost at most, before it is made, and what one did that ended without a reply."""
+"""What a call may cost at most, before it is made; and the tokens of those that nobody has counted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from meshwright.messages import Usage
 from meshwright.models.port import BEGIN_ANEW, ModelReply, ModelRequest, OnDelta
 from meshwright.money import Price
 
+BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few
 MORE_TOKENS = 16  # what a provider may add around a message, a call, a tool or a schema
 
 
@@ -28,6 +29,28 @@ class PriceList(Protocol):
 
 def most_prompt_tokens(request: ModelRequest) -> int:
     """A bound on the tokens of a prompt: no tokenizer makes more tokens than there are bytes."""
+    parts = _parts_of(request)
+    return sum(parts) + MORE_TOKENS * (1 + len(parts))
+
+
+def estimated_usage(reply: ModelReply, request: ModelRequest) -> Usage:
+    """The tokens of a reply, those that nobody has counted estimated: one for each three bytes of text."""
+    wrote = [reply.content, *(f"{call.name}{call.arguments}" for call in reply.tool_calls)]
+    usage = reply.usage
+    counts = {
+        "prompt_tokens": usage.prompt_tokens or estimated_tokens(sum(_parts_of(request))),
+        "completion_tokens": usage.completion_tokens or estimated_tokens(sum(map(size_of, wrote))),
+    }
+    return usage.model_copy(update=counts)
+
+
+def estimated_tokens(size: int) -> int:
+    """About how many tokens so many bytes are."""
+    return -(-size // BYTES_PER_TOKEN)
+
+
+def _parts_of(request: ModelRequest) -> list[int]:
+    """The bytes of each part of a prompt: its messages, the calls in them, tools, and their schemas."""
     texts = [message.content for message in request.messages]
     texts += [
         f"{call.id}{call.name}{call.arguments}" for each in request.messages for call in each.tool_calls
@@ -35,8 +58,7 @@ def most_prompt_tokens(request: ModelRequest) -> int:
     texts += [f"{tool.name}{tool.description}" for tool in request.tools]
     schemas = [tool.parameters for tool in request.tools]
     schemas += [] if request.response_schema is None else [request.response_schema]
-    size = sum(map(size_of, texts)) + sum(len(to_json(schema)) for schema in schemas)
-    return size + MORE_TOKENS * (1 + len(texts) + len(schemas))
+    return [*map(size_of, texts), *(len(to_json(schema)) for schema in schemas)]
 
 
 def size_of(text: str) -> int:
@@ -50,6 +72,7 @@ class Heard:
     def __init__(self, on_delta: OnDelta | None) -> None:
         self.begun = 1
         self.bytes = 0
+        self._attempts: list[int] = [0]
         self._pass_on = on_delta
 
     @property
@@ -64,9 +87,24 @@ class Heard:
             completion_tokens=self.bytes if self.bytes else request.max_tokens,
         )
 
+    def lost_usage(self, reply: ModelReply) -> Usage | None:
+        """The tokens of streams that broke off before the one that was answered; None where none did.
+
+        Each read the prompt; what it wrote is estimated by what came of it.
+        """
+        cut = [size for size in self._attempts[:-1] if size]
+        if not cut:
+            return None
+        return Usage(
+            prompt_tokens=len(cut) * reply.usage.prompt_tokens,
+            completion_tokens=sum(map(estimated_tokens, cut)),
+        )
+
     def _take(self, text: str) -> None:
         assert self._pass_on is not None
         if text == BEGIN_ANEW:
             self.begun += 1
+            self._attempts.append(0)
+        self._attempts[-1] += size_of(text)
         self.bytes += size_of(text)
         self._pass_on(text)

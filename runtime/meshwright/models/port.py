@@ -14,8 +14,9 @@ from meshwright.errors import ModelError
 from meshwright.messages import Plain, Usage
 from meshwright.money import Amount
 
-CostSource = Literal["priced", "reported", "unknown"]
-"""Who says what a call cost: our price list, whoever answered, or nobody."""
+CostSource = Literal["priced", "reported", "estimated", "unknown"]
+"""Who says what a call cost: our price list for the tokens that were counted, whoever answered, our price
+list for tokens that were estimated, or nobody."""
 
 
 class ToolCall(Plain):
@@ -69,7 +70,8 @@ class ModelReply(Plain):
 
     `deployment` names which of its group's did, where that is known. `cost_usd` is None where nobody knows
     the price, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts` are those of
-    the whole call. `tags` are those that it was made with, where they are not the request's.
+    the whole call. `tags` are those that it was made with, where they are not the request's. An adapter says
+    `estimated` where the provider did not count all tokens; the ledger estimates what is missing.
     """
 
     content: str = ""

@@ -110,7 +110,10 @@ def milliseconds_since(begun: float) -> float:
 def text_of_cost(replies: Iterable[ModelReply], request: ModelRequest, prices: Prices) -> str | None:
     """What the calls cost, in dollars: as was reported, else by our prices; None where nobody knows."""
     costs = [
-        prices.of_reply(reply, request) if reply.cost_usd is None else reply.cost_usd for reply in replies
+        prices.of_reply(reply, request)
+        if reply.cost_usd is None and reply.cost_source != "estimated"
+        else reply.cost_usd
+        for reply in replies
     ]
     known = [cost for cost in costs if cost is not None]
     return f"{sum(known, ZERO):f}" if len(known) == len(costs) else None

@@ -156,12 +156,17 @@ class RouterModel:
                 await connection.aclose()
         if response.received_finish_reason is None:  # LiteLLM would pass off what was cut off as an answer
             raise ModelUnavailable(f"The provider of model {step.group!r} broke off its reply")
-        return self._read(pieces.body(), response, request)
+        reply = self._read(pieces.body(), response, request)
+        if any(getattr(chunk, "usage", None) for chunk in response.chunks):
+            return reply
+        return reply.model_copy(update={"cost_source": "estimated"})  # LiteLLM counts what no provider has
 
     def _read(self, body: dict[str, Any], response: Any, request: ModelRequest) -> ModelReply:
         hidden = response._hidden_params
         deployment = id_in_file(hidden.get("model_id"))
         reply = read_completion(body, model=request.model, source=SOURCE, deployment=deployment)
+        if reply.cost_source == "estimated":
+            return reply
         cost = self.prices.of_reply(reply, request)
         return reply if cost is None else reply.model_copy(update={"cost_usd": cost, "cost_source": "priced"})
 

@@ -93,11 +93,15 @@ def read_completion(body: Any, *, model: str, source: str, **more: Any) -> Model
         usage = body.get("usage") or {}
         if "cost" in usage and "cost_usd" not in more:  # so a LiteLLM proxy says it of a stream
             more |= said_cost(usage["cost"])
+        content, calls = read_content(message.get("content")), read_calls(message.get("tool_calls") or ())
+        counted = read_usage(usage)
+        if not is_counted(counted, wrote=bool(content or calls)):
+            more.setdefault("cost_source", "estimated")
         return ModelReply(
-            content=read_content(message.get("content")),
-            tool_calls=read_calls(message.get("tool_calls") or ()),
+            content=content,
+            tool_calls=calls,
             model=body.get("model") or model,
-            usage=read_usage(usage),
+            usage=counted,
             finish_reason=reason,
             **more,
         )
@@ -142,6 +146,11 @@ def read_usage(usage: Mapping[str, Any]) -> Usage:
         cached_tokens=int(prompt.get("cached_tokens") or 0) if prompt else 0,
         reasoning_tokens=int(completion.get("reasoning_tokens") or 0) if completion else 0,
     )
+
+
+def is_counted(usage: Usage, *, wrote: bool) -> bool:
+    """Whether a server has counted the tokens: no prompt has none, and no answer that says something."""
+    return usage.prompt_tokens > 0 and (usage.completion_tokens > 0 or not wrote)
 
 
 def said_cost(text: str | float | None) -> dict[str, Any]:
