@@ -32,7 +32,7 @@ from benchmarks.starts import MESH
 TASK = to_json({"agent_id": "simple-agent", "payload": {"text": "What is this project, in one sentence?"}})
 SUBMITS, WARM_UPS = 60, 10
 MAX_UP_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 15.0, 30.0, 60.0
-SUBMIT, REPLIES = "mesh/default/submit", "replies/bench"
+SUBMIT, REPLIES = "mesh/default/submit", "replies/anonymous/bench"
 WHAT = "`mesh up --host dapr` from nothing until ready"
 
 

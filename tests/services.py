@@ -38,7 +38,7 @@ from meshwright.stack.child import command_of, write_files
 from meshwright.stack.ports import Ports
 from meshwright.stack.probes import until_it_answers
 from meshwright.stack.programs import Programs
-from meshwright.stack.recipes import daprd, mosquitto, placement, redis, scheduler
+from meshwright.stack.recipes import EdgeRights, daprd, mosquitto, placement, redis, scheduler
 from meshwright.stack.services import App, Backends, Service, new_secret
 
 COMPONENTS = Path(__file__).parents[1] / "components"
@@ -182,6 +182,7 @@ class Services:
         self._containers: list[Any] = []
         self._numbers = itertools.count(1)
         self.redis_password = given.get(PASSWORD, "" if "redis" in self._addresses else new_secret())
+        self.edge_password = new_secret()
         find = self._programs.find
         self._recipes: dict[str, Callable[[], Service]] = {
             "redis": lambda: redis(
@@ -193,7 +194,7 @@ class Services:
                 COMPONENTS,
                 folder / "mosquitto",
                 new_secret(),
-                ["mesh/#"],
+                EdgeRights(self.edge_password, "mesh", "replies"),
             ),
             "placement": lambda: placement(find("placement"), self.ports),
             "scheduler": lambda: scheduler(find("scheduler"), self.ports, folder / "scheduler"),

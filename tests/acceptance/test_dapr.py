@@ -66,7 +66,7 @@ async def test_a_mesh_on_dapr_answers_mqtt_clients_that_know_nothing_of_it(tmp_p
         address = re.search(r"mosquitto\s+mqtt://(\S+):(\d+)", running.errors.text)
         assert address is not None
         command = ["mosquitto_rr", "-V", "5", "-h", address[1], "-p", address[2], "-W", "30", "-q", "1"]
-        topics = ["-t", "mesh/default/submit", "-e", "replies/me"]
+        topics = ["-t", "mesh/default/submit", "-e", "replies/anonymous/me"]
         wish = ["-D", "publish", "user-property", "reply", "outcome"]
         asked = await start([*command, *topics, *wish, "-m", json.dumps(question)], {}, stdout=PIPE)
         answer, _ = await asked.communicate()

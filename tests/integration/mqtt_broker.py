@@ -140,7 +140,7 @@ async def ask(broker: Mosquitto, topic: str, body: Any, *, reply_to: str = "", *
         for part in ("-D", "publish", "user-property", dashed(name), value)
     ]
     text = body if isinstance(body, str) else json.dumps(body)
-    reply_to = reply_to or f"replies/{uuid4()}"
+    reply_to = reply_to or f"replies/anonymous/{uuid4()}"
     wait = ("-W", str(SECONDS), "-q", "1")
     return json.loads(
         await run("mosquitto_rr", broker, "-t", topic, "-e", reply_to, "-m", text, *wait, *options)
@@ -231,7 +231,7 @@ class Client:
 
     async def request(self, topic: str, body: Any, **options: Any) -> paho.MQTTMessage:
         """Publish a request and return the answer to it."""
-        reply_to, correlation = f"replies/{uuid4()}", uuid4().bytes
+        reply_to, correlation = f"replies/anonymous/{uuid4()}", uuid4().bytes
         await self.subscribe(reply_to)
         self.publish(topic, body, reply_to=reply_to, correlation=correlation, **options)
         while True:

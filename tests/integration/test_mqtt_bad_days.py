@@ -97,14 +97,14 @@ async def test_a_broker_that_is_killed_in_the_middle_loses_nothing_that_was_acce
 ) -> None:
     caller = Client(broker, "caller")
     await caller.connect(session_seconds=600)
-    await caller.subscribe("replies/#")
+    await caller.subscribe("replies/anonymous/#")
     async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
         asked = {f"task-{n}" for n in range(40)}
         for task_id in asked:
             task = {"agent_id": "gate", "task_id": task_id}
-            caller.publish(SUBMIT, task, reply_to="replies/outcome", reply="outcome")
-        caller.publish(SUBMIT, {"agent_id": "gate", "task_id": "last"}, reply_to="replies/receipt")
-        await caller.document("replies/receipt")
+            caller.publish(SUBMIT, task, reply_to="replies/anonymous/outcome", reply="outcome")
+        caller.publish(SUBMIT, {"agent_id": "gate", "task_id": "last"}, reply_to="replies/anonymous/receipt")
+        await caller.document("replies/anonymous/receipt")
         while len((await api.get("/tasks", limit=100))["items"]) < len(asked) + 1:
             await asyncio.sleep(0.01)
         await broker.kill()
@@ -114,7 +114,7 @@ async def test_a_broker_that_is_killed_in_the_middle_loses_nothing_that_was_acce
         await told(api.mesh, "edge.disconnected")
         await broker.start()
         outcomes = await caller.documents(
-            "replies/outcome", lambda found: {each["task_id"] for each in found} == asked
+            "replies/anonymous/outcome", lambda found: {each["task_id"] for each in found} == asked
         )
         assert {each["result"]["text"] for each in outcomes} == {"opened"}
         assert len(await told(api.mesh, "task.accepted", len(asked) + 1)) == len(asked) + 1
@@ -129,23 +129,24 @@ async def test_an_outcome_of_while_both_were_away_is_sent_when_both_are_back(
         http_mesh(tmp_path, mqtt_url=broker.url) as first,
     ):
         task = {"agent_id": "gate", "task_id": "mine"}
-        caller.publish(SUBMIT, task, reply_to="replies/outcome", correlation=b"\x00\xff", reply="outcome")
+        asked = {"reply_to": "replies/anonymous/outcome", "correlation": b"\x00\xff"}
+        caller.publish(SUBMIT, task, reply="outcome", **asked)
         await caller.request(SUBMIT, task)
         await broker.stop()
         first.gate.set()
         await first.mesh.outcome("mine")
     await broker.start()
     async with (
-        client(broker, OUTCOMES, "replies/outcome") as caller,
+        client(broker, OUTCOMES, "replies/anonymous/outcome") as caller,
         http_mesh(tmp_path, mqtt_url=broker.url),
     ):
         messages = {message.topic: message for message in [await caller.message(), await caller.message()]}
-        assert set(messages) == {"mesh/default/tasks/mine/outcome", "replies/outcome"}
-        reply = messages["replies/outcome"]
+        assert set(messages) == {"mesh/default/tasks/mine/outcome", "replies/anonymous/outcome"}
+        reply = messages["replies/anonymous/outcome"]
         assert reply.properties is not None and reply.properties.CorrelationData == b"\x00\xff"
         assert json.loads(reply.payload)["result"]["text"] == "opened"
     async with (
-        client(broker, OUTCOMES, "replies/outcome") as caller,
+        client(broker, OUTCOMES, "replies/anonymous/outcome") as caller,
         http_mesh(tmp_path, mqtt_url=broker.url),
     ):
         await ask(broker, SUBMIT, {**HELLO, "task_id": "next"})

@@ -10,8 +10,20 @@ from typing import Any
 import pytest
 
 from tests.integration.http_mesh import TRACE_ID, WRONG_TASKS, Api, http_mesh
-from tests.integration.mqtt_broker import HELLO, SUBMIT, Client, Mosquitto, ask, client, mosquitto, publish
+from tests.integration.mqtt_broker import (
+    HELLO,
+    SUBMIT,
+    Client,
+    Mosquitto,
+    ask,
+    client,
+    mosquitto,
+    publish,
+    told,
+)
 
+OF_ADA = "mesh/default/clients/ada/submit"
+GATE = {"agent_id": "gate", "task_id": "gate-2"}
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr", "mosquitto_sub")
 
 
@@ -112,10 +124,10 @@ async def test_a_key_is_the_same_over_http(api: Api, broker: Mosquitto) -> None:
 
 async def test_two_messages_that_are_alike_are_two_tasks(api: Api, caller: Client) -> None:
     for _ in range(5):
-        caller.publish(SUBMIT, HELLO, reply_to="replies/alike", correlation=b"1")
+        caller.publish(SUBMIT, HELLO, reply_to="replies/anonymous/alike", correlation=b"1")
     await caller.subscribe("mesh/default/tasks/+/outcome")
     for _ in range(5):
-        caller.publish(SUBMIT, HELLO, reply_to="replies/alike", correlation=b"1")
+        caller.publish(SUBMIT, HELLO, reply_to="replies/anonymous/alike", correlation=b"1")
     outcomes = await caller.documents("mesh/default/tasks/+/outcome", lambda found: len(found) >= 5)
     assert len({outcome["task_id"] for outcome in outcomes}) == len(outcomes)
     assert len((await api.get("/tasks"))["items"]) == 10
@@ -127,8 +139,8 @@ async def test_who_asks_again_for_the_outcome_gets_it_at_once(api: Api, broker: 
 
 
 async def test_everybody_who_asked_gets_the_outcome(api: Api, caller: Client) -> None:
-    waiting = {f"replies/asked/{n}" for n in range(3)}
-    await caller.subscribe("replies/asked/+")
+    waiting = {f"replies/anonymous/asked/{n}" for n in range(3)}
+    await caller.subscribe("replies/anonymous/asked/+")
     for topic in waiting:
         caller.publish(SUBMIT, {"agent_id": "gate", "task_id": "gate-1"}, reply_to=topic, reply="outcome")
     api.gate.set()
@@ -238,8 +250,13 @@ async def test_who_names_no_response_topic_is_told_at_errors(
         "mesh/acme/x",
         "$SYS/x",
         "$share/g/x",
-        "replies/+",
-        "replies/#",
+        "replies/anonymous/+",
+        "replies/anonymous/#",
+        "replies/anonymous/",
+        "replies/caller/1",
+        "replies",
+        "bus/default/task-results",
+        "elsewhere/anonymous/1",
         "x" * 513,
     ],
 )
@@ -252,9 +269,48 @@ async def test_an_answer_goes_to_no_topic_where_it_could_do_harm(
     assert (await api.get("/tasks"))["items"] == []
 
 
+async def test_a_named_client_is_answered_below_its_name_alone(api: Api, caller: Client) -> None:
+    await caller.subscribe("mesh/default/errors")
+    for topic in ("replies/anonymous/1", "replies/bob/1", "replies/ada2/1"):
+        caller.publish(OF_ADA, HELLO, reply_to=topic)
+        assert (await caller.document())["problem"]["field"] == "response-topic"
+    assert (await api.get("/tasks"))["items"] == []
+
+
+async def test_a_named_client_is_who_requested_the_task(api: Api, broker: Mosquitto) -> None:
+    outcome = await ask(broker, OF_ADA, HELLO, reply_to="replies/ada/1", reply="outcome")
+    assert (await api.get(f"/tasks/{outcome['task_id']}"))["requested_by"] == "ada"
+
+
+async def test_a_named_client_cancels_and_answers_only_its_own(api: Api, broker: Mosquitto) -> None:
+    await ask(broker, OF_ADA, {"agent_id": "gate", "task_id": "of-ada"}, reply_to="replies/ada/1")
+    for verb, body in (("cancel", ""), ("answer", {"key": "k", "value": 1})):
+        topic = f"mesh/default/clients/bob/tasks/of-ada/{verb}"
+        problem = await ask(broker, topic, body, reply_to="replies/bob/1")
+        assert (problem["status"], problem["field"]) == (404, "task_id")
+    cancelled = await ask(
+        broker, "mesh/default/clients/ada/tasks/of-ada/cancel", "", reply_to="replies/ada/1"
+    )
+    assert cancelled["task_id"] == "of-ada"
+
+
+async def test_no_client_displaces_the_reply_of_another(api: Api, caller: Client) -> None:
+    await caller.subscribe("replies/#")
+    caller.publish(OF_ADA, GATE, reply_to="replies/ada/first", reply="outcome")
+    await told(api.mesh, "task.started")
+    for number in range(20):
+        reply_to = f"replies/bob/{number}"
+        caller.publish("mesh/default/clients/bob/submit", GATE, reply_to=reply_to, reply="outcome")
+    caller.publish("mesh/default/clients/bob/submit", GATE, reply_to="replies/bob/receipt")
+    await caller.document("replies/bob/receipt")
+    api.gate.set()
+    outcome = await caller.document("replies/ada/first")
+    assert outcome["task_id"] == GATE["task_id"]
+
+
 async def test_correlation_data_has_its_limit(api: Api, caller: Client) -> None:
     await caller.subscribe("mesh/default/errors")
-    caller.publish(SUBMIT, HELLO, reply_to="replies/long", correlation=b"x" * 1025)
+    caller.publish(SUBMIT, HELLO, reply_to="replies/anonymous/long", correlation=b"x" * 1025)
     assert (await caller.document())["problem"]["code"] == "TooLarge"
 
 

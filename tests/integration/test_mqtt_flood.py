@@ -63,10 +63,12 @@ async def test_a_flood_is_taken_in_bounded_pieces_and_all_of_it_is_answered(
 ) -> None:
     dam = Dam(api, monkeypatch)
     async with client(broker) as caller:
-        await caller.subscribe("replies/flood", qos)
+        await caller.subscribe("replies/anonymous/flood", qos)
         for n in range(FLOOD):
             correlation = str(n).encode()
-            caller.publish(SUBMIT, HELLO, qos=qos, reply_to="replies/flood", correlation=correlation)
+            caller.publish(
+                SUBMIT, HELLO, qos=qos, reply_to="replies/anonymous/flood", correlation=correlation
+            )
         await dam.settled()
         assert dam.most_before <= MOST_BEFORE
         dam.opened.set()
@@ -81,9 +83,9 @@ async def test_a_flood_is_taken_in_bounded_pieces_and_all_of_it_is_answered(
 
 
 async def test_a_flood_holds_up_nobody_else(api: Api, broker: Mosquitto) -> None:
-    async with client(broker, "replies/flood") as caller:
+    async with client(broker, "replies/anonymous/flood") as caller:
         for n in range(FLOOD):
-            caller.publish(SUBMIT, HELLO, reply_to="replies/flood", correlation=str(n).encode())
+            caller.publish(SUBMIT, HELLO, reply_to="replies/anonymous/flood", correlation=str(n).encode())
         await caller.message()
         api.gate.set()
         await asyncio.wait_for(api.finished(agent_id="gate"), SECONDS)

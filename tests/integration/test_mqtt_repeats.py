@@ -60,15 +60,15 @@ async def test_a_new_message_under_an_old_number_is_a_new_task(tmp_path: Path) -
 async def test_a_message_whose_acknowledgement_was_lost_is_no_second_task(
     tmp_path: Path, broker: Mosquitto, road: Network
 ) -> None:
-    async with http_mesh(tmp_path, mqtt_url=road.url) as api, client(broker, "replies/#") as caller:
+    async with http_mesh(tmp_path, mqtt_url=road.url) as api, client(broker, "replies/anonymous/#") as caller:
         road.loses_what_is_sent = True
         for _ in range(10):  # alike in all that their sender wrote
-            caller.publish(SUBMIT, HELLO, reply_to="replies/receipt", correlation=b"1")
+            caller.publish(SUBMIT, HELLO, reply_to="replies/anonymous/receipt", correlation=b"1")
         accepted = await told(api.mesh, "task.accepted", 10)
         await caller.silence(0.2)
         road.breaks()
         road.loses_what_is_sent = False
-        receipts = await caller.documents("replies/receipt", lambda found: len(found) == 10)
+        receipts = await caller.documents("replies/anonymous/receipt", lambda found: len(found) == 10)
         assert len(accepted) == len({receipt["task_id"] for receipt in receipts}) == 10
         await ask(broker, SUBMIT, {**HELLO, "task_id": "last"}, reply="outcome")
         assert len((await api.get("/tasks"))["items"]) == 11
@@ -79,11 +79,11 @@ async def test_a_message_that_a_killed_mesh_did_not_acknowledge_is_no_second_tas
 ) -> None:
     hello = {"agent_id": "simple-agent", "payload": {"text": "hello"}}
     up = (tmp_path / "data", "--mqtt", road.url)
-    async with client(broker, "replies/#") as caller:
+    async with client(broker, "replies/anonymous/#") as caller:
         async with mesh_up(*up) as first:
             road.loses_what_is_sent = True
             for _ in range(3):
-                caller.publish(SUBMIT, hello, reply_to="replies/receipt")
+                caller.publish(SUBMIT, hello, reply_to="replies/anonymous/receipt")
             ids: set[str] = set()
             async for event in first.stream("/events/stream", event_type="task.accepted"):
                 ids.add(event["task_id"])
@@ -93,7 +93,7 @@ async def test_a_message_that_a_killed_mesh_did_not_acknowledge_is_no_second_tas
             await first.kill()
         road.loses_what_is_sent = False
         async with mesh_up(*up) as second:
-            receipts = await caller.documents("replies/receipt", lambda found: len(found) == 3)
+            receipts = await caller.documents("replies/anonymous/receipt", lambda found: len(found) == 3)
             assert {receipt["task_id"] for receipt in receipts} == ids
             await second.outcome(await second.submit("hello"))
             assert len((await second.get("/tasks")).body["items"]) == 4

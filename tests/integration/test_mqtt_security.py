@@ -12,7 +12,6 @@ from tests.integration.http_mesh import http_mesh
 from tests.integration.mqtt_broker import (
     HELLO,
     ROOT,
-    SUBMIT,
     Mosquitto,
     ask,
     client,
@@ -24,6 +23,7 @@ from tests.integration.mqtt_broker import (
 )
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr", "mosquitto_passwd", "openssl")
+SUBMIT = "mesh/default/clients/caller/submit"
 EXAMPLES = ROOT / "components" / "mosquitto"
 
 
@@ -52,7 +52,7 @@ async def broker(tmp_path: Path, certificates: Path) -> AsyncIterator[Mosquitto]
     """A broker by the examples: only their paths and the port are others."""
     users = tmp_path / "passwords"
     users.touch(mode=0o600)
-    for user in ("mesh", "caller", "viewer"):
+    for user in ("mesh", "caller", "caller2", "viewer"):
         subprocess.run(["mosquitto_passwd", "-b", str(users), user, f"{user}'s"], check=True)
     example = (EXAMPLES / "tls.conf.example").read_text()
     lines = [
@@ -130,6 +130,24 @@ async def test_rights_keep_callers_and_viewers_apart(
         assert (await api.get("/events", event_type="edge.refused"))["items"] == []
         seen = await run("mosquitto_sub", broker, "-t", "mesh/default/agents/echo", "-C", "1", "-W", "5")
         assert '"status":"online"' in seen
+
+
+async def test_no_caller_makes_the_mesh_answer_another(
+    tmp_path: Path, broker: Mosquitto, certificates: Path
+) -> None:
+    async with http_mesh(tmp_path, **settings(broker, certificates)) as api:
+        forged = ("-D", "publish", "response-topic", "replies/caller/1")
+        login, broker.login = broker.login, (*broker.login[:2], "-u", "caller2", "-P", "caller2's")
+        await publish(broker, SUBMIT, HELLO, *forged)  # the broker: not the name of this client
+        await publish(broker, "mesh/default/submit", HELLO, *forged)
+        await publish(
+            broker, SUBMIT.replace("caller", "caller2"), HELLO, *forged
+        )  # the mesh: not its replies
+        [refused] = await told(api.mesh, "edge.refused")
+        assert (refused["problem"]["field"], refused["answered"]) == ("response-topic", False)
+        broker.login = login
+        await ask(broker, SUBMIT, {**HELLO, "task_id": "mine"}, reply_to="replies/caller/1")
+        assert [task["task_id"] for task in (await api.get("/tasks"))["items"]] == ["mine"]
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused(

@@ -105,18 +105,30 @@ async def client(program: str, url: str, *arguments: str, stdin: str = "") -> st
 
 
 @pytest.mark.needs("mosquitto_pub", "mosquitto_sub")
-async def test_the_bus_is_closed_to_strangers_and_the_edge_is_open(own_services: Services) -> None:
-    """Whoever reads asks for the bus first, and would get it first."""
-    ours = own_services.broker_url
-    strangers = f"mqtt://127.0.0.1:{urlsplit(ours).port}"
+@pytest.mark.parametrize("user", ["", "edge"])
+async def test_the_bus_is_closed_to_clients_and_to_the_edge(own_services: Services, user: str) -> None:
+    """A subscriber asks for the bus first, and would get it first."""
+    ours, port = own_services.broker_url, urlsplit(own_services.broker_url).port
+    login = f"{user}:{own_services.edge_password}@" if user else ""
+    url = f"mqtt://{login}127.0.0.1:{port}"
     await client("mosquitto_pub", ours, "-r", "-t", "bus/secret", "-m", "ours")
-    await client("mosquitto_pub", strangers, "-r", "-t", "bus/forged", "-m", "theirs")
-    await client("mosquitto_pub", strangers, "-r", "-t", "mesh/open", "-m", "theirs")
-    seen = await client("mosquitto_sub", strangers, "-t", "bus/secret", "-t", "mesh/open", "-C", "1", "-v")
-    assert seen == "mesh/open theirs"
-    forged = await client("mosquitto_sub", ours, "-t", "bus/forged", "-t", "mesh/open", "-C", "1", "-v")
-    assert forged == "mesh/open theirs"
-    assert await client("mosquitto_sub", ours, "-t", "bus/#", "-C", "1", "-v") == "bus/secret ours"
+    await client("mosquitto_pub", url, "-r", "-t", "bus/forged", "-m", "theirs")
+    await client("mosquitto_pub", url, "-r", "-t", "mesh/default/submit", "-m", "theirs")
+    topics = ("-t", "bus/secret", "-t", "mesh/default/submit", "-C", "1", "-v")
+    assert await client("mosquitto_sub", url, *topics) == "mesh/default/submit theirs"
+    topics = ("-t", "bus/forged", "-t", "mesh/default/submit", "-C", "1", "-v")
+    assert await client("mosquitto_sub", ours, *topics) == "mesh/default/submit theirs"
+
+
+@pytest.mark.needs("mosquitto_pub", "mosquitto_sub")
+async def test_clients_without_a_login_forge_nothing_of_the_mesh(own_services: Services) -> None:
+    ours, anybody = own_services.broker_url, f"mqtt://127.0.0.1:{urlsplit(own_services.broker_url).port}"
+    for topic in ("mesh/default/tasks/t1/outcome", "mesh/default/clients/ada/submit", "replies/anonymous/1"):
+        await client("mosquitto_pub", anybody, "-r", "-t", topic, "-m", "forged")
+    await client("mosquitto_pub", anybody, "-r", "-t", "mesh/default/submit", "-m", "a task")
+    topics = ("-t", "mesh/default/tasks/#", "-t", "mesh/default/clients/#", "-t", "replies/#")
+    last = ("-t", "mesh/default/submit", "-C", "1", "-v")
+    assert await client("mosquitto_sub", ours, *topics, *last) == "mesh/default/submit a task"
 
 
 @pytest.mark.needs("mosquitto_pub", "mosquitto_sub")

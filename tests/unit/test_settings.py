@@ -227,3 +227,10 @@ def test_a_part_of_a_setting_that_the_environment_gives_wrongly_is_named(
     with pytest.raises(ConfigError) as caught:
         load_settings(tmp_path)
     assert caught.value.message.startswith(said)
+
+
+@pytest.mark.parametrize("prefix", ["mesh/replies", "mesh", "bus/default", "bus"])
+def test_replies_lie_outside_of_the_topics_where_the_mesh_listens(tmp_path, prefix):
+    write(tmp_path, f'mqtt_reply_prefix = "{prefix}"')
+    with pytest.raises(ConfigError, match="mqtt_reply_prefix must lie outside"):
+        load_settings(tmp_path)

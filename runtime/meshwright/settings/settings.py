@@ -14,6 +14,7 @@ from meshwright.money import Budget, Price
 
 PREFIX = "MESH_"
 MQTT_URL = r"mqtts?://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+)(:\d+)?/?"
+BUS_TOPICS = "bus/"  # what daprd puts before the topics of the bus
 EXAMPLES = {
     "litellm_base_url": "http://127.0.0.1:4000",
     "otlp_endpoint": "http://127.0.0.1:4318/v1/traces",
@@ -138,6 +139,9 @@ class Settings(BaseSettings):
     """PEM file of the authority that signed the broker's certificate; where unset those of the system."""
     mqtt_prefix: str = Field(default="mesh", max_length=128)
     """First part of all the topics of a mesh: two meshes on one broker need two."""
+    mqtt_reply_prefix: str = Field(default="replies", max_length=128)
+    """First part of the topics at which MQTT clients are answered: below it each client has its own, named
+    after it. The mesh answers nowhere else."""
 
     heartbeat_seconds: float = Field(default=30.0, gt=0)
     """How often each agent says that it is there."""
@@ -169,7 +173,7 @@ class Settings(BaseSettings):
             raise ValueError("expected a URL like mqtt://127.0.0.1:1883; users are for mqtt_username")
         return url
 
-    @field_validator("mqtt_prefix")
+    @field_validator("mqtt_prefix", "mqtt_reply_prefix")
     @classmethod
     def _is_a_topic(cls, prefix: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", prefix):
@@ -189,6 +193,15 @@ class Settings(BaseSettings):
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name):
             raise ValueError("expected lower-case letters, digits and hyphens, like team-a")
         return name
+
+    @model_validator(mode="after")
+    def _replies_are_apart(self) -> Self:
+        topics, replies = f"{self.mqtt_prefix}/", f"{self.mqtt_reply_prefix}/"
+        if topics.startswith(replies) or replies.startswith((topics, BUS_TOPICS)):
+            raise ValueError(
+                "mqtt_reply_prefix must lie outside of mqtt_prefix and of bus, where the mesh listens itself"
+            )
+        return self
 
     @model_validator(mode="after")
     def _silence_grows(self) -> Self:

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from meshwright.settings import Settings
 from meshwright.stack.ports import Ports
 from meshwright.stack.programs import Programs
-from meshwright.stack.recipes import mosquitto, placement, redis, scheduler
+from meshwright.stack.recipes import EdgeRights, mosquitto, placement, redis, scheduler
 from meshwright.stack.services import Backends, Service, new_secret
 
 PROGRAMS = {
@@ -39,18 +39,23 @@ def _secret(secret: SecretStr | None) -> str:
 
 
 def missing_backends(
-    settings: Settings, programs: Programs, ports: Ports, components: Path, redis_password: str
+    settings: Settings,
+    programs: Programs,
+    ports: Ports,
+    components: Path,
+    *,
+    redis_password: str,
+    edge_password: str,
 ) -> Mapping[str, Callable[[], Service]]:
     """How to make each service that is not given, by its field of Backends.
 
     Raises ServiceFailed where the program of one of them is missing.
     """
     folder = settings.data_dir.absolute()
-    # Doors like the HTTP API's, and where whoever asks may be answered; the bus is not below them.
-    open_topics = [f"{settings.mqtt_prefix}/#", "replies/#"]
+    edge = EdgeRights(edge_password, settings.mqtt_prefix, settings.mqtt_reply_prefix)
     recipes: dict[str, Callable[[Path], Service]] = {
         "broker_url": lambda program: mosquitto(
-            program, ports, components, folder / "mosquitto", new_secret(), open_topics
+            program, ports, components, folder / "mosquitto", new_secret(), edge
         ),
         "redis_host": lambda program: redis(program, ports, components, folder / "redis", redis_password),
         "placement": lambda program: placement(program, ports),

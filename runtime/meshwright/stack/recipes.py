@@ -13,12 +13,15 @@ import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from meshwright.messages import Caller
 from meshwright.stack.ports import LOOPBACK, Ports, url_of
 from meshwright.stack.services import App, Backends, Layer, Service
 
-BROKER_USER = "mesh"
+BROKER_USER, EDGE_USER = "mesh", "edge"
+ANONYMOUS = Caller().requested_by
 READING_SECONDS = 120.0
 """How long a store may read what it has kept, before it is ready."""
 MAX_BODY = "16Mi"
@@ -56,18 +59,40 @@ def redis(program: Path, ports: Ports, components: Path, folder: Path, password:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class EdgeRights:
+    """What the MQTT edge and clients that do not log in may do, below the prefixes of the settings."""
+
+    password: str
+    topics: str
+    replies: str
+
+    def lines(self) -> list[str]:
+        """The lines of Mosquitto's acl_file: those before the first user are for clients without a login."""
+        asked = ("submit", "tasks/+/cancel", "tasks/+/answer")
+        return [
+            f"topic read {self.topics}/#",
+            *(f"topic write {self.topics}/+/{verb}" for verb in asked),
+            *(f"topic write {self.topics}/+/clients/{ANONYMOUS}/{verb}" for verb in asked),
+            f"topic read {self.replies}/{ANONYMOUS}/#",
+            f"user {EDGE_USER}",
+            f"topic readwrite {self.topics}/#",
+            f"topic write {self.replies}/#",
+        ]
+
+
 def mosquitto(
     program: Path,
     ports: Ports,
     components: Path,
     folder: Path,
     password: str,
-    open_topics: Sequence[str] = (),
+    edge: EdgeRights | None = None,
 ) -> Service:
     """The broker: Mosquitto with `components/mosquitto/mosquitto.conf`, and its data in a folder.
 
-    The user `mesh` may everything; whoever does not log in may what is below the open topics, and nothing
-    else. Its address is a URL with user and password.
+    The user `mesh` is the bus's and may do everything. With `edge` there are the MQTT edge's user, and
+    clients that do not log in; neither reaches the bus. Its address is the bus's URL, with user and password.
     """
     [port] = ports.take(1)
     path, users, rights = folder / "mosquitto.conf", folder / "users", folder / "rights"
@@ -75,13 +100,12 @@ def mosquitto(
         f"include_dir {components / 'mosquitto'}",
         f"listener {port} {LOOPBACK}",
         f"persistence_location {folder}/",
-        f"allow_anonymous {'true' if open_topics else 'false'}",
+        f"allow_anonymous {'true' if edge else 'false'}",
         f"password_file {users}",
         f"acl_file {rights}",
         # Started by root it would become another user, and the kernel forget that it ends with its parent.
         f"user {getpass.getuser()}",
     ]
-    allowed = [f"topic readwrite {topic}" for topic in open_topics]
     return Service(
         name="mosquitto",
         layer=Layer.STORES,
@@ -91,8 +115,11 @@ def mosquitto(
         environment=basics(),
         files={
             path: _written(lines),
-            users: f"{BROKER_USER}:{_hashed(password)}\n",
-            rights: _written([*allowed, f"user {BROKER_USER}", "topic readwrite #"]),
+            users: _written(
+                [f"{BROKER_USER}:{_hashed(password)}"]
+                + ([f"{EDGE_USER}:{_hashed(edge.password)}"] if edge else [])
+            ),
+            rights: _written([*(edge.lines() if edge else ()), f"user {BROKER_USER}", "topic readwrite #"]),
         },
         ready_seconds=READING_SECONDS,
     )

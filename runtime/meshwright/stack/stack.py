@@ -16,7 +16,7 @@ from meshwright.stack.checks.files import check_files
 from meshwright.stack.invocation import LLM_SERVICE, reaching_models
 from meshwright.stack.ports import LOOPBACK, Ports, url_of
 from meshwright.stack.programs import Programs, version_of
-from meshwright.stack.recipes import daprd, worker
+from meshwright.stack.recipes import EDGE_USER, daprd, worker
 from meshwright.stack.services import App, Service, new_secret
 from meshwright.stack.supervisor import Supervisor
 
@@ -80,15 +80,24 @@ class Stack:
         self._ports = ports
         self._supervisor = supervisor
         self._tell = tell
-        self._redis_password = new_secret()
+        self._redis_password, self._edge_password = new_secret(), new_secret()
         self._daprd = programs.find("daprd")
-        self._missing = missing_backends(settings, programs, ports, components, self._redis_password)
+        self._missing = missing_backends(
+            settings,
+            programs,
+            ports,
+            components,
+            redis_password=self._redis_password,
+            edge_password=self._edge_password,
+        )
         self._channel, findings = channel_of(settings, version_of(self._daprd))
         self.backends = given_backends(settings)
         self._models = next((each for each in crews if each.app_id == LLM_SERVICE), front_of(crews))
         self._models_port = ports.take(1)[0]
         self.url = ""
         self._tell_all(findings)
+        if self.backends.broker_url and not (settings.mqtt_url or settings.mqtt_username):
+            tell("the MQTT edge logs in with the bus's user: set mqtt_username to one that cannot reach bus/")
 
     async def start_backends(self) -> None:
         """Start those of broker, store, placement and scheduler that are not given, and look at all of them.
@@ -146,7 +155,7 @@ class Stack:
             api_token=new_secret(),
             app_token=new_secret(),
         )
-        edge = edge_options(settings, self.backends.broker_url) if front else {}
+        edge = self._edge_options() if front else {}
         options = {
             **edge,
             "MESH_HOST": "dapr",
@@ -161,6 +170,27 @@ class Stack:
             reaching_models(sidecar, settings.data_dir.absolute(), url_of(self._listen(self._models, 0))),
             worker(name, app, self.backends, options, listen, replica=crew.front and not front),
         )
+
+    def _edge_options(self) -> dict[str, str]:
+        """Where the MQTT edge finds its clients: at the broker of the bus, unless the settings name another.
+
+        At a broker that was started here it has a user of its own, which the bus is closed to.
+        """
+        settings, broker_url = self._settings, self.backends.broker_url
+        if settings.mqtt_url or not broker_url:
+            return {"MESH_MQTT_URL": settings.mqtt_url} if settings.mqtt_url else {}
+        where = urlsplit(broker_url)
+        user, password = unquote(where.username or ""), unquote(where.password or "")
+        if "broker_url" in self._missing:
+            user, password = EDGE_USER, self._edge_password
+        elif settings.mqtt_username:
+            user = settings.mqtt_username
+            password = settings.mqtt_password.get_secret_value() if settings.mqtt_password else ""
+        return {
+            "MESH_MQTT_URL": shown(broker_url),
+            "MESH_MQTT_USERNAME": user,
+            "MESH_MQTT_PASSWORD": password,
+        }
 
     def _listen(self, crew: Crew, number: int) -> tuple[str, int]:
         """Where a worker serves HTTP. Where models are offered is known before any worker starts."""
@@ -184,20 +214,6 @@ async def together(starts: Mapping[KeyT, Coroutine[None, None, ResultT]]) -> dic
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return {name: task.result() for name, task in tasks.items()}
-
-
-def edge_options(settings: Settings, broker_url: str) -> dict[str, str]:
-    """Where the MQTT edge finds its clients: at the broker of the bus, unless the settings name another."""
-    if settings.mqtt_url:
-        return {"MESH_MQTT_URL": settings.mqtt_url}
-    if not broker_url:
-        return {}
-    where = urlsplit(broker_url)
-    return {
-        "MESH_MQTT_URL": shown(broker_url),
-        "MESH_MQTT_USERNAME": unquote(where.username or ""),
-        "MESH_MQTT_PASSWORD": unquote(where.password or ""),
-    }
 
 
 def shown(address: str) -> str:

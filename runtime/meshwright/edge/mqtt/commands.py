@@ -21,10 +21,10 @@ from meshwright.edge.mqtt.notices import Notices
 from meshwright.edge.mqtt.outcomes import Outcomes, ReplyTo
 from meshwright.edge.mqtt.packets import PROBLEM, Delivery, Publication
 from meshwright.edge.mqtt.pauses import patiently
-from meshwright.edge.mqtt.topics import Command, Topics
+from meshwright.edge.mqtt.topics import ANONYMOUS, Command, Topics
 from meshwright.encoding import encode
 from meshwright.envelope import ActorRef
-from meshwright.errors import InvalidInput, MeshError, TooLarge
+from meshwright.errors import InvalidInput, MeshError, NotFound, TooLarge
 from meshwright.mesh import Mesh
 from meshwright.messages import Caller, TaskRequest, derived_id, new_id
 from meshwright.tracing import parse
@@ -83,7 +83,6 @@ class Commands:
         self._outcomes = outcomes
         self._notices = notices
         self._client_id = client_id
-        self._caller = Caller(tenant_id=topics.tenant)
         self._mesh: Mesh | None = None
         self._under_way: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -170,16 +169,13 @@ class Commands:
         topic, correlation = delivery.response_topic, delivery.correlation or b""
         if not topic:
             return None
-        if (
-            len(topic) > MAX_TOPIC_CHARS
-            or topic.startswith("$")
-            or not {"#", "+", "\0"}.isdisjoint(topic)
-            or self._topics.owns(topic)
-        ):
+        client = self._topics.client_of(delivery.topic)
+        below = self._topics.replies_to(client)
+        usable = len(topic) <= MAX_TOPIC_CHARS and {"#", "+", "\0"}.isdisjoint(topic)
+        if not usable or not topic.startswith(below) or topic == below:
             raise InvalidInput(
-                "the response topic cannot be used",
-                remedy=f"name one outside of {self._topics.everything}, without wildcards, "
-                f"of up to {MAX_TOPIC_CHARS} characters",
+                f"the response topic of client {client!r} has to be below {below}",
+                remedy=f"name one like {below}1, without wildcards, of up to {MAX_TOPIC_CHARS} characters",
                 field="response-topic",
             )
         if len(correlation) > MAX_CORRELATION_BYTES:
@@ -188,7 +184,7 @@ class Commands:
                 remedy=f"send up to {MAX_CORRELATION_BYTES} bytes",
                 field="correlation-data",
             )
-        return ReplyTo.of(topic, correlation)
+        return ReplyTo.of(topic, correlation, client)
 
     # The verbs
 
@@ -209,7 +205,7 @@ class Commands:
         submit = partial(
             self.mesh.submit,
             task,
-            self._caller,
+            Caller(tenant_id=self._topics.tenant, requested_by=request.command.client),
             idempotency_key=key,
             traceparent=traceparent if traceparent and parse(traceparent) else None,
         )
@@ -221,15 +217,26 @@ class Commands:
         return view.outcome  # it may have ended before anybody asked for its outcome
 
     async def _cancel(self, request: Request) -> BaseModel:
+        await self._check_owner(request)
         cancel = partial(self.mesh.cancel, request.command.task_id, self._topics.tenant)
         return await patiently(request.connection, cancel)
 
     async def _answer(self, request: Request) -> BaseModel:
         task_id = request.command.task_id
+        await self._check_owner(request)
         given = await self._front.read(request.delivery.payload, AnswerRequest)
         answer = partial(self.mesh.answer, task_id, given.key, given.value, self._topics.tenant)
         await patiently(request.connection, answer)
         return await patiently(request.connection, partial(self.mesh.task, task_id, self._topics.tenant))
+
+    async def _check_owner(self, request: Request) -> None:
+        """Raise NotFound where a client that the topic names asks for the task of another."""
+        _, task_id, client = request.command
+        if client == ANONYMOUS:
+            return  # the topics without a client are for those who may act on every task
+        view = await patiently(request.connection, partial(self.mesh.task, task_id, self._topics.tenant))
+        if view.requested_by != client:
+            raise NotFound(f"client {client!r} has no task {task_id!r}", field="task_id")
 
     async def _task_id(self, delivery: Delivery) -> str:
         """The id of a task that its sender did not name: of a repeated packet the one that it got before.

@@ -53,7 +53,7 @@ class MqttEdge:
         front: Front,
         tell: Tell,
     ) -> None:
-        topics = Topics(settings.mqtt_prefix)
+        topics = Topics(settings.mqtt_prefix, settings.mqtt_reply_prefix)
         self._topics = topics
         self._broker = Broker.of(settings, project, will(topics))
         self._notices = Notices(tell)

@@ -21,9 +21,10 @@ from meshwright.edge.mqtt.connection import QUOTA_EXCEEDED, Connection
 from meshwright.edge.mqtt.notices import Notices
 from meshwright.edge.mqtt.packets import JSON, Publication
 from meshwright.edge.mqtt.pauses import patiently
-from meshwright.edge.mqtt.topics import Topics
+from meshwright.edge.mqtt.topics import ANONYMOUS, Topics
 from meshwright.encoding import encode
 from meshwright.envelope import ActorRef
+from meshwright.errors import TooLarge
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.host import Host
@@ -33,22 +34,25 @@ from meshwright.topics import TASK_PROGRESS
 from meshwright.turns import ActorKind
 
 MAX_AGE = timedelta(days=1)  # of an outcome that is still sent
-MAX_REPLIES = 8  # that one task's outcome is sent to; of more askers the last
+MAX_REPLIES = 8  # of one client that a task's outcome is sent to, the last
+MAX_CLIENTS = 32  # that a task's outcome is sent to
 MAX_PENDING = 64  # outcomes on their way to the broker
 SAVE_SECONDS = 1.0  # between two notes of how far the broker has them, while there are more
 QUOTA_SECONDS = 1.0  # before a broker that is full is asked again
 
 
 class ReplyTo(Plain):
-    """Where an answer goes: the response topic, and the correlation data in base 64."""
+    """Where the answer to a client goes: the response topic, and the correlation data in base 64."""
 
     topic: str
     correlation: str | None = None
+    client: str = ANONYMOUS
 
     @classmethod
-    def of(cls, topic: str, correlation: bytes | None) -> ReplyTo:
+    def of(cls, topic: str, correlation: bytes | None, client: str) -> ReplyTo:
         """The properties of a request as they are kept."""
-        return cls(topic=topic, correlation=base64.b64encode(correlation).decode() if correlation else None)
+        encoded = base64.b64encode(correlation).decode() if correlation else None
+        return cls(topic=topic, correlation=encoded, client=client)
 
     def publication(self, document: bytes, content_type: str = JSON, qos: int = 1) -> Publication:
         """The answer as a message."""
@@ -67,9 +71,17 @@ class MqttReplies(Actor[Asked]):
 
     @turn
     def ask(self, turn: Turn, reply_to: ReplyTo) -> None:
-        """Send the outcome there too."""
-        others = [each for each in self.state.replies if each != reply_to]
-        self.state.replies = [*others, reply_to][-MAX_REPLIES:]
+        """Send the outcome there too: no client displaces another. Raises TooLarge for too many clients."""
+        asked = [known for known in self.state.replies if known != reply_to]
+        mine = [known for known in asked if known.client == reply_to.client]
+        others = [known for known in asked if known.client != reply_to.client]
+        if len({known.client for known in others}) >= MAX_CLIENTS:
+            raise TooLarge(
+                f"{MAX_CLIENTS} clients wait for the outcome of task {self.ref.id} already",
+                remedy="subscribe to the task's outcome topic",
+                field="reply",
+            )
+        self.state.replies = [*others, *mine[1 - MAX_REPLIES :], reply_to]
 
 
 class Position(BaseModel):

@@ -3,6 +3,7 @@
 mesh/<tenant>/submit                       a task, as in POST /tasks
 mesh/<tenant>/tasks/<task_id>/cancel       end it
 mesh/<tenant>/tasks/<task_id>/answer       answer what it waits for
+mesh/<tenant>/clients/<client>/...         the same three, of a client that the broker knows by that name
 mesh/<tenant>/tasks/<task_id>/progress     what happens to it
 mesh/<tenant>/tasks/<task_id>/outcome      how it ended
 mesh/<tenant>/events/<topic>/<event_type>  the whole bus
@@ -20,6 +21,8 @@ from meshwright.errors import InvalidInput, NotFound
 from meshwright.messages import ID_PATTERN, Caller, Event
 
 TENANT = Caller().tenant_id  # everybody's, until clients carry credentials
+ANONYMOUS = Caller().requested_by
+"""The client of a topic that names none."""
 MAX_LEVEL_CHARS = 128
 NOT_OF_A_LEVEL = re.compile(r"[^!-~]|[#+/]")
 
@@ -35,22 +38,31 @@ class Command(NamedTuple):
 
     verb: str
     task_id: str = ""
+    client: str = ANONYMOUS
 
 
 class Topics:
-    """The topics below a prefix."""
+    """The topics below a prefix, and those below `replies` at which clients are answered."""
 
-    def __init__(self, prefix: str, tenant: str = TENANT) -> None:
+    def __init__(self, prefix: str, replies: str, tenant: str = TENANT) -> None:
         self.prefix = prefix
+        self._replies = replies
         self.everything = f"{prefix}/#"
         self.tenant = tenant
         self._base = f"{prefix}/{tenant}"
         self.status = f"{self._base}/status"
         self.errors = f"{self._base}/errors"
 
-    def owns(self, topic: str) -> bool:
-        """Whether a topic is one of ours to publish to."""
-        return topic == self.prefix or topic.startswith(f"{self.prefix}/")
+    def client_of(self, topic: str) -> str:
+        """The client that a message came from: the broker lets nobody else publish below its name."""
+        match topic.removeprefix(f"{self.prefix}/").split("/"):
+            case [_, "clients", client, _, *_] if re.fullmatch(ID_PATTERN, client):
+                return client
+        return ANONYMOUS
+
+    def replies_to(self, client: str) -> str:
+        """The topic below which a client is answered: no one else may name a topic there."""
+        return f"{self._replies}/{client}/"
 
     def progress(self, task_id: str) -> str:
         """Where a task's events go."""
@@ -78,11 +90,14 @@ class Topics:
                 remedy=f"publish below {self._base}/",
                 field="topic",
             )
+        client = self.client_of(topic)
+        if rest[:2] == ["clients", client]:
+            del rest[:2]
         match rest:
             case ["submit"]:
-                return Command("submit")
+                return Command("submit", client=client)
             case ["tasks", task_id, ("cancel" | "answer") as verb] if re.fullmatch(ID_PATTERN, task_id):
-                return Command(verb, task_id)
+                return Command(verb, task_id, client)
         raise NotFound(
             f"nothing can be asked for at {_short(topic)!r}",
             remedy=f"publish to {self._base}/submit, or to cancel or answer of {self._base}/tasks/TASK_ID/",
