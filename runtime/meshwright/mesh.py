@@ -31,7 +31,6 @@ from meshwright.messages import (
 )
 from meshwright.models.port import Model
 from meshwright.orchestration.acceptance import Limits, make_accept
-from meshwright.orchestration.record import Attempt, TaskRecord
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.waiters import Waiters
 from meshwright.prompts import Prompts
@@ -39,7 +38,8 @@ from meshwright.run import Employed
 from meshwright.settings import Settings
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.work import Answer, Cancel, ThreadState, Worker
-from meshwright.work.protocol import ORCHESTRATOR
+from meshwright.work.protocol import TaskKey
+from meshwright.work.record import Attempt, TaskRecord
 
 FINAL = frozenset(f"task.{status}" for status in ENDED)
 
@@ -187,8 +187,8 @@ class Mesh:
                 idempotency_key=idempotency_key,
                 traceparent=span.traceparent,
             )
-            ref = ActorRef(ORCHESTRATOR, accept.task.task_id)
-            return await self.host.call(ref, "accept", accept, traceparent=span.traceparent)
+            task = TaskKey(accept.task.tenant_id, accept.task.task_id)
+            return await self.host.call(task.ref, "accept", accept, traceparent=span.traceparent)
 
     async def task(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """A task as it is now. Raises NotFound."""
@@ -218,7 +218,7 @@ class Mesh:
     async def cancel(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """Ask for a task to end; its outcome follows when its agent has let go. Raises NotFound."""
         await self._record(task_id, tenant_id)
-        await self.host.call(ActorRef(ORCHESTRATOR, task_id), "cancel", Cancel(task_id=task_id))
+        await self.host.call(TaskKey(tenant_id, task_id).ref, "cancel", Cancel(task_id=task_id))
         return await self.task(task_id, tenant_id)
 
     async def answer(self, task_id: str, key: str, value: Any, tenant_id: str = "default") -> None:
@@ -241,7 +241,7 @@ class Mesh:
 
         Raises NotFound, and where the mesh ends by then StoreFailed or Draining.
         """
-        with self._waiters.waiting(task_id) as waiter:
+        with self._waiters.waiting(TaskKey(tenant_id, task_id)) as waiter:
             record = await self._record(task_id, tenant_id)
             return record.outcome or await waiter
 
@@ -260,7 +260,7 @@ class Mesh:
         return await self.outcome(receipt.task_id)
 
     async def _record(self, task_id: str, tenant_id: str) -> TaskRecord:
-        record = await self.host.read(ActorRef(ORCHESTRATOR, task_id))
+        record = await self.host.read(TaskKey(tenant_id, task_id).ref)
         if not isinstance(record, TaskRecord) or record.task is None or record.task.tenant_id != tenant_id:
             raise NotFound(
                 f"there is no task {task_id!r}", remedy="mesh tasks lists those there are", field="task_id"
@@ -283,11 +283,13 @@ class Mesh:
         self._waiters.end(error)
 
     def _tell_waiters(self, event: Event) -> None:
-        task_id, payload = event.task_id, event.payload
-        if event.event_type not in FINAL or task_id is None or task_id not in self._waiters:
+        if event.event_type not in FINAL or event.task_id is None:
+            return
+        task, payload = TaskKey(event.tenant_id, event.task_id), event.payload
+        if task not in self._waiters:
             return
         outcome = payload if isinstance(payload, Outcome) else Outcome.model_validate(payload)
-        self._waiters.tell(task_id, outcome)
+        self._waiters.tell(task, outcome)
 
 
 def _thread_of(record: TaskRecord) -> ActorRef | None:

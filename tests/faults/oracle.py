@@ -14,8 +14,8 @@ from meshwright.envelope import ActorRef, Head
 from meshwright.events.tasks import TaskSummary
 from meshwright.mesh import FINAL
 from meshwright.messages import Event, Outcome
-from meshwright.orchestration.record import TaskRecord
-from meshwright.work.protocol import ORCHESTRATOR
+from meshwright.work.protocol import ORCHESTRATOR, TaskKey
+from meshwright.work.record import TaskRecord
 
 CLAIMS = ("task.started", "task.resumed")
 
@@ -208,7 +208,11 @@ def rest(evidence: Evidence) -> Iterator[str]:
 
 def lists(evidence: Evidence) -> Iterator[str]:
     """The list of tasks says what their heads say."""
-    records = {ref.id: record_of(head) for ref, head in evidence.heads.items() if ref.type == ORCHESTRATOR}
+    records = {
+        TaskKey.of(ref).task_id: record_of(head)
+        for ref, head in evidence.heads.items()
+        if ref.type == ORCHESTRATOR
+    }
     listed = {summary.task_id: summary for summary in evidence.listed}
     for task_id in sorted(records.keys() ^ listed.keys()):
         yield f"task {task_id} is {'not listed' if task_id in records else 'listed, and has no head'}"

@@ -46,7 +46,17 @@ async def resumed(host: MemoryHost) -> Journal:
 
 def work(*, journaled: bool) -> Work:
     dispatch = a_dispatch(a_task("t1"))
-    return Work(dispatch=dispatch, fence=1, owner="worker", journaled=journaled, history=0)
+    return Work(
+        task_id="t1",
+        generation=1,
+        attempt=1,
+        capability=dispatch.task.capability,
+        dispatch=dispatch,
+        fence=1,
+        owner="worker",
+        journaled=journaled,
+        history=0,
+    )
 
 
 class Effects(list[str]):

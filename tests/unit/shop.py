@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
+from meshwright.capability import Capability, Registration
 from meshwright.envelope import ActorRef
 from meshwright.hosts.memory import MemoryHost
 from meshwright.messages import Event, Outcome
+from meshwright.orchestration.orchestrator import Orchestrator
+from meshwright.orchestration.registry import Registry
 from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Completed, Journal, ThreadState, Work, Worker
+from meshwright.work.protocol import Accept, TaskKey
 from tests.unit.turns import a_dispatch, a_task, an_outcome
 
+NEVER = datetime.max.replace(tzinfo=UTC)
 Script = Callable[[Work, Journal], Any]
 
 
@@ -27,14 +33,20 @@ class Shop:
         self.begun: list[str] = []
         self.events: list[Event] = []
         self._changed = asyncio.Event()
+        registry = Registry()
+        helping = Registration(agent_id="helper", name="helper", capabilities=(Capability("general-query"),))
+        registry.register(helping)
+        host.register(ActorKind.of(Orchestrator, registry=registry))
         host.register(ActorKind.of(AgentThread, type="helper"))
         host.listen("#", self._note)
         host.attach(self.worker)
 
     async def queue(self, task_id: str, thread: str | None = None) -> ActorRef:
-        """Put a task into the inbox of its thread."""
+        """Have a task accepted, and put it into the inbox of its thread."""
         ref = ActorRef("helper", f"default:{thread or task_id}")
-        await self.host.call(ref, "enqueue", a_dispatch(a_task(task_id, thread_id=thread or task_id)))
+        task = a_task(task_id, thread_id=thread or task_id, deadline_at=NEVER)
+        await self.host.call(TaskKey(task.tenant_id, task_id).ref, "accept", Accept(task=task))
+        await self.host.call(ref, "enqueue", a_dispatch(task))
         return ref
 
     async def ended(self, task_id: str) -> Outcome:

@@ -67,8 +67,8 @@ def outcome(task_id: str, status: str = "succeeded", **fields: Any) -> Outcome:
     return Outcome(task_id=task_id, status=status, **{**known, **fields})  # type: ignore[arg-type]
 
 
-def ended(task_id: str, status: str = "succeeded", **fields: Any) -> Event:
-    return about(task_id, f"task.{status}", outcome(task_id, status, **fields))
+def ended(task_id: str, status: str = "succeeded", tenant_id: str = "default", **fields: Any) -> Event:
+    return about(task_id, f"task.{status}", outcome(task_id, status, **fields), tenant_id=tenant_id)
 
 
 def attempt_ended(task_id: str, status: str = "succeeded", **fields: Any) -> Event:

@@ -7,8 +7,8 @@ import pytest
 from meshwright.envelope import ActorRef
 from meshwright.messages import Dispatch
 from meshwright.turns import ActorKind
-from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Withdraw, Work
-from meshwright.work.protocol import Stop
+from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Withdraw
+from meshwright.work.protocol import Grant, Stop
 from meshwright.work.thread import MAX_REMEMBERED_ENDS
 from tests.unit.turns import Driven, a_dispatch, a_task, an_outcome, types_of
 
@@ -16,18 +16,22 @@ from tests.unit.turns import Driven, a_dispatch, a_task, an_outcome, types_of
 def a_thread(*tasks: str) -> Driven:
     thread = Driven(ActorKind.of(AgentThread, type="helper"), "default:thread")
     for task_id in tasks:
-        thread.take("enqueue", a_dispatch(a_task(task_id, thread_id="thread")))
+        thread.take("enqueue", dispatch_of(task_id))
     return thread
 
 
-def claim(thread: Driven, task_id: str, owner: str = "w1", gone: str | None = None) -> Work:
+def dispatch_of(task_id: str) -> Dispatch:
+    return a_dispatch(a_task(task_id, thread_id="thread"))
+
+
+def claim(thread: Driven, task_id: str, owner: str = "w1", gone: str | None = None) -> Grant:
     work = thread.take("claim", Claim(task_id=task_id, owner=owner, gone=gone)).reply
-    assert isinstance(work, Work)
+    assert isinstance(work, Grant)
     return work
 
 
-def waiting_for(work: Work, **fields: object) -> Suspend:
-    task_id = work.task.task_id
+def waiting_for(work: Grant, **fields: object) -> Suspend:
+    task_id = work.task_id
     asked = {"key": "k", "step": 2, "kind": "wait", "request_hash": "h", **fields}
     return Suspend(task_id=task_id, fence=work.fence, **asked)
 
@@ -81,7 +85,7 @@ def test_tasks_of_a_thread_run_one_at_a_time_in_order_of_arrival() -> None:
 @pytest.mark.parametrize("method", ["enqueue", "enqueue_again"])
 def test_a_repeated_dispatch_is_offered_again_and_after_the_end_its_task_is_told(method: str) -> None:
     thread = a_thread("t1", "t2")
-    dispatch: Dispatch = thread.state.inbox[0].dispatch
+    dispatch = dispatch_of("t1")
     queued = thread.take(method, dispatch)
     assert ([hint.task_id for hint in queued.hints], queued.changed) == (["t1"], False)
     work = claim(thread, "t1")
@@ -99,7 +103,7 @@ def test_a_repeated_dispatch_tells_running_work_again_to_stop() -> None:
     thread = a_thread("t1")
     work = claim(thread, "t1")
     thread.take("cancel", Cancel(task_id="t1"))
-    for commit in (thread.take("enqueue_again", work.dispatch), thread.take("redrive")):
+    for commit in (thread.take("enqueue_again", dispatch_of("t1")), thread.take("redrive")):
         assert commit.after == [Stop(task_id="t1", fence=work.fence, owner="w1")]
 
 
@@ -107,7 +111,7 @@ def test_a_repeated_dispatch_of_a_task_that_waits_for_a_child_redrives_the_child
     thread = a_thread("t1")
     work = claim(thread, "t1")
     thread.take("suspend", waiting_for(work, child=a_task("child")))
-    [message] = thread.take("enqueue_again", work.dispatch).sends
+    [message] = thread.take("enqueue_again", dispatch_of("t1")).sends
     assert (message.to, message.method) == (ActorRef("Orchestrator", "child"), "redrive")
 
 
@@ -126,8 +130,8 @@ def test_an_attempt_that_ended_and_is_forgotten_is_claimed_with_its_journal() ->
     for dispatch in ended:
         thread.take("enqueue", dispatch)
         work = claim(thread, dispatch.task.task_id)
-        outcome = an_outcome(work.task.task_id)
-        thread.take("complete", Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome))
+        outcome = an_outcome(work.task_id)
+        thread.take("complete", Completed(task_id=work.task_id, fence=work.fence, outcome=outcome))
     thread.take("enqueue_again", ended[0])
     assert claim(thread, "t0").journaled
 
@@ -135,7 +139,7 @@ def test_an_attempt_that_ended_and_is_forgotten_is_claimed_with_its_journal() ->
 def test_what_is_queued_behind_work_whose_worker_died_has_that_work_offered_again() -> None:
     thread = a_thread("t1", "t2")
     claim(thread, "t1")
-    [hint] = thread.take("enqueue_again", thread.state.inbox[1].dispatch).hints
+    [hint] = thread.take("enqueue_again", dispatch_of("t2")).hints
     assert (hint.task_id, hint.owner) == ("t1", "w1")
 
 

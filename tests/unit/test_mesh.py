@@ -21,7 +21,8 @@ from meshwright.errors import (
     NotFound,
     TooLarge,
 )
-from meshwright.messages import Caller, Receipt
+from meshwright.events.filter import EventFilter
+from meshwright.messages import Caller, Receipt, derived_id
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 
@@ -313,11 +314,52 @@ async def test_the_same_key_and_the_same_thread_of_two_tenants_are_two(mesh: Mes
     assert [event.tenant_id for event in mesh.events("task.accepted")] == ["acme", "bobs"]
 
 
-async def test_a_tenant_cannot_take_over_the_id_of_anothers_task(mesh: MeshUnderTest) -> None:
-    await submit(mesh, ANN, task_id="t1")
-    with pytest.raises(IdempotencyConflict):
-        await submit(mesh, BOB, task_id="t1")
-    assert (await mesh.mesh.task("t1", "acme")).requested_by == "ann"
+async def test_two_tenants_use_one_task_id_and_never_meet(mesh: MeshUnderTest) -> None:
+    callers = {ANN: "from ann", BOB: "from bob", Caller(): "from the default tenant"}
+    for caller, text in callers.items():
+        await submit(mesh, caller, task_id="t1", payload={"text": text})
+    for caller, text in callers.items():
+        tenant = caller.tenant_id
+        assert (await mesh.mesh.outcome("t1", tenant)).text == f"you said: {text}"
+        view = await mesh.mesh.task("t1", tenant)
+        assert (view.tenant_id, view.payload["text"]) == (tenant, text)
+        [listed] = (await mesh.mesh.log.tasks(tenant_id=tenant)).items
+        assert (listed.task_id, listed.requested_by) == ("t1", caller.requested_by)
+        [dispatched] = await mesh.mesh.log.query(
+            EventFilter(tenant_id=tenant, task_id="t1", event_type="task.dispatched")
+        )
+        assert dispatched.payload["task"]["payload"]["text"] == text
+
+
+async def test_a_tenant_cannot_squat_the_id_of_anothers_idempotency_key(mesh: MeshUnderTest) -> None:
+    await submit(mesh, BOB, task_id=derived_id(ANN.tenant_id, ANN.source, "order-7"))
+    assert (await submit(mesh, ANN, key="order-7")).dispatched_to == "echo"
+
+
+async def test_an_outcome_of_one_tenant_wakes_no_waiter_of_another(
+    mesh: MeshUnderTest, gate: type[Gate]
+) -> None:
+    await submit(mesh, BOB, agent_id="gate", task_id="t1")
+    waiting = asyncio.create_task(mesh.mesh.outcome("t1", BOB.tenant_id))
+    await gate.began.wait()
+    await submit(mesh, ANN, task_id="t1", payload={"text": "of ann"})
+    assert (await mesh.mesh.outcome("t1", ANN.tenant_id)).text == "you said: of ann"
+    await mesh.mesh.cancel("t1", ANN.tenant_id)
+    assert not waiting.done()
+    gate.opened.set()
+    assert (await waiting).text == "opened"
+
+
+async def test_a_child_keeps_the_tenant_of_its_parent(mesh: MeshUnderTest, gate: type[Gate]) -> None:
+    gate.opened.set()
+    for caller in (ANN, BOB):
+        await submit(mesh, caller, agent_id="boss", task_id="t1")
+        assert (await mesh.mesh.outcome("t1", caller.tenant_id)).text == "opened"
+        tasks = (await mesh.mesh.log.tasks(tenant_id=caller.tenant_id)).items
+        assert sorted((task.agent_id, task.parent_task_id) for task in tasks) == [
+            ("boss", None),
+            ("gate", "t1"),
+        ]
 
 
 # Several meshes

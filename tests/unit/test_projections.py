@@ -147,8 +147,10 @@ async def test_a_payload_of_no_shape_leaves_the_task_listed(kept: LogOnFile, pay
 async def fill(kept: LogOnFile) -> None:
     for n in range(12):
         capability = "writing" if n % 3 else "reading"
-        await kept.write([accepted(f"t{n}", capability, tenant_id="acme" if n == 5 else "default")])
-        await kept.write([ended(f"t{n}", "failed" if n % 4 == 0 else "succeeded")] if n < 10 else [])
+        tenant = "acme" if n == 5 else "default"
+        status = "failed" if n % 4 == 0 else "succeeded"
+        await kept.write([accepted(f"t{n}", capability, tenant_id=tenant)])
+        await kept.write([ended(f"t{n}", status, tenant_id=tenant)] if n < 10 else [])
 
 
 async def test_tasks_are_listed_newest_first_page_by_page(kept: LogOnFile) -> None:

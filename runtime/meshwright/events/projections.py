@@ -8,7 +8,7 @@ next start.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -29,7 +29,7 @@ FOLDED = frozenset({*CHANGES, "attempt.ended", CALLED})
 
 TASK_COLUMNS = ", ".join(COLUMNS)
 INTO_TASKS = f"tasks ({TASK_COLUMNS})"
-KEEP_TASK = "ON CONFLICT (task_id) DO UPDATE SET " + ", ".join(
+KEEP_TASK = "ON CONFLICT (task_id, tenant_id) DO UPDATE SET " + ", ".join(
     f"{name} = excluded.{name}" for name in COLUMNS if name not in ("seq", "task_id", "tenant_id")
 )
 INTO_CALLS = f"calls ({', '.join(ledger.COLUMNS)})"
@@ -115,27 +115,28 @@ def _fold(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
 
 
 def _fold_tasks(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
-    """Go through the stories of tasks; each row is written once."""
-    stories: dict[str, list[Event]] = {}
+    """Go through the stories of tasks, known by id and tenant; each row is written once."""
+    stories: dict[tuple[str, str], list[Event]] = {}
     for event in events:
-        stories.setdefault(event.task_id or "", []).append(event)
-    rows = _stored_tasks(connection, list(stories))
-    for task_id, story in stories.items():
-        if task_id not in rows:
-            rows[task_id] = TaskRow.of(story[0], task_id)
-        rows[task_id].take(story)
-    write_rows(connection, INTO_TASKS, list(map(_task_row, rows.values())), KEEP_TASK)
+        stories.setdefault((event.task_id or "", event.tenant_id), []).append(event)
+    rows = _stored_tasks(connection, {task_id for task_id, _ in stories})
+    for key, story in stories.items():
+        if key not in rows:
+            rows[key] = TaskRow.of(story[0], key[0])
+        rows[key].take(story)
+    write_rows(connection, INTO_TASKS, [_task_row(rows[key]) for key in stories], KEEP_TASK)
 
 
-def _stored_tasks(connection: sqlite3.Connection, task_ids: Sequence[str]) -> dict[str, TaskRow]:
-    found: dict[str, TaskRow] = {}
-    for start in range(0, len(task_ids), MAX_ROWS):
-        chunk = task_ids[start : start + MAX_ROWS]
+def _stored_tasks(connection: sqlite3.Connection, task_ids: Iterable[str]) -> dict[tuple[str, str], TaskRow]:
+    found: dict[tuple[str, str], TaskRow] = {}
+    wanted = list(task_ids)
+    for start in range(0, len(wanted), MAX_ROWS):
+        chunk = wanted[start : start + MAX_ROWS]
         marks = ",".join("?" * len(chunk))
         query = " ".join(("SELECT", TASK_COLUMNS, "FROM tasks WHERE task_id IN (", marks, ")"))
         for row in connection.execute(query, chunk):
             task = TaskRow(**dict(zip(COLUMNS, row, strict=True)))
-            found[task.task_id] = task
+            found[task.task_id, task.tenant_id] = task
     return found
 
 

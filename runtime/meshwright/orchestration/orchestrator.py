@@ -7,16 +7,16 @@ from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
 from meshwright.errors import IdempotencyConflict, MeshError, NoAgentAvailable
 from meshwright.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt, ScoreCard, Task
-from meshwright.orchestration.record import Attempt, TaskRecord
 from meshwright.orchestration.registry import Registry
-from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel
+from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, TaskKey
+from meshwright.work.record import Attempt, TaskRecord
 
 SAME_AGENT_MAY_RETRY = frozenset({"ReplayMismatch"})
 """Faults of the attempt rather than of the agent."""
 
 
 class Orchestrator(Actor[TaskRecord]):
-    """One task; its id is the task's. Every accepted task gets one outcome per generation."""
+    """One task, known by its tenant and its id. Every accepted task gets one outcome per generation."""
 
     def __init__(self, ref: ActorRef, registry: Registry, max_attempts: int = 3) -> None:
         super().__init__(ref)
@@ -89,7 +89,7 @@ class Orchestrator(Actor[TaskRecord]):
         agent_id = attempt.agent_id if attempt else ORCHESTRATOR
         if attempt is not None:
             reason = "the task's deadline passed"
-            turn.send(self._thread(attempt), "cancel", Cancel(task_id=self.ref.id, reason=reason))
+            turn.send(self._thread(attempt), "cancel", Cancel(task_id=self._task_id, reason=reason))
             attempt.ended_at, attempt.cost_usd = turn.now, None  # it has not said what it spent
         outcome = self._failure(
             turn, agent_id, "DeadlineExceeded", f"no outcome by {self.state.task.deadline_at}"
@@ -104,7 +104,7 @@ class Orchestrator(Actor[TaskRecord]):
             return
         turn.send(self._thread(attempt), "enqueue_again", self._dispatch_of(attempt))
         if self.state.cancelling:
-            turn.send(self._thread(attempt), "cancel", Cancel(task_id=self.ref.id))
+            turn.send(self._thread(attempt), "cancel", Cancel(task_id=self._task_id))
 
     @property
     def task(self) -> Task:
@@ -112,10 +112,14 @@ class Orchestrator(Actor[TaskRecord]):
         assert self.state.task is not None
         return self.state.task
 
+    @property
+    def _task_id(self) -> str:
+        return TaskKey.of(self.ref).task_id
+
     def _repeat(self, turn: Turn, accept: Accept) -> Receipt:
         if accept.request_hash != self.state.request_hash:
             raise IdempotencyConflict(
-                f"task {self.ref.id} was accepted with another body",
+                f"task {self._task_id} was accepted with another body",
                 remedy="repeat a key only with the same body, or use a new Idempotency-Key",
                 field="Idempotency-Key",
             )
@@ -133,7 +137,7 @@ class Orchestrator(Actor[TaskRecord]):
     def _receipt(self) -> Receipt:
         first = self.state.attempts[0] if self.state.attempts else None
         return Receipt(
-            task_id=self.ref.id,
+            task_id=self._task_id,
             status=self.state.status,
             dispatched_to=first.agent_id if first else "",
             score=first.score_card.score if first else 0.0,
@@ -148,7 +152,7 @@ class Orchestrator(Actor[TaskRecord]):
             topics.tasks(card.agent_id),
             "task.dispatched",
             self._dispatch_of(attempt),
-            task_id=self.ref.id,
+            task_id=self._task_id,
             agent_id=card.agent_id,
             tenant_id=self.task.tenant_id,
         )
@@ -182,7 +186,7 @@ class Orchestrator(Actor[TaskRecord]):
 
     def _failure(self, turn: Turn, agent_id: str, error_type: str, message: str) -> Outcome:
         return Outcome(
-            task_id=self.ref.id,
+            task_id=self._task_id,
             agent_id=agent_id,
             capability=self.task.capability,
             status="failed",
@@ -215,7 +219,7 @@ class Orchestrator(Actor[TaskRecord]):
             topics.MESH,
             "task.dead_lettered",
             {"tried": tried, "error": outcome.error, "capability": self.task.capability},
-            task_id=self.ref.id,
+            task_id=self._task_id,
             tenant_id=self.task.tenant_id,
         )
 
@@ -239,7 +243,7 @@ class Orchestrator(Actor[TaskRecord]):
             topics.TASK_PROGRESS,
             event_type,
             payload,
-            task_id=self.ref.id,
+            task_id=self._task_id,
             agent_id=agent_id or (attempt.agent_id if attempt else None),
             tenant_id=self.task.tenant_id,
             idempotency_key=self.task.idempotency_key,
@@ -248,4 +252,4 @@ class Orchestrator(Actor[TaskRecord]):
 
 def task_of(event: Event) -> ActorRef | None:
     """Route the end of an attempt to its task."""
-    return ActorRef(ORCHESTRATOR, event.task_id) if event.task_id else None
+    return TaskKey(event.tenant_id, event.task_id).ref if event.task_id else None

@@ -9,33 +9,34 @@ from itertools import chain
 
 from meshwright.errors import HostError
 from meshwright.messages import Outcome
+from meshwright.work.protocol import TaskKey
 
 
 class Waiters:
-    """For each task the futures of those who wait for its outcome."""
+    """For each task, known by tenant and id, the futures of those who wait for its outcome."""
 
     def __init__(self) -> None:
-        self._futures: dict[str, list[asyncio.Future[Outcome]]] = {}
+        self._futures: dict[TaskKey, list[asyncio.Future[Outcome]]] = {}
 
-    def __contains__(self, task_id: str) -> bool:
-        return task_id in self._futures
+    def __contains__(self, task: TaskKey) -> bool:
+        return task in self._futures
 
     @contextmanager
-    def waiting(self, task_id: str) -> Iterator[asyncio.Future[Outcome]]:
+    def waiting(self, task: TaskKey) -> Iterator[asyncio.Future[Outcome]]:
         """A future of a task's outcome, known for as long as somebody waits for it."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        futures = self._futures.setdefault(task_id, [])
+        futures = self._futures.setdefault(task, [])
         futures.append(future)
         try:
             yield future
         finally:
             futures.remove(future)
             if not futures:
-                del self._futures[task_id]
+                del self._futures[task]
 
-    def tell(self, task_id: str, outcome: Outcome) -> None:
+    def tell(self, task: TaskKey, outcome: Outcome) -> None:
         """Give a task's outcome to all that wait for it."""
-        for future in self._futures.get(task_id, ()):
+        for future in self._futures.get(task, ()):
             if not future.done():
                 future.set_result(outcome)
 

@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from meshwright.messages import Dispatch, Outcome, Plain, Task, Usage
+from meshwright.envelope import ActorRef
+from meshwright.messages import Caller, Dispatch, Outcome, Plain, Task, Usage
 from meshwright.money import ZERO, Amount
 
 ORCHESTRATOR = "Orchestrator"
+DEFAULT_TENANT = Caller().tenant_id
+
+
+class TaskKey(NamedTuple):
+    """What names a task: ids are unique within a tenant, so that tenants never learn of one another's."""
+
+    tenant_id: str
+    task_id: str
+
+    @property
+    def ref(self) -> ActorRef:
+        """The task's actor: `{tenant}:{task_id}`, and the plain id for the default tenant."""
+        return ActorRef(ORCHESTRATOR, tenant_scoped(self.tenant_id, self.task_id))
+
+    @classmethod
+    def of(cls, ref: ActorRef) -> TaskKey:
+        """Read `ref` back."""
+        tenant, separator, task_id = ref.id.rpartition(":")
+        return cls(tenant if separator else DEFAULT_TENANT, task_id)
+
+
+def tenant_of(thread: ActorRef) -> str:
+    """The tenant of a thread, whose id is `{tenant}:{thread}`."""
+    return thread.id.partition(":")[0]
+
+
+def tenant_scoped(tenant_id: str, name: str) -> str:
+    """A name that only its tenant uses; that of the default tenant stays plain, as stored data has it."""
+    return name if tenant_id == DEFAULT_TENANT else f"{tenant_id}:{name}"
 
 
 class Claim(Plain):
@@ -20,15 +50,18 @@ class Claim(Plain):
     gone: str | None = None
 
 
-class Work(Plain):
-    """A task granted to a worker: only who holds this fence may end it.
+class Grant(Plain):
+    """A claim that was granted: only who holds this fence may end the attempt.
 
     `journaled` says that an earlier claim may have left steps; `history` how many entries the thread has;
     `seconds` what the run has had of its attempt's time before it waited; `usage` and `cost_usd` what its
     calls of models had come to by then, None where a worker that is gone may have made more.
     """
 
-    dispatch: Dispatch
+    task_id: str
+    generation: int
+    attempt: int
+    capability: str
     fence: int
     owner: str
     journaled: bool
@@ -36,6 +69,17 @@ class Work(Plain):
     seconds: float = 0.0
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
+
+
+class Work(Grant):
+    """A granted attempt with its task, which the worker has read from the task's own actor."""
+
+    dispatch: Dispatch
+
+    @classmethod
+    def of(cls, grant: Grant, dispatch: Dispatch) -> Work:
+        """The work of a grant, once its task has been read."""
+        return cls(**dict(grant), dispatch=dispatch)
 
     @property
     def task(self) -> Task:
@@ -45,7 +89,7 @@ class Work(Plain):
     @property
     def stream(self) -> str:
         """The stream of records that holds the attempt's steps."""
-        return steps_stream(self.dispatch)
+        return steps_stream(self.task_id, self.generation, self.attempt)
 
     @property
     def left_behind(self) -> str:
@@ -115,6 +159,6 @@ class Accept(Plain):
     request_hash: str = ""
 
 
-def steps_stream(dispatch: Dispatch) -> str:
+def steps_stream(task_id: str, generation: int, attempt: int) -> str:
     """The stream of an attempt's steps: a new attempt starts with an empty journal."""
-    return f"steps/{dispatch.task.task_id}/{dispatch.task.generation}/{dispatch.attempt}"
+    return f"steps/{task_id}/{generation}/{attempt}"

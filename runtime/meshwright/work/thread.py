@@ -6,24 +6,24 @@ Its id is `{tenant}:{thread}`. It holds the inbox, the fence and who works; the 
 from __future__ import annotations
 
 from datetime import datetime
-from decimal import Decimal
+from typing import Literal
 
 from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
-from meshwright.messages import Dispatch, Event, Fault, Outcome, Usage
+from meshwright.messages import Dispatch, Event, Fault, Outcome
 from meshwright.work.inbox import Entry, ThreadState
 from meshwright.work.protocol import (
-    ORCHESTRATOR,
     Accept,
     Answer,
     Cancel,
     Claim,
     Completed,
+    Grant,
     Stop,
     Suspend,
-    Work,
-    steps_stream,
+    TaskKey,
+    tenant_of,
 )
 from meshwright.work.slots import Offer, Withdraw
 
@@ -42,7 +42,7 @@ class AgentThread(Actor[ThreadState]):
     @turn
     def enqueue(self, turn: Turn, dispatch: Dispatch) -> None:
         """Take a task from the agent's topic. A repeat is driven on, or its task is told the outcome."""
-        self._take(turn, Entry(dispatch=dispatch, queued_at=turn.now))
+        self._take(turn, Entry.of(dispatch, turn.now))
 
     @turn
     def enqueue_again(self, turn: Turn, dispatch: Dispatch) -> None:
@@ -51,10 +51,10 @@ class AgentThread(Actor[ThreadState]):
         An attempt that is not known here may have ended so long ago that it is forgotten. What it did is
         in its journal.
         """
-        self._take(turn, Entry(dispatch=dispatch, queued_at=turn.now, redriven=True))
+        self._take(turn, Entry.of(dispatch, turn.now, redriven=True))
 
     @turn
-    def claim(self, turn: Turn, claim: Claim) -> Work | None:
+    def claim(self, turn: Turn, claim: Claim) -> Grant | None:
         """Grant a task to a worker and raise the fence, or None where it is not to be had."""
         entry = self._entry(claim.task_id)
         if entry is None or not self._may_claim(entry, claim):
@@ -69,8 +69,11 @@ class AgentThread(Actor[ThreadState]):
         entry.fence, entry.owner = self.state.fence, claim.owner
         entry.status, entry.suspended = "running", None
         self._tell(turn, entry, "task.resumed" if again else "task.started", {"owner": claim.owner})
-        return Work(
-            dispatch=entry.dispatch,
+        return Grant(
+            task_id=entry.task_id,
+            generation=entry.generation,
+            attempt=entry.attempt,
+            capability=entry.capability,
             fence=entry.fence,
             owner=claim.owner,
             journaled=again or entry.redriven,
@@ -106,7 +109,7 @@ class AgentThread(Actor[ThreadState]):
         if suspend.child is not None:
             known["child_task_id"] = suspend.child.task_id
             accept = Accept(task=suspend.child)
-            turn.send(ActorRef(ORCHESTRATOR, suspend.child.task_id), "accept", accept)
+            turn.send(self._task(suspend.child.task_id), "accept", accept)
         entry.status, entry.owner, entry.seconds = "waiting", None, suspend.seconds
         entry.suspended = suspend.model_copy(update={"child": None, "known": known})
         self._tell(turn, entry, "task.waiting", {"key": suspend.key, **known})
@@ -123,7 +126,7 @@ class AgentThread(Actor[ThreadState]):
         result = {"kind": asked.kind, "hash": asked.request_hash, "result": answer.value}
         if asked.last is not None:
             result["last"] = asked.last
-        turn.append(steps_stream(entry.dispatch), 2 * asked.step + 1, result)
+        turn.append(entry.steps, 2 * asked.step + 1, result)
         entry.status, entry.suspended = "queued", None
         self._offer_next(turn)
         return True
@@ -139,9 +142,9 @@ class AgentThread(Actor[ThreadState]):
             turn.start(self._stop(entry))
             return
         turn.hint(Withdraw(self.ref, entry.task_id))
-        child = entry.child
+        child = entry.child_task_id
         if child is not None:
-            turn.send(child, "cancel", Cancel(task_id=child.id, reason=cancel.reason))
+            turn.send(self._task(child), "cancel", Cancel(task_id=child, reason=cancel.reason))
         self._end(turn, entry, self._cancelled(entry, turn.now))
 
     def recover(self, turn: Turn) -> None:
@@ -162,11 +165,10 @@ class AgentThread(Actor[ThreadState]):
         self.recover(turn)
 
     def _take(self, turn: Turn, new: Entry) -> None:
-        attempt = _attempt_of(new.dispatch)
-        ended = next((end for end in self.state.ended if _attempt_ended(end) == attempt), None)
-        known = next((entry for entry in self.state.inbox if _attempt_of(entry.dispatch) == attempt), None)
+        ended = next((end for end in self.state.ended if _attempt_ended(end) == new.identity), None)
+        known = next((entry for entry in self.state.inbox if entry.identity == new.identity), None)
         if ended is not None:
-            turn.send(ActorRef(ORCHESTRATOR, ended.task_id), "settle", ended)
+            turn.send(self._task(ended.task_id), "settle", ended)
             self._tell(turn, new, "task.redriven", {"lost": "outcome"})
         elif known is None:
             if new.redriven:
@@ -175,8 +177,16 @@ class AgentThread(Actor[ThreadState]):
             self._offer_next(turn)
         else:
             self.redrive(turn)
-            if known.child is not None:
-                turn.send(known.child, "redrive")
+            if known.child_task_id is not None:
+                turn.send(self._task(known.child_task_id), "redrive")
+
+    @property
+    def _tenant(self) -> str:
+        return tenant_of(self.ref)
+
+    def _task(self, task_id: str) -> ActorRef:
+        """The actor of a task of the thread's tenant."""
+        return TaskKey(self._tenant, task_id).ref
 
     def _entry(self, task_id: str) -> Entry | None:
         return next((entry for entry in self.state.inbox if entry.task_id == task_id), None)
@@ -198,10 +208,9 @@ class AgentThread(Actor[ThreadState]):
             turn.hint(self._offer(entry))
 
     def _offer(self, entry: Entry) -> Offer:
-        task = entry.dispatch.task
         since = entry.queued_at.timestamp()
         return Offer(
-            self.ref, task.task_id, task.tenant_id, task.priority, since, entry.owner, task.traceparent
+            self.ref, entry.task_id, self._tenant, entry.priority, since, entry.owner, entry.traceparent
         )
 
     def _stop(self, entry: Entry) -> Stop:
@@ -219,31 +228,31 @@ class AgentThread(Actor[ThreadState]):
     def _end(self, turn: Turn, entry: Entry, outcome: Outcome) -> None:
         self.state.inbox.remove(entry)
         self.state.ended = [*self.state.ended[-MAX_REMEMBERED_ENDS + 1 :], outcome]
-        self._publish_end(turn, entry.dispatch, outcome)
+        self._publish_end(turn, outcome)
         self._offer_next(turn)
 
     def _cancelled(self, entry: Entry, now: datetime) -> Outcome:
-        reason = entry.cancelled or "cancelled"
-        return cancelled_outcome(entry.dispatch, reason, now, entry.usage, entry.cost_usd)
+        fault = Fault(type="Cancelled", message=entry.cancelled or "cancelled")
+        return unsuccessful("cancelled", entry, self.ref.type, fault, now)
 
-    def _publish_end(self, turn: Turn, dispatch: Dispatch, outcome: Outcome) -> None:
+    def _publish_end(self, turn: Turn, outcome: Outcome) -> None:
         turn.publish(
             topics.TASK_RESULTS,
             "attempt.ended",
             outcome,
             task_id=outcome.task_id,
             agent_id=outcome.agent_id,
-            tenant_id=dispatch.task.tenant_id,
+            tenant_id=self._tenant,
         )
 
     def _tell(self, turn: Turn, entry: Entry, event_type: str, payload: dict[str, object]) -> None:
         turn.publish(
             topics.TASK_PROGRESS,
             event_type,
-            {"attempt": entry.dispatch.attempt, "fence": entry.fence, **payload},
+            {"attempt": entry.attempt, "fence": entry.fence, **payload},
             task_id=entry.task_id,
-            agent_id=entry.dispatch.agent_id,
-            tenant_id=entry.dispatch.task.tenant_id,
+            agent_id=self.ref.type,
+            tenant_id=self._tenant,
         )
 
 
@@ -254,27 +263,27 @@ def thread_of(event: Event) -> ActorRef | None:
     return ActorRef(dispatch.agent_id, f"{dispatch.task.tenant_id}:{dispatch.task.thread_id}")
 
 
-def cancelled_outcome(
-    dispatch: Dispatch, reason: str, now: datetime, usage: Usage, cost_usd: Decimal | None
+def unsuccessful(
+    status: Literal["cancelled", "failed"],
+    attempt: Entry | Grant,
+    agent_id: str,
+    fault: Fault,
+    now: datetime,
 ) -> Outcome:
-    """The outcome of an attempt that was cancelled, and what its calls of models had come to."""
+    """The outcome of an attempt that its agent did not end itself, with what its calls of models cost."""
     return Outcome(
-        task_id=dispatch.task.task_id,
-        agent_id=dispatch.agent_id,
-        capability=dispatch.task.capability,
-        status="cancelled",
+        task_id=attempt.task_id,
+        agent_id=agent_id,
+        capability=attempt.capability,
+        status=status,
         success=False,
-        error=Fault(type="Cancelled", message=reason),
-        usage=usage,
-        cost_usd=cost_usd,
+        error=fault,
+        usage=attempt.usage,
+        cost_usd=attempt.cost_usd,
         completed_at=now,
-        generation=dispatch.task.generation,
-        attempt=dispatch.attempt,
+        generation=attempt.generation,
+        attempt=attempt.attempt,
     )
-
-
-def _attempt_of(dispatch: Dispatch) -> tuple[str, int, int]:
-    return dispatch.task.task_id, dispatch.task.generation, dispatch.attempt
 
 
 def _attempt_ended(outcome: Outcome) -> tuple[str, int, int]:

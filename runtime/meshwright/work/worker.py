@@ -14,9 +14,10 @@ from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.host import Host
 from meshwright.messages import Event, Fault, new_id
 from meshwright.work.journal import Journal, Suspended
-from meshwright.work.protocol import Claim, Completed, Stop, Work
+from meshwright.work.protocol import Claim, Completed, Grant, Stop, TaskKey, Work, tenant_of
+from meshwright.work.record import TaskRecord
 from meshwright.work.slots import Offer, SlotTable, Withdraw
-from meshwright.work.thread import cancelled_outcome
+from meshwright.work.thread import unsuccessful
 
 logger = logging.getLogger("meshwright.work")
 
@@ -187,9 +188,9 @@ class Worker:
         message = (
             f"the work broke off {breaks} times, the last time by {reason}. The mesh's log has the traceback"
         )
-        outcome = cancelled_outcome(work.dispatch, "", self._host.clock.now(), work.usage, None)
         fault = Fault(type="BrokeOff", message=message)
-        outcome = outcome.model_copy(update={"status": "failed", "error": fault})
+        unpriced = work.model_copy(update={"cost_usd": None})
+        outcome = unsuccessful("failed", unpriced, work.dispatch.agent_id, fault, self._host.clock.now())
         return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
 
     def _tell_break(self, offer: Offer, work: Work | None, breaks: int, reason: str) -> None:
@@ -223,7 +224,22 @@ class Worker:
         if offer.owner is not None and not await self._has_stopped(offer.owner):
             return None
         claim = Claim(task_id=offer.task_id, owner=self._host.incarnation, gone=offer.owner)
-        return await self._call(offer.ref, "claim", claim, offer.traceparent)
+        grant: Grant | None = await self._call(offer.ref, "claim", claim, offer.traceparent)
+        return None if grant is None else await self._read_task(offer.ref, grant)
+
+    async def _read_task(self, ref: ActorRef, grant: Grant) -> Work | None:
+        """The work of a grant, with a copy of the task of its own; None where there is no such task."""
+        record = await self._host.read(TaskKey(tenant_of(ref), grant.task_id).ref)
+        dispatch = record.dispatch(grant.attempt) if isinstance(record, TaskRecord) else None
+        if dispatch is not None and dispatch.task.generation == grant.generation:
+            return Work.of(grant, dispatch)
+        message = f"the mesh has no attempt {grant.attempt} of task {grant.task_id}, though it was dispatched"
+        fault = Fault(type="NotFound", message=message)
+        outcome = unsuccessful("failed", grant, ref.type, fault, self._host.clock.now())
+        await self._call(
+            ref, "complete", Completed(task_id=grant.task_id, fence=grant.fence, outcome=outcome)
+        )
+        return None
 
     async def _has_stopped(self, owner: str) -> bool:
         """Whether that worker is not at it any more: it is gone, or it is this one, which would know."""
@@ -257,8 +273,8 @@ class Worker:
         return await self._run(ref, work, await Journal.open(self._host, ref, work))
 
     def _cancelled(self, work: Work) -> Completed:
-        now = self._host.clock.now()
-        outcome = cancelled_outcome(work.dispatch, "cancelled on request", now, work.usage, work.cost_usd)
+        fault = Fault(type="Cancelled", message="cancelled on request")
+        outcome = unsuccessful("cancelled", work, work.dispatch.agent_id, fault, self._host.clock.now())
         return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
 
     async def _call(self, ref: ActorRef, method: str, body: Any, traceparent: str | None = None) -> Any:

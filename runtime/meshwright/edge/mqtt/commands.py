@@ -23,12 +23,11 @@ from meshwright.edge.mqtt.packets import PROBLEM, Delivery, Publication
 from meshwright.edge.mqtt.pauses import patiently
 from meshwright.edge.mqtt.topics import ANONYMOUS, Command, Topics
 from meshwright.encoding import encode
-from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, MeshError, NotFound, TooLarge
 from meshwright.mesh import Mesh
 from meshwright.messages import Caller, TaskRequest, derived_id, new_id
 from meshwright.tracing import parse
-from meshwright.work.protocol import ORCHESTRATOR
+from meshwright.work.protocol import TaskKey
 
 logger = logging.getLogger("meshwright.edge.mqtt")
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -251,7 +250,7 @@ class Commands:
             return derived_id(*parts, str(n))
 
         async def is_taken(n: int) -> bool:
-            return await self.mesh.host.read(ActorRef(ORCHESTRATOR, nth(n))) is not None
+            return await self.mesh.host.read(TaskKey(self._topics.tenant, nth(n)).ref) is not None
 
         free = await first_not(is_taken)
         return nth(free - 1 if delivery.repeated and free else free)

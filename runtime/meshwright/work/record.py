@@ -1,4 +1,7 @@
-"""The record of a task: what its orchestrator knows of it, each attempt with its score card."""
+"""The record of a task: what its orchestrator knows of it, each attempt with its score card.
+
+A worker that has claimed an attempt reads its task here.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from decimal import Decimal
 
 from pydantic import BaseModel, Field
 
-from meshwright.messages import ENDED, Fault, Outcome, ScoreCard, Task, TaskStatus, Usage
+from meshwright.messages import ENDED, Dispatch, Fault, Outcome, ScoreCard, Task, TaskStatus, Usage
 from meshwright.money import Amount
 
 
@@ -45,6 +48,15 @@ class TaskRecord(BaseModel):
         """The attempt that has not ended, if there is one: the last."""
         last = self.attempts[-1] if self.attempts else None
         return last if last is not None and last.ended_at is None else None
+
+    def dispatch(self, number: int) -> Dispatch | None:
+        """The dispatch of an attempt; None where there is no such attempt."""
+        if self.task is None or not 1 <= number <= len(self.attempts):
+            return None
+        attempt = self.attempts[number - 1]
+        return Dispatch(
+            task=self.task, attempt=number, agent_id=attempt.agent_id, score_card=attempt.score_card
+        )
 
     def open_for(self, outcome: Outcome) -> Attempt | None:
         """The open attempt that an outcome belongs to; a late or foreign one belongs to none."""

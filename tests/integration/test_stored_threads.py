@@ -1,0 +1,89 @@
+"""Data that the first version wrote opens, and its open tasks go on."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from meshwright.storage.database import FILE_NAME, schema_steps
+from tests.faults.oracle import complaints
+from tests.integration.one_file import evidence_of, up
+
+FIRST_SCHEMA = 5  # steps of the schema that the first version had
+
+
+async def test_open_tasks_of_first_version_go_on(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        queued = [await running.submit("gate", f"{n}", thread_id="one") for n in range(4)]
+        await running.event("task.started", queued[0])
+        parent = await running.submit("boss", "gate:please")
+        await running.event("task.waiting", parent)
+    rewrite_as_first_version(tmp_path / "data" / FILE_NAME)
+    async with up(tmp_path) as running:
+        running.gate.set()
+        outcomes = [await running.outcome(task_id) for task_id in (*queued, parent)]
+        started = [await running.types(task_id) for task_id in queued]
+        order = [event.time for event in [await running.event("task.succeeded", each) for each in queued]]
+    assert [outcome.text for outcome in outcomes] == ["opened"] * 5
+    assert [types["task.succeeded"] for types in started] == [1] * 4
+    assert order == sorted(order)
+    assert complaints(await evidence_of(tmp_path)) == []
+
+
+def rewrite_as_first_version(file: Path) -> None:
+    """Write threads and the list of tasks as the first version did: whole dispatches in every inbox."""
+    connection = sqlite3.connect(file)
+    with connection:
+        rows = connection.execute(
+            "SELECT type, id, state FROM heads WHERE type IN ('gate', 'boss')"
+        ).fetchall()
+        for kind, name, state in rows:
+            document = json.loads(state)
+            document["inbox"] = [old_entry(connection, kind, entry) for entry in document["inbox"]]
+            change = "UPDATE heads SET state = ? WHERE type = ? AND id = ?"
+            connection.execute(change, (json.dumps(document).encode(), kind, name))
+        assert Counter(kind for kind, _, _ in rows) == {"gate": 2, "boss": 1}
+    columns = first_tasks_table(connection)
+    assert "task_id TEXT NOT NULL UNIQUE" in columns
+    connection.close()
+
+
+def old_entry(connection: sqlite3.Connection, kind: str, entry: dict[str, Any]) -> dict[str, Any]:
+    select = "SELECT state FROM heads WHERE type = 'Orchestrator' AND id = ?"
+    record = json.loads(connection.execute(select, (entry["task_id"],)).fetchone()[0])
+    [attempt] = record["attempts"]
+    dispatch = {"task": record["task"], "attempt": 1, "agent_id": kind, "score_card": attempt["score_card"]}
+    empty = {"prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
+    return {
+        "dispatch": dispatch,
+        "queued_at": entry["queued_at"],
+        "status": entry["status"],
+        "fence": entry.get("fence", 0),
+        "redriven": False,
+        "owner": entry.get("owner"),
+        "suspended": entry.get("suspended"),
+        "seconds": entry.get("seconds", 0.0),
+        "usage": empty,
+        "cost_usd": "0",
+        "cancelled": None,
+    }
+
+
+def first_tasks_table(connection: sqlite3.Connection) -> str:
+    """Make the table of tasks as it was, with the same rows; returns how it is declared."""
+    first = sqlite3.connect(":memory:")
+    for script in schema_steps()[:FIRST_SCHEMA]:
+        first.executescript(script)
+    select = "SELECT sql FROM sqlite_master WHERE tbl_name = 'tasks' AND sql IS NOT NULL"
+    declared = [sql for (sql,) in first.execute(select)]
+    rows = connection.execute("SELECT * FROM tasks").fetchall()
+    connection.execute("DROP TABLE tasks")
+    connection.executescript(";\n".join(declared))
+    for row in rows:
+        connection.execute(f"INSERT INTO tasks VALUES ({','.join('?' * len(row))})", row)
+    connection.execute(f"PRAGMA user_version={FIRST_SCHEMA}")
+    connection.commit()
+    return declared[0]
