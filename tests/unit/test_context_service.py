@@ -161,10 +161,12 @@ async def test_the_prompt_says_whether_a_cache_may_answer(
     assert [asked.cache for asked in model.asked] == [cache]
 
 
-async def test_a_prompt_that_wants_what_there_is_not_is_no_obstacle(host: MemoryHost, tmp_path: Path) -> None:
+async def test_a_prompt_with_an_unknown_variable_is_replaced(host: MemoryHost, tmp_path: Path) -> None:
     (tmp_path / "context-service.prompt").write_text("---\ntags: [x]\nvariables: [mood]\n---\n{{mood}}")
-    response = await ContextClient(host, saying(GOOD), Prompts(tmp_path)).compress(LONG)
-    assert "PromptError: prompt context-service needs a value for mood" in (response.error or "")
+    model = saying(GOOD)
+    response = await ContextClient(host, model, Prompts(tmp_path)).compress(LONG)
+    assert response.method == "model"
+    assert "NEVER invent" in model.asked[0].messages[0].content
 
 
 async def test_the_call_of_the_model_can_be_accounted_for_and_does_not_travel(host: MemoryHost) -> None:
