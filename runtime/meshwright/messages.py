@@ -195,7 +195,8 @@ class Fault(Plain):
 class Outcome(Plain):
     """How a task, or one attempt at it, ended. `result.text` is the answer in words.
 
-    `cost_usd` is None where nobody knows the price of one of its calls.
+    `cost_usd` is None where nobody knows the price of one of its calls. `finish_reason` is why the last reply
+    of a model ended: `stop`, or `length` where it was cut off.
     """
 
     version: int = 1
@@ -208,6 +209,7 @@ class Outcome(Plain):
     error: Fault | None = None
     duration_ms: float = 0.0
     model: str | None = None
+    finish_reason: str | None = Field(default=None, exclude_if=lambda reason: reason is None)
     usage: Usage = Usage()
     cost_usd: Amount | None = Decimal(0)
     completed_at: datetime

@@ -154,12 +154,12 @@ class Stream:
 
 
 @asynccontextmanager
-async def http_mesh(project: Path, **settings: Any) -> AsyncIterator[Api]:
-    """A mesh with an echo and a gate, served on a free port."""
+async def http_mesh(project: Path, *agents: type[Agent], **settings: Any) -> AsyncIterator[Api]:
+    """A mesh with an echo, a gate and other agents, served on a free port."""
     opened = asyncio.Event()
     gate = type("TestGate", (Gate,), {"opened": opened, "__doc__": Gate.__doc__})
     chosen = load_settings(project, **{"durability": "normal", "model": "offline", **settings})
-    mesh = build_mesh(chosen, project=project, agents=[Echo, gate])
+    mesh = build_mesh(chosen, project=project, agents=[Echo, gate, *agents])
     async with (
         mesh,
         serving(mesh, "127.0.0.1", 0) as server,

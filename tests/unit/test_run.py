@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability
+from meshwright import Agent, Capability, tool
 from meshwright.messages import Usage
 from meshwright.models.port import ModelRefused, ModelReply, ToolCall
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
@@ -17,6 +17,27 @@ from tests.unit.clerk import Clerk, a_clerk, told
 @pytest.fixture
 def clerk() -> type[Clerk]:
     return a_clerk()
+
+
+def polling(*statuses: str) -> type[Agent]:
+    """An agent with a tool whose result is each status in turn."""
+    left = list(statuses)
+
+    class Poller(Agent):
+        agent_id = "poller"
+        capabilities = (Capability("polling"),)
+
+        @tool(idempotent=True)
+        async def status(self) -> str:
+            """Tell the status."""
+            return left.pop(0)
+
+        @tool(idempotent=True)
+        async def edit(self) -> str:
+            """Edit the file."""
+            return "edited"
+
+    return Poller
 
 
 # The talk of model and tools
@@ -55,22 +76,45 @@ async def test_a_model_that_never_answers_fails_its_task(clerk: type[Clerk]) -> 
     assert clerk.looked_up == ["a", "b"]
 
 
-async def test_a_call_that_is_repeated_is_not_run_again_and_is_the_last(clerk: type[Clerk]) -> None:
-    again = ToolCall(id="", name="look_up", arguments='{ "page": 1, "word": "fence" }')
-    model = ScriptedModel(tool_call("look_up", word="fence", page=1), again, "Page 1, as I said.")
-    async with mesh_for(clerk, model=model) as mesh:
-        outcome = await mesh.ask("clerk", "Where is it?")
-    assert outcome.text == "Page 1, as I said."
-    assert clerk.looked_up == ["fence"]
-    assert "called this already" in told(model)[1]
-    assert model.requests[-1].tools == ()
+async def test_a_repeated_call_runs_again_while_results_change() -> None:
+    poller = polling("pending", "pending", "healthy")
+    model = ScriptedModel(*[tool_call("status")] * 3, "It is healthy.")
+    async with mesh_for(poller, model=model) as mesh:
+        assert (await mesh.ask("poller", "Wait until it is healthy.")).text == "It is healthy."
+        assert not mesh.events("tool.repeated")
+    assert told(model) == ["pending", "pending", "healthy"]
+    assert all(request.tools for request in model.requests)
 
 
-async def test_a_call_that_is_made_twice_at_once_is_run_once(clerk: type[Clerk]) -> None:
+async def test_the_same_calls_after_an_edit_run_again() -> None:
+    poller = polling("1 failed", "passed")
+    steps = ("status", "edit", "status")
+    model = ScriptedModel(*map(tool_call, steps), "The tests pass.")
+    async with mesh_for(poller, model=model) as mesh:
+        assert (await mesh.ask("poller", "Repair it.")).success
+    assert told(model) == ["1 failed", "edited", "passed"]
+
+
+async def test_the_same_call_twice_in_one_reply_runs_twice(clerk: type[Clerk]) -> None:
     model = ScriptedModel([tool_call("look_up", word="fence")] * 2, "Page 1.")
     async with mesh_for(clerk, model=model) as mesh:
         assert (await mesh.ask("clerk", "Where is it?")).text == "Page 1."
-    assert clerk.looked_up == ["fence"]
+    assert clerk.looked_up == ["fence", "fence"]
+    assert model.requests[-1].tools
+
+
+async def test_the_same_result_again_and_again_ends_the_tools(clerk: type[Clerk]) -> None:
+    again = ToolCall(id="", name="look_up", arguments='{ "page": 1, "word": "fence" }')
+    once = tool_call("look_up", word="fence", page=1)
+    model = ScriptedModel(once, again, [once, once], "Page 1, as I said.")
+    async with mesh_for(clerk, model=model, max_repeats=3) as mesh:
+        outcome = await mesh.ask("clerk", "Where is it?")
+        [repeated] = mesh.events("tool.repeated").payloads
+    assert outcome.text == "Page 1, as I said."
+    assert clerk.looked_up == ["fence"] * 3
+    assert "was not called" in told(model)[3]
+    assert model.requests[-1].tools == ()
+    assert (repeated["tool"], repeated["times"]) == ("look_up", 3)
 
 
 async def test_a_tool_that_does_not_exist_is_told_with_those_that_do(clerk: type[Clerk]) -> None:

@@ -167,6 +167,7 @@ def serve_runs(
         tracing=tracing,
         clock=host.clock,
         max_steps=settings.max_steps,
+        max_repeats=settings.max_repeats,
         max_chain=settings.max_chain,
         max_context_tokens=settings.context_max_tokens,
         max_memory_tokens=settings.memory_max_tokens,

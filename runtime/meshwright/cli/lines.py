@@ -93,6 +93,11 @@ def arguments(value: Any) -> str:
     return short(" ".join(f"{name}={json.dumps(item, ensure_ascii=False)}" for name, item in value.items()))
 
 
+def finish(reason: Any) -> str:
+    """Why a model's reply ended, where it did not end by itself: `ended by length`."""
+    return f"ended by {short(reason)}" if reason not in (None, "stop") else ""
+
+
 def fault(error: Any) -> str:
     """What went wrong: `ToolFailed: no such file`."""
     if isinstance(error, dict):
@@ -149,7 +154,7 @@ def _model(payload: Document, event: Document) -> str:
         tokens(payload.get("usage")),
         dollars(payload.get("cost_usd")),
         seconds(payload.get("duration_ms")),
-        f"-> {', '.join(wanted)}" if wanted else "",
+        f"-> {', '.join(wanted)}" if wanted else finish(payload.get("finish_reason")),
     )
 
 
@@ -170,6 +175,15 @@ def _tool(payload: Document, event: Document) -> str:
         f"failed: {fault(payload.get('error'))}" if failed else "",
         f"-> {short(payload['result'])}" if payload.get("result") else "",
     )
+
+
+def _cut_off(payload: Document, event: Document) -> str:
+    return _join("cut off", short(payload.get("text", "")))
+
+
+def _repeated(payload: Document, event: Document) -> str:
+    times = payload.get("times", "?")
+    return f"{payload.get('tool', '?')} gave the same result {times} times in a row; no more tools"
 
 
 def _stored(payload: Document, event: Document) -> str:
@@ -200,7 +214,10 @@ def _broke_off(payload: Document, event: Document) -> str:
 def ended(payload: Document, event: Document) -> str:
     """How a task or an attempt went: time, cost, and why it failed."""
     return _join(
-        seconds(payload.get("duration_ms")), dollars(payload.get("cost_usd", 0)), fault(payload.get("error"))
+        seconds(payload.get("duration_ms")),
+        dollars(payload.get("cost_usd", 0)),
+        finish(payload.get("finish_reason")),
+        fault(payload.get("error")),
     )
 
 
@@ -214,7 +231,9 @@ LINES: dict[str, tuple[str, Callable[[Document, Document], str]]] = {
     "model.delta": ("model", _delta),
     "model.called": ("model", _model),
     "structure.invalid": ("model", _misfit),
+    "reply.cut_off": ("model", _cut_off),
     "tool.called": ("tool", _tool),
+    "tool.repeated": ("tool", _repeated),
     "prompt.fallback": ("prompt", _fallback),
     "prompt.rejected": ("prompt", _rejected),
     "prompt.reloaded": ("prompt", lambda payload, event: f"{payload.get('path', '?')} was read again"),

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 
 from meshwright.cli.client import Document
-from meshwright.cli.lines import dollars, fault, printable, score, seconds, short, tokens
+from meshwright.cli.lines import dollars, fault, finish, printable, score, seconds, short, tokens
 from meshwright.cli.tables import local_time
 from meshwright.cli.watching import for_terminal
 
@@ -71,6 +71,7 @@ def _outcome(outcome: Document) -> str:
         str(outcome.get("model") or ""),
         tokens(outcome.get("usage")),
         dollars(outcome.get("cost_usd")),
+        finish(outcome.get("finish_reason")),
         fault(outcome.get("error")),
     ]
     return "  ".join(part for part in parts if part)

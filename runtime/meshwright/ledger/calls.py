@@ -40,6 +40,7 @@ class Call(Plain):
     error: str | None = None
     latency_ms: float = 0.0
     tool_calls: tuple[str, ...] = ()
+    finish_reason: str | None = None
     step: int | None = None
     attempt: int | None = None
 
@@ -68,6 +69,7 @@ def called(
     Cost, usage and attempts are the reply's where there is one; without one they are as given, the attempts
     those that the error knows of. Of an error only its code is told: its text may hold more than it may.
     """
+    finish_reason = None if reply is None else reply.finish_reason
     if reply is None:
         outcome = "cancelled" if cancelled else "failed"
         attempts = getattr(error, "attempts", attempts)
@@ -76,7 +78,8 @@ def called(
         )
     else:
         outcome = "ok"
-    where = {name: request.metadata.get(name) for name in ("step", "attempt")}
+    known = {name: request.metadata.get(name) for name in ("step", "attempt")}
+    known["finish_reason"] = finish_reason
     return {
         "call_id": call_id,
         "model": reply.model,
@@ -97,7 +100,7 @@ def called(
         "tool_calls": [call.name for call in reply.tool_calls],
         "latency_ms": latency_ms,
         "duration_ms": latency_ms,
-        **{name: value for name, value in where.items() if value is not None},
+        **{name: value for name, value in known.items() if value is not None},
     }
 
 

@@ -180,6 +180,18 @@ class ContentRefused(ModelRefused):
     """The provider's policy forbids the request, or an answer to it."""
 
 
+class EmptyReply(ModelError):
+    """The model gave neither text nor a call of a tool, also when asked again."""
+
+    status = 502
+
+
+class ReplyCutOff(ModelError):
+    """The model's reply ended at `max_tokens`: what there is of it is no answer, and no call to run."""
+
+    status = 502
+
+
 class BudgetExceeded(ModelError):
     """A hard budget has no room for the call, which was not made. It is named, and when it renews."""
 

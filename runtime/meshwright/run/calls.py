@@ -24,6 +24,7 @@ from meshwright.models.port import (
     ModelReply,
     ModelRequest,
     OnDelta,
+    ReplyCutOff,
     StructureInvalid,
     ToolSpec,
 )
@@ -39,6 +40,7 @@ from meshwright.work import Journal, Work
 from meshwright.work.journal import Told
 
 MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
+MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class Spent:
     usage: Usage = field(default_factory=Usage)
     cost_usd: Decimal | None = Decimal(0)
     model: str | None = None
+    finish_reason: str | None = None
     broken_off: list[Call] = field(default_factory=list)
 
     def add(self, call: ModelReply | Call) -> None:
@@ -59,6 +62,7 @@ class Spent:
         before, more = self.cost_usd, call.cost_usd
         self.cost_usd = None if before is None or more is None else before + more
         self.model = call.model or self.model
+        self.finish_reason = call.finish_reason or self.finish_reason
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -137,7 +141,8 @@ class ModelCalls:
             reply = ended.root
             if isinstance(reply, Failure):  # who accounts for calls has told of it
                 return []
-            return [*model_called(model.request, reply, started), *tell_misfit(shape, reply)]
+            called = model_called(model.request, reply, started)
+            return [*called, *tell_misfit(shape, reply), *tell_cut_off(shape, reply)]
 
         with self.spent.counting():
             ended: Ended = await self._journal.step(
@@ -241,3 +246,27 @@ def tell_misfit(shape: type[BaseModel] | None, reply: ModelReply) -> list[Told]:
         raw = cut(error.raw, MAX_RAW_CHARS)
         return [("structure.invalid", {"shape": shape.__name__, "error": error.message, "raw": raw})]
     return []
+
+
+def is_cut_off(reply: ModelReply, shape: type[BaseModel] | None) -> bool:
+    """Whether a reply is no answer, and no call to run, since it ended at `max_tokens`."""
+    return reply.finish_reason == "length" and (shape is None or bool(reply.tool_calls))
+
+
+def cut_off(reply: ModelReply, setting: Setting) -> ReplyCutOff:
+    """The error for a reply that is cut off."""
+    what = "in a tool call, which was not run" if reply.tool_calls else "before its answer was whole"
+    return ReplyCutOff(
+        f"{reply.model or setting.model} reached max_tokens ({setting.max_tokens}) {what}",
+        remedy="Raise max_tokens in the prompt file; what it wrote is in the task's reply.cut_off event",
+    )
+
+
+def tell_cut_off(shape: type[BaseModel] | None, reply: ModelReply) -> list[Told]:
+    """What there is of a reply that is cut off, so that nothing that was paid for is lost."""
+    if not is_cut_off(reply, shape):
+        return []
+    calls = [
+        {"tool": call.name, "arguments": cut(call.arguments, MAX_CUT_CHARS)} for call in reply.tool_calls
+    ]
+    return [("reply.cut_off", {"text": cut(reply.content, MAX_CUT_CHARS), "tool_calls": calls})]

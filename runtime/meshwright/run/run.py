@@ -14,21 +14,25 @@ from meshwright.context.memory import MemoryItem
 from meshwright.envelope import ActorRef
 from meshwright.errors import AgentError, InvalidInput, MemoryUnavailable, ToolFailed
 from meshwright.messages import MemoryScope, Task, derived_id
-from meshwright.models.port import ChatMessage, ModelReply, ToolCall
-from meshwright.models.structure import ShapeT, repaired, settled
+from meshwright.models.port import ChatMessage, EmptyReply, ModelReply, ToolCall, ToolSpec
+from meshwright.models.structure import ShapeT, settled
 from meshwright.run.author import Calls, awaited, noted
-from meshwright.run.calls import ModelCalls, Spent
+from meshwright.run.calls import ModelCalls, Spent, cut_off, is_cut_off
 from meshwright.run.delegation import check_delegation, child_of
+from meshwright.run.question import question_of, summary_of
+from meshwright.run.repeats import Repeats
 from meshwright.run.services import Services
-from meshwright.run.setting import Preparation, Setting, question_of, scopes_of
+from meshwright.run.setting import Preparation, Setting, scopes_of
 from meshwright.run.told import tell_context, tool_events
 from meshwright.tools.tool import Tool
 from meshwright.tracing import Span
 from meshwright.work import Journal, Suspended, Work
 from meshwright.work.journal import Told
 
+MAX_EMPTY = 2  # replies in a row that are asked for again
 ANSWER_NOW = "Answer now, with what you have; no more tools can be called."
-ALREADY_CALLED = "You called this already with the same arguments; its result stands above."
+NOT_CALLED = "This was not called: the call before it gave the same result again and again."
+REPLY_WAS_EMPTY = "Your reply was empty. Answer now, or call a tool."
 
 
 class Run:
@@ -87,12 +91,14 @@ class Run:
     async def converse(self, shape: type[ShapeT] | None = None) -> str | ShapeT:
         """Prepare the context, then let the model call tools until it answers; returns its answer.
 
-        It stops when the model repeats a call, or after `max_steps` calls of the model: it is then asked
-        once more, without tools. Raises ToolFailed where even so it does not answer; for a `shape`
-        StructureInvalid where it does not answer in it, also when told twice what is wrong.
+        It stops when the same call gives the same result `max_repeats` times in a row, or after `max_steps`
+        calls of the model: it is then asked once more, without tools. Raises ToolFailed where even so it does
+        not answer, EmptyReply for replies without anything, and ReplyCutOff for one that ends at
+        `max_tokens`; for a `shape` StructureInvalid where it does not answer in it, also when told twice what
+        is wrong.
         """
         setting = await self.prepare()
-        messages = _opening(setting, question_of(self.task))
+        messages = _opening(setting, question_of(self.agent, self.task))
         reply = await self._talk(setting, messages, shape)
         return reply.content if shape is None else await self._settled(setting, messages, reply, shape)
 
@@ -105,11 +111,12 @@ class Run:
     async def ask(self, prompt: str, *, shape: type[ShapeT] | None = None) -> str | ShapeT:
         """Ask the model once, with the agent's prompt file and context and without tools.
 
-        Raises StructureInvalid where it does not answer in the `shape`, also when told twice what is wrong.
+        Raises StructureInvalid where it does not answer in the `shape`, also when told twice what is wrong;
+        EmptyReply and ReplyCutOff as `converse` does.
         """
         setting = self._setting or await self.prepare()
         messages = _opening(setting, prompt)
-        reply = await self._calls.ask(setting, messages, (), shape)
+        reply = await self._reply(setting, messages, (), shape)
         return reply.content if shape is None else await self._settled(setting, messages, reply, shape)
 
     async def _talk(
@@ -117,29 +124,56 @@ class Run:
     ) -> ModelReply:
         """Let the model call tools until it answers; the messages grow with what is said."""
         specs = tuple(tool.spec for tool in self.tools.values())
-        called: set[tuple[str, str]] = set()
+        repeats = Repeats(self._services.max_repeats)
         for _ in range(self._services.max_steps):
-            reply = await self._calls.ask(setting, messages, specs, shape)
+            reply = await self._reply(setting, messages, specs, shape)
             if not reply.tool_calls:
                 return reply
             messages.append(ChatMessage(role="assistant", content=reply.content, tool_calls=reply.tool_calls))
-            repeated = False
-            for call in reply.tool_calls:
-                key = (call.name, _canonical(call.arguments))
-                repeated = repeated or key in called
-                content = ALREADY_CALLED if key in called else await self._call_tool(call)
-                called.add(key)
-                messages.append(ChatMessage(role="tool", content=content, tool_call_id=call.id))
-            if repeated:
+            if await self._call_tools(reply.tool_calls, messages, repeats):
                 break
         messages.append(ChatMessage(role="user", content=ANSWER_NOW))
-        reply = await self._calls.ask(setting, messages, (), shape)
+        reply = await self._reply(setting, messages, (), shape)
         if not reply.content and shape is None:
             raise ToolFailed(
                 "the model calls tools and never answers",
                 remedy="give it a larger max_steps, or say in its prompt when to stop",
             )
         return reply
+
+    async def _reply(
+        self,
+        setting: Setting,
+        messages: list[ChatMessage],
+        specs: tuple[ToolSpec, ...],
+        shape: type[ShapeT] | None,
+    ) -> ModelReply:
+        """The model's reply; an empty one is asked for again. Raises EmptyReply and ReplyCutOff.
+
+        An answer in a shape that is empty or cut off is told so with what else is wrong with it.
+        """
+        for _ in range(1 + MAX_EMPTY):
+            reply = await self._calls.ask(setting, messages, specs, shape)
+            if is_cut_off(reply, shape):
+                raise cut_off(reply, setting)
+            if reply.tool_calls or reply.content.strip() or shape is not None:
+                return reply
+            messages.append(ChatMessage(role="user", content=REPLY_WAS_EMPTY))
+        raise EmptyReply(
+            f"{reply.model or setting.model} gave neither text nor a tool call, {1 + MAX_EMPTY} times",
+            remedy="Raise max_tokens in the prompt file, since reasoning counts, or name another model",
+        )
+
+    async def _call_tools(
+        self, calls: Sequence[ToolCall], messages: list[ChatMessage], repeats: Repeats
+    ) -> bool:
+        """Call tools one after another, and add the results; returns whether they lead nowhere any more."""
+        stuck = False
+        for call in calls:
+            content = NOT_CALLED if stuck else await self._call_tool(call, repeats)
+            stuck = stuck or repeats.add(call, content)
+            messages.append(ChatMessage(role="tool", content=content, tool_call_id=call.id))
+        return stuck
 
     @noted
     async def prepare(self) -> Setting:
@@ -224,7 +258,7 @@ class Run:
         if self.task.thread_id == self.task.task_id:
             return ()
         return (
-            {"role": "user", "content": question_of(self.task), "task_id": self.task.task_id},
+            {"role": "user", "content": summary_of(self.task), "task_id": self.task.task_id},
             {"role": "assistant", "content": answer or self._answer, "task_id": self.task.task_id},
         )
 
@@ -240,7 +274,7 @@ class Run:
 
     # Tools
 
-    async def _call_tool(self, call: ToolCall) -> str:
+    async def _call_tool(self, call: ToolCall, repeats: Repeats) -> str:
         """The result of a call as the model is told it: a fault of the call is told too, not raised."""
         tool = self.tools.get(call.name)
         if tool is None:
@@ -249,7 +283,10 @@ class Run:
         self._has_waited = False
 
         def tell(result: dict[str, Any]) -> list[Told]:
-            return tool_events(call, result, None if self._has_waited else started)
+            events = tool_events(call, result, None if self._has_waited else started)
+            if repeats.times(call, _content(result)) == repeats.most:
+                events.append(("tool.repeated", {"tool": call.name, "times": repeats.most}))
+            return events
 
         result = await self._journal.step(
             f"tool {call.name}",
@@ -258,12 +295,7 @@ class Run:
             repeatable=tool.idempotent,
             tell=tell,
         )
-        if not isinstance(result, dict) or result.keys() != {"value", "error"}:
-            result = {"value": result, "error": None}  # what a person says came of it
-        if result["error"] is not None:
-            return _error_text(str(result["error"]))
-        value = result["value"]
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return _content(result)
 
     async def _run_tool(self, tool: Tool, call: ToolCall) -> dict[str, Any]:
         attributes = {
@@ -290,12 +322,14 @@ def _opening(setting: Setting, question: str) -> list[ChatMessage]:
     ]
 
 
-def _canonical(arguments: str) -> str:
-    """Arguments that mean the same, written the same."""
-    try:
-        return json.dumps(json.loads(repaired(arguments or "{}")), sort_keys=True)
-    except ValueError:
-        return arguments
+def _content(result: Any) -> str:
+    """What a model is told of the result of a tool."""
+    if not isinstance(result, dict) or result.keys() != {"value", "error"}:
+        result = {"value": result, "error": None}  # what a person says came of it
+    if result["error"] is not None:
+        return _error_text(str(result["error"]))
+    value = result["value"]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _error_text(message: str) -> str:

@@ -152,6 +152,7 @@ class Runner:
             error=fault,
             duration_ms=round(seconds * 1000, 3),
             model=spent.model,
+            finish_reason=spent.finish_reason,
             usage=spent.usage,
             cost_usd=spent.cost_usd,
             completed_at=self._services.clock.now(),

@@ -27,6 +27,7 @@ class Services:
     clock: Clock
     project_id: str = "default"
     max_steps: int = 12
+    max_repeats: int = 5
     max_chain: int = 5
     max_context_tokens: int = 4000
     max_memory_tokens: int = 400

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from meshwright.errors import InvalidInput, MemoryUnavailable
 from meshwright.ledger.calls import Call
 from meshwright.messages import MemoryScope, Task
 from meshwright.models.structure import Way
+from meshwright.run.question import summary_of
 from meshwright.run.services import Services
 from meshwright.tracing import Span
 from meshwright.work import Work
@@ -72,7 +72,7 @@ class Preparation:
         context = await self._compress(memories)
         values = {
             "agent_name": self._agent_id,
-            "task": question_of(self._task),
+            "task": summary_of(self._task),
             "context": context.compressed_context,
         }
         return Setting(
@@ -164,11 +164,6 @@ def tags_of(agent: Agent, task: Task, of_prompt: Sequence[str]) -> tuple[str, ..
         return tuple(map(str, wanted))
     own = agent.tags(task)
     return tuple(of_prompt if own is None else own)
-
-
-def question_of(task: Task) -> str:
-    """What the task asks: its words, or else its payload as JSON."""
-    return task.text or json.dumps(task.payload, ensure_ascii=False)
 
 
 def scopes_of(task: Task, agent_id: str, project_id: str) -> list[tuple[MemoryScope, str]]:

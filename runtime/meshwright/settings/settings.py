@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     """Tasks that one agent works on at a time, where it declares no number itself."""
     max_steps: int = Field(default=12, ge=1, le=1_000)
     """Model calls of one attempt at a task; after them the model is asked once more, without tools."""
+    max_repeats: int = Field(default=5, ge=2, le=1_000)
+    """The same tool call with the same result so often in a row ends the tools of a run: the model is asked
+    for its answer."""
     max_attempts: int = Field(default=3, ge=1, le=10)
     """Attempts at a task, each by another agent; where there is no other, the first one's failure is the end.
     Only after ReplayMismatch may the same agent try again."""

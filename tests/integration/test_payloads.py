@@ -1,0 +1,74 @@
+"""What stands in a task's payload reaches the provider, by whichever door the task comes."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from meshwright import Agent, Capability
+from tests.integration.http_mesh import Api, http_mesh
+from tests.integration.mqtt_broker import SUBMIT, ask, mosquitto
+from tests.providers.fake import FakeProvider
+
+PAYLOAD = {"text": "Review this.", "diff": "-x = 1\n+x = 2", "options": {"strict": True}}
+ASKED = 'Review this.\n\ndiff:\n-x = 1\n+x = 2\n\noptions:\n{"strict": true}'
+
+
+class Reviewer(Agent):
+    """Reviews what it is given."""
+
+    agent_id = "reviewer"
+    capabilities = (Capability("reviewing"),)
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeProvider]:
+    async with FakeProvider() as fake:
+        yield fake
+
+
+def told(fake: FakeProvider) -> str:
+    """What the provider was asked, once."""
+    [call] = fake.calls
+    [*_, last] = call.body["messages"]
+    assert last["role"] == "user"
+    return last["content"]
+
+
+async def test_a_payload_over_http_reaches_the_model(tmp_path: Path, fake: FakeProvider) -> None:
+    async with http_mesh(tmp_path, Reviewer, model="http", litellm_base_url=fake.url) as api:
+        await api.finished(agent_id="reviewer", payload=PAYLOAD)
+    assert told(fake) == ASKED
+
+
+async def test_a_payload_of_mesh_submit_reaches_the_model(tmp_path: Path, fake: FakeProvider) -> None:
+    async with http_mesh(tmp_path, Reviewer, model="http", litellm_base_url=fake.url) as api:
+        beside = json.dumps({name: value for name, value in PAYLOAD.items() if name != "text"})
+        await submitted(api, "reviewing", "Review this.", "--payload", beside)
+    assert told(fake) == ASKED
+
+
+@pytest.mark.needs("mosquitto", "mosquitto_rr")
+async def test_a_payload_over_mqtt_reaches_the_model(tmp_path: Path, fake: FakeProvider) -> None:
+    async with (
+        mosquitto(tmp_path) as broker,
+        http_mesh(tmp_path, Reviewer, model="http", litellm_base_url=fake.url, mqtt_url=broker.url),
+    ):
+        request = {"agent_id": "reviewer", "payload": PAYLOAD}
+        assert (await ask(broker, SUBMIT, request, reply="outcome"))["success"]
+    assert told(fake) == ASKED
+
+
+async def submitted(api: Api, *arguments: str) -> None:
+    """Give a task by the command line, and wait for its end."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "meshwright.cli", "submit", *arguments, "--url", api.url),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output
+    [task] = (await api.get("/tasks"))["items"]
+    await api.mesh.outcome(task["task_id"])

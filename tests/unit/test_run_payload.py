@@ -1,0 +1,63 @@
+"""The payload of a task: all of it reaches the model, by name, within limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshwright import Agent, Capability
+from meshwright.testing import ScriptedModel, mesh_for
+
+
+class Reviewer(Agent):
+    """Reviews."""
+
+    agent_id = "reviewer"
+    capabilities = (Capability("reviewing"),)
+
+
+async def question(payload: dict[str, Any], agent: type[Agent] = Reviewer) -> str:
+    """What the model of an agent is asked."""
+    model = ScriptedModel("Reviewed.")
+    async with mesh_for(agent, model=model) as mesh:
+        receipt = await mesh.submit(agent_id=agent.agent_id, payload=payload)
+        assert (await mesh.outcome(receipt.task_id)).success
+    [request] = model.requests
+    assert request.messages[-1].role == "user"
+    words = payload.get("text", "").strip()
+    beside = [str(value) for name, value in payload.items() if name != "text" and words]
+    assert not [value for value in beside if value in request.messages[0].content]
+    return request.messages[-1].content
+
+
+async def test_what_stands_beside_the_words_reaches_the_model() -> None:
+    diff = "--- a.py\n+++ b.py\n-x = 1\n+x = 2"
+    asked = await question({"text": "Review this.", "diff": diff, "limits": {"lines": 80}, "strict": True})
+    assert asked == f'Review this.\n\ndiff:\n{diff}\n\nlimits:\n{{"lines": 80}}\n\nstrict:\ntrue'
+
+
+@pytest.mark.parametrize("words", [{}, {"text": "  "}])
+async def test_a_payload_without_words_reaches_the_model_by_field(words: dict[str, str]) -> None:
+    asked = await question({**words, "title": "Größe"})
+    assert asked == "title:\nGröße"
+
+
+async def test_words_alone_are_told_as_they_are() -> None:
+    assert await question({"text": "Review this."}) == "Review this."
+
+
+async def test_long_fields_are_cut_and_say_so() -> None:
+    asked = await question({"text": "Review.", **{f"part{n}": "x" * 40_000 for n in range(4)}})
+    assert asked.count("[cut: the first 32,000 of 40,000 characters]") == 2
+    assert "part3:\n[left out: the payload is too long]" in asked
+    assert len(asked) < 101_000
+
+
+async def test_tags_that_choose_the_model_are_not_told_to_it() -> None:
+    class Tagged(Reviewer):
+        agent_id = "tagged"
+        task_tags = frozenset({"cheap"})
+
+    assert await question({"text": "Review.", "tags": ["cheap"]}, Tagged) == "Review."
+    assert await question({"text": "Review.", "tags": ["red"]}) == 'Review.\n\ntags:\n["red"]'

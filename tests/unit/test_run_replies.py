@@ -1,0 +1,109 @@
+"""Replies that are no answer: empty ones are asked for again, and what is cut off fails."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright import Agent, Capability, TaskRequest
+from meshwright.messages import Usage
+from meshwright.models.port import ModelReply, ToolCall
+from meshwright.run import Run
+from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
+from tests.unit.clerk import Clerk, a_clerk, told
+from tests.unit.cooking import NO_SOUP, SOUP, SOUP_TEXT, Cook, said
+from tests.unit.keeping import keeper, kept, told_of
+
+
+def reply(content: str = "", **fields: Any) -> ModelReply:
+    usage = Usage(prompt_tokens=100, completion_tokens=10, reasoning_tokens=10)
+    return ModelReply(content=content, model="thinker", usage=usage, cost_usd=Decimal("0.01"), **fields)
+
+
+CUT_OFF = reply("The event log is a table of", finish_reason="length")
+CUT_CALL = reply(
+    finish_reason="length",
+    tool_calls=(ToolCall(id="c1", name="look_up", arguments='{"word": "fence"}'),),
+)
+
+
+async def asked(model: ScriptedModel, *agents: type[Agent]) -> tuple[Any, MeshUnderTest]:
+    async with mesh_for(*(agents or (a_clerk(),)), model=model) as mesh:
+        return await mesh.ask((*agents, Clerk)[0].agent_id, "Where is it?"), mesh
+
+
+@pytest.mark.parametrize("empty", [reply(), reply("  \n"), reply(finish_reason="tool_calls")])
+async def test_an_empty_reply_is_asked_for_again(empty: ModelReply) -> None:
+    model = ScriptedModel(tool_call("look_up", word="fence"), empty, empty, "Page 1.")
+    outcome, _ = await asked(model)
+    assert (outcome.text, outcome.finish_reason) == ("Page 1.", "stop")
+    assert "Your reply was empty" in model.requests[-1].messages[-1].content
+    assert all(message.content or message.tool_calls for message in model.requests[-1].messages)
+
+
+async def test_replies_that_stay_empty_fail_the_attempt() -> None:
+    outcome, mesh = await asked(ScriptedModel(reply(), reply(), reply()))
+    assert outcome.error.type == "EmptyReply"
+    assert "thinker gave neither text nor a tool call, 3 times" in outcome.error.message
+    assert "max_tokens" in outcome.error.message
+    assert (outcome.success, outcome.cost_usd) == (False, Decimal("0.03"))
+    assert len(mesh.events("model.called")) == 3
+
+
+async def test_an_answer_that_is_cut_off_fails_and_is_kept() -> None:
+    outcome, mesh = await asked(ScriptedModel(CUT_OFF))
+    assert (outcome.error.type, outcome.finish_reason) == ("ReplyCutOff", "length")
+    assert "reached max_tokens (" in outcome.error.message
+    assert "Raise max_tokens in the prompt file" in outcome.error.message
+    [cut_off] = mesh.events("reply.cut_off").payloads
+    assert cut_off["text"] == CUT_OFF.content
+    [called] = mesh.events("model.called").payloads
+    assert called["finish_reason"] == "length"
+
+
+async def test_a_call_that_is_cut_off_is_not_run() -> None:
+    clerk = a_clerk()
+    outcome, mesh = await asked(ScriptedModel(CUT_CALL), clerk)
+    assert outcome.error.type == "ReplyCutOff"
+    assert "in a tool call, which was not run" in outcome.error.message
+    assert clerk.looked_up == []
+    [cut_off] = mesh.events("reply.cut_off").payloads
+    assert cut_off["tool_calls"] == [{"tool": "look_up", "arguments": '{"word": "fence"}'}]
+
+
+async def test_an_answer_to_a_question_in_code_may_not_be_empty_or_cut_off() -> None:
+    class Asker(Agent):
+        agent_id = "asker"
+        capabilities = (Capability("asking"),)
+
+        async def run(self, run: Run) -> str:
+            return await run.ask("What is it?")
+
+    outcome, _ = await asked(ScriptedModel(CUT_OFF), Asker)
+    assert outcome.error.type == "ReplyCutOff"
+    outcome, _ = await asked(ScriptedModel(reply(), "A log."), Asker)
+    assert outcome.text == "A log."
+
+
+async def test_an_answer_in_a_shape_that_is_cut_off_is_repaired_as_before() -> None:
+    model = ScriptedModel(said(NO_SOUP[:20], finish_reason="length"), said(""), said(SOUP_TEXT))
+    outcome, mesh = await asked(model, Cook)
+    assert outcome.result == SOUP
+    assert not mesh.events("reply.cut_off")
+
+
+async def test_a_resumed_run_asks_again_for_what_was_empty_once(tmp_path: Path) -> None:
+    first = keeper()
+    async with kept(tmp_path, first, model=ScriptedModel(reply(), tool_call("hold"))) as mesh:
+        task_id = (await mesh.submit(TaskRequest(agent_id="keeper", payload={"text": "Do it."}))).task_id
+        await first.began.wait()
+        await told_of(mesh, "model.called")
+    model = ScriptedModel("Done.")
+    async with kept(tmp_path, keeper(opened=True), model=model) as mesh:
+        outcome = await mesh.outcome(task_id)
+    assert (outcome.text, outcome.attempt) == ("Done.", 1)
+    assert told(model) == ["held"]
+    assert len(model.requests) == 1
