@@ -98,3 +98,39 @@ async def test_a_second_ctrl_c_leaves_running_work_for_the_next_start(tmp_path: 
         provider.seconds = 0.0
         async with mesh_up(data, LITELLM_BASE_URL=provider.url) as again:
             assert (await again.outcome(task_id))["success"]
+
+
+BLOCKED = """\
+import math
+import time
+
+from meshwright import Agent, Capability, Run, tool
+
+
+class Blocked(Agent):
+    agent_id = "blocked"
+    capabilities = (Capability("blocking"),)
+
+    @tool(timeout=math.inf)
+    def sleep(self) -> str:
+        '''Sleep for an hour.'''
+        time.sleep(3600)
+        return "slept"
+
+    async def run(self, run: Run) -> str:
+        return await run.tools["sleep"].call("{}", run)
+"""
+
+
+async def test_ctrl_c_ends_a_mesh_whose_tool_sleeps_for_an_hour(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/blocked.py").write_text(BLOCKED)
+    async with mesh_up(tmp_path / "data", MESH_ACTORS_DIR=str(tmp_path / "actors")) as running:
+        await running.submit("Sleep.", capability="blocking")
+        await running.until(lambda event: event["event_type"] == "task.started")
+        running.process.send_signal(signal.SIGINT)
+        await running.errors.until("1 running")
+        running.process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(DRAIN_SECONDS):
+            assert await running.process.wait() == 0
+    assert "tool sleep of blocked was given up and still runs" in await running.errors.whole()

@@ -11,16 +11,24 @@ from meshwright.run import Employed
 from meshwright.settings import Settings
 from meshwright.settings.loading import FILE_NAME
 from meshwright.tools.mesh import delegate_tool, remember_tool
+from meshwright.tools.threads import Overrun, ToolThreads
 from meshwright.tools.tool import Tool, tools_of
 from meshwright.tools.toolset import ToolSettings
 
 
-def employ(classes: Sequence[type[Agent]], settings: ToolSettings) -> dict[str, Employed]:
-    """Make each agent with its tools. Raises ConfigError where two tools of one agent share a name."""
-    return {cls.agent_id: _employ(cls(), settings) for cls in classes}
+def employ(
+    classes: Sequence[type[Agent]],
+    settings: ToolSettings,
+    on_overrun: Callable[[Overrun], None] = lambda overrun: None,
+) -> dict[str, Employed]:
+    """Make each agent with its tools and their threads; `on_overrun` is called for threads that do not end.
+
+    Raises ConfigError where two tools of one agent share a name.
+    """
+    return {cls.agent_id: _employ(cls(), settings, on_overrun) for cls in classes}
 
 
-def _employ(agent: Agent, settings: ToolSettings) -> Employed:
+def _employ(agent: Agent, settings: ToolSettings, on_overrun: Callable[[Overrun], None]) -> Employed:
     toolsets = [toolset(settings) for toolset in agent.toolsets]
     tools = [tool for owner in (agent, *toolsets) for tool in tools_of(owner)]
     if agent.delegates_to:
@@ -28,7 +36,10 @@ def _employ(agent: Agent, settings: ToolSettings) -> Employed:
     if agent.remembers:
         tools.append(remember_tool())
     _check_names(agent, tools)
-    return Employed(agent, {tool.name: tool for tool in tools}, toolsets)
+    size = agent.max_concurrency or settings.max_concurrency
+    threads = ToolThreads(agent.agent_id, size, on_overrun)
+    bound = {tool.name: tool.within(threads, settings.tool_timeout_seconds) for tool in tools}
+    return Employed(agent, bound, toolsets, threads)
 
 
 def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:
@@ -49,6 +60,8 @@ def tool_settings(settings: Settings, project: Path) -> ToolSettings:
         workspace=project / settings.workspace,
         hidden=tuple(project / path for path in own),
         allow_private_addresses=settings.allow_private_addresses,
+        tool_timeout_seconds=settings.tool_timeout_seconds,
+        max_concurrency=settings.max_concurrency,
     )
 
 

@@ -15,6 +15,7 @@ from meshwright.host import Host
 from meshwright.messages import Event, new_id
 from meshwright.models.port import ModelRequest
 from meshwright.orchestration.presence import every
+from meshwright.tools.threads import Overrun
 
 logger = logging.getLogger("meshwright.assembly")
 
@@ -43,6 +44,17 @@ class Announcements:
             task_id=request.metadata.get("task_id"),
             agent_id=request.user,
             tenant_id=request.metadata.get("tenant_id", "default"),
+        )
+
+    def overran(self, overrun: Overrun) -> None:
+        """The thread of a tool has gone on after its call was given up, or has ended at last."""
+        self._emit(
+            "tool.overran",
+            topics.TASK_PROGRESS,
+            {"tool": overrun.tool, "seconds": overrun.seconds, "ended": overrun.ended},
+            task_id=overrun.task.task_id,
+            agent_id=overrun.agent_id,
+            tenant_id=overrun.task.tenant_id,
         )
 
     def _emit(self, event_type: str, topic: str, payload: dict[str, Any], **known: Any) -> None:

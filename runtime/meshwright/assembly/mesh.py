@@ -84,7 +84,7 @@ def build_mesh(
     budgets = Budgets(declared, chosen_host)
     prompts = prompts_of(settings, project, chosen_host, classes)
     services = serve_runs(settings, project, chosen_host, chosen_model, prompts, budgets, database, tracing)
-    employed = employ(own, tool_settings(settings, project))
+    employed = employ(own, tool_settings(settings, project), Announcements(chosen_host).overran)
     worker = Worker(chosen_host, Runner(services, employed), slots_of(employed, settings.max_concurrency))
     join(chosen_host, worker, {name: kind for name, kind in kinds.items() if lives_in(name, role)})
     registrations = registrations_of(employed, role)

@@ -20,13 +20,15 @@ class OneLine(logging.Handler):
         self._folder = folder
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line, and keep the traceback that came with it."""
+        """Write the line, redacted, and keep the traceback that came with it."""
+        from meshwright.tools.redaction import redact  # imports pydantic, which most commands do without
+
         text = " ".join(record.getMessage().split())
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             where = keep_traceback(error, self._folder)
             text = f"{text[:MAX_QUOTED]}: {type(error).__name__}: {str(error)[:MAX_QUOTED]} ({where})"
-        click.echo(f"mesh: {record.levelname.lower()}: {text[: 4 * MAX_QUOTED]}", err=True)
+        click.echo(f"mesh: {record.levelname.lower()}: {redact(text[: 4 * MAX_QUOTED])}", err=True)
 
 
 def log_to_stderr(folder: Path) -> None:

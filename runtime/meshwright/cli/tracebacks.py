@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from pathlib import Path
 
@@ -13,13 +14,19 @@ FILE_NAME = "last-error.txt"
 
 
 def keep_traceback(error: BaseException, folder: Path) -> str:
-    """Write a traceback to the data folder, or to stderr where MESH_DEBUG is set; returns where it is."""
+    """Write a traceback to the data folder, or to stderr where MESH_DEBUG is set; returns where it is.
+
+    What looks like a secret is redacted.
+    """
+    from meshwright.tools.redaction import redact
+
+    text = redact("".join(traceback.format_exception(error)))
     if os.environ.get("MESH_DEBUG"):
-        traceback.print_exception(error)
+        sys.stderr.write(text)
         return "traceback above"
     path = folder / FILE_NAME
     try:
-        write_private(make_private(folder) / FILE_NAME, "".join(traceback.format_exception(error)))
+        write_private(make_private(folder) / FILE_NAME, text)
     except (OSError, StoreFailed):
         return "MESH_DEBUG=1 shows the traceback"
     return f"traceback: {path}"

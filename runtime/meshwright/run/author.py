@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import sysconfig
 from collections.abc import Callable, Coroutine, Iterator
 from functools import wraps
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-import meshwright
 from meshwright.agent import Agent
 from meshwright.errors import AgentError, MeshError
 from meshwright.messages import Fault
+from meshwright.tools.places import author_place, is_of_an_author
 
-PACKAGE = str(Path(meshwright.__file__).parent)
-LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 MAX_FAULTS_NAMED = 3  # of a group
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -145,19 +141,9 @@ def _fault(kind: str, message: str) -> Fault:
 def _place(agent: Agent, error: BaseException) -> str:
     """The last line of the author's code that an error passed through, else where its `run` begins."""
     code = inspect.unwrap(type(agent).run).__code__
-    is_own = _is_of_an_author(code.co_filename)
-    place = f"{code.co_filename}:{code.co_firstlineno}" if is_own else f"agent {agent.agent_id}"
-    traceback = error.__traceback__
-    while traceback is not None:
-        filename = traceback.tb_frame.f_code.co_filename
-        if _is_of_an_author(filename):
-            place = f"{filename}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    return place
-
-
-def _is_of_an_author(filename: str) -> bool:
-    return not filename.startswith(("<", PACKAGE, *LIBRARIES))
+    is_own = is_of_an_author(code.co_filename)
+    beginning = f"{code.co_filename}:{code.co_firstlineno}" if is_own else f"agent {agent.agent_id}"
+    return str(author_place(error) or beginning)
 
 
 def _is_not_begun(call: Coroutine[Any, Any, Any]) -> bool:

@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from meshwright import genai
@@ -18,6 +18,7 @@ from meshwright.messages import Fault, Outcome, OutcomeStatus
 from meshwright.run.author import fault_of, result_of
 from meshwright.run.run import Run, Spent
 from meshwright.run.services import Services
+from meshwright.tools.threads import ToolThreads
 from meshwright.tools.tool import Tool
 from meshwright.tools.toolset import Toolset
 from meshwright.tracing import Span
@@ -34,9 +35,11 @@ class Employed:
     agent: Agent
     tools: Mapping[str, Tool]
     toolsets: Sequence[Toolset] = ()
+    threads: ToolThreads = field(default_factory=ToolThreads)
 
     async def close(self) -> None:
         """Give back what the tools hold."""
+        self.threads.close()
         for toolset in self.toolsets:
             await toolset.close()
 

@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     max_repeats: int = Field(default=5, ge=2, le=1_000)
     """The same tool call with the same result so often in a row ends the tools of a run: the model is asked
     for its answer."""
+    tool_timeout_seconds: float = Field(default=60.0, gt=0)
+    """Seconds that a call of a tool may take, where the tool declares no `timeout` itself."""
     max_attempts: int = Field(default=3, ge=1, le=10)
     """Attempts at a task, each by another agent; where there is no other, the first one's failure is the end.
     Only after ReplayMismatch may the same agent try again."""

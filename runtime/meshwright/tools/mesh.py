@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ def delegate_tool(agent_ids: Sequence[str]) -> Tool:
     It may run again after a crash: the mesh knows a delegated task by the step that delegated it.
     """
 
-    @tool(idempotent=True)
+    @tool(idempotent=True, timeout=math.inf)
     async def delegate(agent_id: str, text: Text, context: ToolContext) -> str:
         """Give a task to another agent, wait for it, and get its answer.
 

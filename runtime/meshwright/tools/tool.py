@@ -18,9 +18,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar, get_type_hints, overload
 
 from pydantic.errors import PydanticUserError
@@ -30,7 +32,9 @@ from meshwright.errors import ConfigError, MeshError, ToolFailed
 from meshwright.messages import ID_PATTERN, MemoryScope, Task
 from meshwright.models.port import ToolSpec
 from meshwright.tools.arguments import Arguments, read_docstring
+from meshwright.tools.places import author_place
 from meshwright.tools.redaction import redact, redact_data
+from meshwright.tools.threads import ToolThreads
 
 logger = logging.getLogger("meshwright.tools")
 MAX_RESULT_CHARS = 32_000
@@ -70,6 +74,7 @@ class Declaration:
 
     name: str
     idempotent: bool
+    timeout: float | None
 
 
 @overload
@@ -77,18 +82,27 @@ def tool(function: FunctionT, /) -> FunctionT: ...
 
 
 @overload
-def tool(*, idempotent: bool = False, name: str | None = None) -> Callable[[FunctionT], FunctionT]: ...
+def tool(
+    *, idempotent: bool = False, name: str | None = None, timeout: float | None = None
+) -> Callable[[FunctionT], FunctionT]: ...
 
 
 def tool(
-    function: FunctionT | None = None, /, *, idempotent: bool = False, name: str | None = None
+    function: FunctionT | None = None,
+    /,
+    *,
+    idempotent: bool = False,
+    name: str | None = None,
+    timeout: float | None = None,
 ) -> FunctionT | Callable[[FunctionT], FunctionT]:
     """Let the model call a method: with a docstring, every parameter annotated, async or not.
 
     A function that is not async runs in a thread. `idempotent` says that to run it twice does no harm, so
     that a run which was cut short in the middle of it may call it again; for any other tool a person is
-    asked. It returns whatever pydantic can write as JSON; over 32,000 characters are cut.
-    Raise ToolFailed to tell the model what went wrong; other exceptions reach it as ToolFailed too.
+    asked. `timeout` is how many seconds a call may take, by default the setting `tool_timeout_seconds`;
+    `math.inf` sets no limit. It returns whatever pydantic can write as JSON; over 32,000 characters are cut.
+    Raise ToolFailed to tell the model what went wrong; other exceptions reach it as ToolFailed too, with the
+    line that raised them, and are logged.
 
     Raises ConfigError, with file and line, where the function cannot be a tool.
     """
@@ -96,7 +110,7 @@ def tool(
     def declare(function: FunctionT) -> FunctionT:
         if not inspect.isfunction(function):
             raise ConfigError(f"@tool is for functions, not for {function!r}", remedy="put it innermost")
-        setattr(function, MARK, Declaration(name or function.__name__, idempotent))
+        setattr(function, MARK, Declaration(name or function.__name__, idempotent, timeout))
         _check(function)
         return function
 
@@ -113,6 +127,8 @@ class Tool:
     function: Callable[..., Any]
     arguments: Arguments
     context_names: tuple[str, ...]
+    timeout: float | None = None
+    threads: ToolThreads = field(default_factory=ToolThreads)
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Tool:
@@ -127,7 +143,8 @@ class Tool:
         except (NameError, AttributeError, TypeError, PydanticUserError) as error:
             remedy = "use types that pydantic knows, imported for run time too (not under TYPE_CHECKING)"
             raise _refusal(function, f"has a type that cannot be read: {error}", remedy) from error
-        return cls(declaration.name, description, declaration.idempotent, function, arguments, names)
+        name, idempotent, timeout = declaration.name, declaration.idempotent, declaration.timeout
+        return cls(name, description, idempotent, function, arguments, names, timeout)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -139,30 +156,54 @@ class Tool:
         """The tool as a model sees it."""
         return ToolSpec(name=self.name, description=self.description, parameters=self.parameters)
 
+    def within(self, threads: ToolThreads, timeout_seconds: float) -> Tool:
+        """The tool in an agent's threads, and with a limit of time where it declares none itself."""
+        return replace(self, threads=threads, timeout=self.timeout or timeout_seconds)
+
     async def call(self, arguments: str, context: ToolContext) -> Any:
         """Check the arguments, JSON text as the model wrote it; run the tool; return plain JSON data.
 
         Raises InvalidInput, naming the field, for arguments that are not JSON or do not fit: nothing has
         run then. What the tool raises on purpose (any MeshError) passes as it is, every other exception
-        becomes ToolFailed. A result over the limit comes back as text that says where it was cut. What looks
-        like a secret is redacted, in results and in errors.
+        becomes ToolFailed, and so does a call that takes too long. A result over the limit comes back as text
+        that says where it was cut. What looks like a secret is redacted, in results and in errors.
         """
         values = self.arguments.read(arguments) | dict.fromkeys(self.context_names, context)
         try:
-            return self._plain(await self._run(values))
+            return self._plain(await self._within_time(values, context))
         except MeshError as error:
             error.message, error.remedy = redact(error.message), redact(error.remedy)
             error.args = (error.message,)
             raise
         # A tool's body is not ours and may raise anything: its model must hear of it, and its run go on.
         except Exception as error:
-            logger.exception("tool %s failed", self.name)
-            raise ToolFailed(redact(f"{type(error).__name__}: {error}")) from error
+            place = author_place(error)
+            logger.error(
+                "tool %s failed at %s", self.name, place or "no line of its author's", exc_info=error
+            )
+            where = f" ({place.short})" if place else ""
+            raise ToolFailed(redact(f"{type(error).__name__}: {error}{where}")) from error
 
-    async def _run(self, values: Mapping[str, Any]) -> Any:
+    async def _within_time(self, values: Mapping[str, Any], context: ToolContext) -> Any:
+        limit = asyncio.timeout(None if self.timeout in (None, math.inf) else self.timeout)
+        try:
+            async with limit:
+                return await self._run(values, context)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise ToolFailed(
+                f"{self.name} did not end within {self.timeout:g} seconds and was given up",
+                remedy=""
+                if self.idempotent
+                else "It may still take effect: find out before you call it again",
+            ) from error
+
+    async def _run(self, values: Mapping[str, Any], context: ToolContext) -> Any:
         if inspect.iscoroutinefunction(self.function):
             return await self.function(**values)
-        result = await asyncio.to_thread(_without_stop_iteration, self.function, values)
+        work = partial(_without_stop_iteration, self.function, values)
+        result = await self.threads.run(work, tool=self.name, context=context)
         return await result if inspect.isawaitable(result) else result
 
     def _plain(self, result: Any) -> Any:
@@ -220,6 +261,9 @@ def _check(function: Callable[..., Any]) -> None:
             raise _refusal(function, f"takes {parameter}", "give each parameter a name of its own")
         if parameter.annotation is parameter.empty:
             raise _refusal(function, f"does not say the type of {name!r}", f"write {name}: str, or the like")
+    timeout = getattr(function, MARK).timeout
+    if timeout is not None and not timeout > 0:
+        raise _refusal(function, f"has a timeout of {timeout!r}", "give it seconds, or math.inf for no limit")
     for name in read_docstring(function.__doc__ or "")[1].keys() - parameters:
         raise _refusal(function, f"describes {name!r}, which it does not take", "correct its docstring")
 

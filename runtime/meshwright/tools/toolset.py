@@ -28,6 +28,8 @@ class ToolSettings:
     fetch_timeout_seconds: float = 20.0
     max_redirects: int = 5
     git_timeout_seconds: float = 10.0
+    tool_timeout_seconds: float = 60.0
+    max_concurrency: int = 8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "files", Workspace(self.workspace, self.hidden))
