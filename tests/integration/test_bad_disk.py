@@ -111,10 +111,10 @@ async def test_a_file_that_is_cut_short_under_a_running_mesh_makes_nobody_wait_f
         assert not running.mesh.ready
 
 
-async def test_a_stop_leaves_everything_in_one_file(tmp_path: Path) -> None:
+async def test_a_stop_leaves_everything_in_one_file_and_its_mark(tmp_path: Path) -> None:
     async with up(tmp_path) as running:
         await running.ask("echo")
-    assert {path.name for path in (tmp_path / "data").iterdir()} == {FILE_NAME, "mesh.lock"}
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {FILE_NAME, "mesh.lock", "mesh.mark"}
 
 
 async def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -128,6 +128,21 @@ async def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
     assert status == 1
     [line] = err.splitlines()
     assert FILE_NAME in line and "malformed; restore it from a copy" in line
+
+
+@pytest.mark.parametrize("part", [b"tableheads", b"tablerecords", b"indexheads"])
+async def test_a_damaged_schema_is_refused_in_one_line(tmp_path: Path, part: bytes) -> None:
+    async with up(tmp_path) as running:
+        await running.ask("echo")
+    path = tmp_path / "data" / FILE_NAME
+    content = bytearray(path.read_bytes())
+    name = content.index(part) + len("table")
+    content[name : name + 5] = b"\xb4" * 5  # SQLite quotes the name, and it is no text
+    path.write_bytes(content)
+    status, err = await mesh_up(tmp_path / "data")
+    assert status == 1
+    [line] = err.splitlines()
+    assert FILE_NAME in line and "restore it from a copy" in line
 
 
 async def test_a_folder_that_cannot_be_written_is_refused_in_one_line() -> None:

@@ -73,7 +73,11 @@ def build_mesh(
     chosen_model = model or answering(settings, project, own)  # before anything is opened: it may be refused
     tracing = traced(settings)
     in_memory = settings.host == "memory"
-    database = Database(None if in_memory else project / settings.data_dir, durability=settings.durability)
+    database = Database(
+        None if in_memory else project / settings.data_dir,
+        durability=settings.durability,
+        accept_loss=settings.accept_loss,
+    )
     log = EventLog(database)
     registry = registry_of(settings, clock)
     kinds = kinds_of(classes, registry, settings.max_attempts)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--bus", type=click.Choice(["mqtt", "redis"]), help="On dapr: what carries messages (mqtt).")
 @mqtt_option
 @data_option
+@click.option("--accept-loss", is_flag=True, help="Start on a store that has lost what was committed to it.")
 def up(
     port: int | None,
     host: str | None,
@@ -51,6 +52,7 @@ def up(
     bus: str | None,
     mqtt: str | None,
     data: Path | None,
+    accept_loss: bool,
 ) -> None:
     """Run a mesh and its HTTP API until Ctrl-C.
 
@@ -60,7 +62,15 @@ def up(
     from meshwright.cli.logs import log_to_stderr
     from meshwright.settings import load_settings
 
-    settings = load_settings(Path(), data_dir=data, listen_port=port, host=host, bus=bus, mqtt_url=mqtt)
+    settings = load_settings(
+        Path(),
+        data_dir=data,
+        listen_port=port,
+        host=host,
+        bus=bus,
+        mqtt_url=mqtt,
+        accept_loss=accept_loss or None,
+    )
     log_to_stderr(settings.data_dir)
     os.umask(PRIVATE_UMASK)
     if settings.host == "dapr":

@@ -70,7 +70,7 @@ class Blocks:
         self._open += [row[:SHORT] for row in rows]
         while self._open and block_of(self._open[0][0]) < block_of(self._open[-1][0] + 1):
             block = block_of(self._open[0][0])
-            count = last_of(block) - self._open[0][0] + 1
+            count = sum(row[0] <= last_of(block) for row in self._open)  # some of its numbers may be missing
             full, self._open = self._open[:count], self._open[count:]
             self._close(connection, block, full)
 

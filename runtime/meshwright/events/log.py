@@ -9,6 +9,7 @@ from contextlib import closing
 from datetime import datetime
 from functools import partial
 
+from meshwright import topics
 from meshwright.clock import Clock, SystemClock
 from meshwright.errors import StoreFailed
 from meshwright.events.blocks import Blocks, block_of, delete_block, first_of
@@ -19,8 +20,9 @@ from meshwright.events.table import INTO, Row, known_ids, own_id, row_of, write_
 from meshwright.events.tails import Tails
 from meshwright.events.tasks import TaskPage, list_tasks, position_of
 from meshwright.ledger.costs import By, Costs, sum_costs
-from meshwright.messages import Event
+from meshwright.messages import Event, new_id
 from meshwright.storage.database import Database, Job
+from meshwright.storage.mark import Loss
 
 MAX_FOUND = 500  # events read in one go
 
@@ -42,13 +44,31 @@ class EventLog:
 
     async def start(self) -> None:
         """Find the end of the log. The database is open already, and nothing has been inserted."""
-        self._seq = self._tails.announced = await self._database.write(self._resume)
+        self._tails.announced = await self._database.write(self._resume)
         await self._projections.start(self._database)
 
     def _resume(self, connection: sqlite3.Connection) -> int:
-        newest = _newest(connection)
-        self._blocks.resume(connection, newest)
-        return newest
+        self._seq = _newest(connection)
+        self._blocks.resume(connection, self._seq)
+        if loss := self._database.accepted_loss:
+            self._seq = max(self._seq, loss.marked_seq)  # a number that was given is not given again
+            self._write(connection, [self._loss_accepted(loss)], [None])
+        return self._seq
+
+    def _loss_accepted(self, loss: Loss) -> Event:
+        return Event(
+            id=new_id(),
+            event_type="store.loss_accepted",
+            topic=topics.MESH,
+            time=self._now(),
+            payload={
+                "last_seq": loss.seq,
+                "lost_until_seq": loss.marked_seq,
+                "lost_events": max(0, loss.marked_seq - loss.seq),
+                "lost_tasks": max(0, loss.marked_tasks - loss.tasks),
+                "replaced": loss.replaced,
+            },
+        )
 
     def close(self) -> None:
         """End all tails, once each has given out what it holds. Call it before the database is closed."""
@@ -108,6 +128,7 @@ class EventLog:
             rows.append(row_of(event, own))
         if rows:
             write_rows(connection, INTO, rows)
+            self._database.count_accepted(sum(event.event_type == "task.accepted" for event in written))
             self._blocks.add(connection, rows)
             self._projections.apply(connection, written)
         return written
@@ -221,7 +242,7 @@ class EventLog:
         if keep_seconds is None and max_events is None:
             return 0
         written_before = float("inf") if keep_seconds is None else self._now().timestamp() - keep_seconds
-        end = self._tails.announced - (max_events or 0)
+        end = self._tails.announced - max(max_events or 0, 1)  # the newest says where the log has come to
         deleted = 0
         await self._database.write(self._projections.flush)
         for block in await self._database.read(partial(_old_blocks, end=end, written_before=written_before)):

@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     durability: Literal["full", "normal"] = "full"
     """`full`: what was accepted survives a power cut; `normal`: kill -9, and commits are faster."""
 
+    accept_loss: bool = False
+    """Whether to start on a store that lacks what was committed to it: for one start, after a look at what is
+    lost. It is recorded as an event."""
+
     listen_host: str = "127.0.0.1"
     """Address that the HTTP API listens on. There is no login yet: leave it on loopback."""
     listen_port: int = Field(default=8000, ge=0, le=65_535)

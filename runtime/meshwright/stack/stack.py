@@ -163,6 +163,7 @@ class Stack:
             "MESH_NAMESPACE": settings.namespace,
             "MESH_BUS": settings.bus,
             "MESH_DAPR_CHANNEL": self._channel,
+            "MESH_ACCEPT_LOSS": str(settings.accept_loss),
         }
         sidecar = daprd(self._daprd, self._ports, self._components, settings.bus, app, self.backends)
         listen = self._listen(crew, number)

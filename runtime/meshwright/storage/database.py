@@ -21,10 +21,12 @@ from typing import IO, Any, Literal, Protocol, TypeVar
 
 from meshwright.errors import StoreFailed, StoreLocked, StoreTooNew
 from meshwright.storage.folder import make_private, open_private
+from meshwright.storage.mark import Loss, Marker, refusal
 
 Durability = Literal["full", "normal", "off"]
 ResultT = TypeVar("ResultT")
 FILE_NAME = "mesh.db"
+RESTORE = "restore it from a copy, or choose another folder with --data DIR"
 BUSY_TIMEOUT_SECONDS = 5.0
 MAX_JOBS = 512  # jobs of one transaction
 CACHED_STATEMENTS = 1024  # multi-row statements are one per number of rows
@@ -46,11 +48,17 @@ class Job(Protocol):
 class Database:
     """The file `mesh.db` of a folder; without a folder a private temporary one, gone when closed."""
 
-    def __init__(self, folder: Path | None = None, *, durability: Durability = "full") -> None:
+    def __init__(
+        self, folder: Path | None = None, *, durability: Durability = "full", accept_loss: bool = False
+    ) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="mesh-") if folder is None else None
         self.folder = Path(self._temporary.name) if self._temporary else Path(folder or ".")
         self.path = self.folder / FILE_NAME
         self._durability: Durability = "off" if folder is None else durability
+        self.accepted_loss: Loss | None = None
+        self._accept_loss = accept_loss
+        wal = self.path.with_name(f"{FILE_NAME}-wal")
+        self._marker = Marker(self.folder, sync=wal if durability == "normal" else None)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mesh-reader")
         self._reader: sqlite3.Connection | None = None
@@ -62,7 +70,8 @@ class Database:
     async def open(self) -> None:
         """Lock the folder, bring the schema up to date, and start the writer.
 
-        Raises StoreLocked when another process holds it, StoreTooNew, or StoreFailed.
+        Raises StoreLocked when another process holds it, StoreTooNew, or StoreFailed: also for one that lacks
+        what was committed to it, unless that loss is accepted.
         """
         self._loop = asyncio.get_running_loop()
         try:
@@ -108,6 +117,10 @@ class Database:
         self.submit(job)
         return await job.future
 
+    def count_accepted(self, tasks: int) -> None:
+        """Count tasks that the transaction accepts. For the writer's thread."""
+        self._marker.tasks += tasks
+
     async def read(self, function: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         """Run a function on a read-only connection, in the reader's thread; it sees committed data."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, function)
@@ -132,14 +145,21 @@ class Database:
         try:
             make_private(self.folder)
             self._lock = self._take_lock()
+            self._look_for_loss()
             return self._connect_writer()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             raise self._failed(error) from error
 
+    def _look_for_loss(self) -> None:
+        """Compare with the mark before anything is opened for writing, which would change what is left."""
+        loss = self._marker.loss(self.connect_reader if self.path.exists() else None)
+        if loss is not None and not self._accept_loss:
+            raise refusal(self.path, loss)
+        self.accepted_loss = loss
+
     def _connect_writer(self) -> sqlite3.Connection:
-        os.close(
-            open_private(self.path, os.O_RDWR | os.O_CREAT)
-        )  # SQLite gives its other files the same mode
+        if not self.path.exists():  # SQLite gives its other files the mode of this one
+            os.close(open_private(self.path, os.O_RDWR | os.O_CREAT))
         connection = sqlite3.connect(
             self.path,
             isolation_level=None,
@@ -152,6 +172,7 @@ class Database:
             connection.execute(f"PRAGMA synchronous={self._durability}")
             connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             migrate(connection, self.path)
+            self._marker.start(connection)
         except BaseException:  # whatever it was, passed on: only the connection must not stay open
             connection.close()
             raise
@@ -178,14 +199,18 @@ class Database:
         running = True
         while running:
             jobs, running = self._waiting_jobs()
-            if not jobs:
-                continue
-            error = self.failure or self._write_group(connection, jobs)
-            self._tell(jobs, error)
+            if jobs:
+                error = self.failure or self._write_group(connection, jobs)
+                self._tell(jobs, error)
+            if self._temporary is None and self.failure is None:
+                self._marker.write_when_due(connection, now=not running)
         connection.close()
 
     def _waiting_jobs(self) -> tuple[list[Job], bool]:
-        first = self._jobs.get()
+        try:
+            first = self._jobs.get(timeout=self._marker.seconds_left)
+        except queue.Empty:
+            return [], True
         if first is None:
             return [], False
         jobs = [first]
@@ -210,6 +235,7 @@ class Database:
                 connection.execute("ROLLBACK")
             self.failure = self._failed(error)
             return self.failure
+        self._marker.committed()
         return None
 
     def _tell(self, jobs: list[Job], error: StoreFailed | None) -> None:
@@ -222,9 +248,11 @@ class Database:
     def _failed(self, error: BaseException) -> StoreFailed:
         if isinstance(error, StoreFailed):
             return error
+        if isinstance(error, UnicodeDecodeError):  # SQLite quotes what it found, and that is no text
+            return StoreFailed(f"{self.path} is damaged: SQLite cannot read its schema", remedy=RESTORE)
         remedy = "make room or the folder writable and start again: accepted tasks go on by themselves"
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-            remedy = "restore it from a copy, or choose another folder with --data DIR"
+            remedy = RESTORE
         return StoreFailed(f"cannot write to {self.path}: {error}", remedy=remedy)
 
 

@@ -20,6 +20,7 @@ from pydantic_core import from_json
 from meshwright.actor import Actor
 from meshwright.envelope import ActorRef, Head, Message
 from meshwright.errors import NotFound, StoreFailed
+from meshwright.storage.database import RESTORE
 from meshwright.turns import ActorKind
 
 SELECT_HEADS = "SELECT id, revision, last_turn, sent, wake_at, obliged, seen, state FROM heads WHERE type = ?"
@@ -157,11 +158,8 @@ class Cells:
         assert self._reader is not None, "the host has not been started"
         try:
             return self._reader.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            failure = StoreFailed(
-                f"cannot read {self._file}: {error}",
-                remedy="restore it from a copy, or choose another folder with --data DIR",
-            )
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            failure = StoreFailed(f"cannot read {self._file}: {error}", remedy=RESTORE)
             self._on_failure(failure)
             raise failure from error
 

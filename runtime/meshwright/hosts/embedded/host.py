@@ -30,7 +30,7 @@ from meshwright.hosts.embedded.cells import Cell, Cells, Delivery
 from meshwright.hosts.embedded.group import Durable, Group, GroupCommitter
 from meshwright.hosts.embedded.records import Records
 from meshwright.messages import Event, new_id
-from meshwright.storage.database import Database, Durability
+from meshwright.storage.database import RESTORE, Database, Durability
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.turns import ActorKind, Commit, require_json, take_turn
 
@@ -121,7 +121,7 @@ class EmbeddedHost:
         try:
             await self._log.start()
             self._cells.open(self._database.connect_reader(), self._database.path)
-            mailbox = self._cells.read("SELECT n, outside, message FROM mailbox ORDER BY n", ())
+            mailbox = self._stored_mailbox()
             obliged = self._cells.read("SELECT type, id FROM heads WHERE obliged", ())
         except BaseException:  # a cancelled start too must give the folder back
             self._cells.close()
@@ -452,11 +452,20 @@ class EmbeddedHost:
 
     # Recovery
 
-    def _take_up_mailbox(self, rows: Sequence[tuple[int, bool, bytes]]) -> None:
-        if rows:
-            self._rows = itertools.count(rows[-1][0] + 1)
-        for n, outside, data in rows:
-            self._post(Message.decode(data), row=n, outside=bool(outside))
+    def _stored_mailbox(self) -> list[tuple[int, bool, Message]]:
+        """The messages on their way, in their order. Raises StoreFailed for one that cannot be read."""
+        rows = self._cells.read("SELECT n, outside, message FROM mailbox ORDER BY n", ())
+        try:
+            return [(n, bool(outside), Message.decode(data)) for n, outside, data in rows]
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"{self._database.path} is damaged: a message in its mailbox cannot be read"
+            raise StoreFailed(what, remedy=RESTORE) from error
+
+    def _take_up_mailbox(self, mailbox: Sequence[tuple[int, bool, Message]]) -> None:
+        if mailbox:
+            self._rows = itertools.count(mailbox[-1][0] + 1)
+        for n, outside, message in mailbox:
+            self._post(message, row=n, outside=outside)
 
     async def _recover(self, obliged: Sequence[tuple[str, str]]) -> None:
         """Wake every actor with something outstanding, some at a time so that others get their turn."""

@@ -128,7 +128,8 @@ class DiskStore:
         ends = time.monotonic() + BUSY_TIMEOUT_SECONDS
         while self._connection is None:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(open_private(self.path, os.O_RDWR | os.O_CREAT))
+            if not self.path.exists():
+                os.close(open_private(self.path, os.O_RDWR | os.O_CREAT))
             try:
                 self._connection = opened(self.path)
             except sqlite3.OperationalError as error:  # for the change to WAL nobody is waited for by SQLite

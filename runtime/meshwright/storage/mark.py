@@ -1,0 +1,158 @@
+"""The mark of a store: how far it had come, in a file of its own.
+
+SQLite cannot tell that the end of its log is gone: a WAL that was cut or removed opens as an older database.
+The mark follows what is durable, by a second at most, and is never ahead of it: a database behind its mark
+has lost something.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic_core import from_json, to_json
+
+from meshwright.errors import StoreFailed
+from meshwright.messages import new_id
+from meshwright.storage.folder import read_private, write_private
+
+FILE_NAME = "mesh.mark"
+WRITE_SECONDS = 1.0
+COUNT_TASKS = "SELECT count(*) FROM heads WHERE type = 'Orchestrator'"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The store's id, the `seq` of its last event, and how many tasks it has accepted."""
+
+    store: str
+    seq: int
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a store has lost: its events after one `seq` up to another, and about so many tasks."""
+
+    seq: int
+    marked_seq: int
+    tasks: int
+    marked_tasks: int
+    replaced: bool
+
+    def __str__(self) -> str:
+        tasks = f" and {self.marked_tasks - self.tasks:,} of {self.marked_tasks:,} accepted tasks"
+        lost = tasks if self.tasks < self.marked_tasks else ""
+        if self.marked_seq <= self.seq:
+            return "another database is in its place"
+        events = f"{self.marked_seq - self.seq:,} events (seq {self.seq + 1} to {self.marked_seq})"
+        return f"{events}{lost} are gone"
+
+
+class Marker:
+    """Keeps the mark of a folder. All but `loss` is for the writer's thread."""
+
+    def __init__(self, folder: Path, *, sync: Path | None) -> None:
+        self.tasks = 0
+        self._path = folder / FILE_NAME
+        self._sync = sync
+        self._mark: Mark | None = None
+        self._due: float | None = None
+
+    def loss(self, connect: Callable[[], sqlite3.Connection] | None) -> Loss | None:
+        """What the database that this opens (None: there is none) lacks. Changes nothing in the folder."""
+        self._mark = _read(self._path)
+        if self._mark is None:
+            return None
+        store, seq, tasks = _state_of(connect) if connect else ("", 0, 0)
+        replaced = store not in ("", self._mark.store)
+        if seq >= self._mark.seq and not replaced:
+            return None
+        return Loss(seq, self._mark.seq, tasks, self._mark.tasks, replaced)
+
+    def start(self, connection: sqlite3.Connection) -> None:
+        """Take up the counts of an open database, and give it an id where it has none."""
+        connection.execute("INSERT OR IGNORE INTO meta VALUES ('store', ?)", (new_id(),))
+        [(store,)] = connection.execute("SELECT value FROM meta WHERE name = 'store'").fetchall()
+        known = self._mark is not None and self._mark.store == store
+        self.tasks = (
+            self._mark.tasks if known and self._mark else connection.execute(COUNT_TASKS).fetchone()[0]
+        )
+        self._mark = Mark(store, self._mark.seq if self._mark else 0, self.tasks)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the mark is to be written; None while nothing new was committed."""
+        return None if self._due is None else max(0.0, self._due - time.monotonic())
+
+    def committed(self) -> None:
+        """Something was committed."""
+        if self._due is None:
+            self._due = time.monotonic() + WRITE_SECONDS
+
+    def write_when_due(self, connection: sqlite3.Connection, *, now: bool = False) -> None:
+        """Write the mark, where something was committed and its time has come."""
+        if self._due is None or self._mark is None or not (now or time.monotonic() >= self._due):
+            return
+        self._due = None
+        mark = Mark(self._mark.store, max(self._mark.seq, _last_seq(connection)), self.tasks)
+        if mark == self._mark:
+            return
+        with suppress(OSError):  # a mark that stays behind raises no alarm; the next commit tells of the disk
+            self._make_durable()
+            write_private(self._path, to_json(asdict(mark)).decode())
+            self._mark = mark
+
+    def _make_durable(self) -> None:
+        """Where commits are not synced, a power cut could leave the mark and take what it speaks of."""
+        if self._sync is not None and self._sync.exists():
+            wal = os.open(self._sync, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(wal)
+            finally:
+                os.close(wal)
+
+
+def _read(path: Path) -> Mark | None:
+    """The mark of a folder; None where there is none, or a power cut has left half of one."""
+    try:
+        known = from_json(read_private(path))
+        return Mark(str(known["store"]), int(known["seq"]), int(known["tasks"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _state_of(connect: Callable[[], sqlite3.Connection]) -> tuple[str, int, int]:
+    """The id of a database, its last `seq` and how many tasks it has; nothing where it is empty."""
+    connection = connect()
+    try:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
+            return "", 0, 0
+        store = connection.execute("SELECT value FROM meta WHERE name = 'store'").fetchone()
+        return store[0] if store else "", _last_seq(connection), connection.execute(COUNT_TASKS).fetchone()[0]
+    finally:
+        connection.close()
+
+
+def _last_seq(connection: sqlite3.Connection) -> int:
+    return connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
+
+
+def refusal(path: Path, loss: Loss) -> StoreFailed:
+    """Why a store that has lost something is not opened, and how to go on."""
+    cause = (
+        "Another file was put in its place"
+        if loss.replaced
+        else f"{path.name}-wal was cut or removed, the disk lost writes, or an older copy is in its place"
+    )
+    return StoreFailed(
+        f"{path} lacks what was committed: {loss}. {cause}",
+        remedy="restore a newer copy, or go on without what is lost: mesh up --accept-loss",
+    )
