@@ -18,6 +18,7 @@ from meshwright.events.table import COLUMN_LIST, Row, event_of, write_rows
 from meshwright.ledger import rows as ledger
 from meshwright.ledger.calls import CALLED
 from meshwright.messages import Event
+from meshwright.orchestration.faults import counts
 from meshwright.storage.database import Database
 from meshwright.storage.rows import MAX_ROWS
 
@@ -141,11 +142,11 @@ def _stored_tasks(connection: sqlite3.Connection, task_ids: Iterable[str]) -> di
 
 
 def _fold_outcomes(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
-    """Count the ends of attempts. A cancelled one says nothing about its agent."""
+    """Count the ends of attempts that say something about their agents."""
     recent: dict[tuple[str, str], tuple[int, str]] = {}
     for event in events:
         outcome = outcome_of(event)
-        if outcome is None or outcome.status == "cancelled" or not outcome.capability:
+        if outcome is None or not counts(outcome) or not outcome.capability:
             continue
         key = outcome.agent_id, outcome.capability
         before = recent[key][1] if key in recent else _stored_outcomes(connection, key)

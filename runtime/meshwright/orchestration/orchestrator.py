@@ -7,12 +7,10 @@ from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
 from meshwright.errors import IdempotencyConflict, MeshError, NoAgentAvailable
 from meshwright.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt, ScoreCard, Task
+from meshwright.orchestration.faults import NOBODY_MAY_RETRY, SAME_AGENT_MAY_RETRY
 from meshwright.orchestration.registry import Registry
 from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, TaskKey
 from meshwright.work.record import Attempt, TaskRecord
-
-SAME_AGENT_MAY_RETRY = frozenset({"ReplayMismatch"})
-"""Faults of the attempt rather than of the agent."""
 
 
 class Orchestrator(Actor[TaskRecord]):
@@ -64,7 +62,8 @@ class Orchestrator(Actor[TaskRecord]):
             self._end(turn, outcome)
             return
         self._publish(turn, "attempt.failed", {"attempt": attempt.attempt, "error": outcome.error})
-        card = self._next_choice(turn)
+        may_retry = outcome.error is None or outcome.error.type not in NOBODY_MAY_RETRY
+        card = self._next_choice(turn) if may_retry else None
         if card is not None:
             self._dispatch(turn, card)
         else:

@@ -16,6 +16,7 @@ from meshwright.errors import HostError, NotFound
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.messages import Event, Outcome, new_id
+from meshwright.orchestration.faults import counts
 from meshwright.orchestration.health import HealthProbes
 from meshwright.orchestration.registry import Registry
 
@@ -108,7 +109,7 @@ class Presence:
     def _count(self, event: Event) -> None:
         payload = event.payload
         outcome = payload if isinstance(payload, Outcome) else Outcome.model_validate(payload)
-        if outcome.status != "cancelled":
+        if counts(outcome):
             self._registry.record(outcome.agent_id, outcome.capability, outcome.success)
 
     def _hear(self, event: Event) -> None:

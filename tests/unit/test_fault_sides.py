@@ -1,0 +1,104 @@
+"""Which failures count against an agent: its own, live and after a restart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from meshwright import Agent, Capability, TaskRequest
+from meshwright.errors import MeshError, ToolFailed
+from meshwright.models.port import BudgetExceeded, ModelRefused, ModelReply, ModelUnavailable, RateLimited
+from meshwright.run import Run
+from meshwright.testing import ScriptedModel, mesh_for
+from tests.unit.keeping import kept
+from tests.unit.test_attempts import holding
+
+
+class Asker(Agent):
+    """Asks its model."""
+
+    agent_id = "asker"
+    capabilities = (Capability("asking"),)
+
+    async def run(self, run: Run) -> str:
+        if run.task.text == "fail":
+            raise ToolFailed("as it was asked to")
+        return await run.ask("What is it?")
+
+
+class Other(Asker):
+    """Could do it as well."""
+
+    agent_id = "other"
+    capabilities = (Capability("asking", weight=0.5),)
+
+
+OTHERS_FAULTS = [
+    BudgetExceeded("no room", budget="budget_usd"),
+    ModelUnavailable("the provider is down"),
+    RateLimited("slow down"),
+    ModelRefused("400", remedy="change it"),
+]
+
+
+@pytest.mark.parametrize("error", OTHERS_FAULTS, ids=lambda error: error.code)
+async def test_faults_of_others_lower_no_score(tmp_path: Path, error: MeshError) -> None:
+    model = ScriptedModel(*[error] * 6)
+    async with kept(tmp_path, Asker, model=model) as mesh:
+        request = TaskRequest(agent_id="asker", payload={"text": "Ask."})
+        outcome = await mesh.outcome((await mesh.submit(request)).task_id)
+        assert outcome.error is not None
+        assert outcome.error.type == error.code
+        assert [card.success for card in mesh.registry.scores("asking")] == [1.0]
+    async with kept(tmp_path, Asker) as mesh:
+        assert [card.success for card in mesh.registry.scores("asking")] == [1.0]
+
+
+@pytest.mark.parametrize("reply", ["fail", "empty"])
+async def test_faults_of_its_own_lower_an_agents_score(tmp_path: Path, reply: str) -> None:
+    model = ScriptedModel(*[ModelReply(model="m")] * 3)
+    async with kept(tmp_path, Asker, model=model) as mesh:
+        request = TaskRequest(agent_id="asker", payload={"text": reply})
+        assert not (await mesh.outcome((await mesh.submit(request)).task_id)).success
+        assert [card.success for card in mesh.registry.scores("asking")] == [0.0]
+    async with kept(tmp_path, Asker) as mesh:
+        assert [card.success for card in mesh.registry.scores("asking")] == [0.0]
+
+
+async def test_a_timeout_that_its_caller_chose_lowers_no_score() -> None:
+    holder, _, _ = holding()
+    async with mesh_for(holder) as mesh:
+        receipt = await mesh.submit(agent_id="holder", payload={"text": "Hold."}, timeout=0.01, deadline=60)
+        assert (await mesh.outcome(receipt.task_id)).status == "timed_out"
+        assert [card.success for card in mesh.mesh.registry.scores("holding")] == [1.0]
+
+
+async def test_a_cancelled_task_lowers_no_score(tmp_path: Path) -> None:
+    holder, began, _ = holding()
+    async with kept(tmp_path, holder) as mesh:
+        request = TaskRequest(agent_id="holder", payload={"text": "Hold."})
+        task_id = (await mesh.submit(request)).task_id
+        await began.wait()
+        await mesh.cancel(task_id)
+        assert (await mesh.outcome(task_id)).status == "cancelled"
+        assert [card.success for card in mesh.registry.scores("holding")] == [1.0]
+    async with kept(tmp_path, holder) as mesh:
+        assert [card.success for card in mesh.registry.scores("holding")] == [1.0]
+
+
+async def test_no_other_agent_tries_again_what_a_budget_refuses() -> None:
+    model = ScriptedModel(BudgetExceeded("no room", budget="budget_usd"), "From the other.")
+    async with mesh_for(Asker, Other, model=model) as mesh:
+        receipt = await mesh.submit(capability="asking", payload={"text": "Ask."})
+        outcome = await mesh.outcome(receipt.task_id)
+    assert outcome.error is not None
+    assert (outcome.error.type, outcome.attempt, model.unsaid) == ("BudgetExceeded", 1, 1)
+
+
+async def test_another_agent_tries_again_what_failed_by_itself() -> None:
+    model = ScriptedModel(*[ModelReply(model="m")] * 3, "From the other.")
+    async with mesh_for(Asker, Other, model=model) as mesh:
+        receipt = await mesh.submit(capability="asking", payload={"text": "Ask."})
+        outcome = await mesh.outcome(receipt.task_id)
+    assert (outcome.text, outcome.attempt) == ("From the other.", 2)
