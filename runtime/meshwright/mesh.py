@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -31,6 +32,7 @@ from meshwright.messages import (
 )
 from meshwright.models.port import Model
 from meshwright.orchestration.acceptance import Limits, make_accept
+from meshwright.orchestration.admission import FINAL, Admission
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.waiters import Waiters
 from meshwright.prompts import Prompts
@@ -40,8 +42,6 @@ from meshwright.tracing import NoTracing, Tracing
 from meshwright.work import Answer, Cancel, ThreadState, Worker
 from meshwright.work.protocol import TaskKey
 from meshwright.work.record import Attempt, TaskRecord
-
-FINAL = frozenset(f"task.{status}" for status in ENDED)
 
 
 class TaskView(Plain):
@@ -91,6 +91,7 @@ class Mesh:
         host: Host,
         log: EventLog,
         registry: Registry,
+        admission: Admission,
         model: Model,
         budgets: Budgets,
         prompts: Prompts,
@@ -118,6 +119,7 @@ class Mesh:
         self.worker = worker
         self.agents = agents
         self.ready = False
+        self._admission = admission
         self._parts = parts
         self._limits = Limits(settings.max_payload_bytes, settings.max_payload_depth)
         self._failed = asyncio.Event()
@@ -176,7 +178,8 @@ class Mesh:
     ) -> Receipt:
         """Take a task: durable, with its first dispatch, when this returns.
 
-        Raises InvalidInput, NoAgentAvailable, NotFound (an unknown agent), IdempotencyConflict.
+        Raises InvalidInput, NoAgentAvailable, NotFound (an unknown agent), IdempotencyConflict, and
+        Overloaded where the mesh or the thread has as many open tasks as it may.
         """
         with self.tracing.span("submit task", parent=traceparent, kind="producer") as span:
             accept = make_accept(
@@ -188,7 +191,8 @@ class Mesh:
                 traceparent=span.traceparent,
             )
             task = TaskKey(accept.task.tenant_id, accept.task.task_id)
-            return await self.host.call(task.ref, "accept", accept, traceparent=span.traceparent)
+            call = partial(self.host.call, task.ref, "accept", accept, traceparent=span.traceparent)
+            return await self._admission.admit(accept.task, call)
 
     async def task(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """A task as it is now. Raises NotFound."""
