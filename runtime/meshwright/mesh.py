@@ -181,18 +181,21 @@ class Mesh:
         Raises InvalidInput, NoAgentAvailable, NotFound (an unknown agent), IdempotencyConflict, and
         Overloaded where the mesh or the thread has as many open tasks as it may.
         """
+        accept = make_accept(
+            request,
+            caller or Caller(),
+            now=self.host.clock.now(),
+            limits=self._limits,
+            idempotency_key=idempotency_key,
+            traceparent=traceparent,
+        )
+        self._admission.require_room(accept.task)  # before the span: what is refused leaves nothing behind
         with self.tracing.span("submit task", parent=traceparent, kind="producer") as span:
-            accept = make_accept(
-                request,
-                caller or Caller(),
-                now=self.host.clock.now(),
-                limits=self._limits,
-                idempotency_key=idempotency_key,
-                traceparent=span.traceparent,
-            )
-            task = TaskKey(accept.task.tenant_id, accept.task.task_id)
-            call = partial(self.host.call, task.ref, "accept", accept, traceparent=span.traceparent)
-            return await self._admission.admit(accept.task, call)
+            task = accept.task.model_copy(update={"traceparent": span.traceparent})
+            accept = accept.model_copy(update={"task": task})
+            ref = TaskKey(task.tenant_id, task.task_id).ref
+            call = partial(self.host.call, ref, "accept", accept, traceparent=span.traceparent)
+            return await self._admission.admit(task, call)
 
     async def task(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """A task as it is now. Raises NotFound."""

@@ -31,8 +31,7 @@ async def refusal(running: Running, agent_id: str = "echo", **fields: Any) -> Ov
 
 async def test_http_refuses_tasks_over_the_limit_and_says_when_to_return(tmp_path: Path) -> None:
     async with http_mesh(tmp_path, max_open_tasks=2) as api:
-        for _ in range(2):
-            await api.submit(**GATE)
+        first = [await api.submit(**GATE) for _ in range(2)]
         async with api.session.post("/tasks", json=GATE) as response:
             assert (response.status, response.headers["Retry-After"]) == (429, "5")
             problem = await response.json(content_type="application/problem+json")
@@ -42,6 +41,8 @@ async def test_http_refuses_tasks_over_the_limit_and_says_when_to_return(tmp_pat
         assert problem["retry_after_seconds"] == 5
         assert len((await api.get("/tasks"))["items"]) == 2
         api.gate.set()
+        for task_id in first:
+            await api.mesh.outcome(task_id)
         await api.finished(agent_id="echo")
 
 

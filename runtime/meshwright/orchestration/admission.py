@@ -67,7 +67,7 @@ class Admission:
         key = TaskKey(task.tenant_id, task.task_id)
         if key in self._open:
             return await accept()
-        self._require_room(task)
+        self.require_room(task)
         self._add(key, task.thread_id)
         self._unconfirmed.add(key)
         try:
@@ -80,7 +80,10 @@ class Admission:
         self._unconfirmed.discard(key)
         return receipt
 
-    def _require_room(self, task: Task) -> None:
+    def require_room(self, task: Task) -> None:
+        """Raise Overloaded where there is no room for a task, unless it is open already."""
+        if TaskKey(task.tenant_id, task.task_id) in self._open:
+            return
         if len(self._open) >= self._max_open_tasks:
             raise Overloaded(
                 f"The mesh has {len(self._open):,} open tasks, and may have {self._max_open_tasks:,}",
