@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from meshwright.actor import Actor, Turn, turn
-from meshwright.envelope import ActorRef
+from meshwright.envelope import ActorRef, Message
 from meshwright.testing import ManualClock
 from meshwright.turns import ActorKind
 from tests.contract.stands import Stand
@@ -73,6 +73,32 @@ async def test_an_alarm_fires_at_its_time_and_once(stand: Stand, clock: ManualCl
     await woken(stand, 1)
     await clock.advance(600)
     assert (await host.call(ONE, "speak")).log == ["set", "speak", "wake", "speak"]
+
+
+@pytest.mark.parametrize(
+    "stand", ["memory", "embedded"], indirect=True
+)  # these take up mailboxes as they start
+async def test_an_alarm_that_is_set_while_the_host_starts_fires_at_its_time(
+    stand: Stand, clock: ManualClock
+) -> None:
+    host = await stand.open(SLEEPER, clock=clock)
+    sleepers = [
+        ActorRef("Sleeper", f"s{n}") for n in range(600)
+    ]  # more than are taken while the first are written
+    sends = [
+        asyncio.create_task(host.send(Message(f"m/{ref.id}", ref, "set", Set(seconds=5)))) for ref in sleepers
+    ]
+    await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED)
+    host = await stand.crash(host)
+    await asyncio.gather(*sends, return_exceptions=True)
+    await host.call(ActorRef("Sleeper", "last"), "speak")  # behind those that were left
+    was_set = [ref for ref in sleepers if await host.read(ref) is not None]
+    await clock.advance(5)
+    await stand.watch.until(
+        lambda: (
+            {str(ref) for ref in was_set} <= {event.aggregate_id for event in stand.watch.of("sleeper.woke")}
+        )
+    )
 
 
 @pytest.mark.parametrize("how", ["reopen", "crash"])

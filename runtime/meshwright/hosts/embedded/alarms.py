@@ -43,8 +43,8 @@ class Alarms:
 
     def note(self, ref: ActorRef, wake_at: datetime) -> None:
         """An actor has set its alarm."""
-        if self._horizon is None or wake_at > self._horizon:
-            return
+        if self._horizon is not None and wake_at > self._horizon:
+            return  # the next sweep finds it; before the first one it may be too late for that
         earliest = self._heap[0][0] if self._heap else None
         heapq.heappush(self._heap, (wake_at, ref))
         if earliest is None or wake_at < earliest:
