@@ -1,9 +1,11 @@
 """What the inbox has put into the log is shown, whatever becomes of the call that brought it."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from pydantic_core import to_json
 
 from meshwright.bus import Bus
@@ -25,16 +27,20 @@ class Office:
         bus = Bus()
         bus.listen("#", lambda told: self.shown.put_nowait(told.id))
         self.confirmed: list[tuple[str, int]] = []
+        self.emitted: list[Event] = []
         self.inbox = Inbox(
             bus,
             log,
             SystemClock(),
             "me",
             deliver=lambda message: asyncio.sleep(0),
-            emit=lambda events: asyncio.sleep(0),
+            emit=self._emit,
             confirm=lambda sender, number: self.confirmed.append((sender, number)),
-            confirmed=lambda numbers: None,
+            confirmed=lambda numbers: [number + 1 for number in numbers],
         )
+
+    async def _emit(self, events: Sequence[Event]) -> None:
+        self.emitted += events
 
 
 def batch(number: int, *events: Event) -> bytes:
@@ -65,3 +71,26 @@ async def test_what_comes_twice_is_shown_once(tmp_path: Path) -> None:
         assert await office.inbox.take(TOPIC, batch(1, event(1), event(2)))
         assert [office.shown.get_nowait(), office.shown.get_nowait()] == [event(1).id, event(2).id]
         assert office.shown.empty()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"logged": 1}',
+        b'{"logged": [1]}',
+        b'{"logged": {"me": 1}}',
+        b'{"logged": {"me": ["x"]}}',
+        b'{"events": 1, "from": "other", "n": 1}',
+        b'{"events": [], "from": "other", "n": 1e999}',
+        b'{"events": [], "from": "other", "n": {}}',
+        b"[]",
+        b"no JSON",
+    ],
+)
+async def test_a_document_of_the_wrong_shape_is_refused_for_good(tmp_path: Path, data: bytes) -> None:
+    async with open_log(tmp_path) as kept:
+        office = Office(EventLogger(kept.log))
+        assert await office.inbox.take(TOPIC, data)
+        [refused] = office.emitted
+    assert refused.event_type == "bus.refused"
+    assert refused.payload["begins"] == data.decode()

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from pydantic import ValidationError
 from pydantic_core import from_json
 
 from meshwright import topics
@@ -21,6 +20,8 @@ from meshwright.messages import Event, new_id
 
 logger = logging.getLogger("meshwright.dapr")
 
+NONSENSE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
+"""What a document raises that has not the shape it should have; a ValidationError is a ValueError."""
 MAX_QUOTED = 200  # characters of a message that is nonsense
 
 
@@ -63,7 +64,7 @@ class Inbox:
                 self._confirmed(document["logged"].get(self._sender, ()))
                 return True
             event = Event.model_validate(document)
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
+        except NONSENSE as error:
             return await self._refuse(topic, data, error)
         return await self._take_event(event)
 
