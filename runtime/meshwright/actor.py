@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import BaseModel
 
+from meshwright.encoding import as_json
 from meshwright.envelope import ActorRef, Head, Message, Record
 from meshwright.messages import Event, trace_id_of
 
@@ -65,20 +66,18 @@ class Turn:
         """How many messages and events the actor has sent, this turn's included."""
         return self._sent
 
-    def bodies(self) -> list[Any]:
-        """All that the turn sends, publishes and writes."""
-        bodies = [message.body for message in self.sends]
-        bodies += [event.payload for event in self.events]
-        return bodies + [record.value for record in self.records]
-
     def _next_id(self) -> str:
         self._sent += 1
         return f"{self.ref.type}/{self.ref.id}/{self._sent}"
 
     def send(self, to: ActorRef, method: str, body: Any = None, *, expires_at: float | None = None) -> None:
-        """Send a message to another actor: at least once, in the order of sending, deduped by its id."""
+        """Send a message to another actor: at least once, in the order of sending, deduped by its id.
+
+        The body is made JSON now, as are a payload and a record's value: InvalidInput where it cannot be.
+        """
+        data = None if body is None else as_json(self.ref, body)
         self.sends.append(
-            Message(self._next_id(), to, method, body, str(self.ref), self.traceparent, expires_at)
+            Message(self._next_id(), to, method, data, str(self.ref), self.traceparent, expires_at)
         )
 
     def publish(
@@ -106,7 +105,7 @@ class Turn:
                 traceparent=self.traceparent,
                 aggregate_id=str(self.ref),
                 idempotency_key=idempotency_key,
-                payload={} if payload is None else payload,
+                payload=as_json(self.ref, {} if payload is None else payload),
             )
         )
 
@@ -116,7 +115,7 @@ class Turn:
 
     def append(self, stream: str, n: int, value: Any) -> None:
         """Write an immutable record of this actor, in the same commit."""
-        self.records.append(Record(self.ref, stream, n, value))
+        self.records.append(Record(self.ref, stream, n, as_json(self.ref, value)))
 
     def hint(self, signal: Any) -> None:
         """Tell this worker something that may run ahead of the commit, and may be lost in a crash."""

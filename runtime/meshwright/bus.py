@@ -54,9 +54,10 @@ class Bus:
             listeners = [listener for matches, listener in self._listeners if matches(event.topic)]
             if len(self._listening) < MAX_TOPICS:
                 self._listening[event.topic] = listeners
+        shown = event.plain() if listeners else event
         for listener in listeners:
             try:
-                listener(event)
+                listener(shown)
             except Exception:  # a view must not harm the host that it looks at
                 logger.exception("a listener failed on event %s", event.id)
 
@@ -70,9 +71,10 @@ class Bus:
             subscriptions = self._subscribed(event.topic)
             if not subscriptions or event.id.startswith(TWICE_DEAD):
                 continue
+            shown = event.plain()
             for subscription in subscriptions:
                 try:
-                    ref = subscription.route(event)
+                    ref = subscription.route(shown)
                 except Exception as error:  # noqa: BLE001 one route's trouble is recorded, the rest flows on
                     spread.append(dead_letter(message_of(event, subscription, NOBODY), error, event.time))
                 else:

@@ -6,13 +6,44 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from meshwright.errors import InvalidInput, TooLarge
+
+MAX_RECORD_BYTES = 4 * 1024 * 1024
+"""How large a record may be as JSON where no setting says otherwise."""
 MAX_DEPTH = 100  # of a payload that has to be mended
+
+
+class Json(bytes):
+    """A value as JSON, encoded once: what it was made of may change, and this does not."""
+
+    __slots__ = ()
+
+
+def as_json(source: object, value: Any) -> Json:
+    """A value as JSON. Raises InvalidInput where what `source` sends is no JSON and cannot become it."""
+    if type(value) is Json:
+        return value
+    try:
+        plain = from_json(value) if isinstance(value, bytes) else value
+        return Json(to_json(plain, inf_nan_mode="null"))
+    except (PydanticSerializationError, ValueError) as error:
+        raise InvalidInput(f"{source} sends what cannot be written as JSON: {error}") from error
+
+
+def too_large(what: str, size: int, max_bytes: int) -> TooLarge:
+    """The error of a record that has more bytes than it may."""
+    return TooLarge(
+        f"{what} has {size:,} bytes, and {max_bytes:,} are allowed",
+        remedy="store less, or a reference instead, or raise max_record_bytes",
+    )
 
 
 def encode(payload: Any) -> bytes:
     """A value as JSON. Never fails: what JSON cannot hold is replaced by something that says so."""
+    if type(payload) is Json:
+        return payload
     try:
         return to_json(payload, inf_nan_mode="null", serialize_unknown=True)
     except Exception:  # noqa: BLE001 - whatever a foreign object raises, the rest must be kept

@@ -88,7 +88,7 @@ def _load(path: Path) -> ModuleType:
             f"this agent cannot be loaded: {type(error).__name__}: {error}",
             path=str(path),
             line=_line_in(path, error),
-            remedy=f"fix the file, or move it out of {path.parent.name}/",
+            remedy=f"Fix the file, or move it out of {path.parent.name}/",
         ) from error
     return module
 

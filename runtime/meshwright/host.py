@@ -10,22 +10,24 @@ Every host promises the same (tests/contract holds them to it):
   turn.
 - Where a broker may lose an event on its way to a subscriber, every actor that is `obliged` gets a `redrive`
   turn now and then, with growing pauses. What one actor sends to another is never lost.
-- A message that its actor cannot take (no such turn, wrong shape, expired, the turn raised) is recorded as
-  a `message.dead_lettered` event on the topic `mesh-events`; the messages behind it go on.
+- A message that its actor cannot take (no such turn, wrong shape, expired, too large, the turn raised) is
+  recorded as a `message.dead_lettered` event on the topic `mesh-events`; the messages behind it go on.
+- What is sent, published or appended is made JSON at that moment, once: what its objects become later shows
+  nowhere. Listeners and subscribers get copies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
 from pydantic import BaseModel
-from pydantic_core import from_json
 
 from meshwright import topics
 from meshwright.clock import Clock
+from meshwright.encoding import Json, encode
 from meshwright.envelope import ActorRef, Message, Record
 from meshwright.errors import MeshError, StoreFailed
 from meshwright.messages import Event
@@ -35,6 +37,10 @@ Listener = Callable[[Event], None]
 RECORD_GAP = 32
 """A reader of a stream whose end it does not know may stop after so many numbers without a record."""
 DEAD = "dead/"  # how the ids of dead letters begin
+MAX_DEAD_BYTES = 32 * 1024
+"""A dead letter quotes a message up to this size in full, and the beginning of a larger one."""
+MAX_QUOTED = 200
+MAX_REASON_CHARS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,8 @@ class Host(Protocol):
     clock: Clock
     incarnation: str
     """Names this run of the worker: another after each start, and after each lease that it let lapse."""
+    max_record_bytes: int
+    """The largest state, message, event or record, as JSON: TooLarge refuses a larger one."""
     on_failure: Callable[[StoreFailed], None]
     """Called once if the store fails: nothing can be promised from then on, and the process should end."""
 
@@ -166,15 +174,19 @@ def dead_letter(message: Message, error: Exception, at: datetime) -> Event:
 
     `expected` is false where the error is none that Meshwright raises on purpose: a defect of the turn.
     """
+    data = message.encode()
+    if len(data) > MAX_DEAD_BYTES:
+        begins = encode(message.body)[:MAX_QUOTED].decode(errors="replace")
+        data = replace(message, body={"bytes": len(data), "begins": begins}).encode()
+    fault = {"type": type(error).__name__, "message": str(error)[:MAX_REASON_CHARS]}
     return Event(
         id=f"{DEAD}{message.id}@{message.to}",
         event_type="message.dead_lettered",
         topic=topics.MESH,
         time=at,
         aggregate_id=str(message.to),
-        payload={
-            "message": from_json(message.encode()),
-            "error": {"type": type(error).__name__, "message": str(error)},
-            "expected": isinstance(error, MeshError),
-        },
+        payload=Json(
+            b'{"message":%b,"error":%b,"expected":%b}'
+            % (data, encode(fault), encode(isinstance(error, MeshError)))
+        ),
     )

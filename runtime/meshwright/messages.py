@@ -13,8 +13,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from meshwright.encoding import Json, as_json, decode, encode
 from meshwright.money import Amount, Dollars
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
@@ -29,6 +30,7 @@ TaskStatus = Literal[
 ]
 OutcomeStatus = Literal["succeeded", "failed", "cancelled", "timed_out"]
 MemoryScope = Literal["task", "agent", "project", "global"]
+MAX_FAULT_CHARS = 4_000
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
 
 
@@ -185,11 +187,15 @@ class Usage(Plain):
         )
 
 
-class Fault(Plain):
-    """Why an attempt or a task failed: the error's name, and what it said."""
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_FAULT_CHARS else f"{text[:MAX_FAULT_CHARS]}..."
 
-    type: str
-    message: str
+
+class Fault(Plain):
+    """Why an attempt or a task failed: the error's name, and what it said, cut off where it is long."""
+
+    type: Annotated[str, AfterValidator(_cut)]
+    message: Annotated[str, AfterValidator(_cut)]
 
 
 class Outcome(Plain):
@@ -244,6 +250,39 @@ class Event(Plain):
     idempotency_key: str | None = None
     payload: Any = Field(default_factory=dict)
     seq: int | None = None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it has as JSON, its payload being JSON already."""
+        payload = len(self.payload) if isinstance(self.payload, bytes) else 0
+        extra = len(encode(self.model_extra)) if self.model_extra else 0
+        return payload + extra + len(self.id) + len(self.topic) + len(self.idempotency_key or "")
+
+    @property
+    def title(self) -> str:
+        """What it is called where it is refused."""
+        return f"the event {self.event_type!r}"
+
+    def encode(self) -> bytes:
+        """The event as JSON, as it is stored and sent. Raises ValueError where it cannot be JSON."""
+        if type(self.payload) is not Json:
+            return self.model_dump_json().encode()
+        head = self.model_dump_json(exclude={"payload"}).encode()
+        return b'%b,"payload":%b}' % (head[:-1], self.payload)
+
+    def sealed(self, *, mend: bool = False) -> Event:
+        """This event, its payload made JSON now.
+
+        Raises InvalidInput where it cannot be JSON; to `mend` it replaces that by something that says so.
+        """
+        if type(self.payload) is Json:
+            return self
+        payload = Json(encode(self.payload)) if mend else as_json(self.id, self.payload)
+        return self.model_copy(update={"payload": payload})
+
+    def plain(self) -> Event:
+        """A copy whose payload is plain data of its own."""
+        return self.model_copy(update={"payload": decode(encode(self.payload))})
 
 
 def trace_id_of(traceparent: str | None) -> str | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import PydanticSerializationError
 
 from meshwright.actor import Actor, Turn
+from meshwright.encoding import MAX_RECORD_BYTES, as_json, too_large
 from meshwright.envelope import ActorRef, Head, Message, Record
 from meshwright.errors import InvalidInput
 from meshwright.messages import Event
@@ -137,12 +138,13 @@ def take_turn(
     *,
     remember: bool,
     traceparent: str | None = None,
+    max_bytes: int = MAX_RECORD_BYTES,
 ) -> Commit:
     """Run one turn of an active actor on a message, and return what is to be committed.
 
     `remember` keeps the message's id in the head, for messages that may be delivered again. Whatever the
     turn raises is passed on: the caller must then activate the actor anew, from `head`, since its state
-    may be half changed.
+    may be half changed. Raises TooLarge where its state, or one of its effects, has over `max_bytes`.
     """
     unix_now = now.timestamp()
     if message.id in head.seen:
@@ -159,7 +161,7 @@ def take_turn(
         turn.wake = None
     reply = method.call(actor, turn) if method.takes is None else method.call(actor, turn, body)
     state = encode_state(actor)
-    require_json(turn.ref, *turn.bodies())
+    _check_sizes(turn, state, max_bytes)
     after = Head(
         revision=head.revision + 1,
         last_turn=message.id,
@@ -199,13 +201,40 @@ def encode_state(actor: Actor[Any]) -> bytes:
         raise InvalidInput(f"the state of {actor.ref} cannot be stored as JSON: {error}") from error
 
 
-def require_json(source: object, *values: Any) -> None:
-    """Raise InvalidInput where a value that `source` sends is neither JSON bytes nor can become JSON."""
-    for value in values:
-        try:
-            from_json(value) if isinstance(value, bytes) else to_json(value)
-        except (PydanticSerializationError, ValueError) as error:
-            raise InvalidInput(f"{source} sends what cannot be written as JSON: {error}") from error
+def _check_sizes(turn: Turn, state: bytes, max_bytes: int) -> None:
+    if len(state) > max_bytes:
+        raise too_large(f"the state of {turn.ref}", len(state), max_bytes)
+    for item in (*turn.sends, *turn.events, *turn.records):
+        if item.size > max_bytes:
+            raise too_large(f"{item.title} of {turn.ref}", item.size, max_bytes)
+
+
+def seal_message(message: Message, max_bytes: int) -> Message:
+    """A message from outside a turn, its body made JSON now. Raises InvalidInput, TooLarge."""
+    body = None if message.body is None else as_json(message.id, message.body)
+    return _checked(replace(message, body=body), max_bytes)
+
+
+def seal_record(record: Record, max_bytes: int) -> Record:
+    """A record from outside a turn, its value made JSON now. Raises InvalidInput, TooLarge."""
+    return _checked(replace(record, value=as_json(record.ref, record.value)), max_bytes)
+
+
+def seal_events(events: Iterable[Event], max_bytes: int, *, mend: bool = False) -> list[Event]:
+    """Events from outside a turn, their payloads made JSON now, mended where `mend` allows it.
+
+    Raises InvalidInput, TooLarge.
+    """
+    return [_checked(event.sealed(mend=mend), max_bytes) for event in events]
+
+
+SealedT = TypeVar("SealedT", Message, Record, Event)
+
+
+def _checked(item: SealedT, max_bytes: int) -> SealedT:
+    if item.size > max_bytes:
+        raise too_large(item.title, item.size, max_bytes)
+    return item
 
 
 def _remembered(seen: dict[str, float], message: Message, now: float) -> dict[str, float]:

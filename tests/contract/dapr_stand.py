@@ -137,6 +137,7 @@ class DaprStand(Stand):
             options,
             clock=setup.clock,
             max_mailbox=setup.max_mailbox,
+            max_record_bytes=setup.max_record_bytes,
             database=database,
             log=EventLog(database) if database else None,
         )

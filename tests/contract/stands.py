@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from meshwright.clock import Clock, SystemClock
+from meshwright.encoding import MAX_RECORD_BYTES
 from meshwright.envelope import ActorRef
 from meshwright.host import Host, Signals, Subscription
 from meshwright.hosts.embedded import EmbeddedHost
@@ -37,6 +38,7 @@ class Setup:
     staff: Callable[[Host], Signals] | None = None
     clock: Clock = field(default_factory=SystemClock)
     max_mailbox: int = 1000
+    max_record_bytes: int = MAX_RECORD_BYTES
 
 
 class Stand(ABC):
@@ -132,7 +134,13 @@ class MemoryStand(Stand):
         return Store()
 
     def build(self, data: Store, setup: Setup) -> MemoryHost:
-        return MemoryHost(setup.clock, faults=self.faults(), max_mailbox=setup.max_mailbox, store=data)
+        return MemoryHost(
+            setup.clock,
+            faults=self.faults(),
+            max_mailbox=setup.max_mailbox,
+            max_record_bytes=setup.max_record_bytes,
+            store=data,
+        )
 
     def faults(self) -> Faults | None:
         return None
@@ -185,7 +193,12 @@ class EmbeddedStand(Stand):
         return folder
 
     def build(self, data: Path, setup: Setup) -> EmbeddedHost:
-        return EmbeddedHost.in_folder(data, clock=setup.clock, max_mailbox=setup.max_mailbox)
+        return EmbeddedHost.in_folder(
+            data,
+            clock=setup.clock,
+            max_mailbox=setup.max_mailbox,
+            max_record_bytes=setup.max_record_bytes,
+        )
 
     def photograph(self, host: Host) -> Path:
         _, folder = self._open[host]

@@ -72,7 +72,7 @@ def test_a_delegated_task_that_nobody_can_do_fails_and_its_parent_hears_of_it() 
     commit = an_orchestrator("helper").take("accept", Accept(task=a_task(capability="flying", parent=parent)))
     [message] = commit.sends
     assert (message.to, message.method) == (ActorRef("architect", "default:p"), "resume")
-    assert message.body.value.error.type == "NoAgentAvailable"
+    assert message.body["value"]["error"]["type"] == "NoAgentAvailable"
 
 
 def test_a_success_is_the_outcome_and_the_alarm_is_cleared() -> None:
@@ -81,7 +81,7 @@ def test_a_success_is_the_outcome_and_the_alarm_is_cleared() -> None:
     task.later(2)
     commit = task.take("settle", an_outcome(result={"text": "done"}))
     assert types_of(commit) == ["task.succeeded"]
-    assert commit.events[0].payload.duration_ms == 2000
+    assert commit.events[0].payload["duration_ms"] == 2000
     assert task.head.wake_at is None
     assert not task.head.obliged
 

@@ -130,7 +130,7 @@ def test_what_a_cancelled_task_cost_is_not_known_where_its_worker_is_gone() -> N
     thread.take("claim", Claim(task_id="t1", owner="w1"))
     thread.take("cancel", Cancel(task_id="t1"))
     [ended] = thread.take("claim", Claim(task_id="t1", owner="w2", gone="w1")).events
-    assert (ended.payload.status, ended.payload.cost_usd) == ("cancelled", None)
+    assert (ended.payload["status"], ended.payload["cost_usd"]) == ("cancelled", None)
 
 
 def test_an_inbox_and_a_wait_from_before_they_knew_costs_can_be_read() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from meshwright.encoding import decode, encode
 from meshwright.envelope import ActorRef, Head, Message
 from meshwright.messages import Dispatch, Outcome, ScoreCard, Task
 from meshwright.turns import ActorKind, Commit, take_turn
@@ -13,7 +15,10 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Driven:
-    """One actor: each `take` is a turn on the head that the turn before left, through its encoded form."""
+    """One actor: each `take` is a turn on the head that the turn before left, through its encoded form.
+
+    What a turn sends, publishes and writes is given as plain data.
+    """
 
     def __init__(self, kind: ActorKind, actor_id: str) -> None:
         self.kind = kind
@@ -28,6 +33,9 @@ class Driven:
         commit = take_turn(
             self.kind, self.kind.activate(self.ref, head), head, message, self.now, remember=False
         )
+        commit.events = [event.plain() for event in commit.events]
+        commit.sends = [replace(message, body=decode(encode(message.body))) for message in commit.sends]
+        commit.records = [replace(record, value=decode(encode(record.value))) for record in commit.records]
         self.commits.append(commit)
         self.head = commit.head
         return commit

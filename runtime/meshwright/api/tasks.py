@@ -40,23 +40,18 @@ REFUSALS = problems(
         409: "The Idempotency-Key was used before, with another body.",
         413: "The body is too large, or nested too deep.",
         422: "A field is wrong, and `field` names it.",
-        429: "The mesh or the thread has as many open tasks as it may: `Retry-After` says when to try again.",
         503: "No agent has the capability, or those that have it are offline; or the mesh is stopping.",
     }
 )
 
 
 class TaskQuery(BaseModel):
-    """Which tasks to list. `task_id` is the beginning or the end of their ids.
-
-    `cursor` is the `cursor` of the page before.
-    """
+    """Which tasks to list. `cursor` is the `cursor` of the page before."""
 
     model_config = ConfigDict(extra="forbid")
 
     status: TaskStatus | None = None
     capability: Identifier | None = None
-    task_id: str | None = Field(default=None, min_length=1, max_length=128)
     limit: int = Field(default=50, ge=1, le=500)
     cursor: str | None = Field(default=None, pattern=r"^[0-9]{1,18}$")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from meshwright import topics
 from meshwright.clock import Clock
-from meshwright.errors import HostError, ModelError
+from meshwright.errors import HostError, ModelError, TooLarge
 from meshwright.host import Host
 from meshwright.messages import Event, new_id
 from meshwright.models.port import ModelRequest
@@ -70,9 +70,7 @@ class Announcements:
         )
         try:
             self._host.emit([event])
-        except (
-            HostError
-        ) as error:  # told from callbacks that nobody awaits; the host says itself why it ended
+        except (HostError, TooLarge) as error:  # told from callbacks that nobody awaits
             logger.warning("%s is not recorded: %s", event_type, error)
 
 

@@ -32,12 +32,23 @@ class Grounds(NamedTuple):
 
 def embedded_host(grounds: Grounds) -> Host:
     """The default: this process and one SQLite file."""
-    return EmbeddedHost(grounds.database, grounds.log, clock=grounds.clock, tracing=grounds.tracing)
+    return EmbeddedHost(
+        grounds.database,
+        grounds.log,
+        clock=grounds.clock,
+        tracing=grounds.tracing,
+        max_record_bytes=grounds.settings.max_record_bytes,
+    )
 
 
 def memory_host(grounds: Grounds) -> Host:
     """For tests: nothing is kept."""
-    return MemoryHost(grounds.clock, log=grounds.log, database=grounds.database)
+    return MemoryHost(
+        grounds.clock,
+        log=grounds.log,
+        database=grounds.database,
+        max_record_bytes=grounds.settings.max_record_bytes,
+    )
 
 
 def dapr_host(grounds: Grounds) -> Host:
@@ -57,6 +68,7 @@ def dapr_host(grounds: Grounds) -> Host:
         keeps_log=grounds.role.is_front,
         tracing=grounds.tracing,
         taken_elsewhere=(topics.tasks("#"), topics.TASK_RESULTS),
+        max_record_bytes=settings.max_record_bytes,
     )
     for kind in grounds.elsewhere:
         host.know(kind)

@@ -34,7 +34,6 @@ from meshwright.models.named import ByName, NamedPrices, by_name
 from meshwright.models.port import Model
 from meshwright.models.retry import Retrying
 from meshwright.models.select import choose_model, prices_for
-from meshwright.orchestration.admission import Admission
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
 from meshwright.orchestration.registry import Registry
@@ -81,7 +80,7 @@ def build_mesh(
     )
     log = EventLog(database)
     registry = registry_of(settings, clock)
-    kinds = kinds_of(classes, registry, settings)
+    kinds = kinds_of(classes, registry, settings.max_attempts)
     elsewhere = [kind for name, kind in kinds.items() if not lives_in(name, role)]
     grounds = Grounds(settings, role, database, log, clock, tracing, elsewhere)
     chosen_host = (host or HOSTS[settings.host])(grounds)
@@ -101,15 +100,11 @@ def build_mesh(
         if settings.mqtt_url and role.is_front
         else []
     )
-    admission = admission_of(settings, chosen_host, log)
-    counts = [admission] if role.is_front else []
-    reload_prompts = Every(clock, settings.prompt_reload_seconds, services.prompts.refresh)
     mesh = Mesh(
         settings=settings,
         host=chosen_host,
         log=log,
         registry=registry,
-        admission=admission,
         model=services.model,
         budgets=budgets,
         prompts=services.prompts,
@@ -119,7 +114,7 @@ def build_mesh(
         tracing=tracing,
         worker=worker,
         agents=employed,
-        parts=(*counts, presence, reload_prompts, *edges),
+        parts=(presence, Every(clock, settings.prompt_reload_seconds, services.prompts.refresh), *edges),
         warnings=start_warnings(chosen_model, prompts, classes),
     )
     for edge in edges:
@@ -222,11 +217,11 @@ def registry_of(settings: Settings, clock: Clock) -> Registry:
     )
 
 
-def kinds_of(classes: Sequence[type[Agent]], registry: Registry, settings: Settings) -> dict[str, ActorKind]:
+def kinds_of(classes: Sequence[type[Agent]], registry: Registry, max_attempts: int) -> dict[str, ActorKind]:
     """Every type of actor of the mesh, by its name, wherever it lives. Raises ConfigError for an agent with
     the name of a part of the mesh."""
     system = [
-        ActorKind.of(Orchestrator, registry=registry, max_attempts=settings.max_attempts),
+        ActorKind.of(Orchestrator, registry=registry, max_attempts=max_attempts),
         ActorKind.of(ContextService, type=CONTEXT_SERVICE),
         ActorKind.of(BudgetAccount, type=ACCOUNT),
         ActorKind.of(VirtualKey, type=KEY),
@@ -237,17 +232,12 @@ def kinds_of(classes: Sequence[type[Agent]], registry: Registry, settings: Setti
         if each.agent_id in taken:
             what = f"agent_id {each.agent_id!r} of {each.__name__} is the name of a part of the mesh"
             raise ConfigError(what, remedy="give the agent another", field="agent_id")
-    threads = [
-        ActorKind.of(AgentThread, type=each.agent_id, max_tasks=settings.max_thread_tasks) for each in classes
-    ]
-    return {kind.type: kind for kind in (*system, *threads)}
+    return {kind.type: kind for kind in (*system, *map(agent_kind, classes))}
 
 
-def admission_of(settings: Settings, host: Host, log: EventLog) -> Admission:
-    """What refuses tasks where too many are open."""
-    return Admission(
-        host, log, max_open_tasks=settings.max_open_tasks, max_thread_tasks=settings.max_thread_tasks
-    )
+def agent_kind(agent: type[Agent]) -> ActorKind:
+    """The type of the actors that are an agent's threads."""
+    return ActorKind.of(AgentThread, type=agent.agent_id)
 
 
 def lives_in(kind: str, role: Role) -> bool:

@@ -90,19 +90,17 @@ def list_keys(as_json: bool, url: str | None, data: Path | None) -> None:
 def revoke(key_id: str, proxy: bool, url: str | None, data: Path | None) -> None:
     """End a key at once, and for good."""
 
-    from meshwright.cli.ids import meant
+    async def end(there: Keyring) -> None:
+        await there.revoke(key_id)
 
-    async def end(there: Keyring) -> str:
-        key = meant(key_id, (key["key_id"] for key in await there.list()), "key")
-        await there.revoke(key)
-        return key
-
-    async def end_there(there: LiteLLMProxy) -> str:
+    async def end_there(there: LiteLLMProxy) -> None:
         await there.delete_key(key_id)
-        return key_id
 
-    ended = on_proxy(end_there) if proxy else with_keys(url, data, end)
-    click.echo(f"key {ended} is revoked")
+    if proxy:
+        on_proxy(end_there)
+    else:
+        with_keys(url, data, end)
+    click.echo(f"key {key_id} is revoked")
 
 
 def with_keys(url: str | None, data: Path | None, use: Callable[[Keyring], Awaitable[ResultT]]) -> ResultT:
@@ -146,9 +144,7 @@ def _table(found: list[Document]) -> str:
         ]
         for key in found
     ]
-    return table(
-        ["key", "agent", "tenant", "budget", "since"], rows, shorten=("budget", "tenant", "key", "agent")
-    )
+    return table(["key", "agent", "tenant", "budget", "since"], rows)
 
 
 def _budget(budget: Document | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from meshwright.encoding import Json, decode
 from meshwright.events.filter import seconds
 from meshwright.messages import Dispatch, Event, Outcome, Task
 
@@ -87,13 +88,14 @@ COLUMNS = tuple(TaskRow.__annotations__)
 
 def accept(row: TaskRow, event: Event) -> None:
     """task.accepted. What else there is to know of the task comes with its dispatch."""
-    row.capability = row.capability or text(event, "capability") or ""
-    row.agent_id = row.agent_id or text(event, "dispatched_to")
-    row.thread_id = row.thread_id or text(event, "thread_id")
-    row.requested_by = row.requested_by or text(event, "requested_by")
-    row.parent_task_id = row.parent_task_id or text(event, "parent_task_id")
+    told = fields_of(event)
+    row.capability = row.capability or text(told, "capability") or ""
+    row.agent_id = row.agent_id or text(told, "dispatched_to")
+    row.thread_id = row.thread_id or text(told, "thread_id")
+    row.requested_by = row.requested_by or text(told, "requested_by")
+    row.parent_task_id = row.parent_task_id or text(told, "parent_task_id")
     if row.priority is None:
-        row.priority = whole(event, "priority")
+        row.priority = whole(told, "priority")
 
 
 def dispatch(row: TaskRow, event: Event) -> None:
@@ -118,19 +120,21 @@ def work(status: str) -> Callable[[TaskRow, Event], None]:
     """task.started, task.waiting or task.resumed."""
 
     def change(row: TaskRow, event: Event) -> None:
-        attempt = whole(event, "attempt") or row.attempts
+        told = fields_of(event)
+        attempt = whole(told, "attempt") or row.attempts
         if not row.ended and attempt >= row.attempts:
             row.status, row.attempts = status, attempt
             row.agent_id = event.agent_id or row.agent_id
-            row.reason = text(event, "key") if status == "waiting" else None
+            row.reason = text(told, "key") if status == "waiting" else None
 
     return change
 
 
 def fail(row: TaskRow, event: Event) -> None:
     """attempt.failed: another may follow."""
-    if not row.ended and (whole(event, "attempt") or row.attempts) >= row.attempts:
-        row.reason = reason(part(event, "error"))
+    told = fields_of(event)
+    if not row.ended and (whole(told, "attempt") or row.attempts) >= row.attempts:
+        row.reason = reason(told.get("error"))
 
 
 def end(status: str) -> Callable[[TaskRow, Event], None]:
@@ -195,29 +199,29 @@ def sane(figure: float) -> bool:
 def shaped(model: type[ModelT], event: Event) -> ModelT | None:
     """An event's payload as a model; None if it does not fit."""
     payload = event.payload
-    if isinstance(payload, model):
-        return payload
     try:
+        if isinstance(payload, Json):
+            return model.model_validate_json(payload)
         return model.model_validate(payload.model_dump() if isinstance(payload, BaseModel) else payload)
     except ValidationError:
         return None
 
 
-def part(event: Event, name: str) -> Any:
-    """A field of a payload that is plain data; None where there is none."""
-    payload = event.payload
-    return payload.get(name) if isinstance(payload, dict) else None
+def fields_of(event: Event) -> dict[str, Any]:
+    """The fields of a payload; none where it is no object."""
+    payload = decode(event.payload) if isinstance(event.payload, Json) else event.payload
+    return payload if isinstance(payload, dict) else {}
 
 
-def text(event: Event, name: str) -> str | None:
+def text(told: dict[str, Any], name: str) -> str | None:
     """A field that holds text."""
-    value = part(event, name)
+    value = told.get(name)
     return value if isinstance(value, str) else None
 
 
-def whole(event: Event, name: str) -> int | None:
+def whole(told: dict[str, Any], name: str) -> int | None:
     """A field that holds a whole number, not negative."""
-    value = part(event, name)
+    value = told.get(name)
     return value if type(value) is int and 0 <= value < MAX_FIGURE else None
 
 

@@ -58,7 +58,7 @@ def row_of(event: Event, own: str | None) -> Row:
         fields["id"] if own is None else None,
         fields["idempotency_key"],
         encode(extra) if extra else None,
-        encode(fields["payload"]),
+        bytes(encode(fields["payload"])),
     )
 
 

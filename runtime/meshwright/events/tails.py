@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
-from meshwright.encoding import decode, encode
 from meshwright.events.filter import EventFilter, Matcher
 from meshwright.events.search import Found
 from meshwright.messages import Event
@@ -87,7 +86,7 @@ class Tails:
         if event.task_id is not None:
             tails += [tail for tail in self._by_task.get(None, ()) if tail.wants(event)]
         if tails:
-            plain = event.model_copy(update={"payload": decode(encode(event.payload))})
+            plain = event.plain()
             for tail in tails:
                 tail.offer(plain)
 

@@ -53,7 +53,6 @@ class TaskPage(Plain):
 USAGE = ("prompt_tokens", "completion_tokens")
 COLUMNS = (*(name for name in TaskSummary.model_fields if name != "usage"), *USAGE)
 COLUMN_LIST = ", ".join(COLUMNS)
-OPEN_TASKS = "SELECT tenant_id, task_id, thread_id FROM tasks WHERE completed_at IS NULL"
 TIMES = ("created_at", "updated_at", "completed_at")
 
 
@@ -75,7 +74,6 @@ def list_tasks(
     tenant_id: str,
     status: str | None,
     capability: str | None,
-    task_id: str | None,
     limit: int,
     before: int,
 ) -> TaskPage:
@@ -84,11 +82,6 @@ def list_tasks(
     wanted = {"tenant_id": tenant_id, "status": status, "capability": capability}
     given = {name: value for name, value in wanted.items() if value is not None}
     conditions = ["seq < :before", *(f"{name} = :{name}" for name in given)]
-    if task_id is not None:
-        given["task_id"] = task_id
-        conditions.append(
-            ":task_id IN (substr(task_id, 1, length(:task_id)), substr(task_id, -length(:task_id)))"
-        )
     if status is not None and status != "succeeded":
         source = "tasks INDEXED BY tasks_by_status"
         conditions.append("status <> 'succeeded'")
@@ -100,11 +93,6 @@ def list_tasks(
     rows = connection.execute(" ".join(query), parameters).fetchall()
     items = tuple(map(_summary, rows[:limit]))
     return TaskPage(items=items, cursor=str(items[-1].seq) if len(rows) > limit else None)
-
-
-def open_tasks(connection: sqlite3.Connection) -> list[tuple[str, str, str | None]]:
-    """(tenant_id, task_id, thread_id) of every task that has no outcome."""
-    return connection.execute(OPEN_TASKS).fetchall()
 
 
 def _summary(row: tuple[Any, ...]) -> TaskSummary:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright import topics
-from meshwright.errors import HostError, ModelError
+from meshwright.errors import HostError, ModelError, TooLarge
 from meshwright.host import Host
 from meshwright.ledger.budgets import Budgets, Hold
 from meshwright.ledger.calls import CALLED, call_id_of, called, leave
@@ -172,7 +172,10 @@ def emit_on(host: Host) -> Emit:
         )
         try:
             host.emit([event])
-        except HostError as error:  # the call has been made: its reply must not be lost with its row
+        except (
+            HostError,
+            TooLarge,
+        ) as error:  # the call has been made: its reply must not be lost with its row
             logger.warning("a call of %s is not in the ledger: %s", request.user, error)
 
     return emit

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from meshwright.encoding import encode
+from meshwright.encoding import Json, decode, encode
 from meshwright.messages import Event
 from meshwright.money import pico, reported_cost
 
@@ -78,6 +78,8 @@ def row_of(event: Event, time: float) -> tuple[Any, ...]:
 
 def _fields(value: Any) -> dict[str, Any]:
     """The fields of an object; none of what is no object."""
+    if isinstance(value, Json):
+        value = decode(value)
     if isinstance(value, BaseModel):
         return value.__dict__
     return value if isinstance(value, dict) else {}

@@ -39,7 +39,6 @@ CODES: dict[Side, tuple[str, ...]] = {
         "HostError",
         "MailboxFull",
         "MemoryUnavailable",
-        "Overloaded",
         "ReplayMismatch",
         "ServiceFailed",
         "StoreFailed",

@@ -15,6 +15,7 @@ from meshwright.money import Budget, Price
 PREFIX = "MESH_"
 MQTT_URL = r"mqtts?://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+)(:\d+)?/?"
 BUS_TOPICS = "bus/"  # what daprd puts before the topics of the bus
+RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and what its attempts came to
 EXAMPLES = {
     "litellm_base_url": "http://127.0.0.1:4000",
     "otlp_endpoint": "http://127.0.0.1:4318/v1/traces",
@@ -53,6 +54,9 @@ class Settings(BaseSettings):
     """Largest request body that is read, in bytes."""
     max_payload_depth: int = Field(default=32, ge=2, le=100)
     """How deep the JSON of a request may be nested."""
+    max_record_bytes: int = Field(default=4 * 1024 * 1024, ge=256 * 1024, le=256 * 1024 * 1024)
+    """Largest record that is stored, in bytes of JSON: an actor's state, a message, an event, a step. The
+    outcome of a task may have half of it. At least four times `max_payload_bytes`."""
 
     prompt_dir: Path = Path("prompts")
     """Folder of the `.prompt` files."""
@@ -101,11 +105,6 @@ class Settings(BaseSettings):
     for its answer."""
     tool_timeout_seconds: float = Field(default=60.0, gt=0)
     """Seconds that a call of a tool may take, where the tool declares no `timeout` itself."""
-    max_open_tasks: int = Field(default=10_000, ge=1, le=10_000_000)
-    """Tasks that may be open at a time; more from outside are refused with 429. What agents delegate counts
-    and is never refused."""
-    max_thread_tasks: int = Field(default=1_000, ge=1, le=100_000)
-    """Open tasks that one thread may have; more are refused."""
     max_attempts: int = Field(default=3, ge=1, le=10)
     """Attempts at a task, each by another agent; where there is no other, the first one's failure is the end.
     Only after ReplayMismatch may the same agent try again."""
@@ -214,6 +213,15 @@ class Settings(BaseSettings):
         if topics.startswith(replies) or replies.startswith((topics, BUS_TOPICS)):
             raise ValueError(
                 "mqtt_reply_prefix must lie outside of mqtt_prefix and of bus, where the mesh listens itself"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _records_hold_payloads(self) -> Self:
+        if self.max_record_bytes < RECORD_PAYLOADS * self.max_payload_bytes:
+            raise ValueError(
+                f"max_record_bytes must be at least {RECORD_PAYLOADS} times max_payload_bytes: "
+                f"{RECORD_PAYLOADS * self.max_payload_bytes}"
             )
         return self
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from meshwright import topics
+from meshwright.encoding import encode, too_large
 from meshwright.envelope import ActorRef
-from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
+from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed, TooLarge
 from meshwright.host import Host
-from meshwright.messages import Event, Fault, new_id
+from meshwright.messages import Event, Fault, Outcome, new_id
 from meshwright.work.journal import Journal, Suspended
-from meshwright.work.protocol import Claim, Completed, Grant, Stop, TaskKey, Work, tenant_of
+from meshwright.work.protocol import Claim, Completed, Grant, Stop, Suspend, TaskKey, Work, tenant_of
 from meshwright.work.record import TaskRecord
 from meshwright.work.slots import Offer, SlotTable, Withdraw
 from meshwright.work.thread import unsuccessful
@@ -23,6 +24,7 @@ logger = logging.getLogger("meshwright.work")
 
 MAILBOX_RETRY_SECONDS = 0.05
 BROKEN_OFF_RETRY_SECONDS = 1.0
+OUTCOMES_A_RECORD = 2  # an outcome is stored beside its task, so it may have half of a record
 MAX_BREAKS = 3  # of one attempt, by faults that are no outcome; then it fails
 LETTING_GO_SECONDS = 1.0  # for work that was cancelled by a stop
 STOPPING = "work.stopping"  # shown to all processes, since the turn that stops work runs in any of them
@@ -212,7 +214,7 @@ class Worker:
         )
         try:
             self._host.emit([event])
-        except HostError as lost:
+        except (HostError, TooLarge) as lost:
             logger.warning("the log does not know that work on task %s broke off: %s", offer.task_id, lost)
 
     def _take_up_later(self, offer: Offer) -> None:
@@ -251,12 +253,33 @@ class Worker:
         try:
             completed = await self._ended(ref, work, running)
         except Suspended as suspended:
-            await self._call(ref, "suspend", suspended.suspend, traceparent)
+            suspend = suspended.suspend
+            try:
+                await self._call(ref, "suspend", suspend, traceparent)
+            except TooLarge as error:
+                await self._call(ref, "complete", self._too_large(work, suspend, error), traceparent)
         else:
             if running.stopped and completed.outcome.status == "failed":  # by an error that the stop led to
                 ended = completed.outcome.model_copy(update={"status": "cancelled", "error": CANCELLED})
                 completed = completed.model_copy(update={"outcome": ended})
+            await self._complete(ref, work, completed)
+
+    async def _complete(self, ref: ActorRef, work: Work, completed: Completed) -> None:
+        """End an attempt. One whose outcome is too large fails: tried again it would be as large."""
+        outcome, traceparent = completed.outcome, work.task.traceparent
+        size, max_bytes = len(encode(outcome)), self._host.max_record_bytes // OUTCOMES_A_RECORD
+        try:
+            if size > max_bytes:
+                raise too_large(f"the outcome of task {outcome.task_id}", size, max_bytes)
             await self._call(ref, "complete", completed, traceparent)
+        except TooLarge as error:
+            await self._call(ref, "complete", self._too_large(work, outcome, error), traceparent)
+
+    def _too_large(self, work: Work, ended: Outcome | Suspend, error: TooLarge) -> Completed:
+        spent = work.model_copy(update={"usage": ended.usage, "cost_usd": ended.cost_usd})
+        fault = Fault(type=error.code, message=str(error))
+        outcome = unsuccessful("failed", spent, work.dispatch.agent_id, fault, self._host.clock.now())
+        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
 
     async def _ended(self, ref: ActorRef, work: Work, running: Running) -> Completed:
         if running.stopped:

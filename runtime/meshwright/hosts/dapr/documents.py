@@ -57,7 +57,7 @@ class Entry:
         """The message or event as JSON."""
         if not self._data:
             item = self.item
-            self._data = item.encode() if isinstance(item, Message) else encode_event(item)
+            self._data = item.encode()
         return self._data
 
     def encode(self) -> bytes:
@@ -117,11 +117,6 @@ class Document:
 def incarnation_of(commit_name: str) -> str:
     """The run of a worker that made a commit."""
     return commit_name.partition("/")[0]
-
-
-def encode_event(event: Event) -> bytes:
-    """An event as JSON."""
-    return event.__pydantic_serializer__.to_json(event)
 
 
 def take_out(data: bytes) -> tuple[bytes, dict[str, bytes]]:

@@ -66,6 +66,7 @@ class Executor:
         tracing: Tracing | NoTracing,
         tells: Tells,
         commit_name: Callable[[], str],
+        max_record_bytes: int,
     ) -> None:
         self._documents = documents
         self._loader = loader
@@ -74,6 +75,7 @@ class Executor:
         self._tracing = tracing
         self._tells = tells
         self._commit_name = commit_name
+        self._max_bytes = max_record_bytes
         self._seems_new: dict[tuple[str, str], bool] = {}
         self.watch: WatchList | None = None
 
@@ -167,6 +169,7 @@ class Executor:
                     self._clock.now(),
                     remember=delivery.once,
                     traceparent=span.traceparent,
+                    max_bytes=self._max_bytes,
                 )
             except Exception as error:  # noqa: BLE001 whatever a turn raises, its sender is told
                 span.fail(error)

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from meshwright import topics
 from meshwright.bus import Bus
 from meshwright.clock import Clock, SystemClock
+from meshwright.encoding import MAX_RECORD_BYTES
 from meshwright.envelope import ActorRef, Message, Record
 from meshwright.errors import Draining, StoreFailed
 from meshwright.events.log import EventLog
@@ -32,7 +33,7 @@ from meshwright.hosts.dapr.parts import Given, join
 from meshwright.messages import Event, new_id
 from meshwright.storage.database import Database
 from meshwright.tracing import NoTracing, Tracing
-from meshwright.turns import ActorKind, require_json
+from meshwright.turns import ActorKind, seal_events, seal_message, seal_record
 
 logger = logging.getLogger("meshwright.dapr")
 
@@ -64,6 +65,7 @@ class DaprHost:
         taken_elsewhere: Sequence[str] = (),
         max_mailbox: int = 1000,
         max_active: int = 5000,
+        max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self.incarnation = new_id()
@@ -71,6 +73,7 @@ class DaprHost:
         self.options = options
         self._log = log
         self._database = database
+        self.max_record_bytes = max_record_bytes
         self._worker: Signals | None = None
         self._bus = Bus()
         self._taken_elsewhere = [topics.matcher(pattern) for pattern in taken_elsewhere]
@@ -88,6 +91,7 @@ class DaprHost:
                 background=self._background,
                 max_mailbox=max_mailbox,
                 max_active=max_active,
+                max_record_bytes=max_record_bytes,
                 is_taken=self._is_taken,
                 incarnation=lambda: self.incarnation,
                 commit_name=self._commit_name,
@@ -221,26 +225,26 @@ class DaprHost:
     async def send(self, message: Message) -> None:
         """Take a message from outside: its turn is durable when this returns."""
         self._check()
-        require_json(message.id, message.body)
+        message = seal_message(message, self.max_record_bytes)
         self._turns.deliveries.kind(message.to)
         await self._turns.deliveries.deliver(message)
 
     async def publish(self, event: Event) -> None:
         """Take an event from outside: it is kept when this returns. Who takes it drops a repeat."""
         self._check()
-        require_json(event.id, event.payload)
-        await self._outgoing.emitter.emit([event])
+        await self._outgoing.emitter.emit(seal_events([event], self.max_record_bytes))
 
     def emit(self, events: Sequence[Event]) -> Awaitable[None]:
         """Take events that this process makes; await the result to know that they are kept."""
         self._outgoing.emitter.check_room(len(events))
+        events = seal_events(events, self.max_record_bytes, mend=True)
         return self._outgoing.emitter.emit(events)
 
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners of every process; it is not kept."""
         self._bus.tell(event)
         if self._doors.opened.is_set():
-            self._outgoing.keeper.show(Entry(event))
+            self._outgoing.keeper.show(Entry(event.sealed(mend=True)))
 
     async def read(self, ref: ActorRef) -> BaseModel | None:
         """The actor's committed state, from the store."""
@@ -250,8 +254,8 @@ class DaprHost:
 
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
         """Write a record outside a turn, and tell events with it; await the result to know it durable."""
-        require_json(record.ref, record.value, *(event.payload for event in events))
-        return self._turns.appends.append(record, events)
+        record = seal_record(record, self.max_record_bytes)
+        return self._turns.appends.append(record, seal_events(events, self.max_record_bytes))
 
     async def records(
         self, ref: ActorRef, stream: str, *, first: int = 1, last: int | None = None

@@ -60,6 +60,7 @@ class Given:
     background: Background
     max_mailbox: int
     max_active: int
+    max_record_bytes: int
     is_taken: Callable[[str], bool]
     incarnation: Callable[[], str]
     commit_name: Callable[[], str]
@@ -166,6 +167,7 @@ def make_turns(given: Given, store: Store, outgoing: Outgoing) -> Turns:
         given.tracing,
         Tells(given.signal, given.set_alarm, lambda cell: wakes.send(cell), outgoing.emitter.emit),
         given.commit_name,
+        given.max_record_bytes,
     )
     deliveries = Deliveries(
         cells,

@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 from pydantic_core import from_json, to_json
 
+from meshwright.encoding import encode
 from meshwright.envelope import ActorRef, Record
 from meshwright.errors import Conflict
 from meshwright.host import RECORD_GAP
 from meshwright.hosts.dapr.cells import Cell, Cells
-from meshwright.hosts.dapr.documents import Entry, encode_event, incarnation_of
+from meshwright.hosts.dapr.documents import Entry, incarnation_of
 from meshwright.hosts.dapr.emitter import Emitter
 from meshwright.hosts.dapr.futures import ENDED, pass_on, settle
 from meshwright.hosts.dapr.relay import Relay
@@ -131,8 +132,8 @@ class Appends:
 
 def encode_record(record: Record, events: Sequence[Event], name: str) -> bytes:
     """A record as it is stored."""
-    told = b",".join(map(encode_event, events))
-    return b'{"v":1,"by":%b,"value":%b,"events":[%b]}' % (to_json(name), to_json(record.value), told)
+    told = b",".join(event.encode() for event in events)
+    return b'{"v":1,"by":%b,"value":%b,"events":[%b]}' % (to_json(name), encode(record.value), told)
 
 
 def decode_record(record: Record, data: bytes) -> StoredRecord:

@@ -89,7 +89,7 @@ class Group:
             "records (type, id, stream, n, value)",
             5,
             [
-                (record.ref.type, record.ref.id, record.stream, record.n, encode(record.value))
+                (record.ref.type, record.ref.id, record.stream, record.n, bytes(encode(record.value)))
                 for record in self.records
             ],
             then="ON CONFLICT DO NOTHING",

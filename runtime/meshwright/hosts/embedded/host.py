@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from meshwright.bus import Bus
 from meshwright.clock import Clock, SystemClock
+from meshwright.encoding import MAX_RECORD_BYTES
 from meshwright.envelope import ActorRef, Head, Message, Record
 from meshwright.errors import Draining, MailboxFull, NotFound, StoreFailed
 from meshwright.events.log import EventLog
@@ -32,7 +33,7 @@ from meshwright.hosts.embedded.records import Records
 from meshwright.messages import Event, new_id
 from meshwright.storage.database import RESTORE, Database, Durability
 from meshwright.tracing import NoTracing, Tracing
-from meshwright.turns import ActorKind, Commit, require_json, take_turn
+from meshwright.turns import ActorKind, Commit, seal_events, seal_message, seal_record, take_turn
 
 MAX_TURNS_A_ROUND = 64  # of the event loop, so that nothing else waits longer than some milliseconds
 MAX_CALLBACKS_A_ROUND = 8  # replies and started work wake others: a whole group at once stalls the loop
@@ -56,6 +57,7 @@ class EmbeddedHost:
         tracing: Tracing | NoTracing | None = None,
         max_mailbox: int = 1000,
         max_active: int = 5000,
+        max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self.incarnation = new_id()
@@ -64,6 +66,7 @@ class EmbeddedHost:
         self._log = log
         self._tracing = tracing or NoTracing()
         self._max_mailbox = max_mailbox
+        self.max_record_bytes = max_record_bytes
         self._cells = Cells(max_active, self._fail)
         self._bus = Bus()
         self._records = Records(self._cells)
@@ -161,20 +164,19 @@ class EmbeddedHost:
     async def send(self, message: Message) -> None:
         """Take a message from outside: durable when this returns, dropped if its id was taken before."""
         self._admit(message.to)
-        require_json(message.id, message.body)
-        self._post(message, outside=True)
+        self._post(seal_message(message, self.max_record_bytes), outside=True)
         await self._barrier()
 
     async def publish(self, event: Event) -> None:
         """Take an event from outside, durable when this returns; one whose id is known is dropped."""
         self._check()
-        require_json(event.id, event.payload)
+        events = seal_events([event], self.max_record_bytes)
         while event.id in self._publishing:
             await self._publishing[event.id].wait()
         done = self._publishing[event.id] = asyncio.Event()
         try:
             if not await self._log.knows(event.id):
-                self._spread([event])
+                self._spread(events)
             await self._barrier()
         finally:
             done.set()
@@ -183,7 +185,7 @@ class EmbeddedHost:
     def emit(self, events: Sequence[Event]) -> Awaitable[None]:
         """Take events that this process makes, each once; await the result to know them durable."""
         self._check(draining=True)
-        self._spread(events)
+        self._spread(seal_events(events, self.max_record_bytes, mend=True))
         return self._queued()
 
     def broadcast(self, event: Event) -> None:
@@ -207,7 +209,10 @@ class EmbeddedHost:
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
         """Write a record outside a turn, and events with it; await the result to know them durable."""
         self._check(draining=True)
-        require_json(record.ref, record.value, *(event.payload for event in events))
+        record, events = (
+            seal_record(record, self.max_record_bytes),
+            seal_events(events, self.max_record_bytes),
+        )
         if self._records.is_new(record):
             self._filling.records.append(record)
             self._records.note([record])
@@ -348,6 +353,7 @@ class EmbeddedHost:
                 self.clock.now(),
                 remember=delivery.outside,
                 traceparent=span.traceparent,
+                max_bytes=self.max_record_bytes,
             )
 
     def _is_due(self, head: Head) -> bool:

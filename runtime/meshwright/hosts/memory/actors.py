@@ -12,7 +12,7 @@ from meshwright.clock import Clock
 from meshwright.envelope import ActorRef, Head, Message, Record
 from meshwright.errors import Conflict, NotFound
 from meshwright.host import dead_letter
-from meshwright.hosts.memory.codec import encode_event, encode_message, encode_record, through_json
+from meshwright.hosts.memory.codec import encode_record, through_json
 from meshwright.hosts.memory.faults import Faults
 from meshwright.hosts.memory.mailbox import Letter
 from meshwright.hosts.memory.store import Changes, Store
@@ -36,12 +36,13 @@ class Done:
 class Actors:
     """Activates actors from their bytes, runs their turns, and commits what comes of them."""
 
-    def __init__(self, store: Store, bus: Bus, clock: Clock, faults: Faults) -> None:
+    def __init__(self, store: Store, bus: Bus, clock: Clock, faults: Faults, max_bytes: int) -> None:
         self.kinds: dict[str, ActorKind] = {}
         self._store = store
         self._bus = bus
         self._clock = clock
         self._faults = faults
+        self._max_bytes = max_bytes
         self._active: dict[ActorRef, tuple[Head, Actor[Any]]] = {}
 
     def kind(self, ref: ActorRef) -> ActorKind:
@@ -109,6 +110,7 @@ class Actors:
             letter.message,
             self._clock.now(),
             remember=letter.may_repeat,
+            max_bytes=self._max_bytes,
         )
         if letter.reply is not None:
             commit.reply = through_json(commit.reply)
@@ -135,8 +137,8 @@ class Actors:
         """Encode everything, then commit it as one: what cannot be encoded leaves nothing behind."""
         spread, routed = self._bus.spread(events)
         arriving = [message for message in routed if not self._faults.loses()]
-        changes.mail = [encode_message(message) for message in (*sends, *arriving)]
-        changes.events = {event.id: encode_event(event) for event in spread}
+        changes.mail = [message.encode() for message in (*sends, *arriving)]
+        changes.events = {event.id: event.encode() for event in spread}
         changes.records = [encode_record(record) for record in records]
         numbers = self._store.commit(changes)
         letters = [Letter(Message.decode(data), n) for n, data in zip(numbers, changes.mail, strict=True)]

@@ -17,20 +17,20 @@ from pydantic_core import from_json
 
 from meshwright.bus import Bus
 from meshwright.clock import Clock, SystemClock
+from meshwright.encoding import MAX_RECORD_BYTES, as_json
 from meshwright.envelope import ActorRef, Message, Record
 from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.host import Listener, Signals, Subscription
 from meshwright.hosts.memory.actors import Actors, Done
 from meshwright.hosts.memory.alarms import Alarms
-from meshwright.hosts.memory.codec import encode_event, encode_message
 from meshwright.hosts.memory.faults import Faults
 from meshwright.hosts.memory.mailbox import Letter, Mailbox
 from meshwright.hosts.memory.outbox import Outbox
 from meshwright.hosts.memory.store import Changes, Store
 from meshwright.messages import Event, new_id
 from meshwright.storage.database import Database
-from meshwright.turns import ActorKind
+from meshwright.turns import ActorKind, seal_events, seal_message, seal_record
 
 
 class MemoryHost:
@@ -53,16 +53,18 @@ class MemoryHost:
         faults: Faults | None = None,
         max_mailbox: int = 1000,
         store: Store | None = None,
+        max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self.incarnation = new_id()
         self.on_failure: Callable[[StoreFailed], None] = lambda error: None
         self._faults = faults or Faults()
         self._max_mailbox = max_mailbox
+        self.max_record_bytes = max_record_bytes
         self._store = store or Store()
         self._bus = Bus()
         self._outbox = Outbox(self._store, log, database)
-        self._actors = Actors(self._store, self._bus, self.clock, self._faults)
+        self._actors = Actors(self._store, self._bus, self.clock, self._faults, max_record_bytes)
         self._alarms = Alarms(self.clock, self._begin, self._ring)
         self._worker: Signals | None = None
         self._mailboxes: dict[ActorRef, Mailbox] = {}
@@ -137,31 +139,32 @@ class MemoryHost:
     ) -> Any:
         """Run a turn and return its reply, once what it rests on is committed."""
         self._admit(ref)
-        data = encode_message(Message(new_id(), ref, method, body, traceparent=traceparent))
+        data = None if body is None else as_json(ref, body)
+        message = Message(new_id(), ref, method, data, traceparent=traceparent)
         reply = self._expect_reply()
-        self._deliver([Letter(Message.decode(data), reply=reply)])
+        self._deliver([Letter(message, reply=reply)])
         return await reply
 
     async def send(self, message: Message) -> None:
         """Take a message from outside; its actor drops it if it took one of that id before."""
         self._admit(message.to)
-        data = encode_message(message)
+        data = seal_message(message, self.max_record_bytes).encode()
         [n] = self._store.commit(Changes(mail=[data]))
         self._deliver([Letter(Message.decode(data), n)])
 
     async def publish(self, event: Event) -> None:
         """Take an event from outside, unless one of its id is known."""
         self._check()
-        await self._told(self._actors.publish([event]))
+        await self._told(self._actors.publish(seal_events([event], self.max_record_bytes)))
 
     def emit(self, events: Sequence[Event]) -> Awaitable[None]:
         """Take events that this process makes, each once; await the result to know them durable."""
         self._check_open()
-        return self._told(self._actors.emit(events))
+        return self._told(self._actors.emit(seal_events(events, self.max_record_bytes, mend=True)))
 
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners of every host on the store; it is not kept."""
-        self._outbox.show(Event.model_validate_json(encode_event(event)))
+        self._outbox.show(event)
 
     async def read(self, ref: ActorRef) -> BaseModel | None:
         """The actor's committed state, or None if it never had a turn."""
@@ -172,7 +175,8 @@ class MemoryHost:
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
         """Write a record outside a turn, and events with it, before any later turn."""
         self._check_open()
-        return self._told(self._actors.append(record, events))
+        record = seal_record(record, self.max_record_bytes)
+        return self._told(self._actors.append(record, seal_events(events, self.max_record_bytes)))
 
     async def records(
         self, ref: ActorRef, stream: str, *, first: int = 1, last: int | None = None

@@ -1,0 +1,115 @@
+"""What was said stays said: nothing that happens to an object later shows in what was made of it."""
+
+import asyncio
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from meshwright.actor import Actor, Turn, turn
+from meshwright.envelope import ActorRef, Message, Record
+from meshwright.events.filter import EventFilter
+from meshwright.events.log import EventLog
+from meshwright.host import Subscription
+from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.messages import Event
+from meshwright.storage.database import Database
+from meshwright.turns import ActorKind
+from tests.contract.stands import Stand
+
+SPEAKER, HEARER, READER = (ActorRef(kind, "one") for kind in ("Speaker", "Hearer", "Hearer"))
+SUBSCRIBER = ActorRef("Hearer", "subscriber")
+GROWING = [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
+
+
+class Items(BaseModel):
+    items: list[int] = []
+
+
+class Speaker(Actor[Items]):
+    """Says in each turn what it holds, by the one list that it holds, and changes that afterwards."""
+
+    @turn
+    def say(self, turn: Turn) -> None:
+        self.state.items.append(len(self.state.items))
+        turn.publish("items", "items.said", self.state.items)
+        turn.send(HEARER, "hear", self.state.items)
+        turn.append("items", len(self.state.items), self.state.items)
+        self.state.items.append(-1)
+        self.state.items.pop()
+
+
+class Heard(BaseModel):
+    heard: list[list[int]] = []
+
+
+class Hearer(Actor[Heard]):
+    """Keeps what it is given, and changes the object that it was given."""
+
+    @turn
+    def hear(self, turn: Turn, items: list[int]) -> None:
+        self.state.heard.append(list(items))
+        items.append(99)
+
+
+KINDS = (ActorKind.of(Speaker), ActorKind.of(Hearer))
+TO_SUBSCRIBER = Subscription("items", lambda event: SUBSCRIBER, "hear")
+
+
+def spoil(event: Event) -> None:
+    """Listen, and change what was heard."""
+    if event.event_type == "items.said":
+        event.payload.append(99)
+
+
+async def heard_by(host: object, ref: ActorRef) -> list[list[int]]:
+    state = await host.read(ref)  # type: ignore[attr-defined]
+    return state.heard if isinstance(state, Heard) else []
+
+
+async def test_what_an_actor_says_of_its_state_is_what_it_was_then(stand: Stand) -> None:
+    host = await stand.open(*KINDS, subscriptions=[TO_SUBSCRIBER])
+    await asyncio.gather(*(host.call(SPEAKER, "say") for _ in range(5)))
+    await stand.watch.until(lambda: len(stand.watch.of("items.said")) == 5)
+    assert [event.payload for event in stand.watch.of("items.said")] == GROWING
+    assert [record.value for record in await host.records(SPEAKER, "items")] == GROWING
+    for ref in (HEARER, SUBSCRIBER):
+        while len(await heard_by(host, ref)) < 5:
+            await host.call(ref, "recover")
+        assert await heard_by(host, ref) == GROWING
+
+
+async def test_what_comes_from_outside_is_taken_as_it_was(stand: Stand) -> None:
+    host = await stand.open(*KINDS, subscriptions=[TO_SUBSCRIBER])
+    items, now = [0], host.clock.now()
+    event = Event(id="told/1", event_type="items.said", topic="items", time=now, payload=items)
+    emitted = event.model_copy(update={"id": "told/2"})
+    appended = event.model_copy(update={"id": "told/3"})
+    begun = [
+        asyncio.ensure_future(host.send(Message("m1", HEARER, "hear", items))),
+        asyncio.ensure_future(host.publish(event)),
+    ]
+    awaited = [host.emit([emitted]), host.append(Record(SPEAKER, "items", 1, items), [appended])]
+    await asyncio.sleep(0)  # both have begun
+    items.append(1)
+    await asyncio.gather(*begun, *awaited)
+    await stand.watch.until(lambda: len(stand.watch.of("items.said")) == 3)
+    assert [event.payload for event in stand.watch.of("items.said")] == [[0]] * 3
+    assert [record.value for record in await host.records(SPEAKER, "items")] == [[0]]
+    while not await heard_by(host, HEARER):
+        await host.call(HEARER, "recover")
+    assert await heard_by(host, HEARER) == [[0]]
+
+
+async def test_the_log_holds_what_was_said_whatever_listeners_do_with_it(tmp_path: Path) -> None:
+    database = Database(tmp_path)
+    log = EventLog(database)
+    host = EmbeddedHost(database, log)
+    for kind in KINDS:
+        host.register(kind)
+    host.subscribe(TO_SUBSCRIBER)
+    host.listen("items", spoil)
+    await host.start()
+    await asyncio.gather(*(host.call(SPEAKER, "say") for _ in range(5)))
+    said = await log.query(EventFilter(event_type="items.said"))
+    assert [event.payload for event in said] == GROWING
+    await host.stop()
