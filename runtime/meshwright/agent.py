@@ -11,8 +11,10 @@ Nothing here knows of brokers, retries or state. A prompt file of the agent's na
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, RootModel
@@ -25,6 +27,8 @@ from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:
     from meshwright.run import Run
+
+SIMILAR = 0.8  # of names, from 0 to 1: so alike that one is taken for a misspelling of the other
 
 
 class Agent:
@@ -64,12 +68,10 @@ class Agent:
                 remedy='give it one of 1 to 64 letters, digits, "_" and "-", such as "my-agent"',
                 field="agent_id",
             )
-        if not getattr(cls, "capabilities", ()):
-            raise ConfigError(
-                f"agent {agent_id} declares no capabilities",
-                remedy='name what it can do, such as capabilities = [Capability("general-query")]',
-                field="capabilities",
-            )
+        _check_attributes(cls)
+        _check_lists(cls)
+        _check_capabilities(cls)
+        _check_init(cls)
         if cls.answers is not None and not _is_shape(cls.answers):
             raise ConfigError(
                 f"agent {agent_id} answers {cls.answers!r}, which is no pydantic model with fields",
@@ -102,6 +104,64 @@ class Agent:
             health_check_urls=tuple(cls.health_check_urls),
             metadata={"description": (cls.__doc__ or "").strip().partition("\n")[0], "prompt": cls.prompt},
         )
+
+
+def _refusal(agent: type[Agent], complaint: str, remedy: str, field: str) -> ConfigError:
+    return ConfigError(f"agent {agent.agent_id} {complaint}", remedy=remedy, field=field)
+
+
+def _check_attributes(agent: type[Agent]) -> None:
+    """Refuse an attribute that is nearly one of an Agent's: it would have no effect, without a word."""
+    known = [name for name in Agent.__annotations__ if name not in vars(agent)]
+    for name, value in vars(agent).items():
+        is_data = not name.startswith("_") and not callable(value) and not hasattr(value, "__get__")
+        close = get_close_matches(name, known, 1, SIMILAR) if is_data and not hasattr(Agent, name) else []
+        if close and name not in Agent.__annotations__:
+            complaint = f"has an attribute {name!r}, which an Agent does not know"
+            raise _refusal(agent, complaint, f"Did you mean {close[0]!r}? If not, give it another name", name)
+
+
+def _check_lists(agent: type[Agent]) -> None:
+    for name in ("capabilities", "toolsets", "fallbacks", "budgets", "delegates_to", "health_check_urls"):
+        value = getattr(agent, name, ())
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            complaint = f"has {name} that are no list: {value!r}"
+            raise _refusal(agent, complaint, f"Write {name} = [...], or a tuple with its comma", name)
+    for toolset in agent.toolsets:
+        if not (isinstance(toolset, type) and issubclass(toolset, Toolset)):
+            complaint = f"has {toolset!r} among its toolsets, which is no class of a Toolset"
+            raise _refusal(agent, complaint, "Name the class, as in toolsets = [FileTools]", "toolsets")
+
+
+def _check_capabilities(agent: type[Agent]) -> None:
+    capabilities = getattr(agent, "capabilities", ())
+    example = 'such as capabilities = [Capability("general-query")]'
+    if not capabilities:
+        raise _refusal(agent, "declares no capabilities", f"Name what it can do, {example}", "capabilities")
+    for capability in capabilities:
+        if not isinstance(capability, Capability):
+            complaint = f"has {capability!r} among its capabilities, which is no Capability"
+            raise _refusal(agent, complaint, f"Write Capability(...) around it, {example}", "capabilities")
+    names = [capability.name for capability in capabilities]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise _refusal(agent, f"has the capability {twice!r} twice", "Take one of them out", "capabilities")
+
+
+def _check_init(agent: type[Agent]) -> None:
+    parameters = list(inspect.signature(agent.__init__).parameters.values())[1:]
+    needed = [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        complaint = (
+            f"has an __init__ that needs {', '.join(needed)}: the mesh makes an agent without arguments"
+        )
+        remedy = "Give them defaults, or make what it needs a Toolset, which gets the settings"
+        raise _refusal(agent, complaint, remedy, "__init__")
 
 
 def _is_shape(answers: Any) -> bool:

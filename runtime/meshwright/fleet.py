@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
+import ast
+import importlib
 import inspect
 import sys
-import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
+from zlib import crc32
+
+from pydantic import ValidationError
 
 from meshwright.agent import Agent
 from meshwright.errors import ConfigError, MeshError
 from meshwright.prompts import Brought
+from meshwright.tools.places import author_place
 
 PACKAGED = Path(__file__).parent / "_project"
 CHECKOUT = Path(__file__).parents[2]
@@ -26,18 +32,27 @@ def project_file(project: Path, name: Path) -> Path:
     return next((base / name.name for base in (PACKAGED, CHECKOUT) if (base / name.name).exists()), wanted)
 
 
-def load_agents(folder: Path) -> list[type[Agent]]:
-    """Every agent class defined in the Python files of a folder, by file name.
+def load_agents(folder: Path, project: Path | None = None) -> list[type[Agent]]:
+    """Every agent class of the Python files and packages of a folder, by file name.
 
-    Raises ConfigError, with file and line, for a file that cannot be loaded, or two agents of one id.
+    Names that begin with an underscore are left to imports. The files may import one another, by their names
+    or relatively, and what lies in the project's folder. A file that defines no agent offers those that it
+    imports from elsewhere; one that has none at all has to be imported by another.
+
+    Raises ConfigError, with file and line, for a file that cannot be loaded or has no use, two agents of one
+    id, or an agent that delegates to one that is not there.
     """
     if not folder.is_dir():
         raise ConfigError(
             "there is no folder of agents", path=str(folder), remedy="make it, or set actors_dir in mesh.toml"
         )
-    files = sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
-    found = [agent for path in files for agent in _agents_in(_load(path))]
+    package = _package(folder, project)
+    modules = {path: _load(package, path) for path in _sources(folder)}
+    offered = {path: _agents_in(module, folder) for path, module in modules.items()}
+    _check_use(folder, offered)
+    found = list(dict.fromkeys(agent for agents in offered.values() for agent in agents))
     _check_unique(found)
+    _check_delegation(found)
     return found
 
 
@@ -57,49 +72,107 @@ def _file_of(agent: type[Agent]) -> str:
         return ""
 
 
-def _agents_in(module: ModuleType) -> list[type[Agent]]:
-    return [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, Agent) and value.__module__ == module.__name__
+def _package(folder: Path, project: Path | None) -> str:
+    """Make a package of the folder, for relative imports, and let Python find its files and the project's."""
+    for path in (folder, project):
+        # Behind all others: a file of the project must not stand in for a library that Meshwright imports.
+        if path is not None and str(path.resolve()) not in sys.path:
+            sys.path.append(str(path.resolve()))
+    importlib.invalidate_caches()
+    name = f"meshwright_actors_{crc32(str(folder.resolve()).encode()):08x}"
+    for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == name]:
+        del sys.modules[loaded]  # its files may have changed
+    package = ModuleType(name)
+    package.__path__ = [str(folder)]
+    sys.modules[name] = package
+    return name
+
+
+def _sources(folder: Path) -> list[Path]:
+    """The files and packages that may hold agents. Raises ConfigError for a folder that is no package."""
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith(("_", ".")))
+    folders = [path for path in paths if path.is_dir() and any(path.glob("*.py"))]
+    for path in folders:
+        if not (path / "__init__.py").exists() and path.name not in _imported_names(folder):
+            raise ConfigError(
+                "this folder holds Python files and no __init__.py, and no agent imports it",
+                path=str(path),
+                remedy="Import its agents in an __init__.py, or put an underscore before its name",
+            )
+    packages = [path for path in folders if (path / "__init__.py").exists()]
+    return [path for path in paths if path.suffix == ".py" or path in packages]
+
+
+def _agents_in(module: ModuleType, folder: Path) -> list[type[Agent]]:
+    classes = [
+        value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, Agent)
     ]
+    own = [cls for cls in classes if f"{cls.__module__}.".startswith(f"{module.__name__}.")]
+    return own or [cls for cls in classes if cls is not Agent and not _is_within(cls, folder)]
 
 
-def _load(path: Path) -> ModuleType:
-    name = f"meshwright_actors.{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # annotations of its tools are looked up here
+def _is_within(agent: type[Agent], folder: Path) -> bool:
+    """Whether a class comes from a file of the folder, which offers it itself."""
+    file = getattr(sys.modules.get(agent.__module__), "__file__", None)
+    return file is not None and Path(file).resolve().is_relative_to(folder.resolve())
+
+
+def _check_use(folder: Path, offered: Mapping[Path, Sequence[type[Agent]]]) -> None:
+    unused = [path for path, agents in offered.items() if not agents]
+    imported = _imported_names(folder) if unused else set()
+    for path in unused:
+        if path.stem not in imported:
+            raise ConfigError(
+                "there is no agent here, and no agent imports it",
+                path=str(path),
+                remedy="Define a class with Agent as its base, or put an underscore before the name",
+            )
+
+
+def _imported_names(folder: Path) -> set[str]:
+    """The parts of all the names that the folder's files import."""
+    names: set[str] = set()
+    for path in folder.rglob("*.py"):
+        with suppress(SyntaxError, ValueError, OSError):  # loading the file says what is wrong with it
+            for node in ast.walk(ast.parse(path.read_bytes())):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    whole = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+                    names.update(part for name in whole for part in name.split("."))
+    return names
+
+
+def _load(package: str, path: Path) -> ModuleType:
     try:
-        spec.loader.exec_module(module)
+        return importlib.import_module(f"{package}.{path.stem}")
     except MeshError as error:
         if isinstance(error, ConfigError) and error.path:
             raise
+        where, line = _place(path, error)
         raise ConfigError(
-            error.message,
-            path=str(path),
-            line=_line_in(path, error),
-            remedy=error.remedy,
-            field=error.field,
+            error.message, path=where, line=line, remedy=error.remedy, field=error.field
         ) from error
     except (Exception, SystemExit) as error:  # the file is not ours: whatever stops it is told with its place
+        where, line = _place(path, error)
         raise ConfigError(
-            f"this agent cannot be loaded: {type(error).__name__}: {error}",
-            path=str(path),
-            line=_line_in(path, error),
+            f"this agent cannot be loaded: {_in_a_line(error)}",
+            path=where,
+            line=line,
             remedy=f"Fix the file, or move it out of {path.parent.name}/",
         ) from error
-    return module
 
 
-def _line_in(path: Path, error: BaseException) -> int | None:
-    if isinstance(error, SyntaxError):
-        return error.lineno
-    lines = [
-        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
-    ]
-    return lines[-1] if lines else None
+def _in_a_line(error: BaseException) -> str:
+    if isinstance(error, ValidationError):  # of a Capability, for example
+        faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        return f"{error.title}: {faults}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _place(path: Path, error: BaseException) -> tuple[str, int | None]:
+    """The file and line to look at: the last of the author's, or where the syntax is wrong."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return error.filename, error.lineno
+    return author_place(error) or (str(path), None)
 
 
 def _check_unique(agents: Sequence[type[Agent]]) -> None:
@@ -118,3 +191,19 @@ def _check_unique(agents: Sequence[type[Agent]]) -> None:
 
 def _line_of(agent: type[Agent]) -> int:
     return inspect.getsourcelines(agent)[1]
+
+
+def _check_delegation(agents: Sequence[type[Agent]]) -> None:
+    known = {agent.agent_id for agent in agents}
+    for agent in agents:
+        for name in agent.delegates_to:
+            if name not in known:
+                close = get_close_matches(name, known, 1)
+                there_are = f"There are {', '.join(sorted(known))}"
+                raise ConfigError(
+                    f"agent {agent.agent_id} delegates to {name!r}, which is no agent here",
+                    path=inspect.getfile(agent),
+                    line=_line_of(agent),
+                    remedy=f"Did you mean {close[0]!r}?" if close else there_are,
+                    field="delegates_to",
+                )

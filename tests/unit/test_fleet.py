@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,12 @@ def write(folder: Path, **files: str) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a project adds to the path ends with the test."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
 def refusal(folder: Path) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         load_agents(folder)
@@ -48,9 +57,10 @@ def test_agents_come_in_the_order_of_their_files(tmp_path: Path) -> None:
     assert [agent.agent_id for agent in load_agents(tmp_path)] == sorted(names)
 
 
-def test_what_is_imported_or_hidden_or_no_python_is_passed_over(tmp_path: Path) -> None:
-    write(tmp_path, greeter=GREETER, _draft="raise SystemExit", other="from meshwright import Agent\n")
+def test_what_is_hidden_or_no_python_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, greeter=GREETER, _draft="raise SystemExit")
     (tmp_path / "notes.txt").write_text("not Python")
+    (tmp_path / "__pycache__").mkdir(exist_ok=True)
     assert [agent.agent_id for agent in load_agents(tmp_path)] == ["greeter"]
 
 
@@ -155,3 +165,150 @@ def test_what_a_project_lacks_comes_with_meshwright(tmp_path: Path) -> None:
     assert found in (PACKAGED / "actors", Path(__file__).parents[2] / "actors")
     assert project_file(tmp_path, Path("nothing")) == tmp_path / "nothing"
     assert project_file(tmp_path, Path("/nowhere/actors")) == Path("/nowhere/actors")
+
+
+def greeter(imports: str) -> str:
+    """An agent that needs `GREETING`, from what it imports."""
+    return f"{imports}\n{GREETER}\n    greeting = GREETING\n"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "from fleet_one import GREETING",
+        "from ._fleet_two import GREETING",
+        "from .fleet_three import GREETING",
+        "from fleet_four.words import GREETING",
+        "from .fleet_five.words import GREETING",
+    ],
+)
+def test_agents_import_the_modules_of_their_project(tmp_path: Path, imports: str) -> None:
+    actors = tmp_path / "actors"
+    name = imports.split()[1].lstrip(".").partition(".")[0]
+    home = tmp_path if name == "fleet_four" else actors
+    path = home / (f"{name}/words.py" if imports.count("words") else f"{name}.py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("GREETING = 'Hello'\n")
+    actors.mkdir(exist_ok=True)
+    write(actors, greeter=greeter(imports))
+    [agent] = load_agents(actors, tmp_path)
+    assert vars(agent)["greeting"] == "Hello"
+
+
+def test_each_folder_has_relative_imports_of_its_own(tmp_path: Path) -> None:
+    greetings = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write(folder, greeter=greeter("from ._words import GREETING"), _words=f"GREETING = {name!r}")
+        greetings += [vars(agent)["greeting"] for agent in load_agents(folder)]
+    assert greetings == ["one", "two"]
+
+
+def test_a_file_may_offer_agents_of_a_library(tmp_path: Path) -> None:
+    actors = tmp_path / "actors"
+    actors.mkdir()
+    write(tmp_path, fleet_library=GREETER)
+    write(actors, greeter="from fleet_library import Greeter\n", other="from fleet_library import Greeter\n")
+    assert [agent.agent_id for agent in load_agents(actors, tmp_path)] == ["greeter"]
+
+
+def test_an_agent_imported_by_another_file_is_found_once(tmp_path: Path) -> None:
+    uses = "from fleet_first import Greeter\n" + GREETER.replace("Greeter", "Other").replace(
+        '"greeter"', '"other"'
+    )
+    write(tmp_path, fleet_first=GREETER, second=uses)
+    assert [agent.agent_id for agent in load_agents(tmp_path)] == ["greeter", "other"]
+
+
+def test_a_package_offers_the_agents_that_it_imports(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub", __init__="from .greeter import Greeter\n", greeter=GREETER)
+    assert [agent.agent_id for agent in load_agents(tmp_path)] == ["greeter"]
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("empty.py", "there is no agent here, and no agent imports it"),
+        ("sub/__init__.py", "there is no agent here, and no agent imports it"),
+        ("sub/hidden.py", "no __init__.py, and no agent imports it"),
+    ],
+)
+def test_nothing_in_the_folder_is_passed_over_in_silence(tmp_path: Path, path: str, complaint: str) -> None:
+    write(tmp_path, greeter=GREETER)
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_text("from meshwright import Agent\n")
+    error = refusal(tmp_path)
+    assert error.path == str(tmp_path / path.partition("/")[0])
+    assert complaint in str(error)
+    assert "underscore" in error.remedy
+
+
+def test_a_fault_in_a_helper_is_told_with_the_helpers_line(tmp_path: Path) -> None:
+    write(tmp_path, greeter=greeter("from .fleet_faulty import GREETING"), fleet_faulty="x = 1\nx.y\n")
+    error = refusal(tmp_path)
+    assert (error.path, error.line) == (str(tmp_path / "fleet_faulty.py"), 2)
+    write(tmp_path, fleet_faulty="x = 1\n\ndef (:\n")
+    error = refusal(tmp_path)
+    assert (error.path, error.line) == (str(tmp_path / "fleet_faulty.py"), 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint", "remedy"),
+    [
+        ("toolset = ()", "has an attribute 'toolset'", "Did you mean 'toolsets'?"),
+        ("delegate_to = ('greeter',)", "has an attribute 'delegate_to'", "Did you mean 'delegates_to'?"),
+        ("health_check_url = ''", "has an attribute 'health_check_url'", "Did you mean 'health_check_urls'?"),
+        ("delegates_to = ('grieter',)", "delegates to 'grieter'", "Did you mean 'greeter'?"),
+        ("delegates_to = ('somebody-else',)", "delegates to 'somebody-else'", "There are greeter"),
+        ("delegates_to = ('greeter')", "has delegates_to that are no list: 'greeter'", "comma"),
+        ("toolsets = (str,)", "<class 'str'> among its toolsets", "Name the class"),
+        ("capabilities = ('greeting',)", "'greeting' among its capabilities", "Capability(...)"),
+        ("capabilities = 'greeting'", "has capabilities that are no list", "comma"),
+        ("capabilities = (Capability('greeting'))", "has capabilities that are no list", "comma"),
+        ("capabilities = [Capability('a'), Capability('a')]", "has the capability 'a' twice", "Take one"),
+        ("def __init__(self, db): ...", "has an __init__ that needs db", "Toolset"),
+    ],
+)
+def test_a_slip_in_an_agents_class_is_told_with_its_line(
+    tmp_path: Path, line: str, complaint: str, remedy: str
+) -> None:
+    error = refusal(write(tmp_path, greeter=f"{GREETER}    {line}\n"))
+    assert str(error).startswith(f"{tmp_path / 'greeter.py'}:4: agent greeter ")
+    assert complaint in str(error)
+    assert remedy in error.remedy
+
+
+def test_attributes_of_an_agents_own_are_left_alone(tmp_path: Path) -> None:
+    own = "    limit = 3\n    model_names = ('a',)\n    @property\n    def toolset(self): ...\n"
+    assert load_agents(write(tmp_path, greeter=GREETER + own))
+
+
+PROJECT = {
+    "mylib/__init__.py": "GREETING = 'Hello'\n",
+    "actors/words.py": "from mylib import GREETING\n",
+    "actors/greeter.py": greeter("from words import GREETING"),
+    "tests/test_greeter.py": "from greeter import Greeter\nfrom mylib import GREETING\n\n"
+    "async def test_greeting(mesh):\n    assert list(mesh.mesh.agents) == ['greeter']\n"
+    "    assert Greeter.greeting == GREETING\n",
+    "pytest.toml": '[pytest]\nanyio_mode = "auto"\n',
+}
+
+
+@pytest.mark.parametrize("command", ["mesh agents --json", "pytest -q -p no:cacheprovider tests"])
+def test_a_projects_own_modules_import_in_mesh_and_in_pytest(tmp_path: Path, command: str) -> None:
+    for path, text in PROJECT.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    program, *arguments = command.split()
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(program)), *arguments],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "greeter" in done.stdout or "1 passed" in done.stdout

@@ -68,7 +68,7 @@ def build_mesh(
     """
     project = project or Path.cwd()
     clock = clock or SystemClock()
-    classes = load_agents(project_file(project, settings.actors_dir)) if agents is None else agents
+    classes = load_agents(project_file(project, settings.actors_dir), project) if agents is None else agents
     own = [each for each in classes if role.employs(each.agent_id)]
     chosen_model = model or answering(settings, project, own)  # before anything is opened: it may be refused
     tracing = traced(settings)
@@ -128,7 +128,7 @@ def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> M
     A `replica` of an app that holds event log, API and edge holds none of them. Raises ConfigError for files
     and settings that cannot be used, and for an app that is unknown.
     """
-    classes = load_agents(project_file(Path.cwd(), settings.actors_dir))
+    classes = load_agents(project_file(Path.cwd(), settings.actors_dir), Path.cwd())
     role = role_of(app_id, [each.agent_id for each in classes], replica=replica)
     return build_mesh(settings, agents=classes, role=role)
 

@@ -126,7 +126,7 @@ class ModelDesk:
 
     def _warnings(self, config: LiteLLMConfig) -> list[ConfigError]:
         prompts = Prompts(project_file(self.project, self.settings.prompt_dir))
-        agents = load_agents(project_file(self.project, self.settings.actors_dir))
+        agents = load_agents(project_file(self.project, self.settings.actors_dir), self.project)
         return warnings_of(config, prompts, agents)
 
 

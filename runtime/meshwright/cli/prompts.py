@@ -29,7 +29,7 @@ def check(as_json: bool) -> int:
 
     project = Path.cwd()
     settings = load_settings(project)
-    agents = load_agents(project_file(project, settings.actors_dir))
+    agents = load_agents(project_file(project, settings.actors_dir), project)
     brought = prompts_brought(agents)
     known = Prompts(project_file(project, settings.prompt_dir), brought=brought)
     names = {*known.names(), *brought}

@@ -53,7 +53,7 @@ def _crews(settings: Settings, *, per_agent: bool, replicas: int) -> list[Crew]:
         return one_app(replicas)
     from meshwright.fleet import load_agents, project_file
 
-    agents = load_agents(project_file(Path(), settings.actors_dir))
+    agents = load_agents(project_file(Path(), settings.actors_dir), Path())
     return app_per_agent([agent.agent_id for agent in agents], replicas)
 
 

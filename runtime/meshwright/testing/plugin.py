@@ -11,6 +11,7 @@ Everything is imported by the fixture that needs it, so that other tests pay not
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from meshwright.agent import Agent
     from meshwright.testing.mesh import MeshUnderTest
     from meshwright.testing.model import ScriptedModel
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the tests of a project import its own modules and its agents' files, as `mesh` does."""
+    project = config.invocation_params.dir
+    if (project / "mesh.toml").exists() or (project / "actors").is_dir():
+        sys.path += [str(path) for path in (project / "actors", project) if str(path) not in sys.path]
 
 
 @pytest.fixture
