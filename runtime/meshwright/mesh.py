@@ -28,6 +28,7 @@ from meshwright.messages import (
     Task,
     TaskRequest,
     TaskStatus,
+    new_id,
 )
 from meshwright.models.port import Model
 from meshwright.orchestration.acceptance import Limits, make_accept
@@ -159,6 +160,19 @@ class Mesh:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+    def tell(self, event_type: str, payload: dict[str, Any]) -> None:
+        """Put an event of this process into the log. Raises HostError."""
+        event = Event(
+            id=new_id(),
+            event_type=event_type,
+            topic=topics.MESH,
+            time=self.host.clock.now(),
+            task_id=payload.get("task_id"),
+            agent_id=payload.get("agent_id"),
+            payload=payload,
+        )
+        self.host.emit([event])
 
     async def failure(self) -> StoreFailed:
         """Wait until the store fails, and return why: what was accepted goes on at the next start."""

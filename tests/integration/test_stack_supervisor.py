@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +38,17 @@ sys.exit("Error: the disk is full")
 HTTP = """
 import http.server, sys
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+HANGS = """
+import faulthandler, http.server, signal, sys
+faulthandler.register(signal.SIGUSR2, all_threads=True)
+server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler)
+for _ in range(5):
+    server.handle_request()
+def spin_for_ever():
+    while True:
+        pass
+spin_for_ever()
 """
 SAYS_WHETHER = """
 import signal, socket, sys
@@ -259,6 +271,22 @@ def test_a_program_whose_parent_has_gone_already_does_not_begin(tmp_path: Path) 
     command = [sys.executable, "-I", "-S", str(LAUNCH), str(ended.pid), "/bin/echo", "here"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "") and "has ended" in done.stderr
+
+
+async def test_a_program_that_hangs_dumps_its_stacks_and_starts_again(
+    tmp_path: Path, program: Program
+) -> None:
+    told = Told()
+    supervisor = Supervisor(tmp_path, tell=told, patience=QUICK)
+    hangs = program(HANGS, scheme="http")
+    await supervisor.start(lambda: [replace(hangs, alive=hangs.ready, silent_seconds=0.5)])
+    try:
+        await told.until("it hangs: no answer for 0.5 s; its stacks are in")
+        await told.until("it was killed by SIGKILL")
+        await told.until("it works again")
+    finally:
+        await supervisor.stop()
+    assert "in spin_for_ever" in (tmp_path / "it.log").read_text()
 
 
 def test_a_log_never_grows_over_its_bound(tmp_path: Path) -> None:

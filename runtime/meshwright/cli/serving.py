@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable
+from socket import socket
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 PRIVATE_UMASK = 0o077
 """What this process writes is for its user alone: data, logs, and what the tools of agents make."""
+LISTENER = "MESHWRIGHT_LISTENER"
+"""The variable by which a run hands its listening socket to the one that replaces it."""
 DRAIN_SECONDS = 10
 SWITCH_SECONDS = 0.001
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -36,6 +40,26 @@ def switch_often() -> None:
     of a dozen statements then takes longer than its tasks.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
+
+
+def start_again(listener: socket) -> None:
+    """Replace this process by a new run of the same command, which goes on with the listening socket.
+
+    Safe at any moment: what is accepted is on disk, and the new run goes on as after kill -9.
+    """
+    listener.set_inheritable(True)  # callers wait in its queue meanwhile
+    os.environ[LISTENER] = str(listener.fileno())
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def inherited_listener() -> socket | None:
+    """The listening socket of the run that this one replaces."""
+    given = os.environ.pop(LISTENER, None)
+    if given is None:
+        return None
+    listener = socket(fileno=int(given))
+    listener.set_inheritable(False)
+    return listener
 
 
 def reread_prompts_on_sighup(mesh: Mesh) -> None:

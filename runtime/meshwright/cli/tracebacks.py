@@ -18,9 +18,14 @@ def keep_traceback(error: BaseException, folder: Path) -> str:
 
     What looks like a secret is redacted.
     """
+    return keep_text("".join(traceback.format_exception(error)), folder)
+
+
+def keep_text(text: str, folder: Path) -> str:
+    """Do the same with a traceback that is a text already."""
     from meshwright.tools.redaction import redact
 
-    text = redact("".join(traceback.format_exception(error)))
+    text = redact(text)
     if os.environ.get("MESH_DEBUG"):
         sys.stderr.write(text)
         return "traceback above"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,10 @@ from meshwright.cli.options import data_option, mqtt_option
 from meshwright.cli.serving import (
     PRIVATE_UMASK,
     drain,
+    inherited_listener,
     loop_factory,
     reread_prompts_on_sighup,
+    start_again,
     switch_often,
 )
 
@@ -87,10 +90,14 @@ def up(
 async def _serve(settings: Settings) -> None:
     from meshwright.assembly import build_mesh, listen
     from meshwright.cli.notices import tell_of_prompts
+    from meshwright.cli.watchdog import watching
 
     mesh = build_mesh(settings)
     tell_of_prompts(mesh)
-    with listen(settings) as listener:  # before work begins that a port in use would break off
+    listener = inherited_listener() or listen(
+        settings
+    )  # before work begins that a port in use would break off
+    with listener, watching(mesh, partial(start_again, listener)):
         async with mesh:
             await serve_on(listener, mesh)
 

@@ -66,12 +66,13 @@ def listening_for(app_id: str, settings: Settings) -> Settings:
 async def _work(settings: Settings, app_id: str, replica: bool) -> None:
     from meshwright.assembly import build_worker, listen, serves_api
     from meshwright.cli.notices import tell_of_prompts
+    from meshwright.cli.watchdog import watching
 
     mesh = build_worker(settings, app_id=app_id, replica=replica)
     tell_of_prompts(mesh)
     front = serve_on if serves_api(app_id, replica=replica) else _answer_probes
     serve = _offer_models if app_id == MODELS_APP else front
-    with listen(settings) as listener:
+    with listen(settings) as listener, watching(mesh):
         async with mesh:
             await serve(listener, mesh)
 

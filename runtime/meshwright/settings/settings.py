@@ -156,6 +156,11 @@ class Settings(BaseSettings):
     """First part of the topics at which MQTT clients are answered: below it each client has its own, named
     after it. The mesh answers nowhere else."""
 
+    loop_held_seconds: float = Field(default=5.0, ge=0.1)
+    """How long code may hold the event loop of a process, until a warning says where."""
+    loop_restart_seconds: float = Field(default=30.0, ge=0)
+    """How long until the process is started again; 0 never does, as for a debugger."""
+
     heartbeat_seconds: float = Field(default=30.0, gt=0)
     """How often each agent says that it is there."""
     degraded_after_seconds: float = Field(default=60.0, gt=0)

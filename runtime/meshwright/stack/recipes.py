@@ -215,6 +215,7 @@ def worker(
     listen: tuple[str, int],
     *,
     replica: bool,
+    silent_seconds: float = 0.0,
 ) -> Service:
     """A worker of an app: `mesh worker`, with this process's environment and the settings in `options`.
 
@@ -241,6 +242,8 @@ def worker(
         },
         ready_seconds=60.0,
         stop_seconds=30.0,
+        alive=f"{url}/healthz",
+        silent_seconds=silent_seconds,
     )
 
 

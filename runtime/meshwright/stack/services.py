@@ -23,7 +23,8 @@ class Service:
     """A program to run.
 
     `address` is what others are told; `ready` the URL (see `probes`) that answers once it works; `files` are
-    written before each start, for this user alone. Times in seconds.
+    written before each start, for this user alone. Where the URL `alive` does not answer for `silent_seconds`
+    (0: never mind) it hangs: it dumps its stacks on SIGUSR2, and is killed. Times in seconds.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Service:
     files: Mapping[Path, str] = field(default_factory=dict, repr=False)
     ready_seconds: float = 20.0
     stop_seconds: float = 10.0
+    alive: str = field(default="", repr=False)
+    silent_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,15 @@ class Stack:
         listen = self._listen(crew, number)
         return (
             reaching_models(sidecar, settings.data_dir.absolute(), url_of(self._listen(self._models, 0))),
-            worker(name, app, self.backends, options, listen, replica=crew.front and not front),
+            worker(
+                name,
+                app,
+                self.backends,
+                options,
+                listen,
+                replica=crew.front and not front,
+                silent_seconds=settings.loop_restart_seconds,
+            ),
         )
 
     def _edge_options(self) -> dict[str, str]:

@@ -13,10 +13,13 @@ from pathlib import Path
 from meshwright.errors import ServiceFailed
 from meshwright.stack.child import Child
 from meshwright.stack.log import Log
+from meshwright.stack.probes import PROBE_SECONDS, answers
 from meshwright.stack.reasons import Reason, reason_of
 from meshwright.stack.services import Layer, Service
 
 MAX_PORT_TRIES = 3
+LOOK_SECONDS = 2.0
+DUMP_SECONDS = 0.5
 PORT_TAKEN = ("address already in use", "is in use")
 
 
@@ -77,12 +80,36 @@ class Kept:
         loop = asyncio.get_running_loop()
         while self.child is not None:
             since = loop.time()
-            await self.child.wait()
+            await self._until_it_ends(self.child)
             works_long = loop.time() - since >= self._patience.steady_seconds
             restarts = 1 if works_long else restarts + 1
             if restarts > self._patience.max_restarts:
                 raise self._failed(f"{self.service.name} died {restarts} times in a row; it {self._how()}")
             await self._again(restarts)
+
+    async def _until_it_ends(self, child: Child) -> None:
+        watching = asyncio.create_task(self._end_when_silent(child), name=f"watch-{self.service.name}")
+        try:
+            await child.wait()
+        finally:
+            watching.cancel()
+
+    async def _end_when_silent(self, child: Child) -> None:
+        """Kill a program that hangs. A look counts for its own time: this process may be stopped, too."""
+        service, silent = self.service, 0.0
+        if not service.alive or not service.silent_seconds:
+            return
+        loop, pause = asyncio.get_running_loop(), min(LOOK_SECONDS, service.silent_seconds / 5)
+        while silent < service.silent_seconds:
+            since = loop.time()
+            await asyncio.sleep(pause)
+            answered = await answers(service.alive)
+            silent = 0.0 if answered else silent + min(loop.time() - since, pause + PROBE_SECONDS)
+        limit = f"{service.silent_seconds:g} s"
+        self._tell(f"{service.name} hangs: no answer for {limit}; its stacks are in {self._log.path}")
+        child.send(signal.SIGUSR2)
+        await asyncio.sleep(DUMP_SECONDS)
+        child.send(signal.SIGKILL)
 
     async def stop(self) -> None:
         """End it."""

@@ -70,6 +70,7 @@ class Worker:
         self._running: dict[tuple[ActorRef, str], Running] = {}
         self._again: dict[tuple[ActorRef, str], Offer] = {}
         self._breaks: dict[tuple[ActorRef, str], int] = {}
+        self._held: dict[tuple[ActorRef, str], str] = {}
         self._draining = False
         self._listen_no_more = host.listen(topics.MESH, self._on_event)
 
@@ -82,6 +83,25 @@ class Worker:
     def waiting(self) -> int:
         """How many tasks wait for a slot."""
         return len(self._slots)
+
+    def at_work(self, task: asyncio.Task[Any] | None) -> tuple[ActorRef, str] | None:
+        """The thread and the task whose work an asyncio task is, if it is any. For any thread."""
+        works = list(self._running.items())
+        return next((key for key, running in works if running.task is task), None)
+
+    def works(self) -> list[tuple[ActorRef, str]]:
+        """All that is being worked on. For any thread."""
+        return list(self._running)
+
+    def held_before(self, ref: ActorRef, task_id: str, times: int, where: str) -> None:
+        """Count work as broken off that held the event loop until its process had to end, so many times."""
+        self._breaks[(ref, task_id)] = times - 1
+        self._held[(ref, task_id)] = where
+
+    def _check_held(self, key: tuple[ActorRef, str]) -> None:
+        where = self._held.pop(key, None)
+        if where is not None:
+            raise LoopHeld(f"it held the event loop at {where} until its process was ended")
 
     def signal(self, ref: ActorRef, signal: Any) -> None:
         """Take a signal of a turn."""
@@ -142,6 +162,7 @@ class Worker:
         try:
             work = await self._claim(offer)
             if work is not None:
+                self._check_held(key)
                 await self._carry_out(offer.ref, work, self._running[key])
             self._breaks.pop(key, None)
         except (StoreFailed, Draining) as error:
@@ -351,6 +372,10 @@ async def until_stopped(work: Awaitable[ResultT]) -> ResultT:
             task.uncancel()
             raise Stopped from error
         raise
+
+
+class LoopHeld(Exception):
+    """The work ran in an earlier process, whose event loop it held until that was ended."""
 
 
 class Stopped(Exception):

@@ -1,0 +1,139 @@
+"""An agent that holds the event loop: the mesh says where, starts again, and fails the task in the end."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.acceptance.driver import Errors, ready_url
+
+AGENTS = """
+import asyncio
+import time
+
+from meshwright import Agent, Capability, Run
+
+
+class Spinner(Agent):
+    agent_id = "spinner"
+    capabilities = (Capability("spinning"),)
+
+    async def run(self, run: Run) -> str:
+        if run.task.text == "a moment":
+            time.sleep(1.5)  # holds the loop
+            return "done"
+        if run.task.text == "in a task of its own":
+            await asyncio.create_task(self.spin())
+        await self.spin()
+        return "never"
+
+    async def spin(self) -> None:
+        while True:
+            pass  # holds the loop for ever
+
+
+class Echo(Agent):
+    agent_id = "echo"
+    capabilities = (Capability("echoing"),)
+
+    async def run(self, run: Run) -> str:
+        return run.task.text
+"""
+PATIENCE_SECONDS = 50
+LIMITS = {"MESH_LOOP_HELD_SECONDS": "0.8", "MESH_LOOP_RESTART_SECONDS": "2"}
+pytestmark = pytest.mark.timeout(90)
+
+
+class Up:
+    """A mesh with the agents above, in a process of its own."""
+
+    def __init__(self, url: str, process: Process, errors: Errors, session: aiohttp.ClientSession) -> None:
+        self.url, self.process, self.errors = url, process, errors
+        self._session = session
+
+    async def submit(self, agent_id: str, text: str) -> str:
+        request = {"agent_id": agent_id, "payload": {"text": text}}
+        async with self._session.post(f"{self.url}/tasks", json=request) as response:
+            return (await response.json())["task_id"]
+
+    async def get(self, path: str) -> Any:
+        """An answer; what was under way as the mesh started again is asked once more."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                try:
+                    async with self._session.get(f"{self.url}{path}") as response:
+                        return await response.json()
+                except aiohttp.ClientError:
+                    await asyncio.sleep(0.05)
+
+    async def outcome(self, task_id: str) -> Any:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (task := await self.get(f"/tasks/{task_id}"))["outcome"] is None:
+                await asyncio.sleep(0.05)
+        return task["outcome"]
+
+
+@asynccontextmanager
+async def up(project: Path, environment: dict[str, str]) -> AsyncIterator[Up]:
+    (project / "actors").mkdir()
+    (project / "actors" / "agents.py").write_text(AGENTS)
+    command = [sys.executable, "-m", "meshwright.cli", "up", "--port", "0"]
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=project, env=environment, stdout=PIPE, stderr=PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    errors = Errors(process.stderr)
+    url = await ready_url(process.stdout, errors)
+    async with aiohttp.ClientSession() as session:
+        yield Up(url, process, errors, session)
+    process.terminate()
+    await process.wait()
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return os.environ | LIMITS
+
+
+@pytest.mark.parametrize("text", ["spin", "in a task of its own"])
+async def test_a_task_that_holds_the_loop_for_ever_fails_after_three_restarts(
+    tmp_path: Path, environment: dict[str, str], text: str
+) -> None:
+    async with up(tmp_path, environment) as mesh:
+        pid = mesh.process.pid
+        outcome = await mesh.outcome(await mesh.submit("spinner", text))
+        line = AGENTS.splitlines().index("            pass  # holds the loop for ever") + 1
+        assert (outcome["status"], outcome["error"]["type"]) == ("failed", "BrokeOff")
+        place = rf"it held the event loop at {tmp_path}/actors/agents.py:({line - 1}|{line}) "
+        assert re.search(place, outcome["error"]["message"])
+        assert (await mesh.get("/healthz"))["status"] == "ok"
+        echoed = await mesh.outcome(await mesh.submit("echo", "Hello"))
+        assert echoed["success"]
+        said = mesh.errors.text
+        assert said.count("the mesh starts again") == 3
+        assert re.search(rf'File "{tmp_path}/actors/agents.py", line \d+ in spin', said)
+        assert mesh.process.pid == pid and mesh.process.returncode is None
+
+
+async def test_a_loop_that_was_held_a_moment_is_an_event(tmp_path: Path, environment: dict[str, str]) -> None:
+    async with up(tmp_path, environment) as mesh:
+        task_id = await mesh.submit("spinner", "a moment")
+        assert (await mesh.outcome(task_id))["success"]
+        async with asyncio.timeout(PATIENCE_SECONDS):  # the watchdog sees a moment later that it goes on
+            path = f"/events?event_type=loop.held&task_id={task_id}"
+            while not (events := (await mesh.get(path))["items"]):
+                await asyncio.sleep(0.05)
+        [event] = events
+        assert event["agent_id"] == "spinner" and event["payload"]["seconds"] >= 0.8
+        assert re.fullmatch(rf"{tmp_path}/actors/agents.py:\d+", event["payload"]["where"])
+        assert json.loads((tmp_path / ".mesh" / "held.json").read_text()) == {}
+        assert "time.sleep(1.5)" in (tmp_path / ".mesh" / "last-error.txt").read_text()
