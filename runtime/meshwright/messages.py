@@ -103,9 +103,17 @@ class Parent(Plain):
     task_id: str
 
 
+class TaskBudget(Plain):
+    """The budget of a task further up, which pays for what it delegates."""
+
+    task_id: Identifier
+    limit_usd: Amount
+
+
 class Task(Plain):
     """One task as the mesh carries it. `chain` names the agents above it, for limits on delegation.
 
+    `budgets_above` are the budgets of the tasks above it: its calls are charged to each of them as well.
     Without a capability it is for `agent_id`, and gets that agent's first capability when accepted.
     """
 
@@ -127,6 +135,7 @@ class Task(Plain):
     created_at: datetime
     traceparent: str | None = None
     budget_usd: Amount | None = Field(default=None, exclude_if=lambda amount: amount is None)
+    budgets_above: tuple[TaskBudget, ...] = Field(default=(), exclude_if=lambda budgets: not budgets)
 
     @property
     def text(self) -> str:
@@ -201,7 +210,8 @@ class Fault(Plain):
 class Outcome(Plain):
     """How a task, or one attempt at it, ended. `result.text` is the answer in words.
 
-    `cost_usd` is None where nobody knows the price of one of its calls. `finish_reason` is why the last reply
+    `usage` and `cost_usd` are those of its calls of models and of the tasks that it delegated; the cost is
+    None where nobody knows the price of one. `finish_reason` is why the last reply
     of a model ended: `stop`, or `length` where it was cut off.
     """
 

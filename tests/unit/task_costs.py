@@ -34,15 +34,24 @@ class Other(Agent):
 
 
 async def ledger_of(mesh: Mesh, outcome: Outcome) -> Cost:
-    """What the ledger says of a task, which must be what its outcome says."""
-    found = await mesh.costs("task")
-    [cost] = [item for item in found.items if item.key == outcome.task_id]
-    assert (cost.prompt_tokens, cost.completion_tokens) == (
-        outcome.usage.prompt_tokens,
-        outcome.usage.completion_tokens,
-    )
-    if outcome.cost_usd is None:
-        assert cost.unpriced
-    else:
-        assert (cost.cost_usd, cost.unpriced) == (outcome.cost_usd, 0)
+    """What the ledger says of a task that called a model, which must be what its outcome says."""
+    await check_ledger(mesh, outcome)
+    [cost] = [cost for cost in (await mesh.costs("task")).items if cost.key == outcome.task_id]
     return cost
+
+
+async def check_ledger(mesh: Mesh, outcome: Outcome) -> None:
+    """A task's outcome must say what the ledger says of it and of the tasks below it."""
+    costs = {cost.key: cost for cost in (await mesh.costs("task")).items}
+    listed = (await mesh.log.tasks(tenant_id="default")).items
+    family = [outcome.task_id]
+    for task_id in family:
+        family += [task.task_id for task in listed if task.parent_task_id == task_id]
+    rows = [costs[task_id] for task_id in family if task_id in costs]
+    assert sum(row.prompt_tokens for row in rows) == outcome.usage.prompt_tokens
+    assert sum(row.completion_tokens for row in rows) == outcome.usage.completion_tokens
+    if outcome.cost_usd is None:
+        assert any(row.unpriced for row in rows)
+    else:
+        assert sum(row.cost_usd or 0 for row in rows) == outcome.cost_usd
+        assert not any(row.unpriced for row in rows)

@@ -90,7 +90,7 @@ async def test_what_an_attempt_cost_that_has_not_ended_by_the_deadline_is_not_kn
     assert (outcome.status, outcome.cost_usd) == ("timed_out", None)
 
 
-async def test_a_task_cancelled_while_it_waits_says_what_its_calls_had_cost() -> None:
+async def test_a_task_cancelled_while_it_waits_pays_for_what_it_delegated() -> None:
     async def run(self: Agent, run: Run) -> str:
         await run.converse()
         return await run.delegate("other", "Do it.")
@@ -102,7 +102,12 @@ async def test_a_task_cancelled_while_it_waits_says_what_its_calls_had_cost() ->
         await child.hangs.wait()
         await mesh.mesh.cancel(receipt.task_id)
         outcome = await mesh.outcome(receipt.task_id)
-        assert (outcome.status, outcome.cost_usd) == ("cancelled", Decimal("0.25"))
+        [waiting] = mesh.events("task.waiting").payloads
+        below = await mesh.outcome(waiting["child_task_id"])
+        assert (outcome.status, below.status) == ("cancelled", "cancelled")
+        assert below.cost_usd is not None
+        assert below.cost_usd > 0
+        assert outcome.cost_usd == Decimal("0.25") + below.cost_usd
         await ledger_of(mesh.mesh, outcome)
 
 
@@ -160,7 +165,7 @@ async def test_a_task_pays_for_the_compression_of_its_context(answer: str) -> No
     assert by_agent == {"keeper": Decimal("0.5"), "context-service": Decimal("0.125")}
 
 
-async def test_a_delegated_task_pays_for_itself() -> None:
+async def test_a_task_costs_what_it_and_the_tasks_below_it_cost() -> None:
     async def run(self: Agent, run: Run) -> str:
         await run.converse()
         return await run.delegate("other", "Do it.")
@@ -173,7 +178,8 @@ async def test_a_delegated_task_pays_for_itself() -> None:
         outcome = await mesh.ask("keeper", "Have it done.")
         [waiting] = mesh.events("task.waiting").payloads
         child = await mesh.outcome(waiting["child_task_id"])
-        assert (outcome.cost_usd, child.cost_usd) == (Decimal("0.25"), Decimal("0.5"))
+        assert (outcome.cost_usd, child.cost_usd) == (Decimal("0.75"), Decimal("0.5"))
+        assert outcome.usage.prompt_tokens == 2 * child.usage.prompt_tokens
         await ledger_of(mesh.mesh, outcome)
         await ledger_of(mesh.mesh, child)
         assert (await mesh.mesh.costs()).total.cost_usd == Decimal("0.75")

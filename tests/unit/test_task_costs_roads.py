@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from meshwright import Agent, Capability, Mesh, TaskRequest
 from meshwright.errors import ModelError
-from meshwright.messages import Usage
 from meshwright.models.port import (
     ContentRefused,
     ModelRefused,
@@ -27,7 +26,7 @@ from meshwright.models.port import (
 from meshwright.money import Price
 from meshwright.run import Run
 from tests.unit.keeping import kept
-from tests.unit.task_costs import PRICE, ledger_of, reply
+from tests.unit.task_costs import PRICE, check_ledger, reply
 
 
 class Roadside:
@@ -160,15 +159,12 @@ async def first_of(*waits: Coroutine[Any, Any, Any]) -> None:
 
 
 async def check_all(mesh: Mesh) -> None:
-    """Each task's outcome is what the ledger says, and those together are all of it."""
+    """Each task's outcome is what the ledger says, and the uppermost is all of it."""
     tasks = (await mesh.log.tasks(tenant_id="default")).items
     outcomes = [await mesh.outcome(each.task_id) for each in tasks]
     found = await mesh.costs("task")
-    known = {item.key for item in found.items}
     for outcome in outcomes:
-        if outcome.task_id in known:
-            await ledger_of(mesh, outcome)
-        else:
-            assert (outcome.cost_usd, outcome.usage) == (0, Usage())
+        await check_ledger(mesh, outcome)
     if not found.total.unpriced:
-        assert sum(outcome.cost_usd or 0 for outcome in outcomes) == (found.total.cost_usd or 0)
+        [whole] = [each for each in tasks if each.parent_task_id is None]
+        assert (whole.cost_usd or 0) == (found.total.cost_usd or 0)

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from meshwright.errors import ConfigError
 from meshwright.ledger.account import Account, Verdict, renews_at
+from meshwright.messages import TaskBudget
 from meshwright.models.port import BudgetExceeded, ModelRequest, PriceUnknown
 from meshwright.money import Budget
 
@@ -15,6 +16,8 @@ DEAR_TAGS = frozenset({"expensive", "medium"})
 """The tags that a soft budget's cheaper tag takes the place of."""
 OWN = "budget_usd"
 """The name of the budget that a task brings itself, and of the metadata that says so."""
+ABOVE = "budgets_above"
+"""The metadata that holds the budgets of the tasks above the call's."""
 BROUGHT = "budgets"
 """The metadata that holds further budgets, as plain data."""
 EVERY = "*"
@@ -77,9 +80,16 @@ def brought_by(request: ModelRequest) -> Iterator[Account]:
         for key in keys_of(budget.scope, request):
             if budget.of in (EVERY, key):
                 yield account_of(budget, key, brought=True)
+    for each in request.metadata.get(ABOVE) or ():
+        above = TaskBudget.model_validate(each)
+        yield _account_of_task(above.task_id, above.limit_usd)
     limit, task_id = request.metadata.get(OWN), request.metadata.get("task_id")
     if limit is not None and task_id is not None:
-        yield Account(budget=OWN, scope="task", key=str(task_id), limit_usd=Decimal(str(limit)), brought=True)
+        yield _account_of_task(str(task_id), Decimal(str(limit)))
+
+
+def _account_of_task(task_id: str, limit_usd: Decimal) -> Account:
+    return Account(budget=OWN, scope="task", key=task_id, limit_usd=limit_usd, brought=True)
 
 
 def cheapened(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:

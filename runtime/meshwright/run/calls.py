@@ -17,7 +17,7 @@ from meshwright import genai
 from meshwright.envelope import ActorRef, Record
 from meshwright.errors import ModelError
 from meshwright.ledger.calls import Call, left
-from meshwright.messages import Usage
+from meshwright.messages import Outcome, Usage
 from meshwright.models.port import (
     ChatMessage,
     Model,
@@ -45,9 +45,10 @@ MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
 
 @dataclass(slots=True)
 class Spent:
-    """What calls of models have cost so far, with those that failed; None once nobody knows.
+    """What calls of models have cost so far, with those that failed, and delegated tasks.
 
-    `broken_off` are those of which no step of the journal tells.
+    The cost is None once nobody knows; `known_usd` is what is known of it. `broken_off` are the calls of
+    which no step of the journal tells.
     """
 
     usage: Usage = field(default_factory=Usage)
@@ -55,12 +56,24 @@ class Spent:
     model: str | None = None
     finish_reason: str | None = None
     broken_off: list[Call] = field(default_factory=list)
+    known_usd: Decimal = Decimal(0)
+    has_unknown_child: bool = False
 
-    def add(self, call: ModelReply | Call) -> None:
-        """Count one call."""
+    def left_of(self, budget_usd: Decimal | None) -> Decimal | None:
+        """What is left of a budget; nothing once a delegated task may have spent all that it was given."""
+        if budget_usd is None:
+            return None
+        return Decimal(0) if self.has_unknown_child else max(Decimal(0), budget_usd - self.known_usd)
+
+    def add(self, call: ModelReply | Call | Outcome) -> None:
+        """Count one call, or a delegated task."""
         self.usage = self.usage + call.usage
         before, more = self.cost_usd, call.cost_usd
         self.cost_usd = None if before is None or more is None else before + more
+        self.known_usd += more or 0
+        if isinstance(call, Outcome):
+            self.has_unknown_child = self.has_unknown_child or more is None
+            return
         self.model = call.model or self.model
         self.finish_reason = call.finish_reason or self.finish_reason
 
@@ -158,9 +171,9 @@ class ModelCalls:
         self.count(ended.root)
         return ended.root
 
-    def count(self, call: ModelReply | Call | None) -> None:
-        """Count the call of the step that ran last; None is one that nobody told of."""
-        if call is not None:
+    def count(self, call: ModelReply | Call | Outcome | None) -> None:
+        """Count the call of the step that ran last, once; None is one that nobody told of."""
+        if call is not None and self._journal.step_number not in self._counted:
             self.spent.add(call)
         self._counted.add(self._journal.step_number)
 
@@ -208,12 +221,16 @@ class ModelCalls:
     def _show(self, step: int, payload: dict[str, Any]) -> None:
         self._services.host.broadcast(delta_of(self._work, self._ref, step, self._services.clock, payload))
 
-    async def count_rest(self) -> None:
-        """Count the calls of earlier claims that this run did not come to again, or that were broken off."""
+    async def count_earlier(self) -> None:
+        """Count the calls and delegated tasks of earlier claims, also those that were broken off.
+
+        To be called before the run: steps that it comes to again are not counted again.
+        """
         for record in await self._earlier(self._work.stream):
             call = call_of(record)
-            if call is not None and record.n // 2 not in self._counted:
+            if call is not None:
                 self.spent.add(call)
+                self._counted.add(record.n // 2)
         for record in await self._earlier(self._work.left_behind):
             for each in record.value["calls"]:
                 self.spent.add(Call.model_validate(each))

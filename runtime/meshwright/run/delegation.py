@@ -5,7 +5,8 @@ from __future__ import annotations
 from meshwright.agent import Agent
 from meshwright.envelope import ActorRef
 from meshwright.errors import ToolFailed
-from meshwright.messages import Parent, Task, derived_id
+from meshwright.messages import Parent, Task, TaskBudget, derived_id
+from meshwright.run.calls import Spent
 from meshwright.run.services import Services
 from meshwright.tracing import Span
 from meshwright.work import Work
@@ -24,10 +25,21 @@ def check_delegation(agent: Agent, task: Task, agent_id: str, max_chain: int) ->
 
 
 def child_of(
-    work: Work, ref: ActorRef, step: int, agent_id: str, text: str, services: Services, span: Span
+    work: Work,
+    ref: ActorRef,
+    step: int,
+    agent_id: str,
+    text: str,
+    services: Services,
+    span: Span,
+    spent: Spent,
 ) -> Task:
-    """The task for another agent: the same each time that step of the work is run."""
+    """The task for another agent: the same each time that step of the work is run.
+
+    It may cost what is left of the budget of the task that delegates it.
+    """
     task = work.task
+    own = () if task.budget_usd is None else (TaskBudget(task_id=task.task_id, limit_usd=task.budget_usd),)
     task_id = derived_id(task.tenant_id, work.stream, str(step))
     return Task(
         task_id=task_id,
@@ -46,4 +58,6 @@ def child_of(
         chain=(*task.chain, work.dispatch.agent_id),
         created_at=services.clock.now(),
         traceparent=span.traceparent,
+        budget_usd=spent.left_of(task.budget_usd),
+        budgets_above=(*task.budgets_above, *own),
     )

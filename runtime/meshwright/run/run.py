@@ -13,7 +13,7 @@ from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
 from meshwright.envelope import ActorRef
 from meshwright.errors import AgentError, InvalidInput, MemoryUnavailable, ToolFailed
-from meshwright.messages import MemoryScope, Task, derived_id
+from meshwright.messages import MemoryScope, Outcome, Task, derived_id
 from meshwright.models.port import ChatMessage, EmptyReply, ModelReply, ToolCall, ToolSpec
 from meshwright.models.structure import ShapeT, settled
 from meshwright.run.author import Calls, awaited, noted
@@ -69,7 +69,7 @@ class Run:
 
     @property
     def spent(self) -> Spent:
-        """What its calls of models have cost so far, replayed ones included."""
+        """What its calls of models and its delegated tasks have cost so far, earlier claims included."""
         return self._calls.spent
 
     @property
@@ -215,13 +215,15 @@ class Run:
             )
         check_delegation(self.agent, self.task, agent_id, self._services.max_chain)
         step = self._journal.step_number + 1
-        child = child_of(self._work, self._ref, step, agent_id, text, self._services, self._span)
-        outcome = await self._journal.wait("delegate", {"agent_id": agent_id, "text": text}, child)
+        child = child_of(self._work, self._ref, step, agent_id, text, self._services, self._span, self.spent)
+        answer = await self._journal.wait("delegate", {"agent_id": agent_id, "text": text}, child)
+        outcome = Outcome.model_validate(answer)
+        self._calls.count(outcome)
         self._has_waited = True
-        if not outcome["success"]:
-            error = outcome.get("error") or {}
-            raise ToolFailed(f"{agent_id} did not succeed: {error.get('message', outcome['status'])}")
-        result = outcome.get("result") or {}
+        if not outcome.success:
+            reason = outcome.error.message if outcome.error is not None else outcome.status
+            raise ToolFailed(f"{agent_id} did not succeed: {reason}")
+        result = outcome.result or {}
         if not result or "text" in result:
             return result.get("text", "")
         return json.dumps(result, ensure_ascii=False)
@@ -242,9 +244,9 @@ class Run:
         await self._services.memory.remember(item)
         return f"Remembered for {scope}."
 
-    async def count_rest(self) -> None:
-        """Count the calls of earlier claims that this run did not come to again, or that were broken off."""
-        await self._calls.count_rest()
+    async def count_earlier(self) -> None:
+        """Count what earlier claims have spent; to be called before the run."""
+        await self._calls.count_earlier()
 
     async def leave_behind(self) -> None:
         """Note what a stop of the mesh has broken off, for whoever goes on with the task."""

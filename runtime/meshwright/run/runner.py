@@ -65,6 +65,7 @@ class Runner:
         ) as span:
             employed = self._agents[ref.type]
             run = Run(self._services, employed.agent, employed.tools, ref, work, journal, span)
+            await run.count_earlier()
             return await self._finish(run, work, span)
 
     async def _finish(self, run: Run, work: Work, span: Span) -> Completed:
@@ -89,7 +90,6 @@ class Runner:
         if fault is not None:
             result = None
             span.fail(fault.type)
-        await run.count_rest()
         seconds = work.seconds + time.perf_counter() - started
         outcome = self._outcome(work, run.spent, status, result, fault, seconds)
         history = run.history(outcome.text) if outcome.success else ()
@@ -117,7 +117,6 @@ class Runner:
         if run.suspended is None:
             return result
         seconds = work.seconds + time.perf_counter() - started
-        await run.count_rest()  # what comes after it in the journal, where a person is asked
         known = {"seconds": seconds, "usage": run.spent.usage, "cost_usd": run.spent.cost_usd}
         raise Suspended(run.suspended.suspend.model_copy(update=known))
 

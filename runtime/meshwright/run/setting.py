@@ -133,7 +133,10 @@ class Preparation:
 def metadata_of(work: Work, agent_id: str, step: int) -> dict[str, Any]:
     """Whose a call of a model is: what budgets, ledger and cache know it by."""
     budget = work.task.budget_usd
-    own = {} if budget is None else {"budget_usd": f"{budget:f}"}
+    own: dict[str, Any] = {} if budget is None else {"budget_usd": f"{budget:f}"}
+    above = work.task.budgets_above
+    if above:
+        own["budgets_above"] = [each.model_dump(mode="json") for each in above]
     return {
         **own,
         "task_id": work.task.task_id,

@@ -7,6 +7,7 @@ from typing import Any
 
 from meshwright.envelope import Record
 from meshwright.ledger.calls import CALLED, Call, call_id_of, called
+from meshwright.messages import Outcome
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall
 from meshwright.run.failure import Ended, Failure
 from meshwright.run.setting import Setting
@@ -44,14 +45,16 @@ def model_called(request: ModelRequest, reply: ModelReply, started: float) -> li
     return [(CALLED, called(request, call_id=call_id, reply=reply, latency_ms=since(started)))]
 
 
-def call_of(record: Record) -> ModelReply | Call | None:
-    """The call of a model that a step's record tells of, if it does."""
+def call_of(record: Record) -> ModelReply | Call | Outcome | None:
+    """The call of a model, or the delegated task, that a step's record tells of, if it does."""
     match record.value:
         case {"kind": "model", "result": result}:
             ended = Ended.model_validate(result).root
             return ended.call if isinstance(ended, Failure) else ended
         case {"kind": "context", "result": result}:
             return Setting.model_validate(result).compression
+        case {"kind": "delegate", "result": {"task_id": _, "status": _, "completed_at": _} as result}:
+            return Outcome.model_validate(result)
         case _:
             return None
 

@@ -7,7 +7,7 @@ from functools import partial
 from operator import eq
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from meshwright.messages import Dispatch, Outcome, Usage
 from meshwright.money import ZERO, Amount
@@ -71,6 +71,17 @@ class Entry(BaseModel):
         identity = cls.of(dispatch, dispatch.task.created_at).__dict__
         rest = {name: value for name, value in stored.items() if name != "dispatch"}
         return {**identity, **rest}
+
+    def add(self, outcome: Any) -> None:
+        """Count what a delegated task has cost; nobody knows where a person answered in its place."""
+        try:
+            ended = Outcome.model_validate(outcome)
+        except ValidationError:
+            self.cost_usd = None
+            return
+        self.usage = self.usage + ended.usage
+        before, more = self.cost_usd, ended.cost_usd
+        self.cost_usd = None if before is None or more is None else before + more
 
     @property
     def identity(self) -> tuple[str, int, int]:

@@ -124,6 +124,10 @@ class AgentThread(Actor[ThreadState]):
         entry = self._entry(answer.task_id)
         if entry is None or entry.suspended is None or entry.suspended.key != answer.key:
             return False
+        if entry.cancelled is not None:  # what it delegated has ended, and says what it cost
+            entry.add(answer.value)
+            self._end(turn, entry, self._cancelled(entry, turn.now))
+            return True
         asked = entry.suspended
         result = {"kind": asked.kind, "hash": asked.request_hash, "result": answer.value}
         if asked.last is not None:
@@ -135,7 +139,10 @@ class AgentThread(Actor[ThreadState]):
 
     @turn
     def cancel(self, turn: Turn, cancel: Cancel) -> None:
-        """End a task: at once where it is queued or waiting, through its worker where it runs."""
+        """End a task: at once where it is queued or waits for a person, through its worker where it runs.
+
+        One that waits for a task that it delegated ends with that, whose cost is a part of its own.
+        """
         entry = self._entry(cancel.task_id)
         if entry is None:
             return
@@ -143,10 +150,11 @@ class AgentThread(Actor[ThreadState]):
         if entry.status == "running":
             turn.start(self._stop(entry))
             return
-        turn.hint(Withdraw(self.ref, entry.task_id))
         child = entry.child_task_id
         if child is not None:
             turn.send(self._task(child), "cancel", Cancel(task_id=child, reason=cancel.reason))
+            return
+        turn.hint(Withdraw(self.ref, entry.task_id))
         self._end(turn, entry, self._cancelled(entry, turn.now))
 
     def recover(self, turn: Turn) -> None:
