@@ -63,8 +63,9 @@ class Plain(BaseModel):
 class TaskRequest(BaseModel):
     """What a client asks for: a capability or one agent by name, and a payload.
 
-    `payload.text` is the request in words. `thread_id` joins a conversation: its tasks run one at a time,
-    in order, and see its history. Tenant and requester are not fields: they come from the credentials.
+    `payload.text` is the request in words. `thread_id` joins a conversation with an agent: it runs the tasks
+    of a thread one at a time, in order, and sees their history. Tenant and requester are not fields: they
+    come from the credentials.
     """
 
     model_config = ConfigDict(extra="forbid")

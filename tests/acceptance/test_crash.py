@@ -153,7 +153,9 @@ async def test_what_may_have_happened_before_the_kill_is_asked_of_a_person(tmp_p
         await second.until(lambda event: event["event_type"] == "task.waiting")
         page = (await mesh("task", task_id, *where)).out
         [command] = re.findall(r"^answer +mesh (answer .*)$", page, flags=re.M)
-        assert re.search(r"^asked +did this happen, and what came of it\?  kind=deploy$", page, flags=re.M)
+        assert re.search(
+            r"^asked +The mesh stopped while deploy was running\. .*  kind=deploy$", page, flags=re.M
+        )
         wrong = await mesh("answer", task_id, "another-key", "yes", *where)
         assert (wrong.status, wrong.err.count("\n")) == (1, 1) and "does not wait for" in wrong.err
         done = await mesh(*shlex.split(command.replace("...", "version 7 is out")))

@@ -124,7 +124,7 @@ async def test_a_route_says_who_is_asked_who_is_not_and_why(project: Path) -> No
         "  not openai/gpt-5.4-mini: set ONE_KEY",
         "  if none answers: group backup: those tagged default, since none is tagged research",
         "    not ollama_chat/llama3.1: set NOWHERE",
-        "    nobody: set one of NOWHERE",
+        "    No deployment is available: set one of NOWHERE",
     ]
 
 

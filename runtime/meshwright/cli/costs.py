@@ -57,7 +57,7 @@ def _time(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
 def costs(by: str, since: str | None, proxy: bool, as_json: bool, url: str | None, data: Path | None) -> None:
     """Sum up what calls of models have cost.
 
-    With --proxy: by agent, from the beginning of a day (UTC), or by tag, since ever. That is what it knows.
+    With --proxy: the proxy reports per agent from a given UTC day, and per tag for all time only.
     """
     from meshwright.cli.connect import talk
 

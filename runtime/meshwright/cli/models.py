@@ -135,7 +135,7 @@ def _explained(found: Document, depth: int) -> list[str]:
     lines += [f"  {each['model']}  {each['why']}" for each in [*found["asked"], *found["instead"]]]
     lines += [f"  not {each['model']}: set {', '.join(each['missing'])}" for each in found["left_out"]]
     if found["problem"]:
-        lines.append(f"  nobody: {found['problem']}")
+        lines.append(f"  No deployment is available: {found['problem']}")
     lines = ["  " * depth + line for line in lines]
     return [*lines, *(line for each in found["fallbacks"] for line in _explained(each, depth + 1))]
 

@@ -237,7 +237,10 @@ class Journal:
         intents = [value for n, value in self._known.items() if n > LEAVE.result and n % 2 == 0]
         once = [value["kind"] for value in intents if is_intent(value)]
         if once and LEAVE.result not in self._known:
-            asked = "the run took another road; may it begin anew, and repeat these steps? If not, cancel it"
+            asked = (
+                "The agent's code has changed since this task started. Restart it from the beginning and "
+                "repeat these steps? Otherwise cancel it."
+            )
             raise self._waits(self._suspend(LEAVE, None, {"asked": asked, "kind": LEAVE.kind, "steps": once}))
         raise ReplayMismatch(
             f"step {step.number} of task {self._work.task.task_id} was {known['kind']!r} before, "
@@ -246,7 +249,11 @@ class Journal:
         )
 
     def _ask_person(self, step: Step) -> Suspend:
-        asked = "did this happen, and what came of it?"
+        what = step.kind.removeprefix("tool ")
+        asked = (
+            f"The mesh stopped while {what} was running. Check whether it took effect, then answer with its "
+            "result."
+        )
         suspend = self._suspend(step, None, {"asked": asked, "kind": step.kind, "request": step.request})
         return suspend.model_copy(update={"last": max(self._known) // 2})
 
