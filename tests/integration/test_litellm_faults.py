@@ -12,6 +12,7 @@ import yaml
 
 from meshwright.errors import ModelError
 from meshwright.models.port import (
+    ChatMessage,
     ModelRefused,
     ModelTimeout,
     ModelUnavailable,
@@ -130,3 +131,53 @@ async def test_what_litellm_or_a_server_behind_it_says_of_tools_is_told_apart(
         await model.complete(request(model=group, tools=(look,)))
     assert (failed.value.what, failed.value.answered) == ("tools", 400)
     assert len(fake.calls) == (group == "asked")
+
+
+async def test_what_a_provider_says_is_told_without_key_and_prompt(make: Make, fake: FakeProvider) -> None:
+    model = make([deployment(fake, "default", TIERS["medium"])])
+    words = f"string_too_long: Hello, Ada of Room 4711, your key {KEY} takes less"
+    fake.faults.append(Fault(status=400, body={"error": {"message": words, "type": "bad_input"}}))
+    messages = (ChatMessage(role="user", content="Hello, Ada of room 4711"),)
+    with pytest.raises(ModelRefused) as failed:
+        await model.complete(request(messages=messages))
+    told = (
+        "it rejected the request; it said: bad_input: string_too_long: [...], your key [redacted] takes less"
+    )
+    assert told in str(failed.value)
+
+
+async def test_a_module_that_litellm_misses_is_no_fault_of_a_server(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = {
+        "model": "vertex_ai/gemini-2.5-pro",
+        "vertex_project": "p",
+        "vertex_location": "l",
+        "api_key": KEY,
+    }
+    model = make([{"model_name": "default", "litellm_params": params}])
+    with pytest.raises(ModelError) as failed:
+        await model.complete(request())
+    assert type(failed.value) is ModelError and not failed.value.retryable
+    assert "LiteLLM failed by itself" in str(failed.value)
+    assert "ModuleNotFoundError: No module named 'google.auth'" in str(failed.value)
+    [record] = [each for each in caplog.records if each.name == "meshwright.models"]
+    assert record.levelname == "WARNING"
+    assert "caused by builtins.ModuleNotFoundError" in record.getMessage()
+
+
+async def test_a_fault_inside_litellm_is_told_by_its_class(make: Make, fake: FakeProvider) -> None:
+    model = make([deployment(fake, "default", "groq/llama-3.1-8b-instant")])  # it wants a service_tier
+    with pytest.raises(ModelUnavailable) as failed:
+        await model.complete(request())
+    assert "LiteLLM failed by itself" in str(failed.value) and "AttributeError" in str(failed.value)
+
+
+async def test_a_stream_without_counted_tokens_fetches_no_tokenizer(
+    make: Make, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.usage = {}
+    monkeypatch.setenv("HF_ENDPOINT", f"{fake.url}/tokenizers")
+    model = make([deployment(fake, "default", "groq/llama-3.1-8b-instant")])
+    reply = await model.complete(request(timeout_seconds=5), lambda text: None)
+    assert reply.content.startswith("fake-openai")

@@ -239,8 +239,19 @@ async def test_everything_was_looked_at(seen: Seen) -> None:
 
 
 async def test_no_prompt_is_in_what_a_mesh_says_logs_or_tells_of_an_error(seen: Seen) -> None:
-    for below in ("out: ", "err: ", "error: "):
-        assert seen.holding(PROMPT, below=below) == set()
+    found = {place for below in ("out: ", "err: ", "error: ") for place in seen.holding(PROMPT, below=below)}
+    # Its calls are not about the prompt, which the fake quotes at everybody.
+    assert found <= {"out: models test"}
+
+
+async def test_what_a_provider_says_of_an_error_reaches_whoever_asked(seen: Seen) -> None:
+    reason = "Incorrect API key provided: [redacted]. You asked: [...]"
+    groups = ("fast", "bad", "limited", "held")
+    assert {f"error: task of {group}" for group in groups} <= seen.holding(reason)
+    assert "out: models test" in seen.holding("Incorrect API key provided: [redacted]")
+    calls = [event["payload"] for event in seen.events if event["event_type"] == "model.called"]
+    told = {call["group"] for call in calls if reason in (call["reason"] or "")}
+    assert {"fast", "bad", "limited", "held"} <= told
 
 
 async def test_only_events_that_tell_of_the_task_itself_hold_its_prompt(seen: Seen) -> None:

@@ -42,7 +42,8 @@ class Fault:
     `status`: an error reply. `hang`: no reply until the client gives up. `slow`: no byte for `seconds`.
     `drip`: `seconds` between the pieces. `drop`: half a reply, then the connection is cut; `stall`: then
     silence; `error`: then an error (`body`); `garbage`: no JSON. `raw`: `pieces` as they stand.
-    `wrong-type`: a web page. `oversized`: `size` bytes of JSON. `body`: `body` as it stands, with status 200.
+    `wrong-type`: a web page (`pieces`). `oversized`: `size` bytes of JSON. `body`: `body` as it stands, with
+    status 200.
     """
 
     kind: Kind = "status"
@@ -170,7 +171,8 @@ class Answer:
             case "drop" | "stall" | "garbage" | "error":
                 return await self.cut_short(fault)
             case "wrong-type":
-                return web.Response(text="<h1>fake-openai</h1>", content_type="text/html")
+                page, status = b"".join(fault.pieces), fault.status if fault.pieces else 200
+                return web.Response(body=page or b"<h1>fake</h1>", status=status, content_type="text/html")
             case "oversized":
                 return web.Response(text=json.dumps("x" * fault.size), content_type="application/json")
             case "body":

@@ -69,12 +69,18 @@ def test_a_call_that_was_answered_says_what_its_reply_says() -> None:
     assert (made.attempts, made.attempt, made.step, made.outcome) == (2, 2, 3, "ok")
 
 
-def test_a_call_that_failed_says_its_code_and_no_more_of_its_error() -> None:
-    error = RateLimited("key sk-123 has had enough")
+def test_a_call_that_failed_says_its_code_and_why() -> None:
+    error = RateLimited("it has had enough")
     error.attempts = 3
     payload = called(request(), call_id="c", error=error, cost_usd=Decimal(0), cost_source="priced")
     made = Call.model_validate(payload)
     assert (made.outcome, made.error, made.attempts, made.cost_usd) == ("failed", "RateLimited", 3, 0)
+    assert made.reason == "it has had enough"
+
+
+def test_the_text_of_an_unexpected_error_stays_out_of_the_ledger() -> None:
+    payload = called(request(), call_id="c", error=ValueError("key sk-123 is none"))
+    assert (payload["error"], payload["reason"]) == ("ValueError", None)
     assert "sk-123" not in str(payload)
 
 

@@ -1,7 +1,9 @@
 """Every fault of a server has its kind in the HTTP adapter, and tells neither key nor prompt."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -136,7 +138,7 @@ async def test_a_part_of_a_request_that_a_model_does_not_take_is_known_by_the_pr
     with pytest.raises(Unsupported) as failed:
         await model.complete(request())
     assert (failed.value.what, failed.value.answered, failed.value.retryable) == (what, status, False)
-    assert error["message"] not in str(failed.value)
+    assert error["message"] in str(failed.value)
 
 
 @pytest.mark.parametrize(
@@ -224,3 +226,61 @@ async def test_nobody_at_the_address_is_said_with_the_address_and_what_to_do(fak
     ):
         await model.complete(request())
     await model.close()
+
+
+WORDS = "Cannot take messages[0]"
+SAID = {
+    "as it stands": (f"{WORDS}: {PROMPT}", f"{WORDS}: [...]"),
+    "quoted as JSON": (json.dumps({"content": PROMPT}), '{"content": "[...]"}'),
+    "in capitals": (f"{WORDS}: {PROMPT.upper()}!", f"{WORDS}: [...]!"),
+    "a part of it": (f"{WORDS}: ...{PROMPT[4:-2]}", f"{WORDS}: ...[...]"),
+    "in an address": (f"{WORDS} {quote(PROMPT)}", f"{WORDS} [...]"),
+    "the key": (f"{WORDS} with {KEY}", f"{WORDS} with [redacted]"),
+    "a part of the key": (f"{WORDS} with {KEY[:-2]}", f"{WORDS} with [redacted]"),
+    "another key": (f"{WORDS} with Bearer abcdef0123456789abcd", f"{WORDS} with Bearer [redacted]"),
+    "control characters": (f"{WORDS}\x1b[31m\r\n\tred", f"{WORDS} [31m red"),
+    "other letters": (f"{WORDS}: Ungültig", f"{WORDS}: Ungültig"),
+}
+
+
+@pytest.mark.parametrize(("said", "shown"), SAID.values(), ids=SAID)
+@pytest.mark.parametrize("streamed", [False, True], ids=["a reply", "within a stream"])
+async def test_an_error_says_what_the_provider_said_without_key_and_prompt(
+    fake: FakeProvider, model: HttpModel, said: str, shown: str, streamed: bool
+) -> None:
+    body = {"error": {"message": said, "type": "invalid_request_error", "code": "bad_value"}}
+    fake.faults.append(Fault(kind="error" if streamed else "status", status=400, body=body))
+    with pytest.raises(ModelRefused) as failed:
+        await model.complete(request(), (lambda text: None) if streamed else None)
+    assert f"it rejected the request; it said: invalid_request_error: bad_value: {shown}" in str(failed.value)
+
+
+async def test_a_password_in_the_prompt_is_not_in_the_error(fake: FakeProvider, model: HttpModel) -> None:
+    prompt = "Log in as ada@example.org1 with hunter22"
+    fake.faults.append(Fault(status=400, body={"error": {"message": "Who is hunter22, ada@example.org1?"}}))
+    with pytest.raises(ModelRefused, match=r"it said: Who is \[\.\.\.\], \[\.\.\.\]\?$"):
+        await model.complete(request(messages=(ChatMessage(role="user", content=prompt),)))
+
+
+async def test_a_long_reason_is_cut(fake: FakeProvider, model: HttpModel) -> None:
+    fake.faults.append(Fault(status=400, body={"error": {"message": "why? " * 10_000}}))
+    with pytest.raises(ModelRefused) as failed:
+        await model.complete(request())
+    assert "why? why?" in str(failed.value) and len(str(failed.value)) < 500
+
+
+@pytest.mark.parametrize("wrote", ["zebra market " * 60_000, "a" * 900_000], ids=["words", "one letter"])
+async def test_a_long_prompt_is_hidden_in_little_time(
+    fake: FakeProvider, model: HttpModel, wrote: str
+) -> None:
+    message = ChatMessage(role="user", content=wrote)
+    fake.faults.append(Fault(status=400, body={"error": {"message": f"Too long: {wrote[:2000]}"}}))
+    with pytest.raises(ModelRefused, match=r"it said: Too long: \[\.\.\.\]$"):
+        await model.complete(request(messages=(message,)))
+
+
+async def test_a_page_instead_of_an_error_is_told_by_its_text(fake: FakeProvider, model: HttpModel) -> None:
+    page = b"<html><style>p {color: red}</style><h1>502 Bad Gateway</h1>\n<p>nginx</p></html>"
+    fake.faults.append(Fault(kind="wrong-type", status=502, pieces=[page]))
+    with pytest.raises(ModelUnavailable, match="it said: 502 Bad Gateway nginx"):
+        await model.complete(request())

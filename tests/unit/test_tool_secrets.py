@@ -17,9 +17,9 @@ import pytest
 
 from meshwright import Agent, Capability, tool, tools
 from meshwright.models.port import ToolCall
+from meshwright.redaction import REDACTED, redact
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from meshwright.tools import Tool, Toolset, ToolSettings, tools_of
-from meshwright.tools.redaction import REDACTED, redact
 
 pytestmark = pytest.mark.needs("git")
 

@@ -21,7 +21,7 @@ class OneLine(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line, redacted, and keep the traceback that came with it."""
-        from meshwright.tools.redaction import redact  # imports pydantic, which most commands do without
+        from meshwright.redaction import redact  # most commands do without
 
         text = " ".join(record.getMessage().split())
         error = record.exc_info[1] if record.exc_info else None

@@ -23,7 +23,7 @@ def keep_traceback(error: BaseException, folder: Path) -> str:
 
 def keep_text(text: str, folder: Path) -> str:
     """Do the same with a traceback that is a text already."""
-    from meshwright.tools.redaction import redact
+    from meshwright.redaction import redact
 
     text = redact(text)
     if os.environ.get("MESH_DEBUG"):

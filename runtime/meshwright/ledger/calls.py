@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from meshwright.errors import MeshError
+from meshwright.errors import MeshError, ModelError
 from meshwright.messages import Plain, Usage, derived_id, new_id
 from meshwright.models.port import CostSource, ModelReply, ModelRequest
 from meshwright.money import Amount
@@ -16,7 +16,9 @@ WHERE = ("task_id", "generation", "attempt", "step", "way")
 
 
 class Call(Plain):
-    """A call of a model: the payload of `model.called`. `user` is the agent that called, `error` a code.
+    """A call of a model: the payload of `model.called`. `user` is the agent that called.
+
+    `error` is the code of the error that ended it, `reason` its message.
 
     `cost_usd` is None where nobody knows what the call cost, and 0 for an answer from a cache, which
     `saved_usd` would have cost. `attempts` are those of the call, `attempt` is that of the task.
@@ -38,6 +40,7 @@ class Call(Plain):
     attempts: int = 1
     outcome: Literal["ok", "failed", "cancelled"] = "ok"
     error: str | None = None
+    reason: str | None = None
     latency_ms: float = 0.0
     tool_calls: tuple[str, ...] = ()
     finish_reason: str | None = None
@@ -67,7 +70,8 @@ def called(
     """The payload of `model.called`: of a call that has a `reply`, or of one that ended without.
 
     Cost, usage and attempts are the reply's where there is one; without one they are as given, the attempts
-    those that the error knows of. Of an error only its code is told: its text may hold more than it may.
+    those that the error knows of. Of an error its code is told, and of a ModelError its message, which holds
+    no key and no prompt; that of any other may.
     """
     finish_reason = None if reply is None else reply.finish_reason
     if reply is None:
@@ -97,6 +101,7 @@ def called(
         "attempts": reply.attempts,
         "outcome": outcome,
         "error": None if error is None else _code(error),
+        "reason": error.message if isinstance(error, ModelError) else None,
         "tool_calls": [call.name for call in reply.tool_calls],
         "latency_ms": latency_ms,
         "duration_ms": latency_ms,

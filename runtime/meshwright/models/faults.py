@@ -1,5 +1,5 @@
-"""What a provider's error status means to us. No text of a provider gets into an error: it may quote the
-prompt, or a key."""
+"""What a provider's error status means to us. Of its own words an error holds what `reasons` lets through:
+they may quote the prompt, or a key."""
 
 from __future__ import annotations
 
@@ -66,12 +66,13 @@ STATUS_OF = {
 
 
 class Fault(NamedTuple):
-    """An error reply: its status, the provider's own words (to be searched, never shown), and how long to
-    wait where it said so."""
+    """An error reply: its status, the provider's own words to be searched, how long to wait where it said so,
+    and its words as they may be shown."""
 
     status: int
     words: str = ""
     retry_after_seconds: float | None = None
+    shown: str = ""
 
     def says(self, signs: tuple[str, ...]) -> bool:
         """Whether the provider used one of these words."""
@@ -80,6 +81,15 @@ class Fault(NamedTuple):
 
 def error_for(fault: Fault, *, source: str, model: str) -> ModelError:
     """Make the error for a fault; `source` says who answered, `model` is the group that was asked for."""
+    error = kind_of_error(fault, source, model)
+    if fault.shown:
+        error.message = f"{error.message}; it said: {fault.shown}"
+        error.args = (error.message,)
+    return error
+
+
+def kind_of_error(fault: Fault, source: str, model: str) -> ModelError:
+    """What a fault is, in our words."""
     what = f"{source} answered {fault.status} to a call of model {model!r}"
     if (fault.status in (408, 429) or fault.status >= 500) and fault.says(DOWN_SIGNS):
         return AllProvidersDown(f"{what}: none of its deployments is up", retry_after_seconds=pause(fault))
@@ -133,7 +143,8 @@ def kind_of_refusal(fault: Fault, what: str) -> ModelRefused:
         return ModelRefused(f"{what}: not found", remedy="Check the name of the model and the base URL")
     if fault.status < 400:
         return ModelRefused(f"{what}: a redirect", remedy="Set the base URL to where it leads")
-    return ModelRefused(f"{what}: it rejected the request", remedy="The server's own log says why")
+    remedy = "" if fault.shown else "The server's own log says why"
+    return ModelRefused(f"{what}: it rejected the request", remedy=remedy)
 
 
 def part_not_taken(fault: Fault) -> Part | None:
@@ -162,12 +173,12 @@ def words_of(body: Any) -> str:
     return " ".join([*(text[:MAX_SEARCHED_CHARACTERS] for text in texts), *failed])
 
 
-def fault_in(body: Mapping[str, Any]) -> Fault:
+def fault_in(body: Mapping[str, Any], shown: str = "") -> Fault:
     """The fault that a body of status 200 tells of: an error within a stream, or instead of a reply."""
     error = body["error"]
     said = [str(error.get(name)) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
     known = (int(each) if each.isdigit() else STATUS_OF.get(each, 0) for each in said)
-    return Fault(next((status for status in known if 400 <= status < 600), 502), words_of(body))
+    return Fault(next((status for status in known if 400 <= status < 600), 502), words_of(body), shown=shown)
 
 
 def reason_of(error: BaseException) -> str:

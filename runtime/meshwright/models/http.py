@@ -15,6 +15,7 @@ from pydantic_core import from_json, to_json
 from meshwright.errors import ConfigError, ModelError
 from meshwright.models.faults import Fault, error_for, fault_in, read_retry_after, reason_of, words_of
 from meshwright.models.port import ModelReply, ModelRequest, ModelTimeout, ModelUnavailable, OnDelta
+from meshwright.models.reasons import Discretion
 from meshwright.models.stream import DONE, Pieces, TooMuch, events
 from meshwright.models.wire import completion_body, not_a_completion, read_completion, read_cost
 from meshwright.money import ZERO
@@ -39,7 +40,7 @@ class HttpModel:
 
     `tags`, `user` and `metadata` go along as top-level fields, as a LiteLLM proxy routes by them; a cache
     of its own it has to keep apart for each tenant. One attempt a call, within the request's own deadline,
-    which bounds a stream as well. No error holds the key, a prompt or a reply.
+    which bounds a stream as well. An error holds what the server said of it, without the key and the prompt.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class HttpModel:
         parts = urlsplit(self.url)
         self.server = f"{parts.scheme}://{parts.netloc}"
         self.name = f"http {self.server} ({why})" if why else f"http {self.server}"
+        self._discretion = Discretion([api_key or ""])
         self._headers = {"content-type": "application/json", **authorization(api_key)}
         self._session: aiohttp.ClientSession | None = None
         self._target: str | URL = self.url
@@ -93,7 +95,7 @@ class HttpModel:
             body = await self._read(response, request, on_delta)
             told = told_of(response.headers, streamed=on_delta is not None and is_a_stream(response))
         if isinstance(body, dict) and body.get("error"):
-            raise error_for(fault_in(body), source=self.server, model=request.model)
+            raise self._told(body, request)
         took = (time.perf_counter() - begun) * 1000
         return read_completion(body, model=request.model, source=self.server, latency_ms=took, **told)
 
@@ -141,7 +143,7 @@ class HttpModel:
                 return pieces.body()
             chunk = self._parsed(data)
             if isinstance(chunk, dict) and chunk.get("error"):
-                raise error_for(fault_in(chunk), source=self.server, model=request.model)
+                raise self._told(chunk, request)
             try:
                 pieces.add(chunk)
             except (AttributeError, TypeError, ValueError):
@@ -163,7 +165,15 @@ class HttpModel:
         return ModelError(f"{self.server} sent a reply of more than {self.max_reply_bytes:,} bytes")
 
     async def _fault(self, response: aiohttp.ClientResponse, request: ModelRequest) -> ModelError:
-        fault = Fault(response.status, await read_words(response), read_retry_after(response.headers))
+        body = await read_error(response)
+        wait, shown = read_retry_after(response.headers), self._discretion.shown(body, request)
+        words = "" if isinstance(body, str) else words_of(body)  # a page has none that can be relied on
+        fault = Fault(response.status, words, wait, shown)
+        return error_for(fault, source=self.server, model=request.model)
+
+    def _told(self, body: dict[str, Any], request: ModelRequest) -> ModelError:
+        """The error that a body of status 200 tells of."""
+        fault = fault_in(body, self._discretion.shown(body, request))
         return error_for(fault, source=self.server, model=request.model)
 
     def _unreachable(self, error: aiohttp.ClientConnectionError) -> ModelUnavailable:
@@ -254,14 +264,13 @@ def told_of(headers: Mapping[str, str], *, streamed: bool = False) -> dict[str, 
     return told if cost is None else {**told, "cost_usd": cost, "cost_source": "reported"}
 
 
-async def read_words(response: aiohttp.ClientResponse) -> str:
-    """The provider's words in an error reply, as far as it is JSON and of a reasonable size."""
-    data = await read_limited(response, MAX_ERROR_BYTES)
+async def read_error(response: aiohttp.ClientResponse) -> Any:
+    """An error reply's body, of JSON or text, where it is of a reasonable size."""
+    data = await read_limited(response, MAX_ERROR_BYTES) or b""
     try:
-        body: Any = from_json(data or b"")
+        return from_json(data)
     except ValueError:
-        return ""
-    return words_of(body)
+        return data.decode(errors="replace")
 
 
 async def drain(response: aiohttp.ClientResponse) -> None:

@@ -41,6 +41,8 @@ def import_litellm() -> Any:
         import litellm
 
     litellm.suppress_debug_info = True  # else it prints advice on each error
+    # Else it fetches a tokenizer to count a stream's tokens, which can stop the loop for half a minute.
+    litellm.disable_hf_tokenizer_download = True
     return litellm
 
 

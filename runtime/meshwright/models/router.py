@@ -31,6 +31,7 @@ from meshwright.models.port import (
     Unauthorized,
 )
 from meshwright.models.prices import Prices
+from meshwright.models.reasons import Discretion, secrets_in
 from meshwright.models.router_setup import build_router, usable_deployments
 from meshwright.models.routing import check
 from meshwright.models.stream import Pieces, TooMuch
@@ -46,7 +47,7 @@ class RouterModel:
     A deployment whose key or address is not in the environment is left out. The Router picks a deployment;
     the fallbacks of the file are followed here, and only after errors that another deployment can mend:
     LiteLLM would ask the next one after a bad request too. One attempt a call (fallbacks are a part of it),
-    within the request's own deadline. No error holds a key or a prompt.
+    within the request's own deadline. No error holds a key or a prompt: see `reasons`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class RouterModel:
         self.prices = prices or Prices.of(self.config, None)
         self.deployments = usable_deployments(self.config, self.environment)
         share = f"{len(self.deployments)} of {len(self.config.deployments)} deployments"
+        self._discretion = Discretion([*secrets_in(self.deployments), *secrets_in(self.environment)])
         self._fallbacks = Fallbacks(self.config, self.environment, self.deployments)
         self.name = f"router {self.config.path.name} ({f'{why}; ' if why else ''}{share})"
         self._router: Any = None
@@ -135,7 +137,7 @@ class RouterModel:
         except ModelError:
             raise
         except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' clients raise
-            raise translated(error, step.group, request.tags) from None
+            raise translated(error, step.group, request, self._discretion) from None
 
     async def _called(
         self, router: Any, step: Step, request: ModelRequest, on_delta: OnDelta | None

@@ -9,6 +9,8 @@ from meshwright.errors import ConfigError
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, missing_names, resolved
 from meshwright.models.litellm_import import import_litellm
 from meshwright.models.litellm_router import make_router
+from meshwright.models.reasons import Discretion, secrets_in
+from meshwright.models.translation import litellm_words
 
 Deployments = list[dict[str, Any]]
 # Settings of the file's other section that the Router takes as arguments.
@@ -49,7 +51,9 @@ def build_router(
     try:
         return make_router(deployments, settings), deployments
     except Exception as error:  # noqa: BLE001 - of a value that it does not accept, it raises anything
-        raise refusal(config, f"LiteLLM's Router does not accept them ({type(error).__name__})") from None
+        shown = Discretion([*secrets_in(deployments), *secrets_in(environment)]).shown(litellm_words([error]))
+        why = f"{type(error).__name__}: {shown}" if shown else type(error).__name__
+        raise refusal(config, f"LiteLLM's Router does not accept them ({why})") from None
 
 
 def router_settings(
@@ -87,6 +91,6 @@ def no_deployment(config: LiteLLMConfig, missing: set[str]) -> ConfigError:
 
 
 def refusal(config: LiteLLMConfig, message: str, setting: str = "") -> ConfigError:
-    """The error for settings of the Router. No word of LiteLLM's own: it may quote a deployment's key."""
+    """The error for settings of the Router."""
     line = config.lines.get(setting) or config.lines.get("")
     return ConfigError(f"router_settings: {message}", path=str(config.path), line=line)

@@ -9,9 +9,9 @@ from meshwright.envelope import Record
 from meshwright.ledger.calls import CALLED, Call, call_id_of, called
 from meshwright.messages import Outcome
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall
+from meshwright.redaction import redact
 from meshwright.run.failure import Ended, Failure
 from meshwright.run.setting import Setting
-from meshwright.tools.redaction import redact
 from meshwright.work.journal import Told
 
 MAX_SUMMARY_CHARS = 120  # of a tool's arguments, and of its result, in an event

@@ -31,9 +31,9 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from meshwright.errors import ConfigError, MeshError, ToolFailed
 from meshwright.messages import ID_PATTERN, MemoryScope, Task
 from meshwright.models.port import ToolSpec
+from meshwright.redaction import redact, redact_data
 from meshwright.tools.arguments import Arguments, read_docstring
 from meshwright.tools.places import author_place
-from meshwright.tools.redaction import redact, redact_data
 from meshwright.tools.threads import ToolThreads
 
 logger = logging.getLogger("meshwright.tools")
