@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,63 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+CONSUMER = """
+from typing import assert_type
+
+from meshwright import Agent, Capability, Outcome
+from meshwright.testing import MeshUnderTest
+
+
+class Greeter(Agent):
+    agent_id = "greeter"
+    capabilities = (Capability("greeting"),)
+
+
+async def greet(mesh: MeshUnderTest) -> str:
+    outcome = await mesh.ask("greeter", "Hello")
+    assert_type(outcome, Outcome)
+    return outcome.task_id
+"""
+
+
 @pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The paths in a wheel that is built from this tree."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel that is built from this tree."""
     target = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = target.glob("*.whl")
+    (built,) = target.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> set[str]:
+    """The paths in the wheel."""
     return set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_a_type_checker_takes_the_types_of_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    assert (site / "meshwright/py.typed").is_file()  # without it, the types of the package are not read
+    consumer = tmp_path / "consumer.py"
+    consumer.write_text(CONSUMER)
+    pyrefly = Path(sys.executable).with_name("pyrefly")
+    command = [pyrefly, "check", consumer, "--site-package-path", site, "--summary=none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_python_m_meshwright_is_mesh() -> None:
+    command = [sys.executable, "-m", "meshwright", "--version"]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.startswith("mesh ")
+
+
+@pytest.mark.parametrize("module", ["meshwright", "meshwright.testing"])
+def test_dir_lists_the_public_names_and_no_others(module: str) -> None:
+    package = import_module(module)
+    assert dir(package) == sorted(package.__all__)
+    assert all(hasattr(package, name) for name in dir(package))
 
 
 def sources(folder: Path) -> set[str]:
