@@ -39,7 +39,9 @@ async def test_ctrl_c_cancels_what_an_embedded_mesh_was_asked(tmp_path: Path) ->
     async with FakeOpenAI(seconds=60.0) as provider:
         async with asking({"LITELLM_BASE_URL": provider.url}, "--data", data) as process:
             await provider.arrived.wait()
-            assert await interrupted(process) == (130, "", "\n")
+            status, out, err = await interrupted(process)
+            assert (status, out) == (130, "")
+            assert err.startswith("the task is cancelled; mesh task ")
         await provider.abandoned.wait()
     [task] = json.loads((await mesh("tasks", "--json", "--data", data)).out)
     assert task["status"] == "cancelled"

@@ -46,12 +46,16 @@ REFUSALS = problems(
 
 
 class TaskQuery(BaseModel):
-    """Which tasks to list. `cursor` is the `cursor` of the page before."""
+    """Which tasks to list. `task_id` is the beginning or the end of their ids.
+
+    `cursor` is the `cursor` of the page before.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     status: TaskStatus | None = None
     capability: Identifier | None = None
+    task_id: str | None = Field(default=None, min_length=1, max_length=128)
     limit: int = Field(default=50, ge=1, le=500)
     cursor: str | None = Field(default=None, pattern=r"^[0-9]{1,18}$")
 

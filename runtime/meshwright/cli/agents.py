@@ -15,7 +15,7 @@ from meshwright.cli.options import json_option, mesh_options
 @json_option
 @mesh_options
 def agents(as_json: bool, url: str | None, data: Path | None) -> None:
-    """List the agents, what they can do and how they are."""
+    """List agents with their capabilities and status."""
     from meshwright.cli.connect import talk
 
     async def list_them(mesh: MeshClient) -> list[Document]:
@@ -37,7 +37,7 @@ def _table(found: list[Document]) -> str:
         ]
         for agent in found
     ]
-    return table(["agent", "status", "last seen", "can do"], rows)
+    return table(["agent", "status", "last seen", "can do"], rows, shorten=["last seen"])
 
 
 def _abilities(agent: Document) -> str:

@@ -36,9 +36,11 @@ def answer(
 ) -> None:
     """Answer what a task waits for.
 
-    mesh task ID shows the KEY and what is asked. TEXT is the answer in words; - reads it from stdin.
+    mesh task ID shows the KEY and what is asked. TEXT is the answer in words; - reads it from stdin. ID and
+    KEY may be an end or a beginning that only one has.
     """
     from meshwright.cli.connect import talk
+    from meshwright.cli.ids import task_id_of, wait_key_of
     from meshwright.cli.tasks import page
 
     if (text is None) == (value is None):
@@ -47,7 +49,9 @@ def answer(
         )
 
     async def answer_it(mesh: MeshClient) -> str:
-        view = await mesh.answer(task_id, key, text if value is None else value[0])
+        task = await task_id_of(mesh, task_id)
+        waits_for = await wait_key_of(mesh, task, key)
+        view = await mesh.answer(task, waits_for, text if value is None else value[0])
         return await page(mesh, view, as_json=False)
 
     click.echo(talk(url, data, answer_it))

@@ -32,7 +32,7 @@ COMMANDS = {
     "demo": Entry("demo", "Show agents at work; needs no key and no network."),
     "up": Entry("up", "Run a mesh and its HTTP API until Ctrl-C."),
     "worker": Entry("worker", "Run one worker of a mesh on Dapr, beside its sidecar."),
-    "ask": Entry("ask", "Ask an agent, watch its road, print its answer."),
+    "ask": Entry("ask", "Ask an agent, follow its progress, print the answer."),
     "submit": Entry("submit", "Give the mesh a task; the best agent gets it."),
     "tasks": Entry("tasks", "List tasks, the newest first."),
     "task": Entry("tasks", "Show one task: its attempts and its outcome."),
@@ -41,7 +41,7 @@ COMMANDS = {
     "events": Entry("events", "Show what happened in the mesh, oldest first."),
     "costs": Entry("costs", "Sum up what calls of models have cost."),
     "budgets": Entry("budgets", "Show how much may be spent, and how much is."),
-    "agents": Entry("agents", "List the agents, what they can do and how they are."),
+    "agents": Entry("agents", "List agents with their capabilities and status."),
     "models": Entry("models", "Show groups, deployments, tags and prices; say where a call goes."),
     "keys": Entry("keys", "Look after the keys for callers of the models."),
     "prompts": Entry("prompts", "Look after the prompt files."),
@@ -107,6 +107,33 @@ def mesh() -> None:
     of an agent
     computed?"`.
     """
+    from meshwright.cli.logs import log_to_stderr
+
+    enter_project()
+    log_to_stderr(data_folder())
+
+
+def data_folder() -> Path:
+    """The folder of the mesh's data where no option names one, as far as that is known without settings."""
+    return Path(os.environ.get("MESH_DATA_DIR", DEFAULT_DATA))
+
+
+def enter_project() -> None:
+    """Work in the nearest folder above that is a project, where the working directory is none.
+
+    One of another user is passed over: its agents would run as this one.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if _is_project(folder) and folder.stat().st_uid in (os.geteuid(), here.stat().st_uid):
+            if folder != here:
+                click.echo(f"mesh: project {folder}", err=True)
+                os.chdir(folder)
+            return
+
+
+def _is_project(folder: Path) -> bool:
+    return (folder / "mesh.toml").is_file() or any((folder / "actors").glob("*.py"))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -139,8 +166,19 @@ def usage_line(error: click.UsageError) -> str:
     message = error.format_message().rstrip(".")
     if error.ctx is None or isinstance(error.ctx.command, LazyGroup):
         return message
+    if message.startswith("Got unexpected extra argument") and error.ctx.info_name in EXAMPLES:
+        example = f"{error.ctx.command_path} {EXAMPLES[error.ctx.info_name]}"
+        return f"{message}; put the text in quotes, such as: {example}"
     pieces = [error.ctx.command_path, *error.ctx.command.collect_usage_pieces(error.ctx)]
     return f"{message}; type: {' '.join(pieces)}"
+
+
+EXAMPLES = {
+    "ask": 'simple-agent "What is a turn?"',
+    "submit": 'general-query "What is a turn?"',
+    "answer": 'ID KEY "yes, it did"',
+}
+"""Commands that take a text, and how they are called."""
 
 
 def deliberate(group: ExceptionGroup[Exception]) -> MeshError | None:
@@ -155,7 +193,5 @@ def unexpected(error: Exception, ctx: click.Context) -> Unexpected:
     """Keep the traceback of an error that nobody foresaw, and say where it is."""
     from meshwright.cli.tracebacks import keep_traceback
 
-    where = keep_traceback(
-        error, ctx.meta.get(DATA_KEY) or Path(os.environ.get("MESH_DATA_DIR", DEFAULT_DATA))
-    )
+    where = keep_traceback(error, ctx.meta.get(DATA_KEY) or data_folder())
     return Unexpected(f"unexpected {type(error).__name__}: {error} ({where})")

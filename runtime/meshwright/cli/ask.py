@@ -29,7 +29,7 @@ def ask(
     url: str | None,
     data: Path | None,
 ) -> int:
-    """Ask an agent, watch its road, print its answer.
+    """Ask an agent, follow its progress, print the answer.
 
     TEXT is the request in words; - reads it from stdin. The road is drawn on stderr, the answer alone goes
     to stdout. A running mesh is used if there is one, else the command runs a mesh of its own.

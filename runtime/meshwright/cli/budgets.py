@@ -35,7 +35,7 @@ def budgets(as_json: bool, url: str | None, data: Path | None) -> None:
 def _table(found: list[Document]) -> str:
     from meshwright.cli.tables import table
 
-    return table(HEADS, [_row(each) for each in found])
+    return table(HEADS, [_row(each) for each in found], shorten=[HEADS[-1], HEADS[0]])
 
 
 def _row(view: Document) -> list[str]:

@@ -38,8 +38,10 @@ class MeshClient(Protocol):
         """The task's own page. Raises NotFound."""
         ...
 
-    async def tasks(self, *, status: str | None, capability: str | None, limit: int) -> list[Document]:
-        """Summaries of tasks, the newest first."""
+    async def tasks(
+        self, *, status: str | None, capability: str | None, limit: int, task_id: str | None = None
+    ) -> list[Document]:
+        """Summaries of tasks, the newest first; `task_id` is the beginning or the end of their ids."""
         ...
 
     async def cancel(self, task_id: str) -> Document:

@@ -39,13 +39,18 @@ def events(
     """
     from meshwright.cli.connect import talk
     from meshwright.cli.eventlines import event_line
+    from meshwright.cli.ids import task_id_of
+    from meshwright.cli.tables import clipped
 
-    fields = {"task_id": task_id, "event_type": event_type, "agent_id": agent_id}
-    write: Callable[[Document], str] = _as_json if as_json else event_line
+    write: Callable[[Document], str] = _as_json if as_json else lambda event: clipped(event_line(event))
 
     async def show(mesh: MeshClient) -> None:
+        task = await task_id_of(mesh, task_id) if task_id else None
+        fields = {"task_id": task, "event_type": event_type, "agent_id": agent_id}
         newest = await mesh.last_seq() if follow else 0
         found = await mesh.events(limit or _limit(task_id), **fields)
+        if task and not found:
+            await mesh.task(task)  # raises NotFound: it is no task, or has no such events
         if not found and not follow:
             click.echo(f"no such events; mesh events{mesh.options} shows the last of all", err=True)
         for event in found:

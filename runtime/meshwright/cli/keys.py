@@ -90,17 +90,19 @@ def list_keys(as_json: bool, url: str | None, data: Path | None) -> None:
 def revoke(key_id: str, proxy: bool, url: str | None, data: Path | None) -> None:
     """End a key at once, and for good."""
 
-    async def end(there: Keyring) -> None:
-        await there.revoke(key_id)
+    from meshwright.cli.ids import meant
 
-    async def end_there(there: LiteLLMProxy) -> None:
+    async def end(there: Keyring) -> str:
+        key = meant(key_id, (key["key_id"] for key in await there.list()), "key")
+        await there.revoke(key)
+        return key
+
+    async def end_there(there: LiteLLMProxy) -> str:
         await there.delete_key(key_id)
+        return key_id
 
-    if proxy:
-        on_proxy(end_there)
-    else:
-        with_keys(url, data, end)
-    click.echo(f"key {key_id} is revoked")
+    ended = on_proxy(end_there) if proxy else with_keys(url, data, end)
+    click.echo(f"key {ended} is revoked")
 
 
 def with_keys(url: str | None, data: Path | None, use: Callable[[Keyring], Awaitable[ResultT]]) -> ResultT:
@@ -144,7 +146,9 @@ def _table(found: list[Document]) -> str:
         ]
         for key in found
     ]
-    return table(["key", "agent", "tenant", "budget", "since"], rows)
+    return table(
+        ["key", "agent", "tenant", "budget", "since"], rows, shorten=("budget", "tenant", "key", "agent")
+    )
 
 
 def _budget(budget: Document | None) -> str:

@@ -72,9 +72,9 @@ class LocalMesh:
         """The task's own page."""
         return (await self._mesh.task(task_id)).model_dump(mode="json")
 
-    async def tasks(self, *, status: str | None, capability: str | None, limit: int) -> list[Document]:
+    async def tasks(self, **fields: Any) -> list[Document]:
         """From the projection of the log."""
-        return await plain_tasks(self._mesh.log, status=status, capability=capability, limit=limit)
+        return await plain_tasks(self._mesh.log, **fields)
 
     async def cancel(self, task_id: str) -> Document:
         """Ask for the end of a task."""

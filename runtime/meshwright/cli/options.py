@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 DATA_KEY = "meshwright.data"
 DEFAULT_DATA = ".mesh"
@@ -17,13 +18,23 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 def _remember(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
     """Keep the folder where the report of an unexpected error can find it."""
     ctx.meta[DATA_KEY] = value
+    _check_one(ctx, ctx.params.get("url"), value)
     return value
 
 
 def _check_url(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value and not value.startswith(("http://", "https://")):
         raise click.BadParameter(f"{value!r} does not start with http:// or https://", ctx, parameter)
+    _check_one(ctx, value, ctx.params.get("data"))
     return value or None
+
+
+def _check_one(ctx: click.Context, url: str | None, data: Path | None) -> None:
+    """Refuse a folder beside a URL: each names a mesh, and a command must not choose."""
+    if url and data:
+        given = "MESH_URL" if ctx.get_parameter_source("url") is ParameterSource.ENVIRONMENT else "--url"
+        leave = "unset MESH_URL, or leave out --data" if given == "MESH_URL" else "leave one of them out"
+        raise click.UsageError(f"--data {data} and {given} ({url}) name different meshes: {leave}", ctx)
 
 
 def from_stdin(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

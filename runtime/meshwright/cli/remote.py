@@ -68,9 +68,8 @@ class RemoteMesh:
         """`GET /tasks/{task_id}`."""
         return await self._call("GET", _task_path(task_id))
 
-    async def tasks(self, *, status: str | None, capability: str | None, limit: int) -> list[Document]:
+    async def tasks(self, **fields: Any) -> list[Document]:
         """`GET /tasks`."""
-        fields = {"status": status, "capability": capability, "limit": limit}
         return (await self._call("GET", "/tasks", params=_given(fields)))["items"]
 
     async def cancel(self, task_id: str) -> Document:

@@ -49,10 +49,10 @@ class StoredMesh:
         async with self._idle() as mesh:
             return await mesh.answer(task_id, key, value)
 
-    async def tasks(self, *, status: str | None, capability: str | None, limit: int) -> list[Document]:
+    async def tasks(self, **fields: Any) -> list[Document]:
         """From the projection of the log."""
         async with self._log() as log:
-            return await plain_tasks(log, status=status, capability=capability, limit=limit)
+            return await plain_tasks(log, **fields)
 
     async def events(self, limit: int, **fields: Any) -> list[Document]:
         """From the newest back."""

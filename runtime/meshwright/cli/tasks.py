@@ -10,6 +10,7 @@ import click
 from meshwright.cli.client import Document, MeshClient
 from meshwright.cli.options import json_option, mesh_options
 
+SHORTEN = ("task", "model", "created", "capability", "agent")
 STATUSES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"]
 
 
@@ -44,11 +45,15 @@ def tasks(
 @json_option
 @mesh_options
 def task(task_id: str, as_json: bool, url: str | None, data: Path | None) -> None:
-    """Show one task: its attempts and its outcome."""
+    """Show one task: its attempts and its outcome.
+
+    ID may be the end or the beginning of an id that only one task has.
+    """
     from meshwright.cli.connect import talk
+    from meshwright.cli.ids import task_id_of
 
     async def show_it(mesh: MeshClient) -> str:
-        return await page(mesh, await mesh.task(task_id), as_json=as_json)
+        return await page(mesh, await mesh.task(await task_id_of(mesh, task_id)), as_json=as_json)
 
     click.echo(talk(url, data, show_it))
 
@@ -60,12 +65,13 @@ def task(task_id: str, as_json: bool, url: str | None, data: Path | None) -> Non
 def cancel(task_id: str, as_json: bool, url: str | None, data: Path | None) -> None:
     """Cancel a task.
 
-    One that has ended stays as it is.
+    One that has ended stays as it is. ID may be the end or the beginning of an id that only one task has.
     """
     from meshwright.cli.connect import talk
+    from meshwright.cli.ids import task_id_of
 
     async def cancel_it(mesh: MeshClient) -> str:
-        return await page(mesh, await mesh.cancel(task_id), as_json=as_json)
+        return await page(mesh, await mesh.cancel(await task_id_of(mesh, task_id)), as_json=as_json)
 
     click.echo(talk(url, data, cancel_it))
 
@@ -86,7 +92,7 @@ def _table(found: list[Document]) -> str:
         ]
         for one in found
     ]
-    return table(["task", "status", "capability", "agent", "created", "model", "cost"], rows)
+    return table(["task", "status", "capability", "agent", "created", "model", "cost"], rows, shorten=SHORTEN)
 
 
 async def page(mesh: MeshClient, view: Document, *, as_json: bool) -> str:

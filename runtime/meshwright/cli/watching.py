@@ -38,6 +38,7 @@ async def watch(mesh: MeshClient, task_id: str, *, quiet: bool) -> Document:
             click.echo(f"the task goes on; to end it: mesh cancel {task_id}{mesh.options}", err=True)
         else:
             await mesh.cancel(task_id)
+            click.echo(f"the task is cancelled; mesh task {task_id}{mesh.options} shows it", err=True)
         raise
 
 

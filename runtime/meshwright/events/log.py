@@ -195,15 +195,20 @@ class EventLog:
         tenant_id: str,
         status: str | None = None,
         capability: str | None = None,
+        task_id: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> TaskPage:
-        """A page of a tenant's tasks, newest first, at most 1,000. Raises InvalidInput for a wrong cursor."""
+        """A page of a tenant's tasks, newest first, at most 1,000; `task_id` is an end or a beginning of ids.
+
+        Raises InvalidInput for a wrong cursor.
+        """
         page = partial(
             list_tasks,
             tenant_id=tenant_id,
             status=status,
             capability=capability,
+            task_id=task_id,
             limit=limit,
             before=position_of(cursor),
         )

@@ -74,6 +74,7 @@ def list_tasks(
     tenant_id: str,
     status: str | None,
     capability: str | None,
+    task_id: str | None,
     limit: int,
     before: int,
 ) -> TaskPage:
@@ -82,6 +83,11 @@ def list_tasks(
     wanted = {"tenant_id": tenant_id, "status": status, "capability": capability}
     given = {name: value for name, value in wanted.items() if value is not None}
     conditions = ["seq < :before", *(f"{name} = :{name}" for name in given)]
+    if task_id is not None:
+        given["task_id"] = task_id
+        conditions.append(
+            ":task_id IN (substr(task_id, 1, length(:task_id)), substr(task_id, -length(:task_id)))"
+        )
     if status is not None and status != "succeeded":
         source = "tasks INDEXED BY tasks_by_status"
         conditions.append("status <> 'succeeded'")

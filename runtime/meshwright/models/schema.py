@@ -112,7 +112,7 @@ def check_schema(schema: Any, field: str) -> None:
         problem = _problem(node, schema)
         if problem:
             where = f"{field}{place}"
-            raise InvalidSchema(f"{where}: {problem}", remedy="Give a JSON schema", field=field)
+            raise InvalidSchema(f"{where}: {problem}", remedy="give a JSON schema", field=field)
         must[id(node)] = [id(part) for part in _needed(node, schema)]
         waiting += [(f"{place}.{name}", part, depth + 1) for name, part in _parts(node)]
     try:

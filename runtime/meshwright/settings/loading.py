@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tomllib
@@ -23,6 +24,12 @@ USUAL_NAMES = {
     "litellm_api_key": "LITELLM_API_KEY",
 }
 """Settings that the environment may also give under a name that other programs use; `MESH_` is stronger."""
+
+
+OTHER_VARIABLES = ("url", "dapr_bin", "debug")
+"""Variables with our prefix that are no settings."""
+
+logger = logging.getLogger(__name__)
 
 
 def load_settings(project: Path, **overrides: Any) -> Settings:
@@ -78,12 +85,26 @@ def _unknown(name: str, path: Path, text: str) -> ConfigError:
 def _environment() -> dict[str, Any]:
     usual = {name: value for name, variable in USUAL_NAMES.items() if (value := os.environ.get(variable))}
     try:
-        return {**usual, **EnvSettingsSource(Settings)()}
+        found = EnvSettingsSource(Settings)()
     except SettingsError as error:
         name = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "")
         raise ConfigError(
             f"{_variable((name,))} is not JSON", field=name, remedy="write lists and tables as JSON"
         ) from None
+    _warn_of_typos()
+    return {**usual, **found}
+
+
+def _warn_of_typos() -> None:
+    """Warn of each variable that is nearly a setting's: it has no effect."""
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(PREFIX).partition("__")[0].lower()
+        if not variable.upper().startswith(PREFIX) or name in (*Settings.model_fields, *OTHER_VARIABLES):
+            continue
+        if near := get_close_matches(name, Settings.model_fields, n=1, cutoff=0.8):
+            logger.warning(
+                "%s is no setting and has no effect: did you mean %s%s?", variable, PREFIX, near[0].upper()
+            )
 
 
 def _invalid(
@@ -106,7 +127,7 @@ def _invalid(
         return ConfigError(
             f"{_variable(first['loc'])}: {expected}{found}",
             field=name,
-            remedy="set it anew or unset it",
+            remedy="change or unset it",
         )
     return ConfigError(message, path=str(path), line=line, field=name)
 

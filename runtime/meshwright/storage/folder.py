@@ -17,6 +17,8 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 MARKS = ("mesh.lock", "mesh.db", "mesh.json", "models.json", "last-error.txt", "cache.db", "demo")
 """What says that a folder holds the data of a mesh: one of them is in each."""
 MOUNTED = "lost+found"
+IGNORE = ".gitignore"
+"""Keeps the folder out of git."""
 
 
 def make_private(folder: Path) -> Path:
@@ -29,6 +31,7 @@ def make_private(folder: Path) -> Path:
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
+        write_private(folder / IGNORE, "*\n")
     found = folder.stat()
     _check_owner(folder, found)
     mode = stat.S_IMODE(found.st_mode)
@@ -86,7 +89,7 @@ def _check_owner(folder: Path, found: os.stat_result) -> None:
 
 def _holds_a_mesh(folder: Path) -> bool:
     names = {path.name for path in folder.iterdir()}
-    return not names - {MOUNTED} or not names.isdisjoint(MARKS)
+    return not names - {MOUNTED, IGNORE} or not names.isdisjoint(MARKS)
 
 
 def _loose(folder: Path) -> Iterator[Path]:

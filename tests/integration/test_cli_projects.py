@@ -1,0 +1,67 @@
+"""Which project and which mesh a command is for, and what it says where that is in doubt."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_cli import run
+
+AGENT = """
+from meshwright import Agent, Capability
+
+
+class Lonely(Agent):
+    agent_id = "lonely-agent"
+    capabilities = (Capability("solitude"),)
+    prompt_text = "---\\ntags: [default]\\nvariables: [context]\\n---\\nYou are alone. {{context}}"
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with one agent, and a folder in it."""
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/lonely.py").write_text(AGENT)
+    (tmp_path / "tests/unit").mkdir(parents=True)
+    return tmp_path
+
+
+def test_a_subfolder_belongs_to_the_project_above_it(project: Path) -> None:
+    done = run("agents", cwd=project / "tests/unit")
+    assert "lonely-agent" in done.stdout and "simple-agent" not in done.stdout
+    assert done.stderr == f"mesh: project {project}\n"
+    assert run("agents", cwd=project).stderr == ""
+
+
+def test_a_folder_and_a_url_together_are_refused(tmp_path: Path) -> None:
+    done = run("tasks", "--data", str(tmp_path), MESH_URL="http://127.0.0.1:1")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "unset MESH_URL, or leave out --data" in done.stderr
+    done = run("cancel", "x", "--url", "http://127.0.0.1:1", "--data", str(tmp_path))
+    assert done.returncode == 2 and "--data" in done.stderr and "--url" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["ask", "submit"])
+def test_a_question_without_quotes_is_told_to_have_them(command: str) -> None:
+    done = run(command, "simple-agent", "What", "is", "a", "turn")
+    assert done.returncode == 2
+    assert f"put the text in quotes, such as: mesh {command} " in done.stderr
+
+
+def test_a_misspelt_variable_is_a_warning(tmp_path: Path) -> None:
+    done = run("tasks", cwd=tmp_path, MESH_DURABILTY="full", MESH_QUITE_ANOTHER="1")
+    assert done.returncode == 0
+    assert "mesh: warning: MESH_DURABILTY is no setting" in done.stderr
+    assert "did you mean MESH_DURABILITY?" in done.stderr
+    assert "MESH_QUITE_ANOTHER" not in done.stderr
+
+
+def test_git_does_not_see_the_data_folder(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    assert run("ask", "simple-agent", "Hello", cwd=tmp_path).returncode == 0
+    assert (tmp_path / ".mesh/mesh.db").is_file()
+    status = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert status.stdout == ""

@@ -1,0 +1,91 @@
+"""Tables and lines of the command line fit the terminal that they are shown in."""
+
+import pytest
+
+from meshwright.cli.agents import _table as agents_table
+from meshwright.cli.eventlines import event_line
+from meshwright.cli.ids import meant
+from meshwright.cli.tables import clipped, table
+from meshwright.cli.tasks import _table as tasks_table
+from meshwright.errors import InvalidInput
+
+WIDTHS = [80, 100]
+TASK = {
+    "task_id": "01M7XV45M71MZ9EHWBCJWXY64T",
+    "status": "succeeded",
+    "capability": "project-architecture",
+    "agent_id": "architect-agent",
+    "created_at": "2026-11-20T09:31:02Z",
+    "model": "claude-opus-4-8",
+    "cost_usd": "0.012345",
+}
+AGENT = {
+    "agent_id": "researcher-agent",
+    "status": "online",
+    "last_seen": "2026-11-20T09:31:02Z",
+    "capabilities": [{"name": f"capability-{number}"} for number in range(9)],
+}
+EVENT = {
+    "seq": 1234,
+    "time": "2026-11-20T09:31:02Z",
+    "event_type": "task.accepted",
+    "task_id": TASK["task_id"],
+    "agent_id": None,
+    "payload": {"capability": "project-architecture", "text": "what happens to running work " * 9},
+}
+
+
+@pytest.fixture(params=WIDTHS)
+def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A terminal of that width."""
+    monkeypatch.setenv("COLUMNS", str(request.param))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    return request.param
+
+
+def test_lines_of_tasks_fit_and_keep_the_end_of_the_id(width: int) -> None:
+    lines = tasks_table([TASK]).splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[1].split()[0].endswith("WXY64T")
+    assert "succeeded" in lines[1] and "$0.0123" in lines[1]
+
+
+def test_lines_of_agents_fit(width: int) -> None:
+    assert max(map(len, agents_table([AGENT]).splitlines())) <= width
+
+
+def test_a_line_of_an_event_fits_and_ends_with_a_whole_word(width: int) -> None:
+    event = {**EVENT, "event_type": "agent.noted"}
+    whole = event_line(event)
+    line = clipped(whole)
+    assert len(line) <= width < len(whole)
+    assert whole.startswith(f"{line.removesuffix('…')} ")
+
+
+def test_a_table_that_is_piped_is_whole() -> None:
+    assert TASK["task_id"] in tasks_table([TASK]) and "claude-opus-4-8" in tasks_table([TASK])
+
+
+def test_columns_give_way_in_order() -> None:
+    heads, row = ["task", "name", "cost"], ["0123456789ABC", "an-agent-of-ours", "$1"]
+    lines = table(heads, [row], shorten=["task", "name"], width=32).splitlines()
+    assert lines[1].split() == ["…6789ABC", "an-agent-of-ours", "$1"]
+    lines = table(heads, [row], shorten=["task", "name"], width=26).splitlines()
+    assert lines[1].split() == ["…6789ABC", "an-agent-…", "$1"]
+
+
+KEYS = ["steps/01M7/1/1/6", "steps/01M7/1/1/7", "approval"]
+
+
+@pytest.mark.parametrize(("given", "found"), [("6", KEYS[0]), ("app", KEYS[2]), ("nothing", "nothing")])
+def test_an_end_or_a_beginning_names_the_only_one_that_has_it(given: str, found: str) -> None:
+    assert meant(given, KEYS, "key") == found
+
+
+def test_what_fits_several_is_not_guessed() -> None:
+    with pytest.raises(InvalidInput, match=r"fits several ids of a key: steps/01M7/1/1/6, steps/01M7/1/1/7"):
+        meant("steps", KEYS, "key")
+
+
+def test_a_whole_id_wins_over_longer_ones() -> None:
+    assert meant("a", ["a", "ab"], "task") == "a"
