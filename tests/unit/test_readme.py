@@ -72,7 +72,7 @@ def rooms() -> set[str]:
     """The modules and packages of the runtime."""
     package = ROOT / "runtime/meshwright"
     found = {path.parent.name for path in package.glob("*/__init__.py")}
-    return found | {path.stem for path in package.glob("*.py")} - {"__init__"}
+    return found | {path.stem for path in package.glob("*.py")} - {"__init__", "__main__"}
 
 
 @pytest.mark.parametrize("name", ["demo", "road"])
