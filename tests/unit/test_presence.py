@@ -211,3 +211,21 @@ async def test_a_regular_duty_goes_on_whatever_goes_wrong_once(
     assert calls == [0, 5, 10, 15]
     assert "put off: no room" in caplog.text
     assert "a defect" in caplog.text
+
+
+async def test_a_dependency_that_hangs_makes_its_agent_unhealthy_after_three_seconds() -> None:
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()[:2]
+    agent = type("Resting", (Here,), {"health_check_urls": (f"http://{host}:{port}/",)})
+    changed: asyncio.Queue[Event] = asyncio.Queue()
+    async with asyncio.timeout(15), server, mesh_for(agent) as mesh:
+        mesh.mesh.host.listen(topics.AGENTS, changed.put_nowait)
+        while (unhealthy := await changed.get()).event_type != "agent.unhealthy":
+            pass
+        with pytest.raises(NoAgentAvailable, match="did not answer within 3 s"):
+            await mesh.submit(agent_id="here", payload={"text": "Are you there?"})
+    assert unhealthy.payload["problem"].endswith("did not answer within 3 s")

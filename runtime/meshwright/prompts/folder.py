@@ -162,7 +162,7 @@ class Prompts:
             return PromptProblem(
                 path,
                 None,
-                f"{path}: the text has no {{{{context}}}}: the model sees no memories and no conversation",
+                f"{path}: the text has no {{{{context}}}}: memories and conversation are put after its end",
                 "write {{context}} where they go, and context into the list of variables",
             )
         return None

@@ -69,14 +69,18 @@ class Preparation:
             memories = await self._recall()
         except MemoryUnavailable as error:  # an agent without its memories still has its task
             memory_error = str(error)
-        context = await self._compress(memories)
+        history = await self._thread_history()
+        context = await self._compress(memories, history)
         values = {
             "agent_name": self._agent_id,
             "task": summary_of(self._task),
             "context": context.compressed_context,
         }
+        system = prompt.render_from(values)
+        if "context" not in prompt.variables and (memories or history):
+            system = f"{system.rstrip()}\n\n{context.compressed_context}"
         return Setting(
-            system=prompt.render_from(values),
+            system=system,
             model=self._agent.model or prompt.model,
             temperature=prompt.temperature,
             max_tokens=prompt.max_tokens,
@@ -104,14 +108,16 @@ class Preparation:
             max_tokens=self._services.max_memory_tokens,
         )
 
-    async def _compress(self, memories: Sequence[MemoryItem]) -> CompressResponse:
+    async def _compress(
+        self, memories: Sequence[MemoryItem], history: Sequence[dict[str, Any]]
+    ) -> CompressResponse:
         request = context_request(
             sender=self._task.chain[-1] if self._task.chain else "orchestrator",
             receiver=self._agent_id,
             project_id=self._services.project_id,
             max_tokens=self._services.max_context_tokens,
             task=self._task,
-            history=await self._thread_history(),
+            history=history,
             memories=memories,
         )
         return await self._services.context.compress(
