@@ -10,6 +10,7 @@
     │   └── StaleFence            a commit by work that no longer owns its task
     ├── ConfigError               a file or setting that cannot be used (file, line, what was expected)
     │   └── PromptError           ... a prompt file
+    ├── Overloaded                as many tasks are open as may be
     ├── HostError                 the host cannot do its part
     │   ├── MailboxFull           an actor has more messages waiting than it may
     │   ├── Draining              the host is stopping and takes nothing new
@@ -103,6 +104,13 @@ class ConfigError(MeshError):
 
 class PromptError(ConfigError):
     """A prompt file that is missing, broken, or used with the wrong variables."""
+
+
+class Overloaded(MeshError):
+    """The mesh, or a thread, has as many open tasks as it may; `retry_after_seconds` is when to try again."""
+
+    status = 429
+    retry_after_seconds = 5.0
 
 
 class HostError(MeshError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -32,6 +33,7 @@ from meshwright.messages import (
 )
 from meshwright.models.port import Model
 from meshwright.orchestration.acceptance import Limits, make_accept
+from meshwright.orchestration.admission import FINAL, Admission
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.waiters import Waiters
 from meshwright.prompts import Prompts
@@ -41,8 +43,6 @@ from meshwright.tracing import NoTracing, Tracing
 from meshwright.work import Answer, Cancel, ThreadState, Worker
 from meshwright.work.protocol import TaskKey
 from meshwright.work.record import Attempt, TaskRecord
-
-FINAL = frozenset(f"task.{status}" for status in ENDED)
 
 
 class TaskView(Plain):
@@ -92,6 +92,7 @@ class Mesh:
         host: Host,
         log: EventLog,
         registry: Registry,
+        admission: Admission,
         model: Model,
         budgets: Budgets,
         prompts: Prompts,
@@ -119,6 +120,7 @@ class Mesh:
         self.worker = worker
         self.agents = agents
         self.ready = False
+        self._admission = admission
         self._parts = parts
         self._limits = Limits(settings.max_payload_bytes, settings.max_payload_depth)
         self._failed = asyncio.Event()
@@ -190,19 +192,24 @@ class Mesh:
     ) -> Receipt:
         """Take a task: durable, with its first dispatch, when this returns.
 
-        Raises InvalidInput, NoAgentAvailable, NotFound (an unknown agent), IdempotencyConflict.
+        Raises InvalidInput, NoAgentAvailable, NotFound (an unknown agent), IdempotencyConflict, and
+        Overloaded where the mesh or the thread has as many open tasks as it may.
         """
+        accept = make_accept(
+            request,
+            caller or Caller(),
+            now=self.host.clock.now(),
+            limits=self._limits,
+            idempotency_key=idempotency_key,
+            traceparent=traceparent,
+        )
+        self._admission.require_room(accept.task)  # before the span: what is refused leaves nothing behind
         with self.tracing.span("submit task", parent=traceparent, kind="producer") as span:
-            accept = make_accept(
-                request,
-                caller or Caller(),
-                now=self.host.clock.now(),
-                limits=self._limits,
-                idempotency_key=idempotency_key,
-                traceparent=span.traceparent,
-            )
-            task = TaskKey(accept.task.tenant_id, accept.task.task_id)
-            return await self.host.call(task.ref, "accept", accept, traceparent=span.traceparent)
+            task = accept.task.model_copy(update={"traceparent": span.traceparent})
+            accept = accept.model_copy(update={"task": task})
+            ref = TaskKey(task.tenant_id, task.task_id).ref
+            call = partial(self.host.call, ref, "accept", accept, traceparent=span.traceparent)
+            return await self._admission.admit(task, call)
 
     async def task(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """A task as it is now. Raises NotFound."""

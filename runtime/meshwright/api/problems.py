@@ -55,7 +55,7 @@ class Problem(BaseModel):
     """What went wrong, as RFC 9457 has it, with what Meshwright adds.
 
     `code` is the error's stable name, `field` the first field that was wrong, `remedy` what to do, and
-    `errors` every wrong field where there may be several.
+    `errors` every wrong field where there may be several. `retry_after_seconds` is as in `Retry-After`.
     """
 
     type: str = "about:blank"
@@ -66,6 +66,7 @@ class Problem(BaseModel):
     field: str | None = None
     remedy: str | None = None
     errors: list[FieldError] | None = None
+    retry_after_seconds: float | None = None
 
     def response(self, headers: dict[str, str] | None = None) -> Response:
         """The problem as an HTTP response."""
@@ -126,6 +127,7 @@ def problem_of(error: MeshError) -> Problem:
         field=error.field or None,
         remedy=error.remedy or None,
         errors=getattr(error, "errors", None),
+        retry_after_seconds=getattr(error, "retry_after_seconds", None),
     )
 
 

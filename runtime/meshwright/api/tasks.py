@@ -40,6 +40,7 @@ REFUSALS = problems(
         409: "The Idempotency-Key was used before, with another body.",
         413: "The body is too large, or nested too deep.",
         422: "A field is wrong, and `field` names it.",
+        429: "The mesh or the thread has as many open tasks as it may: `Retry-After` says when to try again.",
         503: "No agent has the capability, or those that have it are offline; or the mesh is stopping.",
     }
 )

@@ -34,6 +34,7 @@ from meshwright.models.named import ByName, NamedPrices, by_name
 from meshwright.models.port import Model
 from meshwright.models.retry import Retrying
 from meshwright.models.select import choose_model, prices_for
+from meshwright.orchestration.admission import Admission
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
 from meshwright.orchestration.registry import Registry
@@ -80,7 +81,7 @@ def build_mesh(
     )
     log = EventLog(database)
     registry = registry_of(settings, clock)
-    kinds = kinds_of(classes, registry, settings.max_attempts)
+    kinds = kinds_of(classes, registry, settings)
     elsewhere = [kind for name, kind in kinds.items() if not lives_in(name, role)]
     grounds = Grounds(settings, role, database, log, clock, tracing, elsewhere)
     chosen_host = (host or HOSTS[settings.host])(grounds)
@@ -100,11 +101,15 @@ def build_mesh(
         if settings.mqtt_url and role.is_front
         else []
     )
+    admission = admission_of(settings, chosen_host, log)
+    counts = [admission] if role.is_front else []
+    reload_prompts = Every(clock, settings.prompt_reload_seconds, services.prompts.refresh)
     mesh = Mesh(
         settings=settings,
         host=chosen_host,
         log=log,
         registry=registry,
+        admission=admission,
         model=services.model,
         budgets=budgets,
         prompts=services.prompts,
@@ -114,7 +119,7 @@ def build_mesh(
         tracing=tracing,
         worker=worker,
         agents=employed,
-        parts=(presence, Every(clock, settings.prompt_reload_seconds, services.prompts.refresh), *edges),
+        parts=(*counts, presence, reload_prompts, *edges),
         warnings=start_warnings(chosen_model, prompts, classes),
     )
     for edge in edges:
@@ -217,11 +222,11 @@ def registry_of(settings: Settings, clock: Clock) -> Registry:
     )
 
 
-def kinds_of(classes: Sequence[type[Agent]], registry: Registry, max_attempts: int) -> dict[str, ActorKind]:
+def kinds_of(classes: Sequence[type[Agent]], registry: Registry, settings: Settings) -> dict[str, ActorKind]:
     """Every type of actor of the mesh, by its name, wherever it lives. Raises ConfigError for an agent with
     the name of a part of the mesh."""
     system = [
-        ActorKind.of(Orchestrator, registry=registry, max_attempts=max_attempts),
+        ActorKind.of(Orchestrator, registry=registry, max_attempts=settings.max_attempts),
         ActorKind.of(ContextService, type=CONTEXT_SERVICE),
         ActorKind.of(BudgetAccount, type=ACCOUNT),
         ActorKind.of(VirtualKey, type=KEY),
@@ -232,12 +237,17 @@ def kinds_of(classes: Sequence[type[Agent]], registry: Registry, max_attempts: i
         if each.agent_id in taken:
             what = f"agent_id {each.agent_id!r} of {each.__name__} is the name of a part of the mesh"
             raise ConfigError(what, remedy="give the agent another", field="agent_id")
-    return {kind.type: kind for kind in (*system, *map(agent_kind, classes))}
+    threads = [
+        ActorKind.of(AgentThread, type=each.agent_id, max_tasks=settings.max_thread_tasks) for each in classes
+    ]
+    return {kind.type: kind for kind in (*system, *threads)}
 
 
-def agent_kind(agent: type[Agent]) -> ActorKind:
-    """The type of the actors that are an agent's threads."""
-    return ActorKind.of(AgentThread, type=agent.agent_id)
+def admission_of(settings: Settings, host: Host, log: EventLog) -> Admission:
+    """What refuses tasks where too many are open."""
+    return Admission(
+        host, log, max_open_tasks=settings.max_open_tasks, max_thread_tasks=settings.max_thread_tasks
+    )
 
 
 def lives_in(kind: str, role: Role) -> bool:

@@ -18,7 +18,7 @@ from meshwright.events.projections import Projections, delete_ended_tasks, recen
 from meshwright.events.search import Found, has_own_id, search
 from meshwright.events.table import INTO, Row, known_ids, own_id, row_of, write_rows
 from meshwright.events.tails import Tails
-from meshwright.events.tasks import TaskPage, list_tasks, position_of
+from meshwright.events.tasks import TaskPage, list_tasks, open_tasks, position_of
 from meshwright.ledger.costs import By, Costs, sum_costs
 from meshwright.messages import Event, new_id
 from meshwright.storage.database import Database, Job
@@ -214,6 +214,11 @@ class EventLog:
         )
         await self._database.write(self._projections.flush)
         return await self._database.read(page)
+
+    async def open_tasks(self) -> list[tuple[str, str, str | None]]:
+        """(tenant_id, task_id, thread_id) of every task that has no outcome."""
+        await self._database.write(self._projections.flush)
+        return await self._database.read(open_tasks)
 
     async def recent_outcomes(self, last: int = 20) -> list[tuple[str, str, bool]]:
         """(agent_id, capability, success) of the last attempts, at most 20 of each pair, oldest first."""

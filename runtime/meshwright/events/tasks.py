@@ -53,6 +53,7 @@ class TaskPage(Plain):
 USAGE = ("prompt_tokens", "completion_tokens")
 COLUMNS = (*(name for name in TaskSummary.model_fields if name != "usage"), *USAGE)
 COLUMN_LIST = ", ".join(COLUMNS)
+OPEN_TASKS = "SELECT tenant_id, task_id, thread_id FROM tasks WHERE completed_at IS NULL"
 TIMES = ("created_at", "updated_at", "completed_at")
 
 
@@ -99,6 +100,11 @@ def list_tasks(
     rows = connection.execute(" ".join(query), parameters).fetchall()
     items = tuple(map(_summary, rows[:limit]))
     return TaskPage(items=items, cursor=str(items[-1].seq) if len(rows) > limit else None)
+
+
+def open_tasks(connection: sqlite3.Connection) -> list[tuple[str, str, str | None]]:
+    """(tenant_id, task_id, thread_id) of every task that has no outcome."""
+    return connection.execute(OPEN_TASKS).fetchall()
 
 
 def _summary(row: tuple[Any, ...]) -> TaskSummary:

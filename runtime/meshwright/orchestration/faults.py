@@ -39,6 +39,7 @@ CODES: dict[Side, tuple[str, ...]] = {
         "HostError",
         "MailboxFull",
         "MemoryUnavailable",
+        "Overloaded",
         "ReplayMismatch",
         "ServiceFailed",
         "StoreFailed",

@@ -105,6 +105,11 @@ class Settings(BaseSettings):
     for its answer."""
     tool_timeout_seconds: float = Field(default=60.0, gt=0)
     """Seconds that a call of a tool may take, where the tool declares no `timeout` itself."""
+    max_open_tasks: int = Field(default=10_000, ge=1, le=10_000_000)
+    """Tasks that may be open at a time; more from outside are refused with 429. What agents delegate counts
+    and is never refused."""
+    max_thread_tasks: int = Field(default=1_000, ge=1, le=100_000)
+    """Open tasks that one thread may have; more are refused."""
     max_attempts: int = Field(default=3, ge=1, le=10)
     """Attempts at a task, each by another agent; where there is no other, the first one's failure is the end.
     Only after ReplayMismatch may the same agent try again."""

@@ -12,6 +12,7 @@ from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
 from meshwright.encoding import encode
 from meshwright.envelope import ActorRef
+from meshwright.errors import Overloaded
 from meshwright.messages import Dispatch, Event, Fault, Outcome
 from meshwright.work.inbox import Entry, ThreadState
 from meshwright.work.protocol import (
@@ -29,12 +30,17 @@ from meshwright.work.protocol import (
 from meshwright.work.slots import Offer, Withdraw
 
 HISTORY = "history"
+MAX_TASKS = 1_000  # in the inbox, all of which every turn writes
 MAX_REMEMBERED_BYTES = 32 * 1024  # of their results: the state is written with every turn
 MAX_REMEMBERED_ENDS = 8  # attempts whose outcome a repeated dispatch gets again
 
 
 class AgentThread(Actor[ThreadState]):
     """One thread of an agent: queues, grants claims, and commits only what the fence allows."""
+
+    def __init__(self, ref: ActorRef, max_tasks: int = MAX_TASKS) -> None:
+        super().__init__(ref)
+        self._max_tasks = max_tasks
 
     @property
     def obliged(self) -> bool:
@@ -180,6 +186,8 @@ class AgentThread(Actor[ThreadState]):
         if ended is not None:
             turn.send(self._task(ended.task_id), "settle", ended)
             self._tell(turn, new, "task.redriven", {"lost": "outcome"})
+        elif known is None and len(self.state.inbox) >= self._max_tasks:
+            self._refuse(turn, new)
         elif known is None:
             if new.redriven:
                 self._tell(turn, new, "task.redriven", {"lost": "dispatch"})
@@ -237,9 +245,19 @@ class AgentThread(Actor[ThreadState]):
 
     def _end(self, turn: Turn, entry: Entry, outcome: Outcome) -> None:
         self.state.inbox.remove(entry)
+        self._remember_end(turn, outcome)
+        self._offer_next(turn)
+
+    def _refuse(self, turn: Turn, new: Entry) -> None:
+        """End an attempt that finds the inbox full: its task may go to another agent."""
+        held = len(self.state.inbox)
+        message = f"Thread {self.ref} has {held:,} open tasks, and may have {self._max_tasks:,}"
+        fault = Fault(type=Overloaded.__name__, message=message)
+        self._remember_end(turn, unsuccessful("failed", new, self.ref.type, fault, turn.now))
+
+    def _remember_end(self, turn: Turn, outcome: Outcome) -> None:
         self.state.ended = _last_ends([*self.state.ended, outcome])
         self._publish_end(turn, outcome)
-        self._offer_next(turn)
 
     def _cancelled(self, entry: Entry, now: datetime) -> Outcome:
         fault = Fault(type="Cancelled", message=entry.cancelled or "cancelled")

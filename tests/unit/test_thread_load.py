@@ -1,0 +1,89 @@
+"""What one thread costs does not grow with the tasks that it was given before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+
+from meshwright import TaskRequest, build_mesh, load_settings
+from meshwright.envelope import Head
+from meshwright.errors import Overloaded
+from meshwright.hosts.memory import MemoryHost, Store
+from meshwright.hosts.memory.store import Changes
+from meshwright.mesh import Mesh
+from meshwright.models.offline import OfflineModel
+from tests.unit.test_mesh import Echo, Gate
+
+TEXT = "x" * 5_000
+
+
+class CountingStore(Store):
+    """Counts the bytes that are committed."""
+
+    committed = 0
+
+    def commit(self, changes: Changes) -> list[int]:
+        state = Head.decode(changes.head).state if changes.head else b""  # without the ids of its messages
+        records = [value for _, _, value in changes.records]
+        self.committed += sum(map(len, (state, *changes.mail, *changes.events.values(), *records)))
+        return super().commit(changes)
+
+
+def mesh_on(store: Store, tmp_path: Path, *, opened: bool, max_thread_tasks: int) -> Mesh:
+    gate = type("TestGate", (Gate,), {"began": asyncio.Event(), "opened": asyncio.Event()})
+    if opened:
+        gate.opened.set()
+    return build_mesh(
+        load_settings(tmp_path, host="memory", max_thread_tasks=max_thread_tasks),
+        project=tmp_path,
+        agents=[Echo, gate],
+        model=OfflineModel(),
+        host=lambda given: MemoryHost(given.clock, log=given.log, database=given.database, store=store),
+    )
+
+
+class Client:
+    """Gives the gate tasks of one thread; where that is full, it waits for the oldest to end."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._given: deque[str] = deque()
+
+    async def give(self, count: int) -> None:
+        request = TaskRequest(agent_id="gate", payload={"text": TEXT}, thread_id="one")
+        for _ in range(count):
+            while (task_id := await self._try(request)) is None:
+                await self._mesh.outcome(self._given.popleft())
+            self._given.append(task_id)
+
+    async def _try(self, request: TaskRequest) -> str | None:
+        with suppress(Overloaded):
+            return (await self._mesh.submit(request)).task_id
+        return None
+
+
+async def test_waiting_tasks_are_not_written_again_with_each_that_comes(tmp_path: Path) -> None:
+    store = CountingStore()
+    async with mesh_on(store, tmp_path, opened=False, max_thread_tasks=1000) as mesh:
+        client = Client(mesh)
+        costs = []
+        for _ in range(10):
+            before = store.committed
+            await client.give(20)
+            costs.append((store.committed - before) / 20)
+        assert (costs[-1] - costs[0]) / 180 < 300, costs  # bytes that one waiting task adds to a turn
+
+
+async def test_a_thread_in_constant_use_costs_the_same_for_every_task(tmp_path: Path) -> None:
+    store = CountingStore()
+    async with mesh_on(store, tmp_path, opened=True, max_thread_tasks=50) as mesh:
+        client = Client(mesh)
+        await client.give(100)
+        costs = []
+        for _ in range(4):
+            before = store.committed
+            await client.give(100)
+            costs.append(store.committed - before)
+        assert max(costs) < 1.2 * min(costs), costs
