@@ -271,6 +271,11 @@ async def test_a_redirect_to_a_private_address_is_not_followed(monkeypatch: pyte
         ("<p>a</p ><p>b</b></div>c", "a\n\nb\nc"),
         ("a < b &lt; c &#x41; &nosuch;", "a < b < c A &nosuch;"),
         ("<body><pre>x = 1</pre>", "x = 1"),
+        ('<a title="a > b" href=x>link</a>', "link"),
+        ("<a title=it's>its</a> <a title='>'>other</a>", "its other"),
+        ('<p title="never closed>a</p>b', "a\nb"),
+        ("a<style>b > c</STYLE >d<svg/>e<title/>f", "a\nd\ne\nf"),
+        ("<!doctype html><?xml x?>a<![CDATA[b]]>c", "ac"),
         ("", ""),
     ],
 )
@@ -284,6 +289,28 @@ def test_a_hostile_page_is_read_in_time(part: str) -> None:
     started = time.perf_counter()
     read_html(html)
     assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize("part", [" a", ' a=">"', " a='>'", "/", " a=", '"'])
+def test_a_tag_of_a_megabyte_costs_next_to_nothing(part: str) -> None:
+    html = "<a" + part * (1_000_000 // len(part))
+    started = time.thread_time()
+    assert read_html(f"{html}>after").text in ("after", "")
+    assert time.thread_time() - started < 0.3
+
+
+async def test_a_page_with_too_many_headers_is_refused() -> None:
+    many = {f"X-{number}": "v" for number in range(20_000)}
+    async with serving(page=answering("ok", headers=many), few=answering("ok")) as server:
+        with pytest.raises(ToolFailed, match="Too many headers"):
+            await fetching()(f"{server}/page")
+        assert (await fetching()(f"{server}/few"))["text"] == "ok"
+
+
+async def test_a_page_with_a_long_header_is_refused() -> None:
+    async with serving(page=answering("ok", headers={"X": "v" * 10_000})) as server:
+        with pytest.raises(ToolFailed, match="cannot be fetched"):
+            await fetching()(f"{server}/page")
 
 
 def test_the_charset_comes_from_the_header_then_the_page_then_is_utf_8() -> None:

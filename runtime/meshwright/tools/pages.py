@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from html.parser import HTMLParser
+from html import unescape
 from typing import NamedTuple
 
 UNSEEN = frozenset({"script", "style", "noscript", "template", "svg", "iframe", "select"})
@@ -18,6 +18,9 @@ OPENINGS = {"li": "- ", "td": " ", "th": " "} | {f"h{level}": "#" * level + " " 
 TEXT_CODECS = re.compile(r"utf-(8|16|32)|ascii|iso8859|iso2022|cp\d|koi8|gb|big5|euc|shift_jis|mac|tis")
 META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset=[\"']?([\w.:-]+)", re.IGNORECASE)
 META_PROBE_BYTES = 2_048
+RAW = {name: re.compile(rf"</{name}[\s/>]", re.IGNORECASE) for name in ("script", "style")}
+MARKUP = re.compile(r"<(?:(?P<comment>!--)|[!?]|(?P<end>/)?(?P<tag>[A-Za-z][^\s/>]{0,50}))")
+TAG_END = re.compile(r"=\s{0,20}(?P<quote>[\"'])|>")
 
 
 class Page(NamedTuple):
@@ -28,12 +31,13 @@ class Page(NamedTuple):
 
 
 def read_html(html: str) -> Page:
-    """Take title and readable text out of HTML, however broken. Its cost is in proportion to the length."""
-    parser = _Reader()
-    # An end tag brings out the text before it. `close` would too, but on a page made of unclosed comments
-    # it takes time in proportion to the square.
-    parser.feed(f"{html}</html>")
-    return Page(_tidy("".join(parser.title)).replace("\n", " "), _tidy("".join(parser.text)))
+    """Take title and readable text out of HTML, however broken. Its cost is in proportion to the length.
+
+    Attributes are skipped, not read: what a page puts into a single tag cannot hold up other threads.
+    """
+    reader = _Reader()
+    reader.read(html)
+    return Page(_tidy("".join(reader.title)).replace("\n", " "), _tidy("".join(reader.text)))
 
 
 def decode(data: bytes, charset: str | None) -> str:
@@ -42,29 +46,71 @@ def decode(data: bytes, charset: str | None) -> str:
     return data.decode(_codec(charset or (named[1].decode() if named else "utf-8")), errors="replace")
 
 
-class _Reader(HTMLParser):
+class _Reader:
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
         self.title: list[str] = []
         self.text: list[str] = []
         self._inside = ""
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def read(self, html: str) -> None:
+        position = 0
+        while markup := MARKUP.search(html, position):
+            self._take_text(html[position : markup.start()])
+            position = self._after(html, markup)
+            if position < 0:  # it does not end
+                return
+        self._take_text(html[position:])
+
+    def _after(self, html: str, markup: re.Match[str]) -> int:
+        """Take a comment, a declaration or a tag, and return where it ends, or -1."""
+        if markup["comment"]:
+            return _past(html, "-->", markup.end())
+        if not markup["tag"]:
+            return _past(html, ">", markup.end())
+        end, tag = _tag_end(html, markup.end()), markup["tag"].lower()
+        if markup["end"]:
+            self._take_end(tag)
+            return end
+        self._take_start(tag)
+        if tag in RAW:
+            close = RAW[tag].search(html, end) if end >= 0 else None
+            return close.start() if close else -1
+        if html[end - 2 : end] == "/>":
+            self._take_end(tag)
+        return end
+
+    def _take_start(self, tag: str) -> None:
         if not self._inside and (tag in UNSEEN or tag == "title"):
             self._inside = tag
         self.text.append(OPENINGS.get(tag, "") if tag in INLINE else "\n" + OPENINGS.get(tag, ""))
 
-    def handle_endtag(self, tag: str) -> None:
+    def _take_end(self, tag: str) -> None:
         if tag == self._inside:
             self._inside = ""
         elif tag not in INLINE:
             self.text.append("\n")
 
-    def handle_data(self, data: str) -> None:
+    def _take_text(self, text: str) -> None:
         if not self._inside:
-            self.text.append(data)
+            self.text.append(unescape(text))
         elif self._inside == "title":
-            self.title.append(data)
+            self.title.append(unescape(text))
+
+
+def _past(html: str, mark: str, start: int) -> int:
+    found = html.find(mark, start)
+    return found + len(mark) if found >= 0 else -1
+
+
+def _tag_end(html: str, start: int) -> int:
+    """Where a tag ends, or -1; a > in a quoted value does not end it."""
+    while match := TAG_END.search(html, start):
+        if not match["quote"]:
+            return match.end()
+        start = _past(html, match["quote"], match.end())
+        if start < 0:
+            return _past(html, ">", match.end())
+    return -1
 
 
 def _codec(name: str) -> str:

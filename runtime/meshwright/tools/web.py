@@ -26,6 +26,8 @@ HEADERS = {
     "Accept-Encoding": "gzip, deflate",
 }
 CHUNK_BYTES = 65_536
+MAX_HEADERS = 128
+MAX_HEADER_BYTES = 8_190
 
 
 class WebTools(Toolset):
@@ -59,6 +61,9 @@ class WebTools(Toolset):
             connector=aiohttp.TCPConnector(socket_factory=guard),
             headers=HEADERS,
             timeout=aiohttp.ClientTimeout(total=None),  # `fetch_page` keeps the time, reading included
+            max_headers=MAX_HEADERS,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
         )
 
     async def _fetch(self, session: ClientSession, url: str) -> dict[str, Any]:
