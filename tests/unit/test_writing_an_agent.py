@@ -25,3 +25,13 @@ async def test_the_test_of_the_page_passes_with_the_agent_of_the_page(tmp_path: 
         assert not mesh.events("prompt.fallback")
     assert model.requests[0].messages[0].content.startswith("You are release-agent. Read the log")
     assert model.requests[0].tags == ("cheap",)
+
+
+def test_the_examples_of_the_page_import_what_they_use() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.M | re.S)
+    namespace: dict[str, Any] = {}
+    for block in blocks:
+        # A block without imports goes on from the one before it.
+        namespace = {"__name__": "example"} if "import " in block else namespace
+        exec(block, namespace)  # noqa: S102 - it is our own page
+    assert len(blocks) >= 7
