@@ -3,8 +3,10 @@
 import pytest
 
 from meshwright.cli.agents import _table as agents_table
+from meshwright.cli.costs import _table as costs_table
 from meshwright.cli.eventlines import event_line
 from meshwright.cli.ids import meant
+from meshwright.cli.models import _overview as models_overview
 from meshwright.cli.tables import clipped, table
 from meshwright.cli.tasks import _table as tasks_table
 from meshwright.errors import InvalidInput
@@ -89,3 +91,31 @@ def test_what_fits_several_is_not_guessed() -> None:
 
 def test_a_whole_id_wins_over_longer_ones() -> None:
     assert meant("a", ["a", "ab"], "task") == "a"
+
+
+DEPLOYMENT = {
+    "model": "anthropic/claude-opus-4-8",
+    "tags": ["research", "architecture", "expensive", "complex"],
+    "price": {"input": "$15.00", "output": "$75.00", "source": "file"},
+    "health": {"status": "ModelUnavailable", "at": "2026-11-20T09:31:02Z"},
+    "missing": ["ANTHROPIC_API_KEY"],
+}
+COST = {
+    "key": "architect-agent-of-a-very-long-name",
+    **dict.fromkeys(("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "failed"), 123_456),
+    **dict.fromkeys(("unpriced", "estimated_usd"), 0),
+    **dict.fromkeys(("cost_usd", "saved_usd"), "12.345678"),
+}
+
+
+def test_lines_of_models_fit(width: int) -> None:
+    group = {"group": "default", "deployments": [DEPLOYMENT], "fallbacks": {}}
+    shown = models_overview({"answers": "offline", "groups": [group], "warnings": []})
+    assert max(map(len, shown.splitlines())) <= width
+
+
+def test_lines_of_costs_fit_and_keep_the_numbers(width: int) -> None:
+    shown = costs_table({"by": "agent", "items": [COST], "omitted": 0, "total": COST})
+    assert max(map(len, shown.splitlines())) <= width
+    assert all(line.endswith("123,456") for line in shown.splitlines()[1:])
+    assert shown.count("$12.3457") == 4

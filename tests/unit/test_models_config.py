@@ -184,6 +184,9 @@ def test_what_is_wrong_is_said_with_file_and_line(
         ("model_list: []\n", "model_list is empty"),
         ("general_settings: {}\n", "model_list: expected a list of deployments, found nothing"),
         ("model_list: *nowhere\n", "is not YAML"),
+        ("model_list: !!timestamp x\n", "is not YAML"),
+        ("model_list: !!bool x\n", "is not YAML"),
+        ("model_list: 0b_\n", "is not YAML"),
         ("model_list: \x00\n", "is not YAML"),
     ],
 )

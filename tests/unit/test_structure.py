@@ -7,11 +7,12 @@ import re
 from typing import Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from meshwright import Agent, Capability
 from meshwright.errors import ConfigError
 from meshwright.models.port import StructureInvalid
+from meshwright.models.schema import InvalidSchema
 from meshwright.models.structure import read_answer, response_schema
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
@@ -184,3 +185,22 @@ class Words(RootModel[list[str]]):
 def test_a_shape_that_is_no_class_with_fields_is_refused(answers: Any) -> None:
     with pytest.raises(ConfigError, match="pydantic"):
         type("Odd", (Cook,), {"answers": answers})
+
+
+class Endless(BaseModel):
+    """Holds itself without an end."""
+
+    inner: "Endless"
+
+
+class Odd(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"items": 5})
+
+    name: str
+
+
+@pytest.mark.parametrize("shape", [Endless, Odd])
+def test_a_shape_that_no_answer_can_have_is_refused_by_name(shape: type[BaseModel]) -> None:
+    with pytest.raises(InvalidSchema) as refused:
+        response_schema(shape)
+    assert refused.value.field == shape.__name__

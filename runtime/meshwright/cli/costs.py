@@ -85,7 +85,7 @@ def _table(found: Document) -> str:
     rows = [_row(each["key"] or NOBODY.get(by, "(none)"), each) for each in found["items"]]
     if found["omitted"]:
         rows.append([f"({found['omitted']:,} more)", *[""] * (len(HEADS) - 1)])
-    shown = table([by, *HEADS[1:]], [*rows, _row("total", found["total"])], shorten=[by])
+    shown = table([by, *HEADS[1:]], [*rows, _row("total", found["total"])], shorten=[by, "saved by cache"])
     return f"{shown}\n{ESTIMATED}" if _is_estimated(found["total"]) else shown
 
 

@@ -49,7 +49,8 @@ def read_config(path: Path) -> LiteLLMConfig:
         mark = error.problem_mark
         line = mark.line + 1 if mark else None
         raise ConfigError(f"is not YAML: {error.problem}", path=str(path), line=line) from None
-    except (yaml.YAMLError, ValueError) as error:  # a character YAML forbids; a date that is none
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # PyYAML raises these for a character that YAML forbids, a date that is none, or a wrong tag
         raise ConfigError("is not YAML", path=str(path), remedy="Save it as UTF-8 text") from error
     check = Check(path, node)
     content = check.file(value)

@@ -21,7 +21,9 @@ from meshwright.models.schema import check_schema
 
 NAME = "offline"
 COMPRESSION = "compression"
-MAX_INLINE_CHARACTERS = 8_000  # more than this is read in a thread, so that the event loop goes on
+MAX_INLINE_CHARACTERS = (
+    16_000  # of a request as JSON; a larger one is read in a thread, beside the event loop
+)
 PIECE = re.compile(r"\w{1,6}|[^\w\s]")
 
 
@@ -44,8 +46,7 @@ class OfflineModel:
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Answer. A stream comes in words. Raises InvalidSchema for a schema that it cannot fill."""
-        size = sum(len(message.content) for message in request.messages)
-        if size > MAX_INLINE_CHARACTERS or request.response_schema is not None:
+        if request.response_schema is not None or len(request.model_dump_json()) > MAX_INLINE_CHARACTERS:
             reply = await asyncio.to_thread(self.reply, request)
         else:
             reply = self.reply(request)
