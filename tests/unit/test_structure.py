@@ -190,7 +190,7 @@ def test_a_shape_that_is_no_class_with_fields_is_refused(answers: Any) -> None:
 class Endless(BaseModel):
     """Holds itself without an end."""
 
-    inner: "Endless"
+    inner: Endless
 
 
 class Odd(BaseModel):
