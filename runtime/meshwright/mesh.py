@@ -13,12 +13,12 @@ from meshwright import topics
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
 from meshwright.envelope import ActorRef
-from meshwright.errors import Draining, NotFound, StoreFailed
+from meshwright.errors import Draining, InvalidInput, NotFound, StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import By, Costs
-from meshwright.ledger.keys import Keys
+from meshwright.ledger.keys import LLM_SERVICE, Keys
 from meshwright.messages import (
     ENDED,
     Caller,
@@ -267,10 +267,20 @@ class Mesh:
             return record.outcome or await waiter
 
     async def costs(
-        self, by: By = "agent", *, since: datetime | None = None, tenant_id: str = "default"
+        self, by: By = "agent", *, since: datetime | None = None, tenant_id: str | None = "default"
     ) -> Costs:
-        """What a tenant's calls of models have cost since then, the dearest first."""
+        """What a tenant's calls of models have cost since then, most expensive first; None: all tenants'."""
         return await self.log.costs(tenant_id=tenant_id, by=by, since=since)
+
+    def check_agent(self, agent_id: str) -> None:
+        """Raise InvalidInput for an agent that is neither registered nor the llm-service."""
+        known = [each.agent_id for each in self.registry.agents() if each.kind != "system"]
+        if agent_id not in (*known, LLM_SERVICE):
+            raise InvalidInput(
+                f"The mesh has no agent {agent_id!r}; it has {', '.join(known) or 'none'}",
+                remedy="Name one of them, or llm-service; --force (in JSON: force) creates the key anyway",
+                field="agent_id",
+            )
 
     async def ask(
         self, agent_id: str, text: str, *, thread_id: str | None = None, timeout: float = 120.0

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from meshwright.encoding import Json, as_json, decode, encode
-from meshwright.money import Amount, Dollars
+from meshwright.money import Amount, Budget, Dollars
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
@@ -88,11 +88,15 @@ class TaskRequest(BaseModel):
 
 
 class Caller(Plain):
-    """Who asks, as the credentials say, and from where (`source` separates idempotency keys)."""
+    """Who asks, as the credentials say, and from where (`source` separates idempotency keys).
+
+    `budgets` are those of the credentials: what is done for the caller is charged to them.
+    """
 
     tenant_id: Identifier = "default"
     requested_by: str = "anonymous"
     source: str = "api"
+    budgets: tuple[Budget, ...] = ()
 
 
 class Parent(Plain):
@@ -137,6 +141,7 @@ class Task(Plain):
     traceparent: str | None = None
     budget_usd: Amount | None = Field(default=None, exclude_if=lambda amount: amount is None)
     budgets_above: tuple[TaskBudget, ...] = Field(default=(), exclude_if=lambda budgets: not budgets)
+    budgets: tuple[Budget, ...] = Field(default=(), exclude_if=lambda budgets: not budgets)
 
     @property
     def text(self) -> str:

@@ -44,19 +44,23 @@ async def test_a_mesh_on_dapr_shows_what_runs_where_and_answers(
 
 
 async def test_a_mesh_of_an_app_for_each_agent_answers_and_has_one_set_of_keys(tmp_path: Path) -> None:
-    async with mesh_up(tmp_path / "data", "--per-agent", up=UP) as running:
+    data = tmp_path / "data"
+    async with mesh_up(data, "--per-agent", up=UP) as running:
         await answers(running)
         shown = await what_runs_where(running)
         assert {"orchestrator-0", "event-logger-0", "context-service-0", "architect-agent-0"} <= shown.keys()
         front, models = running.url, shown["llm-service-0"]
         assert [await completes(url) for url in (front, models)] == [200, 200]
-        made = await mesh("keys", "create", "--agent", "helper", "--url", front)
+        made = await mesh("keys", "create", "--agent", "simple-agent", "--yes", "--data", str(data))
         key, key_id = made.out.strip(), made.err.split()[1]
         assert [await completes(url, key) for url in (front, models)] == [200, 200]
         assert [await completes(url) for url in (front, models)] == [401, 401]
-        assert key_id in (await mesh("keys", "list", "--url", models)).out
-        revoked = await mesh("keys", "revoke", key_id, "--url", front)
+        token = (data / "admin.token").read_text().strip()
+        assert key_id in (await mesh("keys", "list", "--url", models, MESH_ADMIN_TOKEN=token)).out
+        revoked = await mesh("keys", "revoke", key_id, "--data", str(data))
         assert [await completes(url, key) for url in (models, front)] == [401, 401], revoked.err
+        assert (await mesh("keys", "open", "--yes", "--data", str(data))).status == 0
+        assert [await completes(url) for url in (front, models)] == [200, 200]
 
 
 async def test_a_mesh_on_dapr_answers_mqtt_clients_that_know_nothing_of_it(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ async def kept(host: Host, key_id: str) -> Kept | None:
 
 async def test_a_key_is_made_listed_checked_and_revoked(stand: Stand) -> None:
     keys = Keys(await stand.open(*KINDS))
-    assert not await keys.exist()
+    assert not await keys.required()
     made = [await keys.create("helper", tenant_id="acme", budget="5.00/day"), await keys.create("other")]
-    assert await keys.exist()
+    assert await keys.required()
     assert [await keys.check(each.key) for each in made] == await keys.list()
     assert [key.key_id for key in await keys.list()] == [each.key_id for each in made]
     revoked = await keys.revoke(made[0].key_id)
@@ -41,9 +41,9 @@ async def test_a_key_is_made_listed_checked_and_revoked(stand: Stand) -> None:
 async def test_a_key_of_one_worker_counts_for_another_and_ends_there_at_once(stand: Stand) -> None:
     host = await stand.open(*KINDS)
     here, there = Keys(host), Keys(await stand.open_beside(host))
-    assert not await there.exist()
+    assert not await there.required()
     made = await here.create("helper")
-    assert await there.exist()
+    assert await there.required()
     assert await there.check(made.key) == await here.check(made.key)
     assert await there.list() == await here.list()
     await here.revoke(made.key_id)
@@ -71,7 +71,7 @@ async def test_keys_and_their_ends_outlive_a_crash(stand: Stand) -> None:
     await Keys(host).revoke(ended.key_id)
     before = await Keys(host).list()
     keys = Keys(await stand.crash(host))
-    assert await keys.exist()
+    assert await keys.required()
     assert await keys.list() == before
     assert (await keys.check(good.key)).key_id == good.key_id
     with pytest.raises(Unauthenticated, match="was revoked"):
@@ -99,7 +99,7 @@ async def test_a_key_that_was_listed_and_not_made_closes_the_door_and_opens_none
     host = await stand.open(*KINDS)
     keys, key_id = Keys(host), new_id()
     await host.call(LIST, "add", key_id)
-    assert await keys.exist()
+    assert await keys.required()
     assert await keys.list() == []
     with pytest.raises(NotFound, match="no key"):
         await keys.revoke(key_id)

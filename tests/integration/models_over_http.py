@@ -1,6 +1,6 @@
 """A mesh that offers its models over HTTP, and the ways to call it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import openai
 
-from meshwright import Mesh, build_mesh, load_settings
+from meshwright import Agent, Mesh, build_mesh, load_settings
 from meshwright.api.app import create_app
 from meshwright.api.completions import GROUPS
 from meshwright.api.server import serving
@@ -68,10 +68,11 @@ async def service(
     *,
     answering: Model | None = None,
     make_app: Callable[..., Any] = create_app,
+    agents: Sequence[type[Agent]] = (),
     **settings: Any,
 ) -> AsyncIterator[Service]:
     chosen = load_settings(folder, **{"durability": "normal", "model": "offline", **settings})
-    mesh = build_mesh(chosen, project=folder, agents=[], model=answering)
+    mesh = build_mesh(chosen, project=folder, agents=agents, model=answering)
     app = partial(make_app, groups=GROUPS)
     async with (
         mesh,

@@ -217,3 +217,13 @@ async def test_the_example_of_the_document_works(api):
     document = await api.get("/openapi.json")
     body = document["paths"]["/compress"]["post"]["requestBody"]["content"]["application/json"]["example"]
     assert (await api.call("POST", "/compress", json=body))[0] == 200
+
+
+async def test_an_allowed_host_may_be_a_proxy_in_front(tmp_path):
+    async with http_mesh(tmp_path, allowed_hosts=["Mesh.Example.com"]) as api:
+        for host in ("mesh.example.com", "mesh.example.com:443", "localhost"):
+            headers = {"Host": host, "Origin": "https://mesh.example.com"}
+            assert (await api.call("GET", "/tasks", headers=headers))[0] == 200
+        assert (await api.call("GET", "/tasks", headers={"Host": "other.example.com"}))[0] == 421
+        foreign = {"Host": "mesh.example.com", "Origin": "https://other.example.com"}
+        assert (await api.call("GET", "/tasks", headers=foreign))[0] == 403

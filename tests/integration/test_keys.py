@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from meshwright.errors import StoreUnavailable
 from meshwright.hosts.dapr import DaprHost, Options
@@ -13,18 +14,20 @@ from meshwright.ledger.keys import Keys
 from meshwright.stack.ports import Ports
 from meshwright.testing import ScriptedModel
 from meshwright.turns import ActorKind
-from tests.acceptance.driver import mesh, mesh_up
+from tests.acceptance.driver import MESH, mesh, mesh_up
 from tests.integration.models_over_http import HELLO, service
 from tests.run import DAPR
 from tests.services import Services
 
+EMBEDDED = [*MESH, "up"]
+SURELY = ("--force", "--yes")
 ASKED = {"model": "fast", "messages": HELLO}
 
 
 async def test_a_key_that_was_made_while_no_mesh_ran_counts_when_one_does(tmp_path: Path) -> None:
     data = str(tmp_path / "data")
-    made = await mesh("keys", "create", "--agent", "helper", "--data", data)
-    other = await mesh("keys", "create", "--agent", "other", "--data", data)
+    made = await mesh("keys", "create", "--agent", "helper", *SURELY, "--data", data)
+    other = await mesh("keys", "create", "--agent", "other", "--force", "--data", data)
     listed = json.loads((await mesh("keys", "list", "--json", "--data", data)).out)
     assert [key["agent_id"] for key in listed] == ["helper", "other"]
     revoked = await mesh("keys", "revoke", listed[1]["key_id"], "--data", data)
@@ -41,17 +44,103 @@ async def test_a_key_that_was_made_while_no_mesh_ran_counts_when_one_does(tmp_pa
 async def test_looking_after_keys_sets_no_agent_to_work(tmp_path: Path) -> None:
     where = ("--data", str(tmp_path))
     given = await mesh("submit", "general-query", "Hello", *where)
-    assert (await mesh("keys", "create", "--agent", "helper", *where)).status == 0
+    assert (await mesh("keys", "create", "--agent", "helper", *SURELY, *where)).status == 0
     task = await mesh("task", given.out.strip(), "--json", *where)
     assert json.loads(task.out)["status"] == "dispatched"
 
 
 async def test_the_keys_of_a_mesh_on_dapr_are_looked_after_while_it_runs(tmp_path: Path) -> None:
-    for command in (["list"], ["create", "--agent", "helper"], ["revoke", "01"]):
+    for command in (["list"], ["create", "--agent", "helper", *SURELY], ["revoke", "01"]):
         done = await mesh("keys", *command, "--data", str(tmp_path / "data"), MESH_HOST="dapr")
         assert (done.status, done.out) == (1, "")
         assert "on dapr has no keys there" in done.err and "mesh up" in done.err
     assert not (tmp_path / "data").exists()
+
+
+async def test_the_first_key_is_created_only_when_confirmed(tmp_path: Path) -> None:
+    where = ("--data", str(tmp_path / "data"))
+    asked = await mesh("keys", "create", "--agent", "simple-agent", *where)
+    assert (asked.status, asked.out) == (2, "")
+    assert "every request to the HTTP API needs a key" in asked.err and "--yes" in asked.err
+    unknown = await mesh("keys", "create", "--agent", "nobody", "--yes", *where)
+    assert (unknown.status, unknown.out) == (1, "") and "simple-agent" in unknown.err
+    assert json.loads((await mesh("keys", "list", "--json", *where)).out) == []
+    assert (await mesh("keys", "create", "--agent", "simple-agent", "--yes", *where)).status == 0
+    assert (await mesh("keys", "create", "--agent", "llm-service", *where)).status == 0
+
+
+async def test_commands_on_the_machine_go_on_when_keys_are_required(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    where = ("--data", str(data))
+    async with mesh_up(data, MESH_MODEL="offline") as running:
+        created = await mesh("keys", "create", "--agent", "simple-agent", "--tenant", "acme", "--yes", *where)
+        key = {"Authorization": f"Bearer {created.out.strip()}"}
+        asked = {"agent_id": "llm-service", "payload": {"text": "Hello"}}
+        assert (await running.post("/tasks", asked)).status == 401
+        assert (await running.post("/keys", {"agent_id": "simple-agent"})).status == 401
+        assert (await running.post("/complete", ASKED, **key)).status == 200
+        assert (await mesh("ask", "simple-agent", "Hello", "-q", *where)).status == 0
+        assert (await mesh("tasks", "--url", running.url)).status == 1
+        token = (data / "admin.token").read_text().strip()
+        assert (await mesh("tasks", "--url", running.url, MESH_ADMIN_TOKEN=token)).status == 0
+        costs = json.loads((await mesh("costs", "--by", "tenant", "--json", *where)).out)
+        assert {each["key"]: each["calls"] for each in costs["items"]} == {"acme": 1, "default": 1}
+        opened = await mesh("keys", "open", "--yes", *where)
+        assert (opened.status, opened.out) == (0, "1 key revoked\n")
+        assert (await running.get("/tasks")).status == 200
+    stopped = json.loads((await mesh("costs", "--by", "tenant", "--json", *where)).out)
+    assert stopped["total"]["calls"] == 2
+    async with mesh_up(data, MESH_MODEL="offline") as running:
+        assert (await running.get("/tasks")).status == 200
+        assert (await running.post("/complete", ASKED, **key)).status == 401
+        assert (data / "admin.token").read_text().strip() == token
+    assert (data / "admin.token").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("text", ["", "mesh-admin-\x00", "something else"])
+async def test_a_file_that_is_no_admin_token_stops_the_start(tmp_path: Path, text: str) -> None:
+    (tmp_path / "admin.token").write_text(text)
+    done = await mesh("up", "--port", "0", "--data", str(tmp_path))
+    assert (done.status, done.out) == (1, "")
+    assert "admin.token" in done.err and "remove the file" in done.err
+
+
+async def test_a_token_is_not_sent_to_whoever_listens_where_a_mesh_did(tmp_path: Path) -> None:
+    shown: list[str] = []
+
+    async def note(request: web.Request) -> web.Response:
+        shown.append(request.headers.get("Authorization", ""))
+        return web.json_response({"items": []})
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", note)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    data = tmp_path / "data"
+    async with mesh_up(data, up=EMBEDDED) as running:
+        await running.kill()
+    gone = json.loads((data / "mesh.json").read_text())
+    gone["url"] = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    (data / "mesh.json").write_text(json.dumps(gone))
+    assert (await mesh("tasks", "--data", str(data))).status == 0
+    await runner.cleanup()
+    assert set(shown) == {""}
+
+
+async def test_off_loopback_a_mesh_without_keys_does_not_start(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    everywhere = {"MESH_LISTEN_HOST": "0.0.0.0", "MESH_MODEL": "offline"}
+    done = await mesh("up", "--port", "0", "--data", str(data), **everywhere)
+    assert (done.status, done.out) == (1, "")
+    assert "lets other machines in" in done.err and "--insecure" in done.err
+    async with mesh_up(data, "--insecure", up=EMBEDDED, **everywhere) as running:
+        assert running.url.startswith("http://0.0.0.0:")
+        assert (await running.get("/tasks")).status == 200
+        assert (await running.call("GET", "/tasks", headers={"Host": "evil.example"})).status == 421
+        assert (await mesh("tasks", "--data", str(data))).status == 0
+    async with mesh_up(data, up=EMBEDDED, MESH_REQUIRE_KEYS="true", **everywhere) as running:
+        assert (await running.get("/tasks")).status == 401
 
 
 async def test_where_keys_cannot_be_looked_up_nobody_is_let_in(tmp_path: Path) -> None:
@@ -92,10 +181,10 @@ async def test_where_the_store_does_not_answer_nobody_is_let_in_until_it_does_ag
         await host.start()
         made = await Keys(host).create("helper")
         sidecar.kill()
-        asked = (Keys(host).check(made.key), Keys(host).exist())
+        asked = (Keys(host).check(made.key), Keys(host).required())
         refused = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(each) for each in refused] == [StoreUnavailable] * 2
         await sidecar.start()
-        assert await Keys(host).exist()
+        assert await Keys(host).required()
         assert (await Keys(host).check(made.key)).agent_id == "helper"
         await host.stop()

@@ -26,7 +26,9 @@ async def test_a_worker_offers_models_and_its_calls_are_in_the_ledger_of_the_mes
         await stack.errors.until("logs: ")
         rows = [line.split() for line in stack.errors.text.splitlines()]
         [url] = [row[1] for row in rows if row[:1] == ["llm-service-0"]]
-        made = await mesh("keys", "create", "--agent", "helper", "--url", url)
+        token = (data / "admin.token").read_text().strip()
+        helper = ("--agent", "helper", "--force", "--yes")
+        made = await mesh("keys", "create", *helper, "--url", url, MESH_ADMIN_TOKEN=token)
         key = {"Authorization": f"Bearer {made.out.strip()}"}
         async with aiohttp.ClientSession(url) as session:
             for path, headers, status in (
@@ -38,7 +40,8 @@ async def test_a_worker_offers_models_and_its_calls_are_in_the_ledger_of_the_mes
                     assert response.status == status, await response.text()
         asked = await mesh("ask", "llm-service", "Hello?", "--data", str(data))
         assert asked.status == 0, asked.err
-        async with asyncio.timeout(30), aiohttp.ClientSession(stack.url) as session:
+        admin = {"Authorization": f"Bearer {token}"}
+        async with asyncio.timeout(30), aiohttp.ClientSession(stack.url, headers=admin) as session:
             while await calls_of(session) != {"helper": 1, "llm-service": 1}:
                 pass  # the log's worker takes them in its own time
 

@@ -111,7 +111,9 @@ async def everything(data: Path, broker: Mosquitto, environment: dict[str, str],
     seen.keys["redis"] = services.redis_password
     looking = await look_at(broker)
     async with mesh_up(data, **environment) as running:
-        made = await mesh("keys", "create", "--agent", "helper", "--data", str(data))
+        made = await mesh("keys", "create", "--agent", "helper", "--yes", "--force", "--data", str(data))
+        seen.keys["admin"] = (data / "admin.token").read_text().strip()
+        running.session.headers["Authorization"] = f"Bearer {seen.keys['admin']}"
         seen.keys["virtual"] = made.out.strip()
         seen.add("err: keys create", made.err)
         await asyncio.gather(ask_by_tasks(running, seen), ask_directly(running, seen))
@@ -198,7 +200,7 @@ async def all_events(running: RunningMesh, seen: Seen) -> list[dict[str, Any]]:
 def keep_files(data: Path, seen: Seen) -> None:
     """Keep what every file below a data folder holds."""
     for path in data.rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.name != "admin.token":
             seen.add(f"file: {path.name}", path.read_bytes())
 
 

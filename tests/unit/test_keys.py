@@ -110,7 +110,7 @@ async def test_a_revoked_key_counts_no_more_also_after_a_restart(tmp_path: Path)
         with pytest.raises(Unauthenticated, match="was revoked"):
             await keys.check(made.key)
         assert (await keys.check(other.key)).key_id == other.key_id
-        assert await keys.exist()
+        assert await keys.required()
 
 
 async def test_what_is_no_key_is_refused_and_not_repeated(keys: Keys) -> None:
@@ -140,7 +140,7 @@ async def test_a_key_is_listed_before_it_is_made(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(host, "call", fails_to_make)
         with pytest.raises(StoreUnavailable):
             await Keys(host).create("helper")
-        assert await Keys(host).exist()
+        assert await Keys(host).required()
         assert await Keys(host).list() == []
 
 
@@ -153,7 +153,7 @@ async def test_a_key_that_is_not_there_cannot_be_revoked(keys: Keys) -> None:
 async def test_a_key_is_for_an_id(keys: Keys, agent_id: str) -> None:
     with pytest.raises(InvalidInput, match="agent_id"):
         await keys.create(agent_id)
-    assert not await keys.exist()
+    assert not await keys.required()
 
 
 @given(
@@ -175,7 +175,7 @@ def test_the_command_makes_lists_and_revokes_keys(tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         return CliRunner().invoke(mesh, ["keys", *arguments, "--data", str(tmp_path)]).stdout
 
-    key = run("create", "--agent", "helper", "--budget", "5.00/day").strip()
+    key = run("create", "--agent", "helper", "--budget", "5.00/day", "--yes", "--force").strip()
     [listed] = json.loads(run("list", "--json"))
     assert key.startswith(f"{PREFIX}{listed['key_id']}-")
     assert key not in run("list")

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from meshwright import __version__
 from meshwright.api.agents import AgentRoutes
 from meshwright.api.budgets import BudgetRoutes
+from meshwright.api.callers import Callers
 from meshwright.api.chat import ChatRequest
 from meshwright.api.completions import CompletionRoutes
 from meshwright.api.context import ContextRoutes
@@ -59,14 +60,14 @@ def create_app(
         *model_routes(mesh, groups),
         HealthRoutes(mesh),
     )
-    return _joined(nouns, TaskRequest, AnswerRequest, CompressRequest, *MODEL_REQUESTS)
+    return _joined(mesh, nouns, TaskRequest, AnswerRequest, CompressRequest, *MODEL_REQUESTS)
 
 
 def create_llm_app(
     mesh: Mesh, streams: Streams | None = None, *, groups: tuple[str, ...] | None = None
 ) -> FastAPI:
     """Make the HTTP API of a worker that has models to offer, and no front."""
-    return _joined((*model_routes(mesh, groups), HealthRoutes(mesh)), *MODEL_REQUESTS)
+    return _joined(mesh, (*model_routes(mesh, groups), HealthRoutes(mesh)), *MODEL_REQUESTS)
 
 
 def model_routes(mesh: Mesh, groups: tuple[str, ...] | None) -> tuple[Routes, ...]:
@@ -74,11 +75,12 @@ def model_routes(mesh: Mesh, groups: tuple[str, ...] | None) -> tuple[Routes, ..
     return LlmRoutes(mesh), CompletionRoutes(mesh, groups), KeyRoutes(mesh)
 
 
-def _joined(nouns: Iterable[Routes], *models: type[BaseModel]) -> FastAPI:
+def _joined(mesh: Mesh, nouns: Iterable[Routes], *models: type[BaseModel]) -> FastAPI:
     app = FastAPI(title="Meshwright", version=__version__, responses=any_problem(), redirect_slashes=False)
     for routes in nouns:
         routes.add_to(app)
     handle_problems(app)
-    app.add_middleware(BrowserGuard)
+    app.add_middleware(Callers, mesh=mesh)
+    app.add_middleware(BrowserGuard, settings=mesh.settings)
     app.openapi = partial(make_document, app, *models)  # type: ignore[method-assign]
     return app

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 
+from meshwright.api.callers import identity_of
 from meshwright.api.examples import Example
 from meshwright.api.openapi import answers
-from meshwright.api.wire import CALLER, answer
+from meshwright.api.wire import answer
 from meshwright.ledger.budgets import BudgetView
 from meshwright.mesh import Mesh
 
@@ -47,10 +48,10 @@ class BudgetRoutes:
             responses=answers(BudgetList, BUDGETS),
         )
 
-    async def list(self) -> Response:
+    async def list(self, request: Request) -> Response:
         """Show what each budget may spend, has spent and holds for calls under way, and when it renews.
 
         A budget that each of a scope has for itself is shown for the last 1,000 of whom a call was made.
         """
-        views = await self._mesh.budgets.views(self._mesh.log, CALLER.tenant_id)
+        views = await self._mesh.budgets.views(self._mesh.log, identity_of(request).spender)
         return answer(BudgetList(items=views))

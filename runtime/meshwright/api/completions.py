@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from meshwright.api.callers import Callers, account
+from meshwright.api.callers import account, identity_of
 from meshwright.api.chat import ChatRequest, model_request
 from meshwright.api.chat_answers import Completion
 from meshwright.api.model_examples import CHAT, COMPLETION, MODELS
@@ -81,7 +81,6 @@ class CompletionRoutes:
     def __init__(self, mesh: Mesh, groups: tuple[str, ...] | None = None) -> None:
         self._mesh = mesh
         self._groups = groups
-        self._callers = Callers(mesh)
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes to an application."""
@@ -108,10 +107,6 @@ class CompletionRoutes:
 
     async def models(self, request: Request) -> Response:
         """List the groups that may be named as `model`."""
-        try:
-            await self._callers.check(request)
-        except MeshError as error:
-            return refused(error)
         items = [
             {"id": group, "object": "model", "created": 0, "owned_by": "meshwright"}
             for group in self._groups or GROUPS
@@ -132,7 +127,6 @@ class CompletionRoutes:
         return answer(Completion(wanted.model).whole(reply), headers=cost_header(reply))
 
     async def _read(self, request: Request) -> tuple[ChatRequest, ModelRequest]:
-        key = await self._callers.check(request)
         if not self._mesh.ready:
             raise Draining("the mesh is starting or stopping", remedy="ask again in a moment")
         asked = await read_model(request, ChatRequest, self._mesh.settings)
@@ -142,7 +136,7 @@ class CompletionRoutes:
                 remedy=f"there are {', '.join(self._groups)}",
                 field="model",
             )
-        caller = account(key, tenant_id=asked.tenant_id, user=asked.user)
+        caller = account(identity_of(request), tenant_id=asked.tenant_id, user=asked.user)
         return asked, model_request(asked, user=caller.user, metadata=caller.metadata)
 
     async def _stream(self, request: Request, asked: ChatRequest, wanted: ModelRequest) -> Response:

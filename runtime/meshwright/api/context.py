@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from fastapi import FastAPI, Request, Response
 
+from meshwright.api.callers import identity_of
 from meshwright.api.examples import COMPRESS_REQUEST, COMPRESS_RESPONSE
 from meshwright.api.openapi import answers, problems, reads
-from meshwright.api.wire import CALLER, RawRoute, answer, read_model, traceparent
+from meshwright.api.wire import RawRoute, answer, read_model, traceparent
 from meshwright.context.request import CompressRequest, CompressResponse
 from meshwright.mesh import Mesh
 
 REFUSALS = problems(
     {
         400: "The body is not JSON.",
+        401: "The mesh requires a key.",
         413: "The body is too large, or nested too deep.",
         422: "A field is wrong, and `field` names it.",
     }
@@ -41,7 +43,11 @@ class ContextRoutes:
     async def compress(self, request: Request) -> Response:
         """Make the context that the receiver needs: by rules, and by a model where those are not enough."""
         wanted = await read_model(request, CompressRequest, self._mesh.settings)
+        caller = identity_of(request).caller
         made = await self._mesh.context.compress(
-            wanted, tenant_id=CALLER.tenant_id, traceparent=traceparent(request)
+            wanted,
+            tenant_id=caller.tenant_id,
+            traceparent=traceparent(request),
+            metadata={"budgets": [budget.model_dump(mode="json") for budget in caller.budgets]},
         )
         return answer(made)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from meshwright.api.callers import identity_of
 from meshwright.api.examples import Example
 from meshwright.api.openapi import answers, problems
-from meshwright.api.wire import CALLER, answer
+from meshwright.api.wire import answer
 from meshwright.ledger.costs import By, Costs, since_of
 from meshwright.mesh import Mesh
 
@@ -60,11 +61,13 @@ class CostRoutes:
             responses={**answers(Costs, COSTS), **problems({422: "`since` is not a time, or `by` nothing."})},
         )
 
-    async def show(self, query: Annotated[CostQuery, Query()]) -> Response:
+    async def show(self, request: Request, query: Annotated[CostQuery, Query()]) -> Response:
         """Sum up what calls of models have cost, the dearest first, and all of them together.
 
         `cost_usd` is what is known of it, `estimated_usd` how much of that is of tokens that were estimated;
         `unpriced` counts the calls whose cost nobody knows.
+        The holder of a key sees the calls of the key's tenant, the administrator those of all.
         """
         since = None if query.since is None else since_of(query.since, self._mesh.host.clock.now())
-        return answer(await self._mesh.costs(query.by, since=since, tenant_id=CALLER.tenant_id))
+        tenant_id = identity_of(request).spender
+        return answer(await self._mesh.costs(query.by, since=since, tenant_id=tenant_id))

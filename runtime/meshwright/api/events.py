@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from meshwright.api.callers import identity_of
 from meshwright.api.examples import EVENT_PAGE
 from meshwright.api.openapi import answers, streams
 from meshwright.api.sse import Streams
-from meshwright.api.wire import CALLER, answer
+from meshwright.api.wire import answer
 from meshwright.errors import InvalidInput
 from meshwright.events.filter import EventFilter
 from meshwright.events.live import Live
@@ -69,16 +70,16 @@ class EventPage(BaseModel):
     next_seq: int | None = None
 
 
-async def event_page(log: EventLog, query: Range, **fields: object) -> EventPage:
-    """Look up one page of events."""
-    items = await log.query(make_filter(query, **fields))
+async def event_page(log: EventLog, query: Range, tenant_id: str, **fields: object) -> EventPage:
+    """Look up one page of a tenant's events."""
+    items = await log.query(make_filter(query, tenant_id, **fields))
     return EventPage(items=items, next_seq=items[-1].seq if len(items) == query.limit else None)
 
 
-def make_filter(query: Start, **fields: object) -> EventFilter:
-    """What the log is asked, from what the client asked; it sees no tenant but its own."""
+def make_filter(query: Start, tenant_id: str, **fields: object) -> EventFilter:
+    """What the log is asked, from what a client asked; it sees no tenant but its own."""
     asked = query.model_dump(exclude_none=True)
-    return EventFilter.model_validate({**asked, **fields, "tenant_id": CALLER.tenant_id})
+    return EventFilter.model_validate({**asked, **fields, "tenant_id": tenant_id})
 
 
 def resume_after(request: Request, start: Start) -> int | None:
@@ -120,9 +121,9 @@ class EventRoutes:
             responses=streams({}),
         )
 
-    async def query(self, query: Annotated[EventQuery, Query()]) -> Response:
+    async def query(self, request: Request, query: Annotated[EventQuery, Query()]) -> Response:
         """Look up events by their fields, by range of `seq`, or by time."""
-        return answer(await event_page(self._log, query))
+        return answer(await event_page(self._log, query, identity_of(request).tenant_id))
 
     async def stream(self, request: Request, tail: Annotated[EventTail, Query()]) -> Response:
         """Follow events as they are committed, from now on or behind `Last-Event-ID`.
@@ -133,4 +134,5 @@ class EventRoutes:
         after_seq = resume_after(request, tail)
         if after_seq is None:
             after_seq = await self._log.last_seq()
-        return self._streams.respond(self._live.follow(make_filter(tail, after_seq=after_seq)))
+        wanted = make_filter(tail, identity_of(request).tenant_id, after_seq=after_seq)
+        return self._streams.respond(self._live.follow(wanted))

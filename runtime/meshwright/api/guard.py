@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from meshwright.api.problems import BadHeader, ForeignOrigin, Misdirected, problem_of
 from meshwright.errors import MeshError
+from meshwright.settings import Settings
 
 NAMED = (b"host", b"origin")
 
@@ -17,45 +19,54 @@ NAMED = (b"host", b"origin")
 class BrowserGuard:
     """Refuses what no honest client sends; WebSockets are looked at too.
 
-    On a loopback connection the Host header must be a loopback name (DNS rebinding). Where a browser names
-    an Origin, that must be the host which is asked (cross-site requests).
+    The Host header must be one of this mesh's names (DNS rebinding): those of loopback, `allowed_hosts` and,
+    where the mesh listens off loopback, IP addresses and the machine's own name. Where a browser names an
+    Origin, that must be the host which is asked, or an allowed one (cross-site requests).
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
+        self._names = frozenset(settings.allowed_hosts)
+        self._exposed_names = self._names | {socket.gethostname().lower()}
+        self._is_exposed = not _is_loopback(settings.listen_host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a problem."""
-        problem = _objection(scope) if scope["type"] in ("http", "websocket") else None
+        problem = self._objection(scope) if scope["type"] in ("http", "websocket") else None
         if problem is None:
             await self._app(scope, receive, send)
         else:
             await problem_of(problem).response()(scope, receive, send)
 
+    def _objection(self, scope: Scope) -> MeshError | None:
+        # By hand: this runs for every request, and only two headers matter.
+        headers = [(name, value.decode("latin-1")) for name, value in scope["headers"] if name in NAMED]
+        named = dict(headers)
+        if len(named) != len(headers):
+            what = "The request has two Host or two Origin headers"
+            return BadHeader(what, remedy="send one of each", field="Host")
+        host, origin = named.get(b"host"), named.get(b"origin")
+        try:
+            name = None if host is None else _name(host)
+        except ValueError:
+            what = f"The Host header is not a host name with a port: {host!r:.80}"
+            return BadHeader(what, remedy="send one like localhost:8000", field="Host")
+        if name is not None and not self._is_ours(name, scope):
+            return Misdirected(
+                f"this mesh is not {name!r:.80}",
+                remedy="call it by its address; if that name is right, add it to allowed_hosts in mesh.toml",
+                field="Host",
+            )
+        if origin is not None and _netloc(origin) != host and _hostname(origin) not in self._names:
+            return ForeignOrigin(f"pages of {origin!r:.80} may not use this mesh", field="Origin")
+        return None
 
-def _objection(scope: Scope) -> MeshError | None:
-    # By hand: this runs for every request, and only two headers matter.
-    headers = [(name, value.decode("latin-1")) for name, value in scope["headers"] if name in NAMED]
-    named = dict(headers)
-    if len(named) != len(headers):
-        return BadHeader(
-            "The request names its Host or its Origin twice.", remedy="send it once", field="Host"
-        )
-    host, origin = named.get(b"host"), named.get(b"origin")
-    try:
-        name = None if host is None else _name(host)
-    except ValueError:
-        what = f"The Host header is not a host name with a port: {host!r:.80}"
-        return BadHeader(what, remedy="send one like localhost:8000", field="Host")
-    if name is not None and _is_loopback(_server(scope)) and not _is_loopback(name):
-        return Misdirected(
-            f"this mesh listens on loopback and is not {name!r:.80}",
-            remedy="call it as localhost or 127.0.0.1; a proxy in front of it must set that Host",
-            field="Host",
-        )
-    if origin is not None and _netloc(origin) != host:
-        return ForeignOrigin(f"pages of {origin!r:.80} may not use this mesh", field="Origin")
-    return None
+    def _is_ours(self, name: str, scope: Scope) -> bool:
+        if _is_loopback(name):
+            return True
+        if self._is_exposed or not _is_loopback(_server(scope)):
+            return name in self._exposed_names or _is_address(name)
+        return name in self._names
 
 
 def _server(scope: Scope) -> str:
@@ -81,11 +92,23 @@ def _netloc(origin: str) -> str | None:
         return None
 
 
+def _hostname(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).hostname
+    except ValueError:
+        return None
+
+
 @lru_cache(maxsize=64)
 def _is_loopback(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
+    return _is_address(name) and ip_address(name).is_loopback
+
+
+def _is_address(name: str) -> bool:
     try:
-        return ip_address(name).is_loopback
+        ip_address(name)
     except ValueError:
         return False
+    return True

@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshwright.api.callers import Callers, account
+from meshwright.api.callers import account, identity_of
 from meshwright.api.chat import Message, given, messages_of
 from meshwright.api.completions import GONE, ClientGone, unless_gone
 from meshwright.api.model_examples import COMPLETE_REQUEST, COMPLETE_RESPONSE
@@ -54,14 +54,13 @@ class LlmRoutes:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._callers = Callers(mesh)
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes to an application."""
         refusals = problems(
             {
                 400: "The body is not JSON, or holds other than text.",
-                401: "There are keys, and none of them was shown.",
+                401: "The mesh requires a key.",
                 402: "A budget has no room for the call.",
                 403: "The key is another tenant's.",
                 413: "The body is too large, or nested too deep.",
@@ -102,11 +101,10 @@ class LlmRoutes:
         return answer(CompleteResponse(content=reply.content, model=reply.model, usage=usage))
 
     async def _read(self, request: Request) -> ModelRequest:
-        key = await self._callers.check(request)
         if not self._mesh.ready:
             raise Draining("the mesh is starting or stopping", remedy="ask again in a moment")
         asked = await read_model(request, CompleteRequest, self._mesh.settings)
-        caller = account(key, tenant_id=asked.tenant_id, user=None)
+        caller = account(identity_of(request), tenant_id=asked.tenant_id, user=None)
         return ModelRequest(
             model=asked.model,
             messages=messages_of(asked.messages),

@@ -62,4 +62,4 @@ KEY: Example = {
     "revoked_at": None,
 }
 NEW_KEY: Example = {**KEY, "key": "sk-mesh-01K9Z3T5QX7C2M8R4V6B1N0DHJ-..."}
-KEYS: Example = {"items": [KEY]}
+KEYS: Example = {"items": [KEY], "required": True}

@@ -140,12 +140,19 @@ def handle_problems(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _mesh_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, MeshError)
+def problem_response(error: MeshError) -> Response:
+    """Answer with an error that was raised on purpose."""
     return problem_of(error).response(_headers(error))
 
 
+async def _mesh_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MeshError)
+    return problem_response(error)
+
+
 def _headers(error: MeshError) -> dict[str, str] | None:
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        return {"WWW-Authenticate": "Bearer"}
     wait_seconds = getattr(error, "retry_after_seconds", None)
     if wait_seconds is None and isinstance(error, HostError):
         wait_seconds = RETRY_AFTER_SECONDS

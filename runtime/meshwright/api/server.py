@@ -8,12 +8,12 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from ipaddress import ip_address
 
 import uvicorn
 from fastapi import FastAPI
 
 from meshwright.api.app import create_app
+from meshwright.api.callers import is_loopback, keys_required
 from meshwright.api.sse import Streams
 from meshwright.errors import ConfigError
 from meshwright.http_limits import LimitedProtocol
@@ -35,9 +35,10 @@ async def serve(
 ) -> None:
     """Serve a running mesh until SIGINT or SIGTERM; a second one cuts off what is under way.
 
-    The socket is what `listen` gave; `on_ready` gets the URL once requests are answered. Raises StoreFailed
-    when the mesh cannot go on.
+    The socket is what `listen` gave; `on_ready` gets the URL once requests are answered. Raises ConfigError
+    where other machines could use a mesh that requires no key, StoreFailed when the mesh cannot go on.
     """
+    await _check_exposure(mesh, listener)
     loop = asyncio.get_running_loop()
     async with _serving(mesh, listener, make_app) as server:
         for number in STOP_SIGNALS:
@@ -48,6 +49,18 @@ async def serve(
         finally:
             for number in STOP_SIGNALS:
                 loop.remove_signal_handler(number)
+
+
+async def _check_exposure(mesh: Mesh, listener: socket.socket) -> None:
+    """Raise ConfigError for a listener off loopback where callers need no key, unless that is meant."""
+    host = listener.getsockname()[0]
+    if is_loopback(host) or mesh.settings.insecure or await keys_required(mesh):
+        return
+    raise ConfigError(
+        f"listen_host {host} lets other machines in, and this mesh requires no key",
+        remedy="create one with mesh keys create, set require_keys = true, or start it with --insecure",
+        field="listen_host",
+    )
 
 
 async def _until_it_ends(server: Server, mesh: Mesh) -> None:
@@ -181,8 +194,6 @@ def _no_address(host: str, port: int, error: OSError) -> ConfigError:
 
 
 def _url(listener: socket.socket) -> str:
-    """How to call a listening socket from this machine."""
+    """Where a socket listens; an unspecified address is all of this machine's."""
     host, port = listener.getsockname()[:2]
-    if ip_address(host).is_unspecified:
-        host = "::1" if listener.family == socket.AF_INET6 else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

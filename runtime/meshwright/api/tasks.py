@@ -7,11 +7,12 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from meshwright.api.callers import identity_of
 from meshwright.api.events import EventPage, Range, event_page, make_filter, resume_after
 from meshwright.api.examples import ANSWER, EVENT_PAGE, RECEIPT, REQUEST, TASK, TASKS
 from meshwright.api.openapi import answers, problems, reads, streams
 from meshwright.api.sse import Streams
-from meshwright.api.wire import CALLER, RawRoute, answer, read_model, traceparent
+from meshwright.api.wire import RawRoute, answer, read_model, traceparent
 from meshwright.events.live import Live
 from meshwright.events.tasks import TaskPage
 from meshwright.mesh import FINAL, Mesh, TaskView
@@ -36,6 +37,7 @@ HEADERS = [
 REFUSALS = problems(
     {
         400: "The body is not JSON.",
+        401: "The mesh requires a key.",
         404: "There is no such agent.",
         409: "The Idempotency-Key was used before, with another body.",
         413: "The body is too large, or nested too deep.",
@@ -152,20 +154,21 @@ class TaskRoutes:
         """
         task = await read_model(request, TaskRequest, self._mesh.settings)
         key = request.headers.get("idempotency-key")
-        receipt = await self._mesh.submit(task, CALLER, idempotency_key=key, traceparent=traceparent(request))
+        caller = identity_of(request).caller
+        receipt = await self._mesh.submit(task, caller, idempotency_key=key, traceparent=traceparent(request))
         return answer(receipt, 202, {"Location": f"/tasks/{receipt.task_id}"})
 
-    async def list(self, query: Annotated[TaskQuery, Query()]) -> Response:
+    async def list(self, request: Request, query: Annotated[TaskQuery, Query()]) -> Response:
         """List tasks, the newest first."""
-        return answer(await self._mesh.log.tasks(tenant_id=CALLER.tenant_id, **dict(query)))
+        return answer(await self._mesh.log.tasks(tenant_id=identity_of(request).tenant_id, **dict(query)))
 
-    async def show(self, task_id: TaskId) -> Response:
+    async def show(self, request: Request, task_id: TaskId) -> Response:
         """Show a task: its request, its attempts with the score of each choice, and its outcome."""
-        return answer(await self._mesh.task(task_id, CALLER.tenant_id))
+        return answer(await self._mesh.task(task_id, identity_of(request).tenant_id))
 
-    async def cancel(self, task_id: TaskId) -> Response:
+    async def cancel(self, request: Request, task_id: TaskId) -> Response:
         """Ask for the end of a task. Its outcome follows when its agent has let go; an ended one stays so."""
-        view = await self._mesh.cancel(task_id, CALLER.tenant_id)
+        view = await self._mesh.cancel(task_id, identity_of(request).tenant_id)
         return answer(view, 200 if view.status in ENDED else 202)
 
     async def answer(self, request: Request, task_id: TaskId) -> Response:
@@ -174,8 +177,9 @@ class TaskRoutes:
         The value is what the step that waits gets as its result.
         """
         given = await read_model(request, AnswerRequest, self._mesh.settings)
-        await self._mesh.answer(task_id, given.key, given.value, CALLER.tenant_id)
-        return answer(await self._mesh.task(task_id, CALLER.tenant_id), 202)
+        tenant_id = identity_of(request).tenant_id
+        await self._mesh.answer(task_id, given.key, given.value, tenant_id)
+        return answer(await self._mesh.task(task_id, tenant_id), 202)
 
     async def events(self, request: Request, task_id: TaskId, query: Annotated[Range, Query()]) -> Response:
         """Follow a task to its end (`Accept: text/event-stream`), or look up a page of its events.
@@ -183,18 +187,17 @@ class TaskRoutes:
         A stream begins with the task's first event, or behind `Last-Event-ID`. The pieces of answers
         (`model.delta`), as models write them, have no id, and are there for whoever follows live.
         """
-        view = await self._mesh.task(task_id, CALLER.tenant_id)
+        view = await self._mesh.task(task_id, identity_of(request).tenant_id)
         if "text/event-stream" in request.headers.get("accept", ""):
             return await self._follow(view, resume_after(request, query) or 0)
-        return answer(await event_page(self._mesh.log, query, task_id=task_id))
+        return answer(await event_page(self._mesh.log, query, view.tenant_id, task_id=task_id))
 
     async def _follow(self, view: TaskView, after_seq: int) -> Response:
         log = self._mesh.log
-        wanted = make_filter(Range(), task_id=view.task_id, after_seq=after_seq)
+        task: dict[str, Any] = {"task_id": view.task_id, "after_seq": after_seq}
+        wanted = make_filter(Range(), view.tenant_id, **task)
         if view.status in ENDED:
-            final = make_filter(
-                Range(limit=1), task_id=view.task_id, after_seq=after_seq, event_type=f"task.{view.status}"
-            )
+            final = make_filter(Range(limit=1), view.tenant_id, event_type=f"task.{view.status}", **task)
             if not await log.query(final):
                 return Response(status_code=204)  # tells a browser not to come back
         return self._streams.respond(self._live.follow(wanted), _is_final)

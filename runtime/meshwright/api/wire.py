@@ -13,14 +13,12 @@ from pydantic_core import from_json, to_json
 
 from meshwright.api.problems import InvalidFields, MalformedJson
 from meshwright.errors import TooLarge
-from meshwright.messages import Caller
 from meshwright.settings import Settings
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 MEDIA_TYPE = "application/json"
 ENVELOPE_BYTES = 4096  # what a request may hold around its payload
 ENVELOPE_DEPTH = 1
-CALLER = Caller()  # everybody, until requests carry credentials
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 

@@ -43,7 +43,7 @@ COMMANDS = {
     "budgets": Entry("budgets", "Show how much may be spent, and how much is."),
     "agents": Entry("agents", "List agents with their capabilities and status."),
     "models": Entry("models", "Show groups, deployments, tags and prices; say where a call goes."),
-    "keys": Entry("keys", "Look after the keys for callers of the models."),
+    "keys": Entry("keys", "Manage the keys of callers over HTTP."),
     "prompts": Entry("prompts", "Look after the prompt files."),
 }
 

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from meshwright.cli.admin_token import token_of_environment
 from meshwright.cli.client import MeshClient
-from meshwright.cli.running import announced_url
+from meshwright.cli.running import announced_token, announced_url
 
 ResultT = TypeVar("ResultT")
 
@@ -39,7 +40,7 @@ async def connected(url: str | None, data: Path | None, *, works: bool) -> Async
     if url:
         from meshwright.cli.remote import remote_mesh
 
-        async with remote_mesh(url, f" --url {url}") as remote:
+        async with remote_mesh(url, f" --url {url}", token=token_of_environment()) as remote:
             yield remote
         return
     from meshwright.settings import load_settings
@@ -49,7 +50,8 @@ async def connected(url: str | None, data: Path | None, *, works: bool) -> Async
     if announced_at := announced_url(settings.data_dir):
         from meshwright.cli.remote import remote_mesh
 
-        async with remote_mesh(announced_at, options) as remote:
+        token = announced_token(settings)
+        async with remote_mesh(announced_at, options, token=token) as remote:
             if await remote.answers():
                 yield remote
                 return

@@ -8,21 +8,26 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
-import aiohttp
-
+from meshwright.cli.admin_token import token_of_environment
 from meshwright.cli.client import Document
-from meshwright.cli.remote import CONNECT_SECONDS, REPLY_SECONDS, RemoteMesh
-from meshwright.cli.running import announced_url
+from meshwright.cli.remote import RemoteMesh, session
+from meshwright.cli.running import announced_token, announced_url
 from meshwright.errors import InvalidInput
-from meshwright.ledger.keys import Keys
+from meshwright.mesh import Mesh
 from meshwright.settings import Settings, load_settings
 
 
 class Keyring(Protocol):
     """The keys of a mesh, as plain data."""
 
-    async def create(self, agent_id: str, tenant_id: str, budget: str | None) -> Document:
-        """Make one; its `key` is shown this once."""
+    async def required(self) -> bool:
+        """Whether callers need a key."""
+        ...
+
+    async def create(
+        self, agent_id: str, tenant_id: str, budget: str | None, *, force: bool = False
+    ) -> Document:
+        """Make one; its `key` is shown this once. `force` allows an agent that the mesh does not have."""
         ...
 
     async def list(self) -> list[Document]:
@@ -33,15 +38,24 @@ class Keyring(Protocol):
         """End one. Raises NotFound."""
         ...
 
+    async def open(self) -> int:
+        """Revoke all, and require none until another is made; returns how many were revoked."""
+        ...
+
 
 class StoredKeyring:
     """The keys in a data folder that no mesh serves."""
 
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._keys = mesh.keys
 
-    async def create(self, agent_id: str, tenant_id: str, budget: str | None) -> Document:
+    async def create(
+        self, agent_id: str, tenant_id: str, budget: str | None, *, force: bool = False
+    ) -> Document:
         """Make one in the data."""
+        if not force:
+            self._mesh.check_agent(agent_id)
         made = await self._keys.create(agent_id, tenant_id=tenant_id, budget=budget)
         return made.model_dump(mode="json")
 
@@ -53,13 +67,28 @@ class StoredKeyring:
         """End one in the data."""
         return (await self._keys.revoke(key_id)).model_dump(mode="json")
 
+    async def required(self) -> bool:
+        """What the settings say, else the data."""
+        set_to = self._mesh.settings.require_keys
+        return await self._keys.required() if set_to is None else set_to
+
+    async def open(self) -> int:
+        """Revoke all in the data."""
+        return await self._keys.open()
+
 
 class RemoteKeyring(RemoteMesh):
-    """The keys of a running mesh, which lets nobody look after them from another machine."""
+    """The keys of a running mesh, which lets its administrator manage them."""
 
-    async def create(self, agent_id: str, tenant_id: str, budget: str | None) -> Document:
+    async def required(self) -> bool:
+        """`GET /keys`."""
+        return (await self._call("GET", "/keys"))["required"]
+
+    async def create(
+        self, agent_id: str, tenant_id: str, budget: str | None, *, force: bool = False
+    ) -> Document:
         """`POST /keys`."""
-        wanted = {"agent_id": agent_id, "tenant_id": tenant_id, "budget": budget}
+        wanted = {"agent_id": agent_id, "tenant_id": tenant_id, "budget": budget, "force": force}
         return await self._call("POST", "/keys", json=wanted)
 
     async def list(self) -> list[Document]:
@@ -70,25 +99,29 @@ class RemoteKeyring(RemoteMesh):
         """`DELETE /keys/{key_id}`."""
         return await self._call("DELETE", f"/keys/{quote(key_id, safe='')}")
 
+    async def open(self) -> int:
+        """`POST /keys/open`."""
+        return (await self._call("POST", "/keys/open"))["revoked"]
+
 
 @asynccontextmanager
 async def keyring(url: str | None, data: Path | None) -> AsyncIterator[Keyring]:
     """The keys of the mesh at the URL, else of the running mesh of the data folder, else of its data."""
     settings = load_settings(Path(), data_dir=data)
-    timeout = aiohttp.ClientTimeout(total=REPLY_SECONDS, sock_connect=CONNECT_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
+    token = token_of_environment() if url else announced_token(settings)
+    async with session(token) as opened:
         there = url or announced_url(settings.data_dir)
-        remote = RemoteKeyring(there, session) if there else None
+        remote = RemoteKeyring(there, opened) if there else None
         if remote is not None and (url or await remote.answers()):
             yield remote
             return
-    async with stored_keys(settings) as keys:
-        yield StoredKeyring(keys)
+    async with stored_mesh(settings) as mesh:
+        yield StoredKeyring(mesh)
 
 
 @asynccontextmanager
-async def stored_keys(settings: Settings) -> AsyncIterator[Keys]:
-    """Open the keys of a data folder, without an agent starting to work.
+async def stored_mesh(settings: Settings) -> AsyncIterator[Mesh]:
+    """Open the mesh of a data folder, without an agent starting to work.
 
     Raises StoreLocked where another process holds it, InvalidInput where the mesh keeps its keys elsewhere.
     """
@@ -103,4 +136,4 @@ async def stored_keys(settings: Settings) -> AsyncIterator[Keys]:
     mesh = build_mesh(settings)
     await mesh.worker.drain(0)
     async with mesh:
-        yield mesh.keys
+        yield mesh

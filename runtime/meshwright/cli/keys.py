@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -18,14 +19,25 @@ if TYPE_CHECKING:
     from meshwright.ledger.proxy import LiteLLMProxy
 
 ResultT = TypeVar("ResultT")
+CLOSES = (
+    "This is the first key: with it, every request to the HTTP API needs a key or the admin token, "
+    "also from this machine; `mesh keys open` undoes that."
+)
+OPENS = "This revokes every key, and callers on the mesh's machine then need none."
+NOT_REQUIRED = "Callers on the mesh's machine need no key until you create one."
+STILL_REQUIRED = "The settings say require_keys = true: callers still need a key or the admin token."
 ONCE = "It is shown this once. It goes into `Authorization: Bearer`, or the api_key of a client."
+
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
 @click.group(no_args_is_help=False)
 def keys() -> None:
-    """Look after the keys for callers of the models.
+    """Manage the keys of callers over HTTP.
 
-    While none was ever made, callers on the mesh's own machine need none. With the first one all need one.
+    Until you create a key, callers on the mesh's own machine need none. Creating the first one makes keys
+    mandatory for every request that runs or shows tasks, models, events, costs or budgets. `mesh keys open`
+    undoes that. Commands on this machine go on working: they use the admin token of the data folder.
     """
 
 
@@ -34,6 +46,8 @@ def keys() -> None:
 @click.option("--tenant", "tenant_id", default="default", metavar="ID", help="Whose data they are.")
 @click.option("--budget", metavar="USD/WINDOW", help="What may be spent: 5.00/day, or hour, month, total.")
 @click.option("--proxy", is_flag=True, help="A key of the LiteLLM proxy at LITELLM_BASE_URL.")
+@click.option("--force", is_flag=True, help="Also for an agent that the mesh does not have.")
+@yes_option
 @json_option
 @mesh_options
 def create(
@@ -41,14 +55,21 @@ def create(
     tenant_id: str,
     budget: str | None,
     proxy: bool,
+    force: bool,
+    yes: bool,
     as_json: bool,
     url: str | None,
     data: Path | None,
 ) -> None:
-    """Make a key, and print it on stdout, this once."""
+    """Create a key and print it on stdout, this once.
+
+    The first key makes keys mandatory for every caller, and so it asks before; `mesh keys open` undoes that.
+    """
 
     async def make(there: Keyring) -> Document:
-        return await there.create(agent_id, tenant_id, budget)
+        if not yes and not await there.required():
+            confirm(CLOSES)
+        return await there.create(agent_id, tenant_id, budget, force=force)
 
     async def make_there(there: LiteLLMProxy) -> Document:
         from meshwright.ledger.keys import budget_of
@@ -88,7 +109,10 @@ def list_keys(as_json: bool, url: str | None, data: Path | None) -> None:
 @click.option("--proxy", is_flag=True, help="A key of the LiteLLM proxy, by its token.")
 @mesh_options
 def revoke(key_id: str, proxy: bool, url: str | None, data: Path | None) -> None:
-    """End a key at once, and for good."""
+    """Revoke a key immediately. This cannot be undone.
+
+    Callers still need a key when the last one is revoked: see `mesh keys open`.
+    """
 
     from meshwright.cli.ids import meant
 
@@ -103,6 +127,33 @@ def revoke(key_id: str, proxy: bool, url: str | None, data: Path | None) -> None
 
     ended = on_proxy(end_there) if proxy else with_keys(url, data, end)
     click.echo(f"key {ended} is revoked")
+
+
+@keys.command("open")
+@yes_option
+@mesh_options
+def open_mesh(yes: bool, url: str | None, data: Path | None) -> None:
+    """Revoke every key, and require none until you create another.
+
+    Callers on the mesh's own machine then need no key. With `require_keys = true` in the settings, keys stay
+    mandatory.
+    """
+
+    async def open_there(there: Keyring) -> tuple[int, bool]:
+        if not yes:
+            confirm(OPENS)
+        return await there.open(), await there.required()
+
+    revoked, required = with_keys(url, data, open_there)
+    click.echo(f"{revoked} {'key' if revoked == 1 else 'keys'} revoked")
+    click.echo(STILL_REQUIRED if required else NOT_REQUIRED, err=True)
+
+
+def confirm(what: str) -> None:
+    """Ask before something that others notice. Raises UsageError where nobody can answer, Abort for a no."""
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{what} Add --yes to confirm.", click.get_current_context())
+    click.confirm(f"{what} Continue?", abort=True, err=True)
 
 
 def with_keys(url: str | None, data: Path | None, use: Callable[[Keyring], Awaitable[ResultT]]) -> ResultT:

@@ -107,9 +107,7 @@ class LocalMesh:
 
     async def budgets(self) -> list[Document]:
         """As their accounts stand."""
-        return [
-            view.model_dump(mode="json") for view in await self._mesh.budgets.views(self._mesh.log, TENANT)
-        ]
+        return [view.model_dump(mode="json") for view in await self._mesh.budgets.views(self._mesh.log, None)]
 
     async def agents(self) -> list[Document]:
         """Every registered agent."""
@@ -123,9 +121,9 @@ async def plain_tasks(log: EventLog, **fields: Any) -> list[Document]:
 
 
 async def plain_costs(log: EventLog, *, by: Any, since: str | None) -> Document:
-    """What calls of models have cost, as plain data."""
+    """What calls of models have cost, those of all tenants, as plain data."""
     costs = await log.costs(
-        tenant_id=TENANT, by=by, since=None if since is None else datetime.fromisoformat(since)
+        tenant_id=None, by=by, since=None if since is None else datetime.fromisoformat(since)
     )
     return costs.model_dump(mode="json")
 

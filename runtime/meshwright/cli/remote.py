@@ -33,11 +33,18 @@ class LostMesh(HostError):
 
 
 @asynccontextmanager
-async def remote_mesh(url: str, options: str = "") -> AsyncIterator[RemoteMesh]:
-    """Talk to the mesh at a URL. Nothing is sent before the first call."""
+async def remote_mesh(url: str, options: str = "", *, token: str | None = None) -> AsyncIterator[RemoteMesh]:
+    """Talk to the mesh at a URL, with an admin token or a key. Nothing is sent before the first call."""
+    async with session(token) as opened:
+        yield RemoteMesh(url, opened, options)
+
+
+def session(token: str | None) -> aiohttp.ClientSession:
+    """A session that shows a token with each request, if there is one."""
     timeout = aiohttp.ClientTimeout(total=REPLY_SECONDS, sock_connect=CONNECT_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        yield RemoteMesh(url, session, options)
+    return aiohttp.ClientSession(
+        timeout=timeout, headers={"Authorization": f"Bearer {token}"} if token else None
+    )
 
 
 class RemoteMesh:

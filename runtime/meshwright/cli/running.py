@@ -8,9 +8,14 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from meshwright.cli.admin_token import admin_token
 from meshwright.storage.folder import read_private, write_private
+
+if TYPE_CHECKING:
+    from meshwright.settings import Settings
 
 FILE_NAME = "mesh.json"
 
@@ -31,6 +36,23 @@ def announced_url(folder: Path) -> str | None:
     """Where the mesh of a data folder said it listens; it may be gone without having removed that."""
     url = _read(folder / FILE_NAME).get("url")
     return url if isinstance(url, str) and _is_here(url) else None
+
+
+def announced_token(settings: Settings) -> str | None:
+    """The admin token for the mesh that a data folder announces, or None.
+
+    None too where the process that announced it has gone: another user's program may listen there now.
+    """
+    pid = _read(settings.data_dir / FILE_NAME).get("pid")
+    return admin_token(settings) if isinstance(pid, int) and _lives(pid) else None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (OSError, OverflowError):  # gone, or another user's
+        return False
+    return pid > 0
 
 
 def _is_here(url: str) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshwright.cli.admin_token import with_admin_token
 from meshwright.cli.serving import STOP_SIGNALS
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
     require_sdk()
     crews = _crews(settings, per_agent=per_agent, replicas=replicas)
     with locked(settings.data_dir) as lock:
+        settings = with_admin_token(settings)
         _check_port(settings)
         asyncio.run(_run(settings, crews, lock))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshwright.cli.admin_token import with_admin_token
 from meshwright.cli.collector import collecting
 from meshwright.cli.options import data_option, mqtt_option
 from meshwright.cli.serving import (
@@ -44,6 +45,12 @@ if TYPE_CHECKING:
     "--replicas", type=click.IntRange(1, 64), default=1, metavar="N", help="On dapr: workers of each app."
 )
 @click.option("--bus", type=click.Choice(["mqtt", "redis"]), help="On dapr: what carries messages (mqtt).")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    default=None,
+    help="Listen off loopback although no key is required: everybody may use the mesh then.",
+)
 @mqtt_option
 @data_option
 @click.option("--accept-loss", is_flag=True, help="Start on a store that has lost what was committed to it.")
@@ -53,6 +60,7 @@ def up(
     per_agent: bool,
     replicas: int,
     bus: str | None,
+    insecure: bool | None,
     mqtt: str | None,
     data: Path | None,
     accept_loss: bool,
@@ -71,6 +79,7 @@ def up(
         listen_port=port,
         host=host,
         bus=bus,
+        insecure=insecure,
         mqtt_url=mqtt,
         accept_loss=accept_loss or None,
     )
@@ -84,7 +93,7 @@ def up(
     if per_agent or replicas > 1:
         raise click.UsageError("--per-agent and --replicas are for --host dapr", click.get_current_context())
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(settings))
+        runner.run(_serve(with_admin_token(settings)))
 
 
 async def _serve(settings: Settings) -> None:

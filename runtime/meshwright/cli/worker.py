@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshwright.cli.admin_token import with_admin_token
 from meshwright.cli.collector import collecting
 from meshwright.cli.options import data_option
 from meshwright.cli.serving import (
@@ -68,10 +69,12 @@ async def _work(settings: Settings, app_id: str, replica: bool) -> None:
     from meshwright.cli.notices import tell_of_prompts
     from meshwright.cli.watchdog import watching
 
+    is_front = serves_api(app_id, replica=replica)
+    if is_front or app_id == MODELS_APP:
+        settings = with_admin_token(settings)
     mesh = build_worker(settings, app_id=app_id, replica=replica)
     tell_of_prompts(mesh)
-    front = serve_on if serves_api(app_id, replica=replica) else _answer_probes
-    serve = _offer_models if app_id == MODELS_APP else front
+    serve = _offer_models if app_id == MODELS_APP else serve_on if is_front else _answer_probes
     with listen(settings) as listener, watching(mesh):
         async with mesh:
             await serve(listener, mesh)

@@ -226,9 +226,17 @@ class EventLog:
         return await self._database.read(partial(recent_outcomes, last=last))
 
     async def costs(
-        self, *, tenant_id: str, by: By = "agent", since: datetime | None = None, limit: int = MAX_FOUND
+        self,
+        *,
+        tenant_id: str | None,
+        by: By = "agent",
+        since: datetime | None = None,
+        limit: int = MAX_FOUND,
     ) -> Costs:
-        """What a tenant's calls of models have cost, the dearest first, and all of them together."""
+        """What a tenant's calls of models have cost, most expensive first, and all of them together.
+
+        None sums up those of all tenants.
+        """
 
         def sums() -> Costs:
             with closing(self._database.connect_reader()) as connection:

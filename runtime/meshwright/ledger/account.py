@@ -14,7 +14,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
@@ -37,7 +37,8 @@ Answer = Literal["held", "over", "refused", "crowded"]
 class Account(Plain):
     """One budget of one of its scope: `key` names the agent, tenant, tag, thread or task.
 
-    `brought` is a budget that no setting declares: calls bring it, as those of a task that has one.
+    `brought` is a budget that no setting declares: calls of `tenant_id` bring it, as those of a task do that
+    has one.
     """
 
     budget: str
@@ -48,6 +49,7 @@ class Account(Plain):
     hard: bool = True
     cheaper_tag: str | None = None
     brought: bool = False
+    tenant_id: str | None = Field(default=None, exclude_if=lambda tenant_id: tenant_id is None)
 
     @cached_property
     def id(self) -> str:

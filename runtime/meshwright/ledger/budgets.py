@@ -119,8 +119,11 @@ class Budgets:
         for desk in list(self._desks.values()):
             await desk.settled()
 
-    async def views(self, log: EventLog, tenant_id: str = "default") -> list[BudgetView]:
-        """How the accounts stand: those of the budgets that name theirs, and the last that were opened."""
+    async def views(self, log: EventLog, tenant_id: str | None = "default") -> list[BudgetView]:
+        """How the accounts stand: those of the budgets that name theirs, and the last that were opened.
+
+        A tenant sees no account of another one; None sees all.
+        """
         page = EventFilter(event_type=OPENED, order="desc", limit=MAX_LISTED)
         opened = [Account.model_validate(event.payload) for event in await log.query(page)]
         named = [
@@ -134,7 +137,7 @@ class Budgets:
                 accounts.setdefault(each.id, account_of(budget, each.key))
             elif each.brought:
                 accounts.setdefault(each.id, each)
-        mine = [each for each in accounts.values() if each.scope != "tenant" or each.key == tenant_id]
+        mine = [each for each in accounts.values() if tenant_id is None or _is_seen_by(each, tenant_id)]
         return [await self._view(each) for each in mine]
 
     async def _reserve(self, hold: Hold, estimate: Estimate) -> Hold:
@@ -208,3 +211,8 @@ class Budgets:
             reserved_usd=reserved,
             renews_at=renews_at(account.window, now),
         )
+
+
+def _is_seen_by(account: Account, tenant_id: str) -> bool:
+    owner = account.key if account.scope == "tenant" else account.tenant_id if account.brought else tenant_id
+    return owner == tenant_id

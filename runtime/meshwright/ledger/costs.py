@@ -82,15 +82,18 @@ class Costs(Plain):
 
 
 def sum_costs(
-    connection: sqlite3.Connection, tenant_id: str, by: By, since: datetime | None, limit: int
+    connection: sqlite3.Connection, tenant_id: str | None, by: By, since: datetime | None, limit: int
 ) -> Costs:
-    """Sum up the calls of a tenant that ended at a time or after it."""
+    """Sum up the calls of a tenant, or of all, that ended at a time or after it."""
     key, joined = GROUPS[by]
     wanted: dict[str, Any] = {"tenant_id": tenant_id, "limit": limit}
-    source, where = "calls NOT INDEXED", "WHERE tenant_id = :tenant_id"  # a scan looks nothing up
+    source = "calls NOT INDEXED"  # a scan looks nothing up
+    where = "WHERE true" if tenant_id is None else "WHERE tenant_id = :tenant_id"
     if since is not None:
         wanted["since"] = since.timestamp()
-        source, where = "calls INDEXED BY calls_by_time", f"{where} AND time >= :since"
+        where += " AND time >= :since"
+        if tenant_id is not None:
+            source = "calls INDEXED BY calls_by_time"
     grouped = ("SELECT count(*) OVER (),", key, "AS whose,", ", ".join(SUMS), "FROM", source, joined, where)
     order = "GROUP BY whose ORDER BY total(cost_pico) DESC, count(*) DESC, whose LIMIT :limit"
     rows = connection.execute(" ".join((*grouped, order)), wanted).fetchall()

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, NotFound
@@ -20,6 +21,7 @@ from meshwright.money import Budget, fit
 
 KEY, KEYS = "virtual-key", "virtual-keys"
 """The types of the actors that are keys, by their ids, and of the one that lists them."""
+CREATED, REVOKED, OPENED = "key.created", "key.revoked", "keys.opened"
 LIST = ActorRef(KEYS, "mesh")
 MAX_KEYS = 1_000  # revoked ones too, since they stay known as such: so the list is at most 32 KiB
 
@@ -60,9 +62,18 @@ class Kept(BaseModel):
 
 
 class Listed(BaseModel):
-    """The ids of all keys, the oldest first. One that was never made may be among them."""
+    """The ids of all keys, the oldest first. One that was never made may be among them.
+
+    `opened` says that after the last of them an operator opened the mesh to callers without a key.
+    """
 
     ids: list[str] = []
+    opened: bool = False
+
+    @property
+    def required(self) -> bool:
+        """Whether callers need a key."""
+        return bool(self.ids) and not self.opened
 
 
 class VirtualKey(Actor[Kept]):
@@ -73,6 +84,7 @@ class VirtualKey(Actor[Kept]):
         """Begin to be that key. One that is made stays as it is."""
         if self.state.key is None:
             self.state.key, self.state.hash = make.key, make.hash
+            turn.publish(topics.MESH, CREATED, _described(make.key))
 
     @turn
     def revoke(self, turn: Turn) -> Key:
@@ -86,6 +98,7 @@ class VirtualKey(Actor[Kept]):
             )
         if key.revoked_at is None:
             key = self.state.key = key.model_copy(update={"revoked_at": turn.now})
+            turn.publish(topics.MESH, REVOKED, _described(key))
         return key
 
 
@@ -100,3 +113,19 @@ class VirtualKeys(Actor[Listed]):
         if len(self.state.ids) >= MAX_KEYS:
             raise InvalidInput(f"the mesh has {MAX_KEYS:,} keys, revoked ones included, and may have no more")
         self.state.ids.append(key_id)
+        self.state.opened = False
+
+    @turn
+    def open(self, turn: Turn, count: int) -> bool:
+        """Require no key until another is added. False, without effect, where there are more than `count`."""
+        if len(self.state.ids) > count:
+            return False
+        if self.state.required:
+            self.state.opened = True
+            turn.publish(topics.MESH, OPENED, {"keys": count})
+        return True
+
+
+def _described(key: Key) -> dict[str, Any]:
+    """A key as the event log has it."""
+    return key.model_dump(mode="json", include={"key_id", "agent_id", "tenant_id", "budget"})

@@ -53,7 +53,6 @@ class Keys:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._exist = False
 
     async def create(self, agent_id: str, *, tenant_id: str = "default", budget: str | None = None) -> NewKey:
         """Make a key, durable when this returns. `budget` is like `5.00/day`.
@@ -97,10 +96,23 @@ class Keys:
             raise Unauthenticated(f"key {key.key_id} was revoked", remedy="mesh keys create makes another")
         return key
 
-    async def exist(self) -> bool:
-        """Whether a key was ever made, revoked ones included. That never becomes untrue again."""
-        self._exist = self._exist or bool((await self._listed()).ids)
-        return self._exist
+    async def required(self) -> bool:
+        """Whether callers need a key: from the first that is made until `open`, also when all are revoked."""
+        return (await self._listed()).required
+
+    async def open(self) -> int:
+        """Revoke every key, and require none until another is made; returns how many it has revoked.
+
+        Durable when this returns.
+        """
+        revoked = 0
+        while True:
+            ids = (await self._listed()).ids
+            keys = [key for key in await self.list() if key.revoked_at is None]
+            await asyncio.gather(*(self.revoke(key.key_id) for key in keys))
+            revoked += len(keys)
+            if await self._host.call(LIST, "open", len(ids)):
+                return revoked
 
     async def _kept(self, key_id: str) -> Kept:
         state = await self._host.read(ActorRef(KEY, key_id))

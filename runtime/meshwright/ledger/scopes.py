@@ -59,7 +59,7 @@ def only_key(budget: Budget) -> str | None:
     return "mesh" if budget.scope == "mesh" else None if budget.of == EVERY else budget.of
 
 
-def account_of(budget: Budget, key: str, *, brought: bool = False) -> Account:
+def account_of(budget: Budget, key: str, *, brought: bool = False, tenant_id: str | None = None) -> Account:
     """The account of a budget for one of its scope."""
     return Account(
         budget=budget.name,
@@ -70,26 +70,32 @@ def account_of(budget: Budget, key: str, *, brought: bool = False) -> Account:
         hard=budget.hard,
         cheaper_tag=budget.cheaper_tag,
         brought=brought,
+        tenant_id=tenant_id,
     )
 
 
 def brought_by(request: ModelRequest) -> Iterator[Account]:
-    """The accounts of the budgets that a call brings: its task's own, and those of the key that it shows."""
+    """The accounts of the budgets that a call brings: its task's own, and those of its caller's key.
+
+    A budget that names whose it is applies to every call that brings it, whichever agent makes the call.
+    """
+    tenant_id = request.metadata.get("tenant_id") or "default"
     for each in request.metadata.get(BROUGHT) or ():
         budget = Budget.model_validate(each)
-        for key in keys_of(budget.scope, request):
-            if budget.of in (EVERY, key):
-                yield account_of(budget, key, brought=True)
+        for key in keys_of(budget.scope, request) if budget.of == EVERY else (budget.of,):
+            yield account_of(budget, key, brought=True, tenant_id=tenant_id)
     for each in request.metadata.get(ABOVE) or ():
         above = TaskBudget.model_validate(each)
-        yield _account_of_task(above.task_id, above.limit_usd)
+        yield _account_of_task(above.task_id, above.limit_usd, tenant_id)
     limit, task_id = request.metadata.get(OWN), request.metadata.get("task_id")
     if limit is not None and task_id is not None:
-        yield _account_of_task(str(task_id), Decimal(str(limit)))
+        yield _account_of_task(str(task_id), Decimal(str(limit)), tenant_id)
 
 
-def _account_of_task(task_id: str, limit_usd: Decimal) -> Account:
-    return Account(budget=OWN, scope="task", key=task_id, limit_usd=limit_usd, brought=True)
+def _account_of_task(task_id: str, limit_usd: Decimal, tenant_id: str) -> Account:
+    return Account(
+        budget=OWN, scope="task", key=task_id, limit_usd=limit_usd, brought=True, tenant_id=tenant_id
+    )
 
 
 def cheapened(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:

@@ -55,6 +55,7 @@ def make_accept(
         payload=request.payload,
         priority=request.priority,
         budget_usd=request.budget_usd,
+        budgets=caller.budgets,
         timeout=request.timeout,
         deadline_at=now + timedelta(seconds=request.deadline or DEADLINE_TIMEOUTS * request.timeout),
         requested_by=caller.requested_by,

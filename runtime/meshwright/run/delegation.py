@@ -48,6 +48,7 @@ def child_of(
         payload={"text": text},
         priority=task.priority,
         timeout=task.timeout,
+        budgets=task.budgets,
         deadline_at=task.deadline_at,
         requested_by=work.dispatch.agent_id,
         tenant_id=task.tenant_id,

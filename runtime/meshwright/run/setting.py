@@ -143,6 +143,8 @@ def metadata_of(work: Work, agent_id: str, step: int) -> dict[str, Any]:
     above = work.task.budgets_above
     if above:
         own["budgets_above"] = [each.model_dump(mode="json") for each in above]
+    if work.task.budgets:
+        own["budgets"] = [each.model_dump(mode="json") for each in work.task.budgets]
     return {
         **own,
         "task_id": work.task.task_id,

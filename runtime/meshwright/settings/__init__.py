@@ -5,6 +5,6 @@ From the strongest: arguments (the command line), the environment (`MESH_` and t
 """
 
 from meshwright.settings.loading import load_settings
-from meshwright.settings.settings import Settings
+from meshwright.settings.settings import ADMIN_PREFIX, Settings
 
-__all__ = ["Settings", "load_settings"]
+__all__ = ["ADMIN_PREFIX", "Settings", "load_settings"]

@@ -21,6 +21,9 @@ EXAMPLES = {
     "otlp_endpoint": "http://127.0.0.1:4318/v1/traces",
 }
 
+ADMIN_PREFIX = "mesh-admin-"
+"""How an admin token begins that `mesh up` has made."""
+
 
 class Settings(BaseSettings):
     """Everything that can be set about a mesh. Made by `load_settings`; immutable; secrets print as stars."""
@@ -47,9 +50,19 @@ class Settings(BaseSettings):
     lost. It is recorded as an event."""
 
     listen_host: str = "127.0.0.1"
-    """Address that the HTTP API listens on. There is no login yet: leave it on loopback."""
+    """Address that the HTTP API listens on. Off loopback keys must be required, or `insecure` be set."""
     listen_port: int = Field(default=8000, ge=0, le=65_535)
     """Port of the HTTP API; 0 takes any free one."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names under which clients may call the API, such as that of a proxy in front of it. Off loopback
+    IP addresses and this machine's own name are allowed too."""
+    require_keys: bool | None = None
+    """Whether each request needs a virtual key or the admin token. Unset: as soon as a key was created.
+    `true` does not depend on stored data; `false` never."""
+    insecure: bool = False
+    """Whether the API may listen off loopback although it requires no keys: everybody may use it then."""
+    admin_token: SecretStr | None = Field(default=None, min_length=32)
+    """Secret of the mesh's administrator. Where unset `mesh up` makes one, in `admin.token` of data_dir."""
     max_payload_bytes: int = Field(default=262_144, ge=1_024, le=64 * 1024 * 1024)
     """Largest request body that is read, in bytes."""
     max_payload_depth: int = Field(default=32, ge=2, le=100)
@@ -181,6 +194,14 @@ class Settings(BaseSettings):
                 f"expected a URL with http:// or https://, like {EXAMPLES[str(info.field_name)]}"
             )
         return url
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_host_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", name):
+                raise ValueError("expected host names without scheme and port, like mesh.example.com")
+        return tuple(name.lower() for name in names)
 
     @field_validator("broker_url")
     @classmethod

@@ -165,6 +165,8 @@ class Stack:
             "MESH_DAPR_CHANNEL": self._channel,
             "MESH_ACCEPT_LOSS": str(settings.accept_loss),
         }
+        if front or (crew is self._models and number == 0):
+            options |= serving_options(settings)
         sidecar = daprd(self._daprd, self._ports, self._components, settings.bus, app, self.backends)
         listen = self._listen(crew, number)
         return (
@@ -208,6 +210,15 @@ class Stack:
         if crew.front and number == 0:
             return self._settings.listen_host, self._settings.listen_port or port
         return LOOPBACK, port
+
+
+def serving_options(settings: Settings) -> dict[str, str]:
+    """What a worker that serves HTTP has to know of the settings of `mesh up`."""
+    token = settings.admin_token
+    return {
+        "MESH_INSECURE": str(settings.insecure).lower(),
+        **({} if token is None else {"MESH_ADMIN_TOKEN": token.get_secret_value()}),
+    }
 
 
 def front_of(crews: Sequence[Crew]) -> Crew:

@@ -14,7 +14,16 @@ logger = logging.getLogger(__name__)
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-MARKS = ("mesh.lock", "mesh.db", "mesh.json", "models.json", "last-error.txt", "cache.db", "demo")
+MARKS = (
+    "mesh.lock",
+    "mesh.db",
+    "mesh.json",
+    "admin.token",
+    "models.json",
+    "last-error.txt",
+    "cache.db",
+    "demo",
+)
 """What says that a folder holds the data of a mesh: one of them is in each."""
 MOUNTED = "lost+found"
 IGNORE = ".gitignore"

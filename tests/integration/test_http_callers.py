@@ -1,0 +1,190 @@
+"""Who may do what over HTTP: anybody while no key is required, else keys' holders; and the administrator."""
+
+import re
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from meshwright import Agent, Capability, Run, build_mesh, load_settings
+from meshwright.api.app import create_app
+from meshwright.ledger.keys import NewKey
+from meshwright.models.port import ModelReply
+from meshwright.testing import ScriptedModel
+from meshwright.topics import MESH
+from tests.integration.http_mesh import Api, http_mesh
+from tests.integration.models_over_http import HELLO, service
+
+TOKEN = "the-admin-token-of-this-test-is-long"
+ADMIN = {"Authorization": f"Bearer {TOKEN}"}
+OPEN = {"/healthz", "/readyz", "/health"}
+PRICE = {"input": 1, "output": 30}
+
+
+class Asker(Agent):
+    """Asks a model once."""
+
+    agent_id = "asker"
+    capabilities = (Capability("asking"),)
+    prompt_text = "Answer."
+    remembers = False
+
+    async def run(self, run: Run) -> str:
+        return await run.ask("Hello?")
+
+
+def shows(key: NewKey) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key.key}"}
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with http_mesh(tmp_path, admin_token=TOKEN) as api:
+        yield api
+
+
+def routes(tmp_path: Path) -> list[tuple[str, str]]:
+    """The method and a path of every route that the documentation shows."""
+    document = create_app(build_mesh(load_settings(tmp_path, host="memory"), project=tmp_path)).openapi()
+    found = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
+    return [(method, re.sub(r"\{\w+\}", "x", path)) for method, path in found]
+
+
+async def test_every_route_but_health_needs_a_key_once_there_is_one(api: Api, tmp_path: Path) -> None:
+    key = await api.mesh.keys.create("helper")
+    await api.mesh.keys.revoke(key.key_id)
+    wrong = {"Authorization": "Bearer mesh-admin-" + "x" * 43}
+    for method, path in routes(tmp_path):
+        for headers in ({}, shows(key), wrong, {"X-Forwarded-For": "1.1.1.1"}):
+            async with api.session.request(method, path, headers=headers) as response:
+                assert (response.status == 401) is (path not in OPEN), (method, path, headers)
+    async with api.session.get("/docs") as response:
+        assert response.status == 200
+
+
+async def test_the_address_of_a_caller_grants_no_administration(api: Api) -> None:
+    wanted = {"agent_id": "echo", "tenant_id": "acme"}
+    for method, path in (("POST", "/keys"), ("GET", "/keys"), ("DELETE", "/keys/x"), ("POST", "/keys/open")):
+        for headers in ({}, {"Host": "127.0.0.1"}, {"Authorization": "Bearer guess"}):
+            assert (await api.call(method, path, json=wanted, headers=headers))[0] == 401
+    key = await api.mesh.keys.create("echo")
+    assert (await api.call("POST", "/keys", json=wanted, headers=shows(key)))[0] == 403
+    assert (await api.call("POST", "/keys/open", headers=shows(key)))[0] == 403
+    assert [each.key_id for each in await api.mesh.keys.list()] == [key.key_id]
+
+
+async def test_the_admin_token_manages_keys_and_opens_the_mesh_again(api: Api) -> None:
+    status, made = await api.call("POST", "/keys", json={"agent_id": "echo"}, headers=ADMIN)
+    assert status == 201
+    status, problem = await api.call("POST", "/keys", json={"agent_id": "nobody"}, headers=ADMIN)
+    assert (status, problem["field"]) == (422, "agent_id")
+    forced = {"agent_id": "nobody", "force": True}
+    assert (await api.call("POST", "/keys", json=forced, headers=ADMIN))[0] == 201
+    _, listed = await api.call("GET", "/keys", headers=ADMIN)
+    assert [(key["agent_id"], key["revoked_at"]) for key in listed["items"]] == [
+        ("echo", None),
+        ("nobody", None),
+    ]
+    assert listed["required"] is True
+    assert (await api.call("GET", "/tasks"))[0] == 401
+    assert await api.call("POST", "/keys/open", headers=ADMIN) == (200, {"revoked": 2})
+    assert (await api.call("GET", "/tasks"))[0] == 200
+    held = {"Authorization": f"Bearer {made['key']}"}
+    assert (await api.call("GET", "/tasks", headers=held))[0] == 401
+    happened = [
+        (event["event_type"], event["payload"].get("agent_id"))
+        for event in (await api.get("/events", topic=MESH))["items"]
+        if event["event_type"].startswith("key")
+    ]
+    created, revoked = "key.created", "key.revoked"
+    assert happened[:2] == [(created, "echo"), (created, "nobody")]
+    assert sorted(happened[2:4]) == [(revoked, "echo"), (revoked, "nobody")]
+    assert happened[4:] == [("keys.opened", None)]
+    async with api.session.get("/events", params={"topic": MESH}) as response:
+        assert made["key"][-43:] not in await response.text()
+
+
+async def test_the_settings_decide_over_the_data(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, admin_token=TOKEN, require_keys=True) as api:
+        assert (await api.call("GET", "/tasks"))[0] == 401
+        await api.mesh.keys.create("echo")
+        await api.mesh.keys.open()
+        assert (await api.call("GET", "/tasks"))[0] == 401
+        assert (await api.call("GET", "/tasks", headers=ADMIN))[0] == 200
+        await api.mesh.keys.create("echo")
+    async with http_mesh(tmp_path, require_keys=False) as api:
+        assert (await api.call("GET", "/tasks", headers={"Via": "proxy"}))[0] == 200
+
+
+async def test_a_keys_holder_acts_for_the_keys_tenant_on_every_route(api: Api) -> None:
+    ours = await api.mesh.keys.create("helper", tenant_id="acme")
+    theirs = await api.mesh.keys.create("helper", tenant_id="other")
+    status, receipt = await api.call("POST", "/tasks", json={"agent_id": "gate"}, headers=shows(ours))
+    assert status == 202
+    path = f"/tasks/{receipt['task_id']}"
+    _, view = await api.call("GET", path, headers=shows(ours))
+    assert (view["tenant_id"], view["requested_by"]) == ("acme", "helper")
+    for headers, found in ((shows(ours), 1), (shows(theirs), 0), (ADMIN, 0)):
+        _, page = await api.call("GET", "/tasks", headers=headers)
+        assert len(page["items"]) == found
+        _, events = await api.call("GET", "/events", params={"task_id": receipt["task_id"]}, headers=headers)
+        assert bool(events["items"]) is bool(found)
+        for method, below in (("GET", path), ("GET", f"{path}/events")):
+            assert (await api.call(method, below, headers=headers))[0] == (200 if found else 404)
+    answer = {"key": "k", "value": 1}
+    assert (await api.call("POST", f"{path}/cancel", headers=shows(theirs)))[0] == 404
+    assert (await api.call("POST", f"{path}/answer", json=answer, headers=shows(theirs)))[0] == 404
+    assert (await api.call("POST", f"{path}/cancel", headers=shows(ours)))[0] in (200, 202)
+
+
+async def test_the_admin_acts_for_the_default_tenant(api: Api) -> None:
+    _, receipt = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=ADMIN)
+    view = await api.mesh.task(receipt["task_id"])
+    assert (view.tenant_id, view.requested_by) == ("default", "admin")
+
+
+async def test_a_task_is_charged_to_the_budget_of_its_callers_key(tmp_path: Path) -> None:
+    replies = [ModelReply(content="Hello!", model="m", cost_usd=Decimal("0.08")) for _ in range(9)]
+    model = ScriptedModel(*replies)
+    async with service(tmp_path, answering=model, agents=[Asker], default_price=PRICE) as there:
+        made = await there.mesh.keys.create("somebody", tenant_id="acme", budget="0.10/day")
+        wanted = {"model": "fast", "messages": HELLO}
+        assert (await there.post("/tasks", {"agent_id": "asker"}))[0] == 401
+        status, receipt = await there.post("/tasks", {"agent_id": "asker"}, **shows(made))
+        assert status == 202
+        assert (await there.mesh.outcome(receipt["task_id"], "acme")).success
+        status, problem = await there.post("/complete", wanted, **shows(made))
+        assert (status, problem["code"]) == (402, "BudgetExceeded")
+
+
+async def test_costs_and_budgets_are_a_tenants_own_and_the_admin_sees_all(tmp_path: Path) -> None:
+    replies = [ModelReply(content="Hello!", model="m", cost_usd=Decimal("0.01")) for _ in range(6)]
+    async with service(
+        tmp_path, answering=ScriptedModel(*replies), default_price=PRICE, admin_token=TOKEN
+    ) as there:
+        wanted = {"model": "fast", "messages": HELLO}
+        await there.post("/complete", wanted)
+        ours = await there.mesh.keys.create("helper", tenant_id="acme", budget="1/day")
+        theirs = await there.mesh.keys.create("helper", tenant_id="other", budget="1/day")
+        for key, calls in ((ours, 3), (theirs, 2)):
+            for _ in range(calls):
+                assert (await there.post("/complete", wanted, **shows(key)))[0] == 200
+        for headers, expected in (
+            (shows(ours), {"acme": 3}),
+            (shows(theirs), {"other": 2}),
+            (ADMIN, {"acme": 3, "other": 2, "default": 1}),
+        ):
+            for since in ({}, {"since": "1h"}):
+                async with there.session.get(
+                    "/costs", params={"by": "tenant", **since}, headers=headers
+                ) as reply:
+                    costs = await reply.json()
+                assert {each["key"]: each["calls"] for each in costs["items"]} == expected
+                assert costs["total"]["calls"] == sum(expected.values())
+            async with there.session.get("/budgets", headers=headers) as reply:
+                budgets = [each["budget"] for each in (await reply.json())["items"]]
+            seen = {"acme": ours, "other": theirs}
+            assert sorted(budgets) == sorted(
+                f"key-{key.key_id.lower()}" for name, key in seen.items() if name in expected
+            )
