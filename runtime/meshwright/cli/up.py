@@ -93,7 +93,7 @@ def up(
     if per_agent or replicas > 1:
         raise click.UsageError("--per-agent and --replicas are for --host dapr", click.get_current_context())
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(with_admin_token(settings)))
+        runner.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
@@ -101,14 +101,13 @@ async def _serve(settings: Settings) -> None:
     from meshwright.cli.notices import tell_of_prompts
     from meshwright.cli.watchdog import watching
 
-    mesh = build_mesh(settings)
-    tell_of_prompts(mesh)
-    listener = inherited_listener() or listen(
-        settings
-    )  # before work begins that a port in use would break off
-    with listener, watching(mesh, partial(start_again, listener)):
-        async with mesh:
-            await serve_on(listener, mesh)
+    # Before work begins that a port in use would break off.
+    with inherited_listener() or listen(settings) as listener:
+        mesh = build_mesh(with_admin_token(settings))
+        tell_of_prompts(mesh)
+        with watching(mesh, partial(start_again, listener)):
+            async with mesh:
+                await serve_on(listener, mesh)
 
 
 async def serve_on(listener: socket, mesh: Mesh) -> None:

@@ -70,14 +70,15 @@ async def _work(settings: Settings, app_id: str, replica: bool) -> None:
     from meshwright.cli.watchdog import watching
 
     is_front = serves_api(app_id, replica=replica)
-    if is_front or app_id == MODELS_APP:
-        settings = with_admin_token(settings)
-    mesh = build_worker(settings, app_id=app_id, replica=replica)
-    tell_of_prompts(mesh)
     serve = _offer_models if app_id == MODELS_APP else serve_on if is_front else _answer_probes
-    with listen(settings) as listener, watching(mesh):
-        async with mesh:
-            await serve(listener, mesh)
+    with listen(settings) as listener:
+        if serve is not _answer_probes:
+            settings = with_admin_token(settings)
+        mesh = build_worker(settings, app_id=app_id, replica=replica)
+        tell_of_prompts(mesh)
+        with watching(mesh):
+            async with mesh:
+                await serve(listener, mesh)
 
 
 async def _offer_models(listener: socket, mesh: Mesh) -> None:
