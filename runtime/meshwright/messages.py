@@ -118,7 +118,7 @@ class TaskBudget(Plain):
 class Task(Plain):
     """One task as the mesh carries it. `chain` names the agents above it, for limits on delegation.
 
-    `budgets_above` are the budgets of the tasks above it, `budgets` those of the credentials it came with: its
+    `budgets_above` are those of the tasks above it, `budgets` those of the credentials that it came with: its
     calls are charged to each of them as well.
     Without a capability it is for `agent_id`, and gets that agent's first capability when accepted.
     """
