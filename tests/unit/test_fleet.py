@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_loaded_is_told_with_its_line(
     error = refusal(tmp_path)
     assert (error.path, error.line) == (str(path), line)
     assert complaint in str(error)
-    assert "fix the file" in error.remedy
+    assert "Fix the file" in error.remedy
 
 
 @pytest.mark.parametrize(
