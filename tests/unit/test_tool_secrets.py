@@ -232,6 +232,17 @@ def test_the_data_folder_is_hidden_whatever_its_name(workspace: Path) -> None:
         settings.files.read(f"{OWN_DATA}/a.md", 100)
 
 
+def test_a_worker_hides_the_folder_of_its_stack(tmp_path: Path) -> None:
+    from meshwright.assembly.agents import tool_settings
+    from meshwright.settings import load_settings
+
+    for path in ("a.md", "state/mesh.lock", "state/mosquitto/mosquitto.conf", "state/mesh-0/cache.db"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("text")
+    settings = load_settings(tmp_path, host="dapr", data_dir=Path("state/mesh-0"))
+    assert [file.path for file in tool_settings(settings, tmp_path).files.walk().files] == ["a.md"]
+
+
 def test_a_workspace_within_the_data_folder_is_not_shown(workspace: Path) -> None:
     from meshwright.errors import InvalidInput
 

@@ -10,6 +10,7 @@ from meshwright.errors import ConfigError
 from meshwright.run import Employed
 from meshwright.settings import Settings
 from meshwright.settings.loading import FILE_NAME
+from meshwright.stack.folder import LOCK_NAME
 from meshwright.tools.mesh import delegate_tool, remember_tool
 from meshwright.tools.threads import Overrun, ToolThreads
 from meshwright.tools.tool import Tool, tools_of
@@ -55,7 +56,10 @@ def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:
 
 def tool_settings(settings: Settings, project: Path) -> ToolSettings:
     """What the agents' tools may touch. The mesh's own data and configuration are hidden from them."""
-    own = (settings.data_dir, Path(FILE_NAME), settings.litellm_config)
+    data = project / settings.data_dir
+    # A worker of a stack has a folder within that of the stack, where the broker's and the store's secrets are.
+    is_in_a_stack = settings.host == "dapr" and (data.parent / LOCK_NAME).exists()
+    own = (data.parent if is_in_a_stack else data, Path(FILE_NAME), settings.litellm_config)
     return ToolSettings(
         workspace=project / settings.workspace,
         hidden=tuple(project / path for path in own),
