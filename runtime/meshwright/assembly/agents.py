@@ -57,7 +57,7 @@ def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:
 def tool_settings(settings: Settings, project: Path) -> ToolSettings:
     """What the agents' tools may touch. The mesh's own data and configuration are hidden from them."""
     data = project / settings.data_dir
-    # A worker of a stack has a folder within that of the stack, where the broker's and the store's secrets are.
+    # A worker's folder lies in that of its stack, where the broker's and the store's secrets are.
     is_in_a_stack = settings.host == "dapr" and (data.parent / LOCK_NAME).exists()
     own = (data.parent if is_in_a_stack else data, Path(FILE_NAME), settings.litellm_config)
     return ToolSettings(

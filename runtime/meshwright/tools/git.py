@@ -58,7 +58,7 @@ EXCLUDED = [f":(exclude,glob,icase)**/{name}{below}" for name in PRIVATE for bel
 
 GitPath = Annotated[str, Field(max_length=4_096)]
 NO_REPOSITORY = "this workspace is no git repository"
-OWN_REPOSITORY = "set as workspace the folder that holds the repository's .git folder"
+OWN_REPOSITORY = "Set as workspace the folder that holds the repository's .git folder"
 
 
 class GitTools(Toolset):

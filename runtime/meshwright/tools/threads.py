@@ -115,7 +115,7 @@ class ToolThreads:
                 raise ToolFailed(
                     f"{tool} cannot run: all {self._size} threads of {self._agent_id} are held by calls that "
                     f"were given up and still run ({names})",
-                    remedy="it works again when one of them ends; restart the mesh if none does",
+                    remedy="It works again when one of them ends; restart the mesh if none does",
                 )
             change: Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(change)

@@ -98,13 +98,13 @@ class Workspace:
         try:
             inside = Path(os.path.realpath(self.root / path)).relative_to(self.root)
         except ValueError as error:
-            remedy = "give a path from the workspace's root on, as list_files shows them"
+            remedy = "Give a path from the workspace's root on, as list_files shows them"
             raise InvalidInput(f"{path!r} leads out of the workspace", remedy=remedy, field="path") from error
         if self._is_hidden:
-            remedy = "set another workspace in mesh.toml"
+            remedy = "Set another workspace in mesh.toml"
             raise InvalidInput("the workspace lies in the mesh's own data", remedy=remedy, field="path")
         if self._is_private(inside.as_posix()):
-            raise InvalidInput(f"{path!r} is private", remedy="read something else", field="path")
+            raise InvalidInput(f"{path!r} is private", remedy="Read something else", field="path")
         return inside
 
     def _is_private(self, inside: str) -> bool:
