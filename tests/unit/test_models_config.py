@@ -112,12 +112,11 @@ def test_an_alias_is_a_group_too(path: Path) -> None:
             6,
             "litellm_params: LiteLLM reads no 'tag'. Did you mean 'tags'",
         ),
-        (
-            "      tags: [default, cheap]",
-            "      colour: red",
-            6,
-            "no 'colour'. Leave it out; what only its provider knows goes under extra_body",
-        ),
+        ("tags: [default, cheap]", "tags: !!timestamp x", 6, "not YAML: the tag !!timestamp is not allowed"),
+        ("tags: [default, cheap]", "tags: !!set {a}", 6, "not YAML: the tag !!set is not allowed"),
+        ("tags: [default, cheap]", "tags: !ruby x", 6, "not YAML: the tag !ruby is not allowed"),
+        ("tags: [default, cheap]", "weight: 0b_", 6, "not YAML: '0b_' is no plain value"),
+        ("tags: [default, cheap]", "weight: !!int ''", 6, "not YAML: '' is no plain value"),
         (
             "      tags: [default, cheap]",
             "    model_info: {base_modl: x}",
@@ -359,3 +358,49 @@ def test_the_projects_own_file_holds_no_key() -> None:
     for deployment in read_config(ROOT / "litellm_config.yaml").deployments:
         for name in ("api_key", "api_base"):
             assert deployment["litellm_params"].get(name, "os.environ/X").startswith("os.environ/")
+
+
+@pytest.mark.parametrize("text", ["2001-99-99", "2001-01-01", "2001-01-01T00:00:00Z"])
+def test_a_date_is_the_text_that_it_is(path: Path, text: str) -> None:
+    path.write_text(GOOD.replace("      tags: [default, cheap]", f"    model_info: {{description: {text}}}"))
+    assert read_config(path).deployments[0]["model_info"]["description"] == text
+
+
+def test_anchors_and_merge_keys_are_followed(path: Path) -> None:
+    shared = "litellm_settings: &shared {request_timeout: 7}\n"
+    path.write_text(f"{shared}{GOOD}  <<: {{timeout: 9}}\ncallback_settings: *shared\n")
+    assert read_config(path).router_settings["timeout"] == 9
+
+
+def test_a_list_that_holds_itself_is_an_error_with_file_and_line(path: Path) -> None:
+    path.write_text("model_list: &a [*a]\n")
+    with pytest.raises(ConfigError, match=r"litellm_config\.yaml:1: "):
+        read_config(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["cache_control_injection_points", "provider", "mirostat", "enable_thinking", "min_p", "colour"]
+)
+def test_a_parameter_that_is_not_known_is_a_warning_with_its_line(path: Path, name: str) -> None:
+    path.write_text(GOOD.replace("tags: [default, cheap]", f"{name}: 1"))
+    [warning] = read_config(path).warnings
+    told = f"litellm_config.yaml:6: model_list[0].litellm_params.{name}: we know no such parameter"
+    assert told in str(warning)
+
+
+@pytest.mark.parametrize(
+    ("line", "warns"),
+    [
+        ("api_key: os.environ/AWS_SECRET_ACCESS_KEY", True),
+        ("extra_headers: {x-key: os.environ/GITHUB_TOKEN}", True),
+        ("api_key: os.environ/HOUSE_API_KEY", False),
+    ],
+)
+def test_a_variable_of_another_system_that_is_sent_away_is_a_warning(
+    path: Path, line: str, warns: bool
+) -> None:
+    params = f"{line}\n      api_base: http://there.example/v1"
+    path.write_text(GOOD.replace("api_key: os.environ/A_KEY", params))
+    told = [str(each) for each in read_config(path).warnings]
+    assert bool(told) is warns
+    assert all("is sent to http://there.example/v1" in each and "yaml:5" in each for each in told)

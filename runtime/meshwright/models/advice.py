@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meshwright.errors import ConfigError
 from meshwright.models.checks import Check
+from meshwright.models.names import known_names
 
 RETRIES = ("num_retries", "max_retries", "retry_policy", "model_group_retry_policy")
 OWN_RETRIES = "Set it to 0: the mesh retries, and a proxy that does too multiplies the tries"
@@ -14,12 +16,21 @@ LIMITS = ("rpm", "tpm")
 LITELLMS_ALLOWED_FAILS = 3
 ENFORCED = "enforce_model_rate_limits"
 PRETENCE = "mock_"
+REFERENCES = re.compile(r"os\.environ/(\w+)")
+FOREIGN = re.compile(
+    r"^(AWS|CI|DATABASE|DB|DOCKER|GH|GITHUB|GITLAB|MESH|MYSQL|NPM|PG|POSTGRES|PYPI|REDIS|SENTRY|SLACK|SSH|STRIPE)_"
+    r"|PASSWORD|SECRET"
+)
+"""Names of variables that hold credentials of other systems."""
+OF_AWS = ("bedrock/", "sagemaker/", "sagemaker_chat/")
 
 
 def warnings_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigError]:
     """All that a checked file may say and hardly means, each with its line and what to do."""
     yield from retries_of(check, content)
     yield from pretences_of(check, content)
+    yield from strangers_of(check, content)
+    yield from strays_of(check, content)
     yield from rules_of(check, content)
 
 
@@ -49,6 +60,36 @@ def pretences_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigErr
                     f"{check.label(place)}: no model is asked, and the ledger books tokens that are made up",
                     place,
                     "Take it out; MESH_MODEL=offline answers for nothing",
+                )
+
+
+def strangers_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigError]:
+    """Each parameter of a deployment that LiteLLM hands on to the provider as it is, so far as we know."""
+    for number, each in enumerate(content["model_list"]):
+        for name in each["litellm_params"]:
+            if name not in known_names()["litellm_params"] and not name.startswith(PRETENCE):
+                place = ["model_list", number, "litellm_params", name]
+                yield check.problem(
+                    f"{check.label(place)}: we know no such parameter, and the provider may refuse it",
+                    place,
+                    "Check how it is written",
+                )
+
+
+def strays_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigError]:
+    """Each variable that a deployment sends to an address of the file, and is named for something else."""
+    for number, each in enumerate(content["model_list"]):
+        params = each["litellm_params"]
+        address = params.get("api_base") or params.get("base_url")
+        if not address or params["model"].startswith(OF_AWS):
+            continue
+        for field, value in params.items():
+            for name in filter(FOREIGN.search, REFERENCES.findall(str(value))):
+                place = ["model_list", number, "litellm_params", field]
+                yield check.problem(
+                    f"{check.label(place)}: {name} is sent to {address}, and not named for a provider",
+                    place,
+                    "Check that the file is yours; keep the provider's key in a variable of its own",
                 )
 
 

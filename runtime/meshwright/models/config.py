@@ -15,6 +15,11 @@ from meshwright.models.checks import FALLBACKS as FALLBACKS
 from meshwright.models.checks import Check, groups_of
 from meshwright.models.names import SETTINGS
 
+YAML_TAG = "tag:yaml.org,2002:"
+CORE = frozenset(
+    f"{YAML_TAG}{kind}" for kind in ("bool", "float", "int", "map", "merge", "null", "seq", "str")
+)
+"""The kinds of values that a file may have; a date stays the text that it is."""
 REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -41,7 +46,7 @@ def read_config(path: Path) -> LiteLLMConfig:
     """Read and check the file. Raises ConfigError with file, line, and what was expected."""
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(read_text(path))
+    loader = _loader_of(read_text(path))
     try:
         node = loader.get_single_node()
         value = None if node is None else loader.construct_document(node)
@@ -49,15 +54,43 @@ def read_config(path: Path) -> LiteLLMConfig:
         mark = error.problem_mark
         line = mark.line + 1 if mark else None
         raise ConfigError(f"is not YAML: {error.problem}", path=str(path), line=line) from None
-    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # PyYAML raises these for a character that YAML forbids, a date that is none, or a wrong tag
-        raise ConfigError("is not YAML", path=str(path), remedy="Save it as UTF-8 text") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        # A character that YAML forbids, or a list that holds itself; the loader tells of all others.
+        raise ConfigError("is not YAML", path=str(path), line=1, remedy="Save it as UTF-8 text") from error
     check = Check(path, node)
     content = check.file(value)
     router, shared = (content.get(name) or {} for name in SETTINGS)
     lines = {name: check.line_of(["router_settings", name]) for name in ("", *router)}
     warnings = tuple(warnings_of(check, content))
     return LiteLLMConfig(path, with_ids(content["model_list"]), router, shared, lines, warnings)
+
+
+def _loader_of(text: str) -> Any:
+    """Reads plain YAML, with anchors and merge keys, but without dates and tags."""
+    import yaml
+
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    resolvers = base.yaml_implicit_resolvers
+
+    class CoreLoader(base):
+        """Knows the kinds of CORE, and tells of each value that PyYAML cannot make with its line."""
+
+        yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
+            first: [(tag, pattern) for tag, pattern in known if tag in CORE]
+            for first, known in resolvers.items()
+        }
+
+        def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+            if node.tag not in CORE:
+                problem = f"the tag {node.tag.replace(YAML_TAG, '!!')} is not allowed: write the plain value"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+            try:
+                return super().construct_object(node, deep)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                problem = f"{str(node.value)[:80]!r} is no plain value"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+
+    return CoreLoader(text)
 
 
 def read_text(path: Path) -> str:
