@@ -181,3 +181,29 @@ async def test_a_stream_without_counted_tokens_fetches_no_tokenizer(
     model = make([deployment(fake, "default", "groq/llama-3.1-8b-instant")])
     reply = await model.complete(request(timeout_seconds=5), lambda text: None)
     assert reply.content.startswith("fake-openai")
+
+
+async def test_nothing_of_a_reply_is_on_stderr(tmp_path: Path, fake: FakeProvider) -> None:
+    (tmp_path / "c.yaml").write_text(
+        yaml.safe_dump({"model_list": [deployment(fake, "default", TIERS["medium"])]})
+    )
+    fake.replies.append({"content": [{"type": "text", "text": "a secret answer"}]})
+    code = """
+import asyncio, contextlib, pathlib
+from meshwright.errors import ModelError
+from meshwright.models.port import ChatMessage, ModelRequest
+from meshwright.models.router import RouterModel
+
+async def call():
+    model = RouterModel(pathlib.Path("c.yaml"), environment={"FAKE_KEY": "k"})
+    with contextlib.suppress(ModelError):
+        await model.complete(ModelRequest(messages=(ChatMessage(role="user", content="Hello"),), user="u"))
+    await model.close()
+
+asyncio.run(call())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
+    )
+    _, err = await process.communicate()
+    assert (len(fake.calls), err) == (1, b"")

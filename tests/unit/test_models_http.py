@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel, Field
 
 from meshwright.errors import ConfigError
 from meshwright.models.http import HttpModel
 from meshwright.models.port import ChatMessage, ModelTimeout, ToolCall, ToolSpec
+from meshwright.models.structure import response_schema
 from tests.providers.fake import FakeProvider, Fault
 from tests.unit.http_calls import KEY, request
 
@@ -120,6 +123,45 @@ async def test_a_schema_is_asked_for_as_the_format_of_the_response(
     await model.complete(request(response_schema=schema))
     format_ = fake.calls[0].body["response_format"]
     assert (format_["type"], format_["json_schema"]["schema"]) == ("json_schema", schema)
+
+
+class Part(BaseModel):
+    """A part of a whole."""
+
+    name: str
+    size: int | None = Field(default=None, ge=0)
+
+
+class Whole(BaseModel):
+    """Parts, and which kind it is."""
+
+    kind: Literal["a", "b"]
+    parts: list[Part]
+    default: Part | str
+
+
+class Loose(BaseModel):
+    """What OpenAI does not take in strict mode."""
+
+    names: dict[str, int]
+
+
+@pytest.mark.parametrize(
+    ("schema", "strict"),
+    [
+        (response_schema(Whole), True),
+        (response_schema(Loose), None),
+        (response_schema(Part) | {"properties": {"tags": {"type": "array", "uniqueItems": True}}}, None),
+        ({"type": "object", "properties": {"answer": {"type": "string"}}}, None),
+        ({"type": "array", "items": {"type": "string"}}, None),
+    ],
+    ids=["shape", "free dictionary", "set", "open object", "list"],
+)
+async def test_a_schema_that_was_prepared_for_strict_mode_is_asked_for_strictly(
+    fake: FakeProvider, model: HttpModel, schema: dict[str, Any], strict: bool | None
+) -> None:
+    await model.complete(request(response_schema=schema))
+    assert fake.calls[0].body["response_format"]["json_schema"].get("strict") is strict
 
 
 async def test_the_key_goes_into_the_header_without_the_space_around_it(fake: FakeProvider) -> None:

@@ -53,6 +53,18 @@ async def model(fake: FakeProvider) -> AsyncIterator[HttpModel]:
             Fault(status=400, body={"error": {"message": "litellm.ContextWindowExceededError: no"}}),
             ContextTooLong,
         ),
+        (
+            Fault(
+                status=400,
+                body={"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum"}},
+            ),
+            ContextTooLong,
+        ),
+        (
+            Fault(status=400, body={"message": "Input is too long for requested model."}),
+            ContextTooLong,
+        ),
+        (Fault(status=413), ContextTooLong),
         (Fault(status=400, body=["not an error body"]), ModelRefused),
         (Fault(status=400, body={"error": {"code": "content_filter"}}), ContentRefused),
         (
@@ -260,6 +272,13 @@ async def test_a_password_in_the_prompt_is_not_in_the_error(fake: FakeProvider, 
     fake.faults.append(Fault(status=400, body={"error": {"message": "Who is hunter22, ada@example.org1?"}}))
     with pytest.raises(ModelRefused, match=r"it said: Who is \[\.\.\.\], \[\.\.\.\]\?$"):
         await model.complete(request(messages=(ChatMessage(role="user", content=prompt),)))
+
+
+async def test_a_pause_in_milliseconds_is_kept_to(fake: FakeProvider, model: HttpModel) -> None:
+    fake.faults.append(Fault(status=429, headers={"retry-after-ms": "1250", "retry-after": "2"}))
+    with pytest.raises(RateLimited) as limited:
+        await model.complete(request())
+    assert limited.value.retry_after_seconds == 1.25
 
 
 async def test_a_long_reason_is_cut(fake: FakeProvider, model: HttpModel) -> None:

@@ -153,3 +153,14 @@ async def test_streams_in_turn_share_a_connection(fake: FakeProvider, model: Htt
     for _ in range(3):
         await model.complete(request(), [].append)
     assert len({call.peer for call in fake.calls}) == 1
+
+
+async def test_content_in_parts_is_put_together(fake: FakeProvider, model: HttpModel) -> None:
+    parts: list[Any] = [
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}],
+        [{"type": "text", "text": "It "}, {"type": "text", "text": "is."}],
+    ]
+    fake.faults.append(Fault(kind="raw", pieces=[stream_of(*(chunk(content=part) for part in parts), END)]))
+    pieces: list[str] = []
+    reply = await model.complete(request(), pieces.append)
+    assert (reply.content, pieces) == ("It is.", ["It is."])

@@ -25,7 +25,16 @@ from meshwright.models.port import (
     Unsupported,
 )
 
-CONTEXT_SIGNS = ("context_length_exceeded", "contextwindowexceeded", "context window", "context length")
+CONTEXT_SIGNS = (
+    *("context_length_exceeded", "contextwindowexceeded", "context window", "context length"),
+    *(
+        "prompt is too long",
+        "input is too long",
+        "request too large",
+        "request_too_large",
+    ),  # Anthropic, Bedrock
+)
+TOO_LARGE = 413
 POLICY_SIGNS = (
     "content_filter",
     "content_policy",
@@ -130,7 +139,7 @@ def refusal(fault: Fault, what: str) -> ModelRefused:
 
 def kind_of_refusal(fault: Fault, what: str) -> ModelRefused:
     """What it was about a request that was rejected, in our words."""
-    if fault.says(CONTEXT_SIGNS):
+    if fault.says(CONTEXT_SIGNS) or fault.status == TOO_LARGE:
         return ContextTooLong(f"{what}: the messages are too long", remedy="Shorten the context")
     if fault.says(POLICY_SIGNS):
         return ContentRefused(f"{what}: the provider's policy forbids the request")
@@ -193,10 +202,13 @@ def reason_of(error: BaseException) -> str:
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read how many seconds to wait, from a number or a date; None where the provider did not say."""
-    text = headers.get("retry-after", "").strip()
+    """Read how many seconds to wait, from a number or a date; None where the provider did not say.
+
+    OpenAI and Azure say it more exactly in milliseconds.
+    """
+    exact, text = (headers.get(name, "").strip() for name in ("retry-after-ms", "retry-after"))
     try:
-        seconds = float(text)
+        seconds = float(exact) / 1000 if exact.isdigit() else float(text)
     except ValueError:
         return seconds_until(text)
     return seconds if 0 <= seconds < float("inf") else None

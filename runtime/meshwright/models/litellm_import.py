@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -40,6 +41,8 @@ def import_litellm() -> Any:
                     asyncio.run(warm_up())
         import litellm
 
+    # It fills its objects with what providers wrote, and pydantic would quote that to stderr.
+    warnings.filterwarnings("ignore", "Pydantic serializer warnings")
     litellm.suppress_debug_info = True  # else it prints advice on each error
     # Else it fetches a tokenizer to count a stream's tokens, which can stop the loop for half a minute.
     litellm.disable_hf_tokenizer_download = True

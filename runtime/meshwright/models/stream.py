@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from meshwright.models.port import OnDelta
+from meshwright.models.wire import read_content
 
 DONE = b"[DONE]"
 
@@ -88,7 +89,7 @@ class Pieces:
 
     def _delta(self, delta: Mapping[str, Any]) -> None:
         self._refusal += delta.get("refusal") or ""
-        if text := delta.get("content"):
+        if text := read_content(delta.get("content")):
             self._take(text)
             self._text.append(text)
             self.on_delta(text)

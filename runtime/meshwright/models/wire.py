@@ -44,11 +44,41 @@ def completion_body(request: ModelRequest, *, stream: bool = False) -> dict[str,
         if request.tool_choice != "auto":  # which is what servers do anyway, and some refuse to hear
             body["tool_choice"] = request.tool_choice
     if request.response_schema is not None:
-        schema = {"name": "answer", "schema": request.response_schema}
+        schema: dict[str, Any] = {"name": "answer", "schema": request.response_schema}
+        if is_for_strict_mode(request.response_schema):
+            schema["strict"] = True
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     return body
+
+
+def is_for_strict_mode(schema: Mapping[str, Any]) -> bool:
+    """Whether OpenAI takes a schema in strict mode, where it then lets the model write nothing else.
+
+    So are those of shapes, but for free dictionaries and sets. A schema that is not goes without `strict`.
+    """
+    return schema.get("type") == "object" and _is_strict(schema)
+
+
+def _is_strict(schema: Any) -> bool:
+    if not isinstance(schema, Mapping) or schema.keys() & NOT_STRICT:
+        return False
+    fields = schema.get("properties") or {}
+    if schema.get("type") == "object" or fields:
+        closed = schema.get("additionalProperties") is False
+        if not closed or set(schema.get("required") or ()) != set(fields):
+            return False
+    parts = [*fields.values(), *(schema.get("$defs") or {}).values(), *(schema.get("anyOf") or ())]
+    return all(map(_is_strict, [*parts, schema["items"]] if "items" in schema else parts))
+
+
+NOT_STRICT = frozenset(
+    {"allOf", "oneOf", "not", "if", "then", "else", "default", "dependentRequired", "dependentSchemas"}
+    | {"patternProperties", "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties"}
+    | {"prefixItems", "contains", "uniqueItems", "unevaluatedItems"}
+)
+"""What no schema may hold in OpenAI's strict mode."""
 
 
 def message_body(message: ChatMessage) -> dict[str, Any]:
