@@ -7,7 +7,7 @@ from meshwright.cli.costs import _table as costs_table
 from meshwright.cli.eventlines import event_line
 from meshwright.cli.ids import meant
 from meshwright.cli.models import _overview as models_overview
-from meshwright.cli.tables import clipped, table
+from meshwright.cli.tables import table
 from meshwright.cli.tasks import _table as tasks_table
 from meshwright.errors import InvalidInput
 
@@ -33,7 +33,7 @@ EVENT = {
     "event_type": "task.accepted",
     "task_id": TASK["task_id"],
     "agent_id": None,
-    "payload": {"capability": "project-architecture", "text": "what happens to running work " * 9},
+    "payload": {"text": "what happens to running work " * 9},
 }
 
 
@@ -49,7 +49,7 @@ def test_lines_of_tasks_fit_and_keep_the_end_of_the_id(width: int) -> None:
     lines = tasks_table([TASK]).splitlines()
     assert max(map(len, lines)) <= width
     assert lines[1].split()[0].endswith("WXY64T")
-    assert "succeeded" in lines[1] and "$0.0123" in lines[1]
+    assert "succeeded" in lines[1] and "$0.0123" in lines[1] and ":31:02" in lines[1]
 
 
 def test_lines_of_agents_fit(width: int) -> None:
@@ -58,10 +58,10 @@ def test_lines_of_agents_fit(width: int) -> None:
 
 def test_a_line_of_an_event_fits_and_ends_with_a_whole_word(width: int) -> None:
     event = {**EVENT, "event_type": "agent.noted"}
-    whole = event_line(event)
-    line = clipped(whole)
-    assert len(line) <= width < len(whole)
-    assert whole.startswith(f"{line.removesuffix('…')} ")
+    line = event_line(event, width)
+    assert len(line) <= width < len(event_line(event))
+    assert "text=what happens" in line
+    assert line.removesuffix("…").endswith(("what", "happens", "to", "running", "work"))
 
 
 def test_a_table_that_is_piped_is_whole() -> None:

@@ -37,7 +37,7 @@ def _table(found: list[Document]) -> str:
         ]
         for agent in found
     ]
-    return table(["agent", "status", "last seen", "can do"], rows, shorten=["last seen"])
+    return table(["agent", "status", "last seen", "can do"], rows)
 
 
 def _abilities(agent: Document) -> str:

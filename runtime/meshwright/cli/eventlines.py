@@ -7,27 +7,33 @@ from typing import Any
 
 from meshwright.cli.client import Document
 from meshwright.cli.lines import ended, line_of, short, short_id
-from meshwright.cli.tables import local_time
+from meshwright.cli.tables import clipped, fitted, local_time
 
+NARROW = 120  # columns of a terminal
+DATE, NARROW_AGENT = 11, 10  # characters
 TYPE_WIDTH, TASK_WIDTH, AGENT_WIDTH = 18, 7, 16
 PLAIN = (str, int, float)
 KNOWN = frozenset({"version", "task_id", "agent_id", "tenant_id"})
 
 
-def event_line(event: Document) -> str:
-    """Its seq, time, type, task and agent, and what it says."""
+def event_line(event: Document, width: int | None = None) -> str:
+    """Its seq, time, type, task and agent, and what it says.
+
+    `width` is that of the terminal, None where nothing is cut. A narrow one has no room for the date.
+    """
+    narrow = width is not None and width < NARROW
     task = short_id(event["task_id"]) if event.get("task_id") else ""
     agent = event.get("agent_id") or ""
     told = line_of(event)
     parts = [
         f"{event.get('seq') or '':>6}",
-        local_time(event["time"]),
+        local_time(event["time"])[DATE if narrow else 0 :],
         f"{event['event_type']:<{TYPE_WIDTH}}",
         f"{task:<{TASK_WIDTH}}",
-        f"{agent:<{AGENT_WIDTH}}",
+        fitted(agent, NARROW_AGENT).ljust(NARROW_AGENT) if narrow else f"{agent:<{AGENT_WIDTH}}",
         _without(told.text, task, agent) if told else _gist(event),
     ]
-    return "  ".join(parts).rstrip()
+    return clipped("  ".join(parts).rstrip(), width)
 
 
 def _without(text: str, *known: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 import click
@@ -40,9 +41,9 @@ def events(
     from meshwright.cli.connect import talk
     from meshwright.cli.eventlines import event_line
     from meshwright.cli.ids import task_id_of
-    from meshwright.cli.tables import clipped
+    from meshwright.cli.tables import terminal_width
 
-    write: Callable[[Document], str] = _as_json if as_json else lambda event: clipped(event_line(event))
+    write: Callable[[Document], str] = _as_json if as_json else partial(event_line, width=terminal_width())
 
     async def show(mesh: MeshClient) -> None:
         task = await task_id_of(mesh, task_id) if task_id else None

@@ -97,7 +97,7 @@ def _overview(found: Document) -> str:
     ]
     parts = [f"answers: {found['answers']}"]
     if rows:
-        parts.append(table(heads, rows, shorten=["health", "missing", "tags", "deployment", "group"]))
+        parts.append(table(heads, rows, shorten=["tags", "health", "deployment", "group"]))
     if chains := [line for group in found["groups"] for line in _chains(group)]:
         parts.append("\n".join(chains))
     parts += [f"warning: {each}" for each in found["warnings"]]

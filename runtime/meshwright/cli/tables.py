@@ -29,7 +29,7 @@ def table(
     """Columns as wide as what they hold.
 
     Where they are wider than `width` (by default the terminal) those in `shorten` give way, the first first:
-    an id by its beginning, any other by its end. The last column gives way after them.
+    ids and times by their beginning, any other by its end. The last column gives way after them.
     """
     cells = [list(heads), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
@@ -38,7 +38,7 @@ def table(
         _narrow(widths, [*(heads.index(name) for name in shorten), len(heads) - 1], width)
     lines = (
         GAP.join(
-            _fitted(cell, room, is_id=head in IDS).ljust(room)
+            fitted(cell, room, from_end=head in TELL_BY_END).ljust(room)
             for head, cell, room in zip(heads, row, widths, strict=True)
         )
         for row in cells
@@ -46,7 +46,7 @@ def table(
     return "\n".join(line.rstrip()[:width] for line in lines)
 
 
-IDS = frozenset({"task", "key"})
+TELL_BY_END = frozenset({"created", "key", "task"})
 """Columns whose values differ at their end."""
 
 
@@ -58,15 +58,17 @@ def _narrow(widths: list[int], order: Sequence[int], width: int) -> None:
             widths[column] = max(widths[column] - excess, min(widths[column], MIN_COLUMN))
 
 
-def _fitted(cell: str, room: int, *, is_id: bool) -> str:
+def fitted(cell: str, room: int, *, from_end: bool = False) -> str:
+    """A cell within its room; `from_end` keeps its end, from the last word that fits."""
     if len(cell) <= room:
         return cell
-    return f"{MORE}{cell[len(cell) - room + 1 :]}" if is_id else f"{cell[: room - 1].rstrip(' ,')}{MORE}"
+    if from_end:
+        return f"{MORE}{cell[len(cell) - room + 1 :].rpartition(' ')[2]}"
+    return f"{cell[: room - 1].rstrip(' ,')}{MORE}"
 
 
-def clipped(line: str, width: int | None = None) -> str:
-    """A line that fits the width (by default the terminal's), cut after a word where it is too long."""
-    width = width or terminal_width()
+def clipped(line: str, width: int | None) -> str:
+    """A line that fits the width, if there is one; cut after a word where it is too long."""
     if width is None or len(line) <= width:
         return line
     head = line[: width - len(MORE)]
