@@ -22,6 +22,7 @@
     ├── AgentError                an agent's code does what it may not (its file and line)
     ├── ReplayMismatch            a resumed run took another road than its journal
     ├── ToolFailed                a tool could not do what was asked
+    │   └── DelegationFailed      ... since the agent that it asked did not succeed
     ├── MemoryUnavailable         memories cannot be read or written
     └── ModelError                a model call failed (see models.port for the kinds)
 
@@ -160,6 +161,10 @@ class ReplayMismatch(MeshError):
 
 class ToolFailed(MeshError):
     """A tool could not do what was asked; the model is told the message."""
+
+
+class DelegationFailed(ToolFailed):
+    """The agent that was asked did not succeed: that counts against it, not against the one that asked."""
 
 
 class MemoryUnavailable(MeshError):

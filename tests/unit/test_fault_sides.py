@@ -102,3 +102,19 @@ async def test_another_agent_tries_again_what_failed_by_itself() -> None:
         receipt = await mesh.submit(capability="asking", payload={"text": "Ask."})
         outcome = await mesh.outcome(receipt.task_id)
     assert (outcome.text, outcome.attempt) == ("From the other.", 2)
+
+
+async def test_a_delegated_task_that_fails_counts_against_its_own_agent_alone() -> None:
+    class Boss(Agent):
+        agent_id = "boss"
+        capabilities = (Capability("leading"),)
+        delegates_to = ("asker",)
+
+        async def run(self, run: Run) -> str:
+            return await run.delegate("asker", run.task.text)
+
+    async with mesh_for(Boss, Asker) as mesh:
+        outcome = await mesh.ask("boss", "fail")
+        scores = [mesh.mesh.registry.scores(name)[0].success for name in ("leading", "asking")]
+    assert outcome.error is not None
+    assert (outcome.error.type, scores) == ("DelegationFailed", [1.0, 0.0])

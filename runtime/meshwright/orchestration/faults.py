@@ -1,7 +1,8 @@
 """Whose fault it is that an attempt failed: only the agent's own count against it.
 
 An attempt counts as the agent's where its fault is in no line of the table: an error of its code, an answer
-that is empty, cut off or of the wrong shape, a tool that failed.
+that is empty, cut off or of the wrong shape, a tool that failed. Where a delegated task fails, that counts
+against the agent that was asked.
 """
 
 from __future__ import annotations
@@ -35,10 +36,14 @@ CODES: dict[Side, tuple[str, ...]] = {
     ),
     "mesh": (
         "BrokeOff",
+        "DelegationFailed",
         "Draining",
         "HostError",
         "MailboxFull",
         "MemoryUnavailable",
+        "NoAgentAvailable",
+        "NotFound",
+        "Overloaded",
         "Overloaded",
         "ReplayMismatch",
         "ServiceFailed",

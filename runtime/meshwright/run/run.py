@@ -12,7 +12,7 @@ from meshwright import genai
 from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
 from meshwright.envelope import ActorRef
-from meshwright.errors import AgentError, InvalidInput, MemoryUnavailable, ToolFailed
+from meshwright.errors import AgentError, DelegationFailed, InvalidInput, MemoryUnavailable, ToolFailed
 from meshwright.messages import MemoryScope, Outcome, Task, derived_id
 from meshwright.models.port import ChatMessage, EmptyReply, ModelReply, ToolCall, ToolSpec
 from meshwright.models.structure import ShapeT, settled
@@ -204,8 +204,9 @@ class Run:
     async def delegate(self, agent_id: str, text: str) -> str:
         """Give a task to another agent, wait for its outcome without holding a slot, return its answer.
 
-        An answer without words comes as JSON. Raises ToolFailed where that agent may not be asked, or did not
-        succeed; AgentError within asyncio.gather, a TaskGroup or any other asyncio task.
+        An answer without words comes as JSON. Raises ToolFailed where that agent may not be asked, and
+        DelegationFailed, which is one, where it did not succeed; AgentError within asyncio.gather, a
+        TaskGroup or any other asyncio task.
         """
         if asyncio.current_task() is not self._asyncio_task:
             raise AgentError(
@@ -222,7 +223,7 @@ class Run:
         self._has_waited = True
         if not outcome.success:
             reason = outcome.error.message if outcome.error is not None else outcome.status
-            raise ToolFailed(f"{agent_id} did not succeed: {reason}")
+            raise DelegationFailed(f"{agent_id} did not succeed: {reason}")
         result = outcome.result or {}
         if not result or "text" in result:
             return result.get("text", "")
