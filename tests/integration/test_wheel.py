@@ -91,3 +91,9 @@ def test_the_wheel_holds_all_that_a_project_starts_from(names: set[str]) -> None
 def test_the_wheel_puts_nothing_beside_the_package(names: set[str]) -> None:
     beside = {name.split("/")[0] for name in names} - {"meshwright"}
     assert all(name.endswith(".dist-info") for name in beside)
+
+
+def test_the_pages_of_the_api_are_in_the_wheel(names: set[str]) -> None:
+    pages = {path.name for path in (ROOT / "runtime/meshwright/api/pages").iterdir() if path.is_file()}
+    assert pages >= {"docs.html", "docs.css", "docs.js"}
+    assert {f"meshwright/api/pages/{name}" for name in pages} <= names

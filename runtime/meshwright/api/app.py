@@ -23,6 +23,7 @@ from meshwright.api.health import HealthRoutes
 from meshwright.api.keys import KeyRequest, KeyRoutes
 from meshwright.api.llm import CompleteRequest, LlmRoutes
 from meshwright.api.openapi import any_problem, make_document
+from meshwright.api.pages import Pages
 from meshwright.api.problems import handle_problems
 from meshwright.api.sse import Streams
 from meshwright.api.tasks import AnswerRequest, TaskRoutes
@@ -76,8 +77,15 @@ def model_routes(mesh: Mesh, groups: tuple[str, ...] | None) -> tuple[Routes, ..
 
 
 def _joined(mesh: Mesh, nouns: Iterable[Routes], *models: type[BaseModel]) -> FastAPI:
-    app = FastAPI(title="Meshwright", version=__version__, responses=any_problem(), redirect_slashes=False)
-    for routes in nouns:
+    app = FastAPI(
+        title="Meshwright",
+        version=__version__,
+        responses=any_problem(),
+        redirect_slashes=False,
+        docs_url=None,  # FastAPI's pages load their scripts from other sites
+        redoc_url=None,
+    )
+    for routes in (*nouns, Pages()):
         routes.add_to(app)
     handle_problems(app)
     app.add_middleware(Callers, mesh=mesh)

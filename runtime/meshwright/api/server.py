@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from meshwright.api.app import create_app
 from meshwright.api.callers import is_loopback, keys_required
+from meshwright.api.pages import SECURITY_HEADERS
 from meshwright.api.sse import Streams
 from meshwright.errors import ConfigError
 from meshwright.http_limits import LimitedProtocol
@@ -108,6 +109,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                headers=SECURITY_HEADERS,
                 proxy_headers=False,
                 backlog=BACKLOG,
                 timeout_graceful_shutdown=STOP_SECONDS,

@@ -1,0 +1,68 @@
+"""The pages that people open: they work without a network, and in no other site's frame."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import pytest
+
+from tests.integration.http_mesh import http_mesh
+
+SHIELDS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'",
+}
+QUOTED_URL = re.compile(r"""["'`(]((?:https?:)?//[^"'`)\s]+|/[a-z][^"'`)\s]*)["'`)]""")
+
+
+class Links(HTMLParser):
+    """Every address that a page names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value for name, value in attrs if name in ("href", "src", "action") and value]
+
+
+async def test_the_documentation_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path) as api:
+        seen: set[str] = set()
+        waiting = [urljoin(api.url, "/docs")]
+        while waiting:
+            url = waiting.pop()
+            seen.add(url)
+            assert urlsplit(url).netloc == urlsplit(api.url).netloc, url
+            async with api.session.get(url) as response:
+                assert response.status == 200, url
+                text = await response.text()
+                assert all(response.headers[name].startswith(value) for name, value in SHIELDS.items())
+            links = Links()
+            if response.content_type == "text/html":
+                links.feed(text)
+                assert not re.search(r"<script(?![^>]* src=)|\bon\w+=|<style", text)  # the policy allows none
+            elif response.content_type in ("text/javascript", "text/css"):
+                links.found = QUOTED_URL.findall(text)
+            found = {urljoin(url, link) for link in links.found if not link.startswith("data:")}
+            waiting += found - seen
+        assert {urlsplit(url).path for url in seen} == {
+            "/docs",
+            "/docs/docs.css",
+            "/docs/docs.js",
+            "/openapi.json",
+        }
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/tasks", "/nowhere"])
+async def test_every_answer_is_shielded_from_other_sites(tmp_path: Path, path: str) -> None:
+    async with http_mesh(tmp_path) as api, api.session.get(path) as response:
+        assert all(response.headers[name].startswith(value) for name, value in SHIELDS.items())
+
+
+async def test_there_is_no_page_that_needs_a_network(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path) as api:
+        status, problem = await api.call("GET", "/redoc")
+        assert (status, "/docs" in problem["remedy"]) == (404, True)
