@@ -158,7 +158,8 @@ async def test_what_may_have_happened_before_the_kill_is_asked_of_a_person(tmp_p
         )
         wrong = await mesh("answer", task_id, "another-key", "yes", *where)
         assert (wrong.status, wrong.err.count("\n")) == (1, 1) and "does not wait for" in wrong.err
-        done = await mesh(*shlex.split(command.replace("...", "version 7 is out")))
+        answer, _, key, *rest = shlex.split(command.replace("...", "version 7 is out"))
+        done = await mesh(answer, task_id[-8:], key[-3:], *rest)
         assert done.status == 0 and done.out.startswith(f"task        {task_id}\n"), done.err
         assert (await second.outcome(task_id))["result"]["text"] == "deployed: version 7 is out"
         again = await second.post(f"/tasks/{task_id}/answer", {"key": "x", "value": 1})

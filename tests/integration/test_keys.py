@@ -30,7 +30,7 @@ async def test_a_key_that_was_made_while_no_mesh_ran_counts_when_one_does(tmp_pa
     other = await mesh("keys", "create", "--agent", "other", "--force", "--data", data)
     listed = json.loads((await mesh("keys", "list", "--json", "--data", data)).out)
     assert [key["agent_id"] for key in listed] == ["helper", "other"]
-    revoked = await mesh("keys", "revoke", listed[1]["key_id"], "--data", data)
+    revoked = await mesh("keys", "revoke", listed[1]["key_id"][-8:], "--data", data)
     assert (made.status, revoked.status) == (0, 0), revoked.err
     async with mesh_up(tmp_path / "data") as running:
         for shown, status in (

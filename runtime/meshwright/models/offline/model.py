@@ -21,9 +21,7 @@ from meshwright.models.schema import check_schema
 
 NAME = "offline"
 COMPRESSION = "compression"
-MAX_INLINE_CHARACTERS = (
-    16_000  # of a request as JSON; a larger one is read in a thread, beside the event loop
-)
+MAX_INLINE_CHARACTERS = 16_000  # of a request; a larger one is read in a thread, beside the event loop
 PIECE = re.compile(r"\w{1,6}|[^\w\s]")
 
 
@@ -46,7 +44,7 @@ class OfflineModel:
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Answer. A stream comes in words. Raises InvalidSchema for a schema that it cannot fill."""
-        if request.response_schema is not None or len(request.model_dump_json()) > MAX_INLINE_CHARACTERS:
+        if request.response_schema is not None or size_of(request) > MAX_INLINE_CHARACTERS:
             reply = await asyncio.to_thread(self.reply, request)
         else:
             reply = self.reply(request)
@@ -109,6 +107,15 @@ class OfflineModel:
     def _usage(self, request: ModelRequest, reply: str) -> Usage:
         prompt = sum(self.count_tokens(message.content) for message in request.messages)
         return Usage(prompt_tokens=prompt, completion_tokens=self.count_tokens(reply))
+
+
+def size_of(request: ModelRequest) -> int:
+    """About how many characters a request has."""
+    said = sum(
+        len(message.content) + sum(len(call.arguments) for call in message.tool_calls)
+        for message in request.messages
+    )
+    return said + sum(len(tool.description) + len(str(tool.parameters)) for tool in request.tools)
 
 
 def filled_schema(schema: dict[str, object], talk: Talk) -> str:
