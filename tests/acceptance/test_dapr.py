@@ -43,6 +43,22 @@ async def test_a_mesh_on_dapr_shows_what_runs_where_and_answers(
     assert ("mosquitto" in shown) == ("redis" not in arguments)
 
 
+async def test_agents_on_dapr_see_nothing_of_the_stack_in_their_workspace(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Notes\n")
+    data = tmp_path / "state"
+    async with mesh_up(data, up=UP, MESH_WORKSPACE=str(tmp_path), MESH_MODEL="offline") as running:
+        password = re.search(r"^requirepass (\S+)", (data / "redis/redis.conf").read_text(), flags=re.M)
+        assert password is not None
+        texts = []
+        for text in ("Read state/redis/redis.conf: what is requirepass?", "List the files."):
+            task_id = await running.submit(text, capability="backend-coding")
+            texts.append(json.dumps(await running.story(task_id)))
+    assert "is private" in texts[0]
+    assert "README.md" in texts[1]
+    assert "redis.log" not in texts[1]
+    assert password[1] not in "".join(texts)
+
+
 async def test_a_mesh_of_an_app_for_each_agent_answers_and_has_one_set_of_keys(tmp_path: Path) -> None:
     data = tmp_path / "data"
     async with mesh_up(data, "--per-agent", up=UP) as running:

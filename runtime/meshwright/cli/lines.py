@@ -177,6 +177,11 @@ def _tool(payload: Document, event: Document) -> str:
     )
 
 
+def _overran(payload: Document, event: Document) -> str:
+    what = "has ended at last" if payload.get("ended") else "was given up, and its thread still runs"
+    return f"{payload.get('tool', '?')} {what}, after {payload.get('seconds', '?')} s"
+
+
 def _cut_off(payload: Document, event: Document) -> str:
     return _join("cut off", short(payload.get("text", "")))
 
@@ -233,6 +238,7 @@ LINES: dict[str, tuple[str, Callable[[Document, Document], str]]] = {
     "structure.invalid": ("model", _misfit),
     "reply.cut_off": ("model", _cut_off),
     "tool.called": ("tool", _tool),
+    "tool.overran": ("tool", _overran),
     "tool.repeated": ("tool", _repeated),
     "prompt.fallback": ("prompt", _fallback),
     "prompt.rejected": ("prompt", _rejected),

@@ -8,7 +8,16 @@ from __future__ import annotations
 import re
 
 REPOSITORIES = (".git", ".hg", ".svn")
-OWN = (".mesh", "mesh.db*", "mesh.lock", "mesh.json", "last-error.txt", "redis.conf", "appendonlydir")
+OWN = (
+    ".mesh",
+    "mesh.db*",
+    "mesh.lock",
+    "mesh.json",
+    "last-error.txt",
+    "admin.token",
+    "redis.conf",
+    "appendonlydir",
+)
 """What a data folder holds, wherever one lies and whatever it is called."""
 ENVIRONMENTS = (".env", ".env.*", "*.env", ".envrc")
 LOGINS = (
