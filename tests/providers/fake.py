@@ -72,8 +72,9 @@ class FakeProvider:
 
     `replies` are messages (`{"content": ...}` or `{"tool_calls": [...]}`, and `finish_reason`) to give before
     it makes up its own; `seconds` is how long it thinks; `headers` go with every good reply, and `usage` is
-    what it says of tokens (nothing where it is empty). With a `gate` no call is answered before as many have
-    arrived as the gate is for.
+    what it says of tokens (nothing where it is empty). With `only` it has one model, and is as strict as
+    OpenAI: it refuses a call of another model, and fields that it does not know. With a `gate` no call is
+    answered before as many have arrived as the gate is for.
     """
 
     port: int = 0
@@ -85,6 +86,7 @@ class FakeProvider:
     faults_of: defaultdict[str, deque[Fault]] = field(default_factory=lambda: defaultdict(deque))
     calls: list[Call] = field(default_factory=list)
     gate: asyncio.Barrier | None = None
+    only: str | None = None
     url: str = ""
 
     async def __aenter__(self) -> Self:
@@ -128,12 +130,26 @@ class FakeProvider:
             await asyncio.sleep(self.seconds)
             if self.gate is not None:
                 await self.gate.wait()
+            if (refusal := self.refusal_of(body)) is not None:
+                return refusal
             queue = self.faults_of[of] or self.faults
             fault = queue.popleft() if queue else None
             return await Answer(self, request, body).given(fault)
         except (asyncio.CancelledError, ConnectionError):
             self.abandoned.set()
             raise
+
+    def refusal_of(self, body: dict[str, Any]) -> web.Response | None:
+        """What a server says that has one model, and no field beside OpenAI's."""
+        strangers = sorted(body.keys() - openai_wire.FIELDS)
+        if self.only is None or (self.only == body["model"] and not strangers):
+            return None
+        if strangers:
+            return web.json_response(
+                openai_wire.error(400, f"Unknown parameter: '{strangers[0]}'"), status=400
+            )
+        text = f"The model '{body['model']}' does not exist"
+        return web.json_response(openai_wire.error(404, text), status=404)
 
     async def command(self, request: web.Request) -> web.Response:
         told = await request.json()
@@ -142,7 +158,8 @@ class FakeProvider:
         return web.json_response({"waiting": len(queue)})
 
     async def models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": SERVER, "object": "model"}]})
+        data = [{"id": self.only or SERVER, "object": "model"}]
+        return web.json_response({"object": "list", "data": data})
 
 
 class Answer:

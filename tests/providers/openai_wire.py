@@ -8,6 +8,21 @@ import re
 from typing import Any
 
 PATH = "chat/completions"
+FIELDS = frozenset(
+    {
+        "model",
+        "messages",
+        "temperature",
+        "max_tokens",
+        "max_completion_tokens",
+        "user",
+        "stream",
+        "stop",
+        "top_p",
+    }
+    | {"stream_options", "tools", "tool_choice", "parallel_tool_calls", "response_format", "seed"}
+)
+"""Those of OpenAI's that matter here: a strict server refuses others."""
 WORD = re.compile(r"\S+\s*|\s+")
 
 

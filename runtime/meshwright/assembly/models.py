@@ -77,7 +77,9 @@ class ModelDesk:
                 return await self._test_deployments(model.config, group)
             server = await self._server(model)
             names = sorted(server.groups) if server else [group or "default"]
-            if server and group is not None:
+            if isinstance(model, HttpModel) and model.model_name is not None:
+                names = [model.model_name]
+            elif server and group is not None:
                 names = [group]
             return await probe_all(model, names, prices_for(model, self.path, self.settings.default_price))
         finally:

@@ -31,6 +31,7 @@ CACHE_HEADER = "x-litellm-cache-key"
 DEPLOYMENT_HEADER = "x-litellm-model-id"
 TRIES_HEADERS = ("x-litellm-attempted-fallbacks", "x-litellm-attempted-retries")
 COUNT = re.compile(r"[0-9]{1,6}")
+PROXY_FIELDS = frozenset({"tags", "metadata"})
 DRAIN_SECONDS = 0.1
 URL_REMEDY = "Write it like http://127.0.0.1:4000"
 
@@ -39,7 +40,8 @@ class HttpModel:
     """Calls `{base_url}/v1/chat/completions`; a base URL that names a version is used as it is.
 
     `tags`, `user` and `metadata` go along as top-level fields, as a LiteLLM proxy routes by them; a cache
-    of its own it has to keep apart for each tenant. One attempt a call, within the request's own deadline,
+    of its own it has to keep apart for each tenant. With a `model_name` every call is of that model, and has
+    no field that is not OpenAI's. One attempt a call, within the request's own deadline,
     which bounds a stream as well. An error holds what the server said of it, without the key and the prompt.
     """
 
@@ -48,9 +50,11 @@ class HttpModel:
         base_url: str,
         api_key: str | None = None,
         *,
+        model_name: str | None = None,
         max_reply_bytes: int = MAX_REPLY_BYTES,
         why: str = "",
     ) -> None:
+        self.model_name = model_name
         self.url = completions_url(base_url)
         self.max_reply_bytes = max_reply_bytes
         parts = urlsplit(self.url)
@@ -88,7 +92,7 @@ class HttpModel:
 
     async def _call(self, request: ModelRequest, on_delta: OnDelta | None, begun: float) -> ModelReply:
         session = self._session or self._open()
-        body = {**completion_body(request, stream=on_delta is not None), "cache": cache_control(request)}
+        body = self._body(request, stream=on_delta is not None)
         async with session.post(self._target, data=to_json(body), allow_redirects=False) as response:
             if response.status != 200:
                 raise await self._fault(response, request)
@@ -98,6 +102,13 @@ class HttpModel:
             raise self._told(body, request)
         took = (time.perf_counter() - begun) * 1000
         return read_completion(body, model=request.model, source=self.server, latency_ms=took, **told)
+
+    def _body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
+        body = completion_body(request, stream=stream)
+        if self.model_name is None:
+            return {**body, "cache": cache_control(request)}
+        plain = {name: value for name, value in body.items() if name not in PROXY_FIELDS}
+        return {**plain, "model": self.model_name}
 
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp

@@ -56,8 +56,11 @@ class Prices:
         environment: Mapping[str, str] | None = None,
         listed: Callable[[], Mapping[str, Entry]] | None = None,
         free: bool = False,
+        model: str | None = None,
     ) -> None:
+        """Prices by a configuration; without one by the name of the group, or of the one `model`."""
         self._config = config
+        self._model = model
         self._default = None if default is None else Rates(default, "default")
         self._environment = environment
         self._listed = lru_cache(maxsize=1)(listed or read_list)
@@ -117,7 +120,7 @@ class Prices:
         if self._free:
             return self._free
         if self._config is None:
-            return self._named(group)
+            return self._named(self._model or group)
         candidates = route(self._config, self._environment, group, tags).candidates()
         rates = [self.of_deployment(each.settings) for each in candidates] or [self._default]
         known = tuple(each for each in rates if each is not None)

@@ -52,6 +52,11 @@ class ModelSettings(Protocol):
         ...
 
     @property
+    def model_name(self) -> str | None:
+        """The one model of that server that answers every call; None for a proxy that knows our groups."""
+        ...
+
+    @property
     def litellm_api_key(self) -> Secret | None:
         """The key for that server."""
         ...
@@ -115,8 +120,13 @@ class Chooser:
                 remedy="Set LITELLM_BASE_URL, like http://127.0.0.1:4000",
                 field="litellm_base_url",
             )
-        key = self.settings.litellm_api_key
-        return HttpModel(self.settings.litellm_base_url, key.get_secret_value() if key else None)
+        key, name = self.settings.litellm_api_key, self.settings.model_name
+        return HttpModel(
+            self.settings.litellm_base_url,
+            key.get_secret_value() if key else None,
+            model_name=name,
+            why=f"every call is of {name}" if name else "",
+        )
 
     def router(self, why: str = "") -> Model:
         """LiteLLM's Router."""
@@ -156,5 +166,7 @@ def prices_for(model: Model, config_path: Path, default: Price | None) -> Prices
         return Prices.free()
     if isinstance(model, RouterModel):
         return Prices.of(model.config, default, model.environment)
+    if isinstance(model, HttpModel) and model.model_name is not None:
+        return Prices(default=default, model=model.model_name)
     is_server = isinstance(model, HttpModel) and config_path.is_file()
     return Prices.of(read_config(config_path) if is_server else None, default)

@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     """Address of a LiteLLM proxy or another server with the OpenAI API."""
     litellm_api_key: SecretStr | None = None
     """Key for that server. Better given in the environment than written in a file."""
+    model_name: str | None = Field(default=None, min_length=1, max_length=256)
+    """The one model of that server that answers every call, whatever group a prompt names; tags and other
+    fields that OpenAI does not know are then left out. For Ollama, vLLM and others that are no proxy."""
     litellm_config: Path = Path("litellm_config.yaml")
     """Configuration of the in-process router, in LiteLLM's own format."""
 

@@ -92,6 +92,7 @@ def identity_of(
         settings.litellm_base_url or "",
         key.get_secret_value() if key else "",
         config,
+        *([settings.model_name] if settings.model_name else ()),
         *(f"{name}={environment.get(name, '')}" for name in names_in(config)),
     ]
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()

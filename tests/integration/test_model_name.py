@@ -1,0 +1,55 @@
+"""A server that is no LiteLLM proxy answers every agent, by the one setting that names its model."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright.assembly import build_mesh
+from meshwright.settings import load_settings
+from tests.acceptance.driver import mesh
+from tests.providers.fake import FakeProvider, tool_call
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = "llama3.1"
+
+
+@pytest.fixture
+def strict(fake: FakeProvider) -> FakeProvider:
+    """A server that has one model, and refuses what OpenAI does not know."""
+    fake.only = MODEL
+    return fake
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_shipped_agents_work_with_a_strict_server(
+    strict: FakeProvider, tmp_path: Path, stream: bool
+) -> None:
+    settings: dict[str, Any] = {"litellm_base_url": strict.url, "model_name": MODEL, "stream": stream}
+    settings |= {"default_price": {"input": 1, "output": 2}, "data_dir": tmp_path}
+    strict.replies.extend([tool_call("glob", '{"pattern": "*.md"}'), {"content": "There is README.md."}])
+    async with build_mesh(load_settings(ROOT, **settings), project=ROOT) as running:
+        assert running.model.name == f"http {strict.url} (every call is of {MODEL})"
+        outcome = await running.ask("researcher-agent", "Which files are there?")
+        costs = await running.costs("model")
+    assert (outcome.text, outcome.error) == ("There is README.md.", None)
+    assert {call.body["model"] for call in strict.calls} == {MODEL}
+    assert {call.body["user"] for call in strict.calls} == {"researcher-agent"}
+    assert costs.total.cost_usd == Decimal(len(strict.calls) * (11 + 2 * 7)) / 1_000_000
+
+
+async def test_without_the_name_the_server_says_which_field_it_refuses(
+    strict: FakeProvider, tmp_path: Path
+) -> None:
+    settings = load_settings(ROOT, litellm_base_url=strict.url, data_dir=tmp_path)
+    async with build_mesh(settings, project=ROOT) as running:
+        outcome = await running.ask("simple-agent", "Hello")
+    assert outcome.error is not None
+    assert "it said: fake_error: 400: Unknown parameter: 'cache'" in outcome.error.message
+
+
+async def test_models_test_calls_the_named_model(strict: FakeProvider, tmp_path: Path) -> None:
+    environment = {"LITELLM_BASE_URL": strict.url, "MESH_MODEL_NAME": MODEL}
+    done = await mesh("models", "test", "--data", str(tmp_path), **environment)
+    assert (done.status, done.out.splitlines()[1].split()[:2]) == (0, [MODEL, "ok"]), done
