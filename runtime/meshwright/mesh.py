@@ -301,7 +301,10 @@ class Mesh:
     async def _status(self, record: TaskRecord, task: Task) -> TaskStatus:
         """Between dispatch and outcome the agent's thread knows best."""
         thread = _thread_of(record)
-        state = await self.host.read(thread) if thread and record.status not in ENDED else None
+        try:
+            state = await self.host.read(thread) if thread and record.status not in ENDED else None
+        except NotFound:  # no agent of that id is known here
+            return record.status
         if not isinstance(state, ThreadState):
             return record.status
         entry = next((entry for entry in state.inbox if entry.task_id == task.task_id), None)

@@ -30,7 +30,7 @@ class Grounds(NamedTuple):
     elsewhere: Sequence[ActorKind] = ()
 
 
-def embedded_host(grounds: Grounds) -> Host:
+def embedded_host(grounds: Grounds) -> EmbeddedHost:
     """The default: this process and one SQLite file."""
     return EmbeddedHost(
         grounds.database,

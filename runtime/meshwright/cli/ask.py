@@ -8,6 +8,7 @@ import click
 
 from meshwright.cli.client import Document, MeshClient
 from meshwright.cli.options import from_stdin, json_option, mesh_options, quiet_option, seconds_option
+from meshwright.cli.trust import trust_option
 from meshwright.errors import NotFound
 
 
@@ -19,6 +20,7 @@ from meshwright.errors import NotFound
 @quiet_option
 @json_option
 @mesh_options
+@trust_option
 def ask(
     agent: str,
     text: str,

@@ -17,6 +17,7 @@ import click
 
 from meshwright.cli.client import Document, MeshClient
 from meshwright.cli.options import data_option
+from meshwright.cli.trust import trust_option
 
 FOLDER = Path(".mesh", "demo")
 MAX_KEPT = 3  # demos whose data stays
@@ -68,6 +69,7 @@ DELEGATED = 3  # the place of the question that one agent passes on to another
 
 @click.command()
 @data_option
+@trust_option
 def demo(data: Path | None) -> int:
     """Show agents at work; needs no key and no network.
 

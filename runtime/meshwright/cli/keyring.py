@@ -10,8 +10,10 @@ from urllib.parse import quote
 
 from meshwright.cli.admin_token import token_of_environment
 from meshwright.cli.client import Document
+from meshwright.cli.reading import readable_mesh
 from meshwright.cli.remote import RemoteMesh, session
 from meshwright.cli.running import announced_token, announced_url
+from meshwright.cli.trust import require_trust
 from meshwright.errors import InvalidInput
 from meshwright.mesh import Mesh
 from meshwright.settings import Settings, load_settings
@@ -105,7 +107,7 @@ class RemoteKeyring(RemoteMesh):
 
 
 @asynccontextmanager
-async def keyring(url: str | None, data: Path | None) -> AsyncIterator[Keyring]:
+async def keyring(url: str | None, data: Path | None, *, reads: bool) -> AsyncIterator[Keyring]:
     """The keys of the mesh at the URL, else of the running mesh of the data folder, else of its data."""
     settings = load_settings(Path(), data_dir=data)
     token = token_of_environment() if url else announced_token(settings)
@@ -115,12 +117,12 @@ async def keyring(url: str | None, data: Path | None) -> AsyncIterator[Keyring]:
         if remote is not None and (url or await remote.answers()):
             yield remote
             return
-    async with stored_mesh(settings) as mesh:
+    async with stored_mesh(settings, reads=reads) as mesh:
         yield StoredKeyring(mesh)
 
 
 @asynccontextmanager
-async def stored_mesh(settings: Settings) -> AsyncIterator[Mesh]:
+async def stored_mesh(settings: Settings, *, reads: bool) -> AsyncIterator[Mesh]:
     """Open the mesh of a data folder, without an agent starting to work.
 
     Raises StoreLocked where another process holds it, InvalidInput where the mesh keeps its keys elsewhere.
@@ -133,6 +135,11 @@ async def stored_mesh(settings: Settings) -> AsyncIterator[Mesh]:
             remedy="start it with mesh up, or name one that runs: --url",
             field="host",
         )
+    if reads:
+        async with readable_mesh(settings) as readable:
+            yield readable
+        return
+    require_trust(settings)
     mesh = build_mesh(settings)
     await mesh.worker.drain(0)
     async with mesh:

@@ -95,7 +95,7 @@ def list_keys(as_json: bool, url: str | None, data: Path | None) -> None:
     async def find(there: Keyring) -> list[Document]:
         return await there.list()
 
-    found = with_keys(url, data, find)
+    found = with_keys(url, data, find, reads=True)
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))
     elif found:
@@ -156,12 +156,18 @@ def confirm(what: str) -> None:
     click.confirm(f"{what} Continue?", abort=True, err=True)
 
 
-def with_keys(url: str | None, data: Path | None, use: Callable[[Keyring], Awaitable[ResultT]]) -> ResultT:
-    """Do something with the keys of the mesh that `--url` and `--data` choose."""
+def with_keys(
+    url: str | None,
+    data: Path | None,
+    use: Callable[[Keyring], Awaitable[ResultT]],
+    *,
+    reads: bool = False,
+) -> ResultT:
+    """Do something with the keys of the mesh that `--url` and `--data` choose, or only read them."""
     from meshwright.cli.keyring import keyring
 
     async def run() -> ResultT:
-        async with keyring(url, data) as there:
+        async with keyring(url, data, reads=reads) as there:
             return await use(there)
 
     return asyncio.run(run())

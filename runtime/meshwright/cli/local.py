@@ -29,8 +29,10 @@ async def local_mesh(settings: Settings, *, works: bool, options: str = "") -> A
     from meshwright.assembly import build_mesh
     from meshwright.cli.logs import log_to_stderr
     from meshwright.cli.notices import tell_of_prompts
+    from meshwright.cli.trust import require_trust
 
     log_to_stderr(settings.data_dir)
+    require_trust(settings)
     mesh = build_mesh(settings)
     if not works:
         await mesh.worker.drain(0)

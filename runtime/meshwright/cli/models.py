@@ -12,6 +12,7 @@ import click
 
 from meshwright.cli.client import Document, MeshClient
 from meshwright.cli.options import data_option, json_option
+from meshwright.cli.trust import require_trust
 from meshwright.storage.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def _desk(data: Path | None) -> tuple[Settings, ModelDesk]:
     from meshwright.settings import load_settings
 
     settings = load_settings(Path(), data_dir=data)
+    require_trust(settings)
     return settings, ModelDesk(settings, Path())
 
 

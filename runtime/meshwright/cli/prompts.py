@@ -23,21 +23,25 @@ def check(as_json: bool) -> int:
 
     Also names each agent whose prompt file is missing. Exit status 1 if anything is wrong.
     """
-    from meshwright.fleet import load_agents, project_file, prompts_brought
+    from meshwright.cli.declared import declared_agents
+    from meshwright.fleet import project_file
     from meshwright.prompts import PromptProblem, Prompts
     from meshwright.settings import load_settings
 
     project = Path.cwd()
     settings = load_settings(project)
-    agents = load_agents(project_file(project, settings.actors_dir), project)
-    brought = prompts_brought(agents)
-    known = Prompts(project_file(project, settings.prompt_dir), brought=brought)
-    names = {*known.names(), *brought}
+    declared = declared_agents(project_file(project, settings.actors_dir))
+    literal = {name: brought for name, brought in declared.brought.items() if brought.text}
+    known = Prompts(project_file(project, settings.prompt_dir), brought=literal)
+    names = {*known.names(), *declared.brought}
     problems = known.check()
-    for agent in agents:
-        if agent.prompt not in names:
-            path = str(known.directory / f"{agent.prompt}.prompt")
+    for agent in declared.agents:
+        prompt = agent.metadata["prompt"]
+        if prompt not in names:
+            path = str(known.directory / f"{prompt}.prompt")
             problems.append(PromptProblem(path, None, f"{path}: {agent.agent_id} has no prompt", "write it"))
+    if declared.note:
+        click.echo(f"mesh: note: {declared.note}", err=True)
     if as_json:
         click.echo(json.dumps([asdict(problem) for problem in problems], indent=2))
     else:

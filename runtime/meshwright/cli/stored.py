@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from meshwright.cli.client import Document
 from meshwright.cli.local import LocalMesh, local_mesh, plain_costs, plain_events, plain_tasks
@@ -36,7 +39,7 @@ class StoredMesh:
 
     async def task(self, task_id: str) -> Document:
         """The task's own page."""
-        async with self._idle() as mesh:
+        async with self._readable() as mesh:
             return await mesh.task(task_id)
 
     async def cancel(self, task_id: str) -> Document:
@@ -71,7 +74,7 @@ class StoredMesh:
 
     async def budgets(self) -> list[Document]:
         """As their accounts stand."""
-        async with self._idle() as mesh:
+        async with self._readable() as mesh:
             return await mesh.budgets()
 
     def follow(self, *, after_seq: int = 0, **fields: Any) -> AsyncGenerator[Document, None]:
@@ -80,12 +83,15 @@ class StoredMesh:
         raise NotFound(message, remedy=f"start one with: mesh up{self.options}")
 
     async def agents(self) -> list[Document]:
-        """The agents that would register: nobody runs them, and nobody has seen them."""
-        from meshwright.assembly import build_mesh
+        """The agents that would register, read from their files; nobody has seen them."""
+        from meshwright.cli.declared import declared_agents
+        from meshwright.fleet import project_file
 
-        declared = build_mesh(self._settings).registry.agents()
+        declared = declared_agents(project_file(Path(), self._settings.actors_dir))
+        if declared.note:
+            click.echo(f"mesh: note: {declared.note}", err=True)
         unseen = {"status": "not running", "last_seen": None}
-        return [{**agent.model_dump(mode="json"), **unseen} for agent in declared]
+        return [{**agent.model_dump(mode="json"), **unseen} for agent in declared.agents]
 
     @asynccontextmanager
     async def _log(self) -> AsyncIterator[EventLog]:
@@ -106,3 +112,14 @@ class StoredMesh:
     async def _idle(self) -> AsyncIterator[LocalMesh]:
         async with local_mesh(self._settings, works=False) as mesh:
             yield mesh
+
+    @asynccontextmanager
+    async def _readable(self) -> AsyncIterator[LocalMesh]:
+        from meshwright.cli.reading import readable_mesh
+
+        if self._settings.host == "dapr":  # its actors are in a store that only a sidecar reads
+            async with self._idle() as local:
+                yield local
+            return
+        async with readable_mesh(self._settings) as mesh:
+            yield LocalMesh(mesh, self._settings.data_dir)

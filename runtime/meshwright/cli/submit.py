@@ -10,6 +10,7 @@ import click
 
 from meshwright.cli.client import Document, MeshClient
 from meshwright.cli.options import from_stdin, json_option, mesh_options, quiet_option, seconds_option
+from meshwright.cli.trust import trust_option
 
 
 class JsonObject(click.ParamType[Document]):
@@ -41,6 +42,7 @@ class JsonObject(click.ParamType[Document]):
 @quiet_option
 @json_option
 @mesh_options
+@trust_option
 def submit(
     capability: str,
     text: str | None,

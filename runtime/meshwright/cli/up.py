@@ -23,6 +23,7 @@ from meshwright.cli.serving import (
     start_again,
     switch_often,
 )
+from meshwright.cli.trust import require_trust, trust_option
 
 if TYPE_CHECKING:
     from socket import socket
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 )
 @mqtt_option
 @data_option
+@trust_option
 @click.option("--accept-loss", is_flag=True, help="Start on a store that has lost what was committed to it.")
 def up(
     port: int | None,
@@ -84,6 +86,7 @@ def up(
         accept_loss=accept_loss or None,
     )
     log_to_stderr(settings.data_dir)
+    require_trust(settings)
     os.umask(PRIVATE_UMASK)
     if settings.host == "dapr":
         from meshwright.cli.supervised import run_stack

@@ -20,6 +20,7 @@ from meshwright.cli.serving import (
     loop_factory,
     reread_prompts_on_sighup,
 )
+from meshwright.cli.trust import require_trust, trust_option
 from meshwright.cli.up import serve_on
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ MODELS_APP, MODELS_PORT = "llm-service", 8002
 )
 @click.option("--port", type=click.IntRange(0, 65_535), metavar="N", help="For the API, or else for probes.")
 @data_option
+@trust_option
 def worker(app_id: str, replica: bool, port: int | None, data: Path | None) -> None:
     """Run one worker of a mesh on Dapr, beside its sidecar.
 
@@ -52,6 +54,7 @@ def worker(app_id: str, replica: bool, port: int | None, data: Path | None) -> N
 
     settings = listening_for(app_id, load_settings(Path(), data_dir=data, listen_port=port, host="dapr"))
     log_to_stderr(settings.data_dir)
+    require_trust(settings)
     os.umask(PRIVATE_UMASK)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_work(settings, app_id, replica))

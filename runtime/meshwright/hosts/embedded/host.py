@@ -119,21 +119,32 @@ class EmbeddedHost:
 
     async def start(self) -> None:
         """Open the file, take up what was under way, and begin to run turns."""
-        self._loop = asyncio.get_running_loop()
-        await self._database.open()
+        await self.open()
         try:
-            await self._log.start()
-            self._cells.open(self._database.connect_reader(), self._database.path)
             mailbox = self._stored_mailbox()
             obliged = self._cells.read("SELECT type, id FROM heads WHERE obliged", ())
-        except BaseException:  # a cancelled start too must give the folder back
-            self._cells.close()
-            await self._database.close()
+        except BaseException:  # the folder must be given back
+            await self._close_files()
             raise
         self._take_up_mailbox(mailbox)
         self._recovery = asyncio.create_task(self._recover(obliged), name="recovery")
         self._alarms.start()
         self._trimming = asyncio.create_task(self._trim_idle(), name="idle actors")
+
+    async def open(self) -> None:
+        """Open the file, for `read` alone: what was under way stays as it is. `stop` closes it."""
+        self._loop = asyncio.get_running_loop()
+        await self._database.open()
+        try:
+            await self._log.start()
+            self._cells.open(self._database.connect_reader(), self._database.path)
+        except BaseException:  # a cancelled start too must give the folder back
+            await self._close_files()
+            raise
+
+    async def _close_files(self) -> None:
+        self._cells.close()
+        await self._database.close()
 
     async def stop(self) -> None:
         """Take nothing new, let what is under way commit, and close the file. Idempotent."""
@@ -147,8 +158,7 @@ class EmbeddedHost:
         while self._failure is None and (self._ready or self._callbacks or not self._committer.idle):
             await self._queued()
         self._log.close()
-        self._cells.close()
-        await self._database.close()
+        await self._close_files()
         self._loop = None
 
     async def call(
