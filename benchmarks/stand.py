@@ -20,6 +20,8 @@ from meshwright.mesh import Mesh
 from meshwright.settings import Settings
 from meshwright.storage.database import Database
 
+MAX_OPEN_TASKS = 1_000_000  # more than any benchmark has
+
 
 class BenchAgent(Agent):
     """An agent as a person would write it, with slots for all that a benchmark has in flight."""
@@ -71,7 +73,7 @@ def build_stand(
         return host(grounds)
 
     mesh = build_mesh(
-        Settings(data_dir=Path(folder), **settings),
+        Settings(data_dir=Path(folder), **{"max_open_tasks": MAX_OPEN_TASKS, **settings}),
         project=ROOT,
         agents=agents,
         model=model or InstantModel(),

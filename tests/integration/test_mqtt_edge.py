@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from meshwright.messages import Caller, TaskRequest
 from tests.integration.http_mesh import TRACE_ID, WRONG_TASKS, Api, http_mesh
 from tests.integration.mqtt_broker import (
     HELLO,
@@ -362,3 +363,26 @@ def test_nothing_of_mqtt_is_loaded_where_nobody_asked_for_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+async def test_what_is_of_another_tenant_appears_below_that_tenant_alone(api: Api, caller: Client) -> None:
+    acme = Caller(tenant_id="acme")
+    await caller.subscribe("mesh/#")
+    request = TaskRequest(agent_id="echo", task_id="shared", payload={"text": "of acme"})
+    await api.mesh.submit(request, acme)
+    caller.publish(SUBMIT, {**HELLO, "task_id": "shared"})
+    outcomes: dict[str, str] = {}
+    seen: list[tuple[str, bytes]] = []
+    while len(outcomes) < 2:
+        message = await caller.message()
+        seen.append((message.topic, message.payload))
+        if message.topic.endswith("/tasks/shared/outcome"):
+            outcomes[message.topic] = json.loads(message.payload)["result"]["text"]
+    assert outcomes == {
+        "mesh/acme/tasks/shared/outcome": "you said: of acme",
+        "mesh/default/tasks/shared/outcome": "you said: hello",
+    }
+    assert {topic.split("/")[1] for topic, payload in seen if b"acme" in payload} == {"acme"}
+    assert {"mesh/acme/tasks/shared/progress", "mesh/acme/events/task-progress/task.accepted"} <= {
+        topic for topic, _ in seen
+    }

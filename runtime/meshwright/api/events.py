@@ -64,7 +64,10 @@ class EventTail(Start, Fields):
 
 
 class EventPage(BaseModel):
-    """Events in order. `next_seq` is what to give as `after_seq` for more (descending: as `before_seq`)."""
+    """Events in order. `next_seq` is what to give as `after_seq` for more (descending: as `before_seq`).
+
+    A page ends at `limit` events, or at some megabytes.
+    """
 
     items: list[Event]
     next_seq: int | None = None
@@ -72,8 +75,8 @@ class EventPage(BaseModel):
 
 async def event_page(log: EventLog, query: Range, tenant_id: str, **fields: object) -> EventPage:
     """Look up one page of a tenant's events."""
-    items = await log.query(make_filter(query, tenant_id, **fields))
-    return EventPage(items=items, next_seq=items[-1].seq if len(items) == query.limit else None)
+    page = await log.page(make_filter(query, tenant_id, **fields))
+    return EventPage(items=page.events, next_seq=page.next_seq)
 
 
 def make_filter(query: Start, tenant_id: str, **fields: object) -> EventFilter:

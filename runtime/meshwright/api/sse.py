@@ -19,6 +19,7 @@ from meshwright.messages import Event
 RETRY_MS = 1000  # a browser waits so long before it connects again
 PING_SECONDS = 15.0
 MAX_WAITING = 512  # frames of one stream that wait to be sent
+MAX_WAITING_BYTES = 1024 * 1024  # beyond which no frame is added to them
 MAX_KEPT_BYTES = 4 * 1024 * 1024  # frames kept for the next stream that needs them
 
 Events = AsyncGenerator[Event]
@@ -79,7 +80,9 @@ class EventStream(EventSourceResponse):
         self._is_last = is_last
         self._feeding: asyncio.Task[None] | None = None
         self._frames, receive = create_memory_object_stream[bytes](MAX_WAITING)
-        self._body = _written(receive)
+        self._body = self._written(receive)
+        self._waiting_bytes = 0
+        self._sent = asyncio.Event()
         super().__init__(self._body, headers=HEADERS)
 
     def end(self) -> None:
@@ -113,26 +116,31 @@ class EventStream(EventSourceResponse):
                     return
 
     async def _put(self, frame: bytes) -> None:
+        while self._waiting_bytes >= MAX_WAITING_BYTES:
+            self._sent.clear()
+            await self._sent.wait()
+        self._waiting_bytes += len(frame)
         try:
             self._frames.send_nowait(frame)  # costs no round of the loop, so that what is ready gathers
         except WouldBlock:
             await self._frames.send(frame)
 
-
-async def _written(frames: MemoryObjectReceiveStream[bytes]) -> AsyncGenerator[bytes]:
-    """The body: all frames that are ready as one chunk, and a comment after each silence."""
-    yield format_sse_event(retry=RETRY_MS)
-    with frames:
-        while True:
-            ready: list[bytes] = []
-            try:
-                with move_on_after(PING_SECONDS):
-                    ready.append(await frames.receive())
-                while ready:
-                    ready.append(frames.receive_nowait())
-            except WouldBlock:
-                pass
-            except EndOfStream:
-                if not ready:
-                    return
-            yield b"".join(ready) or KEEPALIVE_COMMENT
+    async def _written(self, frames: MemoryObjectReceiveStream[bytes]) -> AsyncGenerator[bytes]:
+        """The body: all frames that are ready as one chunk, and a comment after each silence."""
+        yield format_sse_event(retry=RETRY_MS)
+        with frames:
+            while True:
+                ready: list[bytes] = []
+                try:
+                    with move_on_after(PING_SECONDS):
+                        ready.append(await frames.receive())
+                    while ready:
+                        ready.append(frames.receive_nowait())
+                except WouldBlock:
+                    pass
+                except EndOfStream:
+                    if not ready:
+                        return
+                yield b"".join(ready) or KEEPALIVE_COMMENT
+                self._waiting_bytes -= sum(map(len, ready))
+                self._sent.set()

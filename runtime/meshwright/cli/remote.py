@@ -89,8 +89,16 @@ class RemoteMesh:
 
     async def events(self, limit: int, **fields: Any) -> list[Document]:
         """`GET /events`, from the newest back."""
-        params = _given({**fields, "limit": limit, "order": "desc"})
-        return (await self._call("GET", "/events", params=params))["items"][::-1]
+        found: list[Document] = []
+        before: int | None = None
+        while len(found) < limit:
+            rest = {"limit": limit - len(found), "before_seq": before, "order": "desc"}
+            page = await self._call("GET", "/events", params=_given({**fields, **rest}))
+            found += page["items"]
+            before = page["next_seq"]
+            if before is None:
+                break
+        return found[::-1]
 
     async def last_seq(self) -> int:
         """The `seq` of the newest event."""

@@ -14,6 +14,7 @@ from meshwright.messages import Event
 
 MODEL_DELTA = "model.delta"
 MAX_WAITING = 256  # events for one reader; above that pieces are dropped, and the log has to wait
+MAX_AHEAD = 16  # of the log, which may be large
 
 
 class Reader:
@@ -21,6 +22,7 @@ class Reader:
 
     def __init__(self, wanted: EventFilter) -> None:
         self.waiting: asyncio.Queue[Event | None] = asyncio.Queue(MAX_WAITING)
+        self.room = asyncio.Semaphore(MAX_AHEAD)
         self._matches = Matcher(wanted)
 
     def offer(self, piece: Event) -> None:
@@ -33,6 +35,7 @@ class Reader:
         try:
             async with aclosing(kept) as events:
                 async for event in events:
+                    await self.room.acquire()
                     await self.waiting.put(event)
         except Exception:  # whatever it is: the reader must not wait for more
             await self.waiting.put(None)
@@ -61,6 +64,8 @@ class Live:
         try:
             while (event := await reader.waiting.get()) is not None:
                 yield event
+                if event.seq is not None:
+                    reader.room.release()
         finally:
             readers.discard(reader)
             if not readers and self._readers.get(wanted.task_id) is readers:

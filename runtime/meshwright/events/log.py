@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
 from datetime import datetime
 from functools import partial
+from typing import NamedTuple
 
 from meshwright import topics
 from meshwright.clock import Clock, SystemClock
@@ -15,7 +16,7 @@ from meshwright.errors import StoreFailed
 from meshwright.events.blocks import Blocks, block_of, delete_block, first_of
 from meshwright.events.filter import EventFilter
 from meshwright.events.projections import Projections, delete_ended_tasks, recent_outcomes
-from meshwright.events.search import Found, has_own_id, search
+from meshwright.events.search import MAX_BYTES_READ, PAYLOAD, Found, has_own_id, search
 from meshwright.events.table import INTO, Row, known_ids, own_id, row_of, write_rows
 from meshwright.events.tails import Tails
 from meshwright.events.tasks import TaskPage, list_tasks, open_tasks, position_of
@@ -25,6 +26,13 @@ from meshwright.storage.database import Database, Job
 from meshwright.storage.mark import Loss
 
 MAX_FOUND = 500  # events read in one go
+
+
+class Page(NamedTuple):
+    """Events in order. Behind `next_seq` (descending: before it) there may be more; None at the end."""
+
+    events: list[Event]
+    next_seq: int | None
 
 
 class EventLog:
@@ -130,23 +138,38 @@ class EventLog:
             write_rows(connection, INTO, rows)
             self._database.count_accepted(sum(event.event_type == "task.accepted" for event in written))
             self._blocks.add(connection, rows)
-            self._projections.apply(connection, written)
+            self._projections.apply(connection, written, sum(len(row[PAYLOAD]) for row in rows))
         return written
 
     # Reading
 
     async def query(self, wanted: EventFilter) -> list[Event]:
-        """Up to `limit` events that fit, in the filter's order. Payloads are plain data."""
+        """Up to `limit` events that fit, in the filter's order, however large. Payloads are plain data."""
+        page = await self.page(wanted)
+        events = page.events
+        while page.next_seq is not None and len(events) < wanted.limit:
+            bound = "before_seq" if wanted.order == "desc" else "after_seq"
+            rest = {bound: page.next_seq, "limit": wanted.limit - len(events)}
+            page = await self.page(wanted.model_copy(update=rest))
+            events += page.events
+        return events
+
+    async def page(self, wanted: EventFilter) -> Page:
+        """The first events that fit, in the filter's order: up to `limit`, and to `MAX_BYTES_READ`."""
         first, last = wanted.first(), wanted.last(self._tails.announced)
         events: list[Event] = []
-        while first <= last and len(events) < wanted.limit:
-            found = await self._search(wanted, first, last, wanted.limit - len(events))
+        size = 0
+        while first <= last and len(events) < wanted.limit and size < MAX_BYTES_READ:
+            limit = min(wanted.limit - len(events), MAX_FOUND)
+            found = await self._search(wanted, first, last, limit, MAX_BYTES_READ - size)
             events += found.events
+            size += found.size
             if wanted.order == "desc":
                 last = found.reached - 1
             else:
                 first = found.reached + 1
-        return events
+        is_cut = len(events) == wanted.limit or size >= MAX_BYTES_READ
+        return Page(events, events[-1].seq if is_cut else None)
 
     async def replay(self, wanted: EventFilter) -> AsyncGenerator[Event]:
         """All events that fit, as far as the log goes now, however many: of an aggregate its story."""
@@ -177,8 +200,15 @@ class EventLog:
         finally:
             await tail.aclose()
 
-    async def _search(self, wanted: EventFilter, first: int, last: int, limit: int = MAX_FOUND) -> Found:
-        look = partial(search, wanted=wanted, first=first, last=last, limit=min(limit, MAX_FOUND))
+    async def _search(
+        self,
+        wanted: EventFilter,
+        first: int,
+        last: int,
+        limit: int = MAX_FOUND,
+        max_bytes: int = MAX_BYTES_READ,
+    ) -> Found:
+        look = partial(search, wanted=wanted, first=first, last=last, limit=limit, max_bytes=max_bytes)
         return await self._database.read(look)
 
     async def knows(self, event_id: str) -> bool:

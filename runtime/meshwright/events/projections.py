@@ -24,6 +24,7 @@ from meshwright.storage.rows import MAX_ROWS
 
 VERSION = 2  # of what these tables say; where the file has another, they are made anew
 MAX_PENDING = 1000  # events that wait to be folded in
+MAX_PENDING_BYTES = 4 * 1024 * 1024  # of payloads that wait with them
 MAX_OUTCOMES = 20  # kept of each agent and capability
 FOLDED_AT_ONCE = 1000  # when catching up
 FOLDED = frozenset({*CHANGES, "attempt.ended", CALLED})
@@ -52,20 +53,26 @@ class Projections:
 
     def __init__(self) -> None:
         self._pending: list[Event] = []
+        self._pending_bytes = 0
         self._newest = 0
         self._catching_up = True
 
-    def apply(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:
-        """Take in events that have just been written. Those that come while it catches up are found then."""
+    def apply(self, connection: sqlite3.Connection, events: Sequence[Event], size: int) -> None:
+        """Take in events that have just been written, whose payloads have `size` bytes of JSON.
+
+        Those that come while it catches up are found then.
+        """
         if self._catching_up or not events:
             return
         self._newest = events[-1].seq or 0
         self._pending += [event for event in events if event.event_type in FOLDED]
-        if len(self._pending) >= MAX_PENDING:
+        self._pending_bytes += size
+        if len(self._pending) >= MAX_PENDING or self._pending_bytes >= MAX_PENDING_BYTES:
             self.flush(connection)
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Fold in what is waiting; whoever reads after this commit sees all that was durable before it."""
+        self._pending_bytes = 0
         if self._pending:
             _fold(connection, self._pending)
             self._pending = []

@@ -6,11 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
+from meshwright.encoding import decode, encode
 from meshwright.events.filter import EventFilter, Matcher
 from meshwright.events.search import Found
 from meshwright.messages import Event
 
 MAX_BUFFERED = 1000  # events that one tail keeps; further behind it reads the table
+MAX_BUFFERED_BYTES = 4 * 1024 * 1024  # of their payloads
 
 Search = Callable[[EventFilter, int, int], Awaitable[Found]]
 
@@ -22,7 +24,8 @@ class Tail:
         self.wanted = wanted
         self.position = position  # the last seq that was given out or passed by
         self.behind = True
-        self.buffer: deque[Event] = deque()
+        self.buffer: deque[tuple[Event, int]] = deque()
+        self._buffered_bytes = 0
         self._matches = Matcher(wanted)
         self._news: asyncio.Future[None] | None = None
 
@@ -30,10 +33,11 @@ class Tail:
         """Whether an event belongs into the buffer."""
         return not self.behind and self._matches(event)
 
-    def offer(self, event: Event) -> None:
-        """Take a wanted event, or fall behind if the buffer is full."""
-        if len(self.buffer) < MAX_BUFFERED:
-            self.buffer.append(event)
+    def offer(self, event: Event, size: int) -> None:
+        """Take a wanted event, whose payload has `size` bytes, or fall behind if the buffer is full."""
+        if len(self.buffer) < MAX_BUFFERED and self._buffered_bytes < MAX_BUFFERED_BYTES:
+            self.buffer.append((event, size))
+            self._buffered_bytes += size
             self.wake()
         else:
             self.fall_behind()
@@ -41,10 +45,18 @@ class Tail:
     def fall_behind(self) -> None:
         """Go back to reading the table, from the first event that was not given out."""
         if self.buffer:
-            self.position = (self.buffer[0].seq or 0) - 1
+            self.position = (self.buffer[0][0].seq or 0) - 1
             self.buffer.clear()
+            self._buffered_bytes = 0
         self.behind = True
         self.wake()
+
+    def take(self) -> Event:
+        """The next event of the buffer."""
+        event, size = self.buffer.popleft()
+        self._buffered_bytes -= size
+        self.position = event.seq or 0
+        return event
 
     def wake(self) -> None:
         """Let the reader look again."""
@@ -86,9 +98,10 @@ class Tails:
         if event.task_id is not None:
             tails += [tail for tail in self._by_task.get(None, ()) if tail.wants(event)]
         if tails:
-            plain = event.plain()
+            payload = encode(event.payload)
+            plain = event.model_copy(update={"payload": decode(payload)})
             for tail in tails:
-                tail.offer(plain)
+                tail.offer(plain, len(payload))
 
     async def follow(self, wanted: EventFilter, position: int) -> AsyncGenerator[Event]:
         """Give the wanted events after a position, and go on with those to come until the tails close."""
@@ -104,9 +117,7 @@ class Tails:
                     tail.position = found.reached
                 tail.behind = False  # nothing can have been announced since the look at `announced`
                 while tail.buffer:
-                    event = tail.buffer.popleft()
-                    tail.position = event.seq or 0
-                    yield event
+                    yield tail.take()
                 if self._closed:
                     return
                 if not tail.behind:

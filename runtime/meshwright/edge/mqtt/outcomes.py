@@ -32,6 +32,7 @@ from meshwright.mesh import FINAL
 from meshwright.messages import Event, Plain
 from meshwright.topics import TASK_PROGRESS
 from meshwright.turns import ActorKind
+from meshwright.work.protocol import TaskKey, tenant_scoped
 
 MAX_AGE = timedelta(days=1)  # of an outcome that is still sent
 MAX_REPLIES = 8  # of one client that a task's outcome is sent to, the last
@@ -67,7 +68,7 @@ class Asked(BaseModel):
 
 
 class MqttReplies(Actor[Asked]):
-    """Who wants the outcome of one task; its id is the task's."""
+    """Who wants the outcome of one task; its id is that of the task's actor."""
 
     @turn
     def ask(self, turn: Turn, reply_to: ReplyTo) -> None:
@@ -132,7 +133,7 @@ class Outcomes:
 
     async def ask(self, task_id: str, reply_to: ReplyTo) -> None:
         """Have the outcome of a task sent there too; kept, for whenever it ends, when this returns."""
-        await self._host.call(_replies(task_id), "ask", reply_to)
+        await self._host.call(_replies(TaskKey(self._topics.tenant, task_id)), "ask", reply_to)
 
     def works(self, connection: Connection) -> tuple[Coroutine[Any, Any, None], ...]:
         """What sends those that the broker does not have, and those to come. Raise BrokerAway."""
@@ -149,18 +150,19 @@ class Outcomes:
         async with aclosing(self._log.tail(wanted)) as events:
             async for event in events:
                 if event.event_type in FINAL and event.task_id is not None:
+                    task = TaskKey(event.tenant_id, event.task_id)
                     await asyncio.sleep(
                         0
                     )  # so that the end is seen among the events first, where all is quiet
-                    publications = await self._publications(connection, event.task_id, event)
+                    publications = await self._publications(connection, task, event)
                     sendings = [Sending(each, await connection.send(each)) for each in publications]
                     await pending.put((event.seq or 0, sendings))
 
-    async def _publications(self, connection: Connection, task_id: str, event: Event) -> list[Publication]:
+    async def _publications(self, connection: Connection, task: TaskKey, event: Event) -> list[Publication]:
         document = encode(event.payload)
-        asked = await patiently(connection, lambda: self._host.read(_replies(task_id)))
+        asked = await patiently(connection, lambda: self._host.read(_replies(task)))
         replies = asked.replies if isinstance(asked, Asked) else []
-        topic = self._topics.outcome(task_id)
+        topic = self._topics.outcome(*task)
         return [
             Publication(topic, document, content_type=JSON),
             *(reply_to.publication(document) for reply_to in replies),
@@ -193,5 +195,5 @@ class Outcomes:
         await self._host.call(self._here, "reach", Position(seq=seq))
 
 
-def _replies(task_id: str) -> ActorRef:
-    return ActorRef(MqttReplies.__name__, task_id)
+def _replies(task: TaskKey) -> ActorRef:
+    return ActorRef(MqttReplies.__name__, tenant_scoped(*task))

@@ -64,18 +64,18 @@ class Topics:
         """The topic below which a client is answered: no one else may name a topic there."""
         return f"{self._replies}/{client}/"
 
-    def progress(self, task_id: str) -> str:
-        """Where a task's events go."""
-        return f"{self._base}/tasks/{_level(task_id)}/progress"
+    def progress(self, tenant_id: str, task_id: str) -> str:
+        """Where a task's events go: below its tenant."""
+        return f"{self.prefix}/{_level(tenant_id)}/tasks/{_level(task_id)}/progress"
 
-    def outcome(self, task_id: str) -> str:
-        """Where a task's outcome goes."""
-        return f"{self._base}/tasks/{_level(task_id)}/outcome"
+    def outcome(self, tenant_id: str, task_id: str) -> str:
+        """Where a task's outcome goes: below its tenant."""
+        return f"{self.prefix}/{_level(tenant_id)}/tasks/{_level(task_id)}/outcome"
 
     def event(self, event: Event) -> str:
-        """Where an event of the bus goes."""
+        """Where an event of the bus goes: below its tenant."""
         levels = "/".join(map(_level, (*event.topic.split("."), event.event_type)))
-        return f"{self._base}/events/{levels}"
+        return f"{self.prefix}/{_level(event.tenant_id)}/events/{levels}"
 
     def agent(self, agent_id: str) -> str:
         """Where an agent's presence is kept."""

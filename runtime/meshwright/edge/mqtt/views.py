@@ -18,6 +18,7 @@ from meshwright.messages import Event
 from meshwright.topics import TASK_PROGRESS
 
 MAX_WAITING = 4096  # events; more, and the oldest are dropped
+MAX_WAITING_BYTES = 16 * 1024 * 1024  # of them, encoded
 BATCH = 16  # events between two looks at what else the loop has to do
 
 
@@ -27,29 +28,38 @@ class Views:
     def __init__(self, topics: Topics, notices: Notices) -> None:
         self._topics = topics
         self._notices = notices
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[tuple[Publication, ...]] = deque()
+        self._waiting_bytes = 0
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def hear(self, event: Event) -> None:
-        """Take an event of the bus. Costs next to nothing: the rest is done when it is its turn."""
-        if len(self._waiting) >= MAX_WAITING:
-            self._waiting.popleft()
+        """Take an event of the bus. It is encoded at once, so that what waits is known to the byte."""
+        publications = tuple(self._publications(event))
+        self._waiting.append(publications)
+        self._waiting_bytes += len(publications[0].payload)
+        while len(self._waiting) > MAX_WAITING or self._waiting_bytes > MAX_WAITING_BYTES:
+            self._take()
             self._notices.dropped(what="events", reason="more happens than the broker takes")
-        self._waiting.append(event)
-        self._news.set()
-        self._idle.clear()
+        if self._waiting:
+            self._news.set()
+            self._idle.clear()
+
+    def _take(self) -> tuple[Publication, ...]:
+        publications = self._waiting.popleft()
+        self._waiting_bytes -= len(publications[0].payload)
+        return publications
 
     async def show(self, connection: Connection) -> None:
         """Publish what waits, and what comes. Raises BrokerAway."""
         while True:
             await self._news.wait()
             for _ in range(min(BATCH, len(self._waiting))):
-                for publication in self._publications(self._waiting[0]):
+                for publication in self._waiting[0]:
                     if not connection.put(publication):
                         self._notices.dropped(topic=publication.topic, reason=TOO_LARGE)
-                self._waiting.popleft()
+                self._take()
             await connection.written()
             if not self._waiting:
                 self._news.clear()
@@ -64,6 +74,6 @@ class Views:
         payload = encode(event)
         yield Publication(self._topics.event(event), payload, qos=0)
         if event.topic == TASK_PROGRESS and event.task_id is not None:
-            yield Publication(self._topics.progress(event.task_id), payload, qos=0)
+            yield Publication(self._topics.progress(event.tenant_id, event.task_id), payload, qos=0)
         if event.event_type == REFUSED and not event.payload["answered"]:
             yield Publication(self._topics.errors, encode(event.payload), qos=0)

@@ -90,9 +90,11 @@ class Cell:
 class Cells:
     """The active actors of a host, least recently used first."""
 
-    def __init__(self, max_active: int, on_failure: Callable[[StoreFailed], None]) -> None:
+    def __init__(self, max_active: int, max_bytes: int, on_failure: Callable[[StoreFailed], None]) -> None:
         self.kinds: dict[str, ActorKind] = {}
         self._max_active = max_active
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._on_failure = on_failure
         self._cells: OrderedDict[ActorRef, Cell] = OrderedDict()
         self._reader: sqlite3.Connection | None = None
@@ -112,6 +114,7 @@ class Cells:
     def close(self) -> None:
         """Drop every cell, and the connection."""
         self._cells.clear()
+        self._bytes = 0
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -145,8 +148,13 @@ class Cells:
         for kind, unread in new.items():
             stored = self.stored_heads(kind, [cell.ref.id for cell in unread])
             for cell in unread:
-                cell.head = stored.get(cell.ref.id) or Head()
+                self.set_head(cell, stored.get(cell.ref.id) or Head())
                 cell.born_here = cell.ref.id not in stored
+
+    def set_head(self, cell: Cell, head: Head) -> None:
+        """Give a cell its head: what was read, or handed to a group."""
+        self._bytes += len(head.state) - (len(cell.head.state) if cell.head is not None else 0)
+        cell.head = head
 
     def stored_heads(self, kind: str, ids: Sequence[str]) -> dict[str, Head]:
         """The heads in the file of some actors of a type, by id."""
@@ -163,18 +171,19 @@ class Cells:
             self._on_failure(failure)
             raise failure from error
 
+    @property
+    def are_too_many(self) -> bool:
+        """Whether more are active than may be, or their states are larger."""
+        return len(self._cells) > self._max_active or self._bytes > self._max_bytes
+
     def trim(self, idle_since: float) -> None:
-        """Deactivate the least recently used: those over the limit, and those idle since then."""
-        for ref, cell in list(self._oldest(idle_since)):
+        """Deactivate the least recently used: those over the limits, and those idle since then."""
+        for ref, cell in list(self._cells.items()):
+            if not self.are_too_many and cell.used_at > idle_since:
+                return
             if cell.idle:
                 del self._cells[ref]
-
-    def _oldest(self, idle_since: float) -> Iterator[tuple[ActorRef, Cell]]:
-        surplus = len(self._cells) - self._max_active
-        for number, (ref, cell) in enumerate(self._cells.items()):
-            if number >= surplus and cell.used_at > idle_since:
-                return
-            yield ref, cell
+                self._bytes -= len(cell.head.state) if cell.head is not None else 0
 
 
 def head_of(row: tuple[Any, ...]) -> Head:

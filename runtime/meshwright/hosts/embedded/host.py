@@ -41,6 +41,7 @@ RECOVERED_A_ROUND = 100
 IDLE_SECONDS = 60.0
 UNTRACED = NoTracing()  # for turns that belong to no task
 TRIM_EVERY_TURNS = 1000
+MAX_ACTIVE_BYTES = 64 * 1024 * 1024  # of the states of active actors, as JSON
 
 
 class EmbeddedHost:
@@ -58,6 +59,7 @@ class EmbeddedHost:
         max_mailbox: int = 1000,
         max_active: int = 5000,
         max_record_bytes: int = MAX_RECORD_BYTES,
+        max_active_bytes: int = MAX_ACTIVE_BYTES,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self.incarnation = new_id()
@@ -67,7 +69,7 @@ class EmbeddedHost:
         self._tracing = tracing or NoTracing()
         self._max_mailbox = max_mailbox
         self.max_record_bytes = max_record_bytes
-        self._cells = Cells(max_active, self._fail)
+        self._cells = Cells(max_active, max_active_bytes, self._fail)
         self._bus = Bus()
         self._records = Records(self._cells)
         self._alarms = Alarms(self.clock, self._load_due, self._fire)
@@ -374,7 +376,7 @@ class EmbeddedHost:
         if delivery.row is not None:
             group.take(delivery.row)
         if commit.changed:
-            cell.head = commit.head
+            self._cells.set_head(cell, commit.head)
             cell.pending += 1
             group.add(commit, cell)
             self._records.note(commit.records)
@@ -432,6 +434,8 @@ class EmbeddedHost:
         for cell in group.cells:
             cell.pending -= 1
         self._records.written(group.records)
+        if self._cells.are_too_many:
+            self._cells.trim(self._now() - IDLE_SECONDS)
         if group.events:
             self._log.committed(group.events)
             for event in group.events:

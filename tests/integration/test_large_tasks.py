@@ -1,0 +1,163 @@
+"""Large tasks: pages, streams, buffers and actors in memory are bounded by bytes, not by number alone."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright.api.sse import Streams
+from meshwright.cli.remote import remote_mesh
+from meshwright.edge.mqtt.notices import Notices
+from meshwright.edge.mqtt.topics import Topics
+from meshwright.edge.mqtt.views import Views
+from meshwright.envelope import ActorRef
+from meshwright.events.filter import EventFilter
+from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.messages import Event
+from meshwright.turns import ActorKind
+from tests.contract.sample import Diary, Line
+from tests.integration.http_mesh import Api, http_mesh
+from tests.unit.event_logs import LogOnFile, event, open_log
+
+MIB = 1024 * 1024
+TEXT = "x" * 200_000
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with http_mesh(tmp_path) as api:
+        for _ in range(40):
+            await api.submit(agent_id="gate", payload={"text": TEXT})
+        yield api
+
+
+# Pages
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_pages_of_events_end_at_some_megabytes_and_go_on_behind_it(api: Api, order: str) -> None:
+    newest = await api.mesh.log.last_seq()
+    seen: list[int] = []
+    bound = {"before_seq": newest + 1}
+    while True:
+        async with api.session.get("/events", params={"limit": 1000, "order": order, **bound}) as response:
+            body = await response.read()
+            page = await response.json()
+        assert len(body) < 6 * MIB
+        seen += [item["seq"] for item in page["items"]]
+        if page["next_seq"] is None:
+            break
+        bound["before_seq" if order == "desc" else "after_seq"] = page["next_seq"]
+    assert seen == sorted(range(1, newest + 1), reverse=order == "desc")
+
+
+async def test_the_command_line_follows_the_pages(api: Api) -> None:
+    async with remote_mesh(api.url) as remote:
+        found = await remote.events(1000, event_type="task.dispatched")
+        last = await remote.events(3)
+    assert [item["payload"]["task"]["payload"]["text"] for item in found] == [TEXT] * 40
+    assert len(last) == 3
+
+
+# Streams
+
+
+async def test_a_tail_that_is_not_read_holds_some_megabytes(tmp_path: Path) -> None:
+    async with open_log(tmp_path) as kept, aclosing(kept.log.tail(EventFilter())) as tail:
+        first = asyncio.ensure_future(anext(tail))
+        await asyncio.sleep(0)
+        await kept.write([event(0)])
+        await first
+        held = await held_after(pour(kept, 200))
+        seen = [(await anext(tail)).seq for _ in range(200)]
+    assert held < 12 * MIB
+    assert seen == list(range(2, 202))
+
+
+async def pour(kept: LogOnFile, count: int) -> None:
+    for number in range(1, count + 1):
+        await kept.write([event(number, payload={"text": f"{number}{TEXT}"})])
+
+
+async def held_after(work: Any) -> int:
+    """The bytes that are allocated by some work, and are still held after it."""
+    tracemalloc.start()
+    try:
+        await work
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+async def test_a_stream_that_nobody_reads_takes_no_more_events() -> None:
+    taken = 0
+
+    async def events() -> AsyncGenerator[Event]:
+        nonlocal taken
+        for seq in range(1, 301):
+            taken += 1
+            yield event(seq, payload={"text": TEXT}).model_copy(update={"seq": seq})
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body" and TEXT.encode() in message["body"]:
+            await asyncio.Event().wait()  # a client that reads no more
+
+    scope = {"type": "http", "asgi": {"spec_version": "2.4"}}
+    serving = asyncio.create_task(Streams().respond(events())(scope, receive, send))
+    for _ in range(2000):
+        await asyncio.sleep(0)
+    serving.cancel()
+    await asyncio.wait([serving])
+    assert 0 < taken <= 8
+
+
+async def test_what_waits_for_a_broker_is_bounded_and_says_what_it_drops() -> None:
+    told: list[str] = []
+    notices = Notices(lambda event_type, known: told.append(event_type))
+    views = Views(Topics("mesh", "replies"), notices)
+
+    async def hear() -> None:
+        for number in range(500):
+            views.hear(event(number, payload={"text": f"{number}{TEXT}"}))
+
+    assert await held_after(hear()) < 20 * MIB
+    assert told == ["edge.dropped"]
+    notices.close()
+
+
+# Actors
+
+
+async def test_idle_actors_are_dropped_by_the_size_of_their_states(tmp_path: Path) -> None:
+    host = EmbeddedHost.in_folder(tmp_path, durability="off", max_active_bytes=MIB)
+    host.register(ActorKind.of(Diary))
+    await host.start()
+    try:
+        for number in range(50):
+            await host.call(ActorRef("Diary", f"large-{number}"), "write", Line(text=TEXT))
+        assert host.active <= 6
+        for number in range(50):
+            page = await host.call(ActorRef("Diary", f"large-{number}"), "write", Line(text="more"))
+            assert page.lines == [TEXT, "more"]
+        assert host.active <= 6
+    finally:
+        await host.stop()
+
+
+async def test_ended_tasks_do_not_stay_in_memory_for_their_payloads(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path) as api:
+
+        async def tasks() -> None:
+            for _ in range(600):
+                await api.finished(agent_id="echo", payload={"text": TEXT})
+
+        assert await held_after(tasks()) < 150 * MIB
