@@ -113,6 +113,10 @@ def event(event_type: str, task_id: str = "01KAGDW9YJ3M0Q6M5S8R9VTKZB", **payloa
             event("tool.called", tool="delegate", arguments="{}", ok=True, result="Yes.", duration_ms=None),
             Line("tool", "delegate  -> Yes."),
         ),
+        (
+            event("tool.overran", tool="nap", seconds=1.5, ended=False),
+            Line("tool", "nap was given up, and its thread still runs, after 1.5 s"),
+        ),
         (event("task.succeeded", duration_ms=10, cost_usd=None), Line("succeeded", "0.01 s  $?")),
         (event("model.delta", text="The next\nwords.", n=2), Line("model", "The next words.")),
         (event("model.delta", anew=True), Line("model", "begins anew")),
