@@ -1,4 +1,4 @@
-"""What stands in a task's payload reaches the provider, by whichever door the task comes."""
+"""What a task says reaches the provider, by whichever door it comes, and what says nothing is no answer."""
 
 import asyncio
 import json
@@ -49,6 +49,19 @@ async def test_a_payload_of_mesh_submit_reaches_the_model(tmp_path: Path, fake: 
         beside = json.dumps({name: value for name, value in PAYLOAD.items() if name != "text"})
         await submitted(api, "reviewing", "Review this.", "--payload", beside)
     assert told(fake) == ASKED
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_reply_of_reasoning_alone_is_asked_for_again(
+    tmp_path: Path, fake: FakeProvider, stream: bool
+) -> None:
+    thought = {"content": None, "reasoning_content": "Let me think."}
+    fake.replies += [thought, {"content": "Page 1."}]
+    settings = {"model": "http", "litellm_base_url": fake.url, "stream": stream}
+    async with http_mesh(tmp_path, Reviewer, **settings) as api:
+        task_id = await api.finished(agent_id="reviewer", payload={"text": "Where?"})
+        assert (await api.get(f"/tasks/{task_id}"))["outcome"]["result"] == {"text": "Page 1."}
+    assert "Your reply was empty" in fake.calls[-1].body["messages"][-1]["content"]
 
 
 @pytest.mark.needs("mosquitto", "mosquitto_rr")

@@ -21,7 +21,7 @@ from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Cancel, Claim, ThreadState
 from tests.unit.keeping import keeper
 from tests.unit.task_costs import HOLD, LONG, PRICE, Other, asks, ledger_of, reply
-from tests.unit.turns import Driven, a_dispatch, a_task
+from tests.unit.turns import Driven, a_dispatch, a_task, an_outcome
 
 
 class Hanging(ScriptedModel):
@@ -229,3 +229,13 @@ def test_a_call_that_failed_at_a_cost_counts_and_one_that_nobody_told_of_does_no
     with pytest.raises(asyncio.CancelledError), spent.counting():
         raise error
     assert spent.cost_usd == Decimal("0.25")
+
+
+def test_a_delegated_task_of_unknown_cost_leaves_nothing_of_the_budget() -> None:
+    spent = Spent()
+    spent.add(reply("0.25"))
+    assert (spent.left_of(Decimal(1)), spent.left_of(None)) == (Decimal("0.75"), None)
+    spent.add(an_outcome("t1").model_copy(update={"cost_usd": Decimal("0.5")}))
+    assert spent.left_of(Decimal(1)) == Decimal("0.25")
+    spent.add(an_outcome("t2").model_copy(update={"cost_usd": None}))
+    assert (spent.left_of(Decimal(1)), spent.cost_usd) == (0, None)
