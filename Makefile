@@ -52,7 +52,7 @@ clean:  ## remove .venv and every cache
 	@echo "setting up .venv" >&2
 	@"$(PYTHON)" -m venv .venv || { \
 		echo "Python's venv module failed: on Debian or Ubuntu, apt install python3-venv" >&2; exit 1; }
-	@$(BIN)/python -m pip install -q --disable-pip-version-check "uv>=0.9,<1" \
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "uv==0.13.8" \
 		|| echo "uv could not be installed: pip does its work, more slowly" >&2
 	@touch $@
 
