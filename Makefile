@@ -1,6 +1,6 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types bench dapr lock clean
+.PHONY: help install demo test soak lint format types bench dapr lock clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
@@ -19,6 +19,9 @@ demo: .venv/.default  ## set up the little that running needs, then show a mesh 
 
 test: .venv/.dev  ## lint, types and every test tier this machine can run (ARGS="unit contract" for some)
 	@$(BIN)/python tests/run.py $(ARGS)
+
+soak: .venv/.dev  ## the tests of chance, with another seed each time: unit, contract and faults
+	@MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults
 
 lint: .venv/.dev  ## style, formatting and import rules
 	@$(BIN)/python tests/run.py lint imports

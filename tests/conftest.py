@@ -15,6 +15,8 @@ from meshwright.stack.ports import Ports
 from tests.run import is_there
 
 pytest_plugins = ["tests.services"]
+DEFAULT_SEED = 20_260_101
+"""Of all chance, so that the same change gives the same result; `make soak` takes another each time."""
 SEED = pytest.StashKey[int]()
 REQUIRED = "MESH_REQUIRE_TIERS"
 ALARM_MARGIN_SECONDS = 5  # an async test ends so long before the timeout plugin's alarm
@@ -25,7 +27,7 @@ hypothesis.settings.load_profile("mesh")
 
 @pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its seed
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SEED] = int(os.environ.get("MESH_TEST_SEED") or random.SystemRandom().randrange(2**32))
+    config.stash[SEED] = seed_of(os.environ.get("MESH_TEST_SEED", ""))
     config.option.hypothesis_seed = config.option.hypothesis_seed or str(config.stash[SEED])
     from tests.services import GIVEN, HANDED_ON  # pytest has to import its plugins itself
 
@@ -38,6 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[REQUIRED] = required
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; programs inherit
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def seed_of(setting: str) -> int:
+    """The seed that MESH_TEST_SEED asks for: a number, a `random` one, or by default always the same."""
+    return random.SystemRandom().randrange(2**32) if setting == "random" else int(setting or DEFAULT_SEED)
 
 
 def forget_the_users_settings() -> None:
