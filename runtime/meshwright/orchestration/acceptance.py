@@ -44,7 +44,7 @@ def make_accept(
         raise InvalidInput(
             "neither a capability nor an agent is named", remedy="name one", field="capability"
         )
-    check_payload(request.payload, limits)
+    payload = checked_payload(request.payload, limits)
     check_key(idempotency_key)
     task_id = _task_id(request, caller, idempotency_key)
     named = request.task_id is not None or idempotency_key is not None
@@ -52,7 +52,7 @@ def make_accept(
         task_id=task_id,
         capability=request.capability or "",
         agent_id=request.agent_id,
-        payload=request.payload,
+        payload=payload,
         priority=request.priority,
         budget_usd=request.budget_usd,
         budgets=caller.budgets,
@@ -68,10 +68,11 @@ def make_accept(
     return Accept(task=task, request_hash=_hash(request, caller) if named else "")
 
 
-def check_payload(payload: dict[str, Any], limits: Limits) -> None:
-    """Raise TooLarge for a payload that is over a limit, InvalidInput for one that is not JSON.
+def checked_payload(payload: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """A copy of a payload, as plain data: what its sender does with its own changes no task.
 
-    What agents take for the request in words, `text`, has to be text where it is there.
+    Raises TooLarge for one that is over a limit, InvalidInput for one that is not JSON. What agents take for
+    the request in words, `text`, has to be text where it is there.
     """
     if not isinstance(payload.get("text", ""), str):
         raise InvalidInput(
@@ -87,7 +88,7 @@ def check_payload(payload: dict[str, Any], limits: Limits) -> None:
         )
     try:
         data = to_json(payload)
-        from_json(data, allow_inf_nan=False)
+        copy = from_json(data, allow_inf_nan=False)
     except (PydanticSerializationError, ValueError) as error:
         raise InvalidInput(
             f"the payload is not JSON: {error}", remedy="send what JSON can hold", field="payload"
@@ -98,6 +99,7 @@ def check_payload(payload: dict[str, Any], limits: Limits) -> None:
             remedy="send a reference instead, or raise max_payload_bytes",
             field="payload",
         )
+    return copy
 
 
 def check_key(key: str | None) -> None:
