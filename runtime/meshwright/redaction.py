@@ -19,6 +19,7 @@ KNOWN = re.compile(
           | (?:(?:\s|\\[rn])*[A-Za-z0-9+/=]{20,})* )          # its end is cut off
     | \b(?:
         sk-(?=[A-Za-z_-]{0,20}[0-9])[A-Za-z0-9_-]{16,}         # OpenAI, Anthropic, LiteLLM, this mesh
+      | mesh-admin-[A-Za-z0-9_-]{16,}                          # the admin token of a mesh
       | [sr]k_(?:live|test)_[A-Za-z0-9]{10,}                   # Stripe
       | (?:AKIA|ASIA)[A-Z0-9]{16}\b                            # AWS
       | gh[oprsu]_[A-Za-z0-9]{20,} | github_pat_[A-Za-z0-9_]{20,}

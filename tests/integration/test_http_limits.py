@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from meshwright import http_limits
+from meshwright.hosts.dapr.channels.http import HttpChannel
 from tests.acceptance.driver import RunningMesh, mesh_up
+from tests.integration.dapr_channels import Recorder
 from tests.integration.http_mesh import Api, http_mesh
 
 HEAD = b"POST /tasks HTTP/1.1\r\nHost: localhost\r\n"
@@ -124,6 +126,20 @@ async def test_a_request_over_the_limit_is_answered_with_431(tmp_path: Path) -> 
         for more in (b"X-Long: %s\r\n" % (b"x" * 65_000), b"a: b\r\n" * 98):
             assert (await answer_to(api.url, head + more + b"\r\n"))[0] == 200
         assert (await answer_to(api.url, b"nonsense\r\n\r\n"))[0] == 400
+
+
+async def test_the_channel_of_dapr_has_the_same_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_limits, "HEADER_SECONDS", 0.2)
+    channel = HttpChannel(0, app_token="secret")
+    await channel.listen(Recorder())
+    url = f"http://127.0.0.1:{channel.port}"
+    head = b"GET /dapr/config HTTP/1.1\r\nHost: localhost\r\n"
+    try:
+        assert (await answer_to(url, head + b"Connection: close\r\n\r\n"))[0] == 401
+        assert (await answer_to(url, head + b"X-Long: %s\r\n\r\n" % (b"x" * 70_000)))[0] == 431
+        assert (await answer_to(url, head))[0] == 408
+    finally:
+        await channel.stop()
 
 
 @pytest.mark.parametrize(

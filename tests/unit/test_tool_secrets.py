@@ -284,6 +284,7 @@ def test_what_only_resembles_a_secret_stays(text: str) -> None:
         "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
         "github_pat_11ABCDEFG0aBcDeFgHiJkL_mNoPqRsTuVw",
         "xoxb-123456789012-abcdefGHIJ",
+        "mesh-admin-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJKLMNO",
         "AIzaSyA1234567890abcdefghijklmnopqrstuv",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
         "zK8vQ2mXw7Rt4LpN9bYc3HsJ6dFgA1eU5iTo",
