@@ -20,13 +20,16 @@ from meshwright.models.port import (
     PriceUnknown,
     RateLimited,
 )
+from meshwright.models.schema import InvalidSchema
 from meshwright.money import ZERO, Price
 from tests.unit.budgeting import STEP, budget, replying, request, spending, until
 
 # How a call ends
 
 
-@pytest.mark.parametrize("failure", [RateLimited("x"), ModelRefused("x"), ModelUnavailable("x")])
+@pytest.mark.parametrize(
+    "failure", [RateLimited("x"), ModelRefused("x"), ModelUnavailable("x"), InvalidSchema("x")]
+)
 async def test_a_failure_that_cost_nothing_gives_back_what_was_reserved(failure: Exception) -> None:
     async with spending(budget(10)) as mesh:
         mesh.provider.failure = failure

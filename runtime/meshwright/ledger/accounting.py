@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright import topics
-from meshwright.errors import HostError, ModelError, TooLarge
+from meshwright.errors import HostError, InvalidInput, ModelError, TooLarge
 from meshwright.host import Host
 from meshwright.ledger.budgets import Budgets, Hold
 from meshwright.ledger.calls import CALLED, call_id_of, called, leave
@@ -143,7 +143,7 @@ class Accounted:
 
         What was streamed is counted; where nothing was and the provider may have worked, it is the estimate.
         """
-        harmless = isinstance(error, ModelError) and not isinstance(error, MAY_COST)
+        harmless = isinstance(error, ModelError | InvalidInput) and not isinstance(error, MAY_COST)
         made_none = getattr(error, "attempts", 1) == 0  # it waited for another call, as a cache has it wait
         if made_none or (harmless and not heard.bytes):
             return ZERO, Usage()
