@@ -165,6 +165,26 @@ async def test_a_task_may_bring_its_own_budget() -> None:
         await mesh.call(1, metadata={**STEP, "task_id": "t2"})
 
 
+@pytest.mark.parametrize("scope", ["task", "thread"])
+async def test_tenants_with_the_same_ids_share_no_account(scope: Any) -> None:
+    acme = {**STEP, "tenant_id": "acme", "thread_id": "one", "budget_usd": "5"}
+    default = {**acme, "tenant_id": "default"}
+    async with spending(budget(1, "each", scope=scope), budget(100)) as mesh:
+        for metadata in (acme, default):
+            await mesh.call(1, metadata=metadata)
+            with pytest.raises(BudgetExceeded, match=r"budget each"):
+                await mesh.call(1, metadata=metadata)
+        assert (await mesh.balance("pot:mesh"))[0] == 2  # the same step of both counts twice
+        budgets = mesh.model.budgets
+        seen = {tenant: await budgets.views(mesh.log, tenant) for tenant in ("acme", "default", "other")}
+        named = {tenant: {view.budget for view in views} for tenant, views in seen.items()}
+        everything = {"pot", "each", "budget_usd"}
+        assert named == {"acme": everything, "default": everything, "other": {"pot"}}
+        assert all(view.spent_usd == 1 for view in seen["acme"] if view.budget != "pot")
+        opened = [event for event in mesh.happened("budget.opened") if event.payload["scope"] == scope]
+        assert {event.tenant_id for event in opened} == {"acme", "default"}
+
+
 async def test_a_call_may_bring_the_budgets_of_its_key() -> None:
     key = budget(1, "key-1", scope="agent", of="clerk", window="day").model_dump(mode="json")
     forged = budget(99).model_dump(mode="json")

@@ -207,9 +207,14 @@ class BudgetAccount(Actor[Balance]):
 
 
 def whose(account: Account) -> dict[str, str]:
-    """The field of an event that names the tenant, agent or task that an account is of."""
+    """The fields of an event that name the tenant, agent or task that an account is of."""
+    key, tenant_id = account.key, account.tenant_id
+    if account.scope in ("task", "thread"):
+        prefix, separator, key = key.rpartition(":")
+        tenant_id = prefix if separator else tenant_id
     fields = {"tenant": "tenant_id", "agent": "agent_id", "task": "task_id"}
-    return {fields[account.scope]: account.key} if account.scope in fields else {}
+    whom = {fields[account.scope]: key} if account.scope in fields else {}
+    return {"tenant_id": tenant_id, **whom} if tenant_id is not None else whom
 
 
 def window_start(window: Window, now: datetime) -> datetime | None:

@@ -26,6 +26,7 @@ from meshwright.ledger.scopes import (
 from meshwright.messages import Plain, new_id
 from meshwright.models.port import ModelRequest, ModelUnavailable
 from meshwright.money import ZERO, Amount, Budget
+from meshwright.work.protocol import DEFAULT_TENANT
 
 MARGIN_SECONDS = 60.0  # after a call's own limit: clocks differ, and the last word takes its time
 MAX_LISTED = 1_000
@@ -214,5 +215,8 @@ class Budgets:
 
 
 def _is_seen_by(account: Account, tenant_id: str) -> bool:
+    if account.scope in ("task", "thread") and not account.brought:
+        owner, separator, _ = account.key.rpartition(":")
+        return (owner if separator else DEFAULT_TENANT) == tenant_id
     owner = account.key if account.scope == "tenant" else account.tenant_id if account.brought else tenant_id
     return owner == tenant_id

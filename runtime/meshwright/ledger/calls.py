@@ -8,6 +8,7 @@ from meshwright.errors import MeshError, ModelError
 from meshwright.messages import Plain, Usage, derived_id, new_id
 from meshwright.models.port import CostSource, ModelReply, ModelRequest
 from meshwright.money import Amount
+from meshwright.work.protocol import DEFAULT_TENANT
 
 CALLED = "model.called"
 NO_USAGE = Usage()
@@ -51,7 +52,11 @@ class Call(Plain):
 def call_id_of(request: ModelRequest) -> str:
     """The id of a call: of a task's step always the same, so that a resumed run finds its own; else new."""
     where = [request.metadata.get(name) for name in WHERE]
-    return new_id() if where[0] is None else derived_id("call", request.user, *map(str, where))
+    if where[0] is None:
+        return new_id()
+    tenant_id = request.metadata.get("tenant_id") or DEFAULT_TENANT
+    tenant = () if tenant_id == DEFAULT_TENANT else (tenant_id,)  # none in the ids of stored calls
+    return derived_id("call", request.user, *map(str, where), *tenant)
 
 
 def called(

@@ -11,6 +11,7 @@ from meshwright.ledger.account import Account, Verdict, renews_at
 from meshwright.messages import TaskBudget
 from meshwright.models.port import BudgetExceeded, ModelRequest, PriceUnknown
 from meshwright.money import Budget
+from meshwright.work.protocol import DEFAULT_TENANT, tenant_scoped
 
 DEAR_TAGS = frozenset({"expensive", "medium"})
 """The tags that a soft budget's cheaper tag takes the place of."""
@@ -41,15 +42,17 @@ def check(declared: Sequence[Budget]) -> None:
 
 
 def keys_of(scope: str, request: ModelRequest) -> Iterable[str]:
-    """Whom of a scope a call is by: nobody, one, or all its tags."""
+    """Whom of a scope a call is by: nobody, one, or all its tags. Tenants share no thread and no task."""
     metadata = request.metadata
+    tenant_id = metadata.get("tenant_id") or DEFAULT_TENANT
+    thread_id, task_id = metadata.get("thread_id"), metadata.get("task_id")
     keys = {
         "mesh": ("mesh",),
-        "tenant": (metadata.get("tenant_id") or "default",),
+        "tenant": (tenant_id,),
         "agent": (request.user,),
         "tag": dict.fromkeys(request.tags),
-        "thread": (metadata.get("thread_id"),),
-        "task": (metadata.get("task_id"),),
+        "thread": (thread_id and tenant_scoped(tenant_id, thread_id),),
+        "task": (task_id and tenant_scoped(tenant_id, task_id),),
     }
     return [str(key) for key in keys[scope] if key]
 
@@ -79,7 +82,7 @@ def brought_by(request: ModelRequest) -> Iterator[Account]:
 
     A budget that names whose it is applies to every call that brings it, whichever agent makes the call.
     """
-    tenant_id = request.metadata.get("tenant_id") or "default"
+    tenant_id = request.metadata.get("tenant_id") or DEFAULT_TENANT
     for each in request.metadata.get(BROUGHT) or ():
         budget = Budget.model_validate(each)
         for key in keys_of(budget.scope, request) if budget.of == EVERY else (budget.of,):
@@ -93,9 +96,8 @@ def brought_by(request: ModelRequest) -> Iterator[Account]:
 
 
 def _account_of_task(task_id: str, limit_usd: Decimal, tenant_id: str) -> Account:
-    return Account(
-        budget=OWN, scope="task", key=task_id, limit_usd=limit_usd, brought=True, tenant_id=tenant_id
-    )
+    key = tenant_scoped(tenant_id, task_id)
+    return Account(budget=OWN, scope="task", key=key, limit_usd=limit_usd, brought=True, tenant_id=tenant_id)
 
 
 def cheapened(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
