@@ -114,7 +114,12 @@ async def test_a_file_that_is_cut_short_under_a_running_mesh_makes_nobody_wait_f
 async def test_a_stop_leaves_everything_in_one_file_and_its_mark(tmp_path: Path) -> None:
     async with up(tmp_path) as running:
         await running.ask("echo")
-    assert {path.name for path in (tmp_path / "data").iterdir()} == {FILE_NAME, "mesh.lock", "mesh.mark"}
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {
+        ".gitignore",
+        FILE_NAME,
+        "mesh.lock",
+        "mesh.mark",
+    }
 
 
 async def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:

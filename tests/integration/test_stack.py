@@ -147,6 +147,8 @@ async def test_what_holds_a_password_is_for_its_owner_alone(tmp_path: Path) -> N
     async with stack_up(tmp_path) as stack:
         secrets = [tmp_path / "redis" / "redis.conf", tmp_path / "mosquitto" / "users"]
         assert [path.stat().st_mode & 0o777 for path in secrets] == [0o600, 0o600]
+        modes = {path: path.lstat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+        assert {str(path): f"{mode:o}" for path, mode in modes.items() if mode & 0o077} == {}
         password = secrets[0].read_text().split("requirepass ")[1].strip()
         seen = [Path(f"/proc/{pid}/cmdline").read_text() for pid in stack.pids.values()]
         logs = [path.read_text() for path in (tmp_path / "logs").iterdir()]
