@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from meshwright import topics
 from meshwright.envelope import ActorRef, Message
@@ -21,18 +21,18 @@ class Bus:
 
     def __init__(self) -> None:
         self._subscriptions: list[tuple[Callable[[str], bool], Subscription]] = []
-        self._listeners: list[tuple[Callable[[str], bool], Listener]] = []
+        self._listeners: list[tuple[Callable[[str], bool], Listener, Collection[str]]] = []
         self._by_topic: dict[str, list[Subscription]] = {}
-        self._listening: dict[str, list[Listener]] = {}
+        self._listening: dict[str, list[tuple[Listener, Collection[str]]]] = {}
 
     def subscribe(self, subscription: Subscription) -> None:
         """Send the events of a pattern to actors."""
         self._subscriptions.append((topics.matcher(subscription.pattern), subscription))
         self._by_topic.clear()
 
-    def listen(self, pattern: str, listener: Listener) -> Callable[[], None]:
-        """Show the events of a pattern to a listener; the result ends it."""
-        entry = (topics.matcher(pattern), listener)
+    def listen(self, pattern: str, listener: Listener, types: Collection[str] = ()) -> Callable[[], None]:
+        """Show the events of a pattern to a listener, those of some types or all; the result ends it."""
+        entry = (topics.matcher(pattern), listener, types)
         self._listeners.append(entry)
         self._listening.clear()
 
@@ -48,16 +48,19 @@ class Bus:
         return bool(self._subscribed(topic))
 
     def tell(self, event: Event) -> None:
-        """Show an event to the listeners of its topic."""
-        listeners = self._listening.get(event.topic)
-        if listeners is None:
-            listeners = [listener for matches, listener in self._listeners if matches(event.topic)]
+        """Show a copy of an event to each listener of its topic and type."""
+        found = self._listening.get(event.topic)
+        if found is None:
+            found = [
+                (listener, types) for matches, listener, types in self._listeners if matches(event.topic)
+            ]
             if len(self._listening) < MAX_TOPICS:
-                self._listening[event.topic] = listeners
-        shown = event.plain() if listeners else event
-        for listener in listeners:
+                self._listening[event.topic] = found
+        for listener, types in found:
+            if types and event.event_type not in types:
+                continue
             try:
-                listener(shown)
+                listener(event.plain())
             except Exception:  # a view must not harm the host that it looks at
                 logger.exception("a listener failed on event %s", event.id)
 

@@ -18,7 +18,7 @@ Every host promises the same (tests/contract holds them to it):
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -91,8 +91,11 @@ class Host(Protocol):
         """Send the events of a pattern to actors, durably."""
         ...
 
-    def listen(self, pattern: str, listener: Listener) -> Callable[[], None]:
-        """Call back for each event committed from now on; the result ends it. Not durable: a view."""
+    def listen(self, pattern: str, listener: Listener, types: Collection[str] = ()) -> Callable[[], None]:
+        """Call back for each event committed from now on, of some types or of all; the result ends it.
+
+        Not durable: a view. Each call gets a copy of its own, so name the types where not all are wanted.
+        """
         ...
 
     def attach(self, worker: Signals) -> None:

@@ -127,7 +127,7 @@ class Mesh:
         self._failure: StoreFailed | None = None
         host.on_failure = self._fail
         self._waiters = Waiters()
-        host.listen(topics.TASK_PROGRESS, self._tell_waiters)
+        host.listen(topics.TASK_PROGRESS, self._tell_waiters, FINAL)
 
     async def start(self) -> None:
         """Open the host and begin to work. Raises what the host raises; nothing is left running then."""

@@ -68,6 +68,7 @@ async def heard_by(host: object, ref: ActorRef) -> list[list[int]]:
 
 async def test_what_an_actor_says_of_its_state_is_what_it_was_then(stand: Stand) -> None:
     host = await stand.open(*KINDS, subscriptions=[TO_SUBSCRIBER])
+    host.listen("items", spoil)
     await asyncio.gather(*(host.call(SPEAKER, "say") for _ in range(5)))
     await stand.watch.until(lambda: len(stand.watch.of("items.said")) == 5)
     assert [event.payload for event in stand.watch.of("items.said")] == GROWING
@@ -76,6 +77,16 @@ async def test_what_an_actor_says_of_its_state_is_what_it_was_then(stand: Stand)
         while len(await heard_by(host, ref)) < 5:
             await host.call(ref, "recover")
         assert await heard_by(host, ref) == GROWING
+
+
+async def test_a_listener_is_shown_the_types_that_it_names(stand: Stand) -> None:
+    host = await stand.open(*KINDS)
+    said: list[str] = []
+    host.listen("#", lambda event: said.append(event.event_type), ("items.said", "other"))
+    host.listen("#", lambda event: said.append("unwanted"), ("other",))
+    await host.call(SPEAKER, "say")
+    await stand.watch.until(lambda: bool(stand.watch.of("items.said")))
+    assert set(said) == {"items.said"}
 
 
 async def test_what_comes_from_outside_is_taken_as_it_was(stand: Stand) -> None:

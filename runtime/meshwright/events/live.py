@@ -49,7 +49,7 @@ class Live:
     def __init__(self, host: Host, log: EventLog) -> None:
         self._log = log
         self._readers: dict[str | None, set[Reader]] = {}
-        host.listen(topics.TASK_PROGRESS, self._hear)
+        host.listen(topics.TASK_PROGRESS, self._hear, (MODEL_DELTA,))
 
     async def follow(self, wanted: EventFilter) -> AsyncGenerator[Event]:
         """The log's tail, and the pieces of answers (`model.delta`) as models write them.
@@ -75,8 +75,6 @@ class Live:
         await reading
 
     def _hear(self, event: Event) -> None:
-        if event.event_type != MODEL_DELTA:
-            return
         for task_id in {event.task_id, None}:
             for reader in self._readers.get(task_id, ()):
                 reader.offer(event)

@@ -72,7 +72,7 @@ class Worker:
         self._breaks: dict[tuple[ActorRef, str], int] = {}
         self._held: dict[tuple[ActorRef, str], str] = {}
         self._draining = False
-        self._listen_no_more = host.listen(topics.MESH, self._on_event)
+        self._listen_no_more = host.listen(topics.MESH, self._on_event, (STOPPING,))
 
     @property
     def running(self) -> int:
@@ -353,8 +353,7 @@ class Worker:
         )
 
     def _on_event(self, event: Event) -> None:
-        if event.event_type == STOPPING:
-            self._stop(ActorRef.parse(event.aggregate_id), Stop.model_validate(event.payload))
+        self._stop(ActorRef.parse(event.aggregate_id), Stop.model_validate(event.payload))
 
 
 STOPPED = "stopped"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -123,9 +123,9 @@ class DaprHost:
         self._doors.subscriptions.append(subscription)
         self._bus.subscribe(subscription)
 
-    def listen(self, pattern: str, listener: Listener) -> Callable[[], None]:
+    def listen(self, pattern: str, listener: Listener, types: Collection[str] = ()) -> Callable[[], None]:
         """Call back for each event that is kept from now on; the result ends it."""
-        return self._bus.listen(pattern, listener)
+        return self._bus.listen(pattern, listener, types)
 
     def attach(self, worker: Signals) -> None:
         """Give the signals of turns to this worker."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -111,9 +111,9 @@ class EmbeddedHost:
         """Send the events of a pattern to actors."""
         self._bus.subscribe(subscription)
 
-    def listen(self, pattern: str, listener: Listener) -> Callable[[], None]:
+    def listen(self, pattern: str, listener: Listener, types: Collection[str] = ()) -> Callable[[], None]:
         """Call back for each event that becomes durable from now on; the result ends it."""
-        return self._bus.listen(pattern, listener)
+        return self._bus.listen(pattern, listener, types)
 
     def attach(self, worker: Signals) -> None:
         """Give the signals of turns to this worker."""

@@ -8,7 +8,7 @@ came of it, commit, tell. Each actor's letters are taken by one task, one after 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -87,9 +87,9 @@ class MemoryHost:
         """Send the events of a pattern to actors, durably."""
         self._bus.subscribe(subscription)
 
-    def listen(self, pattern: str, listener: Listener) -> Callable[[], None]:
+    def listen(self, pattern: str, listener: Listener, types: Collection[str] = ()) -> Callable[[], None]:
         """Call back for each event committed from now on; the result ends it."""
-        return self._bus.listen(pattern, listener)
+        return self._bus.listen(pattern, listener, types)
 
     def attach(self, worker: Signals) -> None:
         """Give the signals of turns to this worker."""
