@@ -27,8 +27,10 @@ def mesh_up(data: Path, *, cwd: Path = ROOT) -> Iterator[str]:
     command = [sys.executable, "-m", "meshwright.cli", "up", "--port", "0", "--data", str(data)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd, umask=0o022) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().removeprefix("ready ").strip()
-        process.send_signal(signal.SIGTERM)
+        try:
+            yield process.stdout.readline().removeprefix("ready ").strip()
+        finally:
+            process.send_signal(signal.SIGTERM)
 
 
 def open_to_others(folder: Path) -> dict[str, str]:

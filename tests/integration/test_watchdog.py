@@ -92,11 +92,13 @@ async def up(project: Path, environment: dict[str, str]) -> AsyncIterator[Up]:
     )
     assert process.stdout is not None and process.stderr is not None
     errors = Errors(process.stderr)
-    url = await ready_url(process.stdout, errors)
-    async with aiohttp.ClientSession() as session:
-        yield Up(url, process, errors, session)
-    process.terminate()
-    await process.wait()
+    try:
+        url = await ready_url(process.stdout, errors)
+        async with aiohttp.ClientSession() as session:
+            yield Up(url, process, errors, session)
+    finally:
+        process.kill()  # its loop may be held: it would not hear of anything else
+        await process.wait()
 
 
 @pytest.fixture
