@@ -27,6 +27,10 @@ from tests.unit.budgeting import STEP, budget, replying, request, spending, unti
 # How a call ends
 
 
+def how_it_ended(call: dict[str, Any]) -> tuple[str, Decimal, str]:
+    return call["outcome"], call["cost_usd"], call["cost_source"]
+
+
 @pytest.mark.parametrize(
     "failure", [RateLimited("x"), ModelRefused("x"), ModelUnavailable("x"), InvalidSchema("x")]
 )
@@ -36,7 +40,7 @@ async def test_a_failure_that_cost_nothing_gives_back_what_was_reserved(failure:
         with pytest.raises(type(failure)):
             await mesh.call(8)
         assert await mesh.balance("pot:mesh") == (0, 0)
-        assert [(call["outcome"], call["cost_usd"]) for call in mesh.told] == [("failed", 0)]
+        assert [how_it_ended(call) for call in mesh.told] == [("failed", 0, "priced")]
 
 
 @pytest.mark.parametrize("failure", [ModelTimeout("x"), ContentRefused("x"), KeyError("a defect")])
@@ -46,7 +50,7 @@ async def test_a_failure_that_nobody_knows_the_cost_of_counts_as_the_estimate(fa
         with pytest.raises(type(failure)) as error:
             await mesh.call(8)
         assert await mesh.balance("pot:mesh") == (8, 0)
-        assert [(call["outcome"], call["cost_usd"]) for call in mesh.told] == [("failed", 8)]
+        assert [how_it_ended(call) for call in mesh.told] == [("failed", 8, "estimated")]
         assert (call := left(error.value)) is not None
         assert call.cost_usd == 8
 
@@ -60,7 +64,7 @@ async def test_a_cancelled_call_counts_as_the_estimate() -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
         assert await mesh.balance("pot:mesh") == (8, 0)
-        assert [(call["outcome"], call["cost_usd"]) for call in mesh.told] == [("cancelled", 8)]
+        assert [how_it_ended(call) for call in mesh.told] == [("cancelled", 8, "estimated")]
 
 
 async def test_of_a_stream_that_breaks_off_the_pieces_that_came_are_counted() -> None:
@@ -74,6 +78,7 @@ async def test_of_a_stream_that_breaks_off_the_pieces_that_came_are_counted() ->
         assert await mesh.balance("pot:mesh") == (5, 0)
         usage = mesh.told[0]["usage"]
         assert usage.completion_tokens == 5
+        assert how_it_ended(mesh.told[0]) == ("failed", 5, "estimated")
         assert usage.prompt_tokens == 2 * most_prompt_tokens(request(80))
 
 
