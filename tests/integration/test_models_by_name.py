@@ -156,7 +156,7 @@ async def outcome_of(project: Path, agent: type[Agent], text: str) -> Outcome:
     """What a mesh of that one agent makes of a task."""
     settings = load_settings(project, host="memory")
     async with build_mesh(settings, project=project, agents=[agent]) as mesh:
-        return await MeshUnderTest(mesh, mesh.model, None).ask(agent.agent_id, text)
+        return await MeshUnderTest(mesh, mesh.model, None, [agent]).ask(agent.agent_id, text)
 
 
 @pytest.mark.usefixtures("surroundings")
@@ -227,7 +227,7 @@ async def test_where_the_settings_say_offline_nobody_else_is_asked(
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     settings = load_settings(tmp_path, host="memory", model="offline")
     async with build_mesh(settings, project=tmp_path, agents=[Poet]) as mesh:
-        assert (await MeshUnderTest(mesh, mesh.model, None).ask("poet", "Sing.")).model == "offline"
+        assert (await MeshUnderTest(mesh, mesh.model, None, [Poet]).ask("poet", "Sing.")).model == "offline"
 
 
 async def test_an_agent_may_name_a_group_where_no_key_is_set(
