@@ -7,7 +7,17 @@ import pytest
 from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, NotFound
 from meshwright.host import Host
-from meshwright.ledger.key_actors import KEY, KEYS, LIST, MAX_KEYS, Kept, Make, VirtualKey, VirtualKeys
+from meshwright.ledger.key_actors import (
+    KEY,
+    KEYS,
+    LIST,
+    MAX_KEYS,
+    Kept,
+    Listed,
+    Make,
+    VirtualKey,
+    VirtualKeys,
+)
 from meshwright.ledger.keys import Keys, Unauthenticated, digest
 from meshwright.messages import new_id
 from meshwright.turns import ActorKind
@@ -76,6 +86,35 @@ async def test_keys_and_their_ends_outlive_a_crash(stand: Stand) -> None:
     assert (await keys.check(good.key)).key_id == good.key_id
     with pytest.raises(Unauthenticated, match="was revoked"):
         await keys.check(ended.key)
+
+
+async def test_a_mesh_that_was_opened_stays_open_until_another_key(stand: Stand) -> None:
+    host = await stand.open(*KINDS)
+    keys = Keys(host)
+    made = [await keys.create("helper") for _ in range(2)]
+    await keys.revoke(made[0].key_id)
+    assert await keys.required()
+    assert await keys.open() == 1
+    assert await keys.open() == 0
+    keys = Keys(await stand.crash(host))
+    assert not await keys.required()
+    with pytest.raises(Unauthenticated, match="was revoked"):
+        await keys.check(made[1].key)
+    other = await keys.create("helper")
+    assert await keys.required()
+    assert (await keys.check(other.key)).key_id == other.key_id
+
+
+async def test_a_key_that_was_added_meanwhile_keeps_the_mesh_closed(stand: Stand) -> None:
+    host = await stand.open(*KINDS)
+    await host.call(LIST, "add", new_id())
+    await host.call(LIST, "add", new_id())
+    assert await host.call(LIST, "open", 1) is False
+    assert await Keys(host).required()
+
+
+def test_a_list_of_an_older_version_requires_keys() -> None:
+    assert Listed.model_validate({"ids": [new_id()]}).required
 
 
 async def test_a_repeat_changes_nothing(stand: Stand) -> None:
