@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from meshwright.actor import Actor, Turn
-from meshwright.encoding import MAX_RECORD_BYTES, as_json, too_large
+from meshwright.encoding import MAX_RECORD_BYTES, Json, as_json, too_large
 from meshwright.envelope import ActorRef, Head, Message, Record
 from meshwright.errors import InvalidInput
 from meshwright.messages import Event
@@ -217,7 +217,9 @@ def seal_message(message: Message, max_bytes: int) -> Message:
 
 def seal_record(record: Record, max_bytes: int) -> Record:
     """A record from outside a turn, its value made JSON now. Raises InvalidInput, TooLarge."""
-    return _checked(replace(record, value=as_json(record.ref, record.value)), max_bytes)
+    if type(record.value) is not Json:
+        record = replace(record, value=as_json(record.ref, record.value))
+    return _checked(record, max_bytes)
 
 
 def seal_events(events: Iterable[Event], max_bytes: int, *, mend: bool = False) -> list[Event]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from meshwright import topics
+from meshwright.encoding import as_json
 from meshwright.envelope import ActorRef, Record
 from meshwright.errors import AgentError, ReplayMismatch, ToolFailed
 from meshwright.host import RECORD_GAP, Host
@@ -198,7 +199,9 @@ class Journal:
             await self.confirm()
 
     def _write(self, n: int, value: dict[str, Any], events: Sequence[Event], *, costly: bool) -> None:
-        self._queued = self._host.append(Record(self._ref, self._work.stream, n, value), events)
+        self._queued = self._host.append(
+            Record(self._ref, self._work.stream, n, as_json(self._ref, value)), events
+        )
         self._last_record = max(self._last_record, n)
         self._costly = self._costly or costly
 
@@ -221,7 +224,9 @@ class Journal:
             trace_id=trace_id_of(task.traceparent),
             traceparent=task.traceparent,
             aggregate_id=str(self._ref),
-            payload={"step": step.number, "attempt": self._work.dispatch.attempt, **payload},
+            payload=as_json(
+                self._ref, {"step": step.number, "attempt": self._work.dispatch.attempt, **payload}
+            ),
         )
 
     def _replayed(self, step: Step) -> Any:
