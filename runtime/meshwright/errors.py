@@ -32,6 +32,17 @@ Each names what happened, and where it can what to do (`remedy`) and which field
 
 from __future__ import annotations
 
+import re
+
+_CAPITAL_WORD = re.compile(r"[A-Z][a-z]+[ ,:]")
+
+
+def in_one_line(message: str, remedy: str) -> str:
+    """A message and its remedy as one sentence, for the command line; a name stays as it is written."""
+    if _CAPITAL_WORD.match(remedy):
+        remedy = remedy[0].lower() + remedy[1:]
+    return f"{message}; {remedy}" if remedy else message
+
 
 class MeshError(Exception):
     """Base of every error that Meshwright raises on purpose."""

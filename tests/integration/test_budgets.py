@@ -63,7 +63,7 @@ async def test_a_task_that_there_is_no_money_for_fails_and_says_so(tmp_path: Pat
     assert (first.success, first.cost_usd) == (True, Decimal("0.015"))
     assert second.error is not None
     assert (second.success, second.error.type, second.cost_usd) == (False, "BudgetExceeded", 0)
-    assert "budget all (mesh mesh) has no room: $0.015 of $0.04 are spent" in second.error.message
+    assert "budget all of the mesh exceeded: $0.015 of $0.04 spent, $0 reserved" in second.error.message
     assert (costs.total.cost_usd, costs.total.calls, costs.total.failed) == (Decimal("0.015"), 2, 1)
 
 

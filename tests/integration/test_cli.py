@@ -110,6 +110,28 @@ def test_a_broken_setting_is_one_line_with_its_place(tmp_path: Path) -> None:
     assert "mesh.toml:2: there is no setting 'listen_prt'; did you mean 'listen_port'?" in done.stderr
 
 
+def test_a_data_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run("ask", "simple-agent", "hello", "--data", str(tmp_path / "file" / "data"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"mesh: the data folder {tmp_path}/file/data cannot be made: File exists; "
+        "choose another folder with --data DIR\n"
+    )
+
+
+def test_a_budget_without_its_name_is_told_the_field(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text('[[budgets]]\nlimit_usd = "5"\nwindow = "day"\n')
+    assert run("agents", cwd=tmp_path).stderr == "mesh: mesh.toml:1: budgets[0].name: is missing\n"
+
+
+def test_a_remedy_goes_on_in_lower_case(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors" / "broken.py").write_text("import nothing_such\n")
+    done = run("ask", "x", "hello", cwd=tmp_path)
+    assert "; fix the file, or move it out of actors/" in done.stderr
+
+
 def test_a_mesh_that_was_killed_is_not_asked(tmp_path: Path) -> None:
     (tmp_path / "mesh.json").write_text('{"url": "http://127.0.0.1:1", "pid": 1}')
     done = run("tasks", "--data", str(tmp_path))

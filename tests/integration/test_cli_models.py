@@ -147,8 +147,8 @@ async def test_a_route_is_plain_data_too(project: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--tags", "reserch"), "has no deployment tagged 'reserch'; Did you mean 'research'?"),
-        (("--model", "defalt"), "has no model group 'defalt'; Did you mean 'default'?"),
+        (("--tags", "reserch"), "has no deployment tagged 'reserch'; did you mean 'research'?"),
+        (("--model", "defalt"), "has no model group 'defalt'; did you mean 'default'?"),
     ],
 )
 async def test_an_unknown_tag_or_group_is_an_error_with_the_near_ones(
@@ -226,7 +226,7 @@ async def test_another_release_of_litellm_is_refused_with_the_command_to_run(
     keys = {"TWO_KEY": SECRET, "FAKE_BASE": f"{fake.url}/v1", "PYTHONPATH": str(project / "site")}
     done = await mesh(project, *arguments, **keys)
     told = "LiteLLM 1.106.1 is installed, and the in-process router works with 1.88.6 only"
-    assert told in done.out + done.err and "Run: pip install litellm==1.88.6" in done.out + done.err
+    assert told in done.out + done.err and ": pip install litellm==1.88.6" in done.out + done.err
     assert done.code == len(arguments) and fake.calls == []
 
 
@@ -239,7 +239,7 @@ def release(folder: Path, number: str) -> None:
 
 async def test_a_group_that_nobody_can_call_names_the_keys(project: Path) -> None:
     done = await mesh(project, "test", "--model", "backup", ONE_KEY=SECRET, FAKE_BASE="http://127.0.0.1:1")
-    assert (done.code, done.err) == (1, "mesh: no deployment can be called; Set one of NOWHERE\n")
+    assert (done.code, done.err) == (1, "mesh: no deployment can be called; set one of NOWHERE\n")
 
 
 async def test_offline_the_built_in_model_is_tried(project: Path) -> None:
@@ -292,7 +292,7 @@ async def test_a_proxy_says_what_its_groups_are_made_of_where_it_may(project: Pa
         assert row(done, "fast").split()[:2] == ["fast", "fast"]
         assert "sk-proxys-own" not in done.out
         refused = await mesh(project, LITELLM_BASE_URL=url, LITELLM_API_KEY="another")
-        assert refused.err == f"mesh: {url} refused the credentials; Check LITELLM_API_KEY\n"
+        assert refused.err == f"mesh: {url} refused the credentials; check LITELLM_API_KEY\n"
     finally:
         await runner.cleanup()
 

@@ -116,7 +116,7 @@ async def test_a_mesh_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) 
             "another body",
         ),
         (500, {"code": "os", "title": "Internal Server Error"}, MeshError, "Internal Server Error"),
-        (502, ["a proxy"], MeshError, "/tasks/x answered 502"),
+        (502, ["a proxy"], MeshError, "/tasks/x answered 502 in no way that a mesh does. Check that --url"),
     ],
 )
 async def test_a_problem_document_becomes_its_error(

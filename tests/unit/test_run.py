@@ -73,7 +73,16 @@ async def test_a_model_that_never_answers_fails_its_task(clerk: type[Clerk]) -> 
     assert outcome.status == "failed"
     assert outcome.error is not None
     assert "never answers" in outcome.error.message
+    assert outcome.error.message.endswith("Raise max_steps, or say in its prompt when to stop")
     assert clerk.looked_up == ["a", "b"]
+
+
+async def test_a_model_that_only_repeats_a_call_fails_its_task() -> None:
+    model = ScriptedModel(*[tool_call("status")] * 4)
+    async with mesh_for(polling("pending", "pending", "pending"), model=model, max_repeats=3) as mesh:
+        outcome = await mesh.ask("poller", "Wait until it is healthy.")
+    assert outcome.error is not None
+    assert outcome.error.message.endswith("Raise max_repeats, or say in its prompt when to stop")
 
 
 async def test_a_repeated_call_runs_again_while_results_change() -> None:

@@ -212,7 +212,7 @@ def test_the_documented_file_shows_every_setting_with_its_default(tmp_path):
             {"MESH_DEFAULT_PRICE__INPUT": "abc", "MESH_DEFAULT_PRICE__OUTPUT": "1"},
             "MESH_DEFAULT_PRICE__INPUT: Input should be a valid decimal, not 'abc'",
         ),
-        ({"MESH_DEFAULT_PRICE__INPUT": "3"}, "MESH_DEFAULT_PRICE.output: Field required"),
+        ({"MESH_DEFAULT_PRICE__INPUT": "3"}, "MESH_DEFAULT_PRICE.output: is missing"),
         (
             {"MESH_BUDGETS": '[{"name": "x", "limit_usd": "-1"}]'},
             "MESH_BUDGETS[0].limit_usd: expected dollars from 0 to 1,000,000,000",

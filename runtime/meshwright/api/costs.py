@@ -62,7 +62,7 @@ class CostRoutes:
         )
 
     async def show(self, request: Request, query: Annotated[CostQuery, Query()]) -> Response:
-        """Sum up what calls of models have cost, the dearest first, and all of them together.
+        """Sum up what calls of models have cost, most expensive first, and all of them together.
 
         `cost_usd` is what is known of it, `estimated_usd` how much of that is of tokens that were estimated;
         `unpriced` counts the calls whose cost nobody knows.

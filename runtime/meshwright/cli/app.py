@@ -16,7 +16,7 @@ import click
 
 from meshwright import __version__
 from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
-from meshwright.errors import MeshError
+from meshwright.errors import MeshError, in_one_line
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
@@ -146,7 +146,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         complain(usage_line(error))
         return WRONG_USE
     except MeshError as error:
-        complain("; ".join(filter(None, [error.message, error.remedy])))
+        complain(in_one_line(error.message, error.remedy))
         return FAILED
     except click.ClickException as error:
         complain(error.format_message())

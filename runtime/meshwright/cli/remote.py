@@ -181,7 +181,12 @@ def _given(fields: Document) -> Document:
 async def _refusal(response: aiohttp.ClientResponse) -> MeshError:
     """The error that a problem document describes."""
     problem = _problem(await response.text())
-    message = problem.get("detail") or problem.get("title") or f"{response.url} answered {response.status}"
+    message = problem.get("detail") or problem.get("title")
+    if not message:
+        return MeshError(
+            f"{response.url} answered {response.status} in no way that a mesh does",
+            remedy="Check that --url or MESH_URL is the address of a mesh",
+        )
     named = getattr(errors, str(problem.get("code")), None)
     kind = named if isinstance(named, type) and issubclass(named, MeshError) else MeshError
     return kind(str(message), remedy=str(problem.get("remedy") or ""), field=str(problem.get("field") or ""))

@@ -112,13 +112,14 @@ def exceeded(account: Account, amount: Decimal, verdict: Verdict, now: datetime)
     """The error of a hard budget that has no room: which, how far it is, and when it renews."""
     renews = renews_at(account.window, now)
     again = (
-        "it never renews: raise its limit_usd"
+        "It never renews: raise its limit_usd"
         if renews is None
-        else f"it renews at {renews:%Y-%m-%d %H:%M} UTC"
+        else f"It renews at {renews:%Y-%m-%d %H:%M} UTC"
     )
+    whose = "the mesh" if account.scope == "mesh" else f"{account.scope} {account.key}"
     error = BudgetExceeded(
-        f"budget {account.budget} ({account.scope} {account.key}) has no room: ${verdict.spent_usd:f} of "
-        f"${account.limit_usd:f} are spent, ${verdict.reserved_usd:f} are reserved, and this call may cost "
+        f"budget {account.budget} of {whose} exceeded: ${verdict.spent_usd:f} of "
+        f"${account.limit_usd:f} spent, ${verdict.reserved_usd:f} reserved; this call may cost up to "
         f"${amount:f}",
         budget=account.budget,
         remedy=again,

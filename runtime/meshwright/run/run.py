@@ -124,20 +124,21 @@ class Run:
     ) -> ModelReply:
         """Let the model call tools until it answers; the messages grow with what is said."""
         specs = tuple(tool.spec for tool in self.tools.values())
-        repeats = Repeats(self._services.max_repeats)
+        repeats, stuck = Repeats(self._services.max_repeats), False
         for _ in range(self._services.max_steps):
             reply = await self._reply(setting, messages, specs, shape)
             if not reply.tool_calls:
                 return reply
             messages.append(ChatMessage(role="assistant", content=reply.content, tool_calls=reply.tool_calls))
-            if await self._call_tools(reply.tool_calls, messages, repeats):
+            stuck = await self._call_tools(reply.tool_calls, messages, repeats)
+            if stuck:
                 break
         messages.append(ChatMessage(role="user", content=ANSWER_NOW))
         reply = await self._reply(setting, messages, (), shape)
         if not reply.content and shape is None:
             raise ToolFailed(
                 "the model calls tools and never answers",
-                remedy="give it a larger max_steps, or say in its prompt when to stop",
+                remedy=f"Raise {'max_repeats' if stuck else 'max_steps'}, or say in its prompt when to stop",
             )
         return reply
 

@@ -117,8 +117,9 @@ def _invalid(
     """Say which setting is wrong, from where it came, and what was expected; never what a secret was."""
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else ""
-    found = "" if _is_secret(name, first["input"]) else f", not {str(first['input'])[:80]!r}"
-    expected = first["msg"].removeprefix("Value error, ")
+    hidden = first["type"] == "missing" or _is_secret(name, first["input"])
+    found = "" if hidden else f", not {str(first['input'])[:80]!r}"
+    expected = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
     message = f"{_place(first['loc'])}: {expected}{found}" if name else expected
     line = _line_of(name, text)
     if name in given or (name not in environment and line is None):

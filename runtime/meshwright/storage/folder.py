@@ -35,12 +35,11 @@ def make_private(folder: Path) -> Path:
 
     Call it before anything is written there. What was open to other users' eyes is tightened, with a warning.
     Raises StoreFailed for a folder that others own or can write, for one that others can read and that holds
-    something else than a mesh's data, and for one with links in it; OSError where the disk refuses.
+    something else than a mesh's data, for one with links in it, and for one that cannot be made; OSError
+    where the disk refuses later.
     """
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        write_private(folder / IGNORE, "*\n")
+        _make(folder)
     found = folder.stat()
     _check_owner(folder, found)
     mode = stat.S_IMODE(found.st_mode)
@@ -56,6 +55,18 @@ def make_private(folder: Path) -> Path:
     for path in loose:
         path.chmod(stat.S_IMODE(path.stat().st_mode) & ~OTHERS)
     return folder
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        write_private(folder / IGNORE, "*\n")
+    except OSError as error:
+        raise StoreFailed(
+            f"the data folder {folder} cannot be made: {error.strerror or error}",
+            remedy="choose another folder with --data DIR",
+        ) from error
 
 
 def open_private(path: Path, flags: int) -> int:
