@@ -120,7 +120,7 @@ def _day_of(by: str, since: str | None) -> str | None:
     if by not in ("agent", "tag"):
         raise click.UsageError(f"a proxy does not sum up by {by}; say --by agent or --by tag")
     if by == "tag" and since is not None:
-        raise click.UsageError("a proxy reports by tag for all time; leave out --since, or use --by agent")
+        raise click.UsageError("a proxy reports by tag for all time; leave out --since, or say --by agent")
     return None if since is None else _begin_of_day(since).isoformat()
 
 
