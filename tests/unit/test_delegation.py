@@ -46,14 +46,15 @@ async def test_what_a_child_failed_at_is_told_to_its_parents_model() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("to c: Hello", "a may not delegate to 'c', only to b"),
+        ("to c: Hello", "a may not delegate to 'c', only to b. Add it to delegates_to of A"),
+        ("to b: to e: to a: Hello", "e may not delegate to 'a'. Add it to delegates_to of E"),
         ("to b: to a: Hello", "a already waits for this answer: a -> b"),
         ("to b: to c: to d: Hello", "delegation is 3 deep already: a -> b -> c"),
     ],
 )
 async def test_delegation_has_limits(text: str, complaint: str) -> None:
-    agents = delegating("a", "b"), delegating("b", "a", "c"), delegating("c", "d"), delegating("d")
-    async with mesh_for(*agents, max_chain=2) as mesh:
+    agents = delegating("a", "b"), delegating("b", "a", "c", "e"), delegating("c", "d"), delegating("d")
+    async with mesh_for(*agents, delegating("e"), max_chain=2) as mesh:
         outcome = await mesh.ask("a", text)
     assert outcome.status == "failed"
     assert outcome.error is not None

@@ -27,7 +27,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.cli.tracebacks import keep_text
 from meshwright.envelope import ActorRef
-from meshwright.errors import HostError
+from meshwright.errors import HostError, StoreFailed
 from meshwright.storage.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Watchdog:
             entry |= {"ref": str(ref), "task_id": task_id, "where": holder.where, "at": time.time()}
             entry["times"] += times
         kept = {key: entry for key, entry in entries.items() if entry["times"] > 0}
-        with suppress(OSError):  # a full disk: the mesh says so itself
+        with suppress(OSError, StoreFailed):  # a full disk: the mesh says so itself
             write_private(make_private(self._path.parent) / FILE_NAME, to_json(kept).decode())
 
     def _end(self, restart: Callable[[], None], seconds: float) -> None:

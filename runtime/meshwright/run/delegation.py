@@ -15,8 +15,11 @@ from meshwright.work import Work
 def check_delegation(agent: Agent, task: Task, agent_id: str, max_chain: int) -> None:
     """Raise ToolFailed where an agent may not ask another: not allowed, in a circle, or too deep."""
     if agent_id not in agent.delegates_to:
-        allowed = ", ".join(agent.delegates_to) or "nobody"
-        raise ToolFailed(f"{agent.agent_id} may not delegate to {agent_id!r}, only to {allowed}")
+        allowed = f", only to {', '.join(agent.delegates_to)}" if agent.delegates_to else ""
+        raise ToolFailed(
+            f"{agent.agent_id} may not delegate to {agent_id!r}{allowed}",
+            remedy=f"Add it to delegates_to of {type(agent).__name__}",
+        )
     chain = (*task.chain, agent.agent_id)
     if agent_id in chain:
         raise ToolFailed(f"{agent_id} already waits for this answer: {' -> '.join(chain)}")
