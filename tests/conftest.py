@@ -18,7 +18,7 @@ pytest_plugins = ["tests.services"]
 DEFAULT_SEED = 20_260_101
 """Of all chance, so that the same change gives the same result; `make soak` takes another each time."""
 SEED = pytest.StashKey[int]()
-REQUIRED = "MESH_REQUIRE_TIERS"
+REQUIRED = "REQUIRE_TIERS"
 ALARM_MARGIN_SECONDS = 5  # an async test ends so long before the timeout plugin's alarm
 # A deadline would measure the machine's other work.
 hypothesis.settings.register_profile("mesh", deadline=None)

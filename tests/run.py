@@ -3,7 +3,7 @@
     python tests/run.py [--require all|TIER,...] [PART ...]
 
 A part that cannot run, or a test that is skipped, is named with its reason; under `--require` (or
-`MESH_REQUIRE_TIERS`) it is a failure. The exit status is 0 if nothing failed.
+`REQUIRE_TIERS`) it is a failure. The exit status is 0 if nothing failed.
 """
 
 import argparse
@@ -158,7 +158,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)} (default: all)")
     parser.add_argument(
         "--require",
-        default=os.environ.get("MESH_REQUIRE_TIERS", ""),
+        default=os.environ.get("REQUIRE_TIERS", ""),
         help="'all' or parts, by comma, of which nothing may be left out",
     )
     parser.add_argument("--tests", type=Path, default=ROOT / "tests", help="the folder of the tiers")
@@ -174,7 +174,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     if options.require >= set(TIERS):
-        os.environ["MESH_REQUIRE_TIERS"] = "all"
+        os.environ["REQUIRE_TIERS"] = "all"
     results = [
         run_check(part) if part in CHECKS else run_tier(part, options.tests.resolve())
         for part in options.parts

@@ -15,7 +15,7 @@ when it is asked for first, as the product would start it, with its data in a fo
 What is used, in this order: an address in the environment (MESH_BROKER_URL, MESH_REDIS_HOST with
 MESH_REDIS_PASSWORD, MESH_PLACEMENT, MESH_SCHEDULER), a program of this machine, a container where Docker
 answers and `testcontainers` is installed. Where there is none the test is skipped with the reason, and under
-MESH_REQUIRE_TIERS=all it fails. Ask for services from the main thread: programs end with the thread that
+REQUIRE_TIERS=all it fails. Ask for services from the main thread: programs end with the thread that
 started them.
 """
 
@@ -353,7 +353,7 @@ def docker_answers() -> bool:
 
 def unavailable(reason: str) -> NoReturn:
     """Skip the test that needs what is not here, or fail it where nothing may be left out."""
-    if os.environ.get("MESH_REQUIRE_TIERS") == "all":
+    if os.environ.get("REQUIRE_TIERS") == "all":
         pytest.fail(f"{reason}; and every tier is required", pytrace=False)
     pytest.skip(reason)
 

@@ -271,9 +271,10 @@ class Event(Plain):
     @property
     def size(self) -> int:
         """About how many bytes it has as JSON, its payload being JSON already."""
-        payload = len(self.payload) if isinstance(self.payload, bytes) else 0
-        extra = len(encode(self.model_extra)) if self.model_extra else 0
-        return payload + extra + len(self.id) + len(self.topic) + len(self.idempotency_key or "")
+        payload, extra = self.payload, self.__pydantic_extra__
+        size = len(self.id) + len(self.topic) + len(self.idempotency_key or "")
+        size += len(payload) if isinstance(payload, bytes) else 0
+        return size + len(encode(extra)) if extra else size
 
     @property
     def title(self) -> str:
@@ -294,12 +295,15 @@ class Event(Plain):
         """
         if type(self.payload) is Json:
             return self
-        payload = Json(encode(self.payload)) if mend else as_json(self.id, self.payload)
-        return self.model_copy(update={"payload": payload})
+        return self._with(Json(encode(self.payload)) if mend else as_json(self.id, self.payload))
 
     def plain(self) -> Event:
         """A copy whose payload is plain data of its own."""
-        return self.model_copy(update={"payload": decode(encode(self.payload))})
+        return self._with(decode(encode(self.payload)))
+
+    def _with(self, payload: Any) -> Event:
+        # The constructor: `model_copy` takes twice as long, and this is done several times a task.
+        return Event(**{**self.__dict__, **(self.__pydantic_extra__ or {}), "payload": payload})
 
 
 def trace_id_of(traceparent: str | None) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 
 from meshwright.agent import Agent
 from meshwright.capability import Capability
-from meshwright.errors import HostError, MailboxFull, ToolFailed
+from meshwright.errors import DelegationFailed, HostError, MailboxFull
 from meshwright.events.filter import EventFilter
 from meshwright.messages import Event, TaskRequest, new_id
 from meshwright.run import Run
@@ -214,7 +214,7 @@ async def test_a_delegation_that_nobody_can_take_fails_at_once_and_its_parent_he
         outcome = await running.ask("boss", "nobody:Hello")
         assert outcome.status == "failed"
         assert outcome.error is not None and "nobody" in outcome.error.message
-        assert outcome.error.type == ToolFailed.__name__
+        assert outcome.error.type == DelegationFailed.__name__
     assert complaints(await evidence_of(tmp_path)) == []
 
 

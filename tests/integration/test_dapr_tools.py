@@ -21,7 +21,7 @@ MODULE = Path(__file__).resolve().parents[2] / "tools" / "dapr"
 def programs() -> Path:
     """The folder of the programs; no test builds them."""
     named = subprocess.run([sys.executable, MODULE / "build", "--where"], capture_output=True, text=True)
-    if named.returncode and os.environ.get("MESH_REQUIRE_TIERS") == "all":
+    if named.returncode and os.environ.get("REQUIRE_TIERS") == "all":
         pytest.fail("needs `make dapr` first, and every tier is required", pytrace=False)
     if named.returncode:
         pytest.skip("needs `make dapr` first")

@@ -88,7 +88,11 @@ def test_chance(rng, seed): assert rng.random() < 0, f"drawn {rng.random()}+{sum
 
 def run(tests: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tests/run.py"), "--tests", str(tests), *arguments]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MESH_", "PYTEST_"))}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MESH_", "PYTEST_", "REQUIRE_"))
+    }
     return subprocess.run(command, capture_output=True, text=True, check=False, env=clean | environment)
 
 
@@ -110,7 +114,7 @@ def ended(sample: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def ended_as_required(sample: Path) -> subprocess.CompletedProcess[str]:
-    return run(sample, "unit", "contract", MESH_TEST_SEED="7", MESH_REQUIRE_TIERS="all")
+    return run(sample, "unit", "contract", MESH_TEST_SEED="7", REQUIRE_TIERS="all")
 
 
 def test_the_runner_counts_each_tier_and_fails_with_it(ended: subprocess.CompletedProcess[str]) -> None:

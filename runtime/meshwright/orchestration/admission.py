@@ -46,7 +46,7 @@ class Admission:
     async def start(self) -> None:
         """Count what is open, as far as the log knows, and follow what happens from now on."""
         self._ended_meanwhile = set()
-        self._unlisten = self._host.listen(topics.TASK_PROGRESS, self._on_event)
+        self._unlisten = self._host.listen(topics.TASK_PROGRESS, self._on_event, {ACCEPTED, *FINAL})
         for tenant_id, task_id, thread_id in await self._log.open_tasks():
             key = TaskKey(tenant_id, task_id)
             if key not in self._ended_meanwhile:
@@ -106,7 +106,7 @@ class Admission:
         if event.event_type == ACCEPTED:
             self._unconfirmed.discard(key)
             self._add(key, event.payload.get("thread_id"))
-        elif event.event_type in FINAL:
+        else:
             self._unconfirmed.discard(key)
             self._remove(key)
             if self._ended_meanwhile is not None:

@@ -107,8 +107,7 @@ class Presence:
         )
 
     def _count(self, event: Event) -> None:
-        payload = event.payload
-        outcome = payload if isinstance(payload, Outcome) else Outcome.model_validate(payload)
+        outcome = Outcome.model_validate(event.payload)
         if counts(outcome):
             self._registry.record(outcome.agent_id, outcome.capability, outcome.success)
 

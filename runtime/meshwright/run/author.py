@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Iterator
 from functools import wraps
+from types import FrameType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -62,10 +63,9 @@ def noted(method: AsyncMethod[NotedT, P, T]) -> AsyncMethod[NotedT, P, T]:
     @wraps(method)
     def call(self: NotedT, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         made = method(self, *args, **kwargs)
-        frame = inspect.currentframe()
-        caller = frame.f_back if frame is not None else None
-        if caller is not None:
-            self.calls.note(made, f"{caller.f_code.co_filename}:{caller.f_lineno}")
+        where = _line_calling(inspect.currentframe())
+        if where is not None:
+            self.calls.note(made, where)
         return made
 
     return call
@@ -144,6 +144,12 @@ def _place(agent: Agent, error: BaseException) -> str:
     is_own = is_of_an_author(code.co_filename)
     beginning = f"{code.co_filename}:{code.co_firstlineno}" if is_own else f"agent {agent.agent_id}"
     return str(author_place(error) or beginning)
+
+
+def _line_calling(frame: FrameType | None) -> str | None:
+    """The file and line that called a frame. A frame that names itself in a variable would be a circle."""
+    caller = frame.f_back if frame is not None else None
+    return None if caller is None else f"{caller.f_code.co_filename}:{caller.f_lineno}"
 
 
 def _is_not_begun(call: Coroutine[Any, Any, Any]) -> bool:

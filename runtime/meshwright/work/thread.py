@@ -8,12 +8,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
+from pydantic import BaseModel
+
 from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
 from meshwright.encoding import encode
 from meshwright.envelope import ActorRef
 from meshwright.errors import Overloaded
-from meshwright.messages import Dispatch, Event, Fault, Outcome
+from meshwright.messages import Dispatch, Event, Fault, Identifier, Outcome
 from meshwright.work.inbox import Entry, ThreadState
 from meshwright.work.protocol import (
     Accept,
@@ -284,10 +286,23 @@ class AgentThread(Actor[ThreadState]):
         )
 
 
+class _Thread(BaseModel):
+    """What names the thread of a task."""
+
+    tenant_id: Identifier = "default"
+    thread_id: Identifier
+
+
+class _Address(BaseModel):
+    """What of a dispatch says where it goes; its thread checks the rest."""
+
+    agent_id: Identifier
+    task: _Thread
+
+
 def thread_of(event: Event) -> ActorRef | None:
     """Route a dispatched task to the thread of its agent."""
-    payload = event.payload
-    dispatch = payload if isinstance(payload, Dispatch) else Dispatch.model_validate(payload)
+    dispatch = _Address.model_validate(event.payload)
     return ActorRef(dispatch.agent_id, f"{dispatch.task.tenant_id}:{dispatch.task.thread_id}")
 
 

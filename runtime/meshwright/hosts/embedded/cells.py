@@ -23,6 +23,7 @@ from meshwright.errors import NotFound, StoreFailed
 from meshwright.storage.database import RESTORE
 from meshwright.turns import ActorKind
 
+ROOM = 0.9  # of a limit, once it was passed: to look for idle actors again and again would take longer
 SELECT_HEADS = "SELECT id, revision, last_turn, sent, wake_at, obliged, seen, state FROM heads WHERE type = ?"
 
 
@@ -177,13 +178,21 @@ class Cells:
         return len(self._cells) > self._max_active or self._bytes > self._max_bytes
 
     def trim(self, idle_since: float) -> None:
-        """Deactivate the least recently used: those over the limits, and those idle since then."""
-        for ref, cell in list(self._cells.items()):
-            if not self.are_too_many and cell.used_at > idle_since:
-                return
+        """Deactivate those idle since then and, over a limit, the least recently used until there is room."""
+        share = ROOM if self.are_too_many else 1.0
+        most, most_bytes = self._max_active * share, self._max_bytes * share
+        count, size = len(self._cells), self._bytes
+        dropped: list[ActorRef] = []
+        for ref, cell in self._cells.items():
+            if count <= most and size <= most_bytes and cell.used_at > idle_since:
+                break
             if cell.idle:
-                del self._cells[ref]
-                self._bytes -= len(cell.head.state) if cell.head is not None else 0
+                dropped.append(ref)
+                count -= 1
+                size -= len(cell.head.state) if cell.head is not None else 0
+        for ref in dropped:
+            del self._cells[ref]
+        self._bytes = size
 
 
 def head_of(row: tuple[Any, ...]) -> Head:
