@@ -150,6 +150,24 @@ async def test_a_damaged_schema_is_refused_in_one_line(tmp_path: Path, part: byt
     assert FILE_NAME in line and "restore it from a copy" in line
 
 
+@pytest.mark.parametrize(
+    ("was", "damaged"), [(b"event_type", b"event_tXpe"), (b"echo/default", b"ech\xb4/default")]
+)
+async def test_damaged_names_and_text_are_refused_as_damage(
+    tmp_path: Path, was: bytes, damaged: bytes
+) -> None:
+    async with up(tmp_path) as running:
+        await running.submit("gate")
+        await running.ask("echo")
+    path = tmp_path / "data" / FILE_NAME
+    path.write_bytes(path.read_bytes().replace(was, damaged))
+    status, err = await mesh_up(tmp_path / "data")
+    assert status == 1
+    [line] = err.splitlines()
+    assert f"{FILE_NAME} is damaged" in line and "restore it from a copy" in line
+    assert "make room" not in line
+
+
 async def test_a_folder_that_cannot_be_written_is_refused_in_one_line() -> None:
     status, err = await mesh_up(Path("/proc/mesh"))
     assert status == 1

@@ -27,6 +27,16 @@ Durability = Literal["full", "normal", "off"]
 ResultT = TypeVar("ResultT")
 FILE_NAME = "mesh.db"
 RESTORE = "restore it from a copy, or choose another folder with --data DIR"
+REFUSED = (
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+)
 BUSY_TIMEOUT_SECONDS = 5.0
 MAX_JOBS = 512  # jobs of one transaction
 CACHED_STATEMENTS = 1024  # multi-row statements are one per number of rows
@@ -250,10 +260,16 @@ class Database:
             return error
         if isinstance(error, UnicodeDecodeError):  # SQLite quotes what it found, and that is no text
             return StoreFailed(f"{self.path} is damaged: SQLite cannot read its schema", remedy=RESTORE)
+        if isinstance(error, sqlite3.Error) and not _is_refused(error):
+            return StoreFailed(f"{self.path} is damaged: {error}", remedy=RESTORE)
         remedy = "make room or the folder writable and start again: accepted tasks go on by themselves"
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-            remedy = RESTORE
         return StoreFailed(f"cannot write to {self.path}: {error}", remedy=remedy)
+
+
+def _is_refused(error: sqlite3.Error) -> bool:
+    """Whether the system refused SQLite the disk. Our statements are right, so all else is in the file."""
+    # Python's own errors, as for text that is no UTF-8, have no code; extended codes keep it in the low byte.
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in REFUSED
 
 
 def _tell_each(jobs: list[Job], error: StoreFailed | None) -> None:
