@@ -52,7 +52,7 @@ async def broker(tmp_path: Path, certificates: Path) -> AsyncIterator[Mosquitto]
     """A broker by the examples: only their paths and the port are others."""
     users = tmp_path / "passwords"
     users.touch(mode=0o600)
-    for user in ("mesh", "caller", "caller2", "viewer"):
+    for user in ("mesh", "caller", "caller2", "viewer", "anonymous"):
         subprocess.run(["mosquitto_passwd", "-b", str(users), user, f"{user}'s"], check=True)
     example = (EXAMPLES / "tls.conf.example").read_text()
     lines = [
@@ -148,6 +148,17 @@ async def test_no_caller_makes_the_mesh_answer_another(
         broker.login = login
         await ask(broker, SUBMIT, {**HELLO, "task_id": "mine"}, reply_to="replies/caller/1")
         assert [task["task_id"] for task in (await api.get("/tasks"))["items"]] == ["mine"]
+
+
+async def test_a_user_named_anonymous_ends_no_tasks_of_others(
+    tmp_path: Path, broker: Mosquitto, certificates: Path
+) -> None:
+    async with http_mesh(tmp_path, **settings(broker, certificates)):
+        await ask(broker, SUBMIT, {**HELLO, "task_id": "mine"}, reply_to="replies/caller/1")
+        broker.login = (*broker.login[:2], "-u", "anonymous", "-P", "anonymous's")
+        cancel = "mesh/default/clients/anonymous/tasks/mine/cancel"
+        refused = await ask(broker, cancel, {}, reply_to="replies/anonymous/1")
+        assert (refused["status"], refused.get("field")) == (404, "topic")
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused(

@@ -54,9 +54,12 @@ class Topics:
         self.errors = f"{self._base}/errors"
 
     def client_of(self, topic: str) -> str:
-        """The client that a message came from: the broker lets nobody else publish below its name."""
+        """The client that a message came from: the broker lets nobody else publish below its name.
+
+        None is called ANONYMOUS: whoever logged in by that name would act on every task.
+        """
         match topic.removeprefix(f"{self.prefix}/").split("/"):
-            case [_, "clients", client, _, *_] if re.fullmatch(ID_PATTERN, client):
+            case [_, "clients", client, _, *_] if client != ANONYMOUS and re.fullmatch(ID_PATTERN, client):
                 return client
         return ANONYMOUS
 
@@ -91,7 +94,7 @@ class Topics:
                 field="topic",
             )
         client = self.client_of(topic)
-        if rest[:2] == ["clients", client]:
+        if client != ANONYMOUS:
             del rest[:2]
         match rest:
             case ["submit"]:
