@@ -12,7 +12,7 @@ import gc
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
-YOUNG_OBJECTS = 10_000  # that one collection walks: about 15 ms; with fewer, more are walked in all
+YOUNG_OBJECTS = 5_000  # that one collection walks: 5 to 10 ms
 NEVER = 1_000_000_000  # collections of the young before an older generation is collected
 CHECK_SECONDS = 60.0
 IDLE_OBJECTS = 50_000  # set aside since the last full collection: worth another while nothing runs
