@@ -172,7 +172,7 @@ class Worker:
             self._take_up_later(offer)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:
+        except BaseException as error:  # whatever an author's code raises: it must not loop, hang or be lost
             if self._running[key].let_go:
                 raise
             await self._broke_off(offer, work, error)
