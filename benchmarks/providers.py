@@ -29,7 +29,7 @@ from meshwright.errors import ConfigError, ModelError
 from meshwright.models.direct import Chain, DirectModel, ModelSettings, with_fallbacks
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 from meshwright.models.providers import PROVIDERS, missing, provider_of
-from tests.providers.fake import FakeProvider, Fault
+from tests.support.fake_provider import FakeProvider, Fault
 
 FAKED = (
     "openai/gpt-5.4",

@@ -14,7 +14,7 @@ import pytest
 from meshwright.stack.ports import Ports
 from tests.run import is_there
 
-pytest_plugins = ["tests.services"]
+pytest_plugins = ["tests.support.services"]
 DEFAULT_SEED = 20_260_101
 """Of all chance, so that the same change gives the same result; `make soak` takes another each time."""
 SEED = pytest.StashKey[int]()
@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("mesh")
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SEED] = seed_of(os.environ.get("MESH_TEST_SEED", ""))
     config.option.hypothesis_seed = config.option.hypothesis_seed or str(config.stash[SEED])
-    from tests.services import GIVEN, HANDED_ON  # pytest has to import its plugins itself
+    from tests.support.services import GIVEN, HANDED_ON  # pytest has to import its plugins itself
 
     required = os.environ.get(REQUIRED)
     forget_the_users_settings()

@@ -97,6 +97,8 @@ def run_tier(part: str, tests: Path) -> Result:
             str(ROOT / "pyproject.toml"),
             f"--rootdir={tests.parent}",
             f"--junitxml={report}",
+            "--durations=20",
+            "--durations-min=1",
             *SIDE_BY_SIDE,
         ]
         status = execute([sys.executable, "-m", "pytest", *options, *paths], tier.environment)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.driver import RunningMesh, mesh_up
+from tests.support.running_mesh import RunningMesh, mesh_up
 
 
 @pytest.fixture(scope="module")

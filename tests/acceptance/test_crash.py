@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.acceptance.driver import ENDINGS, RunningMesh, all_of, mesh, mesh_up
-from tests.providers.fake_openai import FakeOpenAI, tool_call
+from tests.support.fake_openai import FakeOpenAI, tool_call
+from tests.support.running_mesh import ENDINGS, RunningMesh, all_of, mesh, mesh_up
 
 TASKS = 30
 IN_FLIGHT = 8  # two agents with four slots

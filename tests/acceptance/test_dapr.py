@@ -13,11 +13,11 @@ import pytest
 
 from meshwright.stack.ports import Ports
 from meshwright.stack.programs import Programs
-from tests.acceptance.driver import MESH, RunningMesh, mesh, mesh_up, start
-from tests.integration.running_stack import RunningStack
-from tests.providers.fake_openai import FakeOpenAI, Fault
 from tests.run import DAPR
-from tests.services import DAPR_BIN
+from tests.support.fake_openai import FakeOpenAI, Fault
+from tests.support.running_mesh import MESH, RunningMesh, mesh, mesh_up, start
+from tests.support.running_stack import RunningStack
+from tests.support.services import DAPR_BIN
 
 pytestmark = [pytest.mark.needs(*DAPR, "mosquitto_rr"), pytest.mark.timeout(150)]
 UP = [*MESH, "up", "--host", "dapr"]

@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.acceptance.driver import ENDINGS, MESH, ROOT, RunningMesh, mesh_up
-from tests.providers.fake_openai import FakeOpenAI, Fault
 from tests.run import DAPR
+from tests.support.fake_openai import FakeOpenAI, Fault
+from tests.support.running_mesh import ENDINGS, MESH, ROOT, RunningMesh, mesh_up
 
 pytestmark = [pytest.mark.needs(*DAPR), pytest.mark.timeout(150)]
 UP = [*MESH, "up", "--host", "dapr", "--per-agent"]

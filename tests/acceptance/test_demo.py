@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tests.acceptance.driver import mesh
+from tests.support.running_mesh import mesh
 
 ROAD = {"accepted", "dispatched", "memory", "context", "model", "tool", "waiting", "succeeded"}
 

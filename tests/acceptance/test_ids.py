@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.acceptance.driver import mesh, mesh_up
+from tests.support.running_mesh import mesh, mesh_up
 
 
 async def test_a_task_is_found_by_the_end_of_its_id(tmp_path: Path) -> None:

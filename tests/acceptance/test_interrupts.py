@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.driver import MESH, RunningMesh, mesh, mesh_up, start
-from tests.providers.fake_openai import FakeOpenAI
+from tests.support.fake_openai import FakeOpenAI
+from tests.support.running_mesh import MESH, RunningMesh, mesh, mesh_up, start
 
 DRAIN_SECONDS = 10  # that running work has to end
 

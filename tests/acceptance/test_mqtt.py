@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.driver import ENDINGS, RunningMesh, mesh, mesh_up
 from tests.acceptance.test_crash import ASKING
-from tests.integration.mqtt_broker import Mosquitto, ask, mosquitto, publish
+from tests.support.mqtt_broker import Mosquitto, ask, mosquitto, publish
+from tests.support.running_mesh import ENDINGS, RunningMesh, mesh, mesh_up
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr", "mosquitto_sub")
 SUBMIT = "mesh/default/submit"

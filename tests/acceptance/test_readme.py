@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.driver import ROOT, mesh, mesh_up
+from tests.support.running_mesh import ROOT, mesh, mesh_up
 
 README = (ROOT / "README.md").read_text()
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", flags=re.M)

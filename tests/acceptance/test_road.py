@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.driver import ENDINGS, RunningMesh, mesh, mesh_up
+from tests.support.running_mesh import ENDINGS, RunningMesh, mesh, mesh_up
 
 QUESTION = "Where does the code decide which agent gets a task?"
 

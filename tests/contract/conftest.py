@@ -1,4 +1,4 @@
-"""Every test that takes a `stand` runs once for each host in the table."""
+"""Every test that takes a `harness` runs once for each host in the table."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from meshwright.testing import ManualClock
-from tests.contract.adapters import adapter, any_api, calling
-from tests.contract.crew import Crew, Hire, Script
-from tests.contract.stands import PARTLY, STANDS, DaprStand, Stand
-from tests.providers.fixtures import fake
+from tests.support.fake_provider_fixtures import fake
+from tests.support.host_harness import HARNESSES, PARTLY, DaprHarness, HostHarness
+from tests.support.model_adapters import adapter, any_api, calling
+from tests.support.worker_pool import Script, StartWorkers, WorkerPool
 
-__all__ = ["adapter", "any_api", "calling", "fake", "hire", "stand"]
+__all__ = ["adapter", "any_api", "calling", "fake", "harness", "start_workers"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def is_left_out(item: pytest.Item) -> bool:
     name = (
-        item.callspec.params.get("stand")
+        item.callspec.params.get("harness")
         if isinstance(item, pytest.Function) and hasattr(item, "callspec")
         else None
     )
@@ -32,26 +32,28 @@ def is_left_out(item: pytest.Item) -> bool:
     return modules is not None and item.path.stem not in modules
 
 
-@pytest.fixture(params=list(STANDS))
-async def stand(request: pytest.FixtureRequest, tmp_path: Path, seed: int) -> AsyncIterator[Stand]:
-    sort, number = STANDS[request.param]
-    services = [request.getfixturevalue("services")] if issubclass(sort, DaprStand) else []
-    stand = sort(tmp_path, seed + number, *services)
-    yield stand
-    await stand.close()
+@pytest.fixture(params=list(HARNESSES))
+async def harness(request: pytest.FixtureRequest, tmp_path: Path, seed: int) -> AsyncIterator[HostHarness]:
+    sort, number = HARNESSES[request.param]
+    services = [request.getfixturevalue("services")] if issubclass(sort, DaprHarness) else []
+    harness = sort(tmp_path, seed + number, *services)
+    yield harness
+    await harness.close()
 
 
 @pytest.fixture
-async def hire(stand: Stand) -> AsyncIterator[Hire]:
-    """Opens a host with a crew that works by a script."""
-    crews: list[Crew] = []
+async def start_workers(harness: HostHarness) -> AsyncIterator[StartWorkers]:
+    """Opens a host with a pool that works by a script."""
+    pools: list[WorkerPool] = []
 
-    async def hire(script: Script, *, clock: ManualClock | None = None, **options: Any) -> Crew:
-        crew = Crew(stand, script, **options)
-        crews.append(crew)
-        await crew.open(clock)
-        return crew
+    async def start_workers(
+        script: Script, *, clock: ManualClock | None = None, **options: Any
+    ) -> WorkerPool:
+        pool = WorkerPool(harness, script, **options)
+        pools.append(pool)
+        await pool.open(clock)
+        return pool
 
-    yield hire
-    for crew in crews:
-        await crew.close()
+    yield start_workers
+    for pool in pools:
+        await pool.close()

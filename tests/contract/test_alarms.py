@@ -10,7 +10,7 @@ from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef, Message
 from meshwright.testing import ManualClock
 from meshwright.turns import ActorKind
-from tests.contract.stands import Stand
+from tests.support.host_harness import HostHarness
 
 ONE = ActorRef("Sleeper", "one")
 
@@ -64,24 +64,24 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-async def test_an_alarm_fires_at_its_time_and_once(stand: Stand, clock: ManualClock) -> None:
-    host = await stand.open(SLEEPER, clock=clock)
+async def test_an_alarm_fires_at_its_time_and_once(harness: HostHarness, clock: ManualClock) -> None:
+    host = await harness.open(SLEEPER, clock=clock)
     await host.call(ONE, "set", Set(seconds=60))
     await clock.advance(59)
     assert (await host.call(ONE, "speak")).log == ["set", "speak"]
     await clock.advance(1)
-    await woken(stand, 1)
+    await woken(harness, 1)
     await clock.advance(600)
     assert (await host.call(ONE, "speak")).log == ["set", "speak", "wake", "speak"]
 
 
 @pytest.mark.parametrize(
-    "stand", ["memory", "embedded"], indirect=True
+    "harness", ["memory", "embedded"], indirect=True
 )  # these take up mailboxes as they start
 async def test_an_alarm_that_is_set_while_the_host_starts_fires_at_its_time(
-    stand: Stand, clock: ManualClock
+    harness: HostHarness, clock: ManualClock
 ) -> None:
-    host = await stand.open(SLEEPER, clock=clock)
+    host = await harness.open(SLEEPER, clock=clock)
     sleepers = [
         ActorRef("Sleeper", f"s{n}") for n in range(600)
     ]  # more than are taken while the first are written
@@ -89,82 +89,91 @@ async def test_an_alarm_that_is_set_while_the_host_starts_fires_at_its_time(
         asyncio.create_task(host.send(Message(f"m/{ref.id}", ref, "set", Set(seconds=5)))) for ref in sleepers
     ]
     await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED)
-    host = await stand.crash(host)
+    host = await harness.crash(host)
     await asyncio.gather(*sends, return_exceptions=True)
     await host.call(ActorRef("Sleeper", "last"), "speak")  # behind those that were left
     was_set = [ref for ref in sleepers if await host.read(ref) is not None]
     await clock.advance(5)
-    await stand.watch.until(
+    await harness.watch.until(
         lambda: (
-            {str(ref) for ref in was_set} <= {event.aggregate_id for event in stand.watch.of("sleeper.woke")}
+            {str(ref) for ref in was_set}
+            <= {event.aggregate_id for event in harness.watch.of("sleeper.woke")}
         )
     )
 
 
 @pytest.mark.parametrize("how", ["reopen", "crash"])
-async def test_an_alarm_outlives_its_host(stand: Stand, clock: ManualClock, how: str) -> None:
-    host = await stand.open(SLEEPER, clock=clock)
+async def test_an_alarm_outlives_its_host(harness: HostHarness, clock: ManualClock, how: str) -> None:
+    host = await harness.open(SLEEPER, clock=clock)
     await host.call(ONE, "set", Set(seconds=60))
     await clock.advance(30)
-    host = await getattr(stand, how)(host)
+    host = await getattr(harness, how)(host)
     await clock.advance(29)
     assert (await host.call(ONE, "speak")).woken_at == []
     await clock.advance(1)
-    await woken(stand, 1)
+    await woken(harness, 1)
 
 
 async def test_an_alarm_that_fell_due_while_no_host_ran_fires_at_the_start(
-    stand: Stand, clock: ManualClock
+    harness: HostHarness, clock: ManualClock
 ) -> None:
-    host = await stand.open(SLEEPER, clock=clock)
+    host = await harness.open(SLEEPER, clock=clock)
     await host.call(ONE, "set", Set(seconds=60))
-    photograph = stand.photograph(host)
+    snapshot = harness.snapshot(host)
     await host.stop()
     await clock.advance(3600)
-    assert stand.watch.of("sleeper.woke") == []
-    await stand.open_photograph(host, photograph)
-    await woken(stand, 1)
+    assert harness.watch.of("sleeper.woke") == []
+    await harness.open_photograph(host, snapshot)
+    await woken(harness, 1)
 
 
-async def test_an_alarm_already_due_fires_at_once(stand: Stand, clock: ManualClock) -> None:
-    host = await stand.open(SLEEPER, clock=clock)
+async def test_an_alarm_already_due_fires_at_once(harness: HostHarness, clock: ManualClock) -> None:
+    host = await harness.open(SLEEPER, clock=clock)
     await host.call(ONE, "set", Set(seconds=-5))
-    await woken(stand, 1)
+    await woken(harness, 1)
 
 
-async def test_an_alarm_moved_later_does_not_fire_at_its_first_time(stand: Stand, clock: ManualClock) -> None:
-    host = await stand.open(SLEEPER, clock=clock)
+async def test_an_alarm_moved_later_does_not_fire_at_its_first_time(
+    harness: HostHarness, clock: ManualClock
+) -> None:
+    host = await harness.open(SLEEPER, clock=clock)
     await host.call(ONE, "set", Set(seconds=60))
     await clock.advance(50)
     await host.call(ONE, "set", Set(seconds=60))
     await clock.advance(59)
     assert (await host.call(ONE, "speak")).woken_at == []
     await clock.advance(1)
-    await woken(stand, 1)
+    await woken(harness, 1)
 
 
-async def test_an_alarm_moved_earlier_fires_then_and_not_again(stand: Stand, clock: ManualClock) -> None:
-    host = await stand.open(SLEEPER, clock=clock)
+async def test_an_alarm_moved_earlier_fires_then_and_not_again(
+    harness: HostHarness, clock: ManualClock
+) -> None:
+    host = await harness.open(SLEEPER, clock=clock)
     await host.call(ONE, "set", Set(seconds=600))
     await host.call(ONE, "set", Set(seconds=10))
     await clock.advance(10)
-    await woken(stand, 1)
+    await woken(harness, 1)
     await clock.advance(1200)
     assert len((await host.call(ONE, "speak")).woken_at) == 1
 
 
-async def test_a_cleared_alarm_does_not_fire_even_after_a_restart(stand: Stand, clock: ManualClock) -> None:
-    host = await stand.open(SLEEPER, clock=clock)
+async def test_a_cleared_alarm_does_not_fire_even_after_a_restart(
+    harness: HostHarness, clock: ManualClock
+) -> None:
+    host = await harness.open(SLEEPER, clock=clock)
     await host.call(ONE, "set", Set(seconds=60))
     await host.call(ONE, "clear")
     await clock.advance(120)
-    host = await stand.reopen(host)
+    host = await harness.reopen(host)
     await clock.advance(120)
     assert (await host.call(ONE, "speak")).log == ["set", "clear", "speak"]
 
 
-async def test_no_alarm_fires_after_the_turn_that_cleared_it(stand: Stand, clock: ManualClock) -> None:
-    host = await stand.open(SLEEPER, clock=clock)
+async def test_no_alarm_fires_after_the_turn_that_cleared_it(
+    harness: HostHarness, clock: ManualClock
+) -> None:
+    host = await harness.open(SLEEPER, clock=clock)
     refs = [ActorRef("Sleeper", f"s{n}") for n in range(250)]
     for ref in refs:
         await host.call(ref, "set", Set(seconds=60))
@@ -179,43 +188,43 @@ async def test_no_alarm_fires_after_the_turn_that_cleared_it(stand: Stand, clock
     assert all(log in (["set", "clear", "speak"], ["set", "wake", "clear", "speak"]) for log in logs)
 
 
-async def test_an_alarm_may_set_the_next(stand: Stand, clock: ManualClock) -> None:
-    host = await stand.open(SLEEPER, clock=clock)
+async def test_an_alarm_may_set_the_next(harness: HostHarness, clock: ManualClock) -> None:
+    host = await harness.open(SLEEPER, clock=clock)
     began = clock.now()
     await host.call(ONE, "set", Set(seconds=60, every_seconds=60))
     for count in range(1, 6):
         await clock.advance(60)
-        await woken(stand, count)
+        await woken(harness, count)
     page = await host.call(ONE, "speak")
     assert page.woken_at == [began + timedelta(seconds=60 * n) for n in range(1, 6)]
 
 
-async def test_each_actor_has_an_alarm_of_its_own(stand: Stand, clock: ManualClock) -> None:
-    host = await stand.open(SLEEPER, clock=clock)
+async def test_each_actor_has_an_alarm_of_its_own(harness: HostHarness, clock: ManualClock) -> None:
+    host = await harness.open(SLEEPER, clock=clock)
     for n in range(200):
         await host.call(ActorRef("Sleeper", f"s{n}"), "set", Set(seconds=n + 1))
     await clock.advance(100)
-    await woken(stand, 100)
+    await woken(harness, 100)
     await clock.advance(100)
-    await woken(stand, 200)
+    await woken(harness, 200)
 
 
 async def test_an_alarm_whose_turn_raises_is_recorded_and_not_tried_again(
-    stand: Stand, clock: ManualClock
+    harness: HostHarness, clock: ManualClock
 ) -> None:
-    host = await stand.open(SLEEPER, clock=clock)
+    host = await harness.open(SLEEPER, clock=clock)
     await host.call(ONE, "set", Set(seconds=60, fail=True))
     await clock.advance(60)
-    [letter] = await stand.watch.dead_letters()
+    [letter] = await harness.watch.dead_letters()
     assert letter.payload["message"]["method"] == "wake"
     await clock.advance(600)
     await host.call(ONE, "speak")
-    host = await stand.reopen(host)
+    host = await harness.reopen(host)
     await clock.advance(600)
     assert (await host.call(ONE, "speak")).log == ["set", "speak", "speak"]
-    assert len(stand.watch.of("message.dead_lettered")) == 1
+    assert len(harness.watch.of("message.dead_lettered")) == 1
 
 
-async def woken(stand: Stand, count: int) -> None:
-    await stand.watch.until(lambda: len(stand.watch.of("sleeper.woke")) >= count)
-    assert len(stand.watch.of("sleeper.woke")) == count
+async def woken(harness: HostHarness, count: int) -> None:
+    await harness.watch.until(lambda: len(harness.watch.of("sleeper.woke")) >= count)
+    assert len(harness.watch.of("sleeper.woke")) == count

@@ -23,7 +23,7 @@ from meshwright.models.port import (
 from meshwright.models.prices import Prices
 from meshwright.money import ZERO, Budget, Price
 from meshwright.turns import ActorKind
-from tests.contract.stands import Stand
+from tests.support.host_harness import HostHarness
 
 KIND = ActorKind.of(BudgetAccount, type=ACCOUNT)
 PRICES = Prices(default=Price(input=ZERO, output=Decimal(1_000_000)), listed=dict)
@@ -72,10 +72,10 @@ async def balance(host: Host, account: Account = POT_ACCOUNT) -> tuple[Decimal, 
 
 
 async def test_fifty_calls_at_once_spend_no_more_than_a_budget_for_ten(
-    stand: Stand, rng: random.Random
+    harness: HostHarness, rng: random.Random
 ) -> None:
-    host = await stand.open(KIND)
-    hosts = [host, *([await stand.open_beside(host)] if stand.shares_data else [])]
+    host = await harness.open(KIND)
+    hosts = [host, *([await harness.open_beside(host)] if harness.shares_data else [])]
     provider = Provider(rng)
     models = [accounted(each, provider, Budget(name="pot", limit_usd=Decimal(10))) for each in hosts]
     ends = await asyncio.gather(
@@ -91,8 +91,10 @@ async def test_fifty_calls_at_once_spend_no_more_than_a_budget_for_ten(
     assert provider.owed <= 10
 
 
-async def test_no_more_is_owed_than_there_is_where_workers_die(stand: Stand, rng: random.Random) -> None:
-    host = await stand.open(KIND)
+async def test_no_more_is_owed_than_there_is_where_workers_die(
+    harness: HostHarness, rng: random.Random
+) -> None:
+    host = await harness.open(KIND)
     provider = Provider(rng)
     for _ in range(2):
         calls = begin(host, provider, rng)
@@ -100,7 +102,7 @@ async def test_no_more_is_owed_than_there_is_where_workers_die(stand: Stand, rng
         while len(calls) - len(going) < enough:
             _, going = await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
         provider.lives = False
-        host = await stand.crash(host)
+        host = await harness.crash(host)
         provider.lives = True
         for call in calls:
             call.cancel()
@@ -126,8 +128,8 @@ def where(chance: random.Random) -> dict[str, Any]:
     return {"task_id": f"t{chance.randint(1, 3)}", "attempt": 1, "step": chance.randint(1, 3)}
 
 
-async def test_a_repeat_of_an_entry_changes_nothing(stand: Stand) -> None:
-    host = await stand.open(KIND)
+async def test_a_repeat_of_an_entry_changes_nothing(harness: HostHarness) -> None:
+    host = await harness.open(KIND)
     op, call = new_id(), new_id()
     until = host.clock.now().timestamp() + 600
     reserve = Entry(kind="reserve", op=op, call=call, amount=Decimal("0.1"), until=until)
@@ -142,33 +144,33 @@ async def test_a_repeat_of_an_entry_changes_nothing(stand: Stand) -> None:
     assert await balance(host) == (Decimal("0.0000003"), 0)
 
 
-async def test_what_is_reserved_and_spent_outlives_a_crash(stand: Stand, rng: random.Random) -> None:
-    host = await stand.open(KIND)
+async def test_what_is_reserved_and_spent_outlives_a_crash(harness: HostHarness, rng: random.Random) -> None:
+    host = await harness.open(KIND)
     model = accounted(host, Provider(rng), POT)
     await model.complete(asked(1))
     await model.budgets.settled()
     spent, _ = await balance(host)
     await model.budgets.hold(asked(90), "op", lambda request: Decimal(90))
-    host = await stand.crash(host)
+    host = await harness.crash(host)
     assert await balance(host) == (spent, 90)
     with pytest.raises(BudgetExceeded):
         await accounted(host, Provider(rng), POT).complete(asked(11))
 
 
-async def test_a_soft_budget_tells_once_that_it_is_exceeded(stand: Stand, rng: random.Random) -> None:
-    host = await stand.open(KIND)
+async def test_a_soft_budget_tells_once_that_it_is_exceeded(harness: HostHarness, rng: random.Random) -> None:
+    host = await harness.open(KIND)
     model = accounted(host, Provider(rng), Budget(name="pot", limit_usd=ZERO, hard=False))
     for _ in range(3):
         await model.complete(asked(1))
     await model.budgets.settled()
     await host.call(POT_ACCOUNT.ref, "book", Book(account=POT_ACCOUNT, entries=()))
-    await stand.watch.until(lambda: bool(stand.watch.of("budget.exceeded")))
-    assert len(stand.watch.of("budget.exceeded")) == 1
+    await harness.watch.until(lambda: bool(harness.watch.of("budget.exceeded")))
+    assert len(harness.watch.of("budget.exceeded")) == 1
 
 
-async def test_names_of_any_sort_have_accounts_of_their_own(stand: Stand) -> None:
+async def test_names_of_any_sort_have_accounts_of_their_own(harness: HostHarness) -> None:
     names = ["a/b", "a||b", "a b", "ü☃", "x" * 500, "../a", "a?b#c%2F"]
-    host = await stand.open(KIND)
+    host = await harness.open(KIND)
     one = Budget(name="one", scope="agent", limit_usd=Decimal(1))
     budgets = Budgets([one], host)
     for name in names:

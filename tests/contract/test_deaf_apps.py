@@ -9,31 +9,31 @@ import asyncio
 import pytest
 
 from meshwright.hosts.dapr import DaprHost
-from tests.contract.crew import Hire
-from tests.contract.scripts import one_step
-from tests.contract.stands import Stand
+from tests.support.host_harness import HostHarness
+from tests.support.work_scripts import one_step
+from tests.support.worker_pool import StartWorkers
 
 TASKS = 20
 
 pytestmark = [
-    pytest.mark.parametrize("stand", ["dapr", "dapr-http"], indirect=True),
+    pytest.mark.parametrize("harness", ["dapr", "dapr-http"], indirect=True),
     pytest.mark.timeout(90),
 ]
 
 
 async def test_tasks_that_a_sidecar_took_for_an_app_that_is_gone_get_their_outcomes(
-    stand: Stand, hire: Hire
+    harness: HostHarness, start_workers: StartWorkers
 ) -> None:
-    crew = await hire(one_step)
-    deaf, host = crew.host, await crew.reinforce()
+    pool = await start_workers(one_step)
+    deaf, host = pool.host, await pool.reinforce()
     assert isinstance(deaf, DaprHost)
-    await crew.worker_of(deaf).drain(0)
+    await pool.worker_of(deaf).drain(0)
     await deaf.crash()  # its daprd goes on, and gets its share of what is published
-    crew.host = host
+    pool.host = host
     names = [f"t{n}" for n in range(TASKS)]
-    await asyncio.gather(*map(crew.submit, names))
+    await asyncio.gather(*map(pool.submit, names))
     async with asyncio.timeout(60):
-        while len(crew.finals()) < TASKS:
+        while len(pool.finals()) < TASKS:
             await asyncio.sleep(0.1)  # redrives come by the clock
-    assert sorted(event.task_id or "" for event in crew.finals()) == sorted(names)
-    assert sorted(crew.begun) == sorted(f"{name} work" for name in names)
+    assert sorted(event.task_id or "" for event in pool.finals()) == sorted(names)
+    assert sorted(pool.begun) == sorted(f"{name} work" for name in names)

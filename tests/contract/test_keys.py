@@ -21,10 +21,10 @@ from meshwright.ledger.key_actors import (
 from meshwright.ledger.keys import Keys, Unauthenticated, digest
 from meshwright.messages import new_id
 from meshwright.turns import ActorKind
-from tests.contract.stands import SHARED, STEADY, Stand
+from tests.support.host_harness import SHARED, STEADY, HostHarness
 
 KINDS = (ActorKind.of(VirtualKey, type=KEY), ActorKind.of(VirtualKeys, type=KEYS))
-shared = pytest.mark.parametrize("stand", SHARED, indirect=True)
+shared = pytest.mark.parametrize("harness", SHARED, indirect=True)
 
 
 async def kept(host: Host, key_id: str) -> Kept | None:
@@ -33,8 +33,8 @@ async def kept(host: Host, key_id: str) -> Kept | None:
     return state
 
 
-async def test_a_key_is_made_listed_checked_and_revoked(stand: Stand) -> None:
-    keys = Keys(await stand.open(*KINDS))
+async def test_a_key_is_made_listed_checked_and_revoked(harness: HostHarness) -> None:
+    keys = Keys(await harness.open(*KINDS))
     assert not await keys.required()
     made = [await keys.create("helper", tenant_id="acme", budget="5.00/day"), await keys.create("other")]
     assert await keys.required()
@@ -48,9 +48,9 @@ async def test_a_key_is_made_listed_checked_and_revoked(stand: Stand) -> None:
 
 
 @shared
-async def test_a_key_of_one_worker_counts_for_another_and_ends_there_at_once(stand: Stand) -> None:
-    host = await stand.open(*KINDS)
-    here, there = Keys(host), Keys(await stand.open_beside(host))
+async def test_a_key_of_one_worker_counts_for_another_and_ends_there_at_once(harness: HostHarness) -> None:
+    host = await harness.open(*KINDS)
+    here, there = Keys(host), Keys(await harness.open_beside(host))
     assert not await there.required()
     made = await here.create("helper")
     assert await there.required()
@@ -67,20 +67,20 @@ async def test_a_key_of_one_worker_counts_for_another_and_ends_there_at_once(sta
 
 
 @shared
-async def test_keys_that_two_workers_make_at_once_are_all_there(stand: Stand) -> None:
-    host = await stand.open(*KINDS)
-    both = [Keys(host), Keys(await stand.open_beside(host))]
+async def test_keys_that_two_workers_make_at_once_are_all_there(harness: HostHarness) -> None:
+    host = await harness.open(*KINDS)
+    both = [Keys(host), Keys(await harness.open_beside(host))]
     made = await asyncio.gather(*(both[n % 2].create(f"helper-{n}") for n in range(20)))
     for keys in both:
         assert {key.key_id for key in await keys.list()} == {key.key_id for key in made}
 
 
-async def test_keys_and_their_ends_outlive_a_crash(stand: Stand) -> None:
-    host = await stand.open(*KINDS)
+async def test_keys_and_their_ends_outlive_a_crash(harness: HostHarness) -> None:
+    host = await harness.open(*KINDS)
     ended, good = [await Keys(host).create("helper") for _ in range(2)]
     await Keys(host).revoke(ended.key_id)
     before = await Keys(host).list()
-    keys = Keys(await stand.crash(host))
+    keys = Keys(await harness.crash(host))
     assert await keys.required()
     assert await keys.list() == before
     assert (await keys.check(good.key)).key_id == good.key_id
@@ -88,15 +88,15 @@ async def test_keys_and_their_ends_outlive_a_crash(stand: Stand) -> None:
         await keys.check(ended.key)
 
 
-async def test_a_mesh_that_was_opened_stays_open_until_another_key(stand: Stand) -> None:
-    host = await stand.open(*KINDS)
+async def test_a_mesh_that_was_opened_stays_open_until_another_key(harness: HostHarness) -> None:
+    host = await harness.open(*KINDS)
     keys = Keys(host)
     made = [await keys.create("helper") for _ in range(2)]
     await keys.revoke(made[0].key_id)
     assert await keys.required()
     assert await keys.open() == 1
     assert await keys.open() == 0
-    keys = Keys(await stand.crash(host))
+    keys = Keys(await harness.crash(host))
     assert not await keys.required()
     with pytest.raises(Unauthenticated, match="was revoked"):
         await keys.check(made[1].key)
@@ -105,8 +105,8 @@ async def test_a_mesh_that_was_opened_stays_open_until_another_key(stand: Stand)
     assert (await keys.check(other.key)).key_id == other.key_id
 
 
-async def test_a_key_that_was_added_meanwhile_keeps_the_mesh_closed(stand: Stand) -> None:
-    host = await stand.open(*KINDS)
+async def test_a_key_that_was_added_meanwhile_keeps_the_mesh_closed(harness: HostHarness) -> None:
+    host = await harness.open(*KINDS)
     await host.call(LIST, "add", new_id())
     await host.call(LIST, "add", new_id())
     assert await host.call(LIST, "open", 1) is False
@@ -117,8 +117,8 @@ def test_a_list_of_an_older_version_requires_keys() -> None:
     assert Listed.model_validate({"ids": [new_id()]}).required
 
 
-async def test_a_repeat_changes_nothing(stand: Stand) -> None:
-    host = await stand.open(*KINDS)
+async def test_a_repeat_changes_nothing(harness: HostHarness) -> None:
+    host = await harness.open(*KINDS)
     keys = Keys(host)
     made = await keys.create("helper")
     before = await kept(host, made.key_id)
@@ -134,8 +134,10 @@ async def test_a_repeat_changes_nothing(stand: Stand) -> None:
     assert await keys.list() == [revoked]
 
 
-async def test_a_key_that_was_listed_and_not_made_closes_the_door_and_opens_none(stand: Stand) -> None:
-    host = await stand.open(*KINDS)
+async def test_a_key_that_was_listed_and_not_made_closes_the_door_and_opens_none(
+    harness: HostHarness,
+) -> None:
+    host = await harness.open(*KINDS)
     keys, key_id = Keys(host), new_id()
     await host.call(LIST, "add", key_id)
     assert await keys.required()
@@ -146,9 +148,9 @@ async def test_a_key_that_was_listed_and_not_made_closes_the_door_and_opens_none
         await keys.check(f"sk-mesh-{key_id}-{'A' * 43}")
 
 
-@pytest.mark.parametrize("stand", STEADY, indirect=True)
-async def test_there_are_no_more_keys_than_the_list_has_room_for(stand: Stand) -> None:
-    host = await stand.open(*KINDS)
+@pytest.mark.parametrize("harness", STEADY, indirect=True)
+async def test_there_are_no_more_keys_than_the_list_has_room_for(harness: HostHarness) -> None:
+    host = await harness.open(*KINDS)
     keys = Keys(host)
     for _ in range(0, MAX_KEYS - 1, 333):
         await asyncio.gather(*(host.call(LIST, "add", new_id()) for _ in range(333)))

@@ -15,7 +15,7 @@ from meshwright.models.cache.memory import MemoryStore
 from meshwright.models.cache.port import MAX_VALUE_BYTES, Store
 from meshwright.models.port import ModelReply, ToolCall
 from meshwright.testing import ManualClock
-from tests.contract.caches import ROOM, Once, ask, caching, redis
+from tests.support.cache_stores import ROOM, Once, ask, caching, redis
 
 KINDS = ["memory", "disk", pytest.param("redis", marks=pytest.mark.needs("redis-server"))]
 

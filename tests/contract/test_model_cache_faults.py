@@ -16,8 +16,8 @@ from meshwright.models.cache.port import CacheUnavailable
 from meshwright.models.cache.redis import TIMEOUT_SECONDS, RedisStore
 from meshwright.models.port import ModelReply
 from meshwright.testing import ManualClock
-from tests.contract.caches import PATIENCE_SECONDS, ROOM, Once, ask, redis
-from tests.services import Services
+from tests.support.cache_stores import PATIENCE_SECONDS, ROOM, Once, ask, redis
+from tests.support.services import Services
 
 # On disk
 

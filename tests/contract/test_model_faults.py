@@ -16,8 +16,8 @@ from meshwright.models.port import (
     RateLimited,
     Unauthorized,
 )
-from tests.contract.adapters import EVERY_API, KEY, PROMPT, Adapter, request
-from tests.providers.fake import FakeProvider, Fault
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.model_adapters import EVERY_API, KEY, PROMPT, Adapter, request
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")

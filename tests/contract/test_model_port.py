@@ -6,8 +6,8 @@ import json
 import pytest
 
 from meshwright.models.port import ChatMessage, ModelRequest
-from tests.contract.adapters import ADAPTERS, KEY, LOOK, PROMPT, SCHEMA, Adapter, request
-from tests.providers.fake import Fault, tool_call, tool_calls
+from tests.support.fake_provider import Fault, tool_call, tool_calls
+from tests.support.model_adapters import ADAPTERS, KEY, LOOK, PROMPT, SCHEMA, Adapter, request
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")

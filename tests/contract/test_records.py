@@ -13,8 +13,8 @@ from meshwright.errors import Conflict
 from meshwright.host import RECORD_GAP, Host
 from meshwright.messages import Event
 from meshwright.turns import ActorKind
-from tests.contract.sample import DIARY, diary, lines_of, to_diary
-from tests.contract.stands import Stand
+from tests.support.host_harness import HostHarness
+from tests.support.sample_actors import DIARY, diary, lines_of, to_diary
 
 ONE = ActorRef("Keeper", "one")
 
@@ -57,8 +57,10 @@ async def values(
     return [each.value["value"] for each in await host.records(ref, stream, first=first, last=last)]
 
 
-async def test_records_of_turns_and_from_outside_are_read_in_order_of_their_numbers(stand: Stand) -> None:
-    host = await stand.open(KEEPER)
+async def test_records_of_turns_and_from_outside_are_read_in_order_of_their_numbers(
+    harness: HostHarness,
+) -> None:
+    host = await harness.open(KEEPER)
     for n in (12, 2, 10):
         await host.call(ONE, "keep", Entry(n=n, value=str(n)))
     for n in (9, 1, 11):
@@ -67,8 +69,8 @@ async def test_records_of_turns_and_from_outside_are_read_in_order_of_their_numb
     assert [each.n for each in await host.records(ONE, "steps")] == [1, 2, 9, 10, 11, 12]
 
 
-async def test_records_from_one_number_to_another_can_be_read_alone(stand: Stand) -> None:
-    host = await stand.open(KEEPER)
+async def test_records_from_one_number_to_another_can_be_read_alone(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER)
     for n in range(1, 13):
         await host.append(record(n))
     assert await values(host, first=10) == ["10", "11", "12"]
@@ -79,29 +81,29 @@ async def test_records_from_one_number_to_another_can_be_read_alone(stand: Stand
     assert await values(host, first=13) == []
 
 
-async def test_a_stream_is_read_to_its_end_over_the_gaps_that_are_allowed(stand: Stand) -> None:
-    host = await stand.open(KEEPER)
+async def test_a_stream_is_read_to_its_end_over_the_gaps_that_are_allowed(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER)
     for n in (RECORD_GAP, 2 * RECORD_GAP, 5 * RECORD_GAP):
         await host.append(record(n))
     assert (await values(host))[:2] == [str(RECORD_GAP), str(2 * RECORD_GAP)]
     assert await values(host, last=5 * RECORD_GAP) == [str(RECORD_GAP * times) for times in (1, 2, 5)]
 
 
-async def test_the_first_write_of_a_number_stands(stand: Stand) -> None:
-    host = await stand.open(KEEPER)
+async def test_the_first_write_of_a_number_stands(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER)
     await host.append(record(1, "first"))
     await host.append(record(1, "second"))
     await host.call(ONE, "keep", Entry(n=1, value="third"))
     await host.call(ONE, "keep", Entry(n=2, value="first"))
     await host.append(record(2, "second"))
     assert await values(host) == ["first", "first"]
-    host = await stand.reopen(host)
+    host = await harness.reopen(host)
     await host.append(record(1, "after a restart"))
     assert await values(host) == ["first", "first"]
 
 
-async def test_streams_and_actors_keep_their_records_apart(stand: Stand) -> None:
-    host = await stand.open(KEEPER)
+async def test_streams_and_actors_keep_their_records_apart(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER)
     other = ActorRef("Keeper", "other")
     await host.append(record(1, "step"))
     await host.append(record(1, "word", "history"))
@@ -112,46 +114,46 @@ async def test_streams_and_actors_keep_their_records_apart(stand: Stand) -> None
     assert await values(host, "no such stream") == []
 
 
-async def test_a_record_of_a_turn_that_raised_is_not_written(stand: Stand) -> None:
-    host = await stand.open(KEEPER)
+async def test_a_record_of_a_turn_that_raised_is_not_written(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER)
     with pytest.raises(Conflict):
         await host.call(ONE, "keep", Entry(n=1, value="lost", fail=True))
     await host.call(ONE, "keep", Entry(n=2, value="kept"))
     assert await values(host) == ["kept"]
 
 
-async def test_a_turn_that_only_appends_is_committed(stand: Stand) -> None:
-    host = await stand.open(KEEPER)
+async def test_a_turn_that_only_appends_is_committed(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER)
     await host.call(ONE, "keep", Entry(n=1, value="kept"))
-    host = await stand.crash(host)
+    host = await harness.crash(host)
     assert await values(host) == ["kept"]
 
 
-async def test_a_record_is_durable_once_it_was_awaited(stand: Stand) -> None:
-    host = await stand.open(KEEPER)
+async def test_a_record_is_durable_once_it_was_awaited(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER)
     await asyncio.gather(*[host.append(record(n)) for n in range(1, 21)])
-    host = await stand.crash(host)
+    host = await harness.crash(host)
     assert await values(host) == [str(n) for n in range(1, 21)]
 
 
-async def test_a_record_stands_before_the_commit_of_any_later_turn(stand: Stand) -> None:
-    host = await stand.open(KEEPER)
+async def test_a_record_stands_before_the_commit_of_any_later_turn(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER)
     writing = host.append(record(1, "before the turn"))
     await host.call(ONE, "count")
-    host = await stand.crash(host)
+    host = await harness.crash(host)
     assert await values(host) == ["before the turn"]
     await writing
 
 
-async def test_a_record_can_be_read_as_soon_as_it_is_appended(stand: Stand) -> None:
-    host = await stand.open(KEEPER)
+async def test_a_record_can_be_read_as_soon_as_it_is_appended(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER)
     writing = host.append(record(1))
     assert await values(host) == ["1"]
     await writing
 
 
-async def test_a_record_belongs_to_the_store_and_not_to_who_wrote_it(stand: Stand) -> None:
-    host = await stand.open(KEEPER)
+async def test_a_record_belongs_to_the_store_and_not_to_who_wrote_it(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER)
     value = {"value": "as it was"}
     await host.append(Record(ONE, "steps", 1, value))
     value["value"] = "as it became"
@@ -166,46 +168,46 @@ def progress(event_id: str) -> Event:
     )
 
 
-async def test_events_go_with_a_record_to_subscribers_and_listeners(stand: Stand) -> None:
-    host = await stand.open(KEEPER, DIARY, subscriptions=[to_diary("news")])
+async def test_events_go_with_a_record_to_subscribers_and_listeners(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER, DIARY, subscriptions=[to_diary("news")])
     await host.append(record(1), [progress("p1"), progress("p2")])
-    await stand.watch.written("p1", "p2")
-    assert stand.watch.texts("progress") == ["p1", "p2"]
+    await harness.watch.written("p1", "p2")
+    assert harness.watch.texts("progress") == ["p1", "p2"]
     assert await values(host) == ["1"]
 
 
-async def test_events_of_a_record_are_durable_once_it_was_awaited(stand: Stand) -> None:
-    host = await stand.open(KEEPER, DIARY, subscriptions=[to_diary("news")])
+async def test_events_of_a_record_are_durable_once_it_was_awaited(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER, DIARY, subscriptions=[to_diary("news")])
     await host.append(record(1), [progress("p1")])
-    host = await stand.crash(host)
-    await stand.watch.written("p1")
+    host = await harness.crash(host)
+    await harness.watch.written("p1")
     assert await lines_of(host) == ["p1"]
 
 
-async def test_events_of_a_record_are_told_once_however_often_it_is_written(stand: Stand) -> None:
-    host = await stand.open(KEEPER, DIARY, subscriptions=[to_diary("news")])
+async def test_events_of_a_record_are_told_once_however_often_it_is_written(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER, DIARY, subscriptions=[to_diary("news")])
     heard: list[str] = []
     host.listen("news", lambda event: heard.append(event.id))
     for n, name in ((1, "p1"), (1, "p1"), (1, "other"), (2, "p2")):
         await host.append(record(n), [progress(name)])
-    await stand.watch.written("p1", "p2")
+    await harness.watch.written("p1", "p2")
     await host.call(diary(), "glance")
     assert heard == ["p1", "p2"]
     assert sorted(await lines_of(host)) == ["p1", "p2"]
 
 
-async def test_events_of_a_record_are_told_before_those_of_later_turns(stand: Stand) -> None:
-    host = await stand.open(KEEPER, DIARY)
+async def test_events_of_a_record_are_told_before_those_of_later_turns(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER, DIARY)
     for n in range(20):
         _ = host.append(record(n, ref=diary()), [progress(f"{n} step")])
         await host.call(diary(), "write", {"text": f"{n} turn"})
-    await stand.watch.written("19 turn")
-    told = [event.payload["text"] for event in stand.watch.events.values()]
+    await harness.watch.written("19 turn")
+    told = [event.payload["text"] for event in harness.watch.events.values()]
     assert told == [text for n in range(20) for text in (f"{n} step", f"{n} turn")]
 
 
-async def test_a_large_record_comes_through_whole(stand: Stand) -> None:
-    host = await stand.open(KEEPER)
+async def test_a_large_record_comes_through_whole(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER)
     await host.append(record(1, "x" * 2**20))
-    host = await stand.reopen(host)
+    host = await harness.reopen(host)
     assert await values(host) == ["x" * 2**20]

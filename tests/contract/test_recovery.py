@@ -9,9 +9,9 @@ from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef, Message
 from meshwright.errors import Draining, HostError
 from meshwright.turns import ActorKind
-from tests.contract.sample import DIARY, Line, diary, lines_of
-from tests.contract.stands import Stand
-from tests.contract.watching import Worker
+from tests.support.host_harness import HostHarness
+from tests.support.observer import Worker
+from tests.support.sample_actors import DIARY, Line, diary, lines_of
 
 ONE = ActorRef("Builder", "one")
 
@@ -58,97 +58,97 @@ BUILDER = ActorKind.of(Builder)
 
 
 @pytest.mark.parametrize("how", ["reopen", "crash"])
-async def test_an_obliged_actor_gets_a_recover_turn_after_a_restart(stand: Stand, how: str) -> None:
+async def test_an_obliged_actor_gets_a_recover_turn_after_a_restart(harness: HostHarness, how: str) -> None:
     worker = Worker()
-    host = await stand.open(BUILDER, worker=worker)
+    host = await harness.open(BUILDER, worker=worker)
     await host.call(ONE, "accept", Job(name="bridge"))
     worker.signals.clear()
-    host = await getattr(stand, how)(host)
+    host = await getattr(harness, how)(host)
     await worker.until(ONE, "build bridge")
     assert (await host.call(ONE, "look")).recoveries >= 1
 
 
-async def test_an_actor_without_obligations_is_left_alone(stand: Stand) -> None:
-    host = await stand.open(BUILDER)
+async def test_an_actor_without_obligations_is_left_alone(harness: HostHarness) -> None:
+    host = await harness.open(BUILDER)
     idle, done = ActorRef("Builder", "idle"), ActorRef("Builder", "done")
     await host.call(idle, "finish")
     await host.call(done, "accept", Job(name="house"))
     await host.call(done, "finish")
     await host.call(ONE, "accept", Job(name="bridge"))
-    host = await stand.crash(host)
+    host = await harness.crash(host)
     finished = await host.read(done)  # a restart before it had finished may have given it a turn
-    await stand.watch.until(lambda: "one" in stand.watch.texts("builder.recovered"))
+    await harness.watch.until(lambda: "one" in harness.watch.texts("builder.recovered"))
     assert (await host.call(idle, "look")).recoveries == 0
     assert (await host.call(done, "look")) == finished
 
 
-async def test_every_one_of_many_obliged_actors_recovers(stand: Stand) -> None:
-    host = await stand.open(BUILDER)
+async def test_every_one_of_many_obliged_actors_recovers(harness: HostHarness) -> None:
+    host = await harness.open(BUILDER)
     names = {f"b{n}" for n in range(250)}
     await asyncio.gather(*[host.call(ActorRef("Builder", name), "accept", Job(name=name)) for name in names])
-    stand.watch.events.clear()
-    await stand.crash(host)
-    await stand.watch.until(lambda: names <= set(stand.watch.texts("builder.recovered")))
+    harness.watch.events.clear()
+    await harness.crash(host)
+    await harness.watch.until(lambda: names <= set(harness.watch.texts("builder.recovered")))
 
 
-async def test_signals_reach_the_worker_with_the_actor_that_gave_them(stand: Stand) -> None:
+async def test_signals_reach_the_worker_with_the_actor_that_gave_them(harness: HostHarness) -> None:
     worker = Worker()
-    host = await stand.open(BUILDER, worker=worker)
+    host = await harness.open(BUILDER, worker=worker)
     await host.call(ONE, "accept", Job(name="bridge"))
     await worker.until(ONE, "prepare bridge")
     await worker.until(ONE, "build bridge")
 
 
-async def test_no_work_starts_that_a_crash_could_undo(stand: Stand) -> None:
+async def test_no_work_starts_that_a_crash_could_undo(harness: HostHarness) -> None:
     photographs = []
 
     def look(signal: str) -> None:
         if signal == "build bridge" and not photographs:
-            photographs.append(stand.photograph(host))
+            photographs.append(harness.snapshot(host))
 
     worker = Worker(look)
-    host = await stand.open(BUILDER, worker=worker)
+    host = await harness.open(BUILDER, worker=worker)
     await host.call(ONE, "accept", Job(name="bridge"))
     await worker.until(ONE, "build bridge")
-    host = await stand.open_photograph(host, photographs[0])
+    host = await harness.open_photograph(host, photographs[0])
     assert (await host.call(ONE, "look")).open_job == "bridge"
 
 
-async def test_each_run_of_a_worker_has_a_name_and_is_known_to_be_gone_after(stand: Stand) -> None:
-    host = await stand.open(BUILDER)
+async def test_each_run_of_a_worker_has_a_name_and_is_known_to_be_gone_after(harness: HostHarness) -> None:
+    host = await harness.open(BUILDER)
     first = host.incarnation
     assert not await host.is_gone(host.incarnation)
-    host = await stand.reopen(host)
+    host = await harness.reopen(host)
     second = host.incarnation
     assert await host.is_gone(first)
-    host = await stand.crash(host)
+    host = await harness.crash(host)
     assert await host.is_gone(second)
     assert not await host.is_gone(host.incarnation)
     assert len({first, second, host.incarnation}) == 3
 
 
-async def test_a_stopping_host_lets_what_it_took_commit(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_stopping_host_lets_what_it_took_commit(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     calls = [asyncio.create_task(host.call(diary(), "write", {"text": str(n)})) for n in range(50)]
     sends = [
         asyncio.create_task(host.send(Message(f"m{n}", diary("two"), "write", Line(text=f"m{n}"))))
         for n in range(50)
     ]
     await asyncio.sleep(0)
-    host = await stand.reopen(host)
+    host = await harness.reopen(host)
     answers = await asyncio.gather(*calls, return_exceptions=True)
     taken = await asyncio.gather(*sends, return_exceptions=True)
     assert all(isinstance(each, Draining) for each in answers + taken if isinstance(each, BaseException))
     answered = [str(n) for n, answer in enumerate(answers) if not isinstance(answer, BaseException)]
     assert sorted(await lines_of(host)) == sorted(answered)
-    await stand.watch.written(*[f"m{n}" for n, answer in enumerate(taken) if answer is None])
+    await harness.watch.written(*[f"m{n}" for n, answer in enumerate(taken) if answer is None])
 
 
-async def test_a_stopped_host_takes_nothing(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_stopped_host_takes_nothing(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     await host.call(diary(), "write", {"text": "a"})
     stopped = host
-    host = await stand.reopen(host)
+    host = await harness.reopen(host)
     with pytest.raises(Draining):
         await stopped.call(diary(), "write", {"text": "b"})
     with pytest.raises(Draining):
@@ -158,23 +158,23 @@ async def test_a_stopped_host_takes_nothing(stand: Stand) -> None:
     assert await lines_of(host) == ["a"]
 
 
-async def test_a_host_may_be_stopped_twice(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_host_may_be_stopped_twice(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     await host.stop()
     await host.stop()
 
 
-async def test_whoever_waits_for_a_reply_when_a_host_ends_is_told(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_whoever_waits_for_a_reply_when_a_host_ends_is_told(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     calls = [asyncio.create_task(host.call(diary(), "write", {"text": str(n)})) for n in range(20)]
     await asyncio.sleep(0)
-    await stand.crash(host)
+    await harness.crash(host)
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert all(not isinstance(each, BaseException) or isinstance(each, HostError) for each in answers)
 
 
-async def test_a_caller_who_gives_up_harms_nobody(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_caller_who_gives_up_harms_nobody(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     calls = [asyncio.create_task(host.call(diary(), "write", {"text": str(n)})) for n in range(20)]
     await asyncio.sleep(0)
     for call in calls[::2]:

@@ -14,7 +14,7 @@ from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.messages import Event
 from meshwright.storage.database import Database
 from meshwright.turns import ActorKind
-from tests.contract.stands import Stand
+from tests.support.host_harness import HostHarness
 
 SPEAKER, HEARER, READER = (ActorRef(kind, "one") for kind in ("Speaker", "Hearer", "Hearer"))
 SUBSCRIBER = ActorRef("Hearer", "subscriber")
@@ -66,12 +66,12 @@ async def heard_by(host: object, ref: ActorRef) -> list[list[int]]:
     return state.heard if isinstance(state, Heard) else []
 
 
-async def test_what_an_actor_says_of_its_state_is_what_it_was_then(stand: Stand) -> None:
-    host = await stand.open(*KINDS, subscriptions=[TO_SUBSCRIBER])
+async def test_what_an_actor_says_of_its_state_is_what_it_was_then(harness: HostHarness) -> None:
+    host = await harness.open(*KINDS, subscriptions=[TO_SUBSCRIBER])
     host.listen("items", spoil)
     await asyncio.gather(*(host.call(SPEAKER, "say") for _ in range(5)))
-    await stand.watch.until(lambda: len(stand.watch.of("items.said")) == 5)
-    assert [event.payload for event in stand.watch.of("items.said")] == GROWING
+    await harness.watch.until(lambda: len(harness.watch.of("items.said")) == 5)
+    assert [event.payload for event in harness.watch.of("items.said")] == GROWING
     assert [record.value for record in await host.records(SPEAKER, "items")] == GROWING
     for ref in (HEARER, SUBSCRIBER):
         while len(await heard_by(host, ref)) < 5:
@@ -79,18 +79,18 @@ async def test_what_an_actor_says_of_its_state_is_what_it_was_then(stand: Stand)
         assert await heard_by(host, ref) == GROWING
 
 
-async def test_a_listener_is_shown_the_types_that_it_names(stand: Stand) -> None:
-    host = await stand.open(*KINDS)
+async def test_a_listener_is_shown_the_types_that_it_names(harness: HostHarness) -> None:
+    host = await harness.open(*KINDS)
     said: list[str] = []
     host.listen("#", lambda event: said.append(event.event_type), ("items.said", "other"))
     host.listen("#", lambda event: said.append("unwanted"), ("other",))
     await host.call(SPEAKER, "say")
-    await stand.watch.until(lambda: bool(stand.watch.of("items.said")))
+    await harness.watch.until(lambda: bool(harness.watch.of("items.said")))
     assert set(said) == {"items.said"}
 
 
-async def test_what_comes_from_outside_is_taken_as_it_was(stand: Stand) -> None:
-    host = await stand.open(*KINDS, subscriptions=[TO_SUBSCRIBER])
+async def test_what_comes_from_outside_is_taken_as_it_was(harness: HostHarness) -> None:
+    host = await harness.open(*KINDS, subscriptions=[TO_SUBSCRIBER])
     items, now = [0], host.clock.now()
     event = Event(id="told/1", event_type="items.said", topic="items", time=now, payload=items)
     emitted = event.model_copy(update={"id": "told/2"})
@@ -103,8 +103,8 @@ async def test_what_comes_from_outside_is_taken_as_it_was(stand: Stand) -> None:
     await asyncio.sleep(0)  # both have begun
     items.append(1)
     await asyncio.gather(*begun, *awaited)
-    await stand.watch.until(lambda: len(stand.watch.of("items.said")) == 3)
-    assert [event.payload for event in stand.watch.of("items.said")] == [[0]] * 3
+    await harness.watch.until(lambda: len(harness.watch.of("items.said")) == 3)
+    assert [event.payload for event in harness.watch.of("items.said")] == [[0]] * 3
     assert [record.value for record in await host.records(SPEAKER, "items")] == [[0]]
     while not await heard_by(host, HEARER):
         await host.call(HEARER, "recover")

@@ -12,10 +12,10 @@ from meshwright.errors import TooLarge
 from meshwright.host import Host
 from meshwright.messages import Event
 from meshwright.turns import ActorKind
-from tests.contract.crew import Hire, Shift
-from tests.contract.sample import DIARY, diary, lines_of
-from tests.contract.scripts import one_step
-from tests.contract.stands import Stand
+from tests.support.host_harness import HostHarness
+from tests.support.sample_actors import DIARY, diary, lines_of
+from tests.support.work_scripts import one_step
+from tests.support.worker_pool import Shift, StartWorkers
 
 LIMIT = 20_000
 LARGE = "x" * (LIMIT + 1)
@@ -69,9 +69,9 @@ KIND = ActorKind.of(Hoarder)
     ],
 )
 async def test_a_turn_that_makes_a_record_too_large_changes_nothing(
-    stand: Stand, method: str, what: str
+    harness: HostHarness, method: str, what: str
 ) -> None:
-    host = await stand.open(KIND, DIARY, max_record_bytes=LIMIT)
+    host = await harness.open(KIND, DIARY, max_record_bytes=LIMIT)
     await host.call(HOARDER, "keep", "before")
     with pytest.raises(TooLarge, match=what) as refused:
         await host.call(HOARDER, method, LARGE)
@@ -84,8 +84,8 @@ async def test_a_turn_that_makes_a_record_too_large_changes_nothing(
     assert await lines_of(host) == []
 
 
-async def test_states_grow_up_to_the_limit(stand: Stand) -> None:
-    host = await stand.open(KIND, max_record_bytes=LIMIT)
+async def test_states_grow_up_to_the_limit(harness: HostHarness) -> None:
+    host = await harness.open(KIND, max_record_bytes=LIMIT)
     for _ in range(9):
         await host.call(HOARDER, "keep", "x" * 2_000)
     with pytest.raises(TooLarge, match="20,0"):
@@ -111,91 +111,91 @@ def an_event(host: Host, **fields: Any) -> Event:
     ids=["message", "message id", "event", "extra field", "emitted event", "record", "event of a record"],
 )
 async def test_what_comes_from_outside_is_refused_where_it_is_too_large(
-    stand: Stand, take: Callable[[Host], Any]
+    harness: HostHarness, take: Callable[[Host], Any]
 ) -> None:
-    host = await stand.open(DIARY, max_record_bytes=LIMIT)
+    host = await harness.open(DIARY, max_record_bytes=LIMIT)
     with pytest.raises(TooLarge, match=r"2\d,\d{3} bytes, and 20,000 are allowed"):
         await take(host)
     await host.call(diary(), "write", {"text": "a"})
     assert await lines_of(host) == ["a"]
     assert await host.records(diary(), "lines") == []
-    assert stand.watch.of("told") == []
+    assert harness.watch.of("told") == []
 
 
-async def test_a_message_that_makes_its_actor_too_large_becomes_a_dead_letter(stand: Stand) -> None:
-    host = await stand.open(DIARY, max_record_bytes=LIMIT)
+async def test_a_message_that_makes_its_actor_too_large_becomes_a_dead_letter(harness: HostHarness) -> None:
+    host = await harness.open(DIARY, max_record_bytes=LIMIT)
     for n in range(3):
         await host.send(Message(f"m{n}", diary(), "write", {"text": "x" * 9_000}))
     await host.send(Message("last", diary(), "write", {"text": "last"}))
-    await stand.watch.written("last")
-    [letter] = await stand.watch.dead_letters()
+    await harness.watch.written("last")
+    [letter] = await harness.watch.dead_letters()
     assert letter.payload["message"]["id"] in {"m0", "m1", "m2"}  # whichever came last
     assert letter.payload["error"]["type"] == "TooLarge"
     assert len(await lines_of(host)) == 3
 
 
-async def test_a_dead_letter_quotes_only_the_beginning_of_a_large_message(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_dead_letter_quotes_only_the_beginning_of_a_large_message(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     await host.send(Message("m1", diary(), "divide_by_nothing", {"text": "x" * 1_000_000}))
-    [letter] = await stand.watch.dead_letters()
+    [letter] = await harness.watch.dead_letters()
     assert letter.payload["message"]["body"]["bytes"] > 1_000_000
     assert letter.payload["message"]["body"]["begins"].startswith('{"text":"xxx')
     assert letter.size < 5_000
 
 
-async def test_a_result_that_is_too_large_fails_its_task_once(hire: Hire) -> None:
+async def test_a_result_that_is_too_large_fails_its_task_once(start_workers: StartWorkers) -> None:
     async def script(shift: Shift) -> str:
         await shift.do("work")
         return HUGE
 
-    crew = await hire(script)
-    await crew.submit("t1")
-    outcome = await crew.outcome("t1")
+    pool = await start_workers(script)
+    await pool.submit("t1")
+    outcome = await pool.outcome("t1")
     assert outcome.error is not None
     assert (outcome.status, outcome.error.type) == ("failed", "TooLarge")
     assert "the outcome of task t1 has 5,000," in outcome.error.message
-    assert len(crew.events("attempt.ended", "t1")) == 1
-    assert crew.begun.count("t1 work") == 1
-    assert await crew.inbox("t1") == []
+    assert len(pool.events("attempt.ended", "t1")) == 1
+    assert pool.begun.count("t1 work") == 1
+    assert await pool.inbox("t1") == []
 
 
-async def test_a_step_that_is_too_large_fails_its_task_once(hire: Hire) -> None:
+async def test_a_step_that_is_too_large_fails_its_task_once(start_workers: StartWorkers) -> None:
     async def script(shift: Shift) -> str:
         async def run() -> str:
-            shift.crew.begun.append("large")
+            shift.pool.begun.append("large")
             return HUGE
 
         return await shift.journal.step("large", {}, run)
 
-    crew = await hire(script)
-    await crew.submit("t1")
-    outcome = await crew.outcome("t1")
+    pool = await start_workers(script)
+    await pool.submit("t1")
+    outcome = await pool.outcome("t1")
     assert outcome.error is not None
     assert (outcome.status, outcome.error.type) == ("failed", "TooLarge")
-    assert len(crew.events("attempt.ended", "t1")) == 1
-    assert crew.begun == ["large"]
+    assert len(pool.events("attempt.ended", "t1")) == 1
+    assert pool.begun == ["large"]
 
 
-async def test_a_question_that_is_too_large_fails_its_task_once(hire: Hire) -> None:
+async def test_a_question_that_is_too_large_fails_its_task_once(start_workers: StartWorkers) -> None:
     async def script(shift: Shift) -> str:
         if shift.task_id == "next":
             return await one_step(shift)
         return await shift.ask(HUGE)
 
-    crew = await hire(script)
-    await crew.submit("t1", thread_id="thread")
-    outcome = await crew.outcome("t1")
+    pool = await start_workers(script)
+    await pool.submit("t1", thread_id="thread")
+    outcome = await pool.outcome("t1")
     assert outcome.error is not None
     assert (outcome.status, outcome.error.type) == ("failed", "TooLarge")
-    await crew.submit("next", thread_id="thread")
-    assert (await crew.outcome("next")).success
+    await pool.submit("next", thread_id="thread")
+    assert (await pool.outcome("next")).success
 
 
-async def test_large_results_of_a_thread_do_not_add_up(hire: Hire) -> None:
+async def test_large_results_of_a_thread_do_not_add_up(start_workers: StartWorkers) -> None:
     async def script(shift: Shift) -> str:
         return "x" * 1_500_000
 
-    crew = await hire(script)
+    pool = await start_workers(script)
     for n in range(6):
-        await crew.submit(f"t{n}", thread_id="thread")
-        assert (await crew.outcome(f"t{n}")).success
+        await pool.submit(f"t{n}", thread_id="thread")
+        assert (await pool.outcome(f"t{n}")).success

@@ -8,8 +8,8 @@ import pytest
 from meshwright.envelope import ActorRef
 from meshwright.host import Subscription
 from meshwright.messages import Event
-from tests.contract.sample import DIARY, SENDER, Round, diary, lines_of, to_diary
-from tests.contract.stands import Stand
+from tests.support.host_harness import HostHarness
+from tests.support.sample_actors import DIARY, SENDER, Round, diary, lines_of, to_diary
 
 SENDER_ONE = ActorRef("Sender", "one")
 
@@ -20,25 +20,25 @@ def event(event_id: str, topic: str = "news", **payload: object) -> Event:
     return Event(id=event_id, event_type="told", topic=topic, time=datetime.now(UTC), payload=payload)
 
 
-async def test_an_event_of_a_turn_goes_to_the_subscribers_of_its_topic(stand: Stand) -> None:
-    host = await stand.open(DIARY, SENDER, subscriptions=[to_diary("news")])
+async def test_an_event_of_a_turn_goes_to_the_subscribers_of_its_topic(harness: HostHarness) -> None:
+    host = await harness.open(DIARY, SENDER, subscriptions=[to_diary("news")])
     await host.call(SENDER_ONE, "send", Round(events=["weather", "news"]))
-    await stand.watch.written("news")
+    await harness.watch.written("news")
     assert await lines_of(host) == ["news"]
 
 
-async def test_an_event_from_outside_goes_to_subscribers_and_listeners(stand: Stand) -> None:
-    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+async def test_an_event_from_outside_goes_to_subscribers_and_listeners(harness: HostHarness) -> None:
+    host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     await host.publish(event("e1"))
-    await stand.watch.written("e1")
-    assert stand.watch.texts("told") == ["e1"]
+    await harness.watch.written("e1")
+    assert harness.watch.texts("told") == ["e1"]
 
 
-async def test_an_event_taken_in_is_durable_before_publish_returns(stand: Stand) -> None:
-    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+async def test_an_event_taken_in_is_durable_before_publish_returns(harness: HostHarness) -> None:
+    host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     await host.publish(event("e1"))
-    host = await stand.crash(host)
-    await stand.watch.written("e1")
+    host = await harness.crash(host)
+    await harness.watch.written("e1")
     assert await lines_of(host) == ["e1"]
 
 
@@ -53,208 +53,218 @@ async def test_an_event_taken_in_is_durable_before_publish_returns(stand: Stand)
     ],
 )
 async def test_patterns_select_topics_for_subscribers_and_listeners(
-    stand: Stand, pattern: str, matching: set[str]
+    harness: HostHarness, pattern: str, matching: set[str]
 ) -> None:
     told = Subscription(pattern, lambda event: diary() if event.event_type == "told" else None, "write")
-    host = await stand.open(DIARY, subscriptions=[told, to_diary("last", name="last")])
+    host = await harness.open(DIARY, subscriptions=[told, to_diary("last", name="last")])
     heard = set[str]()
     host.listen(pattern, lambda event: heard.add(event.topic) if event.event_type == "told" else None)
     for topic in ("tasks.one", "tasks.two", "tasks.one.urgent", "tasks", "news.one", "last"):
         await host.publish(event(topic, topic))
-    await stand.watch.until(lambda: len(stand.watch.texts()) == len(matching) + 1)
+    await harness.watch.until(lambda: len(harness.watch.texts()) == len(matching) + 1)
     assert set(await lines_of(host)) == matching
     assert heard == matching
 
 
-async def test_a_route_names_the_actor_or_passes_the_event_by(stand: Stand) -> None:
+async def test_a_route_names_the_actor_or_passes_the_event_by(harness: HostHarness) -> None:
     def route(event: Event) -> ActorRef | None:
         return diary(event.payload["to"]) if "to" in event.payload else None
 
-    host = await stand.open(DIARY, subscriptions=[Subscription("news", route, "write")])
+    host = await harness.open(DIARY, subscriptions=[Subscription("news", route, "write")])
     await host.publish(event("e1", text="for nobody"))
     await host.publish(event("e2", text="for one", to="one"))
     await host.publish(event("e3", text="for two", to="two"))
-    await stand.watch.written("for one", "for two")
+    await harness.watch.written("for one", "for two")
     assert [await lines_of(host, name) for name in ("one", "two")] == [["for one"], ["for two"]]
-    assert stand.watch.of("message.dead_lettered") == []
+    assert harness.watch.of("message.dead_lettered") == []
 
 
-async def test_each_subscription_gets_the_event(stand: Stand) -> None:
+async def test_each_subscription_gets_the_event(harness: HostHarness) -> None:
     subscriptions = [
         to_diary("news"),
         to_diary("news", name="two"),
         to_diary("news", method="write_if_begun"),
     ]
-    host = await stand.open(DIARY, subscriptions=subscriptions)
+    host = await harness.open(DIARY, subscriptions=subscriptions)
     await host.call(diary(), "write", {"text": "begun"})
     await host.publish(event("e1"))
-    await stand.watch.until(lambda: stand.watch.texts().count("e1") == 3)
+    await harness.watch.until(lambda: harness.watch.texts().count("e1") == 3)
     assert [await lines_of(host, name) for name in ("one", "two")] == [["begun", "e1", "e1"], ["e1"]]
 
 
-async def test_a_second_event_of_an_id_is_dropped(stand: Stand) -> None:
-    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+async def test_a_second_event_of_an_id_is_dropped(harness: HostHarness) -> None:
+    host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     heard: list[str] = []
     host.listen("news", lambda event: heard.append(event.id))
     await asyncio.gather(*[host.publish(event("e1")) for _ in range(10)])
     await host.publish(event("e1"))
     await host.publish(event("e2"))
-    await stand.watch.written("e1", "e2")
+    await harness.watch.written("e1", "e2")
     await host.call(diary(), "glance")
     assert sorted(await lines_of(host)) == ["e1", "e2"]
     assert heard == ["e1", "e2"]
 
 
-async def test_a_second_event_of_an_id_is_dropped_after_a_restart_and_after_a_crash(stand: Stand) -> None:
-    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+async def test_a_second_event_of_an_id_is_dropped_after_a_restart_and_after_a_crash(
+    harness: HostHarness,
+) -> None:
+    host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     heard: list[str] = []
     await host.publish(event("e1"))
-    await stand.watch.written("e1")
-    for end, names in ((stand.reopen, ("e1", "e2")), (stand.crash, ("e1", "e2", "e3"))):
+    await harness.watch.written("e1")
+    for end, names in ((harness.reopen, ("e1", "e2")), (harness.crash, ("e1", "e2", "e3"))):
         host = await end(host)
         host.listen("news", lambda event: heard.append(event.id))
         for name in names:
             await host.publish(event(name))
-        await stand.watch.written(*names)
+        await harness.watch.written(*names)
     assert heard == ["e2", "e3"]
     assert sorted(await lines_of(host)) == ["e1", "e2", "e3"]
 
 
-async def test_events_to_subscribers_outlive_a_crash(stand: Stand) -> None:
-    host = await stand.open(DIARY, SENDER, subscriptions=[to_diary("news.*")])
+async def test_events_to_subscribers_outlive_a_crash(harness: HostHarness) -> None:
+    host = await harness.open(DIARY, SENDER, subscriptions=[to_diary("news.*")])
     photographs = []
-    end = host.listen("news.1", lambda event: photographs.append(stand.photograph(host)))
+    end = host.listen("news.1", lambda event: photographs.append(harness.snapshot(host)))
     names = [f"news.{n}" for n in range(20)]
     await host.call(SENDER_ONE, "send", Round(events=names))
-    await stand.watch.until(lambda: bool(photographs))
+    await harness.watch.until(lambda: bool(photographs))
     end()
-    host = await stand.open_photograph(host, photographs[0])
-    await stand.watch.written(*names)
+    host = await harness.open_photograph(host, photographs[0])
+    await harness.watch.written(*names)
     assert sorted(await lines_of(host)) == sorted(names)
 
 
-async def test_a_listener_hears_of_nothing_that_a_crash_could_undo(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_listener_hears_of_nothing_that_a_crash_could_undo(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     photographs = []
-    end = host.listen("diary.one", lambda event: photographs.append(stand.photograph(host)))
+    end = host.listen("diary.one", lambda event: photographs.append(harness.snapshot(host)))
     await asyncio.gather(*[host.call(diary(), "write", {"text": str(n)}) for n in range(3)])
-    await stand.watch.until(lambda: len(photographs) == 3)
+    await harness.watch.until(lambda: len(photographs) == 3)
     end()
-    for count, photograph in enumerate(photographs, start=1):
-        host = await stand.open_photograph(host, photograph)
+    for count, snapshot in enumerate(photographs, start=1):
+        host = await harness.open_photograph(host, snapshot)
         assert len(await lines_of(host)) >= count
 
 
-async def test_a_listener_hears_nothing_of_a_turn_that_raised(stand: Stand) -> None:
-    host = await stand.open(SENDER, DIARY)
+async def test_a_listener_hears_nothing_of_a_turn_that_raised(harness: HostHarness) -> None:
+    host = await harness.open(SENDER, DIARY)
     given = Round(events=["news"])
     for fail in (True, False, True):
         await asyncio.gather(
             host.call(SENDER_ONE, "send", given.model_copy(update={"fail": fail})), return_exceptions=True
         )
     await host.publish(event("last"))
-    await stand.watch.until(lambda: bool(stand.watch.of("told")))
-    assert [event.id for event in stand.watch.of("round.sent")] == ["Sender/one/1"]
+    await harness.watch.until(lambda: bool(harness.watch.of("told")))
+    assert [event.id for event in harness.watch.of("round.sent")] == ["Sender/one/1"]
 
 
-async def test_a_listener_hears_what_each_actor_sent_in_its_order(stand: Stand) -> None:
-    host = await stand.open(SENDER)
+async def test_a_listener_hears_what_each_actor_sent_in_its_order(harness: HostHarness) -> None:
+    host = await harness.open(SENDER)
     refs = [ActorRef("Sender", f"s{n}") for n in range(10)]
     given = Round(events=["news", "weather"])
     await asyncio.gather(*[host.call(ref, "send", given) for ref in refs for _ in range(10)])
-    await stand.watch.until(lambda: len(stand.watch.of("round.sent")) == 200)
-    told = [event.id for event in stand.watch.of("round.sent")]
+    await harness.watch.until(lambda: len(harness.watch.of("round.sent")) == 200)
+    told = [event.id for event in harness.watch.of("round.sent")]
     for ref in refs:
         assert [each for each in told if each.startswith(f"{ref}/")] == [f"{ref}/{n}" for n in range(1, 21)]
 
 
-async def test_a_listener_hears_no_more_once_it_has_ended(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_listener_hears_no_more_once_it_has_ended(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     heard: list[str] = []
     end = host.listen("news", lambda event: heard.append(event.id))
     await host.publish(event("e1"))
-    await stand.watch.until(lambda: len(stand.watch.of("told")) == 1)
+    await harness.watch.until(lambda: len(harness.watch.of("told")) == 1)
     end()
     await host.publish(event("e2"))
-    await stand.watch.until(lambda: len(stand.watch.of("told")) == 2)
+    await harness.watch.until(lambda: len(harness.watch.of("told")) == 2)
     assert heard == ["e1"]
 
 
-async def test_a_listener_that_fails_spoils_nothing(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
-    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+async def test_a_listener_that_fails_spoils_nothing(
+    harness: HostHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     heard: list[str] = []
     host.listen("news", lambda event: heard.append(event.payload["no such field"]))
     host.listen("news", lambda event: heard.append(event.id))
     for name in ("e1", "e2"):
         await host.publish(event(name))
-    await stand.watch.written("e1", "e2")
+    await harness.watch.written("e1", "e2")
     assert heard == ["e1", "e2"]
     assert "KeyError" in caplog.text
 
 
-async def test_emitted_events_go_to_subscribers_and_listeners_in_their_order(stand: Stand) -> None:
-    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+async def test_emitted_events_go_to_subscribers_and_listeners_in_their_order(harness: HostHarness) -> None:
+    host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     names = [f"e{n}" for n in range(20)]
     emitted = [host.emit([event(name) for name in names[start : start + 2]]) for start in range(0, 20, 2)]
     await host.call(diary("two"), "write", {"text": "later"})
     await emitted[-1]
-    await stand.watch.written(*names, "later")
-    assert [each.payload["text"] for each in stand.watch.events.values()][:20] == names
+    await harness.watch.written(*names, "later")
+    assert [each.payload["text"] for each in harness.watch.events.values()][:20] == names
     assert sorted(await lines_of(host)) == sorted(names)
 
 
-async def test_an_emitted_event_is_durable_once_it_was_awaited(stand: Stand) -> None:
-    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+async def test_an_emitted_event_is_durable_once_it_was_awaited(harness: HostHarness) -> None:
+    host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     await host.emit([event("e1"), event("e2")])
-    host = await stand.crash(host)
-    await stand.watch.written("e1", "e2")
+    host = await harness.crash(host)
+    await harness.watch.written("e1", "e2")
     assert sorted(await lines_of(host)) == ["e1", "e2"]
 
 
-async def test_a_broadcast_is_shown_and_not_kept(stand: Stand) -> None:
-    host = await stand.open(DIARY, subscriptions=[to_diary("news")])
+async def test_a_broadcast_is_shown_and_not_kept(harness: HostHarness) -> None:
+    host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     host.broadcast(event("fleeting"))
     await host.publish(event("kept"))
-    await stand.watch.written("kept")
-    assert stand.watch.texts("told") == ["fleeting", "kept"]
+    await harness.watch.written("kept")
+    assert harness.watch.texts("told") == ["fleeting", "kept"]
     assert await lines_of(host) == ["kept"]
 
 
-async def test_an_event_that_an_actor_cannot_take_is_recorded_and_the_rest_flows_on(stand: Stand) -> None:
-    host = await stand.open(DIARY, subscriptions=[to_diary("news"), to_diary("news", name="two")])
+async def test_an_event_that_an_actor_cannot_take_is_recorded_and_the_rest_flows_on(
+    harness: HostHarness,
+) -> None:
+    host = await harness.open(DIARY, subscriptions=[to_diary("news"), to_diary("news", name="two")])
     await host.publish(event("e1", text=7))
     await host.publish(event("e2"))
-    dead = await stand.watch.dead_letters(2)
-    await stand.watch.until(lambda: stand.watch.texts() == ["e2", "e2"])
+    dead = await harness.watch.dead_letters(2)
+    await harness.watch.until(lambda: harness.watch.texts() == ["e2", "e2"])
     assert {letter.payload["message"]["to"] for letter in dead} == {"Diary/one", "Diary/two"}
 
 
-async def test_an_event_that_a_route_cannot_read_is_recorded_and_the_rest_flows_on(stand: Stand) -> None:
+async def test_an_event_that_a_route_cannot_read_is_recorded_and_the_rest_flows_on(
+    harness: HostHarness,
+) -> None:
     subscriptions = [
         Subscription("news", lambda event: diary(event.payload["to"]), "write"),
         to_diary("news", name="two"),
     ]
-    host = await stand.open(DIARY, SENDER, subscriptions=subscriptions)
+    host = await harness.open(DIARY, SENDER, subscriptions=subscriptions)
     await host.publish(event("e1", text="to nobody known"))
     await host.call(SENDER_ONE, "send", Round(events=["news"]))
-    [letter] = await stand.watch.dead_letters()
-    await stand.watch.until(lambda: len(stand.watch.texts()) == 3)
+    [letter] = await harness.watch.dead_letters()
+    await harness.watch.until(lambda: len(harness.watch.texts()) == 3)
     assert letter.payload["error"]["type"] == "KeyError"
     assert sorted(await lines_of(host, "two")) == ["news", "to nobody known"]
 
 
-async def test_dead_letters_go_to_subscribers_too(stand: Stand) -> None:
+async def test_dead_letters_go_to_subscribers_too(harness: HostHarness) -> None:
     letters = Subscription("mesh-events", lambda event: diary("letters"), "write_if_begun")
-    host = await stand.open(DIARY, subscriptions=[to_diary("news"), letters])
+    host = await harness.open(DIARY, subscriptions=[to_diary("news"), letters])
     await host.publish(event("e1", text=7))
-    dead = await stand.watch.dead_letters(2)
+    dead = await harness.watch.dead_letters(2)
     assert [letter.payload["message"]["to"] for letter in dead] == ["Diary/one", "Diary/letters"]
 
 
-async def test_a_subscriber_that_cannot_take_dead_letters_starts_no_storm(stand: Stand) -> None:
-    host = await stand.open(DIARY, subscriptions=[to_diary("news"), to_diary("mesh-events", name="letters")])
+async def test_a_subscriber_that_cannot_take_dead_letters_starts_no_storm(harness: HostHarness) -> None:
+    host = await harness.open(
+        DIARY, subscriptions=[to_diary("news"), to_diary("mesh-events", name="letters")]
+    )
     await host.publish(event("e1", text=7))
-    await stand.watch.dead_letters(2)
+    await harness.watch.dead_letters(2)
     for n in range(20):  # the mesh goes on meanwhile
         await host.call(diary(), "write", {"text": str(n)})
-    assert len(stand.watch.of("message.dead_lettered")) == 2
+    assert len(harness.watch.of("message.dead_lettered")) == 2

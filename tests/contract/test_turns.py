@@ -11,65 +11,65 @@ from meshwright.envelope import ActorRef, Message, Record
 from meshwright.errors import Conflict, InvalidInput, NotFound, StoreLocked
 from meshwright.messages import Event
 from meshwright.turns import ActorKind
-from tests.contract.sample import DIARY, NO_JSON, SENDER, Round, diary, lines_of
-from tests.contract.stands import Stand
-from tests.contract.watching import Worker
+from tests.support.host_harness import HostHarness
+from tests.support.observer import Worker
+from tests.support.sample_actors import DIARY, NO_JSON, SENDER, Round, diary, lines_of
 
 SENDER_ONE = ActorRef("Sender", "one")
 
 
-async def test_a_call_changes_the_state_and_returns_the_reply(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_call_changes_the_state_and_returns_the_reply(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     first = await host.call(diary(), "write", {"text": "a"})
     second = await host.call(diary(), "write", {"text": "b"})
     assert (first.lines, second.lines) == (["a"], ["a", "b"])
     assert await lines_of(host) == ["a", "b"]
 
 
-async def test_an_actor_that_never_had_a_turn_cannot_be_read(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_an_actor_that_never_had_a_turn_cannot_be_read(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     assert await host.read(diary()) is None
 
 
-async def test_the_state_outlives_the_host(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_the_state_outlives_the_host(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     await host.call(diary(), "write", {"text": "a"})
-    host = await stand.reopen(host)
+    host = await harness.reopen(host)
     assert await lines_of(host) == ["a"]
     await host.call(diary(), "write", {"text": "b"})
     assert await lines_of(host) == ["a", "b"]
 
 
-async def test_what_a_call_was_answered_outlives_a_crash_at_that_moment(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_what_a_call_was_answered_outlives_a_crash_at_that_moment(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     calls = [asyncio.create_task(host.call(diary(), "write", {"text": str(n)})) for n in range(30)]
     await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
     answered = [call.result().lines[-1] for call in calls if call.done()]
-    host = await stand.crash(host)
+    host = await harness.crash(host)
     assert set(answered) <= set(await lines_of(host))
     await asyncio.gather(*calls, return_exceptions=True)
 
 
-async def test_a_turn_that_raises_changes_nothing_and_sends_nothing(stand: Stand) -> None:
+async def test_a_turn_that_raises_changes_nothing_and_sends_nothing(harness: HostHarness) -> None:
     worker = Worker()
-    host = await stand.open(DIARY, worker=worker)
+    host = await harness.open(DIARY, worker=worker)
     await host.call(diary(), "write", {"text": "before"})
     with pytest.raises(Conflict):
         await host.call(diary(), "write_and_raise", {"text": "lost"})
     await host.call(diary(), "write", {"text": "after"})
-    await stand.watch.written("before", "after")
+    await harness.watch.written("before", "after")
     assert await lines_of(host) == ["before", "after"]
-    assert stand.watch.texts() == ["before", "after"]
+    assert harness.watch.texts() == ["before", "after"]
     assert await host.records(diary(), "lines") == []
     assert await host.read(diary("elsewhere")) is None
     assert worker.signals == []
 
 
-async def test_a_turn_that_raises_leaves_nothing_for_after_a_restart(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_turn_that_raises_leaves_nothing_for_after_a_restart(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     with pytest.raises(Conflict):
         await host.call(diary(), "write_and_raise", {"text": "lost"})
-    host = await stand.reopen(host)
+    host = await harness.reopen(host)
     await host.call(diary("marker"), "write", {"text": "marker"})
     assert await host.read(diary()) is None
     assert await host.read(diary("elsewhere")) is None
@@ -77,19 +77,21 @@ async def test_a_turn_that_raises_leaves_nothing_for_after_a_restart(stand: Stan
 
 @pytest.mark.parametrize("how", NO_JSON)
 @pytest.mark.parametrize("what", ["send", "publish", "append"])
-async def test_a_turn_that_sends_what_is_no_json_changes_nothing(stand: Stand, what: str, how: str) -> None:
-    host = await stand.open(DIARY, SENDER)
+async def test_a_turn_that_sends_what_is_no_json_changes_nothing(
+    harness: HostHarness, what: str, how: str
+) -> None:
+    host = await harness.open(DIARY, SENDER)
     with pytest.raises(InvalidInput):
         await host.call(SENDER_ONE, f"{what}_what_is_no_json", how)
     assert await host.call(SENDER_ONE, "send", Round(events=["news"])) == 1
-    await stand.watch.until(lambda: bool(stand.watch.of("round.sent")))
-    assert stand.watch.texts("round.sent") == ["news"]
+    await harness.watch.until(lambda: bool(harness.watch.of("round.sent")))
+    assert harness.watch.texts("round.sent") == ["news"]
     assert (await host.read(SENDER_ONE)).count == 1
 
 
 @pytest.mark.parametrize("how", NO_JSON)
-async def test_what_is_no_json_is_refused_at_the_door(stand: Stand, how: str) -> None:
-    host = await stand.open(DIARY)
+async def test_what_is_no_json_is_refused_at_the_door(harness: HostHarness, how: str) -> None:
+    host = await harness.open(DIARY)
     event = Event(id="e1", event_type="told", topic="any", time=host.clock.now(), payload=NO_JSON[how])
     with pytest.raises(InvalidInput):
         await host.send(Message("m1", diary(), "write", NO_JSON[how]))
@@ -104,11 +106,11 @@ async def test_what_is_no_json_is_refused_at_the_door(stand: Stand, how: str) ->
     await host.call(diary(), "write", {"text": "a"})
     assert await lines_of(host) == ["a"]
     assert await host.records(diary(), "lines") == []
-    assert stand.watch.texts("told") == []
+    assert harness.watch.texts("told") == []
 
 
-async def test_a_body_may_be_json_bytes_and_no_others(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_body_may_be_json_bytes_and_no_others(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     for body in (b"no json", b'{"text": "\xff"}', b'{"text": "cut'):
         with pytest.raises(InvalidInput):
             await host.send(Message("m1", diary(), "write", body))
@@ -116,20 +118,20 @@ async def test_a_body_may_be_json_bytes_and_no_others(stand: Stand) -> None:
             await host.call(diary(), "write", body)
     await host.call(diary(), "write", b'{"text": "a"}')
     await host.send(Message("m2", diary(), "write", b'{"text": "b"}'))
-    await stand.watch.written("a", "b")
+    await harness.watch.written("a", "b")
     assert await lines_of(host) == ["a", "b"]
 
 
-async def test_a_call_raises_what_its_turn_raises(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_call_raises_what_its_turn_raises(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     with pytest.raises(Conflict, match="no room for this"):
         await host.call(diary(), "write_and_raise", {"text": "this"})
     with pytest.raises(ZeroDivisionError):
         await host.call(diary(), "divide_by_nothing")
 
 
-async def test_a_call_that_does_not_fit_is_refused_and_names_the_field(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_call_that_does_not_fit_is_refused_and_names_the_field(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     with pytest.raises(InvalidInput) as refusal:
         await host.call(diary(), "write", {"text": ["no", "text"]})
     assert refusal.value.field == "text"
@@ -140,8 +142,8 @@ async def test_a_call_that_does_not_fit_is_refused_and_names_the_field(stand: St
     assert await host.read(diary()) is None
 
 
-async def test_a_type_of_actor_is_registered_once(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_type_of_actor_is_registered_once(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     with pytest.raises(ValueError, match="Diary"):
         host.register(ActorKind.of(Slow, type="Diary"))
 
@@ -164,67 +166,69 @@ class Slow(Actor[Nothing]):
         self.notes.append("end")
 
 
-async def test_an_actor_has_one_turn_at_a_time(stand: Stand) -> None:
+async def test_an_actor_has_one_turn_at_a_time(harness: HostHarness) -> None:
     notes: list[str] = []
-    host = await stand.open(ActorKind.of(Slow, notes=notes))
+    host = await harness.open(ActorKind.of(Slow, notes=notes))
     await asyncio.gather(*[host.call(ActorRef("Slow", "one"), "work") for _ in range(20)])
     assert notes == ["begin", "end"] * 20
 
 
-async def test_each_turn_sees_what_the_one_before_left(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_each_turn_sees_what_the_one_before_left(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     pages = await asyncio.gather(*[host.call(diary(), "write", {"text": str(n)}) for n in range(100)])
     assert sorted(len(page.lines) for page in pages) == list(range(1, 101))
 
 
-async def test_two_workers_on_the_same_data_lose_no_update(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_two_workers_on_the_same_data_lose_no_update(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     await host.call(diary(), "write", {"text": "one"})
-    if not stand.shares_data:
+    if not harness.shares_data:
         with pytest.raises(StoreLocked):
-            await stand.open_beside(host)
+            await harness.open_beside(host)
         return
-    rival = await stand.open_beside(host)
+    rival = await harness.open_beside(host)
     await rival.call(diary(), "write", {"text": "two"})
     await host.call(diary(), "write", {"text": "three"})
     await rival.call(diary(), "write", {"text": "four"})
     assert await lines_of(host) == await lines_of(rival) == ["one", "two", "three", "four"]
 
 
-async def test_a_turn_that_only_looks_is_answered(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_turn_that_only_looks_is_answered(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     assert await host.call(diary(), "glance") == 0
     await host.call(diary(), "write", {"text": "a"})
     assert await host.call(diary(), "glance") == 1
 
 
 @pytest.mark.parametrize("text", ["x" * 2**20, "\x00 \u2028 ☃ \U0001f600 \"'\\"], ids=["large", "odd"])
-async def test_text_of_any_sort_comes_through_whole(stand: Stand, text: str) -> None:
-    host = await stand.open(DIARY, SENDER)
+async def test_text_of_any_sort_comes_through_whole(harness: HostHarness, text: str) -> None:
+    host = await harness.open(DIARY, SENDER)
     await host.call(SENDER_ONE, "send", Round(sends={"one": [text]}))
-    await stand.watch.written(text)
-    host = await stand.reopen(host)
+    await harness.watch.written(text)
+    host = await harness.reopen(host)
     assert await lines_of(host) == [text]
     page = await host.call(diary(), "write", {"text": "last"})
     assert page.lines == [text, "last"]
 
 
-async def test_a_thousand_actors_have_each_their_own_state(stand: Stand) -> None:
-    host = await stand.open(DIARY)
+async def test_a_thousand_actors_have_each_their_own_state(harness: HostHarness) -> None:
+    host = await harness.open(DIARY)
     names = [f"n{n}" for n in range(1000)]
     await asyncio.gather(*[host.call(diary(name), "write", {"text": name}) for name in names])
-    host = await stand.reopen(host)
+    host = await harness.reopen(host)
     assert [await lines_of(host, name) for name in names] == [[name] for name in names]
 
 
-async def test_what_an_actor_sent_is_numbered_without_a_gap(stand: Stand) -> None:
-    host = await stand.open(DIARY, SENDER)
+async def test_what_an_actor_sent_is_numbered_without_a_gap(harness: HostHarness) -> None:
+    host = await harness.open(DIARY, SENDER)
     given = Round(sends={"one": ["a", "b"], "two": ["c"]}, events=["news", "weather"])
     rounds = [given, given.model_copy(update={"fail": True})] * 4
     await asyncio.gather(*[host.call(SENDER_ONE, "send", each) for each in rounds], return_exceptions=True)
-    host = await stand.reopen(host)
+    host = await harness.reopen(host)
     await host.call(SENDER_ONE, "send", Round(sends={"one": ["last"]}))
-    await stand.watch.until(lambda: len(stand.watch.of("line.written")) == 13)
+    await harness.watch.until(lambda: len(harness.watch.of("line.written")) == 13)
     pages = [await host.read(diary(name)) for name in ("one", "two")]
-    ids = [event.id for event in stand.watch.of("round.sent")] + [name for page in pages for name in page.ids]
+    ids = [event.id for event in harness.watch.of("round.sent")] + [
+        name for page in pages for name in page.ids
+    ]
     assert sorted(int(name.removeprefix("Sender/one/")) for name in ids) == list(range(1, 22))

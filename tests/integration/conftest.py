@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.nodes import Nodes
-from tests.providers.fixtures import fake, other
+from tests.support.fake_provider_fixtures import fake, other
+from tests.support.faults.nodes import Nodes
 
 __all__ = ["fake", "nodes", "other"]
 

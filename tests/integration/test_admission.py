@@ -13,9 +13,9 @@ from meshwright.errors import IdempotencyConflict, NotFound, Overloaded
 from meshwright.messages import Caller, TaskRequest
 from meshwright.orchestration.acceptance import Limits, make_accept
 from meshwright.work.protocol import TaskKey
-from tests.integration.http_mesh import http_mesh
-from tests.integration.mqtt_broker import SUBMIT, Mosquitto, client, mosquitto
-from tests.integration.one_file import Running, up
+from tests.support.http_mesh import http_mesh
+from tests.support.mqtt_broker import SUBMIT, Mosquitto, client, mosquitto
+from tests.support.sqlite_mesh import Running, up
 
 GATE = {"agent_id": "gate", "payload": {"text": "please"}}
 

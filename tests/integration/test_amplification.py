@@ -16,8 +16,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.integration.http_mesh import TOO_LARGE_AMOUNTS
-from tests.integration.one_file import ROOT
+from tests.support.http_mesh import TOO_LARGE_AMOUNTS
+from tests.support.sqlite_mesh import ROOT
 
 KIB = 1024
 AGENT = "simple-agent"

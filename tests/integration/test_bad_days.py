@@ -13,8 +13,8 @@ from meshwright.errors import DelegationFailed, HostError, MailboxFull
 from meshwright.events.filter import EventFilter
 from meshwright.messages import Event, TaskRequest, new_id
 from meshwright.run import Run
-from tests.faults.oracle import complaints
-from tests.integration.one_file import evidence_of, up
+from tests.support.faults.oracle import complaints
+from tests.support.sqlite_mesh import evidence_of, up
 
 # Poison
 

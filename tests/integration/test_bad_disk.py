@@ -13,9 +13,9 @@ import pytest
 from meshwright.errors import StoreFailed, StoreLocked, StoreTooNew
 from meshwright.messages import TaskRequest
 from meshwright.storage.database import FILE_NAME
-from tests.faults.fleet import Books
-from tests.faults.oracle import complaints
-from tests.integration.one_file import PATIENCE_SECONDS, ROOT, build, evidence_of, up
+from tests.support.faults.fleet import Books
+from tests.support.faults.oracle import complaints
+from tests.support.sqlite_mesh import PATIENCE_SECONDS, ROOT, build, evidence_of, up
 
 
 def no_more_room(connection: sqlite3.Connection) -> None:

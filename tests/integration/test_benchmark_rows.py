@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.__main__ import BENCHMARKS
-from tests.integration.benchmark_rows import run_benchmark
+from tests.support.benchmark_rows import run_benchmark
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.__main__ import BENCHMARKS
-from tests.integration.benchmark_rows import run_benchmark
+from tests.support.benchmark_rows import run_benchmark
 
 ON_DAPR = {name for name in BENCHMARKS if name.startswith("dapr")}
 pytestmark = [pytest.mark.needs("mosquitto", "redis-server", "daprd"), pytest.mark.timeout(300)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.benchmark_rows import run_benchmark
+from tests.support.benchmark_rows import run_benchmark
 
 pytestmark = [pytest.mark.needs("mosquitto", "redis-server", "daprd"), pytest.mark.timeout(300)]
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from aiohttp import web
 
-from tests.providers.fake import FakeProvider, Fault
+from tests.support.fake_provider import FakeProvider, Fault
 
 SECRET = "sk-never-shown"
 CONFIG = """\

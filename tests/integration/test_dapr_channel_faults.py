@@ -13,8 +13,8 @@ from meshwright.errors import ConfigError, Draining
 from meshwright.hosts.dapr.channels import make_channel
 from meshwright.hosts.dapr.channels.port import Route
 from meshwright.hosts.dapr.channels.replies import decode_reply
-from tests.integration.dapr_channels import TYPE, ChannelName, Recorder, beside, own_root, until
-from tests.services import Services
+from tests.support.dapr_channels import TYPE, ChannelName, Recorder, beside, own_root, until
+from tests.support.services import Services
 
 
 @pytest.fixture(params=["grpc", "http"])

@@ -14,8 +14,8 @@ from meshwright.hosts.dapr.channels import choose
 from meshwright.hosts.dapr.channels.actors import actor_class
 from meshwright.hosts.dapr.channels.replies import decode_reply, encode_error, encode_result
 from meshwright.models.port import RateLimited
-from tests.integration.dapr_channels import TYPE, ChannelName, Recorder, beside
-from tests.services import Services
+from tests.support.dapr_channels import TYPE, ChannelName, Recorder, beside
+from tests.support.services import Services
 
 MAX_BODY = 16 * 1024 * 1024  # of daprd, as the stack starts it
 

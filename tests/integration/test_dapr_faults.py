@@ -1,6 +1,6 @@
 """Kill -9 of each part of a mesh on Dapr, under load: every accepted task goes on by itself, and ends once.
 
-What "right" means is the oracle's (tests/faults/oracle.py); the last tests here show that it sees what is
+What "right" means is the oracle's (tests/support/faults/oracle.py); the last tests show that it sees what is
 wrong on Dapr too.
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.faults import controls, dapr_controls
-from tests.faults.dapr_mesh import DaprMesh
-from tests.faults.dapr_node import LEASE_SECONDS
-from tests.faults.node import Item
-from tests.services import Services
+from tests.support.faults import controls, dapr_controls
+from tests.support.faults.dapr_mesh import DaprMesh
+from tests.support.faults.dapr_node import LEASE_SECONDS
+from tests.support.faults.node import Item
+from tests.support.services import Services
 
 pytestmark = [pytest.mark.needs("mosquitto", "redis-server", "redis-cli"), pytest.mark.timeout(70)]
 TASKS = 200

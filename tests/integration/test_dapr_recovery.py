@@ -12,7 +12,7 @@ from meshwright.hosts.dapr.recovery import Recovery
 from meshwright.hosts.dapr.sidecar import Sidecar
 from meshwright.hosts.dapr.state import State
 from meshwright.hosts.dapr.watch import Watches, WatchList
-from tests.services import Services
+from tests.support.services import Services
 
 pytestmark = pytest.mark.needs("mosquitto", "redis-server")
 OPEN = ActorRef("clerk", "default:open")

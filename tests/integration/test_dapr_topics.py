@@ -6,8 +6,8 @@ import pytest
 
 from meshwright.errors import StoreUnavailable
 from meshwright.hosts.dapr.channels.port import Route
-from tests.integration.dapr_channels import ChannelName, Recorder, beside, own_root
-from tests.services import Services
+from tests.support.dapr_channels import ChannelName, Recorder, beside, own_root
+from tests.support.services import Services
 
 
 @pytest.fixture(params=["grpc", "http"])

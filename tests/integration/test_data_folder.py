@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.one_file import ROOT, up
+from tests.support.sqlite_mesh import ROOT, up
 
 
 def mesh(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -10,8 +10,8 @@ import pytest
 
 from meshwright import Agent, Capability, Run, ToolFailed
 from meshwright.models.port import BudgetExceeded
-from tests.integration.http_mesh import Api, http_mesh
-from tests.providers.fake import FakeProvider
+from tests.support.fake_provider import FakeProvider
+from tests.support.http_mesh import Api, http_mesh
 
 USAGE = {"prompt_tokens": 100, "completion_tokens": 500, "total_tokens": 600}
 PRICE = {"input": "10", "output": "20"}

@@ -1,6 +1,6 @@
 """Kill -9 at every arrow of the protocol and at random: every accepted task goes on by itself, and ends once.
 
-What "right" means is the oracle's (tests/faults/oracle.py); test_fault_oracle.py shows what it sees.
+What "right" means is the oracle's (tests/support/faults/oracle.py); test_fault_oracle.py shows what it sees.
 """
 
 import json
@@ -15,14 +15,14 @@ import pytest
 
 from meshwright.events.filter import EventFilter
 from meshwright.messages import Event
-from tests.faults import controls
-from tests.faults.evidence import gather
-from tests.faults.failpoints import Failpoints
-from tests.faults.fleet import Books
-from tests.faults.node import Item, Job, mesh_of
-from tests.faults.nodes import KILLED, Nodes
-from tests.faults.oracle import complaints
-from tests.faults.plan import PLAN, judge
+from tests.support.faults import controls
+from tests.support.faults.evidence import gather
+from tests.support.faults.failpoints import Failpoints
+from tests.support.faults.fleet import Books
+from tests.support.faults.node import Item, Job, mesh_of
+from tests.support.faults.nodes import KILLED, Nodes
+from tests.support.faults.oracle import complaints
+from tests.support.faults.plan import PLAN, judge
 
 TASKS = 1000
 KILLS = 20

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pytest
 from aiohttp import web
 
-from tests.acceptance.driver import mesh_up
-from tests.providers.fake import FakeProvider, tool_call
-from tests.services import Services, unavailable
+from tests.support.fake_provider import FakeProvider, tool_call
+from tests.support.running_mesh import mesh_up
+from tests.support.services import Services, unavailable
 
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from meshwright.envelope import ActorRef
-from tests.faults import controls
-from tests.faults.evidence import gather
-from tests.faults.node import Job
-from tests.faults.nodes import KILLED, Nodes
-from tests.faults.oracle import Evidence, complaints
-from tests.faults.plan import PLAN, judge
+from tests.support.faults import controls
+from tests.support.faults.evidence import gather
+from tests.support.faults.node import Job
+from tests.support.faults.nodes import KILLED, Nodes
+from tests.support.faults.oracle import Evidence, complaints
+from tests.support.faults.plan import PLAN, judge
 
 
 def test_the_oracle_reports_loss_where_a_client_counts_a_task_before_it_is_durable(

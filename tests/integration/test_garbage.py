@@ -15,13 +15,13 @@ TASKS = 50
 
 async def count_circles(folder: str) -> dict[str, int]:
     """By type, the objects that TASKS tasks leave for the collector."""
-    stand = build_stand(folder)
-    async with stand.mesh:
-        await asyncio.gather(*(stand.task() for _ in range(TASKS)))  # caches fill once
+    harness = build_stand(folder)
+    async with harness.mesh:
+        await asyncio.gather(*(harness.task() for _ in range(TASKS)))  # caches fill once
         gc.collect()
         gc.disable()
         gc.set_debug(gc.DEBUG_SAVEALL)
-        await asyncio.gather(*(stand.task() for _ in range(TASKS)))
+        await asyncio.gather(*(harness.task() for _ in range(TASKS)))
         gc.collect()
         gc.set_debug(0)
         return dict(Counter(type(found).__name__ for found in gc.garbage))

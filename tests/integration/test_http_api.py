@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.http_mesh import TRACE_ID, Api, http_mesh
+from tests.support.http_mesh import TRACE_ID, Api, http_mesh
 
 
 @pytest.fixture

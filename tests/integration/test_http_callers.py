@@ -13,8 +13,8 @@ from meshwright.ledger.keys import NewKey
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
 from meshwright.topics import MESH
-from tests.integration.http_mesh import Api, http_mesh
-from tests.integration.models_over_http import HELLO, service
+from tests.support.http_mesh import Api, http_mesh
+from tests.support.model_api import HELLO, service
 
 TOKEN = "the-admin-token-of-this-test-is-long"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}

@@ -15,9 +15,9 @@ import pytest
 
 from meshwright import http_limits
 from meshwright.hosts.dapr.channels.http import HttpChannel
-from tests.acceptance.driver import RunningMesh, mesh_up
-from tests.integration.dapr_channels import Recorder
-from tests.integration.http_mesh import Api, http_mesh
+from tests.support.dapr_channels import Recorder
+from tests.support.http_mesh import Api, http_mesh
+from tests.support.running_mesh import RunningMesh, mesh_up
 
 HEAD = b"POST /tasks HTTP/1.1\r\nHost: localhost\r\n"
 MEGABYTE = 1_000_000

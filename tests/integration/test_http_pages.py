@@ -7,7 +7,7 @@ from urllib.parse import urljoin, urlsplit
 
 import pytest
 
-from tests.integration.http_mesh import http_mesh
+from tests.support.http_mesh import http_mesh
 
 SHIELDS = {
     "X-Content-Type-Options": "nosniff",

@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.integration.http_mesh import Api, http_mesh
+from tests.support.http_mesh import Api, http_mesh
 
 CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]
 SETTINGS = settings(

@@ -12,7 +12,7 @@ import pytest
 from meshwright import Mesh, build_mesh, load_settings
 from meshwright.api.server import listen, serve, serving
 from meshwright.errors import ConfigError
-from tests.integration.http_mesh import Echo, http_mesh
+from tests.support.http_mesh import Echo, http_mesh
 
 
 def make_mesh(project: Path) -> Mesh:

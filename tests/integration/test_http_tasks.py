@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.http_mesh import TRACE_ID, WRONG_TASKS, Api, http_mesh
+from tests.support.http_mesh import TRACE_ID, WRONG_TASKS, Api, http_mesh
 
 
 @pytest.fixture

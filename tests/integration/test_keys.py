@@ -14,10 +14,10 @@ from meshwright.ledger.keys import Keys
 from meshwright.stack.ports import Ports
 from meshwright.testing import ScriptedModel
 from meshwright.turns import ActorKind
-from tests.acceptance.driver import MESH, mesh, mesh_up
-from tests.integration.models_over_http import HELLO, service
 from tests.run import DAPR
-from tests.services import Services
+from tests.support.model_api import HELLO, service
+from tests.support.running_mesh import MESH, mesh, mesh_up
+from tests.support.services import Services
 
 EMBEDDED = [*MESH, "up"]
 SURELY = ("--force", "--yes")

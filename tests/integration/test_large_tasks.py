@@ -21,9 +21,9 @@ from meshwright.events.filter import EventFilter
 from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.messages import Event
 from meshwright.turns import ActorKind
-from tests.contract.sample import Diary, Line
-from tests.integration.http_mesh import Api, http_mesh
-from tests.unit.event_logs import LogOnFile, event, open_log
+from tests.support.event_logs import LogOnFile, event, open_log
+from tests.support.http_mesh import Api, http_mesh
+from tests.support.sample_actors import Diary, Line
 
 MIB = 1024 * 1024
 TEXT = "x" * 200_000

@@ -8,7 +8,7 @@ import yaml
 from meshwright.errors import ModelError
 from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.router import RouterModel
-from tests.providers.fake import FakeProvider, Fault
+from tests.support.fake_provider import FakeProvider, Fault
 
 CALLS = 8
 

@@ -7,8 +7,8 @@ import pytest
 
 from meshwright.errors import ModelError
 from meshwright.models.port import BEGIN_ANEW, AllProvidersDown, ModelRefused, ModelUnavailable
-from tests.integration.litellm_routers import TIERS, Make, asked, deployment, request, routers, three
-from tests.providers.fake import FakeProvider, Fault
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.litellm_routers import TIERS, Make, asked, deployment, request, routers, three
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")

@@ -22,8 +22,8 @@ from meshwright.models.port import (
     Unsupported,
 )
 from meshwright.stack.ports import Ports
-from tests.integration.litellm_routers import KEY, TIERS, Make, deployment, request, routers
-from tests.providers.fake import FakeProvider, Fault
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.litellm_routers import KEY, TIERS, Make, deployment, request, routers
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")

@@ -29,7 +29,7 @@ from meshwright.models.port import (
     Unauthorized,
 )
 from meshwright.stack.ports import Ports
-from tests.providers.fake import FakeProvider, Fault, tool_calls
+from tests.support.fake_provider import FakeProvider, Fault, tool_calls
 
 ROOT = Path(__file__).resolve().parents[2]
 MASTER_KEY = "sk-the-masters-key"

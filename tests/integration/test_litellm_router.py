@@ -11,8 +11,8 @@ import pytest
 from meshwright.errors import ConfigError
 from meshwright.models.port import ModelRefused, ToolSpec
 from meshwright.models.router import RouterModel
-from tests.integration.litellm_routers import KEY, TIERS, Make, deployment, own_router, request, routers
-from tests.providers.fake import FakeProvider, Fault
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.litellm_routers import KEY, TIERS, Make, deployment, own_router, request, routers
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")

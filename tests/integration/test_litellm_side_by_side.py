@@ -14,7 +14,8 @@ from meshwright.errors import ModelError
 from meshwright.models.litellm_router import LISTS
 from meshwright.models.port import AllProvidersDown, RateLimited
 from meshwright.models.router import RouterModel
-from tests.integration.litellm_routers import (
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.litellm_routers import (
     TIERS,
     Make,
     asked,
@@ -24,7 +25,6 @@ from tests.integration.litellm_routers import (
     routers,
     three,
 )
-from tests.providers.fake import FakeProvider, Fault
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")

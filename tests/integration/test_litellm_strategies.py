@@ -14,7 +14,7 @@ import yaml
 from meshwright.models.litellm_router import LISTS
 from meshwright.models.port import AllProvidersDown, ChatMessage, ModelRequest
 from meshwright.models.router import RouterModel
-from tests.providers.fake import TOKENS, FakeProvider
+from tests.support.fake_provider import TOKENS, FakeProvider
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")

@@ -13,8 +13,8 @@ import yaml
 from meshwright.models.litellm_router import LISTS
 from meshwright.models.port import ChatMessage, ModelRefused, ModelRequest
 from meshwright.models.router import RouterModel
-from tests.integration.models_over_http import HELLO, service
-from tests.providers.fake import FakeProvider
+from tests.support.fake_provider import FakeProvider
+from tests.support.model_api import HELLO, service
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")

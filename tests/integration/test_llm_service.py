@@ -28,8 +28,8 @@ from meshwright.models.port import (
     Unauthorized,
 )
 from meshwright.testing import ScriptedModel, mesh_for
-from tests.integration.models_over_http import HELLO, Failing, Service, service
-from tests.providers.fake import FakeProvider, Fault
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.model_api import HELLO, Failing, Service, service
 
 PRICE = {"input": 1, "output": 30}  # dollars per million tokens: a call may cost three cents
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,9 @@ import pytest
 
 from meshwright.cli.worker import MODELS_PORT, listening_for
 from meshwright.settings import load_settings
-from tests.acceptance.driver import ROOT, mesh
-from tests.integration.running_stack import stack_up
 from tests.run import DAPR
+from tests.support.running_mesh import ROOT, mesh
+from tests.support.running_stack import stack_up
 
 ASKED = {"model": "quality", "messages": [{"role": "user", "content": "What is a turn?"}]}
 

@@ -8,8 +8,8 @@ import pytest
 
 from meshwright.assembly import build_mesh
 from meshwright.settings import load_settings
-from tests.acceptance.driver import mesh
-from tests.providers.fake import FakeProvider, tool_call
+from tests.support.fake_provider import FakeProvider, tool_call
+from tests.support.running_mesh import mesh
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "llama3.1"

@@ -27,8 +27,8 @@ from meshwright.models.prices import Prices
 from meshwright.models.router import RouterModel
 from meshwright.money import Price
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
-from tests.integration.named_models import KEY, at_fakes, request
-from tests.providers.fake import FakeProvider, Fault, tool_call
+from tests.support.fake_provider import FakeProvider, Fault, tool_call
+from tests.support.named_models import KEY, at_fakes, request
 
 pytestmark = [
     pytest.mark.skipif(

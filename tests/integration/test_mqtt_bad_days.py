@@ -13,8 +13,8 @@ from meshwright.errors import MailboxFull, StoreUnavailable
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
 from meshwright.messages import Receipt
-from tests.integration.http_mesh import http_mesh
-from tests.integration.mqtt_broker import (
+from tests.support.http_mesh import http_mesh
+from tests.support.mqtt_broker import (
     DURABLE,
     HELLO,
     OUTCOMES,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from meshwright.messages import Caller, TaskRequest
-from tests.integration.http_mesh import TRACE_ID, WRONG_TASKS, Api, http_mesh
-from tests.integration.mqtt_broker import (
+from tests.support.http_mesh import TRACE_ID, WRONG_TASKS, Api, http_mesh
+from tests.support.mqtt_broker import (
     HELLO,
     SUBMIT,
     Client,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.http_mesh import Api, http_mesh
-from tests.integration.mqtt_broker import HELLO, SECONDS, SUBMIT, Mosquitto, client, mosquitto
+from tests.support.http_mesh import Api, http_mesh
+from tests.support.mqtt_broker import HELLO, SECONDS, SUBMIT, Mosquitto, client, mosquitto
 
 pytestmark = [pytest.mark.needs("mosquitto"), pytest.mark.timeout(120)]
 FLOOD = 2000

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.driver import mesh_up
-from tests.integration.http_mesh import http_mesh
-from tests.integration.mqtt_broker import Client, Mosquitto, ask, client, mosquitto
+from tests.support.http_mesh import http_mesh
+from tests.support.mqtt_broker import Client, Mosquitto, ask, client, mosquitto
+from tests.support.running_mesh import mesh_up
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_rr")
 STATUS = "mesh/default/status"

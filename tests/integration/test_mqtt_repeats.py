@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from meshwright.messages import Event
-from tests.acceptance.driver import mesh_up
-from tests.integration.http_mesh import http_mesh
-from tests.integration.mqtt_broker import (
+from tests.support.http_mesh import http_mesh
+from tests.support.mqtt_broker import (
     DURABLE,
     HELLO,
     OUTCOMES,
@@ -26,6 +25,7 @@ from tests.integration.mqtt_broker import (
     quota_exceeded,
     told,
 )
+from tests.support.running_mesh import mesh_up
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr")
 

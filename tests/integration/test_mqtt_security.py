@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from meshwright.errors import ConfigError
-from tests.integration.http_mesh import http_mesh
-from tests.integration.mqtt_broker import (
+from tests.support.http_mesh import http_mesh
+from tests.support.mqtt_broker import (
     HELLO,
     ROOT,
     Mosquitto,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meshwright.testing import ScriptedModel
-from tests.integration.models_over_http import HELLO, service
+from tests.support.model_api import HELLO, service
 
 NAMES = list("abcdefghij")
 CIRCLE = {"type": "object", "properties": {name: {"$ref": "#"} for name in NAMES}, "required": NAMES}

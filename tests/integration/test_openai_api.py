@@ -31,8 +31,8 @@ from meshwright.models.port import (
 )
 from meshwright.models.retry import MAX_TRIES
 from meshwright.testing import ScriptedModel
-from tests.integration.models_over_http import HELLO, WEATHER, Failing, Service, service
-from tests.providers.fake import FakeProvider, Fault
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.model_api import HELLO, WEATHER, Failing, Service, service
 
 
 @pytest.fixture

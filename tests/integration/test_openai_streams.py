@@ -11,8 +11,8 @@ import pytest
 
 from meshwright.models.port import BEGIN_ANEW, ModelReply, ModelRequest, ModelUnavailable, OnDelta
 from meshwright.testing import ScriptedModel, tool_call
-from tests.integration.models_over_http import HELLO, WEATHER, Service, service
-from tests.providers.fake import FakeProvider, Fault
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.model_api import HELLO, WEATHER, Service, service
 
 
 @pytest.fixture

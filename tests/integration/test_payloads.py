@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability
-from tests.integration.http_mesh import Api, http_mesh
-from tests.integration.mqtt_broker import SUBMIT, ask, mosquitto
-from tests.providers.fake import FakeProvider
+from tests.support.fake_provider import FakeProvider
+from tests.support.http_mesh import Api, http_mesh
+from tests.support.mqtt_broker import SUBMIT, ask, mosquitto
 
 PAYLOAD = {"text": "Review this.", "diff": "-x = 1\n+x = 2", "options": {"strict": True}}
 ASKED = 'Review this.\n\ndiff:\n-x = 1\n+x = 2\n\noptions:\n{"strict": true}'

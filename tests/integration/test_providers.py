@@ -11,8 +11,8 @@ from meshwright import ModelSettings, open_model, with_fallbacks
 from meshwright.models.direct import Chain, DirectModel
 from meshwright.models.port import ModelError, ModelRefused, Unauthorized
 from meshwright.models.providers import PROVIDERS, Provider
-from tests.integration.named_models import KEY, at_fakes, request
-from tests.providers.fake import FakeProvider, Fault
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.named_models import KEY, at_fakes, request
 
 pytestmark = [
     pytest.mark.skipif(

@@ -22,10 +22,7 @@ import redis.asyncio
 from meshwright.errors import ModelError
 from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.storage.database import FILE_NAME
-from tests.acceptance.driver import RunningMesh, mesh, mesh_up
-from tests.integration.models_over_http import Service, service
-from tests.integration.mqtt_broker import Mosquitto, mosquitto
-from tests.integration.quoting_providers import (
+from tests.support.leaky_providers import (
     FAILING,
     GROUPS,
     KEYS,
@@ -37,7 +34,10 @@ from tests.integration.quoting_providers import (
     project,
     provider,
 )
-from tests.services import Services
+from tests.support.model_api import Service, service
+from tests.support.mqtt_broker import Mosquitto, mosquitto
+from tests.support.running_mesh import RunningMesh, mesh, mesh_up
+from tests.support.services import Services
 
 pytestmark = [
     pytest.mark.needs("mosquitto", "mosquitto_passwd", "mosquitto_sub"),

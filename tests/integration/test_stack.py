@@ -10,9 +10,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.acceptance.driver import mesh, start
-from tests.integration.running_stack import UP, children_of, gone, is_free, kill, listening, lives, stack_up
-from tests.services import Services
+from tests.support.running_mesh import mesh, start
+from tests.support.running_stack import UP, children_of, gone, is_free, kill, listening, lives, stack_up
+from tests.support.services import Services
 
 pytestmark = [pytest.mark.needs("mosquitto", "redis-server"), pytest.mark.timeout(120)]
 SERVICES = {"mosquitto", "redis", "placement", "scheduler", "daprd-mesh-0", "mesh-0"}

@@ -22,8 +22,8 @@ from meshwright.stack.ports import Ports
 from meshwright.stack.reasons import reason_of
 from meshwright.stack.recipes import mosquitto, redis
 from meshwright.stack.services import Backends
-from tests.integration.running_stack import UP
-from tests.services import COMPONENTS, Services
+from tests.support.running_stack import UP
+from tests.support.services import COMPONENTS, Services
 
 OURS = Path("mosquitto/mosquitto.conf")
 

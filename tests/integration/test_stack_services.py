@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from tests.integration.running_stack import listening
-from tests.services import Services, Sidecar
+from tests.support.running_stack import listening
+from tests.support.services import Services, Sidecar
 
 
 async def call(sidecar: Sidecar, method: str, path: str, **options: Any) -> tuple[int, Any]:

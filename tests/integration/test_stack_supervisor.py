@@ -19,7 +19,7 @@ from meshwright.stack.log import Log
 from meshwright.stack.ports import Ports
 from meshwright.stack.services import Layer, Service
 from meshwright.stack.supervisor import Patience, Supervisor
-from tests.integration.running_stack import gone, kill, lives
+from tests.support.running_stack import gone, kill, lives
 
 LISTEN = """
 import socket, sys

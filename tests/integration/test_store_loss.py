@@ -17,8 +17,8 @@ from meshwright.errors import StoreFailed
 from meshwright.events.filter import EventFilter
 from meshwright.storage.database import FILE_NAME
 from meshwright.storage.mark import FILE_NAME as MARK
-from tests.acceptance.driver import MESH, Errors, mesh, ready_url, start
-from tests.integration.one_file import PATIENCE_SECONDS, Running, up
+from tests.support.running_mesh import MESH, Errors, mesh, ready_url, start
+from tests.support.sqlite_mesh import PATIENCE_SECONDS, Running, up
 
 TASKS = 60
 UP = [*MESH, "up", "--port", "0", "--data"]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.storage.database import FILE_NAME, schema_steps
-from tests.faults.oracle import complaints
-from tests.integration.one_file import evidence_of, up
+from tests.support.faults.oracle import complaints
+from tests.support.sqlite_mesh import evidence_of, up
 
 FIRST_SCHEMA = 5  # steps of the schema that the first version had
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.one_file import ROOT
+from tests.support.sqlite_mesh import ROOT
 
 MESH = [sys.executable, "-m", "meshwright.cli"]
 AGENTS = '''

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from meshwright.events.filter import EventFilter
-from tests.integration.models_over_http import HELLO, Service, service
-from tests.providers.fake import FakeProvider, Fault
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.model_api import HELLO, Service, service
 
 PRICE = {"input": 100, "output": 100}
 LIMIT = Decimal("0.05")

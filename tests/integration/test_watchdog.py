@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.acceptance.driver import Errors, ready_url
+from tests.support.running_mesh import Errors, ready_url
 
 AGENTS = """
 import asyncio

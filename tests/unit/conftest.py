@@ -1,5 +1,5 @@
 """What the unit tests share."""
 
-from tests.providers.fixtures import fake
+from tests.support.fake_provider_fixtures import fake
 
 __all__ = ["fake"]

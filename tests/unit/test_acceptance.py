@@ -13,7 +13,7 @@ from meshwright.errors import InvalidInput, TooLarge
 from meshwright.messages import ID_PATTERN, Caller, TaskRequest
 from meshwright.orchestration.acceptance import Limits, make_accept
 from meshwright.work.protocol import Accept
-from tests.unit.turns import NOW
+from tests.support.turn_driver import NOW
 
 TINY = Limits(max_payload_bytes=100, max_payload_depth=3)
 

@@ -16,7 +16,7 @@ from meshwright.messages import Outcome
 from meshwright.models.port import ModelRefused
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-from tests.unit.keeping import kept, told_of
+from tests.support.interrupted_mesh import kept, told_of
 
 
 class Helper(Agent):
@@ -32,7 +32,7 @@ def agent_with(run: Any, **fields: Any) -> type[Agent]:
 
 
 def line_of(function: Callable[..., Any], words: str) -> str:
-    """The file and line of a function on which the words stand."""
+    """The file and line of a function on which the words harness."""
     code = function.__code__
     lines = Path(code.co_filename).read_text().splitlines()[code.co_firstlineno - 1 :]
     number = next(n for n, line in enumerate(lines, start=code.co_firstlineno) if words in line)

@@ -10,7 +10,7 @@ from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Withdraw
 from meshwright.work.protocol import Grant, Stop
 from meshwright.work.thread import MAX_REMEMBERED_ENDS
-from tests.unit.turns import Driven, a_dispatch, a_task, an_outcome, types_of
+from tests.support.turn_driver import Driven, a_dispatch, a_task, an_outcome, types_of
 
 
 def a_thread(*tasks: str) -> Driven:

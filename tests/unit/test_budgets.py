@@ -15,7 +15,7 @@ from meshwright.messages import TaskRequest
 from meshwright.models.port import BudgetExceeded
 from meshwright.money import Budget
 from meshwright.testing.clock import BEGINNING
-from tests.unit.budgeting import STEP, budget, spending, until
+from tests.support.budgets import STEP, budget, spending, until
 
 # Hard budgets
 

@@ -22,7 +22,7 @@ from meshwright.models.port import (
 )
 from meshwright.models.schema import InvalidSchema
 from meshwright.money import ZERO, Price
-from tests.unit.budgeting import STEP, budget, replying, request, spending, until
+from tests.support.budgets import STEP, budget, replying, request, spending, until
 
 # How a call ends
 

@@ -14,8 +14,8 @@ from meshwright.ledger.calls import call_id_of
 from meshwright.models.port import BudgetExceeded
 from meshwright.testing.clock import BEGINNING
 from meshwright.turns import ActorKind
-from tests.unit.budgeting import STEP, budget, request, spending, until
-from tests.unit.turns import Driven
+from tests.support.budgets import STEP, budget, request, spending, until
+from tests.support.turn_driver import Driven
 
 KIND = ActorKind.of(BudgetAccount, type=ACCOUNT)
 

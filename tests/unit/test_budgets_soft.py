@@ -3,7 +3,7 @@
 from typing import Any
 
 from meshwright.run.told import model_called
-from tests.unit.budgeting import STEP, budget, request, spending
+from tests.support.budgets import STEP, budget, request, spending
 
 
 async def test_a_soft_budget_tells_once_that_it_is_exceeded_and_lets_calls_go_on() -> None:

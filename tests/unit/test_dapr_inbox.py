@@ -13,7 +13,7 @@ from meshwright.clock import SystemClock
 from meshwright.events.logger import EventLogger
 from meshwright.hosts.dapr.inbox import Inbox
 from meshwright.messages import Event
-from tests.unit.event_logs import event, open_log
+from tests.support.event_logs import event, open_log
 
 PATIENCE_SECONDS = 10
 TOPIC = "events"

@@ -8,7 +8,7 @@ from meshwright import Agent, Capability
 from meshwright.models.port import ModelRefused
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-from tests.unit.clerk import told
+from tests.support.lookup_agent import told
 
 
 def delegating(agent_id: str, *to: str) -> type[Agent]:

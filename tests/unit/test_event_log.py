@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from meshwright.events.filter import EventFilter, Matcher
 from meshwright.events.logger import EventLogger
 from meshwright.messages import Event, new_id
-from tests.unit.event_logs import START, LogOnFile, event, open_log, seqs
+from tests.support.event_logs import START, LogOnFile, event, open_log, seqs
 
 
 @pytest.fixture

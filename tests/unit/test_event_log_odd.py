@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meshwright.events.filter import EventFilter
-from tests.unit.event_logs import LogOnFile, event, open_log
+from tests.support.event_logs import LogOnFile, event, open_log
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from meshwright.events.filter import EventFilter
 from meshwright.events.tails import MAX_BUFFERED
 from meshwright.messages import Event
-from tests.unit.event_logs import LogOnFile, event, open_log, seqs
+from tests.support.event_logs import LogOnFile, event, open_log, seqs
 
 
 class Note(BaseModel):

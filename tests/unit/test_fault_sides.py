@@ -11,7 +11,7 @@ from meshwright.errors import MeshError, ToolFailed
 from meshwright.models.port import BudgetExceeded, ModelRefused, ModelReply, ModelUnavailable, RateLimited
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
-from tests.unit.keeping import kept
+from tests.support.interrupted_mesh import kept
 from tests.unit.test_attempts import holding
 
 

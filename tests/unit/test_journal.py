@@ -14,7 +14,7 @@ from meshwright.errors import AgentError, ReplayMismatch, ToolFailed
 from meshwright.host import RECORD_GAP
 from meshwright.hosts.memory import MemoryHost
 from meshwright.work import Journal, Suspended
-from tests.unit.journals import REF, STREAM, Effects, answer, begun, resumed, started
+from tests.support.journals import REF, STREAM, Effects, answer, begun, resumed, started
 
 
 @pytest.fixture

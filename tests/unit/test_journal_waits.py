@@ -12,8 +12,8 @@ from meshwright.errors import ToolFailed
 from meshwright.hosts.memory import MemoryHost
 from meshwright.messages import Event
 from meshwright.work import Journal, Suspended
-from tests.unit.journals import REF, STREAM, Effects, SlowDisk, answer, begun, resumed, started
-from tests.unit.turns import a_task
+from tests.support.journals import REF, STREAM, Effects, SlowDisk, answer, begun, resumed, started
+from tests.support.turn_driver import a_task
 
 
 @pytest.fixture

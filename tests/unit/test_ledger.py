@@ -20,7 +20,7 @@ from meshwright.ledger.costs import Cost, since_of
 from meshwright.ledger.rows import COLUMNS, row_of
 from meshwright.messages import Event, Usage
 from meshwright.models.port import ModelReply, ModelRequest, RateLimited
-from tests.unit.event_logs import START, LogOnFile, event, open_log
+from tests.support.event_logs import START, LogOnFile, event, open_log
 
 ROWS = "SELECT * FROM calls ORDER BY seq"
 

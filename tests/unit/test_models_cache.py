@@ -13,7 +13,7 @@ from meshwright.models.cache.key import key_of
 from meshwright.models.cache.memory import MemoryStore
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.testing import ManualClock
-from tests.unit.cached_provider import COST, TTL_SECONDS, USAGE, Provider, caching, request
+from tests.support.cached_provider import COST, TTL_SECONDS, USAGE, Provider, caching, request
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from meshwright.models.port import ModelReply
 from meshwright.prompts import parse_prompt
 from meshwright.settings import Settings
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
-from tests.unit.cached_provider import COST, USAGE, Provider, request
+from tests.support.cached_provider import COST, USAGE, Provider, request
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from meshwright.models.cache.memory import MemoryStore
 from meshwright.models.cache.port import MAX_VALUE_BYTES, CacheUnavailable
 from meshwright.models.port import ModelUnavailable
 from meshwright.testing import ManualClock
-from tests.unit.cached_provider import TTL_SECONDS, Provider, caching, request
+from tests.support.cached_provider import TTL_SECONDS, Provider, caching, request
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from meshwright.errors import ModelError
 from meshwright.models.cache.cached import Cached
 from meshwright.models.port import ModelReply, ModelTimeout, ModelUnavailable
 from meshwright.testing import ManualClock
-from tests.unit.cached_provider import COST, TTL_SECONDS, Provider, caching, request
+from tests.support.cached_provider import COST, TTL_SECONDS, Provider, caching, request
 
 
 @pytest.fixture

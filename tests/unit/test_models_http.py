@@ -12,8 +12,8 @@ from meshwright.errors import ConfigError
 from meshwright.models.http import HttpModel
 from meshwright.models.port import ChatMessage, ModelTimeout, ToolCall, ToolSpec
 from meshwright.models.structure import response_schema
-from tests.providers.fake import FakeProvider, Fault
-from tests.unit.http_calls import KEY, request
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.model_requests import KEY, request
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from meshwright.models.port import (
     Unauthorized,
     Unsupported,
 )
-from tests.providers.fake import FakeProvider, Fault
-from tests.unit.http_calls import KEY, PROMPT, request
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.model_requests import KEY, PROMPT, request
 
 
 @pytest.fixture

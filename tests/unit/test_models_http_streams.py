@@ -9,8 +9,8 @@ import pytest
 from meshwright.errors import ModelError
 from meshwright.models.http import HttpModel
 from meshwright.models.port import ContentRefused, ModelUnavailable, RateLimited, Unauthorized
-from tests.providers.fake import FakeProvider, Fault
-from tests.unit.http_calls import KEY, PROMPT, request
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.model_requests import KEY, PROMPT, request
 
 
 @pytest.fixture

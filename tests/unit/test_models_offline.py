@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.offline_talk import ALL, DELEGATE, READ, SEARCH, TEXT, Conversation, tool
+from tests.support.offline_conversation import ALL, DELEGATE, READ, SEARCH, TEXT, Conversation, tool
 
 
 async def test_it_searches_reads_the_best_file_and_quotes_it_with_its_place() -> None:

@@ -8,7 +8,7 @@ import pytest
 from meshwright.models.offline import OfflineModel
 from meshwright.models.offline.passages import passages_of
 from meshwright.models.port import ChatMessage, ModelRequest, ToolCall
-from tests.unit.offline_talk import ALL, READ, SEARCH, Conversation
+from tests.support.offline_conversation import ALL, READ, SEARCH, Conversation
 
 CONTEXT = """\
 You are simple-agent.

@@ -11,7 +11,7 @@ from meshwright.models.offline import OfflineModel
 from meshwright.models.offline.filling import MAX_STEPS, SchemaFiller
 from meshwright.models.port import ChatMessage, ModelRequest, ToolCall
 from meshwright.models.schema import InvalidSchema, check_schema
-from tests.unit.offline_talk import ALL
+from tests.support.offline_conversation import ALL
 
 SIZE = 100_000
 MAX_RATIO = 12

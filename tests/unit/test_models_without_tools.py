@@ -14,7 +14,7 @@ from meshwright import Agent, Capability, tool
 from meshwright.models.http import HttpModel
 from meshwright.models.port import ModelReply, ModelRequest, Unsupported
 from meshwright.testing import mesh_for
-from tests.providers.fake import FakeProvider, Fault
+from tests.support.fake_provider import FakeProvider, Fault
 
 NO_TOOLS = Fault(status=400, body={"error": {"message": "gemma:2b does not support tools"}})
 

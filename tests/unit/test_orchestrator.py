@@ -15,7 +15,7 @@ from meshwright.orchestration.registry import Registry
 from meshwright.turns import ActorKind
 from meshwright.work import Cancel
 from meshwright.work.protocol import Accept
-from tests.unit.turns import NOW, Driven, a_task, an_outcome, types_of
+from tests.support.turn_driver import NOW, Driven, a_task, an_outcome, types_of
 
 
 def a_registry(*agents: str) -> Registry:

@@ -11,8 +11,8 @@ import pytest
 from meshwright.errors import InvalidInput
 from meshwright.events.tasks import TaskSummary
 from meshwright.messages import Fault, Usage
-from tests.unit.event_logs import START, LogOnFile, open_log
-from tests.unit.task_roads import (
+from tests.support.event_logs import START, LogOnFile, open_log
+from tests.support.task_events import (
     about,
     accepted,
     attempt_ended,

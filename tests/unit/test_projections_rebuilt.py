@@ -12,8 +12,17 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from meshwright.messages import Event, Fault
-from tests.unit.event_logs import LogOnFile, event, open_log
-from tests.unit.task_roads import about, accepted, attempt_ended, dispatched, ended, names, progress, summary
+from tests.support.event_logs import LogOnFile, event, open_log
+from tests.support.task_events import (
+    about,
+    accepted,
+    attempt_ended,
+    dispatched,
+    ended,
+    names,
+    progress,
+    summary,
+)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from meshwright.messages import Caller
 from meshwright.models.port import ModelRefused, ModelRequest
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-from tests.unit.clerk import Clerk, a_clerk
+from tests.support.lookup_agent import Clerk, a_clerk
 
 
 @pytest.fixture

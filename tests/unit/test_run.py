@@ -11,7 +11,7 @@ from meshwright import Agent, Capability, tool
 from meshwright.messages import Usage
 from meshwright.models.port import ModelRefused, ModelReply, ToolCall
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-from tests.unit.clerk import Clerk, a_clerk, told
+from tests.support.lookup_agent import Clerk, a_clerk, told
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from meshwright.models.port import (
 from meshwright.run import Run
 from meshwright.run.failure import Ended, Failure
 from meshwright.testing import ScriptedModel
-from tests.unit.keeping import kept
+from tests.support.interrupted_mesh import kept
 
 
 class Careful(Agent):

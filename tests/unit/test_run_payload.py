@@ -10,7 +10,7 @@ import pytest
 from meshwright import Agent, Capability, TaskRequest
 from meshwright.run import run as run_module
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-from tests.unit.keeping import keeper, kept
+from tests.support.interrupted_mesh import keeper, kept
 
 
 class Reviewer(Agent):

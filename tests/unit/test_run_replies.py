@@ -13,9 +13,9 @@ from meshwright.messages import Usage
 from meshwright.models.port import ModelReply, ToolCall
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
-from tests.unit.clerk import Clerk, a_clerk, told
-from tests.unit.cooking import NO_SOUP, SOUP, SOUP_TEXT, Cook, said
-from tests.unit.keeping import keeper, kept, told_of
+from tests.support.interrupted_mesh import keeper, kept, told_of
+from tests.support.lookup_agent import Clerk, a_clerk, told
+from tests.support.recipe_agent import NO_SOUP, SOUP, SOUP_TEXT, Cook, said
 
 
 def reply(content: str = "", **fields: Any) -> ModelReply:

@@ -17,7 +17,7 @@ from meshwright.models.port import ModelReply, ModelRequest, ToolCall, Unsupport
 from meshwright.models.structure import ANSWER_TOOL
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, tool_call
-from tests.unit.keeping import keeper, kept, told_of
+from tests.support.interrupted_mesh import keeper, kept, told_of
 
 
 def told(model: ScriptedModel) -> list[str]:

@@ -16,7 +16,7 @@ from meshwright.models.schema import InvalidSchema
 from meshwright.models.structure import read_answer, response_schema
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-from tests.unit.cooking import NO_SOUP, SOUP, SOUP_TEXT, Cook, Recipe, said
+from tests.support.recipe_agent import NO_SOUP, SOUP, SOUP_TEXT, Cook, Recipe, said
 
 # The schema
 

@@ -21,7 +21,7 @@ from meshwright.models.port import (
 )
 from meshwright.models.structure import ANSWER_TOOL, response_schema
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-from tests.unit.cooking import NO_SOUP, SOUP, SOUP_TEXT, Cook, Recipe, said
+from tests.support.recipe_agent import NO_SOUP, SOUP, SOUP_TEXT, Cook, Recipe, said
 
 
 def answered(status: int) -> ModelRefused:

@@ -19,9 +19,9 @@ from meshwright.testing import ManualClock, ScriptedModel, mesh_for
 from meshwright.testing.model import ScriptEnded
 from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Cancel, Claim, ThreadState
-from tests.unit.keeping import keeper
-from tests.unit.task_costs import HOLD, LONG, PRICE, Other, asks, ledger_of, reply
-from tests.unit.turns import Driven, a_dispatch, a_task, an_outcome
+from tests.support.interrupted_mesh import keeper
+from tests.support.task_costs import HOLD, LONG, PRICE, Other, asks, ledger_of, reply
+from tests.support.turn_driver import Driven, a_dispatch, a_task, an_outcome
 
 
 class Hanging(ScriptedModel):

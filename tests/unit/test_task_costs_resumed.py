@@ -10,8 +10,8 @@ from meshwright import Agent, TaskRequest
 from meshwright.models.port import ModelRefused
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel
-from tests.unit.keeping import Keeper, keeper, kept
-from tests.unit.task_costs import LONG, asks, ledger_of, reply
+from tests.support.interrupted_mesh import Keeper, keeper, kept
+from tests.support.task_costs import LONG, asks, ledger_of, reply
 
 
 async def begun(folder: Path, model: ScriptedModel, text: str = "Do it.") -> str:

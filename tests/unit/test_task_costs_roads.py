@@ -25,8 +25,8 @@ from meshwright.models.port import (
 )
 from meshwright.money import Price
 from meshwright.run import Run
-from tests.unit.keeping import kept
-from tests.unit.task_costs import PRICE, check_ledger, reply
+from tests.support.interrupted_mesh import kept
+from tests.support.task_costs import PRICE, check_ledger, reply
 
 
 class Roadside:

@@ -12,7 +12,7 @@ from meshwright.messages import Task
 from meshwright.models.port import ToolSpec
 from meshwright.tools import Tool, delegate_tool, remember_tool, tool, tools_of
 from meshwright.tools.tool import MAX_RESULT_CHARS
-from tests.unit.almanac import Almanac, Place
+from tests.support.sample_tools import Almanac, Place
 
 
 class Context:

@@ -8,7 +8,7 @@ import pytest
 
 from meshwright.errors import ConfigError
 from meshwright.tools import tool, tools_of
-from tests.unit.almanac import Almanac, Place
+from tests.support.sample_tools import Almanac, Place
 
 
 def test_a_function_that_cannot_be_a_tool_fails_where_it_is_declared() -> None:

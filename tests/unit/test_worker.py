@@ -11,7 +11,7 @@ from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.hosts.memory import MemoryHost, Store
 from meshwright.work import Answer, Journal, Offer, Withdraw, Work
 from meshwright.work import worker as worker_module
-from tests.unit.shop import Gate, at_once, shop
+from tests.support.worker_harness import Gate, at_once, worker_harness
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_no_more_is_worked_on_than_there_are_slots_and_each_end_lets_the_next_begin() -> None:
     gate = Gate()
-    async with shop(gate, slots=2) as here:
+    async with worker_harness(gate, slots=2) as here:
         for n in range(5):
             await here.queue(f"t{n}")
         await here.has_begun("t0", "t1")
@@ -39,7 +39,7 @@ async def test_no_more_is_worked_on_than_there_are_slots_and_each_end_lets_the_n
 
 
 async def test_a_claim_that_is_refused_gives_its_slot_back() -> None:
-    async with shop(at_once, slots=1) as here:
+    async with worker_harness(at_once, slots=1) as here:
         ref = ActorRef("helper", "default:none")
         here.worker.signal(ref, Offer(ref, "none", "default", 5, 0.0))
         await here.queue("t1")
@@ -49,7 +49,7 @@ async def test_a_claim_that_is_refused_gives_its_slot_back() -> None:
 
 async def test_what_is_withdrawn_is_not_begun() -> None:
     gate = Gate()
-    async with shop(gate, slots=1) as here:
+    async with worker_harness(gate, slots=1) as here:
         await here.queue("t1")
         await here.has_begun("t1")
         ref = await here.queue("t2")
@@ -71,7 +71,7 @@ async def test_an_answer_that_comes_while_its_task_is_put_aside_is_not_lost() ->
                 await super().call(ref, "resume", Answer(task_id=body.task_id, key=body.key, value="yes"))
             return reply
 
-    async with shop(asks, slots=2, host=Hasty()) as here:
+    async with worker_harness(asks, slots=2, host=Hasty()) as here:
         await here.queue("t1")
         assert (await here.ended("t1")).success
     assert here.begun == ["t1", "t1"]
@@ -92,7 +92,7 @@ class Counting(MemoryHost):
 
 async def test_what_a_worker_has_is_not_claimed_again_however_often_it_is_offered() -> None:
     gate, host = Gate(), Counting()
-    async with shop(gate, host=host) as here:
+    async with worker_harness(gate, host=host) as here:
         ref = await here.queue("t1")
         await here.has_begun("t1")
         for _ in range(3):
@@ -106,7 +106,10 @@ async def test_what_a_worker_has_is_not_claimed_again_however_often_it_is_offere
 async def test_what_another_worker_has_is_not_asked_for_while_that_one_lives() -> None:
     store, gate = Store(), Gate()
     elsewhere = Counting(store=store)
-    async with shop(gate, host=MemoryHost(store=store)) as here, shop(gate, host=elsewhere) as there:
+    async with (
+        worker_harness(gate, host=MemoryHost(store=store)) as here,
+        worker_harness(gate, host=elsewhere) as there,
+    ):
         ref = await here.queue("t1")
         await here.has_begun("t1")
         await elsewhere.call(ref, "redrive")
@@ -123,7 +126,7 @@ async def test_what_another_worker_has_is_not_asked_for_while_that_one_lives() -
 
 
 async def test_a_worker_that_lapsed_lets_go_of_what_runs_and_of_what_waits_and_takes_what_comes() -> None:
-    async with shop(Gate(), slots=1) as here:
+    async with worker_harness(Gate(), slots=1) as here:
         running = await here.queue("t1")
         await here.has_begun("t1")
         waiting = await here.queue("t2")
@@ -151,7 +154,7 @@ async def test_work_that_broke_off_is_taken_up_again_under_a_new_fence(error: Ex
         if len(fences) == 1:
             raise error
 
-    async with shop(breaks_off_once, slots=1) as here:
+    async with worker_harness(breaks_off_once, slots=1) as here:
         await here.queue("t1")
         assert (await here.ended("t1")).success
     assert fences == [1, 2]
@@ -167,7 +170,7 @@ async def test_work_that_breaks_off_again_and_again_fails(error: BaseException) 
         if work.task.task_id == "t1":
             raise error
 
-    async with shop(breaks_off, slots=1) as here:
+    async with worker_harness(breaks_off, slots=1) as here:
         await here.queue("t1", thread="one")
         outcome = await here.ended("t1")
         await here.queue("t2", thread="one")
@@ -187,7 +190,7 @@ async def test_work_whose_host_ends_is_left_to_the_next_start(error: HostError) 
     async def breaks_off(work: Work, journal: Journal) -> None:
         raise error
 
-    async with shop(breaks_off) as here:
+    async with worker_harness(breaks_off) as here:
         ref = await here.queue("t1")
         await here.has_begun("t1")
         await here.rests()
@@ -208,7 +211,7 @@ async def test_the_end_of_work_waits_for_room_in_the_mailbox() -> None:
         with pytest.raises(MailboxFull):
             await host.call(ref, "resume", Answer(task_id="none", key="none"))
 
-    async with shop(fills_the_mailbox, host=host) as here:
+    async with worker_harness(fills_the_mailbox, host=host) as here:
         await here.queue("t1")
         assert (await here.ended("t1")).success
     assert here.begun == ["t1"]

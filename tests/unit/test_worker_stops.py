@@ -13,13 +13,13 @@ from meshwright.messages import Event
 from meshwright.work import Cancel
 from meshwright.work.protocol import Stop
 from meshwright.work.worker import until_stopped
-from tests.unit.shop import Gate, at_once, shop
+from tests.support.worker_harness import Gate, at_once, worker_harness
 
 # Stops
 
 
 async def test_work_that_is_told_to_stop_ends_as_cancelled() -> None:
-    async with shop(Gate()) as here:
+    async with worker_harness(Gate()) as here:
         ref = await here.queue("t1")
         await here.has_begun("t1")
         await here.host.call(ref, "cancel", Cancel(task_id="t1"))
@@ -37,7 +37,7 @@ async def test_a_stop_that_comes_before_its_claim_is_known_holds_and_nothing_beg
                 await super().call(ref, "cancel", Cancel(task_id="t1"))
             return reply
 
-    async with shop(Gate(), host=SlowToAnswer()) as here:
+    async with worker_harness(Gate(), host=SlowToAnswer()) as here:
         await here.queue("t1")
         assert (await here.ended("t1")).status == "cancelled"
     assert here.begun == []
@@ -45,7 +45,7 @@ async def test_a_stop_that_comes_before_its_claim_is_known_holds_and_nothing_beg
 
 async def test_a_stop_of_an_earlier_claim_does_not_stop_this_one() -> None:
     gate = Gate()
-    async with shop(gate) as here:
+    async with worker_harness(gate) as here:
         ref = await here.queue("t1")
         await here.has_begun("t1")
         here.worker.signal(ref, Stop(task_id="t1", fence=0))
@@ -62,7 +62,7 @@ async def test_a_stop_that_comes_when_the_work_is_done_does_not_break_off_its_co
                 await super().call(ref, "cancel", Cancel(task_id="t1"))
             return await super().call(ref, method, body, **options)
 
-    async with shop(at_once, host=LastMoment()) as here:
+    async with worker_harness(at_once, host=LastMoment()) as here:
         ref = await here.queue("t1")
         assert (await here.ended("t1")).success
         await here.rests()
@@ -90,7 +90,7 @@ class Forgetful(MemoryHost):
 
 async def test_a_stop_for_this_worker_is_shown_to_nobody_else() -> None:
     host = Forgetful()
-    async with shop(Gate(), host=host) as here:
+    async with worker_harness(Gate(), host=host) as here:
         ref = await here.queue("t1")
         await here.has_begun("t1")
         await host.call(ref, "cancel", Cancel(task_id="t1"))
@@ -101,7 +101,10 @@ async def test_a_stop_for_this_worker_is_shown_to_nobody_else() -> None:
 async def test_a_stop_that_did_not_reach_the_worker_that_works_is_told_again_by_a_redrive() -> None:
     store = Store()
     elsewhere = Forgetful(store=store)
-    async with shop(Gate(), host=MemoryHost(store=store)) as here, shop(Gate(), host=elsewhere):
+    async with (
+        worker_harness(Gate(), host=MemoryHost(store=store)) as here,
+        worker_harness(Gate(), host=elsewhere),
+    ):
         ref = await here.queue("t1")
         await here.has_begun("t1")
         await elsewhere.call(ref, "cancel", Cancel(task_id="t1"))
@@ -115,13 +118,13 @@ async def test_a_stop_that_did_not_reach_the_worker_that_works_is_told_again_by_
 
 
 async def test_a_drain_of_a_worker_without_work_ends_at_once() -> None:
-    async with shop(at_once) as here:
+    async with worker_harness(at_once) as here:
         await here.worker.drain(60)
 
 
 async def test_a_draining_worker_begins_nothing_and_waits_for_what_runs() -> None:
     gate = Gate()
-    async with shop(gate, slots=1) as here:
+    async with worker_harness(gate, slots=1) as here:
         await here.queue("t1")
         await here.has_begun("t1")
         await here.queue("t2")
@@ -135,7 +138,7 @@ async def test_a_draining_worker_begins_nothing_and_waits_for_what_runs() -> Non
 
 
 async def test_what_has_not_ended_in_time_is_left_as_it_is() -> None:
-    async with shop(Gate()) as here:
+    async with worker_harness(Gate()) as here:
         ref = await here.queue("t1")
         await here.has_begun("t1")
         await here.worker.drain(0)

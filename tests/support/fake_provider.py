@@ -11,7 +11,7 @@ likes: `fake.at("east")` is the base URL of one, whose calls and faults go by th
 name is the model's. To run it for another process, and to command its faults over HTTP (`POST /faults` with
 the fields of `Fault`, and `of` for whose call):
 
-    python -m tests.providers.fake [PORT]
+    python -m tests.support.fake_provider [PORT]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, Literal, Self
 
 from aiohttp import web
 
-from tests.providers import anthropic_wire, openai_wire
+from tests.support import anthropic_wire, openai_wire
 
 SERVER = "fake-openai"
 TOKENS = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
@@ -41,7 +41,7 @@ class Fault:
 
     `status`: an error reply. `hang`: no reply until the client gives up. `slow`: no byte for `seconds`.
     `drip`: `seconds` between the pieces. `drop`: half a reply, then the connection is cut; `stall`: then
-    silence; `error`: then an error (`body`); `garbage`: no JSON. `raw`: `pieces` as they stand.
+    silence; `error`: then an error (`body`); `garbage`: no JSON. `raw`: `pieces` as they harness.
     `wrong-type`: a web page (`pieces`). `oversized`: `size` bytes of JSON. `body`: `body` as it stands, with
     status 200.
     """

@@ -10,8 +10,8 @@ from meshwright.events.log import EventLog
 from meshwright.events.tasks import TaskSummary
 from meshwright.hosts.embedded.cells import head_of
 from meshwright.storage.database import Database
-from tests.faults.fleet import MAX_CONCURRENCY, Books
-from tests.faults.oracle import Evidence
+from tests.support.faults.fleet import MAX_CONCURRENCY, Books
+from tests.support.faults.oracle import Evidence
 
 AGENTS = 3
 

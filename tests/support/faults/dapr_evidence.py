@@ -22,10 +22,10 @@ from meshwright.events.tasks import TaskSummary
 from meshwright.hosts.dapr.documents import VALUES, Document, put_back
 from meshwright.messages import Event
 from meshwright.storage.database import FILE_NAME, Database
-from tests.faults.evidence import AGENTS, listed_in
-from tests.faults.fleet import MAX_CONCURRENCY, Books
-from tests.faults.oracle import Evidence, number_of
-from tests.services import Services
+from tests.support.faults.evidence import AGENTS, listed_in
+from tests.support.faults.fleet import MAX_CONCURRENCY, Books
+from tests.support.faults.oracle import Evidence, number_of
+from tests.support.services import Services
 
 DUMP = """
 local prefix = 'state||' .. ARGV[1] .. '/'

@@ -27,11 +27,11 @@ from meshwright.hosts.embedded import host
 from meshwright.mesh import Mesh
 from meshwright.messages import Outcome, Receipt, TaskRequest
 from meshwright.settings import Settings
-from tests.faults import controls
-from tests.faults.failpoints import FailingHost, Failpoints
-from tests.faults.fleet import Books, CountingModel, agents
+from tests.support.faults import controls
+from tests.support.faults.failpoints import FailingHost, Failpoints
+from tests.support.faults.fleet import Books, CountingModel, agents
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from meshwright.stack.programs import Programs
 from meshwright.stack.recipes import EdgeRights, daprd, mosquitto, placement, redis, scheduler
 from meshwright.stack.services import App, Backends, Service, new_secret
 
-COMPONENTS = Path(__file__).parents[1] / "components"
+COMPONENTS = Path(__file__).parents[2] / "components"
 VARIABLES = {
     "mosquitto": "MESH_BROKER_URL",
     "redis": "MESH_REDIS_HOST",

@@ -27,10 +27,10 @@ from meshwright.hosts.dapr import DaprHost, Options, recovery
 from meshwright.mesh import Mesh
 from meshwright.messages import Outcome, Receipt, TaskRequest
 from meshwright.settings import Settings
-from tests.faults import dapr_controls
-from tests.faults.failpoints import Failpoints
-from tests.faults.fleet import Books, CountingModel, agents
-from tests.faults.node import ROOT, Client, Job, say
+from tests.support.faults import dapr_controls
+from tests.support.faults.failpoints import Failpoints
+from tests.support.faults.fleet import Books, CountingModel, agents
+from tests.support.faults.node import ROOT, Client, Job, say
 
 RETRY_SECONDS = 0.2
 LEASE_SECONDS, RENEW_SECONDS = 3.0, 0.5

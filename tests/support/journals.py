@@ -11,7 +11,7 @@ from meshwright.envelope import ActorRef, Record
 from meshwright.hosts.memory import MemoryHost
 from meshwright.messages import Event
 from meshwright.work import Journal, Suspended, Work
-from tests.unit.turns import a_dispatch, a_task
+from tests.support.turn_driver import a_dispatch, a_task
 
 REF = ActorRef("helper", "default:t1")
 STREAM = "steps/t1/1/1"

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from meshwright.envelope import ActorRef
 from meshwright.hosts.dapr.doors import Doors
 from meshwright.hosts.dapr.watch import WatchList
-from tests.faults import controls
+from tests.support.faults import controls
 
 ACK_FIRST = "ack before the commit"  # what the broker delivers is acknowledged, and taken a moment later
 UNWATCHED = "commits that nobody watches"  # the watch list is never written: nobody is told "accepted"

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.faults.evidence import gather
-from tests.faults.node import Item
-from tests.faults.oracle import Evidence, complaints
+from tests.support.faults.evidence import gather
+from tests.support.faults.node import Item
+from tests.support.faults.oracle import Evidence, complaints
 
 PLAN = [
     Item("plain 1", "clerk"),

@@ -11,7 +11,7 @@ from meshwright.models.http import HttpModel
 from meshwright.models.offline import OfflineModel
 from meshwright.models.port import ChatMessage, Model, ModelRequest, ToolSpec
 from meshwright.models.router import RouterModel
-from tests.providers.fake import FakeProvider
+from tests.support.fake_provider import FakeProvider
 
 KEY = "sk-a-secret-key"
 PROMPT = "What is in the fridge? This prompt is nobody's business."

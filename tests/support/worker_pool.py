@@ -1,4 +1,4 @@
-"""A crew: real workers, threads and orchestrators on one host after another, at work by a test's script."""
+"""A pool: real workers, threads and orchestrators on one host after another, at work by a test's script."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -29,8 +29,8 @@ from meshwright.work import (
 )
 from meshwright.work.protocol import ORCHESTRATOR, Accept
 from meshwright.work.thread import thread_of
-from tests.contract.stands import Stand
-from tests.contract.watching import eventually
+from tests.support.host_harness import HostHarness
+from tests.support.observer import eventually
 
 FINAL = {f"task.{status}" for status in ENDED}
 
@@ -39,7 +39,7 @@ FINAL = {f"task.{status}" for status in ENDED}
 class Shift:
     """One claimed attempt under way, as a script sees it."""
 
-    crew: "Crew"
+    pool: "WorkerPool"
     work: Work
     journal: Journal
 
@@ -51,7 +51,7 @@ class Shift:
         """A step that notes "task name" when it begins, and ends when the test lets it."""
 
         async def run() -> str:
-            await self.crew.begin(f"{self.task_id} {name}")
+            await self.pool.begin(f"{self.task_id} {name}")
             return f"{name} by {self.work.fence}"
 
         return await self.journal.step(name, {}, run)
@@ -70,7 +70,7 @@ class Shift:
 
 
 Script = Callable[[Shift], Awaitable[str]]
-Hire = Callable[..., Awaitable["Crew"]]
+StartWorkers = Callable[..., Awaitable["WorkerPool"]]
 
 
 class ToldOn(Worker):
@@ -83,17 +83,17 @@ class ToldOn(Worker):
         self.on_signal()
 
 
-class Crew:
-    """Opens hosts on a stand, each with a worker that works by the script, and remembers what was begun."""
+class WorkerPool:
+    """Opens hosts on a harness, each with a worker that works by the script, and remembers what was begun."""
 
     def __init__(
-        self, stand: Stand, script: Script, *, slots: int = 8, agents: tuple[str, ...] = ("helper",)
+        self, harness: HostHarness, script: Script, *, slots: int = 8, agents: tuple[str, ...] = ("helper",)
     ) -> None:
         self.script = script
         self.begun: list[str] = []
         self.worker: Worker
         self.host: Host
-        self._stand = stand
+        self._harness = harness
         self._slots = slots
         self._agents = agents
         self._workers: list[tuple[Host, Worker]] = []
@@ -104,7 +104,7 @@ class Crew:
 
     async def reinforce(self) -> Host:
         """A second host on the same data, with a worker of its own."""
-        return await self._stand.open_beside(self.host)
+        return await self._harness.open_beside(self.host)
 
     def worker_of(self, host: Host) -> Worker:
         """The worker that was employed last for a host."""
@@ -113,7 +113,7 @@ class Crew:
     async def kill(self, host: Host) -> None:
         """End a host and its worker as kill -9 would, beside others on the same data."""
         await self.worker_of(host).drain(0)
-        await self._stand.kill(host)
+        await self._harness.kill(host)
 
     async def open(self, clock: Clock | None = None) -> None:
         """A host on data of its own, and its worker."""
@@ -123,7 +123,7 @@ class Crew:
             registry.register(Registration(agent_id=agent_id, name=agent_id, capabilities=capabilities))
         threads = [ActorKind.of(AgentThread, type=agent_id) for agent_id in self._agents]
         dispatches = [Subscription(topics.tasks(each), thread_of, "enqueue") for each in self._agents]
-        self.host = await self._stand.open(
+        self.host = await self._harness.open(
             ActorKind.of(Orchestrator, registry=registry),
             *threads,
             subscriptions=[Subscription(topics.TASK_RESULTS, task_of, "settle"), *dispatches],
@@ -142,12 +142,12 @@ class Crew:
     async def crash(self) -> None:
         """End everything as kill -9 would, and start again."""
         await self.worker.drain(0)
-        self.host = await self._stand.crash(self.host)
+        self.host = await self._harness.crash(self.host)
 
     async def restart(self, drain_seconds: float = 0) -> None:
         """Stop as a mesh does, and start again."""
         await self.worker.drain(drain_seconds)
-        self.host = await self._stand.reopen(self.host)
+        self.host = await self._harness.reopen(self.host)
 
     async def close(self) -> None:
         """Leave no work behind."""
@@ -201,11 +201,11 @@ class Crew:
 
     def events(self, event_type: str, task_id: str | None = None) -> list[Event]:
         """What the hosts told of a type, and of a task, with payloads as plain data."""
-        events = [event for event in self._stand.watch.of(event_type) if task_id in (None, event.task_id)]
+        events = [event for event in self._harness.watch.of(event_type) if task_id in (None, event.task_id)]
         return [Event.model_validate_json(event.model_dump_json()) for event in events]
 
     def finals(self) -> list[Event]:
-        return [event for event in self._stand.watch.events.values() if event.event_type in FINAL]
+        return [event for event in self._harness.watch.events.values() if event.event_type in FINAL]
 
     def hold(self, what: str) -> None:
         """Have a step that is to come go no further than its beginning, until `let_go`."""

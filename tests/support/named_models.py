@@ -3,7 +3,7 @@
 from typing import Any
 
 from meshwright.models.port import ChatMessage, ModelRequest
-from tests.providers.fake import FakeProvider
+from tests.support.fake_provider import FakeProvider
 
 KEY = "sk-a-secret-key"
 

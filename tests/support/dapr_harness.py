@@ -1,7 +1,7 @@
 """Hosts on real daprd, Redis and Mosquitto: each in a namespace of its own, each with a sidecar.
 
-A photograph is all that a crash would leave: what the store holds, the log, and what the broker had taken.
-A broker may send the latter again, so a host that is opened on a photograph is sent all of it once more.
+A snapshot is all that a crash would leave: what the store holds, the log, and what the broker had taken.
+A broker may send the latter again, so a host that is opened on a snapshot is sent all of it once more.
 """
 
 import itertools
@@ -21,8 +21,8 @@ from meshwright.host import Host
 from meshwright.hosts.dapr import DaprHost, Options
 from meshwright.stack.ports import Ports
 from meshwright.storage.database import FILE_NAME, Database
-from tests.contract.stands import Setup, Stand
-from tests.services import Services, Sidecar
+from tests.support.host_harness import HostHarness, Setup
+from tests.support.services import Services, Sidecar
 
 COPY = """
 for _, key in ipairs(redis.call('KEYS', 'state||' .. ARGV[1] .. '/*')) do
@@ -89,7 +89,7 @@ class Broker:
             self._taken.append((message.topic, message.payload))
 
 
-class DaprStand(Stand):
+class DaprHarness(HostHarness):
     """Workers of one app."""
 
     shares_data = True
@@ -150,7 +150,7 @@ class DaprStand(Stand):
         self._broker.send(data.namespace, data.taken)
         return host
 
-    def photograph(self, host: Host) -> Data:
+    def snapshot(self, host: Host) -> Data:
         """Redis runs a script alone, so what it holds is of one moment."""
         _, data = self._open[host]
         copy = self.new_data()
@@ -192,7 +192,7 @@ class DaprStand(Stand):
         self._ports.close()
 
 
-class DaprHttpStand(DaprStand):
+class DaprHttpHarness(DaprHarness):
     """Over the channel of older sidecars."""
 
     channel = "http"

@@ -22,7 +22,7 @@ from meshwright.errors import NotFound
 from meshwright.hosts.dapr.channels import make_channel
 from meshwright.hosts.dapr.channels.port import Channel, Route
 from meshwright.stack.services import new_secret
-from tests.services import Services, Sidecar
+from tests.support.services import Services, Sidecar
 
 TYPE = "Counter"
 ChannelName = Literal["grpc", "http"]

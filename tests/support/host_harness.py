@@ -1,6 +1,6 @@
 """Where a host of each sort stands: how it is opened, crashed and opened again on the same data.
 
-A new host joins by a `Stand` of its own and a line in `STANDS`; no test knows which host it runs on.
+A new host joins by a `HostHarness` of its own and a line in `HARNESSES`; no test knows which host it runs on.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.hosts.memory import Faults, MemoryHost, Store
 from meshwright.storage.database import FILE_NAME
 from meshwright.turns import ActorKind
-from tests.contract.watching import Watch
+from tests.support.observer import Watch
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Setup:
     max_record_bytes: int = MAX_RECORD_BYTES
 
 
-class Stand(ABC):
+class HostHarness(ABC):
     """Opens hosts of one sort, and watches them. Subclasses build one on some data, and copy data."""
 
     shares_data = False
@@ -61,7 +61,7 @@ class Stand(ABC):
     def build(self, data: Any, setup: Setup) -> Host:
         """A host on that data, not started yet."""
 
-    def photograph(self, host: Host) -> Any:
+    def snapshot(self, host: Host) -> Any:
         """A copy of what is committed at this very moment: all that a crash right now would leave."""
         pytest.skip(f"the data of {host.name} cannot be copied while it runs")
 
@@ -114,20 +114,20 @@ class Stand(ABC):
 
     async def crash(self, host: Host) -> Host:
         """End a host as kill -9 would, now, and open another on what it leaves."""
-        return await self.open_photograph(host, self.photograph(host))
+        return await self.open_photograph(host, self.snapshot(host))
 
-    async def open_photograph(self, host: Host, photograph: Any) -> Host:
+    async def open_photograph(self, host: Host, snapshot: Any) -> Host:
         """End a host, and open another on data as it was when it was photographed."""
         setup, _ = self._open.pop(host)
         await self.end(host)
-        return await self.open_on(photograph, setup)
+        return await self.open_on(snapshot, setup)
 
     async def close(self) -> None:
         for host in self._open:
             await host.stop()
 
 
-class MemoryStand(Stand):
+class MemoryHarness(HostHarness):
     shares_data = True
 
     def new_data(self) -> Store:
@@ -145,7 +145,7 @@ class MemoryStand(Stand):
     def faults(self) -> Faults | None:
         return None
 
-    def photograph(self, host: Host) -> Store:
+    def snapshot(self, host: Host) -> Store:
         _, store = self._open[host]
         return store.copy()
 
@@ -158,7 +158,7 @@ class MemoryStand(Stand):
         host.lapse()
 
 
-class MishapStand(MemoryStand):
+class MishapHarness(MemoryHarness):
     """Memory, with everything going wrong that may."""
 
     lose = 0.0
@@ -176,13 +176,13 @@ class MishapStand(MemoryStand):
         )
 
 
-class LossyStand(MishapStand):
+class LossyHarness(MishapHarness):
     """With a bus, besides, that loses what it is to deliver."""
 
     lose = 0.3
 
 
-class EmbeddedStand(Stand):
+class EmbeddedHarness(HostHarness):
     def __init__(self, folder: Path, seed: int) -> None:
         super().__init__(folder, seed)
         self._numbers = itertools.count(1)
@@ -200,38 +200,38 @@ class EmbeddedStand(Stand):
             max_record_bytes=setup.max_record_bytes,
         )
 
-    def photograph(self, host: Host) -> Path:
+    def snapshot(self, host: Host) -> Path:
         _, folder = self._open[host]
-        photograph = self.new_data()
+        snapshot = self.new_data()
         source = sqlite3.connect(f"{(folder / FILE_NAME).as_uri()}?mode=ro", uri=True)
-        target = sqlite3.connect(photograph / FILE_NAME)
+        target = sqlite3.connect(snapshot / FILE_NAME)
         source.backup(target)
         source.close()
         target.close()
-        return photograph
+        return snapshot
 
 
-from tests.contract.dapr_stand import DaprHttpStand, DaprStand  # noqa: E402 built on what is above
+from tests.support.dapr_harness import DaprHarness, DaprHttpHarness  # noqa: E402 built on what is above
 
-STANDS: dict[str, tuple[type[Stand], int]] = {
-    "memory": (MemoryStand, 0),
-    "mishaps-1": (MishapStand, 1),
-    "mishaps-2": (MishapStand, 2),
-    "mishaps-3": (MishapStand, 3),
-    "embedded": (EmbeddedStand, 0),
-    "dapr": (DaprStand, 0),
-    "dapr-http": (DaprHttpStand, 0),
+HARNESSES: dict[str, tuple[type[HostHarness], int]] = {
+    "memory": (MemoryHarness, 0),
+    "mishaps-1": (MishapHarness, 1),
+    "mishaps-2": (MishapHarness, 2),
+    "mishaps-3": (MishapHarness, 3),
+    "embedded": (EmbeddedHarness, 0),
+    "dapr": (DaprHarness, 0),
+    "dapr-http": (DaprHttpHarness, 0),
 }
 """Each sort of host by name, with a number that is added to the seed of all chance."""
 
-LOSSY: dict[str, tuple[type[Stand], int]] = {f"lossy-{n}": (LossyStand, n) for n in range(1, 6)}
+LOSSY: dict[str, tuple[type[HostHarness], int]] = {f"lossy-{n}": (LossyHarness, n) for n in range(1, 6)}
 """Those whose bus may lose an event on its way to a subscriber, by name, likewise."""
 
 PARTLY = {"dapr-http": ("test_claims", "test_messages", "test_deaf_apps")}
 """Those that are tried on some modules alone: the rest is the same as on another."""
 
-STEADY = [name for name, (sort, _) in STANDS.items() if sort is not MishapStand]
+STEADY = [name for name, (sort, _) in HARNESSES.items() if sort is not MishapHarness]
 """Those that no fault restarts."""
 
-SHARED = [name for name in STEADY if STANDS[name][0].shares_data]
+SHARED = [name for name in STEADY if HARNESSES[name][0].shares_data]
 """Those of them on whose data two processes may work."""

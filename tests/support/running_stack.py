@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.acceptance.driver import MESH, Errors, ready_url, start
+from tests.support.running_mesh import MESH, Errors, ready_url, start
 
 UP = [*MESH, "up", "--host", "dapr", "--port", "0", "--data"]
 HEADS = ["what", "where", "process"]

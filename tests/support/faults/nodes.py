@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.faults.node import ROOT, Job
+from tests.support.faults.node import ROOT, Job
 
 KILLED = -signal.SIGKILL
 
@@ -22,7 +22,7 @@ class Nodes:
 
     def __init__(self) -> None:
         self._program = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.node"],
+            [sys.executable, "-m", "tests.support.faults.node"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.providers.fake import FakeProvider
+from tests.support.fake_provider import FakeProvider
 
 
 @pytest.fixture

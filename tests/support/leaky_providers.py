@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.providers.fake import SERVER, FakeProvider, Fault
+from tests.support.fake_provider import SERVER, FakeProvider, Fault
 
 PROMPT = "zebra-crossing-4711"
 SERVER_KEY = "sk-server-Zq7K2m9X4v"

@@ -1,6 +1,6 @@
-"""What a crew does with its tasks."""
+"""What a pool does with its tasks."""
 
-from tests.contract.crew import Shift
+from tests.support.worker_pool import Shift
 
 
 async def one_step(shift: Shift) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.providers.openai_wire import WORD, reason_of
+from tests.support.openai_wire import WORD, reason_of
 
 PATH = "messages"
 REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "content_filter": "refusal", "length": "max_tokens"}

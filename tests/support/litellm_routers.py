@@ -9,7 +9,7 @@ import yaml
 
 from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.router import RouterModel
-from tests.providers.fake import FakeProvider
+from tests.support.fake_provider import FakeProvider
 
 KEY = "sk-a-secret-key"
 TIERS = {"medium": "openai/gpt-5.4-mini", "expensive": "openai/gpt-5.4", "cheap": "openai/gpt-5.4-nano"}

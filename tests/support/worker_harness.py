@@ -17,13 +17,13 @@ from meshwright.orchestration.registry import Registry
 from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Completed, Journal, ThreadState, Work, Worker
 from meshwright.work.protocol import Accept, TaskKey
-from tests.unit.turns import a_dispatch, a_task, an_outcome
+from tests.support.turn_driver import a_dispatch, a_task, an_outcome
 
 NEVER = datetime.max.replace(tzinfo=UTC)
 Script = Callable[[Work, Journal], Any]
 
 
-class Shop:
+class WorkerHarness:
     """A host in memory with one worker, whose work is a test's script."""
 
     def __init__(self, host: MemoryHost, script: Script, slots: int) -> None:
@@ -94,12 +94,14 @@ class Shop:
 
 
 @asynccontextmanager
-async def shop(script: Script, *, slots: int = 8, host: MemoryHost | None = None) -> AsyncIterator[Shop]:
+async def worker_harness(
+    script: Script, *, slots: int = 8, host: MemoryHost | None = None
+) -> AsyncIterator[WorkerHarness]:
     host = host or MemoryHost()
-    shop = Shop(host, script, slots)
+    harness = WorkerHarness(host, script, slots)
     await host.start()
-    yield shop
-    await shop.worker.drain(0)
+    yield harness
+    await harness.worker.drain(0)
     await host.stop()
 
 

@@ -21,7 +21,7 @@ from meshwright.models.offline import OfflineModel
 from meshwright.run import Run
 from meshwright.settings import Settings
 from meshwright.storage.database import Database
-from tests.faults.evidence import gather
+from tests.support.faults.evidence import gather
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 20

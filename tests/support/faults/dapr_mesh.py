@@ -15,12 +15,12 @@ from typing import Any, Self
 
 from meshwright.messages import ENDED
 from meshwright.stack.services import Layer, Service
-from tests.faults.dapr_evidence import gather, read_store
-from tests.faults.dapr_node import Post
-from tests.faults.fleet import Books
-from tests.faults.node import ROOT, Item, Job
-from tests.faults.oracle import Evidence, complaints
-from tests.services import Process, Services, Sidecar
+from tests.support.faults.dapr_evidence import gather, read_store
+from tests.support.faults.dapr_node import Post
+from tests.support.faults.fleet import Books
+from tests.support.faults.node import ROOT, Item, Job
+from tests.support.faults.oracle import Evidence, complaints
+from tests.support.services import Process, Services, Sidecar
 
 NAMESPACE = "faults"
 MAX_MODEL_SECONDS = 0.1
@@ -86,7 +86,7 @@ class Worker:
         return Service(
             name=Path(post.data).name,
             layer=Layer.WORKERS,
-            argv=(sys.executable, "-m", "tests.faults.dapr_node", post.encode()),
+            argv=(sys.executable, "-m", "tests.support.faults.dapr_node", post.encode()),
             address="",
             ready="",
             environment={
