@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 from meshwright import build_mesh, load_settings
 from meshwright.api.server import serving
 from meshwright.cli.remote import remote_mesh
-from tests.integration.http_mesh import Api, http_mesh
-from tests.integration.mqtt_broker import client, mosquitto
+from meshwright.events.filter import EventFilter
+from tests.support.http_mesh import Api, http_mesh
+from tests.support.mqtt_broker import client, mosquitto
 from tests.unit.test_run_streaming import Said, Typist, Writer
 
 
@@ -61,6 +63,18 @@ async def test_whoever_has_seen_the_end_is_told_not_to_come_back(api):
     headers = {"Accept": "text/event-stream", "Last-Event-ID": str(events[-1]["seq"])}
     async with api.session.get(f"/tasks/{task_id}/events", headers=headers) as response:
         assert response.status == 204
+
+
+async def test_a_stream_waits_for_an_end_that_the_log_gets_after_the_outcome(api, tmp_path):
+    task_id = await api.finished(agent_id="echo")
+    filter_ = EventFilter(task_id=task_id, event_type="task.succeeded")
+    (end,) = await api.mesh.log.query(filter_)
+    with closing(sqlite3.connect(tmp_path / ".mesh" / "mesh.db")) as file, file:
+        file.execute("DELETE FROM events WHERE seq = ?", (end.seq,))
+    async with api.stream(f"/tasks/{task_id}/events") as stream:
+        await api.mesh.log.append([end.model_copy(update={"id": f"{end.id}-late", "seq": None})])
+        events = await stream.rest()
+    assert [event["event_type"] for event in events if event["seq"] >= end.seq] == ["task.succeeded"]
 
 
 async def test_the_stream_of_the_mesh_begins_now(api):

@@ -193,14 +193,22 @@ class TaskRoutes:
         return answer(await event_page(self._mesh.log, query, view.tenant_id, task_id=task_id))
 
     async def _follow(self, view: TaskView, after_seq: int) -> Response:
-        log = self._mesh.log
-        task: dict[str, Any] = {"task_id": view.task_id, "after_seq": after_seq}
-        wanted = make_filter(Range(), view.tenant_id, **task)
-        if view.status in ENDED:
-            final = make_filter(Range(limit=1), view.tenant_id, event_type=f"task.{view.status}", **task)
-            if not await log.query(final):
-                return Response(status_code=204)  # tells a browser not to come back
+        task: dict[str, Any] = {"task_id": view.task_id}
+        if view.status in ENDED and await self._has_seen_the_end(view, after_seq):
+            return Response(status_code=204)  # tells a browser not to come back
+        wanted = make_filter(Range(), view.tenant_id, **task, after_seq=after_seq)
         return self._streams.respond(self._live.follow(wanted), _is_final)
+
+    async def _has_seen_the_end(self, view: TaskView, after_seq: int) -> bool:
+        """False also while the log lacks the last event: on Dapr it may arrive after the outcome."""
+        last = make_filter(
+            Range(limit=1, order="desc"),
+            view.tenant_id,
+            task_id=view.task_id,
+            event_type=f"task.{view.status}",
+        )
+        found = await self._mesh.log.query(last)
+        return bool(found) and found[0].seq is not None and found[0].seq <= after_seq
 
 
 def _is_final(event: Event) -> bool:
