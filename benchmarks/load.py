@@ -54,6 +54,9 @@ async def drive(
             seen.total += 1
             if begins <= ended < ends:
                 seen.latencies.append(ended - started)
+            elif ended >= ends and not seen.latencies:  # a loaded machine: one piece outlasted the window
+                seen.latencies.append(ended - started)
+                seen.seconds = ended - begins
 
     await asyncio.gather(*(client(number) for number in range(in_flight)))
     return seen
