@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args
 from pydantic import BaseModel
 
 from meshwright.encoding import as_json
-from meshwright.envelope import ActorRef, Head, Message, Record
+from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.messages import Event, trace_id_of
 
 
@@ -33,9 +33,9 @@ class Turn:
     __slots__ = (
         "_sent",
         "_trace_id",
-        "after",
+        "after_commit",
+        "early",
         "events",
-        "hints",
         "message",
         "now",
         "records",
@@ -46,7 +46,7 @@ class Turn:
     )
 
     def __init__(
-        self, ref: ActorRef, head: Head, message: Message, now: datetime, traceparent: str | None
+        self, ref: ActorRef, head: ActorRecord, message: Message, now: datetime, traceparent: str | None
     ) -> None:
         self.ref = ref
         self.message = message
@@ -56,8 +56,8 @@ class Turn:
         self.sends: list[Message] = []
         self.events: list[Event] = []
         self.records: list[Record] = []
-        self.hints: list[Any] = []
-        self.after: list[Any] = []
+        self.early: list[Any] = []
+        self.after_commit: list[Any] = []
         self.wake = head.wake_at
         self._sent = head.sent
 
@@ -117,13 +117,13 @@ class Turn:
         """Write an immutable record of this actor, in the same commit."""
         self.records.append(Record(self.ref, stream, n, as_json(self.ref, value)))
 
-    def hint(self, signal: Any) -> None:
+    def signal_early(self, signal: Any) -> None:
         """Tell this worker something that may run ahead of the commit, and may be lost in a crash."""
-        self.hints.append(signal)
+        self.early.append(signal)
 
-    def start(self, signal: Any) -> None:
+    def signal_after_commit(self, signal: Any) -> None:
         """Tell this worker something that may only happen once the commit is durable; lost in a crash."""
-        self.after.append(signal)
+        self.after_commit.append(signal)
 
 
 StateT = TypeVar("StateT", bound=BaseModel)
@@ -150,7 +150,7 @@ class Actor(Generic[StateT]):
                     cls.state_type = argument
 
     @property
-    def obliged(self) -> bool:
+    def has_pending_work(self) -> bool:
         """Whether the actor has something outstanding, so that it gets a `recover` turn after a crash."""
         return False
 

@@ -1,4 +1,4 @@
-"""What travels between actors and what is kept of them: addresses, messages, records and heads."""
+"""What travels between actors and what is kept of them: addresses, messages, records and actor records."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An immutable, numbered value that belongs to an actor and is too much for its head.
+    """An immutable, numbered value that belongs to an actor and is too much for its state.
 
     Known by actor, stream and `n`; the first write of a number stands. Steps and history are records.
     """
@@ -107,37 +107,38 @@ class Record:
 
 
 @dataclass(slots=True)
-class Head:
-    """What a host keeps of an actor, replaced as a whole by every turn (compare-and-swap on `revision`).
+class ActorRecord:
+    """What a store keeps of an actor, replaced as a whole by every turn (compare-and-swap on `revision`).
 
-    `sent` counts what the actor ever sent; `seen` holds the ids of messages that may come again, with the
-    unix time until which they are remembered; `obliged` says that the actor must be woken after a crash.
+    `sent` counts what the actor ever sent; `processed_ids` holds the ids of messages that may arrive again,
+    with the unix time until which they are remembered; an actor that `has_pending_work` must be woken after
+    a crash. In its JSON the last two are called `seen` and `obliged`.
     """
 
     revision: int = 0
     last_turn: str = ""
     sent: int = 0
     wake_at: datetime | None = None
-    obliged: bool = False
-    seen: dict[str, float] = field(default_factory=dict)
+    has_pending_work: bool = False
+    processed_ids: dict[str, float] = field(default_factory=dict)
     state: bytes = b""
 
     def encode(self) -> bytes:
-        """The head as one JSON document, for hosts that store it as one value."""
+        """The record as one JSON document, for stores that keep it as one value."""
         document = {
             "v": 1,
             "revision": self.revision,
             "last_turn": self.last_turn,
             "sent": self.sent,
             "wake_at": self.wake_at,
-            "obliged": self.obliged,
-            "seen": self.seen,
+            "obliged": self.has_pending_work,
+            "seen": self.processed_ids,
             "state": from_json(self.state) if self.state else None,
         }
         return to_json(document)
 
     @classmethod
-    def decode(cls, data: bytes) -> Head:
+    def decode(cls, data: bytes) -> ActorRecord:
         """Read `encode` back."""
         document = from_json(data)
         wake_at = document["wake_at"]
@@ -146,7 +147,7 @@ class Head:
             last_turn=document["last_turn"],
             sent=document["sent"],
             wake_at=datetime.fromisoformat(wake_at) if wake_at else None,
-            obliged=document["obliged"],
-            seen=document["seen"],
+            has_pending_work=document["obliged"],
+            processed_ids=document["seen"],
             state=to_json(document["state"]) if document["state"] is not None else b"",
         )

@@ -3,13 +3,13 @@
 Every host promises the same (tests/contract holds them to it):
 
 - One turn of an actor at a time; its state and effects commit together, guarded by the head's revision.
-- Nothing leaves before the commit is durable: no reply to `call`, no `after` signal, no listener.
+- Nothing leaves before the commit is durable: no reply to `call`, no signal after the commit, no listener.
 - A message sent by a turn, or taken by `send` or `publish`, is delivered at least once and taken once:
   repeats of an id are dropped. Messages from one actor to another arrive in the order of sending.
-- An alarm and a delivery survive a crash. After a restart every actor that is `obliged` gets a `recover`
-  turn.
-- Where a broker may lose an event on its way to a subscriber, every actor that is `obliged` gets a `redrive`
-  turn now and then, with growing pauses. What one actor sends to another is never lost.
+- An alarm and a delivery survive a crash. After a restart every actor that `has_pending_work` gets a
+  `recover` turn.
+- Where a broker may lose an event on its way to a subscriber, every actor that `has_pending_work`
+  gets a `redrive` turn now and then, with growing pauses. What one actor sends to another is never lost.
 - A message that its actor cannot take (no such turn, wrong shape, expired, too large, the turn raised) is
   recorded as a `message.dead_lettered` event on the topic `mesh-events`; the messages behind it go on.
 - What is sent, published or appended is made JSON at that moment, once: what its objects become later shows
@@ -62,7 +62,7 @@ class Signals(Protocol):
         """Take one signal of a turn of that actor. Must return at once, and not raise."""
         ...
 
-    def lapsed(self) -> None:
+    def lease_lost(self) -> None:
         """Let go of all work, without an outcome: others may have claimed it.
 
         Called when the host begins a new incarnation while the process lives, since it could not renew its
@@ -167,7 +167,7 @@ class Host(Protocol):
         """
         ...
 
-    async def is_gone(self, incarnation: str) -> bool:
+    async def has_expired(self, incarnation: str) -> bool:
         """Whether a run of a worker has ended for sure: its lease has run out or it has said goodbye."""
         ...
 

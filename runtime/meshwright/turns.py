@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError
 
 from meshwright.actor import Actor, Turn
 from meshwright.encoding import MAX_RECORD_BYTES, Json, as_json, too_large
-from meshwright.envelope import ActorRef, Head, Message, Record
+from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.errors import InvalidInput
 from meshwright.messages import Event
 
@@ -61,7 +61,7 @@ class ActorKind:
         make = partial(actor, **dependencies)
         return cls(type or actor.__name__, make, actor.state_type, methods)
 
-    def activate(self, ref: ActorRef, head: Head) -> Actor[Any]:
+    def activate(self, ref: ActorRef, head: ActorRecord) -> Actor[Any]:
         """Make the actor with the state of its head."""
         actor = self.make(ref)
         actor.state = self.decode_state(head.state)
@@ -118,13 +118,13 @@ class Commit:
 
     ref: ActorRef
     message: Message
-    head: Head
+    head: ActorRecord
     reply: Any = None
     sends: list[Message] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
-    hints: list[Any] = field(default_factory=list)
-    after: list[Any] = field(default_factory=list)
+    early: list[Any] = field(default_factory=list)
+    after_commit: list[Any] = field(default_factory=list)
     duplicate: bool = False
     changed: bool = True
 
@@ -132,7 +132,7 @@ class Commit:
 def take_turn(
     kind: ActorKind,
     actor: Actor[Any],
-    head: Head,
+    head: ActorRecord,
     message: Message,
     now: datetime,
     *,
@@ -147,7 +147,7 @@ def take_turn(
     may be half changed. Raises TooLarge where its state, or one of its effects, has over `max_bytes`.
     """
     unix_now = now.timestamp()
-    if message.id in head.seen:
+    if message.id in head.processed_ids:
         return Commit(actor.ref, message, head, duplicate=True, changed=False)
     if message.expires_at is not None and message.expires_at < unix_now:
         raise InvalidInput(
@@ -162,13 +162,13 @@ def take_turn(
     reply = method.call(actor, turn) if method.takes is None else method.call(actor, turn, body)
     state = encode_state(actor)
     _check_sizes(turn, state, max_bytes)
-    after = Head(
+    after = ActorRecord(
         revision=head.revision + 1,
         last_turn=message.id,
         sent=turn.sent,
         wake_at=turn.wake,
-        obliged=actor.obliged,
-        seen=_remembered(head.seen, message, unix_now) if remember else head.seen,
+        has_pending_work=actor.has_pending_work,
+        processed_ids=_remembered(head.processed_ids, message, unix_now) if remember else head.processed_ids,
         state=state,
     )
     changed = (
@@ -176,7 +176,7 @@ def take_turn(
         or state != head.state
         or turn.sent != head.sent
         or turn.wake != head.wake_at
-        or after.obliged != head.obliged
+        or after.has_pending_work != head.has_pending_work
         or bool(turn.records)
     )
     return Commit(
@@ -187,8 +187,8 @@ def take_turn(
         turn.sends,
         turn.events,
         turn.records,
-        turn.hints,
-        turn.after,
+        turn.early,
+        turn.after_commit,
         changed=changed,
     )
 

@@ -29,14 +29,14 @@ class Builder(Actor[Site]):
     """Takes a job on, has it started by the worker, and again after a crash, until it is done."""
 
     @property
-    def obliged(self) -> bool:
+    def has_pending_work(self) -> bool:
         return bool(self.state.open_job)
 
     @turn
     def accept(self, turn: Turn, job: Job) -> None:
         self.state.open_job = job.name
-        turn.hint(f"prepare {job.name}")
-        turn.start(f"build {job.name}")
+        turn.signal_early(f"prepare {job.name}")
+        turn.signal_after_commit(f"build {job.name}")
 
     @turn
     def finish(self, turn: Turn) -> Site:
@@ -49,8 +49,8 @@ class Builder(Actor[Site]):
 
     def recover(self, turn: Turn) -> None:
         self.state.recoveries += 1
-        turn.hint(f"prepare {self.state.open_job}")
-        turn.start(f"build {self.state.open_job}")
+        turn.signal_early(f"prepare {self.state.open_job}")
+        turn.signal_after_commit(f"build {self.state.open_job}")
         turn.publish("builders", "builder.recovered", {"text": self.ref.id})
 
 
@@ -117,13 +117,13 @@ async def test_no_work_starts_that_a_crash_could_undo(harness: HostHarness) -> N
 async def test_each_run_of_a_worker_has_a_name_and_is_known_to_be_gone_after(harness: HostHarness) -> None:
     host = await harness.open(BUILDER)
     first = host.incarnation
-    assert not await host.is_gone(host.incarnation)
+    assert not await host.has_expired(host.incarnation)
     host = await harness.reopen(host)
     second = host.incarnation
-    assert await host.is_gone(first)
+    assert await host.has_expired(first)
     host = await harness.crash(host)
-    assert await host.is_gone(second)
-    assert not await host.is_gone(host.incarnation)
+    assert await host.has_expired(second)
+    assert not await host.has_expired(host.incarnation)
     assert len({first, second, host.incarnation}) == 3
 
 

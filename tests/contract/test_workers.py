@@ -36,7 +36,7 @@ def owners(pool: WorkerPool) -> list[str]:
 async def is_known_to_be_gone(incarnation: str, host: Host) -> None:
     """Wait until a host knows that a run of a worker has ended."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await host.is_gone(incarnation):
+        while not await host.has_expired(incarnation):
             await asyncio.sleep(0.02)  # a lease runs out by the clock, and nobody says so
 
 
@@ -138,7 +138,7 @@ async def test_a_worker_that_lapsed_lets_its_work_go_and_goes_on_under_another_n
     await pool.has_begun("t1 second", times=2)
     pool.let_go("t1 second")
     assert (await pool.outcome("t1")).text == "first by 1, second by 2, third by 2"
-    assert await pool.host.is_gone(before)
+    assert await pool.host.has_expired(before)
     assert owners(pool) == [before, pool.host.incarnation]
     assert pool.begun == ["t1 first", "t1 second", "t1 second", "t1 third"]
 

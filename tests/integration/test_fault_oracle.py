@@ -55,7 +55,7 @@ DAMAGES: dict[str, Callable[[Evidence], Evidence]] = {
     "was journaled 2 times": lambda seen: with_another(seen, "model.called"),
     "model calls for": lambda seen: replace(seen, model_calls=seen.model_calls + 100, kills=4),
     "were made up": lambda seen: replace(seen, model_calls=1),
-    "still has something outstanding": lambda seen: with_heads(seen, obliged=True),
+    "still has something outstanding": lambda seen: with_heads(seen, has_pending_work=True),
     "messages were sent and never taken": lambda seen: replace(seen, undelivered=1),
     "is not listed": lambda seen: replace(seen, listed=seen.listed[1:]),
     "listed as": lambda seen: replace(

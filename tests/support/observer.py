@@ -53,7 +53,7 @@ class Worker:
         self.signals.append((ref, signal))
         self._changed.set()
 
-    def lapsed(self) -> None:
+    def lease_lost(self) -> None:
         self.signals.clear()
 
     async def until(self, ref: ActorRef, signal: Any) -> None:

@@ -37,8 +37,8 @@ class Diary(Actor[Page]):
         turn.send(ActorRef("Diary", "elsewhere"), "write", line)
         turn.append("lines", 1, line.text)
         turn.wake_at(turn.now)
-        turn.hint("hint")
-        turn.start("start")
+        turn.signal_early("hint")
+        turn.signal_after_commit("start")
         raise Conflict(f"no room for {line.text}")
 
     @turn

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from meshwright.encoding import decode, encode
-from meshwright.envelope import ActorRef, Head, Message
+from meshwright.envelope import ActorRecord, ActorRef, Message
 from meshwright.messages import Dispatch, Outcome, ScoreCard, Task
 from meshwright.turns import ActorKind, Commit, take_turn
 
@@ -23,13 +23,13 @@ class Driven:
     def __init__(self, kind: ActorKind, actor_id: str) -> None:
         self.kind = kind
         self.ref = ActorRef(kind.type, actor_id)
-        self.head = Head()
+        self.head = ActorRecord()
         self.now = NOW
         self.commits: list[Commit] = []
 
     def take(self, method: str, body: Any = None) -> Commit:
         message = Message(f"m{len(self.commits)}", self.ref, method, body)
-        head = Head.decode(self.head.encode())
+        head = ActorRecord.decode(self.head.encode())
         commit = take_turn(
             self.kind, self.kind.activate(self.ref, head), head, message, self.now, remember=False
         )

@@ -38,7 +38,7 @@ def waiting_for(work: Grant, **fields: object) -> Suspend:
 
 def test_a_queued_task_is_offered_and_a_claim_raises_the_fence() -> None:
     thread = a_thread("t1")
-    assert thread.commits[0].hints == [Offer(thread.ref, "t1", "default", 5, thread.now.timestamp())]
+    assert thread.commits[0].early == [Offer(thread.ref, "t1", "default", 5, thread.now.timestamp())]
     work = claim(thread, "t1")
     assert (work.fence, work.owner, work.journaled) == (1, "w1", False)
     assert types_of(thread.commits[-1]) == ["task.started"]
@@ -78,7 +78,7 @@ def test_tasks_of_a_thread_run_one_at_a_time_in_order_of_arrival() -> None:
     assert thread.take("claim", Claim(task_id="t2", owner="w1")).reply is None
     ended = thread.take("complete", Completed(task_id="t1", fence=first.fence, outcome=an_outcome()))
     assert types_of(ended) == ["attempt.ended"]
-    assert [hint.task_id for hint in ended.hints] == ["t2"]
+    assert [hint.task_id for hint in ended.early] == ["t2"]
     claim(thread, "t2")
 
 
@@ -87,11 +87,11 @@ def test_a_repeated_dispatch_is_offered_again_and_after_the_end_its_task_is_told
     thread = a_thread("t1", "t2")
     dispatch = dispatch_of("t1")
     queued = thread.take(method, dispatch)
-    assert ([hint.task_id for hint in queued.hints], queued.changed) == (["t1"], False)
+    assert ([hint.task_id for hint in queued.early], queued.changed) == (["t1"], False)
     work = claim(thread, "t1")
     running = thread.take(method, dispatch)
-    assert [(hint.task_id, hint.owner) for hint in running.hints] == [("t1", "w1")]
-    assert (running.after, running.changed) == ([], False)
+    assert [(hint.task_id, hint.owner) for hint in running.early] == [("t1", "w1")]
+    assert (running.after_commit, running.changed) == ([], False)
     thread.take("complete", Completed(task_id="t1", fence=work.fence, outcome=an_outcome()))
     [told] = thread.take(method, dispatch).sends
     assert (told.to, told.method) == (ActorRef("Orchestrator", "t1"), "settle")
@@ -105,7 +105,7 @@ def test_a_repeated_dispatch_tells_running_work_again_to_stop() -> None:
     work = claim(thread, "t1")
     thread.take("cancel", Cancel(task_id="t1"))
     for commit in (thread.take("enqueue_again", dispatch_of("t1")), thread.take("redrive")):
-        assert commit.after == [Stop(task_id="t1", fence=work.fence, owner="w1")]
+        assert commit.after_commit == [Stop(task_id="t1", fence=work.fence, owner="w1")]
 
 
 def test_a_repeated_dispatch_of_a_task_that_waits_for_a_child_redrives_the_child() -> None:
@@ -119,7 +119,7 @@ def test_a_repeated_dispatch_of_a_task_that_waits_for_a_child_redrives_the_child
 def test_a_dispatch_whose_first_was_lost_is_taken_and_says_so() -> None:
     thread = a_thread()
     commit = thread.take("enqueue_again", a_dispatch(a_task("t1", thread_id="thread")))
-    assert [hint.task_id for hint in commit.hints] == ["t1"]
+    assert [hint.task_id for hint in commit.early] == ["t1"]
     assert [(event.event_type, event.payload["lost"]) for event in commit.events] == [
         ("task.redriven", "dispatch")
     ]
@@ -140,7 +140,7 @@ def test_an_attempt_that_ended_and_is_forgotten_is_claimed_with_its_journal() ->
 def test_what_is_queued_behind_work_whose_worker_died_has_that_work_offered_again() -> None:
     thread = a_thread("t1", "t2")
     claim(thread, "t1")
-    [hint] = thread.take("enqueue_again", dispatch_of("t2")).hints
+    [hint] = thread.take("enqueue_again", dispatch_of("t2")).early
     assert (hint.task_id, hint.owner) == ("t1", "w1")
 
 
@@ -148,7 +148,7 @@ def test_a_waiting_task_gives_up_its_claim_and_the_thread_goes_on() -> None:
     thread = a_thread("t1", "t2")
     work = claim(thread, "t1")
     commit = thread.take("suspend", waiting_for(work))
-    assert [hint.task_id for hint in commit.hints] == ["t2"]
+    assert [hint.task_id for hint in commit.early] == ["t2"]
     assert types_of(commit) == ["task.waiting"]
     claim(thread, "t2")
 
@@ -167,7 +167,7 @@ def test_an_answer_becomes_the_result_of_the_step_and_the_task_is_offered_again(
     [record] = commit.records
     assert (record.stream, record.n) == ("steps/t1/1/1", 5)
     assert record.value == {"kind": "wait", "hash": "h", "result": {"text": "yes"}}
-    assert [hint.task_id for hint in commit.hints] == ["t1"]
+    assert [hint.task_id for hint in commit.early] == ["t1"]
     assert claim(thread, "t1").journaled
 
 
@@ -181,7 +181,7 @@ def test_an_answer_to_another_question_changes_nothing() -> None:
 def test_a_queued_task_is_cancelled_at_once_and_withdrawn() -> None:
     thread = a_thread("t1")
     commit = thread.take("cancel", Cancel(task_id="t1", reason="no longer needed"))
-    assert commit.hints == [Withdraw(thread.ref, "t1")]
+    assert commit.early == [Withdraw(thread.ref, "t1")]
     assert commit.events[0].payload["status"] == "cancelled"
     assert commit.events[0].payload["error"]["message"] == "no longer needed"
 
@@ -189,7 +189,7 @@ def test_a_queued_task_is_cancelled_at_once_and_withdrawn() -> None:
 def test_running_work_is_told_to_stop_and_a_later_claim_only_ends_it() -> None:
     thread = a_thread("t1")
     work = claim(thread, "t1")
-    assert thread.take("cancel", Cancel(task_id="t1")).after == [
+    assert thread.take("cancel", Cancel(task_id="t1")).after_commit == [
         Stop(task_id="t1", fence=work.fence, owner="w1")
     ]
     commit = thread.take("claim", Claim(task_id="t1", owner="w2", gone="w1"))
@@ -207,7 +207,7 @@ def test_cancelling_a_task_that_waits_for_a_child_cancels_the_child() -> None:
 def test_after_a_restart_what_was_running_is_offered_with_its_owner() -> None:
     thread = a_thread("t1", "t2")
     claim(thread, "t1", owner="w1")
-    [hint] = thread.take("recover").hints
+    [hint] = thread.take("recover").early
     assert (hint.task_id, hint.owner) == ("t1", "w1")
 
 
@@ -229,17 +229,17 @@ def test_the_history_of_a_thread_is_numbered_on() -> None:
 
 def test_only_a_thread_with_something_in_its_inbox_is_obliged() -> None:
     thread = a_thread("t1")
-    assert thread.head.obliged
+    assert thread.head.has_pending_work
     work = claim(thread, "t1")
     thread.take("complete", Completed(task_id="t1", fence=work.fence, outcome=an_outcome()))
-    assert not thread.head.obliged
+    assert not thread.head.has_pending_work
 
 
 def test_after_a_restart_what_had_to_stop_is_told_again() -> None:
     thread = a_thread("t1")
     work = claim(thread, "t1")
     thread.take("cancel", Cancel(task_id="t1"))
-    assert thread.take("recover").after == [Stop(task_id="t1", fence=work.fence, owner="w1")]
+    assert thread.take("recover").after_commit == [Stop(task_id="t1", fence=work.fence, owner="w1")]
 
 
 def test_the_reason_of_the_first_cancel_stands() -> None:

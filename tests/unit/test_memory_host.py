@@ -30,14 +30,14 @@ class Text(BaseModel):
 
 class Book(Actor[Text]):
     @property
-    def obliged(self) -> bool:
+    def has_pending_work(self) -> bool:
         return bool(self.state.lines)
 
     @turn
     def write(self, turn: Turn, body: dict[str, Any]) -> Text:
         self.state.lines.append(body["text"])
         turn.publish("books", "line.written", {"text": body["text"]})
-        turn.start(body["text"])
+        turn.signal_after_commit(body["text"])
         return self.state
 
     @turn
@@ -62,8 +62,8 @@ class Signals:
     def signal(self, ref: ActorRef, signal: Any) -> None:
         self.taken.append(signal)
 
-    def lapsed(self) -> None:
-        self.taken.append("lapsed")
+    def lease_lost(self) -> None:
+        self.taken.append("lease_lost")
 
 
 def new_host(**options: Any) -> MemoryHost:
@@ -129,7 +129,7 @@ async def test_a_restart_goes_on_under_another_name() -> None:
     first = host.incarnation
     await host.call(ONE, "write", {"text": "a"})
     await host.restart()
-    assert await host.is_gone(first)
+    assert await host.has_expired(first)
     text = await host.call(ONE, "write", {"text": "b"})
     assert (text.lines, text.incarnations) == (["a", "b"], 1)
     await host.stop()
@@ -297,7 +297,7 @@ async def test_a_restart_by_chance_loses_signals_and_recovers_the_obliged() -> N
     first = host.incarnation
     await host.call(ONE, "write", {"text": "a"})
     text = await host.call(ONE, "write", {"text": "b"})
-    assert await host.is_gone(first)
+    assert await host.has_expired(first)
     assert (text.lines, text.incarnations) == (["a", "b"], 1)
     assert signals.taken == ["b"]
     await host.stop()
@@ -339,7 +339,7 @@ async def test_a_lapse_tells_the_worker_and_goes_on_under_another_name(host: Mem
     first = host.incarnation
     await host.call(ONE, "write", {"text": "a"})
     host.lapse()
-    assert await host.is_gone(first)
+    assert await host.has_expired(first)
     text = await host.call(ONE, "write", {"text": "b"})
     assert (text.lines, text.incarnations) == (["a", "b"], 1)
-    assert signals.taken == ["a", "lapsed", "b"]
+    assert signals.taken == ["a", "lease_lost", "b"]

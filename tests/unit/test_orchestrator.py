@@ -44,7 +44,7 @@ def test_an_accepted_task_is_dispatched_to_the_best_agent_and_watched() -> None:
         ("tasks.best", "task.dispatched"),
     ]
     assert task.head.wake_at == a_task().deadline_at
-    assert task.head.obliged
+    assert task.head.has_pending_work
 
 
 def test_a_repeat_gets_the_same_receipt_and_changes_nothing() -> None:
@@ -83,7 +83,7 @@ def test_a_success_is_the_outcome_and_the_alarm_is_cleared() -> None:
     assert types_of(commit) == ["task.succeeded"]
     assert commit.events[0].payload["duration_ms"] == 2000
     assert task.head.wake_at is None
-    assert not task.head.obliged
+    assert not task.head.has_pending_work
 
 
 def test_a_failed_attempt_goes_to_another_agent_at_most_three_times() -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from meshwright import TaskRequest, build_mesh, load_settings
-from meshwright.envelope import Head
+from meshwright.envelope import ActorRecord
 from meshwright.errors import Overloaded
 from meshwright.hosts.memory import MemoryHost, Store
 from meshwright.hosts.memory.store import Changes
@@ -25,7 +25,9 @@ class CountingStore(Store):
     committed = 0
 
     def commit(self, changes: Changes) -> list[int]:
-        state = Head.decode(changes.head).state if changes.head else b""  # without the ids of its messages
+        state = (
+            ActorRecord.decode(changes.head).state if changes.head else b""
+        )  # without the ids of its messages
         records = [value for _, _, value in changes.records]
         self.committed += sum(map(len, (state, *changes.mail, *changes.events.values(), *records)))
         return super().commit(changes)

@@ -130,7 +130,7 @@ async def test_a_worker_that_lapsed_lets_go_of_what_runs_and_of_what_waits_and_t
         running = await here.queue("t1")
         await here.has_begun("t1")
         waiting = await here.queue("t2")
-        here.worker.lapsed()
+        here.worker.lease_lost()
         assert here.worker.waiting == 0
         await here.rests()
         assert await here.inbox(running) == [("t1", "running")]

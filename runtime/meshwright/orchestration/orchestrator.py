@@ -22,7 +22,7 @@ class Orchestrator(Actor[TaskRecord]):
         self._max_attempts = max_attempts
 
     @property
-    def obliged(self) -> bool:
+    def has_pending_work(self) -> bool:
         """Whether the task is open."""
         return self.state.is_open
 
@@ -99,7 +99,7 @@ class Orchestrator(Actor[TaskRecord]):
     def redrive(self, turn: Turn) -> None:
         """Ask the agent at work again: its dispatch may have been lost, or the end of the attempt."""
         attempt = self.state.open_attempt
-        if attempt is None or not self.obliged:
+        if attempt is None or not self.has_pending_work:
             return
         turn.send(self._thread(attempt), "enqueue_again", self._dispatch_of(attempt))
         if self.state.cancelling:

@@ -45,7 +45,7 @@ class AgentThread(Actor[ThreadState]):
         self._max_tasks = max_tasks
 
     @property
-    def obliged(self) -> bool:
+    def has_pending_work(self) -> bool:
         """Whether a task is in the inbox."""
         return bool(self.state.inbox)
 
@@ -156,13 +156,13 @@ class AgentThread(Actor[ThreadState]):
             return
         entry.cancelled = entry.cancelled or cancel.reason
         if entry.status == "running":
-            turn.start(self._stop(entry))
+            turn.signal_after_commit(self._stop(entry))
             return
         child = entry.child_task_id
         if child is not None:
             turn.send(self._task(child), "cancel", Cancel(task_id=child, reason=cancel.reason))
             return
-        turn.hint(Withdraw(self.ref, entry.task_id))
+        turn.signal_early(Withdraw(self.ref, entry.task_id))
         self._end(turn, entry, self._cancelled(entry, turn.now))
 
     def recover(self, turn: Turn) -> None:
@@ -172,9 +172,9 @@ class AgentThread(Actor[ThreadState]):
         """
         running = [entry for entry in self.state.inbox if entry.status == "running"]
         for entry in running:
-            turn.hint(self._offer(entry))
+            turn.signal_early(self._offer(entry))
             if entry.cancelled is not None:
-                turn.start(self._stop(entry))
+                turn.signal_after_commit(self._stop(entry))
         if not running:
             self._offer_next(turn)
 
@@ -225,7 +225,7 @@ class AgentThread(Actor[ThreadState]):
     def _offer_next(self, turn: Turn) -> None:
         entry = self._next()
         if entry is not None:
-            turn.hint(self._offer(entry))
+            turn.signal_early(self._offer(entry))
 
     def _offer(self, entry: Entry) -> Offer:
         since = entry.queued_at.timestamp()

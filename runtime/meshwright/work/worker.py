@@ -114,7 +114,7 @@ class Worker:
             if signal.owner != self._host.incarnation:
                 self._pass_on(ref, signal)
 
-    def lapsed(self) -> None:
+    def lease_lost(self) -> None:
         """Let go of all that runs or waits: this run of the worker has ended, though its process lives on."""
         self._slots.clear()
         for running in self._running.values():
@@ -266,7 +266,7 @@ class Worker:
 
     async def _has_stopped(self, owner: str) -> bool:
         """Whether that worker is not at it any more: it is gone, or it is this one, which would know."""
-        return owner == self._host.incarnation or await self._host.is_gone(owner)
+        return owner == self._host.incarnation or await self._host.has_expired(owner)
 
     async def _carry_out(self, ref: ActorRef, work: Work, running: Running) -> None:
         running.fence = work.fence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from meshwright.envelope import ActorRef, Head
+from meshwright.envelope import ActorRecord, ActorRef
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.events.tasks import TaskSummary
@@ -39,7 +39,7 @@ async def gather(folder: Path, *, kills: int = 0) -> Evidence:
         await database.close()
 
 
-def _heads(database: Database) -> dict[ActorRef, Head]:
+def _heads(database: Database) -> dict[ActorRef, ActorRecord]:
     reader = database.connect_reader()
     rows = reader.execute(
         "SELECT type, id, revision, last_turn, sent, wake_at, obliged, seen, state FROM heads"

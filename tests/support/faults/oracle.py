@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from meshwright.envelope import ActorRef, Head
+from meshwright.envelope import ActorRecord, ActorRef
 from meshwright.events.tasks import TaskSummary
 from meshwright.mesh import FINAL
 from meshwright.messages import Event, Outcome
@@ -30,7 +30,7 @@ class Evidence:
     """(task id, status) of the outcomes that clients were told."""
     events: Sequence[Event]
     """The whole log, in order of `seq`."""
-    heads: Mapping[ActorRef, Head]
+    heads: Mapping[ActorRef, ActorRecord]
     undelivered: int
     """Messages that were sent and not taken."""
     listed: Sequence[TaskSummary]
@@ -198,7 +198,7 @@ def calls(evidence: Evidence) -> Iterator[str]:
 def rest(evidence: Evidence) -> Iterator[str]:
     """Nothing is left open: no obligation, no alarm, no message."""
     for ref, head in evidence.heads.items():
-        if head.obliged:
+        if head.has_pending_work:
             yield f"{ref} still has something outstanding"
         elif head.wake_at is not None:
             yield f"{ref} has ended and would be woken at {head.wake_at}"
@@ -242,6 +242,6 @@ def attempt_of(outcome: Outcome) -> tuple[str, int, int]:
     return outcome.task_id, outcome.generation, outcome.attempt
 
 
-def record_of(head: Head) -> TaskRecord:
+def record_of(head: ActorRecord) -> TaskRecord:
     """The state of a task's own actor."""
     return TaskRecord.model_validate_json(head.state)

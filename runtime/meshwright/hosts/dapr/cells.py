@@ -17,7 +17,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from meshwright.actor import Actor
-from meshwright.envelope import ActorRef, Head, Message
+from meshwright.envelope import ActorRecord, ActorRef, Message
 from meshwright.errors import Conflict, NotFound, StoreUnavailable
 from meshwright.hosts.dapr.documents import VALUES, Document, Entry, put_back, take_out
 from meshwright.hosts.dapr.state import State, Write
@@ -83,10 +83,10 @@ class Cell:
         document = self.document
         if document is None or self.outbox or not self.carried:
             return False
-        return not document.head.obliged and document.head.wake_at is None
+        return not document.head.has_pending_work and document.head.wake_at is None
 
     @property
-    def head(self) -> Head:
+    def head(self) -> ActorRecord:
         """The head as it was read or committed last."""
         assert self.document is not None
         return self.document.head
@@ -199,6 +199,6 @@ class Documents:
                 self._known_values.popitem(last=False)
 
 
-def without_alarm(head: Head, message: Message) -> Commit:
+def without_alarm(head: ActorRecord, message: Message) -> Commit:
     """The commit of an alarm whose turn raised: it must not go off for ever."""
     return Commit(message.to, message, replace(head, revision=head.revision + 1, wake_at=None))

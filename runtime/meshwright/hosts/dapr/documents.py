@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from meshwright.envelope import Head, Message
+from meshwright.envelope import ActorRecord, Message
 from meshwright.errors import StoreTooNew
 from meshwright.messages import Event
 
@@ -77,7 +77,7 @@ class Entry:
 class Document:
     """What is stored of an actor."""
 
-    head: Head = field(default_factory=Head)
+    head: ActorRecord = field(default_factory=ActorRecord)
     outbox: list[Entry] = field(default_factory=list)
     by: tuple[str, ...] = ()
 
@@ -89,8 +89,8 @@ class Document:
             "last_turn": head.last_turn,
             "sent": head.sent,
             "wake_at": head.wake_at,
-            "obliged": head.obliged,
-            "seen": head.seen,
+            "obliged": head.has_pending_work,
+            "seen": head.processed_ids,
         }
         return b'{"v":1,"by":%b,"head":%b,"state":%b,"outbox":[%b]}' % (
             to_json(self.by),
@@ -110,7 +110,7 @@ class Document:
                 f"an actor's document is of version {data['v']}, and known is {VERSION}",
                 remedy="run the newer version of Meshwright that wrote it",
             )
-        head = Head.decode(to_json({**data["head"], "state": data["state"]}))
+        head = ActorRecord.decode(to_json({**data["head"], "state": data["state"]}))
         return cls(head, [Entry.decode(entry) for entry in data["outbox"]], tuple(data["by"]))
 
 

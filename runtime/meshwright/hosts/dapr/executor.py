@@ -12,7 +12,7 @@ from typing import Any
 
 from meshwright.actor import Actor
 from meshwright.clock import Clock
-from meshwright.envelope import ActorRef, Head
+from meshwright.envelope import ActorRecord, ActorRef
 from meshwright.errors import Conflict, StoreUnavailable
 from meshwright.host import dead_letter
 from meshwright.hosts.dapr.cells import Cell, Delivery, Documents, without_alarm
@@ -35,7 +35,7 @@ class Taken:
     """What the turns of one go came to, in order: each delivery with its commit or its error."""
 
     ends: list[tuple[Delivery, Commit | Exception]] = field(default_factory=list)
-    head: Head | None = None
+    head: ActorRecord | None = None
     refused: list[Event] = field(default_factory=list)
 
     @property
@@ -155,7 +155,7 @@ class Executor:
             taken.ends.append((delivery, end))
         return taken
 
-    def _turn(self, cell: Cell, head: Head, delivery: Delivery) -> Commit | Exception:
+    def _turn(self, cell: Cell, head: ActorRecord, delivery: Delivery) -> Commit | Exception:
         message = delivery.message
         tracing = self._tracing if message.traceparent is not None else UNTRACED
         with tracing.span(f"turn {cell.ref.type}.{message.method}", parent=message.traceparent) as span:
@@ -176,12 +176,12 @@ class Executor:
                 cell.actor = None  # its state may be half changed
                 return error
 
-    def _actor(self, cell: Cell, head: Head) -> Actor[Any]:
+    def _actor(self, cell: Cell, head: ActorRecord) -> Actor[Any]:
         if cell.actor is None:
             cell.actor = cell.kind.activate(cell.ref, head)
         return cell.actor
 
-    def _is_due(self, head: Head) -> bool:
+    def _is_due(self, head: ActorRecord) -> bool:
         return head.wake_at is not None and head.wake_at <= self._clock.now()
 
     # Commits
@@ -236,14 +236,14 @@ class Executor:
         """Only now does anything leave."""
         for _, end in taken.ends:
             if isinstance(end, Commit):
-                self._tells.signal(cell.ref, end.hints)
+                self._tells.signal(cell.ref, end.early)
         if taken.commits:
             assert taken.head is not None
             self._tells.set_alarm(cell.ref, taken.head.wake_at)
             self._tells.send(cell)
         for _, end in taken.ends:
             if isinstance(end, Commit):
-                self._tells.signal(cell.ref, end.after)
+                self._tells.signal(cell.ref, end.after_commit)
         if taken.refused:
             await self._tells.emit(taken.refused)
         for delivery, end in taken.ends:
@@ -255,7 +255,7 @@ class Executor:
 
 def owes(document: Document) -> bool:
     """Whether an actor has to be woken if its worker goes."""
-    return document.head.obliged or document.head.wake_at is not None or bool(document.outbox)
+    return document.head.has_pending_work or document.head.wake_at is not None or bool(document.outbox)
 
 
 def is_stateless(cell: Cell) -> bool:

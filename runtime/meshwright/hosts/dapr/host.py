@@ -195,7 +195,7 @@ class DaprHost:
         logger.warning("worker %s could not renew its lease in time: its work is let go", self.incarnation)
         self._doors.opened.clear()
         if self._worker is not None:
-            self._worker.lapsed()
+            self._worker.lease_lost()
         self._turns.wakes.clear_alarms()
         self._turns.executor.watch = None
         self.incarnation = new_id()
@@ -263,7 +263,7 @@ class DaprHost:
         """The records of a stream, in order. What another worker had to tell with them is told again."""
         return await self._turns.appends.read(ref, stream, first, last)
 
-    async def is_gone(self, incarnation: str) -> bool:
+    async def has_expired(self, incarnation: str) -> bool:
         """Whether a worker's lease has run out, or it said goodbye. Unknown counts as not."""
         return await self._store.lease.is_known_gone(incarnation)
 

@@ -77,7 +77,7 @@ class Wakes:
         """All that a cell had to send is taken."""
         if cell.outbox or cell.carried or cell.working or cell.document is None:
             return
-        if not cell.head.obliged and cell.head.wake_at is None:
+        if not cell.head.has_pending_work and cell.head.wake_at is None:
             self._disarm(cell.ref)
 
     # For the watch list
@@ -89,7 +89,7 @@ class Wakes:
             return
         self._relay.start(cell)
         self._alarms.set(ref, cell.head.wake_at)
-        if cell.head.obliged:
+        if cell.head.has_pending_work:
             await self._ask_again(cell, recover=True)
 
     async def review(self, ref: ActorRef) -> None:
@@ -115,7 +115,7 @@ class Wakes:
             return
         self._relay.start(cell)
         self._alarms.set(ref, document.head.wake_at)
-        if document.head.obliged:
+        if document.head.has_pending_work:
             await self._ask_again(cell, recover=not is_ours)
 
     async def _review_carried(self, cell: Cell) -> None:
@@ -143,7 +143,7 @@ class Wakes:
         await self._loader.refresh(cell, take_over=take_over)
         if cell.document is None:  # a turn of it is under way, and sees to it
             return None
-        if cell.head.obliged or cell.head.wake_at is not None or cell.outbox or cell.carried:
+        if cell.head.has_pending_work or cell.head.wake_at is not None or cell.outbox or cell.carried:
             return cell
         self._let_go(ref)
         return None

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from meshwright.actor import Actor
-from meshwright.envelope import ActorRef, Head, Message
+from meshwright.envelope import ActorRecord, ActorRef, Message
 from meshwright.errors import NotFound, StoreFailed
 from meshwright.storage.database import RESTORE
 from meshwright.turns import ActorKind
@@ -63,7 +63,7 @@ class Cell:
     def __init__(self, ref: ActorRef, kind: ActorKind) -> None:
         self.ref = ref
         self.kind = kind
-        self.head: Head | None = None
+        self.head: ActorRecord | None = None
         self.actor: Actor[Any] | None = None
         self.mailbox: deque[Delivery] = deque()
         self.born_here = False
@@ -77,7 +77,7 @@ class Cell:
         """Whether the cell may be dropped: nothing waits, and the file holds what it holds."""
         return not self.pending and not self.queued
 
-    def activate(self, head: Head) -> Actor[Any]:
+    def activate(self, head: ActorRecord) -> Actor[Any]:
         """The actor with the state of its head, decoded if need be."""
         if self.actor is None:
             self.actor = self.kind.activate(self.ref, head)
@@ -149,15 +149,15 @@ class Cells:
         for kind, unread in new.items():
             stored = self.stored_heads(kind, [cell.ref.id for cell in unread])
             for cell in unread:
-                self.set_head(cell, stored.get(cell.ref.id) or Head())
+                self.set_head(cell, stored.get(cell.ref.id) or ActorRecord())
                 cell.born_here = cell.ref.id not in stored
 
-    def set_head(self, cell: Cell, head: Head) -> None:
+    def set_head(self, cell: Cell, head: ActorRecord) -> None:
         """Give a cell its head: what was read, or handed to a group."""
         self._bytes += len(head.state) - (len(cell.head.state) if cell.head is not None else 0)
         cell.head = head
 
-    def stored_heads(self, kind: str, ids: Sequence[str]) -> dict[str, Head]:
+    def stored_heads(self, kind: str, ids: Sequence[str]) -> dict[str, ActorRecord]:
         """The heads in the file of some actors of a type, by id."""
         query = f"{SELECT_HEADS} AND id IN ({','.join('?' * len(ids))})"
         return {row[0]: head_of(row[1:]) for row in self.read(query, (kind, *ids))}
@@ -195,15 +195,15 @@ class Cells:
         self._bytes = size
 
 
-def head_of(row: tuple[Any, ...]) -> Head:
+def head_of(row: tuple[Any, ...]) -> ActorRecord:
     """A head from its columns in `SELECT_HEADS`."""
     revision, last_turn, sent, wake_at, obliged, seen, state = row
-    return Head(
+    return ActorRecord(
         revision=revision,
         last_turn=last_turn,
         sent=sent,
         wake_at=datetime.fromtimestamp(wake_at, UTC) if wake_at is not None else None,
-        obliged=bool(obliged),
-        seen=from_json(seen) if seen else {},
+        has_pending_work=bool(obliged),
+        processed_ids=from_json(seen) if seen else {},
         state=state,
     )

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from meshwright.encoding import encode
-from meshwright.envelope import ActorRef, Head, Message, Record
+from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.errors import StoreFailed
 from meshwright.hosts.embedded.cells import Cell
 from meshwright.messages import Event
@@ -38,7 +38,7 @@ class Group:
     def __init__(
         self, insert_events: InsertEvents, settled: Callable[[Group, StoreFailed | None], None]
     ) -> None:
-        self.heads: dict[ActorRef, Head] = {}
+        self.heads: dict[ActorRef, ActorRecord] = {}
         self.sent: dict[int, tuple[Message, bool]] = {}
         self.taken: list[int] = []
         self.records: list[Record] = []
@@ -112,7 +112,7 @@ class Group:
             raise self._error
 
 
-def head_row(ref: ActorRef, head: Head) -> tuple[object, ...]:
+def head_row(ref: ActorRef, head: ActorRecord) -> tuple[object, ...]:
     """A head as the columns of its row."""
     return (
         ref.type,
@@ -121,8 +121,8 @@ def head_row(ref: ActorRef, head: Head) -> tuple[object, ...]:
         head.last_turn,
         head.sent,
         head.wake_at.timestamp() if head.wake_at else None,
-        head.obliged,
-        to_json(head.seen) if head.seen else None,
+        head.has_pending_work,
+        to_json(head.processed_ids) if head.processed_ids else None,
         head.state,
     )
 

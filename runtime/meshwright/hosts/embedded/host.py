@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from meshwright.bus import Bus
 from meshwright.clock import Clock, SystemClock
 from meshwright.encoding import MAX_RECORD_BYTES
-from meshwright.envelope import ActorRef, Head, Message, Record
+from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.errors import Draining, MailboxFull, NotFound, StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.host import Listener, Signals, Subscription, dead_letter
@@ -240,7 +240,7 @@ class EmbeddedHost:
             await self._barrier()
         return self._records.read(ref, stream, first, last)
 
-    async def is_gone(self, incarnation: str) -> bool:
+    async def has_expired(self, incarnation: str) -> bool:
         """Whether a run has ended: the file is locked by one process, so every other run has."""
         return incarnation != self.incarnation
 
@@ -352,7 +352,7 @@ class EmbeddedHost:
         if self._turns % TRIM_EVERY_TURNS == 0:
             self._cells.trim(self._now() - IDLE_SECONDS)
 
-    def _turn(self, cell: Cell, head: Head, delivery: Delivery) -> Commit:
+    def _turn(self, cell: Cell, head: ActorRecord, delivery: Delivery) -> Commit:
         message = delivery.message
         name = f"turn {cell.ref.type}.{message.method}"
         tracing = self._tracing if message.traceparent is not None else UNTRACED
@@ -368,7 +368,7 @@ class EmbeddedHost:
                 max_bytes=self.max_record_bytes,
             )
 
-    def _is_due(self, head: Head) -> bool:
+    def _is_due(self, head: ActorRecord) -> bool:
         return head.wake_at is not None and head.wake_at <= self.clock.now()
 
     def _commit(self, cell: Cell, delivery: Delivery, commit: Commit) -> None:
@@ -385,9 +385,9 @@ class EmbeddedHost:
             self._spread(commit.events)
             if commit.head.wake_at is not None:
                 self._alarms.note(cell.ref, commit.head.wake_at)
-        for signal in commit.hints:
+        for signal in commit.early:
             self._signal(cell.ref, signal)
-        for signal in commit.after:
+        for signal in commit.after_commit:
             group.callbacks.append(partial(self._signal_after, cell.ref, signal))
         if delivery.reply is not None:
             self._settle_durably(cell, delivery.reply, commit.reply, None)

@@ -9,7 +9,7 @@ from typing import Any
 from meshwright.actor import Actor
 from meshwright.bus import Bus
 from meshwright.clock import Clock
-from meshwright.envelope import ActorRef, Head, Message, Record
+from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.errors import Conflict, NotFound
 from meshwright.host import dead_letter
 from meshwright.hosts.memory.codec import encode_record, through_json
@@ -43,7 +43,7 @@ class Actors:
         self._clock = clock
         self._faults = faults
         self._max_bytes = max_bytes
-        self._active: dict[ActorRef, tuple[Head, Actor[Any]]] = {}
+        self._active: dict[ActorRef, tuple[ActorRecord, Actor[Any]]] = {}
 
     def kind(self, ref: ActorRef) -> ActorKind:
         """The actor's kind. Raises NotFound where nobody registered it."""
@@ -64,7 +64,7 @@ class Actors:
             if letter.alarm is not None and letter.alarm != head.wake_at:
                 return Done()  # it was moved or cleared after it rang
             commit = self._turn(actor, head, letter)
-            changed = commit.changed or commit.head.seen != head.seen
+            changed = commit.changed or commit.head.processed_ids != head.processed_ids
             try:
                 done = self._commit(head, commit, letter, changed=changed)
             except Conflict:
@@ -98,11 +98,11 @@ class Actors:
         cleared = replace(head, revision=head.revision + 1, wake_at=None)
         return self._write(Changes(ref, head.revision, cleared.encode()), [event])
 
-    def _activate(self, ref: ActorRef) -> tuple[Head, Actor[Any]]:
+    def _activate(self, ref: ActorRef) -> tuple[ActorRecord, Actor[Any]]:
         head = self._store.head(ref)
         return head, self.kind(ref).activate(ref, head)
 
-    def _turn(self, actor: Actor[Any], head: Head, letter: Letter) -> Commit:
+    def _turn(self, actor: Actor[Any], head: ActorRecord, letter: Letter) -> Commit:
         commit = take_turn(
             self.kind(actor.ref),
             actor,
@@ -116,7 +116,7 @@ class Actors:
             commit.reply = through_json(commit.reply)
         return commit
 
-    def _commit(self, head: Head, commit: Commit, letter: Letter, *, changed: bool) -> Done:
+    def _commit(self, head: ActorRecord, commit: Commit, letter: Letter, *, changed: bool) -> Done:
         changes = Changes(
             commit.ref,
             head.revision,

@@ -131,7 +131,7 @@ class MemoryHost:
     def lapse(self) -> None:
         """Go on under a new incarnation, as a worker that was stopped for longer than its lease."""
         if self._worker is not None:
-            self._worker.lapsed()
+            self._worker.lease_lost()
         self._begin_anew()
 
     async def call(
@@ -185,7 +185,7 @@ class MemoryHost:
         rows = self._store.records((ref, stream), first, last)
         return [Record(ref, stream, n, from_json(value)) for n, value in rows]
 
-    async def is_gone(self, incarnation: str) -> bool:
+    async def has_expired(self, incarnation: str) -> bool:
         """Whether that run has ended."""
         return incarnation not in self._store.running
 
@@ -282,13 +282,13 @@ class MemoryHost:
         self._lost = self._lost or done.lost
         crashes = commit is not None and self._faults.restarts()
         if commit is not None and not crashes:
-            self._signal(commit.ref, commit.hints)
+            self._signal(commit.ref, commit.early)
         await self._outbox.tell()
         if commit is not None and done.sets_alarm:
             self._alarms.set(commit.ref, commit.head.wake_at)
         self._deliver(done.letters)
         if commit is not None and not crashes:
-            self._signal(commit.ref, commit.after)
+            self._signal(commit.ref, commit.after_commit)
         if reply is not None and not reply.done():
             reply.set_result(commit.reply if commit is not None else None)
         if crashes:
@@ -320,7 +320,7 @@ class MemoryHost:
     def _to_obliged(self, method: str) -> None:
         """Give every actor with something outstanding a turn."""
         for ref, head in self._store.heads():
-            if head.obliged:
+            if head.has_pending_work:
                 self._deliver([Letter(Message(f"{method}/{self.incarnation}", ref, method))])
 
     def _begin_anew(self) -> None:

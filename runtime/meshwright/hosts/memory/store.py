@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from meshwright.bus import Bus
-from meshwright.envelope import ActorRef, Head
+from meshwright.envelope import ActorRecord, ActorRef
 from meshwright.errors import Conflict
 from meshwright.host import RECORD_GAP
 
@@ -72,14 +72,14 @@ class Store:
             raise Conflict(f"{ref} is at revision {stored}, not {revision}")
         self._heads[ref] = head
 
-    def head(self, ref: ActorRef) -> Head:
+    def head(self, ref: ActorRef) -> ActorRecord:
         """The actor's head; a new one if it never had a turn."""
         data = self._heads.get(ref)
-        return Head.decode(data) if data is not None else Head()
+        return ActorRecord.decode(data) if data is not None else ActorRecord()
 
-    def heads(self) -> Iterable[tuple[ActorRef, Head]]:
+    def heads(self) -> Iterable[tuple[ActorRef, ActorRecord]]:
         """Every actor's head."""
-        return [(ref, Head.decode(data)) for ref, data in self._heads.items()]
+        return [(ref, ActorRecord.decode(data)) for ref, data in self._heads.items()]
 
     def mail(self) -> list[tuple[int, bytes]]:
         """The messages not yet taken, in the order of sending."""
