@@ -29,7 +29,7 @@ from benchmarks.dapr_wire import Group, actor_calls, app_callback
 from benchmarks.floor import Writer, split
 from benchmarks.instant import QUESTION, InstantModel
 from meshwright.messages import new_id
-from meshwright.models.port import ChatMessage, ModelRequest
+from meshwright.models.port import CallContext, ChatMessage, ModelRequest
 
 TASKS, RESULTS, EVENTS = "bus/bench/tasks/bench-agent", "bus/bench/task-results", "bus/bench/events"
 EVENTS_SECONDS = 0.02
@@ -140,7 +140,7 @@ class Floor:
             ChatMessage(role="user", content=QUESTION),
         )
         reply = await self._model.complete(
-            ModelRequest(messages=messages, user="bench-agent", metadata={"task_id": task_id})
+            ModelRequest(messages=messages, user="bench-agent", context=CallContext(task_id=task_id))
         )
         return reply.content
 

@@ -23,7 +23,7 @@ from pydantic_core import from_json, to_json
 
 from benchmarks.instant import QUESTION, InstantModel
 from meshwright.messages import new_id
-from meshwright.models.port import ChatMessage, ModelRequest
+from meshwright.models.port import CallContext, ChatMessage, ModelRequest
 
 SCHEMA = """
 CREATE TABLE documents (id TEXT PRIMARY KEY, revision INTEGER, body BLOB);
@@ -124,7 +124,7 @@ class Floor:
             ChatMessage(role="user", content=QUESTION),
         )
         reply = await self._model.complete(
-            ModelRequest(messages=messages, user="bench-agent", metadata={"task_id": task_id})
+            ModelRequest(messages=messages, user="bench-agent", context=CallContext(task_id=task_id))
         )
         return reply.content
 

@@ -19,7 +19,7 @@ from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, emit_on
 from meshwright.ledger.budgets import Budgets
 from meshwright.messages import Usage
-from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.money import Budget, Price
 from meshwright.storage.database import Database
@@ -91,7 +91,7 @@ async def bare(folder: str, seconds: float) -> dict[str, float]:
     return await call_it(Unpriced(), seconds)
 
 
-async def with_host(folder: str, seconds: float, budgets: list[Budget], **metadata: Any) -> dict[str, float]:
+async def with_host(folder: str, seconds: float, budgets: list[Budget], **context: Any) -> dict[str, float]:
     """The model behind budgets on an embedded host with its event log."""
     database = Database(Path(folder))
     host = EmbeddedHost(database, EventLog(database))
@@ -99,18 +99,18 @@ async def with_host(folder: str, seconds: float, budgets: list[Budget], **metada
     await host.start()
     model = Accounted(Unpriced(), Budgets(budgets, host), Prices(default=PRICE), emit_on(host))
     try:
-        return await call_it(model, seconds, **metadata)
+        return await call_it(model, seconds, **context)
     finally:
         await model.close()
         await host.stop()
 
 
-async def call_it(model: Model, seconds: float, **metadata: Any) -> dict[str, float]:
+async def call_it(model: Model, seconds: float, **context: Any) -> dict[str, float]:
     """What a call takes of the clock and of the CPU."""
     steps = iter(range(10**9))
 
     async def call() -> None:
-        where = {**metadata, "attempt": 1, "step": next(steps)} if metadata else {}
+        where = {**context, "attempt": 1, "step": next(steps)} if context else {}
         assert (await model.complete(make_request(where))).content
 
     return await timed(call, seconds)
@@ -123,7 +123,7 @@ async def timed(call: Callable[[], Awaitable[None]], seconds: float) -> dict[str
     return {"call_ms": 1000 / seen.summary()["rate"], "cpu_ms": cpu, **seen.summary()}
 
 
-def make_request(metadata: dict[str, Any]) -> ModelRequest:
+def make_request(context: dict[str, Any]) -> ModelRequest:
     """A call as an agent makes it."""
     return ModelRequest(
         messages=(
@@ -132,5 +132,5 @@ def make_request(metadata: dict[str, Any]) -> ModelRequest:
         ),
         tags=("bench",),
         user="bench-agent",
-        metadata=metadata,
+        context=CallContext(**context),
     )

@@ -16,7 +16,7 @@ from benchmarks.instant import QUESTION
 from benchmarks.load import drive
 from benchmarks.sides import run_side, side
 from meshwright.models.http import HttpModel
-from meshwright.models.port import ChatMessage, ModelRequest
+from meshwright.models.port import CallContext, ChatMessage, ModelRequest
 from meshwright.models.wire import completion_body
 
 SECONDS, WARM_UP_SECONDS = 1.0, 0.3
@@ -108,5 +108,5 @@ def make_request() -> ModelRequest:
         ),
         tags=("bench",),
         user="bench-agent",
-        metadata={"task_id": "01J0000000000000000000TASK", "attempt": 1, "step": 2},
+        context=CallContext(task_id="01J0000000000000000000TASK", attempt=1, step=2),
     )

@@ -14,6 +14,7 @@ from meshwright.ledger.budgets import Budgets
 from meshwright.messages import Usage, new_id
 from meshwright.models.port import (
     BudgetExceeded,
+    CallContext,
     ChatMessage,
     ModelReply,
     ModelRequest,
@@ -60,9 +61,9 @@ def accounted(host: Host, provider: Provider, *declared: Budget) -> Accounted:
     return Accounted(provider, Budgets(declared or (POT, EACH), host), PRICES, lambda request, call: None)
 
 
-def asked(dollars: int, user: str = "clerk", **metadata: Any) -> ModelRequest:
+def asked(dollars: int, user: str = "clerk", **context: Any) -> ModelRequest:
     message = ChatMessage(role="user", content="?")
-    return ModelRequest(messages=(message,), user=user, max_tokens=dollars, metadata=metadata)
+    return ModelRequest(messages=(message,), user=user, max_tokens=dollars, context=CallContext(**context))
 
 
 async def balance(host: Host, account: Account = POT_ACCOUNT) -> tuple[Decimal, Decimal]:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from meshwright.models.port import ChatMessage, ModelRequest
+from meshwright.models.port import CallContext, ChatMessage, ModelRequest
 from tests.support.fake_provider import Fault, tool_call, tool_calls
 from tests.support.model_adapters import ADAPTERS, KEY, LOOK, PROMPT, SCHEMA, Adapter, request
 
@@ -55,12 +55,12 @@ async def test_a_schema_gets_json_that_fits_it(adapter: Adapter) -> None:
 
 
 async def test_what_was_asked_for_is_left_as_it_was(adapter: Adapter) -> None:
-    metadata = {"task_id": "t1", "deep": {"list": [1]}}
-    asked = request(tags=("default",), metadata=metadata, tools=(LOOK,))
+    context = CallContext(task_id="t1", step=1)
+    asked = request(tags=("default",), context=context, tools=(LOOK,))
     before = asked.model_dump_json()
     await adapter.model.complete(asked)
     assert asked.model_dump_json() == before
-    assert metadata == {"task_id": "t1", "deep": {"list": [1]}}
+    assert context == CallContext(task_id="t1", step=1)
 
 
 async def test_calls_run_side_by_side_and_each_gets_its_own_answer(adapter: Adapter) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.errors import ModelError
-from meshwright.models.port import BEGIN_ANEW, AllProvidersDown, ModelRefused, ModelUnavailable
+from meshwright.models.port import STREAM_RESTART, AllProvidersDown, ModelRefused, ModelUnavailable
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.litellm_routers import TIERS, Make, asked, deployment, request, routers, three
 
@@ -86,7 +86,7 @@ async def test_a_stream_that_dies_is_begun_anew_by_the_fallback(make: Make, fake
     fake.faults.append(Fault(kind="drop"))
     told: list[str] = []
     reply = await model.complete(request(model="quality"), told.append)
-    anew = told.index(BEGIN_ANEW)
+    anew = told.index(STREAM_RESTART)
     assert anew > 0 and "".join(told[anew + 1 :]) == reply.content
     # LiteLLM itself would have had the next model go on where the first broke off.
     assert len(fake.calls[1].body["messages"]) == 1

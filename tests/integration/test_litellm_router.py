@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshwright.errors import ConfigError
-from meshwright.models.port import ModelRefused, ToolSpec
+from meshwright.models.port import CallContext, ModelRefused, ToolSpec
 from meshwright.models.router import RouterModel
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.litellm_routers import KEY, TIERS, Make, deployment, own_router, request, routers
@@ -53,15 +53,15 @@ async def test_tags_pick_the_deployment_of_the_projects_own_configuration(
 
 
 async def test_one_calls_tags_do_not_leak_into_another(own: RouterModel, fake: FakeProvider) -> None:
-    metadata = {"task_id": "t1"}
+    context = CallContext(task_id="t1")
     for tags, model in [(("research", "expensive"), "gpt-5.4"), (("research", "cheap"), "gpt-5.4-nano")] * 5:
-        await own.complete(request(*tags, metadata=metadata))
+        await own.complete(request(*tags, context=context))
         assert fake.calls[-1].body["model"] == model
-    assert metadata == {"task_id": "t1"}
+    assert context == CallContext(task_id="t1")
 
 
 async def test_the_user_arrives_and_tags_and_metadata_stay_here(own: RouterModel, fake: FakeProvider) -> None:
-    await own.complete(request("cheap", metadata={"task_id": "t1"}))
+    await own.complete(request("cheap", context=CallContext(task_id="t1")))
     body = fake.calls[0].body
     assert body["user"] == "researcher-agent"
     assert body.keys().isdisjoint({"tags", "metadata"})

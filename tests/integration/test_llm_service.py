@@ -134,9 +134,9 @@ async def test_a_key_says_whose_call_it_is(tmp_path: Path) -> None:
         )
         requests = model.requests
     assert status == 403
-    assert {(request.user, request.metadata["tenant_id"]) for request in requests} == {("helper", "acme")}
-    assert requests[0].metadata["key_id"] == made.key_id
-    assert requests[0].metadata["budgets"] == [made.budget.model_dump(mode="json")]
+    assert {(request.user, request.context.tenant_id) for request in requests} == {("helper", "acme")}
+    assert requests[0].context.key_id == made.key_id
+    assert requests[0].context.budgets == (made.budget,)
 
 
 async def test_a_key_spends_no_more_than_its_budget(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from meshwright.models.http import HttpModel
 from meshwright.models.port import (
     AllProvidersDown,
     BudgetExceeded,
+    CallContext,
     ChatMessage,
     ContentRefused,
     ContextTooLong,
@@ -139,7 +140,7 @@ async def test_a_mesh_may_have_another_mesh_for_its_model(tmp_path: Path) -> Non
             messages=(ChatMessage(role="user", content="Hello?"),),
             tags=("cheap",),
             user="researcher-agent",
-            metadata={"tenant_id": "default", "task_id": "t1"},
+            context=CallContext(task_id="t1"),
             cache=False,
         )
         heard: list[str] = []

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from meshwright.models.port import BEGIN_ANEW, ModelReply, ModelRequest, ModelUnavailable, OnDelta
+from meshwright.models.port import STREAM_RESTART, ModelReply, ModelRequest, ModelUnavailable, OnDelta
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_api import HELLO, WEATHER, Service, service
@@ -77,7 +77,7 @@ class Breaking:
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         assert on_delta is not None
-        for text in ("Once ", "upon ", BEGIN_ANEW, *self.second):
+        for text in ("Once ", "upon ", STREAM_RESTART, *self.second):
             on_delta(text)
             await asyncio.sleep(0)
         return ModelReply(content="".join(self.second), model=self.name)

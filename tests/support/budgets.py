@@ -14,7 +14,7 @@ from meshwright.ledger.account import ACCOUNT, Balance, BudgetAccount
 from meshwright.ledger.accounting import Accounted
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.messages import Event, Usage
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.money import ZERO, Budget, Price
 from meshwright.storage.database import Database
@@ -24,7 +24,7 @@ from meshwright.turns import ActorKind
 A_DOLLAR_A_TOKEN = Price(input=ZERO, output=Decimal(1_000_000))
 """Of what is written: `max_tokens` is the estimate of a call in dollars."""
 
-STEP = {"task_id": "t1", "agent_id": "clerk", "tenant_id": "default", "attempt": 1, "step": 1}
+STEP = CallContext(task_id="t1", agent_id="clerk", attempt=1, step=1)
 """Whose call it is: the first step of a task."""
 
 

@@ -39,4 +39,4 @@ def caching(model: Once, store: Store) -> Cached:
 
 def ask(text: str) -> ModelRequest:
     messages = (ChatMessage(role="user", content=text),)
-    return ModelRequest(messages=messages, user="tester", metadata={"tenant_id": "default"})
+    return ModelRequest(messages=messages, user="tester")

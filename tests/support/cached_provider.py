@@ -8,7 +8,7 @@ from meshwright.messages import Usage
 from meshwright.models.cache.cached import Cached
 from meshwright.models.cache.memory import MemoryStore
 from meshwright.models.cache.port import Store
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ManualClock
 
 TTL_SECONDS = 60.0
@@ -60,5 +60,5 @@ def caching(provider: Any, clock: ManualClock, store: Store | None = None, ident
 
 
 def request(text: str = "Hello", tenant: Any = "default", **fields: Any) -> ModelRequest:
-    known = {"user": "tester", "metadata": {"tenant_id": tenant, "task_id": "t1"}}
+    known = {"user": "tester", "context": CallContext(tenant_id=tenant, task_id="t1")}
     return ModelRequest(**{"messages": (ChatMessage(role="user", content=text),), **known, **fields})

@@ -12,7 +12,7 @@ from meshwright.errors import ConfigError
 from meshwright.ledger.account import ACCOUNT, Balance
 from meshwright.ledger.budgets import Budgets
 from meshwright.messages import TaskRequest
-from meshwright.models.port import BudgetExceeded
+from meshwright.models.port import BudgetExceeded, CallContext
 from meshwright.money import Budget
 from meshwright.testing.clock import BEGINNING
 from tests.support.budgets import STEP, budget, spending, until
@@ -116,12 +116,12 @@ async def test_no_budget_takes_no_turn() -> None:
     ("scope", "fields", "account"),
     [
         ("mesh", {}, "pot:mesh"),
-        ("tenant", {"metadata": {"tenant_id": "acme"}}, "pot:acme"),
+        ("tenant", {"context": CallContext(tenant_id="acme")}, "pot:acme"),
         ("tenant", {}, "pot:default"),
         ("agent", {"user": "clerk"}, "pot:clerk"),
         ("tag", {"tags": ("cheap",)}, "pot:cheap"),
-        ("thread", {"metadata": {"thread_id": "th"}}, "pot:th"),
-        ("task", {"metadata": {"task_id": "t1"}}, "pot:t1"),
+        ("thread", {"context": CallContext(thread_id="th")}, "pot:th"),
+        ("task", {"context": CallContext(task_id="t1")}, "pot:t1"),
     ],
 )
 async def test_each_of_a_scope_has_a_budget_of_its_own(scope: Any, fields: Any, account: str) -> None:
@@ -157,23 +157,23 @@ async def test_names_of_any_sort_have_accounts_of_their_own() -> None:
 
 
 async def test_a_task_may_bring_its_own_budget() -> None:
-    metadata = {**STEP, "budget_usd": "1.50"}
+    context = STEP.model_copy(update={"budget_usd": Decimal("1.50")})
     async with spending(budget(10, "task", scope="task")) as mesh:
-        await mesh.call(1, metadata=metadata)
+        await mesh.call(1, context=context)
         with pytest.raises(BudgetExceeded, match=r"budget budget_usd of task t1 exceeded"):
-            await mesh.call(1, metadata=metadata)
-        await mesh.call(1, metadata={**STEP, "task_id": "t2"})
+            await mesh.call(1, context=context)
+        await mesh.call(1, context=STEP.model_copy(update={"task_id": "t2"}))
 
 
 @pytest.mark.parametrize("scope", ["task", "thread"])
 async def test_tenants_with_the_same_ids_share_no_account(scope: Any) -> None:
-    acme = {**STEP, "tenant_id": "acme", "thread_id": "one", "budget_usd": "5"}
-    default = {**acme, "tenant_id": "default"}
+    acme = CallContext(tenant_id="acme", task_id="t1", step=1, thread_id="one", budget_usd=Decimal(5))
+    default = acme.model_copy(update={"tenant_id": "default"})
     async with spending(budget(1, "each", scope=scope), budget(100)) as mesh:
-        for metadata in (acme, default):
-            await mesh.call(1, metadata=metadata)
+        for context in (acme, default):
+            await mesh.call(1, context=context)
             with pytest.raises(BudgetExceeded, match=r"budget each"):
-                await mesh.call(1, metadata=metadata)
+                await mesh.call(1, context=context)
         assert (await mesh.balance("pot:mesh"))[0] == 2  # the same step of both counts twice
         budgets = mesh.model.budgets
         seen = {tenant: await budgets.views(mesh.log, tenant) for tenant in ("acme", "default", "other")}
@@ -186,14 +186,14 @@ async def test_tenants_with_the_same_ids_share_no_account(scope: Any) -> None:
 
 
 async def test_a_call_may_bring_the_budgets_of_its_key() -> None:
-    key = budget(1, "key-1", scope="agent", of="clerk", window="day").model_dump(mode="json")
-    forged = budget(99).model_dump(mode="json")
+    key = budget(1, "key-1", scope="agent", of="clerk", window="day")
+    forged = budget(99)
     async with spending(budget(3)) as mesh:
-        await mesh.call(1, metadata={"budgets": [key, forged]})
+        await mesh.call(1, context=CallContext(budgets=(key, forged)))
         with pytest.raises(BudgetExceeded, match=r"budget key-1 of agent clerk exceeded"):
-            await mesh.call(1, metadata={"budgets": [key]})
+            await mesh.call(1, context=CallContext(budgets=(key,)))
         with pytest.raises(BudgetExceeded, match=r"budget pot"):
-            await mesh.call(3, metadata={"budgets": [forged]})
+            await mesh.call(3, context=CallContext(budgets=(forged,)))
         assert {(view.budget, view.limit_usd) for view in await mesh.views()} == {("pot", 3), ("key-1", 1)}
 
 
@@ -228,8 +228,8 @@ async def test_the_budgets_are_listed_with_what_is_spent_and_reserved() -> None:
 
 async def test_a_tenant_does_not_see_the_budget_of_another() -> None:
     async with spending(budget(10, scope="tenant")) as mesh:
-        await mesh.call(metadata={"tenant_id": "acme"})
-        await mesh.call(metadata={"tenant_id": "bigco"})
+        await mesh.call(context=CallContext(tenant_id="acme"))
+        await mesh.call(context=CallContext(tenant_id="bigco"))
         await mesh.model.budgets.settled()
         views = await mesh.model.budgets.views(mesh.log, "acme")
         assert [view.key for view in views] == ["acme"]

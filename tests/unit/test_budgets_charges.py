@@ -11,7 +11,7 @@ from meshwright.ledger.calls import left
 from meshwright.ledger.estimate import most_prompt_tokens
 from meshwright.messages import Usage
 from meshwright.models.port import (
-    BEGIN_ANEW,
+    STREAM_RESTART,
     BudgetExceeded,
     ContentRefused,
     ModelRefused,
@@ -70,11 +70,11 @@ async def test_a_cancelled_call_counts_as_the_estimate() -> None:
 async def test_of_a_stream_that_breaks_off_the_pieces_that_came_are_counted() -> None:
     heard: list[str] = []
     async with spending(budget(100)) as mesh:
-        mesh.provider.pieces = ["ab", BEGIN_ANEW, "cde"]
+        mesh.provider.pieces = ["ab", STREAM_RESTART, "cde"]
         mesh.provider.failure = ModelUnavailable("the stream broke off")
         with pytest.raises(ModelUnavailable):
             await mesh.call(80, on_delta=heard.append)
-        assert heard == ["ab", BEGIN_ANEW, "cde"]
+        assert heard == ["ab", STREAM_RESTART, "cde"]
         assert await mesh.balance("pot:mesh") == (5, 0)
         usage = mesh.told[0]["usage"]
         assert usage.completion_tokens == 5
@@ -131,11 +131,11 @@ async def test_an_account_that_is_away_for_a_moment_is_asked_again(monkeypatch: 
 
 async def test_the_ledger_is_told_of_what_no_journal_tells() -> None:
     async with spending(budget(2)) as mesh:
-        await mesh.call(1, metadata=STEP)
+        await mesh.call(1, context=STEP)
         assert mesh.told == []
         await mesh.call(1)
         with pytest.raises(BudgetExceeded):
-            await mesh.call(1, metadata=STEP)
+            await mesh.call(1, context=STEP)
     assert [(call["outcome"], call["cost_usd"], call["error"]) for call in mesh.told] == [
         ("ok", 1, None),
         ("failed", 0, "BudgetExceeded"),

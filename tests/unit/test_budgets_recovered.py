@@ -39,7 +39,7 @@ async def test_what_a_crash_left_reserved_counts_as_spent_when_its_time_is_over(
 
 async def test_a_resumed_run_finds_its_reservation_whose_call_may_have_been_made() -> None:
     async with spending(budget(10)) as mesh:
-        step = request(4, metadata=STEP)
+        step = request(4, context=STEP)
         await mesh.model.budgets.hold(step, call_id_of(step), lambda asked: Decimal(4))
         resumed = mesh.another()
         mesh.provider.tokens = 1
@@ -51,10 +51,10 @@ async def test_a_resumed_run_finds_its_reservation_whose_call_may_have_been_made
 async def test_a_call_that_was_thought_lost_and_ends_late_is_charged_once() -> None:
     async with spending(budget(10)) as mesh:
         mesh.provider.open.clear()
-        late = asyncio.create_task(mesh.call(4, metadata=STEP))
+        late = asyncio.create_task(mesh.call(4, context=STEP))
         await until(lambda: mesh.provider.requests)
         resumed = mesh.another()
-        again = asyncio.create_task(resumed.complete(request(4, metadata=STEP)))
+        again = asyncio.create_task(resumed.complete(request(4, context=STEP)))
         await until(lambda: len(mesh.provider.requests) == 2)
         mesh.provider.open.set()
         await asyncio.gather(late, again)
@@ -65,7 +65,7 @@ async def test_a_call_that_was_thought_lost_and_ends_late_is_charged_once() -> N
 async def test_calls_of_one_step_at_once_are_reserved_apart() -> None:
     async with spending(budget(10)) as mesh:
         mesh.provider.tokens = 1
-        await asyncio.gather(*[mesh.call(3, metadata=STEP) for _ in range(3)])
+        await asyncio.gather(*[mesh.call(3, context=STEP) for _ in range(3)])
         assert await mesh.balance("pot:mesh") == (3, 0)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from meshwright.models.port import CallContext
 from meshwright.run.told import model_called
 from tests.support.budgets import STEP, budget, request, spending
 
@@ -36,12 +37,12 @@ async def test_a_soft_budget_goes_on_with_its_cheaper_tag() -> None:
 
 async def test_the_ledger_is_told_of_the_tags_that_a_call_was_made_with() -> None:
     async with spending(budget(1, hard=False, cheaper_tag="cheap")) as mesh:
-        step = request(1, tags=("research", "expensive"), metadata=STEP)
+        step = request(1, tags=("research", "expensive"), context=STEP)
         told: list[Any] = []
         for _ in range(2):
             reply = await mesh.model.complete(step)
             told += [payload["tags"] for _, payload in model_called(step, reply, 0.0)]
-            await mesh.model.complete(step.model_copy(update={"metadata": {}}))
+            await mesh.model.complete(step.model_copy(update={"context": CallContext()}))
         assert told == [("research", "expensive"), ("research", "cheap")]
         assert [call["tags"] for call in mesh.told] == [("research", "cheap")] * 2
 
@@ -69,6 +70,6 @@ async def test_four_fifths_are_warned_of_once_a_window() -> None:
 
 async def test_what_is_told_of_a_tenant_is_for_that_tenant() -> None:
     async with spending(budget(1, scope="tenant")) as mesh:
-        await mesh.call(1, metadata={"tenant_id": "acme"})
+        await mesh.call(1, context=CallContext(tenant_id="acme"))
         await mesh.balance("pot:acme")
         assert {event.tenant_id for event in mesh.events} == {"acme"}

@@ -17,7 +17,7 @@ from meshwright.envelope import ActorRef
 from meshwright.hosts.memory import MemoryHost
 from meshwright.ledger.calls import called, leave
 from meshwright.messages import Usage
-from meshwright.models.port import ModelReply, ModelRequest, ModelUnavailable, OnDelta
+from meshwright.models.port import CallContext, ModelReply, ModelRequest, ModelUnavailable, OnDelta
 from meshwright.prompts import Prompts
 from meshwright.turns import ActorKind
 
@@ -79,7 +79,9 @@ async def host() -> AsyncIterator[MemoryHost]:
 
 
 async def compress(host: MemoryHost, model: Any, request: CompressRequest = LONG) -> CompressResponse:
-    return await ContextClient(host, model, Prompts(PROMPTS)).compress(request, metadata={"task_id": "t1"})
+    return await ContextClient(host, model, Prompts(PROMPTS)).compress(
+        request, context=CallContext(task_id="t1")
+    )
 
 
 async def test_a_text_under_the_ceiling_is_deterministic_and_asks_no_model(host: MemoryHost) -> None:
@@ -111,7 +113,7 @@ async def test_the_model_is_called_as_the_context_service_with_the_compression_t
     await compress(host, model)
     (asked,) = model.asked
     assert (asked.user, asked.tags, asked.model) == ("context-service", ("compression",), "default")
-    assert asked.metadata == {"purpose": "compression", "tenant_id": "default", "task_id": "t1"}
+    assert asked.context == CallContext(purpose="compression", task_id="t1")
     assert [message.role for message in asked.messages] == ["system", "user"]
     assert "client hands to simple-agent" in asked.messages[0].content
     assert asked.messages[1].content.startswith("METADATA:")

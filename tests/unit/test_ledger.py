@@ -18,8 +18,8 @@ from meshwright.errors import InvalidInput
 from meshwright.ledger.calls import Call, call_id_of, called, leave, left
 from meshwright.ledger.costs import Cost, since_of
 from meshwright.ledger.rows import COLUMNS, row_of
-from meshwright.messages import Event, Usage
-from meshwright.models.port import ModelReply, ModelRequest, RateLimited
+from meshwright.messages import Event, TaskBudget, Usage
+from meshwright.models.port import CallContext, ModelReply, ModelRequest, RateLimited
 from tests.support.event_logs import START, LogOnFile, event, open_log
 
 ROWS = "SELECT * FROM calls ORDER BY seq"
@@ -31,8 +31,8 @@ async def kept(tmp_path: Path) -> AsyncIterator[LogOnFile]:
         yield kept
 
 
-def request(*tags: str, user: str = "writer", **metadata: Any) -> ModelRequest:
-    return ModelRequest(model="fast", messages=(), tags=tags, user=user, metadata=metadata)
+def request(*tags: str, user: str = "writer", **context: Any) -> ModelRequest:
+    return ModelRequest(model="fast", messages=(), tags=tags, user=user, context=CallContext(**context))
 
 
 def reply(cost: str | None = "0.25", **fields: Any) -> ModelReply:
@@ -351,3 +351,21 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         since_of(text, START)
     assert refused.value.field == "since"
+
+
+def test_a_call_of_a_task_is_hashed_as_journals_have_it() -> None:
+    """A journal knows a step by a hash of its request: another one would refuse the tasks that are open."""
+    context = CallContext(
+        budget_usd=Decimal("1.50"),
+        budgets_above=(TaskBudget(task_id="above", limit_usd=Decimal(3)),),
+        task_id="t1",
+        agent_id="writer",
+        attempt=1,
+        step=2,
+    )
+    asked = ModelRequest(messages=(), user="writer", context=context)
+    assert to_json(asked).partition(b'"metadata":')[2] == (
+        b'{"budget_usd":"1.50","budgets_above":[{"task_id":"above","limit_usd":"3"}],"task_id":"t1",'
+        b'"agent_id":"writer","tenant_id":"default","attempt":1,"step":2},"tools":[],"tool_choice":"auto",'
+        b'"response_schema":null,"temperature":0.0,"max_tokens":1024,"timeout_seconds":120.0,"cache":true}'
+    )

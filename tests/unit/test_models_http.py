@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from meshwright.errors import ConfigError
 from meshwright.models.http import HttpModel
-from meshwright.models.port import ChatMessage, ModelTimeout, ToolCall, ToolSpec
+from meshwright.models.port import CallContext, ChatMessage, ModelTimeout, ToolCall, ToolSpec
 from meshwright.models.structure import response_schema
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_requests import KEY, request
@@ -70,13 +70,17 @@ def test_the_name_tells_the_server_and_never_the_key() -> None:
 async def test_tags_user_and_metadata_are_fields_of_the_request_itself(
     fake: FakeProvider, model: HttpModel
 ) -> None:
-    metadata = {"task_id": "t1", "agent_id": "researcher-agent"}
-    await model.complete(request(tags=("research", "cheap"), metadata=metadata))
+    context = CallContext(task_id="t1", agent_id="researcher-agent", budget_usd=Decimal(1))
+    await model.complete(request(tags=("research", "cheap"), context=context))
     body = fake.calls[0].body
     assert body["tags"] == ["research", "cheap"]
     assert body["user"] == "researcher-agent"
-    assert body["metadata"] == {**metadata, "tags": ["research", "cheap"]}
-    assert metadata == {"task_id": "t1", "agent_id": "researcher-agent"}
+    assert body["metadata"] == {
+        "task_id": "t1",
+        "agent_id": "researcher-agent",
+        "tenant_id": "default",
+        "tags": ["research", "cheap"],
+    }
 
 
 async def test_a_conversation_with_tools_is_written_as_the_api_wants_it(
@@ -240,7 +244,7 @@ async def test_a_cost_that_comes_with_the_tokens_is_taken(fake: FakeProvider, mo
 async def test_a_proxys_cache_is_kept_apart_for_each_tenant_and_tag_and_can_be_passed_by(
     fake: FakeProvider, model: HttpModel
 ) -> None:
-    await model.complete(request(metadata={"tenant_id": "acme"}, tags=("b", "a")))
+    await model.complete(request(context=CallContext(tenant_id="acme"), tags=("b", "a")))
     await model.complete(request(cache=False))
     told = [call.body["cache"] for call in fake.calls]
     assert told == [{"namespace": "acme:a:b"}, {"no-cache": True, "no-store": True}]

@@ -75,4 +75,4 @@ async def test_a_call_says_which_attempt_it_is_of() -> None:
         assert (await mesh.outcome(receipt.task_id)).success
         told = [(call["user"], call["attempt"]) for call in mesh.events("model.called").payloads]
     assert told == [("asker", 1)] * 3 + [("other", 2)]
-    assert [request.metadata["attempt"] for request in model.requests] == [1, 1, 1, 2]
+    assert [request.context.attempt for request in model.requests] == [1, 1, 1, 2]

@@ -16,7 +16,7 @@ from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, load_se
 from meshwright.events.filter import EventFilter
 from meshwright.events.live import MAX_WAITING, Live
 from meshwright.messages import Event
-from meshwright.models.port import BEGIN_ANEW, ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.port import STREAM_RESTART, ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.run.streaming import MAX_CHARS, PAUSE_SECONDS, Deltas
 from meshwright.testing import MeshUnderTest, mesh_for
 
@@ -47,7 +47,7 @@ class Typist:
             if not isinstance(piece, str):
                 await piece()
                 continue
-            whole = "" if piece == BEGIN_ANEW else whole + piece
+            whole = "" if piece == STREAM_RESTART else whole + piece
             if on_delta is not None:
                 on_delta(piece)
         return self._reply(whole)
@@ -126,7 +126,7 @@ async def test_text_between_tools_is_streamed_by_step() -> None:
 
 async def test_another_try_is_told_and_its_pieces_are_counted_anew() -> None:
     long = "words that are long enough to be shown at once"
-    model = Typist([long, BEGIN_ANEW, BEGIN_ANEW, "better"])
+    model = Typist([long, STREAM_RESTART, STREAM_RESTART, "better"])
     async with mesh_for(Writer, model=model) as mesh:
         assert (await mesh.ask("writer", "Write.")).text == "better"
         told = [{key: each[key] for key in each if key not in ("step", "attempt")} for each in deltas(mesh)]

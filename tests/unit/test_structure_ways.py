@@ -91,7 +91,7 @@ async def test_a_forced_tool_is_the_shape_and_must_be_called() -> None:
     await outcomes(model, 1)
     request = model.requests[-1]
     assert (request.tools[-1].parameters, request.tool_choice) == (response_schema(Recipe), "required")
-    assert request.metadata["way"] == "tool"
+    assert request.context.mode == "tool"
 
 
 async def test_an_instruction_holds_the_schema() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
 
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,6 +15,7 @@ from meshwright.errors import MeshError
 from meshwright.ledger.keys import LLM_SERVICE, PREFIX, Forbidden, Key, Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.messages import Caller
+from meshwright.models.port import CallContext
 from meshwright.settings import ADMIN_PREFIX
 
 ADMIN = "admin"
@@ -130,17 +130,13 @@ class ModelCaller:
     key: Key | None = None
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def context(self) -> CallContext:
         """What the call says of its caller to budgets, ledger and cache."""
-        told: dict[str, Any] = {
-            "purpose": LLM_SERVICE,
-            "tenant_id": self.tenant_id,
-            "agent_id": self.user,
-        }
-        if self.key is not None:
-            told["key_id"] = self.key.key_id
-            told["budgets"] = [self.key.budget.model_dump(mode="json")] if self.key.budget else []
-        return told
+        context = CallContext(purpose=LLM_SERVICE, tenant_id=self.tenant_id, agent_id=self.user)
+        if self.key is None:
+            return context
+        budgets = () if self.key.budget is None else (self.key.budget,)
+        return context.model_copy(update={"key_id": self.key.key_id, "budgets": budgets})
 
 
 def account(identity: Identity, *, tenant_id: str | None, user: str | None) -> ModelCaller:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from meshwright.errors import InvalidInput
 from meshwright.messages import Identifier
-from meshwright.models.port import ChatMessage, ModelRequest, ToolCall, ToolSpec
+from meshwright.models.port import CallContext, ChatMessage, ModelRequest, ToolCall, ToolSpec
 from meshwright.models.schema import check_schema
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -173,7 +173,7 @@ class ChatRequest(BaseModel):
     cache: dict[str, Any] | None = None
 
 
-def model_request(asked: ChatRequest, *, user: str, metadata: dict[str, Any]) -> ModelRequest:
+def model_request(asked: ChatRequest, *, user: str, context: CallContext) -> ModelRequest:
     """Make the request that the mesh's model takes. Raises InvalidInput for what it cannot do."""
     check_parameters(asked)
     limit = asked.max_completion_tokens or asked.max_tokens
@@ -187,7 +187,7 @@ def model_request(asked: ChatRequest, *, user: str, metadata: dict[str, Any]) ->
         messages=messages_of(asked.messages),
         tags=tags_of(asked),
         user=user,
-        metadata=metadata,
+        context=context,
         tools=tools_of(asked),
         tool_choice="required" if must_call(asked) else "auto",
         cache=not any((asked.cache or {}).get(word) for word in ("no-cache", "no-store")),

@@ -22,7 +22,7 @@ from meshwright.api.refusals import error_body, refused
 from meshwright.api.wire import RawRoute, answer, read_model
 from meshwright.errors import Draining, MeshError, NotFound
 from meshwright.mesh import Mesh
-from meshwright.models.port import BEGIN_ANEW, Model, ModelReply, ModelRequest, ModelUnavailable
+from meshwright.models.port import STREAM_RESTART, Model, ModelReply, ModelRequest, ModelUnavailable
 
 GROUPS = ("default", "quality", "fast")
 COST_HEADER = "x-litellm-response-cost"
@@ -137,7 +137,7 @@ class CompletionRoutes:
                 field="model",
             )
         caller = account(identity_of(request), tenant_id=asked.tenant_id, user=asked.user)
-        return asked, model_request(asked, user=caller.user, metadata=caller.metadata)
+        return asked, model_request(asked, user=caller.user, context=caller.context)
 
     async def _stream(self, request: Request, asked: ChatRequest, wanted: ModelRequest) -> Response:
         """Stream the answer, once it has begun: what fails before has the status of its error."""
@@ -191,7 +191,7 @@ class StreamedCall:
         await asyncio.gather(self._task, return_exceptions=True)
 
     def _take(self, text: str) -> None:
-        if text == BEGIN_ANEW:
+        if text == STREAM_RESTART:
             self._anew = ""
         elif self._anew is None:
             self._tell(text)

@@ -10,6 +10,7 @@ from meshwright.api.openapi import answers, problems, reads
 from meshwright.api.wire import RawRoute, answer, read_model, traceparent
 from meshwright.context.request import CompressRequest, CompressResponse
 from meshwright.mesh import Mesh
+from meshwright.models.port import CallContext
 
 REFUSALS = problems(
     {
@@ -48,6 +49,6 @@ class ContextRoutes:
             wanted,
             tenant_id=caller.tenant_id,
             traceparent=traceparent(request),
-            metadata={"budgets": [budget.model_dump(mode="json") for budget in caller.budgets]},
+            context=CallContext(tenant_id=caller.tenant_id, budgets=caller.budgets),
         )
         return answer(made)

@@ -109,6 +109,6 @@ class LlmRoutes:
             model=asked.model,
             messages=messages_of(asked.messages),
             user=caller.user,
-            metadata=caller.metadata,
+            context=caller.context,
             **given({"max_tokens": asked.max_tokens, "temperature": asked.temperature}),
         )

@@ -40,10 +40,10 @@ class Announcements:
         self._emit(
             "model.retried",
             topics.TASK_PROGRESS,
-            {"error": fault, "delay_seconds": round(delay_seconds, 3), "step": request.metadata.get("step")},
-            task_id=request.metadata.get("task_id"),
+            {"error": fault, "delay_seconds": round(delay_seconds, 3), "step": request.context.step},
+            task_id=request.context.task_id,
             agent_id=request.user,
-            tenant_id=request.metadata.get("tenant_id", "default"),
+            tenant_id=request.context.tenant_id,
         )
 
     def overran(self, overrun: Overrun) -> None:

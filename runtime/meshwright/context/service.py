@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -26,7 +25,7 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import MailboxFull, MeshError
 from meshwright.host import Host
 from meshwright.ledger.calls import Call, call_id_of, called, left
-from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest
+from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest
 from meshwright.prompts import Prompts
 
 CONTEXT_SERVICE = "context-service"
@@ -80,9 +79,9 @@ class ContextClient:
         *,
         tenant_id: str = "default",
         traceparent: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        context: CallContext | None = None,
     ) -> CompressResponse:
-        """Make the context for a request's receiver. `metadata` is what a call of the model is known by.
+        """Make the context for a request's receiver. `context` is what a call of the model is known by.
 
         Never fails because of the model: without a valid shorter text the answer is the deterministic one,
         whole, and says why. Raises what `Host.call` raises, but waits where the service has too much to do.
@@ -94,7 +93,8 @@ class ContextClient:
         model = self._model() if callable(self._model) else self._model
         if model is None:
             return _response(made, started, "deterministic-fallback", error="there is no compression model")
-        known_by = {"purpose": "compression", "tenant_id": tenant_id, **(metadata or {})}
+        known = context or CallContext(tenant_id=tenant_id)
+        known_by = known.model_copy(update={"purpose": "compression"})
         ask = partial(self._model_request, made, request, known_by)
         return await self._shortened(made, model, ask, started)
 
@@ -135,7 +135,7 @@ class ContextClient:
             return f": {failure.code}: {failure.message}"
         return f": {type(failure).__name__}"  # its message may hold a key
 
-    def _model_request(self, made: Plan, request: CompressRequest, metadata: dict[str, Any]) -> ModelRequest:
+    def _model_request(self, made: Plan, request: CompressRequest, context: CallContext) -> ModelRequest:
         prompt = self._prompts.get(CONTEXT_SERVICE)
         values = {"sender": request.sender, "receiver": request.receiver}
         return ModelRequest(
@@ -146,7 +146,7 @@ class ContextClient:
             ),
             tags=COMPRESSION_TAGS,
             user=CONTEXT_SERVICE,
-            metadata=metadata,
+            context=context,
             temperature=prompt.temperature,
             max_tokens=prompt.max_tokens,
             timeout_seconds=self._timeout_seconds,

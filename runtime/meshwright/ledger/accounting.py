@@ -67,7 +67,7 @@ class Accounted:
         if hold.request.tags != request.tags:  # the journal, which tells of it, knows the first ones alone
             reply = reply.model_copy(update={"tags": hold.request.tags})
         self.budgets.settle(hold, reply.cost_usd)
-        if request.metadata.get("task_id") is None:
+        if request.context.task_id is None:
             self._emit(
                 request, called(hold.request, call_id=call_id, reply=reply, latency_ms=reply.latency_ms)
             )
@@ -157,14 +157,14 @@ def emit_on(host: Host) -> Emit:
 
     def emit(request: ModelRequest, payload: dict[str, Any]) -> None:
         aggregate = f"mesh/{host.incarnation}"
-        task_id = request.metadata.get("task_id")
+        task_id = request.context.task_id
         event = Event(
             # The call of a task's step has the same id again when it is repeated, and is told each time.
             id=f"{aggregate}/{payload['call_id'] if task_id is None else new_id()}",
             event_type=CALLED,
             topic=topics.MESH if task_id is None else topics.TASK_PROGRESS,
             time=host.clock.now(),
-            tenant_id=request.metadata.get("tenant_id") or "default",
+            tenant_id=request.context.tenant_id,
             task_id=task_id,
             agent_id=request.user,
             aggregate_id=aggregate,

@@ -12,8 +12,6 @@ from meshwright.work.protocol import DEFAULT_TENANT
 
 CALLED = "model.called"
 NO_USAGE = Usage()
-WHERE = ("task_id", "generation", "attempt", "step", "way")
-"""What of a request's metadata says which call it is."""
 
 
 class Call(Plain):
@@ -51,11 +49,11 @@ class Call(Plain):
 
 def call_id_of(request: ModelRequest) -> str:
     """The id of a call: of a task's step always the same, so that a resumed run finds its own; else new."""
-    where = [request.metadata.get(name) for name in WHERE]
-    if where[0] is None:
+    context = request.context
+    if context.task_id is None:
         return new_id()
-    tenant_id = request.metadata.get("tenant_id") or DEFAULT_TENANT
-    tenant = () if tenant_id == DEFAULT_TENANT else (tenant_id,)  # none in the ids of stored calls
+    where = context.task_id, context.generation, context.attempt, context.step, context.mode
+    tenant = () if context.tenant_id == DEFAULT_TENANT else (context.tenant_id,)
     return derived_id("call", request.user, *map(str, where), *tenant)
 
 
@@ -87,8 +85,8 @@ def called(
         )
     else:
         outcome = "ok"
-    known = {name: request.metadata.get(name) for name in ("step", "attempt")}
-    known["finish_reason"] = finish_reason
+    context = request.context
+    known = {"step": context.step, "attempt": context.attempt, "finish_reason": finish_reason}
     return {
         "call_id": call_id,
         "model": reply.model,
@@ -96,8 +94,8 @@ def called(
         "group": request.model,
         "tags": request.tags if reply.tags is None else reply.tags,
         "user": request.user,
-        "thread_id": request.metadata.get("thread_id"),
-        "tenant_id": request.metadata.get("tenant_id"),
+        "thread_id": context.thread_id,
+        "tenant_id": context.tenant_id,
         "usage": reply.usage,
         "cost_usd": reply.cost_usd,
         "cost_source": reply.cost_source,

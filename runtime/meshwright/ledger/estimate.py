@@ -8,7 +8,7 @@ from typing import Protocol
 from pydantic_core import to_json
 
 from meshwright.messages import Usage
-from meshwright.models.port import BEGIN_ANEW, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import STREAM_RESTART, ModelReply, ModelRequest, OnDelta
 from meshwright.money import Price
 
 BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few
@@ -102,7 +102,7 @@ class Heard:
 
     def _take(self, text: str) -> None:
         assert self._pass_on is not None
-        if text == BEGIN_ANEW:
+        if text == STREAM_RESTART:
             self.begun += 1
             self._attempts.append(0)
         self._attempts[-1] += size_of(text)

@@ -8,19 +8,14 @@ from decimal import Decimal
 
 from meshwright.errors import ConfigError
 from meshwright.ledger.account import Account, Verdict, renews_at
-from meshwright.messages import TaskBudget
 from meshwright.models.port import BudgetExceeded, ModelRequest, PriceUnknown
 from meshwright.money import Budget
-from meshwright.work.protocol import DEFAULT_TENANT, tenant_scoped
+from meshwright.work.protocol import tenant_scoped
 
 DEAR_TAGS = frozenset({"expensive", "medium"})
 """The tags that a soft budget's cheaper tag takes the place of."""
 OWN = "budget_usd"
-"""The name of the budget that a task brings itself, and of the metadata that says so."""
-ABOVE = "budgets_above"
-"""The metadata that holds the budgets of the tasks above the call's."""
-BROUGHT = "budgets"
-"""The metadata that holds further budgets, as plain data."""
+"""The name of the budget that a task brings itself."""
 EVERY = "*"
 
 
@@ -43,9 +38,8 @@ def check(declared: Sequence[Budget]) -> None:
 
 def keys_of(scope: str, request: ModelRequest) -> Iterable[str]:
     """Whom of a scope a call is by: nobody, one, or all its tags. Tenants share no thread and no task."""
-    metadata = request.metadata
-    tenant_id = metadata.get("tenant_id") or DEFAULT_TENANT
-    thread_id, task_id = metadata.get("thread_id"), metadata.get("task_id")
+    context = request.context
+    tenant_id, thread_id, task_id = context.tenant_id, context.thread_id, context.task_id
     keys = {
         "mesh": ("mesh",),
         "tenant": (tenant_id,),
@@ -82,17 +76,15 @@ def brought_by(request: ModelRequest) -> Iterator[Account]:
 
     A budget that names whose it is applies to every call that brings it, whichever agent makes the call.
     """
-    tenant_id = request.metadata.get("tenant_id") or DEFAULT_TENANT
-    for each in request.metadata.get(BROUGHT) or ():
-        budget = Budget.model_validate(each)
+    context = request.context
+    tenant_id = context.tenant_id
+    for budget in context.budgets:
         for key in keys_of(budget.scope, request) if budget.of == EVERY else (budget.of,):
             yield account_of(budget, key, brought=True, tenant_id=tenant_id)
-    for each in request.metadata.get(ABOVE) or ():
-        above = TaskBudget.model_validate(each)
+    for above in context.budgets_above:
         yield _account_of_task(above.task_id, above.limit_usd, tenant_id)
-    limit, task_id = request.metadata.get(OWN), request.metadata.get("task_id")
-    if limit is not None and task_id is not None:
-        yield _account_of_task(str(task_id), Decimal(str(limit)), tenant_id)
+    if context.budget_usd is not None and context.task_id is not None:
+        yield _account_of_task(context.task_id, context.budget_usd, tenant_id)
 
 
 def _account_of_task(task_id: str, limit_usd: Decimal, tenant_id: str) -> Account:

@@ -39,8 +39,8 @@ URL_REMEDY = "Write it like http://127.0.0.1:4000"
 class HttpModel:
     """Calls `{base_url}/v1/chat/completions`; a base URL that names a version is used as it is.
 
-    `tags`, `user` and `metadata` go along as top-level fields, as a LiteLLM proxy routes by them; a cache
-    of its own it has to keep apart for each tenant. With a `model_name` every call is of that model, and has
+    `tags`, `user` and `metadata` go along as top-level fields, as a LiteLLM proxy routes by them; a cache of
+    its own it has to keep apart for each tenant. With a `model_name` every call is of that model, and has
     no field that is not OpenAI's. One attempt a call, within the request's own deadline,
     which bounds a stream as well. An error holds what the server said of it, without the key and the prompt.
     """
@@ -248,7 +248,7 @@ def cache_control(request: ModelRequest) -> dict[str, Any]:
     """What a LiteLLM proxy that caches has to heed: its key knows neither tenant nor tags."""
     if not request.cache:
         return {"no-cache": True, "no-store": True}
-    return {"namespace": ":".join([str(request.metadata.get("tenant_id", "")), *sorted(request.tags)])}
+    return {"namespace": ":".join([request.context.tenant_id, *sorted(request.tags)])}
 
 
 def is_a_stream(response: aiohttp.ClientResponse) -> bool:

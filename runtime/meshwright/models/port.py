@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from meshwright.errors import ModelError
-from meshwright.messages import Plain, Usage
-from meshwright.money import Amount
+from meshwright.messages import Plain, TaskBudget, Usage
+from meshwright.money import Amount, Budget
+
+_UNSET: Any = Field(default=None, exclude_if=lambda value: value is None)
+_BUDGETS = {"budget_usd", "budgets_above", "budgets"}
 
 CostSource = Literal["priced", "reported", "estimated", "unknown"]
 """Who says what a call cost: our price list for the tokens that were counted, whoever answered, our price
@@ -44,8 +47,37 @@ class ToolSpec(Plain):
     parameters: dict[str, Any]
 
 
+class CallContext(Plain):
+    """Who makes a call and what for: budgets, ledger and cache go by it. What is not set is left out of JSON.
+
+    `budget_usd` is what the task itself may cost, `budgets_above` are those of the tasks that it works for,
+    and `budgets` those of the caller's key, `key_id`. `mode` names how the request was adapted to a model
+    that had refused it.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    budget_usd: Amount | None = _UNSET
+    budgets_above: tuple[TaskBudget, ...] = Field(default=(), exclude_if=lambda budgets: not budgets)
+    budgets: tuple[Budget, ...] = Field(default=(), exclude_if=lambda budgets: not budgets)
+    task_id: str | None = _UNSET
+    thread_id: str | None = _UNSET
+    agent_id: str | None = _UNSET
+    tenant_id: str = "default"
+    generation: int | None = _UNSET
+    attempt: int | None = _UNSET
+    step: int | None = _UNSET
+    purpose: str | None = _UNSET
+    key_id: str | None = _UNSET
+    mode: str | None = _UNSET
+
+    def metadata(self) -> dict[str, Any]:
+        """What a provider is told of a call: its ids, and no budget."""
+        return self.model_dump(exclude=_BUDGETS)
+
+
 class ModelRequest(Plain):
-    """One call to a model. `metadata` names the task, agent, tenant, attempt and step.
+    """One call to a model.
 
     `timeout_seconds` bounds the whole call, its retries included. `cache` is whether an answer from a cache
     will do, where the mesh has one.
@@ -55,7 +87,7 @@ class ModelRequest(Plain):
     messages: tuple[ChatMessage, ...]
     tags: tuple[str, ...] = ()
     user: str
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    context: CallContext = Field(default=CallContext(), serialization_alias="metadata")  # as journals have it
     tools: tuple[ToolSpec, ...] = ()
     tool_choice: Literal["auto", "required"] = "auto"
     response_schema: dict[str, Any] | None = None
@@ -89,7 +121,7 @@ class ModelReply(Plain):
     tags: tuple[str, ...] | None = None
 
 
-BEGIN_ANEW = ""
+STREAM_RESTART = ""
 """The piece of a streamed answer that says: forget what came, another attempt begins."""
 
 
@@ -97,7 +129,7 @@ class OnDelta(Protocol):
     """Takes a streamed answer piece by piece; called on the event loop, and must not block."""
 
     def __call__(self, text: str) -> None:
-        """Take the next piece, or BEGIN_ANEW."""
+        """Take the next piece, or STREAM_RESTART."""
         ...
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from meshwright.clock import Clock
 from meshwright.errors import ModelError
-from meshwright.models.port import BEGIN_ANEW, Model, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import STREAM_RESTART, Model, ModelReply, ModelRequest, OnDelta
 
 MAX_TRIES = 3
 BACKOFF_SECONDS = 0.5
@@ -66,7 +66,7 @@ class Retrying:
                 return reply.model_copy(update={"attempts": made + reply.attempts}) if made else reply
             await self.clock.sleep_until(wakes)
             if on_delta is not None:
-                on_delta(BEGIN_ANEW)
+                on_delta(STREAM_RESTART)
             left = (ends - self.clock.now()).total_seconds()
             attempt = request.model_copy(update={"timeout_seconds": left})
         raise AssertionError("the count has no end")

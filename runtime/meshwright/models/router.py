@@ -22,7 +22,7 @@ from meshwright.models.litellm_router import (
     id_in_file,
 )
 from meshwright.models.port import (
-    BEGIN_ANEW,
+    STREAM_RESTART,
     ModelReply,
     ModelRequest,
     ModelTimeout,
@@ -112,7 +112,7 @@ class RouterModel:
         while steps:
             step = steps.pop(0)
             if errors and on_delta is not None:
-                on_delta(BEGIN_ANEW)
+                on_delta(STREAM_RESTART)
             try:
                 reply = await self._ask(router, step, request, on_delta)
                 return reply.model_copy(update={"attempts": len(errors) + 1})

@@ -125,7 +125,7 @@ class Ways:
     ) -> ModelReply:
         """Ask for an answer; in the shape of `response_schema`, first in this way, it is the reply's content.
 
-        A request that is refused, which costs nothing, is made in the next way, named in its metadata. Only
+        A request that is refused, which costs nothing, is made in the next way, named in its context. Only
         text without a shape is streamed. Raises ModelError.
         """
         if request.response_schema is None:
@@ -141,7 +141,8 @@ class Ways:
                 break
             if other == "tool" and isinstance(refusal, Unsupported) and refusal.what == "tools":
                 continue
-            again = request.model_copy(update={"metadata": {**request.metadata, "way": other}})
+            context = request.context.model_copy(update={"mode": other})
+            again = request.model_copy(update={"context": context})
             try:
                 reply = await self._tools.complete(model, written(again, other))
             except ModelRefused as error:

@@ -22,7 +22,7 @@ from meshwright.models.port import (
 from meshwright.models.repair import repaired
 
 IN_WORDS = "tools in words"
-"""What is said of a call's way, in its metadata, where tools that were refused are put in words."""
+"""What is said of a call's way, in its context, where tools that were refused are put in words."""
 HOW_TO_CALL = """\
 You can call tools. To call one or several, answer with one JSON object of this form, and nothing else:
 {"tool_calls": [{"name": "<name of the tool>", "arguments": {<its arguments>}}]}
@@ -60,7 +60,7 @@ class ToolTexts:
         """Ask the model; its reply has calls of tools, however it wrote them.
 
         Tools that it refuses, which costs nothing, are put in words in a call of its own, named in its
-        metadata; nothing of that is streamed, since it may be a call. Not put in words are tools that must be
+        context; nothing of that is streamed, since it may be a call. Not put in words are tools that must be
         called or that come with a shape: such a refusal is raised. Raises ModelError.
         """
         key = request.model, request.tags
@@ -73,8 +73,9 @@ class ToolTexts:
         except Unsupported as refusal:
             if refusal.what != "tools" or not can_be_in_words(request):
                 raise
-        way = ", ".join(filter(None, (request.metadata.get("way"), IN_WORDS)))
-        again = request.model_copy(update={"metadata": {**request.metadata, "way": way}})
+        mode = ", ".join(filter(None, (request.context.mode, IN_WORDS)))
+        context = request.context.model_copy(update={"mode": mode})
+        again = request.model_copy(update={"context": context})
         reply = await ask_in_words(model, again, on_delta)
         self._without_tools.add(key)
         return reply
@@ -93,7 +94,7 @@ def can_be_in_words(request: ModelRequest) -> bool:
 async def ask_in_words(model: Model, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
     """Ask with the tools in words, and read the calls in the reply."""
     reply = await model.complete(in_words(request), None if request.tools else on_delta)
-    return with_calls(reply, str(request.metadata.get("step", 0)))
+    return with_calls(reply, str(request.context.step or 0))
 
 
 def in_words(request: ModelRequest) -> ModelRequest:

@@ -37,7 +37,7 @@ def completion_body(request: ModelRequest, *, stream: bool = False) -> dict[str,
         "max_tokens": request.max_tokens,
         "user": request.user,
         "tags": list(request.tags),
-        "metadata": {**request.metadata, "tags": list(request.tags)},
+        "metadata": {**request.context.metadata(), "tags": list(request.tags)},
     }
     if request.tools:
         body["tools"] = [tool_body(tool) for tool in request.tools]

@@ -31,7 +31,7 @@ from meshwright.models.port import (
 from meshwright.models.structure import Way, read_answer, response_schema
 from meshwright.run.failure import Ended, Failure
 from meshwright.run.services import Services
-from meshwright.run.setting import Setting, metadata_of
+from meshwright.run.setting import Setting, call_context
 from meshwright.run.streaming import Deltas, delta_of
 from meshwright.run.told import call_of, model_called
 from meshwright.tools.tool import cut
@@ -139,7 +139,7 @@ class ModelCalls:
             messages=tuple(messages),
             tags=setting.tags,
             user=self._agent_id,
-            metadata=metadata_of(self._work, self._agent_id, self._journal.step_number + 1),
+            context=call_context(self._work, self._agent_id, self._journal.step_number + 1),
             tools=specs,
             response_schema=None if shape is None else response_schema(shape),
             temperature=setting.temperature,
@@ -215,7 +215,7 @@ class ModelCalls:
         ways = self._services.ways
         if request.response_schema is not None or not self._services.stream:
             return await ways.complete(model, request, way)
-        with Deltas(partial(self._show, request.metadata["step"])) as deltas:
+        with Deltas(partial(self._show, request.context.step or 0)) as deltas:
             return await ways.complete(model, request, way, deltas)
 
     def _show(self, step: int, payload: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, MemoryUnavailable
 from meshwright.ledger.calls import Call
 from meshwright.messages import MemoryScope, Task
+from meshwright.models.port import CallContext
 from meshwright.models.structure import Way
 from meshwright.run.question import summary_of
 from meshwright.run.services import Services
@@ -124,7 +125,7 @@ class Preparation:
             request,
             tenant_id=self._task.tenant_id,
             traceparent=self._span.traceparent,
-            metadata=metadata_of(self._work, self._agent_id, self._step),
+            context=call_context(self._work, self._agent_id, self._step),
         )
 
     async def _thread_history(self) -> list[dict[str, Any]]:
@@ -136,25 +137,21 @@ class Preparation:
         return [record.value for record in records]
 
 
-def metadata_of(work: Work, agent_id: str, step: int) -> dict[str, Any]:
+def call_context(work: Work, agent_id: str, step: int) -> CallContext:
     """Whose a call of a model is: what budgets, ledger and cache know it by."""
-    budget = work.task.budget_usd
-    own: dict[str, Any] = {} if budget is None else {"budget_usd": f"{budget:f}"}
-    above = work.task.budgets_above
-    if above:
-        own["budgets_above"] = [each.model_dump(mode="json") for each in above]
-    if work.task.budgets:
-        own["budgets"] = [each.model_dump(mode="json") for each in work.task.budgets]
-    return {
-        **own,
-        "task_id": work.task.task_id,
-        "thread_id": work.task.thread_id,
-        "agent_id": agent_id,
-        "tenant_id": work.task.tenant_id,
-        "generation": work.task.generation,
-        "attempt": work.dispatch.attempt,
-        "step": step,
-    }
+    task = work.task
+    return CallContext(
+        budget_usd=task.budget_usd,
+        budgets_above=task.budgets_above,
+        budgets=task.budgets,
+        task_id=task.task_id,
+        thread_id=task.thread_id,
+        agent_id=agent_id,
+        tenant_id=task.tenant_id,
+        generation=task.generation,
+        attempt=work.dispatch.attempt,
+        step=step,
+    )
 
 
 def tags_of(agent: Agent, task: Task, of_prompt: Sequence[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from meshwright.clock import Clock
 from meshwright.envelope import ActorRef
 from meshwright.events.live import MODEL_DELTA
 from meshwright.messages import Event, new_id, trace_id_of
-from meshwright.models.port import BEGIN_ANEW
+from meshwright.models.port import STREAM_RESTART
 from meshwright.work import Work
 
 PAUSE_SECONDS = 0.1  # at least, between two pieces of one answer
@@ -42,8 +42,8 @@ class Deltas:
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self, text: str) -> None:
-        """Take the next words, or BEGIN_ANEW."""
-        if text == BEGIN_ANEW:
+        """Take the next words, or STREAM_RESTART."""
+        if text == STREAM_RESTART:
             self._begin_anew()
             return
         self._text += text

@@ -132,8 +132,8 @@ class CountingModel:
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Ask for the tool of the task's shape first, and answer after that."""
-        about = request.metadata
-        self._books.calls.write([about["task_id"], about["attempt"], about["step"]])
+        about = request.context
+        self._books.calls.write([about.task_id, about.attempt, about.step])
         self._passes("model.before")
         reply = reply_to(request)
         if reply is None:
