@@ -4,11 +4,10 @@ The runtime owns mailboxes, activation, turns, alarms, recovery, dead letters, r
 same on every store. A store keeps actor records, messages on their way, records of streams and events, and
 changes them by one `commit` at a time.
 
-**Exclusive or shared.** Where a store is `exclusive`, nobody else writes: turns run ahead of the disk, many
-turns of many actors share one batch, and messages are delivered in the process before they are durable; only
-what leaves the process waits. Where it is not, a batch holds what up to 32 turns of *one* actor came to (or
-what no actor changed: a message, an event or a record from outside), nothing of it is delivered before it is
-durable, and the store itself delivers it: to this process through `Receiver.deliver`, or elsewhere.
+**Exclusive or shared.** Nobody else writes an ExclusiveStore: turns run ahead of the disk, many turns of many
+actors share one batch, and messages are delivered in the process before they are durable; only what leaves
+the process waits. Several workers write a SharedStore: a batch holds the turns of one actor, and nothing of
+it is delivered before it is durable; the store itself then delivers it, to this process or elsewhere.
 
 **Conflict.** Actor records are compared and swapped: another worker may have changed the actor. The runtime
 then loads it again and runs the same turns again. A turn runs where its message lands; placement is affinity.
@@ -21,10 +20,11 @@ delivered with `remember`: its id is kept in the record of its actor and a repea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from meshwright.bus import Bus
 from meshwright.envelope import ActorRecord, ActorRef, Message, Record
@@ -40,7 +40,7 @@ class Delivery:
     `number` is its key in the store, in order of sending; None for one that no batch has to take, as a call.
     `remember`: it may arrive again, so its actor remembers its id. `reply` is set once the turn is durable:
     to what a call returns (`is_call`: the caller gets what the turn raises), else to None (what it raises
-    becomes a dead letter).
+    becomes a dead letter). `is_written` and `is_taken` are the runtime's.
     """
 
     message: Message
@@ -52,29 +52,18 @@ class Delivery:
     is_taken: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Addition:
-    """A record or an event from outside a turn: written with its events, or not at all if it is known.
-
-    With a `record`: known if its number is written. Without: known if the first event's id is.
-    """
-
-    record: Record | None
-    events: list[Event]
-    messages: list[Delivery] = field(default_factory=list)
-
-
 @dataclass(slots=True)
 class Batch:
-    """What one commit writes, all or nothing.
+    """What one commit writes, all or nothing; bodies, payloads and values in it are `Json`.
 
     `actors`: the new record of each actor that changed. `expected`: the revision at which each actor must
     still be, also of those that were only read, since replies rest on it; 0 for one that has no record.
     `messages`: sent by turns, or made of events for their subscribers, in order of sending. `taken`: numbers
     of messages whose turns these are. `records`: where a number is written already, the first value stands.
-    `events`: for the log, and where the store `routes_events` for their subscribers. `additions` come from
-    outside a turn; only a store that is not exclusive gets them. Everything in it is sealed: bodies, payloads
-    and values are `Json`.
+    `events`: for the log, and where the store `routes_events` for their subscribers.
+
+    `unless`: write nothing, and raise nothing, where this record's number is written or an event of this id
+    is known: so it is for a record or an event from outside a turn.
     """
 
     actors: dict[ActorRef, ActorRecord] = field(default_factory=dict)
@@ -83,17 +72,11 @@ class Batch:
     taken: list[int] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    additions: list[Addition] = field(default_factory=list)
+    unless: Record | str | None = None
 
     def __bool__(self) -> bool:
         return bool(
-            self.actors
-            or self.expected
-            or self.messages
-            or self.taken
-            or self.records
-            or self.events
-            or self.additions
+            self.actors or self.expected or self.messages or self.taken or self.records or self.events
         )
 
 
@@ -130,8 +113,8 @@ class Receiver(Protocol):
     """Its subscriptions and listeners: `bus.tell(event)` shows an event that is durable."""
     kinds: Mapping[str, ActorKind]
     """The actors that run in this process, by type."""
-    known_kinds: Mapping[str, ActorKind]
-    """Those that live elsewhere, by type: they can be called and read."""
+    remote_kinds: Mapping[str, ActorKind]
+    """Those that run in other processes, by type: they can be called and read."""
 
     def admit(self, ref: ActorRef) -> None:
         """Raise NotFound or MailboxFull where a message to this actor should be held back."""
@@ -145,11 +128,11 @@ class Receiver(Protocol):
         """Give actors a `recover`, `redrive` or `wake` turn; types that nobody registered are passed by."""
         ...
 
-    def lease_lost(self) -> None:
+    def lease_lost(self, *, tell_worker: bool = True) -> None:
         """Begin a new incarnation, since others may have taken over this one's work.
 
-        The worker lets go of its work, actors are forgotten, `begin` is called again, and until it returns
-        nothing is taken from outside.
+        The worker lets go of its work, actors are forgotten and `begin` is called again; until it returns,
+        what comes from outside waits.
         """
         ...
 
@@ -158,105 +141,118 @@ class Receiver(Protocol):
         ...
 
 
-class Store(Protocol):
-    """Keeps what actors leave behind. Subclass it: what has a body here is a default that may stand."""
+class Store(ABC):
+    """Keeps what actors leave behind. Implement SharedStore or ExclusiveStore."""
 
-    name: str
-    """As the settings and `mesh` call it: memory, sqlite, postgres, dapr."""
-    exclusive: bool
-    """Nobody else writes while it is open."""
-    routes_events: bool = False
-    """A broker brings events to subscribers: the runtime makes no messages of them, the store delivers them
-    as they arrive (`Receiver.bus.spread`). Elsewhere they are messages of the batch that publishes them."""
+    name: ClassVar[str]
+    """As the settings and `mesh` call it."""
 
+    @abstractmethod
     async def open(self, receiver: Receiver) -> None:
         """Connect and lock, before anything else is called.
 
-        Raises StoreLocked, StoreTooNew, StoreFailed, StoreUnavailable or ConfigError; what it opened until
-        then is closed again.
+        Raises StoreLocked, StoreTooNew, StoreFailed, StoreUnavailable or ConfigError, having closed what it
+        opened until then.
         """
-        ...
 
+    @abstractmethod
     async def begin(self, incarnation: str) -> Takeover:
         """Take up the work of this worker under a name: its lease begins. Again after each lease lost.
 
         What is adopted later, as from a worker that died, goes to `Receiver.deliver` and `Receiver.wake`.
         """
-        ...
 
-    async def drain(self) -> None:
+    async def drain(self) -> None:  # noqa: B027 most have nothing to do
         """Take nothing new from outside; what is under way still commits. `close` follows."""
 
+    @abstractmethod
     async def close(self, *, abrupt: bool = False) -> None:
         """Write what waits, give the lease back, and disconnect. Idempotent; also after a failed `begin`.
 
-        `abrupt`: as kill -9 would end it, with nothing more written and no goodbye.
+        `abrupt`: end as kill -9 would, with nothing more written and no goodbye.
         """
-        ...
 
-    def load(
-        self, wanted: Mapping[ActorRef, Message | None]
-    ) -> Mapping[ActorRef, ActorRecord] | Awaitable[Mapping[ActorRef, ActorRecord]]:
-        """The records of actors, each with the first message that waits for it, or None for a mere read.
-
-        Actors without a record are left out. An exclusive store answers at once, and counts all batches that
-        are durable, no others. A shared one may guess from the message that an actor is new: a wrong guess
-        ends in a Conflict, after which the same actor is loaded again. A mere read never guesses.
-        """
-        ...
-
-    def commit(self, batch: Batch) -> Awaitable[None]:
-        """Write a batch, all or nothing; done when it is durable and its events were handed on.
-
-        Called without waiting for the last one; batches commit in the order of the calls where the store is
-        exclusive, and where they hold no actor. Before it is done, an exclusive store tells its events to
-        `Receiver.bus`, and a shared one has seen to it that its messages (and, where it routes them, its
-        events) are delivered. Nothing leaves the process before it is done.
-
-        Raises Conflict or AlreadyTaken: nothing was written, and the turns run again. StoreFailed: nothing
-        can be promised any more, the runtime gives up. Anything else, as StoreUnavailable: callers are told,
-        and messages with a number are taken again after a pause.
-        """
-        ...
-
+    @abstractmethod
     async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
         """The durable records of a stream numbered `first` to `last` (None: its end), values plain data.
 
         Fewer than `RECORD_GAP` numbers in a row are missing before the end of a stream.
         """
-        ...
 
+    @abstractmethod
     def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
         """The durable alarms due until then, of the actors that this worker answers for.
 
         Asked as an incarnation begins and every 30 seconds. The runtime knows the alarms of its own turns by
         itself if they are due within 60 seconds; one that rings although it was moved does nothing.
         """
-        ...
 
+    @abstractmethod
     async def has_expired(self, incarnation: str) -> bool:
         """Whether a run of a worker has ended for sure: its lease has run out, or it said goodbye."""
-        ...
 
-    def evict(self, refs: Iterable[ActorRef]) -> None:
-        """The runtime has dropped these idle actors: it will load them before their next turns."""
-
+    @abstractmethod
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners of every process, at most once. It is not kept."""
-        ...
+
+    def evict(self, refs: Iterable[ActorRef]) -> None:  # noqa: B027 most keep nothing of an actor
+        """The runtime has dropped these idle actors: it will load them before their next turns."""
+
+
+class SharedStore(Store):
+    """A store that other workers write too: nothing is delivered before it is durable.
+
+    A batch holds what up to 32 turns of one actor came to, or an event, a message or a record from outside.
+    """
+
+    routes_events: bool = False
+    """A broker brings events to subscribers: the runtime makes no messages of them, the store delivers them
+    as they arrive (`Receiver.bus.spread`). Elsewhere they are messages of the batch that publishes them."""
+
+    @abstractmethod
+    async def load(self, ref: ActorRef, first: Message | None) -> ActorRecord | None:
+        """The record of an actor, None where it has none; `first` is the message that waits for it.
+
+        The store may guess from the message that an actor is new, and return None unasked: a wrong guess
+        ends in a Conflict, after which the actor is loaded again. Without a message it never guesses.
+        """
+
+    @abstractmethod
+    async def commit(self, batch: Batch) -> None:
+        """Write a batch, all or nothing; return when it is durable.
+
+        By then the store has seen to it that its messages (and, where it routes them, its events) are
+        delivered, here or elsewhere. Batches that hold no actor commit in the order of the calls; those of
+        one actor never overlap. Nothing leaves the process before this returns.
+
+        Raises Conflict or AlreadyTaken: nothing was written, and the turns run again. StoreFailed: nothing
+        can be promised any more, the runtime gives up. Anything else, as StoreUnavailable: callers are told,
+        and messages with a number are taken again after a pause.
+        """
 
     async def forward(self, message: Message) -> Any:
-        """Call an actor whose kind is registered in another process, and return its reply as plain data."""
+        """Call an actor of `remote_kinds`, and return its reply as its turn declares it."""
         raise NotFound(f"no actor type {message.to.type!r} is registered", field="type")
 
 
-class ExclusiveStore(Store, Protocol):
-    """What the runtime asks besides of a store that it runs ahead of. Batches under way do not count."""
+class ExclusiveStore(Store):
+    """A store that nobody else writes: turns run ahead of it, and many turns of many actors share a batch."""
 
+    @abstractmethod
+    def load(self, refs: Sequence[ActorRef]) -> Mapping[ActorRef, ActorRecord]:
+        """The durable records of actors, without those that have none. Batches under way do not count."""
+
+    @abstractmethod
+    def write(self, batch: Batch, done: Callable[[StoreFailed | None], None]) -> None:
+        """Queue a batch; `done` is called on the event loop once it is durable, or with why it is not.
+
+        Batches become durable in the order of the calls. Before `done`, durable events are told to the bus.
+        """
+
+    @abstractmethod
     def has_record(self, record: Record) -> bool:
         """Whether a record of that number is durable."""
-        ...
 
+    @abstractmethod
     async def knows_event(self, event_id: str) -> bool:
         """Whether an event of that id is in the log."""
-        ...
