@@ -18,11 +18,10 @@ from typing import Any
 
 from benchmarks.sides import ROOT
 from meshwright.errors import ServiceFailed
-from meshwright.stack.child import Child
-from meshwright.stack.log import Log
-from meshwright.stack.ports import Ports
-from meshwright.stack.programs import Programs
-from meshwright.stack.recipes import daprd, mosquitto, placement, redis, scheduler
+from meshwright.stack.child import Child, Log
+from meshwright.stack.network import Ports
+from meshwright.stack.programs import find_program
+from meshwright.stack.service_specs import daprd, mosquitto, placement, redis, scheduler
 from meshwright.stack.services import App, Backends, Service, new_secret
 
 COMPONENTS = ROOT / "components"
@@ -30,17 +29,17 @@ NAMESPACE = "bench"
 APP_ID = "mesh"
 
 
-def programs() -> Programs:
-    """Finds the programs; MESH_DAPR_BIN names the folder of Dapr's own."""
+def find(name: str) -> Path:
+    """The path of a program; MESH_DAPR_BIN names the folder of Dapr's own. Raises ServiceFailed."""
     folder = os.environ.get("MESH_DAPR_BIN")
-    return Programs(Path(folder) if folder else None)
+    return find_program(name, Path(folder) if folder else None)
 
 
 def missing() -> str:
     """Why a benchmark on Dapr cannot run on this machine; empty where it can."""
     try:
         for name in ("redis-server", "mosquitto", "placement", "scheduler", "daprd"):
-            programs().find(name)
+            find(name)
     except ServiceFailed as error:
         return str(error)
     return ""
@@ -78,7 +77,7 @@ async def ground(
     components: Path = COMPONENTS,
 ) -> AsyncIterator[Ground]:
     """Start everything in a folder, with a sidecar for each worker; all of it is gone at the end."""
-    ports, find = Ports(), programs().find
+    ports = Ports()
     async with AsyncExitStack() as stack:
         stack.callback(ports.close)
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Generator
 import hypothesis
 import pytest
 
-from meshwright.stack.ports import Ports
+from meshwright.stack.network import Ports
 from tests.run import is_there
 
 pytest_plugins = ["tests.support.services"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshwright.stack.ports import Ports
-from meshwright.stack.programs import Programs
+from meshwright.stack.network import Ports
+from meshwright.stack.programs import find_program
 from tests.run import DAPR
 from tests.support.fake_openai import FakeOpenAI, Fault
 from tests.support.running_mesh import MESH, RunningMesh, mesh, mesh_up, start
@@ -167,7 +167,7 @@ async def sidecar_of_a_shop(resources: Path, held: Ports) -> AsyncIterator[str]:
         for name in ("dapr-listen-addresses", "dapr-internal-grpc-listen-address", "metrics-listen-address")
         for part in (f"--{name}", "127.0.0.1")
     ]
-    program = Programs(Path(DAPR_BIN) if DAPR_BIN else None).find("daprd")
+    program = find_program("daprd", Path(DAPR_BIN) if DAPR_BIN else None)
     command = [str(program), "--app-id", "shop", "--resources-path", str(resources)]
     inside = ("--dapr-internal-grpc-port", str(internal))
     shop = await start([*command, *ports, *inside, *local], {"DAPR_HOST_IP": "127.0.0.1"}, stdout=PIPE)

@@ -11,7 +11,7 @@ from meshwright.errors import StoreUnavailable
 from meshwright.hosts.dapr import DaprHost, Options
 from meshwright.ledger.key_actors import KEY, KEYS, VirtualKey, VirtualKeys
 from meshwright.ledger.keys import Keys
-from meshwright.stack.ports import Ports
+from meshwright.stack.network import Ports
 from meshwright.testing import ScriptedModel
 from meshwright.turns import ActorKind
 from tests.run import DAPR

@@ -21,7 +21,7 @@ from meshwright.models.port import (
     Unauthorized,
     Unsupported,
 )
-from meshwright.stack.ports import Ports
+from meshwright.stack.network import Ports
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.litellm_routers import KEY, TIERS, Make, deployment, request, routers
 

@@ -28,7 +28,7 @@ from meshwright.models.port import (
     ModelRequest,
     Unauthorized,
 )
-from meshwright.stack.ports import Ports
+from meshwright.stack.network import Ports
 from tests.support.fake_provider import FakeProvider, Fault, tool_calls
 
 ROOT = Path(__file__).resolve().parents[2]

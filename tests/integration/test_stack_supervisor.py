@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from meshwright.errors import ServiceFailed
-from meshwright.stack.child import LAUNCH
-from meshwright.stack.log import Log
-from meshwright.stack.ports import Ports
+from meshwright.stack.child import LAUNCH, Log
+from meshwright.stack.network import Ports
 from meshwright.stack.services import Layer, Service
 from meshwright.stack.supervisor import Patience, Supervisor
 from tests.support.running_stack import gone, kill, lives
@@ -68,12 +67,12 @@ from meshwright.stack.services import Layer, Service
 from meshwright.stack.supervisor import Supervisor
 
 async def main(folder, code, port):
-    supervisor = Supervisor(Path(folder), tell=print)
+    supervisor = Supervisor(Path(folder), warn=print)
     service = Service(
         name="it", layer=Layer.STORES, argv=(sys.executable, "-c", code, port), address="",
         ready=f"tcp://127.0.0.1:{port}",
     )
-    await supervisor.start(lambda: [service])
+    await supervisor.start([service])
     print(supervisor.running[0][1], flush=True)
     await asyncio.Event().wait()
 
@@ -137,7 +136,7 @@ async def told() -> Told:
 
 @asynccontextmanager
 async def supervisor(folder: Path, told: Callable[[str], None], **options) -> AsyncIterator[Supervisor]:
-    supervisor = Supervisor(folder, tell=told, **({"patience": QUICK} | options))
+    supervisor = Supervisor(folder, warn=told, **({"patience": QUICK} | options))
     try:
         yield supervisor
     finally:
@@ -148,7 +147,7 @@ async def test_a_dead_program_is_started_again_on_its_port(
     tmp_path: Path, told: Told, program: Program
 ) -> None:
     async with supervisor(tmp_path, told) as kept:
-        [service] = await kept.start(lambda: [program(LISTEN)])
+        [service] = await kept.start([program(LISTEN)])
         [(_, first)] = kept.running
         kill(first)
         await told.until("it works again")
@@ -161,7 +160,7 @@ async def test_ten_deaths_in_a_row_end_with_the_reason_and_its_log(
     tmp_path: Path, told: Told, program: Program
 ) -> None:
     async with supervisor(tmp_path, told) as kept:
-        await kept.start(lambda: [program(BRIEF)])
+        await kept.start([program(BRIEF)])
         error = await kept.failure()
         assert isinstance(error, ServiceFailed)
         assert error.message == "it died 11 times in a row; it ended with status 1: Error: the disk is full"
@@ -173,7 +172,7 @@ async def test_ten_deaths_in_a_row_end_with_the_reason_and_its_log(
 async def test_deaths_far_apart_are_never_too_many(tmp_path: Path, told: Told, program: Program) -> None:
     patience = Patience(max_restarts=1, first_pause_seconds=0.001, steady_seconds=0.0)
     async with supervisor(tmp_path, told, patience=patience) as kept:
-        await kept.start(lambda: [program(LISTEN)])
+        await kept.start([program(LISTEN)])
         for _ in range(3):
             told.lines.clear()
             kill(kept.running[0][1])
@@ -186,7 +185,7 @@ async def test_a_program_that_never_works_fails_the_start_and_stops_what_started
     async with supervisor(tmp_path, told) as kept:
         broken = "raise SystemExit('Error: no such option')"
         with pytest.raises(ServiceFailed, match="other ended with status 1: Error: no such option"):
-            await kept.start(lambda: [program(LISTEN), program(broken, name="other")])
+            await kept.start([program(LISTEN), program(broken, name="other")])
         assert kept.running == []
         assert (tmp_path / "it.log").exists()
 
@@ -197,18 +196,7 @@ async def test_a_program_that_is_late_is_killed_and_said_to_be(
     async with supervisor(tmp_path, told) as kept:
         sleeper = program("import signal; print('warming up', flush=True); signal.pause()", ready_seconds=0.5)
         with pytest.raises(ServiceFailed, match=r"it was not ready within 0\.5 s: warming up"):
-            await kept.start(lambda: [sleeper])
-
-
-async def test_a_port_that_is_taken_is_exchanged_for_another(
-    tmp_path: Path, told: Told, program: Program, ports: Ports
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        [free] = ports.take(1)
-        offered = iter([taken.getsockname()[1], free])
-        async with supervisor(tmp_path, told) as kept:
-            [service] = await kept.start(lambda: [program(HTTP, port=next(offered), scheme="http")])
-            assert service.address == f"127.0.0.1:{free}"
+            await kept.start([sleeper])
 
 
 async def test_a_port_is_ours_until_its_program_takes_it_and_after_it_has_died(
@@ -216,7 +204,7 @@ async def test_a_port_is_ours_until_its_program_takes_it_and_after_it_has_died(
 ) -> None:
     [port] = ports.take(1)
     async with supervisor(tmp_path, told, patience=Patience(first_pause_seconds=60)) as kept:
-        await kept.start(lambda: [program(LISTEN, port=port)])
+        await kept.start([program(LISTEN, port=port)])
         kill(kept.running[0][1])
         await told.until("starting it again")
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
@@ -228,8 +216,8 @@ async def test_what_a_dead_program_had_started_ends_with_it(
 ) -> None:
     said: list[str] = []
     code = f"import subprocess; print(subprocess.Popen(['sleep', '1000']).pid, flush=True)\n{LISTEN}"
-    async with supervisor(tmp_path, told, hear=lambda name, stream, line: said.append(line)) as kept:
-        await kept.start(lambda: [program(code, layer=Layer.WORKERS)])
+    async with supervisor(tmp_path, told, on_line=lambda name, stream, line: said.append(line)) as kept:
+        await kept.start([program(code, layer=Layer.WORKERS)])
         assert lives(int(said[0]))
         kill(kept.running[0][1])
         await told.until("it works again")
@@ -242,11 +230,11 @@ async def test_layers_are_stopped_from_the_top_and_what_does_not_end_is_killed(
     tmp_path: Path, told: Told, program: Program
 ) -> None:
     said: list[str] = []
-    async with supervisor(tmp_path, told, hear=lambda name, stream, line: said.append(line)) as kept:
-        [below] = await kept.start(lambda: [program(LISTEN)])
+    async with supervisor(tmp_path, told, on_line=lambda name, stream, line: said.append(line)) as kept:
+        [below] = await kept.start([program(LISTEN)])
         code = SAYS_WHETHER.format(port=below.address.rpartition(":")[2])
-        await kept.start(lambda: [program(code, name="above", layer=Layer.WORKERS)])
-        await kept.start(lambda: [program(STUBBORN, name="stubborn", stop_seconds=0.2)])
+        await kept.start([program(code, name="above", layer=Layer.WORKERS)])
+        await kept.start([program(STUBBORN, name="stubborn", stop_seconds=0.2)])
         pids = [pid for _, pid in kept.running]
     assert said == ["what is below still answers"]
     assert not any(map(lives, pids))
@@ -277,9 +265,9 @@ async def test_a_program_that_hangs_dumps_its_stacks_and_starts_again(
     tmp_path: Path, program: Program
 ) -> None:
     told = Told()
-    supervisor = Supervisor(tmp_path, tell=told, patience=QUICK)
+    supervisor = Supervisor(tmp_path, warn=told, patience=QUICK)
     hangs = program(HANGS, scheme="http")
-    await supervisor.start(lambda: [replace(hangs, alive=hangs.ready, silent_seconds=0.5)])
+    await supervisor.start([replace(hangs, alive=hangs.ready, silent_seconds=0.5)])
     try:
         await told.until("it hangs: no answer for 0.5 s; its stacks are in")
         await told.until("it was killed by SIGKILL")
@@ -293,7 +281,7 @@ def test_a_log_never_grows_over_its_bound(tmp_path: Path) -> None:
     lines: list[str] = []
     log = Log(tmp_path / "it.log", max_bytes=1_000, on_line=lambda stream, line: lines.append(line))
     for number in range(1_000):
-        log.take("stdout", f"line {number}\nand ".encode())
+        log.write("stdout", f"line {number}\nand ".encode())
     log.end("stdout")
     log.close()
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000
@@ -305,7 +293,7 @@ def test_a_full_disk_stops_no_program(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
-        log.take("stderr", b"no space left\n")
+        log.write("stderr", b"no space left\n")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     log.close()
@@ -315,6 +303,6 @@ def test_a_full_disk_stops_no_program(tmp_path: Path) -> None:
 
 def test_a_line_without_end_is_cut(tmp_path: Path) -> None:
     log = Log(tmp_path / "it.log")
-    log.take("stdout", b"x" * 100_000)
+    log.write("stdout", b"x" * 100_000)
     log.close()
     assert max(map(len, log.tail)) <= 100_000 and len(log.tail) == 1

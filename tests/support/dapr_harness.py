@@ -19,7 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.hosts.dapr import DaprHost, Options
-from meshwright.stack.ports import Ports
+from meshwright.stack.network import Ports
 from meshwright.storage.database import FILE_NAME, Database
 from tests.support.host_harness import HostHarness, Setup
 from tests.support.services import Services, Sidecar

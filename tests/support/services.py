@@ -35,10 +35,9 @@ import pytest
 
 from meshwright.errors import ServiceFailed
 from meshwright.stack.child import command_of, write_files
-from meshwright.stack.ports import Ports
-from meshwright.stack.probes import until_it_answers
-from meshwright.stack.programs import Programs
-from meshwright.stack.recipes import EdgeRights, daprd, mosquitto, placement, redis, scheduler
+from meshwright.stack.network import Ports, until_it_answers
+from meshwright.stack.programs import find_program
+from meshwright.stack.service_specs import EdgeRights, daprd, mosquitto, placement, redis, scheduler
 from meshwright.stack.services import App, Backends, Service, new_secret
 
 COMPONENTS = Path(__file__).parents[2] / "components"
@@ -60,6 +59,11 @@ GIVEN = {
 }
 DAPR_BIN = GIVEN.get(BINARIES)
 TAIL_LINES = 20
+
+
+def program(name: str) -> Path:
+    """The path of a program of the stack. Raises ServiceFailed."""
+    return find_program(name, Path(DAPR_BIN) if DAPR_BIN else None)
 
 
 class Process:
@@ -176,28 +180,26 @@ class Services:
     def __init__(self, folder: Path, given: dict[str, str]) -> None:
         self.folder = folder
         self.ports = Ports()
-        self._programs = Programs(Path(DAPR_BIN) if DAPR_BIN else None)
         self._running: dict[str, Process] = {}
         self._addresses = {name: given[variable] for name, variable in VARIABLES.items() if variable in given}
         self._containers: list[Any] = []
         self._numbers = itertools.count(1)
         self.redis_password = given.get(PASSWORD, "" if "redis" in self._addresses else new_secret())
         self.edge_password = new_secret()
-        find = self._programs.find
         self._recipes: dict[str, Callable[[], Service]] = {
             "redis": lambda: redis(
-                find("redis-server"), self.ports, COMPONENTS, folder / "redis", self.redis_password
+                program("redis-server"), self.ports, COMPONENTS, folder / "redis", self.redis_password
             ),
             "mosquitto": lambda: mosquitto(
-                find("mosquitto"),
+                program("mosquitto"),
                 self.ports,
                 COMPONENTS,
                 folder / "mosquitto",
                 new_secret(),
                 EdgeRights(self.edge_password, "mesh", "replies"),
             ),
-            "placement": lambda: placement(find("placement"), self.ports),
-            "scheduler": lambda: scheduler(find("scheduler"), self.ports, folder / "scheduler"),
+            "placement": lambda: placement(program("placement"), self.ports),
+            "scheduler": lambda: scheduler(program("scheduler"), self.ports, folder / "scheduler"),
         }
 
     @property
@@ -280,7 +282,7 @@ class Services:
     def program(self, name: str) -> Path:
         """The path of a program of the stack. Skips the test where it is not on this machine."""
         try:
-            return self._programs.find(name)
+            return program(name)
         except ServiceFailed as error:
             unavailable(str(error))
 
@@ -362,7 +364,7 @@ def unavailable(reason: str) -> NoReturn:
 def dapr_bin() -> str:
     """The folder of Dapr's programs, for tests that start a whole `mesh`."""
     try:
-        return str(Programs(Path(DAPR_BIN) if DAPR_BIN else None).find("daprd").parent)
+        return str(program("daprd").parent)
     except ServiceFailed as error:
         unavailable(str(error))
 

@@ -8,7 +8,6 @@ import socket
 import sys
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from meshwright.cli.serving import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from meshwright.settings import Settings
-    from meshwright.stack.stack import Crew, Row
+    from meshwright.stack.stack import AppSpec, Row
     from meshwright.stack.supervisor import Supervisor
 
 HEADS = ("what", "where", "process")
@@ -31,11 +30,11 @@ def run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
     from meshwright.stack.programs import require_sdk
 
     require_sdk()
-    crews = _crews(settings, per_agent=per_agent, replicas=replicas)
+    apps = _apps(settings, per_agent=per_agent, replicas=replicas)
     with locked(settings.data_dir) as lock:
         settings = with_admin_token(settings)
         _check_port(settings)
-        asyncio.run(_run(settings, crews, lock))
+        asyncio.run(_run(settings, apps, lock))
 
 
 def _check_port(settings: Settings) -> None:
@@ -48,7 +47,7 @@ def _check_port(settings: Settings) -> None:
         listen(settings).close()
 
 
-def _crews(settings: Settings, *, per_agent: bool, replicas: int) -> list[Crew]:
+def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec]:
     from meshwright.stack.stack import app_per_agent, one_app
 
     if not per_agent:
@@ -59,27 +58,24 @@ def _crews(settings: Settings, *, per_agent: bool, replicas: int) -> list[Crew]:
     return app_per_agent([agent.agent_id for agent in agents], replicas)
 
 
-async def _run(settings: Settings, crews: Sequence[Crew], lock: int) -> None:
+async def _run(settings: Settings, apps: Sequence[AppSpec], lock: int) -> None:
     from meshwright.cli.running import announced
-    from meshwright.stack.checks.files import line_of
-    from meshwright.stack.components import components_of
-    from meshwright.stack.ports import Ports
-    from meshwright.stack.reasons import reason_of
+    from meshwright.stack.network import Ports
+    from meshwright.stack.programs import components_of
     from meshwright.stack.stack import Stack
     from meshwright.stack.supervisor import Supervisor
 
     components = components_of(Path())
-    several = len(crews) > 1 or crews[0].workers > 1
+    several = len(apps) > 1 or apps[0].workers > 1
     supervisor = Supervisor(
         settings.data_dir / "logs",
-        tell=warn,
-        hear=lambda name, stream, line: _repeat(f"{name}: {line}" if several else line, stream),
+        warn=warn,
+        on_line=lambda name, stream, line: _repeat(f"{name}: {line}" if several else line, stream),
         descriptors=[lock],
-        explain=partial(reason_of, where=partial(line_of, components, settings.bus)),
     )
     stopping = _stop_on_signals(supervisor)
     ports = Ports()
-    stack = Stack(settings, crews, components=components, ports=ports, supervisor=supervisor, tell=warn)
+    stack = Stack(settings, apps, components=components, ports=ports, supervisor=supervisor, warn=warn)
     try:
         await _unless(stopping, stack.start_backends())
         await _unless(stopping, stack.start_workers())

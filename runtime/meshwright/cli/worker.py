@@ -104,7 +104,7 @@ async def _offer_models(listener: socket, mesh: Mesh) -> None:
 
 async def _answer_probes(listener: socket, mesh: Mesh) -> None:
     """Work until a signal, or until the mesh cannot go on."""
-    from meshwright.stack.health import answering_probes
+    from meshwright.stack.network import answering_probes
 
     reread_prompts_on_sighup(mesh)
     loop = asyncio.get_running_loop()

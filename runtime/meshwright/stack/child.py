@@ -1,4 +1,4 @@
-"""One run of a program of the stack, which never outlives this process."""
+"""One run of a program of the stack, which never outlives this process, and the file of its output."""
 
 from __future__ import annotations
 
@@ -7,24 +7,83 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Self
 
-from meshwright.stack.log import Log
-from meshwright.stack.probes import until_it_answers
+from meshwright.stack.network import until_it_answers
 from meshwright.stack.services import Service
-from meshwright.storage.folder import write_private
+from meshwright.storage.folder import open_private, write_private
 
 LAUNCH = Path(__file__).with_name("launch.py")
 CHUNK_BYTES = 65_536
 OUTPUT_SECONDS = 1.0
-"""How long the output is read on after the end: a child of the child may hold it open."""
+"""How long the output is read after the end: a child of the child may hold it open."""
+MAX_LOG_BYTES = 4 * 1024 * 1024
+MAX_LINE = 16_384  # characters; a longer line is split
+TAIL_LINES = 50
+
+
+class Log:
+    """The output of a program, over all its runs.
+
+    The file has at most `max_bytes`; when it is full it is renamed to `NAME.log.1`, which is replaced. Every
+    whole line is passed to `on_line`, with the name of its stream: `stdout` or `stderr`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int = MAX_LOG_BYTES,
+        on_line: Callable[[str, str], None] = lambda stream, line: None,
+    ) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = path
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._max_bytes = max_bytes
+        self._on_line = on_line
+        self._rests: dict[str, str] = {}
+        self._file = self._open()
+
+    def write(self, stream: str, output: bytes) -> None:
+        """Append what the program has written to a stream."""
+        with suppress(OSError):  # a full disk must not stop the program
+            if self._file.tell() + len(output) > self._max_bytes:
+                self._file.close()
+                self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+                self._file = self._open()
+            self._file.write(output[-self._max_bytes :])
+        *lines, rest = (self._rests.get(stream, "") + output.decode(errors="replace")).split("\n")
+        if len(rest) > MAX_LINE:
+            lines.append(rest)
+            rest = ""
+        self._rests[stream] = rest
+        for line in lines:
+            self._pass_on(stream, line)
+
+    def end(self, stream: str) -> None:
+        """The program has closed a stream: its last line is whole."""
+        self._pass_on(stream, self._rests.pop(stream, ""))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _pass_on(self, stream: str, line: str) -> None:
+        if text := line.rstrip():
+            self.tail.append(text)
+            self._on_line(stream, text)
+
+    def _open(self) -> FileIO:
+        return FileIO(open_private(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
 
 
 def command_of(service: Service) -> list[str]:
-    """The arguments that start its program as a child of this process, to be killed when this process ends.
+    """The arguments that start its program as a child of this process, killed when this process ends.
 
     Start it from the main thread: the kernel takes the end of the starting thread for that of its process.
     """
@@ -38,10 +97,10 @@ def write_files(service: Service) -> None:
         write_private(path, text)
 
 
-class Output:
-    """One stream that a program writes to.
+class _Output:
+    """One stream of a program.
 
-    Not asyncio's own pipes: those hide the end of a program for as long as a child of it holds them open.
+    Not asyncio's pipes: those hide the end of a program for as long as a child of it holds them open.
     """
 
     def __init__(self, name: str, log: Log) -> None:
@@ -51,12 +110,12 @@ class Output:
         self._reading: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """The program has its end of it, and we let go of ours."""
+        """Read, now that the program has inherited its end."""
         os.close(self.end)
         self._reading = asyncio.create_task(self._read(), name=f"{self._name}-{self._log.path.stem}")
 
     async def ended(self) -> None:
-        """Wait until all is read; somebody who has left the program's group may hold it open for ever."""
+        """Wait until all is read, for a bounded time."""
         if self._reading is not None:
             await asyncio.wait([self._reading], timeout=OUTPUT_SECONDS)
             self._reading.cancel()
@@ -68,7 +127,7 @@ class Output:
         )
         try:
             while chunk := await reader.read(CHUNK_BYTES):
-                self._log.take(self._name, chunk)
+                self._log.write(self._name, chunk)
         finally:
             self._log.end(self._name)
             transport.close()
@@ -77,9 +136,8 @@ class Output:
 class Child:
     """A program that was started."""
 
-    def __init__(self, service: Service, process: Process, log: Log, outputs: Sequence[Output]) -> None:
+    def __init__(self, service: Service, process: Process, outputs: Sequence[_Output]) -> None:
         self.service = service
-        self.log = log
         self.pid = process.pid
         self._process = process
         self._late = False
@@ -89,22 +147,22 @@ class Child:
     async def start(cls, service: Service, log: Log, *, descriptors: Sequence[int] = ()) -> Self:
         """Run its program. `descriptors` are files of ours that stay open in it. Raises OSError."""
         write_files(service)
-        log.begin()
-        stdout, stderr = Output("stdout", log), Output("stderr", log)
+        log.tail.clear()
+        outputs = _Output("stdout", log), _Output("stderr", log)
         try:
             process = await asyncio.create_subprocess_exec(
                 *command_of(service),
                 stdin=DEVNULL,
-                stdout=stdout.end,
-                stderr=stderr.end,
+                stdout=outputs[0].end,
+                stderr=outputs[1].end,
                 env=dict(service.environment),
                 pass_fds=descriptors,
-                start_new_session=True,  # Ctrl-C of a terminal is for us alone: we stop them, in order
+                start_new_session=True,  # Ctrl-C of a terminal reaches this process alone, which stops them
             )
         finally:
-            stdout.begin()
-            stderr.begin()
-        return cls(service, process, log, (stdout, stderr))
+            for output in outputs:
+                output.begin()
+        return cls(service, process, outputs)
 
     @property
     def ended(self) -> str:
@@ -115,7 +173,7 @@ class Child:
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
     async def wait(self) -> None:
-        """Return when it has ended with all that it had started itself, and what it said is in its log."""
+        """Return when it and all its children have ended, and its output is in the log."""
         await self._process.wait()
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -141,7 +199,7 @@ class Child:
             self._process.send_signal(number)
 
     async def stop(self) -> None:
-        """Ask it to end, and kill it where it does not in its time. Idempotent."""
+        """Ask it to end, and kill it where it does not within its time. Idempotent."""
         self.send(signal.SIGTERM)
         try:
             async with asyncio.timeout(self.service.stop_seconds):

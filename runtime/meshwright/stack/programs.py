@@ -1,4 +1,4 @@
-"""Where the programs are that a mesh on Dapr rests on."""
+"""Where the programs and component files are that a mesh on Dapr rests on."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from meshwright.errors import ConfigError, ServiceFailed
+from meshwright.fleet import PACKAGED, project_file
 
 BUILD = Path(__file__).parents[3] / "tools" / "dapr" / "build"
 SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")  # where brokers are, off most PATHs
@@ -24,8 +23,20 @@ REMEDIES = {
     "mosquitto": "apt install mosquitto, or set MESH_BROKER_URL to a broker that runs",
     "redis-server": "apt install redis-server, or set MESH_REDIS_HOST to a server that runs",
 }
-
 UNKNOWN_VERSION = (999,)
+COMPONENTS = Path("components")
+MARK = "state.yaml"
+"""A folder named `components` without it belongs to something else."""
+NEEDED = (
+    MARK,
+    "env.yaml",
+    "config.yaml",
+    "loopback.yaml",
+    "resiliency.yaml",
+    *(f"{bus}-bus/{name}.yaml" for bus in ("mqtt", "redis") for name in ("bus", "views")),
+    "mosquitto/mosquitto.conf",
+    "redis/redis.conf",
+)
 
 
 def require_sdk() -> None:
@@ -38,35 +49,27 @@ def require_sdk() -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Programs:
-    """Finds programs. `dapr_bin` is the folder of Dapr's own; where it is None they are looked for."""
+def find_program(name: str, dapr_bin: Path | None) -> Path:
+    """The path of a program, Dapr's own in `dapr_bin` where that is named.
 
-    dapr_bin: Path | None = None
-
-    def find(self, name: str) -> Path:
-        """The path of a program. Raises ServiceFailed, with what to install."""
-        folders = list(self._folders(name))
-        for folder in folders:
-            found = shutil.which(name, path=folder)
-            if found:
-                return Path(found).absolute()
-        where = f"in {self.dapr_bin}" if folders == [str(self.dapr_bin)] else "on this machine"
-        raise ServiceFailed(f"there is no {name} {where}", remedy=REMEDIES[name])
-
-    def _folders(self, name: str) -> Iterator[str]:
-        """Folders, and lists of them as PATH has them, the best first."""
-        if REMEDIES[name] is not DAPR:
-            yield from (os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS)
-        elif self.dapr_bin is not None:
-            yield str(self.dapr_bin)
-        else:
-            yield from _built()
-            yield from (os.environ.get("PATH", os.defpath), str(Path.home() / ".dapr" / "bin"))
+    Raises ServiceFailed, with what to install.
+    """
+    path = os.environ.get("PATH", os.defpath)
+    if REMEDIES[name] is not DAPR:
+        folders = [path, *SYSTEM_FOLDERS]
+    elif dapr_bin is not None:
+        folders = [str(dapr_bin)]
+    else:
+        folders = [*_built(), path, str(Path.home() / ".dapr" / "bin")]
+    for folder in folders:
+        if found := shutil.which(name, path=folder):
+            return Path(found).absolute()
+    where = f"in {dapr_bin}" if folders == [str(dapr_bin)] else "on this machine"
+    raise ServiceFailed(f"there is no {name} {where}", remedy=REMEDIES[name])
 
 
-def _built() -> Sequence[str]:
-    """The folder that `make dapr` has built into, where this is a checkout and it has."""
+def _built() -> list[str]:
+    """The folder that `make dapr` has built into, in a checkout where it has."""
     if not BUILD.exists():
         return []
     where = subprocess.run(
@@ -76,7 +79,24 @@ def _built() -> Sequence[str]:
 
 
 def version_of(daprd: Path) -> tuple[int, ...]:
-    """The version of a daprd, such as (1, 18, 2); a build that names none, such as `edge`, counts as new."""
-    told = subprocess.run([daprd, "--version"], capture_output=True, text=True, check=False, timeout=30)
-    numbers = re.match(r"v?(\d+)\.(\d+)\.(\d+)", told.stdout.strip())
+    """The version of a daprd, such as (1, 18, 2); a build without one, such as `edge`, counts as new."""
+    output = subprocess.run([daprd, "--version"], capture_output=True, text=True, check=False, timeout=30)
+    numbers = re.match(r"v?(\d+)\.(\d+)\.(\d+)", output.stdout.strip())
     return tuple(map(int, numbers.groups())) if numbers else UNKNOWN_VERSION
+
+
+def components_of(project: Path) -> Path:
+    """The folder of component files: the project's own, else Meshwright's.
+
+    Raises ConfigError where one of `NEEDED` is missing.
+    """
+    own = project / COMPONENTS
+    folder = (own if (own / MARK).exists() else project_file(PACKAGED, COMPONENTS)).absolute()
+    missing = [name for name in NEEDED if not (folder / name).exists()]
+    if missing:
+        raise ConfigError(
+            f"{missing[0]} is missing",
+            path=str(folder),
+            remedy="a project's components folder has to hold all files of Meshwright's",
+        )
+    return folder

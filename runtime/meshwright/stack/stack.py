@@ -1,49 +1,55 @@
-"""The stack of a mesh on Dapr: what it rests on, then for each worker a sidecar and itself."""
+"""The stack of a mesh on Dapr: store, broker and control plane, then each worker with its sidecar."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from pydantic import SecretStr
+
 from meshwright.settings import Settings
-from meshwright.stack.backends import given_backends, missing_backends
-from meshwright.stack.checks import channel_of, check_backends, check_sidecar
-from meshwright.stack.checks.files import check_files
-from meshwright.stack.invocation import LLM_SERVICE, reaching_models
-from meshwright.stack.ports import LOOPBACK, Ports, url_of
-from meshwright.stack.programs import Programs, version_of
-from meshwright.stack.recipes import EDGE_USER, daprd, worker
-from meshwright.stack.services import App, Service, new_secret
+from meshwright.stack import service_specs
+from meshwright.stack.checks import channel_of, check_backends
+from meshwright.stack.network import LOOPBACK, Ports, url_of
+from meshwright.stack.programs import find_program, version_of
+from meshwright.stack.service_specs import EDGE_USER, EdgeRights
+from meshwright.stack.services import App, Backends, Service, new_secret
 from meshwright.stack.supervisor import Supervisor
 
 MESH = "mesh"
 """The app that holds everything, where agents are not apart."""
+LLM_SERVICE = "llm-service"
+INVOCATION = "invocation"
+"""The folder of the HTTPEndpoint by which clients of Dapr on this machine reach the llm-service. daprd calls
+a worker over gRPC, which has no room for a status and a body of its own, so this names the HTTP port."""
 KeyT = TypeVar("KeyT")
 ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
-    """An app, and how many workers it has. The first of a `front` holds event log, API and MQTT edge."""
+class AppSpec:
+    """An app and its number of workers. The first of a `front` holds event log, API and MQTT edge."""
 
     app_id: str
     workers: int = 1
     front: bool = False
 
 
-def one_app(workers: int) -> list[Crew]:
+def one_app(workers: int) -> list[AppSpec]:
     """All agents in each worker of one app."""
-    return [Crew(MESH, workers, front=True)]
+    return [AppSpec(MESH, workers, front=True)]
 
 
-def app_per_agent(agents: Sequence[str], workers: int) -> list[Crew]:
+def app_per_agent(agents: Sequence[str], workers: int) -> list[AppSpec]:
     """Each agent in an app of its own, and so the parts of the mesh."""
-    apart = [Crew(name, workers) for name in ("orchestrator", "context-service", *agents)]
-    return [*apart, Crew("event-logger", front=True)]
+    apart = [AppSpec(name, workers) for name in ("orchestrator", "context-service", *agents)]
+    return [*apart, AppSpec("event-logger", front=True)]
 
 
 class Row(NamedTuple):
@@ -55,97 +61,117 @@ class Row(NamedTuple):
 
 
 class Stack:
-    """The services of one mesh. `tell` gets a line for each promise that is off.
+    """The services of one mesh. `warn` gets a line for each promise that does not hold.
 
-    Raises ServiceFailed where a program is missing, ConfigError where a component file is wrong, both before
-    anything is started; what its methods have started
-    is the supervisor's to stop.
+    Raises ServiceFailed where a program is missing, before anything is started. Stop what it has started by
+    the supervisor.
     """
 
     def __init__(
         self,
         settings: Settings,
-        crews: Sequence[Crew],
+        apps: Sequence[AppSpec],
         *,
         components: Path,
         ports: Ports,
         supervisor: Supervisor,
-        tell: Callable[[str], None],
+        warn: Callable[[str], None],
     ) -> None:
-        check_files(components, settings.bus)
-        programs = Programs(settings.dapr_bin)
         self._settings = settings
-        self._crews = crews
+        self._apps = apps
         self._components = components
         self._ports = ports
         self._supervisor = supervisor
-        self._tell = tell
+        self._warn = warn
         self._redis_password, self._edge_password = new_secret(), new_secret()
-        self._daprd = programs.find("daprd")
-        self._missing = missing_backends(
-            settings,
-            programs,
-            ports,
-            components,
-            redis_password=self._redis_password,
-            edge_password=self._edge_password,
-        )
+        self._daprd = find_program("daprd", settings.dapr_bin)
+        self._given = self.backends = _given_backends(settings)
+        self._missing = self._missing_backends()
         self._channel, findings = channel_of(settings, version_of(self._daprd))
-        self.backends = given_backends(settings)
-        self._models = next((each for each in crews if each.app_id == LLM_SERVICE), front_of(crews))
-        self._models_port = ports.take(1)[0]
+        front = next(app for app in apps if app.front)
+        self._models = next((app for app in apps if app.app_id == LLM_SERVICE), front)
+        [self._models_port] = ports.take(1)
         self.url = ""
-        self._tell_all(findings)
-        if self.backends.broker_url and not (settings.mqtt_url or settings.mqtt_username):
-            tell("the MQTT edge logs in with the bus's user: set mqtt_username to one that cannot reach bus/")
+        for line in findings:
+            warn(line)
+        if self._given.broker_url and not (settings.mqtt_url or settings.mqtt_username):
+            warn("the MQTT edge logs in with the bus's user: set mqtt_username to one that cannot reach bus/")
 
     async def start_backends(self) -> None:
-        """Start those of broker, store, placement and scheduler that are not given, and look at all of them.
+        """Start those of broker, store, placement and scheduler that are not given, and check them.
 
         Raises ServiceFailed where one cannot be used.
         """
 
         async def start(field: str) -> str:
-            [service] = await self._supervisor.start(lambda: [self._missing[field]()])
+            [service] = await self._supervisor.start([self._missing[field]()])
             return service.address
 
-        addresses = await together({field: start(field) for field in self._missing})
+        addresses = await _together({field: start(field) for field in self._missing})
         if "redis_host" in addresses:
             addresses["redis_password"] = self._redis_password
         self.backends = replace(self.backends, **addresses)
-        self._tell_all(await check_backends(self._settings, self._components, self.backends))
+        for line in await check_backends(self._settings, self._components, self.backends):
+            self._warn(line)
 
     async def start_workers(self) -> None:
         """Start every worker with its sidecar; `url` is the API's then. Raises ServiceFailed."""
-        workers = [(crew, number) for crew in self._crews for number in range(crew.workers)]
-        await together({each: self._start_worker(*each) for each in workers})
+        workers = [(app, number) for app in self._apps for number in range(app.workers)]
+        await _together({worker: self._start_worker(*worker) for worker in workers})
 
     def rows(self) -> list[Row]:
         """What runs where, each after what it rests on."""
-        known = given_backends(self._settings)
-        addresses = (known.broker_url, known.redis_host, known.placement, known.scheduler)
+        given = self._given
+        addresses = (given.broker_url, given.redis_host, given.placement, given.scheduler)
         names = ("broker", "redis", "placement", "scheduler")
-        given = [Row(name, shown(each), "") for name, each in zip(names, addresses, strict=True) if each]
-        running = sorted(self._supervisor.running, key=lambda each: each[0].layer)
-        return given + [Row(each.name, shown(each.address), str(pid)) for each, pid in running]
+        rows = [Row(name, _shown(at), "") for name, at in zip(names, addresses, strict=True) if at]
+        running = sorted(self._supervisor.running, key=lambda pair: pair[0].layer)
+        return rows + [Row(service.name, _shown(service.address), str(pid)) for service, pid in running]
 
-    def _tell_all(self, findings: Sequence[str]) -> None:
-        for line in findings:
-            self._tell(line)
+    def _missing_backends(self) -> Mapping[str, Callable[[], Service]]:
+        """How to make each service that is not given, by its field of Backends."""
+        settings, ports = self._settings, self._ports
+        folder = settings.data_dir.absolute()
+        edge = EdgeRights(self._edge_password, settings.mqtt_prefix, settings.mqtt_reply_prefix)
+        specs: dict[str, tuple[str, Callable[[Path], Service]]] = {
+            "broker_url": (
+                "mosquitto",
+                lambda program: service_specs.mosquitto(
+                    program, ports, self._components, folder / "mosquitto", new_secret(), edge
+                ),
+            ),
+            "redis_host": (
+                "redis-server",
+                lambda program: service_specs.redis(
+                    program, ports, self._components, folder / "redis", self._redis_password
+                ),
+            ),
+            "placement": ("placement", lambda program: service_specs.placement(program, ports)),
+            "scheduler": (
+                "scheduler",
+                lambda program: service_specs.scheduler(program, ports, folder / "scheduler"),
+            ),
+        }
+        if settings.bus != "mqtt":
+            del specs["broker_url"]
+        return {
+            field: partial(make, find_program(program, settings.dapr_bin))
+            for field, (program, make) in specs.items()
+            if not getattr(self._given, field)
+        }
 
-    async def _start_worker(self, crew: Crew, number: int) -> None:
-        sidecar, started = await self._supervisor.start(lambda: self._pair(crew, number))
-        if crew.front and number == 0:
-            self._tell_all(await check_sidecar(sidecar))
-            self.url = started.address
+    async def _start_worker(self, app: AppSpec, number: int) -> None:
+        _, worker = await self._supervisor.start(self._pair(app, number))
+        if app.front and number == 0:
+            self.url = worker.address
 
-    def _pair(self, crew: Crew, number: int) -> tuple[Service, Service]:
+    def _pair(self, spec: AppSpec, number: int) -> tuple[Service, Service]:
         """A sidecar and its worker, on ports of their own."""
-        settings, name = self._settings, f"{crew.app_id}-{number}"
+        settings, name = self._settings, f"{spec.app_id}-{number}"
         port, grpc_port, http_port = self._ports.take(3)
-        front = crew.front and number == 0
+        front = spec.front and number == 0
         app = App(
-            app_id=crew.app_id,
+            app_id=spec.app_id,
             pod=f"{name}.{settings.namespace}",
             namespace=settings.namespace,
             protocol=self._channel,
@@ -155,9 +181,8 @@ class Stack:
             api_token=new_secret(),
             app_token=new_secret(),
         )
-        edge = self._edge_options() if front else {}
         options = {
-            **edge,
+            **(self._edge_options() if front else {}),
             "MESH_HOST": "dapr",
             "MESH_DATA_DIR": str(settings.data_dir.absolute() / name),
             "MESH_NAMESPACE": settings.namespace,
@@ -165,21 +190,36 @@ class Stack:
             "MESH_DAPR_CHANNEL": self._channel,
             "MESH_ACCEPT_LOSS": str(settings.accept_loss),
         }
-        if front or (crew is self._models and number == 0):
-            options |= serving_options(settings)
-        sidecar = daprd(self._daprd, self._ports, self._components, settings.bus, app, self.backends)
-        listen = self._listen(crew, number)
-        return (
-            reaching_models(sidecar, settings.data_dir.absolute(), url_of(self._listen(self._models, 0))),
-            worker(
-                name,
-                app,
-                self.backends,
-                options,
-                listen,
-                replica=crew.front and not front,
-                silent_seconds=settings.loop_restart_seconds,
-            ),
+        if front or (spec is self._models and number == 0):
+            options["MESH_INSECURE"] = str(settings.insecure).lower()
+            if settings.admin_token is not None:
+                options["MESH_ADMIN_TOKEN"] = settings.admin_token.get_secret_value()
+        sidecar = service_specs.daprd(
+            self._daprd, self._ports, self._components, settings.bus, app, self.backends
+        )
+        return self._reaching_models(sidecar), service_specs.worker(
+            name,
+            app,
+            self.backends,
+            options,
+            self._listen(spec, number),
+            replica=spec.front and not front,
+            silent_seconds=settings.loop_restart_seconds,
+        )
+
+    def _reaching_models(self, sidecar: Service) -> Service:
+        """A sidecar whose clients may invoke the llm-service."""
+        folder = self._settings.data_dir.absolute() / INVOCATION
+        endpoint = {
+            "apiVersion": "dapr.io/v1alpha1",
+            "kind": "HTTPEndpoint",
+            "metadata": {"name": LLM_SERVICE},
+            "spec": {"baseUrl": url_of(self._listen(self._models, 0))},
+        }
+        return replace(
+            sidecar,
+            argv=(*sidecar.argv, f"--resources-path={folder}"),
+            files={**sidecar.files, folder / f"{LLM_SERVICE}.yaml": json.dumps(endpoint, indent=2) + "\n"},
         )
 
     def _edge_options(self) -> dict[str, str]:
@@ -192,41 +232,41 @@ class Stack:
             return {"MESH_MQTT_URL": settings.mqtt_url} if settings.mqtt_url else {}
         where = urlsplit(broker_url)
         user, password = unquote(where.username or ""), unquote(where.password or "")
-        if "broker_url" in self._missing:
+        if not self._given.broker_url:
             user, password = EDGE_USER, self._edge_password
         elif settings.mqtt_username:
-            user = settings.mqtt_username
-            password = settings.mqtt_password.get_secret_value() if settings.mqtt_password else ""
+            user, password = settings.mqtt_username, _text(settings.mqtt_password)
         return {
-            "MESH_MQTT_URL": shown(broker_url),
+            "MESH_MQTT_URL": _shown(broker_url),
             "MESH_MQTT_USERNAME": user,
             "MESH_MQTT_PASSWORD": password,
         }
 
-    def _listen(self, crew: Crew, number: int) -> tuple[str, int]:
+    def _listen(self, app: AppSpec, number: int) -> tuple[str, int]:
         """Where a worker serves HTTP. Where models are offered is known before any worker starts."""
-        offers_models = crew is self._models and number == 0
+        offers_models = app is self._models and number == 0
         port = self._models_port if offers_models else self._ports.take(1)[0]
-        if crew.front and number == 0:
+        if app.front and number == 0:
             return self._settings.listen_host, self._settings.listen_port or port
         return LOOPBACK, port
 
 
-def serving_options(settings: Settings) -> dict[str, str]:
-    """What a worker that serves HTTP has to know of the settings of `mesh up`."""
-    token = settings.admin_token
-    return {
-        "MESH_INSECURE": str(settings.insecure).lower(),
-        **({} if token is None else {"MESH_ADMIN_TOKEN": token.get_secret_value()}),
-    }
+def _given_backends(settings: Settings) -> Backends:
+    """The services that run already, by the settings; the others are empty."""
+    return Backends(
+        broker_url=_text(settings.broker_url) if settings.bus == "mqtt" else "",
+        redis_host=settings.redis_host or "",
+        redis_password=_text(settings.redis_password),
+        placement=settings.placement or "",
+        scheduler=settings.scheduler or "",
+    )
 
 
-def front_of(crews: Sequence[Crew]) -> Crew:
-    """The crew whose first worker serves the API."""
-    return next(each for each in crews if each.front)
+def _text(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret else ""
 
 
-async def together(starts: Mapping[KeyT, Coroutine[None, None, ResultT]]) -> dict[KeyT, ResultT]:
+async def _together(starts: Mapping[KeyT, Coroutine[None, None, ResultT]]) -> dict[KeyT, ResultT]:
     """Do several things at once. The first error ends the others."""
     try:
         async with asyncio.TaskGroup() as group:
@@ -236,7 +276,7 @@ async def together(starts: Mapping[KeyT, Coroutine[None, None, ResultT]]) -> dic
     return {name: task.result() for name, task in tasks.items()}
 
 
-def shown(address: str) -> str:
+def _shown(address: str) -> str:
     """An address without its password."""
     where = urlsplit(address)
     return f"{where.scheme}://{where.netloc.rpartition('@')[2]}" if "@" in where.netloc else address

@@ -1,8 +1,8 @@
-"""Every program of the stack as data: what is run, with what around it, and how it says that it is ready.
+"""Every program of the stack as data: what is run, its environment, and how it reports that it is ready.
 
-All of them listen on loopback alone, but for the /healthz of placement and scheduler, which Dapr 1.18 answers
-everywhere, whatever it is told. Passwords and tokens are in the environment and in files that only
-this user may read, never in arguments, which every user of a machine can see.
+All of them listen on loopback alone, except the /healthz of placement and scheduler, which Dapr 1.18 answers
+on every interface. Passwords and tokens are in the environment and in files that only this user may read,
+never in arguments, which every user of a machine can see.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshwright.messages import Caller
-from meshwright.stack.ports import LOOPBACK, Ports, url_of
+from meshwright.stack.network import LOOPBACK, Ports, url_of
 from meshwright.stack.services import App, Backends, Layer, Service
 
 BROKER_USER, EDGE_USER = "mesh", "edge"

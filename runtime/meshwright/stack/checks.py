@@ -1,0 +1,196 @@
+"""What is checked before workers start, and why a program ended. A finding is a promise that does not hold.
+
+What daprd checks itself (logins, component files) is left to it: `reason_of` reads why it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from meshwright.errors import ServiceFailed
+from meshwright.settings import Settings
+from meshwright.stack.network import answers
+from meshwright.stack.services import Backends
+
+GRPC_ACTORS = (1, 18)
+"""The first release of Dapr whose sidecars call actors over gRPC."""
+CHECK_SECONDS = 5.0
+REDIS_SETTINGS = ("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
+MOSQUITTO_SETTINGS = {"persistence": "true", "autosave_interval": "1"}
+"""What a Mosquitto needs to lose no more than a second's messages when it is killed."""
+MAX_TEXT = 300
+IS_ERROR = re.compile(r"level=(error|fatal)|\b(error|fatal)\b", re.IGNORECASE)
+MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
+COMPONENT = re.compile(
+    r"process component (\w+) error: .*initialization error occurred for \S+ \(\S+\): (.*)"
+)
+REMEDIES = {
+    "connection to broker": "see whether the MQTT broker of MESH_BROKER_URL runs and lets this user in",
+    "connecting to redis": "see whether the Redis of MESH_REDIS_HOST runs and takes MESH_REDIS_PASSWORD",
+    "actor state store": "one state store has to have actorStateStore set to true",
+}
+
+
+class Reason(NamedTuple):
+    """What went wrong, and what to do where that is known."""
+
+    text: str
+    remedy: str = ""
+
+
+class _Refused(Exception):
+    """Redis answered with an error."""
+
+
+async def check_backends(settings: Settings, components: Path, backends: Backends) -> Sequence[str]:
+    """What does not hold of store and broker, a line each.
+
+    Raises ServiceFailed where one of them, or the control plane, does not answer.
+    """
+    lines = list(await check_redis(backends.redis_host.split(",")[0], backends.redis_password))
+    if settings.bus == "mqtt" and settings.broker_url is None:
+        lines += check_mosquitto(components / "mosquitto" / "mosquitto.conf")
+    elif settings.bus == "mqtt":
+        where = urlsplit(backends.broker_url)
+        await _check_reachable("the MQTT broker", "BROKER_URL", f"{where.hostname}:{where.port or 1883}")
+    await _check_reachable("Dapr's placement", "PLACEMENT", settings.placement)
+    await _check_reachable("Dapr's scheduler", "SCHEDULER", settings.scheduler)
+    return lines
+
+
+async def _check_reachable(name: str, variable: str, given: str | None) -> None:
+    addresses = given.split(",") if given else []
+    if addresses and not any([await answers(f"tcp://{address}") for address in addresses]):
+        raise ServiceFailed(
+            f"{name} does not answer on {given}",
+            remedy=f"start it, or unset MESH_{variable}: mesh up starts one then",
+        )
+
+
+def channel_of(settings: Settings, version: tuple[int, ...]) -> tuple[str, list[str]]:
+    """How sidecars of that version call workers, `grpc` or `http`, and what that costs.
+
+    Raises ServiceFailed where the settings ask for more than the sidecar can do.
+    """
+    number = ".".join(map(str, version))
+    if version >= GRPC_ACTORS:
+        return ("http" if settings.dapr_channel == "http" else "grpc"), []
+    if settings.dapr_channel == "grpc":
+        raise ServiceFailed(
+            f"daprd {number} cannot call actors over gRPC (SubscribeActorEventsAlpha1 came with 1.18)",
+            remedy='set dapr_channel = "auto", or run daprd 1.18',
+        )
+    return "http", [
+        f"daprd {number} cannot call actors over gRPC, so the http channel is used: half the rate, and up to "
+        "15 s until the actors of a dead worker answer elsewhere; run daprd 1.18"
+    ]
+
+
+def check_mosquitto(configuration: Path) -> Sequence[str]:
+    """What of the file that our Mosquitto is run with breaks a promise, a line each."""
+    lines = [line.split(None, 1) for line in configuration.read_text("utf-8").splitlines()]
+    found = {words[0]: words[1].strip() for words in lines if len(words) == 2 and words[0] != "#"}
+    return [
+        f"{configuration}: {name} is {found.get(name, 'not set')}: messages that wait in the broker are lost "
+        f"when it is killed, and their tasks wait until they are asked for again; set {name} {wanted}"
+        for name, wanted in MOSQUITTO_SETTINGS.items()
+        if found.get(name) != wanted
+    ]
+
+
+# Redis
+
+
+async def check_redis(address: str, password: str) -> Sequence[str]:
+    """What of its configuration breaks a promise, a line each. Raises ServiceFailed where it is closed."""
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            found = await _redis_configuration(address, password)
+    except _Refused as error:
+        raise ServiceFailed(
+            f"Redis at {address} refuses us: {error}", remedy="set MESH_REDIS_PASSWORD to its password"
+        ) from None
+    except (OSError, EOFError, ValueError) as error:
+        raise ServiceFailed(
+            f"Redis at {address} does not answer: {error or type(error).__name__}",
+            remedy="start it, or unset MESH_REDIS_HOST: mesh up starts one then",
+        ) from None
+    return [f"Redis at {address} {line}" for line in _redis_findings(found)]
+
+
+def _redis_findings(found: Mapping[str, str] | None) -> Iterator[str]:
+    if found is None:
+        yield (
+            "does not tell its configuration, so whether it keeps what was accepted cannot be verified: "
+            "it needs appendonly yes, appendfsync always, maxmemory-policy noeviction"
+        )
+        return
+    if found.get("appendonly") != "yes":
+        yield (
+            "keeps no log on disk: accepted tasks are lost when it ends; "
+            "set appendonly yes and appendfsync always"
+        )
+    elif found.get("appendfsync") != "always":
+        yield (
+            f"has appendfsync {found.get('appendfsync')}: a crash of its machine takes back what it had "
+            "accepted in the last second, or more; set appendfsync always"
+        )
+    if found.get("maxmemory", "0") != "0" and found.get("maxmemory-policy") != "noeviction":
+        yield (
+            f"has maxmemory-policy {found.get('maxmemory-policy')}: out of memory, it throws away tasks; "
+            "set maxmemory-policy noeviction"
+        )
+
+
+async def _redis_configuration(address: str, password: str) -> dict[str, str] | None:
+    """The settings that matter; None where Redis does not tell them."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        if password:
+            await _ask_redis(reader, writer, "AUTH", password)
+        await _ask_redis(reader, writer, "PING")
+        try:
+            replies = [await _ask_redis(reader, writer, "CONFIG", "GET", name) for name in REDIS_SETTINGS]
+        except _Refused:  # renamed, or not for this user: managed services have it so
+            return None
+    finally:
+        writer.close()
+    return {pair[0]: pair[1] for pair in replies if len(pair) == 2}
+
+
+async def _ask_redis(reader: StreamReader, writer: StreamWriter, *words: str) -> list[str]:
+    """One command and its reply, as a list of texts. Raises _Refused."""
+    parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+    writer.write(f"*{len(words)}\r\n{''.join(parts)}".encode())
+    head = (await reader.readuntil(b"\r\n")).decode().strip()
+    if head.startswith("-"):
+        raise _Refused(head[1:])
+    if not head.startswith("*"):
+        return [head[1:]]
+    texts = []
+    for _ in range(int(head[1:])):
+        size = int((await reader.readuntil(b"\r\n"))[1:])
+        texts.append((await reader.readexactly(size + 2))[:-2].decode())
+    return texts
+
+
+# Why a program ended
+
+
+def reason_of(tail: Sequence[str]) -> Reason:
+    """Why a program ended, by the line that says most: the last that is an error, else the last."""
+    errors = [line for line in tail if IS_ERROR.search(line)]
+    line = (errors or [*tail] or [""])[-1]
+    message = MESSAGE.search(line)
+    text = " ".join((message[1].replace("\\n", " ").replace('\\"', '"') if message else line).split())
+    remedy = next((remedy for words, remedy in REMEDIES.items() if words in text), "")
+    if refused := COMPONENT.search(text):
+        text = f"component {refused[1]}: {refused[2]}"
+    return Reason(text[:MAX_TEXT], remedy)
