@@ -128,6 +128,7 @@ class Mesh:
         host.on_failure = self._fail
         self._waiters = Waiters()
         host.listen(topics.TASK_PROGRESS, self._tell_waiters, FINAL)
+        host.listen(topics.TASK_PROGRESS, log.show, (topics.MODEL_DELTA,))
 
     async def start(self) -> None:
         """Open the host and begin to work. Raises what the host raises; nothing is left running then."""

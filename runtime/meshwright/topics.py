@@ -15,6 +15,9 @@ MESH = "mesh-events"
 AGENTS = "agents"
 SPEND = "spend"
 
+MODEL_DELTA = "model.delta"
+"""The type of the events on TASK_PROGRESS that carry pieces of a model's answer. No log has them."""
+
 
 def tasks(agent_id: str) -> str:
     """The topic on which an agent is given its tasks."""

@@ -119,14 +119,19 @@ async def test_a_last_event_id_that_is_none_of_ours_is_refused(api, value):
 
 
 async def test_a_client_that_leaves_leaves_nothing_behind(api):
-    before = len(asyncio.all_tasks())
+    readers = api.mesh.log.readers
     async with api.stream("/events/stream") as stream:
         await api.finished(agent_id="echo")
         assert await stream.event()
-        streaming = {task for task in asyncio.all_tasks() if task.get_name() == "event-stream"}
-        assert len(streaming) == 1
-    await asyncio.wait(streaming)
-    assert before <= len(asyncio.all_tasks())
+        assert api.mesh.log.readers == readers + 1
+    await no_more_readers(api, readers)
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "event-stream"]
+
+
+async def no_more_readers(api: Api, readers: int) -> None:
+    async with asyncio.timeout(20):
+        while api.mesh.log.readers > readers:
+            await asyncio.sleep(0.01)
 
 
 # What a model writes, while it writes
@@ -189,13 +194,13 @@ async def test_whoever_comes_in_the_middle_sees_what_comes_from_then_on(tmp_path
 async def test_a_client_that_goes_away_costs_the_answer_nothing(tmp_path):
     left, opened = asyncio.Event(), asyncio.Event()
     async with writing(tmp_path, [BEGINNING, left.wait, *["more "] * 100, opened.wait, "end."]) as api:
+        readers = api.mesh.log.readers
         async with api.stream("/events/stream") as stream:
             task_id = await api.submit(agent_id="writer", payload={"text": "Write."})
             while "id" in await stream.block():
                 pass
-            streaming = {task for task in asyncio.all_tasks() if task.get_name() == "event-stream"}
         left.set()
-        await asyncio.wait(streaming)
+        await no_more_readers(api, readers)
         opened.set()
         outcome = await api.mesh.outcome(task_id)
     assert outcome.text == BEGINNING + "more " * 100 + "end."

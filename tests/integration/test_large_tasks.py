@@ -98,11 +98,11 @@ async def held_after(work: Any) -> int:
 async def test_a_stream_that_nobody_reads_takes_no_more_events() -> None:
     taken = 0
 
-    async def events() -> AsyncGenerator[Event]:
+    async def events() -> AsyncGenerator[list[Event]]:
         nonlocal taken
         for seq in range(1, 301):
             taken += 1
-            yield event(seq, payload={"text": TEXT}).model_copy(update={"seq": seq})
+            yield [event(seq, payload={"text": TEXT}).model_copy(update={"seq": seq})]
 
     async def receive() -> Any:
         await asyncio.Event().wait()

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, load_settings, tool
 from meshwright.events.filter import EventFilter
-from meshwright.events.live import MAX_WAITING, Live
+from meshwright.events.tails import MAX_UNLOGGED
 from meshwright.messages import Event
 from meshwright.models.port import STREAM_RESTART, ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.run.streaming import MAX_CHARS, PAUSE_SECONDS, Deltas
@@ -263,20 +263,21 @@ async def test_a_reader_that_does_not_read_costs_the_writer_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with mesh_for(Writer, model=Typist(["."])) as mesh:
-        live = Live(mesh.mesh.host, mesh.mesh.log)
-        following = live.follow(EventFilter(after_seq=0))
-        first = await anext(following)
-        for n in range(3 * MAX_WAITING):
+        following = mesh.mesh.log.follow(EventFilter(after_seq=0), live=True)
+        seen = await anext(following)
+        caught_up = asyncio.ensure_future(anext(following))
+        await asyncio.sleep(0)
+        for n in range(3 * MAX_UNLOGGED):
             mesh.mesh.host.broadcast(piece(n))
         outcome = await mesh.ask("writer", "Write.")
-        seen = [first]
+        seen += await caught_up
         while seen[-1].event_type != "task.succeeded":
-            seen.append(await asyncio.wait_for(anext(following), PATIENCE_SECONDS))
+            seen += await asyncio.wait_for(anext(following), PATIENCE_SECONDS)
         await following.aclose()
         kept = [event for event in seen if event.seq is not None]
         assert [event.seq for event in kept] == list(range(1, len(kept) + 1))
         assert kept[-1].task_id == outcome.task_id
-        assert 0 < sum(map(is_delta, seen)) <= MAX_WAITING
+        assert 0 < sum(map(is_delta, seen)) < 2 * MAX_UNLOGGED
     assert not caplog.records
 
 
@@ -293,16 +294,15 @@ def piece(n: int) -> Event:
 
 async def test_a_reader_sees_the_pieces_of_what_it_follows_alone() -> None:
     async with mesh_for(Writer) as mesh:
-        live = Live(mesh.mesh.host, mesh.mesh.log)
         others = [EventFilter(task_id="other"), EventFilter(task_id="t", tenant_id="other")]
         wanted = [EventFilter(task_id="t"), EventFilter(event_type="model.delta")]
-        readers = [live.follow(each) for each in (*others, *wanted)]
+        readers = [mesh.mesh.log.follow(each, live=True) for each in (*others, *wanted)]
         reading = [asyncio.ensure_future(anext(reader)) for reader in readers]
         await asyncio.sleep(0)
         mesh.mesh.host.broadcast(piece(1))
         done, pending = await asyncio.wait(reading, timeout=0.2)
         assert pending == set(reading[:2])
-        assert [each.result().id for each in reading[2:]] == ["p1", "p1"]
+        assert [[piece.id for piece in each.result()] for each in reading[2:]] == [["p1"], ["p1"]]
         assert len(done) == 2
         for each in pending:
             each.cancel()

@@ -14,7 +14,6 @@ from meshwright.api.sse import Streams
 from meshwright.api.wire import answer
 from meshwright.errors import InvalidInput
 from meshwright.events.filter import EventFilter
-from meshwright.events.live import Live
 from meshwright.events.log import EventLog
 from meshwright.mesh import Mesh
 from meshwright.messages import Event
@@ -104,7 +103,6 @@ class EventRoutes:
 
     def __init__(self, mesh: Mesh, streams: Streams) -> None:
         self._log = mesh.log
-        self._live = Live(mesh.host, mesh.log)
         self._streams = streams
 
     def add_to(self, app: FastAPI) -> None:
@@ -138,4 +136,4 @@ class EventRoutes:
         if after_seq is None:
             after_seq = await self._log.last_seq()
         wanted = make_filter(tail, identity_of(request).tenant_id, after_seq=after_seq)
-        return self._streams.respond(self._live.follow(wanted))
+        return self._streams.respond(self._log.follow(wanted, live=True))

@@ -1,16 +1,13 @@
 """Events as server-sent events: `id` is the event's seq, if any, `event` its type, `data` the event as JSON.
 
-Whatever is ready goes out in one write. A client that reads slowly holds up its own stream alone.
+All events that are ready go out in one write. A client that reads slowly holds up its own stream alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
-from anyio import BrokenResourceError, EndOfStream, WouldBlock, create_memory_object_stream, move_on_after
-from anyio.streams.memory import MemoryObjectReceiveStream
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
@@ -18,26 +15,25 @@ from meshwright.messages import Event
 
 RETRY_MS = 1000  # a browser waits so long before it connects again
 PING_SECONDS = 15.0
-MAX_WAITING = 512  # frames of one stream that wait to be sent
-MAX_WAITING_BYTES = 1024 * 1024  # beyond which no frame is added to them
-MAX_KEPT_BYTES = 4 * 1024 * 1024  # frames kept for the next stream that needs them
+CHUNK = 64  # events encoded between two looks at what else the loop has to do
+MAX_CACHED_BYTES = 4 * 1024 * 1024  # frames kept for the next stream that needs them
 
-Events = AsyncGenerator[Event]
+Batches = AsyncGenerator[list[Event]]
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class Streams:
-    """All the streams of a server: they share encoded events, and end together when the server stops."""
+    """All streams of a server: they share encoded events, and end together when the server stops."""
 
     def __init__(self) -> None:
         self._open: set[EventStream] = set()
         self._closed = False
         self._frames: dict[int, bytes] = {}
-        self._kept_bytes = 0
+        self._cached_bytes = 0
 
-    def respond(self, events: Events, is_last: Callable[[Event], bool] | None = None) -> EventStream:
+    def respond(self, batches: Batches, is_last: Callable[[Event], bool] | None = None) -> EventStream:
         """Answer with events as they come, until one is the last or there are no more."""
-        return EventStream(self, events, is_last)
+        return EventStream(self, batches, is_last)
 
     def close(self) -> None:
         """End every stream after what it has ready; a client that resumes by Last-Event-ID loses nothing."""
@@ -53,11 +49,11 @@ class Streams:
         frame = self._frames.get(seq)
         if frame is None:
             frame = format_sse_event(id=str(seq), event=event.event_type, data_str=event.model_dump_json())
-            if self._kept_bytes > MAX_KEPT_BYTES:
+            if self._cached_bytes > MAX_CACHED_BYTES:
                 self._frames.clear()
-                self._kept_bytes = 0
+                self._cached_bytes = 0
             self._frames[seq] = frame
-            self._kept_bytes += len(frame)
+            self._cached_bytes += len(frame)
         return frame
 
     def opened(self, stream: EventStream) -> None:
@@ -74,73 +70,58 @@ class Streams:
 class EventStream(EventSourceResponse):
     """A response that is a stream of events, with a comment every 15 s in which there is none."""
 
-    def __init__(self, streams: Streams, events: Events, is_last: Callable[[Event], bool] | None) -> None:
+    def __init__(self, streams: Streams, batches: Batches, is_last: Callable[[Event], bool] | None) -> None:
         self._streams = streams
-        self._events = events
+        self._batches = batches
         self._is_last = is_last
-        self._feeding: asyncio.Task[None] | None = None
-        self._frames, receive = create_memory_object_stream[bytes](MAX_WAITING)
-        self._body = self._written(receive)
-        self._waiting_bytes = 0
-        self._sent = asyncio.Event()
+        self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reading: asyncio.Task[list[Event] | None] | None = None
+        self._body = self._chunks()
         super().__init__(self._body, headers=HEADERS)
 
     def end(self) -> None:
         """Add nothing more, and end when what is ready has gone out."""
-        if self._feeding is not None:
-            self._feeding.cancel()
+        if not self._ending.done():
+            self._ending.set_result(None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream. What keeps events from being read breaks it off."""
-        self._feeding = asyncio.create_task(self._feed(), name="event-stream")
-        self._feeding.add_done_callback(lambda _: self._frames.close())
         self._streams.opened(self)
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._streams.ended(self)
-            self._feeding.cancel()
             await self._body.aclose()
-            [result] = await asyncio.gather(self._feeding, return_exceptions=True)
-        if isinstance(result, Exception):
-            raise result
+            if self._reading is not None:
+                self._reading.cancel()
+                await asyncio.gather(self._reading, return_exceptions=True)
+            await self._batches.aclose()
 
-    async def _feed(self) -> None:
-        async with aclosing(self._events) as events:
-            async for event in events:
-                try:
-                    await self._put(self._streams.frame(event))
-                except BrokenResourceError:
-                    return  # the client is gone
-                if self._is_last is not None and self._is_last(event):
-                    return
-
-    async def _put(self, frame: bytes) -> None:
-        while self._waiting_bytes >= MAX_WAITING_BYTES:
-            self._sent.clear()
-            await self._sent.wait()
-        self._waiting_bytes += len(frame)
-        try:
-            self._frames.send_nowait(frame)  # costs no round of the loop, so that what is ready gathers
-        except WouldBlock:
-            await self._frames.send(frame)
-
-    async def _written(self, frames: MemoryObjectReceiveStream[bytes]) -> AsyncGenerator[bytes]:
-        """The body: all frames that are ready as one chunk, and a comment after each silence."""
+    async def _chunks(self) -> AsyncGenerator[bytes]:
         yield format_sse_event(retry=RETRY_MS)
-        with frames:
-            while True:
-                ready: list[bytes] = []
-                try:
-                    with move_on_after(PING_SECONDS):
-                        ready.append(await frames.receive())
-                    while ready:
-                        ready.append(frames.receive_nowait())
-                except WouldBlock:
-                    pass
-                except EndOfStream:
-                    if not ready:
-                        return
-                yield b"".join(ready) or KEEPALIVE_COMMENT
-                self._waiting_bytes -= sum(map(len, ready))
-                self._sent.set()
+        while True:
+            # A task of its own: a timeout would end the generator that it waits for.
+            self._reading = self._reading or asyncio.create_task(self._read(), name="event-stream")
+            waiting = {self._reading, self._ending}
+            await asyncio.wait(waiting, timeout=PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if self._reading.done():
+                batch, self._reading = self._reading.result(), None
+                for chunk in self._frames(batch or ()):
+                    yield chunk
+                if batch is None or any(map(self._ends, batch)):
+                    return
+            elif self._ending.done():
+                return
+            else:
+                yield KEEPALIVE_COMMENT
+
+    async def _read(self) -> list[Event] | None:
+        return await anext(self._batches, None)
+
+    def _frames(self, batch: Sequence[Event]) -> Iterator[bytes]:
+        end = next((number for number, event in enumerate(batch, 1) if self._ends(event)), len(batch))
+        for first in range(0, end, CHUNK):
+            yield b"".join(map(self._streams.frame, batch[first : min(first + CHUNK, end)]))
+
+    def _ends(self, event: Event) -> bool:
+        return self._is_last is not None and self._is_last(event)

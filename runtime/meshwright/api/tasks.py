@@ -13,7 +13,6 @@ from meshwright.api.examples import ANSWER, EVENT_PAGE, RECEIPT, REQUEST, TASK, 
 from meshwright.api.openapi import answers, problems, reads, streams
 from meshwright.api.sse import Streams
 from meshwright.api.wire import RawRoute, answer, read_model, traceparent
-from meshwright.events.live import Live
 from meshwright.events.tasks import TaskPage
 from meshwright.mesh import FINAL, Mesh, TaskView
 from meshwright.messages import ENDED, ID_PATTERN, Event, Identifier, Receipt, TaskRequest, TaskStatus
@@ -77,7 +76,6 @@ class TaskRoutes:
 
     def __init__(self, mesh: Mesh, streams: Streams) -> None:
         self._mesh = mesh
-        self._live = Live(mesh.host, mesh.log)
         self._streams = streams
 
     def add_to(self, app: FastAPI) -> None:
@@ -197,7 +195,7 @@ class TaskRoutes:
         if view.status in ENDED and await self._has_seen_the_end(view, after_seq):
             return Response(status_code=204)  # tells a browser not to come back
         wanted = make_filter(Range(), view.tenant_id, **task, after_seq=after_seq)
-        return self._streams.respond(self._live.follow(wanted), _is_final)
+        return self._streams.respond(self._mesh.log.follow(wanted, live=True), _is_final)
 
     async def _has_seen_the_end(self, view: TaskView, after_seq: int) -> bool:
         """False also while the log lacks the last event: on Dapr it may arrive after the outcome."""

@@ -47,13 +47,10 @@ class LocalMesh:
     is_running = False
 
     def __init__(self, mesh: Mesh, data: Path, options: str = "") -> None:
-        from meshwright.events.live import Live
-
         self.where = str(data)
         self.options = options
         self.about = f"An embedded mesh on {data}, model: {mesh.model.name}"
         self._mesh = mesh
-        self._live = Live(mesh.host, mesh.log)
 
     async def submit(self, request: Document, *, idempotency_key: str | None = None) -> Document:
         """Accept a task."""
@@ -95,9 +92,11 @@ class LocalMesh:
         """The tail of the log, and what is shown besides."""
         from meshwright.events.filter import EventFilter
 
-        async with aclosing(self._live.follow(EventFilter(**fields, after_seq=after_seq))) as events:
-            async for event in events:
-                yield event.model_dump(mode="json")
+        wanted = EventFilter(**fields, after_seq=after_seq)
+        async with aclosing(self._mesh.log.follow(wanted, live=True)) as batches:
+            async for batch in batches:
+                for event in batch:
+                    yield event.model_dump(mode="json")
 
     async def last_seq(self) -> int:
         """The `seq` of the newest event."""

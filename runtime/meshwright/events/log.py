@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import closing
+from contextlib import aclosing, closing
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple
@@ -187,18 +187,33 @@ class EventLog:
         None is skipped and none repeated: with the last `seq` that was seen as `after_seq` a reader goes
         on where it stopped. A slow reader slows nobody; close the generator to end it.
         """
-        return self._follow(wanted, self._tails.announced)
+        return self._one_by_one(self.follow(wanted))
 
-    async def _follow(self, wanted: EventFilter, now: int) -> AsyncGenerator[Event]:
+    def follow(self, wanted: EventFilter, *, live: bool = False) -> AsyncGenerator[list[Event]]:
+        """As `tail`, but all events that are ready at a time.
+
+        A `live` reader also gets the unlogged events that `show` is given: without `seq`, each in its place,
+        and only while it keeps up.
+        """
+        return self._follow(wanted, self._tails.announced, live)
+
+    def show(self, event: Event) -> None:
+        """Give an event that is not logged to the live readers. Call it on the event loop."""
+        self._tails.show(event)
+
+    async def _one_by_one(self, batches: AsyncGenerator[list[Event]]) -> AsyncGenerator[Event]:
+        async with aclosing(batches):
+            async for batch in batches:
+                for event in batch:
+                    yield event
+
+    async def _follow(self, wanted: EventFilter, now: int, live: bool) -> AsyncGenerator[list[Event]]:
         position = now if wanted.after_seq is None else wanted.after_seq
         if position > self._tails.announced:  # ahead of us, or of a log that has begun anew
             position = min(position, await self._database.read(_newest))
-        tail = self._tails.follow(wanted, position)
-        try:
-            async for event in tail:
-                yield event
-        finally:
-            await tail.aclose()
+        async with aclosing(self._tails.follow(wanted, position, live=live)) as batches:
+            async for batch in batches:
+                yield batch
 
     async def _search(
         self,

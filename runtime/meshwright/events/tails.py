@@ -13,15 +13,20 @@ from meshwright.messages import Event
 
 MAX_BUFFERED = 1000  # events that one tail keeps; further behind it reads the table
 MAX_BUFFERED_BYTES = 4 * 1024 * 1024  # of their payloads
+MAX_UNLOGGED = 256  # buffered events above which one that no log has is dropped
 
 Search = Callable[[EventFilter, int, int], Awaitable[Found]]
 
 
 class Tail:
-    """One reader: it reads the table until it has caught up, then takes what is pushed into its buffer."""
+    """One reader: it reads the table until it has caught up, then takes what is pushed into its buffer.
 
-    def __init__(self, wanted: EventFilter, position: int) -> None:
+    A `live` one also takes events that no log has (the pieces of a model's answer), while there is room.
+    """
+
+    def __init__(self, wanted: EventFilter, position: int, *, live: bool) -> None:
         self.wanted = wanted
+        self.live = live
         self.position = position  # the last seq that was given out or passed by
         self.behind = True
         self.buffer: deque[tuple[Event, int]] = deque()
@@ -30,8 +35,8 @@ class Tail:
         self._news: asyncio.Future[None] | None = None
 
     def wants(self, event: Event) -> bool:
-        """Whether an event belongs into the buffer."""
-        return not self.behind and self._matches(event)
+        """Whether an event belongs into the buffer: while it is behind, only one that no log has."""
+        return (self.live if event.seq is None else not self.behind) and self._matches(event)
 
     def offer(self, event: Event, size: int) -> None:
         """Take a wanted event, whose payload has `size` bytes, or fall behind if the buffer is full."""
@@ -44,19 +49,27 @@ class Tail:
 
     def fall_behind(self) -> None:
         """Go back to reading the table, from the first event that was not given out."""
-        if self.buffer:
-            self.position = (self.buffer[0][0].seq or 0) - 1
-            self.buffer.clear()
-            self._buffered_bytes = 0
+        logged = next((event.seq for event, _ in self.buffer if event.seq is not None), None)
+        if logged is not None:
+            self.position = logged - 1
+        self.buffer.clear()
+        self._buffered_bytes = 0
         self.behind = True
         self.wake()
 
-    def take(self) -> Event:
-        """The next event of the buffer."""
-        event, size = self.buffer.popleft()
-        self._buffered_bytes -= size
-        self.position = event.seq or 0
-        return event
+    def show(self, event: Event) -> None:
+        """Take a wanted event that no log has, or drop it where too much waits."""
+        if len(self.buffer) < MAX_UNLOGGED:
+            self.buffer.append((event, 0))
+            self.wake()
+
+    def take(self) -> list[Event]:
+        """All events of the buffer."""
+        events = [event for event, _ in self.buffer]
+        self.buffer.clear()
+        self._buffered_bytes = 0
+        self.position = next((event.seq for event in reversed(events) if event.seq), self.position)
+        return events
 
     def wake(self) -> None:
         """Let the reader look again."""
@@ -93,27 +106,36 @@ class Tails:
             for event in events:
                 self._push(event)
 
-    def _push(self, event: Event) -> None:
+    def show(self, event: Event) -> None:
+        """Push an event that no log has to the live tails."""
+        for tail in self._wanting(event):
+            tail.show(event)
+
+    def _wanting(self, event: Event) -> list[Tail]:
         tails = [tail for tail in self._by_task.get(event.task_id, ()) if tail.wants(event)]
         if event.task_id is not None:
             tails += [tail for tail in self._by_task.get(None, ()) if tail.wants(event)]
-        if tails:
+        return tails
+
+    def _push(self, event: Event) -> None:
+        if tails := self._wanting(event):
             payload = encode(event.payload)
             plain = event.model_copy(update={"payload": decode(payload)})
             for tail in tails:
                 tail.offer(plain, len(payload))
 
-    async def follow(self, wanted: EventFilter, position: int) -> AsyncGenerator[Event]:
-        """Give the wanted events after a position, and go on with those to come until the tails close."""
-        tail = Tail(wanted.model_copy(update={"order": "asc"}), position)
+    async def follow(
+        self, wanted: EventFilter, position: int, *, live: bool = False
+    ) -> AsyncGenerator[list[Event]]:
+        """Give the wanted events after a position, all that are ready at a time, until the tails close."""
+        tail = Tail(wanted.model_copy(update={"order": "asc"}), position, live=live)
         self._by_task.setdefault(wanted.task_id, set()).add(tail)
         try:
             while True:
                 while tail.behind and tail.position < self.announced and not self._closed:
                     found = await self._search(tail.wanted, tail.position + 1, self.announced)
-                    for event in found.events:
-                        tail.position = event.seq or 0
-                        yield event
+                    if batch := tail.take() + found.events:
+                        yield batch
                     tail.position = found.reached
                 tail.behind = False  # nothing can have been announced since the look at `announced`
                 while tail.buffer:

@@ -13,7 +13,6 @@ from typing import Any
 from meshwright import topics
 from meshwright.clock import Clock
 from meshwright.envelope import ActorRef
-from meshwright.events.live import MODEL_DELTA
 from meshwright.messages import Event, new_id, trace_id_of
 from meshwright.models.port import STREAM_RESTART
 from meshwright.work import Work
@@ -92,7 +91,7 @@ def delta_of(work: Work, ref: ActorRef, step: int, clock: Clock, payload: dict[s
     task = work.task
     return Event(
         id=new_id(),
-        event_type=MODEL_DELTA,
+        event_type=topics.MODEL_DELTA,
         topic=topics.TASK_PROGRESS,
         time=clock.now(),
         tenant_id=task.tenant_id,
