@@ -115,11 +115,13 @@ async def test_a_mesh_may_be_set_to_run_in_memory(tmp_path: Path) -> None:
 
 
 class Worded(Agent):
-    """Brings its prompt along, without front matter."""
+    """Has its prompt in its class, without front matter."""
 
     agent_id = "worded"
     capabilities = (Capability("wording"),)
-    prompt_text = "You word things."
+    prompt_text = """
+        You word things as {{agent_name}}.
+    """
 
 
 async def test_a_broken_prompt_file_fails_the_test_with_its_line(tmp_path: Path) -> None:
@@ -142,10 +144,17 @@ async def test_a_missing_prompt_file_of_the_project_fails_the_test(tmp_path: Pat
             await mesh.ask("greeter", "Greet Bob.")
 
 
-async def test_prompt_text_without_front_matter_names_the_class_and_its_file() -> None:
-    async with mesh_for(Worded, model=ScriptedModel("Hello!")) as mesh:
+async def test_prompt_text_needs_no_front_matter(model: ScriptedModel) -> None:
+    model.replies("Done.")
+    async with mesh_for(Worded, model=model) as mesh:
+        await mesh.ask("worded", "Word it.")
+    assert "You word things as worded." in str(model.requests[0].messages[0].content)
+
+
+async def test_a_slip_in_prompt_text_names_the_class_its_file_and_line() -> None:
+    slip = type("Slip", (Worded,), {"prompt_text": "Hello.\n{{nobody}}", "__module__": __name__})
+    async with mesh_for(slip, model=ScriptedModel("Hello!")) as mesh:
         with pytest.raises(PromptError) as refused:
             await mesh.ask("worded", "Word it.")
-    assert "test_mesh_under_test.py: prompt_text of Worded: it does not begin with front matter" in str(
-        refused.value
-    )
+    assert "test_mesh_under_test.py: prompt_text of Slip: " in str(refused.value)
+    assert "(line 2 of the text)" in str(refused.value)

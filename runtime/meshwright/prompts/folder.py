@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -68,7 +69,10 @@ class PromptProblem:
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """A prompt that stands in the code of an agent: `where` names its class, `path` the file of that."""
+    """A prompt in the code of an agent: `where` names its class, `path` the file of that.
+
+    Text without front matter gets the default fields, and may use every variable of its agent.
+    """
 
     text: str
     where: str
@@ -76,13 +80,21 @@ class Brought:
 
     def parsed(self, name: str) -> Prompt:
         """The prompt. Raises PromptError, which says where it stands."""
+        text = inspect.cleandoc(self.text)
+        added = "" if text.startswith("---") else _default_fields(text, offered_to(name))
         try:
-            return parse_prompt(name, self.text.encode(), source="agent", offered=offered_to(name))
+            return parse_prompt(name, (added + text).encode(), source="agent", offered=offered_to(name))
         except PromptError as error:
-            line = f" (line {error.line} of the text)" if error.line else ""
+            lines_added = added.count("\n")
+            line = f" (line {error.line - lines_added} of the text)" if error.line else ""
             raise PromptError(
                 f"prompt_text of {self.where}: {error.message}{line}", path=self.path, remedy=error.remedy
             ) from error
+
+
+def _default_fields(text: str, offered: Sequence[str]) -> str:
+    used = [name for name in offered if f"{{{{{name}}}}}" in text]
+    return f"---\ntags: [default]\nvariables: [{', '.join(used)}]\n---\n"
 
 
 @dataclass(slots=True)
