@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.stand import Stand, build_stand
 from meshwright import topics
-from meshwright.assembly import Grounds
+from meshwright.assembly.hosts import Grounds
 from meshwright.host import Host
 from meshwright.hosts.dapr import DaprHost, Options
 

@@ -12,7 +12,8 @@ from benchmarks.instant import InstantModel, request
 from benchmarks.sides import ROOT
 from benchmarks.written import written
 from meshwright.agent import Agent
-from meshwright.assembly import Grounds, build_mesh, embedded_host
+from meshwright.app import build_mesh
+from meshwright.assembly.hosts import Grounds, embedded_host
 from meshwright.capability import Capability
 from meshwright.cli.collector import collect_young
 from meshwright.host import Host

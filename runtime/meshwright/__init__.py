@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from meshwright.actor import Actor, Turn, turn
     from meshwright.agent import Agent
-    from meshwright.assembly import build_mesh
+    from meshwright.app import build_mesh
     from meshwright.capability import Capability
     from meshwright.envelope import ActorRef
     from meshwright.errors import MeshError, ToolFailed

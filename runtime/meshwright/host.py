@@ -87,6 +87,10 @@ class Host(Protocol):
         """Make a type of actor known. Raises ValueError when the type is taken."""
         ...
 
+    def know(self, kind: ActorKind) -> None:
+        """Make a type of actor known that lives in another process, so that it can be called and read."""
+        ...
+
     def subscribe(self, subscription: Subscription) -> None:
         """Send the events of a pattern to actors, durably."""
         ...

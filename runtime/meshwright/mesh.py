@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from meshwright import topics
+from meshwright.agent import Agent
+from meshwright.capability import Registration
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
 from meshwright.envelope import ActorRef
-from meshwright.errors import Draining, InvalidInput, NotFound, StoreFailed
+from meshwright.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.ledger.budgets import Budgets
@@ -39,10 +45,18 @@ from meshwright.orchestration.waiters import Waiters
 from meshwright.prompts import Prompts
 from meshwright.run import Employed
 from meshwright.settings import Settings
+from meshwright.storage.database import Database
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.work import Answer, Cancel, ThreadState, Worker
 from meshwright.work.protocol import TaskKey
 from meshwright.work.record import Attempt, TaskRecord
+
+logger = logging.getLogger("meshwright.mesh")
+PartT = TypeVar("PartT")
+EVERYWHERE = "*"
+"""The place of actors that live in each process of the mesh."""
+FRONT = "event-logger"
+"""The app that keeps the event log and serves clients."""
 
 
 class TaskView(Plain):
@@ -75,53 +89,68 @@ class Part(Protocol):
         ...
 
     async def stop(self) -> None:
-        """End. Idempotent."""
+        """End. Idempotent, and called also where the start failed."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """Which apps of the mesh this process runs, None for all of them, and whether it is the front."""
+
+    apps: frozenset[str] | None = None
+    is_front: bool = True
+
+    def runs(self, app: str) -> bool:
+        """Whether what lives in an app lives in this process."""
+        if app == FRONT:
+            return self.is_front
+        return app == EVERYWHERE or self.apps is None or app in self.apps
 
 
 class Mesh:
     """A running mesh: `async with mesh:` starts and stops it.
 
-    Built by `meshwright.assembly`; everything hangs off it, so that several can run in one process.
+    Built by `meshwright.app`. Its components set what it offers: they join in order, and each may use what
+    those before it have set. Several meshes can run in one process.
     """
+
+    registry: Registry
+    admission: Admission
+    model: Model
+    budgets: Budgets
+    prompts: Prompts
+    context: ContextClient
+    memory: Memory
+    keys: Keys
+    worker: Worker
+    agents: Mapping[str, Employed]
 
     def __init__(
         self,
-        *,
         settings: Settings,
+        *,
+        project: Path,
+        role: Role,
         host: Host,
+        database: Database,
         log: EventLog,
-        registry: Registry,
-        admission: Admission,
-        model: Model,
-        budgets: Budgets,
-        prompts: Prompts,
-        context: ContextClient,
-        memory: Memory,
-        keys: Keys,
         tracing: Tracing | NoTracing,
-        worker: Worker,
-        agents: Mapping[str, Employed],
-        parts: tuple[Part, ...] = (),
-        warnings: tuple[str, ...] = (),
+        agent_types: Sequence[type[Agent]] = (),
+        given_model: Model | None = None,
     ) -> None:
         self.settings = settings
-        self.warnings = warnings
+        self.project = project
+        self.role = role
         self.host = host
+        self.database = database
         self.log = log
-        self.registry = registry
-        self.model = model
-        self.budgets = budgets
-        self.prompts = prompts
-        self.context = context
-        self.memory = memory
-        self.keys = keys
         self.tracing = tracing
-        self.worker = worker
-        self.agents = agents
+        self.agent_types = agent_types
+        self.given_model = given_model
+        self.apps: tuple[str, ...] = ()
+        self.components: list[Part] = []
+        self.warnings: tuple[str, ...] = ()
         self.ready = False
-        self._admission = admission
-        self._parts = parts
         self._limits = Limits(settings.max_payload_bytes, settings.max_payload_depth)
         self._failed = asyncio.Event()
         self._failure: StoreFailed | None = None
@@ -130,12 +159,25 @@ class Mesh:
         host.listen(topics.TASK_PROGRESS, self._tell_waiters, FINAL)
         host.listen(topics.TASK_PROGRESS, log.show, (topics.MODEL_DELTA,))
 
+    def component(self, kind: type[PartT]) -> PartT:
+        """The component of a class. Raises LookupError where the mesh has none."""
+        found = next((part for part in self.components if isinstance(part, kind)), None)
+        if found is None:
+            raise LookupError(f"the mesh has no component {kind.__name__}")
+        return found
+
+    def registrations(self) -> list[Registration]:
+        """How the agents and apps of this process make themselves known; the latter take no tasks."""
+        agents = [bound.agent.registration() for bound in self.agents.values()]
+        own = [app for app in self.apps if self.role.runs(app)]
+        return [*agents, *(Registration(agent_id=app, name=app, kind="system") for app in own)]
+
     async def start(self) -> None:
         """Open the host and begin to work. Raises what the host raises; nothing is left running then."""
         await self.host.start()
         try:
-            for part in self._parts:
-                await part.start()
+            for component in self.components:
+                await component.start()
         except BaseException:  # a cancelled start too must leave nothing running
             await self.stop()
             raise
@@ -145,13 +187,10 @@ class Mesh:
         """Take nothing new, let running work end, and close. What is unfinished goes on at the next start."""
         self.ready = False
         await self.worker.drain(drain_seconds)
-        for part in reversed(self._parts):
-            await part.stop()
-        await self.tracing.close()
-        await self.model.close()
-        for employed in self.agents.values():
-            await employed.close()
-        await self.host.stop()
+        async with AsyncExitStack() as stack:  # where one fails to stop, the others stop all the same
+            stack.push_async_callback(self.host.stop)
+            for component in self.components:
+                stack.push_async_callback(component.stop)
         remedy = "what was accepted goes on at the next start"
         self._waiters.end(Draining("the mesh has stopped", remedy=remedy))
 
@@ -164,18 +203,27 @@ class Mesh:
     ) -> None:
         await self.stop()
 
-    def tell(self, event_type: str, payload: dict[str, Any]) -> None:
-        """Put an event of this process into the log. Raises HostError."""
+    def tell(
+        self, event_type: str, payload: Mapping[str, Any], *, topic: str = topics.MESH, **known: Any
+    ) -> None:
+        """Put an event of this process into the log; `known` are further fields of it.
+
+        Called where nobody could handle an error: an event that cannot be recorded becomes a warning.
+        """
+        aggregate = f"mesh/{self.host.incarnation}"
         event = Event(
-            id=new_id(),
+            id=f"{aggregate}/{new_id()}",
             event_type=event_type,
-            topic=topics.MESH,
+            topic=topic,
             time=self.host.clock.now(),
-            task_id=payload.get("task_id"),
-            agent_id=payload.get("agent_id"),
-            payload=payload,
+            aggregate_id=aggregate,
+            payload=dict(payload),
+            **known,
         )
-        self.host.emit([event])
+        try:
+            self.host.emit([event])
+        except (HostError, TooLarge) as error:
+            logger.warning("%s is not recorded: %s", event_type, error)
 
     async def failure(self) -> StoreFailed:
         """Wait until the store fails, and return why: what was accepted goes on at the next start."""
@@ -204,13 +252,13 @@ class Mesh:
             idempotency_key=idempotency_key,
             traceparent=traceparent,
         )
-        self._admission.require_room(accept.task)  # before the span: what is refused leaves nothing behind
+        self.admission.require_room(accept.task)  # before the span: what is refused leaves nothing behind
         with self.tracing.span("submit task", parent=traceparent, kind="producer") as span:
             task = accept.task.model_copy(update={"traceparent": span.traceparent})
             accept = accept.model_copy(update={"task": task})
             ref = TaskKey(task.tenant_id, task.task_id).ref
             call = partial(self.host.call, ref, "accept", accept, traceparent=span.traceparent)
-            return await self._admission.admit(task, call)
+            return await self.admission.admit(task, call)
 
     async def task(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """A task as it is now. Raises NotFound."""

@@ -11,10 +11,10 @@ import openai
 import pytest
 
 from meshwright import Agent
+from meshwright.agents.loader import load_agents
 from meshwright.api.app import create_llm_app
-from meshwright.assembly.roles import role_of
+from meshwright.app import role_of
 from meshwright.errors import Draining, ModelError
-from meshwright.fleet import load_agents
 from meshwright.models.pool import FALLBACK, ModelPool, PoolReply
 from meshwright.models.port import (
     AllProvidersDown,
@@ -206,7 +206,7 @@ async def test_the_worker_of_the_llm_service_serves_models_and_nothing_else(tmp_
 
 def test_the_app_llm_service_has_its_agent_and_no_other_part() -> None:
     role = role_of("llm-service", ["simple-agent", "llm-service"])
-    assert (role.agents, role.parts, role.offers_models) == ({"llm-service"}, [], True)
+    assert (role.apps, role.is_front) == ({"llm-service"}, False)
 
 
 async def test_a_mesh_that_stops_takes_no_calls(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.assembly import build_mesh
+from meshwright.app import build_mesh
 from meshwright.settings import load_settings
 from tests.support.fake_provider import FakeProvider, tool_call
 from tests.support.running_mesh import mesh

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent
-from meshwright.assembly import Grounds, build_mesh, embedded_host
+from meshwright.app import build_mesh
+from meshwright.assembly.hosts import Grounds, embedded_host
 from meshwright.capability import Capability
 from meshwright.events.filter import EventFilter
 from meshwright.host import Host

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Task
-from meshwright.assembly import employ
-from meshwright.fleet import load_agents
+from meshwright.agents.binding import bind_agents
+from meshwright.agents.loader import load_agents
 from meshwright.prompts import Prompts
 from meshwright.run import Employed
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
@@ -30,7 +30,7 @@ def classes() -> dict[str, type[Agent]]:
 
 @pytest.fixture(scope="module")
 def employed(classes: Mapping[str, type[Agent]]) -> dict[str, Employed]:
-    return employ(list(classes.values()), ToolSettings(workspace=ROOT))
+    return bind_agents(list(classes.values()), ToolSettings(workspace=ROOT))
 
 
 def task(text: str) -> Task:

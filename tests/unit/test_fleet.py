@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.agents.loader import PACKAGED, load_agents, project_file
 from meshwright.errors import ConfigError
-from meshwright.fleet import PACKAGED, load_agents, project_file
 from meshwright.testing import ScriptedModel, mesh_for
 
 GREETER = """\

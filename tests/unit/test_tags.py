@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright import Agent, Capability, Task
+from meshwright.agents.loader import load_agents
 from meshwright.assembly.models import start_warnings, warnings_of
-from meshwright.fleet import load_agents
 from meshwright.messages import Outcome
 from meshwright.models.config import read_config
 from meshwright.models.groups import matching

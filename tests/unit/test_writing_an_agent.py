@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from meshwright.fleet import load_agents
+from meshwright.agents.loader import load_agents
 from meshwright.testing import ScriptedModel, mesh_for
 
 PAGE = Path(__file__).parents[2] / "docs/writing-an-agent.md"

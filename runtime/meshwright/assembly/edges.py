@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from meshwright.assembly.announcements import Announcements
-from meshwright.capability import Registration
-from meshwright.events.log import EventLog
-from meshwright.host import Host
-from meshwright.orchestration.registry import Registry
+from meshwright.mesh import Mesh
 from meshwright.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,26 +15,19 @@ if TYPE_CHECKING:
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def mqtt_edge(
-    settings: Settings,
-    project: Path,
-    host: Host,
-    log: EventLog,
-    registry: Registry,
-    own: Sequence[Registration],
-) -> MqttEdge:
-    """Make the part that MQTT clients talk to; `own` are the agents that go when this process does."""
+def mqtt_edge(mesh: Mesh) -> MqttEdge:
+    """Make the part that MQTT clients talk to."""
     from meshwright.edge.mqtt import MqttEdge
 
     return MqttEdge(
-        settings,
-        project,
-        host,
-        log,
-        registry,
-        own=[registration.agent_id for registration in own],
-        front=ApiFront(settings),
-        tell=Announcements(host).tell,
+        mesh.settings,
+        mesh.project,
+        mesh.host,
+        mesh.log,
+        mesh.registry,
+        own=[registration.agent_id for registration in mesh.registrations()],
+        front=ApiFront(mesh.settings),
+        tell=mesh.tell,
     )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from socket import socket
 
-from meshwright.fleet import project_file
+from meshwright.agents.loader import project_file
 from meshwright.mesh import Mesh
 from meshwright.settings import Settings
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from meshwright import topics
-from meshwright.assembly.roles import Role
 from meshwright.clock import Clock
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.hosts.memory import MemoryHost
+from meshwright.mesh import Role
 from meshwright.settings import Settings
 from meshwright.storage.database import Database
 from meshwright.tracing import NoTracing, Tracing
-from meshwright.turns import ActorKind
 
 
 class Grounds(NamedTuple):
@@ -27,7 +26,6 @@ class Grounds(NamedTuple):
     log: EventLog
     clock: Clock
     tracing: Tracing | NoTracing
-    elsewhere: Sequence[ActorKind] = ()
 
 
 def embedded_host(grounds: Grounds) -> EmbeddedHost:
@@ -60,7 +58,7 @@ def dapr_host(grounds: Grounds) -> Host:
 
     settings = grounds.settings
     options = Options.from_environment(namespace=settings.namespace, channel=settings.dapr_channel)
-    host = DaprHost(
+    return DaprHost(
         options,
         clock=grounds.clock,
         log=grounds.log,
@@ -70,9 +68,6 @@ def dapr_host(grounds: Grounds) -> Host:
         taken_elsewhere=(topics.tasks("#"), topics.TASK_RESULTS),
         max_record_bytes=settings.max_record_bytes,
     )
-    for kind in grounds.elsewhere:
-        host.know(kind)
-    return host
 
 
 HOSTS: Mapping[str, Callable[[Grounds], Host]] = {

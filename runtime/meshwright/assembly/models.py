@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent
+from meshwright.agents.loader import load_agents, project_file
 from meshwright.context.tokens import count_tokens
 from meshwright.errors import ConfigError
-from meshwright.fleet import load_agents, project_file
 from meshwright.messages import Task
 from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.groups import deployment_id, deployments_of, did_you_mean, missing_of

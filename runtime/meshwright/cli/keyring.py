@@ -127,7 +127,7 @@ async def stored_mesh(settings: Settings, *, reads: bool) -> AsyncIterator[Mesh]
 
     Raises StoreLocked where another process holds it, InvalidInput where the mesh keeps its keys elsewhere.
     """
-    from meshwright.assembly import build_mesh
+    from meshwright.app import build_mesh
 
     if settings.host != "embedded":
         raise InvalidInput(

@@ -26,7 +26,7 @@ async def local_mesh(settings: Settings, *, works: bool, options: str = "") -> A
     Without `works` no agent does: what waits there from an earlier run stays untouched.
     Raises StoreLocked where another process holds the data, and ConfigError.
     """
-    from meshwright.assembly import build_mesh
+    from meshwright.app import build_mesh
     from meshwright.cli.logs import log_to_stderr
     from meshwright.cli.notices import tell_of_prompts
     from meshwright.cli.trust import require_trust

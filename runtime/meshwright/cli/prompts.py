@@ -23,8 +23,8 @@ def check(as_json: bool) -> int:
 
     Also names each agent whose prompt file is missing. Exit status 1 if anything is wrong.
     """
+    from meshwright.agents.loader import project_file
     from meshwright.cli.declared import declared_agents
-    from meshwright.fleet import project_file
     from meshwright.prompts import PromptProblem, Prompts
     from meshwright.settings import load_settings
 

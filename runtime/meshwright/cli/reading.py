@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from meshwright.assembly import Grounds
+    from meshwright.assembly.hosts import Grounds
     from meshwright.host import Host
     from meshwright.mesh import Mesh
     from meshwright.settings import Settings
@@ -21,9 +21,10 @@ async def readable_mesh(settings: Settings) -> AsyncIterator[Mesh]:
     Raises StoreLocked where another process holds it, and ConfigError.
     """
     from meshwright.agent import Agent
-    from meshwright.assembly import build_mesh, embedded_host
+    from meshwright.agents.loader import project_file
+    from meshwright.app import build_mesh
+    from meshwright.assembly.hosts import embedded_host
     from meshwright.cli.declared import declared_agents
-    from meshwright.fleet import project_file
     from meshwright.storage.database import FILE_NAME
 
     if not (settings.data_dir / FILE_NAME).is_file():

@@ -84,8 +84,8 @@ class StoredMesh:
 
     async def agents(self) -> list[Document]:
         """The agents that would register, read from their files; nobody has seen them."""
+        from meshwright.agents.loader import project_file
         from meshwright.cli.declared import declared_agents
-        from meshwright.fleet import project_file
 
         declared = declared_agents(project_file(Path(), self._settings.actors_dir))
         if declared.note:

@@ -42,7 +42,8 @@ def _check_port(settings: Settings) -> None:
     try:
         socket.create_server((settings.listen_host, settings.listen_port)).close()
     except OSError:
-        from meshwright.assembly import listen  # large, and this process stays: only to be told what is wrong
+        # Large, and this process stays: only to be told what is wrong.
+        from meshwright.assembly.fronts import listen
 
         listen(settings).close()
 
@@ -52,7 +53,7 @@ def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec
 
     if not per_agent:
         return one_app(replicas)
-    from meshwright.fleet import load_agents, project_file
+    from meshwright.agents.loader import load_agents, project_file
 
     agents = load_agents(project_file(Path(), settings.actors_dir), Path())
     return app_per_agent([agent.agent_id for agent in agents], replicas)

@@ -61,7 +61,7 @@ def require_trust(settings: Settings) -> None:
 
 def _things_of(folder: Path, settings: Settings) -> list[str]:
     """What of a folder is used that may do harm, in words."""
-    from meshwright.fleet import CHECKOUT, PACKAGED, project_file
+    from meshwright.agents.loader import CHECKOUT, PACKAGED, project_file
 
     if folder in (CHECKOUT.resolve(), PACKAGED.resolve()):
         return []

@@ -100,7 +100,8 @@ def up(
 
 
 async def _serve(settings: Settings) -> None:
-    from meshwright.assembly import build_mesh, listen
+    from meshwright.app import build_mesh
+    from meshwright.assembly.fronts import listen
     from meshwright.cli.notices import tell_of_prompts
     from meshwright.cli.watchdog import watching
 
@@ -115,7 +116,7 @@ async def _serve(settings: Settings) -> None:
 
 async def serve_on(listener: socket, mesh: Mesh) -> None:
     """Serve the API of a running mesh until it is told to stop, and let running work end."""
-    from meshwright.assembly import serve
+    from meshwright.assembly.fronts import serve
     from meshwright.cli.running import announced
 
     switch_often()

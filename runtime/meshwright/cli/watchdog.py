@@ -27,7 +27,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.cli.tracebacks import keep_text
 from meshwright.envelope import ActorRef
-from meshwright.errors import HostError, StoreFailed
+from meshwright.errors import StoreFailed
 from meshwright.storage.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
@@ -161,8 +161,7 @@ class Watchdog:
 
     def _publish(self, holder: Holder, seconds: float) -> None:
         known = {"agent_id": holder.works[0][0].type, "task_id": holder.works[0][1]} if holder.works else {}
-        with suppress(HostError):  # the mesh is not up yet, or no more: the line on stderr says it
-            self._mesh.tell("loop.held", {"seconds": round(seconds, 1), "where": holder.where, **known})
+        self._mesh.tell("loop.held", {"seconds": round(seconds, 1), "where": holder.where, **known}, **known)
 
     def _note(self, holder: Holder, times: int) -> None:
         if not holder.works:

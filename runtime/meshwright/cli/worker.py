@@ -68,7 +68,8 @@ def listening_for(app_id: str, settings: Settings) -> Settings:
 
 
 async def _work(settings: Settings, app_id: str, replica: bool) -> None:
-    from meshwright.assembly import build_worker, listen, serves_api
+    from meshwright.app import build_worker, serves_api
+    from meshwright.assembly.fronts import listen
     from meshwright.cli.notices import tell_of_prompts
     from meshwright.cli.watchdog import watching
 

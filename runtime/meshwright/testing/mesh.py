@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent
-from meshwright.assembly import Grounds, build_mesh
+from meshwright.app import build_mesh
+from meshwright.assembly.hosts import Grounds
 from meshwright.clock import Clock
 from meshwright.errors import MeshError, PromptError
 from meshwright.host import Host

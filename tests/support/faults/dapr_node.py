@@ -20,8 +20,8 @@ import uvloop
 from pydantic import TypeAdapter
 
 from meshwright import topics
-from meshwright.assembly import Grounds, build_mesh
-from meshwright.assembly.roles import FLEET, role_of
+from meshwright.app import WHOLE_MESH, build_mesh, role_of
+from meshwright.assembly.hosts import Grounds
 from meshwright.errors import HostError
 from meshwright.hosts.dapr import DaprHost, Options, recovery
 from meshwright.mesh import Mesh
@@ -111,7 +111,7 @@ def mesh_of(post: Post) -> Mesh:
         agents=fleet,
         model=CountingModel(books, unharmed.passes, max_seconds=job.max_model_seconds),
         host=make,
-        role=role_of(FLEET, [each.agent_id for each in fleet], replica=not post.is_front),
+        role=role_of(WHOLE_MESH, [each.agent_id for each in fleet], replica=not post.is_front),
     )
 
 

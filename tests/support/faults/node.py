@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import uvloop
 from pydantic import TypeAdapter
 
-from meshwright.assembly import Grounds, build_mesh
+from meshwright.app import build_mesh
+from meshwright.assembly.hosts import Grounds
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.hosts.embedded import host

@@ -107,6 +107,9 @@ class EmbeddedHost:
             raise ValueError(f"actor type {kind.type!r} is registered already")
         self._cells.kinds[kind.type] = kind
 
+    def know(self, kind: ActorKind) -> None:
+        """Nothing lives elsewhere: this host is alone."""
+
     def subscribe(self, subscription: Subscription) -> None:
         """Send the events of a pattern to actors."""
         self._bus.subscribe(subscription)

@@ -83,6 +83,9 @@ class MemoryHost:
             raise ValueError(f"actor type {kind.type!r} is registered already")
         self._actors.kinds[kind.type] = kind
 
+    def know(self, kind: ActorKind) -> None:
+        """Nothing lives elsewhere: this host is alone."""
+
     def subscribe(self, subscription: Subscription) -> None:
         """Send the events of a pattern to actors, durably."""
         self._bus.subscribe(subscription)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from meshwright.agent import Agent
 from meshwright.errors import ConfigError
 from meshwright.run import Employed
-from meshwright.settings import Settings
-from meshwright.settings.loading import FILE_NAME
-from meshwright.stack.folder import LOCK_NAME
 from meshwright.tools.mesh import delegate_tool, remember_tool
 from meshwright.tools.threads import Overrun, ToolThreads
 from meshwright.tools.tool import Tool, tools_of
 from meshwright.tools.toolset import ToolSettings
 
 
-def employ(
+def bind_agents(
     classes: Sequence[type[Agent]],
     settings: ToolSettings,
     on_overrun: Callable[[Overrun], None] = lambda overrun: None,
@@ -26,10 +22,10 @@ def employ(
 
     Raises ConfigError where two tools of one agent share a name.
     """
-    return {cls.agent_id: _employ(cls(), settings, on_overrun) for cls in classes}
+    return {cls.agent_id: _bind(cls(), settings, on_overrun) for cls in classes}
 
 
-def _employ(agent: Agent, settings: ToolSettings, on_overrun: Callable[[Overrun], None]) -> Employed:
+def _bind(agent: Agent, settings: ToolSettings, on_overrun: Callable[[Overrun], None]) -> Employed:
     toolsets = [toolset(settings) for toolset in agent.toolsets]
     tools = [tool for owner in (agent, *toolsets) for tool in tools_of(owner)]
     if agent.delegates_to:
@@ -52,28 +48,3 @@ def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:
             remedy='give one another name: @tool(name="...")',
             field="toolsets",
         )
-
-
-def tool_settings(settings: Settings, project: Path) -> ToolSettings:
-    """What the agents' tools may touch. The mesh's own data and configuration are hidden from them."""
-    data = project / settings.data_dir
-    # A worker's folder lies in that of its stack, where the broker's and the store's secrets are.
-    is_in_a_stack = settings.host == "dapr" and (data.parent / LOCK_NAME).exists()
-    own = (data.parent if is_in_a_stack else data, Path(FILE_NAME), settings.litellm_config)
-    return ToolSettings(
-        workspace=project / settings.workspace,
-        hidden=tuple(project / path for path in own),
-        allow_private_addresses=settings.allow_private_addresses,
-        tool_timeout_seconds=settings.tool_timeout_seconds,
-        max_concurrency=settings.max_concurrency,
-    )
-
-
-def slots_of(agents: Mapping[str, Employed], default: int) -> Callable[[str], int]:
-    """How many tasks each agent works on at once."""
-
-    def slots(agent_id: str) -> int:
-        own = agents[agent_id].agent.max_concurrency if agent_id in agents else None
-        return default if own is None else own
-
-    return slots

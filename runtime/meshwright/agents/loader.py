@@ -1,4 +1,4 @@
-"""The fleet: the agents of a project's `actors` folder, one Python file each."""
+"""Agents are found in the files and packages of a project's `actors` folder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from meshwright.errors import ConfigError, MeshError
 from meshwright.prompts import Brought
 from meshwright.tools.places import author_place
 
-PACKAGED = Path(__file__).parent / "_project"
-CHECKOUT = Path(__file__).parents[2]
+PACKAGED = Path(__file__).parents[1] / "_project"
+CHECKOUT = Path(__file__).parents[3]
 
 
 def project_file(project: Path, name: Path) -> Path:

@@ -1,0 +1,1 @@
+"""Agents: how they are found, and bound to their tools."""

@@ -1,0 +1,133 @@
+"""Building a mesh: settings, a store, and a list of components."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from meshwright.agent import Agent
+from meshwright.agents.loader import load_agents, project_file
+from meshwright.assembly.hosts import HOSTS, Grounds
+from meshwright.builtin import BUILTIN
+from meshwright.clock import Clock, SystemClock
+from meshwright.component import Component
+from meshwright.errors import ConfigError
+from meshwright.events.log import EventLog
+from meshwright.host import Host
+from meshwright.ledger.keys import LLM_SERVICE
+from meshwright.mesh import FRONT, Mesh, Role
+from meshwright.models.port import Model
+from meshwright.settings import Settings
+from meshwright.storage.database import Database
+from meshwright.tracing import NoTracing, Tracing
+
+WHOLE_MESH = "mesh"
+"""The app that is all the others."""
+
+
+def build_mesh(
+    settings: Settings,
+    *,
+    project: Path | None = None,
+    agents: Sequence[type[Agent]] | None = None,
+    model: Model | None = None,
+    clock: Clock | None = None,
+    host: Callable[[Grounds], Host] | None = None,
+    role: Role | None = None,
+) -> Mesh:
+    """Build a mesh from its settings; nothing runs before `start`.
+
+    `agents` replaces the project's `actors` folder, `model` the one that the settings choose, `host` what
+    the settings name; `role` says which apps of the mesh this process runs, by default all. Raises
+    ConfigError for files and settings that cannot be used.
+    """
+    project = project or Path.cwd()
+    if agents is None:
+        agents = load_agents(project_file(project, settings.actors_dir), project)
+    role, tracing = role or Role(), _tracing(settings)
+    folder = None if settings.host == "memory" else project / settings.data_dir
+    database = Database(folder, durability=settings.durability, accept_loss=settings.accept_loss)
+    log = EventLog(database)
+    grounds = Grounds(settings, role, database, log, clock or SystemClock(), tracing)
+    mesh = Mesh(
+        settings,
+        project=project,
+        role=role,
+        host=(host or HOSTS[settings.host])(grounds),
+        database=database,
+        log=log,
+        tracing=tracing,
+        agent_types=agents,
+        given_model=model,
+    )
+    mesh.apps = tuple(app for component in BUILTIN for app in component.apps)
+    _join(mesh, [_added(mesh, component) for component in BUILTIN])
+    return mesh
+
+
+def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> Mesh:
+    """Build one worker of a mesh on Dapr, which runs one app.
+
+    A `replica` of an app that holds event log, API and edge holds none of them. Raises ConfigError for files
+    and settings that cannot be used, and for an app that is unknown.
+    """
+    agents = load_agents(project_file(Path.cwd(), settings.actors_dir), Path.cwd())
+    role = role_of(app_id, [agent.agent_id for agent in agents], replica=replica)
+    return build_mesh(settings, agents=agents, role=role)
+
+
+def role_of(app_id: str, agent_ids: Sequence[str], *, replica: bool = False) -> Role:
+    """What the worker of an app does. Raises ConfigError for an app that the mesh does not have."""
+    of_components = [app for component in BUILTIN for app in component.apps]
+    apps = dict.fromkeys([WHOLE_MESH, *of_components, *agent_ids, LLM_SERVICE])
+    if app_id not in apps:
+        remedy = f"There are {', '.join(apps)}"
+        raise ConfigError(f"The mesh has no app {app_id!r}", remedy=remedy, field="app")
+    only = None if app_id == WHOLE_MESH else frozenset({app_id})
+    return Role(only, is_front=serves_api(app_id, replica=replica))
+
+
+def serves_api(app_id: str, *, replica: bool = False) -> bool:
+    """Whether the worker of an app holds event log, HTTP API and MQTT edge."""
+    return app_id in (WHOLE_MESH, FRONT) and not replica
+
+
+def _added(mesh: Mesh, component: type[Component]) -> Component:
+    joined = component(mesh)
+    mesh.components.append(joined)
+    return joined
+
+
+def _join(mesh: Mesh, components: Sequence[Component]) -> None:
+    """Make the actors of all components known to the host, with their topics where they live here."""
+    mesh.host.attach(mesh.worker)
+    owners: dict[str, str] = {}
+    for component in components:
+        for kind, app, subscriptions in component.actors():
+            if owners.setdefault(kind.type, component.name) != component.name:
+                raise ConfigError(
+                    f"agent_id {kind.type!r} is the name of a part of the mesh",
+                    remedy="Give the agent another one",
+                    field="agent_id",
+                )
+            if mesh.role.runs(app):
+                mesh.host.register(kind)
+                for subscription in subscriptions:
+                    mesh.host.subscribe(subscription)
+            else:
+                mesh.host.know(kind)
+    mesh.warnings = tuple(warning for component in components for warning in component.warnings())
+
+
+def _tracing(settings: Settings) -> Tracing | NoTracing:
+    """The tracing that the settings ask for. Raises ConfigError where what exports spans is not installed."""
+    if not settings.trace:
+        return NoTracing()
+    tracing = Tracing(content=settings.trace_content)
+    if settings.otlp_endpoint:
+        from meshwright.otel import otlp_spans
+
+        spans = otlp_spans(settings.otlp_endpoint)
+        tracing.publish_to(spans)
+        tracing.on_close(spans.close)
+    return tracing

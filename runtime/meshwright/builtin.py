@@ -1,0 +1,376 @@
+"""The components that every mesh has, in the order in which they join."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshwright import topics
+from meshwright.agents.binding import bind_agents
+from meshwright.agents.loader import project_file, prompts_brought
+from meshwright.component import Actors, Component
+from meshwright.context.memory import Memory
+from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
+from meshwright.context.tokens import count_tokens
+from meshwright.errors import ModelError
+from meshwright.host import Subscription
+from meshwright.ledger.account import ACCOUNT, BudgetAccount
+from meshwright.ledger.accounting import Accounted, emit_on
+from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.estimate import PriceList
+from meshwright.ledger.key_actors import KEY, KEYS, VirtualKey, VirtualKeys
+from meshwright.ledger.keys import Keys
+from meshwright.mesh import FRONT, Mesh
+from meshwright.models.cache.select import cached
+from meshwright.models.named import ByName, NamedPrices, by_name
+from meshwright.models.port import Model, ModelRequest
+from meshwright.models.retry import Retrying
+from meshwright.models.select import choose_model, prices_for
+from meshwright.orchestration.admission import Admission
+from meshwright.orchestration.orchestrator import Orchestrator, task_of
+from meshwright.orchestration.presence import Presence, every
+from meshwright.orchestration.registry import Registry
+from meshwright.prompts import Prompts
+from meshwright.run import Runner, Services
+from meshwright.settings import Settings
+from meshwright.settings.loading import FILE_NAME
+from meshwright.stack.folder import LOCK_NAME
+from meshwright.tools.threads import Overrun
+from meshwright.tools.toolset import ToolSettings
+from meshwright.tracing import Tracing
+from meshwright.turns import ActorKind
+from meshwright.work import AgentThread, Worker
+from meshwright.work.protocol import ORCHESTRATOR
+from meshwright.work.thread import thread_of
+
+if TYPE_CHECKING:
+    from meshwright.edge.mqtt import MqttEdge
+
+ORCHESTRATION = ORCHESTRATOR.lower()
+"""The app in which tasks are orchestrated, and what the whole mesh asks lives."""
+
+
+class TracingComponent(Component):
+    """Spans of runs and turns, kept in the event log."""
+
+    name = "tracing"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        if isinstance(mesh.tracing, Tracing):
+            mesh.tracing.publish_to(
+                lambda trace_id, spans: mesh.tell(
+                    "trace.spans", {"spans": list(spans)}, topic=topics.TRACES, trace_id=trace_id
+                )
+            )
+
+    async def stop(self) -> None:
+        """Publish what is left."""
+        await self.mesh.tracing.close()
+
+
+class PromptsComponent(Component):
+    """The prompt files of the project, read again when they change."""
+
+    name = "prompts"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        folder = project_file(mesh.project, mesh.settings.prompt_dir)
+        mesh.prompts = Prompts(folder, brought=prompts_brought(mesh.agent_types), on_event=mesh.tell)
+        self._reloading: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Look for changed files every few seconds."""
+
+        async def refresh() -> None:
+            self.mesh.prompts.refresh()
+
+        seconds = self.mesh.settings.prompt_reload_seconds
+        self._reloading = asyncio.create_task(every(self.mesh.host.clock, seconds, refresh))
+
+    async def stop(self) -> None:
+        """Look no more."""
+        reloading, self._reloading = self._reloading, None
+        if reloading is not None:
+            reloading.cancel()
+            with suppress(asyncio.CancelledError):
+                await reloading
+
+
+class LedgerComponent(Component):
+    """Budgets, of the settings and of agents, each with its account."""
+
+    name = "ledger"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        of_agents = (budget for agent in mesh.agent_types for budget in agent.budgets)
+        mesh.budgets = Budgets([*mesh.settings.budgets, *of_agents], mesh.host)
+
+    def actors(self) -> Iterable[Actors]:
+        """The accounts."""
+        return [Actors(ActorKind.of(BudgetAccount, type=ACCOUNT), ORCHESTRATION)]
+
+
+class KeysComponent(Component):
+    """Virtual keys of callers."""
+
+    name = "keys"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        mesh.keys = Keys(mesh.host)
+
+    def actors(self) -> Iterable[Actors]:
+        """Each key, and the list of them."""
+        return [
+            Actors(ActorKind.of(VirtualKey, type=KEY), ORCHESTRATION),
+            Actors(ActorKind.of(VirtualKeys, type=KEYS), ORCHESTRATION),
+        ]
+
+
+class ModelsComponent(Component):
+    """The model that answers: chosen by the settings, with retries, a cache and the ledger around it."""
+
+    name = "models"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        settings = mesh.settings
+        path = project_file(mesh.project, settings.litellm_config)
+        self.chosen = mesh.given_model or self._choose()
+        retrying = Retrying(self.chosen, mesh.host.clock, on_retry=self._retried)
+        answering = cached(retrying, settings, mesh.database.folder, path, mesh.host.clock)
+        mesh.model = Accounted(answering, mesh.budgets, self._prices(), emit_on(mesh.host))
+
+    async def stop(self) -> None:
+        """Book what is still to be booked, and close the connections."""
+        await self.mesh.model.close()
+
+    def warnings(self) -> Iterable[str]:
+        """What the file behind the model hardly means, and tags that no deployment has."""
+        from meshwright.assembly.models import start_warnings
+
+        return start_warnings(self.chosen, self.mesh.prompts, self.mesh.agent_types)
+
+    def _choose(self) -> Model:
+        mesh = self.mesh
+        path = project_file(mesh.project, mesh.settings.litellm_config)
+        chosen = choose_model(mesh.settings, path, count_tokens=count_tokens)
+        own = [agent for agent in mesh.agent_types if mesh.role.runs(agent.agent_id)]
+        return chosen if mesh.settings.model == "offline" else by_name(chosen, own, path)
+
+    def _prices(self) -> PriceList:
+        settings = self.mesh.settings
+        path = project_file(self.mesh.project, settings.litellm_config)
+        if not isinstance(self.chosen, ByName):
+            return prices_for(self.chosen, path, settings.default_price)
+        groups = prices_for(self.chosen.otherwise, path, settings.default_price)
+        return NamedPrices(self.chosen, groups, settings.default_price)
+
+    def _retried(self, request: ModelRequest, error: ModelError, delay_seconds: float) -> None:
+        fault = {"type": error.code, "message": str(error)}
+        self.mesh.tell(
+            "model.retried",
+            {"error": fault, "delay_seconds": round(delay_seconds, 3), "step": request.context.step},
+            topic=topics.TASK_PROGRESS,
+            task_id=request.context.task_id,
+            agent_id=request.user,
+            tenant_id=request.context.tenant_id,
+        )
+
+
+class ContextComponent(Component):
+    """What an agent is told: planned by rules, compressed by a model, with memories."""
+
+    name = "context"
+    apps = (CONTEXT_SERVICE,)
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        mesh.memory = Memory(mesh.database, mesh.host.clock)
+        mesh.context = ContextClient(mesh.host, mesh.model, mesh.prompts)
+
+    def actors(self) -> Iterable[Actors]:
+        """The context-service."""
+        return [Actors(ActorKind.of(ContextService, type=CONTEXT_SERVICE), CONTEXT_SERVICE)]
+
+
+class AgentsComponent(Component):
+    """The agents of this process with their tools, and the worker that runs their tasks."""
+
+    name = "agents"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        own = [agent for agent in mesh.agent_types if mesh.role.runs(agent.agent_id)]
+        settings = tool_settings(mesh.settings, mesh.project)
+        self._agents = mesh.agents = bind_agents(own, settings, self._overran)
+        mesh.worker = Worker(mesh.host, Runner(self._services(), mesh.agents), self._slots)
+
+    def actors(self) -> Iterable[Actors]:
+        """The threads of each agent."""
+        max_tasks = self.mesh.settings.max_thread_tasks
+        for agent in self.mesh.agent_types:
+            kind = ActorKind.of(AgentThread, type=agent.agent_id, max_tasks=max_tasks)
+            tasks = Subscription(topics.tasks(agent.agent_id), thread_of, "enqueue")
+            yield Actors(kind, agent.agent_id, (tasks,))
+
+    async def stop(self) -> None:
+        """Give back what the tools hold."""
+        for bound in self._agents.values():
+            await bound.close()
+
+    def _services(self) -> Services:
+        mesh, settings = self.mesh, self.mesh.settings
+        return Services(
+            host=mesh.host,
+            model=mesh.model,
+            context=mesh.context,
+            memory=mesh.memory,
+            prompts=mesh.prompts,
+            tracing=mesh.tracing,
+            clock=mesh.host.clock,
+            max_steps=settings.max_steps,
+            max_repeats=settings.max_repeats,
+            max_chain=settings.max_chain,
+            max_context_tokens=settings.context_max_tokens,
+            max_memory_tokens=settings.memory_max_tokens,
+            trace_content=settings.trace_content,
+            stream=settings.stream,
+        )
+
+    def _slots(self, agent_id: str) -> int:
+        own = self._agents[agent_id].agent.max_concurrency if agent_id in self._agents else None
+        return own or self.mesh.settings.max_concurrency
+
+    def _overran(self, overrun: Overrun) -> None:
+        self.mesh.tell(
+            "tool.overran",
+            {"tool": overrun.tool, "seconds": overrun.seconds, "ended": overrun.ended},
+            topic=topics.TASK_PROGRESS,
+            task_id=overrun.task.task_id,
+            agent_id=overrun.agent_id,
+            tenant_id=overrun.task.tenant_id,
+        )
+
+
+class OrchestrationComponent(Component):
+    """Who is there, which agent gets a task, and how many tasks may be open."""
+
+    name = "orchestration"
+    apps = (ORCHESTRATION, FRONT)
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        settings = mesh.settings
+        mesh.registry = Registry(
+            mesh.host.clock,
+            degraded_after_seconds=settings.degraded_after_seconds,
+            offline_after_seconds=settings.offline_after_seconds,
+        )
+        mesh.admission = Admission(
+            mesh.host,
+            mesh.log,
+            max_open_tasks=settings.max_open_tasks,
+            max_thread_tasks=settings.max_thread_tasks,
+        )
+
+    def actors(self) -> Iterable[Actors]:
+        """One actor for each task."""
+        kind = ActorKind.of(
+            Orchestrator, registry=self.mesh.registry, max_attempts=self.mesh.settings.max_attempts
+        )
+        results = Subscription(topics.TASK_RESULTS, task_of, "settle")
+        return [Actors(kind, ORCHESTRATION, (results,))]
+
+    async def start(self) -> None:
+        """Count the open tasks, where the log is."""
+        if self.mesh.role.is_front:
+            await self.mesh.admission.start()
+
+    async def stop(self) -> None:
+        """Count no more."""
+        await self.mesh.admission.stop()
+
+
+class PresenceComponent(Component):
+    """Says who is here, and hears who is elsewhere."""
+
+    name = "presence"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self._presence = Presence(
+            mesh.host,
+            mesh.log,
+            mesh.registry,
+            mesh.registrations(),
+            heartbeat_seconds=mesh.settings.heartbeat_seconds,
+        )
+
+    async def start(self) -> None:
+        """Register, and go on saying it."""
+        await self._presence.start()
+
+    async def stop(self) -> None:
+        """Say it no more."""
+        await self._presence.stop()
+
+
+class MqttComponent(Component):
+    """Lets MQTT clients in, where a broker is set and this process is the front."""
+
+    name = "mqtt"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self._edge: MqttEdge | None = None
+        if mesh.settings.mqtt_url and mesh.role.is_front:
+            from meshwright.assembly.edges import mqtt_edge
+
+            self._edge = mqtt_edge(mesh)
+            self._edge.attach(mesh)
+
+    async def start(self) -> None:
+        """Begin to connect."""
+        if self._edge is not None:
+            await self._edge.start()
+
+    async def stop(self) -> None:
+        """Say goodbye."""
+        if self._edge is not None:
+            await self._edge.stop()
+
+
+def tool_settings(settings: Settings, project: Path) -> ToolSettings:
+    """What the agents' tools may touch. The mesh's own data and configuration are hidden from them."""
+    data = project / settings.data_dir
+    # A worker's folder lies in that of its stack, where the broker's and the store's secrets are.
+    is_in_a_stack = settings.host == "dapr" and (data.parent / LOCK_NAME).exists()
+    own = (data.parent if is_in_a_stack else data, Path(FILE_NAME), settings.litellm_config)
+    return ToolSettings(
+        workspace=project / settings.workspace,
+        hidden=tuple(project / path for path in own),
+        allow_private_addresses=settings.allow_private_addresses,
+        tool_timeout_seconds=settings.tool_timeout_seconds,
+        max_concurrency=settings.max_concurrency,
+    )
+
+
+BUILTIN: tuple[type[Component], ...] = (
+    TracingComponent,
+    PromptsComponent,
+    LedgerComponent,
+    KeysComponent,
+    ModelsComponent,
+    ContextComponent,
+    OrchestrationComponent,
+    AgentsComponent,
+    PresenceComponent,
+    MqttComponent,
+)

@@ -1,0 +1,84 @@
+"""Components: the one way by which a part joins a mesh, ours or a third party's.
+
+    class Pager(Component):
+        name = "pager"
+        settings = PagerSettings          # table [pager] of mesh.toml, MESH_PAGER__URL in the environment
+
+        def routes(self) -> APIRouter:
+            return make_router(self.mesh, self.config)
+
+Ours are listed in `meshwright.app`; a package registers its own under the entry point group
+`meshwright.components`. A component overrides what it has to offer, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from pydantic import BaseModel
+
+from meshwright.host import Subscription
+from meshwright.mesh import EVERYWHERE, Mesh
+from meshwright.turns import ActorKind
+
+if TYPE_CHECKING:
+    import click
+    from fastapi import APIRouter
+
+
+class Actors(NamedTuple):
+    """A type of actor, the app in which it lives, and the topics from which it gets messages."""
+
+    kind: ActorKind
+    app: str = EVERYWHERE
+    subscriptions: tuple[Subscription, ...] = ()
+
+
+class Check(NamedTuple):
+    """A question of `mesh doctor`. `ask` returns what is well, in a sentence, or raises MeshError."""
+
+    name: str
+    ask: Callable[[], Awaitable[str]]
+
+
+class Component:
+    """A part of a mesh. It is made with the mesh, after the components that are listed before it.
+
+    `config` holds its settings, `apps` names the apps of a mesh on Dapr that consist of it.
+    """
+
+    name: ClassVar[str]
+    settings: ClassVar[type[BaseModel] | None] = None
+    apps: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.config: Any = getattr(mesh.settings, self.name, None)
+
+    def actors(self) -> Iterable[Actors]:
+        """Its actors. Called once, before the mesh starts."""
+        return ()
+
+    def routes(self) -> APIRouter | None:
+        """Its routes of the HTTP API, behind the API's own checks of callers."""
+        return None
+
+    @classmethod
+    def commands(cls) -> Iterable[click.Command]:
+        """Its commands of `mesh`; they are shown in its help."""
+        return ()
+
+    def checks(self) -> Iterable[Check]:
+        """What `mesh doctor` asks, of a mesh that does not run."""
+        return ()
+
+    def warnings(self) -> Iterable[str]:
+        """What is said at the start of the mesh."""
+        return ()
+
+    async def start(self) -> None:
+        """Begin; the mesh takes messages already."""
+
+    async def stop(self) -> None:
+        """End. Idempotent, and called also where the start failed."""
