@@ -45,7 +45,7 @@ HOMES = {
     "ToolFailed": "errors",
     "Toolset": "tools.toolset",
     "Turn": "actor",
-    "build_mesh": "assembly",
+    "build_mesh": "app",
     "load_settings": "settings",
     "open_model": "models.direct",
     "tool": "tools.tool",

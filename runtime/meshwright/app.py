@@ -104,12 +104,9 @@ def _join(mesh: Mesh, components: Sequence[Component]) -> None:
     owners: dict[str, str] = {}
     for component in components:
         for kind, app, subscriptions in component.actors():
-            if owners.setdefault(kind.type, component.name) != component.name:
-                raise ConfigError(
-                    f"agent_id {kind.type!r} is the name of a part of the mesh",
-                    remedy="Give the agent another one",
-                    field="agent_id",
-                )
+            owner = owners.setdefault(kind.type, component.name)
+            if owner != component.name:
+                raise _taken(mesh, kind.type, owner, component.name)
             if mesh.role.runs(app):
                 mesh.host.register(kind)
                 for subscription in subscriptions:
@@ -117,6 +114,14 @@ def _join(mesh: Mesh, components: Sequence[Component]) -> None:
             else:
                 mesh.host.know(kind)
     mesh.warnings = tuple(warning for component in components for warning in component.warnings())
+
+
+def _taken(mesh: Mesh, name: str, owner: str, other: str) -> ConfigError:
+    agent = next((agent for agent in mesh.agent_types if agent.agent_id == name), None)
+    if agent is None:
+        return ConfigError(f"Components {owner} and {other} both have actors of the type {name!r}")
+    what = f"agent_id {name!r} of {agent.__name__} is the name of a part of the mesh"
+    return ConfigError(what, remedy="Give the agent another one", field="agent_id")
 
 
 def _tracing(settings: Settings) -> Tracing | NoTracing:
