@@ -10,8 +10,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from meshwright.agents.loader import PACKAGED, project_file
 from meshwright.errors import ConfigError, ServiceFailed
-from meshwright.fleet import PACKAGED, project_file
 
 BUILD = Path(__file__).parents[3] / "tools" / "dapr" / "build"
 SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")  # where brokers are, off most PATHs
