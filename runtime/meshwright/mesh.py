@@ -47,7 +47,8 @@ from meshwright.run import Employed
 from meshwright.settings import Settings
 from meshwright.storage.database import Database
 from meshwright.tracing import NoTracing, Tracing
-from meshwright.work import Answer, Cancel, ThreadState, Worker
+from meshwright.work import Answer, Cancel, ThreadState, Wait, Worker
+from meshwright.work.inbox import Entry
 from meshwright.work.protocol import TaskKey
 from meshwright.work.record import Attempt, TaskRecord
 
@@ -60,13 +61,14 @@ FRONT = "event-logger"
 
 
 class TaskView(Plain):
-    """All that is known of a task, as clients see it."""
+    """All that is known of a task, as clients see it. `waits`: what its run waits for now."""
 
     task_id: str
     capability: str
     payload: dict[str, Any]
     status: TaskStatus
     attempts: tuple[Attempt, ...]
+    waits: tuple[Wait, ...] = ()
     outcome: Outcome | None
     priority: int
     timeout: float
@@ -265,12 +267,14 @@ class Mesh:
         record = await self._record(task_id, tenant_id)
         task = record.task
         assert task is not None
+        entry = await self._entry(record, task)
         return TaskView(
             task_id=task.task_id,
             capability=task.capability,
             payload=task.payload,
-            status=await self._status(record, task),
+            status=entry.status if entry is not None and entry.status != "queued" else record.status,
             attempts=tuple(record.attempts),
+            waits=(entry.suspended.wait,) if entry is not None and entry.suspended is not None else (),
             outcome=record.outcome,
             priority=task.priority,
             timeout=task.timeout,
@@ -347,17 +351,16 @@ class Mesh:
             )
         return record
 
-    async def _status(self, record: TaskRecord, task: Task) -> TaskStatus:
-        """Between dispatch and outcome the agent's thread knows best."""
+    async def _entry(self, record: TaskRecord, task: Task) -> Entry | None:
+        """The task in its agent's thread, which knows best between dispatch and outcome."""
         thread = _thread_of(record)
         try:
             state = await self.host.read(thread) if thread and record.status not in ENDED else None
         except NotFound:  # no agent of that id is known here
-            return record.status
+            return None
         if not isinstance(state, ThreadState):
-            return record.status
-        entry = next((entry for entry in state.inbox if entry.task_id == task.task_id), None)
-        return entry.status if entry and entry.status != "queued" else record.status
+            return None
+        return next((entry for entry in state.inbox if entry.task_id == task.task_id), None)
 
     def _fail(self, error: StoreFailed) -> None:
         self.ready = False
