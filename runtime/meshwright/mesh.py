@@ -30,11 +30,9 @@ from meshwright.messages import (
     Caller,
     Event,
     Outcome,
-    Plain,
     Receipt,
     Task,
     TaskRequest,
-    TaskStatus,
     new_id,
 )
 from meshwright.models.port import Model
@@ -47,10 +45,10 @@ from meshwright.run import Employed
 from meshwright.settings import Settings
 from meshwright.storage.database import Database
 from meshwright.tracing import NoTracing, Tracing
-from meshwright.work import Answer, Cancel, ThreadState, Wait, Worker
+from meshwright.work import Answer, Cancel, ThreadState, Worker
 from meshwright.work.inbox import Entry
 from meshwright.work.protocol import TaskKey
-from meshwright.work.record import Attempt, TaskRecord
+from meshwright.work.record import TaskRecord, TaskView
 
 logger = logging.getLogger("meshwright.mesh")
 PartT = TypeVar("PartT")
@@ -58,29 +56,6 @@ EVERYWHERE = "*"
 """The place of actors that live in each process of the mesh."""
 FRONT = "event-logger"
 """The app that keeps the event log and serves clients."""
-
-
-class TaskView(Plain):
-    """All that is known of a task, as clients see it. `waits`: what its run waits for now."""
-
-    task_id: str
-    capability: str
-    payload: dict[str, Any]
-    status: TaskStatus
-    attempts: tuple[Attempt, ...]
-    waits: tuple[Wait, ...] = ()
-    outcome: Outcome | None
-    priority: int
-    timeout: float
-    deadline_at: datetime
-    created_at: datetime
-    requested_by: str
-    tenant_id: str
-    thread_id: str
-    parent_task_id: str | None
-    chain: tuple[str, ...]
-    generation: int
-    trace_id: str | None
 
 
 class Part(Protocol):
