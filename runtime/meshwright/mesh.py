@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from meshwright import topics
 from meshwright.agent import Agent
+from meshwright.agents.binding import BoundAgent
 from meshwright.capability import Registration
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
@@ -41,7 +42,6 @@ from meshwright.orchestration.admission import FINAL, Admission
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.waiters import Waiters
 from meshwright.prompts import Prompts
-from meshwright.run import Employed
 from meshwright.settings import Settings
 from meshwright.storage.database import Database
 from meshwright.tracing import NoTracing, Tracing
@@ -100,7 +100,7 @@ class Mesh:
     memory: Memory
     keys: Keys
     worker: Worker
-    agents: Mapping[str, Employed]
+    agents: Mapping[str, BoundAgent]
 
     def __init__(
         self,
