@@ -22,7 +22,7 @@ from meshwright.messages import Usage
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.money import Budget, Price
-from meshwright.storage.database import Database
+from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.turns import ActorKind
 
 SECONDS, WARM_UP_SECONDS = 2.0, 0.5
@@ -93,7 +93,7 @@ async def bare(folder: str, seconds: float) -> dict[str, float]:
 
 async def with_host(folder: str, seconds: float, budgets: list[Budget], **context: Any) -> dict[str, float]:
     """The model behind budgets on an embedded host with its event log."""
-    database = Database(Path(folder))
+    database = SqliteDatabase(Path(folder))
     host = EmbeddedHost(database, EventLog(database))
     host.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
     await host.start()

@@ -15,8 +15,10 @@ from pydantic_core import to_json
 from benchmarks.bench import Bench
 from benchmarks.figures import Row, column, compared
 from meshwright.events.log import EventLog
+from meshwright.ledger.costs import CallProjection
 from meshwright.messages import Dispatch, Event, Outcome, new_id
-from meshwright.storage.database import Database
+from meshwright.orchestration.recent_outcomes import OutcomeProjection
+from meshwright.sql.sqlite import SqliteDatabase, SqliteSession
 
 BATCH, BATCHES = 512, 150
 SHAPES = {"task.dispatched": Dispatch, "attempt.ended": Outcome, "task.succeeded": Outcome}
@@ -53,19 +55,19 @@ async def measure(bench: Bench) -> list[Row]:
 
 async def ours(folder: str, events: list[Any], batches: int) -> dict[str, float]:
     """The log, in the writer's transactions."""
-    database = Database(Path(folder))
-    log = EventLog(database)
+    database = SqliteDatabase(Path(folder))
+    log = EventLog(database, projections=(OutcomeProjection(), CallProjection()))
     await database.open()
     await log.start()
     seconds, changes = 0.0, 0
 
-    def insert(connection: sqlite3.Connection, batch: list[Event]) -> int:
-        log.insert(connection, batch)
-        return connection.total_changes
+    def insert(session: SqliteSession, batch: list[Event]) -> int:
+        log.insert(session, batch)
+        return session.connection.total_changes
 
     for batch in make_batches(events, batches):
         started = time.perf_counter()
-        changes = await database.write(partial(insert, batch=batch))
+        changes = await database.write(insert, batch)
         seconds += time.perf_counter() - started
     await database.close()
     return summary(batches, seconds, changes)
@@ -73,7 +75,7 @@ async def ours(folder: str, events: list[Any], batches: int) -> dict[str, float]
 
 async def by_hand(folder: str, events: list[Any], batches: int) -> dict[str, float]:
     """The same table, and nothing else."""
-    database = Database(Path(folder))  # makes the tables
+    database = SqliteDatabase(Path(folder))  # makes the tables
     await database.open()
     await database.close()
     connection = sqlite3.connect(database.path, isolation_level=None)

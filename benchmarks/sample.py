@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from benchmarks.stand import Stand, build_stand
+from meshwright.sql.sqlite import SqliteSession
 
 ALONE, TOGETHER, IN_FLIGHT = 50, 1280, 128
 
@@ -23,12 +24,13 @@ class Watch:
         self._table = ""
         self._changes = 0
 
-    def on(self, connection: sqlite3.Connection) -> None:
+    def on(self, session: SqliteSession) -> None:
+        connection = session.connection
         self._changes = connection.total_changes
         connection.set_trace_callback(lambda statement: self._saw(connection, statement))
 
-    def off(self, connection: sqlite3.Connection) -> None:
-        connection.set_trace_callback(None)
+    def off(self, session: SqliteSession) -> None:
+        session.connection.set_trace_callback(None)
 
     def _saw(self, connection: sqlite3.Connection, statement: str) -> None:
         """A statement begins, so that what has changed is the work of the one before."""

@@ -19,7 +19,7 @@ from meshwright.cli.collector import collect_young
 from meshwright.host import Host
 from meshwright.mesh import Mesh
 from meshwright.settings import Settings
-from meshwright.storage.database import Database
+from meshwright.sql.database import Database
 
 MAX_OPEN_TASKS = 1_000_000  # more than any benchmark has
 
@@ -55,7 +55,7 @@ class Stand:
 
     async def written(self) -> dict[str, float]:
         """Rows written so far by this process, and the size of the file in bytes."""
-        return await self.database.write(written)
+        return await self.database.write(lambda session: written(session.connection))
 
 
 def build_stand(

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
     from meshwright.capability import Capability
-    from meshwright.client import BlockingClient, Client
     from meshwright.envelope import ActorRef
     from meshwright.errors import MeshError, ToolFailed
     from meshwright.mesh import Mesh
@@ -31,9 +30,7 @@ HOMES = {
     "Actor": "actor",
     "ActorRef": "envelope",
     "Agent": "agent",
-    "BlockingClient": "client",
     "Capability": "capability",
-    "Client": "client",
     "Event": "messages",
     "Mesh": "mesh",
     "MeshError": "errors",
@@ -61,9 +58,7 @@ __all__ = [
     "Actor",
     "ActorRef",
     "Agent",
-    "BlockingClient",
     "Capability",
-    "Client",
     "Event",
     "Mesh",
     "MeshError",

@@ -18,7 +18,7 @@ from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import FRONT, Mesh, Role
 from meshwright.models.port import Model
 from meshwright.settings import Settings
-from meshwright.storage.database import Database
+from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.tracing import NoTracing, Tracing
 
 WHOLE_MESH = "mesh"
@@ -46,7 +46,7 @@ def build_mesh(
         agents = load_agents(project_file(project, settings.actors_dir), project)
     role, tracing = role or Role(), _tracing(settings)
     folder = None if settings.host == "memory" else project / settings.data_dir
-    database = Database(folder, durability=settings.durability, accept_loss=settings.accept_loss)
+    database = SqliteDatabase(folder, durability=settings.durability, accept_loss=settings.accept_loss)
     log = EventLog(database)
     grounds = Grounds(settings, role, database, log, clock or SystemClock(), tracing)
     mesh = Mesh(
@@ -101,6 +101,10 @@ def _added(mesh: Mesh, component: type[Component]) -> Component:
 def _join(mesh: Mesh, components: Sequence[Component]) -> None:
     """Make the actors of all components known to the host, with their topics where they live here."""
     mesh.host.attach(mesh.worker)
+    for component in components:
+        mesh.log.add(*component.projections())
+        if (folder := component.migrations()) is not None:
+            mesh.database.migrate(component.name, folder)
     owners: dict[str, str] = {}
     for component in components:
         for kind, app, subscriptions in component.actors():

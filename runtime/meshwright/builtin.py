@@ -16,10 +16,12 @@ from meshwright.context.memory import Memory
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.tokens import count_tokens
 from meshwright.errors import ModelError
+from meshwright.events.projections import Projection
 from meshwright.host import Subscription
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, emit_on
 from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.costs import CallProjection
 from meshwright.ledger.estimate import PriceList
 from meshwright.ledger.key_actors import KEY, KEYS, VirtualKey, VirtualKeys
 from meshwright.ledger.keys import Keys
@@ -32,6 +34,7 @@ from meshwright.models.select import choose_model, prices_for
 from meshwright.orchestration.admission import Admission
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence, every
+from meshwright.orchestration.recent_outcomes import OutcomeProjection
 from meshwright.orchestration.registry import Registry
 from meshwright.prompts import Prompts
 from meshwright.run import Runner, Services
@@ -110,6 +113,10 @@ class LedgerComponent(Component):
         super().__init__(mesh)
         of_agents = (budget for agent in mesh.agent_types for budget in agent.budgets)
         mesh.budgets = Budgets([*mesh.settings.budgets, *of_agents], mesh.host)
+
+    def projections(self) -> Iterable[Projection]:
+        """The calls of models and their costs."""
+        return [CallProjection()]
 
     def actors(self) -> Iterable[Actors]:
         """The accounts."""
@@ -220,11 +227,6 @@ class AgentsComponent(Component):
             tasks = Subscription(topics.tasks(agent.agent_id), thread_of, "enqueue")
             yield Actors(kind, agent.agent_id, (tasks,))
 
-    async def start(self) -> None:
-        """Start the toolsets, which then say which tools there are."""
-        for bound in self._agents.values():
-            await bound.start()
-
     async def stop(self) -> None:
         """Give back what the tools hold."""
         for bound in self._agents.values():
@@ -284,6 +286,10 @@ class OrchestrationComponent(Component):
             max_open_tasks=settings.max_open_tasks,
             max_thread_tasks=settings.max_thread_tasks,
         )
+
+    def projections(self) -> Iterable[Projection]:
+        """How the last attempts of agents ended."""
+        return [OutcomeProjection()]
 
     def actors(self) -> Iterable[Actors]:
         """One actor for each task."""

@@ -14,10 +14,12 @@ Ours are listed in `meshwright.app`; a package registers its own under the entry
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel
 
+from meshwright.events.projections import Projection
 from meshwright.host import Subscription
 from meshwright.mesh import EVERYWHERE, Mesh
 from meshwright.turns import ActorKind
@@ -58,6 +60,17 @@ class Component:
 
     def actors(self) -> Iterable[Actors]:
         """Its actors. Called once, before the mesh starts."""
+        return ()
+
+    def migrations(self) -> Traversable | None:
+        """The folder with the SQL files of its tables, each applied once, in the order of their numbers.
+
+        `0001_name.sql`, or `0001_name.sqlite.sql` and `0001_name.postgres.sql` where the databases differ.
+        """
+        return None
+
+    def projections(self) -> Iterable[Projection]:
+        """Its tables that are made from events."""
         return ()
 
     def routes(self) -> APIRouter | None:

@@ -15,7 +15,6 @@ from typing import Any, Protocol, Self, TypeVar
 
 from meshwright import topics
 from meshwright.agent import Agent
-from meshwright.agents.binding import BoundAgent
 from meshwright.capability import Registration
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
@@ -24,16 +23,18 @@ from meshwright.errors import Draining, HostError, InvalidInput, NotFound, Store
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.ledger.budgets import Budgets
-from meshwright.ledger.costs import By, Costs
+from meshwright.ledger.costs import By, Costs, costs_of
 from meshwright.ledger.keys import LLM_SERVICE, Keys
 from meshwright.messages import (
     ENDED,
     Caller,
     Event,
     Outcome,
+    Plain,
     Receipt,
     Task,
     TaskRequest,
+    TaskStatus,
     new_id,
 )
 from meshwright.models.port import Model
@@ -42,13 +43,13 @@ from meshwright.orchestration.admission import FINAL, Admission
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.waiters import Waiters
 from meshwright.prompts import Prompts
+from meshwright.run import Employed
 from meshwright.settings import Settings
-from meshwright.storage.database import Database
+from meshwright.sql.database import Database
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.work import Answer, Cancel, ThreadState, Worker
-from meshwright.work.inbox import Entry
 from meshwright.work.protocol import TaskKey
-from meshwright.work.record import TaskRecord, TaskView
+from meshwright.work.record import Attempt, TaskRecord
 
 logger = logging.getLogger("meshwright.mesh")
 PartT = TypeVar("PartT")
@@ -56,6 +57,28 @@ EVERYWHERE = "*"
 """The place of actors that live in each process of the mesh."""
 FRONT = "event-logger"
 """The app that keeps the event log and serves clients."""
+
+
+class TaskView(Plain):
+    """All that is known of a task, as clients see it."""
+
+    task_id: str
+    capability: str
+    payload: dict[str, Any]
+    status: TaskStatus
+    attempts: tuple[Attempt, ...]
+    outcome: Outcome | None
+    priority: int
+    timeout: float
+    deadline_at: datetime
+    created_at: datetime
+    requested_by: str
+    tenant_id: str
+    thread_id: str
+    parent_task_id: str | None
+    chain: tuple[str, ...]
+    generation: int
+    trace_id: str | None
 
 
 class Part(Protocol):
@@ -100,7 +123,7 @@ class Mesh:
     memory: Memory
     keys: Keys
     worker: Worker
-    agents: Mapping[str, BoundAgent]
+    agents: Mapping[str, Employed]
 
     def __init__(
         self,
@@ -242,14 +265,12 @@ class Mesh:
         record = await self._record(task_id, tenant_id)
         task = record.task
         assert task is not None
-        entry = await self._entry(record, task)
         return TaskView(
             task_id=task.task_id,
             capability=task.capability,
             payload=task.payload,
-            status=entry.status if entry is not None and entry.status != "queued" else record.status,
+            status=await self._status(record, task),
             attempts=tuple(record.attempts),
-            waits=(entry.suspended.wait,) if entry is not None and entry.suspended is not None else (),
             outcome=record.outcome,
             priority=task.priority,
             timeout=task.timeout,
@@ -298,7 +319,7 @@ class Mesh:
         self, by: By = "agent", *, since: datetime | None = None, tenant_id: str | None = "default"
     ) -> Costs:
         """What a tenant's calls of models have cost since then, most expensive first; None: all tenants'."""
-        return await self.log.costs(tenant_id=tenant_id, by=by, since=since)
+        return await costs_of(self.log, tenant_id=tenant_id, by=by, since=since)
 
     def check_agent(self, agent_id: str) -> None:
         """Raise InvalidInput for an agent that is neither registered nor the llm-service."""
@@ -326,16 +347,17 @@ class Mesh:
             )
         return record
 
-    async def _entry(self, record: TaskRecord, task: Task) -> Entry | None:
-        """The task in its agent's thread, which knows best between dispatch and outcome."""
+    async def _status(self, record: TaskRecord, task: Task) -> TaskStatus:
+        """Between dispatch and outcome the agent's thread knows best."""
         thread = _thread_of(record)
         try:
             state = await self.host.read(thread) if thread and record.status not in ENDED else None
         except NotFound:  # no agent of that id is known here
-            return None
+            return record.status
         if not isinstance(state, ThreadState):
-            return None
-        return next((entry for entry in state.inbox if entry.task_id == task.task_id), None)
+            return record.status
+        entry = next((entry for entry in state.inbox if entry.task_id == task.task_id), None)
+        return entry.status if entry and entry.status != "queued" else record.status
 
     def _fail(self, error: StoreFailed) -> None:
         self.ready = False

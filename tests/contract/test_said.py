@@ -12,7 +12,7 @@ from meshwright.events.log import EventLog
 from meshwright.host import Subscription
 from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.messages import Event
-from meshwright.storage.database import Database
+from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.turns import ActorKind
 from tests.support.host_harness import HostHarness
 
@@ -112,7 +112,7 @@ async def test_what_comes_from_outside_is_taken_as_it_was(harness: HostHarness) 
 
 
 async def test_the_log_holds_what_was_said_whatever_listeners_do_with_it(tmp_path: Path) -> None:
-    database = Database(tmp_path)
+    database = SqliteDatabase(tmp_path)
     log = EventLog(database)
     host = EmbeddedHost(database, log)
     for kind in KINDS:

@@ -12,6 +12,7 @@ import pytest
 from meshwright.errors import IdempotencyConflict, NotFound, Overloaded
 from meshwright.messages import Caller, TaskRequest
 from meshwright.orchestration.acceptance import Limits, make_accept
+from meshwright.orchestration.recent_outcomes import recent_outcomes
 from meshwright.work.protocol import TaskKey
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import SUBMIT, Mosquitto, client, mosquitto
@@ -97,7 +98,7 @@ async def test_an_inbox_that_fills_up_meanwhile_ends_the_attempt_with_an_event(t
         assert (outcome.status, outcome.error and outcome.error.type) == ("failed", "Overloaded")
         types = await running.types(late)
         assert (types["attempt.ended"], types["task.failed"], types["task.dead_lettered"]) == (1, 1, 1)
-        assert ("gate", "waiting", False) not in await running.mesh.log.recent_outcomes()
+        assert ("gate", "waiting", False) not in await running.mesh.log.view(recent_outcomes)
         running.gate.set()
         assert [(await running.outcome(task_id)).status for task_id in held] == ["succeeded"] * 3
 

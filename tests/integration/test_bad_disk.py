@@ -12,7 +12,7 @@ import pytest
 
 from meshwright.errors import StoreFailed, StoreLocked, StoreTooNew
 from meshwright.messages import TaskRequest
-from meshwright.storage.database import FILE_NAME
+from meshwright.sql.sqlite import FILE_NAME
 from tests.support.faults.fleet import Books
 from tests.support.faults.oracle import complaints
 from tests.support.sqlite_mesh import PATIENCE_SECONDS, ROOT, build, evidence_of, up

@@ -21,7 +21,7 @@ import redis.asyncio
 
 from meshwright.errors import ModelError
 from meshwright.models.port import ChatMessage, ModelRequest
-from meshwright.storage.database import FILE_NAME
+from meshwright.sql.sqlite import FILE_NAME
 from tests.support.leaky_providers import (
     FAILING,
     GROUPS,

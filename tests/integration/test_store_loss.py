@@ -15,8 +15,8 @@ import pytest
 
 from meshwright.errors import StoreFailed
 from meshwright.events.filter import EventFilter
-from meshwright.storage.database import FILE_NAME
-from meshwright.storage.mark import FILE_NAME as MARK
+from meshwright.sql.mark import FILE_NAME as MARK
+from meshwright.sql.sqlite import FILE_NAME
 from tests.support.running_mesh import MESH, Errors, mesh, ready_url, start
 from tests.support.sqlite_mesh import PATIENCE_SECONDS, Running, up
 

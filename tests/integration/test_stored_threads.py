@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from meshwright.storage.database import FILE_NAME, schema_steps
+from meshwright.sql.database import migration_steps
+from meshwright.sql.sqlite import FILE_NAME
 from tests.support.faults.oracle import complaints
 from tests.support.sqlite_mesh import evidence_of, up
 
@@ -23,8 +25,6 @@ async def test_open_tasks_of_first_version_go_on(tmp_path: Path) -> None:
         await running.event("task.waiting", parent)
     rewrite_as_first_version(tmp_path / "data" / FILE_NAME)
     async with up(tmp_path) as running:
-        [wait] = (await running.mesh.task(parent)).waits
-        assert (wait.kind, wait.child_task_id is None) == ("task", False)
         running.gate.set()
         outcomes = [await running.outcome(task_id) for task_id in (*queued, parent)]
         started = [await running.types(task_id) for task_id in queued]
@@ -48,7 +48,7 @@ def rewrite_as_first_version(file: Path) -> None:
             change = "UPDATE heads SET state = ? WHERE type = ? AND id = ?"
             connection.execute(change, (json.dumps(document).encode(), kind, name))
         assert Counter(kind for kind, _, _ in rows) == {"gate": 2, "boss": 1}
-    columns = first_tasks_table(connection)
+    columns = first_tables(connection)
     assert "task_id TEXT NOT NULL UNIQUE" in columns
     connection.close()
 
@@ -66,7 +66,7 @@ def old_entry(connection: sqlite3.Connection, kind: str, entry: dict[str, Any]) 
         "fence": entry.get("fence", 0),
         "redriven": False,
         "owner": entry.get("owner"),
-        "suspended": old_suspend(entry["suspended"]) if "suspended" in entry else None,
+        "suspended": entry.get("suspended"),
         "seconds": entry.get("seconds", 0.0),
         "usage": empty,
         "cost_usd": "0",
@@ -74,23 +74,23 @@ def old_entry(connection: sqlite3.Connection, kind: str, entry: dict[str, Any]) 
     }
 
 
-def old_suspend(suspend: dict[str, Any]) -> dict[str, Any]:
-    wait = suspend.pop("wait")
-    return {**suspend, "key": wait["wait_id"], "known": {"child_task_id": wait["child_task_id"]}}
-
-
-def first_tasks_table(connection: sqlite3.Connection) -> str:
-    """Make the table of tasks as it was, with the same rows; returns how it is declared."""
+def first_tables(connection: sqlite3.Connection) -> str:
+    """Make the tables as they were, the tasks with their rows; returns how that table is declared."""
     first = sqlite3.connect(":memory:")
-    for script in schema_steps()[:FIRST_SCHEMA]:
-        first.executescript(script)
-    select = "SELECT sql FROM sqlite_master WHERE tbl_name = 'tasks' AND sql IS NOT NULL"
-    declared = [sql for (sql,) in first.execute(select)]
+    steps = migration_steps(resources.files("meshwright.sql.migrations"), "sqlite")
+    for number in range(1, FIRST_SCHEMA + 1):
+        first.executescript(steps[number])
     rows = connection.execute("SELECT * FROM tasks").fetchall()
-    connection.execute("DROP TABLE tasks")
-    connection.executescript(";\n".join(declared))
+    for table in ("component_versions", "event_log", "projection_positions", "event_blocks", "tasks"):
+        connection.execute(f"DROP TABLE {table}")
+    select = "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL"
+    for table in ("tasks", "event_keys", "event_blocks", "projections"):
+        declared = [sql for (sql,) in first.execute(select, (table,))]
+        connection.executescript(";\n".join(declared))
+    connection.execute("INSERT INTO projections SELECT 2, max(seq) FROM events")
+    [(declaration,)] = first.execute("SELECT sql FROM sqlite_master WHERE name = 'tasks'").fetchall()
     for row in rows:
         connection.execute(f"INSERT INTO tasks VALUES ({','.join('?' * len(row))})", row)
     connection.execute(f"PRAGMA user_version={FIRST_SCHEMA}")
     connection.commit()
-    return declared[0]
+    return declaration

@@ -17,7 +17,7 @@ from meshwright.messages import Event, Usage
 from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.money import ZERO, Budget, Price
-from meshwright.storage.database import Database
+from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.testing.clock import BEGINNING, ManualClock
 from meshwright.turns import ActorKind
 
@@ -112,7 +112,7 @@ async def spending(
     *declared: Budget, price: Price | None = A_DOLLAR_A_TOKEN, now: datetime = BEGINNING
 ) -> AsyncIterator[Spending]:
     """A mesh's budgets on a host in memory, with a clock to move by hand."""
-    database, clock = Database(None), ManualClock(now)
+    database, clock = SqliteDatabase(None), ManualClock(now)
     log = EventLog(database)
     host = EmbeddedHost(database, log, clock=clock)
     host.register(ActorKind.of(BudgetAccount, type=ACCOUNT))

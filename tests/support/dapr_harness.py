@@ -19,8 +19,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from meshwright.events.log import EventLog
 from meshwright.host import Host
 from meshwright.hosts.dapr import DaprHost, Options
+from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.stack.network import Ports
-from meshwright.storage.database import FILE_NAME, Database
 from tests.support.host_harness import HostHarness, Setup
 from tests.support.services import Services, Sidecar
 
@@ -132,7 +132,7 @@ class DaprHarness(HostHarness):
             lease_seconds=3.0,
             renew_seconds=0.5,
         )
-        database = None if running else Database(data.folder)
+        database = None if running else SqliteDatabase(data.folder)
         host = DaprHost(
             options,
             clock=setup.clock,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -11,8 +10,11 @@ from typing import Any
 
 from meshwright.clock import Clock
 from meshwright.events.log import EventLog
+from meshwright.ledger.costs import CallProjection
 from meshwright.messages import Event
-from meshwright.storage.database import Database
+from meshwright.orchestration.recent_outcomes import OutcomeProjection
+from meshwright.sql.database import Database, Session
+from meshwright.sql.sqlite import SqliteDatabase
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -27,8 +29,8 @@ class LogOnFile:
     async def write(self, events: Sequence[Event]) -> list[Event]:
         """Write events as a host does with those of turns."""
 
-        def insert(connection: sqlite3.Connection) -> list[Event]:
-            return self.log.insert(connection, events)
+        def insert(session: Session) -> list[Event]:
+            return self.log.insert(session, events)
 
         written = await self.database.write(insert)
         self.log.committed(written)
@@ -41,8 +43,8 @@ class LogOnFile:
 
 @asynccontextmanager
 async def open_log(folder: Path, clock: Clock | None = None) -> AsyncIterator[LogOnFile]:
-    database = Database(folder, durability="off")
-    log = EventLog(database, clock=clock)
+    database = SqliteDatabase(folder, durability="off")
+    log = EventLog(database, projections=(OutcomeProjection(), CallProjection()), clock=clock)
     await database.open()
     try:
         await log.start()

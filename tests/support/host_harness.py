@@ -20,7 +20,7 @@ from meshwright.envelope import ActorRef
 from meshwright.host import Host, Signals, Subscription
 from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.hosts.memory import Faults, MemoryHost, Store
-from meshwright.storage.database import FILE_NAME
+from meshwright.sql.sqlite import FILE_NAME
 from meshwright.turns import ActorKind
 from tests.support.observer import Watch
 

@@ -21,7 +21,7 @@ from meshwright.messages import Event, Outcome, TaskRequest
 from meshwright.models.offline import OfflineModel
 from meshwright.run import Run
 from meshwright.settings import Settings
-from meshwright.storage.database import Database
+from meshwright.sql.database import Database
 from tests.support.faults.evidence import gather
 
 ROOT = Path(__file__).parents[2]

@@ -251,7 +251,7 @@ async def test_the_newest_events_survive_pruning_and_their_numbers_go_on(tmp_pat
         assert await kept.log.prune(max_events=BLOCK + 10) == BLOCK - 1
         assert seqs(await kept.log.query(EventFilter(limit=1))) == [BLOCK]
         assert await kept.log.query(EventFilter(task_id="t0")) == []
-        assert await kept.rows("SELECT count(*) FROM event_keys WHERE block = 0") == [(0,)]
+        assert await kept.rows("SELECT count(*) FROM event_blocks WHERE block = 0") == [(0,)]
         assert seqs([each async for each in kept.log.replay(EventFilter())]) == [*range(BLOCK, 3 * BLOCK + 1)]
         await kept.log.prune(max_events=0)
         newest = await kept.log.query(EventFilter(order="desc", limit=1))

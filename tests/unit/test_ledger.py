@@ -16,7 +16,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.errors import InvalidInput
 from meshwright.ledger.calls import Call, call_id_of, called, leave, left
-from meshwright.ledger.costs import Cost, since_of
+from meshwright.ledger.costs import Cost, costs_of, since_of
 from meshwright.ledger.rows import COLUMNS, row_of
 from meshwright.messages import Event, TaskBudget, Usage
 from meshwright.models.port import CallContext, ModelReply, ModelRequest, RateLimited
@@ -49,7 +49,7 @@ def call(number: int, asked: ModelRequest | None = None, task_id: str | None = "
 
 
 async def sums(kept: LogOnFile, by: Any = "agent", **wanted: Any) -> dict[str | None, Cost]:
-    found = await kept.log.costs(**{"tenant_id": "default", "by": by, **wanted})
+    found = await costs_of(kept.log, **{"tenant_id": "default", "by": by, **wanted})
     return {item.key: item for item in found.items}
 
 
@@ -161,7 +161,7 @@ async def test_nothing_in_an_event_keeps_the_ledger_from_its_sums(kept: LogOnFil
     nonsense = [event(n, "model.called", agent_id="odd", payload=payload) for n in range(1, 4)]
     await kept.write([*nonsense, call(4)])
     for by in ("agent", "tag", "model", "task", "tenant"):
-        found = await kept.log.costs(tenant_id="default", by=by)  # type: ignore[arg-type]
+        found = await costs_of(kept.log, tenant_id="default", by=by)  # type: ignore[arg-type]
         assert (found.total.calls, found.total.cost_usd) == (4, Decimal("0.25"))
         assert found.total.unpriced == 3
 
@@ -206,7 +206,7 @@ async def test_a_file_from_before_the_ledger_gets_one(tmp_path: Path) -> None:
         expected = await tables(kept)
         await kept.database.write(lambda connection: connection.execute("DELETE FROM calls").rowcount)
         await kept.database.write(
-            lambda connection: connection.execute("UPDATE projections SET version = 1").rowcount
+            lambda connection: connection.execute("UPDATE projection_positions SET version = 0").rowcount
         )
     async with open_log(tmp_path) as kept:
         assert await tables(kept) == expected
@@ -244,7 +244,7 @@ async def test_costs_are_summed_up_by_whatever_they_were_for(kept: LogOnFile) ->
             key: Decimal(cost) for key, cost in expected.items()
         }
         assert list(found) == list(expected)
-    total = (await kept.log.costs(tenant_id="default", by="tag")).total
+    total = (await costs_of(kept.log, tenant_id="default", by="tag")).total
     assert (total.calls, total.failed, total.cost_usd) == (3, 1, Decimal("0.3"))
     assert (total.prompt_tokens, total.cached_tokens, total.completion_tokens) == (200, 80, 20)
 
@@ -254,12 +254,12 @@ async def test_a_price_that_nobody_knows_is_never_nothing(kept: LogOnFile) -> No
     found = await sums(kept)
     assert (found["known"].cost_usd, found["known"].unpriced) == (Decimal("0.25"), 0)
     assert (found["unknown"].cost_usd, found["unknown"].unpriced) == (None, 1)
-    total = (await kept.log.costs(tenant_id="default")).total
+    total = (await costs_of(kept.log, tenant_id="default")).total
     assert (total.cost_usd, total.unpriced) == (Decimal("0.25"), 1)
 
 
 async def test_an_empty_ledger_comes_to_nothing(kept: LogOnFile) -> None:
-    found = await kept.log.costs(tenant_id="default")
+    found = await costs_of(kept.log, tenant_id="default")
     assert (found.items, found.omitted, found.total.calls, found.total.saved_usd) == ((), 0, 0, 0)
 
 
@@ -286,7 +286,7 @@ async def test_a_tenant_sees_its_own_costs_alone(kept: LogOnFile) -> None:
 
 async def test_a_long_list_ends_with_the_dearest_and_its_total_is_of_all(kept: LogOnFile) -> None:
     await kept.write([call(n, task_id=f"t{n}", reply=reply(f"0.{n}")) for n in range(1, 8)])
-    found = await kept.log.costs(tenant_id="default", by="task", limit=2)
+    found = await costs_of(kept.log, tenant_id="default", by="task", limit=2)
     assert ([item.key for item in found.items], found.omitted) == (["t7", "t6"], 5)
     assert (found.total.calls, found.total.cost_usd) == (7, Decimal("2.8"))
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from meshwright.context.memory import Memory, MemoryItem, query_words
 from meshwright.context.tokens import count_tokens
 from meshwright.errors import InvalidInput, MemoryUnavailable, TooLarge
-from meshwright.storage.database import Database
+from meshwright.sql.database import Database
+from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.testing import ManualClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -21,7 +22,7 @@ EVERYWHERE = [("task", "t1"), ("agent", "a1"), ("project", "p1"), ("global", "")
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(tmp_path, durability="normal")
+    database = SqliteDatabase(tmp_path, durability="normal")
     await database.open()
     yield database
     await database.close()
@@ -145,7 +146,7 @@ async def test_a_forgotten_memory_is_gone_from_the_search_too(memory: Memory, da
 
 async def test_memories_outlive_the_process_that_wrote_them(tmp_path: Path) -> None:
     for attempt in range(2):
-        database = Database(tmp_path)
+        database = SqliteDatabase(tmp_path)
         await database.open()
         memory = Memory(database, ManualClock())
         if attempt == 0:

@@ -16,7 +16,7 @@ from meshwright.host import Subscription
 from meshwright.hosts.memory import Faults, MemoryHost, Store
 from meshwright.hosts.memory.mailbox import Letter, Mailbox
 from meshwright.messages import Event
-from meshwright.storage.database import Database
+from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.turns import ActorKind
 
 ONE = ActorRef("Book", "one")
@@ -220,7 +220,7 @@ async def test_what_a_publisher_who_gave_up_had_published_is_delivered() -> None
 
 
 async def test_the_event_log_numbers_what_listeners_hear() -> None:
-    database = Database()
+    database = SqliteDatabase()
     log = EventLog(database)
     host = new_host(log=log, database=database)
     heard: list[Event] = []

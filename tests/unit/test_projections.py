@@ -11,6 +11,7 @@ import pytest
 from meshwright.errors import InvalidInput
 from meshwright.events.tasks import TaskSummary
 from meshwright.messages import Fault, Usage
+from meshwright.orchestration.recent_outcomes import recent_outcomes
 from tests.support.event_logs import START, LogOnFile, open_log
 from tests.support.task_events import (
     about,
@@ -138,7 +139,7 @@ async def test_a_payload_of_no_shape_leaves_the_task_listed(kept: LogOnFile, pay
     ]
     item = await summary(kept, [about("t", each, payload) for each in types])
     assert item.status == "failed"
-    assert await kept.log.recent_outcomes() is not None
+    assert await kept.log.view(recent_outcomes) is not None
 
 
 # Lists
@@ -182,7 +183,7 @@ async def test_recent_outcomes_are_the_last_twenty_of_each_agent_and_capability(
         await kept.write([attempt_ended("u", agent_id="other"), attempt_ended("v", "cancelled")])
         await kept.write([attempt_ended("w", capability="reading"), attempt_ended("x", capability="")])
     async with open_log(tmp_path) as kept:
-        found = await kept.log.recent_outcomes()
+        found = await kept.log.view(recent_outcomes)
         writing = [
             success for agent, capability, success in found if (agent, capability) == ("writer", "writing")
         ]
@@ -190,12 +191,12 @@ async def test_recent_outcomes_are_the_last_twenty_of_each_agent_and_capability(
         assert ("other", "writing", True) in found
         assert ("writer", "reading", True) in found
         assert len(found) == 22
-        assert len(await kept.log.recent_outcomes(last=3)) == 5
+        assert len(await kept.log.view(recent_outcomes, last=3)) == 5
 
 
 async def test_what_was_counted_before_a_restart_is_not_counted_again(tmp_path: Path) -> None:
     for _ in range(3):
         async with open_log(tmp_path) as kept:
             await kept.write([attempt_ended("t")])
-            counted = await kept.log.recent_outcomes()
+            counted = await kept.log.view(recent_outcomes)
     assert counted == [("writer", "writing", True)] * 3

@@ -108,7 +108,7 @@ async def test_tables_of_another_version_are_made_anew(tmp_path: Path) -> None:
         expected = await tables(kept)
         await kept.database.write(lambda connection: connection.execute("DELETE FROM tasks").rowcount)
         await kept.database.write(
-            lambda connection: connection.execute("UPDATE projections SET version = 99").rowcount
+            lambda connection: connection.execute("UPDATE projection_positions SET version = 99").rowcount
         )
     async with open_log(tmp_path) as kept:
         assert await tables(kept) == expected

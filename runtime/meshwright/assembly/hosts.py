@@ -13,7 +13,7 @@ from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.hosts.memory import MemoryHost
 from meshwright.mesh import Role
 from meshwright.settings import Settings
-from meshwright.storage.database import Database
+from meshwright.sql.database import Database
 from meshwright.tracing import NoTracing, Tracing
 
 

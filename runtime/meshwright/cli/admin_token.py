@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshwright.errors import ConfigError
-from meshwright.storage.folder import make_private, open_private, read_private
+from meshwright.sql.folder import make_private, open_private, read_private
 
 if TYPE_CHECKING:
     from meshwright.settings import Settings

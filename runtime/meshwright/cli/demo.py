@@ -116,7 +116,7 @@ async def _mesh(data: Path, workspace: Path) -> AsyncIterator[MeshClient]:
 
 
 def _fresh_folder() -> Path:
-    from meshwright.storage.folder import make_private
+    from meshwright.sql.folder import make_private
 
     make_private(FOLDER.parent)
     FOLDER.mkdir(mode=0o700, exist_ok=True)

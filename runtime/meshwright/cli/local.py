@@ -123,8 +123,10 @@ async def plain_tasks(log: EventLog, **fields: Any) -> list[Document]:
 
 async def plain_costs(log: EventLog, *, by: Any, since: str | None) -> Document:
     """What calls of models have cost, those of all tenants, as plain data."""
-    costs = await log.costs(
-        tenant_id=None, by=by, since=None if since is None else datetime.fromisoformat(since)
+    from meshwright.ledger.costs import costs_of
+
+    costs = await costs_of(
+        log, tenant_id=None, by=by, since=None if since is None else datetime.fromisoformat(since)
     )
     return costs.model_dump(mode="json")
 

@@ -13,7 +13,7 @@ import click
 from meshwright.cli.client import Document, MeshClient
 from meshwright.cli.options import data_option, json_option
 from meshwright.cli.trust import require_trust
-from meshwright.storage.folder import make_private, read_private, write_private
+from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
     from meshwright.assembly.models import ModelDesk

@@ -25,7 +25,7 @@ async def readable_mesh(settings: Settings) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
     from meshwright.assembly.hosts import embedded_host
     from meshwright.cli.declared import declared_agents
-    from meshwright.storage.database import FILE_NAME
+    from meshwright.sql.sqlite import FILE_NAME
 
     if not (settings.data_dir / FILE_NAME).is_file():
         settings = settings.model_copy(update={"host": "memory"})  # to read makes nothing

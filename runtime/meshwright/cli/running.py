@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from meshwright.cli.admin_token import admin_token
-from meshwright.storage.folder import read_private, write_private
+from meshwright.sql.folder import read_private, write_private
 
 if TYPE_CHECKING:
     from meshwright.settings import Settings

@@ -96,13 +96,14 @@ class StoredMesh:
     @asynccontextmanager
     async def _log(self) -> AsyncIterator[EventLog]:
         from meshwright.events.log import EventLog
-        from meshwright.storage.database import FILE_NAME, Database
+        from meshwright.ledger.costs import CallProjection
+        from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 
         folder = self._settings.data_dir
-        database = Database(folder if (folder / FILE_NAME).is_file() else None)  # to read makes nothing
+        database = SqliteDatabase(folder if (folder / FILE_NAME).is_file() else None)  # to read makes nothing
         await database.open()
         try:
-            log = EventLog(database)
+            log = EventLog(database, projections=(CallProjection(),))
             await log.start()
             yield log
         finally:

@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 from meshwright.errors import StoreFailed
-from meshwright.storage.folder import make_private, write_private
+from meshwright.sql.folder import make_private, write_private
 
 FILE_NAME = "last-error.txt"
 

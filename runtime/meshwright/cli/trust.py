@@ -103,7 +103,7 @@ def _said_yes_before(folder: Path) -> bool:
 
 
 def _trusted() -> str:
-    from meshwright.storage.folder import read_private
+    from meshwright.sql.folder import read_private
 
     try:
         return read_private(_config_folder() / FILE_NAME)
@@ -112,7 +112,7 @@ def _trusted() -> str:
 
 
 def _remember(folder: Path) -> None:
-    from meshwright.storage.folder import write_private
+    from meshwright.sql.folder import write_private
 
     try:
         _config_folder().mkdir(mode=0o700, parents=True, exist_ok=True)

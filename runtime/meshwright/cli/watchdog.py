@@ -28,7 +28,7 @@ from pydantic_core import from_json, to_json
 from meshwright.cli.tracebacks import keep_text
 from meshwright.envelope import ActorRef
 from meshwright.errors import StoreFailed
-from meshwright.storage.folder import make_private, read_private, write_private
+from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
     from meshwright.mesh import Mesh

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from meshwright.context.tokens import count_tokens
 from meshwright.context.words import function_words
 from meshwright.errors import HostError, InvalidInput, MemoryUnavailable, TooLarge
 from meshwright.messages import Identifier, MemoryScope, Plain
-from meshwright.storage.database import Database
+from meshwright.sql.database import Database, Session
 
 Scope = MemoryScope
 GLOBAL = "global"
@@ -35,13 +34,22 @@ INSERT INTO memories (tenant_id, memory_id, scope, scope_id, owner, text, create
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
 DELETE = "DELETE FROM memories WHERE tenant_id = ? AND memory_id = ?"
-SEARCH = """
+SEARCH = {
+    "sqlite": """
 SELECT memory_id, scope, scope_id, memories.text, created_at, task_id, agent_id,
     -bm25(memory_text, 1.0, 0.0) AS score
 FROM memory_text JOIN memories ON memories.n = memory_text.rowid
-WHERE memory_text MATCH ? AND tenant_id = ?
-ORDER BY score DESC, created_at DESC, n DESC LIMIT ?
-"""
+WHERE memory_text MATCH :words AND tenant_id = :tenant_id
+ORDER BY score DESC, created_at DESC, n DESC LIMIT :limit
+""",
+    "postgres": """
+SELECT memory_id, scope, scope_id, memories.text, created_at, task_id, agent_id,
+    ts_rank(search, to_tsquery('english', :words)) AS score
+FROM memories
+WHERE search @@ to_tsquery('english', :words) AND tenant_id = :tenant_id AND owner = ANY(:owners)
+ORDER BY score DESC, created_at DESC, n DESC LIMIT :limit
+""",
+}
 
 
 class MemoryItem(Plain):
@@ -83,7 +91,7 @@ class Memory:
         _check(item)
         with unavailable_if_failing("written"):
             now = self._clock.now()
-            written = await self._database.write(lambda connection: _insert(connection, item, now))
+            written = await self._database.write(_insert, item, now)
             (await self._known_owners()).add(owner_of(item.tenant_id, item.scope, item.scope_id))
         return written
 
@@ -108,24 +116,20 @@ class Memory:
             words = query_words(query) if owners else []
             if not words:
                 return []
-            found = await self._database.read(
-                lambda connection: _search(connection, tenant_id, words, owners, limit * CANDIDATES)
-            )
+            found = await self._database.read(_search, tenant_id, words, owners, limit * CANDIDATES)
         return list(islice(within_budget(distinct(found), max_tokens), limit))
 
     async def forget(self, memory_id: str, tenant_id: str) -> bool:
         """Delete a tenant's memory, for good when this returns. False if it has none of that id."""
         with unavailable_if_failing("forgotten"):
-            return await self._database.write(
-                lambda connection: _changed(connection, DELETE, (tenant_id, memory_id))
-            )
+            return await self._database.write(_changed, DELETE, (tenant_id, memory_id))
 
     async def _known_owners(self) -> set[str]:
         """Who has memories, read once: most tasks recall nothing, and need no query to find that out."""
-        if self._owners is None:
+        if self._owners is None or not self._database.exclusive:
             owners = await self._database.read(_owners)
             # Another call may have read them meanwhile, and added to them.
-            self._owners = (self._owners or set()) | owners
+            self._owners = owners | (self._owners or set())
         return self._owners
 
 
@@ -165,7 +169,7 @@ def unavailable_if_failing(what: str) -> Iterator[None]:
     """Turn a failure of the database into MemoryUnavailable."""
     try:
         yield
-    except (sqlite3.Error, HostError) as error:
+    except HostError as error:
         raise MemoryUnavailable(
             f"memories cannot be {what}: {error}", remedy="see whether the data folder is whole and writable"
         ) from error
@@ -194,30 +198,34 @@ def owner_of(tenant_id: str, scope: str, scope_id: str) -> str:
     return "o" + hashlib.sha256(name.encode()).hexdigest()[:24]
 
 
-def _owners(connection: sqlite3.Connection) -> set[str]:
-    return {owner for (owner,) in connection.execute("SELECT DISTINCT owner FROM memories")}
+def _owners(session: Session) -> set[str]:
+    return {owner for (owner,) in session.execute("SELECT DISTINCT owner FROM memories").fetchall()}
 
 
-def _insert(connection: sqlite3.Connection, item: MemoryItem, now: datetime) -> bool:
+def _insert(session: Session, item: MemoryItem, now: datetime) -> bool:
     scope_id = "" if item.scope == GLOBAL else item.scope_id
     created_at = (item.created_at or now).timestamp()
     owner = owner_of(item.tenant_id, item.scope, scope_id)
     names = (item.tenant_id, item.memory_id, item.scope, scope_id, owner)
-    return _changed(connection, INSERT, (*names, item.text, created_at, item.task_id, item.agent_id))
+    return _changed(session, INSERT, (*names, item.text, created_at, item.task_id, item.agent_id))
 
 
-def _changed(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> bool:
-    return connection.execute(statement, values).rowcount > 0
+def _changed(session: Session, statement: str, values: Sequence[Any]) -> bool:
+    return session.execute(statement, [session.bindable(value) for value in values]).rowcount > 0
 
 
 def _search(
-    connection: sqlite3.Connection, tenant_id: str, words: Sequence[str], owners: Sequence[str], limit: int
+    session: Session, tenant_id: str, words: Sequence[str], owners: Sequence[str], limit: int
 ) -> list[MemoryItem]:
-    # Quoted, a word is a word to the index, whatever it means elsewhere. Owners match, but do not score.
-    quoted = (f'"{word}"' for word in words)
-    query = f"owner:({' OR '.join(owners)}) AND text:({' OR '.join(quoted)})"
+    # Quoted, a word is a word to the index, whatever it means elsewhere.
+    values: dict[str, Any] = {"tenant_id": tenant_id, "limit": limit, "owners": list(owners)}
+    if session.dialect == "sqlite":  # owners match, but do not score
+        quoted = " OR ".join(f'"{word}"' for word in words)
+        values["words"] = f"owner:({' OR '.join(values.pop('owners'))}) AND text:({quoted})"
+    else:
+        values["words"] = " | ".join(f"'{word}'" for word in words)
     return [
-        MemoryItem.model_construct(
+        MemoryItem(
             memory_id=memory_id,
             tenant_id=tenant_id,
             scope=scope,
@@ -228,7 +236,7 @@ def _search(
             agent_id=agent_id,
             score=score,
         )
-        for memory_id, scope, scope_id, text, created_at, task_id, agent_id, score in connection.execute(
-            SEARCH, (query, tenant_id, limit)
-        )
+        for memory_id, scope, scope_id, text, created_at, task_id, agent_id, score in session.execute(
+            SEARCH[session.dialect], values
+        ).fetchall()
     ]

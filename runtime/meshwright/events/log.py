@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, closing
-from datetime import datetime
-from functools import partial
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from meshwright import topics
 from meshwright.clock import Clock, SystemClock
 from meshwright.errors import StoreFailed
-from meshwright.events.blocks import Blocks, block_of, delete_block, first_of
+from meshwright.events import table
 from meshwright.events.filter import EventFilter
-from meshwright.events.projections import Projections, delete_ended_tasks, recent_outcomes
-from meshwright.events.search import MAX_BYTES_READ, PAYLOAD, Found, has_own_id, search
-from meshwright.events.table import INTO, Row, known_ids, own_id, row_of, write_rows
+from meshwright.events.projections import Projection, Projections
+from meshwright.events.table import MAX_BYTES_READ, Found
 from meshwright.events.tails import Tails
-from meshwright.events.tasks import TaskPage, list_tasks, open_tasks, position_of
-from meshwright.ledger.costs import By, Costs, sum_costs
+from meshwright.events.tasks import (
+    TaskPage,
+    TaskProjection,
+    delete_ended_tasks,
+    list_tasks,
+    open_tasks,
+    position_of,
+)
 from meshwright.messages import Event, new_id
-from meshwright.storage.database import Database, Job
-from meshwright.storage.mark import Loss
+from meshwright.sql.database import Database, Job, Session
+from meshwright.sql.mark import Loss
 
+ResultT = TypeVar("ResultT")
+ArgumentsP = ParamSpec("ArgumentsP")
 MAX_FOUND = 500  # events read in one go
 
 
@@ -41,27 +45,30 @@ class EventLog:
     An event that is durable is never changed, and its `seq` never given to another; old ones may be pruned.
     """
 
-    def __init__(self, database: Database, *, clock: Clock | None = None) -> None:
-        clock = clock or SystemClock()
+    def __init__(
+        self, database: Database, *, projections: Sequence[Projection] = (), clock: Clock | None = None
+    ) -> None:
         self._database = database
-        self._blocks = Blocks(lambda: clock.now().timestamp())
-        self._projections = Projections()
+        self._projections = Projections((TaskProjection(), *projections), exclusive=database.exclusive)
         self._tails = Tails(self._search)
-        self._seq = 0  # the last one given out; the writer thread's own
-        self._now = clock.now
+        self._now = (clock or SystemClock()).now
+
+    def add(self, *projections: Projection) -> None:
+        """Make these projections too. Call it before the start."""
+        self._projections.add(projections)
 
     async def start(self) -> None:
         """Find the end of the log. The database is open already, and nothing has been inserted."""
+        while await self._database.write(table.summarize_some):
+            pass
         self._tails.announced = await self._database.write(self._resume)
         await self._projections.start(self._database)
 
-    def _resume(self, connection: sqlite3.Connection) -> int:
-        self._seq = _newest(connection)
-        self._blocks.resume(connection, self._seq)
+    def _resume(self, session: Session) -> int:
         if loss := self._database.accepted_loss:
-            self._seq = max(self._seq, loss.marked_seq)  # a number that was given is not given again
-            self._write(connection, [self._loss_accepted(loss)], [None])
-        return self._seq
+            table.skip_to(session, loss.marked_seq, self._now().timestamp())
+            self._write(session, [self._loss_accepted(loss)], [None])
+        return table.newest(session)
 
     def _loss_accepted(self, loss: Loss) -> Event:
         return Event(
@@ -89,7 +96,7 @@ class EventLog:
 
     # Writing
 
-    def insert(self, connection: sqlite3.Connection, events: Sequence[Event]) -> list[Event]:
+    def insert(self, session: Session, events: Sequence[Event]) -> list[Event]:
         """Number and write events within a transaction of the writer's thread, and keep the projections.
 
         Returns the events that were written, with their `seq`: the same objects, since nobody else may
@@ -97,7 +104,7 @@ class EventLog:
         is not looked up, since an actor counts what it sends. Never fails for what is in an event. Call
         `committed` once the transaction is durable.
         """
-        return self._write(connection, events, [own_id(event) for event in events])
+        return self._write(session, events, [table.own_id(event) for event in events])
 
     def committed(self, events: Sequence[Event]) -> None:
         """Show inserted events, now durable, to the tails. Call it on the event loop."""
@@ -112,33 +119,14 @@ class EventLog:
         self._database.submit(job)
         return await job.future
 
-    def append_in(self, connection: sqlite3.Connection, events: Sequence[Event]) -> list[Event]:
+    def append_in(self, session: Session, events: Sequence[Event]) -> list[Event]:
         """Do what `append` does within a transaction of the writer's thread."""
-        return self._write(connection, events, [None] * len(events))
+        return self._write(session, events, [None] * len(events))
 
-    def _write(
-        self, connection: sqlite3.Connection, events: Sequence[Event], own_ids: Sequence[str | None]
-    ) -> list[Event]:
-        known: set[str] = set()
-        if None in own_ids:
-            others = [event.id for event, own in zip(events, own_ids, strict=True) if own is None]
-            known = known_ids(connection, others)
-        written: list[Event] = []
-        rows: list[Row] = []
-        for event, own in zip(events, own_ids, strict=True):
-            if own is None:
-                if event.id in known:
-                    continue
-                known.add(event.id)
-            self._seq += 1
-            event.__dict__["seq"] = self._seq  # frozen to all others: the number is the log's to give
-            written.append(event)
-            rows.append(row_of(event, own))
-        if rows:
-            write_rows(connection, INTO, rows)
-            self._database.count_accepted(sum(event.event_type == "task.accepted" for event in written))
-            self._blocks.add(connection, rows)
-            self._projections.apply(connection, written, sum(len(row[PAYLOAD]) for row in rows))
+    def _write(self, session: Session, events: Sequence[Event], own_ids: Sequence[str | None]) -> list[Event]:
+        written, size = table.insert(session, events, own_ids, self._now().timestamp())
+        self._database.count_accepted(sum(event.event_type == "task.accepted" for event in written))
+        self._projections.apply(session, written, size)
         return written
 
     # Reading
@@ -210,7 +198,7 @@ class EventLog:
     async def _follow(self, wanted: EventFilter, now: int, live: bool) -> AsyncGenerator[list[Event]]:
         position = now if wanted.after_seq is None else wanted.after_seq
         if position > self._tails.announced:  # ahead of us, or of a log that has begun anew
-            position = min(position, await self._database.read(_newest))
+            position = min(position, await self._database.read(table.newest))
         async with aclosing(self._tails.follow(wanted, position, live=live)) as batches:
             async for batch in batches:
                 yield batch
@@ -223,12 +211,11 @@ class EventLog:
         limit: int = MAX_FOUND,
         max_bytes: int = MAX_BYTES_READ,
     ) -> Found:
-        look = partial(search, wanted=wanted, first=first, last=last, limit=limit, max_bytes=max_bytes)
-        return await self._database.read(look)
+        return await self._database.read(table.search, wanted, first, last, limit, max_bytes)
 
     async def knows(self, event_id: str) -> bool:
         """Whether an event of that id is in the log and durable."""
-        return await self._database.read(partial(_knows, event_id=event_id, newest=self._tails.announced))
+        return await self._database.read(table.knows, event_id)
 
     async def last_seq(self) -> int:
         """The `seq` of the newest durable event, 0 if there is none."""
@@ -248,47 +235,35 @@ class EventLog:
 
         Raises InvalidInput for a wrong cursor.
         """
-        page = partial(
-            list_tasks,
-            tenant_id=tenant_id,
-            status=status,
-            capability=capability,
-            task_id=task_id,
-            limit=limit,
-            before=position_of(cursor),
-        )
-        await self._database.write(self._projections.flush)
-        return await self._database.read(page)
+        return await self.view(list_tasks, tenant_id, status, capability, task_id, limit, position_of(cursor))
 
     async def open_tasks(self) -> list[tuple[str, str, str | None]]:
         """(tenant_id, task_id, thread_id) of every task that has no outcome."""
-        await self._database.write(self._projections.flush)
-        return await self._database.read(open_tasks)
+        return await self.view(open_tasks)
 
-    async def recent_outcomes(self, last: int = 20) -> list[tuple[str, str, bool]]:
-        """(agent_id, capability, success) of the last attempts, at most 20 of each pair, oldest first."""
-        await self._database.write(self._projections.flush)
-        return await self._database.read(partial(recent_outcomes, last=last))
-
-    async def costs(
+    async def view(
         self,
-        *,
-        tenant_id: str | None,
-        by: By = "agent",
-        since: datetime | None = None,
-        limit: int = MAX_FOUND,
-    ) -> Costs:
-        """What a tenant's calls of models have cost, most expensive first, and all of them together.
+        function: Callable[Concatenate[Any, ArgumentsP], ResultT],
+        *args: ArgumentsP.args,
+        **kwargs: ArgumentsP.kwargs,
+    ) -> ResultT:
+        """Call `function(session, ...)` on projections that have every durable event."""
+        await self.flush()
+        return await self._database.read(function, *args, **kwargs)
 
-        None sums up those of all tenants.
-        """
+    async def view_apart(
+        self,
+        function: Callable[Concatenate[Any, ArgumentsP], ResultT],
+        *args: ArgumentsP.args,
+        **kwargs: ArgumentsP.kwargs,
+    ) -> ResultT:
+        """The same for a function that may take a second: no other reader waits for it."""
+        await self.flush()
+        return await self._database.read_apart(function, *args, **kwargs)
 
-        def sums() -> Costs:
-            with closing(self._database.connect_reader()) as connection:
-                return sum_costs(connection, tenant_id, by, since, limit)
-
+    async def flush(self) -> None:
+        """Fold every durable event into the projections."""
         await self._database.write(self._projections.flush)
-        return await asyncio.to_thread(sums)  # it may take a second, and other readers must not wait
 
     # Upkeep
 
@@ -306,10 +281,10 @@ class EventLog:
             return 0
         written_before = float("inf") if keep_seconds is None else self._now().timestamp() - keep_seconds
         end = self._tails.announced - max(max_events or 0, 1)  # the newest says where the log has come to
+        await self.flush()
         deleted = 0
-        await self._database.write(self._projections.flush)
-        for block in await self._database.read(partial(_old_blocks, end=end, written_before=written_before)):
-            deleted += await self._database.write(partial(_prune_block, block=block))
+        for block in await self._database.read(table.old_blocks, end, written_before):
+            deleted += await self._database.write(_prune_block, block)
         return deleted
 
 
@@ -322,8 +297,8 @@ class _Append(Job):
         self._events = events
         self._written: list[Event] = []
 
-    def apply(self, connection: sqlite3.Connection) -> None:
-        self._written = self._log.append_in(connection, self._events)
+    def apply(self, session: Session) -> None:
+        self._written = self._log.append_in(session, self._events)
 
     def done(self, error: StoreFailed | None) -> None:
         if error is None:
@@ -336,26 +311,7 @@ class _Append(Job):
             self.future.set_result(self._written)
 
 
-def _newest(connection: sqlite3.Connection) -> int:
-    return connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
-
-
-def _knows(connection: sqlite3.Connection, event_id: str, newest: int) -> bool:
-    return bool(known_ids(connection, [event_id])) or has_own_id(connection, event_id, newest)
-
-
-def _old_blocks(connection: sqlite3.Connection, end: int, written_before: float) -> list[int]:
-    """The blocks, oldest first, that end at or before a `seq` and had their last event before a time."""
-    query = "SELECT block, written_at FROM event_blocks WHERE block < ? ORDER BY block"
-    old = []
-    for block, written_at in connection.execute(query, (block_of(end + 1),)).fetchall():
-        if written_at >= written_before:
-            break
-        old.append(block)
-    return old
-
-
-def _prune_block(connection: sqlite3.Connection, block: int) -> int:
-    deleted = delete_block(connection, block)
-    delete_ended_tasks(connection, first_of(block + 1))
+def _prune_block(session: Session, block: int) -> int:
+    deleted = table.delete_block(session, block)
+    delete_ended_tasks(session, table.end_of(block))
     return deleted

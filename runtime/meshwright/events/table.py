@@ -1,17 +1,22 @@
-"""The rows of the log: how an event becomes one, and a row an event again."""
+"""The tables of the log: rows of events, and one summary of the keys of each full block of 2,048 events.
+
+An index would cost an event an entry for each of its keys, and each random key a page of its own. A summary
+is written once, at the end of its table: 4 bytes of hash for each distinct key. A search reads the summaries,
+then the few blocks that can hold what it looks for, and the last block, which has no summary yet.
+"""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
+from zlib import crc32
 
 from meshwright.encoding import decode, encode
-from meshwright.events.filter import seconds
+from meshwright.events.filter import KEYED, EventFilter, seconds
 from meshwright.messages import Event
-from meshwright.storage.rows import MAX_ROWS, insert_rows
+from meshwright.sql.database import Row, Session
 
 SAME = (
     "event_type",
@@ -27,16 +32,50 @@ SAME = (
 COLUMNS = ("seq", "time", *SAME, "own_id", "other_id", "idempotency_key", "extra", "payload")
 COLUMN_LIST = ", ".join(COLUMNS)
 INTO = f"events ({COLUMN_LIST})"
-UNBINDABLE = (UnicodeEncodeError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+PAYLOAD = COLUMNS.index("payload")
 
-MAX_INTEGER = 2**63 - 1  # of SQLite
+BLOCK_BITS = 11
+BLOCK_EVENTS = 1 << BLOCK_BITS
+MAX_SUMMARIES = 1024  # read in one go: 5 MB
+MAX_BLOCKS_READ = 32  # in one go: about 30 ms
+MAX_BYTES_READ = 4 * 1024 * 1024  # of payloads
 
-Row = tuple[Any, ...]
+TAKE_NUMBERS = "UPDATE event_log SET seq = seq + ? RETURNING seq"
+SELECT_KNOWN = "SELECT other_id FROM events WHERE other_id"
+SELECT_OWN = "SELECT 1 FROM events WHERE seq BETWEEN ? AND ? AND aggregate_id = ? AND own_id = ?"
+SELECT_KEYS = " ".join(("SELECT time,", ", ".join(KEYED), "FROM events WHERE seq BETWEEN ? AND ?"))
+SELECT_OPEN = "SELECT (SELECT max(block) + 1 FROM event_blocks), (SELECT min(seq) FROM events)"
+INTO_BLOCKS = "event_blocks (block, min_time, max_time, written_at, keys)"
+REPLACE_KEYS = "ON CONFLICT (block) DO UPDATE SET keys = excluded.keys"
+
 _same = itemgetter(*SAME)
 
 
+class Found(NamedTuple):
+    """Events of a search, and the `seq` up to which (downwards: down to which) there are no others.
+
+    `size` is what their payloads have together, in bytes of JSON.
+    """
+
+    events: list[Event]
+    reached: int
+    size: int
+
+
+class Written(NamedTuple):
+    """Events that were new, numbered; `size` is that of their payloads."""
+
+    events: list[Event]
+    size: int
+
+
+def newest(session: Session) -> int:
+    """The last `seq` of the log, 0 if it is empty."""
+    return session.execute("SELECT seq FROM event_log").fetchall()[0][0]
+
+
 def own_id(event: Event) -> str | None:
-    """What an id of the form `{type}/{id}/{own id}` ends with, the event being of actor `{type}/{id}`.
+    """The end of an id of the form `{type}/{id}/{own id}`, the event being of actor `{type}/{id}`.
 
     None for any other id.
     """
@@ -46,8 +85,38 @@ def own_id(event: Event) -> str | None:
     return event.id[len(actor) + 1 :]
 
 
-def row_of(event: Event, own: str | None) -> Row:
-    """An event that has its number, as the columns of its row."""
+# Writing
+
+
+def insert(session: Session, events: Sequence[Event], own_ids: Sequence[str | None], now: float) -> Written:
+    """Number and write events. Those without an own id are dropped if their id is known."""
+    [(last,)] = session.execute(TAKE_NUMBERS, (len(events),)).fetchall()
+    seq = last - len(events)  # nobody else takes numbers before this transaction ends
+    known: set[str] = set()
+    if None in own_ids:
+        others = [event.id for event, own in zip(events, own_ids, strict=True) if own is None]
+        known = {event_id for (event_id,) in session.select_in(SELECT_KNOWN, others)}
+    written: list[Event] = []
+    rows: list[Row] = []
+    for event, own in zip(events, own_ids, strict=True):
+        if own is None:
+            if event.id in known:
+                continue
+            known.add(event.id)
+        seq += 1
+        event.__dict__["seq"] = seq  # frozen to all others: the number is the log's to give
+        written.append(event)
+        rows.append(_row_of(event, own))
+    if seq < last:
+        session.execute(TAKE_NUMBERS, (seq - last,)).fetchall()
+    if rows:
+        session.insert(INTO, rows)
+        for block in range(_block_of(rows[0][0]), _block_of(seq + 1)):
+            summarize(session, block, now)
+    return Written(written, sum(len(row[PAYLOAD]) for row in rows))
+
+
+def _row_of(event: Event, own: str | None) -> Row:
     fields = event.__dict__
     extra = event.__pydantic_extra__
     return (
@@ -62,6 +131,88 @@ def row_of(event: Event, own: str | None) -> Row:
     )
 
 
+def summarize(session: Session, block: int, now: float) -> None:
+    """Write the summary of a block that is full."""
+    rows = session.execute(SELECT_KEYS, (_first_of(block), _last_of(block))).fetchall()
+    if rows:
+        times, *columns = zip(*rows, strict=True)
+        keys = (
+            _hash_of(kind, key) for kind, column in zip(KEYED, columns, strict=True) for key in set(column)
+        )
+        session.insert(INTO_BLOCKS, [(block, min(times), max(times), now, b"".join(keys))], then=REPLACE_KEYS)
+
+
+def skip_to(session: Session, seq: int, now: float) -> None:
+    """Go on behind a `seq`: numbers up to there were given once, and are not given again."""
+    last = newest(session)
+    if seq > last:
+        if _block_of(last) < _block_of(seq + 1):
+            summarize(session, _block_of(last), now)
+        session.execute(TAKE_NUMBERS, (seq - last,)).fetchall()
+
+
+def summarize_some(session: Session) -> bool:
+    """Summarize some blocks that an earlier version wrote. False when none is left."""
+    rows = session.execute(
+        "SELECT block, written_at FROM event_blocks WHERE keys IS NULL ORDER BY block LIMIT 16"
+    ).fetchall()
+    for block, written_at in rows:
+        summarize(session, block, written_at)
+        session.execute("UPDATE event_blocks SET keys = coalesce(keys, ?) WHERE block = ?", (b"", block))
+    return bool(rows)
+
+
+def _hash_of(kind: str, key: str | None) -> bytes:
+    return crc32(f"{kind}={key}".encode(errors="replace")).to_bytes(4, "little")
+
+
+def _block_of(seq: int) -> int:
+    return seq >> BLOCK_BITS
+
+
+def _first_of(block: int) -> int:
+    return block << BLOCK_BITS
+
+
+def _last_of(block: int) -> int:
+    return _first_of(block + 1) - 1
+
+
+# Reading
+
+
+def search(
+    session: Session,
+    wanted: EventFilter,
+    first: int,
+    last: int,
+    limit: int,
+    max_bytes: int = MAX_BYTES_READ,
+) -> Found:
+    """Look for events from `first` to `last`, in the filter's order, a bounded way along.
+
+    It ends with the event that makes them `limit`, or their payloads `max_bytes`.
+    """
+    down = wanted.order == "desc"
+    if down:
+        first = max(first, _first_of(_block_of(last) - MAX_SUMMARIES + 1))
+    else:
+        last = min(last, _last_of(_block_of(first) + MAX_SUMMARIES - 1))
+    blocks = _blocks_with(session, wanted, _block_of(first), _block_of(last))
+    events: list[Event] = []
+    size = 0
+    for low, high in _runs(blocks[:MAX_BLOCKS_READ]):
+        for row in _rows(session, wanted, max(first, low), min(last, high), limit - len(events)):
+            events.append(event_of(row))
+            size += len(row[PAYLOAD])
+            if len(events) == limit or size >= max_bytes:
+                return Found(events, events[-1].seq or 0, size)
+    if len(blocks) <= MAX_BLOCKS_READ:
+        return Found(events, first if down else last, size)
+    reached = blocks[MAX_BLOCKS_READ - 1]
+    return Found(events, _first_of(reached) if down else _last_of(reached), size)
+
+
 def event_of(row: Row) -> Event:
     """A row as an event again; its payload is plain data."""
     fields = dict(zip(COLUMNS, row, strict=True))
@@ -74,35 +225,81 @@ def event_of(row: Row) -> Event:
     return Event.model_validate(fields)
 
 
-def write_rows(connection: sqlite3.Connection, into: str, rows: Sequence[Row], then: str = "") -> None:
-    """Insert rows whatever is in them: a value that SQLite cannot take is replaced by one that it can."""
-    for start in range(0, len(rows), MAX_ROWS):
-        chunk = rows[start : start + MAX_ROWS]
-        try:
-            insert_rows(connection, into, len(chunk[0]), chunk, then=then)
-        except UNBINDABLE:  # raised while binding: nothing of the chunk has been written
-            insert_rows(connection, into, len(chunk[0]), [_bindable(row) for row in chunk], then=then)
+def knows(session: Session, event_id: str) -> bool:
+    """Whether the log has an event of that id."""
+    if session.select_in(SELECT_KNOWN, [event_id]):
+        return True
+    parts = event_id.split("/")
+    for cut in range(2, len(parts)):
+        aggregate_id, own = "/".join(parts[:cut]), "/".join(parts[cut:])
+        wanted = EventFilter(aggregate_id=aggregate_id, order="desc")
+        for block in _blocks_with(session, wanted, 0, _block_of(newest(session))):
+            bounds = (_first_of(block), _last_of(block), aggregate_id, own)
+            if session.execute(SELECT_OWN, bounds).fetchall():
+                return True
+    return False
 
 
-def _bindable(row: Row) -> Row:
-    return tuple(map(_bindable_value, row))
+def _blocks_with(session: Session, wanted: EventFilter, first: int, last: int) -> list[int]:
+    """The blocks from `first` to `last` that may hold events of a filter, in the filter's order."""
+    [(after_full, oldest)] = session.execute(SELECT_OPEN).fetchall()  # first: a block may be filled meanwhile
+    unfilled = after_full or _block_of(oldest or 0)
+    hashes = [_hash_of(kind, key) for kind, key in wanted.exact().items() if kind in KEYED]
+    conditions = ["block BETWEEN :first AND :last"]
+    values: dict[str, Any] = {"first": first, "last": last}
+    if wanted.timed:
+        conditions.append("max_time >= :since AND min_time <= :until")
+        values["since"], values["until"] = wanted.period()
+    select = "SELECT block, keys" if hashes else "SELECT block, NULL"
+    rows = session.execute(f"{select} FROM event_blocks WHERE {' AND '.join(conditions)}", values).fetchall()
+    found = {block for block, keys in rows if keys is None or all(key in keys for key in hashes)}
+    return sorted(found | set(range(max(first, unfilled), last + 1)), reverse=wanted.order == "desc")
 
 
-def _bindable_value(value: Any) -> Any:
-    if value is None or isinstance(value, float | bytes):
-        return value
-    if isinstance(value, int):
-        return max(-MAX_INTEGER - 1, min(value, MAX_INTEGER))
-    return str(value).encode(errors="replace").decode()
+def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Neighbouring blocks joined: the lowest and the highest `seq` of each run, in the blocks' order."""
+    start = 0
+    for index in range(1, len(blocks) + 1):
+        if index == len(blocks) or abs(blocks[index] - blocks[index - 1]) > 1:
+            low, high = sorted((blocks[start], blocks[index - 1]))
+            yield _first_of(low), _last_of(high)
+            start = index
 
 
-def known_ids(connection: sqlite3.Connection, ids: Iterable[str]) -> set[str]:
-    """Those of some ids that are in the log as a whole."""
-    wanted = list(ids)
-    known: set[str] = set()
-    for start in range(0, len(wanted), MAX_ROWS):
-        chunk = wanted[start : start + MAX_ROWS]
-        marks = ",".join("?" * len(chunk))
-        query = " ".join(("SELECT other_id FROM events WHERE other_id IN (", marks, ")"))
-        known.update(each for (each,) in connection.execute(query, chunk))
-    return known
+def _rows(session: Session, wanted: EventFilter, first: int, last: int, limit: int) -> Iterator[Row]:
+    exact = {name: session.bindable(value) for name, value in wanted.exact().items()}
+    conditions = ["seq BETWEEN :first AND :last", *(f"{name} = :{name}" for name in exact)]
+    values = {"first": first, "last": last, "limit": limit, **exact}
+    if wanted.timed:
+        conditions.append("time BETWEEN :since AND :until")
+        values["since"], values["until"] = wanted.period()
+    order = "ORDER BY seq DESC" if wanted.order == "desc" else "ORDER BY seq"
+    query = ("SELECT", COLUMN_LIST, "FROM events WHERE", " AND ".join(conditions), order, "LIMIT :limit")
+    return session.stream(" ".join(query), values)
+
+
+# Upkeep
+
+
+def old_blocks(session: Session, end: int, written_before: float) -> list[int]:
+    """The blocks, oldest first, that end at or before a `seq` and had their last event before a time."""
+    query = "SELECT block, written_at FROM event_blocks WHERE block < ? ORDER BY block"
+    old = []
+    for block, written_at in session.execute(query, (_block_of(end + 1),)).fetchall():
+        if written_at >= written_before:
+            break
+        old.append(block)
+    return old
+
+
+def delete_block(session: Session, block: int) -> int:
+    """Delete a block with its events; returns how many those were."""
+    session.execute("DELETE FROM event_blocks WHERE block = ?", (block,))
+    return session.execute(
+        "DELETE FROM events WHERE seq BETWEEN ? AND ?", (_first_of(block), _last_of(block))
+    ).rowcount
+
+
+def end_of(block: int) -> int:
+    """The `seq` that follows a block."""
+    return _first_of(block + 1)

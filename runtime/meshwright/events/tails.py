@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 
 from meshwright.encoding import decode, encode
 from meshwright.events.filter import EventFilter, Matcher
-from meshwright.events.search import Found
+from meshwright.events.table import Found
 from meshwright.messages import Event
 
 MAX_BUFFERED = 1000  # events that one tail keeps; further behind it reads the table

@@ -1,16 +1,32 @@
-"""The list of tasks, as it is kept from the log."""
+"""The list of tasks: a projection of the log, one row for each task of a tenant.
+
+An ended generation takes nothing more, and an attempt nothing from those before it, so that events which
+arrive late do no harm. A payload that is not of its type's shape counts as empty.
+"""
 
 from __future__ import annotations
 
-import sqlite3
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
+from meshwright.encoding import Json, decode
 from meshwright.errors import InvalidInput
-from meshwright.messages import Plain, TaskStatus, Usage
+from meshwright.events.filter import seconds
+from meshwright.messages import Dispatch, Event, Outcome, Plain, Task, TaskStatus, Usage
 from meshwright.money import Amount
+from meshwright.sql.database import Row, Session
 
 MAX_PAGE = 1000
+MAX_REASON_CHARS = 500
+MAX_FIGURE = 2**53  # every part of the mesh can hold smaller ones exactly
+OPEN_TASKS = "SELECT tenant_id, task_id, thread_id FROM tasks WHERE completed_at IS NULL"
+USAGE = ("prompt_tokens", "completion_tokens")
+TIMES = ("created_at", "updated_at", "completed_at")
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class TaskSummary(Plain):
@@ -50,11 +66,64 @@ class TaskPage(Plain):
     cursor: str | None = None
 
 
-USAGE = ("prompt_tokens", "completion_tokens")
-COLUMNS = (*(name for name in TaskSummary.model_fields if name != "usage"), *USAGE)
-COLUMN_LIST = ", ".join(COLUMNS)
-OPEN_TASKS = "SELECT tenant_id, task_id, thread_id FROM tasks WHERE completed_at IS NULL"
-TIMES = ("created_at", "updated_at", "completed_at")
+class TaskProjection:
+    """The table `tasks`."""
+
+    name = "tasks"
+    version = 1
+
+    @property
+    def event_types(self) -> Collection[str]:
+        """The events that change a row."""
+        return _CHANGES.keys()
+
+    def fold(self, session: Session, events: Sequence[Event]) -> None:
+        """Go on with the rows of these events' tasks; each row is written once."""
+        by_task: dict[tuple[str, str], list[Event]] = {}
+        for event in events:
+            if event.task_id:
+                by_task.setdefault((event.task_id, event.tenant_id), []).append(event)
+        rows = _stored(session, {task_id for task_id, _ in by_task})
+        for key, changes in by_task.items():
+            if key not in rows:
+                rows[key] = _TaskRow.of(changes[0], key[0])
+            rows[key].take(changes)
+        session.insert(_INTO, [_columns_of(rows[key]) for key in by_task], then=_REPLACE)
+
+    def clear(self, session: Session, oldest: int) -> None:
+        """Forget the tasks whose first event is in the log."""
+        session.execute("DELETE FROM tasks WHERE seq >= ?", (oldest,))
+
+
+def list_tasks(
+    session: Session,
+    tenant_id: str,
+    status: str | None,
+    capability: str | None,
+    task_id: str | None,
+    limit: int,
+    before: int,
+) -> TaskPage:
+    """One page of a tenant's tasks."""
+    limit = max(1, min(limit, MAX_PAGE))
+    exact = {"tenant_id": tenant_id, "status": status, "capability": capability}
+    values: dict[str, Any] = {
+        name: session.bindable(value) for name, value in exact.items() if value is not None
+    }
+    conditions = ["seq < :before", *(f"{name} = :{name}" for name in values)]
+    if task_id is not None:
+        values["task_id"] = session.bindable(task_id)
+        end = "substr(task_id, length(task_id) - length(:task_id) + 1)"
+        conditions.append(f":task_id IN (substr(task_id, 1, length(:task_id)), {end})")
+    index = None if capability is None else "tasks_by_capability"
+    if status is not None and status != "succeeded":
+        index = "tasks_by_status"
+        conditions.append("status <> 'succeeded'")
+    where = ("WHERE", " AND ".join(conditions), "ORDER BY seq DESC LIMIT :limit")
+    query = ("SELECT", ", ".join(_LISTED), "FROM", session.by_index("tasks", index), *where)
+    rows = session.execute(" ".join(query), {**values, "before": before, "limit": limit + 1}).fetchall()
+    items = tuple(map(_summary, rows[:limit]))
+    return TaskPage(items=items, cursor=str(items[-1].seq) if len(rows) > limit else None)
 
 
 def position_of(cursor: str | None) -> int:
@@ -70,47 +139,248 @@ def position_of(cursor: str | None) -> int:
     return int(cursor)
 
 
-def list_tasks(
-    connection: sqlite3.Connection,
-    tenant_id: str,
-    status: str | None,
-    capability: str | None,
-    task_id: str | None,
-    limit: int,
-    before: int,
-) -> TaskPage:
-    """One page of a tenant's tasks."""
-    limit = max(1, min(limit, MAX_PAGE))
-    wanted = {"tenant_id": tenant_id, "status": status, "capability": capability}
-    given = {name: value for name, value in wanted.items() if value is not None}
-    conditions = ["seq < :before", *(f"{name} = :{name}" for name in given)]
-    if task_id is not None:
-        given["task_id"] = task_id
-        conditions.append(
-            ":task_id IN (substr(task_id, 1, length(:task_id)), substr(task_id, -length(:task_id)))"
-        )
-    if status is not None and status != "succeeded":
-        source = "tasks INDEXED BY tasks_by_status"
-        conditions.append("status <> 'succeeded'")
-    else:
-        source = "tasks INDEXED BY tasks_by_capability" if capability is not None else "tasks NOT INDEXED"
-    where = ("WHERE", " AND ".join(conditions), "ORDER BY seq DESC LIMIT :limit")
-    query = ("SELECT", COLUMN_LIST, "FROM", source, *where)
-    parameters = {**given, "before": before, "limit": limit + 1}
-    rows = connection.execute(" ".join(query), parameters).fetchall()
-    items = tuple(map(_summary, rows[:limit]))
-    return TaskPage(items=items, cursor=str(items[-1].seq) if len(rows) > limit else None)
-
-
-def open_tasks(connection: sqlite3.Connection) -> list[tuple[str, str, str | None]]:
+def open_tasks(session: Session) -> list[tuple[str, str, str | None]]:
     """(tenant_id, task_id, thread_id) of every task that has no outcome."""
-    return connection.execute(OPEN_TASKS).fetchall()
+    return session.execute(OPEN_TASKS).fetchall()
 
 
-def _summary(row: tuple[Any, ...]) -> TaskSummary:
-    fields = dict(zip(COLUMNS, row, strict=True))
+def delete_ended_tasks(session: Session, before: int) -> None:
+    """Forget the ended tasks whose every event came before a `seq`."""
+    session.execute(
+        "DELETE FROM tasks WHERE seq < ? AND last_seq < ? AND completed_at IS NOT NULL", (before, before)
+    )
+
+
+def _summary(row: Row) -> TaskSummary:
+    fields = dict(zip(_LISTED, row, strict=True))
     usage = Usage(**{name: fields.pop(name) for name in USAGE})
     for name in TIMES:
         if fields[name] is not None:
             fields[name] = datetime.fromtimestamp(fields[name], UTC)
     return TaskSummary(**fields, usage=usage)
+
+
+def _stored(session: Session, task_ids: set[str]) -> dict[tuple[str, str], _TaskRow]:
+    rows = session.select_in(f"SELECT {', '.join(_COLUMNS)} FROM tasks WHERE task_id", task_ids)  # noqa: S608
+    tasks = [_TaskRow(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+    return {(task.task_id, task.tenant_id): task for task in tasks}
+
+
+class _TaskRow:
+    """A row of the table `tasks`; its fields are the table's columns, its times unix seconds."""
+
+    seq: int
+    last_seq: int
+    task_id: str
+    tenant_id: str
+    capability: str = ""
+    status: str = "accepted"
+    agent_id: str | None = None
+    priority: int | None = None
+    requested_by: str | None = None
+    thread_id: str | None = None
+    parent_task_id: str | None = None
+    trace_id: str | None = None
+    generation: int = 1
+    attempts: int = 0
+    reason: str | None = None
+    created_at: float
+    updated_at: float
+    completed_at: float | None = None
+    duration_ms: float | None = None
+    model: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: str | None = "0"
+
+    def __init__(self, **columns: Any) -> None:
+        self.__dict__.update(columns)
+
+    @classmethod
+    def of(cls, event: Event, task_id: str) -> _TaskRow:
+        """The row of a task of which nothing was known before this event."""
+        return cls(
+            seq=event.seq,
+            task_id=task_id,
+            tenant_id=event.tenant_id,
+            trace_id=event.trace_id,
+            created_at=seconds(event.time),
+        )
+
+    def take(self, events: Sequence[Event]) -> None:
+        """Go on by the events that came next."""
+        for event in events:
+            _CHANGES[event.event_type](self, event)
+        self.last_seq = events[-1].seq or 0
+        self.updated_at = seconds(events[-1].time)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is an outcome."""
+        return self.completed_at is not None
+
+    def describe(self, task: Task) -> None:
+        """Fill in what never changes."""
+        self.capability = task.capability
+        self.priority = task.priority
+        self.requested_by = task.requested_by
+        self.thread_id = task.thread_id
+        self.parent_task_id = task.parent.task_id if task.parent else None
+        self.created_at = seconds(task.created_at)
+
+
+_COLUMNS = tuple(_TaskRow.__annotations__)
+_LISTED = (*(name for name in TaskSummary.model_fields if name != "usage"), *USAGE)
+_INTO = f"tasks ({', '.join(_COLUMNS)})"
+_REPLACE = "ON CONFLICT (task_id, tenant_id) DO UPDATE SET " + ", ".join(
+    f"{name} = excluded.{name}" for name in _COLUMNS if name not in ("seq", "task_id", "tenant_id")
+)
+_columns_of = attrgetter(*_COLUMNS)
+
+
+def _accept(row: _TaskRow, event: Event) -> None:
+    """task.accepted. What else there is to know of the task comes with its dispatch."""
+    fields = _fields_of(event)
+    row.capability = row.capability or _text(fields, "capability") or ""
+    row.agent_id = row.agent_id or _text(fields, "dispatched_to")
+    row.thread_id = row.thread_id or _text(fields, "thread_id")
+    row.requested_by = row.requested_by or _text(fields, "requested_by")
+    row.parent_task_id = row.parent_task_id or _text(fields, "parent_task_id")
+    if row.priority is None:
+        row.priority = _whole(fields, "priority")
+
+
+def _dispatch(row: _TaskRow, event: Event) -> None:
+    """task.dispatched: a new attempt, or with a later generation a new beginning."""
+    dispatch = _shaped(Dispatch, event)
+    if dispatch is None:
+        return
+    task = dispatch.task
+    if not (_sane(dispatch.attempt) and _sane(task.generation) and _sane(task.priority)):
+        return
+    row.describe(task)
+    if task.generation > row.generation:
+        row.generation, row.attempts = task.generation, 0
+        row.completed_at = row.duration_ms = row.model = None
+        row.prompt_tokens, row.completion_tokens, row.cost_usd = 0, 0, "0"
+    if task.generation == row.generation and dispatch.attempt > row.attempts and not row.ended:
+        row.status, row.attempts, row.reason = "dispatched", dispatch.attempt, None
+        row.agent_id = dispatch.agent_id
+
+
+def _work(status: str) -> Callable[[_TaskRow, Event], None]:
+    """task.started, task.waiting or task.resumed."""
+
+    def change(row: _TaskRow, event: Event) -> None:
+        fields = _fields_of(event)
+        attempt = _whole(fields, "attempt") or row.attempts
+        if not row.ended and attempt >= row.attempts:
+            row.status, row.attempts = status, attempt
+            row.agent_id = event.agent_id or row.agent_id
+            row.reason = _text(fields, "key") if status == "waiting" else None
+
+    return change
+
+
+def _fail(row: _TaskRow, event: Event) -> None:
+    """attempt.failed: another may follow."""
+    fields = _fields_of(event)
+    if not row.ended and (_whole(fields, "attempt") or row.attempts) >= row.attempts:
+        row.reason = _reason(fields.get("error"))
+
+
+def _end(status: str) -> Callable[[_TaskRow, Event], None]:
+    """The outcome of a task."""
+
+    def change(row: _TaskRow, event: Event) -> None:
+        outcome = outcome_of(event)
+        generation = row.generation if outcome is None else outcome.generation
+        if generation < row.generation or (row.ended and generation == row.generation):
+            return
+        row.generation, row.status = generation, status
+        row.completed_at = seconds(event.time)
+        if outcome is not None:
+            row.capability = row.capability or outcome.capability
+            row.agent_id = outcome.agent_id
+            row.attempts = max(row.attempts, outcome.attempt)
+            row.reason = _reason(outcome.error)
+            row.completed_at = seconds(outcome.completed_at)
+            row.duration_ms = outcome.duration_ms
+            row.model = outcome.model
+            row.prompt_tokens = outcome.usage.prompt_tokens
+            row.completion_tokens = outcome.usage.completion_tokens
+            row.cost_usd = None if outcome.cost_usd is None else f"{outcome.cost_usd:f}"
+
+    return change
+
+
+_CHANGES: dict[str, Callable[[_TaskRow, Event], None]] = {
+    "task.accepted": _accept,
+    "task.dispatched": _dispatch,
+    "task.started": _work("running"),
+    "task.waiting": _work("waiting"),
+    "task.resumed": _work("running"),
+    "attempt.failed": _fail,
+    "task.succeeded": _end("succeeded"),
+    "task.failed": _end("failed"),
+    "task.cancelled": _end("cancelled"),
+    "task.timed_out": _end("timed_out"),
+}
+"""What each type of event changes; all other events change nothing."""
+
+
+def outcome_of(event: Event) -> Outcome | None:
+    """The outcome that is an event's payload; None if it is not one, or its figures make no sense."""
+    outcome = _shaped(Outcome, event)
+    if outcome is None or not (_sane(outcome.attempt) and _sane(outcome.generation)):
+        return None
+    usage = outcome.usage
+    tokens_are_sane = _sane(usage.prompt_tokens) and _sane(usage.completion_tokens)
+    return (
+        outcome
+        if tokens_are_sane and _sane(outcome.duration_ms) and _sane(float(outcome.cost_usd or 0))
+        else None
+    )
+
+
+def _sane(figure: float) -> bool:
+    """Whether it is a number, and not absurd."""
+    return -MAX_FIGURE < figure < MAX_FIGURE  # which NaN is not
+
+
+def _shaped(model: type[ModelT], event: Event) -> ModelT | None:
+    """An event's payload as a model; None if it does not fit."""
+    payload = event.payload
+    try:
+        if isinstance(payload, Json):
+            return model.model_validate_json(payload)
+        return model.model_validate(payload.model_dump() if isinstance(payload, BaseModel) else payload)
+    except ValidationError:
+        return None
+
+
+def _fields_of(event: Event) -> dict[str, Any]:
+    """The fields of a payload; none where it is no object."""
+    payload = decode(event.payload) if isinstance(event.payload, Json) else event.payload
+    return payload if isinstance(payload, dict) else {}
+
+
+def _text(fields: dict[str, Any], name: str) -> str | None:
+    """A field that holds text."""
+    value = fields.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _whole(fields: dict[str, Any], name: str) -> int | None:
+    """A field that holds a whole number, not negative."""
+    value = fields.get(name)
+    return value if type(value) is int and 0 <= value < MAX_FIGURE else None
+
+
+def _reason(error: Any) -> str | None:
+    """An error in one line."""
+    if isinstance(error, BaseModel):
+        error = error.model_dump()
+    if not isinstance(error, dict):
+        return None
+    return f"{error.get('type', 'Error')}: {error.get('message', '')}"[:MAX_REASON_CHARS]

@@ -3,39 +3,43 @@
 from __future__ import annotations
 
 import re
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
 from meshwright.errors import InvalidInput
-from meshwright.messages import Plain
+from meshwright.events.filter import seconds
+from meshwright.events.log import EventLog
+from meshwright.ledger.calls import CALLED
+from meshwright.ledger.rows import COLUMNS, row_of
+from meshwright.messages import Event, Plain
 from meshwright.money import ZERO, Amount, from_pico
+from meshwright.sql.database import Session
 
 By = Literal["agent", "tag", "model", "task", "tenant"]
+MAX_KEYS = 500  # listed of one sum
 MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
 AGO = re.compile(r"([0-9]{1,6})([smhdw])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
-GROUPS: dict[By, tuple[str, str]] = {
-    "agent": ("agent_id", ""),
-    "tag": ("tag.value", "LEFT JOIN json_each(calls.tags) AS tag"),
-    "model": ("nullif(model, '')", ""),
-    "task": ("task_id", ""),
-    "tenant": ("tenant_id", ""),
+GROUPS: dict[By, str] = {
+    "agent": "agent_id",
+    "model": "nullif(model, '')",
+    "task": "task_id",
+    "tenant": "tenant_id",
 }
-"""What each way of summing takes for the key, and what has to be joined for it."""
+"""The key of each way to sum."""
 
 ESTIMATED = "WHERE cost_source = 'estimated'"
 SUMS = (
     "count(*)",
-    "coalesce(sum(outcome <> 'ok'), 0)",
+    "count(*) FILTER (WHERE outcome <> 'ok')",
     "coalesce(sum(cache_hit), 0)",
     "coalesce(sum(prompt_tokens), 0)",
     "coalesce(sum(cached_tokens), 0)",
     "coalesce(sum(completion_tokens), 0)",
-    "coalesce(sum(cost_pico IS NULL), 0)",
+    "count(*) FILTER (WHERE cost_pico IS NULL)",
     f"sum(cost_pico / {MILLION})",
     f"sum(cost_pico % {MILLION})",
     f"coalesce(sum(cost_pico / {MILLION}) FILTER ({ESTIMATED}), 0)",
@@ -43,6 +47,7 @@ SUMS = (
     f"coalesce(sum(saved_pico / {MILLION}), 0)",
     f"coalesce(sum(saved_pico % {MILLION}), 0)",
 )
+INTO_CALLS = f"calls ({', '.join(COLUMNS)})"
 COUNTS = ("calls", "failed", "cache_hits", "prompt_tokens", "cached_tokens", "completion_tokens", "unpriced")
 
 
@@ -81,27 +86,67 @@ class Costs(Plain):
     total: Cost
 
 
-def sum_costs(
-    connection: sqlite3.Connection, tenant_id: str | None, by: By, since: datetime | None, limit: int
+class CallProjection:
+    """The table `calls`."""
+
+    name = "calls"
+    version = 1
+    event_types: Collection[str] = (CALLED,)
+
+    def fold(self, session: Session, events: Sequence[Event]) -> None:
+        """Write a row for each call."""
+        session.insert(INTO_CALLS, [row_of(event, seconds(event.time)) for event in events])
+
+    def clear(self, session: Session, oldest: int) -> None:
+        """Forget the calls whose event is in the log."""
+        session.execute("DELETE FROM calls WHERE seq >= ?", (oldest,))
+
+
+async def costs_of(
+    log: EventLog,
+    *,
+    tenant_id: str | None,
+    by: By = "agent",
+    since: datetime | None = None,
+    limit: int = MAX_KEYS,
 ) -> Costs:
-    """Sum up the calls of a tenant, or of all, that ended at a time or after it."""
-    key, joined = GROUPS[by]
-    wanted: dict[str, Any] = {"tenant_id": tenant_id, "limit": limit}
-    source = "calls NOT INDEXED"  # a scan looks nothing up
-    where = "WHERE true" if tenant_id is None else "WHERE tenant_id = :tenant_id"
+    """What a tenant's calls of models have cost, most expensive first, and all of them together.
+
+    None sums up those of all tenants.
+    """
+    return await log.view_apart(_sum_costs, tenant_id, by, since, limit)
+
+
+def _sum_costs(session: Session, tenant_id: str | None, by: By, since: datetime | None, limit: int) -> Costs:
+    key, joined = _tags(session) if by == "tag" else (GROUPS[by], "")
+    wanted: dict[str, Any] = {}
+    conditions = ["1 = 1"]
+    if tenant_id is not None:
+        conditions.append("tenant_id = :tenant_id")
+        wanted["tenant_id"] = session.bindable(tenant_id)
     if since is not None:
+        conditions.append("time >= :since")
         wanted["since"] = since.timestamp()
-        where += " AND time >= :since"
-        if tenant_id is not None:
-            source = "calls INDEXED BY calls_by_time"
+    # A scan looks nothing up: the index pays where it leaves little.
+    source = session.by_index("calls", "calls_by_time" if len(wanted) == 2 else None)
+    where = f"WHERE {' AND '.join(conditions)}"
     grouped = ("SELECT count(*) OVER (),", key, "AS whose,", ", ".join(SUMS), "FROM", source, joined, where)
-    order = "GROUP BY whose ORDER BY total(cost_pico) DESC, count(*) DESC, whose LIMIT :limit"
-    rows = connection.execute(" ".join((*grouped, order)), wanted).fetchall()
+    order = (
+        "GROUP BY whose ORDER BY coalesce(sum(cost_pico * 1.0), 0) DESC, count(*) DESC, whose LIMIT :limit"
+    )
+    rows = session.execute(" ".join((*grouped, order)), {**wanted, "limit": limit}).fetchall()
     whole = ("SELECT NULL,", ", ".join(SUMS), "FROM", source, where)
-    total = connection.execute(" ".join(whole), wanted).fetchone()
+    total = session.execute(" ".join(whole), wanted).fetchone()
     keys = rows[0][0] if rows else 0
     items = tuple(_cost(row[1:]) for row in rows)
     return Costs(by=by, since=since, items=items, omitted=keys - len(items), total=_cost(total))
+
+
+def _tags(session: Session) -> tuple[str, str]:
+    """Each tag of a call as a key: what to select, and what to join for it."""
+    if session.dialect == "sqlite":
+        return "tag.value", "LEFT JOIN json_each(calls.tags) AS tag"
+    return "tag", "LEFT JOIN json_array_elements_text(calls.tags::json) AS tag ON true"
 
 
 def since_of(text: str, now: datetime) -> datetime:
@@ -123,11 +168,11 @@ def since_of(text: str, now: datetime) -> datetime:
 
 def _cost(row: Sequence[Any]) -> Cost:
     key, *counts, cost, cost_rest, estimated, estimated_rest, saved, saved_rest = row
-    fields: dict[str, Any] = dict(zip(COUNTS, counts, strict=True))
+    fields: dict[str, Any] = {name: int(count) for name, count in zip(COUNTS, counts, strict=True)}
     known = None if cost is None else _dollars(cost, cost_rest)
     fields |= {"estimated_usd": _dollars(estimated, estimated_rest), "saved_usd": _dollars(saved, saved_rest)}
     return Cost(key=key, cost_usd=known, **fields)
 
 
 def _dollars(millions: int, rest: int) -> Decimal:
-    return from_pico(millions * MILLION + rest)
+    return from_pico(int(millions) * MILLION + int(rest))

@@ -66,7 +66,7 @@ def row_of(event: Event, time: float) -> tuple[Any, ...]:
         _tags(get("tags")),
         _pico(get("cost_usd")),
         _pico(get("saved_usd")),
-        get("cache_hit") is True,
+        int(get("cache_hit") is True),
         _count(get("attempts"), 1),
         _count(get("attempt"), None),
         _count(get("step"), None),

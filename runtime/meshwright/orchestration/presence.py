@@ -18,6 +18,7 @@ from meshwright.host import Host
 from meshwright.messages import Event, Outcome, new_id
 from meshwright.orchestration.faults import counts
 from meshwright.orchestration.health import HealthProbes
+from meshwright.orchestration.recent_outcomes import recent_outcomes
 from meshwright.orchestration.registry import Registry
 
 logger = logging.getLogger("meshwright.presence")
@@ -53,7 +54,7 @@ class Presence:
 
     async def start(self) -> None:
         """Tell the mesh who is here, and go on telling."""
-        for agent_id, capability, success in await self._log.recent_outcomes():
+        for agent_id, capability, success in await self._log.view(recent_outcomes):
             self._registry.record(agent_id, capability, success)
         await self._host.emit(
             [self._event("agent.registered", each.agent_id, each) for each in self._registrations]

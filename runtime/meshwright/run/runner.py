@@ -6,8 +6,9 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from meshwright import genai
 from meshwright.agent import Agent
@@ -17,7 +18,9 @@ from meshwright.messages import Fault, Outcome, OutcomeStatus
 from meshwright.run.author import fault_of, result_of
 from meshwright.run.run import Run, Spent
 from meshwright.run.services import Services
+from meshwright.tools.threads import ToolThreads
 from meshwright.tools.tool import Tool
+from meshwright.tools.toolset import Toolset
 from meshwright.tracing import Span
 from meshwright.work import Completed, Journal, Suspended, Work
 from meshwright.work.worker import Stopped, until_stopped
@@ -25,24 +28,26 @@ from meshwright.work.worker import Stopped, until_stopped
 logger = logging.getLogger("meshwright.runner")
 
 
-class ToolUser(Protocol):
-    """An agent with its tools."""
+@dataclass(frozen=True, slots=True)
+class Employed:
+    """An agent with its tools, ready to work."""
 
-    @property
-    def agent(self) -> Agent:
-        """The agent."""
-        ...
+    agent: Agent
+    tools: Mapping[str, Tool]
+    toolsets: Sequence[Toolset] = ()
+    threads: ToolThreads = field(default_factory=ToolThreads)
 
-    @property
-    def tools(self) -> Mapping[str, Tool]:
-        """Its tools, by name."""
-        ...
+    async def close(self) -> None:
+        """Give back what the tools hold."""
+        self.threads.close()
+        for toolset in self.toolsets:
+            await toolset.close()
 
 
 class Runner:
     """What a worker runs: the agent that the task was dispatched to."""
 
-    def __init__(self, services: Services, agents: Mapping[str, ToolUser]) -> None:
+    def __init__(self, services: Services, agents: Mapping[str, Employed]) -> None:
         self._services = services
         self._agents = agents
 
@@ -58,8 +63,8 @@ class Runner:
         with self._services.tracing.span(
             f"invoke_agent {ref.type}", parent=work.task.traceparent, attributes=attributes
         ) as span:
-            bound = self._agents[ref.type]
-            run = Run(self._services, bound.agent, bound.tools, ref, work, journal, span)
+            employed = self._agents[ref.type]
+            run = Run(self._services, employed.agent, employed.tools, ref, work, journal, span)
             await run.count_earlier()
             return await self._finish(run, work, span)
 

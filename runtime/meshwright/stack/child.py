@@ -14,9 +14,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Self
 
+from meshwright.sql.folder import open_private, write_private
 from meshwright.stack.network import until_it_answers
 from meshwright.stack.services import Service
-from meshwright.storage.folder import open_private, write_private
 
 LAUNCH = Path(__file__).with_name("launch.py")
 CHUNK_BYTES = 65_536

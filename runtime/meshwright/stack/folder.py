@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from meshwright.errors import StoreFailed, StoreLocked
-from meshwright.storage.folder import make_private, open_private
+from meshwright.sql.folder import make_private, open_private
 
 LOCK_NAME = "mesh.lock"  # the embedded mesh's too: a folder is of one of them
 ENDING_SECONDS = 5.0

@@ -21,7 +21,7 @@ from meshwright.events.log import EventLog
 from meshwright.events.tasks import TaskSummary
 from meshwright.hosts.dapr.documents import VALUES, Document, put_back
 from meshwright.messages import Event
-from meshwright.storage.database import FILE_NAME, Database
+from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from tests.support.faults.evidence import AGENTS, listed_in
 from tests.support.faults.fleet import MAX_CONCURRENCY, Books
 from tests.support.faults.oracle import Evidence, number_of
@@ -67,7 +67,7 @@ async def log_in(data: Path) -> tuple[list[Event], list[TaskSummary]]:
     """All events of a log that may be written to meanwhile, and its list of tasks."""
     with tempfile.TemporaryDirectory() as folder:
         await asyncio.to_thread(copy, data / FILE_NAME, Path(folder) / FILE_NAME)
-        database = Database(Path(folder))
+        database = SqliteDatabase(Path(folder))
         await database.open()
         try:
             log = EventLog(database)

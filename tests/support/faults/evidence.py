@@ -9,7 +9,8 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.events.tasks import TaskSummary
 from meshwright.hosts.embedded.cells import head_of
-from meshwright.storage.database import Database
+from meshwright.sql.database import Database
+from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.faults.fleet import MAX_CONCURRENCY, Books
 from tests.support.faults.oracle import Evidence
 
@@ -19,7 +20,7 @@ AGENTS = 3
 async def gather(folder: Path, *, kills: int = 0) -> Evidence:
     """Read the file of a mesh that has stopped or was killed, and the books beside it."""
     books = Books(folder)
-    database = Database(folder / "data")
+    database = SqliteDatabase(folder / "data")
     await database.open()
     try:
         log = EventLog(database)

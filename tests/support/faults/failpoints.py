@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,7 +22,7 @@ from meshwright.events.log import EventLog
 from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.hosts.embedded.group import Group
 from meshwright.messages import Event
-from meshwright.storage.database import Database, Job
+from meshwright.sql.database import Database, Job, Session
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.turns import ActorKind, Method
 from meshwright.work.protocol import ORCHESTRATOR
@@ -120,8 +119,8 @@ class FailingJob(Job):
         self._failpoints = failpoints
         self._names = names
 
-    def apply(self, connection: sqlite3.Connection) -> None:
-        self._job.apply(connection)
+    def apply(self, session: Session) -> None:
+        self._job.apply(session)
         for name in self._names:
             self._failpoints.passes(f"{name}.uncommitted")
 

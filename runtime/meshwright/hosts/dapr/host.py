@@ -31,7 +31,7 @@ from meshwright.hosts.dapr.documents import Entry
 from meshwright.hosts.dapr.options import Options
 from meshwright.hosts.dapr.parts import Given, join
 from meshwright.messages import Event, new_id
-from meshwright.storage.database import Database
+from meshwright.sql.database import Database
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.turns import ActorKind, seal_events, seal_message, seal_record
 

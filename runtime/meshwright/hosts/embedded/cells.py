@@ -7,7 +7,6 @@ than may be; never while a commit of it is not durable, since the file would sti
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from pydantic_core import from_json
 from meshwright.actor import Actor
 from meshwright.envelope import ActorRecord, ActorRef, Message
 from meshwright.errors import NotFound, StoreFailed
-from meshwright.storage.database import RESTORE
+from meshwright.sql.database import Session
+from meshwright.sql.sqlite import RESTORE, SqliteSession
 from meshwright.turns import ActorKind
 
 ROOM = 0.9  # of a limit, once it was passed: to look for idle actors again and again would take longer
@@ -98,7 +98,7 @@ class Cells:
         self._bytes = 0
         self._on_failure = on_failure
         self._cells: OrderedDict[ActorRef, Cell] = OrderedDict()
-        self._reader: sqlite3.Connection | None = None
+        self._reader: Session | None = None
         self._file = Path()
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class Cells:
     def __iter__(self) -> Iterator[Cell]:
         return iter(list(self._cells.values()))
 
-    def open(self, reader: sqlite3.Connection, file: Path) -> None:
+    def open(self, reader: Session, file: Path) -> None:
         """Read heads through this connection; a point look-up costs less than a hop to a thread."""
         self._reader = reader
         self._file = file
@@ -167,7 +167,7 @@ class Cells:
         assert self._reader is not None, "the host has not been started"
         try:
             return self._reader.execute(query, values).fetchall()
-        except (sqlite3.Error, UnicodeDecodeError) as error:
+        except SqliteSession.errors as error:
             failure = StoreFailed(f"cannot read {self._file}: {error}", remedy=RESTORE)
             self._on_failure(failure)
             raise failure from error

@@ -6,7 +6,6 @@ Within a group an actor's last head wins, and a message sent and taken in it nev
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
@@ -18,13 +17,12 @@ from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.errors import StoreFailed
 from meshwright.hosts.embedded.cells import Cell
 from meshwright.messages import Event
-from meshwright.storage.rows import delete_rows, insert_rows
+from meshwright.sql.database import Session
 from meshwright.turns import Commit
 
 Settled = Callable[[BaseException | None], None]
-InsertEvents = Callable[[sqlite3.Connection, Sequence[Event]], list[Event]]
+InsertEvents = Callable[[Session, Sequence[Event]], list[Event]]
 
-HEAD_COLUMNS = 9
 REPLACE_HEAD = (
     "ON CONFLICT (type, id) DO UPDATE SET revision=excluded.revision, last_turn=excluded.last_turn, "
     "sent=excluded.sent, wake_at=excluded.wake_at, obliged=excluded.obliged, seen=excluded.seen, "
@@ -68,26 +66,20 @@ class Group:
         if self.sent.pop(n, None) is None:
             self.taken.append(n)
 
-    def apply(self, connection: sqlite3.Connection) -> None:
+    def apply(self, session: Session) -> None:
         """Write it all; runs in the writer's thread."""
-        insert_rows(
-            connection,
+        session.insert(
             "heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state)",
-            HEAD_COLUMNS,
             [head_row(ref, head) for ref, head in self.heads.items()],
             then=REPLACE_HEAD,
         )
-        insert_rows(
-            connection,
+        session.insert(
             "mailbox (n, outside, message)",
-            3,
             [(n, outside, message.encode()) for n, (message, outside) in self.sent.items()],
         )
-        delete_rows(connection, "mailbox", "n", self.taken)
-        insert_rows(
-            connection,
+        session.delete_in("mailbox", "n", self.taken)
+        session.insert(
             "records (type, id, stream, n, value)",
-            5,
             [
                 (record.ref.type, record.ref.id, record.stream, record.n, bytes(encode(record.value)))
                 for record in self.records
@@ -95,7 +87,7 @@ class Group:
             then="ON CONFLICT DO NOTHING",
         )
         if self.events:
-            self.events = self._insert_events(connection, self.events)
+            self.events = self._insert_events(session, self.events)
 
     def done(self, error: StoreFailed | None) -> None:
         """Tell the host, on its loop."""

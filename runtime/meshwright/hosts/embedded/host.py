@@ -31,7 +31,8 @@ from meshwright.hosts.embedded.cells import Cell, Cells, Delivery
 from meshwright.hosts.embedded.group import Durable, Group, GroupCommitter
 from meshwright.hosts.embedded.records import Records
 from meshwright.messages import Event, new_id
-from meshwright.storage.database import RESTORE, Database, Durability
+from meshwright.sql.database import Database
+from meshwright.sql.sqlite import RESTORE, Durability, SqliteDatabase
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.turns import ActorKind, Commit, seal_events, seal_message, seal_record, take_turn
 
@@ -93,7 +94,7 @@ class EmbeddedHost:
         cls, folder: Path | None, *, durability: Durability = "full", **options: Any
     ) -> EmbeddedHost:
         """A host on the file of a folder, with its own event log."""
-        database = Database(folder, durability=durability)
+        database = SqliteDatabase(folder, durability=durability)
         return cls(database, EventLog(database), **options)
 
     @property
@@ -142,7 +143,7 @@ class EmbeddedHost:
         await self._database.open()
         try:
             await self._log.start()
-            self._cells.open(self._database.connect_reader(), self._database.path)
+            self._cells.open(self._database.connect_reader(), Path(self._database.location))
         except BaseException:  # a cancelled start too must give the folder back
             await self._close_files()
             raise
@@ -481,7 +482,7 @@ class EmbeddedHost:
         try:
             return [(n, bool(outside), Message.decode(data)) for n, outside, data in rows]
         except (ValueError, KeyError, TypeError) as error:
-            what = f"{self._database.path} is damaged: a message in its mailbox cannot be read"
+            what = f"{self._database.location} is damaged: a message in its mailbox cannot be read"
             raise StoreFailed(what, remedy=RESTORE) from error
 
     def _take_up_mailbox(self, mailbox: Sequence[tuple[int, bool, Message]]) -> None:

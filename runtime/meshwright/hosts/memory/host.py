@@ -29,7 +29,7 @@ from meshwright.hosts.memory.mailbox import Letter, Mailbox
 from meshwright.hosts.memory.outbox import Outbox
 from meshwright.hosts.memory.store import Changes, Store
 from meshwright.messages import Event, new_id
-from meshwright.storage.database import Database
+from meshwright.sql.database import Database
 from meshwright.turns import ActorKind, seal_events, seal_message, seal_record
 
 

@@ -8,7 +8,7 @@ from meshwright.events.log import EventLog
 from meshwright.events.logger import EventLogger
 from meshwright.hosts.memory.store import Store
 from meshwright.messages import Event
-from meshwright.storage.database import Database
+from meshwright.sql.database import Database
 
 
 class Outbox:

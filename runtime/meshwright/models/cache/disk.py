@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from meshwright.clock import Clock
 from meshwright.models.cache.port import CacheUnavailable
-from meshwright.storage.folder import open_private
+from meshwright.sql.folder import open_private
 
 logger = logging.getLogger("meshwright.cache")
 

@@ -8,18 +8,21 @@ has lost something.
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic_core import from_json, to_json
 
 from meshwright.errors import StoreFailed
 from meshwright.messages import new_id
-from meshwright.storage.folder import read_private, write_private
+from meshwright.sql.folder import read_private, write_private
+
+if TYPE_CHECKING:
+    from meshwright.sql.database import Session
 
 FILE_NAME = "mesh.mark"
 WRITE_SECONDS = 1.0
@@ -64,7 +67,7 @@ class Marker:
         self._mark: Mark | None = None
         self._due: float | None = None
 
-    def loss(self, connect: Callable[[], sqlite3.Connection] | None) -> Loss | None:
+    def loss(self, connect: Callable[[], Session] | None) -> Loss | None:
         """What the database that this opens (None: there is none) lacks. Changes nothing in the folder."""
         self._mark = _read(self._path)
         if self._mark is None:
@@ -75,14 +78,12 @@ class Marker:
             return None
         return Loss(seq, self._mark.seq, tasks, self._mark.tasks, replaced)
 
-    def start(self, connection: sqlite3.Connection) -> None:
+    def start(self, session: Session) -> None:
         """Take up the counts of an open database, and give it an id where it has none."""
-        connection.execute("INSERT OR IGNORE INTO meta VALUES ('store', ?)", (new_id(),))
-        [(store,)] = connection.execute("SELECT value FROM meta WHERE name = 'store'").fetchall()
+        session.execute("INSERT OR IGNORE INTO meta VALUES ('store', ?)", (new_id(),))
+        [(store,)] = session.execute("SELECT value FROM meta WHERE name = 'store'").fetchall()
         known = self._mark is not None and self._mark.store == store
-        self.tasks = (
-            self._mark.tasks if known and self._mark else connection.execute(COUNT_TASKS).fetchone()[0]
-        )
+        self.tasks = self._mark.tasks if known and self._mark else session.execute(COUNT_TASKS).fetchone()[0]
         self._mark = Mark(store, self._mark.seq if self._mark else 0, self.tasks)
 
     @property
@@ -95,12 +96,12 @@ class Marker:
         if self._due is None:
             self._due = time.monotonic() + WRITE_SECONDS
 
-    def write_when_due(self, connection: sqlite3.Connection, *, now: bool = False) -> None:
+    def write_when_due(self, session: Session, *, now: bool = False) -> None:
         """Write the mark, where something was committed and its time has come."""
         if self._due is None or self._mark is None or not (now or time.monotonic() >= self._due):
             return
         self._due = None
-        mark = Mark(self._mark.store, max(self._mark.seq, _last_seq(connection)), self.tasks)
+        mark = Mark(self._mark.store, max(self._mark.seq, _last_seq(session)), self.tasks)
         if mark == self._mark:
             return
         with suppress(OSError):  # a mark that stays behind raises no alarm; the next commit tells of the disk
@@ -129,20 +130,20 @@ def _read(path: Path) -> Mark | None:
         return None
 
 
-def _state_of(connect: Callable[[], sqlite3.Connection]) -> tuple[str, int, int]:
+def _state_of(connect: Callable[[], Session]) -> tuple[str, int, int]:
     """The id of a database, its last `seq` and how many tasks it has; nothing where it is empty."""
-    connection = connect()
+    session = connect()
     try:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
+        if not session.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
             return "", 0, 0
-        store = connection.execute("SELECT value FROM meta WHERE name = 'store'").fetchone()
-        return store[0] if store else "", _last_seq(connection), connection.execute(COUNT_TASKS).fetchone()[0]
+        store = session.execute("SELECT value FROM meta WHERE name = 'store'").fetchone()
+        return store[0] if store else "", _last_seq(session), session.execute(COUNT_TASKS).fetchone()[0]
     finally:
-        connection.close()
+        session.close()
 
 
-def _last_seq(connection: sqlite3.Connection) -> int:
-    return connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
+def _last_seq(session: Session) -> int:
+    return session.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
 
 
 def refusal(path: Path, loss: Loss) -> StoreFailed:

@@ -1,0 +1,1 @@
+"""The mesh's SQL database: one port, SQLite and PostgreSQL behind it."""

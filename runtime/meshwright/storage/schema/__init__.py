@@ -1,1 +1,0 @@
-"""The schema, as numbered SQL files: each is applied once, in order, in a transaction of its own."""
