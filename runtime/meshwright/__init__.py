@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
     from meshwright.capability import Capability
+    from meshwright.client import BlockingClient, Client
     from meshwright.envelope import ActorRef
     from meshwright.errors import MeshError, ToolFailed
     from meshwright.mesh import Mesh
@@ -30,7 +31,9 @@ HOMES = {
     "Actor": "actor",
     "ActorRef": "envelope",
     "Agent": "agent",
+    "BlockingClient": "client",
     "Capability": "capability",
+    "Client": "client",
     "Event": "messages",
     "Mesh": "mesh",
     "MeshError": "errors",
@@ -58,7 +61,9 @@ __all__ = [
     "Actor",
     "ActorRef",
     "Agent",
+    "BlockingClient",
     "Capability",
+    "Client",
     "Event",
     "Mesh",
     "MeshError",

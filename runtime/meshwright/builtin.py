@@ -227,6 +227,11 @@ class AgentsComponent(Component):
             tasks = Subscription(topics.tasks(agent.agent_id), thread_of, "enqueue")
             yield Actors(kind, agent.agent_id, (tasks,))
 
+    async def start(self) -> None:
+        """Start the toolsets, which then say which tools there are."""
+        for bound in self._agents.values():
+            await bound.start()
+
     async def stop(self) -> None:
         """Give back what the tools hold."""
         for bound in self._agents.values():

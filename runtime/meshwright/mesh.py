@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from meshwright import topics
 from meshwright.agent import Agent
+from meshwright.agents.binding import BoundAgent
 from meshwright.capability import Registration
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
@@ -30,11 +31,9 @@ from meshwright.messages import (
     Caller,
     Event,
     Outcome,
-    Plain,
     Receipt,
     Task,
     TaskRequest,
-    TaskStatus,
     new_id,
 )
 from meshwright.models.port import Model
@@ -43,13 +42,13 @@ from meshwright.orchestration.admission import FINAL, Admission
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.waiters import Waiters
 from meshwright.prompts import Prompts
-from meshwright.run import Employed
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.work import Answer, Cancel, ThreadState, Worker
+from meshwright.work.inbox import Entry
 from meshwright.work.protocol import TaskKey
-from meshwright.work.record import Attempt, TaskRecord
+from meshwright.work.record import TaskRecord, TaskView
 
 logger = logging.getLogger("meshwright.mesh")
 PartT = TypeVar("PartT")
@@ -57,28 +56,6 @@ EVERYWHERE = "*"
 """The place of actors that live in each process of the mesh."""
 FRONT = "event-logger"
 """The app that keeps the event log and serves clients."""
-
-
-class TaskView(Plain):
-    """All that is known of a task, as clients see it."""
-
-    task_id: str
-    capability: str
-    payload: dict[str, Any]
-    status: TaskStatus
-    attempts: tuple[Attempt, ...]
-    outcome: Outcome | None
-    priority: int
-    timeout: float
-    deadline_at: datetime
-    created_at: datetime
-    requested_by: str
-    tenant_id: str
-    thread_id: str
-    parent_task_id: str | None
-    chain: tuple[str, ...]
-    generation: int
-    trace_id: str | None
 
 
 class Part(Protocol):
@@ -123,7 +100,7 @@ class Mesh:
     memory: Memory
     keys: Keys
     worker: Worker
-    agents: Mapping[str, Employed]
+    agents: Mapping[str, BoundAgent]
 
     def __init__(
         self,
@@ -265,12 +242,14 @@ class Mesh:
         record = await self._record(task_id, tenant_id)
         task = record.task
         assert task is not None
+        entry = await self._entry(record, task)
         return TaskView(
             task_id=task.task_id,
             capability=task.capability,
             payload=task.payload,
-            status=await self._status(record, task),
+            status=entry.status if entry is not None and entry.status != "queued" else record.status,
             attempts=tuple(record.attempts),
+            waits=(entry.suspended.wait,) if entry is not None and entry.suspended is not None else (),
             outcome=record.outcome,
             priority=task.priority,
             timeout=task.timeout,
@@ -347,17 +326,16 @@ class Mesh:
             )
         return record
 
-    async def _status(self, record: TaskRecord, task: Task) -> TaskStatus:
-        """Between dispatch and outcome the agent's thread knows best."""
+    async def _entry(self, record: TaskRecord, task: Task) -> Entry | None:
+        """The task in its agent's thread, which knows best between dispatch and outcome."""
         thread = _thread_of(record)
         try:
             state = await self.host.read(thread) if thread and record.status not in ENDED else None
         except NotFound:  # no agent of that id is known here
-            return record.status
+            return None
         if not isinstance(state, ThreadState):
-            return record.status
-        entry = next((entry for entry in state.inbox if entry.task_id == task.task_id), None)
-        return entry.status if entry and entry.status != "queued" else record.status
+            return None
+        return next((entry for entry in state.inbox if entry.task_id == task.task_id), None)
 
     def _fail(self, error: StoreFailed) -> None:
         self.ready = False

@@ -25,6 +25,8 @@ async def test_open_tasks_of_first_version_go_on(tmp_path: Path) -> None:
         await running.event("task.waiting", parent)
     rewrite_as_first_version(tmp_path / "data" / FILE_NAME)
     async with up(tmp_path) as running:
+        [wait] = (await running.mesh.task(parent)).waits
+        assert (wait.kind, wait.child_task_id is None) == ("task", False)
         running.gate.set()
         outcomes = [await running.outcome(task_id) for task_id in (*queued, parent)]
         started = [await running.types(task_id) for task_id in queued]
@@ -66,12 +68,17 @@ def old_entry(connection: sqlite3.Connection, kind: str, entry: dict[str, Any]) 
         "fence": entry.get("fence", 0),
         "redriven": False,
         "owner": entry.get("owner"),
-        "suspended": entry.get("suspended"),
+        "suspended": old_suspend(entry["suspended"]) if "suspended" in entry else None,
         "seconds": entry.get("seconds", 0.0),
         "usage": empty,
         "cost_usd": "0",
         "cancelled": None,
     }
+
+
+def old_suspend(suspend: dict[str, Any]) -> dict[str, Any]:
+    wait = suspend.pop("wait")
+    return {**suspend, "key": wait["wait_id"], "known": {"child_task_id": wait["child_task_id"]}}
 
 
 def first_tables(connection: sqlite3.Connection) -> str:

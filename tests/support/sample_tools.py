@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from meshwright.errors import NotFound
-from meshwright.tools import ToolContext, tool
+from meshwright.tools import Tool, ToolContext, tool, tools_of
+from meshwright.tools.tool import LimitedTool
 
 
 class Place(BaseModel):
@@ -74,3 +75,8 @@ class Almanac:
 
     def not_a_tool(self, city: str) -> str:
         return city
+
+
+def limited_tools(*owners: object) -> list[Tool]:
+    """The tools of their owners, within the limits of an agent."""
+    return [LimitedTool(tool, timeout_seconds=60.0) for tool in tools_of(*owners)]

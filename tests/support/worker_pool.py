@@ -58,7 +58,7 @@ class Shift:
 
     async def ask(self, question: str) -> Any:
         """Wait for a person."""
-        return await self.journal.wait("ask", {"question": question}, asked=question)
+        return await self.journal.wait("ask", {"question": question}, reason=question)
 
     async def delegate(self, task_id: str) -> Any:
         """Wait for a task of the same agent's, on a thread of its own."""

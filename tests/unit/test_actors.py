@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Task
-from meshwright.agents.binding import bind_agents
+from meshwright.agents.binding import BoundAgent, bind_agents
 from meshwright.agents.loader import load_agents
 from meshwright.prompts import Prompts
-from meshwright.run import Employed
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.tools import ToolSettings
 
@@ -29,7 +28,7 @@ def classes() -> dict[str, type[Agent]]:
 
 
 @pytest.fixture(scope="module")
-def employed(classes: Mapping[str, type[Agent]]) -> dict[str, Employed]:
+def agents(classes: Mapping[str, type[Agent]]) -> dict[str, BoundAgent]:
     return bind_agents(list(classes.values()), ToolSettings(workspace=ROOT))
 
 
@@ -70,12 +69,12 @@ def test_each_agent_declares_what_it_can_do(
         ("api-coder", READING | {"remember"}),
     ],
 )
-def test_each_agent_has_its_tools(employed: Mapping[str, Employed], agent_id: str, tools: set[str]) -> None:
-    assert set(employed[agent_id].tools) == tools
+def test_each_agent_has_its_tools(agents: Mapping[str, BoundAgent], agent_id: str, tools: set[str]) -> None:
+    assert set(agents[agent_id].tools) == tools
 
 
-def test_the_architect_may_ask_the_researcher_and_nobody_else(employed: Mapping[str, Employed]) -> None:
-    delegate = employed["architect-agent"].tools["delegate"]
+def test_the_architect_may_ask_the_researcher_and_nobody_else(agents: Mapping[str, BoundAgent]) -> None:
+    delegate = agents["architect-agent"].tools["delegate"]
     assert delegate.parameters["properties"]["agent_id"]["const"] == "researcher-agent"
 
 
@@ -118,13 +117,13 @@ def modules_of(code: str) -> set[str]:
     ],
 )
 def test_the_researcher_takes_a_strong_model_for_complex_questions_only(
-    employed: Mapping[str, Employed], text: str, tag: str
+    agents: Mapping[str, BoundAgent], text: str, tag: str
 ) -> None:
-    assert employed["researcher-agent"].agent.tags(task(text)) == ["research", tag]
+    assert agents["researcher-agent"].agent.tags(task(text)) == ["research", tag]
 
 
-def test_the_others_leave_their_tags_to_their_prompts(employed: Mapping[str, Employed]) -> None:
-    others = [each.agent for agent_id, each in employed.items() if agent_id != "researcher-agent"]
+def test_the_others_leave_their_tags_to_their_prompts(agents: Mapping[str, BoundAgent]) -> None:
+    others = [each.agent for agent_id, each in agents.items() if agent_id != "researcher-agent"]
     assert [agent.tags(task("Compare them")) for agent in others] == [None, None, None]
 
 

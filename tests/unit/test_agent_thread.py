@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from meshwright.envelope import ActorRef
-from meshwright.messages import Dispatch, Outcome
+from meshwright.messages import Dispatch, Outcome, Task
 from meshwright.turns import ActorKind
-from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Withdraw
+from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Wait, Withdraw
 from meshwright.work.protocol import Grant, Stop
 from meshwright.work.thread import MAX_REMEMBERED_ENDS
 from tests.support.turn_driver import Driven, a_dispatch, a_task, an_outcome, types_of
@@ -30,10 +30,10 @@ def claim(thread: Driven, task_id: str, owner: str = "w1", gone: str | None = No
     return work
 
 
-def waiting_for(work: Grant, **fields: object) -> Suspend:
-    task_id = work.task_id
-    asked = {"key": "k", "step": 2, "kind": "wait", "request_hash": "h", **fields}
-    return Suspend(task_id=task_id, fence=work.fence, **asked)
+def waiting_for(work: Grant, child: Task | None = None, **fields: object) -> Suspend:
+    wait = Wait(wait_id="k", child_task_id=None if child is None else child.task_id)
+    asked = {"wait": wait, "child": child, "step": 2, "kind": "wait", "request_hash": "h", **fields}
+    return Suspend(task_id=work.task_id, fence=work.fence, **asked)
 
 
 def test_a_queued_task_is_offered_and_a_claim_raises_the_fence() -> None:

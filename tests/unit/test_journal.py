@@ -205,9 +205,9 @@ async def test_what_may_have_happened_is_not_run_again_but_asked_about(
         await journal.step("deploy", {"to": "prod"}, effects("deployed", ConnectionError()), repeatable=False)
     with pytest.raises(Suspended) as asked:
         await (await resumed(host)).step("deploy", {"to": "prod"}, effects("again"), repeatable=False)
-    assert asked.value.suspend.key == f"{STREAM}/1"
-    assert asked.value.suspend.known["kind"] == "deploy"
-    assert asked.value.suspend.known["request"] == {"to": "prod"}
+    assert asked.value.suspend.wait.wait_id == f"{STREAM}/1"
+    assert asked.value.suspend.wait.subject["kind"] == "deploy"
+    assert asked.value.suspend.wait.subject["request"] == {"to": "prod"}
     await answer(host, asked.value, "it did")
     journal = await resumed(host)
     assert await journal.step("deploy", {"to": "prod"}, effects("again"), repeatable=False) == "it did"
@@ -254,7 +254,7 @@ async def test_a_person_is_asked_before_a_run_that_lost_its_road_repeats_what_ma
     await journal.step("deploy", {}, effects("again"), repeatable=False)
     with pytest.raises(Suspended) as asked:
         await journal.step("another road", {}, effects("again"))
-    assert "deploy" in str(asked.value.suspend.known)
+    assert "deploy" in str(asked.value.suspend.wait.subject)
     await answer(host, asked.value, "start anew")
     journal = await resumed(host)
     await journal.step("deploy", {}, effects("again"), repeatable=False)

@@ -42,13 +42,13 @@ async def test_a_run_that_waits_says_for_what_and_goes_on_with_the_answer(
 ) -> None:
     async def run(journal: Journal) -> Any:
         await journal.step("before", {}, effects("before"))
-        return await journal.wait("ask", {"question": "why?"}, asked="why?")
+        return await journal.wait("ask", {"question": "why?"}, reason="why?")
 
     with pytest.raises(Suspended) as asked:
         await run(await begun(host))
     suspend = asked.value.suspend
-    assert (suspend.key, suspend.step, suspend.kind) == (f"{STREAM}/2", 2, "ask")
-    assert suspend.known == {"asked": "why?"}
+    assert (suspend.wait.wait_id, suspend.step, suspend.kind) == (f"{STREAM}/2", 2, "ask")
+    assert (suspend.wait.kind, suspend.wait.reason) == ("person", "why?")
     await answer(host, asked.value, {"text": "because"})
     assert await run(await resumed(host)) == {"text": "because"}
     assert effects == ["before"]

@@ -10,9 +10,9 @@ from pydantic import Field
 from meshwright.errors import InvalidInput, NotFound, TooLarge, ToolFailed
 from meshwright.messages import Task
 from meshwright.models.port import ToolSpec
-from meshwright.tools import Tool, delegate_tool, remember_tool, tool, tools_of
+from meshwright.tools import Tool, delegate_tool, remember_tool, tool
 from meshwright.tools.tool import MAX_RESULT_CHARS
-from tests.support.sample_tools import Almanac, Place
+from tests.support.sample_tools import Almanac, Place, limited_tools
 
 
 class Context:
@@ -38,7 +38,7 @@ def almanac() -> Almanac:
 
 @pytest.fixture
 def tools(almanac: Almanac) -> dict[str, Tool]:
-    return {each.name: each for each in tools_of(almanac)}
+    return {each.name: each for each in limited_tools(almanac)}
 
 
 def test_tools_are_the_marked_methods_in_the_order_of_writing(tools: dict[str, Tool]) -> None:
@@ -70,7 +70,7 @@ def test_a_description_in_the_annotation_stands_where_the_docstring_has_none() -
             """Look somewhere."""
             return where
 
-    [look] = tools_of(Owner())
+    [look] = limited_tools(Owner())
     assert look.parameters["properties"]["where"]["description"] == "a direction"
 
 
@@ -81,7 +81,7 @@ def test_parameters_may_have_names_that_models_use_themselves() -> None:
             """Take odd names."""
             return [schema, model_config, copy, _secret]
 
-    [check] = tools_of(Owner())
+    [check] = limited_tools(Owner())
     assert list(check.parameters["properties"]) == ["schema", "model_config", "copy", "_secret"]
 
 
@@ -144,7 +144,7 @@ async def test_numbers_that_json_does_not_have_are_refused() -> None:
         async def wait(self, seconds: float) -> None:
             """Wait."""
 
-    [wait] = tools_of(Owner())
+    [wait] = limited_tools(Owner())
     with pytest.raises(InvalidInput, match="seconds: Input should be a finite number"):
         await wait.call('{"seconds": Infinity}', Context())
 

@@ -19,7 +19,8 @@ from meshwright import Agent, Capability, tool, tools
 from meshwright.models.port import ToolCall
 from meshwright.redaction import REDACTED, redact
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
-from meshwright.tools import Tool, Toolset, ToolSettings, tools_of
+from meshwright.tools import Tool, Toolset, ToolSettings
+from tests.support.sample_tools import limited_tools
 
 pytestmark = pytest.mark.needs("git")
 
@@ -188,7 +189,7 @@ async def test_no_tool_shows_a_planted_secret(workspace: Path, place: Any) -> No
         capabilities = (Capability("spying"),)
         toolsets = chosen
 
-    described = [each for owner in chosen for each in tools_of(owner(ToolSettings(workspace=workspace)))]
+    described = [each for owner in chosen for each in limited_tools(owner(ToolSettings(workspace=workspace)))]
     outside = [str(workspace.parent / "outside"), str(workspace.parent / "outside/secret.txt"), *PRIVATE]
     calls = [call for each in described for call in calls_of(each, outside)]
     numbered = [call.model_copy(update={"id": f"c{number}"}) for number, call in enumerate(calls)]

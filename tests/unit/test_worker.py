@@ -68,7 +68,9 @@ async def test_an_answer_that_comes_while_its_task_is_put_aside_is_not_lost() ->
         async def call(self, ref: ActorRef, method: str, body: Any = None, **options: Any) -> Any:
             reply = await super().call(ref, method, body, **options)
             if method == "suspend":
-                await super().call(ref, "resume", Answer(task_id=body.task_id, key=body.key, value="yes"))
+                await super().call(
+                    ref, "resume", Answer(task_id=body.task_id, key=body.wait.wait_id, value="yes")
+                )
             return reply
 
     async with worker_harness(asks, slots=2, host=Hasty()) as here:

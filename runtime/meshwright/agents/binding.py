@@ -1,42 +1,72 @@
-"""The agents of a worker: each with its tools, and how many tasks it works on at once."""
+"""The agents of a worker, each with its tools."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from meshwright.agent import Agent
 from meshwright.errors import ConfigError
-from meshwright.run import Employed
 from meshwright.tools.mesh import delegate_tool, remember_tool
 from meshwright.tools.threads import Overrun, ToolThreads
-from meshwright.tools.tool import Tool, tools_of
+from meshwright.tools.tool import LimitedTool, Tool, tools_of
 from meshwright.tools.toolset import ToolSettings
+
+
+class BoundAgent:
+    """An agent with its tools, ready to work once it was started.
+
+    `on_overrun` is called for threads of tools that do not end. Raises ConfigError where a tool cannot be
+    described, or two share a name.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        settings: ToolSettings,
+        on_overrun: Callable[[Overrun], None] = lambda overrun: None,
+    ) -> None:
+        self.agent = agent
+        self.tools: dict[str, Tool] = {}
+        size = agent.max_concurrency or settings.max_concurrency
+        self.threads = ToolThreads(agent.agent_id, size, on_overrun)
+        self._timeout_seconds = settings.tool_timeout_seconds
+        self._toolsets = [toolset(settings) for toolset in agent.toolsets]
+        for toolset in self._toolsets:
+            toolset.threads = self.threads
+        self._own = tools_of(agent, threads=self.threads)
+        if agent.delegates_to:
+            self._own.append(delegate_tool(agent.delegates_to))
+        if agent.remembers:
+            self._own.append(remember_tool())
+        self._take(tool for toolset in self._toolsets for tool in tools_of(toolset))  # a slip shows at once
+
+    async def start(self) -> None:
+        """Start the toolsets, and ask them for their tools."""
+        offered: list[Tool] = []
+        for toolset in self._toolsets:
+            await toolset.start()
+            offered += await toolset.tools()
+        self._take(offered)
+
+    async def close(self) -> None:
+        """Give back what the tools hold."""
+        self.threads.close()
+        for toolset in self._toolsets:
+            await toolset.close()
+
+    def _take(self, offered: Iterable[Tool]) -> None:
+        tools = [*self._own, *offered]
+        _check_names(self.agent, tools)
+        self.tools = {tool.name: LimitedTool(tool, self._timeout_seconds) for tool in tools}
 
 
 def bind_agents(
     classes: Sequence[type[Agent]],
     settings: ToolSettings,
     on_overrun: Callable[[Overrun], None] = lambda overrun: None,
-) -> dict[str, Employed]:
-    """Make each agent with its tools and their threads; `on_overrun` is called for threads that do not end.
-
-    Raises ConfigError where two tools of one agent share a name.
-    """
-    return {cls.agent_id: _bind(cls(), settings, on_overrun) for cls in classes}
-
-
-def _bind(agent: Agent, settings: ToolSettings, on_overrun: Callable[[Overrun], None]) -> Employed:
-    toolsets = [toolset(settings) for toolset in agent.toolsets]
-    tools = [tool for owner in (agent, *toolsets) for tool in tools_of(owner)]
-    if agent.delegates_to:
-        tools.append(delegate_tool(agent.delegates_to))
-    if agent.remembers:
-        tools.append(remember_tool())
-    _check_names(agent, tools)
-    size = agent.max_concurrency or settings.max_concurrency
-    threads = ToolThreads(agent.agent_id, size, on_overrun)
-    bound = {tool.name: tool.within(threads, settings.tool_timeout_seconds) for tool in tools}
-    return Employed(agent, bound, toolsets, threads)
+) -> dict[str, BoundAgent]:
+    """Make each agent with its tools, by agent id. Raises ConfigError."""
+    return {cls.agent_id: BoundAgent(cls(), settings, on_overrun) for cls in classes}
 
 
 def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:

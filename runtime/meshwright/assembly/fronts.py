@@ -6,10 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from socket import socket
+from typing import TYPE_CHECKING
 
 from meshwright.agents.loader import project_file
 from meshwright.mesh import Mesh
 from meshwright.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 def listen(settings: Settings) -> socket:
@@ -25,6 +29,13 @@ async def serve(mesh: Mesh, listener: socket, on_ready: Callable[[str], None]) -
     from meshwright.api.server import serve as serve_http
 
     await serve_http(mesh, listener, on_ready, partial(create_app, groups=groups_of(mesh)))
+
+
+def http_app(mesh: Mesh) -> FastAPI:
+    """The HTTP API of a running mesh as an ASGI application, for clients in this process."""
+    from meshwright.api.app import create_app
+
+    return create_app(mesh, groups=groups_of(mesh))
 
 
 async def serve_models(mesh: Mesh, listener: socket, on_ready: Callable[[str], None]) -> None:

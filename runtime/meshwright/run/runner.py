@@ -6,9 +6,8 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from meshwright import genai
 from meshwright.agent import Agent
@@ -18,9 +17,7 @@ from meshwright.messages import Fault, Outcome, OutcomeStatus
 from meshwright.run.author import fault_of, result_of
 from meshwright.run.run import Run, Spent
 from meshwright.run.services import Services
-from meshwright.tools.threads import ToolThreads
 from meshwright.tools.tool import Tool
-from meshwright.tools.toolset import Toolset
 from meshwright.tracing import Span
 from meshwright.work import Completed, Journal, Suspended, Work
 from meshwright.work.worker import Stopped, until_stopped
@@ -28,26 +25,24 @@ from meshwright.work.worker import Stopped, until_stopped
 logger = logging.getLogger("meshwright.runner")
 
 
-@dataclass(frozen=True, slots=True)
-class Employed:
-    """An agent with its tools, ready to work."""
+class ToolUser(Protocol):
+    """An agent with its tools."""
 
-    agent: Agent
-    tools: Mapping[str, Tool]
-    toolsets: Sequence[Toolset] = ()
-    threads: ToolThreads = field(default_factory=ToolThreads)
+    @property
+    def agent(self) -> Agent:
+        """The agent."""
+        ...
 
-    async def close(self) -> None:
-        """Give back what the tools hold."""
-        self.threads.close()
-        for toolset in self.toolsets:
-            await toolset.close()
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        """Its tools, by name."""
+        ...
 
 
 class Runner:
     """What a worker runs: the agent that the task was dispatched to."""
 
-    def __init__(self, services: Services, agents: Mapping[str, Employed]) -> None:
+    def __init__(self, services: Services, agents: Mapping[str, ToolUser]) -> None:
         self._services = services
         self._agents = agents
 
@@ -63,8 +58,8 @@ class Runner:
         with self._services.tracing.span(
             f"invoke_agent {ref.type}", parent=work.task.traceparent, attributes=attributes
         ) as span:
-            employed = self._agents[ref.type]
-            run = Run(self._services, employed.agent, employed.tools, ref, work, journal, span)
+            bound = self._agents[ref.type]
+            run = Run(self._services, bound.agent, bound.tools, ref, work, journal, span)
             await run.count_earlier()
             return await self._finish(run, work, span)
 

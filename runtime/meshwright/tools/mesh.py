@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from meshwright.messages import MemoryScope
-from meshwright.tools.tool import Tool, ToolContext, tool
+from meshwright.tools.tool import FunctionTool, Tool, ToolContext, tool
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -32,7 +32,7 @@ def delegate_tool(agent_ids: Sequence[str]) -> Tool:
 
     one_of: Any = Literal
     delegate.__annotations__["agent_id"] = one_of[tuple(agent_ids)]
-    return Tool.of(delegate)
+    return FunctionTool(delegate)
 
 
 def remember_tool() -> Tool:
@@ -51,4 +51,4 @@ def remember_tool() -> Tool:
         """
         return await context.remember(text, scope)
 
-    return Tool.of(remember)
+    return FunctionTool(remember)

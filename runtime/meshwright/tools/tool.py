@@ -20,8 +20,9 @@ import inspect
 import logging
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar, get_type_hints, overload
 
@@ -117,65 +118,101 @@ def tool(
     return declare if function is None else declare(function)
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A tool that is ready to be called; `parameters` is the JSON schema of its arguments."""
+class Tool(ABC):
+    """Something that a model may call: a method that `@tool` marked, a tool of another system, another agent.
+
+    `parameters` is the JSON schema of the arguments, an object. `idempotent`: to call it twice does no harm.
+    `timeout`: seconds that a call may take, None for what its agent allows, `math.inf` for no limit.
+    """
 
     name: str
     description: str
-    idempotent: bool
-    function: Callable[..., Any]
-    arguments: Arguments
-    context_names: tuple[str, ...]
+    parameters: dict[str, Any]
+    idempotent: bool = False
     timeout: float | None = None
-    threads: ToolThreads = field(default_factory=ToolThreads)
-
-    @classmethod
-    def of(cls, function: Callable[..., Any]) -> Tool:
-        """Describe a function, or bound method, that `@tool` marked. Raises ConfigError."""
-        declaration: Declaration = getattr(function, MARK)
-        description, meanings = read_docstring(function.__doc__ or "")
-        try:
-            hints = get_type_hints(function, include_extras=True)
-            names = tuple(name for name in _parameters(function) if hints[name] is ToolContext)
-            parameters = {name: each for name, each in _parameters(function).items() if name not in names}
-            arguments = Arguments(declaration.name, parameters, hints, meanings)
-        except (NameError, AttributeError, TypeError, PydanticUserError) as error:
-            remedy = "use types that pydantic knows, imported for run time too (not under TYPE_CHECKING)"
-            raise _refusal(function, f"has a type that cannot be read: {error}", remedy) from error
-        name, idempotent, timeout = declaration.name, declaration.idempotent, declaration.timeout
-        return cls(name, description, idempotent, function, arguments, names, timeout)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The JSON schema of the arguments, an object."""
-        return self.arguments.schema
 
     @property
     def spec(self) -> ToolSpec:
         """The tool as a model sees it."""
         return ToolSpec(name=self.name, description=self.description, parameters=self.parameters)
 
-    def within(self, threads: ToolThreads, timeout_seconds: float) -> Tool:
-        """The tool in an agent's threads, and with a limit of time where it declares none itself."""
-        return replace(self, threads=threads, timeout=self.timeout or timeout_seconds)
+    @abstractmethod
+    async def call(self, arguments: str, context: ToolContext) -> Any:
+        """Call it with arguments as JSON text, as the model wrote it; returns what JSON can hold.
+
+        Raises InvalidInput, naming the field, for arguments that do not fit: nothing has run then. Raises
+        ToolFailed to tell the model what went wrong.
+        """
+
+
+class ToolWrapper(Tool):
+    """Base of a tool around another: it looks the same, and calls it. Override `call` to do more."""
+
+    def __init__(self, inner: Tool) -> None:
+        self.inner = inner
+        self.name, self.description, self.parameters = inner.name, inner.description, inner.parameters
+        self.idempotent, self.timeout = inner.idempotent, inner.timeout
 
     async def call(self, arguments: str, context: ToolContext) -> Any:
-        """Check the arguments, JSON text as the model wrote it; run the tool; return plain JSON data.
+        """Call the inner tool."""
+        return await self.inner.call(arguments, context)
 
-        Raises InvalidInput, naming the field, for arguments that are not JSON or do not fit: nothing has
-        run then. What the tool raises on purpose (any MeshError) passes as it is, every other exception
-        becomes ToolFailed, and so does a call that takes too long. A result over the limit comes back as text
-        that says where it was cut. What looks like a secret is redacted, in results and in errors.
-        """
-        values = self.arguments.read(arguments) | dict.fromkeys(self.context_names, context)
+
+class FunctionTool(Tool):
+    """A function, or bound method, that `@tool` marked. One that is not async runs in `threads`.
+
+    Raises ConfigError, with file and line, where its types cannot be described.
+    """
+
+    def __init__(self, function: Callable[..., Any], threads: ToolThreads | None = None) -> None:
+        declaration: Declaration = getattr(function, MARK)
+        self.function = function
+        self.name, self.idempotent = declaration.name, declaration.idempotent
+        self.timeout = declaration.timeout
+        self.threads = threads or ToolThreads()
+        self.description, meanings = read_docstring(function.__doc__ or "")
         try:
-            return self._plain(await self._within_time(values, context))
+            hints = get_type_hints(function, include_extras=True)
+            own = _parameters(function)
+            self._context_names = [name for name in own if hints[name] is ToolContext]
+            described = {name: own[name] for name in own if name not in self._context_names}
+            self._arguments = Arguments(self.name, described, hints, meanings)
+        except (NameError, AttributeError, TypeError, PydanticUserError) as error:
+            remedy = "use types that pydantic knows, imported for run time too (not under TYPE_CHECKING)"
+            raise _refusal(function, f"has a type that cannot be read: {error}", remedy) from error
+        self.parameters = self._arguments.schema
+
+    async def call(self, arguments: str, context: ToolContext) -> Any:
+        """Check the arguments, and run the function."""
+        values = self._arguments.read(arguments) | dict.fromkeys(self._context_names, context)
+        if inspect.iscoroutinefunction(self.function):
+            return await self.function(**values)
+        work = partial(_without_stop_iteration, self.function, values)
+        result = await self.threads.run(work, tool=self.name, context=context)
+        return await result if inspect.isawaitable(result) else result
+
+
+class LimitedTool(ToolWrapper):
+    """A tool within the limits of its agent: time, size, and what of its errors and results is shown.
+
+    What a tool raises on purpose (any MeshError) passes as it is, every other exception becomes ToolFailed,
+    and so does a call that takes longer than the tool's own timeout or `timeout_seconds`. The result is plain
+    JSON data; one over 32,000 characters is text that says where it was cut. Secrets are redacted.
+    """
+
+    def __init__(self, inner: Tool, timeout_seconds: float) -> None:
+        super().__init__(inner)
+        self.timeout = inner.timeout or timeout_seconds
+
+    async def call(self, arguments: str, context: ToolContext) -> Any:
+        """Call the inner tool within the limits."""
+        try:
+            return _plain(await self._within_time(arguments, context))
         except MeshError as error:
             error.message, error.remedy = redact(error.message), redact(error.remedy)
             error.args = (error.message,)
             raise
-        # A tool's body is not ours and may raise anything: its model must hear of it, and its run go on.
+        # A tool's body is not ours and may raise anything: its model must see it, and its run go on.
         except Exception as error:
             place = author_place(error)
             logger.error(
@@ -184,11 +221,11 @@ class Tool:
             where = f" ({place.short})" if place else ""
             raise ToolFailed(redact(f"{type(error).__name__}: {error}{where}")) from error
 
-    async def _within_time(self, values: Mapping[str, Any], context: ToolContext) -> Any:
-        limit = asyncio.timeout(None if self.timeout in (None, math.inf) else self.timeout)
+    async def _within_time(self, arguments: str, context: ToolContext) -> Any:
+        limit = asyncio.timeout(None if self.timeout == math.inf else self.timeout)
         try:
             async with limit:
-                return await self._run(values, context)
+                return await self.inner.call(arguments, context)
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -199,32 +236,15 @@ class Tool:
                 else "It may still take effect: find out before you call it again",
             ) from error
 
-    async def _run(self, values: Mapping[str, Any], context: ToolContext) -> Any:
-        if inspect.iscoroutinefunction(self.function):
-            return await self.function(**values)
-        work = partial(_without_stop_iteration, self.function, values)
-        result = await self.threads.run(work, tool=self.name, context=context)
-        return await result if inspect.isawaitable(result) else result
 
-    def _plain(self, result: Any) -> Any:
-        try:
-            data = to_json(result, inf_nan_mode="null")
-        except (PydanticSerializationError, ValueError) as error:
-            raise ToolFailed(f"its result is not what JSON can hold: {error}") from error
-        text = result if isinstance(result, str) else data.decode()
-        if len(text) > MAX_RESULT_CHARS:
-            return redact(cut(text, MAX_RESULT_CHARS))
-        return redact_data(from_json(data))
-
-
-def tools_of(*owners: object) -> list[Tool]:
+def tools_of(*owners: object, threads: ToolThreads | None = None) -> list[Tool]:
     """The tools among the methods of agents and toolsets, in the order in which they were written.
 
     Raises ConfigError where one cannot be described, or two share a name.
     """
     tools: dict[str, Tool] = {}
     for method in (method for owner in owners for method in _marked_methods(owner)):
-        described = Tool.of(method)
+        described = FunctionTool(method, threads)
         if described.name in tools:
             raise _refusal(method, "has the name of another tool", 'give it one: @tool(name="...")')
         tools[described.name] = described
@@ -236,6 +256,17 @@ def cut(text: str, max_chars: int) -> str:
     if len(text) <= max_chars:
         return text
     return f"{text[:max_chars]}\n[cut: the first {max_chars:,} of {len(text):,} characters]"
+
+
+def _plain(result: Any) -> Any:
+    try:
+        data = to_json(result, inf_nan_mode="null")
+    except (PydanticSerializationError, ValueError) as error:
+        raise ToolFailed(f"its result is not what JSON can hold: {error}") from error
+    text = result if isinstance(result, str) else data.decode()
+    if len(text) > MAX_RESULT_CHARS:
+        return redact(cut(text, MAX_RESULT_CHARS))
+    return redact_data(from_json(data))
 
 
 def _marked_methods(owner: object) -> list[Callable[..., Any]]:

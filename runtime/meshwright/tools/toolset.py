@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meshwright.tools.threads import ToolThreads
+from meshwright.tools.tool import Tool, tools_of
 from meshwright.tools.workspace import Workspace
 
 
@@ -36,10 +39,22 @@ class ToolSettings:
 
 
 class Toolset:
-    """Base of a set of tools. Name the class in an agent's `toolsets`; its `@tool` methods become tools."""
+    """Base of a set of tools. Name the class in an agent's `toolsets`; its `@tool` methods become tools.
+
+    Each agent has an instance of its own. `start` and `close` are called once, as the mesh starts and stops;
+    `tools` after `start`, so that it may ask another system which tools there are.
+    """
 
     def __init__(self, settings: ToolSettings) -> None:
         self.settings = settings
+        self.threads = ToolThreads()
+
+    async def start(self) -> None:
+        """Connect. What it raises stops the start of the mesh."""
+
+    async def tools(self) -> Sequence[Tool]:
+        """The tools of the set: its `@tool` methods. Override it to offer others, or to wrap them."""
+        return tools_of(self, threads=self.threads)
 
     async def close(self) -> None:
-        """Give back what the tools hold; called once, when the mesh stops."""
+        """Give back what the tools hold."""

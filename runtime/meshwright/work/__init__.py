@@ -9,6 +9,7 @@ from meshwright.work.journal import Journal, Suspended
 from meshwright.work.protocol import Answer, Cancel, Claim, Completed, Suspend, Work
 from meshwright.work.slots import Offer, SlotTable, Withdraw
 from meshwright.work.thread import AgentThread
+from meshwright.work.waits import Wait
 from meshwright.work.worker import Worker
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Suspend",
     "Suspended",
     "ThreadState",
+    "Wait",
     "Withdraw",
     "Work",
     "Worker",

@@ -96,7 +96,7 @@ class Entry(BaseModel):
     @property
     def child_task_id(self) -> str | None:
         """The task that it waits for, if it waits for one."""
-        return self.suspended.known.get("child_task_id") if self.suspended is not None else None
+        return self.suspended.wait.child_task_id if self.suspended is not None else None
 
 
 class ThreadState(BaseModel):

@@ -23,6 +23,7 @@ from meshwright.errors import AgentError, ReplayMismatch, ToolFailed
 from meshwright.host import RECORD_GAP, Host
 from meshwright.messages import Event, Task, trace_id_of
 from meshwright.work.protocol import Suspend, Work
+from meshwright.work.waits import Wait
 
 Told = tuple[str, dict[str, Any]]
 """A progress event: its type and its payload."""
@@ -35,7 +36,7 @@ class Suspended(BaseException):
     """Unwinds a run that has to wait. Not an Exception, so that no tool can swallow it."""
 
     def __init__(self, suspend: Suspend) -> None:
-        super().__init__(suspend.key)
+        super().__init__(suspend.wait.wait_id)
         self.suspend = suspend
 
 
@@ -140,7 +141,7 @@ class Journal:
         self._write(step.result, {**step.stamp, "result": result, "last": self._step}, events, costly=costly)
         return result
 
-    async def wait(self, kind: str, request: Any, child: Task | None = None, **known: Any) -> Any:
+    async def wait(self, kind: str, request: Any, child: Task | None = None, *, reason: str = "") -> Any:
         """Return the answer to a question, or suspend the run until there is one.
 
         Raises ToolFailed within a step that is not repeatable: it could not be taken up again.
@@ -152,7 +153,7 @@ class Journal:
             raise ToolFailed("only a tool that is declared idempotent may wait for somebody else")
         self._under_way = step.number  # the run is at its end
         await self.confirm()
-        raise self._waits(self._suspend(step, child, known))
+        raise self._waits(self._suspend(step, reason, {}, child))
 
     def _waits(self, suspend: Suspend) -> Suspended:
         self.suspended = Suspended(suspend)
@@ -246,7 +247,7 @@ class Journal:
                 "The agent's code has changed since this task started. Restart it from the beginning and "
                 "repeat these steps? Otherwise cancel it."
             )
-            raise self._waits(self._suspend(LEAVE, None, {"asked": asked, "kind": LEAVE.kind, "steps": once}))
+            raise self._waits(self._suspend(LEAVE, asked, {"kind": LEAVE.kind, "steps": once}))
         raise ReplayMismatch(
             f"step {step.number} of task {self._work.task.task_id} was {known['kind']!r} before, "
             f"and is {step.kind!r} or asks for something else now",
@@ -259,19 +260,28 @@ class Journal:
             f"The mesh stopped while {what} was running. Check whether it took effect, then answer with its "
             "result."
         )
-        suspend = self._suspend(step, None, {"asked": asked, "kind": step.kind, "request": step.request})
+        suspend = self._suspend(step, asked, {"kind": step.kind, "request": step.request})
         return suspend.model_copy(update={"last": max(self._known) // 2})
 
-    def _suspend(self, step: Step, child: Task | None, known: dict[str, Any]) -> Suspend:
+    def _suspend(
+        self, step: Step, reason: str, subject: dict[str, Any], child: Task | None = None
+    ) -> Suspend:
+        wait = Wait(
+            wait_id=f"{self._work.stream}/{step.number}",
+            kind="person" if child is None else "task",
+            reason=reason,
+            subject=subject,
+            child_task_id=None if child is None else child.task_id,
+            since=self._host.clock.now(),
+        )
         return Suspend(
             task_id=self._work.task.task_id,
             fence=self._work.fence,
-            key=f"{self._work.stream}/{step.number}",
+            wait=wait,
             step=step.number,
             kind=step.kind,
             request_hash=step.request_hash,
             child=child,
-            known=known,
         )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pydantic import Field
+from pydantic import model_validator
 
 from meshwright.envelope import ActorRef
 from meshwright.messages import Caller, Dispatch, Outcome, Plain, Task, Usage
 from meshwright.money import ZERO, Amount
+from meshwright.work.waits import Wait
 
 ORCHESTRATOR = "Orchestrator"
 DEFAULT_TENANT = Caller().tenant_id
@@ -107,17 +108,17 @@ class Completed(Plain):
 
 
 class Suspend(Plain):
-    """The work gives up slot and claim until `key` is answered; the answer becomes the result of `step`.
+    """The work gives up slot and claim until `wait` is answered; the answer becomes the result of `step`.
 
     With `child` set, that task is given to the orchestrator in the same commit, and its outcome is the
-    answer. `known` tells a person what they are asked. `last` is the last step within this one, if any.
+    answer. `last` is the last step within this one, if any.
     `seconds` is what the run has had of its attempt's time, `usage` and `cost_usd` what all calls of models
     in the attempt have come to.
     """
 
     task_id: str
     fence: int
-    key: str
+    wait: Wait
     step: int
     kind: str
     request_hash: str
@@ -126,7 +127,14 @@ class Suspend(Plain):
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
     child: Task | None = None
-    known: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_stored_key(cls, stored: Any) -> Any:
+        if not isinstance(stored, dict) or "key" not in stored:
+            return stored
+        rest = {name: value for name, value in stored.items() if name not in ("key", "known")}
+        return {**rest, "wait": Wait.of_stored(stored["key"], stored.get("known") or {})}
 
 
 class Answer(Plain):

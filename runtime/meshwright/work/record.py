@@ -7,11 +7,23 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from pydantic import BaseModel, Field
 
-from meshwright.messages import ENDED, Dispatch, Fault, Outcome, ScoreCard, Task, TaskStatus, Usage
+from meshwright.messages import (
+    ENDED,
+    Dispatch,
+    Fault,
+    Outcome,
+    Plain,
+    ScoreCard,
+    Task,
+    TaskStatus,
+    Usage,
+)
 from meshwright.money import Amount
+from meshwright.work.waits import Wait
 
 
 class Attempt(BaseModel):
@@ -73,3 +85,26 @@ class TaskRecord(BaseModel):
             "usage": sum((attempt.usage for attempt in self.attempts), start=Usage()),
             "cost_usd": sum(known, start=Decimal(0)) if len(known) == len(costs) else None,
         }
+
+
+class TaskView(Plain):
+    """A task, its attempts and its outcome, as clients see them. `waits`: what its run waits for now."""
+
+    task_id: str
+    capability: str
+    payload: dict[str, Any]
+    status: TaskStatus
+    attempts: tuple[Attempt, ...]
+    waits: tuple[Wait, ...] = ()
+    outcome: Outcome | None
+    priority: int
+    timeout: float
+    deadline_at: datetime
+    created_at: datetime
+    requested_by: str
+    tenant_id: str
+    thread_id: str
+    parent_task_id: str | None
+    chain: tuple[str, ...]
+    generation: int
+    trace_id: str | None

@@ -115,14 +115,12 @@ class AgentThread(Actor[ThreadState]):
         if entry.cancelled is not None:
             self._end(turn, entry, self._cancelled(entry, turn.now))
             return True
-        known = dict(suspend.known)
         if suspend.child is not None:
-            known["child_task_id"] = suspend.child.task_id
             accept = Accept(task=suspend.child)
             turn.send(self._task(suspend.child.task_id), "accept", accept)
         entry.status, entry.owner, entry.seconds = "waiting", None, suspend.seconds
-        entry.suspended = suspend.model_copy(update={"child": None, "known": known})
-        self._tell(turn, entry, "task.waiting", {"key": suspend.key, **known})
+        entry.suspended = suspend.model_copy(update={"child": None})
+        self._tell(turn, entry, "task.waiting", suspend.wait.event_fields)
         self._offer_next(turn)
         return True
 
@@ -130,7 +128,7 @@ class AgentThread(Actor[ThreadState]):
     def resume(self, turn: Turn, answer: Answer) -> bool:
         """Give a waiting task its answer, as the result of the step that asked. False if none waits."""
         entry = self._entry(answer.task_id)
-        if entry is None or entry.suspended is None or entry.suspended.key != answer.key:
+        if entry is None or entry.suspended is None or entry.suspended.wait.wait_id != answer.key:
             return False
         if entry.cancelled is not None:  # what it delegated has ended, and says what it cost
             entry.add(answer.value)

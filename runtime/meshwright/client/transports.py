@@ -1,0 +1,141 @@
+"""How requests reach a mesh: over connections, or straight into the HTTP API of a mesh in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlencode
+
+from anyio import create_memory_object_stream
+
+from meshwright.errors import HostError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+CONNECT_SECONDS = 5.0
+SILENCE_SECONDS = 60.0  # a stream that sends nothing for so long, not even a comment, is dead
+MAX_AHEAD = 16  # parts of an answer that wait for their reader, in process
+
+
+class MeshUnreachable(HostError):
+    """No mesh answers at the address, or the connection to it broke."""
+
+
+class Request(NamedTuple):
+    """One request. `timeout` bounds the whole answer in seconds; None is for a stream."""
+
+    method: str
+    path: str
+    params: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    timeout: float | None
+
+
+class Response(NamedTuple):
+    """The status of an answer, and its body in the pieces in which it arrives."""
+
+    status: int
+    chunks: AsyncIterable[bytes]
+
+
+class HttpTransport:
+    """Requests over HTTP, on connections that stay open."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._session: aiohttp.ClientSession | None = None
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncIterator[Response]:
+        """Send it; leaving the block gives up what has not come. Raises MeshUnreachable."""
+        import aiohttp  # a client in process does without
+
+        method, path, params, headers, body, limit = request
+        session = self._session = self._session or aiohttp.ClientSession()
+        silence = SILENCE_SECONDS if limit is None else None
+        timeout = aiohttp.ClientTimeout(total=limit, sock_connect=CONNECT_SECONDS, sock_read=silence)
+        sending = session.request(
+            method, self.url + path, params=params, headers=headers, data=body or None, timeout=timeout
+        )
+        try:
+            async with sending as response:
+                yield Response(response.status, response.content.iter_any())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise MeshUnreachable(
+                f"no mesh answers at {self.url} ({_reason(error)})", remedy="start one with: mesh up"
+            ) from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+
+def _reason(error: Exception) -> str:
+    """Why a connection failed, in the system's words rather than a library's."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or str(error) or "no reply in time"
+
+
+class AsgiTransport:
+    """Requests straight to an ASGI application, without a socket."""
+
+    def __init__(self, app: Any) -> None:
+        self.url = "http://localhost"
+        self._app = app
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncIterator[Response]:
+        """Run the application for this request. Raises what it does not catch."""
+        put, parts = create_memory_object_stream[dict[str, Any]](MAX_AHEAD)
+        unread = [{"type": "http.request", "body": request.body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if not unread:
+                await asyncio.Event().wait()  # until the caller leaves
+            return unread.pop()
+
+        running = asyncio.create_task(self._app(_scope_of(request), receive, put.send))
+        running.add_done_callback(lambda _: put.close())
+        try:
+            start = await anext(parts, {"status": 500})
+            yield Response(start["status"], _bodies(parts))
+        finally:
+            running.cancel()
+            [result] = await asyncio.gather(running, return_exceptions=True)
+            put.close()
+            parts.close()
+        if isinstance(result, Exception):
+            raise result
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+async def _bodies(parts: AsyncIterable[dict[str, Any]]) -> AsyncGenerator[bytes]:
+    async for message in parts:
+        yield message.get("body", b"")
+
+
+def _scope_of(request: Request) -> dict[str, Any]:
+    headers = {"host": "localhost", "content-length": str(len(request.body)), **request.headers}
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": "http",
+        "path": unquote(request.path),
+        "raw_path": request.path.encode(),
+        "root_path": "",
+        "query_string": urlencode(request.params).encode(),
+        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
+        "client": ("127.0.0.1", 0),
+        "server": ("127.0.0.1", 80),
+    }
