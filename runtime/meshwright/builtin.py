@@ -14,7 +14,7 @@ from meshwright.agents.loader import project_file, prompts_brought
 from meshwright.component import Actors, Component
 from meshwright.context.memory import Memory
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
-from meshwright.context.tokens import count_tokens
+from meshwright.context.text import count_tokens
 from meshwright.errors import ModelError
 from meshwright.events.projections import Projection
 from meshwright.host import Subscription

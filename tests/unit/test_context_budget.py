@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 
-from meshwright.context.budget import build_agent_context, recent_messages
-from meshwright.context.compression import plan
 from meshwright.context.memory import MemoryItem
-from meshwright.context.request import CompressRequest, context_request
-from meshwright.context.rules import DEFAULT_RULES
-from meshwright.context.tokens import count_tokens
+from meshwright.context.plan import DEFAULT_RULES, plan
+from meshwright.context.request import CompressRequest, build_agent_context, context_request, recent_messages
+from meshwright.context.text import count_tokens
 from meshwright.messages import Task
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from meshwright.context.compression import plan
+from meshwright.context.plan import DEFAULT_RULES, Rule, Rules, plan
 from meshwright.context.request import CompressRequest
-from meshwright.context.rules import DEFAULT_RULES, Rule, Rules
-from meshwright.context.tokens import count_tokens
+from meshwright.context.text import count_tokens
 
 
 def request(**fields: Any) -> CompressRequest:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from meshwright.context import service
+from meshwright.context.plan import Rule, Rules
 from meshwright.context.request import CompressRequest, CompressResponse
-from meshwright.context.rules import Rule, Rules
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
-from meshwright.context.tokens import count_tokens
+from meshwright.context.text import count_tokens
 from meshwright.envelope import ActorRef
 from meshwright.hosts.memory import MemoryHost
 from meshwright.ledger.calls import called, leave

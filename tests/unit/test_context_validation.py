@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright.context.compression import plan
+from meshwright.context.plan import Rule, Rules, plan
 from meshwright.context.request import CompressRequest, Plan
-from meshwright.context.rules import Rule, Rules
 from meshwright.context.validation import problem
 
 ULID = "01J9ZK00000000000000000001"

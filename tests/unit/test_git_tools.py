@@ -12,7 +12,7 @@ import pytest
 
 from meshwright.errors import InvalidInput, ToolFailed
 from meshwright.tools import GitTools, ToolSettings
-from meshwright.tools.commands import run
+from meshwright.tools.git import run
 from tests.support.sample_tools import limited_tools
 
 pytestmark = pytest.mark.needs("git")

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshwright.context.memory import Memory, MemoryItem, query_words
-from meshwright.context.tokens import count_tokens
+from meshwright.context.text import count_tokens
 from meshwright.errors import InvalidInput, MemoryUnavailable, TooLarge
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase

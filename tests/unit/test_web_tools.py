@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 
 from meshwright.errors import InvalidInput, ToolFailed
-from meshwright.tools import ToolSettings, WebTools, addresses, tools_of
-from meshwright.tools.addresses import is_public
-from meshwright.tools.pages import decode, read_html
+from meshwright.tools import ToolSettings, WebTools, tools_of
+from meshwright.tools import web as web_tools
+from meshwright.tools.web import decode, is_public, read_html
 
 PAGE = """<!doctype html><html><head><title>Example &amp;
  Domain</title><style>p {}</style><script>let x = "<p>no</p>"</script></head>
@@ -251,7 +251,7 @@ async def test_a_public_name_that_leads_to_a_private_address_is_not_connected_to
 
 async def test_a_redirect_to_a_private_address_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     # A server of this machine has to stand for a public one.
-    monkeypatch.setattr(addresses, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(web_tools, "is_public", lambda address: address == "127.0.0.1")
     async with (
         serving("127.0.0.2", page=answering("secret")) as private,
         serving(page=redirecting(f"{private}/page"), open=answering("open")) as public,

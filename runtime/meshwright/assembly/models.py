@@ -11,7 +11,7 @@ from typing import Any
 
 from meshwright.agent import Agent
 from meshwright.agents.loader import load_agents, project_file
-from meshwright.context.tokens import count_tokens
+from meshwright.context.text import count_tokens
 from meshwright.errors import ConfigError
 from meshwright.messages import Task
 from meshwright.models.config import LiteLLMConfig, read_config

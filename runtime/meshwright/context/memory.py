@@ -15,8 +15,7 @@ from itertools import islice
 from typing import Any
 
 from meshwright.clock import Clock
-from meshwright.context.tokens import count_tokens
-from meshwright.context.words import function_words
+from meshwright.context.text import count_tokens, function_words
 from meshwright.errors import HostError, InvalidInput, MemoryUnavailable, TooLarge
 from meshwright.messages import Identifier, MemoryScope, Plain
 from meshwright.sql.database import Database, Session

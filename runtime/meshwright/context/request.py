@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import to_json
 
-from meshwright.context.budget import MAX_CONTEXT_TOKENS, build_agent_context
-from meshwright.context.memory import MemoryItem
-from meshwright.context.tokens import ELLIPSIS
+from meshwright.context.memory import MemoryItem, within_budget
+from meshwright.context.text import ELLIPSIS, clip, count_tokens
 from meshwright.ledger.calls import Call
 from meshwright.messages import Identifier, Plain, Task
 
+MAX_CONTEXT_TOKENS = 4000  # of memories and history together, before the context-service has its say
+HISTORY_SHARE = 2  # history takes at most half of the budget
+MESSAGE_SHARE = 4  # and one message a quarter of that
 MAX_SUMMARY_CHARS = 16_000
 MAX_ITEMS = 200  # of one list
 MAX_REQUEST_CHARS = 100_000  # all text of a request; keeps planning under 20 ms
@@ -168,3 +171,41 @@ def _summary(task: Task) -> str:
     """The request in words; where there are none, the payload as it is."""
     text = task.text.strip() or to_json(task.payload).decode()
     return text if len(text) <= MAX_SUMMARY_CHARS else text[: MAX_SUMMARY_CHARS - 1] + ELLIPSIS
+
+
+@dataclass(frozen=True, slots=True)
+class AgentContext:
+    """The memories, most relevant first, and the messages, oldest first, that fit a budget."""
+
+    memories: list[str]
+    messages: list[dict[str, str]]
+
+
+def build_agent_context(
+    history: Sequence[Mapping[str, Any]],
+    memories: Sequence[MemoryItem],
+    *,
+    max_tokens: int = MAX_CONTEXT_TOKENS,
+) -> AgentContext:
+    """Choose what fits: the latest messages in half of the budget, and memories in what that leaves.
+
+    Messages are `{role, content}`, oldest first; a long one is cut short. Memories come in order of
+    relevance, and the least relevant are dropped first.
+    """
+    messages = recent_messages(history, max_tokens // HISTORY_SHARE)
+    left = max_tokens - sum(count_tokens(message["content"]) for message in messages)
+    return AgentContext([item.text for item in within_budget(memories, left)], messages)
+
+
+def recent_messages(history: Sequence[Mapping[str, Any]], max_tokens: int) -> list[dict[str, str]]:
+    """The latest messages that have at most so many tokens together, oldest first."""
+    chosen: list[dict[str, str]] = []
+    left = max_tokens
+    longest = max(1, max_tokens // MESSAGE_SHARE)
+    for message in reversed(history):
+        content = clip(str(message["content"]), longest)
+        left -= count_tokens(content)
+        if left < 0:
+            break
+        chosen.append({"role": str(message["role"]), "content": content})
+    return chosen[::-1]

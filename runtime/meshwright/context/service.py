@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from meshwright.actor import Actor, Turn, turn
 from meshwright.context import validation
-from meshwright.context.compression import plan
+from meshwright.context.plan import DEFAULT_RULES, Rules, plan
 from meshwright.context.request import (
     CompressionMethod,
     CompressRequest,
@@ -19,8 +19,7 @@ from meshwright.context.request import (
     CompressStats,
     Plan,
 )
-from meshwright.context.rules import DEFAULT_RULES, Rules
-from meshwright.context.tokens import count_tokens
+from meshwright.context.text import count_tokens
 from meshwright.envelope import ActorRef
 from meshwright.errors import MailboxFull, MeshError
 from meshwright.host import Host

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from meshwright.context.plan import DOMAIN_CONTEXT, METADATA, SECTIONS
 from meshwright.context.request import Plan
-from meshwright.context.sections import DOMAIN_CONTEXT, METADATA, SECTIONS
-from meshwright.context.tokens import count_tokens
-from meshwright.context.words import common_forms, forms, is_form_of
+from meshwright.context.text import common_forms, count_tokens, forms, is_form_of
 
 # What a summary may leave out: it was chosen by relevance, and another choice is as good.
 OPTIONAL_SECTIONS = frozenset({SECTIONS["sender_memories"], SECTIONS["conversation_snippet"]})

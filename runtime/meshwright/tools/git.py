@@ -6,21 +6,24 @@ pagers, file-system monitors, external diffs, text conversions, filters, signatu
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import signal
 import stat
-from collections.abc import Iterator, Mapping
+from asyncio import StreamReader
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
 from meshwright.errors import ToolFailed
-from meshwright.tools.commands import Finished, run
-from meshwright.tools.private import PRIVATE
 from meshwright.tools.tool import tool
 from meshwright.tools.toolset import Toolset
+from meshwright.tools.workspace import PRIVATE
 
 # A name never holds two dots in a row: they are what stands between two.
 REVISION = r"[A-Za-z0-9_](\.?[A-Za-z0-9_/-])*([~^][0-9]*)*"
@@ -183,3 +186,86 @@ def _environment(git_dir: Path, root: Path, config: Mapping[str, str]) -> dict[s
     # any two paths of the machine where it finds none.
     own = {"GIT_DIR": str(git_dir), "GIT_WORK_TREE": str(root), "PATH": os.environ.get("PATH", os.defpath)}
     return ENVIRONMENT | own | values
+
+
+CHUNK_BYTES = 65_536
+MAX_ERROR_BYTES = 4_096
+
+
+class Finished(NamedTuple):
+    """How a program ended, and what it wrote; `is_cut` if that is not all of it."""
+
+    status: int
+    output: str
+    errors: str
+    is_cut: bool
+
+    @property
+    def is_killed(self) -> bool:
+        """Whether it was stopped because it wrote too much, rather than ended by itself."""
+        return self.is_cut and self.status == -signal.SIGKILL
+
+
+async def run(
+    command: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    timeout_seconds: float,
+    max_output_bytes: int,
+) -> Finished:
+    """Run a program in a folder, with that environment alone and no input, and wait for its end.
+
+    It is killed, with what it started, once it has written more than the limit, when its time is over
+    (ToolFailed), and when the caller is cancelled. Raises ToolFailed too where it cannot be started.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=folder,
+            env=dict(environment),
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ToolFailed(f"{command[0]} cannot be started: {error.strerror}") from error
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await _finish(process, max_output_bytes)
+    except BaseException as error:
+        _kill(process)
+        # Reads what is left in the pipes: while they hold something, the process is not over.
+        await process.communicate()
+        if isinstance(error, TimeoutError):
+            raise ToolFailed(f"{command[0]} took longer than {timeout_seconds:g} seconds") from error
+        raise
+
+
+async def _finish(process: Process, max_output_bytes: int) -> Finished:
+    assert process.stdout and process.stderr  # pipes, as asked for
+    output, errors = await asyncio.gather(
+        _read(process.stdout, max_output_bytes, process), _read(process.stderr, MAX_ERROR_BYTES, process)
+    )
+    return Finished(
+        await process.wait(),
+        output[:max_output_bytes].decode(errors="replace"),
+        errors[:MAX_ERROR_BYTES].decode(errors="replace"),
+        len(output) > max_output_bytes,
+    )
+
+
+async def _read(stream: StreamReader, max_bytes: int, process: Process) -> bytes:
+    data = bytearray()
+    while chunk := await stream.read(CHUNK_BYTES):
+        if len(data) <= max_bytes:
+            data += chunk
+            if len(data) > max_bytes:
+                _kill(process)
+    return bytes(data)
+
+
+def _kill(process: Process) -> None:
+    with suppress(ProcessLookupError):  # it has ended meanwhile
+        os.killpg(process.pid, signal.SIGKILL)

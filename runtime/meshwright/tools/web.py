@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import errno
 import re
-from typing import TYPE_CHECKING, Any
+import socket
+from html import unescape
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import HttpUrl
 
 from meshwright.errors import InvalidInput, MeshError, ToolFailed
-from meshwright.tools.addresses import open_public_socket
-from meshwright.tools.pages import Page, decode, read_html
 from meshwright.tools.tool import cut, tool
 from meshwright.tools.toolset import Toolset
 
@@ -105,3 +107,169 @@ def _failure(url: HttpUrl, error: ClientError) -> MeshError:
     if isinstance(error, aiohttp.TooManyRedirects):
         return ToolFailed(f"{url} redirects too often")
     return ToolFailed(f"{url} cannot be fetched: {type(error).__name__}: {error}")
+
+
+GLOBAL_UNICAST = IPv6Network("2000::/3")
+NAT64 = IPv6Network("64:ff9b::/96")
+SPECIAL = tuple(
+    map(
+        ip_network,
+        (
+            "168.63.129.16/32",  # Azure's metadata and its like, on a public address
+            "192.0.0.0/24",  # protocol assignments, Oracle's metadata among them
+            "192.88.99.0/24",  # relays into 6to4
+        ),
+    )
+)
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is a public one; what is not an address in its usual form is none."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(parsed, IPv4Address):
+        return parsed.is_global and not parsed.is_multicast and not any(parsed in net for net in SPECIAL)
+    inner = _embedded(parsed)
+    if inner is not None:
+        return is_public(str(inner))
+    return parsed.is_global and parsed in GLOBAL_UNICAST
+
+
+def open_public_socket(address_info: tuple[Any, ...]) -> socket.socket:
+    """Make the socket for a connection, if it goes to a public address: aiohttp's `socket_factory`.
+
+    Raises PermissionError (EACCES) for any other.
+    """
+    family, kind, protocol, _, address = address_info
+    if not is_public(str(address[0])):
+        raise PermissionError(errno.EACCES, f"{address[0]} is not a public address")
+    return socket.socket(family, kind, protocol)
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that an IPv6 one stands for, or is a tunnel to."""
+    if address in NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
+
+
+UNSEEN = frozenset({"script", "style", "noscript", "template", "svg", "iframe", "select"})
+INLINE = frozenset(
+    {"a", "abbr", "b", "bdi", "bdo", "button", "cite", "code", "data", "del", "dfn", "em", "font", "i", "img"}
+    | {"input", "ins", "kbd", "label", "mark", "q", "s", "samp", "small", "span", "strong", "sub", "sup"}
+    | {"td", "th", "time", "tt", "u", "var", "wbr"}
+)
+OPENINGS = {"li": "- ", "td": " ", "th": " "} | {f"h{level}": "#" * level + " " for level in range(1, 7)}
+# What a page may name as its charset; Python also has codecs that take time in proportion to the square.
+TEXT_CODECS = re.compile(r"utf-(8|16|32)|ascii|iso8859|iso2022|cp\d|koi8|gb|big5|euc|shift_jis|mac|tis")
+META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset=[\"']?([\w.:-]+)", re.IGNORECASE)
+META_PROBE_BYTES = 2_048
+RAW = {name: re.compile(rf"</{name}[\s/>]", re.IGNORECASE) for name in ("script", "style")}
+MARKUP = re.compile(r"<(?:(?P<comment>!--)|[!?]|(?P<end>/)?(?P<tag>[A-Za-z][^\s/>]{0,50}))")
+TAG_END = re.compile(r"=\s{0,20}(?P<quote>[\"'])|>")
+
+
+class Page(NamedTuple):
+    """A page as text, with its title."""
+
+    title: str
+    text: str
+
+
+def read_html(html: str) -> Page:
+    """Take title and readable text out of HTML, however broken. Its cost is in proportion to the length.
+
+    Attributes are skipped, not read: what a page puts into a single tag cannot hold up other threads.
+    """
+    reader = _Reader()
+    reader.read(html)
+    return Page(_tidy("".join(reader.title)).replace("\n", " "), _tidy("".join(reader.text)))
+
+
+def decode(data: bytes, charset: str | None) -> str:
+    """Decode a page by the charset of its header, else that of its `meta` element, else UTF-8."""
+    named = META_CHARSET.search(data, 0, META_PROBE_BYTES)
+    return data.decode(_codec(charset or (named[1].decode() if named else "utf-8")), errors="replace")
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.title: list[str] = []
+        self.text: list[str] = []
+        self._inside = ""
+
+    def read(self, html: str) -> None:
+        position = 0
+        while markup := MARKUP.search(html, position):
+            self._take_text(html[position : markup.start()])
+            position = self._after(html, markup)
+            if position < 0:  # it does not end
+                return
+        self._take_text(html[position:])
+
+    def _after(self, html: str, markup: re.Match[str]) -> int:
+        """Take a comment, a declaration or a tag, and return where it ends, or -1."""
+        if markup["comment"]:
+            return _past(html, "-->", markup.end())
+        if not markup["tag"]:
+            return _past(html, ">", markup.end())
+        end, tag = _tag_end(html, markup.end()), markup["tag"].lower()
+        if markup["end"]:
+            self._take_end(tag)
+            return end
+        self._take_start(tag)
+        if tag in RAW:
+            close = RAW[tag].search(html, end) if end >= 0 else None
+            return close.start() if close else -1
+        if html[end - 2 : end] == "/>":
+            self._take_end(tag)
+        return end
+
+    def _take_start(self, tag: str) -> None:
+        if not self._inside and (tag in UNSEEN or tag == "title"):
+            self._inside = tag
+        self.text.append(OPENINGS.get(tag, "") if tag in INLINE else "\n" + OPENINGS.get(tag, ""))
+
+    def _take_end(self, tag: str) -> None:
+        if tag == self._inside:
+            self._inside = ""
+        elif tag not in INLINE:
+            self.text.append("\n")
+
+    def _take_text(self, text: str) -> None:
+        if not self._inside:
+            self.text.append(unescape(text))
+        elif self._inside == "title":
+            self.title.append(unescape(text))
+
+
+def _past(html: str, mark: str, start: int) -> int:
+    found = html.find(mark, start)
+    return found + len(mark) if found >= 0 else -1
+
+
+def _tag_end(html: str, start: int) -> int:
+    """Where a tag ends, or -1; a > in a quoted value does not end it."""
+    while match := TAG_END.search(html, start):
+        if not match["quote"]:
+            return match.end()
+        start = _past(html, match["quote"], match.end())
+        if start < 0:
+            return _past(html, ">", match.end())
+    return -1
+
+
+def _codec(name: str) -> str:
+    try:
+        found = codecs.lookup(name).name
+    except LookupError:
+        return "utf-8"
+    return found if TEXT_CODECS.match(found) else "utf-8"
+
+
+def _tidy(text: str) -> str:
+    """One space between words, at most one empty line between paragraphs."""
+    lines = [" ".join(line.split()) for line in text.split("\n")]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()

@@ -7,6 +7,7 @@ the root on and following no link, so that a link put there after the check lead
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +15,6 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from meshwright.errors import ConfigError, InvalidInput, TooLarge
-from meshwright.tools.private import is_private
 
 SKIPPED = frozenset({".venv", "venv", "node_modules", "__pycache__", ".tox", ".hypothesis", ".eggs"})
 """Left out of listings and searches, as are folders named `*_cache`, and all that is private."""
@@ -149,3 +149,73 @@ def _size(name: str, folder_fd: int) -> int | None:
 
 def _joined(folder: str, name: str) -> str:
     return name if folder == "." else f"{folder}/{name}"
+
+
+REPOSITORIES = (".git", ".hg", ".svn")
+OWN = (
+    ".mesh",
+    "mesh.db*",
+    "mesh.lock",
+    "mesh.json",
+    "last-error.txt",
+    "admin.token",
+    "redis.conf",
+    "appendonlydir",
+)
+"""What a data folder holds, wherever one lies and whatever it is called."""
+ENVIRONMENTS = (".env", ".env.*", "*.env", ".envrc")
+LOGINS = (
+    ".netrc",
+    "_netrc",
+    ".git-credentials",
+    ".npmrc",
+    ".yarnrc.yml",
+    ".pypirc",
+    ".pgpass",
+    ".my.cnf",
+    ".htpasswd",
+    ".aws",
+    ".azure",
+    ".boto",
+    ".gnupg",
+    ".kube",
+    "kubeconfig",
+    ".ssh",
+    ".vault-token",
+    ".docker/config.json",
+    ".config/gcloud",
+    ".config/gh",
+    "credentials.json",
+    "client_secret*.json",
+    "service-account*.json",
+    "service_account*.json",
+    "secrets.*",
+    "*.secret",
+    "*.secrets",
+    "terraform.tfstate*",
+    "*.tfvars",
+)
+KEYS = (
+    "id_rsa*",
+    "id_dsa*",
+    "id_ecdsa*",
+    "id_ed25519*",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "*.pfx",
+    "*.jks",
+    "*.keystore",
+    "*.kdbx",
+    "*.ppk",
+    "*.age",
+)
+PRIVATE = (*REPOSITORIES, *OWN, *ENVIRONMENTS, *LOGINS, *KEYS)
+
+_NAMES = "|".join("[^/]*".join(map(re.escape, name.split("*"))) for name in PRIVATE)
+_PATH = re.compile(rf"(?:^|/)(?:{_NAMES})(?:/|$)")
+
+
+def is_private(path: str) -> bool:
+    """Whether a path, relative to the workspace, names a private file or leads through a private folder."""
+    return _PATH.search(path.casefold()) is not None
