@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from meshwright.errors import MeshError, ToolFailed
     from meshwright.mesh import Mesh
     from meshwright.messages import Event, Outcome, Receipt, Task, TaskRequest
-    from meshwright.models.direct import ModelSettings, open_model, with_fallbacks
+    from meshwright.models.named import ModelSettings, open_model, with_fallbacks
     from meshwright.run import Run
     from meshwright.settings import Settings, load_settings
     from meshwright.tools.tool import ToolContext, tool
@@ -37,7 +37,7 @@ HOMES = {
     "Event": "messages",
     "Mesh": "mesh",
     "MeshError": "errors",
-    "ModelSettings": "models.direct",
+    "ModelSettings": "models.named",
     "Outcome": "messages",
     "Receipt": "messages",
     "Run": "run",
@@ -50,10 +50,10 @@ HOMES = {
     "Turn": "actor",
     "build_mesh": "app",
     "load_settings": "settings",
-    "open_model": "models.direct",
+    "open_model": "models.named",
     "tool": "tools.tool",
     "turn": "actor",
-    "with_fallbacks": "models.direct",
+    "with_fallbacks": "models.named",
 }
 """Where each public name lives."""
 

@@ -185,14 +185,15 @@ class Dispatch(Plain):
 class Usage(Plain):
     """Tokens that models read and wrote.
 
-    `cached_tokens` are those of the prompt that the provider had in its cache, `reasoning_tokens` those of
-    the completion that nobody sees.
+    `cached_tokens` are those of the prompt that the provider had in its cache, `cache_write_tokens` those
+    that it put there, `reasoning_tokens` those of the completion that nobody sees.
     """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = Field(default=0, exclude_if=lambda tokens: not tokens)
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -200,6 +201,7 @@ class Usage(Plain):
             completion_tokens=self.completion_tokens + other.completion_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
         )
 
 

@@ -79,20 +79,28 @@ def from_pico(amount: int) -> Decimal:
 
 
 class Price(BaseModel):
-    """What a model's tokens cost, in dollars per million. Cached input costs as other where not told."""
+    """What a model's tokens cost, in dollars per million.
+
+    Input from the provider's cache, and input that it writes there, costs as other where not told.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: Dollars
     output: Dollars
     cached_input: Dollars | None = None
+    cache_write: Dollars | None = None
 
-    def of(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Decimal:
-        """The price of a call; `cached_tokens` are some of the prompt's."""
+    def of(
+        self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0, cache_write_tokens: int = 0
+    ) -> Decimal:
+        """The price of a call; tokens from and for the cache are some of the prompt's."""
         cached = min(cached_tokens, prompt_tokens)
+        written = min(cache_write_tokens, prompt_tokens - cached)
         at = self.input if self.cached_input is None else self.cached_input
-        spent = self.input * (prompt_tokens - cached) + at * cached + self.output * completion_tokens
-        return fit(spent / MILLION)
+        writing = self.input if self.cache_write is None else self.cache_write
+        spent = self.input * (prompt_tokens - cached - written) + at * cached + writing * written
+        return fit((spent + self.output * completion_tokens) / MILLION)
 
 
 class Budget(BaseModel):

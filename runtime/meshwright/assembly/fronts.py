@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING
 
-from meshwright.agents.loader import project_file
 from meshwright.mesh import Mesh
 from meshwright.settings import Settings
 
@@ -28,7 +26,7 @@ async def serve(mesh: Mesh, listener: socket, on_ready: Callable[[str], None]) -
     from meshwright.api.app import create_app
     from meshwright.api.server import serve as serve_http
 
-    await serve_http(mesh, listener, on_ready, partial(create_app, groups=groups_of(mesh)))
+    await serve_http(mesh, listener, on_ready, partial(create_app, groups=mesh.groups))
 
 
 def http_app(mesh: Mesh) -> FastAPI:
@@ -43,16 +41,4 @@ async def serve_models(mesh: Mesh, listener: socket, on_ready: Callable[[str], N
     from meshwright.api.app import create_llm_app
     from meshwright.api.server import serve as serve_http
 
-    await serve_http(mesh, listener, on_ready, partial(create_llm_app, groups=groups_of(mesh)))
-
-
-def groups_of(mesh: Mesh) -> tuple[str, ...] | None:
-    """The models that callers may name: those of the file, or the usual ones; None where a server knows."""
-    from meshwright.api.completions import GROUPS
-    from meshwright.models.config import read_config
-
-    if mesh.model.name.startswith("http "):
-        return None
-    if not mesh.model.name.startswith("router "):
-        return GROUPS
-    return tuple(sorted(read_config(project_file(Path.cwd(), mesh.settings.litellm_config)).groups))
+    await serve_http(mesh, listener, on_ready, partial(create_llm_app, groups=mesh.groups))

@@ -6,15 +6,21 @@ Adapters make exactly one attempt: retries, and the deadline, belong to whoever 
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from collections.abc import Collection
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import ConfigDict, Field
 
 from meshwright.errors import ModelError
 from meshwright.messages import Plain, TaskBudget, Usage
-from meshwright.money import Amount, Budget
+from meshwright.money import Amount, Budget, Price
+
+if TYPE_CHECKING:
+    from meshwright.models.config import LiteLLMConfig
 
 _UNSET: Any = Field(default=None, exclude_if=lambda value: value is None)
+_NO_BLOCKS: Any = Field(default=(), exclude_if=lambda blocks: not blocks)
 _BUDGETS = {"budget_usd", "budgets_above", "budgets"}
 
 CostSource = Literal["priced", "reported", "estimated", "unknown"]
@@ -31,12 +37,16 @@ class ToolCall(Plain):
 
 
 class ChatMessage(Plain):
-    """One message of a conversation. A `tool` message answers the call named by `tool_call_id`."""
+    """One message of a conversation. A `tool` message answers the call named by `tool_call_id`.
+
+    `thinking` are the blocks that came with the reply that an assistant's message repeats, unchanged.
+    """
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    thinking: tuple[dict[str, Any], ...] = _NO_BLOCKS
 
 
 class ToolSpec(Plain):
@@ -100,6 +110,8 @@ class ModelRequest(Plain):
 class ModelReply(Plain):
     """What a model answered: text, or tools that it wants called. `model` is the one that answered.
 
+    `thinking` are the provider's own blocks of thinking, which it wants back with the calls of tools.
+
     `deployment` names which of its group's did, where that is known. `cost_usd` is None where nobody knows
     the price, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts` are those of
     the whole call. `tags` are those that it was made with, where they are not the request's. An adapter says
@@ -108,6 +120,7 @@ class ModelReply(Plain):
 
     content: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    thinking: tuple[dict[str, Any], ...] = _NO_BLOCKS
     model: str
     deployment: str | None = None
     usage: Usage = Usage()
@@ -119,6 +132,12 @@ class ModelReply(Plain):
     latency_ms: float = 0.0
     finish_reason: str = "stop"
     tags: tuple[str, ...] | None = None
+
+    def message(self) -> ChatMessage:
+        """The reply as a message of the conversation that goes on."""
+        return ChatMessage(
+            role="assistant", content=self.content, tool_calls=self.tool_calls, thinking=self.thinking
+        )
 
 
 STREAM_RESTART = ""
@@ -148,6 +167,47 @@ class Model(Protocol):
 
     async def close(self) -> None:
         """Give back connections."""
+        ...
+
+
+class PriceList(Protocol):
+    """Says what calls cost; None where it does not know."""
+
+    def most(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
+        """The highest price of all that could answer a request."""
+        ...
+
+    def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
+        """What a reply cost."""
+        ...
+
+
+@runtime_checkable
+class Adapter(Model, Protocol):
+    """A model that can say what it is made of: what a mesh is built on, below all wrappers."""
+
+    kind: str
+    """What the setting `model` calls it: `offline`, `http`, `router`."""
+    config: LiteLLMConfig | None
+    """The file behind it, if it calls what a file says."""
+
+    def groups(self) -> frozenset[str] | None:
+        """The names that callers may give as `model`; None where only its server knows."""
+        ...
+
+    def prices(self, default: Price | None) -> PriceList:
+        """What its calls cost; `default` where nobody knows."""
+        ...
+
+    async def listed(self) -> list[dict[str, Any]] | None:
+        """The deployments that its server has, as litellm_config.yaml has them; None without a server."""
+        ...
+
+    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
+        """A model, and the names by which all that it has can be tried one by one, of a group or in all.
+
+        `names` are those of its server's groups. Raises ConfigError where there is nothing to try.
+        """
         ...
 
 

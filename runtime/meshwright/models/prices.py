@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from meshwright.messages import Usage
 from meshwright.models.config import LiteLLMConfig
-from meshwright.models.groups import deployment_id
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.models.routing import route
+from meshwright.models.routing import concrete_model, deployment_id, route
 from meshwright.money import MILLION, ZERO, Price, fit
 
 Source = Literal["file", "list", "local", "default"]
@@ -106,12 +105,12 @@ class Prices:
         rates = self._answered(reply.deployment, reply.model, request.model, request.tags)
         return None if rates is None else cost(rates.at(reply.usage.prompt_tokens), reply.usage)
 
-    def of_deployment(self, deployment: Mapping[str, Any]) -> Rates | None:
-        """What one deployment of the configuration costs."""
+    def of_deployment(self, deployment: Mapping[str, Any], name: str = "") -> Rates | None:
+        """What one deployment of the configuration costs; one for many models, the one that is called."""
         own = {**(deployment.get("model_info") or {}), **deployment["litellm_params"]}
-        model = str(own.get("base_model") or own["model"])
+        model = str(own.get("base_model") or concrete_model(deployment, name))
         listed = self._entry(model)
-        prices = {name: own[name] for name in PRICED if own.get(name) is not None}
+        prices = {name: own[name] for name in PRICED.values() if own.get(name) is not None}
         if prices:
             return rates_from({**(listed or {}), **prices}, "file") or self._default
         return self._named(model)
@@ -122,9 +121,17 @@ class Prices:
         if self._config is None:
             return self._named(self._model or group)
         candidates = route(self._config, self._environment, group, tags).candidates()
-        rates = [self.of_deployment(each.settings) for each in candidates] or [self._default]
+        rates = [self._bound(each.settings, group) for each in candidates] or [self._default]
         known = tuple(each for each in rates if each is not None)
         return together(known) if len(known) == len(rates) else None
+
+    def _bound(self, deployment: Mapping[str, Any], name: str) -> Rates | None:
+        """What a deployment may cost: where it writes to the provider's cache, all input at that price."""
+        rates = self.of_deployment(deployment, name)
+        if rates is None or not deployment["litellm_params"].get("cache_control_injection_points"):
+            return rates
+        above = tuple((limit, _writing(price)) for limit, price in rates.above)
+        return Rates(_writing(rates.base), rates.source, above)
 
     def _rates_of_answer(
         self, deployment: str | None, model: str, group: str, tags: tuple[str, ...]
@@ -132,7 +139,7 @@ class Prices:
         if self._free:
             return self._free
         if deployment in self._by_id:
-            return self.of_deployment(self._by_id[deployment])
+            return self.of_deployment(self._by_id[deployment], group)
         return self._of_candidate(model, group, tags) or self._named(model)
 
     def _of_candidate(self, model: str, group: str, tags: tuple[str, ...]) -> Rates | None:
@@ -142,7 +149,7 @@ class Prices:
         names = {model, bare(model), undated(bare(model))}
         for each in route(self._config, self._environment, group, tags).candidates():
             if each.model in names or bare(each.model) in names:
-                return self.of_deployment(each.settings)
+                return self.of_deployment(each.settings, group)
         return None
 
     def _rates_of_model(self, model: str) -> Rates | None:
@@ -163,13 +170,25 @@ class Prices:
         return None
 
 
-PRICED = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
+PRICED = {
+    "input": "input_cost_per_token",
+    "output": "output_cost_per_token",
+    "cached_input": "cache_read_input_token_cost",
+    "cache_write": "cache_creation_input_token_cost",
+}
 """What a deployment may say of its price, in dollars per token."""
 
 
 def cost(price: Price, usage: Usage) -> Decimal:
     """What tokens cost; cached ones at the full price where the price for them is not known."""
-    return price.of(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+    return price.of(
+        usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.cache_write_tokens
+    )
+
+
+def _writing(price: Price) -> Price:
+    """A price whose input all goes to the provider's cache."""
+    return price.model_copy(update={"input": max(price.input, price.cache_write or ZERO)})
 
 
 def together(every: Sequence[Rates]) -> Rates:
@@ -210,11 +229,15 @@ def rates_from(entry: Entry, source: Source) -> Rates | None:
 
 def price_at(entry: Entry, suffix: str) -> Price | None:
     """The price of one size of prompts; what it does not say is as for all sizes."""
-    given = [entry.get(f"{name}{suffix}", entry.get(name)) for name in PRICED]
-    if given[0] is None or given[1] is None:
+    given = {field: entry.get(f"{name}{suffix}", entry.get(name)) for field, name in PRICED.items()}
+    if given["input"] is None or given["output"] is None:
         return None
-    amounts = [None if each is None else fit(Decimal(str(each)) * MILLION).normalize() for each in given]
-    return Price.model_validate(dict(zip(("input", "output", "cached_input"), amounts, strict=True)))
+    amounts = {
+        field: fit(Decimal(str(value)) * MILLION).normalize()
+        for field, value in given.items()
+        if value is not None
+    }
+    return Price.model_validate(amounts)
 
 
 def provider_of(model: str) -> str:

@@ -236,6 +236,26 @@ def provider_of(model: str) -> tuple[Provider, str]:
     return provider, name
 
 
+def provider_name(model: str) -> str:
+    """Whose model a deployment's is, as LiteLLM names providers; "" where its name does not say it."""
+    prefix, slash, _ = model.partition("/")
+    if slash:
+        return prefix
+    return next((each.name for each in PROVIDERS if model.startswith(each.families)), "")
+
+
+def provider_params(model: str) -> tuple[Param, ...]:
+    """What gives the credentials and the address of a model's provider; nothing where it is not known."""
+    prefix = provider_name(model)
+    name = SAME.get(prefix, prefix)
+    return next((each.params for each in PROVIDERS if each.name == name), ())
+
+
+def bare_name(model: str) -> str:
+    """A model's name as its provider knows it."""
+    return model.partition("/")[2] or model
+
+
 def by_convention(name: str) -> Provider:
     """One of LiteLLM's other providers: its key where the usual variable has it, else as LiteLLM finds it."""
     provider = Provider(name, name, f"{name}/MODEL")

@@ -129,7 +129,7 @@ class Run:
             reply = await self._reply(setting, messages, specs, shape)
             if not reply.tool_calls:
                 return reply
-            messages.append(ChatMessage(role="assistant", content=reply.content, tool_calls=reply.tool_calls))
+            messages.append(reply.message())
             stuck = await self._call_tools(reply.tool_calls, messages, repeats)
             if stuck:
                 break

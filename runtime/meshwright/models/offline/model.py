@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from decimal import Decimal
 
 from meshwright.messages import Usage
@@ -16,11 +16,14 @@ from meshwright.models.offline.planning import Call, next_call
 from meshwright.models.offline.shortening import limit_in, shorten
 from meshwright.models.offline.talk import Talk, read_talk
 from meshwright.models.offline.words import stream_words
-from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.prices import Prices
 from meshwright.models.schema import check_schema
+from meshwright.money import Price
 
 NAME = "offline"
 COMPRESSION = "compression"
+USUAL_GROUPS = frozenset({"default", "quality", "fast"})
 MAX_INLINE_CHARACTERS = 16_000  # of a request; a larger one is read in a thread, beside the event loop
 PIECE = re.compile(r"\w{1,6}|[^\w\s]")
 
@@ -38,6 +41,9 @@ class OfflineModel:
     answers cost nothing and say `model: offline`; the same request gives the same reply.
     """
 
+    kind = NAME
+    config = None
+
     def __init__(self, *, count_tokens: Callable[[str], int] = estimate_tokens, why: str = "") -> None:
         self.name = f"{NAME} ({why})" if why else NAME
         self.count_tokens = count_tokens
@@ -54,6 +60,21 @@ class OfflineModel:
 
     async def close(self) -> None:
         """Nothing to give back."""
+
+    def groups(self) -> frozenset[str]:
+        """The usual ones; it answers any."""
+        return USUAL_GROUPS
+
+    def prices(self, default: Price | None) -> Prices:
+        """Nothing."""
+        return Prices.free()
+
+    async def listed(self) -> None:
+        """It has no server."""
+
+    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
+        """Itself."""
+        return self, [group or "default"]
 
     def reply(self, request: ModelRequest) -> ModelReply:
         """Answer at once."""

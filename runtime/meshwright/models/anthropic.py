@@ -1,0 +1,253 @@
+"""Anthropic's Messages API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json, to_json
+
+from meshwright.messages import Usage
+from meshwright.models.http import TooMuch, header_key, not_a_completion
+from meshwright.models.openai import held_back, is_counted
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
+
+URL = "https://api.anthropic.com"
+_VERSION = "2023-06-01"
+_ANSWER = "structured_answer"
+_NO_TEXT = "(no text)"  # the API refuses an empty text, and a conversation that the assistant begins
+_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "tool_use": "tool_calls",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+}
+_THINKING = ("thinking", "redacted_thinking")
+
+
+class AnthropicMessages:
+    """The wire. `extra` are fields of every request that ours are stronger than.
+
+    `cached` are places of a prompt up to which the provider shall cache it, as LiteLLM's
+    `cache_control_injection_points` says them. Answers in a shape are given by a tool that must be called.
+    """
+
+    def __init__(
+        self, *, extra: Mapping[str, Any] | None = None, cached: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        self._extra = dict(extra or {})
+        self._cached = cached
+        self._without: set[str] = {"temperature"} if "thinking" in self._extra else set()
+
+    def headers(self, api_key: str | None) -> dict[str, str]:
+        """The key in Anthropic's own header."""
+        key = header_key(api_key)
+        return {"anthropic-version": _VERSION, **({"x-api-key": key} if key else {})}
+
+    def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
+        """Write a request."""
+        system = [_text(each.content) for each in request.messages if each.role == "system" and each.content]
+        messages = _messages(request.messages)
+        tools = [_tool(each.name, each.description, each.parameters) for each in request.tools]
+        body: dict[str, Any] = {
+            **self._extra,
+            "model": request.model,
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "metadata": {"user_id": request.user},
+            "messages": messages,
+        }
+        if request.response_schema is not None:
+            tools.append(_tool(_ANSWER, "Give the answer.", request.response_schema))
+            body["tool_choice"] = {"type": "any"} if request.tools else {"type": "tool", "name": _ANSWER}
+        elif request.tools and request.tool_choice == "required":
+            body["tool_choice"] = {"type": "any"}
+        if system:
+            body["system"] = system
+        if tools:
+            body["tools"] = tools
+        if stream:
+            body["stream"] = True
+        self._mark(system, messages, tools)
+        for name in self._without:
+            body.pop(name, None)
+        return body
+
+    def pieces(self, on_delta: OnDelta, max_chars: int) -> BlockPieces:
+        """Take a streamed message."""
+        return BlockPieces(on_delta, max_chars)
+
+    def read(self, body: Any, request: ModelRequest, source: str, known: Mapping[str, Any]) -> ModelReply:
+        """Read a message. Raises ContentRefused, and ModelUnavailable for anything else."""
+        try:
+            reason = body["stop_reason"]
+            if reason == "refusal":
+                raise held_back(source, request.model)
+            blocks = body["content"]
+            texts = [block["text"] for block in blocks if block["type"] == "text"]
+            calls = [_call(block) for block in blocks if block["type"] == "tool_use"]
+            answers = [call for call in calls if call.name == _ANSWER]
+            others = tuple(call for call in calls if call.name != _ANSWER)
+            content = answers[0].arguments if answers and not others else "".join(texts)
+            finish = "stop" if answers and not others else _REASONS.get(reason, "stop")
+            usage = _usage(body.get("usage") or {})
+            counted = is_counted(usage, wrote=bool(content or calls))
+            return ModelReply(
+                content=content,
+                tool_calls=others,
+                thinking=tuple(block for block in blocks if block["type"] in _THINKING),
+                model=body.get("model") or request.model,
+                usage=usage,
+                finish_reason=finish,
+                cost_source="unknown" if counted else "estimated",
+                **known,
+            )
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError):
+            raise not_a_completion(source) from None  # the cause would quote the reply
+
+    def headers_say(self, headers: Mapping[str, str], *, streamed: bool) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def adapts_to(self, words: str) -> bool:
+        """Leave out the temperature where the model does not take one."""
+        taken = "temperature" not in words or "temperature" in self._without
+        if taken or not any(sign in words for sign in ("deprecated", "not support", "may only be set")):
+            return False
+        self._without.add("temperature")
+        return True
+
+    def _mark(self, system: list[Any], messages: list[Any], tools: list[Any]) -> None:
+        """Mark where a part of the prompt ends that the provider shall cache."""
+        for point in self._cached:
+            if point.get("location") == "tool_config":
+                blocks = tools[-1:]
+            elif point.get("role") == "system":
+                blocks = system[-1:]
+            else:
+                role, index = point.get("role"), point.get("index")
+                fitting = [message for message in messages if role in (None, message["role"])]
+                place = -1 if index is None else int(index)
+                chosen = fitting[place : place + 1 or None] if -len(fitting) <= place < len(fitting) else []
+                blocks = [message["content"][-1] for message in chosen]
+            for block in blocks:
+                block["cache_control"] = point.get("control") or {"type": "ephemeral"}
+
+
+class BlockPieces:
+    """Puts the events of a streamed message together into the body of a whole one."""
+
+    def __init__(self, on_delta: OnDelta, max_chars: int) -> None:
+        self.done = False
+        self._on_delta = on_delta
+        self._room = max_chars
+        self._message: dict[str, Any] = {}
+        self._usage: dict[str, Any] = {}
+        self._blocks: dict[int, dict[str, Any]] = {}
+        self._grown: dict[tuple[int, str], list[str]] = {}
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Take the next event."""
+        match event["type"]:
+            case "message_start":
+                self._message = dict(event["message"])
+                self._count(self._message.get("usage"))
+            case "content_block_start":
+                self._blocks[event["index"]] = dict(event["content_block"])
+                self._grow(event["index"], "text", event["content_block"].get("text") or "")
+            case "content_block_delta":
+                delta = event["delta"]
+                for name in ("text", "partial_json", "thinking", "signature"):
+                    self._grow(event["index"], name, delta.get(name) or "")
+            case "message_delta":
+                self._message |= {name: value for name, value in event["delta"].items() if value is not None}
+                self._count(event.get("usage"))
+            case "message_stop":
+                self.done = True
+
+    def body(self) -> dict[str, Any] | None:
+        """The whole message; None where it was cut off."""
+        if not self.done or "content" not in self._message:
+            return None
+        for (index, name), pieces in self._grown.items():
+            text = "".join(pieces)
+            self._blocks[index] |= {"input_text": text} if name == "partial_json" else {name: text}
+        return {**self._message, "content": list(self._blocks.values()), "usage": self._usage}
+
+    def _grow(self, index: int, name: str, text: str) -> None:
+        if not text:
+            return
+        self._room -= len(text)
+        if self._room < 0:
+            raise TooMuch
+        self._grown.setdefault((index, name), []).append(text)
+        if name == "text":
+            self._on_delta(text)
+
+    def _count(self, usage: Mapping[str, Any] | None) -> None:
+        self._usage |= {name: value for name, value in (usage or {}).items() if value is not None}
+
+
+def _messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """The conversation without its system messages; neighbours of one role are one message."""
+    written: list[dict[str, Any]] = []
+    for message in messages:
+        if message.role == "system":
+            continue
+        role = "assistant" if message.role == "assistant" else "user"
+        if not written and role == "assistant":
+            written.append({"role": "user", "content": [_text("")]})
+        if written and written[-1]["role"] == role:
+            written[-1]["content"] += _blocks(message)
+        else:
+            written.append({"role": role, "content": _blocks(message)})
+    return written or [{"role": "user", "content": [_text("")]}]
+
+
+def _blocks(message: ChatMessage) -> list[dict[str, Any]]:
+    if message.role == "tool":
+        return [{"type": "tool_result", "tool_use_id": message.tool_call_id, "content": message.content}]
+    blocks = [dict(block) for block in message.thinking]
+    blocks += [_text(message.content)] if message.content.strip() else []
+    blocks += [
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": _arguments(call)}
+        for call in message.tool_calls
+    ]
+    return blocks or [_text("")]
+
+
+def _arguments(call: ToolCall) -> dict[str, Any]:
+    """The arguments of an earlier call: an object, also where the model wrote none."""
+    try:
+        arguments = from_json(call.arguments)
+    except ValueError:
+        arguments = {"invalid": call.arguments}
+    return arguments if isinstance(arguments, dict) else {"value": arguments}
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text if text.strip() else _NO_TEXT}
+
+
+def _tool(name: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": name, "description": description, "input_schema": schema}
+
+
+def _call(block: Mapping[str, Any]) -> ToolCall:
+    arguments = block.get("input_text") or to_json(block.get("input") or {}).decode()
+    return ToolCall(id=block["id"], name=block["name"], arguments=arguments)
+
+
+def _usage(usage: Mapping[str, Any]) -> Usage:
+    """The tokens; Anthropic counts those from and for its cache apart from the input."""
+    names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+    fresh, cached, written, completion = (int(usage.get(name) or 0) for name in names)
+    return Usage(
+        prompt_tokens=fresh + cached + written,
+        completion_tokens=completion,
+        cached_tokens=cached,
+        cache_write_tokens=written,
+    )

@@ -1,0 +1,306 @@
+"""Every provider that has no adapter of its own, by LiteLLM's public `acompletion`."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import os
+import re
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+from pydantic_core import from_json
+
+from meshwright.errors import ConfigError, ModelError
+from meshwright.models.faults import Fault, error_for, read_retry_after, reason_of, words_of
+from meshwright.models.http import MAX_REPLY_BYTES, TooMuch, not_a_completion
+from meshwright.models.openai import ChatCompletions, ChunkPieces, read_completion
+from meshwright.models.port import (
+    ContentRefused,
+    ContextTooLong,
+    ModelRefused,
+    ModelReply,
+    ModelRequest,
+    ModelTimeout,
+    ModelUnavailable,
+    OnDelta,
+    Unauthorized,
+)
+from meshwright.models.reasons import Discretion
+
+RELEASE = "1.88.6"
+"""The tested release, which the extra `litellm` installs. Others fail late: 1.92 loses tools, 1.102 streams."""
+INSTALL = "pip install 'meshwright[litellm]'"
+_logger = logging.getLogger("meshwright.models")
+_SOURCE = "LiteLLM"
+_LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "litellm")
+_CLIENT_LOGGERS = ("openai._base_client", "openai._legacy_response", "openai._response")
+_CLIENTS = frozenset({"litellm", "openai", "httpx"})
+_ADDED = re.compile(r"\s*(?:Traceback|LiteLLM Retried)")
+_OWN_FAILURES = (ImportError, TypeError, AttributeError, NameError, LookupError, AssertionError)
+_MAX_CAUSES = 8
+
+
+def installed_release() -> str | None:
+    """The release of LiteLLM that is installed, or None; asks without importing it."""
+    try:
+        return version("litellm") if find_spec("litellm") else None
+    except (PackageNotFoundError, ValueError):
+        return None
+
+
+def require_tested_release() -> None:
+    """Raises ConfigError where another release of LiteLLM is installed than the one that was tested."""
+    found = installed_release()
+    if found not in (None, RELEASE):
+        raise ConfigError(
+            f"LiteLLM {found} is installed, and Meshwright works with {RELEASE} only",
+            remedy=f"Run: pip install litellm=={RELEASE}",
+            field="model",
+        )
+
+
+class LiteLLMModel:
+    """Calls one deployment. LiteLLM is imported at the first call, in a thread: it takes about two seconds.
+
+    One attempt a call, within the request's own deadline. LiteLLM's connections are shared by the process and
+    closed by LiteLLM at its end.
+    """
+
+    def __init__(self, params: Mapping[str, Any], *, discretion: Discretion, drop_params: bool) -> None:
+        self.name = f"litellm {params['model']}"
+        self._params = {**params, "num_retries": 0, "max_retries": 0, "drop_params": drop_params}
+        prefix, slash, _ = params["model"].partition("/")
+        self._prefix = f"{prefix}/" if slash else ""
+        self._discretion = discretion
+        self._wire = ChatCompletions()
+        self._missing: list[str] | None = None
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Make one attempt. Raises ModelError."""
+        begun = time.perf_counter()
+        try:
+            async with asyncio.timeout(request.timeout_seconds):
+                litellm = await asyncio.to_thread(_load) if self._missing is None else _load()
+                reply = await self._called(litellm, request, on_delta)
+        except TimeoutError:
+            what = f"No reply from model {request.model!r} in {request.timeout_seconds:g} seconds"
+            raise ModelTimeout(what) from None
+        except ModelError:
+            raise
+        except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' clients raise
+            raise _translated(error, request, self._discretion) from None
+        return reply.model_copy(update={"latency_ms": (time.perf_counter() - begun) * 1000})
+
+    async def close(self) -> None:
+        """Nothing: LiteLLM shares its connections."""
+
+    async def _called(self, litellm: Any, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
+        if self._missing is None:
+            given = {name: self._params.get(name) for name in ("api_key", "api_base")}
+            found = litellm.validate_environment(self._params["model"], **given)
+            self._missing = [] if given["api_key"] else list(found["missing_keys"])
+        if self._missing:  # LiteLLM would tell of a server's fault
+            raise Unauthorized(
+                f"The key of model {request.model!r} is missing", remedy=f"Set {' and '.join(self._missing)}"
+            )
+        response = await litellm.acompletion(**self._arguments(request, stream=on_delta is not None))
+        if on_delta is None:
+            return self._read(_body_of(response), request, _thinking_of(response.choices[0].message))
+        pieces = ChunkPieces(on_delta, MAX_REPLY_BYTES)
+        counted = False
+        try:
+            async for chunk in response:
+                pieces.add(chunk.model_dump())
+                counted = counted or bool(getattr(chunk, "usage", None))
+        except TooMuch:
+            raise ModelError(f"{_SOURCE} sent a reply of more than {MAX_REPLY_BYTES:,} characters") from None
+        finally:
+            await response.aclose()
+        if response.received_finish_reason is None:  # LiteLLM would pass off what was cut off as an answer
+            raise ModelUnavailable(f"The provider of model {request.model!r} broke off its reply")
+        reply = self._read(pieces.body(), request)
+        return reply if counted else reply.model_copy(update={"cost_source": "estimated"})
+
+    def _read(
+        self, body: Any, request: ModelRequest, thinking: Sequence[dict[str, Any]] = ()
+    ) -> ModelReply:
+        reply = read_completion(body, model=request.model, source=_SOURCE)
+        return reply.model_copy(update={"thinking": tuple(thinking)}) if thinking else reply
+
+    def _arguments(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
+        body = copy.deepcopy(self._wire.body(request, stream=stream))  # LiteLLM writes into schemas
+        for written, message in zip(body["messages"], request.messages, strict=True):
+            if message.thinking:
+                written["thinking_blocks"] = [dict(block) for block in message.thinking]
+        return {**self._params, **body, "model": f"{self._prefix}{request.model}", "timeout": request.timeout_seconds}
+
+
+@cache
+def _load() -> Any:
+    """Import LiteLLM, silent and without its look at the network. Raises ModelError where it cannot be."""
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")  # else it reads any .env file above this folder
+    silence_loggers()
+    try:
+        import litellm
+    except ImportError as error:
+        remedy = f"Install it again: {INSTALL}"
+        raise ModelError(f"LiteLLM cannot be imported: {error}", remedy=remedy) from error
+    # It fills its objects with what providers wrote, and pydantic would quote that to stderr.
+    warnings.filterwarnings("ignore", "Pydantic serializer warnings")
+    litellm.suppress_debug_info = True  # else it prints advice on each error
+    # Else it fetches a tokenizer to count a stream's tokens, which can stop the loop for half a minute.
+    litellm.disable_hf_tokenizer_download = True
+    return litellm
+
+
+def silence_loggers() -> None:
+    """Let no record of LiteLLM's, or of the client that it calls by, reach a handler: they quote requests.
+
+    What went wrong is said by the error alone.
+    """
+    for name in (*_LOGGERS, *_CLIENT_LOGGERS):
+        logging.getLogger(name).addFilter(_reject)
+    logging.getLogger("asyncio").addFilter(_is_ours)  # reports tasks that LiteLLM starts and leaves alone
+    package = logging.getLogger("litellm")
+    package.propagate = False
+    package.addHandler(logging.NullHandler())  # with no handler at all, Python prints to stderr
+
+
+def _reject(record: logging.LogRecord) -> bool:
+    return False
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__module__.partition(".")[0] not in _CLIENTS
+
+
+def _body_of(response: Any) -> dict[str, Any]:
+    """The body of a reply; LiteLLM's objects are slow to write out, so only what is used."""
+    try:
+        choice, usage = response.choices[0], response.usage
+        message = choice.message
+        calls = [
+            {"id": call.id, "function": {"name": call.function.name, "arguments": call.function.arguments}}
+            for call in message.tool_calls or ()
+        ]
+        refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
+        said = {"content": message.content, "tool_calls": calls, "refusal": refusal}
+        return {
+            "model": response.model,
+            "choices": [{"message": said, "finish_reason": choice.finish_reason}],
+            "usage": usage.model_dump() if usage else None,
+        }
+    except (IndexError, AttributeError, TypeError):
+        raise not_a_completion(_SOURCE) from None
+
+
+def _thinking_of(message: Any) -> list[dict[str, Any]]:
+    return [dict(block) for block in getattr(message, "thinking_blocks", None) or ()]
+
+
+def _translated(error: Exception, request: ModelRequest, discretion: Discretion) -> ModelError:
+    """Make our error of one of LiteLLM's, and log what it was: its own text quotes the prompt."""
+    causes = list(_causes_of(error))
+    body = _provider_body(causes)
+    own = _own_failure(causes) if body is None else None
+    shown = discretion.shown(_litellm_words(causes) if body is None and own is None else body, request)
+    made = _kind_of_error(error, causes, request.model, shown)
+    if own is not None and isinstance(made, ModelUnavailable | ModelRefused):
+        made = _failed_itself(own, request.model, discretion.shown(str(own), request), made)
+        level = logging.WARNING
+    else:
+        level = logging.DEBUG
+    described = ", caused by ".join(
+        f"{type(each).__module__}.{type(each).__qualname__} "
+        f"({discretion.shown(_ADDED.split(str(each))[0], request)})"
+        for each in causes
+    )
+    _logger.log(level, "LiteLLM failed for model %r: %s", request.model, described)
+    return made
+
+
+def _kind_of_error(
+    error: Exception, causes: Sequence[BaseException], model: str, shown: str
+) -> ModelError:
+    kinds = {kind.__name__ for cause in causes[:2] for kind in type(cause).__mro__}
+    said = f"; it said: {shown}" if shown else ""
+    if "ContextWindowExceededError" in kinds:
+        return ContextTooLong(f"The messages do not fit model {model!r}{said}", remedy="Shorten the context")
+    if "ContentPolicyViolationError" in kinds:
+        return ContentRefused(f"The provider's policy forbids the request to model {model!r}{said}")
+    if "UnsupportedParamsError" in kinds:  # LiteLLM's own, of what it knows of the model: nobody was asked
+        words = words_of(str(getattr(error, "message", error)))
+        return error_for(Fault(400, words, shown=shown), source=_SOURCE, model=model)
+    if "Timeout" in kinds:
+        return ModelTimeout(f"No reply from model {model!r} in time")
+    if unreachable := next((each for each in causes if _is_of_a_connection(each)), None):
+        return ModelUnavailable(
+            f"No connection to the provider of model {model!r}: {reason_of(unreachable)}",
+            remedy="Check the address (api_base) of its deployments",
+        )
+    statuses = [getattr(each, "status_code", None) for each in causes]
+    known = [status for status in statuses if isinstance(status, int) and status >= 400]
+    if not known:
+        return ModelRefused(f"{_SOURCE} raised {type(error).__name__} for a call of model {model!r}")
+    headers = getattr(error, "litellm_response_headers", None) or {}
+    # The last is the provider's own: LiteLLM makes a 500 of what it does not know.
+    fault = Fault(known[-1], words_of(_provider_body(causes) or ""), read_retry_after(headers), shown)
+    return error_for(fault, source=_SOURCE, model=model)
+
+
+def _own_failure(causes: Sequence[BaseException]) -> BaseException | None:
+    """The fault of a program, of LiteLLM's or ours, that no provider's answer and no connection led to."""
+    if any(_is_of_a_connection(each) for each in causes):
+        return None
+    return next((each for each in reversed(causes) if isinstance(each, _OWN_FAILURES)), None)
+
+
+def _failed_itself(own: BaseException, model: str, shown: str, made: ModelError) -> ModelError:
+    """The error for LiteLLM's own failure: only where it met it after an answer may another try end well."""
+    what = f"LiteLLM failed by itself, in a call of model {model!r}, with {type(own).__name__}"
+    remedy = "Install what this provider needs besides LiteLLM" if isinstance(own, ImportError) else ""
+    kind = ModelUnavailable if made.retryable and not isinstance(own, ImportError) else ModelError
+    return kind(f"{what}: {shown}" if shown else what, remedy=remedy)
+
+
+def _causes_of(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it, down to the socket's; of one in a stream, the one that ended it."""
+    for _ in range(_MAX_CAUSES):
+        if error is None:
+            return
+        yield error
+        error = getattr(error, "original_exception", None) or error.__cause__ or error.__context__
+
+
+def _is_of_a_connection(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, TimeoutError)
+
+
+def _provider_body(causes: Sequence[BaseException]) -> Mapping[str, Any] | None:
+    """What the provider said, of the first error that still has its reply."""
+    for each in causes:
+        body: Any = getattr(each, "body", None)
+        if isinstance(body, Mapping):
+            return {"error": body.get("error", body)}
+        try:
+            text = from_json(str(getattr(each, "message", "")))
+        except ValueError:
+            continue
+        if isinstance(text, Mapping):
+            return text
+    return None
+
+
+def _litellm_words(causes: Sequence[BaseException]) -> str:
+    """What LiteLLM says of an error by itself, without its traceback."""
+    told = [str(getattr(each, "message", each)) for each in causes if hasattr(each, "status_code")]
+    return _ADDED.split((told or [str(causes[0])])[-1])[0]

@@ -1,0 +1,332 @@
+"""OpenAI's chat completions, which most model servers speak."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from meshwright.messages import Usage
+from meshwright.models.http import TooMuch, header_key, not_a_completion
+from meshwright.models.port import (
+    ChatMessage,
+    ContentRefused,
+    ModelReply,
+    ModelRequest,
+    OnDelta,
+    ToolCall,
+    ToolSpec,
+)
+from meshwright.money import ZERO, reported_cost
+
+_REFUSED = "content_filter"
+_COST_HEADER = "x-litellm-response-cost"
+_CACHE_HEADER = "x-litellm-cache-key"
+_DEPLOYMENT_HEADER = "x-litellm-model-id"
+_TRIES_HEADERS = ("x-litellm-attempted-fallbacks", "x-litellm-attempted-retries")
+_COUNT = re.compile(r"[0-9]{1,6}")
+_NOT_TAKEN = re.compile(r"unsupported|not support|deprecated|unknown|unrecognized|not permitted|not allowed")
+_OPTIONAL = ("temperature", "user", "stream_options")
+_NOT_STRICT = frozenset(
+    {"allOf", "oneOf", "not", "if", "then", "else", "default", "dependentRequired", "dependentSchemas"}
+    | {"patternProperties", "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties"}
+    | {"prefixItems", "contains", "uniqueItems", "unevaluatedItems"}
+)
+"""What no schema may hold in OpenAI's strict mode."""
+
+
+class ChatCompletions:
+    """The wire. `extra` are fields of every request that ours are stronger than.
+
+    `reasons` says that the model is one of OpenAI's that reason: those take `max_completion_tokens`, and no
+    temperature. Of other models a refusal teaches it.
+    """
+
+    def __init__(self, *, extra: Mapping[str, Any] | None = None, reasons: bool = False) -> None:
+        self._extra = dict(extra or {})
+        self._without: set[str] = {"temperature"} if reasons else set()
+        self._limit = "max_completion_tokens" if reasons else "max_tokens"
+
+    def headers(self, api_key: str | None) -> dict[str, str]:
+        """The key as a bearer token, if there is one."""
+        key = header_key(api_key)
+        return {"authorization": f"Bearer {key}"} if key else {}
+
+    def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
+        """Write a request. Servers tell the tokens of a stream only where they are asked."""
+        body: dict[str, Any] = {
+            **self._extra,
+            "model": request.model,
+            "messages": [_message_body(message) for message in request.messages],
+            "temperature": request.temperature,
+            self._limit: request.max_tokens,
+            "user": request.user,
+        }
+        if request.tools:
+            body["tools"] = [_tool_body(tool) for tool in request.tools]
+            if request.tool_choice != "auto":  # which is what servers do anyway, and some refuse to hear
+                body["tool_choice"] = request.tool_choice
+        if request.response_schema is not None:
+            schema: dict[str, Any] = {"name": "answer", "schema": request.response_schema}
+            if is_for_strict_mode(request.response_schema):
+                schema["strict"] = True
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        for name in self._without:
+            body.pop(name, None)
+        return body
+
+    def pieces(self, on_delta: OnDelta, max_chars: int) -> ChunkPieces:
+        """Take a streamed completion."""
+        return ChunkPieces(on_delta, max_chars)
+
+    def read(self, body: Any, request: ModelRequest, source: str, known: Mapping[str, Any]) -> ModelReply:
+        """Read a completion."""
+        return read_completion(body, model=request.model, source=source, **known)
+
+    def headers_say(self, headers: Mapping[str, str], *, streamed: bool) -> dict[str, Any]:
+        """Nothing: only a proxy says something of a call there."""
+        return {}
+
+    def adapts_to(self, words: str) -> bool:
+        """Leave out a field that the model does not take, or rename the limit of tokens."""
+        if not _NOT_TAKEN.search(words):
+            return False
+        if self._limit == "max_tokens" and "max_tokens" in words:
+            self._limit = "max_completion_tokens"
+            return True
+        found = [name for name in _OPTIONAL if name in words and name not in self._without]
+        self._without.update(found[:1])
+        return bool(found)
+
+
+class ProxyCompletions(ChatCompletions):
+    """The wire of a LiteLLM proxy: it routes by `tags`, books by `metadata`, and has to keep its cache apart."""
+
+    def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
+        """Write a request with tags, metadata and what its cache may do."""
+        tags = list(request.tags)
+        cache: dict[str, Any] = {"no-cache": True, "no-store": True}
+        if request.cache:  # its key knows neither tenant nor tags
+            cache = {"namespace": ":".join([request.context.tenant_id, *sorted(request.tags)])}
+        own = {"tags": tags, "metadata": {**request.context.metadata(), "tags": tags}, "cache": cache}
+        return {**super().body(request, stream=stream), **own}
+
+    def headers_say(self, headers: Mapping[str, str], *, streamed: bool) -> dict[str, Any]:
+        """What a call cost and who answered it.
+
+        An answer from its cache cost nothing, though it still says the full price. The header of a stream is
+        written before anybody knows what it will cost.
+        """
+        cached = _CACHE_HEADER in headers
+        cost = None if streamed else _read_cost(headers.get(_COST_HEADER))
+        tries = [headers.get(name, "") for name in _TRIES_HEADERS]
+        known: dict[str, Any] = {
+            "deployment": headers.get(_DEPLOYMENT_HEADER) or None,
+            "attempts": 1 + sum(int(count) for count in tries if _COUNT.fullmatch(count)),
+            "cache_hit": cached,
+        }
+        if cached:
+            return {**known, "cost_usd": ZERO, "cost_source": "reported", "saved_usd": cost}
+        return known if cost is None else {**known, "cost_usd": cost, "cost_source": "reported"}
+
+
+class NamedCompletions(ChatCompletions):
+    """The wire of a server of which one model answers every call."""
+
+    def __init__(self, model_name: str) -> None:
+        super().__init__()
+        self._model_name = model_name
+
+    def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
+        """Write a request for that model."""
+        return {**super().body(request, stream=stream), "model": self._model_name}
+
+
+class ChunkPieces:
+    """Puts the chunks of a streamed completion together into the body of a whole one.
+
+    Text goes to `on_delta` as it comes; tool calls may come interleaved, and are told apart by their index,
+    or by their id where a server gives all of them the same index. Raises TooMuch over `max_chars`.
+    """
+
+    def __init__(self, on_delta: OnDelta, max_chars: int) -> None:
+        self.done = False
+        self._on_delta = on_delta
+        self._room = max_chars
+        self._finish_reason: str | None = None
+        self._model: str | None = None
+        self._usage: Mapping[str, Any] | None = None
+        self._text: list[str] = []
+        self._refusal = ""
+        self._calls: list[dict[str, Any]] = []
+        self._open: dict[Any, dict[str, Any]] = {}
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Take the next chunk."""
+        self._model = self._model or chunk.get("model")
+        self._usage = chunk.get("usage") or self._usage
+        for choice in chunk.get("choices") or ():
+            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+            self._delta(choice.get("delta") or {})
+
+    def body(self) -> dict[str, Any] | None:
+        """The whole completion; None where neither its end nor its reason came."""
+        if not self.done and self._finish_reason is None:
+            return None
+        calls = [
+            {"id": call["id"], "function": {"name": call["name"], "arguments": "".join(call["arguments"])}}
+            for call in self._calls
+        ]
+        message = {"content": "".join(self._text), "tool_calls": calls, "refusal": self._refusal}
+        choices = [{"message": message, "finish_reason": self._finish_reason}]
+        return {"model": self._model, "choices": choices, "usage": self._usage}
+
+    def _delta(self, delta: Mapping[str, Any]) -> None:
+        self._refusal += delta.get("refusal") or ""
+        if text := _read_content(delta.get("content")):
+            self._take(text)
+            self._text.append(text)
+            self._on_delta(text)
+        for fragment in delta.get("tool_calls") or ():
+            self._fragment(fragment)
+
+    def _fragment(self, fragment: Mapping[str, Any]) -> None:
+        index, call_id = fragment.get("index"), fragment.get("id")
+        call = self._open.get(index)
+        if call is None or (call_id and call["id"] and call_id != call["id"]):
+            call = self._open[index] = {"id": "", "name": "", "arguments": []}
+            self._calls.append(call)
+        function = fragment.get("function") or {}
+        call["id"] = call["id"] or call_id or ""
+        call["name"] = call["name"] or function.get("name") or ""
+        arguments = function.get("arguments") or ""
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        self._take(text)
+        call["arguments"].append(text)
+
+    def _take(self, text: str) -> None:
+        self._room -= len(text)
+        if self._room < 0:
+            raise TooMuch
+
+
+def read_completion(body: Any, *, model: str, source: str, **known: Any) -> ModelReply:
+    """Read a reply's body; `model` stands in where the server does not say which model answered.
+
+    Arguments of tool calls are passed on as they came; `known` is what else is known of the reply. Raises
+    ContentRefused for an answer that was held back, and ModelUnavailable, naming `source`, for anything that
+    is not a chat completion.
+    """
+    try:
+        choice = body["choices"][0]
+        message = choice["message"]
+        reason = choice.get("finish_reason") or "stop"
+        if reason == _REFUSED or message.get("refusal"):
+            raise held_back(source, model)
+        usage = body.get("usage") or {}
+        if "cost" in usage and "cost_usd" not in known:  # so a LiteLLM proxy says it of a stream
+            cost = _read_cost(usage["cost"])
+            known |= {} if cost is None else {"cost_usd": cost, "cost_source": "reported"}
+        content = _read_content(message.get("content"))
+        calls = tuple(_read_call(n, call) for n, call in enumerate(message.get("tool_calls") or ()))
+        counted = _read_usage(usage)
+        if not is_counted(counted, wrote=bool(content or calls)):
+            known.setdefault("cost_source", "estimated")
+        return ModelReply(
+            content=content,
+            tool_calls=calls,
+            model=body.get("model") or model,
+            usage=counted,
+            finish_reason=reason,
+            **known,
+        )
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError):
+        raise not_a_completion(source) from None  # the cause would quote the reply
+
+
+def held_back(source: str, model: str) -> ContentRefused:
+    """The error for an answer that the provider's policy cut off."""
+    return ContentRefused(f"{source} held back the answer of model {model!r}: its policy forbids it")
+
+
+def is_counted(usage: Usage, *, wrote: bool) -> bool:
+    """Whether a server has counted the tokens: no prompt has none, and no answer that says something."""
+    return usage.prompt_tokens > 0 and (usage.completion_tokens > 0 or not wrote)
+
+
+def is_for_strict_mode(schema: Mapping[str, Any]) -> bool:
+    """Whether OpenAI takes a schema in strict mode, where it then lets the model write nothing else.
+
+    So are those of shapes, but for free dictionaries and sets. A schema that is not goes without `strict`.
+    """
+    return schema.get("type") == "object" and _is_strict(schema)
+
+
+def _is_strict(schema: Any) -> bool:
+    if not isinstance(schema, Mapping) or schema.keys() & _NOT_STRICT:
+        return False
+    fields = schema.get("properties") or {}
+    if schema.get("type") == "object" or fields:
+        closed = schema.get("additionalProperties") is False
+        if not closed or set(schema.get("required") or ()) != set(fields):
+            return False
+    parts = [*fields.values(), *(schema.get("$defs") or {}).values(), *(schema.get("anyOf") or ())]
+    return all(map(_is_strict, [*parts, schema["items"]] if "items" in schema else parts))
+
+
+def _message_body(message: ChatMessage) -> dict[str, Any]:
+    """Write one message; an assistant that only calls tools has no content."""
+    body: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        body["content"] = message.content or None
+        body["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        body["tool_call_id"] = message.tool_call_id
+    return body
+
+
+def _tool_body(tool: ToolSpec) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return {"type": "function", "function": function}
+
+
+def _read_content(content: str | Sequence[Mapping[str, Any]] | None) -> str:
+    """Read text that came whole, in parts, or not at all."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(part.get("text") or "" for part in content)
+
+
+def _read_call(number: int, call: Mapping[str, Any]) -> ToolCall:
+    """Read one tool call; arguments that came as an object become the JSON text that was meant."""
+    function = call["function"]
+    arguments = function.get("arguments") or "{}"
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    return ToolCall(id=call.get("id") or f"call_{number}", name=function["name"], arguments=text)
+
+
+def _read_usage(usage: Mapping[str, Any]) -> Usage:
+    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    return Usage(
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        completion_tokens=int(usage.get("completion_tokens") or 0),
+        cached_tokens=int(prompt.get("cached_tokens") or 0) if prompt else 0,
+        reasoning_tokens=int(completion.get("reasoning_tokens") or 0) if completion else 0,
+    )
+
+
+def _read_cost(text: str | float | None) -> Any:
+    """Read a price in US dollars; None where it is missing, absurd, or no price at all."""
+    return None if text is None else reported_cost(text)

@@ -1,0 +1,470 @@
+"""The routing: picks a deployment for each call, follows fallbacks, and leaves alone what fails."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import random
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from meshwright.errors import ConfigError, ModelError
+from meshwright.models.adapters import adapter_of, needs_litellm
+from meshwright.models.config import FALLBACKS, LiteLLMConfig, missing_names, read_config, resolved
+from meshwright.models.litellm import require_tested_release
+from meshwright.models.port import (
+    STREAM_RESTART,
+    AllProvidersDown,
+    ContentRefused,
+    ContextTooLong,
+    Model,
+    ModelRefused,
+    ModelReply,
+    ModelRequest,
+    ModelTimeout,
+    OnDelta,
+    RateLimited,
+    Unauthorized,
+)
+from meshwright.models.prices import Prices
+from meshwright.models.providers import bare_name, provider_params
+from meshwright.models.reasons import Discretion, secrets_in
+from meshwright.models.routing import (
+    BY_CHANCE,
+    check,
+    concrete_model,
+    deployment_id,
+    deployments_of,
+    did_you_mean,
+    missing_of,
+    next_groups,
+    route,
+    setting,
+    shares_of,
+)
+from meshwright.money import Price
+
+ALLOWED_FAILS = 3
+COOLDOWN_SECONDS = 5.0
+BROKEN_COOLDOWN_SECONDS = 300.0
+"""How long a deployment is left alone whose key, credit or model is refused, unless the file says longer."""
+_REQUEST_TIMEOUT_SECONDS = 600.0
+_MENDABLE_STATUSES = frozenset({402, 404})
+_PLANS = 512  # groups with tags; who calls may make up more
+_NEWER = 0.3  # the weight of the newest answer in a deployment's latency
+
+OnCooldown = Callable[[str, float, ModelError], None]
+"""Called with a deployment's id, for how many seconds it is left alone, and the error that led to it."""
+
+
+class Picker:
+    """Calls the deployments of a litellm_config.yaml.
+
+    A deployment whose key or address is not in the environment is left out. Within a group tags, `order` and
+    the strategy pick one; where it fails in a way that another can mend, the next is asked, then the
+    fallbacks of the group. All of that is one attempt, within the request's own deadline. A deployment that
+    fails too often cools down: `on_cooldown` hears of it, and `cool_down` takes what other workers say.
+    """
+
+    kind = "router"
+
+    def __init__(
+        self,
+        config: Path | LiteLLMConfig,
+        *,
+        environment: Mapping[str, str] | None = None,
+        name: str = "",
+        why: str = "",
+    ) -> None:
+        """Read and check the file.
+
+        Raises ConfigError: also where no deployment can be called, and with an untested release of LiteLLM
+        where a deployment needs it.
+        """
+        self.environment = os.environ if environment is None else environment
+        self.config = read_config(config) if isinstance(config, Path) else config
+        self.on_cooldown: OnCooldown = _tell_nobody
+        strategy = self.config.router_settings.get("routing_strategy") or BY_CHANCE
+        if strategy not in _STRATEGIES:
+            raise _refusal(
+                self.config,
+                "routing_strategy",
+                f"there is no strategy {strategy!r}: expected {', '.join(_STRATEGIES)}",
+            )
+        self._strategy = _STRATEGIES[strategy]
+        self._prices = Prices.of(self.config, None, self.environment)
+        self._targets = self._make_targets()
+        share = f"{len(self._targets)} of {len(self.config.deployments)} deployments"
+        self.name = name or f"router {self.config.path.name} ({f'{why}; ' if why else ''}{share})"
+        self._plan = lru_cache(maxsize=_PLANS)(self._make_plan)
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Make one attempt, fallbacks included. Raises ModelError."""
+        check(self.config, request)
+        ends = time.monotonic() + request.timeout_seconds
+        groups, seen = [request.model], {request.model}
+        errors: list[ModelError] = []
+        while groups:
+            group = groups.pop(0)
+            error: ModelError | None = None
+            for target in self._in_turn(group, request.tags):
+                if errors and on_delta is not None:
+                    on_delta(STREAM_RESTART)
+                try:
+                    return await self._call(target, group, request, on_delta, ends, len(errors))
+                except ModelError as failed:
+                    error = failed
+                    errors.append(failed)
+                if not is_mendable(error) or time.monotonic() >= ends:
+                    break
+            if error is None:
+                error = self._nobody(group, request.tags)
+                errors.append(error)
+            following = [] if time.monotonic() >= ends else self._after(group, error, seen)
+            if not following and not is_mendable(error):
+                raise error
+            groups[:0] = following
+        raise _ended(errors, request)
+
+    async def close(self) -> None:
+        """Give back connections."""
+        for target in self._targets.values():
+            await target.close()
+
+    def cool_down(self, deployment: str, seconds: float) -> None:
+        """Leave a deployment alone for a while, since another worker says so."""
+        if deployment in self._targets:
+            self._targets[deployment].cool_for(seconds)
+
+    def groups(self) -> frozenset[str]:
+        """The names that callers may give as `model`."""
+        return self.config.groups
+
+    def prices(self, default: Price | None) -> Prices:
+        """What calls cost."""
+        return Prices.of(self.config, default, self.environment)
+
+    async def listed(self) -> None:
+        """It has no server."""
+
+    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
+        """A picker of which each usable deployment is a group."""
+        members = self.config.deployments if group is None else deployments_of(self.config, group)
+        if members is None:
+            remedy = did_you_mean(str(group), self.config.groups, "Groups")
+            raise ConfigError(f"{self.config.path.name} has no model group {group!r}", remedy=remedy)
+        usable = [each for each in members if deployment_id(each) in self._targets]
+        if not usable:
+            missing = sorted({name for each in members for name in missing_of(each, self.environment)})
+            raise ConfigError("no deployment can be called", remedy=f"Set one of {', '.join(missing)}")
+        picker = Picker(_each_alone(self.config, usable), environment=self.environment)
+        return picker, [deployment_id(each) for each in usable]
+
+    def _make_targets(self) -> dict[str, _Target]:
+        usable = {
+            deployment_id(each): _completed(each, self.environment)
+            for each in self.config.deployments
+            if not missing_of(each, self.environment)
+        }
+        if any(needs_litellm(each["litellm_params"]) for each in usable.values()):
+            require_tested_release()
+        if not usable:
+            missing = {name for each in self.config.deployments for name in missing_of(each, self.environment)}
+            raise ConfigError(
+                "the key or address of every deployment is missing",
+                path=str(self.config.path),
+                remedy=f"Set one of {', '.join(sorted(missing))}",
+            )
+        discretion = Discretion([*secrets_in(list(usable.values())), *secrets_in(self.environment)])
+        return {name: _Target(name, each, self.config, discretion) for name, each in usable.items()}
+
+    def _make_plan(self, group: str, tags: tuple[str, ...]) -> _Plan:
+        found = route(self.config, self.environment, group, tags)
+        tiers: dict[int | None, list[_Target]] = {}
+        for candidate in found.asked:
+            tiers.setdefault(candidate.order, []).append(self._targets[candidate.deployment])
+        return _Plan(list(tiers.values()), [self._targets[each.deployment] for each in found.instead])
+
+    def _in_turn(self, group: str, tags: tuple[str, ...]) -> Iterator[_Target]:
+        """Those to ask, each once: by order, then those that stand in where all others cool down."""
+        tiers, instead = self._plan(group, tags)
+        tried: set[str] = set()
+        for stands_in, tier in [*((False, tier) for tier in tiers), (True, instead)]:
+            while not (stands_in and tried):
+                ready = [target for target in tier if target.name not in tried and target.is_ready()]
+                if not ready:
+                    break
+                target = ready[0] if len(ready) == 1 else self._strategy(ready, self._prices)
+                tried.add(target.name)
+                yield target
+
+    async def _call(
+        self,
+        target: _Target,
+        group: str,
+        request: ModelRequest,
+        on_delta: OnDelta | None,
+        ends: float,
+        failed: int,
+    ) -> ModelReply:
+        target.calls += 1
+        async with AsyncExitStack() as places:
+            await target.enter(places, ends, request)
+            left = min(ends - time.monotonic(), target.timeout_seconds)
+            changes = {"model": target.model_of(group), "timeout_seconds": left}
+            begun = time.monotonic()
+            try:
+                reply = await target.model.complete(request.model_copy(update=changes), on_delta)
+            except ModelError as error:
+                seconds = target.failed(error)
+                if seconds:
+                    self.on_cooldown(target.name, seconds, error)
+                raise
+        target.answered(reply, time.monotonic() - begun)
+        known: dict[str, Any] = {"deployment": target.name, "attempts": failed + 1}
+        if reply.cost_usd is None and reply.cost_source != "estimated":
+            named = reply.model_copy(update={"deployment": target.name})
+            cost = self._prices.of_reply(named, request)
+            known |= {} if cost is None else {"cost_usd": cost, "cost_source": "priced"}
+        return reply.model_copy(update=known)
+
+    def _after(self, group: str, error: ModelError, seen: set[str]) -> list[str]:
+        """The groups that are asked after an error, each once in a call."""
+        kind = "fallbacks"
+        if isinstance(error, ContextTooLong):
+            kind = "context_window_fallbacks"
+        elif isinstance(error, ContentRefused):
+            kind = "content_policy_fallbacks"
+        elif not is_mendable(error):
+            return []
+        following = [name for name in next_groups(self.config, group, kind) if name not in seen]
+        seen.update(following)
+        return following
+
+    def _nobody(self, group: str, tags: tuple[str, ...]) -> ModelError:
+        """Why no deployment of a group was asked."""
+        targets = [target for tier in self._plan(group, tags).tiers for target in tier]
+        if not targets:
+            members = deployments_of(self.config, group) or ()
+            if not any(deployment_id(each) in self._targets for each in members):
+                return Unauthorized(f"The key or address of every deployment of model {group!r} is missing")
+            return ModelRefused(
+                f"no deployment of model {group!r} is for tags {list(tags)}",
+                remedy="Tag one deployment of the group with default",
+            )
+        now = time.monotonic()
+        cooling = [target for target in targets if target.cool_until > now]
+        met = [target.error for target in cooling if target.error is not None]
+        if cooling:
+            if len(met) == len(targets) and not any(error.retryable for error in met):
+                return copy.copy(met[0])  # of a key that was refused, waiting tells nobody
+            what = f"All deployments of model {group!r} that fit tags {list(tags)} are cooling down"
+            if met:
+                what = f"{what}, after: {met[0]}"
+            return AllProvidersDown(what, retry_after_seconds=min(each.cool_until for each in cooling) - now)
+        what = f"All deployments of model {group!r} are at their limit (rpm, tpm)"
+        return AllProvidersDown(what, retry_after_seconds=60 - time.time() % 60)
+
+
+def is_mendable(error: ModelError) -> bool:
+    """Whether another deployment may answer what this one could not: not a bad request."""
+    if type(error) is ModelRefused:
+        return error.answered in _MENDABLE_STATUSES
+    return error.retryable or isinstance(error, Unauthorized)
+
+
+class _Plan(NamedTuple):
+    tiers: list[list[_Target]]
+    instead: list[_Target]
+
+
+class _Target:
+    """A deployment that can be called, and what came of its calls in this process."""
+
+    def __init__(
+        self, name: str, deployment: Mapping[str, Any], config: LiteLLMConfig, discretion: Discretion
+    ) -> None:
+        self.name = name
+        self.deployment = deployment
+        self.calls = 0
+        self.tokens = 0
+        self.in_flight = 0
+        self.latency_seconds = 0.0
+        self.cool_until = 0.0
+        self.error: ModelError | None = None
+        params = deployment["litellm_params"]
+        self.timeout_seconds = _timeout_of(params, config)
+        self._config = config
+        self._discretion = discretion
+        self._model: Model | None = None
+        self._failures: list[float] = []
+        self._minute = 0
+        places = params.get("max_parallel_requests") or setting(config, "default_max_parallel_requests")
+        self._places = asyncio.Semaphore(int(places)) if places else None
+
+    @property
+    def model(self) -> Model:
+        """What calls it, made at the first call."""
+        if self._model is None:
+            drop_params = bool(self._config.litellm_settings.get("drop_params", False))
+            params = self.deployment["litellm_params"]
+            self._model = adapter_of(params, self._discretion, drop_params=drop_params)
+        return self._model
+
+    async def close(self) -> None:
+        """Close its connections."""
+        if self._model is not None:
+            await self._model.close()
+
+    def model_of(self, group: str) -> str:
+        """The model that it is asked for; of a deployment for many names that which the call names."""
+        return bare_name(concrete_model(self.deployment, group))
+
+    def is_ready(self) -> bool:
+        """Whether it may be called now: it does not cool down, and has calls and tokens left this minute."""
+        minute = int(time.time() // 60)
+        if minute != self._minute:
+            self._minute, self.calls, self.tokens = minute, 0, 0
+        params = self.deployment["litellm_params"]
+        limits = {"rpm": self.calls, "tpm": self.tokens}
+        if any(params.get(name) is not None and used >= params[name] for name, used in limits.items()):
+            return False
+        return self.cool_until <= time.monotonic()
+
+    async def enter(self, places: AsyncExitStack, ends: float, request: ModelRequest) -> None:
+        """Wait for one of its places. Raises ModelTimeout."""
+        if self._places is not None:
+            try:
+                async with asyncio.timeout(ends - time.monotonic()):
+                    await places.enter_async_context(self._places)
+            except TimeoutError:
+                what = f"No place for a call of model {request.model!r} in {request.timeout_seconds:g} seconds"
+                raise ModelTimeout(what) from None
+        self.in_flight += 1
+        places.callback(self._leave)
+
+    def answered(self, reply: ModelReply, seconds: float) -> None:
+        """Count an answer."""
+        self.tokens += reply.usage.prompt_tokens + reply.usage.completion_tokens
+        self.latency_seconds += (seconds - self.latency_seconds) * (_NEWER if self.latency_seconds else 1)
+
+    def failed(self, error: ModelError) -> float:
+        """Count a failure; for how many seconds it is left alone now, 0 where it is not."""
+        self.error = error.with_traceback(None)
+        router = self._config.router_settings
+        if router.get("disable_cooldowns") or not is_mendable(error):
+            return 0.0
+        usual = self.deployment["litellm_params"].get("cooldown_time") or router.get("cooldown_time")
+        seconds = float(COOLDOWN_SECONDS if usual is None else usual)
+        now = time.monotonic()
+        if not error.retryable:
+            seconds = max(seconds, BROKEN_COOLDOWN_SECONDS)
+        elif isinstance(error, RateLimited) and error.retry_after_seconds:
+            seconds = error.retry_after_seconds
+        else:
+            allowed = setting(self._config, "allowed_fails")
+            self._failures = [*(at for at in self._failures if at > now - 60), now]
+            if len(self._failures) <= (ALLOWED_FAILS if allowed is None else allowed):
+                return 0.0
+            seconds = max(seconds, error.retry_after_seconds or 0.0)
+        self._failures = []
+        self.cool_for(seconds)
+        return seconds
+
+    def cool_for(self, seconds: float) -> None:
+        """Leave it alone for a while."""
+        self.cool_until = max(self.cool_until, time.monotonic() + seconds)
+
+    def _leave(self) -> None:
+        self.in_flight -= 1
+
+
+def _by_chance(ready: Sequence[_Target], prices: Prices) -> _Target:
+    return random.choices(ready, shares_of([target.deployment for target in ready]))[0]
+
+
+def _by_least(measure: Callable[[_Target, Prices], float]) -> Callable[[Sequence[_Target], Prices], _Target]:
+    def pick(ready: Sequence[_Target], prices: Prices) -> _Target:
+        measured = [measure(target, prices) for target in ready]
+        least = min(measured)
+        return random.choice([each for each, value in zip(ready, measured, strict=True) if value == least])
+
+    return pick
+
+
+def _price(target: _Target, prices: Prices) -> float:
+    rates = prices.of_deployment(target.deployment)
+    return float("inf") if rates is None else float(rates.base.input + rates.base.output)
+
+
+_by_tokens = _by_least(lambda target, prices: target.tokens)
+_STRATEGIES: dict[str, Callable[[Sequence[_Target], Prices], _Target]] = {
+    BY_CHANCE: _by_chance,
+    "latency-based-routing": _by_least(lambda target, prices: target.latency_seconds),
+    "least-busy": _by_least(lambda target, prices: target.in_flight),
+    "usage-based-routing": _by_tokens,
+    "usage-based-routing-v2": _by_tokens,
+    "cost-based-routing": _by_least(_price),
+}
+
+
+def _timeout_of(params: Mapping[str, Any], config: LiteLLMConfig) -> float:
+    """What one request to a deployment may take."""
+    router, shared = config.router_settings, config.litellm_settings
+    asked = (params.get("timeout"), router.get("timeout"), shared.get("request_timeout"))
+    return next((float(seconds) for seconds in asked if seconds is not None), _REQUEST_TIMEOUT_SECONDS)
+
+
+def _completed(deployment: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """A deployment with what its references stand for, and the provider's usual key and address."""
+    params = deployment["litellm_params"]
+    usual = {
+        param.name: value
+        for param in provider_params(params["model"])
+        if param.name not in params and (value := param.value(environment))
+    }
+    known: dict[str, Any] = resolved({**deployment, "litellm_params": {**usual, **params}}, environment)
+    return known
+
+
+def _each_alone(config: LiteLLMConfig, deployments: Iterable[dict[str, Any]]) -> LiteLLMConfig:
+    """A configuration in which each deployment is a group of its own, named by its id, without fallbacks."""
+    alone = tuple(
+        {
+            **each,
+            "model_name": deployment_id(each),
+            "litellm_params": {
+                name: value for name, value in each["litellm_params"].items() if name != "tags"
+            },
+        }
+        for each in deployments
+    )
+    shared = {name: value for name, value in config.litellm_settings.items() if name not in FALLBACKS}
+    return replace(config, deployments=alone, router_settings={}, litellm_settings=shared, lines={})
+
+
+def _ended(errors: Sequence[ModelError], request: ModelRequest) -> ModelError:
+    """The error of a call that nobody answered: the only one, or what each had that was asked."""
+    if len(errors) == 1 or not any(each.retryable for each in errors):
+        return errors[0]
+    pauses = [each.retry_after_seconds for each in errors if each.retry_after_seconds is not None]
+    down = AllProvidersDown(
+        f"Neither model {request.model!r} nor its fallbacks answered: {'; '.join(map(str, errors))}",
+        retry_after_seconds=min(pauses, default=None) if len(pauses) == len(errors) else None,
+    )
+    down.attempts = sum(each.attempts for each in errors)
+    return down
+
+
+def _refusal(config: LiteLLMConfig, name: str, message: str) -> ConfigError:
+    line = config.lines.get(name) or config.lines.get("")
+    return ConfigError(f"router_settings.{name}: {message}", path=str(config.path), line=line)
+
+
+def _tell_nobody(deployment: str, seconds: float, error: ModelError) -> None: ...

@@ -1,0 +1,121 @@
+"""The model of one server with OpenAI's API: a LiteLLM proxy first of all, but also Ollama, vLLM, OpenAI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json
+
+from meshwright.models.config import read_config
+from meshwright.models.http import MAX_REPLY_BYTES, ApiModel, completions_url, read_limited
+from meshwright.models.openai import NamedCompletions, ProxyCompletions
+from meshwright.models.port import Model, ModelUnavailable, Unauthorized
+from meshwright.models.prices import Prices
+from meshwright.money import Price
+
+_LISTING_SECONDS = 10.0
+
+
+class HttpModel(ApiModel):
+    """The server at a base URL: a LiteLLM proxy, which knows our groups, or any with one `model_name`."""
+
+    kind = "http"
+    config = None
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        model_name: str | None = None,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
+        why: str = "",
+        prices_file: Path | None = None,
+    ) -> None:
+        super().__init__(
+            completions_url(base_url),
+            NamedCompletions(model_name) if model_name else ProxyCompletions(),
+            api_key=api_key,
+            max_reply_bytes=max_reply_bytes,
+            remedy="Start the server, or correct LITELLM_BASE_URL",
+        )
+        self.model_name = model_name
+        self._prices_file = prices_file
+        if why:
+            self.name = f"{self.name} ({why})"
+
+    def groups(self) -> None:
+        """Only the server knows them."""
+
+    def prices(self, default: Price | None) -> Prices:
+        """By its one model, or by the project's file, which may be that of the proxy. Raises ConfigError."""
+        if self.model_name is not None:
+            return Prices(default=default, model=self.model_name)
+        file = self._prices_file
+        return Prices.of(read_config(file) if file is not None and file.is_file() else None, default)
+
+    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
+        """Itself, and its groups."""
+        if self.model_name is not None:
+            return self, [self.model_name]
+        return self, [group] if group else sorted(names) or ["default"]
+
+    async def listed(self) -> list[dict[str, Any]]:
+        """The deployments that the server has, in the shape of litellm_config.yaml, by `GET /v1/models`.
+
+        Where it is a LiteLLM proxy, and the key may ask, `/model/info` says what each group is made of.
+        Raises ModelUnavailable, and Unauthorized.
+        """
+        import aiohttp
+
+        session = self._session or self._open()
+        try:
+            async with asyncio.timeout(_LISTING_SECONDS):
+                listing = self.url.removesuffix("/chat/completions") + "/models"
+                names = [str(entry["id"]) for entry in await self._entries(session, listing)]
+                try:
+                    told = await self._entries(session, f"{self.server}/model/info")
+                except (ModelUnavailable, Unauthorized):
+                    told = []
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ModelUnavailable(
+                f"Cannot ask {self.server} for its models ({type(error).__name__})",
+                remedy="Start the server, or correct LITELLM_BASE_URL",
+            ) from None
+        deployments = [_deployment_of(entry) for entry in told if entry.get("model_name") in names]
+        described = {entry["model_name"] for entry in deployments}
+        return [*deployments, *(_deployment_named(name) for name in names if name not in described)]
+
+    async def _entries(self, session: Any, url: str) -> list[dict[str, Any]]:
+        async with session.get(url, allow_redirects=False) as response:
+            if response.status in (401, 403):
+                raise Unauthorized(f"{self.server} refused the credentials", remedy="Check LITELLM_API_KEY")
+            data = await read_limited(response, MAX_REPLY_BYTES) if response.status == 200 else None
+        try:
+            return [entry for entry in from_json(data or b"")["data"] if isinstance(entry, dict)]
+        except (ValueError, KeyError, TypeError):
+            raise ModelUnavailable(
+                f"{self.server} does not list its models at {url.removeprefix(self.server)}",
+                remedy="Check that LITELLM_BASE_URL is the base URL of an OpenAI-compatible server",
+            ) from None
+
+
+def _deployment_of(told: dict[str, Any]) -> dict[str, Any]:
+    """A deployment as the proxy tells it; nothing of it that could be a credential."""
+    params, info = told.get("litellm_params") or {}, told.get("model_info") or {}
+    known = {**info, **params}
+    names = ("tags", "weight", "order", "input_cost_per_token", "output_cost_per_token")
+    shown = {name: known[name] for name in names if known.get(name) is not None}
+    model = str(params.get("model") or told["model_name"])
+    return {
+        "model_name": told["model_name"],
+        "litellm_params": {"model": model, **shown},
+        "model_info": {"id": info.get("id")},
+    }
+
+
+def _deployment_named(name: str) -> dict[str, Any]:
+    return {"model_name": name, "litellm_params": {"model": name}, "model_info": {"id": name}}
