@@ -38,7 +38,7 @@ BENCHMARKS = {
     "dapr_agents": "dapr-agents on the same daprd",
     "dapr_up": "mesh up --host dapr; a task's acceptance over MQTT and HTTP",
     "model_http": "the HTTP adapter of the model port",
-    "model_router": "the Router adapter of the model port",
+    "model_picker": "the routing in front of the HTTP adapter",
     "providers": "models by name: latency, cost, failover, at fakes",
     "ledger": "what ledger and budgets add to a call of a model",
 }

@@ -15,9 +15,9 @@ from benchmarks.figures import Figure, Row, column, compared
 from benchmarks.instant import QUESTION
 from benchmarks.load import drive
 from benchmarks.sides import run_side, side
-from meshwright.models.http import HttpModel
+from meshwright.models.openai import ProxyCompletions
 from meshwright.models.port import CallContext, ChatMessage, ModelRequest
-from meshwright.models.wire import completion_body
+from meshwright.models.server import HttpModel
 
 SECONDS, WARM_UP_SECONDS = 1.0, 0.3
 CONCURRENCY = (32, 128)
@@ -76,7 +76,7 @@ async def ours(url: str, seconds: float) -> dict[str, float]:
 
 async def by_hand(url: str, seconds: float) -> dict[str, float]:
     """The bare client: encode, post, decode."""
-    body = completion_body(make_request())
+    body = ProxyCompletions().body(make_request(), stream=False)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
 

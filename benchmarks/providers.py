@@ -26,7 +26,8 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Row, percentile
 from benchmarks.table import as_markdown, as_text
 from meshwright.errors import ConfigError, ModelError
-from meshwright.models.direct import Chain, DirectModel, ModelSettings, with_fallbacks
+from meshwright.models.named import Chain, ModelSettings, named_models, with_fallbacks
+from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 from meshwright.models.providers import PROVIDERS, missing, provider_of
 from tests.support.fake_provider import FakeProvider, Fault
@@ -167,11 +168,10 @@ async def failed_over(
 
 
 @asynccontextmanager
-async def opened(chain: Chain, environment: Mapping[str, str]) -> AsyncIterator[DirectModel]:
-    """The model, with LiteLLM imported and its Router built."""
-    direct = DirectModel([chain], environment=environment)
+async def opened(chain: Chain, environment: Mapping[str, str]) -> AsyncIterator[Picker]:
+    """The model."""
+    direct = named_models([chain], environment=environment)
     try:
-        await direct.router.load()
         yield direct
     finally:
         await direct.close()

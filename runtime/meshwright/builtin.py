@@ -22,15 +22,16 @@ from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, emit_on
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CallProjection
-from meshwright.ledger.estimate import PriceList
 from meshwright.ledger.key_actors import KEY, KEYS, VirtualKey, VirtualKeys
 from meshwright.ledger.keys import Keys
 from meshwright.mesh import FRONT, Mesh
+from meshwright.messages import Event
 from meshwright.models.cache.select import cached
-from meshwright.models.named import ByName, NamedPrices, by_name
-from meshwright.models.port import Model, ModelRequest
+from meshwright.models.named import adapter_for, with_named_models
+from meshwright.models.picker import Cooldowns
+from meshwright.models.port import Adapter, ModelRequest
 from meshwright.models.retry import Retrying
-from meshwright.models.select import choose_model, prices_for
+from meshwright.models.select import choose_model
 from meshwright.orchestration.admission import Admission
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence, every
@@ -52,6 +53,7 @@ from meshwright.work.thread import thread_of
 if TYPE_CHECKING:
     from meshwright.edge.mqtt import MqttEdge
 
+COOLED_DOWN = "deployment.cooled_down"
 ORCHESTRATION = ORCHESTRATOR.lower()
 """The app in which tasks are orchestrated, and what the whole mesh asks lives."""
 
@@ -149,10 +151,16 @@ class ModelsComponent(Component):
         super().__init__(mesh)
         settings = mesh.settings
         path = project_file(mesh.project, settings.litellm_config)
-        self.chosen = mesh.given_model or self._choose()
+        self._cooldowns = Cooldowns()
+        self.chosen = self._choose() if mesh.given_model is None else adapter_for(mesh.given_model)
+        mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
         retrying = Retrying(self.chosen, mesh.host.clock, on_retry=self._retried)
-        answering = cached(retrying, settings, mesh.database.folder, path, mesh.host.clock)
-        mesh.model = Accounted(answering, mesh.budgets, self._prices(), emit_on(mesh.host))
+        folder, clock = mesh.database.folder, mesh.host.clock
+        answering = cached(retrying, settings, folder, path, clock, kind=self.chosen.kind)
+        prices = self.chosen.prices(settings.default_price)
+        mesh.model = Accounted(answering, mesh.budgets, prices, emit_on(mesh.host))
+        self._cooldowns.on_begin = self._cooled_down
+        mesh.host.listen(topics.MESH, self._learn, (COOLED_DOWN,))
 
     async def stop(self) -> None:
         """Book what is still to be booked, and close the connections."""
@@ -164,20 +172,25 @@ class ModelsComponent(Component):
 
         return start_warnings(self.chosen, self.mesh.prompts, self.mesh.agent_types)
 
-    def _choose(self) -> Model:
+    def _choose(self) -> Adapter:
         mesh = self.mesh
         path = project_file(mesh.project, mesh.settings.litellm_config)
-        chosen = choose_model(mesh.settings, path, count_tokens=count_tokens)
+        shared = self._cooldowns
+        chosen = choose_model(mesh.settings, path, count_tokens=count_tokens, cooldowns=shared)
+        if mesh.settings.model == "offline":
+            return chosen
         own = [agent for agent in mesh.agent_types if mesh.role.runs(agent.agent_id)]
-        return chosen if mesh.settings.model == "offline" else by_name(chosen, own, path)
+        return with_named_models(chosen, own, path, cooldowns=shared)
 
-    def _prices(self) -> PriceList:
-        settings = self.mesh.settings
-        path = project_file(self.mesh.project, settings.litellm_config)
-        if not isinstance(self.chosen, ByName):
-            return prices_for(self.chosen, path, settings.default_price)
-        groups = prices_for(self.chosen.otherwise, path, settings.default_price)
-        return NamedPrices(self.chosen, groups, settings.default_price)
+    def _cooled_down(self, deployment: str, seconds: float, error: ModelError) -> None:
+        fault = {"type": error.code, "message": str(error)}
+        told = {"deployment": deployment, "seconds": round(seconds, 3), "error": fault}
+        self.mesh.tell(COOLED_DOWN, told)
+
+    def _learn(self, event: Event) -> None:
+        """Leave a deployment alone that failed in another worker."""
+        age = (self.mesh.host.clock.now() - event.time).total_seconds()
+        self._cooldowns.learn(event.payload["deployment"], event.payload["seconds"] - age)
 
     def _retried(self, request: ModelRequest, error: ModelError, delay_seconds: float) -> None:
         fault = {"type": error.code, "message": str(error)}

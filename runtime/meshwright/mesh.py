@@ -94,6 +94,8 @@ class Mesh:
     registry: Registry
     admission: Admission
     model: Model
+    groups: tuple[str, ...] | None
+    """The models that callers may name; None where only a server knows."""
     budgets: Budgets
     prompts: Prompts
     context: ContextClient

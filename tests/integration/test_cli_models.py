@@ -222,10 +222,12 @@ async def test_one_that_takes_no_tools_is_well_and_says_so(project: Path, fake: 
 async def test_another_release_of_litellm_is_refused_with_the_command_to_run(
     project: Path, fake: FakeProvider, arguments: tuple[str, ...]
 ) -> None:
+    text = CONFIG.replace("openai/house-model", "mistral/house-model")  # which LiteLLM has to call
+    (project / "litellm_config.yaml").write_text(text)
     release(project / "site", "1.106.1")
     keys = {"TWO_KEY": SECRET, "FAKE_BASE": f"{fake.url}/v1", "PYTHONPATH": str(project / "site")}
     done = await mesh(project, *arguments, **keys)
-    told = "LiteLLM 1.106.1 is installed, and the in-process router works with 1.88.6 only"
+    told = "LiteLLM 1.106.1 is installed, and Meshwright works with 1.88.6 only"
     assert told in done.out + done.err and ": pip install litellm==1.88.6" in done.out + done.err
     assert done.code == len(arguments) and fake.calls == []
 

@@ -20,7 +20,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright.models.http import HttpModel
 from meshwright.models.port import (
     AllProvidersDown,
     ChatMessage,
@@ -28,6 +27,7 @@ from meshwright.models.port import (
     ModelRequest,
     Unauthorized,
 )
+from meshwright.models.server import HttpModel
 from meshwright.stack.network import Ports
 from tests.support.fake_provider import FakeProvider, Fault, tool_calls
 

@@ -15,17 +15,14 @@ from meshwright.agents.loader import load_agents
 from meshwright.api.app import create_llm_app
 from meshwright.app import role_of
 from meshwright.errors import Draining, ModelError
-from meshwright.models.pool import FALLBACK, ModelPool, PoolReply
 from meshwright.models.port import (
     AllProvidersDown,
     BudgetExceeded,
     ContextTooLong,
-    ModelRefused,
     ModelReply,
     ModelTimeout,
     ModelUnavailable,
     RateLimited,
-    Unauthorized,
 )
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.fake_provider import FakeProvider, Fault
@@ -265,20 +262,3 @@ async def test_the_agent_says_what_it_needs(agent: type[Agent], payload: dict[st
         outcome = await mesh.outcome(receipt.task_id)
     assert outcome.error is not None
     assert "payload.messages" in outcome.error.message
-
-
-# Its client
-
-
-async def test_the_pool_gives_an_answer_or_a_polite_word(tmp_path: Path) -> None:
-    async with service(tmp_path, answering=ScriptedModel("Hello!", Unauthorized("refused"))) as there:
-        pool = ModelPool(there.url)
-        answered = await pool.complete(HELLO, model="fast", tenant_id="acme")
-        assert (answered.content, answered.model, answered.available) == ("Hello!", "scripted", True)
-        assert await pool.complete(HELLO) == PoolReply(FALLBACK, available=False)
-        with pytest.raises(ModelRefused, match="answered 422"):
-            await pool.complete([])
-        await pool.close()
-    nobody = ModelPool(there.url, fallback="Later, please.")
-    assert await nobody.complete(HELLO) == PoolReply("Later, please.", available=False)
-    await nobody.close()

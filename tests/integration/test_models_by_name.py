@@ -19,12 +19,11 @@ from meshwright import (
 )
 from meshwright.errors import ConfigError
 from meshwright.messages import Usage
-from meshwright.models.http import HttpModel
-from meshwright.models.named import ByName, NamedPrices, by_name
+from meshwright.models.named import NamedModels, adapter_for, with_named_models
 from meshwright.models.offline import OfflineModel
+from meshwright.models.picker import Picker
 from meshwright.models.port import ModelReply
-from meshwright.models.prices import Prices
-from meshwright.models.router import RouterModel
+from meshwright.models.server import HttpModel
 from meshwright.money import Price
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from tests.support.fake_provider import FakeProvider, Fault, tool_call
@@ -47,7 +46,9 @@ async def test_the_mesh_answers_by_name_beside_its_own_groups(
     fake: FakeProvider, environment: dict[str, str]
 ) -> None:
     own = ScriptedModel("of the mesh")
-    model = by_name(own, [create_agent("gpt-5.4"), create_agent("offline")], environment=environment)
+    model = with_named_models(
+        adapter_for(own), [create_agent("gpt-5.4"), create_agent("offline")], environment=environment
+    )
     try:
         named = await model.complete(request("gpt-5.4"))
         offline = await model.complete(request("offline"))
@@ -61,19 +62,19 @@ async def test_the_mesh_answers_by_name_beside_its_own_groups(
 
 
 def test_a_mesh_whose_agents_name_nothing_has_its_model_alone() -> None:
-    own = ScriptedModel()
-    assert by_name(own, []) is own
+    own = adapter_for(ScriptedModel())
+    assert with_named_models(own, []) is own
 
 
 def test_an_agent_whose_model_cannot_be_called_is_named_with_what_is_missing() -> None:
     agent = create_agent("claude-sonnet-4-6", agent_id="poet")
     with pytest.raises(ConfigError, match=r"agent poet: .*ANTHROPIC_API_KEY"):
-        by_name(OfflineModel(), [agent], environment={})
+        with_named_models(OfflineModel(), [agent], environment={})
 
 
 def test_a_server_is_asked_for_every_name_as_it_stands() -> None:
     server = HttpModel("http://127.0.0.1:4000")
-    assert by_name(server, [create_agent("claude-sonnet-4-6")], environment={}) is server
+    assert with_named_models(server, [create_agent("claude-sonnet-4-6")], environment={}) is server
 
 
 async def test_a_name_that_is_a_group_is_that_group(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -82,12 +83,12 @@ async def test_a_name_that_is_a_group_is_that_group(tmp_path: Path, environment:
         "model_list: [{model_name: gpt-5.4, litellm_params: "
         "{model: openai/gpt-5.4, api_key: os.environ/OPENAI_API_KEY}}]"
     )
-    router = RouterModel(path, environment=environment)
-    assert by_name(router, [create_agent("gpt-5.4")], environment={}) is router
+    router = Picker(path, environment=environment)
+    assert with_named_models(router, [create_agent("gpt-5.4")], environment={}) is router
     with pytest.raises(ConfigError, match="is a group"):
-        by_name(router, [create_router_agent(["gpt-5.4", "mistral/m"])], environment=environment)
+        with_named_models(router, [create_router_agent(["gpt-5.4", "mistral/m"])], environment=environment)
     offline = OfflineModel()
-    assert by_name(offline, [create_agent("gpt-5.4")], path, environment={}) is offline
+    assert with_named_models(offline, [create_agent("gpt-5.4")], path, environment={}) is offline
 
 
 async def test_agents_that_give_one_model_different_fallbacks_are_refused(
@@ -95,17 +96,16 @@ async def test_agents_that_give_one_model_different_fallbacks_are_refused(
 ) -> None:
     agents = [create_agent("gpt-5.4"), create_router_agent(["gpt-5.4", "mistral/m"], agent_id="other")]
     with pytest.raises(ConfigError, match="different fallbacks"):
-        by_name(ScriptedModel(), agents, environment=environment)
+        with_named_models(adapter_for(ScriptedModel()), agents, environment=environment)
 
 
 async def test_a_named_model_has_its_own_price_and_its_fallbacks_the_dearest_counts(
     environment: dict[str, str],
 ) -> None:
     agents = [create_router_agent(["gpt-5.4-nano", "gpt-5.4", "mistral/m"]), create_agent("offline")]
-    model = by_name(ScriptedModel(), agents, environment=environment)
-    assert isinstance(model, ByName)
+    model = with_named_models(adapter_for(ScriptedModel()), agents, environment=environment)
     default = Price(input=Decimal("0.5"), output=Decimal(90))
-    prices = NamedPrices(model, Prices.of(None, default), default)
+    prices = model.prices(default)
     named = prices.most(request("gpt-5.4-nano", tags=("research",)), 10)
     assert named == Price(input=Decimal("2.5"), output=Decimal(90))
     assert prices.most(request("offline")) == Price(input=Decimal(0), output=Decimal(0))
@@ -118,13 +118,13 @@ async def test_a_named_model_has_its_own_price_and_its_fallbacks_the_dearest_cou
 async def test_each_model_is_closed_once() -> None:
     closed: list[str] = []
 
-    class Counted(ScriptedModel):
+    class Counted(OfflineModel):
         async def close(self) -> None:
             closed.append(self.name)
 
     one = Counted()
-    await ByName({"a": one, "b": one}, one).close()
-    assert closed == ["scripted"]
+    await NamedModels({"a": one, "b": one}, one).close()
+    assert closed == ["offline"]
 
 
 class Poet(Agent):

@@ -14,7 +14,6 @@ from meshwright import MeshError
 from meshwright.api.completions import GROUPS
 from meshwright.errors import ModelError
 from meshwright.messages import Usage
-from meshwright.models.http import HttpModel
 from meshwright.models.port import (
     AllProvidersDown,
     BudgetExceeded,
@@ -31,6 +30,7 @@ from meshwright.models.port import (
     Unauthorized,
 )
 from meshwright.models.retry import MAX_TRIES
+from meshwright.models.server import HttpModel
 from meshwright.testing import ScriptedModel
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_api import HELLO, WEATHER, Failing, Service, service

@@ -253,7 +253,11 @@ class Answer:
 def made_up(body: dict[str, Any]) -> dict[str, Any]:
     """An answer of its own: it says what it is, and repeats the last message."""
     text = f"{SERVER} answers, and is no model: {text_of(body['messages'][-1].get('content'))}"
-    return {"content": json.dumps({"answer": text}) if "response_format" in body else text}
+    answer = json.dumps({"answer": text})
+    forced = body.get("tool_choice")
+    if isinstance(forced, dict) and forced["type"] == "tool":  # so Anthropic is asked for a shape
+        return tool_call(forced["name"], answer)
+    return {"content": answer if "response_format" in body else text}
 
 
 def text_of(content: Any) -> str:

@@ -28,6 +28,7 @@ FAILING = (
     "claude-down",
 )
 GROUPS = ("good", "default", *FAILING)
+BY_LITELLM = ("quality", "bad", "limited", "cut", "told", "page")
 KEYS = {group: f"sk-{group}-Zq7K2m9X4v" for group in GROUPS}
 OTHER_KEYS = {"GATEWAY_KEY": "gateway-Zq7K2m9X4v", "GEMINI_API_KEY": "AIza-unused-Zq7K2m9X4v"}
 AGENT = """
@@ -105,6 +106,8 @@ def deployment(fake: FakeProvider, group: str) -> dict[str, Any]:
         "api_key": f"os.environ/{variable(group)}",
         "extra_headers": {"X-Gateway": "os.environ/GATEWAY_KEY"},
     }
+    if group in BY_LITELLM:
+        params["merge_reasoning_content_in_choices"] = False  # which LiteLLM alone can read
     return {"model_name": group, "litellm_params": params}
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from meshwright.models.http import HttpModel
 from meshwright.models.offline import OfflineModel
+from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, Model, ModelRequest, ToolSpec
-from meshwright.models.router import RouterModel
+from meshwright.models.server import HttpModel
 from tests.support.fake_provider import FakeProvider
 
 KEY = "sk-a-secret-key"
@@ -46,7 +46,15 @@ def http(fake: FakeProvider, folder: Path) -> Model:
 def router(fake: FakeProvider, folder: Path) -> Model:
     path = folder / "litellm_config.yaml"
     path.write_text(CONFIG.format(url=fake.url))
-    return RouterModel(path, environment={"FAKE_KEY": KEY})
+    return Picker(path, environment={"FAKE_KEY": KEY})
+
+
+def litellm(fake: FakeProvider, folder: Path) -> Model:
+    """A deployment with a parameter that LiteLLM alone can read."""
+    path = folder / "litellm_config.yaml"
+    text = CONFIG.format(url=fake.url)
+    path.write_text(text.replace("tags:", "merge_reasoning_content_in_choices: false, tags:"))
+    return Picker(path, environment={"FAKE_KEY": KEY})
 
 
 def offline(fake: FakeProvider, folder: Path) -> Model:
@@ -54,16 +62,20 @@ def offline(fake: FakeProvider, folder: Path) -> Model:
 
 
 def anthropic(fake: FakeProvider, folder: Path) -> Model:
-    """The Router again, with a provider that speaks Anthropic's API."""
+    """A deployment whose provider speaks Anthropic's API."""
     path = folder / "litellm_config.yaml"
     text = CONFIG.format(url=fake.url).replace("/v1", "")
     path.write_text(text.replace("openai/gpt-5.4-mini", "anthropic/claude-haiku-4-5"))
-    return RouterModel(path, environment={"FAKE_KEY": KEY})
+    return Picker(path, environment={"FAKE_KEY": KEY})
 
 
-CALLING: dict[str, Callable[[FakeProvider, Path], Model]] = {"http": http, "router": router}
-ADAPTERS = {"offline": offline, **CALLING}
+CALLING: dict[str, Callable[[FakeProvider, Path], Model]] = {
+    "http": http,
+    "router": router,
+    "litellm": litellm,
+}
 EVERY_API = {**CALLING, "anthropic": anthropic}
+ADAPTERS = {"offline": offline, **EVERY_API}
 
 
 def request(**fields: Any) -> ModelRequest:

@@ -29,14 +29,16 @@ def settings(**given: Any) -> Settings:
 
 def test_without_a_cache_the_model_stays_as_it_is(tmp_path: Path, clock: ManualClock) -> None:
     model = OfflineModel()
-    assert cached(model, settings(), tmp_path, tmp_path / "litellm_config.yaml", clock) is model
+    assert cached(model, settings(), tmp_path, tmp_path / "litellm_config.yaml", clock, kind="http") is model
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 async def test_the_settings_name_the_cache(tmp_path: Path, clock: ManualClock, kind: str) -> None:
     store = cache_of(settings(cache=kind), tmp_path, clock)
     assert store is not None and store.name == kind
-    model = cached(OfflineModel(), settings(cache=kind), tmp_path, tmp_path / "none.yaml", clock)
+    model = cached(
+        OfflineModel(), settings(cache=kind), tmp_path, tmp_path / "none.yaml", clock, kind="offline"
+    )
     await model.complete(request())
     assert (await model.complete(request())).cache_hit
     assert (tmp_path / "cache.db").exists() == (kind == "disk")
@@ -72,7 +74,8 @@ async def test_what_another_server_key_or_file_answered_is_no_hit(
     environment = {"OLLAMA_API_BASE": "http://one"}
 
     async def is_hit() -> bool:
-        model = cached(Provider(), settings(**known), tmp_path, path, clock, environment=environment)
+        chosen = settings(**known)
+        model = cached(Provider(), chosen, tmp_path, path, clock, kind="http", environment=environment)
         reply = await model.complete(request())
         await model.close()
         return reply.cache_hit

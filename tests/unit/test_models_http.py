@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from meshwright.errors import ConfigError
-from meshwright.models.http import HttpModel
 from meshwright.models.port import CallContext, ChatMessage, ModelTimeout, ToolCall, ToolSpec
+from meshwright.models.server import HttpModel
 from meshwright.models.structure import response_schema
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_requests import KEY, request

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from meshwright.errors import ModelError
-from meshwright.models.http import HttpModel
 from meshwright.models.port import ContentRefused, ModelUnavailable, RateLimited, Unauthorized
+from meshwright.models.server import HttpModel
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_requests import KEY, PROMPT, request
 

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from meshwright.models.config import LiteLLMConfig, read_config
-from meshwright.models.groups import fallbacks_of
 from meshwright.models.port import ModelRefused, ModelRequest
-from meshwright.models.routing import Route, check, route, tags_nobody_answers
+from meshwright.models.routing import Route, check, fallbacks_of, route, tags_nobody_answers
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {"ANTHROPIC_API_KEY": "a", "OPENAI_API_KEY": "o"}

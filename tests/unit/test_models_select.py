@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from meshwright.errors import ConfigError
-from meshwright.models.http import HttpModel
-from meshwright.models.litellm_release import RELEASE
+from meshwright.models.litellm import RELEASE
 from meshwright.models.offline import OfflineModel
+from meshwright.models.picker import Picker
 from meshwright.models.port import Model
-from meshwright.models.router import RouterModel
 from meshwright.models.select import choose_model
+from meshwright.models.server import HttpModel
 from meshwright.settings import Settings
 
 CONFIG = """\
@@ -59,7 +59,7 @@ def test_a_base_url_chooses_that_server(path: Path) -> None:
 
 def test_a_key_that_the_configuration_names_chooses_the_router(path: Path) -> None:
     model = choose(path, {"MY_KEY": SECRET})
-    assert isinstance(model, RouterModel)
+    assert isinstance(model, Picker)
     assert model.name == "router litellm_config.yaml (MY_KEY is set; 1 of 2 deployments)"
 
 
@@ -85,13 +85,15 @@ def test_a_key_without_a_configuration_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_litellm")
-def test_a_key_without_litellm_is_said_with_what_to_install(path: Path) -> None:
-    assert "pip install -e '.[litellm]'" in choose(path, {"MY_KEY": SECRET}).name
+def test_a_key_of_openai_needs_no_litellm(path: Path) -> None:
+    assert isinstance(choose(path, {"MY_KEY": SECRET}), Picker)
 
 
 @pytest.mark.usefixtures("without_litellm")
-def test_the_router_without_litellm_is_refused_with_what_to_install(path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"pip install -e '\.\[litellm\]'"):
+def test_a_key_of_a_provider_that_needs_litellm_says_what_to_install(path: Path) -> None:
+    path.write_text(CONFIG.replace("openai/gpt-5.4-mini", "gemini/gemini-2.5-flash"))
+    assert "pip install 'meshwright[litellm]'" in choose(path, {"MY_KEY": SECRET}).name
+    with pytest.raises(ConfigError, match=r"pip install 'meshwright\[litellm\]'"):
         choose(path, {"MY_KEY": SECRET}, model="router")
 
 
@@ -109,7 +111,7 @@ def test_a_broken_configuration_is_no_matter_to_who_does_not_use_it(path: Path) 
 def test_what_the_settings_name_is_made_whatever_the_environment_offers(path: Path) -> None:
     environment = {"MY_KEY": SECRET}
     assert choose(path, environment, litellm_base_url=URL, model="offline").name == "offline"
-    assert isinstance(choose(path, environment, litellm_base_url=URL, model="router"), RouterModel)
+    assert isinstance(choose(path, environment, litellm_base_url=URL, model="router"), Picker)
 
 
 def test_the_router_without_any_key_names_the_keys(path: Path) -> None:

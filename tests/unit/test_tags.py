@@ -12,7 +12,8 @@ from meshwright.agents.loader import load_agents
 from meshwright.assembly.models import start_warnings, warnings_of
 from meshwright.messages import Outcome
 from meshwright.models.config import read_config
-from meshwright.models.groups import matching
+from meshwright.models.named import adapter_for
+from meshwright.models.routing import matching
 from meshwright.prompts import Prompts
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.unit.test_models_routing import ROOT
@@ -136,7 +137,7 @@ def test_the_fleet_that_comes_with_the_mesh_has_a_deployment_for_all_its_tags() 
 
 
 def test_only_the_router_has_a_file_to_be_warned_of(tmp_path: Path) -> None:
-    assert start_warnings(ScriptedModel(), Prompts(tmp_path), (Slipping,)) == ()
+    assert start_warnings(adapter_for(ScriptedModel()), Prompts(tmp_path), (Slipping,)) == ()
 
 
 def chosen(text: str, sample: Task) -> list[str]:

@@ -15,17 +15,12 @@ from meshwright.context.text import count_tokens
 from meshwright.errors import ConfigError
 from meshwright.messages import Task
 from meshwright.models.config import LiteLLMConfig, read_config
-from meshwright.models.groups import deployment_id, deployments_of, did_you_mean, missing_of
-from meshwright.models.http import HttpModel
-from meshwright.models.named import ByName
 from meshwright.models.overview import explanation, groups_document
-from meshwright.models.port import Model
+from meshwright.models.port import Adapter
 from meshwright.models.prices import Prices
-from meshwright.models.probe import each_alone, probe_all
-from meshwright.models.router import RouterModel
-from meshwright.models.routing import CallerTags, tags_nobody_answers
-from meshwright.models.select import choose_model, prices_for
-from meshwright.models.servers import groups_of_server
+from meshwright.models.probe import probe_all
+from meshwright.models.routing import CallerTags, deployment_id, tags_nobody_answers
+from meshwright.models.select import choose_model
 from meshwright.prompts import Prompts
 from meshwright.settings import Settings
 
@@ -48,7 +43,11 @@ class ModelDesk:
     async def overview(self, health: Mapping[str, Document]) -> Document:
         """Groups, deployments, prices, what each misses, and warnings; asks the server where there is one."""
         model, problem = self._model()
-        server = await self._server(model)
+        try:
+            server = await self._server(model)
+        finally:
+            if model is not None:
+                await model.close()
         config = server or self._config()
         if config is None:
             groups: list[Document] = []
@@ -73,34 +72,16 @@ class ModelDesk:
         if model is None:
             raise problem or ConfigError("no model answers")
         try:
-            if isinstance(model, RouterModel):
-                return await self._test_deployments(model.config, group)
             server = await self._server(model)
-            names = sorted(server.groups) if server else [group or "default"]
-            if isinstance(model, HttpModel) and model.model_name is not None:
-                names = [model.model_name]
-            elif server and group is not None:
-                names = [group]
-            return await probe_all(model, names, prices_for(model, self.path, self.settings.default_price))
+            probed, names = model.alone(group, server.groups if server else ())
+            try:
+                return await probe_all(probed, names, model.prices(self.settings.default_price))
+            finally:
+                await probed.close()
         finally:
             await model.close()
 
-    async def _test_deployments(self, config: LiteLLMConfig, group: str | None) -> list[Document]:
-        members = config.deployments if group is None else deployments_of(config, group)
-        if members is None:
-            remedy = did_you_mean(str(group), config.groups, "Groups")
-            raise ConfigError(f"{config.path.name} has no model group {group!r}", remedy=remedy)
-        usable = [each for each in members if not missing_of(each, self.environment)]
-        if not usable:
-            names = sorted({name for each in members for name in missing_of(each, self.environment)})
-            raise ConfigError("no deployment can be called", remedy=f"Set one of {', '.join(names)}")
-        alone = RouterModel(each_alone(config, usable), environment=self.environment)
-        try:
-            return await probe_all(alone, [deployment_id(each) for each in usable], self._prices(config))
-        finally:
-            await alone.close()
-
-    def _model(self) -> tuple[Model | None, ConfigError | None]:
+    def _model(self) -> tuple[Adapter | None, ConfigError | None]:
         try:
             return choose_model(
                 self.settings, self.path, environment=self.environment, count_tokens=count_tokens
@@ -116,15 +97,12 @@ class ModelDesk:
     def _prices(self, config: LiteLLMConfig) -> Prices:
         return Prices.of(config, self.settings.default_price, self.environment)
 
-    async def _server(self, model: Model | None) -> LiteLLMConfig | None:
-        """What the server behind an http model is made of."""
-        if not isinstance(model, HttpModel):
+    async def _server(self, model: Adapter | None) -> LiteLLMConfig | None:
+        """What the server behind a model is made of, where there is one."""
+        found = None if model is None else await model.listed()
+        if found is None:
             return None
-        key = self.settings.litellm_api_key
-        found = await groups_of_server(
-            str(self.settings.litellm_base_url), key.get_secret_value() if key else None
-        )
-        return LiteLLMConfig(Path(model.server), tuple(found), {"enable_tag_filtering": True}, {}, {})
+        return LiteLLMConfig(Path("server"), tuple(found), {"enable_tag_filtering": True}, {}, {})
 
     def _warnings(self, config: LiteLLMConfig) -> list[ConfigError]:
         prompts = Prompts(project_file(self.project, self.settings.prompt_dir))
@@ -138,12 +116,11 @@ def by_group(config: LiteLLMConfig, health: Mapping[str, Document]) -> dict[str,
     return {**health, **{name: state for name, state in known.items() if state is not None}}
 
 
-def start_warnings(model: Model, prompts: Prompts, agents: Sequence[type[Agent]]) -> tuple[str, ...]:
+def start_warnings(model: Adapter, prompts: Prompts, agents: Sequence[type[Agent]]) -> tuple[str, ...]:
     """What a mesh should say at its start of the file behind its model, and of its fleet's tags."""
-    behind = model.otherwise if isinstance(model, ByName) else model
-    if not isinstance(behind, RouterModel):
+    if model.config is None:
         return ()
-    return tuple(str(each) for each in warnings_of(behind.config, prompts, agents))
+    return tuple(str(each) for each in warnings_of(model.config, prompts, agents))
 
 
 def warnings_of(config: LiteLLMConfig, prompts: Prompts, agents: Sequence[type[Agent]]) -> list[ConfigError]:

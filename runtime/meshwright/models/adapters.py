@@ -71,7 +71,7 @@ def needs_litellm(params: Params) -> bool:
 
 
 def _maker_of(params: Params) -> Maker | None:
-    """The maker of the deployment's provider; None where it has none, or LiteLLM's own features are asked for.
+    """The maker of the deployment's provider; None where that has none, or only LiteLLM reads a parameter.
 
     This is the registry: a new provider is a line here.
     """

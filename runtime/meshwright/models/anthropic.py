@@ -149,24 +149,28 @@ class BlockPieces:
         self._blocks: dict[int, dict[str, Any]] = {}
         self._grown: dict[tuple[int, str], list[str]] = {}
 
-    def add(self, event: Mapping[str, Any]) -> None:
+    def add(self, chunk: Mapping[str, Any]) -> None:
         """Take the next event."""
-        match event["type"]:
+        match chunk["type"]:
             case "message_start":
-                self._message = dict(event["message"])
+                self._message = dict(chunk["message"])
                 self._count(self._message.get("usage"))
             case "content_block_start":
-                self._blocks[event["index"]] = dict(event["content_block"])
-                self._grow(event["index"], "text", event["content_block"].get("text") or "")
+                self._blocks[chunk["index"]] = dict(chunk["content_block"])
+                self._grow(chunk["index"], "text", chunk["content_block"].get("text") or "")
             case "content_block_delta":
-                delta = event["delta"]
+                delta = chunk["delta"]
                 for name in ("text", "partial_json", "thinking", "signature"):
-                    self._grow(event["index"], name, delta.get(name) or "")
+                    self._grow(chunk["index"], name, delta.get(name) or "")
             case "message_delta":
-                self._message |= {name: value for name, value in event["delta"].items() if value is not None}
-                self._count(event.get("usage"))
+                self._message |= {name: value for name, value in chunk["delta"].items() if value is not None}
+                self._count(chunk.get("usage"))
             case "message_stop":
                 self.done = True
+
+    def end(self) -> None:
+        """The stream has ended."""
+        self.done = True
 
     def body(self) -> dict[str, Any] | None:
         """The whole message; None where it was cut off."""

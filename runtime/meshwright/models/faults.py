@@ -54,7 +54,7 @@ FORMAT = re.compile(r"response[_ ](?:format|schema|mime)|json[_ ]schema|structur
 PARAMETER = re.compile(r"unsupported[_ ]?param|not support param|tool[_ ]choice")
 MAY_NOT_TAKE = frozenset({400, 404, 422})
 TAKEN_BY_OTHERS = "Choose a group or tags whose models take it"
-CREDIT_SIGNS = ("insufficient_quota", "budget_exceeded")
+CREDIT_SIGNS = ("insufficient_quota", "budget_exceeded", "credit balance")
 # What a LiteLLM proxy says when all deployments of a group cool down, and of a provider out of its reach.
 CHAIN_SIGN = "error doing the fallback"
 DOWN_SIGNS = (CHAIN_SIGN, "no deployments available", "no healthy deployment", "all providers unavailable")
@@ -133,7 +133,7 @@ def at_fault(fault: Fault, what: str) -> ModelUnavailable:
 def refusal(fault: Fault, what: str) -> ModelRefused:
     """Make the error for a request that would be rejected again."""
     error = kind_of_refusal(fault, what)
-    error.answered = fault.status
+    error.answered = 402 if type(error) is ModelRefused and fault.says(CREDIT_SIGNS) else fault.status
     return error
 
 

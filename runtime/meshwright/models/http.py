@@ -1,4 +1,4 @@
-"""The client of model servers: one call over HTTP, whole or streamed, in the server's own API (its `Wire`)."""
+"""The client of model servers: one call over HTTP, whole or streamed, in the server's own API."""
 
 from __future__ import annotations
 
@@ -33,9 +33,16 @@ class TooMuch(Exception):
 
 
 class Pieces(Protocol):
-    """Puts the chunks of a stream together; `done` once the server has said that it ends."""
+    """Puts the chunks of a stream together."""
 
-    done: bool
+    @property
+    def done(self) -> bool:
+        """Whether the server has said that the stream ends."""
+        ...
+
+    def end(self) -> None:
+        """The server has said so."""
+        ...
 
     def add(self, chunk: Any) -> None:
         """Take the next chunk; text goes on to whoever listens. Raises TooMuch."""
@@ -134,6 +141,7 @@ class ApiModel:
         self, request: ModelRequest, on_delta: OnDelta | None, begun: float, adaptations: int = 0
     ) -> ModelReply:
         session = self._session or self._open()
+        known: dict[str, Any] = {}
         data = to_json(self.wire.body(request, stream=on_delta is not None))
         async with session.post(self._target, data=data, allow_redirects=False) as response:
             if response.status == 200:
@@ -193,7 +201,7 @@ class ApiModel:
         """Read a stream until it says that it is done; one that merely stops was cut off."""
         async for data in _events(response.content.iter_any(), self.max_reply_bytes):
             if data == b"[DONE]":
-                pieces.done = True
+                pieces.end()
             else:
                 chunk = self._parsed(data)
                 if isinstance(chunk, dict) and chunk.get("error"):
@@ -240,9 +248,7 @@ class ApiModel:
             )
         if isinstance(error, aiohttp.ServerDisconnectedError):
             return ModelUnavailable(f"{self.server} closed the connection before it had answered")
-        return ModelUnavailable(
-            f"Cannot connect to {self.server}: {reason_of(error)}", remedy=self._remedy
-        )
+        return ModelUnavailable(f"Cannot connect to {self.server}: {reason_of(error)}", remedy=self._remedy)
 
 
 def not_a_completion(source: str) -> ModelUnavailable:
@@ -279,7 +285,7 @@ def header_key(api_key: str | None) -> str:
     if key and not (key.isascii() and key.isprintable()):
         raise ConfigError(
             "The model server's key holds characters that no header may hold",
-            remedy="Set the variable to the key alone",
+            remedy="Set its variable (of a server LITELLM_API_KEY) to the key alone",
             field="litellm_api_key",
         )
     return key

@@ -35,7 +35,7 @@ from meshwright.models.port import (
 from meshwright.models.reasons import Discretion
 
 RELEASE = "1.88.6"
-"""The tested release, which the extra `litellm` installs. Others fail late: 1.92 loses tools, 1.102 streams."""
+"""The tested release, which the extra `litellm` installs. Others fail late: 1.102 loses streams."""
 INSTALL = "pip install 'meshwright[litellm]'"
 _logger = logging.getLogger("meshwright.models")
 _SOURCE = "LiteLLM"
@@ -128,9 +128,7 @@ class LiteLLMModel:
         reply = self._read(pieces.body(), request)
         return reply if counted else reply.model_copy(update={"cost_source": "estimated"})
 
-    def _read(
-        self, body: Any, request: ModelRequest, thinking: Sequence[dict[str, Any]] = ()
-    ) -> ModelReply:
+    def _read(self, body: Any, request: ModelRequest, thinking: Sequence[dict[str, Any]] = ()) -> ModelReply:
         reply = read_completion(body, model=request.model, source=_SOURCE)
         return reply.model_copy(update={"thinking": tuple(thinking)}) if thinking else reply
 
@@ -139,7 +137,12 @@ class LiteLLMModel:
         for written, message in zip(body["messages"], request.messages, strict=True):
             if message.thinking:
                 written["thinking_blocks"] = [dict(block) for block in message.thinking]
-        return {**self._params, **body, "model": f"{self._prefix}{request.model}", "timeout": request.timeout_seconds}
+        return {
+            **self._params,
+            **body,
+            "model": f"{self._prefix}{request.model}",
+            "timeout": request.timeout_seconds,
+        }
 
 
 @cache
@@ -228,9 +231,7 @@ def _translated(error: Exception, request: ModelRequest, discretion: Discretion)
     return made
 
 
-def _kind_of_error(
-    error: Exception, causes: Sequence[BaseException], model: str, shown: str
-) -> ModelError:
+def _kind_of_error(error: Exception, causes: Sequence[BaseException], model: str, shown: str) -> ModelError:
     kinds = {kind.__name__ for cause in causes[:2] for kind in type(cause).__mro__}
     said = f"; it said: {shown}" if shown else ""
     if "ContextWindowExceededError" in kinds:

@@ -19,7 +19,7 @@ from meshwright.clock import Clock, SystemClock
 from meshwright.errors import ConfigError
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, read_config, with_ids
 from meshwright.models.offline import USUAL_GROUPS, OfflineModel
-from meshwright.models.picker import Picker
+from meshwright.models.picker import Cooldowns, Picker
 from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta, PriceList
 from meshwright.models.prices import Prices
 from meshwright.models.providers import OFFLINE, missing, provider_of
@@ -121,14 +121,20 @@ def litellm_config(chains: Iterable[Chain]) -> LiteLLMConfig:
     )
 
 
-def named_models(chains: Iterable[Chain], *, environment: Mapping[str, str] | None = None) -> Picker:
+def named_models(
+    chains: Iterable[Chain],
+    *,
+    environment: Mapping[str, str] | None = None,
+    cooldowns: Cooldowns | None = None,
+) -> Picker:
     """Calls models by their own names, each for at most its `timeout_seconds`. Raises ConfigError.
 
     A chain's fallbacks are part of an attempt, and of that chain alone.
     """
     chains = list(chains)
     names = ", ".join(chain.primary.name for chain in chains)
-    return Picker(litellm_config(chains), environment=environment, name=f"direct {names}")
+    config = litellm_config(chains)
+    return Picker(config, environment=environment, cooldowns=cooldowns, name=f"direct {names}")
 
 
 def open_model(*chains: Chain | ModelSettings, clock: Clock | None = None) -> Model:
@@ -178,16 +184,23 @@ class NamedModels:
         return self._others.alone(group, names)
 
 
-class PlainModel:
+class _PlainModel:
     """A model that says nothing of itself, as an adapter: it answers any name."""
 
     kind = "model"
-    config = None
+    config: LiteLLMConfig | None = None
 
     def __init__(self, model: Model) -> None:
         self.name = model.name
-        self.complete = model.complete
-        self.close = model.close
+        self._model = model
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Make one attempt. Raises ModelError."""
+        return await self._model.complete(request, on_delta)
+
+    async def close(self) -> None:
+        """Close the model."""
+        await self._model.close()
 
     def groups(self) -> frozenset[str]:
         """The usual ones."""
@@ -203,6 +216,11 @@ class PlainModel:
     def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
         """The model itself."""
         return self, [group or _DEFAULT_GROUP]
+
+
+def adapter_for(model: Model) -> Adapter:
+    """A model as an adapter: itself where it is one."""
+    return model if isinstance(model, Adapter) else _PlainModel(model)
 
 
 class _NamedPrices:
@@ -231,6 +249,7 @@ def with_named_models(
     config_path: Path | None = None,
     *,
     environment: Mapping[str, str] | None = None,
+    cooldowns: Cooldowns | None = None,
 ) -> Adapter:
     """The mesh's adapter, and beside it the models that agents name and that are no groups of its file.
 
@@ -248,13 +267,12 @@ def with_named_models(
     if OFFLINE in wanted and OFFLINE not in own:
         named[OFFLINE] = OfflineModel()
     chains = [
-        _chain_of(agent, environment)
-        for agent in wanted.values()
-        if not _is_answered(agent, {*own, *named})
+        _chain_of(agent, environment) for agent in wanted.values() if not _is_answered(agent, {*own, *named})
     ]
     if chains:
-        picker = named_models(chains, environment=environment)
-        named |= {chain.primary.name: picker for chain in chains}
+        picker = named_models(chains, environment=environment, cooldowns=cooldowns)
+        for chain in chains:
+            named[chain.primary.name] = picker
     return NamedModels(named, others) if named else others
 
 
@@ -265,7 +283,8 @@ def _by_model(agents: Iterable[ModelChoice]) -> dict[str, ModelChoice]:
         other = found.setdefault(agent.model, agent)
         if tuple(other.fallbacks) != tuple(agent.fallbacks):
             raise ConfigError(
-                f"agents {other.agent_id} and {agent.agent_id} give model {agent.model!r} different fallbacks",
+                f"agents {other.agent_id} and {agent.agent_id} give model {agent.model!r} "
+                "different fallbacks",
                 remedy="give both the same, or make a group of each in litellm_config.yaml",
                 field="fallbacks",
             )

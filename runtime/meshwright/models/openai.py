@@ -105,7 +105,7 @@ class ChatCompletions:
 
 
 class ProxyCompletions(ChatCompletions):
-    """The wire of a LiteLLM proxy: it routes by `tags`, books by `metadata`, and has to keep its cache apart."""
+    """The wire of a LiteLLM proxy: it routes by `tags`, and has to keep its cache apart for each tenant."""
 
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         """Write a request with tags, metadata and what its cache may do."""
@@ -147,6 +147,15 @@ class NamedCompletions(ChatCompletions):
         return {**super().body(request, stream=stream), "model": self._model_name}
 
 
+class _OpenCall:
+    """A tool call that is still coming."""
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.name = ""
+        self.arguments: list[str] = []
+
+
 class ChunkPieces:
     """Puts the chunks of a streamed completion together into the body of a whole one.
 
@@ -163,8 +172,8 @@ class ChunkPieces:
         self._usage: Mapping[str, Any] | None = None
         self._text: list[str] = []
         self._refusal = ""
-        self._calls: list[dict[str, Any]] = []
-        self._open: dict[Any, dict[str, Any]] = {}
+        self._calls: list[_OpenCall] = []
+        self._open: dict[Any, _OpenCall] = {}
 
     def add(self, chunk: Mapping[str, Any]) -> None:
         """Take the next chunk."""
@@ -174,12 +183,16 @@ class ChunkPieces:
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
             self._delta(choice.get("delta") or {})
 
+    def end(self) -> None:
+        """The stream has ended."""
+        self.done = True
+
     def body(self) -> dict[str, Any] | None:
         """The whole completion; None where neither its end nor its reason came."""
         if not self.done and self._finish_reason is None:
             return None
         calls = [
-            {"id": call["id"], "function": {"name": call["name"], "arguments": "".join(call["arguments"])}}
+            {"id": call.id, "function": {"name": call.name, "arguments": "".join(call.arguments)}}
             for call in self._calls
         ]
         message = {"content": "".join(self._text), "tool_calls": calls, "refusal": self._refusal}
@@ -198,16 +211,16 @@ class ChunkPieces:
     def _fragment(self, fragment: Mapping[str, Any]) -> None:
         index, call_id = fragment.get("index"), fragment.get("id")
         call = self._open.get(index)
-        if call is None or (call_id and call["id"] and call_id != call["id"]):
-            call = self._open[index] = {"id": "", "name": "", "arguments": []}
+        if call is None or (call_id and call.id and call_id != call.id):
+            call = self._open[index] = _OpenCall()
             self._calls.append(call)
         function = fragment.get("function") or {}
-        call["id"] = call["id"] or call_id or ""
-        call["name"] = call["name"] or function.get("name") or ""
+        call.id = call.id or call_id or ""
+        call.name = call.name or function.get("name") or ""
         arguments = function.get("arguments") or ""
         text = arguments if isinstance(arguments, str) else json.dumps(arguments)
         self._take(text)
-        call["arguments"].append(text)
+        call.arguments.append(text)
 
     def _take(self, text: str) -> None:
         self._room -= len(text)

@@ -6,10 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from meshwright.models.config import LiteLLMConfig
-from meshwright.models.groups import deployment_id, fallbacks_of, missing_of, tags_of
 from meshwright.models.port import ModelRequest
 from meshwright.models.prices import Prices, Rates
-from meshwright.models.routing import WHEN, Candidate, Route, check, route
+from meshwright.models.routing import (
+    WHEN,
+    Candidate,
+    Route,
+    check,
+    deployment_id,
+    fallbacks_of,
+    missing_of,
+    route,
+    tags_of,
+)
 
 Document = dict[str, Any]
 UNKNOWN = {"status": "unknown"}

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from meshwright.errors import ConfigError, ModelError
 from meshwright.models.adapters import adapter_of, needs_litellm
-from meshwright.models.config import FALLBACKS, LiteLLMConfig, missing_names, read_config, resolved
+from meshwright.models.config import FALLBACKS, LiteLLMConfig, read_config, resolved
 from meshwright.models.litellm import require_tested_release
 from meshwright.models.port import (
     STREAM_RESTART,
@@ -63,13 +63,44 @@ OnCooldown = Callable[[str, float, ModelError], None]
 """Called with a deployment's id, for how many seconds it is left alone, and the error that led to it."""
 
 
+class Cooldowns:
+    """Deployments that are left alone for now, by id. All pickers of a mesh share them.
+
+    `on_begin` tells the other workers, whose cooldowns `learn` takes.
+    """
+
+    def __init__(self) -> None:
+        self.on_begin: OnCooldown | None = None
+        self._until: dict[str, float] = {}
+        self._errors: dict[str, ModelError] = {}
+
+    def begin(self, deployment: str, seconds: float, error: ModelError) -> None:
+        """Leave a deployment alone, since it failed here."""
+        self.learn(deployment, seconds)
+        self._errors[deployment] = error.with_traceback(None)
+        if self.on_begin is not None:
+            self.on_begin(deployment, seconds, error)
+
+    def learn(self, deployment: str, seconds: float) -> None:
+        """Leave a deployment alone, since it failed somewhere."""
+        self._until[deployment] = max(self._until.get(deployment, 0.0), time.monotonic() + seconds)
+
+    def left_seconds(self, deployment: str) -> float:
+        """How long a deployment is still left alone; 0 where it may be called."""
+        return max(0.0, self._until.get(deployment, 0.0) - time.monotonic())
+
+    def error(self, deployment: str) -> ModelError | None:
+        """What a deployment failed with here."""
+        return self._errors.get(deployment)
+
+
 class Picker:
     """Calls the deployments of a litellm_config.yaml.
 
     A deployment whose key or address is not in the environment is left out. Within a group tags, `order` and
     the strategy pick one; where it fails in a way that another can mend, the next is asked, then the
     fallbacks of the group. All of that is one attempt, within the request's own deadline. A deployment that
-    fails too often cools down: `on_cooldown` hears of it, and `cool_down` takes what other workers say.
+    fails too often cools down.
     """
 
     kind = "router"
@@ -79,6 +110,7 @@ class Picker:
         config: Path | LiteLLMConfig,
         *,
         environment: Mapping[str, str] | None = None,
+        cooldowns: Cooldowns | None = None,
         name: str = "",
         why: str = "",
     ) -> None:
@@ -89,7 +121,7 @@ class Picker:
         """
         self.environment = os.environ if environment is None else environment
         self.config = read_config(config) if isinstance(config, Path) else config
-        self.on_cooldown: OnCooldown = _tell_nobody
+        self._cooldowns = cooldowns or Cooldowns()
         strategy = self.config.router_settings.get("routing_strategy") or BY_CHANCE
         if strategy not in _STRATEGIES:
             raise _refusal(
@@ -126,7 +158,7 @@ class Picker:
             if error is None:
                 error = self._nobody(group, request.tags)
                 errors.append(error)
-            following = [] if time.monotonic() >= ends else self._after(group, error, seen)
+            following = self._after(group, error, seen) if time.monotonic() < ends else list[str]()
             if not following and not is_mendable(error):
                 raise error
             groups[:0] = following
@@ -136,11 +168,6 @@ class Picker:
         """Give back connections."""
         for target in self._targets.values():
             await target.close()
-
-    def cool_down(self, deployment: str, seconds: float) -> None:
-        """Leave a deployment alone for a while, since another worker says so."""
-        if deployment in self._targets:
-            self._targets[deployment].cool_for(seconds)
 
     def groups(self) -> frozenset[str]:
         """The names that callers may give as `model`."""
@@ -175,7 +202,9 @@ class Picker:
         if any(needs_litellm(each["litellm_params"]) for each in usable.values()):
             require_tested_release()
         if not usable:
-            missing = {name for each in self.config.deployments for name in missing_of(each, self.environment)}
+            missing = {
+                name for each in self.config.deployments for name in missing_of(each, self.environment)
+            }
             raise ConfigError(
                 "the key or address of every deployment is missing",
                 path=str(self.config.path),
@@ -197,12 +226,15 @@ class Picker:
         tried: set[str] = set()
         for stands_in, tier in [*((False, tier) for tier in tiers), (True, instead)]:
             while not (stands_in and tried):
-                ready = [target for target in tier if target.name not in tried and target.is_ready()]
+                ready = [target for target in tier if target.name not in tried and self._is_ready(target)]
                 if not ready:
                     break
                 target = ready[0] if len(ready) == 1 else self._strategy(ready, self._prices)
                 tried.add(target.name)
                 yield target
+
+    def _is_ready(self, target: _Target) -> bool:
+        return target.has_room() and not self._cooldowns.left_seconds(target.name)
 
     async def _call(
         self,
@@ -222,9 +254,8 @@ class Picker:
             try:
                 reply = await target.model.complete(request.model_copy(update=changes), on_delta)
             except ModelError as error:
-                seconds = target.failed(error)
-                if seconds:
-                    self.on_cooldown(target.name, seconds, error)
+                if seconds := target.failed(error):
+                    self._cooldowns.begin(target.name, seconds, error)
                 raise
         target.answered(reply, time.monotonic() - begun)
         known: dict[str, Any] = {"deployment": target.name, "attempts": failed + 1}
@@ -258,16 +289,16 @@ class Picker:
                 f"no deployment of model {group!r} is for tags {list(tags)}",
                 remedy="Tag one deployment of the group with default",
             )
-        now = time.monotonic()
-        cooling = [target for target in targets if target.cool_until > now]
-        met = [target.error for target in cooling if target.error is not None]
-        if cooling:
-            if len(met) == len(targets) and not any(error.retryable for error in met):
+        waits = {target.name: self._cooldowns.left_seconds(target.name) for target in targets}
+        if any(waits.values()):
+            met = [error for name in waits if (error := self._cooldowns.error(name)) is not None]
+            if all(waits.values()) and len(met) == len(waits) and not any(each.retryable for each in met):
                 return copy.copy(met[0])  # of a key that was refused, waiting tells nobody
             what = f"All deployments of model {group!r} that fit tags {list(tags)} are cooling down"
-            if met:
-                what = f"{what}, after: {met[0]}"
-            return AllProvidersDown(what, retry_after_seconds=min(each.cool_until for each in cooling) - now)
+            return AllProvidersDown(
+                f"{what}, after: {met[0]}" if met else what,
+                retry_after_seconds=min(wait for wait in waits.values() if wait),
+            )
         what = f"All deployments of model {group!r} are at their limit (rpm, tpm)"
         return AllProvidersDown(what, retry_after_seconds=60 - time.time() % 60)
 
@@ -296,8 +327,6 @@ class _Target:
         self.tokens = 0
         self.in_flight = 0
         self.latency_seconds = 0.0
-        self.cool_until = 0.0
-        self.error: ModelError | None = None
         params = deployment["litellm_params"]
         self.timeout_seconds = _timeout_of(params, config)
         self._config = config
@@ -326,16 +355,14 @@ class _Target:
         """The model that it is asked for; of a deployment for many names that which the call names."""
         return bare_name(concrete_model(self.deployment, group))
 
-    def is_ready(self) -> bool:
-        """Whether it may be called now: it does not cool down, and has calls and tokens left this minute."""
+    def has_room(self) -> bool:
+        """Whether calls and tokens are left in this minute, which is the clock's."""
         minute = int(time.time() // 60)
         if minute != self._minute:
             self._minute, self.calls, self.tokens = minute, 0, 0
         params = self.deployment["litellm_params"]
         limits = {"rpm": self.calls, "tpm": self.tokens}
-        if any(params.get(name) is not None and used >= params[name] for name, used in limits.items()):
-            return False
-        return self.cool_until <= time.monotonic()
+        return all(params.get(name) is None or used < params[name] for name, used in limits.items())
 
     async def enter(self, places: AsyncExitStack, ends: float, request: ModelRequest) -> None:
         """Wait for one of its places. Raises ModelTimeout."""
@@ -344,7 +371,9 @@ class _Target:
                 async with asyncio.timeout(ends - time.monotonic()):
                     await places.enter_async_context(self._places)
             except TimeoutError:
-                what = f"No place for a call of model {request.model!r} in {request.timeout_seconds:g} seconds"
+                what = (
+                    f"No place for a call of model {request.model!r} in {request.timeout_seconds:g} seconds"
+                )
                 raise ModelTimeout(what) from None
         self.in_flight += 1
         places.callback(self._leave)
@@ -355,8 +384,7 @@ class _Target:
         self.latency_seconds += (seconds - self.latency_seconds) * (_NEWER if self.latency_seconds else 1)
 
     def failed(self, error: ModelError) -> float:
-        """Count a failure; for how many seconds it is left alone now, 0 where it is not."""
-        self.error = error.with_traceback(None)
+        """Count a failure; for how many seconds to leave it alone now, 0 where not."""
         router = self._config.router_settings
         if router.get("disable_cooldowns") or not is_mendable(error):
             return 0.0
@@ -374,12 +402,7 @@ class _Target:
                 return 0.0
             seconds = max(seconds, error.retry_after_seconds or 0.0)
         self._failures = []
-        self.cool_for(seconds)
         return seconds
-
-    def cool_for(self, seconds: float) -> None:
-        """Leave it alone for a while."""
-        self.cool_until = max(self.cool_until, time.monotonic() + seconds)
 
     def _leave(self) -> None:
         self.in_flight -= 1
@@ -465,6 +488,3 @@ def _ended(errors: Sequence[ModelError], request: ModelRequest) -> ModelError:
 def _refusal(config: LiteLLMConfig, name: str, message: str) -> ConfigError:
     line = config.lines.get(name) or config.lines.get("")
     return ConfigError(f"router_settings.{name}: {message}", path=str(config.path), line=line)
-
-
-def _tell_nobody(deployment: str, seconds: float, error: ModelError) -> None: ...

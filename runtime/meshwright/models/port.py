@@ -186,10 +186,15 @@ class PriceList(Protocol):
 class Adapter(Model, Protocol):
     """A model that can say what it is made of: what a mesh is built on, below all wrappers."""
 
-    kind: str
-    """What the setting `model` calls it: `offline`, `http`, `router`."""
-    config: LiteLLMConfig | None
-    """The file behind it, if it calls what a file says."""
+    @property
+    def kind(self) -> str:
+        """What the setting `model` calls it: `offline`, `http`, `router`."""
+        ...
+
+    @property
+    def config(self) -> LiteLLMConfig | None:
+        """The file behind it, if it calls what a file says."""
+        ...
 
     def groups(self) -> frozenset[str] | None:
         """The names that callers may give as `model`; None where only its server knows."""

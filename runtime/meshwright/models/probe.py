@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from meshwright.errors import MeshError
 from meshwright.messages import Usage
-from meshwright.models.config import LiteLLMConfig
-from meshwright.models.groups import deployment_id
-from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, ToolSpec, Unsupported
-from meshwright.models.prices import Prices
+from meshwright.models.port import (
+    ChatMessage,
+    Model,
+    ModelReply,
+    ModelRequest,
+    PriceList,
+    ToolSpec,
+    Unsupported,
+)
 from meshwright.money import ZERO
 
 AT_ONCE = 4
@@ -24,25 +28,7 @@ TOOL = ToolSpec(name="ok", description="Does nothing.", parameters={"type": "obj
 USER = "mesh-models-test"
 
 
-def each_alone(config: LiteLLMConfig, deployments: Iterable[dict[str, Any]]) -> LiteLLMConfig:
-    """A configuration in which each deployment is a group of its own, named by its id, without fallbacks."""
-    alone = tuple(
-        {
-            **each,
-            "model_name": deployment_id(each),
-            "litellm_params": {
-                name: value for name, value in each["litellm_params"].items() if name != "tags"
-            },
-        }
-        for each in deployments
-    )
-    shared = {
-        name: value for name, value in config.litellm_settings.items() if not name.endswith("fallbacks")
-    }
-    return replace(config, deployments=alone, router_settings={}, litellm_settings=shared, lines={})
-
-
-async def probe_all(model: Model, groups: Sequence[str], prices: Prices) -> list[dict[str, Any]]:
+async def probe_all(model: Model, groups: Sequence[str], prices: PriceList) -> list[dict[str, Any]]:
     """Probe each group, some at a time, and say what came of it, in the order of the groups."""
     places = asyncio.Semaphore(AT_ONCE)
 
@@ -53,7 +39,7 @@ async def probe_all(model: Model, groups: Sequence[str], prices: Prices) -> list
     return list(await asyncio.gather(*map(one, groups)))
 
 
-async def probe(model: Model, group: str, prices: Prices) -> dict[str, Any]:
+async def probe(model: Model, group: str, prices: PriceList) -> dict[str, Any]:
     """Call a group as agents do: plainly, streamed, and with a tool, for a few tokens each.
 
     `usage` and `cost_usd` are of all three, `latency_ms` is the first one's. An error is told by our name for
@@ -107,7 +93,7 @@ def milliseconds_since(begun: float) -> float:
     return round((time.perf_counter() - begun) * 1000, 1)
 
 
-def text_of_cost(replies: Iterable[ModelReply], request: ModelRequest, prices: Prices) -> str | None:
+def text_of_cost(replies: Iterable[ModelReply], request: ModelRequest, prices: PriceList) -> str | None:
     """What the calls cost, in dollars: as was reported, else by our prices; None where nobody knows."""
     costs = [
         prices.of_reply(reply, request)

@@ -356,8 +356,8 @@ def missing_of(deployment: Mapping[str, Any], environment: Mapping[str, str] | N
         return ()
     params = deployment["litellm_params"]
     if needs_litellm(params) and installed_release() is None:
-        return (f"the package litellm ({INSTALL})",)
-    usual = [] if params.get("api_key") else provider_params(params["model"])
+        return (f"LiteLLM ({INSTALL})",)
+    usual = () if params.get("api_key") else provider_params(params["model"])
     own = [param.variables[0] for param in usual if param.name == "api_key" and param.misses(environment)]
     return tuple(sorted({*missing_names(deployment, environment), *own}))
 

@@ -10,8 +10,9 @@ from typing import Protocol
 from meshwright.errors import ConfigError
 from meshwright.models.config import names_in, read_config, read_text
 from meshwright.models.offline import OfflineModel, estimate_tokens
-from meshwright.models.picker import Picker
+from meshwright.models.picker import Cooldowns, Picker
 from meshwright.models.port import Adapter
+from meshwright.models.routing import missing_of
 from meshwright.models.server import HttpModel
 
 WELL_KNOWN_KEYS = (
@@ -65,6 +66,7 @@ def choose_model(
     *,
     environment: Mapping[str, str] | None = None,
     count_tokens: Callable[[str], int] = estimate_tokens,
+    cooldowns: Cooldowns | None = None,
 ) -> Adapter:
     """Make the model that the settings name, or that the environment offers (`model = "auto"`).
 
@@ -85,14 +87,12 @@ def choose_model(
     if kind == "offline":
         return OfflineModel(count_tokens=count_tokens, why=why)
     if kind == "router":
-        return Picker(config_path, environment=known, why=why)
+        return Picker(config_path, environment=known, cooldowns=cooldowns, why=why)
     return _server(settings, config_path)
 
 
-def _offered(
-    settings: ModelSettings, config_path: Path, environment: Mapping[str, str]
-) -> tuple[str, str]:
-    """The kind that the environment offers, and why. Raises ConfigError for a broken file that a key needs."""
+def _offered(settings: ModelSettings, config_path: Path, environment: Mapping[str, str]) -> tuple[str, str]:
+    """The kind that the environment offers, and why. Raises ConfigError for a broken file."""
     if settings.litellm_base_url:
         return "http", ""
     is_file = config_path.exists()
@@ -106,6 +106,10 @@ def _offered(
         return "offline", f"{unused[0]} is set, but no model of {config_path.name} uses it"
     if not is_file:
         return "offline", f"{keys[0]} is set, but there is no {config_path.name}"
+    missing = [missing_of(each, environment) for each in read_config(config_path).deployments]
+    if all(missing):
+        names = ", ".join(sorted({name for names in missing for name in names}))
+        return "offline", f"{keys[0]} is set, but nothing can be called without one of {names}"
     return "router", f"{keys[0]} is set"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from meshwright.models.config import read_config
+from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.http import MAX_REPLY_BYTES, ApiModel, completions_url, read_limited
 from meshwright.models.openai import NamedCompletions, ProxyCompletions
 from meshwright.models.port import Model, ModelUnavailable, Unauthorized
@@ -23,7 +23,7 @@ class HttpModel(ApiModel):
     """The server at a base URL: a LiteLLM proxy, which knows our groups, or any with one `model_name`."""
 
     kind = "http"
-    config = None
+    config: LiteLLMConfig | None = None
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class HttpModel(ApiModel):
                 try:
                     told = await self._entries(session, f"{self.server}/model/info")
                 except (ModelUnavailable, Unauthorized):
-                    told = []
+                    told = list[dict[str, Any]]()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ModelUnavailable(
                 f"Cannot ask {self.server} for its models ({type(error).__name__})",

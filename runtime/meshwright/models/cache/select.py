@@ -65,22 +65,22 @@ def cached(
     config_path: Path,
     clock: Clock,
     *,
+    kind: str,
     environment: Mapping[str, str] | None = None,
 ) -> Model:
     """The model with the cache that the settings ask for; the model itself where they ask for none.
 
+    `kind` is that of the adapter below it.
     `config_path` is the litellm_config.yaml, which need not exist. Raises ConfigError as `cache_of` does.
     """
     store = cache_of(settings, folder, clock)
     if store is None:
         return model
-    identity = identity_of(model, settings, config_path, os.environ if environment is None else environment)
+    identity = identity_of(kind, settings, config_path, os.environ if environment is None else environment)
     return Cached(model, store, ttl_seconds=settings.cache_ttl_seconds, clock=clock, identity=identity)
 
 
-def identity_of(
-    model: Model, settings: ModelSettings, config_path: Path, environment: Mapping[str, str]
-) -> str:
+def identity_of(kind: str, settings: ModelSettings, config_path: Path, environment: Mapping[str, str]) -> str:
     """What answers, as a hash: the adapter, its server and key, the configuration and what that reads.
 
     Keys count, since another key may open other models.
@@ -88,7 +88,7 @@ def identity_of(
     config = read_text(config_path) if config_path.exists() else ""
     key = settings.litellm_api_key
     parts = [
-        model.name.split()[0],
+        kind,
         settings.litellm_base_url or "",
         key.get_secret_value() if key else "",
         config,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from decimal import Decimal
 
 from meshwright.messages import Usage
+from meshwright.models.config import LiteLLMConfig
 from meshwright.models.offline.answering import answer
 from meshwright.models.offline.filling import SchemaFiller
 from meshwright.models.offline.planning import Call, next_call
@@ -42,7 +43,7 @@ class OfflineModel:
     """
 
     kind = NAME
-    config = None
+    config: LiteLLMConfig | None = None
 
     def __init__(self, *, count_tokens: Callable[[str], int] = estimate_tokens, why: str = "") -> None:
         self.name = f"{NAME} ({why})" if why else NAME

@@ -1,4 +1,4 @@
-"""What fails behind LiteLLM's Router is told by its kind, in few words and without key and prompt."""
+"""What fails behind LiteLLM is told by its kind, in few words and without key and prompt."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from meshwright.models.port import (
 )
 from meshwright.stack.network import Ports
 from tests.support.fake_provider import FakeProvider, Fault
-from tests.support.litellm_routers import KEY, TIERS, Make, deployment, request, routers
+from tests.support.pickers import KEY, LITELLM, TIERS, Make, deployment, pickers, request
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:Deprecatio
 
 @pytest.fixture
 async def make(tmp_path: Path) -> AsyncIterator[Make]:
-    async with routers(tmp_path) as make:
+    async with pickers(tmp_path) as make:
         yield make
 
 
@@ -60,7 +60,8 @@ async def test_twenty_faults_at_once_each_meet_their_own_call(make: Make, fake: 
     ]
     groups = [f"group{number}" for number in range(len(faults))]
     deployments = [
-        deployment(fake, group, TIERS["medium"], api_base=f"{fake.at(group)}/v1") for group in groups
+        deployment(fake, group, TIERS["medium"], api_base=f"{fake.at(group)}/v1", **LITELLM)
+        for group in groups
     ]
     model = make(deployments, router_settings={"disable_cooldowns": True})
     await model.complete(request(model="group0"))
@@ -76,11 +77,12 @@ async def test_twenty_faults_at_once_each_meet_their_own_call(make: Make, fake: 
 @pytest.mark.parametrize(
     "environment", [{}, {"LITELLM_LOG": "DEBUG", "LITELLM_LOCAL_MODEL_COST_MAP": "False"}]
 )
+@pytest.mark.parametrize("model", ["anthropic/claude-sonnet-4-6", "mistral/mistral-large-latest"])
 def test_a_provider_out_of_reach_is_told_in_a_few_lines_without_key_and_prompt(
-    tmp_path: Path, ports: Ports, environment: dict[str, str]
+    tmp_path: Path, ports: Ports, model: str, environment: dict[str, str]
 ) -> None:
     params = {
-        "model": "anthropic/claude-sonnet-4-6",
+        "model": model,
         "api_key": "os.environ/ANTHROPIC_API_KEY",
         "api_base": f"http://127.0.0.1:{ports.take(1)[0]}",
     }
@@ -104,7 +106,7 @@ def test_a_provider_out_of_reach_is_told_in_a_few_lines_without_key_and_prompt(
 def test_an_error_that_litellm_leaves_in_a_task_is_not_logged() -> None:
     code = """
 import asyncio, logging, pathlib, gc
-from meshwright.models.litellm_import import silence_loggers
+from meshwright.models.litellm import silence_loggers
 silence_loggers()
 import httpx
 async def fail(error): raise error
@@ -123,7 +125,7 @@ async def test_what_litellm_or_a_server_behind_it_says_of_tools_is_told_apart(
     make: Make, fake: FakeProvider, group: str
 ) -> None:
     known = {"model_name": "known", "litellm_params": {"model": "perplexity/sonar", "api_key": "none"}}
-    model = make([known, deployment(fake, "asked", "openai/gemma")])
+    model = make([known, deployment(fake, "asked", "openai/gemma", **LITELLM)])
     said = {"error": {"message": "gemma:2b does not support tools"}}
     fake.faults.append(Fault(status=400, body=said))
     look = ToolSpec(name="look", description="Look.", parameters={"type": "object", "properties": {}})
@@ -134,7 +136,7 @@ async def test_what_litellm_or_a_server_behind_it_says_of_tools_is_told_apart(
 
 
 async def test_what_a_provider_says_is_told_without_key_and_prompt(make: Make, fake: FakeProvider) -> None:
-    model = make([deployment(fake, "default", TIERS["medium"])])
+    model = make([deployment(fake, "default", TIERS["medium"], **LITELLM)])
     words = f"string_too_long: Hello, Ada of Room 4711, your key {KEY} takes less"
     fake.faults.append(Fault(status=400, body={"error": {"message": words, "type": "bad_input"}}))
     messages = (ChatMessage(role="user", content="Hello, Ada of room 4711"),)
@@ -167,7 +169,9 @@ async def test_a_module_that_litellm_misses_is_no_fault_of_a_server(
 
 
 async def test_a_fault_inside_litellm_is_told_by_its_class(make: Make, fake: FakeProvider) -> None:
-    model = make([deployment(fake, "default", "groq/llama-3.1-8b-instant")])  # it wants a service_tier
+    model = make(
+        [deployment(fake, "default", "groq/llama-3.1-8b-instant", **LITELLM)]
+    )  # it wants a service_tier
     with pytest.raises(ModelUnavailable) as failed:
         await model.complete(request())
     assert "LiteLLM failed by itself" in str(failed.value) and "AttributeError" in str(failed.value)
@@ -178,24 +182,24 @@ async def test_a_stream_without_counted_tokens_fetches_no_tokenizer(
 ) -> None:
     fake.usage = {}
     monkeypatch.setenv("HF_ENDPOINT", f"{fake.url}/tokenizers")
-    model = make([deployment(fake, "default", "groq/llama-3.1-8b-instant")])
+    model = make([deployment(fake, "default", "groq/llama-3.1-8b-instant", **LITELLM)])
     reply = await model.complete(request(timeout_seconds=5), lambda text: None)
     assert reply.content.startswith("fake-openai")
 
 
 async def test_nothing_of_a_reply_is_on_stderr(tmp_path: Path, fake: FakeProvider) -> None:
     (tmp_path / "c.yaml").write_text(
-        yaml.safe_dump({"model_list": [deployment(fake, "default", TIERS["medium"])]})
+        yaml.safe_dump({"model_list": [deployment(fake, "default", TIERS["medium"], **LITELLM)]})
     )
     fake.replies.append({"content": [{"type": "text", "text": "a secret answer"}]})
     code = """
 import asyncio, contextlib, pathlib
 from meshwright.errors import ModelError
 from meshwright.models.port import ChatMessage, ModelRequest
-from meshwright.models.router import RouterModel
+from meshwright.models.picker import Picker
 
 async def call():
-    model = RouterModel(pathlib.Path("c.yaml"), environment={"FAKE_KEY": "k"})
+    model = Picker(pathlib.Path("c.yaml"), environment={"FAKE_KEY": "k"})
     with contextlib.suppress(ModelError):
         await model.complete(ModelRequest(messages=(ChatMessage(role="user", content="Hello"),), user="u"))
     await model.close()

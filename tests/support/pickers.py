@@ -1,4 +1,4 @@
-"""LiteLLM's real Router, with deployments that are all at the fake provider."""
+"""Pickers whose deployments are all at the fake provider."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -7,13 +7,15 @@ from typing import Any
 
 import yaml
 
+from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelRequest
-from meshwright.models.router import RouterModel
 from tests.support.fake_provider import FakeProvider
 
 KEY = "sk-a-secret-key"
+LITELLM = {"merge_reasoning_content_in_choices": False}
+"""A parameter that LiteLLM alone can read: it calls such a deployment."""
 TIERS = {"medium": "openai/gpt-5.4-mini", "expensive": "openai/gpt-5.4", "cheap": "openai/gpt-5.4-nano"}
-Make = Callable[..., RouterModel]
+Make = Callable[..., Picker]
 
 
 def request(*tags: str, **fields: Any) -> ModelRequest:
@@ -22,14 +24,14 @@ def request(*tags: str, **fields: Any) -> ModelRequest:
 
 
 @asynccontextmanager
-async def routers(folder: Path) -> AsyncIterator[Make]:
-    """Makes Routers from deployments and sections of the file, and closes them."""
-    made: list[RouterModel] = []
+async def pickers(folder: Path) -> AsyncIterator[Make]:
+    """Makes pickers from deployments and sections of the file, and closes them."""
+    made: list[Picker] = []
 
-    def make(deployments: list[dict[str, Any]], **settings: Any) -> RouterModel:
+    def make(deployments: list[dict[str, Any]], **settings: Any) -> Picker:
         path = folder / f"config{len(made)}.yaml"
         path.write_text(yaml.safe_dump({"model_list": deployments, **settings}))
-        made.append(RouterModel(path, environment={"FAKE_KEY": KEY}))
+        made.append(Picker(path, environment={"FAKE_KEY": KEY}))
         return made[-1]
 
     yield make
@@ -54,7 +56,7 @@ def asked(fake: FakeProvider) -> list[str]:
 
 
 @asynccontextmanager
-async def own_router(folder: Path, fake: FakeProvider) -> AsyncIterator[RouterModel]:
+async def own_picker(folder: Path, fake: FakeProvider) -> AsyncIterator[Picker]:
     """The project's own configuration, with OpenAI's key alone, and its calls led to the fake."""
     config = yaml.safe_load((Path(__file__).resolve().parents[2] / "litellm_config.yaml").read_text())
     for each in config["model_list"]:
@@ -62,6 +64,6 @@ async def own_router(folder: Path, fake: FakeProvider) -> AsyncIterator[RouterMo
             each["litellm_params"]["api_base"] = f"{fake.url}/v1"
     path = folder / "litellm_config.yaml"
     path.write_text(yaml.safe_dump(config))
-    model = RouterModel(path, environment={"OPENAI_API_KEY": KEY})
+    model = Picker(path, environment={"OPENAI_API_KEY": KEY})
     yield model
     await model.close()
