@@ -33,7 +33,7 @@ def http_app(mesh: Mesh) -> FastAPI:
     """The HTTP API of a running mesh as an ASGI application, for clients in this process."""
     from meshwright.api.app import create_app
 
-    return create_app(mesh, groups=groups_of(mesh))
+    return create_app(mesh, groups=mesh.groups)
 
 
 async def serve_models(mesh: Mesh, listener: socket, on_ready: Callable[[str], None]) -> None:
