@@ -45,7 +45,7 @@ def build_mesh(
     if agents is None:
         agents = load_agents(project_file(project, settings.actors_dir), project)
     role, tracing = role or Role(), _tracing(settings)
-    folder = None if settings.host == "memory" else project / settings.data_dir
+    folder = None if settings.store == "memory" else project / settings.data_dir
     database = SqliteDatabase(folder, durability=settings.durability, accept_loss=settings.accept_loss)
     log = EventLog(database)
     grounds = Grounds(settings, role, database, log, clock or SystemClock(), tracing)
@@ -53,7 +53,7 @@ def build_mesh(
         settings,
         project=project,
         role=role,
-        host=(host or HOSTS[settings.host])(grounds),
+        host=(host or HOSTS[settings.store])(grounds),
         database=database,
         log=log,
         tracing=tracing,

@@ -380,7 +380,7 @@ def tool_settings(settings: Settings, project: Path) -> ToolSettings:
     """What the agents' tools may touch. The mesh's own data and configuration are hidden from them."""
     data = project / settings.data_dir
     # A worker's folder lies in that of its stack, where the broker's and the store's secrets are.
-    is_in_a_stack = settings.host == "dapr" and (data.parent / LOCK_NAME).exists()
+    is_in_a_stack = settings.store == "dapr" and (data.parent / LOCK_NAME).exists()
     own = (data.parent if is_in_a_stack else data, Path(FILE_NAME), settings.litellm_config)
     return ToolSettings(
         workspace=project / settings.workspace,

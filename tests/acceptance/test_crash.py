@@ -68,7 +68,7 @@ async def test_thirty_tasks_survive_kill_9_with_one_outcome_each(tmp_path: Path)
     data = tmp_path / "data"
     async with AnswersSome() as provider:
         provider.answers, provider.full = 8, asyncio.Event()
-        environment = {"LITELLM_BASE_URL": provider.url, "MESH_MAX_CONCURRENCY": "4"}
+        environment = {"LITELLM_BASE_URL": provider.url, "MESH_AGENTS__MAX_CONCURRENCY": "4"}
         async with mesh_up(data, **environment) as first:
             ids = await publish(first)
             await provider.full.wait()
@@ -143,7 +143,7 @@ class Deployer(Agent):
 async def test_what_may_have_happened_before_the_kill_is_asked_of_a_person(tmp_path: Path) -> None:
     (tmp_path / "actors").mkdir()
     (tmp_path / "actors/deployer.py").write_text(ASKING)
-    actors, where = {"MESH_ACTORS_DIR": str(tmp_path / "actors")}, ("--data", str(tmp_path / "data"))
+    actors, where = {"MESH_AGENTS__DIR": str(tmp_path / "actors")}, ("--data", str(tmp_path / "data"))
     async with mesh_up(tmp_path / "data", **actors) as first:
         task_id = await first.submit("Deploy", agent_id="deployer", capability="deploying")
         assert first.process.stdout is not None
@@ -169,7 +169,7 @@ async def test_what_may_have_happened_before_the_kill_is_asked_of_a_person(tmp_p
 async def test_a_stop_drains_and_the_next_start_goes_on(tmp_path: Path) -> None:
     data = tmp_path / "data"
     async with FakeOpenAI(seconds=0.2) as provider:
-        environment = {"LITELLM_BASE_URL": provider.url, "MESH_MAX_CONCURRENCY": "2"}
+        environment = {"LITELLM_BASE_URL": provider.url, "MESH_AGENTS__MAX_CONCURRENCY": "2"}
         async with mesh_up(data, **environment) as first:
             ids = await publish(first)
             assert json.loads((data / "mesh.json").read_text()) == {

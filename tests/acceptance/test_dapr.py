@@ -46,7 +46,9 @@ async def test_a_mesh_on_dapr_shows_what_runs_where_and_answers(
 async def test_agents_on_dapr_see_nothing_of_the_stack_in_their_workspace(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# Notes\n")
     data = tmp_path / "state"
-    async with mesh_up(data, up=UP, MESH_WORKSPACE=str(tmp_path), MESH_MODEL="offline") as running:
+    async with mesh_up(
+        data, up=UP, MESH_TOOLS__WORKSPACE=str(tmp_path), MESH_MODELS__ADAPTER="offline"
+    ) as running:
         password = re.search(r"^requirepass (\S+)", (data / "redis/redis.conf").read_text(), flags=re.M)
         assert password is not None
         texts = []
@@ -101,7 +103,7 @@ async def test_a_client_of_dapr_invokes_the_llm_service(tmp_path: Path, ports: P
     asked = {"model": "quality", "messages": [{"role": "user", "content": "What is a turn?"}]}
     path = "/v1.0/invoke/llm-service/method/complete"
     async with FakeOpenAI() as fake:
-        names = {"LITELLM_BASE_URL": fake.url, "LITELLM_API_KEY": "sk-fake", "MESH_MODEL": "http"}
+        names = {"LITELLM_BASE_URL": fake.url, "LITELLM_API_KEY": "sk-fake", "MESH_MODELS__ADAPTER": "http"}
         async with mesh_up(data, up=UP, **names) as running:
             await running.errors.until("logs: ")
             sidecar = RunningStack(running.url, running.process, running.errors).pids["daprd-mesh-0"]

@@ -27,8 +27,8 @@ async def test_words_of_a_worker_reach_the_clients_of_the_front_while_the_model_
     (tmp_path / "actors").mkdir()
     shutil.copy(ROOT / "actors" / "simple_agent.py", tmp_path / "actors")
     async with FakeOpenAI() as fake:
-        names = {"LITELLM_BASE_URL": fake.url, "LITELLM_API_KEY": "sk-fake", "MESH_MODEL": "http"}
-        names["MESH_ACTORS_DIR"] = str(tmp_path / "actors")
+        names = {"LITELLM_BASE_URL": fake.url, "LITELLM_API_KEY": "sk-fake", "MESH_MODELS__ADAPTER": "http"}
+        names["MESH_AGENTS__DIR"] = str(tmp_path / "actors")
         async with mesh_up(tmp_path / "data", up=UP, **names) as running:
             await a_slow_answer_comes_in_pieces_whoever_leaves(running, fake)
             await a_fast_answer_comes_in_few(running, fake)

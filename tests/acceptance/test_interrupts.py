@@ -127,7 +127,7 @@ class Blocked(Agent):
 async def test_ctrl_c_ends_a_mesh_whose_tool_sleeps_for_an_hour(tmp_path: Path) -> None:
     (tmp_path / "actors").mkdir()
     (tmp_path / "actors/blocked.py").write_text(BLOCKED)
-    async with mesh_up(tmp_path / "data", MESH_ACTORS_DIR=str(tmp_path / "actors")) as running:
+    async with mesh_up(tmp_path / "data", MESH_AGENTS__DIR=str(tmp_path / "actors")) as running:
         await running.submit("Sleep.", capability="blocking")
         await running.until(lambda event: event["event_type"] == "task.started")
         running.process.send_signal(signal.SIGINT)

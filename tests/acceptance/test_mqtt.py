@@ -128,7 +128,7 @@ async def test_a_task_that_waits_for_a_person_is_answered_and_another_cancelled(
 ) -> None:
     (tmp_path / "actors").mkdir()
     (tmp_path / "actors/deployer.py").write_text(ASKING)
-    actors = {"MESH_ACTORS_DIR": str(tmp_path / "actors")}
+    actors = {"MESH_AGENTS__DIR": str(tmp_path / "actors")}
     task = "mesh/default/tasks/deploy-1"
     async with mesh_up(tmp_path / "data", "--mqtt", broker.url, **actors) as first:
         await publish(broker, SUBMIT, {"agent_id": "deployer", "task_id": "deploy-1"})

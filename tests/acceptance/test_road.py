@@ -204,7 +204,7 @@ async def test_ask_without_a_running_mesh_is_a_mesh_of_its_own(tmp_path: Path) -
 
 async def test_a_running_mesh_says_which_prompt_it_cannot_use_and_which_it_read_again(tmp_path: Path) -> None:
     prompt = tmp_path / "simple-agent.prompt"
-    async with mesh_up(tmp_path / "data", MESH_PROMPT_DIR=str(tmp_path)) as running:
+    async with mesh_up(tmp_path / "data", MESH_PROMPTS__DIR=str(tmp_path)) as running:
         await running.outcome(await running.submit("Hello"))
         await running.errors.until(f"mesh: warning: {prompt}: there is no such file")
         prompt.write_text("---\ntags: [default]\nvariables: [context]\n---\nHello\n{{context}}\n")

@@ -149,7 +149,7 @@ async def test_the_router_answers_plainly_streamed_and_with_tools(
     assert asked.status == 0 and "There is jam." in asked.out, asked
     assert fake.calls[-2].body["stream"] and fake.calls[-2].body["tools"]
     assert fake.calls[-1].body["messages"][-1]["content"] == "jam on shelf 2"
-    plain = await there.mesh("ask", "clerk", "Is it?", FAKE_KEY="k", MESH_STREAM="false")
+    plain = await there.mesh("ask", "clerk", "Is it?", FAKE_KEY="k", MESH_MODELS__STREAM="false")
     assert plain.status == 0 and "Yes." in plain.out, plain
     assert "stream" not in fake.calls[-1].body
 
@@ -168,7 +168,7 @@ async def test_the_exporter_sends_the_spans_of_a_task(installed: Callable[[str],
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     endpoint = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/traces"
     try:
-        asked = await there.mesh("ask", "simple-agent", "Hello", MESH_OTLP_ENDPOINT=endpoint)
+        asked = await there.mesh("ask", "simple-agent", "Hello", MESH_TRACING__OTLP_ENDPOINT=endpoint)
     finally:
         await runner.cleanup()
     assert asked.status == 0, asked
@@ -186,6 +186,8 @@ async def test_the_cache_keeps_answers_in_redis(
 async def test_a_mesh_on_dapr_does_a_task(installed: Callable[[str], Installed], dapr_bin: str) -> None:
     there = installed("dapr")
     up = [str(there.python), "-m", "meshwright.cli", "up", "--host", "dapr"]
-    async with mesh_up(there.folder / "data", up=up, MESH_DAPR_BIN=dapr_bin, MESH_MODEL="offline") as running:
+    async with mesh_up(
+        there.folder / "data", up=up, MESH_DAPR_BIN=dapr_bin, MESH_MODELS__ADAPTER="offline"
+    ) as running:
         outcome = await running.outcome(await running.submit("Hello"))
     assert outcome["status"] == "succeeded", outcome

@@ -98,7 +98,7 @@ async def probe(mesh: RunningMesh, enough: Callable[[list[float]], bool]) -> lis
 async def test_endless_headers_neither_fill_the_memory_nor_stall_neighbours(
     tmp_path: Path, begin: bytes, piece: bytes, count: int
 ) -> None:
-    async with mesh_up(tmp_path, MESH_MODEL="offline") as mesh:
+    async with mesh_up(tmp_path, MESH_MODELS__ADAPTER="offline") as mesh:
         floor = statistics.median(await probe(mesh, lambda found: len(found) == 100))
         before = memory_of(mesh)
 

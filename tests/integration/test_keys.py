@@ -51,7 +51,7 @@ async def test_looking_after_keys_sets_no_agent_to_work(tmp_path: Path) -> None:
 
 async def test_the_keys_of_a_mesh_on_dapr_are_looked_after_while_it_runs(tmp_path: Path) -> None:
     for command in (["list"], ["create", "--agent", "helper", *SURELY], ["revoke", "01"]):
-        done = await mesh("keys", *command, "--data", str(tmp_path / "data"), MESH_HOST="dapr")
+        done = await mesh("keys", *command, "--data", str(tmp_path / "data"), MESH_STORE="dapr")
         assert (done.status, done.out) == (1, "")
         assert "on dapr has no keys there" in done.err and "mesh up" in done.err
     assert not (tmp_path / "data").exists()
@@ -72,7 +72,7 @@ async def test_the_first_key_is_created_only_when_confirmed(tmp_path: Path) -> N
 async def test_commands_on_the_machine_go_on_when_keys_are_required(tmp_path: Path) -> None:
     data = tmp_path / "data"
     where = ("--data", str(data))
-    async with mesh_up(data, MESH_MODEL="offline") as running:
+    async with mesh_up(data, MESH_MODELS__ADAPTER="offline") as running:
         created = await mesh("keys", "create", "--agent", "simple-agent", "--tenant", "acme", "--yes", *where)
         key = {"Authorization": f"Bearer {created.out.strip()}"}
         asked = {"agent_id": "llm-service", "payload": {"text": "Hello"}}
@@ -90,7 +90,7 @@ async def test_commands_on_the_machine_go_on_when_keys_are_required(tmp_path: Pa
         assert (await running.get("/tasks")).status == 200
     stopped = json.loads((await mesh("costs", "--by", "tenant", "--json", *where)).out)
     assert stopped["total"]["calls"] == 2
-    async with mesh_up(data, MESH_MODEL="offline") as running:
+    async with mesh_up(data, MESH_MODELS__ADAPTER="offline") as running:
         assert (await running.get("/tasks")).status == 200
         assert (await running.post("/complete", ASKED, **key)).status == 401
         assert (data / "admin.token").read_text().strip() == token
@@ -130,7 +130,7 @@ async def test_a_token_is_not_sent_to_whoever_listens_where_a_mesh_did(tmp_path:
 
 async def test_off_loopback_a_mesh_without_keys_does_not_start(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    everywhere = {"MESH_LISTEN_HOST": "0.0.0.0", "MESH_MODEL": "offline"}
+    everywhere = {"MESH_HTTP__HOST": "0.0.0.0", "MESH_MODELS__ADAPTER": "offline"}
     done = await mesh("up", "--port", "0", "--data", str(data), **everywhere)
     assert (done.status, done.out) == (1, "")
     assert "lets other machines in" in done.err and "--insecure" in done.err
@@ -139,7 +139,7 @@ async def test_off_loopback_a_mesh_without_keys_does_not_start(tmp_path: Path) -
         assert (await running.get("/tasks")).status == 200
         assert (await running.call("GET", "/tasks", headers={"Host": "evil.example"})).status == 421
         assert (await mesh("tasks", "--data", str(data))).status == 0
-    async with mesh_up(data, up=EMBEDDED, MESH_REQUIRE_KEYS="true", **everywhere) as running:
+    async with mesh_up(data, up=EMBEDDED, MESH_KEYS__REQUIRED="true", **everywhere) as running:
         assert (await running.get("/tasks")).status == 401
 
 

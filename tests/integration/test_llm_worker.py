@@ -22,7 +22,7 @@ async def test_a_worker_offers_models_and_its_calls_are_in_the_ledger_of_the_mes
     (tmp_path / "actors").mkdir()
     shutil.copy(ROOT / "actors" / "llm_service.py", tmp_path / "actors")
     actors, data = str(tmp_path / "actors"), tmp_path / "data"
-    async with stack_up(data, "--per-agent", MESH_ACTORS_DIR=actors) as stack:
+    async with stack_up(data, "--per-agent", MESH_AGENTS__DIR=actors) as stack:
         await stack.errors.until("logs: ")
         rows = [line.split() for line in stack.errors.text.splitlines()]
         [url] = [row[1] for row in rows if row[:1] == ["llm-service-0"]]

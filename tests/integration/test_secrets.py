@@ -93,15 +93,15 @@ async def seen(
         commanded(fake, SERVER_KEY if request.param == "http" else None)
         environment = {
             **environment_of(request.param, fake),
-            "MESH_ACTORS_DIR": str(folder / "actors"),
-            "MESH_LITELLM_CONFIG": str(folder / "litellm_config.yaml"),
-            "MESH_CACHE": "redis" if request.param == "router" else "disk",
-            "MESH_CACHE_REDIS_URL": f"redis://:{services.redis_password}@{services.redis_host}/5",
-            "MESH_MQTT_URL": broker.url,
-            "MESH_MQTT_USERNAME": "mesh",
-            "MESH_MQTT_PASSWORD": MQTT_PASSWORD,
-            "MESH_TRACE": "true",
-            "MESH_TRACE_CONTENT": "false",
+            "MESH_AGENTS__DIR": str(folder / "actors"),
+            "MESH_MODELS__CONFIG": str(folder / "litellm_config.yaml"),
+            "MESH_MODELS__CACHE": "redis" if request.param == "router" else "disk",
+            "MESH_MODELS__CACHE_REDIS_URL": f"redis://:{services.redis_password}@{services.redis_host}/5",
+            "MESH_MQTT__URL": broker.url,
+            "MESH_MQTT__USERNAME": "mesh",
+            "MESH_MQTT__PASSWORD": MQTT_PASSWORD,
+            "MESH_TRACING__ENABLED": "true",
+            "MESH_TRACING__CONTENT": "false",
         }
         yield await everything(data, broker, environment, services)
 

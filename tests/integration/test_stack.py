@@ -124,7 +124,7 @@ async def test_what_runs_already_is_used(tmp_path: Path, services: Services) -> 
         "MESH_REDIS_PASSWORD": services.redis_password,
         "MESH_PLACEMENT": services.placement,
         "MESH_SCHEDULER": services.scheduler,
-        "MESH_NAMESPACE": "given",
+        "MESH_DAPR__NAMESPACE": "given",
     }
     async with stack_up(tmp_path, **given) as stack:
         assert stack.pids.keys() == {"daprd-mesh-0", "mesh-0"}

@@ -49,7 +49,7 @@ class Echo(Agent):
         return run.task.text
 """
 PATIENCE_SECONDS = 50
-LIMITS = {"MESH_LOOP_HELD_SECONDS": "0.8", "MESH_LOOP_RESTART_SECONDS": "2"}
+LIMITS = {"MESH_WATCHDOG__HELD_SECONDS": "0.8", "MESH_WATCHDOG__RESTART_SECONDS": "2"}
 pytestmark = pytest.mark.timeout(90)
 
 

@@ -118,7 +118,7 @@ def variable(group: str) -> str:
 def environment_of(adapter: str, fake: FakeProvider) -> dict[str, str]:
     """What the model of a mesh needs, in the environment, where keys belong."""
     if adapter == "http":
-        return {"MESH_MODEL": "http", "LITELLM_BASE_URL": fake.url, "LITELLM_API_KEY": SERVER_KEY}
+        return {"MESH_MODELS__ADAPTER": "http", "LITELLM_BASE_URL": fake.url, "LITELLM_API_KEY": SERVER_KEY}
     keys = {variable(group): key for group, key in KEYS.items()}
     talkative = {"LITELLM_LOG": "DEBUG", "OPENAI_LOG": "debug"}
-    return {"MESH_MODEL": "router", **talkative, **OTHER_KEYS, **keys}
+    return {"MESH_MODELS__ADAPTER": "router", **talkative, **OTHER_KEYS, **keys}

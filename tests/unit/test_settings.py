@@ -8,6 +8,7 @@ import pytest
 
 from meshwright.errors import ConfigError
 from meshwright.settings import Settings, load_settings
+from meshwright.settings.tables import MOVED
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -94,11 +95,100 @@ def test_an_unknown_setting_names_its_line_and_the_nearest(tmp_path):
     assert (caught.value.path, caught.value.line, caught.value.field) == (path, 3, "durabilty")
 
 
-def test_an_unknown_table_names_what_is_known(tmp_path):
-    path = write(tmp_path, "listen_port = 1\n[zzz]\nx = 1\n")
-    with pytest.raises(ConfigError, match="known are data_dir, host") as caught:
+def test_an_unknown_table_names_its_line_and_who_may_bring_it(tmp_path):
+    path = write(tmp_path, "data_dir = 'd'\n[zzz]\nx = 1\n")
+    with pytest.raises(ConfigError, match=r"there is no table \[zzz\].*called meshwright-zzz") as caught:
         load_settings(tmp_path)
     assert str(caught.value).startswith(f"{path}:2: ")
+
+
+def test_a_table_with_a_typo_names_the_nearest(tmp_path):
+    write(tmp_path, "[orchestrtion]\nmax_attempts = 1\n")
+    with pytest.raises(ConfigError, match=r"did you mean \[orchestration\]"):
+        load_settings(tmp_path)
+
+
+def test_an_unknown_setting_of_a_table_names_its_line_and_the_nearest(tmp_path):
+    path = write(tmp_path, "[http]\nhost = '::1'\nprot = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(tmp_path)
+    assert str(caught.value) == f"{path}:3: http.prot: there is no such setting. did you mean 'port'?"
+
+
+def test_an_unknown_variable_of_a_table_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("MESH_HTTP__PROT", "1")
+    with pytest.raises(ConfigError, match=r"^MESH_HTTP__PROT: there is no such setting"):
+        load_settings(tmp_path)
+
+
+def test_a_wrong_value_in_a_table_names_its_line(tmp_path):
+    path = write(tmp_path, "[http]\nport = 1\n\n[presence]\nheartbeat_seconds = 'x'\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(tmp_path)
+    assert str(caught.value).startswith(
+        f"{path}:5: presence.heartbeat_seconds: Input should be a valid number"
+    )
+
+
+@pytest.mark.parametrize(
+    "secret", ["[mqtt]\npassword = 7", "[mqtt]\npassword = '7'\nunknown = 1", "mqtt = 7"]
+)
+def test_a_table_never_shows_its_secrets(tmp_path, secret):
+    write(tmp_path, secret.replace("7", "123456"))
+    with pytest.raises(ConfigError, match="mqtt") as caught:
+        load_settings(tmp_path)
+    assert "123456" not in str(caught.value) or secret == "mqtt = 7"
+
+
+def test_an_old_name_in_the_file_is_read_with_a_warning(tmp_path, caplog):
+    path = write(tmp_path, 'durability = "normal"\nlisten_port = 9000\nhost = "embedded"\n')
+    settings = load_settings(tmp_path)
+    assert (settings.http.port, settings.store) == (9000, "sqlite")
+    assert caplog.messages == [
+        f"{path}:2: listen_port is now port of the table [http]",
+        f"{path}:3: host is now store",
+    ]
+
+
+def test_an_old_variable_is_read_with_a_warning(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("MESH_LISTEN_PORT", "9000")
+    monkeypatch.setenv("MESH_HOST", "memory")
+    monkeypatch.setenv("MESH_BUDGETS", '[{"name": "x", "limit_usd": "1"}]')
+    settings = load_settings(tmp_path)
+    assert (settings.http.port, settings.store, settings.ledger.budgets[0].name) == (9000, "memory", "x")
+    assert caplog.messages == [
+        "MESH_BUDGETS is now MESH_LEDGER__BUDGETS",
+        "MESH_HOST is now MESH_STORE",
+        "MESH_LISTEN_PORT is now MESH_HTTP__PORT",
+    ]
+
+
+def test_a_variable_that_other_programs_read_is_no_old_name(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("MESH_ADMIN_TOKEN", "t" * 32)
+    monkeypatch.setenv("MESH_BROKER_URL", "mqtt://there")
+    settings = load_settings(tmp_path)
+    assert settings.keys.admin_token is not None and settings.dapr.broker_url is not None
+    assert caplog.messages == []
+
+
+def test_every_setting_that_had_no_table_is_read_under_its_old_name():
+    written = {"host": "memory", "trace": False, "model": "offline", "max_chain": 7, "mqtt_prefix": "ours"}
+    settings = Settings(**written)
+    assert (settings.store, settings.tracing.enabled, settings.models.adapter) == ("memory", False, "offline")
+    assert (settings.agents.max_chain, settings.mqtt.prefix) == (7, "ours")
+    assert all(hasattr(settings, old) for old in MOVED)
+
+
+def test_a_new_name_is_stronger_than_the_old_one_beside_it(tmp_path):
+    write(tmp_path, "listen_port = 1\n[http]\nport = 2\n")
+    assert load_settings(tmp_path).http.port == 2
+
+
+def test_the_environment_gives_one_setting_of_a_table_and_the_file_the_others(tmp_path, monkeypatch):
+    write(tmp_path, "[http]\nport = 1\nhost = '::1'\n")
+    monkeypatch.setenv("MESH_HTTP__PORT", "2")
+    settings = load_settings(tmp_path)
+    assert (settings.http.port, settings.http.host) == (2, "::1")
 
 
 @pytest.mark.parametrize(
@@ -199,10 +289,15 @@ def test_silences_that_do_not_grow_are_refused(tmp_path):
 def test_the_documented_file_shows_every_setting_with_its_default(tmp_path):
     block = re.search(r"```toml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     assert block is not None
-    shown = tomllib.loads("\n".join(re.findall(r"^# (\w+ = .*)$", block[1], re.MULTILINE)))
+    shown = tomllib.loads("\n".join(re.findall(r"^(?:# )?(\w+ = .*|\[\w+\])$", block[1], re.MULTILINE)))
     assert list(shown) == list(Settings.model_fields)
     defaults = Settings().model_dump(mode="json", exclude_none=True)
-    assert {name: shown[name] for name in defaults} == defaults
+    for name, default in defaults.items():
+        if isinstance(default, dict):
+            assert list(shown[name]) == list(type(getattr(Settings(), name)).model_fields)
+            assert {field: shown[name][field] for field in default} == default
+        else:
+            assert shown[name] == default
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def dapr_host(grounds: Grounds) -> Host:
 
 
 HOSTS: Mapping[str, Callable[[Grounds], Host]] = {
-    "embedded": embedded_host,
+    "sqlite": embedded_host,
     "memory": memory_host,
     "dapr": dapr_host,
 }

@@ -29,7 +29,7 @@ def with_admin_token(settings: Settings) -> Settings:
         return settings
     from pydantic import SecretStr
 
-    return settings.model_copy(update={"admin_token": SecretStr(_made(settings.data_dir))})
+    return settings.having(admin_token=SecretStr(_made(settings.data_dir)))
 
 
 def admin_token(settings: Settings) -> str | None:

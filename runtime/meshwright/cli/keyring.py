@@ -129,9 +129,9 @@ async def stored_mesh(settings: Settings, *, reads: bool) -> AsyncIterator[Mesh]
     """
     from meshwright.app import build_mesh
 
-    if settings.host != "embedded":
+    if settings.store != "sqlite":
         raise InvalidInput(
-            f"no mesh runs on {settings.data_dir}, and one on {settings.host} has no keys there",
+            f"no mesh runs on {settings.data_dir}, and one on {settings.store} has no keys there",
             remedy="start it with mesh up, or name one that runs: --url",
             field="host",
         )

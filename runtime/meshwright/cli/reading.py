@@ -28,7 +28,7 @@ async def readable_mesh(settings: Settings) -> AsyncIterator[Mesh]:
     from meshwright.sql.sqlite import FILE_NAME
 
     if not (settings.data_dir / FILE_NAME).is_file():
-        settings = settings.model_copy(update={"host": "memory"})  # to read makes nothing
+        settings = settings.having(store="memory")  # to read makes nothing
     declared = declared_agents(project_file(Path(), settings.actors_dir))
     agents = [
         type(agent.name, (Agent,), {"agent_id": agent.agent_id, "capabilities": agent.capabilities})

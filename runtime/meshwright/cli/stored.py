@@ -118,7 +118,7 @@ class StoredMesh:
     async def _readable(self) -> AsyncIterator[LocalMesh]:
         from meshwright.cli.reading import readable_mesh
 
-        if self._settings.host == "dapr":  # its actors are in a store that only a sidecar reads
+        if self._settings.store == "dapr":  # its actors are in a store that only a sidecar reads
             async with self._idle() as local:
                 yield local
             return

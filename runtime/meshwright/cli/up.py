@@ -88,7 +88,7 @@ def up(
     log_to_stderr(settings.data_dir)
     require_trust(settings)
     os.umask(PRIVATE_UMASK)
-    if settings.host == "dapr":
+    if settings.store == "dapr":
         from meshwright.cli.supervised import run_stack
 
         run_stack(settings, per_agent=per_agent, replicas=replicas)

@@ -62,9 +62,9 @@ def worker(app_id: str, replica: bool, port: int | None, data: Path | None) -> N
 
 def listening_for(app_id: str, settings: Settings) -> Settings:
     """The settings with the port of the app, where they name none."""
-    if app_id != MODELS_APP or "listen_port" in settings.model_fields_set:
+    if app_id != MODELS_APP or "port" in settings.http.model_fields_set:
         return settings
-    return settings.model_copy(update={"listen_port": MODELS_PORT})
+    return settings.having(listen_port=MODELS_PORT)
 
 
 async def _work(settings: Settings, app_id: str, replica: bool) -> None:

@@ -59,7 +59,7 @@ def pretences_of(check: Check, content: Mapping[str, Any]) -> Iterator[ConfigErr
                 yield check.problem(
                     f"{check.label(place)}: no model is asked, and the ledger books tokens that are made up",
                     place,
-                    "Take it out; MESH_MODEL=offline answers for nothing",
+                    "Take it out; MESH_MODELS__ADAPTER=offline answers for nothing",
                 )
 
 

@@ -1,10 +1,10 @@
 """What can be set about a mesh, and where it comes from.
 
-From the strongest: arguments (the command line), the environment (`MESH_` and the name in capitals),
-`mesh.toml` in the project's folder, the defaults below. Relative paths are of the project's folder.
+From the strongest: arguments (the command line), the environment (`MESH_HTTP__PORT`), `mesh.toml` in the
+project's folder, the defaults of `tables.py`. Relative paths are of the project's folder.
 """
 
 from meshwright.settings.loading import load_settings
-from meshwright.settings.settings import ADMIN_PREFIX, Settings
+from meshwright.settings.tables import ADMIN_PREFIX, Settings
 
 __all__ = ["ADMIN_PREFIX", "Settings", "load_settings"]

@@ -236,8 +236,8 @@ def worker(
             **backends.environment(),
             **app.environment(),
             **options,
-            "MESH_LISTEN_HOST": host,
-            "MESH_LISTEN_PORT": str(port),
+            "MESH_HTTP__HOST": host,
+            "MESH_HTTP__PORT": str(port),
             "PYTHONUNBUFFERED": "1",  # what it said before it was killed is in its log
         },
         ready_seconds=60.0,

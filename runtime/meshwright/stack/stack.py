@@ -183,15 +183,15 @@ class Stack:
         )
         options = {
             **(self._edge_options() if front else {}),
-            "MESH_HOST": "dapr",
+            "MESH_STORE": "dapr",
             "MESH_DATA_DIR": str(settings.data_dir.absolute() / name),
-            "MESH_NAMESPACE": settings.namespace,
-            "MESH_BUS": settings.bus,
-            "MESH_DAPR_CHANNEL": self._channel,
+            "MESH_DAPR__NAMESPACE": settings.namespace,
+            "MESH_DAPR__BUS": settings.bus,
+            "MESH_DAPR__CHANNEL": self._channel,
             "MESH_ACCEPT_LOSS": str(settings.accept_loss),
         }
         if front or (spec is self._models and number == 0):
-            options["MESH_INSECURE"] = str(settings.insecure).lower()
+            options["MESH_HTTP__INSECURE"] = str(settings.insecure).lower()
             if settings.admin_token is not None:
                 options["MESH_ADMIN_TOKEN"] = settings.admin_token.get_secret_value()
         sidecar = service_specs.daprd(
@@ -229,7 +229,7 @@ class Stack:
         """
         settings, broker_url = self._settings, self.backends.broker_url
         if settings.mqtt_url or not broker_url:
-            return {"MESH_MQTT_URL": settings.mqtt_url} if settings.mqtt_url else {}
+            return {"MESH_MQTT__URL": settings.mqtt_url} if settings.mqtt_url else {}
         where = urlsplit(broker_url)
         user, password = unquote(where.username or ""), unquote(where.password or "")
         if not self._given.broker_url:
@@ -237,9 +237,9 @@ class Stack:
         elif settings.mqtt_username:
             user, password = settings.mqtt_username, _text(settings.mqtt_password)
         return {
-            "MESH_MQTT_URL": _shown(broker_url),
-            "MESH_MQTT_USERNAME": user,
-            "MESH_MQTT_PASSWORD": password,
+            "MESH_MQTT__URL": _shown(broker_url),
+            "MESH_MQTT__USERNAME": user,
+            "MESH_MQTT__PASSWORD": password,
         }
 
     def _listen(self, app: AppSpec, number: int) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from meshwright.errors import HostError
 
 ELSEWHERE = "give each mesh on a broker an mqtt_prefix of its own"
 CREDENTIALS = (
-    "check mqtt_username and mqtt_password (MESH_MQTT_PASSWORD), and what the broker allows that user"
+    "check username and password of [mqtt] (MESH_MQTT__PASSWORD), and what the broker allows that user"
 )
 REMEDIES = {
     "Bad user name or password": CREDENTIALS,

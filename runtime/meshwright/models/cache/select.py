@@ -102,7 +102,7 @@ def _redis(url: Secret | None) -> Store:
     if url is None:
         raise ConfigError(
             'cache = "redis" needs the address of a Redis',
-            remedy="set MESH_CACHE_REDIS_URL, like redis://:password@127.0.0.1:6379/0",
+            remedy="set MESH_MODELS__CACHE_REDIS_URL, like redis://:password@127.0.0.1:6379/0",
             field="cache_redis_url",
         )
     return RedisStore(url.get_secret_value())

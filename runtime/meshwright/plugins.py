@@ -1,0 +1,63 @@
+"""What other packages bring to a mesh, by entry points.
+
+[project.entry-points."meshwright.components"]
+pager = "acme.mesh:Pager"
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from meshwright.errors import ConfigError
+
+COMPONENTS = "meshwright.components"
+AGENTS = "meshwright.agents"
+TOOLSETS = "meshwright.toolsets"
+STORES = "meshwright.stores"
+MODELS = "meshwright.models"
+
+
+class Plugin(NamedTuple):
+    """One entry point of a group."""
+
+    entry: EntryPoint
+
+    @property
+    def name(self) -> str:
+        """The name that it is registered under."""
+        return self.entry.name
+
+    @property
+    def value(self) -> str:
+        """The module, and the object in it."""
+        return self.entry.value
+
+    @property
+    def package(self) -> str:
+        """The distribution that brings it."""
+        return self.entry.dist.name if self.entry.dist else "its package"
+
+    def load(self) -> Any:
+        """Import it. Raises ConfigError, which names the package, where that fails."""
+        try:
+            return self.entry.load()
+        except Exception as error:  # a stranger's module may raise anything
+            raise ConfigError(
+                f"{self.entry.group} {self.name!r} of {self.package} cannot be loaded: "
+                f"{type(error).__name__}: {' '.join(str(error).split())}",
+                remedy=f"Upgrade or uninstall {self.package}",
+            ) from error
+
+
+def installed(group: str) -> list[Plugin]:
+    """What the installed packages bring of a group, by name. Raises ConfigError where two share a name."""
+    plugins = sorted((Plugin(entry) for entry in entry_points(group=group)), key=lambda plugin: plugin.name)
+    for one, other in pairwise(plugins):
+        if one.name == other.name:
+            raise ConfigError(
+                f"{group} {one.name!r} is brought by {one.package} and by {other.package}",
+                remedy="Uninstall one of them",
+            )
+    return plugins

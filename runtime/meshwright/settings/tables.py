@@ -1,0 +1,474 @@
+"""The settings of a mesh: one table for each component, each setting with its default and its bounds."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, create_model, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from meshwright.money import Budget, Price
+
+PREFIX = "MESH_"
+ADMIN_PREFIX = "mesh-admin-"
+"""How an admin token begins that `mesh up` has made."""
+MQTT_URL = r"mqtts?://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+)(:\d+)?/?"
+BUS_TOPICS = "bus/"  # what daprd puts before the topics of the bus
+RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and what its attempts came to
+
+
+def _http_url(example: str) -> AfterValidator:
+    def check(url: str | None) -> str | None:
+        if url is not None and not re.match(r"https?://[^\s/]", url):
+            raise ValueError(f"expected a URL with http:// or https://, like {example}")
+        return url
+
+    return AfterValidator(check)
+
+
+def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", name):
+            raise ValueError("expected host names without scheme and port, like mesh.example.com")
+    return tuple(name.lower() for name in names)
+
+
+def _broker(url: SecretStr | None) -> SecretStr | None:
+    if url is not None and not re.match(r"mqtts?://[^\s/]", url.get_secret_value()):
+        raise ValueError("expected a URL like mqtt://user:password@127.0.0.1:1883, or with mqtts://")
+    return url
+
+
+def _mqtt_address(url: str | None) -> str | None:
+    if url is not None and not (re.fullmatch(MQTT_URL, url) and urlsplit(url).port != 0):
+        raise ValueError("expected a URL like mqtt://127.0.0.1:1883; users are for mqtt_username")
+    return url
+
+
+def _topic(prefix: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", prefix):
+        raise ValueError("expected letters, digits, _ and - in parts joined by /, like home/mesh")
+    return prefix
+
+
+def _address(address: str | None) -> str | None:
+    if address is not None and not re.fullmatch(r"[^\s:/,]+:\d+(,[^\s:/,]+:\d+)*", address):
+        raise ValueError("expected host:port, like 127.0.0.1:6379")
+    return address
+
+
+def _label(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name):
+        raise ValueError("expected lower-case letters, digits and hyphens, like team-a")
+    return name
+
+
+Address = Annotated[str | None, AfterValidator(_address)]
+Topic = Annotated[str, Field(max_length=128), AfterValidator(_topic)]
+
+
+class Table(BaseModel):
+    """Base of a table of settings; a component's own may be any pydantic model with defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class HttpSettings(Table):
+    """[http]: where the API listens, and for whom."""
+
+    host: str = "127.0.0.1"
+    """Address that the HTTP API listens on. Off loopback keys must be required, or `insecure` be set."""
+    port: int = Field(default=8000, ge=0, le=65_535)
+    """Port of the HTTP API; 0 takes any free one."""
+    allowed_hosts: Annotated[tuple[str, ...], AfterValidator(_host_names)] = ()
+    """Host names under which clients may call the API, such as that of a proxy in front of it. Off loopback
+    IP addresses and this machine's own name are allowed too."""
+    insecure: bool = False
+    """Whether the API may listen off loopback although it requires no keys: everybody may use it then."""
+
+
+class KeysSettings(Table):
+    """[keys]: who may call."""
+
+    required: bool | None = None
+    """Whether each request needs a virtual key or the admin token. Unset: as soon as a key was created.
+    `true` does not depend on stored data; `false` never."""
+    admin_token: SecretStr | None = Field(default=None, min_length=32)
+    """Secret of the mesh's administrator. Where unset `mesh up` makes one, in `admin.token` of data_dir."""
+
+
+class PromptsSettings(Table):
+    """[prompts]: the prompt files."""
+
+    dir: Path = Path("prompts")
+    """Folder of the `.prompt` files."""
+    reload_seconds: float = Field(default=5.0, gt=0)
+    """How often the prompt files are checked for changes."""
+
+
+class AgentsSettings(Table):
+    """[agents]: where agents are found, and the limits of their runs."""
+
+    dir: Path = Path("actors")
+    """Folder of the agents: a Python file or package each."""
+    max_concurrency: int = Field(default=8, ge=1, le=1_000)
+    """Tasks that one agent works on at a time, where it declares no number itself."""
+    max_steps: int = Field(default=12, ge=1, le=1_000)
+    """Model calls of one attempt at a task; after them the model is asked once more, without tools."""
+    max_repeats: int = Field(default=5, ge=2, le=1_000)
+    """The same tool call with the same result so often in a row ends the tools of a run: the model is asked
+    for its answer."""
+    max_chain: int = Field(default=5, ge=1, le=50)
+    """How deep agents may delegate to one another."""
+
+
+class ToolsSettings(Table):
+    """[tools]: what tools may touch. Each further table [tools.NAME] is for the toolset of that name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    workspace: Path = Path(".")
+    """Folder that the agents' file and git tools may read; nothing outside of it."""
+    allow_private_addresses: bool = False
+    """Whether agents may fetch pages from private and loopback addresses."""
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    """Seconds that a call of a tool may take, where the tool declares no `timeout` itself."""
+
+    @property
+    def toolsets(self) -> dict[str, Any]:
+        """The tables of toolsets, by name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class ModelsSettings(Table):
+    """[models]: what answers the agents, and the cache of its answers."""
+
+    adapter: str = "auto"
+    """What answers the agents. `auto`: `http` where `base_url` is set, `router` where provider keys are, else
+    `offline`, the built-in model that needs neither key nor network. Packages may bring others."""
+    base_url: Annotated[str | None, _http_url("http://127.0.0.1:4000")] = None
+    """Address of a LiteLLM proxy or another server with the OpenAI API."""
+    api_key: SecretStr | None = None
+    """Key for that server. Better given in the environment than written in a file."""
+    name: str | None = Field(default=None, min_length=1, max_length=256)
+    """The one model of that server that answers every call, whatever group a prompt names; tags and other
+    fields that OpenAI does not know are then left out. For Ollama, vLLM and others that are no proxy."""
+    config: Path = Path("litellm_config.yaml")
+    """Configuration of the in-process router, in LiteLLM's own format."""
+    stream: bool = True
+    """Whether answers reach the task's event stream while the model still writes them."""
+    cache: Literal["off", "memory", "disk", "redis"] = "off"
+    """Where answers of models are kept, so that the same call again costs nothing. Tenants share none."""
+    cache_ttl_seconds: float = Field(default=600.0, gt=0)
+    """How long an answer is good for."""
+    cache_max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
+    """What a cache in memory or on disk may hold; what was used last stays."""
+    cache_redis_url: SecretStr | None = None
+    """The Redis of `cache = "redis"`, like redis://:password@127.0.0.1:6379/0."""
+
+
+class LedgerSettings(Table):
+    """[ledger]: how much may be spent."""
+
+    budgets: tuple[Budget, ...] = ()
+    """How much may be spent: tables with name, scope, of, limit_usd, window, hard and cheaper_tag."""
+    default_price: Price | None = None
+    """Dollars per million tokens of a model whose price nobody knows, like { input = 3, output = 15 }. Where
+    unset a hard budget refuses its calls."""
+
+
+class OrchestrationSettings(Table):
+    """[orchestration]: how many tasks may be open, and how often one is attempted."""
+
+    max_open_tasks: int = Field(default=10_000, ge=1, le=10_000_000)
+    """Tasks that may be open at a time; more from outside are refused with 429. What agents delegate counts
+    and is never refused."""
+    max_thread_tasks: int = Field(default=1_000, ge=1, le=100_000)
+    """Open tasks that one thread may have; more are refused."""
+    max_attempts: int = Field(default=3, ge=1, le=10)
+    """Attempts at a task, each by another agent; where there is no other, the first one's failure is the end.
+    Only after ReplayMismatch may the same agent try again."""
+
+
+class ContextSettings(Table):
+    """[context]: what a run is told."""
+
+    max_tokens: int = Field(default=8_000, ge=200)
+    """Tokens that the context of one run may take."""
+    memory_max_tokens: int = Field(default=1_000, ge=0)
+    """Tokens of that which recalled memories may take; 0 recalls none."""
+
+
+class TracingSettings(Table):
+    """[tracing]: spans."""
+
+    enabled: bool = True
+    """Whether spans are recorded and kept in the event log."""
+    content: bool = False
+    """Whether spans hold the text of messages. Off: only names, counts and times."""
+    otlp_endpoint: Annotated[str | None, _http_url("http://127.0.0.1:4318/v1/traces")] = None
+    """Full URL of an OpenTelemetry collector that gets the spans too, by OTLP/HTTP: see extra `otlp`."""
+
+
+class DaprSettings(Table):
+    """[dapr]: what a mesh on Dapr rests on."""
+
+    namespace: Annotated[str, Field(max_length=63), AfterValidator(_label)] = "default"
+    """The mesh's name among those that share a broker and a store."""
+    channel: Literal["auto", "grpc", "http"] = "auto"
+    """How daprd calls the workers. `auto`: `grpc` where daprd is 1.18 or newer, else `http`."""
+    bin: Path | None = None
+    """Folder of daprd, placement and scheduler; where unset they are looked for."""
+    bus: Literal["mqtt", "redis"] = "mqtt"
+    """What carries messages between workers: an MQTT broker, or streams of the Redis that is the store."""
+    broker_url: Annotated[SecretStr | None, AfterValidator(_broker)] = None
+    """The MQTT broker, with user and password. Where unset `mesh up` runs a Mosquitto."""
+    redis_host: Address = None
+    """The store, as host:port. Where unset `mesh up` runs a Redis."""
+    redis_password: SecretStr | None = None
+    """Its password. Better given in the environment than written in a file."""
+    placement: Address = None
+    """Dapr's placement, as host:port, several by comma. Where unset `mesh up` runs one."""
+    scheduler: Address = None
+    """Dapr's scheduler, as host:port, several by comma. Where unset `mesh up` runs one."""
+
+
+class MqttSettings(Table):
+    """[mqtt]: the broker at which MQTT clients find the mesh."""
+
+    url: Annotated[str | None, AfterValidator(_mqtt_address)] = None
+    """The broker at which MQTT clients find the mesh, like mqtt://127.0.0.1:1883, or mqtts:// for TLS. Where
+    unset it is not on MQTT, but for `dapr`, which has it on its own broker."""
+    username: str | None = None
+    """The mesh's user at that broker."""
+    password: SecretStr | None = None
+    """Its password. Better given in the environment than written in a file."""
+    ca_file: Path | None = None
+    """PEM file of the authority that signed the broker's certificate; where unset those of the system."""
+    prefix: Topic = "mesh"
+    """First part of all the topics of a mesh: two meshes on one broker need two."""
+    reply_prefix: Topic = "replies"
+    """First part of the topics at which MQTT clients are answered: below it each client has its own, named
+    after it. The mesh answers nowhere else."""
+
+    @model_validator(mode="after")
+    def _replies_are_apart(self) -> Self:
+        topics, replies = f"{self.prefix}/", f"{self.reply_prefix}/"
+        if topics.startswith(replies) or replies.startswith((topics, BUS_TOPICS)):
+            raise ValueError(
+                "mqtt_reply_prefix must lie outside of mqtt_prefix and of bus, where the mesh listens itself"
+            )
+        return self
+
+
+class WatchdogSettings(Table):
+    """[watchdog]: what happens when code holds the event loop."""
+
+    held_seconds: float = Field(default=5.0, ge=0.1)
+    """How long code may hold the event loop of a process, until a warning says where."""
+    restart_seconds: float = Field(default=30.0, ge=0)
+    """How long until the process is started again; 0 never does, as for a debugger."""
+
+
+class PresenceSettings(Table):
+    """[presence]: when an agent counts as gone."""
+
+    heartbeat_seconds: float = Field(default=30.0, gt=0)
+    """How often each agent says that it is there."""
+    degraded_after_seconds: float = Field(default=60.0, gt=0)
+    """Silence after which an agent counts as degraded."""
+    offline_after_seconds: float = Field(default=120.0, gt=0)
+    """Silence after which an agent is offline and gets no tasks."""
+
+    @model_validator(mode="after")
+    def _silence_grows(self) -> Self:
+        if not self.heartbeat_seconds < self.degraded_after_seconds < self.offline_after_seconds:
+            raise ValueError(
+                "heartbeat_seconds, degraded_after_seconds and offline_after_seconds must grow in this order"
+            )
+        return self
+
+
+def _moved(table: str, same: str = "", **renamed: str) -> dict[str, tuple[str, ...]]:
+    return {**{name: (table, name) for name in same.split()}, **{o: (table, n) for o, n in renamed.items()}}
+
+
+MOVED: Mapping[str, tuple[str, ...]] = {
+    "host": ("store",),
+    **_moved("http", "allowed_hosts insecure", listen_host="host", listen_port="port"),
+    **_moved("keys", "admin_token", require_keys="required"),
+    **_moved("prompts", prompt_dir="dir", prompt_reload_seconds="reload_seconds"),
+    **_moved("agents", "max_concurrency max_steps max_repeats max_chain", actors_dir="dir"),
+    **_moved("tools", "workspace allow_private_addresses", tool_timeout_seconds="timeout_seconds"),
+    **_moved("models", "stream cache cache_ttl_seconds cache_max_bytes cache_redis_url", model="adapter"),
+    **_moved("models", litellm_base_url="base_url", litellm_api_key="api_key", model_name="name"),
+    **_moved("models", litellm_config="config"),
+    **_moved("ledger", "budgets default_price"),
+    **_moved("orchestration", "max_open_tasks max_thread_tasks max_attempts"),
+    **_moved("context", "memory_max_tokens", context_max_tokens="max_tokens"),
+    **_moved("tracing", "otlp_endpoint", trace="enabled", trace_content="content"),
+    **_moved("dapr", "namespace bus broker_url redis_host redis_password placement scheduler"),
+    **_moved("dapr", dapr_channel="channel", dapr_bin="bin"),
+    **_moved("mqtt", mqtt_url="url", mqtt_username="username", mqtt_password="password"),
+    **_moved("mqtt", mqtt_ca_file="ca_file", mqtt_prefix="prefix", mqtt_reply_prefix="reply_prefix"),
+    **_moved("watchdog", loop_held_seconds="held_seconds", loop_restart_seconds="restart_seconds"),
+    **_moved("presence", "heartbeat_seconds degraded_after_seconds offline_after_seconds"),
+}
+"""Where each setting is that had no table once: it is still read under that name."""
+
+
+class OldEnvironment(EnvSettingsSource):
+    """The environment, with the variables of settings that have moved."""
+
+    def __call__(self) -> dict[str, Any]:
+        """The values, in their tables."""
+        old = {name for variable in os.environ if (name := moved_by(variable))}
+        values = EnvSettingsSource(_flat_settings(old))() if old else {}
+        return merged(in_tables(values), super().__call__())
+
+
+def moved_by(variable: str) -> str:
+    """The old name of the setting that a variable gives; empty where it gives none of these."""
+    name = variable.upper().partition("__")[0]
+    old = name.removeprefix(PREFIX).lower() if name.startswith(PREFIX) else ""
+    return old if old in MOVED else ""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set about a mesh. Made by `load_settings`; immutable; secrets print as stars.
+
+    Names from before there were tables are understood too: `Settings(listen_port=0)`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    data_dir: Path = Path(".mesh")
+    """Folder of the mesh's database; made where it is missing."""
+    store: str = "sqlite"
+    """Where actors and events are stored: `sqlite` in one file, `memory` nowhere; `dapr` spreads them over
+    processes and machines, on a broker and a store. An installed package may bring others."""
+    durability: Literal["full", "normal"] = "full"
+    """`full`: what was accepted survives a power cut; `normal`: kill -9, and commits are faster."""
+    accept_loss: bool = False
+    """Whether to start on a store that lacks what was committed to it: for one start, after a look at what is
+    lost. It is recorded as an event."""
+    max_payload_bytes: int = Field(default=262_144, ge=1_024, le=64 * 1024 * 1024)
+    """Largest request body that is read, in bytes."""
+    max_payload_depth: int = Field(default=32, ge=2, le=100)
+    """How deep the JSON of a request may be nested."""
+    max_record_bytes: int = Field(default=4 * 1024 * 1024, ge=256 * 1024, le=256 * 1024 * 1024)
+    """Largest record that is stored, in bytes of JSON: an actor's state, a message, an event, a step. The
+    outcome of a task may have half of it. At least four times `max_payload_bytes`."""
+
+    http: HttpSettings = HttpSettings()
+    keys: KeysSettings = KeysSettings()
+    prompts: PromptsSettings = PromptsSettings()
+    agents: AgentsSettings = AgentsSettings()
+    tools: ToolsSettings = ToolsSettings()
+    models: ModelsSettings = ModelsSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    orchestration: OrchestrationSettings = OrchestrationSettings()
+    context: ContextSettings = ContextSettings()
+    tracing: TracingSettings = TracingSettings()
+    dapr: DaprSettings = DaprSettings()
+    mqtt: MqttSettings = MqttSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
+    presence: PresenceSettings = PresenceSettings()
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**in_tables(values))
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in MOVED:
+            raise AttributeError(f"there is no setting {name!r}")
+        table, *field = MOVED[name]
+        found = getattr(self, table)
+        return getattr(found, field[0]) if field else found
+
+    def having(self, **values: Any) -> Self:
+        """A copy with some values: of settings without a table, or whole fields of one, as `http={...}`."""
+        tables = {
+            name: getattr(self, name).model_copy(update=value) if isinstance(value, dict) else value
+            for name, value in in_tables(values).items()
+        }
+        return self.model_copy(update=tables)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment."""
+        return init_settings, OldEnvironment(settings_cls)
+
+    @model_validator(mode="after")
+    def _records_hold_payloads(self) -> Self:
+        if self.max_record_bytes < RECORD_PAYLOADS * self.max_payload_bytes:
+            raise ValueError(
+                f"max_record_bytes must be at least {RECORD_PAYLOADS} times max_payload_bytes: "
+                f"{RECORD_PAYLOADS * self.max_payload_bytes}"
+            )
+        return self
+
+
+def in_tables(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with those of old names in their tables; where both are given, the new name counts."""
+    old: dict[str, Any] = {}
+    for name in values.keys() & MOVED.keys():
+        table, *field = MOVED[name]
+        value = values[name]
+        if field:
+            old.setdefault(table, {})[field[0]] = value
+        else:
+            old[table] = OLD_STORES.get(value, value) if isinstance(value, str) else value
+    return merged(old, {name: value for name, value in values.items() if name not in MOVED})
+
+
+def merged(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
+    """Two sources in one: of a table each field, of all else the stronger value."""
+    both = {**weaker, **stronger}
+    for name, value in stronger.items():
+        under = weaker.get(name)
+        if isinstance(value, Mapping) and isinstance(under, Mapping):
+            both[name] = {**under, **value}
+    return both
+
+
+OLD_STORES = {"embedded": "sqlite"}
+
+
+def _flat_settings(names: Iterable[str]) -> type[BaseSettings]:
+    """Settings as they were before there were tables: to read their variables."""
+    fields: dict[str, Any] = {}
+    for name in names:
+        table, *within = MOVED[name]
+        field = Settings.model_fields[table]
+        if within and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            field = field.annotation.model_fields[within[0]]
+        fields[name] = (field.annotation, None)
+    return create_model("FlatSettings", __base__=_Flat, **fields)
+
+
+class _Flat(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True)
