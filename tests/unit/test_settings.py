@@ -130,14 +130,12 @@ def test_a_wrong_value_in_a_table_names_its_line(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "secret", ["[mqtt]\npassword = 7", "[mqtt]\npassword = '7'\nunknown = 1", "mqtt = 7"]
-)
-def test_a_table_never_shows_its_secrets(tmp_path, secret):
-    write(tmp_path, secret.replace("7", "123456"))
+@pytest.mark.parametrize("text", ["[mqtt]\npassword = 7", "[mqtt]\npassword = '7'\nunknown = 1"])
+def test_a_table_never_shows_its_secrets(tmp_path, text):
+    write(tmp_path, text.replace("7", "123456"))
     with pytest.raises(ConfigError, match="mqtt") as caught:
         load_settings(tmp_path)
-    assert "123456" not in str(caught.value) or secret == "mqtt = 7"
+    assert "123456" not in str(caught.value)
 
 
 def test_an_old_name_in_the_file_is_read_with_a_warning(tmp_path, caplog):

@@ -37,9 +37,12 @@ if TYPE_CHECKING:
     "--port", type=click.IntRange(0, 65_535), metavar="N", help="0 takes any free one (default: 8000)."
 )
 @click.option(
+    "--store",
     "--host",
-    type=click.Choice(["embedded", "memory", "dapr"]),
-    help="What runs the actors (default: embedded).",
+    "store",
+    type=click.Choice(["sqlite", "memory", "dapr", "embedded"]),
+    metavar="[sqlite|memory|dapr]",
+    help="Where actors and events are stored (default: sqlite); --host is the same.",
 )
 @click.option("--per-agent", is_flag=True, help="On dapr: an app for each agent, not one for all of them.")
 @click.option(
@@ -58,7 +61,7 @@ if TYPE_CHECKING:
 @click.option("--accept-loss", is_flag=True, help="Start on a store that has lost what was committed to it.")
 def up(
     port: int | None,
-    host: str | None,
+    store: str | None,
     per_agent: bool,
     replicas: int,
     bus: str | None,
@@ -79,7 +82,7 @@ def up(
         Path(),
         data_dir=data,
         listen_port=port,
-        host=host,
+        store=store,
         bus=bus,
         insecure=insecure,
         mqtt_url=mqtt,

@@ -441,8 +441,9 @@ def in_tables(values: Mapping[str, Any]) -> dict[str, Any]:
         if field:
             old.setdefault(table, {})[field[0]] = value
         else:
-            old[table] = OLD_STORES.get(value, value) if isinstance(value, str) else value
-    return merged(old, {name: value for name, value in values.items() if name not in MOVED})
+            old[table] = value
+    both = merged(old, {name: value for name, value in values.items() if name not in MOVED})
+    return {**both, "store": "sqlite"} if both.get("store") == "embedded" else both
 
 
 def merged(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
@@ -453,9 +454,6 @@ def merged(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, 
         if isinstance(value, Mapping) and isinstance(under, Mapping):
             both[name] = {**under, **value}
     return both
-
-
-OLD_STORES = {"embedded": "sqlite"}
 
 
 def _flat_settings(names: Iterable[str]) -> type[BaseSettings]:
