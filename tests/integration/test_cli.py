@@ -121,8 +121,8 @@ def test_a_data_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_budget_without_its_name_is_told_the_field(tmp_path: Path) -> None:
-    (tmp_path / "mesh.toml").write_text('[[budgets]]\nlimit_usd = "5"\nwindow = "day"\n')
-    assert run("agents", cwd=tmp_path).stderr == "mesh: mesh.toml:1: budgets[0].name: is missing\n"
+    (tmp_path / "mesh.toml").write_text('[[ledger.budgets]]\nlimit_usd = "5"\nwindow = "day"\n')
+    assert run("agents", cwd=tmp_path).stderr == "mesh: mesh.toml:1: ledger.budgets[0].name: is missing\n"
 
 
 def test_a_remedy_goes_on_in_lower_case(tmp_path: Path) -> None:
