@@ -14,7 +14,7 @@ import pytest
 from meshwright.stack.network import Ports
 from tests.run import is_there
 
-pytest_plugins = ["tests.support.services"]
+pytest_plugins = ["tests.support.postgres", "tests.support.services"]
 DEFAULT_SEED = 20_260_101
 """Of all chance, so that the same change gives the same result; `make soak` takes another each time."""
 SEED = pytest.StashKey[int]()

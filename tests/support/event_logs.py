@@ -15,6 +15,7 @@ from meshwright.messages import Event
 from meshwright.orchestration.recent_outcomes import OutcomeProjection
 from meshwright.sql.database import Database, Session
 from meshwright.sql.sqlite import SqliteDatabase
+from tests.support.postgres import Place
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -41,9 +42,18 @@ class LogOnFile:
         return await self.database.read(lambda connection: connection.execute(query, parameters).fetchall())
 
 
+def database_at(place: Place | None) -> Database:
+    """A folder's SQLite database, or that of an address."""
+    if not isinstance(place, str):
+        return SqliteDatabase(place, durability="off")
+    from meshwright.sql.postgres import PostgresDatabase
+
+    return PostgresDatabase(place, Path(), durable=False)
+
+
 @asynccontextmanager
-async def open_log(folder: Path, clock: Clock | None = None) -> AsyncIterator[LogOnFile]:
-    database = SqliteDatabase(folder, durability="off")
+async def open_log(place: Place | None, clock: Clock | None = None) -> AsyncIterator[LogOnFile]:
+    database = database_at(place)
     log = EventLog(database, projections=(OutcomeProjection(), CallProjection()), clock=clock)
     await database.open()
     try:

@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +14,14 @@ from pydantic import BaseModel, ValidationError
 from meshwright.events.filter import EventFilter, Matcher
 from meshwright.events.logger import EventLogger
 from meshwright.messages import Event, new_id
+from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.event_logs import START, LogOnFile, event, open_log, seqs
+from tests.support.postgres import Place
 
 
 @pytest.fixture
-async def kept(tmp_path: Path) -> AsyncIterator[LogOnFile]:
-    async with open_log(tmp_path) as kept:
+async def kept(place: Place) -> AsyncIterator[LogOnFile]:
+    async with open_log(place) as kept:
         yield kept
 
 
@@ -93,19 +94,19 @@ async def test_numbers_follow_the_order_of_commit_without_gaps(kept: LogOnFile) 
     assert await kept.log.last_seq() == 100
 
 
-async def test_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
-    async with open_log(tmp_path) as first:
+async def test_numbers_go_on_after_a_restart(place: Place) -> None:
+    async with open_log(place) as first:
         await first.write([event(n) for n in range(3)])
-    async with open_log(tmp_path) as second:
+    async with open_log(place) as second:
         assert await second.log.last_seq() == 3
         assert seqs(await second.write([event(4)])) == [4]
 
 
-async def test_events_of_before_a_restart_are_found_by_their_keys(tmp_path: Path) -> None:
+async def test_events_of_before_a_restart_are_found_by_their_keys(place: Place) -> None:
     for run in range(4):  # the second and the fourth fill a block that another began
-        async with open_log(tmp_path) as kept:
+        async with open_log(place) as kept:
             await kept.write([event(n, task_id=f"task-{run}-{n % 500}") for n in range(BLOCK // 2 + 10)])
-    async with open_log(tmp_path) as kept:
+    async with open_log(place) as kept:
         for run in range(4):
             found = await kept.log.query(EventFilter(task_id=f"task-{run}-7"))
             assert [each.payload["number"] for each in found] == [7, 507, 1007]
@@ -209,10 +210,10 @@ async def test_an_event_from_outside_is_taken_once(kept: LogOnFile) -> None:
     assert seqs(await kept.log.query(EventFilter())) == [1, 2, 3]
 
 
-async def test_an_id_is_still_known_after_a_restart(tmp_path: Path) -> None:
-    async with open_log(tmp_path) as before:
+async def test_an_id_is_still_known_after_a_restart(place: Place) -> None:
+    async with open_log(place) as before:
         await before.log.append([event(1)])
-    async with open_log(tmp_path) as after:
+    async with open_log(place) as after:
         assert await after.log.append([event(1)]) == []
         assert await after.log.knows("Diary/one/1")
 
@@ -244,8 +245,8 @@ async def test_the_event_logger_keeps_what_the_bus_brings_and_drops_repeats(kept
 # Upkeep
 
 
-async def test_the_newest_events_survive_pruning_and_their_numbers_go_on(tmp_path: Path) -> None:
-    async with open_log(tmp_path) as kept:
+async def test_the_newest_events_survive_pruning_and_their_numbers_go_on(place: Place) -> None:
+    async with open_log(place) as kept:
         for start in range(0, 3 * BLOCK, 512):
             await kept.write([event(n, task_id=f"t{n}") for n in range(start, start + 512)])
         assert await kept.log.prune(max_events=BLOCK + 10) == BLOCK - 1
@@ -256,14 +257,14 @@ async def test_the_newest_events_survive_pruning_and_their_numbers_go_on(tmp_pat
         await kept.log.prune(max_events=0)
         newest = await kept.log.query(EventFilter(order="desc", limit=1))
         assert seqs(newest) == [3 * BLOCK]
-    async with open_log(tmp_path) as kept:
+    async with open_log(place) as kept:
         assert seqs(await kept.write([event(1)])) == [3 * BLOCK + 1]
         assert seqs(await kept.log.query(EventFilter(task_id=newest[0].task_id))) == [3 * BLOCK]
 
 
-async def test_what_was_written_long_ago_is_pruned_whatever_time_it_names(tmp_path: Path) -> None:
+async def test_what_was_written_long_ago_is_pruned_whatever_time_it_names(place: Place) -> None:
     clock = MovedClock()
-    async with open_log(tmp_path, clock) as kept:
+    async with open_log(place, clock) as kept:
         await kept.write([event(n, time=START + timedelta(days=1000)) for n in range(BLOCK)])
         clock.time += timedelta(hours=2)
         await kept.write([event(n, time=START - timedelta(days=1000)) for n in range(BLOCK)])
@@ -273,7 +274,9 @@ async def test_what_was_written_long_ago_is_pruned_whatever_time_it_names(tmp_pa
         assert await kept.log.prune() == 0
 
 
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 async def test_no_reader_holds_back_the_write_ahead_log(kept: LogOnFile) -> None:
+    assert isinstance(kept.database, SqliteDatabase)
     await kept.write([event(n) for n in range(3000)])
     tail = kept.log.tail(EventFilter(after_seq=0))
     for _ in range(700):

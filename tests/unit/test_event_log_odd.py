@@ -2,18 +2,18 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from meshwright.events.filter import EventFilter
 from tests.support.event_logs import LogOnFile, event, open_log
+from tests.support.postgres import Place
 
 
 @pytest.fixture
-async def kept(tmp_path: Path) -> AsyncIterator[LogOnFile]:
-    async with open_log(tmp_path) as kept:
+async def kept(place: Place) -> AsyncIterator[LogOnFile]:
+    async with open_log(place) as kept:
         yield kept
 
 

@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -13,6 +12,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.tails import MAX_BUFFERED
 from meshwright.messages import Event
 from tests.support.event_logs import LogOnFile, event, open_log, seqs
+from tests.support.postgres import Place
 
 
 class Note(BaseModel):
@@ -20,8 +20,8 @@ class Note(BaseModel):
 
 
 @pytest.fixture
-async def kept(tmp_path: Path) -> AsyncIterator[LogOnFile]:
-    async with open_log(tmp_path) as kept:
+async def kept(place: Place) -> AsyncIterator[LogOnFile]:
+    async with open_log(place) as kept:
         yield kept
 
 

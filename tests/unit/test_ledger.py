@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +20,14 @@ from meshwright.ledger.rows import COLUMNS, row_of
 from meshwright.messages import Event, TaskBudget, Usage
 from meshwright.models.port import CallContext, ModelReply, ModelRequest, RateLimited
 from tests.support.event_logs import START, LogOnFile, event, open_log
+from tests.support.postgres import Place
 
 ROWS = "SELECT * FROM calls ORDER BY seq"
 
 
 @pytest.fixture
-async def kept(tmp_path: Path) -> AsyncIterator[LogOnFile]:
-    async with open_log(tmp_path) as kept:
+async def kept(place: Place) -> AsyncIterator[LogOnFile]:
+    async with open_log(place) as kept:
         yield kept
 
 
@@ -183,9 +183,9 @@ def some_calls(count: int) -> list[Event]:
     return [call(n, request("a", "b", user=f"agent-{n % 3}"), **others[n % 3]) for n in range(1, count + 1)]
 
 
-async def test_the_ledger_is_made_from_the_log_alone_however_and_whenever(tmp_path: Path) -> None:
+async def test_the_ledger_is_made_from_the_log_alone_however_and_whenever(place: Place) -> None:
     events = some_calls(1500)
-    async with open_log(tmp_path / "at once") as kept:
+    async with open_log(place / "at once") as kept:
         await kept.write(events)
         expected = await tables(kept)
         for spoil in ("DELETE FROM calls WHERE seq > 7", "UPDATE calls SET cost_pico = 7"):
@@ -193,22 +193,22 @@ async def test_the_ledger_is_made_from_the_log_alone_however_and_whenever(tmp_pa
             await kept.log.rebuild()
             assert await tables(kept) == expected
     for start in range(0, len(events), 500):
-        async with open_log(tmp_path / "broken") as kept:
+        async with open_log(place / "broken") as kept:
             await kept.write(events[start : start + 500])  # and nobody asks before the end
-    async with open_log(tmp_path / "broken") as kept:
+    async with open_log(place / "broken") as kept:
         assert await tables(kept) == expected
     assert len(expected) == 1500
 
 
-async def test_a_file_from_before_the_ledger_gets_one(tmp_path: Path) -> None:
-    async with open_log(tmp_path) as kept:
+async def test_a_file_from_before_the_ledger_gets_one(place: Place) -> None:
+    async with open_log(place) as kept:
         await kept.write(some_calls(3))
         expected = await tables(kept)
         await kept.database.write(lambda connection: connection.execute("DELETE FROM calls").rowcount)
         await kept.database.write(
             lambda connection: connection.execute("UPDATE projection_positions SET version = 0").rowcount
         )
-    async with open_log(tmp_path) as kept:
+    async with open_log(place) as kept:
         assert await tables(kept) == expected
 
 

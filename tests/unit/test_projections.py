@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from meshwright.events.tasks import TaskSummary
 from meshwright.messages import Fault, Usage
 from meshwright.orchestration.recent_outcomes import recent_outcomes
 from tests.support.event_logs import START, LogOnFile, open_log
+from tests.support.postgres import Place
 from tests.support.task_events import (
     about,
     accepted,
@@ -27,8 +27,8 @@ from tests.support.task_events import (
 
 
 @pytest.fixture
-async def kept(tmp_path: Path) -> AsyncIterator[LogOnFile]:
-    async with open_log(tmp_path) as kept:
+async def kept(place: Place) -> AsyncIterator[LogOnFile]:
+    async with open_log(place) as kept:
         yield kept
 
 
@@ -176,13 +176,13 @@ async def test_a_wrong_cursor_is_refused(kept: LogOnFile, cursor: str) -> None:
 # Outcomes
 
 
-async def test_recent_outcomes_are_the_last_twenty_of_each_agent_and_capability(tmp_path: Path) -> None:
-    async with open_log(tmp_path) as kept:
+async def test_recent_outcomes_are_the_last_twenty_of_each_agent_and_capability(place: Place) -> None:
+    async with open_log(place) as kept:
         for n in range(25):
             await kept.write([attempt_ended(f"t{n}", "failed" if n in (3, 24) else "succeeded")])
         await kept.write([attempt_ended("u", agent_id="other"), attempt_ended("v", "cancelled")])
         await kept.write([attempt_ended("w", capability="reading"), attempt_ended("x", capability="")])
-    async with open_log(tmp_path) as kept:
+    async with open_log(place) as kept:
         found = await kept.log.view(recent_outcomes)
         writing = [
             success for agent, capability, success in found if (agent, capability) == ("writer", "writing")
@@ -194,9 +194,9 @@ async def test_recent_outcomes_are_the_last_twenty_of_each_agent_and_capability(
         assert len(await kept.log.view(recent_outcomes, last=3)) == 5
 
 
-async def test_what_was_counted_before_a_restart_is_not_counted_again(tmp_path: Path) -> None:
+async def test_what_was_counted_before_a_restart_is_not_counted_again(place: Place) -> None:
     for _ in range(3):
-        async with open_log(tmp_path) as kept:
+        async with open_log(place) as kept:
             await kept.write([attempt_ended("t")])
             counted = await kept.log.view(recent_outcomes)
     assert counted == [("writer", "writing", True)] * 3

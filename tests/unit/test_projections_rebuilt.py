@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.messages import Event, Fault
 from tests.support.event_logs import LogOnFile, event, open_log
+from tests.support.postgres import Place
 from tests.support.task_events import (
     about,
     accepted,
@@ -26,8 +26,8 @@ from tests.support.task_events import (
 
 
 @pytest.fixture
-async def kept(tmp_path: Path) -> AsyncIterator[LogOnFile]:
-    async with open_log(tmp_path) as kept:
+async def kept(place: Place) -> AsyncIterator[LogOnFile]:
+    async with open_log(place) as kept:
         yield kept
 
 
@@ -71,10 +71,10 @@ async def tables(kept: LogOnFile) -> list[list[tuple[Any, ...]]]:
 
 
 async def test_however_events_are_cut_into_batches_the_tables_are_the_same(
-    tmp_path: Path, rng: random.Random
+    place: Place, rng: random.Random
 ) -> None:
     events = shuffled_roads(rng, 300)
-    async with open_log(tmp_path / "one by one") as kept:
+    async with open_log(place / "one by one") as kept:
         for start in range(0, len(events), 7):
             await kept.write(events[start : start + 7])
             if rng.random() < 0.2:
@@ -82,46 +82,46 @@ async def test_however_events_are_cut_into_batches_the_tables_are_the_same(
         expected = await tables(kept)
         await kept.log.rebuild()
         assert await tables(kept) == expected
-    async with open_log(tmp_path / "at once") as kept:
+    async with open_log(place / "at once") as kept:
         await kept.write(plain(events))
         assert await tables(kept) == expected
     assert len(expected[0]) == 300
 
 
 async def test_what_a_crash_left_unfolded_is_folded_at_the_next_start(
-    tmp_path: Path, rng: random.Random
+    place: Place, rng: random.Random
 ) -> None:
     events = shuffled_roads(rng, 40)
-    async with open_log(tmp_path / "whole") as kept:
+    async with open_log(place / "whole") as kept:
         await kept.write(events)
         expected = await tables(kept)
     for start in range(0, len(events), 50):
-        async with open_log(tmp_path / "broken") as kept:
+        async with open_log(place / "broken") as kept:
             await kept.write(events[start : start + 50])  # and nobody asks for the list before the end
-    async with open_log(tmp_path / "broken") as kept:
+    async with open_log(place / "broken") as kept:
         assert await tables(kept) == expected
 
 
-async def test_tables_of_another_version_are_made_anew(tmp_path: Path) -> None:
-    async with open_log(tmp_path) as kept:
+async def test_tables_of_another_version_are_made_anew(place: Place) -> None:
+    async with open_log(place) as kept:
         await kept.write([accepted("t"), ended("t")])
         expected = await tables(kept)
         await kept.database.write(lambda connection: connection.execute("DELETE FROM tasks").rowcount)
         await kept.database.write(
             lambda connection: connection.execute("UPDATE projection_positions SET version = 99").rowcount
         )
-    async with open_log(tmp_path) as kept:
+    async with open_log(place) as kept:
         assert await tables(kept) == expected
 
 
 async def test_events_that_come_during_a_rebuild_are_in_the_tables_after_it(
-    tmp_path: Path, rng: random.Random
+    place: Place, rng: random.Random
 ) -> None:
     events = shuffled_roads(rng, 700)
-    async with open_log(tmp_path / "plain") as kept:
+    async with open_log(place / "plain") as kept:
         await kept.write(events)
         expected = await tables(kept)
-    async with open_log(tmp_path / "rebuilt") as kept:
+    async with open_log(place / "rebuilt") as kept:
         await kept.write(events[:3000])
         rebuilding = asyncio.ensure_future(kept.log.rebuild())
         for start in range(3000, len(events), 10):

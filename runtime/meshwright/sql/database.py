@@ -264,7 +264,11 @@ class Database(ABC):
         """
         job = _Call(function, args, kwargs)
         self.submit(job)
-        return await job.future
+        try:
+            return await job.future
+        except Exception as error:
+            self._raise(error)
+            raise
 
     async def read(
         self,

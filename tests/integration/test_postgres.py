@@ -1,0 +1,86 @@
+"""PostgreSQL as the database of a mesh: shared by processes, away for a while, its password never shown."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from meshwright.errors import ConfigError, StoreFailed
+from meshwright.events.filter import EventFilter
+from meshwright.events.log import EventLog
+from meshwright.sql.postgres import PostgresDatabase
+from tests.support.event_logs import event, open_log, seqs
+from tests.support.postgres import PASSWORD, Address, Cluster
+
+
+async def test_writers_number_events_together_without_gaps(postgres_url: Address) -> None:
+    async with open_log(postgres_url) as one, open_log(postgres_url) as other:
+        writes = [
+            log.write([event(n, aggregate_id=f"Diary/{n}-{k}") for k in range(3)])
+            for n, log in enumerate([one, other] * 20)
+        ]
+        written = await asyncio.gather(*writes)
+    assert sorted(seq for events in written for seq in seqs(events)) == list(range(1, 121))
+
+
+async def test_event_from_outside_is_written_once_by_two_writers(postgres_url: Address) -> None:
+    async with open_log(postgres_url) as one, open_log(postgres_url) as other:
+        written = await asyncio.gather(*(log.log.append([event(7)]) for log in [one, other] * 10))
+        assert sum(map(len, written)) == 1
+        assert len(await one.log.query(EventFilter())) in (0, 1)
+    async with open_log(postgres_url) as after:
+        assert seqs(await after.log.query(EventFilter())) == [1]
+
+
+async def test_projections_have_what_other_processes_wrote(postgres_url: Address) -> None:
+    async with open_log(postgres_url) as one, open_log(postgres_url) as other:
+        await one.write([event(1, "task.accepted", task_id="t", payload={"capability": "writing"})])
+        await other.write([event(1, "task.started", task_id="t", aggregate_id="Diary/two")])
+        for log in (one.log, other.log):
+            [task] = (await log.tasks(tenant_id="default")).items
+            assert (task.capability, task.status) == ("writing", "running")
+
+
+async def test_several_processes_may_make_the_tables_at_once(postgres_url: Address) -> None:
+    databases = [PostgresDatabase(postgres_url, Path()) for _ in range(5)]
+    await asyncio.gather(*(database.open() for database in databases))
+    for database in databases:
+        await EventLog(database).start()
+        await database.close()
+
+
+async def test_database_that_restarts_is_used_again(own_postgres: Cluster) -> None:
+    async with open_log(own_postgres.url()) as kept:
+        await kept.write([event(1)])
+        own_postgres.stop(signal.SIGINT)
+        with pytest.raises(StoreFailed) as refused:
+            await kept.write([event(2)])
+        assert PASSWORD not in str(refused.value)
+        own_postgres.start()
+        await kept.write([event(3)])
+        assert [found.payload["number"] for found in await kept.log.query(EventFilter())] == [1, 3]
+
+
+@pytest.mark.parametrize("wrong", ["password", "host", "name"])
+async def test_refused_connection_does_not_show_the_password(postgres_url: Address, wrong: str) -> None:
+    secret = "wr0ng-secret"
+    urls = {
+        "password": postgres_url.replace(PASSWORD, secret),
+        "host": f"postgresql://mesh:{secret}@127.0.0.1:1/mesh",
+        "name": postgres_url.replace("/mesh?", "/nowhere?"),
+    }
+    database = PostgresDatabase(urls[wrong], Path())
+    with pytest.raises(StoreFailed, match=r"PostgreSQL '.*' on 127\.0\.0\.1 failed") as refused:
+        await database.open()
+    assert secret not in str(refused.value)
+    assert PASSWORD not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql//mesh:s3cret@host", "postgresql://mesh:s3cret@host/db?sslmod=off"]
+)
+def test_address_that_is_none_is_refused_without_its_text(url: str) -> None:
+    with pytest.raises(ConfigError, match="Write it like") as refused:
+        PostgresDatabase(url, Path())
+    assert "s3cret" not in str(refused.value)

@@ -1,0 +1,170 @@
+"""PostgreSQL for tests: a private cluster for each pytest process, and an empty schema for each test.
+
+    async def test_it(postgres_url: str) -> None: ...       # postgresql://..., a schema of the test's own
+    async def test_it(place: Place) -> None: ...            # twice: a folder, an address of PostgreSQL
+
+The cluster listens on loopback and on a socket in a folder of its own. It is started when a test asks for it
+first, from the programs of this machine; without them the test is skipped, and fails under REQUIRE_TIERS=all.
+"""
+
+import itertools
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from meshwright.stack.network import Ports
+
+USER, PASSWORD, NAME = "mesh", "s3cret-" + secrets.token_hex(8), "mesh"
+SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "shared_buffers": "32MB"}
+PLACES = ("sqlite", "postgres")
+
+
+class Address(str):
+    """The address of a schema; `address / "name"` is that of another one, as with folders."""
+
+    def __truediv__(self, name: str) -> "Address":
+        import psycopg
+
+        schema = "_".join((self.rpartition("%3D")[2], *name.split()))
+        with psycopg.connect(self, autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}".encode())
+        return Address(self.rpartition("%3D")[0] + f"%3D{schema}")
+
+
+Place = Path | Address
+"""A data folder, or the address of a PostgreSQL database."""
+
+
+class Cluster:
+    """A PostgreSQL server with a data folder of its own."""
+
+    def __init__(self, programs: Path) -> None:
+        self._programs = programs
+        self._ports = Ports()
+        (self.port,) = self._ports.take(1)
+        self._folder = Path(tempfile.mkdtemp(prefix="mesh-postgres-"))
+        self._owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+        self._schemas = itertools.count(1)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def create(self) -> None:
+        """Make the data folder and start the server, with an empty database."""
+        os.chown(self._folder, self._owner.pw_uid, self._owner.pw_gid)
+        secret = self._folder / "password"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
+        data = self._folder / "data"
+        init = ["-D", str(data), "-U", USER, f"--pwfile={secret}", "-A", "scram-sha-256", "-E", "UTF8"]
+        self._run("initdb", [*init, "--locale=C", "--no-sync"])
+        self.start()
+        self.query(f"CREATE DATABASE {NAME}", "postgres")
+
+    def start(self) -> None:
+        """Start the server; it accepts connections when this returns."""
+        options = [option for name, value in SETTINGS.items() for option in ("-c", f"{name}={value}")]
+        command = [str(self._programs / "postgres"), "-D", str(self._folder / "data")]
+        command += ["-h", "127.0.0.1", "-p", str(self.port), "-k", str(self._folder), *options]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, **self._as_owner())
+        ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        while subprocess.run(ready, check=False).returncode != 0:
+            assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]
+
+    def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
+        """End the server at once, as a crash of its machine does."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(how)
+            self._process.wait()
+
+    def remove(self) -> None:
+        """End the server, and delete its data."""
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._ports.close()
+
+    def url(self, database: str = NAME, schema: str = "public") -> Address:
+        """An address, with the password."""
+        options = quote(f"-csearch_path={schema}")
+        return Address(f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}?options={options}")
+
+    def new_schema(self) -> Address:
+        """The address of an empty schema."""
+        schema = f"test_{next(self._schemas)}"
+        self.query(f"CREATE SCHEMA {schema}")
+        return self.url(schema=schema)
+
+    def query(self, statement: str, database: str = NAME) -> None:
+        """Run a statement."""
+        import psycopg
+
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def _run(self, program: str, arguments: Sequence[str]) -> None:
+        command = [str(self._programs / program), *arguments]
+        subprocess.run(command, check=True, capture_output=True, **self._as_owner())
+
+    def _as_owner(self) -> dict[str, object]:
+        """PostgreSQL refuses to run as root."""
+        if os.geteuid() != 0:
+            return {"cwd": self._folder}
+        return {
+            "user": self._owner.pw_uid,
+            "group": self._owner.pw_gid,
+            "extra_groups": [],
+            "cwd": self._folder,
+        }
+
+
+def postgres_programs() -> Path | None:
+    """The folder of initdb and postgres, where Debian puts them or on PATH."""
+    of_debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    found = of_debian[-1] if of_debian else shutil.which("initdb")
+    return Path(found).parent if found else None
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A cluster that all tests share: nobody may stop it."""
+    yield from _running()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Cluster]:
+    """A cluster of this test alone, to stop and start again."""
+    yield from _running()
+
+
+@pytest.fixture
+def postgres_url(postgres: Cluster) -> Address:
+    """The address of an empty schema."""
+    return postgres.new_schema()
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a database is: the test runs once with each kind."""
+    return tmp_path if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+def _running() -> Iterator[Cluster]:
+    from tests.support.services import unavailable
+
+    programs = postgres_programs()
+    if programs is None:
+        unavailable("PostgreSQL is not installed: apt install postgresql")
+    cluster = Cluster(programs)
+    try:
+        cluster.create()
+        yield cluster
+    finally:
+        cluster.remove()
