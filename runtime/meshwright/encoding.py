@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -56,6 +56,22 @@ def decode(data: bytes) -> Any:
         return from_json(data)
     except ValueError:
         return data.decode(errors="replace")
+
+
+def is_deeper(values: Iterable[Any], levels: int) -> bool:
+    """Whether containers among some values are nested deeper than that. No depth can overflow the stack."""
+    containers = [value for value in values if isinstance(value, (dict, list, tuple))]
+    while containers:
+        if levels <= 0:
+            return True
+        levels -= 1
+        containers = [
+            inner
+            for value in containers
+            for inner in (value.values() if isinstance(value, dict) else value)
+            if isinstance(inner, (dict, list, tuple))
+        ]
+    return False
 
 
 def _mended(value: Any, above: tuple[int, ...]) -> Any:

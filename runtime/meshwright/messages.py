@@ -90,13 +90,16 @@ class TaskRequest(BaseModel):
 class Caller(Plain):
     """Who asks, as the credentials say, and from where (`source` separates idempotency keys).
 
-    `budgets` are those of the credentials: what is done for the caller is charged to them.
+    `budgets` are those of the credentials: what is done for the caller is charged to them. `key_id` is its
+    virtual key, if it has one, and `roles` are what it may do besides.
     """
 
     tenant_id: Identifier = "default"
     requested_by: str = "anonymous"
     source: str = "api"
     budgets: tuple[Budget, ...] = ()
+    key_id: str | None = None
+    roles: frozenset[str] = frozenset()
 
 
 class Parent(Plain):

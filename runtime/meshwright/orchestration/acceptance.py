@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from meshwright.encoding import is_deeper
 from meshwright.errors import InvalidInput, TooLarge
 from meshwright.messages import Caller, Task, TaskRequest, derived_id, new_id
 from meshwright.work.protocol import Accept
 
 MAX_KEY_CHARS = 255
-CONTAINERS = (dict, list, tuple)
 DEADLINE_TIMEOUTS = 3  # a task may take this many attempts' time, where it names no deadline
 
 
@@ -80,7 +79,7 @@ def checked_payload(payload: dict[str, Any], limits: Limits) -> dict[str, Any]:
             remedy="put other data beside it, under another name",
             field="payload.text",
         )
-    if _depth_over(payload.values(), limits.max_payload_depth - 1):
+    if is_deeper(payload.values(), limits.max_payload_depth - 1):
         raise TooLarge(
             f"the payload is nested over {limits.max_payload_depth} deep",
             remedy="flatten it",
@@ -110,22 +109,6 @@ def check_key(key: str | None) -> None:
             remedy=f"send 1 to {MAX_KEY_CHARS} printable characters",
             field="Idempotency-Key",
         )
-
-
-def _depth_over(values: Iterable[Any], levels: int) -> bool:
-    """Whether containers are nested deeper than that; by levels, so that no depth can overflow a stack."""
-    containers = [value for value in values if isinstance(value, CONTAINERS)]
-    while containers:
-        if levels <= 0:
-            return True
-        levels -= 1
-        containers = [
-            inner
-            for value in containers
-            for inner in (value.values() if isinstance(value, dict) else value)
-            if isinstance(inner, CONTAINERS)
-        ]
-    return False
 
 
 def _task_id(request: TaskRequest, caller: Caller, key: str | None) -> str:

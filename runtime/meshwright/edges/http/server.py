@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Generator
@@ -12,17 +13,29 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from meshwright.api.app import create_app
-from meshwright.api.callers import is_loopback, keys_required
-from meshwright.api.pages import SECURITY_HEADERS
-from meshwright.api.sse import Streams
+from meshwright.edges.auth import keys_required
+from meshwright.edges.http.app import create_app
+from meshwright.edges.http.events import Streams
+from meshwright.edges.http.guard import is_loopback
 from meshwright.errors import ConfigError
 from meshwright.http_limits import LimitedProtocol
 from meshwright.mesh import Mesh
 
-BACKLOG = 2048
-STOP_SECONDS = 10  # what requests under way have to end, once the server stops
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_BACKLOG = 2048
+_STOP_SECONDS = 10  # what requests under way have to end, once the server stops
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SECURITY_HEADERS = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+]
+"""What every answer tells browsers: to load nothing from elsewhere, and to show no page in a frame."""
+_UPGRADE_WARNINGS = ("Unsupported upgrade request", "No supported WebSocket library")
 
 MakeApp = Callable[[Mesh, Streams], FastAPI]
 """What makes the application that is served."""
@@ -42,20 +55,20 @@ async def serve(
     await _check_exposure(mesh, listener)
     loop = asyncio.get_running_loop()
     async with _serving(mesh, listener, make_app) as server:
-        for number in STOP_SIGNALS:
+        for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, server.interrupt)
         try:
             on_ready(server.url)
             await _until_it_ends(server, mesh)
         finally:
-            for number in STOP_SIGNALS:
+            for number in _STOP_SIGNALS:
                 loop.remove_signal_handler(number)
 
 
 async def _check_exposure(mesh: Mesh, listener: socket.socket) -> None:
     """Raise ConfigError for a listener off loopback where callers need no key, unless that is meant."""
     host = listener.getsockname()[0]
-    if is_loopback(host) or mesh.settings.insecure or await keys_required(mesh):
+    if is_loopback(host) or mesh.settings.insecure or await keys_required(mesh.keys, mesh.settings):
         return
     raise ConfigError(
         f"listen_host {host} lets other machines in, and this mesh requires no key",
@@ -109,12 +122,13 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                headers=SECURITY_HEADERS,
+                headers=_SECURITY_HEADERS,
                 proxy_headers=False,
-                backlog=BACKLOG,
-                timeout_graceful_shutdown=STOP_SECONDS,
+                backlog=_BACKLOG,
+                timeout_graceful_shutdown=_STOP_SECONDS,
             )
         )
+        logging.getLogger("uvicorn.error").addFilter(_is_no_upgrade_warning)  # that filter once, by identity
         self._listener = listener
         self._answering = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -172,7 +186,7 @@ def listen(host: str, port: int) -> socket.socket:
             # Its connections inherit it: asyncio does not set it, and then each reply waits 40 ms.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             listener.bind(address)
-            listener.listen(BACKLOG)
+            listener.listen(_BACKLOG)
         except OSError:
             listener.close()
             raise
@@ -199,3 +213,8 @@ def _url(listener: socket.socket) -> str:
     """Where a socket listens; an unspecified address is all of this machine's."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _is_no_upgrade_warning(record: logging.LogRecord) -> bool:
+    """False for uvicorn's advice to install a WebSocket library: such a request is answered as any other."""
+    return not str(record.msg).startswith(_UPGRADE_WARNINGS)

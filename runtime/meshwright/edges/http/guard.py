@@ -1,4 +1,4 @@
-"""Keeps web pages from using a browser as their way to a mesh that listens on loopback."""
+"""What a request passes before its route: a guard against web pages, and authentication."""
 
 from __future__ import annotations
 
@@ -7,13 +7,37 @@ from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from meshwright.api.problems import BadHeader, ForeignOrigin, Misdirected, problem_of
-from meshwright.errors import MeshError
+from meshwright.edges.auth import Authenticator, Credentials
+from meshwright.edges.http.errors import error_response
+from meshwright.edges.http.routing import CALLER
+from meshwright.errors import InvalidInput, MeshError
 from meshwright.settings import Settings
 
-NAMED = (b"host", b"origin")
+_OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/health", "/docs", "/openapi.json"})
+_OPEN_FOLDER = "/docs/"
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_NAMED = (b"host", b"origin")
+
+
+class BadHeader(InvalidInput):
+    """A header that cannot be read."""
+
+    status = 400
+
+
+class Misdirected(InvalidInput):
+    """A request under a host name that is not ours: a page may have made a browser send it."""
+
+    status = 421
+
+
+class ForeignOrigin(InvalidInput):
+    """A request that a page of another site made a browser send."""
+
+    status = 403
 
 
 class BrowserGuard:
@@ -28,7 +52,7 @@ class BrowserGuard:
         self._app = app
         self._names = frozenset(settings.allowed_hosts)
         self._exposed_names = self._names | {socket.gethostname().lower()}
-        self._is_exposed = not _is_loopback(settings.listen_host)
+        self._is_exposed = not is_loopback(settings.listen_host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a problem."""
@@ -36,11 +60,11 @@ class BrowserGuard:
         if problem is None:
             await self._app(scope, receive, send)
         else:
-            await problem_of(problem).response()(scope, receive, send)
+            await error_response("", problem)(scope, receive, send)
 
     def _objection(self, scope: Scope) -> MeshError | None:
         # By hand: this runs for every request, and only two headers matter.
-        headers = [(name, value.decode("latin-1")) for name, value in scope["headers"] if name in NAMED]
+        headers = [(name, value.decode("latin-1")) for name, value in scope["headers"] if name in _NAMED]
         named = dict(headers)
         if len(named) != len(headers):
             what = "The request has two Host or two Origin headers"
@@ -62,9 +86,9 @@ class BrowserGuard:
         return None
 
     def _is_ours(self, name: str, scope: Scope) -> bool:
-        if _is_loopback(name):
+        if is_loopback(name):
             return True
-        if self._is_exposed or not _is_loopback(_server(scope)):
+        if self._is_exposed or not is_loopback(_server(scope)):
             return name in self._exposed_names or _is_address(name)
         return name in self._names
 
@@ -100,7 +124,8 @@ def _hostname(origin: str) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def _is_loopback(name: str) -> bool:
+def is_loopback(name: str) -> bool:
+    """Whether that is a name or an address of this machine alone."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     return _is_address(name) and ip_address(name).is_loopback
@@ -112,3 +137,38 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+class Authentication:
+    """Asks the authenticator for the caller of every request, and refuses those that it does not let in.
+
+    Only health, readiness and the documentation are open.
+    """
+
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+        self._app = app
+        self._authenticator = authenticator
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with its caller, or answer it with the reason why not."""
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path not in _OPEN_PATHS and not path.startswith(_OPEN_FOLDER):
+            try:
+                scope[CALLER] = await self._authenticator.authenticate(_credentials(Request(scope)))
+            except MeshError as error:
+                return await error_response(path, error)(scope, receive, send)
+        await self._app(scope, receive, send)
+
+
+def _credentials(request: Request) -> Credentials:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return Credentials(token.strip() if scheme.lower() == "bearer" else "", _is_local(request))
+
+
+def _is_local(request: Request) -> bool:
+    """Whether a request began on this machine: over loopback, and handed on by no proxy that says so.
+
+    It grants nothing that keys protect: a proxy that says nothing is local too.
+    """
+    ends = (request.client.host if request.client else "", _server(request.scope))
+    return all(map(is_loopback, ends)) and not any(name in request.headers for name in _FORWARDED)

@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from meshwright.errors import InvalidInput
+from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.messages import Identifier
 from meshwright.models.port import CallContext, ChatMessage, ModelRequest, ToolCall, ToolSpec
 from meshwright.models.schema import check_schema
 
-Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-Tags = Annotated[list[Tag], Field(max_length=16)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-DEFAULTS: dict[str, Any] = {
+_Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+_Tags = Annotated[list[_Tag], Field(max_length=16)]
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+_DEFAULTS: dict[str, Any] = {
     "n": 1,
     "top_p": 1,
     "presence_penalty": 0,
@@ -30,7 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "function_call": "auto",
 }
 """Parameters that would change an answer, and that the port does not have: only these values will do."""
-HINTS = frozenset(
+_HINTS = frozenset(
     {
         "seed",
         "store",
@@ -58,66 +59,66 @@ class UnknownParameter(InvalidInput):
     status = 400
 
 
-class Part(BaseModel):
+class ChatPart(BaseModel):
     """A piece of a message."""
 
     type: str
     text: str = ""
 
 
-class Function(BaseModel):
+class CalledFunction(BaseModel):
     """What a tool call calls: `arguments` is JSON text."""
 
-    name: Name
+    name: _Name
     arguments: str = "{}"
 
 
-class Call(BaseModel):
+class PastCall(BaseModel):
     """A call of a tool that a model made earlier."""
 
-    id: Name
+    id: _Name
     type: Literal["function"] = "function"
-    function: Function
+    function: CalledFunction
 
 
-class Message(BaseModel):
+class RequestMessage(BaseModel):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
-    tool_calls: list[Call] | None = None
-    tool_call_id: Name | None = None
+    content: str | list[ChatPart] | None = None
+    tool_calls: list[PastCall] | None = None
+    tool_call_id: _Name | None = None
 
 
-NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+_NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
-class ToolFunction(BaseModel):
+class OfferedFunction(BaseModel):
     """A function as the model sees it."""
 
-    name: Name
+    name: _Name
     description: str = ""
-    parameters: dict[str, Any] = NO_PARAMETERS
+    parameters: dict[str, Any] = _NO_PARAMETERS
 
 
 class ChatTool(BaseModel):
     """A tool that the model may call."""
 
     type: Literal["function"] = "function"
-    function: ToolFunction
+    function: OfferedFunction
 
 
-class Named(BaseModel):
+class FunctionName(BaseModel):
     """The name of a function."""
 
-    name: Name
+    name: _Name
 
 
 class NamedTool(BaseModel):
     """The one tool that the model has to call."""
 
     type: Literal["function"] = "function"
-    function: Named
+    function: FunctionName
 
 
 class JsonSchema(BaseModel):
@@ -145,7 +146,7 @@ class StreamOptions(BaseModel):
 class CallMetadata(BaseModel):
     """What the mesh reads of a call's metadata."""
 
-    tags: Tags | None = None
+    tags: _Tags | None = None
 
 
 class ChatRequest(BaseModel):
@@ -156,8 +157,8 @@ class ChatRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    model: Name
-    messages: list[Message] = Field(min_length=1)
+    model: _Name
+    messages: list[RequestMessage] = Field(min_length=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: list[ChatTool] | None = None
@@ -168,30 +169,30 @@ class ChatRequest(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2)
     user: Identifier | None = None
     tenant_id: Identifier | None = None
-    tags: Tags | None = None
+    tags: _Tags | None = None
     metadata: CallMetadata | None = None
     cache: dict[str, Any] | None = None
 
 
-def model_request(asked: ChatRequest, *, user: str, context: CallContext) -> ModelRequest:
+def model_request(asked: ChatRequest, context: CallContext) -> ModelRequest:
     """Make the request that the mesh's model takes. Raises InvalidInput for what it cannot do."""
-    check_parameters(asked)
+    _check_parameters(asked)
     limit = asked.max_completion_tokens or asked.max_tokens
-    told: dict[str, Any] = {
+    options: dict[str, Any] = {
         "max_tokens": limit,
         "temperature": asked.temperature,
-        "response_schema": schema_of(asked),
+        "response_schema": _schema_of(asked),
     }
     return ModelRequest(
         model=asked.model,
         messages=messages_of(asked.messages),
-        tags=tags_of(asked),
-        user=user,
+        tags=_tags_of(asked),
+        user=context.agent_id or LLM_SERVICE,
         context=context,
-        tools=tools_of(asked),
-        tool_choice="required" if must_call(asked) else "auto",
+        tools=_tools_of(asked),
+        tool_choice="required" if _must_call(asked) else "auto",
         cache=not any((asked.cache or {}).get(word) for word in ("no-cache", "no-store")),
-        **given(told),
+        **given(options),
     )
 
 
@@ -200,30 +201,28 @@ def given(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def check_parameters(asked: ChatRequest) -> None:
+def _check_parameters(asked: ChatRequest) -> None:
     """Refuse what would change the answer if it were left out, and what OpenAI would not know either."""
     for name, value in (asked.model_extra or {}).items():
-        if value is None or name in HINTS or (name in DEFAULTS and value == DEFAULTS[name]):
+        if value is None or name in _HINTS or (name in _DEFAULTS and value == _DEFAULTS[name]):
             continue
-        if name in DEFAULTS:
+        if name in _DEFAULTS:
             raise UnsupportedParameter(
-                f"{name}: only {DEFAULTS[name]!r} is possible here", remedy="leave it out", field=name
+                f"{name}: only {_DEFAULTS[name]!r} is possible here", remedy="leave it out", field=name
             )
         raise UnknownParameter(f"Unrecognized request argument supplied: {name}", field=name)
 
 
-def tags_of(asked: ChatRequest) -> tuple[str, ...]:
-    """The tags of a call, wherever it has them: on top, or in its metadata."""
+def _tags_of(asked: ChatRequest) -> tuple[str, ...]:
     nested = asked.metadata.tags if asked.metadata else None
     return tuple(dict.fromkeys([*(asked.tags or ()), *(nested or ())]))
 
 
-def must_call(asked: ChatRequest) -> bool:
-    """Whether the answer has to be a tool call."""
+def _must_call(asked: ChatRequest) -> bool:
     return asked.tool_choice == "required" or isinstance(asked.tool_choice, NamedTool)
 
 
-def tools_of(asked: ChatRequest) -> tuple[ToolSpec, ...]:
+def _tools_of(asked: ChatRequest) -> tuple[ToolSpec, ...]:
     """The tools that may be called; a named one alone.
 
     Raises InvalidInput where it is not there, or takes parameters whose schema is none.
@@ -242,12 +241,12 @@ def tools_of(asked: ChatRequest) -> tuple[ToolSpec, ...]:
         return ()
     if isinstance(asked.tool_choice, NamedTool):
         specs = [spec for spec in specs if spec.name == asked.tool_choice.function.name]
-    if must_call(asked) and not specs:
+    if _must_call(asked) and not specs:
         raise InvalidInput("tool_choice names a tool that is not among the tools", field="tool_choice")
     return tuple(specs)
 
 
-def schema_of(asked: ChatRequest) -> dict[str, Any] | None:
+def _schema_of(asked: ChatRequest) -> dict[str, Any] | None:
     """The shape that the answer is to have, None for text. Raises InvalidInput where it is no schema."""
     wanted = asked.response_format
     if wanted is None or wanted.type == "text":
@@ -260,16 +259,16 @@ def schema_of(asked: ChatRequest) -> dict[str, Any] | None:
     return wanted.json_schema.schema_
 
 
-def messages_of(messages: Sequence[Message]) -> tuple[ChatMessage, ...]:
+def messages_of(messages: Sequence[RequestMessage]) -> tuple[ChatMessage, ...]:
     """The conversation as the port has it. Raises InvalidInput for what is not text."""
-    return tuple(message_of(number, message) for number, message in enumerate(messages))
+    return tuple(_message_of(number, message) for number, message in enumerate(messages))
 
 
-def message_of(number: int, message: Message) -> ChatMessage:
-    """One message; developers speak as the system does."""
+def _message_of(number: int, message: RequestMessage) -> ChatMessage:
     return ChatMessage(
+        # Developers speak as the system does.
         role="system" if message.role == "developer" else message.role,
-        content=text_of(number, message.content),
+        content=_text_of(number, message.content),
         tool_calls=tuple(
             ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
             for call in message.tool_calls or ()
@@ -278,8 +277,7 @@ def message_of(number: int, message: Message) -> ChatMessage:
     )
 
 
-def text_of(number: int, content: str | list[Part] | None) -> str:
-    """The text of a message, also where it comes in parts."""
+def _text_of(number: int, content: str | list[ChatPart] | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     other = next((part.type for part in content if part.type not in ("text", "refusal")), None)

@@ -1,0 +1,1 @@
+"""The HTTP API: `app.create_app` joins its routers, `server.serve` serves them."""

@@ -1,0 +1,245 @@
+"""Events: query the log by each of its fields and by range, or follow it as server-sent events.
+
+In a stream `id` is the event's seq, if any, `event` its type, `data` the event as JSON. All events that are
+ready go out in one write. A client that reads slowly holds up its own stream alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from starlette.types import Receive, Scope, Send
+
+from meshwright.edges.http.openapi import answers, streams
+from meshwright.edges.http.routing import CallerDep, Document, JsonRoute, MeshDep
+from meshwright.errors import InvalidInput
+from meshwright.events.filter import EventFilter
+from meshwright.events.log import EventLog
+from meshwright.messages import Event
+
+router = APIRouter(tags=["events"], default_response_class=Document, route_class=JsonRoute)
+_RETRY_MS = 1000  # a browser waits so long before it connects again
+_PING_SECONDS = 15.0
+_CHUNK = 64  # events encoded between two looks at what else the loop has to do
+_MAX_CACHED_BYTES = 4 * 1024 * 1024  # frames kept for the next stream that needs them
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+Batches = AsyncGenerator[list[Event]]
+
+_MAX_SEQ = 2**63 - 1
+_Seq = Annotated[int, Field(ge=0, le=_MAX_SEQ)]
+_Text = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class Start(BaseModel):
+    """Where to begin: behind the event of this `seq`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after_seq: _Seq | None = None
+
+
+class Range(Start):
+    """Which part of the events, and how many of them. `order=desc` begins with the newest."""
+
+    before_seq: _Seq | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    limit: int = Field(default=100, ge=1, le=1000)
+    order: Literal["asc", "desc"] = "asc"
+
+
+class Fields(BaseModel):
+    """What the events have to have in common."""
+
+    trace_id: _Text | None = None
+    task_id: _Text | None = None
+    agent_id: _Text | None = None
+    event_type: _Text | None = None
+    event_version: _Seq | None = None
+    aggregate_id: _Text | None = None
+    idempotency_key: _Text | None = None
+    topic: _Text | None = None
+
+
+class EventQuery(Range, Fields):
+    """The events to look up."""
+
+
+class EventTail(Start, Fields):
+    """The events to follow."""
+
+
+class EventPage(BaseModel):
+    """Events in order. `next_seq` is what to give as `after_seq` for more (descending: as `before_seq`).
+
+    A page ends at `limit` events, or at some megabytes.
+    """
+
+    items: list[Event]
+    next_seq: int | None = None
+
+
+async def event_page(log: EventLog, query: Range, tenant_id: str, **fields: object) -> EventPage:
+    """Look up one page of a tenant's events."""
+    page = await log.page(make_filter(query, tenant_id, **fields))
+    return EventPage(items=page.events, next_seq=page.next_seq)
+
+
+def make_filter(query: Start, tenant_id: str, **fields: object) -> EventFilter:
+    """What the log is asked, from what a client asked; it sees no tenant but its own."""
+    asked = query.model_dump(exclude_none=True)
+    return EventFilter.model_validate({**asked, **fields, "tenant_id": tenant_id})
+
+
+def resume_after(request: Request, start: Start) -> int | None:
+    """The seq behind which a stream begins: `Last-Event-ID` of a client that was cut off, or `after_seq`."""
+    last = request.headers.get("last-event-id")
+    if not last:
+        return start.after_seq
+    if not (last.isascii() and last.isdecimal()) or int(last) > _MAX_SEQ:
+        raise InvalidInput(
+            "Last-Event-ID must be the id of an event of this stream, a number",
+            remedy="leave it out to begin with what comes next",
+            field="Last-Event-ID",
+        )
+    return int(last)
+
+
+@router.get("/events", summary="Query the event log", responses=answers("EventPage"), response_model=EventPage)
+async def query_events(mesh: MeshDep, caller: CallerDep, query: Annotated[EventQuery, Query()]) -> Response:
+    """Look up events by their fields, by range of `seq`, or by time."""
+    return Document(await event_page(mesh.log, query, caller.tenant_id))
+
+
+@router.get(
+    "/events/stream", summary="Follow the event log", responses=streams({}), response_class=EventSourceResponse
+)
+async def stream_events(
+    request: Request, mesh: MeshDep, caller: CallerDep, tail: Annotated[EventTail, Query()]
+) -> Response:
+    """Follow events as they are committed, from now on or behind `Last-Event-ID`.
+
+    None comes twice, and none is left out, but for the pieces of answers (`model.delta`), which no log
+    keeps: they have no id.
+    """
+    after_seq = resume_after(request, tail)
+    if after_seq is None:
+        after_seq = await mesh.log.last_seq()
+    wanted = make_filter(tail, caller.tenant_id, after_seq=after_seq)
+    return streams_of(request).respond(mesh.log.follow(wanted, live=True))
+
+
+def streams_of(request: Request) -> Streams:
+    """Returns the open streams of the server."""
+    streams: Streams = request.app.state.streams
+    return streams
+
+
+class Streams:
+    """All streams of a server: they share encoded events, and end together when the server stops."""
+
+    def __init__(self) -> None:
+        self._open: set[EventStream] = set()
+        self._closed = False
+        self._frames: dict[int, bytes] = {}
+        self._cached_bytes = 0
+
+    def respond(self, batches: Batches, is_last: Callable[[Event], bool] | None = None) -> EventStream:
+        """Answer with events as they come, until one is the last or there are no more."""
+        return EventStream(self, batches, is_last)
+
+    def close(self) -> None:
+        """End every stream after what it has ready; a client that resumes by Last-Event-ID loses nothing."""
+        self._closed = True
+        for stream in self._open:
+            stream.end()
+
+    def frame(self, event: Event) -> bytes:
+        """An event as it goes over the wire, encoded once for all streams; without id where no log has it."""
+        if event.seq is None:
+            return format_sse_event(event=event.event_type, data_str=event.model_dump_json())
+        seq = event.seq
+        frame = self._frames.get(seq)
+        if frame is None:
+            frame = format_sse_event(id=str(seq), event=event.event_type, data_str=event.model_dump_json())
+            if self._cached_bytes > _MAX_CACHED_BYTES:
+                self._frames.clear()
+                self._cached_bytes = 0
+            self._frames[seq] = frame
+            self._cached_bytes += len(frame)
+        return frame
+
+    def opened(self, stream: EventStream) -> None:
+        """Note a stream that has begun."""
+        self._open.add(stream)
+        if self._closed:
+            stream.end()
+
+    def ended(self, stream: EventStream) -> None:
+        """Forget a stream."""
+        self._open.discard(stream)
+
+
+class EventStream(EventSourceResponse):
+    """A response that is a stream of events, with a comment every 15 s in which there is none."""
+
+    def __init__(self, streams: Streams, batches: Batches, is_last: Callable[[Event], bool] | None) -> None:
+        self._streams = streams
+        self._batches = batches
+        self._is_last = is_last
+        self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reading: asyncio.Task[list[Event] | None] | None = None
+        self._body = self._chunks()
+        super().__init__(self._body, headers=_HEADERS)
+
+    def end(self) -> None:
+        """Add nothing more, and end when what is ready has gone out."""
+        if not self._ending.done():
+            self._ending.set_result(None)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream. What keeps events from being read breaks it off."""
+        self._streams.opened(self)
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._streams.ended(self)
+            await self._body.aclose()
+            if self._reading is not None:
+                self._reading.cancel()
+                await asyncio.gather(self._reading, return_exceptions=True)
+            await self._batches.aclose()
+
+    async def _chunks(self) -> AsyncGenerator[bytes]:
+        yield format_sse_event(retry=_RETRY_MS)
+        while True:
+            # A task of its own: a timeout would end the generator that it waits for.
+            self._reading = self._reading or asyncio.create_task(self._read(), name="event-stream")
+            waiting = {self._reading, self._ending}
+            await asyncio.wait(waiting, timeout=_PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if self._reading.done():
+                batch, self._reading = self._reading.result(), None
+                for chunk in self._frames(batch or ()):
+                    yield chunk
+                if batch is None or any(map(self._ends, batch)):
+                    return
+            elif self._ending.done():
+                return
+            else:
+                yield KEEPALIVE_COMMENT
+
+    async def _read(self) -> list[Event] | None:
+        return await anext(self._batches, None)
+
+    def _frames(self, batch: Sequence[Event]) -> Iterator[bytes]:
+        end = next((number for number, event in enumerate(batch, 1) if self._ends(event)), len(batch))
+        for first in range(0, end, _CHUNK):
+            yield b"".join(map(self._streams.frame, batch[first : min(first + _CHUNK, end)]))
+
+    def _ends(self, event: Event) -> bool:
+        return self._is_last is not None and self._is_last(event)

@@ -1,0 +1,239 @@
+"""The mesh's models: OpenAI's chat completions, whole or streamed, and the llm-service's /complete."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Literal, TypeVar
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from meshwright.edges.auth import call_context
+from meshwright.edges.http.chat import ChatRequest, RequestMessage, given, messages_of, model_request
+from meshwright.edges.http.chat_answers import Completion, CompletionStream, StreamedCall
+from meshwright.edges.http.errors import ALL_DOWN
+from meshwright.edges.http.openapi import BODY_PROBLEMS, SERVER_SENT, Responses, answers, takes
+from meshwright.edges.http.routing import CallerDep, Document, JsonRoute, ReadyMesh
+from meshwright.edges.problems import PROBLEM_TYPE
+from meshwright.errors import NotFound
+from meshwright.ledger.keys import LLM_SERVICE
+from meshwright.mesh import Mesh
+from meshwright.messages import Identifier
+from meshwright.models.port import ModelReply, ModelRequest, ModelTimeout, ModelUnavailable
+
+GROUPS = ("default", "quality", "fast")
+_COST_HEADER = "x-litellm-response-cost"
+"""By this name a LiteLLM proxy tells what a call cost, and so its clients look for it."""
+_GONE = 499  # for a client that is not there any more
+_UNAVAILABLE = {"error": ALL_DOWN}
+_ResultT = TypeVar("_ResultT")
+
+router = APIRouter(tags=["models"], default_response_class=Document, route_class=JsonRoute)
+
+
+class ChatError(BaseModel):
+    """What went wrong, as OpenAI has it."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ChatErrorBody(BaseModel):
+    """An error as OpenAI's API answers it."""
+
+    error: ChatError
+
+
+class ChatCompletion(BaseModel):
+    """An answer, as OpenAI has it."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: dict[str, Any]
+
+
+class ModelList(BaseModel):
+    """The models, as OpenAI has them."""
+
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+
+
+class CompleteRequest(BaseModel):
+    """Messages to be answered, by how good or how fast the model has to be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Literal["quality", "fast"]
+    messages: list[RequestMessage] = Field(min_length=1)
+    tenant_id: Identifier | None = None
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+
+
+class CompleteUsage(BaseModel):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class CompleteResponse(BaseModel):
+    """An answer, and the model that gave it."""
+
+    content: str
+    model: str
+    usage: CompleteUsage
+
+
+class LlmHealth(BaseModel):
+    """The llm-service answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+_OPENAI_ERRORS: Responses = {
+    "default": {
+        "model": ChatErrorBody,
+        "description": "An error, as OpenAI's API has it; a problem where the framework refuses.",
+        "content": {PROBLEM_TYPE: {"schema": {"type": "object"}}},
+    }
+}
+_CHAT_ANSWERS = answers("ChatCompletion")
+_CHAT_ANSWERS[200]["content"]["text/event-stream"] = {"schema": SERVER_SENT}
+_COMPLETE_ANSWERS = answers(
+    "CompleteResponse",
+    {
+        **BODY_PROBLEMS,
+        400: "The body is not JSON, or holds other than text.",
+        402: "A budget has no room for the call.",
+        403: "The key is another tenant's.",
+        429: "The providers want us to wait: see `Retry-After`.",
+        503: "No provider answers, or the mesh is stopping.",
+    },
+)
+_COMPLETE_ANSWERS[503]["content"] |= {"application/json": {"example": _UNAVAILABLE}}
+
+
+@router.get(
+    "/v1/models",
+    summary="List the models, as OpenAI's API does",
+    responses={**answers("ModelList"), **_OPENAI_ERRORS},
+)
+async def list_models(request: Request) -> ModelList:
+    """List the groups that may be named as `model`."""
+    known = {"object": "model", "created": 0, "owned_by": "meshwright"}
+    return ModelList(object="list", data=[{"id": group, **known} for group in _groups(request) or GROUPS])
+
+
+@router.post(
+    "/v1/chat/completions",
+    summary="Complete a chat, as OpenAI's API does",
+    response_model=ChatCompletion,
+    responses={**_CHAT_ANSWERS, **_OPENAI_ERRORS},
+    openapi_extra=takes("ChatRequest"),
+)
+async def complete_chat(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: ChatRequest) -> Response:
+    """Have a model answer. A client that goes away ends the call, and closes its connection."""
+    groups = _groups(request)
+    if groups is not None and asked.model not in groups:
+        raise NotFound(
+            f"The model {asked.model[:80]!r} does not exist",
+            remedy=f"there are {', '.join(groups)}",
+            field="model",
+        )
+    wanted = model_request(asked, call_context(caller, tenant_id=asked.tenant_id, user=asked.user))
+    try:
+        if asked.stream:
+            return await _stream(request, mesh, asked, wanted)
+        reply = await _unless_gone(request, mesh.model.complete(wanted))
+    except _ClientGone:
+        return Response(status_code=_GONE)
+    return Document(Completion(wanted.model).whole(reply), headers=_cost_header(reply))
+
+
+@router.post(
+    "/complete",
+    summary="Have a model answer",
+    response_model=CompleteResponse,
+    responses=_COMPLETE_ANSWERS,
+    openapi_extra=takes("CompleteRequest"),
+)
+async def complete(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: CompleteRequest) -> Response:
+    """Have the best or the fastest model answer some messages. A client that goes away ends the call."""
+    context = call_context(caller, tenant_id=asked.tenant_id)
+    wanted = ModelRequest(
+        model=asked.model,
+        messages=messages_of(asked.messages),
+        user=context.agent_id or LLM_SERVICE,
+        context=context,
+        **given({"max_tokens": asked.max_tokens, "temperature": asked.temperature}),
+    )
+    try:
+        reply = await _unless_gone(request, mesh.model.complete(wanted))
+    except (ModelUnavailable, ModelTimeout):
+        return Document(_UNAVAILABLE, 503)
+    except _ClientGone:
+        return Response(status_code=_GONE)
+    used = reply.usage
+    usage = CompleteUsage(prompt_tokens=used.prompt_tokens, completion_tokens=used.completion_tokens)
+    return Document(CompleteResponse(content=reply.content, model=reply.model, usage=usage))
+
+
+@router.get("/health", summary="Is the llm-service there?", tags=["health"])
+async def llm_health() -> LlmHealth:
+    """Answer while the process can."""
+    return LlmHealth()
+
+
+def _groups(request: Request) -> tuple[str, ...] | None:
+    """The models that may be named; None where only the model's server knows."""
+    groups: tuple[str, ...] | None = request.app.state.groups
+    return groups
+
+
+async def _stream(request: Request, mesh: Mesh, asked: ChatRequest, wanted: ModelRequest) -> Response:
+    """Stream the answer, once it has begun: what fails before has the status of its error."""
+    call = StreamedCall(mesh.model, wanted)
+    try:
+        await _unless_gone(request, call.begun())
+    except BaseException:  # also where the server ends: nobody else would end the call
+        await call.end()
+        raise
+    with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+    return CompletionStream(call, Completion(wanted.model), with_usage=with_usage)
+
+
+def _cost_header(reply: ModelReply) -> dict[str, str]:
+    return {} if reply.cost_usd is None else {_COST_HEADER: f"{reply.cost_usd:f}"}
+
+
+class _ClientGone(Exception):
+    """The client has closed its connection."""
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, _ResultT]) -> _ResultT:
+    """Do the work while the client is there to read the answer. Raises _ClientGone."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise _ClientGone
+        return working.result()
+    finally:
+        leaving.cancel()
+        working.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    """Wait until the client has closed its connection; its body was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

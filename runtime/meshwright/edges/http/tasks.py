@@ -1,0 +1,209 @@
+"""Tasks: give one, look at it, list them, end one, answer one, follow its events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field
+
+from meshwright.edges.bodies import AnswerRequest, read_model
+from meshwright.edges.http.events import (
+    EventPage,
+    Range,
+    event_page,
+    make_filter,
+    resume_after,
+    streams_of,
+)
+from meshwright.edges.http.openapi import BODY_PROBLEMS, answers, streams, takes
+from meshwright.edges.http.routing import (
+    CallerDep,
+    Document,
+    JsonRoute,
+    MeshDep,
+    caller_of,
+    mesh_of,
+    read_body,
+)
+from meshwright.events.tasks import TaskPage
+from meshwright.mesh import FINAL, Mesh, TaskView
+from meshwright.messages import (
+    ENDED,
+    ID_PATTERN,
+    Event,
+    Identifier,
+    Receipt,
+    TaskRequest,
+    TaskStatus,
+)
+from meshwright.tracing import parse
+
+router = APIRouter(tags=["tasks"], default_response_class=Document, route_class=JsonRoute)
+TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
+_NO_TASK = {404: "There is no such task."}
+_REFUSALS = {
+    **BODY_PROBLEMS,
+    404: "There is no such agent.",
+    409: "The Idempotency-Key was used before, with another body.",
+    429: "The mesh or the thread has as many open tasks as it may: `Retry-After` says when to try again.",
+    503: "No agent has the capability, or those that have it are offline; or the mesh is stopping.",
+}
+
+
+class TaskQuery(BaseModel):
+    """Which tasks to list. `task_id` is the beginning or the end of their ids.
+
+    `cursor` is the `cursor` of the page before.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: TaskStatus | None = None
+    capability: Identifier | None = None
+    task_id: str | None = Field(default=None, min_length=1, max_length=128)
+    limit: int = Field(default=50, ge=1, le=500)
+    cursor: str | None = Field(default=None, pattern=r"^[0-9]{1,18}$")
+
+
+class _SubmitRoute(APIRoute):
+    """Reads the request itself, at half the cost of FastAPI's way: of all routes it is the one that counts."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Returns what answers a request."""
+
+        async def handle(request: Request) -> Response:
+            mesh, headers = await mesh_of(request), request.headers
+            task = read_model(await read_body(request, mesh.settings), TaskRequest, mesh.settings)
+            caller = await caller_of(request)
+            key, traceparent = headers.get("idempotency-key"), headers.get("traceparent")
+            receipt: Receipt = await self.endpoint(mesh, caller, task, key, traceparent)
+            return Document(receipt, 202, {"Location": f"/tasks/{receipt.task_id}"})
+
+        return handle
+
+
+async def submit(
+    mesh: MeshDep,
+    caller: CallerDep,
+    task: TaskRequest,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            description="The same key with the same body is the same task, however often it is sent.",
+        ),
+    ] = None,
+    traceparent: Annotated[
+        str | None, Header(description="The W3C trace that the task becomes a part of.")
+    ] = None,
+) -> Receipt:
+    """Give a task to the best agent for a capability, or to one agent by name.
+
+    It is durable when this answers. `payload.text` is the request in words.
+    """
+    trace = traceparent if traceparent and parse(traceparent) else None  # W3C: a malformed one counts as none
+    return await mesh.submit(task, caller, idempotency_key=idempotency_key, traceparent=trace)
+
+
+router.add_api_route(
+    "/tasks",
+    submit,
+    route_class_override=_SubmitRoute,
+    methods=["POST"],
+    status_code=202,
+    summary="Give the mesh a task",
+    response_description="Durable.",
+    responses=answers("Receipt", _REFUSALS, status=202),
+    openapi_extra=takes("TaskRequest"),
+)
+
+
+@router.get("/tasks", summary="List tasks", responses=answers("TaskPage"), response_model=TaskPage)
+async def list_tasks(mesh: MeshDep, caller: CallerDep, query: Annotated[TaskQuery, Query()]) -> Response:
+    """List tasks, the newest first."""
+    return Document(await mesh.log.tasks(tenant_id=caller.tenant_id, **dict(query)))
+
+
+@router.get("/tasks/{task_id}", summary="Look at a task", responses=answers("TaskView", _NO_TASK))
+async def show_task(mesh: MeshDep, caller: CallerDep, task_id: TaskId) -> TaskView:
+    """Show a task: its request, its attempts with the score of each choice, and its outcome."""
+    return await mesh.task(task_id, caller.tenant_id)
+
+
+@router.post(
+    "/tasks/{task_id}/cancel",
+    summary="End a task before its time",
+    response_description="It has ended.",
+    responses={
+        **answers("TaskView", _NO_TASK),
+        202: {"model": TaskView, "description": "It is going to end.", **answers("TaskView")[200]},
+    },
+)
+async def cancel_task(mesh: MeshDep, caller: CallerDep, task_id: TaskId, response: Response) -> TaskView:
+    """Ask for the end of a task. Its outcome follows when its agent has let go; an ended one stays so."""
+    view = await mesh.cancel(task_id, caller.tenant_id)
+    response.status_code = 200 if view.status in ENDED else 202
+    return view
+
+
+@router.post(
+    "/tasks/{task_id}/answer",
+    status_code=202,
+    summary="Answer what a task waits for",
+    response_description="It goes on.",
+    responses=answers(
+        "TaskView",
+        {**BODY_PROBLEMS, 404: "There is no such task, or it does not wait for that key."},
+        status=202,
+    ),
+    openapi_extra=takes("AnswerRequest"),
+)
+async def answer_task(mesh: MeshDep, caller: CallerDep, task_id: TaskId, answer: AnswerRequest) -> TaskView:
+    """Give a task the answer of a person, under the key that its `task.waiting` event names.
+
+    The value is what the step that waits gets as its result.
+    """
+    await mesh.answer(task_id, answer.key, answer.value, caller.tenant_id)
+    return await mesh.task(task_id, caller.tenant_id)
+
+
+@router.get(
+    "/tasks/{task_id}/events",
+    summary="Follow a task",
+    tags=["events"],
+    response_model=EventPage,
+    responses={**streams(answers("EventPage", _NO_TASK)), 204: {"description": "All seen."}},
+)
+async def follow_task(
+    request: Request, mesh: MeshDep, caller: CallerDep, task_id: TaskId, query: Annotated[Range, Query()]
+) -> Response:
+    """Follow a task to its end (`Accept: text/event-stream`), or look up a page of its events.
+
+    A stream begins with the task's first event, or behind `Last-Event-ID`. The pieces of answers
+    (`model.delta`), as models write them, have no id, and are there for whoever follows live.
+    """
+    view = await mesh.task(task_id, caller.tenant_id)
+    if "text/event-stream" not in request.headers.get("accept", ""):
+        return Document(await event_page(mesh.log, query, view.tenant_id, task_id=task_id))
+    after_seq = resume_after(request, query) or 0
+    if view.status in ENDED and await _has_seen_the_end(mesh, view, after_seq):
+        return Response(status_code=204)  # tells a browser not to come back
+    wanted = make_filter(Range(), view.tenant_id, task_id=task_id, after_seq=after_seq)
+    return streams_of(request).respond(mesh.log.follow(wanted, live=True), _is_final)
+
+
+async def _has_seen_the_end(mesh: Mesh, view: TaskView, after_seq: int) -> bool:
+    """False also while the log lacks the last event: on Dapr it may arrive after the outcome."""
+    newest, ended = Range(limit=1, order="desc"), f"task.{view.status}"
+    last = make_filter(newest, view.tenant_id, task_id=view.task_id, event_type=ended)
+    found = await mesh.log.query(last)
+    return bool(found) and found[0].seq is not None and found[0].seq <= after_seq
+
+
+def _is_final(event: Event) -> bool:
+    return event.event_type in FINAL
