@@ -15,6 +15,7 @@ from meshwright.component import Actors, Component
 from meshwright.context.memory import Memory
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.text import count_tokens
+from meshwright.edges.replies import Courier
 from meshwright.errors import ModelError
 from meshwright.events.projections import Projection
 from meshwright.host import Subscription
@@ -51,7 +52,7 @@ from meshwright.work.protocol import ORCHESTRATOR
 from meshwright.work.thread import thread_of
 
 if TYPE_CHECKING:
-    from meshwright.edge.mqtt import MqttEdge
+    from meshwright.edges.mqtt import MqttEdge
 
 COOLED_DOWN = "deployment.cooled_down"
 ORCHESTRATION = ORCHESTRATOR.lower()
@@ -360,10 +361,9 @@ class MqttComponent(Component):
         super().__init__(mesh)
         self._edge: MqttEdge | None = None
         if mesh.settings.mqtt_url and mesh.role.is_front:
-            from meshwright.assembly.edges import mqtt_edge
+            from meshwright.edges.mqtt import MqttEdge
 
-            self._edge = mqtt_edge(mesh)
-            self._edge.attach(mesh)
+            self._edge = MqttEdge(mesh)
 
     async def start(self) -> None:
         """Begin to connect."""
@@ -401,5 +401,6 @@ BUILTIN: tuple[type[Component], ...] = (
     OrchestrationComponent,
     AgentsComponent,
     PresenceComponent,
+    Courier,
     MqttComponent,
 )

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from meshwright import Agent, Capability, Mesh, build_mesh, load_settings
-from meshwright.api.server import serving
+from meshwright.edges.http.server import serving
 from meshwright.messages import Usage
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel

@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from meshwright import Agent, Capability, Mesh, build_mesh, load_settings
-from meshwright.api.server import serving
+from meshwright.edges.http.server import serving
 from meshwright.messages import Task, Usage
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Run, build_mesh, load_settings
-from meshwright.api.app import create_app
+from meshwright import Agent, Capability, Run
+from meshwright.edges.http.app import create_app
 from meshwright.ledger.keys import NewKey
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
@@ -44,9 +44,9 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         yield api
 
 
-def routes(tmp_path: Path) -> list[tuple[str, str]]:
+def routes(api: Api) -> list[tuple[str, str]]:
     """The method and a path of every route that the documentation shows."""
-    document = create_app(build_mesh(load_settings(tmp_path, host="memory"), project=tmp_path)).openapi()
+    document = create_app(api.mesh).openapi()
     found = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
     return [(method, re.sub(r"\{\w+\}", "x", path)) for method, path in found]
 
@@ -55,7 +55,7 @@ async def test_every_route_but_health_needs_a_key_once_there_is_one(api: Api, tm
     key = await api.mesh.keys.create("helper")
     await api.mesh.keys.revoke(key.key_id)
     wrong = {"Authorization": "Bearer mesh-admin-" + "x" * 43}
-    for method, path in routes(tmp_path):
+    for method, path in routes(api):
         for headers in ({}, shows(key), wrong, {"X-Forwarded-For": "1.1.1.1"}):
             async with api.session.request(method, path, headers=headers) as response:
                 assert (response.status == 401) is (path not in OPEN), (method, path, headers)

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from meshwright import Mesh, build_mesh, load_settings
-from meshwright.api.server import listen, serve, serving
+from meshwright.edges.http.server import listen, serve, serving
 from meshwright.errors import ConfigError
 from tests.support.http_mesh import Echo, http_mesh
 

@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 
 from meshwright import build_mesh, load_settings
-from meshwright.api.server import serving
 from meshwright.cli.remote import remote_mesh
+from meshwright.edges.http.server import serving
 from meshwright.events.filter import EventFilter
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import client, mosquitto

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from meshwright.api.sse import Streams
 from meshwright.cli.remote import remote_mesh
-from meshwright.edge.mqtt.notices import Notices
-from meshwright.edge.mqtt.topics import Topics
-from meshwright.edge.mqtt.views import Views
+from meshwright.edges.http.events import Streams
+from meshwright.edges.mqtt.outgoing import Notices, Views
+from meshwright.edges.mqtt.topics import Topics
 from meshwright.envelope import ActorRef
 from meshwright.events.filter import EventFilter
 from meshwright.hosts.embedded import EmbeddedHost

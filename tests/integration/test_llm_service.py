@@ -12,8 +12,8 @@ import pytest
 
 from meshwright import Agent
 from meshwright.agents.loader import load_agents
-from meshwright.api.app import create_llm_app
 from meshwright.app import role_of
+from meshwright.edges.http.app import create_llm_app
 from meshwright.errors import Draining, ModelError
 from meshwright.models.port import (
     AllProvidersDown,

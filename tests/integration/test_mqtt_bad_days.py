@@ -220,7 +220,7 @@ async def test_a_broker_that_refuses_us_says_what_to_do_and_is_tried_again(
         http_mesh(tmp_path, mqtt_url=broker.url) as api,
     ):
         [away] = await told(api.mesh, "edge.disconnected")
-        assert away["reason"].startswith("it says: not authorized. check mqtt_username and mqtt_password")
+        assert away["reason"].startswith("it says: not authorized. check username and password of [mqtt]")
         await broker.stop()
         broker.lines = PLAIN
         await broker.start()

@@ -175,7 +175,7 @@ async def test_a_wrong_password_is_not_repeated(
 ) -> None:
     async with http_mesh(tmp_path, **settings(broker, certificates) | {"mqtt_password": "hers"}) as api:
         [away] = await told(api.mesh, "edge.disconnected")
-        assert "check mqtt_username and mqtt_password" in away["reason"]
+        assert "check username and password of [mqtt]" in away["reason"]
         assert "hers" not in caplog.text + away["reason"]
 
 

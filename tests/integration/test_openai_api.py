@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from meshwright import MeshError
-from meshwright.api.completions import GROUPS
+from meshwright.edges.http.models import GROUPS
 from meshwright.errors import ModelError
 from meshwright.messages import Usage
 from meshwright.models.port import (

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from meshwright import Agent, Capability, Mesh, Run, ToolFailed, build_mesh, load_settings
-from meshwright.api.server import serving
+from meshwright.edges.http.server import serving
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 """Of a client that traces its calls."""

@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
 def listen(settings: Settings) -> socket:
     """Take the address of the HTTP API, before its mesh starts. Raises ConfigError where it cannot be had."""
-    from meshwright.api.server import listen as listen_on
+    from meshwright.edges.http.server import listen as listen_on
 
     return listen_on(settings.listen_host, settings.listen_port)
 
 
 async def serve(mesh: Mesh, listener: socket, on_ready: Callable[[str], None]) -> None:
     """Serve the HTTP API of a running mesh until SIGINT or SIGTERM. `on_ready` gets the URL."""
-    from meshwright.api.app import create_app
-    from meshwright.api.server import serve as serve_http
+    from meshwright.edges.http.app import create_app
+    from meshwright.edges.http.server import serve as serve_http
 
     await serve_http(mesh, listener, on_ready, partial(create_app, groups=mesh.groups))
 
 
 def http_app(mesh: Mesh) -> FastAPI:
     """The HTTP API of a running mesh as an ASGI application, for clients in this process."""
-    from meshwright.api.app import create_app
+    from meshwright.edges.http.app import create_app
 
     return create_app(mesh, groups=mesh.groups)
 
 
 async def serve_models(mesh: Mesh, listener: socket, on_ready: Callable[[str], None]) -> None:
     """Serve what calls a running mesh's models, and nothing else, until SIGINT or SIGTERM."""
-    from meshwright.api.app import create_llm_app
-    from meshwright.api.server import serve as serve_http
+    from meshwright.edges.http.app import create_llm_app
+    from meshwright.edges.http.server import serve as serve_http
 
     await serve_http(mesh, listener, on_ready, partial(create_llm_app, groups=mesh.groups))

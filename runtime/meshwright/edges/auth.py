@@ -45,7 +45,7 @@ class Authenticator(Protocol):
 
 
 class KeyAuthenticator:
-    """Accepts virtual keys and the admin token, a broker's word, and local callers while no key is required."""
+    """Accepts keys, the admin token, a broker's word, and local callers while no key is required."""
 
     def __init__(self, keys: Keys, settings: Settings) -> None:
         self._keys = keys
@@ -104,8 +104,8 @@ def visible_spender(caller: Caller) -> str | None:
 def call_context(caller: Caller, *, tenant_id: str | None = None, user: str | None = None) -> CallContext:
     """Returns who pays for a call of a model that may name a tenant and a user.
 
-    Both count for a delegate alone: the holder of a key pays as the key says, and naming another tenant raises
-    Forbidden.
+    Both count for a delegate alone: the holder of a key pays as the key says, and may name no other tenant
+    (Forbidden).
     """
     if DELEGATE in caller.roles:
         tenant_id, user = tenant_id or caller.tenant_id, user or LLM_SERVICE

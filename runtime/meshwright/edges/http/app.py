@@ -88,7 +88,7 @@ async def _welcome() -> dict[str, str]:
 
 
 def _page(name: str, media_type: str) -> Callable[[], Coroutine[Any, Any, Response]]:
-    content = files(__package__).joinpath("pages", name).read_bytes()
+    content = files("meshwright.edges.http").joinpath("pages", name).read_bytes()
 
     async def show() -> Response:
         return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})

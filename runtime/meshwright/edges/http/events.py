@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from meshwright.edges.http.openapi import answers, streams
@@ -110,14 +111,19 @@ def resume_after(request: Request, start: Start) -> int | None:
     return int(last)
 
 
-@router.get("/events", summary="Query the event log", responses=answers("EventPage"), response_model=EventPage)
+@router.get(
+    "/events", summary="Query the event log", responses=answers("EventPage"), response_model=EventPage
+)
 async def query_events(mesh: MeshDep, caller: CallerDep, query: Annotated[EventQuery, Query()]) -> Response:
     """Look up events by their fields, by range of `seq`, or by time."""
     return Document(await event_page(mesh.log, query, caller.tenant_id))
 
 
 @router.get(
-    "/events/stream", summary="Follow the event log", responses=streams({}), response_class=EventSourceResponse
+    "/events/stream",
+    summary="Follow the event log",
+    responses=streams({}),
+    response_class=StreamingResponse,
 )
 async def stream_events(
     request: Request, mesh: MeshDep, caller: CallerDep, tail: Annotated[EventTail, Query()]

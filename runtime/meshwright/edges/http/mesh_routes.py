@@ -11,12 +11,13 @@ from meshwright import __version__
 from meshwright.capability import AgentInfo
 from meshwright.context.request import CompressRequest, CompressResponse
 from meshwright.edges.auth import visible_spender
-from meshwright.edges.http.openapi import BODY_PROBLEMS, answers, takes
+from meshwright.edges.http.openapi import BODY_PROBLEMS, answers, problems, takes
 from meshwright.edges.http.routing import CallerDep, Document, JsonRoute, MeshDep, ReadyMesh
 from meshwright.errors import NotFound
 from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.costs import By, Costs, since_of
 from meshwright.messages import ID_PATTERN, ScoreCard
+from meshwright.models.port import CallContext
 from meshwright.tracing import parse
 
 router = APIRouter(default_response_class=Document, route_class=JsonRoute)
@@ -55,6 +56,12 @@ class Alive(BaseModel):
 
     status: Literal["ok"] = "ok"
     version: str = __version__
+
+
+class LlmAlive(BaseModel):
+    """The llm-service answers."""
+
+    status: Literal["ok"] = "ok"
 
 
 class Ready(BaseModel):
@@ -129,7 +136,7 @@ async def compress(
         wanted,
         tenant_id=caller.tenant_id,
         traceparent=traceparent if traceparent and parse(traceparent) else None,
-        metadata={"budgets": [budget.model_dump(mode="json") for budget in caller.budgets]},
+        context=CallContext(tenant_id=caller.tenant_id, budgets=caller.budgets),
     )
 
 
@@ -140,8 +147,14 @@ async def alive() -> Alive:
 
 
 @probes.get(
-    "/readyz", summary="Does it take tasks?", responses={503: {"description": "It is starting or stopping."}}
+    "/readyz", summary="Does it take tasks?", responses=problems({503: "It is starting or stopping."})
 )
 async def ready(mesh: ReadyMesh) -> Ready:
     """Answer with 200 while the mesh takes tasks."""
     return Ready()
+
+
+@probes.get("/health", summary="Is the llm-service there?")
+async def llm_alive() -> LlmAlive:
+    """Answer while the process can."""
+    return LlmAlive()

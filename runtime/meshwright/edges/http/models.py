@@ -92,12 +92,6 @@ class CompleteResponse(BaseModel):
     usage: CompleteUsage
 
 
-class LlmHealth(BaseModel):
-    """The llm-service answers."""
-
-    status: Literal["ok"] = "ok"
-
-
 _OPENAI_ERRORS: Responses = {
     "default": {
         "model": ChatErrorBody,
@@ -184,12 +178,6 @@ async def complete(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: 
     used = reply.usage
     usage = CompleteUsage(prompt_tokens=used.prompt_tokens, completion_tokens=used.completion_tokens)
     return Document(CompleteResponse(content=reply.content, model=reply.model, usage=usage))
-
-
-@router.get("/health", summary="Is the llm-service there?", tags=["health"])
-async def llm_health() -> LlmHealth:
-    """Answer while the process can."""
-    return LlmHealth()
 
 
 def _groups(request: Request) -> tuple[str, ...] | None:

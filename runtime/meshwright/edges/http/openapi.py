@@ -16,7 +16,8 @@ Give tasks to a mesh of agents, follow them, and read what happened.
 A task is durable once it was answered with 202. Every error is a problem document (RFC 9457) that names the
 `field` that was wrong and the `remedy`. Streams are server-sent events and resume by `Last-Event-ID`.
 """
-EXAMPLES: dict[str, Any] = json.loads(files(__package__).joinpath("pages", "examples.json").read_text())
+_FILE = files("meshwright.edges.http").joinpath("pages", "examples.json")
+EXAMPLES: dict[str, Any] = json.loads(_FILE.read_text())
 """An example of every request and answer, by the name of its model."""
 _PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
 SERVER_SENT = {
@@ -46,12 +47,18 @@ def takes(name: str) -> dict[str, Any]:
     return {"requestBody": {"content": {"application/json": {"example": EXAMPLES[name]}}}}
 
 
-def answers(name: str, problems: dict[int, str] | None = None, *, status: int = 200) -> Responses:
+def problems(reasons: dict[int, str]) -> Responses:
+    """Documents the problems that an operation answers with, by status."""
+    return {
+        status: {"description": reason, "content": {PROBLEM_TYPE: _PROBLEM}}
+        for status, reason in reasons.items()
+    }
+
+
+def answers(name: str, refusals: dict[int, str] | None = None, *, status: int = 200) -> Responses:
     """Documents the answer of an operation by an example, and the problems that it answers with."""
-    responses: Responses = {status: {"content": {"application/json": {"example": EXAMPLES[name]}}}}
-    for code, reason in (problems or {}).items():
-        responses[code] = {"description": reason, "content": {PROBLEM_TYPE: _PROBLEM}}
-    return responses
+    answer = {"content": {"application/json": {"example": EXAMPLES[name]}}}
+    return {status: answer, **problems(refusals or {})}
 
 
 def streams(responses: Responses) -> Responses:

@@ -66,7 +66,7 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
-        model = self.body_field.field_info.annotation
+        model: Any = self.body_field.field_info.annotation
 
         async def read_and_handle(request: Request) -> Response:
             settings = (await mesh_of(request)).settings

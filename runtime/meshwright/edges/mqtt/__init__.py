@@ -1,5 +1,5 @@
 """The MQTT edge: any MQTT 5 client gives the mesh tasks, follows them and sees who is there."""
 
-from meshwright.edge.mqtt.edge import MqttEdge
+from meshwright.edges.mqtt.edge import MqttEdge
 
 __all__ = ["MqttEdge"]

@@ -4,70 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
-from meshwright.edge.mqtt.broker import Broker
-from meshwright.edge.mqtt.commands import Commands, Front
-from meshwright.edge.mqtt.connection import Connection
-from meshwright.edge.mqtt.faults import ELSEWHERE, BrokerAway, BrokerRefuses, Overrun
-from meshwright.edge.mqtt.notices import Notices, Tell
-from meshwright.edge.mqtt.outcomes import Outcomes
-from meshwright.edge.mqtt.pauses import STEADY_SECONDS, Pauses
-from meshwright.edge.mqtt.presence import Presence, will
-from meshwright.edge.mqtt.topics import Topics
-from meshwright.edge.mqtt.views import Views
-from meshwright.errors import HostError
-from meshwright.events.log import EventLog
-from meshwright.host import Host
+from meshwright.backoff import Backoff
+from meshwright.edges.auth import Authenticator, KeyAuthenticator
+from meshwright.edges.mqtt.broker import Broker
+from meshwright.edges.mqtt.commands import Commands
+from meshwright.edges.mqtt.connection import Connection
+from meshwright.edges.mqtt.outgoing import Notices, OutcomeSender, Presence, Views, will
+from meshwright.edges.mqtt.packets import ELSEWHERE, BrokerAway, BrokerRefuses, Overrun
+from meshwright.edges.mqtt.topics import Topics
+from meshwright.edges.replies import Courier
 from meshwright.mesh import Mesh
 from meshwright.messages import Event
-from meshwright.orchestration.registry import Registry
-from meshwright.settings import Settings
 
-logger = logging.getLogger("meshwright.edge.mqtt")
-FIRST_TRY_SECONDS = (
+logger = logging.getLogger("meshwright.edges.mqtt")
+_FIRST_TRY_SECONDS = (
     2.0  # that a start waits, so that a mesh which is ready is at its broker where there is one
 )
-CUT_OFF_TIMES = 3  # in a row, soon after the broker let us in: that is no accident
-LEAVE_SECONDS = 2.0  # that each step of a stop may take
+_CUT_OFF_TIMES = 3  # in a row, soon after the broker let us in: that is no accident
+_STEADY_SECONDS = 5.0  # that a connection has to stand to count as a success
+_LEAVE_SECONDS = 2.0  # that each step of a stop may take
 
 
 class MqttEdge:
-    """Makes any MQTT client of a broker a caller of the mesh. A part of it; `attach` it before the start.
+    """Makes any MQTT client of a broker a caller of the mesh. Make it after the courier, before the start."""
 
-    `own` are the agents that go when this process does.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        project: Path,
-        host: Host,
-        log: EventLog,
-        registry: Registry,
-        *,
-        own: Sequence[str],
-        front: Front,
-        tell: Tell,
-    ) -> None:
+    def __init__(self, mesh: Mesh, authenticator: Authenticator | None = None) -> None:
+        settings = mesh.settings
         topics = Topics(settings.mqtt_prefix, settings.mqtt_reply_prefix)
         self._topics = topics
-        self._broker = Broker.of(settings, project, will(topics))
-        self._notices = Notices(tell)
+        self._broker = Broker.of(settings, mesh.project, will(topics))
+        self._notices = Notices(mesh.tell)
         self._views = Views(topics, self._notices)
-        self._outcomes = Outcomes(topics, host, log, self._notices)
-        self._commands = Commands(topics, front, self._outcomes, self._notices, self._broker.client_id)
+        self._outcomes = OutcomeSender(topics, self._notices)
+        mesh.component(Courier).register(self._outcomes)
+        authenticator = authenticator or KeyAuthenticator(mesh.keys, settings)
+        self._commands = Commands(mesh, topics, self._notices, self._broker.client_id, authenticator)
         self._presence = Presence(
             topics,
-            registry,
-            host.clock,
+            mesh.registry,
+            mesh.host.clock,
             self._notices,
-            own,
+            [registration.agent_id for registration in mesh.registrations()],
             offline_after_seconds=settings.offline_after_seconds,
         )
+        self._away = Backoff(0.25, 30.0)
+        self._refused = Backoff(4.0, 60.0)  # of a broker that has to be set up otherwise first
         self._subscribed = False
         self._said = ""
         self._let_in = False
@@ -75,18 +59,13 @@ class MqttEdge:
         self._first_try = asyncio.Event()
         self._connection: Connection | None = None
         self._running: asyncio.Task[None] | None = None
-        host.listen("#", self._hear)
-
-    def attach(self, mesh: Mesh) -> None:
-        """Ask this mesh for what clients ask for."""
-        self._commands.attach(mesh)
+        mesh.host.listen("#", self._hear)
 
     async def start(self) -> None:
         """Begin to connect. A broker that is away is told, and tried again for as long as the mesh runs."""
-        await self._outcomes.start()
         self._running = asyncio.create_task(self._run(), name="mqtt-edge")
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._first_try.wait(), FIRST_TRY_SECONDS)
+            await asyncio.wait_for(self._first_try.wait(), _FIRST_TRY_SECONDS)
 
     async def stop(self) -> None:
         """Take nothing new, end what is under way, and say goodbye. Idempotent."""
@@ -96,19 +75,16 @@ class MqttEdge:
         self._commands.close()
         if self._connection is not None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._views.shown(), LEAVE_SECONDS)
+                await asyncio.wait_for(self._views.shown(), _LEAVE_SECONDS)
         running.cancel()
         await asyncio.wait([running])
         self._notices.close()
-        with suppress(HostError):  # it says itself why it ended; some outcomes come twice then
-            await self._outcomes.stop()
 
     def _hear(self, event: Event) -> None:
         self._views.hear(event)
         self._presence.hear(event)
 
     async def _run(self) -> None:
-        pauses = Pauses()
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
@@ -122,16 +98,18 @@ class MqttEdge:
                 logger.exception("the MQTT edge failed, and begins anew")
                 failure = error
             self._first_try.set()
-            if loop.time() - began >= STEADY_SECONDS:
-                pauses.reset()
-            await asyncio.sleep(pauses.next(failure))
+            if loop.time() - began >= _STEADY_SECONDS:
+                self._away.reset()
+                self._refused.reset()
+            backoff = self._refused if isinstance(failure, BrokerRefuses) else self._away
+            await asyncio.sleep(backoff.next())
 
     def _diagnosed(self, error: BrokerAway, lived_seconds: float) -> BrokerAway:
         """Name the usual reason for being let in and cut off again and again; not every broker does."""
         was_let_in, self._let_in = self._let_in, False
         ours = isinstance(error, Overrun) or not was_let_in
-        self._cut_off = 0 if ours or lived_seconds >= STEADY_SECONDS else self._cut_off + 1
-        if self._cut_off < CUT_OFF_TIMES:
+        self._cut_off = 0 if ours or lived_seconds >= _STEADY_SECONDS else self._cut_off + 1
+        if self._cut_off < _CUT_OFF_TIMES:
             return error
         return BrokerRefuses(
             "the broker lets us in and cuts us off again, as where another mesh comes in our name",
@@ -151,7 +129,7 @@ class MqttEdge:
         finally:
             self._connection = None
             connection.abort("it is of no more use")
-            await self._commands.finished(LEAVE_SECONDS)
+            await self._commands.finished(_LEAVE_SECONDS)
             self._commands.abandon()
 
     async def _subscribe(self, connection: Connection) -> None:
@@ -163,15 +141,11 @@ class MqttEdge:
 
     async def _serve(self, connection: Connection) -> NoReturn:
         """Keep a connection busy until it ends. Raises BrokerAway."""
-        works = (
-            self._views.show(connection),
-            self._presence.show(connection),
-            *self._outcomes.works(connection),
-        )
+        self._outcomes.use(connection)
         try:
             async with asyncio.TaskGroup() as group:
-                for work in works:
-                    group.create_task(work)
+                group.create_task(self._views.show(connection))
+                group.create_task(self._presence.show(connection))
                 raise await connection.ended()
         except ExceptionGroup as failures:
             _, defects = failures.split(BrokerAway)
@@ -181,9 +155,9 @@ class MqttEdge:
 
     async def _leave(self, connection: Connection) -> None:
         """Say goodbye, as far as that goes within some seconds."""
-        await self._commands.finished(LEAVE_SECONDS)
+        await self._commands.finished(_LEAVE_SECONDS)
         with suppress(TimeoutError, BrokerAway):
-            async with asyncio.timeout(LEAVE_SECONDS):
+            async with asyncio.timeout(_LEAVE_SECONDS):
                 await self._presence.leave(connection)
                 await connection.close()
 

@@ -11,50 +11,31 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
-from meshwright.edge.mqtt.connection import Connection
-from meshwright.edge.mqtt.faults import BrokerAway
-from meshwright.edge.mqtt.notices import Notices
-from meshwright.edge.mqtt.outcomes import Outcomes, ReplyTo
-from meshwright.edge.mqtt.packets import PROBLEM, Delivery, Publication
-from meshwright.edge.mqtt.pauses import patiently
-from meshwright.edge.mqtt.topics import ANONYMOUS, Command, Topics
+from meshwright.backoff import Backoff
+from meshwright.edges.auth import Authenticator, Credentials
+from meshwright.edges.bodies import AnswerRequest, read_model
+from meshwright.edges.mqtt.connection import Connection
+from meshwright.edges.mqtt.outgoing import MqttAddress, Notices
+from meshwright.edges.mqtt.packets import BrokerAway, Delivery, Publication
+from meshwright.edges.mqtt.topics import ANONYMOUS, Command, Topics
+from meshwright.edges.problems import PROBLEM_TYPE, problem_of
+from meshwright.edges.replies import Courier
 from meshwright.encoding import encode
-from meshwright.errors import InvalidInput, MeshError, NotFound, TooLarge
-from meshwright.mesh import Mesh
+from meshwright.errors import HostError, InvalidInput, MeshError, NotFound, TooLarge
+from meshwright.mesh import Mesh, TaskView
 from meshwright.messages import Caller, TaskRequest, derived_id, new_id
 from meshwright.tracing import parse
 from meshwright.work.protocol import TaskKey
 
-logger = logging.getLogger("meshwright.edge.mqtt")
-ModelT = TypeVar("ModelT", bound=BaseModel)
-MAX_TOPIC_CHARS = 512
-MAX_CORRELATION_BYTES = 1024
-REPLIES = ("receipt", "outcome")
-
-
-class Front(Protocol):
-    """How every front reads a request and tells an error."""
-
-    async def read(self, body: bytes, model: type[ModelT]) -> ModelT:
-        """Read a body into a model. Raises InvalidInput or TooLarge."""
-        ...
-
-    def problem(self, error: MeshError) -> BaseModel:
-        """Describe an error, as RFC 9457 has it."""
-        ...
-
-
-class AnswerRequest(BaseModel):
-    """A person's answer to what a task waits for, under the `key` of its `task.waiting` event."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    key: str = Field(min_length=1, max_length=512)
-    value: Any
+logger = logging.getLogger("meshwright.edges.mqtt")
+_ResultT = TypeVar("_ResultT")
+_MAX_TOPIC_CHARS = 512
+_MAX_CORRELATION_BYTES = 1024
+_REPLIES = ("receipt", "outcome")
 
 
 class InternalError(MeshError):
@@ -62,44 +43,35 @@ class InternalError(MeshError):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class _Request:
     """A message that asks for something."""
 
     connection: Connection
     delivery: Delivery
     command: Command
-    reply_to: ReplyTo | None
+    caller: Caller
+    reply_to: MqttAddress | None
 
 
 class Commands:
     """Carries out what is published to our topics."""
 
     def __init__(
-        self, topics: Topics, front: Front, outcomes: Outcomes, notices: Notices, client_id: str
+        self, mesh: Mesh, topics: Topics, notices: Notices, client_id: str, authenticator: Authenticator
     ) -> None:
+        self._mesh = mesh
+        self._courier = mesh.component(Courier)
         self._topics = topics
-        self._front = front
-        self._outcomes = outcomes
         self._notices = notices
         self._client_id = client_id
-        self._mesh: Mesh | None = None
+        self._authenticator = authenticator
         self._under_way: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._verbs: dict[str, Callable[[Request], Awaitable[BaseModel | None]]] = {
+        self._verbs: dict[str, Callable[[_Request], Awaitable[BaseModel | None]]] = {
             "submit": self._submit,
             "cancel": self._cancel,
             "answer": self._answer,
         }
-
-    @property
-    def mesh(self) -> Mesh:
-        """The mesh that is asked."""
-        assert self._mesh is not None, "attach it before the start"
-        return self._mesh
-
-    def attach(self, mesh: Mesh) -> None:
-        """Ask this mesh."""
-        self._mesh = mesh
 
     def take(self, connection: Connection, delivery: Delivery) -> None:
         """Carry a message out, beside others. Once closed it is left to the broker, for the next start."""
@@ -139,17 +111,21 @@ class Commands:
 
     async def _reply(self, connection: Connection, delivery: Delivery) -> Publication | None:
         """Carry a message out, and make what tells its sender. Raises BrokerAway alone."""
-        reply_to: ReplyTo | None = None
+        reply_to: MqttAddress | None = None
         try:
             reply_to = self._reply_to(delivery)
-            command = self._topics.parse(delivery.topic)
-            document = await self._verbs[command.verb](Request(connection, delivery, command, reply_to))
+            client = self._topics.client_of(delivery.topic)
+            authenticate = partial(self._authenticator.authenticate, Credentials(client=client))
+            caller = await _patiently(connection, authenticate)
+            command = self._topics.parse(delivery.topic, caller.tenant_id)
+            request = _Request(connection, delivery, command, caller, reply_to)
+            document = await self._verbs[command.verb](request)
         except BrokerAway:
             raise
         except MeshError as error:
             return self._refusal(delivery, reply_to, error)
         except Exception as error:  # whatever it was, the sender hears of it and the next message is served
-            logger.exception("a message to %r failed", delivery.topic[:MAX_TOPIC_CHARS])
+            logger.exception("a message to %r failed", delivery.topic[:_MAX_TOPIC_CHARS])
             failure = InternalError(
                 f"an unexpected {type(error).__name__}", remedy="the log of the mesh says more"
             )
@@ -158,86 +134,92 @@ class Commands:
             return None
         return reply_to.publication(encode(document), qos=delivery.qos)
 
-    def _refusal(self, delivery: Delivery, reply_to: ReplyTo | None, error: MeshError) -> Publication | None:
-        problem = self._front.problem(error).model_dump(mode="json", exclude_none=True)
+    def _refusal(
+        self, delivery: Delivery, reply_to: MqttAddress | None, error: MeshError
+    ) -> Publication | None:
+        problem = problem_of(error).model_dump(mode="json", exclude_none=True)
         self._notices.refused(problem, delivery.topic, answered=reply_to is not None)
-        return reply_to.publication(encode(problem), PROBLEM, delivery.qos) if reply_to else None
+        return reply_to.publication(encode(problem), PROBLEM_TYPE, delivery.qos) if reply_to else None
 
-    def _reply_to(self, delivery: Delivery) -> ReplyTo | None:
+    def _reply_to(self, delivery: Delivery) -> MqttAddress | None:
         """Where the answer goes. Raises InvalidInput where it may not go there, TooLarge."""
         topic, correlation = delivery.response_topic, delivery.correlation or b""
         if not topic:
             return None
         client = self._topics.client_of(delivery.topic)
         below = self._topics.replies_to(client)
-        usable = len(topic) <= MAX_TOPIC_CHARS and {"#", "+", "\0"}.isdisjoint(topic)
+        usable = len(topic) <= _MAX_TOPIC_CHARS and {"#", "+", "\0"}.isdisjoint(topic)
         if not usable or not topic.startswith(below) or topic == below:
             raise InvalidInput(
                 f"the response topic of client {client!r} has to be below {below}",
-                remedy=f"name one like {below}1, without wildcards, of up to {MAX_TOPIC_CHARS} characters",
+                remedy=f"name one like {below}1, without wildcards, of up to {_MAX_TOPIC_CHARS} characters",
                 field="response-topic",
             )
-        if len(correlation) > MAX_CORRELATION_BYTES:
+        if len(correlation) > _MAX_CORRELATION_BYTES:
             raise TooLarge(
                 "the correlation data is too long",
-                remedy=f"send up to {MAX_CORRELATION_BYTES} bytes",
+                remedy=f"send up to {_MAX_CORRELATION_BYTES} bytes",
                 field="correlation-data",
             )
-        return ReplyTo.of(topic, correlation, client)
+        return MqttAddress.of(topic, correlation, client)
 
     # The verbs
 
-    async def _submit(self, request: Request) -> BaseModel | None:
+    async def _submit(self, request: _Request) -> BaseModel | None:
         """Take a task; the reply is its receipt or, where that is wished and still to come, nothing yet."""
         connection, delivery, reply_to = request.connection, request.delivery, request.reply_to
         wished = delivery.properties.get("reply", "receipt")
-        if wished not in REPLIES:
+        if wished not in _REPLIES:
             raise InvalidInput(
                 f"there is no reply {wished[:40]!r}", remedy="known are receipt, outcome", field="reply"
             )
-        task = await self._front.read(delivery.payload, TaskRequest)
+        task = read_model(delivery.payload, TaskRequest, self._mesh.settings)
         key = delivery.properties.get("idempotency-key")
         if key is None and task.task_id is None:
-            task_id = await patiently(connection, lambda: self._task_id(delivery))
+            task_id = await _patiently(connection, partial(self._task_id, delivery, request.caller.tenant_id))
             task = task.model_copy(update={"task_id": task_id})
         traceparent = delivery.properties.get("traceparent")
         submit = partial(
-            self.mesh.submit,
+            self._mesh.submit,
             task,
-            Caller(tenant_id=self._topics.tenant, requested_by=request.command.client),
+            request.caller,
             idempotency_key=key,
             traceparent=traceparent if traceparent and parse(traceparent) else None,
         )
-        receipt = await patiently(connection, submit)
+        receipt = await _patiently(connection, submit)
         if reply_to is None or wished == "receipt":
             return receipt
-        await patiently(connection, lambda: self._outcomes.ask(receipt.task_id, reply_to))
-        view = await patiently(connection, lambda: self.mesh.task(receipt.task_id, self._topics.tenant))
+        key_of_task = TaskKey(request.caller.tenant_id, receipt.task_id)
+        await _patiently(connection, partial(self._courier.ask, "mqtt", key_of_task, reply_to))
+        view = await _patiently(connection, partial(self._mesh.task, receipt.task_id, key_of_task.tenant_id))
         return view.outcome  # it may have ended before anybody asked for its outcome
 
-    async def _cancel(self, request: Request) -> BaseModel:
+    async def _cancel(self, request: _Request) -> BaseModel:
         await self._check_owner(request)
-        cancel = partial(self.mesh.cancel, request.command.task_id, self._topics.tenant)
-        return await patiently(request.connection, cancel)
+        cancel = partial(self._mesh.cancel, request.command.task_id, request.caller.tenant_id)
+        return await _patiently(request.connection, cancel)
 
-    async def _answer(self, request: Request) -> BaseModel:
+    async def _answer(self, request: _Request) -> BaseModel:
         task_id = request.command.task_id
         await self._check_owner(request)
-        given = await self._front.read(request.delivery.payload, AnswerRequest)
-        answer = partial(self.mesh.answer, task_id, given.key, given.value, self._topics.tenant)
-        await patiently(request.connection, answer)
-        return await patiently(request.connection, partial(self.mesh.task, task_id, self._topics.tenant))
+        given = read_model(request.delivery.payload, AnswerRequest, self._mesh.settings)
+        answer = partial(self._mesh.answer, task_id, given.key, given.value, request.caller.tenant_id)
+        await _patiently(request.connection, answer)
+        return await self._task(request)
 
-    async def _check_owner(self, request: Request) -> None:
+    async def _task(self, request: _Request) -> TaskView:
+        show = partial(self._mesh.task, request.command.task_id, request.caller.tenant_id)
+        return await _patiently(request.connection, show)
+
+    async def _check_owner(self, request: _Request) -> None:
         """Raise NotFound where a client that the topic names asks for the task of another."""
         _, task_id, client = request.command
         if client == ANONYMOUS:
             return  # the topics without a client are for those who may act on every task
-        view = await patiently(request.connection, partial(self.mesh.task, task_id, self._topics.tenant))
-        if view.requested_by != client:
+        if (await self._task(request)).requested_by != request.caller.requested_by:
             raise NotFound(f"client {client!r} has no task {task_id!r}", field="task_id")
 
-    async def _task_id(self, delivery: Delivery) -> str:
+    async def _task_id(self, delivery: Delivery, tenant_id: str) -> str:
         """The id of a task that its sender did not name: of a repeated packet the one that it got before.
 
         Packets that are alike in all, their number included, have the ids 0, 1, 2 of a row.
@@ -250,13 +232,13 @@ class Commands:
             return derived_id(*parts, str(n))
 
         async def is_taken(n: int) -> bool:
-            return await self.mesh.host.read(TaskKey(self._topics.tenant, nth(n)).ref) is not None
+            return await self._mesh.host.read(TaskKey(tenant_id, nth(n)).ref) is not None
 
-        free = await first_not(is_taken)
+        free = await _first_not(is_taken)
         return nth(free - 1 if delivery.repeated and free else free)
 
 
-async def first_not(holds: Callable[[int], Awaitable[bool]]) -> int:
+async def _first_not(holds: Callable[[int], Awaitable[bool]]) -> int:
     """The first number, from 0, for which something that holds up to there does not; in few questions."""
     bound = 1
     while await holds(bound - 1):
@@ -269,3 +251,15 @@ async def first_not(holds: Callable[[int], Awaitable[bool]]) -> int:
         else:
             high = middle
     return low
+
+
+async def _patiently(connection: Connection, ask: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
+    """Ask the host until it can answer. Raises BrokerAway when the connection ends meanwhile."""
+    backoff = Backoff(0.25, 30.0)
+    while True:
+        try:
+            return await ask()
+        except BrokerAway:
+            raise
+        except HostError:  # full, stopping, or its store is away: the host says so itself
+            await connection.sleep(backoff.next())

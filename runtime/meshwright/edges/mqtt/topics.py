@@ -20,11 +20,10 @@ from typing import NamedTuple
 from meshwright.errors import InvalidInput, NotFound
 from meshwright.messages import ID_PATTERN, Caller, Event
 
-TENANT = Caller().tenant_id  # everybody's, until clients carry credentials
 ANONYMOUS = Caller().requested_by
 """The client of a topic that names none."""
-MAX_LEVEL_CHARS = 128
-NOT_OF_A_LEVEL = re.compile(r"[^!-~]|[#+/]")
+_MAX_LEVEL_CHARS = 128
+_NOT_OF_A_LEVEL = re.compile(r"[^!-~]|[#+/]")
 
 
 class ForeignTenant(InvalidInput):
@@ -44,12 +43,11 @@ class Command(NamedTuple):
 class Topics:
     """The topics below a prefix, and those below `replies` at which clients are answered."""
 
-    def __init__(self, prefix: str, replies: str, tenant: str = TENANT) -> None:
+    def __init__(self, prefix: str, replies: str) -> None:
         self.prefix = prefix
         self._replies = replies
         self.everything = f"{prefix}/#"
-        self.tenant = tenant
-        self._base = f"{prefix}/{tenant}"
+        self._base = f"{prefix}/{Caller().tenant_id}"  # the mesh's own
         self.status = f"{self._base}/status"
         self.errors = f"{self._base}/errors"
 
@@ -84,13 +82,14 @@ class Topics:
         """Where an agent's presence is kept."""
         return f"{self._base}/agents/{_level(agent_id)}"
 
-    def parse(self, topic: str) -> Command:
-        """What is asked for at a topic. Raises ForeignTenant, or NotFound where nothing can be."""
+    def parse(self, topic: str, tenant_id: str) -> Command:
+        """What a caller of a tenant asks for at a topic. Raises ForeignTenant, or NotFound for no command."""
+        base = f"{self.prefix}/{tenant_id}"
         tenant, *rest = topic.removeprefix(f"{self.prefix}/").split("/")
-        if tenant != self.tenant:
+        if tenant != tenant_id:
             raise ForeignTenant(
                 f"{_short(topic)!r} is not of a tenant of yours",
-                remedy=f"publish below {self._base}/",
+                remedy=f"publish below {base}/",
                 field="topic",
             )
         client = self.client_of(topic)
@@ -103,15 +102,15 @@ class Topics:
                 return Command(verb, task_id, client)
         raise NotFound(
             f"nothing can be asked for at {_short(topic)!r}",
-            remedy=f"publish to {self._base}/submit, or to cancel or answer of {self._base}/tasks/TASK_ID/",
+            remedy=f"publish to {base}/submit, or to cancel or answer of {base}/tasks/TASK_ID/",
             field="topic",
         )
 
 
 def _level(name: str) -> str:
     """A name as one level of a topic: no wildcard, no separator, never empty."""
-    return NOT_OF_A_LEVEL.sub("_", name[:MAX_LEVEL_CHARS]) or "_"
+    return _NOT_OF_A_LEVEL.sub("_", name[:_MAX_LEVEL_CHARS]) or "_"
 
 
 def _short(topic: str) -> str:
-    return topic if len(topic) <= MAX_LEVEL_CHARS else f"{topic[:MAX_LEVEL_CHARS]}…"
+    return topic if len(topic) <= _MAX_LEVEL_CHARS else f"{topic[:_MAX_LEVEL_CHARS]}…"

@@ -14,9 +14,8 @@ from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from meshwright.edge.mqtt.connection import Connection, Take
-from meshwright.edge.mqtt.faults import BrokerAway, BrokerRefuses
-from meshwright.edge.mqtt.packets import Publication
+from meshwright.edges.mqtt.connection import Connection, Take
+from meshwright.edges.mqtt.packets import BrokerAway, BrokerRefuses, Publication
 from meshwright.errors import ConfigError
 from meshwright.settings import Settings
 

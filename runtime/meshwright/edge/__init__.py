@@ -1,1 +1,0 @@
-"""Edges: how others than HTTP clients reach a mesh."""

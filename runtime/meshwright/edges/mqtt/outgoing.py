@@ -1,0 +1,325 @@
+"""What the edge publishes by itself: events and progress, presence, outcomes, and notices of trouble.
+
+Events and progress are a view, not a record: they wait in memory for a broker that is slow or away, the
+newest of them only. Presence is retained: the broker keeps who is in the mesh, and says by itself when the
+mesh is gone. Outcomes are sent by the courier until the broker has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from meshwright import __version__
+from meshwright.capability import AgentInfo
+from meshwright.clock import Clock
+from meshwright.edges.mqtt.connection import QUOTA_EXCEEDED, TOO_LARGE, Connection
+from meshwright.edges.mqtt.packets import JSON, BrokerAway, Publication
+from meshwright.edges.mqtt.topics import ANONYMOUS, Topics
+from meshwright.edges.replies import Address
+from meshwright.encoding import encode
+from meshwright.messages import Event
+from meshwright.orchestration.registry import Registry
+from meshwright.topics import AGENTS, TASK_PROGRESS
+from meshwright.work.protocol import TaskKey
+
+MAX_WAITING = 4096  # events; more, and the oldest are dropped
+MAX_WAITING_BYTES = 16 * 1024 * 1024  # of them, encoded
+BATCH = 16  # events between two looks at what else the loop has to do
+QUOTA_SECONDS = 1.0  # before a broker that is full is asked again
+Tell = Callable[[str, dict[str, Any]], object]
+REFUSED = "edge.refused"
+_REFUSED_SECONDS = 1.0
+_DROPPED_SECONDS = 10.0
+_MAX_CHARS = 256  # of a topic, or of what is said of a problem
+
+
+class _Tally:
+    """Tells of what happens again and again: at once, then every so many seconds, with how often it did."""
+
+    def __init__(self, seconds: float, tell: Callable[[dict[str, Any]], object]) -> None:
+        self._seconds = seconds
+        self._tell = tell
+        self._count = 0
+        self._last: dict[str, Any] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, **known: Any) -> None:
+        """It happened."""
+        self._count += 1
+        self._last = known
+        if self._timer is None:
+            self.say()
+
+    def say(self) -> None:
+        """Tell what is not told yet."""
+        self.close()
+        if self._count:
+            told = {**self._last, "count": self._count}
+            self._count = 0
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self.say)
+            self._tell(told)
+
+    def close(self) -> None:
+        """Tell nothing more by itself."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Notices:
+    """The edge's own events: `edge.connected`, `edge.disconnected`, `edge.refused` and `edge.dropped`."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._refused = {
+            answered: _Tally(_REFUSED_SECONDS, partial(tell, REFUSED)) for answered in (True, False)
+        }
+        self._dropped = _Tally(_DROPPED_SECONDS, partial(tell, "edge.dropped"))
+
+    def connected(self, **known: Any) -> None:
+        """The broker has let us in."""
+        self._tell("edge.connected", known)
+
+    def disconnected(self, **known: Any) -> None:
+        """The broker is away."""
+        self._tell("edge.disconnected", known)
+
+    def refused(self, problem: dict[str, Any], topic: str, *, answered: bool) -> None:
+        """A client's message was refused; `answered` says whether the client can hear of it.
+
+        Of what the client wrote no more than a beginning is told.
+        """
+        told = {
+            name: value[:_MAX_CHARS] if isinstance(value, str) else value for name, value in problem.items()
+        }
+        told.pop("errors", None)
+        self._refused[answered].add(topic=topic[:_MAX_CHARS], answered=answered, problem=told)
+
+    def dropped(self, **known: Any) -> None:
+        """A message of ours will not reach anybody."""
+        self._dropped.add(**known)
+
+    def watch(self, publication: Publication, answer: asyncio.Future[str]) -> None:
+        """Tell if the broker does not take a publication; not if its connection ends first."""
+
+        def look(answer: asyncio.Future[str]) -> None:
+            if not answer.cancelled() and answer.exception() is None and answer.result():
+                self.dropped(topic=publication.topic, reason=answer.result())
+
+        answer.add_done_callback(look)
+
+    def close(self) -> None:
+        """Tell what is left."""
+        for tally in (*self._refused.values(), self._dropped):
+            tally.say()
+            tally.close()
+
+
+class Views:
+    """Shows events at the broker, as the HTTP API streams them."""
+
+    def __init__(self, topics: Topics, notices: Notices) -> None:
+        self._topics = topics
+        self._notices = notices
+        self._waiting: deque[tuple[Publication, ...]] = deque()
+        self._waiting_bytes = 0
+        self._news = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def hear(self, event: Event) -> None:
+        """Take an event of the bus. It is encoded at once, so that what waits is known to the byte."""
+        publications = tuple(self._publications(event))
+        self._waiting.append(publications)
+        self._waiting_bytes += len(publications[0].payload)
+        while len(self._waiting) > MAX_WAITING or self._waiting_bytes > MAX_WAITING_BYTES:
+            self._take()
+            self._notices.dropped(what="events", reason="more happens than the broker takes")
+        if self._waiting:
+            self._news.set()
+            self._idle.clear()
+
+    def _take(self) -> tuple[Publication, ...]:
+        publications = self._waiting.popleft()
+        self._waiting_bytes -= len(publications[0].payload)
+        return publications
+
+    async def show(self, connection: Connection) -> None:
+        """Publish what waits, and what comes. Raises BrokerAway."""
+        while True:
+            await self._news.wait()
+            for _ in range(min(BATCH, len(self._waiting))):
+                for publication in self._waiting[0]:
+                    if not connection.put(publication):
+                        self._notices.dropped(topic=publication.topic, reason=TOO_LARGE)
+                self._take()
+            await connection.written()
+            if not self._waiting:
+                self._news.clear()
+                self._idle.set()
+            await asyncio.sleep(0)
+
+    async def shown(self) -> None:
+        """Wait until nothing waits."""
+        await self._idle.wait()
+
+    def _publications(self, event: Event) -> Iterator[Publication]:
+        payload = encode(event)
+        yield Publication(self._topics.event(event), payload, qos=0)
+        if event.topic == TASK_PROGRESS and event.task_id is not None:
+            yield Publication(self._topics.progress(event.tenant_id, event.task_id), payload, qos=0)
+        if event.event_type == REFUSED and not event.payload["answered"]:
+            yield Publication(self._topics.errors, encode(event.payload), qos=0)
+
+
+def will(topics: Topics) -> Publication:
+    """What the broker publishes when the connection ends without a goodbye."""
+    return Publication(topics.status, encode({"status": "offline", "reason": "connection lost"}), retain=True)
+
+
+class Presence:
+    """Keeps the retained documents of the agents and of the mesh true."""
+
+    def __init__(
+        self,
+        topics: Topics,
+        registry: Registry,
+        clock: Clock,
+        notices: Notices,
+        own: Sequence[str],
+        *,
+        offline_after_seconds: float,
+    ) -> None:
+        self._topics = topics
+        self._registry = registry
+        self._clock = clock
+        self._notices = notices
+        self._own = frozenset(own)
+        self._expiry_seconds = math.ceil(offline_after_seconds)
+        self._changed: set[str] = set()
+        self._news = asyncio.Event()
+
+    def hear(self, event: Event) -> None:
+        """Take an event of the bus; those of agents change what is shown."""
+        if event.topic == AGENTS and event.agent_id is not None:
+            self._changed.add(event.agent_id)
+            self._news.set()
+
+    async def show(self, connection: Connection) -> None:
+        """Publish who is there, then each change. Raises BrokerAway."""
+        await self._publish(connection, self._status("online"))
+        self._changed = {info.agent_id for info in self._registry.agents()}
+        while True:
+            changed, self._changed = self._changed, set()
+            self._news.clear()
+            for info in self._registry.agents():
+                if info.agent_id in changed:
+                    await self._publish(connection, self._document(info, self._expiry_seconds))
+            await self._news.wait()
+
+    async def leave(self, connection: Connection) -> None:
+        """Say that the agents of this process are gone, and the mesh with them. Raises BrokerAway.
+
+        The broker has it all when this returns.
+        """
+        gone = [info for info in self._registry.agents() if info.agent_id in self._own]
+        documents = [self._document(info.model_copy(update={"status": "offline"})) for info in gone]
+        documents.append(self._status("offline", reason="stopped"))
+        await asyncio.gather(*[await self._publish(connection, document) for document in documents])
+
+    async def _publish(self, connection: Connection, publication: Publication) -> asyncio.Future[str]:
+        answer = await connection.send(publication)
+        self._notices.watch(publication, answer)
+        return answer
+
+    def _document(self, info: AgentInfo, expiry_seconds: int | None = None) -> Publication:
+        return Publication(
+            self._topics.agent(info.agent_id),
+            encode(info),
+            retain=True,
+            content_type=JSON,
+            expiry_seconds=expiry_seconds,
+        )
+
+    def _status(self, status: str, **known: str) -> Publication:
+        document = {"status": status, **known, "time": self._clock.now(), "version": __version__}
+        return Publication(self._topics.status, encode(document), retain=True, content_type=JSON)
+
+
+class MqttAddress(Address):
+    """A client's response topic, and its correlation data in base 64."""
+
+    topic: str
+    correlation: str | None = None
+
+    @classmethod
+    def of(cls, topic: str, correlation: bytes | None, client: str = ANONYMOUS) -> MqttAddress:
+        """Takes the properties of a request."""
+        encoded = base64.b64encode(correlation).decode() if correlation else None
+        return cls(topic=topic, correlation=encoded, client=client)
+
+    def publication(self, document: bytes, content_type: str = JSON, qos: int = 1) -> Publication:
+        """Returns the answer as a message."""
+        correlation = base64.b64decode(self.correlation) if self.correlation else None
+        return Publication(self.topic, document, qos, content_type=content_type, correlation=correlation)
+
+
+class OutcomeSender:
+    """Publishes outcomes, each to its task's topic and to those that asked for it.
+
+    While the broker is away it waits, and the courier with it.
+    """
+
+    scheme = "mqtt"
+
+    def __init__(self, topics: Topics, notices: Notices) -> None:
+        self.scope = topics.prefix
+        self._topics = topics
+        self._notices = notices
+        self._connected: asyncio.Future[Connection] | None = None
+
+    def use(self, connection: Connection) -> None:
+        """Publish over a connection from now on."""
+        waiting = self._waiting()
+        if waiting.done():
+            waiting = self._connected = asyncio.get_running_loop().create_future()
+        waiting.set_result(connection)
+
+    def typed(self, address: Address) -> MqttAddress:
+        """Returns a stored address as one of MQTT's."""
+        return MqttAddress.model_validate(address.model_dump(mode="json"))
+
+    def standing(self, task: TaskKey) -> Sequence[Address]:
+        """Returns the task's own topic."""
+        return [MqttAddress(topic=self._topics.outcome(*task))]
+
+    async def send(self, address: Address, document: bytes) -> None:
+        """Publish an outcome until the broker has it. One that it will never take is reported."""
+        assert isinstance(address, MqttAddress)
+        publication = address.publication(document)
+        while True:
+            connection = await asyncio.shield(self._waiting())
+            try:
+                reason = await (await connection.send(publication))
+                if reason != QUOTA_EXCEEDED:
+                    break
+                await connection.sleep(QUOTA_SECONDS)
+            except BrokerAway:
+                self._forget(connection)
+        if reason:
+            self._notices.dropped(topic=publication.topic, reason=reason)
+
+    def _waiting(self) -> asyncio.Future[Connection]:
+        if self._connected is None:
+            self._connected = asyncio.get_running_loop().create_future()
+        return self._connected
+
+    def _forget(self, connection: Connection) -> None:
+        if self._connected is not None and self._connected.done() and self._connected.result() is connection:
+            self._connected = None
