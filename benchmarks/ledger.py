@@ -16,7 +16,7 @@ from benchmarks.load import drive
 from meshwright.events.log import EventLog
 from meshwright.hosts.embedded import EmbeddedHost
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
-from meshwright.ledger.accounting import Accounted, emit_on
+from meshwright.ledger.accounting import Accounted, CallEvents
 from meshwright.ledger.budgets import Budgets
 from meshwright.messages import Usage
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest, OnDelta
@@ -97,7 +97,7 @@ async def with_host(folder: str, seconds: float, budgets: list[Budget], **contex
     host = EmbeddedHost(database, EventLog(database))
     host.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
     await host.start()
-    model = Accounted(Unpriced(), Budgets(budgets, host), Prices(default=PRICE), emit_on(host))
+    model = Accounted(Unpriced(), Budgets(budgets, host), Prices(default=PRICE), CallEvents(host))
     try:
         return await call_it(model, seconds, **context)
     finally:

@@ -20,17 +20,18 @@ from meshwright.errors import ModelError
 from meshwright.events.projections import Projection
 from meshwright.host import Subscription
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
-from meshwright.ledger.accounting import Accounted, emit_on
+from meshwright.ledger.accounting import Accounted, CallEvents
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CallProjection
 from meshwright.ledger.key_actors import KEY, KEYS, VirtualKey, VirtualKeys
 from meshwright.ledger.keys import Keys
 from meshwright.mesh import FRONT, Mesh
 from meshwright.messages import Event
+from meshwright.models.adapt import Adapted
 from meshwright.models.cache.select import cached
 from meshwright.models.named import adapter_for, with_named_models
 from meshwright.models.picker import Cooldowns
-from meshwright.models.port import Adapter, ModelRequest
+from meshwright.models.port import Adapter, Model, ModelRequest
 from meshwright.models.retry import Retrying
 from meshwright.models.select import choose_model
 from meshwright.orchestration.admission import Admission
@@ -155,11 +156,7 @@ class ModelsComponent(Component):
         self._cooldowns = Cooldowns()
         self.chosen = self._choose() if mesh.given_model is None else adapter_for(mesh.given_model)
         mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
-        retrying = Retrying(self.chosen, mesh.host.clock, on_retry=self._retried)
-        folder, clock = mesh.database.folder, mesh.host.clock
-        answering = cached(retrying, settings, folder, path, clock, kind=self.chosen.kind)
-        prices = self.chosen.prices(settings.default_price)
-        mesh.model = Accounted(answering, mesh.budgets, prices, emit_on(mesh.host))
+        mesh.model = self._chain(path)
         self._cooldowns.on_begin = self._cooled_down
         mesh.host.listen(topics.MESH, self._learn, (COOLED_DOWN,))
 
@@ -172,6 +169,18 @@ class ModelsComponent(Component):
         from meshwright.assembly.models import start_warnings
 
         return start_warnings(self.chosen, self.mesh.prompts, self.mesh.agent_types)
+
+    def _chain(self, path: Path) -> Model:
+        """The one chain for every caller: adapt, account, cache, retry, then what was chosen.
+
+        Each form that a request is adapted to is a call with a row of its own; an answer from the cache is
+        a row that costs nothing; retries and fallbacks are part of one call.
+        """
+        mesh, settings, clock = self.mesh, self.mesh.settings, self.mesh.host.clock
+        retrying = Retrying(self.chosen, clock, on_retry=self._retried)
+        cache = cached(retrying, settings, mesh.database.folder, path, clock, kind=self.chosen.kind)
+        prices = self.chosen.prices(settings.default_price)
+        return Adapted(Accounted(cache, mesh.budgets, prices, CallEvents(mesh.host)))
 
     def _choose(self) -> Adapter:
         mesh = self.mesh

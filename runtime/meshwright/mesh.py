@@ -21,9 +21,11 @@ from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
 from meshwright.envelope import ActorRef
 from meshwright.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge
+from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.host import Host
-from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.account import OPENED, Account
+from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.costs import By, Costs, costs_of
 from meshwright.ledger.keys import LLM_SERVICE, Keys
 from meshwright.messages import (
@@ -56,6 +58,7 @@ EVERYWHERE = "*"
 """The place of actors that live in each process of the mesh."""
 FRONT = "event-logger"
 """The app that keeps the event log and serves clients."""
+MAX_OPENED = 1_000  # accounts of budgets that are listed
 
 
 class Part(Protocol):
@@ -301,6 +304,15 @@ class Mesh:
     ) -> Costs:
         """What a tenant's calls of models have cost since then, most expensive first; None: all tenants'."""
         return await costs_of(self.log, tenant_id=tenant_id, by=by, since=since)
+
+    async def budget_views(self, tenant_id: str | None = "default") -> list[BudgetView]:
+        """What a tenant's budgets may spend, have spent and hold; None: all tenants'.
+
+        A budget that each of a scope has for itself is there for the last 1,000 of whom a call was made.
+        """
+        page = EventFilter(event_type=OPENED, order="desc", limit=MAX_OPENED)
+        opened = [Account.model_validate(event.payload) for event in await self.log.query(page)]
+        return await self.budgets.views(opened, tenant_id)
 
     def check_agent(self, agent_id: str) -> None:
         """Raise InvalidInput for an agent that is neither registered nor the llm-service."""

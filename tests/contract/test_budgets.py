@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meshwright.host import Host
-from meshwright.ledger.account import ACCOUNT, Account, Balance, Book, BudgetAccount, Entry
+from meshwright.ledger.account import ACCOUNT, Account, Balance, BudgetAccount, LedgerBatch, LedgerEntry
 from meshwright.ledger.accounting import Accounted
 from meshwright.ledger.budgets import Budgets
 from meshwright.messages import Usage, new_id
@@ -58,7 +58,7 @@ class Provider:
 
 
 def accounted(host: Host, provider: Provider, *declared: Budget) -> Accounted:
-    return Accounted(provider, Budgets(declared or (POT, EACH), host), PRICES, lambda request, call: None)
+    return Accounted(provider, Budgets(declared or (POT, EACH), host), PRICES, lambda call: None)
 
 
 def asked(dollars: int, user: str = "clerk", **context: Any) -> ModelRequest:
@@ -133,13 +133,13 @@ async def test_a_repeat_of_an_entry_changes_nothing(harness: HostHarness) -> Non
     host = await harness.open(KIND)
     op, call = new_id(), new_id()
     until = host.clock.now().timestamp() + 600
-    reserve = Entry(kind="reserve", op=op, call=call, amount=Decimal("0.1"), until=until)
-    settle = Entry(kind="settle", op=op, call=call, amount=Decimal("0.0000003"))
-    book = Book(account=POT_ACCOUNT, entries=(reserve,))
+    reserve = LedgerEntry(kind="reserve", op=op, call=call, amount=Decimal("0.1"), until=until)
+    settle = LedgerEntry(kind="settle", op=op, call=call, amount=Decimal("0.0000003"))
+    book = LedgerBatch(account=POT_ACCOUNT, entries=(reserve,))
     await host.call(POT_ACCOUNT.ref, "book", book)
     await host.call(POT_ACCOUNT.ref, "book", book)
     assert await balance(host) == (0, Decimal("0.1"))
-    book = Book(account=POT_ACCOUNT, entries=(settle,))
+    book = LedgerBatch(account=POT_ACCOUNT, entries=(settle,))
     await host.call(POT_ACCOUNT.ref, "book", book)
     await host.call(POT_ACCOUNT.ref, "book", book)
     assert await balance(host) == (Decimal("0.0000003"), 0)
@@ -151,7 +151,7 @@ async def test_what_is_reserved_and_spent_outlives_a_crash(harness: HostHarness,
     await model.complete(asked(1))
     await model.budgets.settled()
     spent, _ = await balance(host)
-    await model.budgets.hold(asked(90), "op", lambda request: Decimal(90))
+    await model.budgets.hold(asked(90), lambda request: Decimal(90))
     host = await harness.crash(host)
     assert await balance(host) == (spent, 90)
     with pytest.raises(BudgetExceeded):
@@ -164,7 +164,7 @@ async def test_a_soft_budget_tells_once_that_it_is_exceeded(harness: HostHarness
     for _ in range(3):
         await model.complete(asked(1))
     await model.budgets.settled()
-    await host.call(POT_ACCOUNT.ref, "book", Book(account=POT_ACCOUNT, entries=()))
+    await host.call(POT_ACCOUNT.ref, "book", LedgerBatch(account=POT_ACCOUNT, entries=()))
     await harness.watch.until(lambda: bool(harness.watch.of("budget.exceeded")))
     assert len(harness.watch.of("budget.exceeded")) == 1
 
@@ -175,7 +175,7 @@ async def test_names_of_any_sort_have_accounts_of_their_own(harness: HostHarness
     one = Budget(name="one", scope="agent", limit_usd=Decimal(1))
     budgets = Budgets([one], host)
     for name in names:
-        await budgets.hold(asked(1, name), new_id(), lambda request: Decimal(1))
+        await budgets.hold(asked(1, name), lambda request: Decimal(1))
     for name in names:
         with pytest.raises(BudgetExceeded):
-            await budgets.hold(asked(1, name), new_id(), lambda request: Decimal(1))
+            await budgets.hold(asked(1, name), lambda request: Decimal(1))

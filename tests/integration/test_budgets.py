@@ -63,7 +63,7 @@ async def test_a_task_that_there_is_no_money_for_fails_and_says_so(tmp_path: Pat
     assert (first.success, first.cost_usd) == (True, Decimal("0.015"))
     assert second.error is not None
     assert (second.success, second.error.type, second.cost_usd) == (False, "BudgetExceeded", 0)
-    assert "budget all of the mesh exceeded: $0.015 of $0.04 spent, $0 reserved" in second.error.message
+    assert "Budget all of the mesh exceeded: $0.015 of $0.04 spent, $0.00 reserved" in second.error.message
     assert (costs.total.cost_usd, costs.total.calls, costs.total.failed) == (Decimal("0.015"), 2, 1)
 
 
@@ -95,7 +95,7 @@ async def test_what_was_spent_is_remembered_by_a_mesh_that_starts_again(tmp_path
     async with limited(tmp_path) as mesh:
         await mesh.ask("clerk", "Do it.")
     async with limited(tmp_path) as mesh:
-        views = await mesh.budgets.views(mesh.log)
+        views = await mesh.budget_views()
         assert [(view.budget, view.spent_usd, view.reserved_usd) for view in views] == [
             ("all", Decimal("0.015"), 0),
             ("each", Decimal("0.015"), 0),

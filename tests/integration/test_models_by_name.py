@@ -106,10 +106,10 @@ async def test_a_named_model_has_its_own_price_and_its_fallbacks_the_dearest_cou
     model = with_named_models(adapter_for(ScriptedModel()), agents, environment=environment)
     default = Price(input=Decimal("0.5"), output=Decimal(90))
     prices = model.prices(default)
-    named = prices.most(request("gpt-5.4-nano", tags=("research",)), 10)
+    named = prices.upper_bound(request("gpt-5.4-nano", tags=("research",)), 10)
     assert named == Price(input=Decimal("2.5"), output=Decimal(90))
-    assert prices.most(request("offline")) == Price(input=Decimal(0), output=Decimal(0))
-    assert prices.most(request("default")) == default
+    assert prices.upper_bound(request("offline")) == Price(input=Decimal(0), output=Decimal(0))
+    assert prices.upper_bound(request("default")) == default
     usage = Usage(prompt_tokens=1_000_000, completion_tokens=0)
     reply = ModelReply(model="gpt-5.4-nano", usage=usage)
     assert prices.of_reply(reply, request("gpt-5.4-nano")) == Decimal("0.2")

@@ -270,3 +270,35 @@ async def test_a_body_that_is_no_json_or_too_large_is_refused_as_openai_does(tmp
             async with there.session.post("/v1/chat/completions", data=body) as response:
                 document = await response.json()
                 assert (response.status, document["error"]["type"]) == (status, "invalid_request_error")
+
+
+# What the model cannot do
+
+
+async def test_a_model_without_structured_output_answers_in_a_schema(
+    there: Service, fake: FakeProvider
+) -> None:
+    refused = {"error": {"message": "response_format is not supported", "param": "response_format"}}
+    fake.faults.append(Fault(status=400, body=refused))
+    arguments = '{"city": "Bern"}'
+    call = {"id": "c1", "type": "function", "function": {"name": "final_answer", "arguments": arguments}}
+    fake.replies.append({"content": None, "tool_calls": [call]})
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    response_format: Any = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
+    async with there.client() as client:
+        reply = await client.chat.completions.create(
+            model="fast", messages=HELLO, response_format=response_format
+        )
+    assert (reply.choices[0].message.content, reply.choices[0].message.tool_calls) == (arguments, None)
+    assert fake.calls[-1].body["tools"][0]["function"]["parameters"] == schema
+
+
+async def test_a_model_without_tools_calls_them_in_words(there: Service, fake: FakeProvider) -> None:
+    fake.faults.append(Fault(status=400, body={"error": {"message": "gemma:2b does not support tools"}}))
+    fake.replies.append({"content": '{"tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}]}'})
+    async with there.client() as client:
+        reply = await client.chat.completions.create(model="fast", messages=HELLO, tools=[WEATHER])
+    [call] = reply.choices[0].message.tool_calls or []
+    assert (call.function.name, call.function.arguments) == ("weather", '{"city":"Bern"}')
+    assert reply.choices[0].finish_reason == "tool_calls"
+    assert "tools" not in fake.calls[-1].body

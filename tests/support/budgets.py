@@ -8,13 +8,14 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright.envelope import ActorRef
+from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.hosts.embedded import EmbeddedHost
-from meshwright.ledger.account import ACCOUNT, Balance, BudgetAccount
+from meshwright.ledger.account import ACCOUNT, OPENED, Account, Balance, BudgetAccount
 from meshwright.ledger.accounting import Accounted
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.messages import Event, Usage
-from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import Call, CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.money import ZERO, Budget, Price
 from meshwright.sql.sqlite import SqliteDatabase
@@ -58,7 +59,7 @@ class Provider:
 
 
 class Spending:
-    """A host with budgets, an accounted model, and what was told on the bus."""
+    """A host with budgets, an accounted model, the calls that were made, and the events on the bus."""
 
     def __init__(
         self, host: EmbeddedHost, log: EventLog, clock: ManualClock, prices: Prices, *declared: Budget
@@ -69,7 +70,7 @@ class Spending:
         self.prices = prices
         self.declared = declared
         self.provider = Provider()
-        self.told: list[dict[str, Any]] = []
+        self.calls: list[Call] = []
         self.events: list[Event] = []
         host.listen("spend", self.events.append)
         self.model = self.another()
@@ -77,7 +78,7 @@ class Spending:
     def another(self) -> Accounted:
         """An accounted model that knows nothing of the first: as after a crash."""
         budgets = Budgets(self.declared, self.host)
-        return Accounted(self.provider, budgets, self.prices, lambda request, call: self.told.append(call))
+        return Accounted(self.provider, budgets, self.prices, self.calls.append)
 
     async def call(self, dollars: int = 1, *, on_delta: OnDelta | None = None, **fields: Any) -> ModelReply:
         return await self.model.complete(request(dollars, **fields), on_delta)
@@ -91,7 +92,12 @@ class Spending:
 
     async def views(self) -> list[BudgetView]:
         await self.model.budgets.settled()
-        return await self.model.budgets.views(self.log)
+        return await self.tenant_views(None)
+
+    async def tenant_views(self, tenant_id: str | None) -> list[BudgetView]:
+        opened = await self.log.query(EventFilter(event_type=OPENED, order="desc"))
+        accounts = [Account.model_validate(event.payload) for event in opened]
+        return await self.model.budgets.views(accounts, tenant_id)
 
     def happened(self, event_type: str) -> list[Event]:
         return [event for event in self.events if event.event_type == event_type]

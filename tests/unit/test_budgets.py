@@ -34,7 +34,7 @@ async def test_a_refusal_says_which_budget_how_far_it_is_and_when_it_renews() ->
         with pytest.raises(BudgetExceeded) as refused:
             await mesh.call(1)
     assert refused.value.budget == "pot"
-    assert "budget pot of the mesh exceeded: $2 of $2.50 spent, $0 reserved" in str(refused.value)
+    assert "Budget pot of the mesh exceeded: $2.00 of $2.50 spent, $0.00 reserved" in str(refused.value)
     assert "this call may cost up to $1" in str(refused.value)
     assert "It renews at 2026-01-02 00:00 UTC" in str(refused.value)
     assert refused.value.retry_after_seconds == 24 * 3600
@@ -61,7 +61,7 @@ async def test_while_a_call_is_under_way_the_most_that_it_may_cost_is_reserved()
         first = asyncio.create_task(mesh.call(8))
         await until(lambda: mesh.provider.requests)
         assert await mesh.balance("pot:mesh") == (0, 8)
-        with pytest.raises(BudgetExceeded, match=r"\$8 reserved"):
+        with pytest.raises(BudgetExceeded, match=r"\$8.00 reserved"):
             await mesh.call(3)
         mesh.provider.open.set()
         await first
@@ -70,7 +70,7 @@ async def test_while_a_call_is_under_way_the_most_that_it_may_cost_is_reserved()
 
 async def test_a_call_that_one_budget_refuses_is_reserved_in_none() -> None:
     async with spending(budget(10, "a"), budget(0, "b"), budget(10, "c")) as mesh:
-        with pytest.raises(BudgetExceeded, match="budget b"):
+        with pytest.raises(BudgetExceeded, match="Budget b"):
             await mesh.call()
         assert await mesh.balance("a:mesh") == (0, 0)
         assert await mesh.host.read(ActorRef(ACCOUNT, "c:mesh")) is None
@@ -160,7 +160,7 @@ async def test_a_task_may_bring_its_own_budget() -> None:
     context = STEP.model_copy(update={"budget_usd": Decimal("1.50")})
     async with spending(budget(10, "task", scope="task")) as mesh:
         await mesh.call(1, context=context)
-        with pytest.raises(BudgetExceeded, match=r"budget budget_usd of task t1 exceeded"):
+        with pytest.raises(BudgetExceeded, match=r"Budget budget_usd of task t1 exceeded"):
             await mesh.call(1, context=context)
         await mesh.call(1, context=STEP.model_copy(update={"task_id": "t2"}))
 
@@ -172,11 +172,10 @@ async def test_tenants_with_the_same_ids_share_no_account(scope: Any) -> None:
     async with spending(budget(1, "each", scope=scope), budget(100)) as mesh:
         for context in (acme, default):
             await mesh.call(1, context=context)
-            with pytest.raises(BudgetExceeded, match=r"budget each"):
+            with pytest.raises(BudgetExceeded, match=r"Budget each"):
                 await mesh.call(1, context=context)
         assert (await mesh.balance("pot:mesh"))[0] == 2  # the same step of both counts twice
-        budgets = mesh.model.budgets
-        seen = {tenant: await budgets.views(mesh.log, tenant) for tenant in ("acme", "default", "other")}
+        seen = {tenant: await mesh.tenant_views(tenant) for tenant in ("acme", "default", "other")}
         named = {tenant: {view.budget for view in views} for tenant, views in seen.items()}
         everything = {"pot", "each", "budget_usd"}
         assert named == {"acme": everything, "default": everything, "other": {"pot"}}
@@ -190,9 +189,9 @@ async def test_a_call_may_bring_the_budgets_of_its_key() -> None:
     forged = budget(99)
     async with spending(budget(3)) as mesh:
         await mesh.call(1, context=CallContext(budgets=(key, forged)))
-        with pytest.raises(BudgetExceeded, match=r"budget key-1 of agent clerk exceeded"):
+        with pytest.raises(BudgetExceeded, match=r"Budget key-1 of agent clerk exceeded"):
             await mesh.call(1, context=CallContext(budgets=(key,)))
-        with pytest.raises(BudgetExceeded, match=r"budget pot"):
+        with pytest.raises(BudgetExceeded, match=r"Budget pot"):
             await mesh.call(3, context=CallContext(budgets=(forged,)))
         assert {(view.budget, view.limit_usd) for view in await mesh.views()} == {("pot", 3), ("key-1", 1)}
 
@@ -231,7 +230,7 @@ async def test_a_tenant_does_not_see_the_budget_of_another() -> None:
         await mesh.call(context=CallContext(tenant_id="acme"))
         await mesh.call(context=CallContext(tenant_id="bigco"))
         await mesh.model.budgets.settled()
-        views = await mesh.model.budgets.views(mesh.log, "acme")
+        views = await mesh.tenant_views("acme")
         assert [view.key for view in views] == ["acme"]
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from meshwright.errors import StoreUnavailable
-from meshwright.ledger.calls import left
-from meshwright.ledger.estimate import most_prompt_tokens
+from meshwright.ledger.estimate import max_prompt_tokens
 from meshwright.messages import Usage
 from meshwright.models.port import (
     STREAM_RESTART,
     BudgetExceeded,
+    Call,
     ContentRefused,
     ModelRefused,
     ModelTimeout,
@@ -28,7 +28,7 @@ from tests.support.budgets import STEP, budget, replying, request, spending, unt
 
 
 def how_it_ended(call: dict[str, Any]) -> tuple[str, Decimal, str]:
-    return call["outcome"], call["cost_usd"], call["cost_source"]
+    return call.outcome, call.cost_usd, call.cost_source
 
 
 @pytest.mark.parametrize(
@@ -40,19 +40,17 @@ async def test_a_failure_that_cost_nothing_gives_back_what_was_reserved(failure:
         with pytest.raises(type(failure)):
             await mesh.call(8)
         assert await mesh.balance("pot:mesh") == (0, 0)
-        assert [how_it_ended(call) for call in mesh.told] == [("failed", 0, "priced")]
+        assert [how_it_ended(call) for call in mesh.calls] == [("failed", 0, "priced")]
 
 
 @pytest.mark.parametrize("failure", [ModelTimeout("x"), ContentRefused("x"), KeyError("a defect")])
 async def test_a_failure_that_nobody_knows_the_cost_of_counts_as_the_estimate(failure: Exception) -> None:
     async with spending(budget(10)) as mesh:
         mesh.provider.failure = failure
-        with pytest.raises(type(failure)) as error:
+        with pytest.raises(type(failure)):
             await mesh.call(8)
         assert await mesh.balance("pot:mesh") == (8, 0)
-        assert [how_it_ended(call) for call in mesh.told] == [("failed", 8, "estimated")]
-        assert (call := left(error.value)) is not None
-        assert call.cost_usd == 8
+        assert [how_it_ended(call) for call in mesh.calls] == [("failed", 8, "estimated")]
 
 
 async def test_a_cancelled_call_counts_as_the_estimate() -> None:
@@ -64,7 +62,7 @@ async def test_a_cancelled_call_counts_as_the_estimate() -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
         assert await mesh.balance("pot:mesh") == (8, 0)
-        assert [how_it_ended(call) for call in mesh.told] == [("cancelled", 8, "estimated")]
+        assert [how_it_ended(call) for call in mesh.calls] == [("cancelled", 8, "estimated")]
 
 
 async def test_of_a_stream_that_breaks_off_the_pieces_that_came_are_counted() -> None:
@@ -76,10 +74,10 @@ async def test_of_a_stream_that_breaks_off_the_pieces_that_came_are_counted() ->
             await mesh.call(80, on_delta=heard.append)
         assert heard == ["ab", STREAM_RESTART, "cde"]
         assert await mesh.balance("pot:mesh") == (5, 0)
-        usage = mesh.told[0]["usage"]
+        usage = mesh.calls[0].usage
         assert usage.completion_tokens == 5
-        assert how_it_ended(mesh.told[0]) == ("failed", 5, "estimated")
-        assert usage.prompt_tokens == 2 * most_prompt_tokens(request(80))
+        assert how_it_ended(mesh.calls[0]) == ("failed", 5, "estimated")
+        assert usage.prompt_tokens == 2 * max_prompt_tokens(request(80))
 
 
 async def test_a_call_cancelled_while_it_asks_for_room_leaves_nothing_reserved() -> None:
@@ -91,7 +89,7 @@ async def test_a_call_cancelled_while_it_asks_for_room_leaves_nothing_reserved()
         with pytest.raises(asyncio.CancelledError):
             await call
         assert await mesh.balance("pot:mesh") == (0, 0)
-        assert [(call["outcome"], call["cost_usd"]) for call in mesh.told] == [("cancelled", 0)]
+        assert [(call.outcome, call.cost_usd) for call in mesh.calls] == [("cancelled", 0)]
         assert mesh.provider.requests == []
 
 
@@ -100,7 +98,7 @@ async def test_an_account_that_cannot_be_asked_allows_no_call(monkeypatch: pytes
         raise StoreUnavailable("the store is away")
 
     async with spending(budget(10)) as mesh:
-        monkeypatch.setattr("meshwright.ledger.desk.PAUSES_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr("meshwright.ledger.client.PAUSES_SECONDS", (0.0, 0.0))
         with monkeypatch.context() as patch:
             patch.setattr(mesh.host, "call", away)
             with pytest.raises(StoreUnavailable):
@@ -112,7 +110,7 @@ async def test_an_account_that_cannot_be_asked_allows_no_call(monkeypatch: pytes
 
 async def test_an_account_that_is_away_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async with spending(budget(10)) as mesh:
-        monkeypatch.setattr("meshwright.ledger.desk.PAUSES_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr("meshwright.ledger.client.PAUSES_SECONDS", (0.0, 0.0))
         honest, answers = mesh.host.call, iter([True, False])
 
         async def lose_the_first_answer(*args: Any, **kwargs: Any) -> Any:
@@ -129,17 +127,20 @@ async def test_an_account_that_is_away_for_a_moment_is_asked_again(monkeypatch: 
 # What is told
 
 
-async def test_the_ledger_is_told_of_what_no_journal_tells() -> None:
+async def test_each_call_is_recorded_once_however_it_ends() -> None:
+    journaled: list[Call] = []
     async with spending(budget(2)) as mesh:
-        await mesh.call(1, context=STEP)
-        assert mesh.told == []
+        step = STEP.model_copy(update={"record": journaled.append})
+        await mesh.call(1, context=step)
         await mesh.call(1)
-        with pytest.raises(BudgetExceeded):
-            await mesh.call(1, context=STEP)
-    assert [(call["outcome"], call["cost_usd"], call["error"]) for call in mesh.told] == [
+        with pytest.raises(BudgetExceeded, match="Budget pot of the mesh exceeded"):
+            await mesh.call(1, context=step)
+    assert [(call.outcome, call.cost_usd, call.error) for call in journaled] == [
         ("ok", 1, None),
         ("failed", 0, "BudgetExceeded"),
     ]
+    assert [(call.outcome, call.cost_usd) for call in mesh.calls] == [("ok", 1)]
+    assert len({call.call_id for call in (*journaled, *mesh.calls)}) == 3
 
 
 async def test_a_reply_says_what_it_cost_and_who_says_so() -> None:
@@ -174,17 +175,22 @@ async def test_an_answer_from_a_cache_says_what_it_saves_at_our_prices() -> None
         assert (await mesh.call(5)).saved_usd == 2
 
 
+def never_made(failure: BaseException) -> BaseException:
+    waiting = ModelTimeout("it waited in vain")
+    waiting.attempts = 0
+    failure.__cause__ = waiting
+    return waiting if isinstance(failure, ModelTimeout) else failure
+
+
 @pytest.mark.parametrize("failure", [ModelTimeout("it waited in vain"), asyncio.CancelledError()])
 async def test_a_call_that_was_never_made_costs_nothing(failure: Any) -> None:
-    failure.attempts = 0
+    failure = never_made(failure)
     async with spending(budget(10)) as mesh:
         mesh.provider.failure = failure
         with pytest.raises(type(failure)):
             await mesh.call(8)
         assert await mesh.balance("pot:mesh") == (0, 0)
-        assert [(call["cost_usd"], call["usage"], call["attempts"]) for call in mesh.told] == [
-            (0, Usage(), 0)
-        ]
+        assert [(call.cost_usd, call.usage, call.attempts) for call in mesh.calls] == [(0, Usage(), 0)]
 
 
 # Prices that nobody knows
@@ -192,7 +198,7 @@ async def test_a_call_that_was_never_made_costs_nothing(failure: Any) -> None:
 
 async def test_a_hard_budget_refuses_what_nobody_knows_the_price_of() -> None:
     async with spending(budget(10), price=None) as mesh:
-        with pytest.raises(PriceUnknown, match="set default_price") as refused:
+        with pytest.raises(PriceUnknown, match="Set default_price") as refused:
             await mesh.call()
         assert (refused.value.budget, mesh.provider.requests) == ("pot", [])
 
@@ -204,7 +210,7 @@ async def test_a_soft_budget_lets_it_pass_and_nobody_says_that_it_was_free() -> 
         mesh.provider.failure = ModelTimeout("x")
         with pytest.raises(ModelTimeout):
             await mesh.call()
-        assert [call["cost_usd"] for call in mesh.told] == [None, None]
+        assert [call.cost_usd for call in mesh.calls] == [None, None]
 
 
 async def test_a_price_that_is_declared_counts() -> None:

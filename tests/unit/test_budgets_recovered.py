@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright.ledger.account import ACCOUNT, MAX_HELD, Account, Balance, Book, BudgetAccount, Entry
-from meshwright.ledger.calls import call_id_of
+from meshwright.ledger.account import (
+    ACCOUNT,
+    MAX_HELD,
+    Account,
+    Balance,
+    BudgetAccount,
+    LedgerBatch,
+    LedgerEntry,
+)
 from meshwright.models.port import BudgetExceeded
 from meshwright.testing.clock import BEGINNING
 from meshwright.turns import ActorKind
@@ -25,7 +32,7 @@ KIND = ActorKind.of(BudgetAccount, type=ACCOUNT)
 
 async def test_what_a_crash_left_reserved_counts_as_spent_when_its_time_is_over() -> None:
     async with spending(budget(10)) as mesh:
-        await mesh.model.budgets.hold(request(8, timeout_seconds=120), "op", lambda asked: Decimal(8))
+        await mesh.model.budgets.hold(request(8, timeout_seconds=120), lambda asked: Decimal(8))
         survivor = mesh.another()
         with pytest.raises(BudgetExceeded):
             await survivor.complete(request(8))
@@ -40,7 +47,7 @@ async def test_what_a_crash_left_reserved_counts_as_spent_when_its_time_is_over(
 async def test_a_resumed_run_finds_its_reservation_whose_call_may_have_been_made() -> None:
     async with spending(budget(10)) as mesh:
         step = request(4, context=STEP)
-        await mesh.model.budgets.hold(step, call_id_of(step), lambda asked: Decimal(4))
+        await mesh.model.budgets.hold(step, lambda asked: Decimal(4))
         resumed = mesh.another()
         mesh.provider.tokens = 1
         await resumed.complete(step)
@@ -151,15 +158,15 @@ class Booked:
     def state(self) -> Balance:
         return self.actor.state
 
-    def reservation(self, op: str, call: str, amount: int) -> Entry:
+    def reservation(self, op: str, call: str, amount: int) -> LedgerEntry:
         until = self.actor.now.timestamp() + 30
-        return Entry(kind="reserve", op=op, call=call, amount=Decimal(amount), until=until)
+        return LedgerEntry(kind="reserve", op=op, call=call, amount=Decimal(amount), until=until)
 
-    def book(self, *entries: Entry) -> list[str]:
+    def book(self, *entries: LedgerEntry) -> list[str]:
         """The answers to the reservations among them."""
-        verdicts = self.actor.take("book", Book(account=self.account, entries=entries)).reply
+        verdicts = self.actor.take("book", LedgerBatch(account=self.account, entries=entries)).reply
         return [verdict.answer for verdict in verdicts]
 
 
-def settlement(op: str, call: str, amount: int) -> Entry:
-    return Entry(kind="settle", op=op, call=call, amount=Decimal(amount))
+def settlement(op: str, call: str, amount: int) -> LedgerEntry:
+    return LedgerEntry(kind="settle", op=op, call=call, amount=Decimal(amount))

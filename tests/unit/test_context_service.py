@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextSe
 from meshwright.context.text import count_tokens
 from meshwright.envelope import ActorRef
 from meshwright.hosts.memory import MemoryHost
-from meshwright.ledger.calls import called, leave
 from meshwright.messages import Usage
 from meshwright.models.port import CallContext, ModelReply, ModelRequest, ModelUnavailable, OnDelta
 from meshwright.prompts import Prompts
@@ -169,38 +167,6 @@ async def test_a_prompt_with_an_unknown_variable_is_replaced(host: MemoryHost, t
     response = await ContextClient(host, model, Prompts(tmp_path)).compress(LONG)
     assert response.method == "model"
     assert "NEVER invent" in model.asked[0].messages[0].content
-
-
-async def test_the_call_of_the_model_can_be_accounted_for_and_does_not_travel(host: MemoryHost) -> None:
-    for model in (saying(GOOD), saying("nonsense")):
-        response = await compress(host, model)
-        assert response.call is not None
-        assert response.call.usage.prompt_tokens == 200
-        assert (response.call.user, response.call.outcome) == ("context-service", "ok")
-        assert "call" not in response.model_dump()
-
-
-async def test_a_call_that_failed_at_a_cost_can_be_accounted_for_too(host: MemoryHost) -> None:
-    class Costly(Scripted):
-        async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-            try:
-                return await super().complete(request)
-            except BaseException as error:
-                leave(error, called(request, call_id="c", error=error, cost_usd=Decimal("0.25")))
-                raise
-
-    def fail(_: ModelRequest) -> str:
-        raise ModelUnavailable("it is off")
-
-    def hang(_: ModelRequest) -> Any:
-        return asyncio.get_running_loop().create_future()
-
-    for answer in (fail, hang):
-        client = ContextClient(host, Costly(answer), Prompts(PROMPTS), timeout_seconds=0.01)
-        response = await client.compress(LONG)
-        assert response.method == "deterministic-fallback"
-        assert response.call is not None
-        assert (response.call.outcome, response.call.cost_usd) == ("failed", Decimal("0.25"))
 
 
 async def test_a_cancelled_caller_is_not_answered(host: MemoryHost) -> None:

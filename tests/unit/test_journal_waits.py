@@ -12,6 +12,7 @@ from meshwright.errors import ToolFailed
 from meshwright.hosts.memory import MemoryHost
 from meshwright.messages import Event
 from meshwright.work import Journal, Suspended
+from meshwright.work.journal import ProgressEvent
 from tests.support.journals import REF, STREAM, Effects, SlowDisk, answer, begun, resumed, started
 from tests.support.turn_driver import a_task
 
@@ -159,8 +160,8 @@ async def test_a_step_tells_once_what_came_of_it(host: MemoryHost, effects: Effe
     told: list[Event] = []
     host.listen("task-progress", told.append)
 
-    def tell(result: Any) -> list[tuple[str, dict[str, Any]]]:
-        return [("model.called", {"said": result}), ("money.spent", {})]
+    def tell(result: Any) -> list[ProgressEvent]:
+        return [ProgressEvent("model.called", {"said": result}), ProgressEvent("money.spent", {})]
 
     for opened in (begun, begun, resumed):
         journal = await opened(host)

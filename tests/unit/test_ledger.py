@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
 from meshwright.errors import InvalidInput
-from meshwright.ledger.calls import Call, call_id_of, called, leave, left
 from meshwright.ledger.costs import Cost, costs_of, since_of
 from meshwright.ledger.rows import COLUMNS, row_of
 from meshwright.messages import Event, TaskBudget, Usage
-from meshwright.models.port import CallContext, ModelReply, ModelRequest, RateLimited
+from meshwright.models.port import Call, CallContext, ModelRequest
 from tests.support.event_logs import START, LogOnFile, event, open_log
 from tests.support.postgres import Place
 
@@ -31,21 +30,31 @@ async def kept(place: Place) -> AsyncIterator[LogOnFile]:
         yield kept
 
 
-def request(*tags: str, user: str = "writer", **context: Any) -> ModelRequest:
-    return ModelRequest(model="fast", messages=(), tags=tags, user=user, context=CallContext(**context))
+def asked(*tags: str, user: str = "writer", **fields: Any) -> dict[str, Any]:
+    """What a call says of its request."""
+    return {"group": "fast", "tags": tags, "user": user, **fields}
 
 
-def reply(cost: str | None = "0.25", **fields: Any) -> ModelReply:
+def answered(cost: str | None = "0.25", **fields: Any) -> dict[str, Any]:
+    """What a call says of its reply."""
     usage = Usage(prompt_tokens=100, completion_tokens=10, cached_tokens=40, reasoning_tokens=4)
     known: dict[str, Any] = {"model": "big-1", "usage": usage, "cost_source": "priced"}
-    return ModelReply(**{**known, "cost_usd": None if cost is None else Decimal(cost), **fields})
+    return {**known, "cost_usd": None if cost is None else Decimal(cost), **fields}
 
 
-def call(number: int, asked: ModelRequest | None = None, task_id: str | None = "t", **fields: Any) -> Event:
+LIMITED = {"outcome": "failed", "error": "RateLimited", "cost_usd": Decimal(0), "cost_source": "priced"}
+
+
+def call(
+    number: int,
+    request: dict[str, Any] | None = None,
+    task_id: str | None = "t",
+    reply: dict[str, Any] | None = None,
+) -> Event:
     """The event of the `number`-th call, one second after the one before."""
-    asked = asked or request("cheap")
-    known = {"call_id": f"c{number}"} if fields else {"call_id": f"c{number}", "reply": reply()}
-    return event(number, "model.called", task_id=task_id, payload=called(asked, **{**known, **fields}))
+    fields = {**(request or asked("cheap")), **(reply or answered())}
+    payload = Call(call_id=f"c{number}", **fields).payload()
+    return event(number, "model.called", task_id=task_id, payload=payload)
 
 
 async def sums(kept: LogOnFile, by: Any = "agent", **wanted: Any) -> dict[str | None, Cost]:
@@ -56,71 +65,28 @@ async def sums(kept: LogOnFile, by: Any = "agent", **wanted: Any) -> dict[str | 
 # A call and its event
 
 
-def test_a_call_that_was_answered_says_what_its_reply_says() -> None:
-    asked = request("cheap", "local", task_id="t", thread_id="talk", tenant_id="acme", attempt=2, step=3)
-    answered = reply(deployment="d1", attempts=2)
-    payload = called(asked, call_id="c", reply=answered, latency_ms=12.5)
+def test_the_payload_of_a_call_is_the_call() -> None:
+    made = Call(call_id="c", tags=("a",), cost_usd=Decimal("0.0000084"), step=3, latency_ms=12.5)
+    payload = made.payload()
     assert payload["duration_ms"] == payload["latency_ms"]
-    made = Call.model_validate(payload)
-    assert made == Call.model_validate(from_json(to_json(payload)))
-    assert (made.model, made.deployment, made.group, made.tags) == ("big-1", "d1", "fast", ("cheap", "local"))
-    assert (made.user, made.thread_id, made.tenant_id) == ("writer", "talk", "acme")
-    assert (made.usage, made.cost_usd, made.cost_source) == (answered.usage, Decimal("0.25"), "priced")
-    assert (made.attempts, made.attempt, made.step, made.outcome) == (2, 2, 3, "ok")
-
-
-def test_a_call_that_failed_says_its_code_and_why() -> None:
-    error = RateLimited("it has had enough")
-    error.attempts = 3
-    payload = called(request(), call_id="c", error=error, cost_usd=Decimal(0), cost_source="priced")
-    made = Call.model_validate(payload)
-    assert (made.outcome, made.error, made.attempts, made.cost_usd) == ("failed", "RateLimited", 3, 0)
-    assert made.reason == "it has had enough"
-
-
-def test_the_text_of_an_unexpected_error_stays_out_of_the_ledger() -> None:
-    payload = called(request(), call_id="c", error=ValueError("key sk-123 is none"))
-    assert (payload["error"], payload["reason"]) == ("ValueError", None)
-    assert "sk-123" not in str(payload)
-
-
-def test_what_nobody_told_of_a_call_without_a_reply_is_unknown_and_not_nothing() -> None:
-    made = Call.model_validate(called(request(), call_id="c", error=asyncio.CancelledError(), cancelled=True))
-    assert (made.outcome, made.cost_usd, made.cost_source) == ("cancelled", None, "unknown")
-
-
-def test_a_step_of_a_task_calls_under_the_same_id_however_often() -> None:
-    where = {"task_id": "t", "attempt": 1, "step": 2}
-    assert call_id_of(request(**where)) == call_id_of(request("other", **where))
-    others = [{"task_id": "u"}, {"attempt": 2}, {"step": 3}, {"generation": 2}]
-    ids = {call_id_of(request(**{**where, **other})) for other in [{}, *others]}
-    assert len(ids) == 5
-    assert call_id_of(request()) != call_id_of(request())
-
-
-def test_who_catches_an_error_learns_of_the_call_that_it_ended() -> None:
-    error, other = asyncio.CancelledError(), TimeoutError()
-    assert left(error) is None
-    leave(error, called(request(), call_id="c", error=error, cancelled=True, cost_usd=Decimal("0.5")))
-    other.__cause__ = error
-    made = left(other)
-    assert made is not None
-    assert (made.call_id, made.cost_usd) == ("c", Decimal("0.5"))
+    assert payload["cost_usd"] == "0.0000084"
+    assert "attempt" not in payload
+    assert Call.model_validate(from_json(to_json(payload))).payload() == payload
 
 
 # Rows
 
 
 async def test_each_call_is_a_row_however_it_ended(kept: LogOnFile) -> None:
-    saved = reply("0", cache_hit=True, saved_usd=Decimal("0.25"))
-    no_price = {"cost_usd": None, "cancelled": True, "error": asyncio.CancelledError()}
+    saved = answered("0", cache_hit=True, saved_usd=Decimal("0.25"))
+    no_price = {"outcome": "cancelled", "error": "CancelledError"}
     await kept.write(
         [
             call(1),
-            call(2, error=RateLimited("wait"), cost_usd=Decimal(0), cost_source="priced"),
-            call(3, **no_price),
+            call(2, reply=LIMITED),
+            call(3, reply=no_price),
             call(4, reply=saved),
-            call(5, request("compression", user="llm-service"), task_id=None, reply=reply(attempts=3)),
+            call(5, asked("compression", user="llm-service"), task_id=None, reply=answered(attempts=3)),
         ]
     )
     await sums(kept)
@@ -179,8 +145,10 @@ async def tables(kept: LogOnFile) -> list[tuple[Any, ...]]:
 
 
 def some_calls(count: int) -> list[Event]:
-    others = [{"reply": reply(None)}, {"error": RateLimited("wait")}, {"reply": reply("0.1")}]
-    return [call(n, request("a", "b", user=f"agent-{n % 3}"), **others[n % 3]) for n in range(1, count + 1)]
+    replies = [answered(None), {"outcome": "failed"}, answered("0.1")]
+    return [
+        call(n, asked("a", "b", user=f"agent-{n % 3}"), reply=replies[n % 3]) for n in range(1, count + 1)
+    ]
 
 
 async def test_the_ledger_is_made_from_the_log_alone_however_and_whenever(place: Place) -> None:
@@ -226,9 +194,9 @@ async def test_a_row_outlives_its_event(kept: LogOnFile) -> None:
 async def test_costs_are_summed_up_by_whatever_they_were_for(kept: LogOnFile) -> None:
     await kept.write(
         [
-            call(1, request("cheap", "research", "cheap", user="a"), task_id="t1", reply=reply("0.1")),
-            call(2, request("research", user="b"), task_id="t1", reply=reply("0.2", model="big-2")),
-            call(3, request(user="b"), task_id=None, error=RateLimited("wait"), cost_usd=Decimal(0)),
+            call(1, asked("cheap", "research", "cheap", user="a"), task_id="t1", reply=answered("0.1")),
+            call(2, asked("research", user="b"), task_id="t1", reply=answered("0.2", model="big-2")),
+            call(3, asked(user="b"), task_id=None, reply=LIMITED),
         ]
     )
     wanted = {
@@ -250,7 +218,7 @@ async def test_costs_are_summed_up_by_whatever_they_were_for(kept: LogOnFile) ->
 
 
 async def test_a_price_that_nobody_knows_is_never_nothing(kept: LogOnFile) -> None:
-    await kept.write([call(1, request(user="known")), call(2, request(user="unknown"), reply=reply(None))])
+    await kept.write([call(1, asked(user="known")), call(2, asked(user="unknown"), reply=answered(None))])
     found = await sums(kept)
     assert (found["known"].cost_usd, found["known"].unpriced) == (Decimal("0.25"), 0)
     assert (found["unknown"].cost_usd, found["unknown"].unpriced) == (None, 1)
@@ -264,7 +232,7 @@ async def test_an_empty_ledger_comes_to_nothing(kept: LogOnFile) -> None:
 
 
 async def test_what_the_cache_saved_is_counted_as_saved_and_not_as_spent(kept: LogOnFile) -> None:
-    await kept.write([call(1, reply=reply("0", cache_hit=True, saved_usd=Decimal("0.25")))])
+    await kept.write([call(1, reply=answered("0", cache_hit=True, saved_usd=Decimal("0.25")))])
     [cost] = (await sums(kept)).values()
     assert (cost.cost_usd, cost.saved_usd, cost.cache_hits) == (0, Decimal("0.25"), 1)
 
@@ -276,7 +244,7 @@ async def test_costs_since_a_time_leave_out_what_was_before(kept: LogOnFile) -> 
 
 
 async def test_a_tenant_sees_its_own_costs_alone(kept: LogOnFile) -> None:
-    await kept.write([call(1), call(2, request(tenant_id="acme", user="spy"), reply=reply("0.75"))])
+    await kept.write([call(1), call(2, asked(tenant_id="acme", user="spy"), reply=answered("0.75"))])
     for by in ("agent", "tag", "model", "task", "tenant"):
         mine, theirs = await sums(kept, by), await sums(kept, by, tenant_id="acme")
         assert sum(item.calls for item in mine.values()) == sum(item.calls for item in theirs.values()) == 1
@@ -285,7 +253,7 @@ async def test_a_tenant_sees_its_own_costs_alone(kept: LogOnFile) -> None:
 
 
 async def test_a_long_list_ends_with_the_dearest_and_its_total_is_of_all(kept: LogOnFile) -> None:
-    await kept.write([call(n, task_id=f"t{n}", reply=reply(f"0.{n}")) for n in range(1, 8)])
+    await kept.write([call(n, task_id=f"t{n}", reply=answered(f"0.{n}")) for n in range(1, 8)])
     found = await costs_of(kept.log, tenant_id="default", by="task", limit=2)
     assert ([item.key for item in found.items], found.omitted) == (["t7", "t6"], 5)
     assert (found.total.calls, found.total.cost_usd) == (7, Decimal("2.8"))
@@ -302,7 +270,7 @@ def test_sums_are_exact_to_the_last_digit(costs: list[list[Decimal]]) -> None:
             of_all = [(f"agent-{n}", cost) for n, of_one in enumerate(costs) for cost in of_one]
             await kept.write(
                 [
-                    call(n, request(user=user), reply=reply(str(cost)))
+                    call(n, asked(user=user), reply=answered(str(cost)))
                     for n, (user, cost) in enumerate(of_all, start=1)
                 ]
             )
@@ -317,8 +285,8 @@ def open_log_in_memory() -> Any:
 
 
 def test_the_row_of_a_call_keeps_what_its_event_says() -> None:
-    asked = request("b", "a", "b", task_id="t", thread_id="talk", attempt=1, step=2)
-    one = call(1, asked, reply=reply("0.000000000001"), latency_ms=1.5)
+    request = asked("b", "a", "b", thread_id="talk", attempt=1, step=2)
+    one = call(1, request, reply=answered("0.000000000001", latency_ms=1.5))
     row = dict(zip(COLUMNS, row_of(one, 7.0), strict=True))
     assert (row["tags"], row["cost_pico"], row["latency_ms"]) == ('["b","a"]', 1, 1.5)
     assert (row["time"], row["thread_id"], row["attempt"], row["step"]) == (7.0, "talk", 1, 2)

@@ -84,8 +84,8 @@ def test_a_long_prompt_has_the_price_of_long_prompts() -> None:
     at_limit = found.of_reply(reply("big", 272_000, 0), request())
     above = found.of_reply(reply("big", 272_001, 0), request())
     assert (at_limit, above) == (Decimal("0.68"), Decimal("1.360005"))
-    assert found.most(request()) == Price(input=Decimal(5), output=Decimal("22.5"))
-    assert found.most(request(), 1000) == Price(input=Decimal("2.5"), output=Decimal(15))
+    assert found.upper_bound(request()) == Price(input=Decimal(5), output=Decimal("22.5"))
+    assert found.upper_bound(request(), 1000) == Price(input=Decimal("2.5"), output=Decimal(15))
 
 
 @pytest.mark.parametrize("place", ["litellm_params", "model_info"])
@@ -102,7 +102,7 @@ def test_the_deployments_own_price_is_stronger_than_the_list(place: str) -> None
 
 def test_a_base_model_gives_the_price_of_a_name_that_nobody_lists() -> None:
     config = config_of("azure/my-own-name", info={"base_model": "openai/small"})
-    assert prices(config).most(request()) == Price(input=Decimal("0.2"), output=Decimal("1.25"))
+    assert prices(config).upper_bound(request()) == Price(input=Decimal("0.2"), output=Decimal("1.25"))
 
 
 @pytest.mark.parametrize(
@@ -143,34 +143,36 @@ def test_the_most_is_the_dearest_of_all_that_could_answer_fallbacks_included() -
         {},
         {},
     )
-    assert prices(config).most(request(), 10) == Price(input=Decimal("2.5"), output=Decimal(15))
-    assert prices(with_backup).most(request(), 10) == Price(input=Decimal(10), output=Decimal(15))
+    assert prices(config).upper_bound(request(), 10) == Price(input=Decimal("2.5"), output=Decimal(15))
+    assert prices(with_backup).upper_bound(request(), 10) == Price(input=Decimal(10), output=Decimal(15))
 
 
 def test_the_most_counts_the_default_that_answers_where_the_tagged_cool_down() -> None:
     config = config_of("openai/big")
     cheap = {"model_name": "default", "litellm_params": {"model": "openai/small", "tags": ["cheap"]}}
     both = LiteLLMConfig(config.path, (*config.deployments, cheap), config.router_settings, {}, {})
-    assert prices(both).most(request(tags=("cheap",)), 10) == Price(input=Decimal("2.5"), output=Decimal(15))
+    assert prices(both).upper_bound(request(tags=("cheap",)), 10) == Price(
+        input=Decimal("2.5"), output=Decimal(15)
+    )
 
 
 def test_tags_bound_what_a_call_may_cost() -> None:
     config = read_config(ROOT / "litellm_config.yaml")
     found = Prices.of(config, None, {"OPENAI_API_KEY": "k"})
-    cheap, strong = (found.most(request(tags=("research", tag)), 10) for tag in ("cheap", "expensive"))
+    cheap, strong = (found.upper_bound(request(tags=("research", tag)), 10) for tag in ("cheap", "expensive"))
     assert cheap is not None and strong is not None
     assert cheap.output < strong.output
 
 
 def test_a_price_that_one_deployment_lacks_is_the_default_or_unknown() -> None:
     config = config_of("openai/small", "openai/nobody-lists-this")
-    assert prices(config).most(request()) is None
-    assert prices(config, DEFAULT).most(request()) == DEFAULT
+    assert prices(config).upper_bound(request()) is None
+    assert prices(config, DEFAULT).upper_bound(request()) == DEFAULT
 
 
 def test_without_a_configuration_the_reply_says_which_model_it_was() -> None:
-    assert prices().most(request(model="default")) is None
-    assert prices(None, DEFAULT).most(request(model="default")) == DEFAULT
+    assert prices().upper_bound(request(model="default")) is None
+    assert prices(None, DEFAULT).upper_bound(request(model="default")) == DEFAULT
     assert prices().of_reply(reply("openai/small", 10), request(model="default")) == Decimal("0.000002")
     assert prices(None, DEFAULT).of_reply(reply("?", 10), request()) == Decimal("0.00003")
     assert prices().of_reply(reply("?", 10), request()) is None
@@ -195,7 +197,7 @@ def test_an_answer_from_a_cache_costs_nothing() -> None:
 
 
 def test_the_offline_model_is_free() -> None:
-    assert Prices.free().most(request()) == Price(input=Decimal(0), output=Decimal(0))
+    assert Prices.free().upper_bound(request()) == Price(input=Decimal(0), output=Decimal(0))
     assert Prices.free().of_reply(reply("offline", 10, 10), request()) == 0
 
 
@@ -208,7 +210,7 @@ def test_no_reply_costs_more_than_the_most(tokens: tuple[int, int, int], model: 
     found = prices(config_of("openai/small", "openai/big"))
     prompt, completion, cached = tokens
     spent = found.of_reply(reply(model, prompt, completion, cached), request(tags=tag))
-    most = found.most(request(tags=tag), prompt)
+    most = found.upper_bound(request(tags=tag), prompt)
     assert spent is not None and most is not None
     assert spent <= most.of(prompt, completion)
 

@@ -19,7 +19,7 @@ from meshwright.models.port import (
     Unsupported,
 )
 from meshwright.run import Run
-from meshwright.run.failure import Ended, Failure
+from meshwright.run.calls import RecordedError, StepResult
 from meshwright.testing import ScriptedModel
 from tests.support.interrupted_mesh import kept
 
@@ -86,15 +86,17 @@ async def test_a_resumed_run_hears_the_same_failure_and_asks_nobody_again(tmp_pa
     ids=lambda error: error.code,
 )
 def test_a_failure_is_kept_with_its_class_and_all_that_it_says(error: ModelError) -> None:
-    error.__dict__["attempts"] = 3
-    kept = Ended.model_validate_json(Ended(Failure.of(error)).model_dump_json()).root
-    assert isinstance(kept, Failure)
+    error.attempts = 3
+    kept = StepResult.model_validate_json(StepResult(RecordedError.of(error)).model_dump_json()).root
+    assert isinstance(kept, RecordedError)
     again = kept.error
     assert type(again) is type(error)
     assert (str(again), vars(again)) == (str(error), vars(error))
 
 
 def test_a_failure_of_a_class_that_is_gone_is_still_a_failure() -> None:
-    error = Failure(failed="Forgotten", message="it failed", known={"remedy": "try again", "field": ""}).error
+    error = RecordedError(
+        failed="Forgotten", message="it failed", known={"remedy": "try again", "field": ""}
+    ).error
     assert type(error) is ModelError
     assert (str(error), error.retryable) == ("it failed. try again", False)

@@ -13,8 +13,8 @@ from meshwright import Agent, Capability, Mesh, TaskRequest, tool
 from meshwright.envelope import ActorRef
 from meshwright.events.filter import EventFilter
 from meshwright.messages import Usage
+from meshwright.models.adapt import ANSWER_TOOL
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall, Unsupported
-from meshwright.models.structure import ANSWER_TOOL
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.interrupted_mesh import keeper, kept, told_of

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from meshwright import tool
+from meshwright.models.adapt import ANSWER_TOOL
 from meshwright.models.port import (
     ContentRefused,
     ContextTooLong,
@@ -19,7 +20,7 @@ from meshwright.models.port import (
     ToolCall,
     Unsupported,
 )
-from meshwright.models.structure import ANSWER_TOOL, response_schema
+from meshwright.models.structure import response_schema
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.recipe_agent import NO_SOUP, SOUP, SOUP_TEXT, Cook, Recipe, said
 
@@ -62,7 +63,7 @@ class Picky:
 def way_of(request: ModelRequest) -> str:
     if request.response_schema is not None:
         return "native"
-    return "tool" if request.tool_choice == "required" else "instruction"
+    return "tool" if request.tool_choice == "required" else "prompted"
 
 
 async def outcomes(model: Picky, count: int, project: Path | None = None) -> list[Any]:
@@ -75,7 +76,7 @@ async def outcomes(model: Picky, count: int, project: Path | None = None) -> lis
     [
         (("native",), ["native", "native"]),
         (("tool",), ["native", "tool", "tool"]),
-        (("instruction",), ["native", "tool", "instruction", "instruction"]),
+        (("prompted",), ["native", "tool", "prompted", "prompted"]),
     ],
 )
 async def test_a_way_that_is_refused_is_followed_by_the_next_and_remembered(
@@ -91,11 +92,10 @@ async def test_a_forced_tool_is_the_shape_and_must_be_called() -> None:
     await outcomes(model, 1)
     request = model.requests[-1]
     assert (request.tools[-1].parameters, request.tool_choice) == (response_schema(Recipe), "required")
-    assert request.context.mode == "tool"
 
 
 async def test_an_instruction_holds_the_schema() -> None:
-    model = Picky("instruction")
+    model = Picky("prompted")
     await outcomes(model, 1)
     request = model.requests[-1]
     assert json.dumps(response_schema(Recipe), separators=(",", ":")) in request.messages[0].content
@@ -110,7 +110,7 @@ async def test_a_shape_that_a_model_says_it_does_not_take_is_asked_for_in_the_ne
 
 
 async def test_a_shape_that_is_taken_for_a_tool_is_asked_for_in_words_where_tools_are_not_taken() -> None:
-    model = Picky("instruction", error=Unsupported("answered 400", what="tools"))
+    model = Picky("prompted", error=Unsupported("answered 400", what="tools"))
     assert [outcome.result for outcome in await outcomes(model, 1)] == [SOUP]
     assert "tool" not in model.ways
 
@@ -136,7 +136,7 @@ async def test_where_every_way_is_refused_the_refusal_is_the_end_and_nothing_is_
     model = Picky()
     first, _ = await outcomes(model, 2)
     assert first.error.type == "ModelRefused"
-    assert model.ways == ["native", "tool", "instruction"] * 2
+    assert model.ways == ["native", "tool", "prompted"] * 2
 
 
 def told_to(folder: Path, structure: str) -> Path:
@@ -148,9 +148,9 @@ def told_to(folder: Path, structure: str) -> Path:
 
 
 async def test_a_prompt_says_which_way_comes_first(tmp_path: Path) -> None:
-    model = Picky("native", "tool", "instruction")
-    await outcomes(model, 1, told_to(tmp_path, "instruction"))
-    assert model.ways == ["instruction"]
+    model = Picky("native", "tool", "prompted")
+    await outcomes(model, 1, told_to(tmp_path, "prompted"))
+    assert model.ways == ["prompted"]
 
 
 async def test_an_answer_beside_a_tools_call_waits_for_what_comes_of_it(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ async def test_an_agents_own_tool_of_that_name_stays_its_own() -> None:
             """Something else."""
             return "else"
 
-    model = Picky("instruction")
+    model = Picky("prompted")
     async with mesh_for(Odd, model=model) as mesh:
         assert (await mesh.ask("cook", "What can I cook?")).result == SOUP
-    assert model.ways == ["native", "instruction"]
+    assert model.ways == ["native", "prompted"]

@@ -9,12 +9,11 @@ import pytest
 
 from meshwright import Agent
 from meshwright.events.filter import EventFilter
-from meshwright.ledger.calls import called, leave
 from meshwright.messages import Usage
-from meshwright.models.port import ModelRefused, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import Call, ModelRefused, ModelReply, ModelRequest, ModelTimeout, OnDelta
 from meshwright.money import Price
 from meshwright.run import Run
-from meshwright.run.calls import Spent
+from meshwright.run.calls import RunUsage
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
 from meshwright.testing.model import ScriptEnded
 from meshwright.turns import ActorKind
@@ -165,6 +164,16 @@ async def test_a_task_pays_for_the_compression_of_its_context(answer: str) -> No
     assert by_agent == {"keeper": Decimal("0.5"), "context-service": Decimal("0.125")}
 
 
+async def test_a_task_pays_for_a_compression_that_timed_out() -> None:
+    model = ScriptedModel(reply("0.5"))
+    model.replies(*[ModelTimeout("no answer")] * 3, to="context-service")
+    async with mesh_for(keeper(), model=model, default_price=PRICE) as mesh:
+        outcome = await mesh.ask("keeper", LONG)
+        cost = await ledger_of(mesh.mesh, outcome)
+    assert (cost.calls, cost.failed) == (2, 1)
+    assert (outcome.cost_usd or 0) > Decimal("0.5")
+
+
 async def test_a_task_costs_what_it_and_the_tasks_below_it_cost() -> None:
     async def run(self: Agent, run: Run) -> str:
         await run.converse()
@@ -218,24 +227,27 @@ async def test_a_call_of_no_task_is_a_row_too() -> None:
     assert (cost.key, cost.calls, cost.cost_usd) == (None, 1, Decimal("0.25"))
 
 
-def test_a_call_that_failed_at_a_cost_counts_and_one_that_nobody_told_of_does_not() -> None:
-    request = ModelRequest(messages=(), user="keeper")
-    error = asyncio.CancelledError()
-    spent = Spent()
-    with pytest.raises(ModelRefused), spent.counting():
-        raise ModelRefused("no")
-    assert (spent.cost_usd, spent.model) == (0, None)
-    leave(error, called(request, call_id="c", error=error, cancelled=True, cost_usd=Decimal("0.25")))
-    with pytest.raises(asyncio.CancelledError), spent.counting():
-        raise error
-    assert spent.cost_usd == Decimal("0.25")
+def test_journals_of_earlier_versions_count() -> None:
+    usage = RunUsage()
+    known = {"usage": {"prompt_tokens": 10}, "cost_usd": "0.25", "model": "big", "finish_reason": "stop"}
+    for value in (
+        {"kind": "model", "result": {**known, "content": "Done.", "tool_calls": [{"id": "1", "name": "t"}]}},
+        {"kind": "model", "result": {"failed": "ModelRefused", "message": "no", "known": {}, "call": known}},
+        {"kind": "model", "result": {"failed": "ModelRefused", "message": "no", "known": {}, "call": None}},
+        {"kind": "context", "result": {"system": "", "compression": known}},
+        {"kind": "context", "result": {"system": "", "compression": None}},
+        {"kind": "tool pay", "result": {"call": known}},
+        {"calls": [{**known, "call_id": "c", "tool_calls": ["pay"]}]},
+    ):
+        usage.add_record(value)
+    assert (usage.cost_usd, usage.usage.prompt_tokens) == (1, 40)
 
 
 def test_a_delegated_task_of_unknown_cost_leaves_nothing_of_the_budget() -> None:
-    spent = Spent()
-    spent.add(reply("0.25"))
-    assert (spent.left_of(Decimal(1)), spent.left_of(None)) == (Decimal("0.75"), None)
-    spent.add(an_outcome("t1").model_copy(update={"cost_usd": Decimal("0.5")}))
-    assert spent.left_of(Decimal(1)) == Decimal("0.25")
-    spent.add(an_outcome("t2").model_copy(update={"cost_usd": None}))
-    assert (spent.left_of(Decimal(1)), spent.cost_usd) == (0, None)
+    usage = RunUsage()
+    usage.add(Call(cost_usd=Decimal("0.25")))
+    assert (usage.left_of(Decimal(1)), usage.left_of(None)) == (Decimal("0.75"), None)
+    usage.add(an_outcome("t1").model_copy(update={"cost_usd": Decimal("0.5")}))
+    assert usage.left_of(Decimal(1)) == Decimal("0.25")
+    usage.add(an_outcome("t2").model_copy(update={"cost_usd": None}))
+    assert (usage.left_of(Decimal(1)), usage.cost_usd) == (0, None)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.run.told import summary_of
+from meshwright.run.events import summary_of
 
 
 @pytest.mark.parametrize(

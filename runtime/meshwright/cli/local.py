@@ -108,7 +108,7 @@ class LocalMesh:
 
     async def budgets(self) -> list[Document]:
         """As their accounts stand."""
-        return [view.model_dump(mode="json") for view in await self._mesh.budgets.views(self._mesh.log, None)]
+        return [view.model_dump(mode="json") for view in await self._mesh.budget_views(None)]
 
     async def agents(self) -> list[Document]:
         """Every registered agent."""

@@ -11,7 +11,6 @@ from pydantic_core import to_json
 
 from meshwright.context.memory import MemoryItem, within_budget
 from meshwright.context.text import ELLIPSIS, clip, count_tokens
-from meshwright.ledger.calls import Call
 from meshwright.messages import Identifier, Plain, Task
 
 MAX_CONTEXT_TOKENS = 4000  # of memories and history together, before the context-service has its say
@@ -118,8 +117,7 @@ class CompressResponse(Plain):
 
     `method` is `deterministic` (by rules alone, the text was under the ceiling), `model` (a model made it
     shorter, and it was found valid) or `deterministic-fallback` (it was over the ceiling, and `error` says
-    why there is no valid shorter text: this is the one by rules, whole). `call` is the compression model's,
-    where it was called, for whoever accounts for it; it does not travel.
+    why there is no valid shorter text: this is the one by rules, whole).
     """
 
     success: bool
@@ -128,7 +126,6 @@ class CompressResponse(Plain):
     stats: CompressStats
     validation_passed: bool
     error: str | None = None
-    call: Call | None = Field(default=None, exclude=True)
 
 
 def context_request(

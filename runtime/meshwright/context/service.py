@@ -23,7 +23,6 @@ from meshwright.context.text import count_tokens
 from meshwright.envelope import ActorRef
 from meshwright.errors import MailboxFull, MeshError
 from meshwright.host import Host
-from meshwright.ledger.calls import Call, call_id_of, called, left
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest
 from meshwright.prompts import Prompts
 
@@ -110,22 +109,18 @@ class ContextClient:
     async def _shortened(
         self, made: Plan, model: Model, ask: Callable[[], ModelRequest], started: float
     ) -> CompressResponse:
-        asked = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                request = ask()
-                reply = await model.complete(request)
+                reply = await model.complete(ask())
         except Exception as failure:  # noqa: BLE001 an adapter's own mistake must not cost the task its context
             error = f"no model could shorten it{self._reason(failure)}"
-            call = left(failure)
         else:
-            call = _call(request, reply, asked)
             text = reply.content.strip()
             problem = _unfinished(reply) or validation.problem(text, made)
             if problem is None:
-                return _response(made, started, "model", text=text, call=call)
+                return _response(made, started, "model", text=text)
             error = f"the model's text is not valid: {problem}"
-        return _response(made, started, "deterministic-fallback", error=error, call=call)
+        return _response(made, started, "deterministic-fallback", error=error)
 
     def _reason(self, failure: Exception) -> str:
         if isinstance(failure, TimeoutError):
@@ -153,12 +148,6 @@ class ContextClient:
         )
 
 
-def _call(request: ModelRequest, reply: ModelReply, started: float) -> Call:
-    latency_ms = round((time.perf_counter() - started) * 1000, 3)
-    payload = called(request, call_id=call_id_of(request), reply=reply, latency_ms=latency_ms)
-    return Call.model_validate(payload)
-
-
 def _unfinished(reply: ModelReply) -> str | None:
     return "it was cut off" if reply.finish_reason == "length" else None
 
@@ -170,7 +159,6 @@ def _response(
     *,
     text: str | None = None,
     error: str | None = None,
-    call: Call | None = None,
 ) -> CompressResponse:
     output_tokens = made.output_tokens if text is None else count_tokens(text)
     # Built here, from checked parts: no second check on the way of every task.
@@ -186,5 +174,4 @@ def _response(
         ),
         validation_passed=method != "deterministic-fallback",
         error=error,
-        call=call,
     )

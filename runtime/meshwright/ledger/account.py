@@ -14,7 +14,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field
 
 from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
@@ -37,8 +37,8 @@ Answer = Literal["held", "over", "refused", "crowded"]
 class Account(Plain):
     """One budget of one of its scope: `key` names the agent, tenant, tag, thread or task.
 
-    `brought` is a budget that no setting declares: calls of `tenant_id` bring it, as those of a task do that
-    has one.
+    An `inline` budget is declared by no setting: calls of `tenant_id` bring it, as those of a task do that
+    has one. Stored data calls it `brought`.
     """
 
     budget: str
@@ -48,7 +48,9 @@ class Account(Plain):
     window: Window = "total"
     hard: bool = True
     cheaper_tag: str | None = None
-    brought: bool = False
+    inline: bool = Field(
+        default=False, validation_alias=AliasChoices("brought", "inline"), serialization_alias="brought"
+    )
     tenant_id: str | None = Field(default=None, exclude_if=lambda tenant_id: tenant_id is None)
 
     @cached_property
@@ -64,8 +66,8 @@ class Account(Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One booking. `op` is the same when a call is repeated, also after a crash; `call` names the one try.
+class LedgerEntry:
+    """One entry. `op` is the same when a call is repeated, also after a crash; `call` names the one try.
 
     To reserve, `amount` is the most that the call may cost and `until` (unix seconds) when it has ended for
     sure; to settle, what it cost; nothing to release.
@@ -78,15 +80,15 @@ class Entry:
     until: float = 0.0
 
 
-class Book(Plain):
+class LedgerBatch(Plain):
     """Entries for one account, in order."""
 
     account: Account
-    entries: tuple[Entry, ...]
+    entries: tuple[LedgerEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ReservationResult:
     """What came of a reservation: `over` is held although a soft budget has no room for it.
 
     `crowded` is refused because too many are held. The sums are those found, without what was asked for.
@@ -98,7 +100,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Reservation:
     """A reservation."""
 
     call: str
@@ -107,12 +109,14 @@ class Held:
 
 
 class Balance(BaseModel):
-    """What an account keeps of the window that began at `since`: what is spent and held, what it has told."""
+    """What an account keeps of the window that began at `since`: what is spent, what is held, and which
+    events it has published.
+    """
 
     since: datetime | None = None
     spent: Amount = ZERO
-    held: dict[str, Held] = {}
-    told: list[str] = []
+    held: dict[str, Reservation] = {}
+    notified: list[str] = Field(default_factory=list, validation_alias=AliasChoices("notified", "told"))
 
     def at(self, now: datetime, window: Window) -> tuple[Decimal, Decimal]:
         """What is spent and what reserved, were the account asked now."""
@@ -124,7 +128,7 @@ class Balance(BaseModel):
     @property
     def reserved(self) -> Decimal:
         """The sum of what is held."""
-        return sum((each.amount for each in self.held.values()), ZERO)
+        return sum((reservation.amount for reservation in self.held.values()), ZERO)
 
     def renew(self, window: Window, now: datetime) -> None:
         """Begin a new window where its time has come. What is held goes over into it."""
@@ -133,11 +137,11 @@ class Balance(BaseModel):
             return
         self.expire(start.timestamp())
         self.since, self.spent = start, ZERO
-        self.told = [each for each in self.told if each == OPENED]
+        self.notified = [event_type for event_type in self.notified if event_type == OPENED]
 
     def expire(self, now: float) -> None:
         """Count as spent what was not settled in time."""
-        for op in [op for op, each in self.held.items() if each.until <= now]:
+        for op in [op for op, held in self.held.items() if held.until <= now]:
             self.spent += self.held.pop(op).amount
 
 
@@ -145,68 +149,68 @@ class BudgetAccount(Actor[Balance]):
     """Books what calls may cost and did cost. A repeat of an entry changes nothing."""
 
     @turn
-    def book(self, turn: Turn, book: Book) -> list[Verdict]:
-        """Make the entries; returns a verdict for each that reserves, in order."""
-        self.state.renew(book.account.window, turn.now)
+    def book(self, turn: Turn, batch: LedgerBatch) -> list[ReservationResult]:
+        """Make the entries; returns a result for each that reserves, in order."""
+        self.state.renew(batch.account.window, turn.now)
         self.state.expire(turn.now.timestamp())
         self._reserved = self.state.reserved
-        verdicts: list[Verdict] = []
-        for entry in book.entries:
+        results: list[ReservationResult] = []
+        for entry in batch.entries:
             if entry.kind == "reserve":
-                verdicts.append(self._reserve(entry, book.account))
+                results.append(self._reserve(entry, batch.account))
             else:
                 self._settle(entry)
-        self._tell(turn, book.account, verdicts)
-        return verdicts
+        self._notify(turn, batch.account, results)
+        return results
 
-    def _reserve(self, entry: Entry, account: Account) -> Verdict:
+    def _reserve(self, entry: LedgerEntry, account: Account) -> ReservationResult:
         held = self.state.held.get(entry.op)
         if held is not None and held.call == entry.call:
-            return self._verdict("held")
-        if held is not None:  # the try before this one never told its end: it may have spent it all
-            self._settle(Entry(kind="settle", op=entry.op, call=held.call, amount=held.amount))
+            return self._result("held")
+        if held is not None:  # the try before this one has no known end: it may have spent it all
+            self._settle(LedgerEntry(kind="settle", op=entry.op, call=held.call, amount=held.amount))
         fits = self.state.spent + self._reserved + entry.amount <= account.limit_usd
-        verdict = self._verdict("held" if fits or not entry.amount else "refused" if account.hard else "over")
+        result = self._result("held" if fits or not entry.amount else "refused" if account.hard else "over")
         if len(self.state.held) >= MAX_HELD:
-            return self._verdict("crowded")
-        if verdict.answer != "refused":
-            self.state.held[entry.op] = Held(call=entry.call, amount=entry.amount, until=entry.until)
+            return self._result("crowded")
+        if result.answer != "refused":
+            self.state.held[entry.op] = Reservation(call=entry.call, amount=entry.amount, until=entry.until)
             self._reserved += entry.amount
-        return verdict
+        return result
 
-    def _settle(self, entry: Entry) -> None:
+    def _settle(self, entry: LedgerEntry) -> None:
         held = self.state.held.get(entry.op)
         if held is not None and held.call == entry.call:
             del self.state.held[entry.op]
             self._reserved -= held.amount
             self.state.spent += entry.amount
 
-    def _verdict(self, answer: Answer) -> Verdict:
-        return Verdict(answer=answer, spent_usd=self.state.spent, reserved_usd=self._reserved)
+    def _result(self, answer: Answer) -> ReservationResult:
+        return ReservationResult(answer=answer, spent_usd=self.state.spent, reserved_usd=self._reserved)
 
-    def _tell(self, turn: Turn, account: Account, verdicts: Sequence[Verdict]) -> None:
-        """Say once that the account is there, and once a window how far it is."""
+    def _notify(self, turn: Turn, account: Account, results: Sequence[ReservationResult]) -> None:
+        """Publish once that the account is open, and once a window how far it is."""
         happened = {
             OPENED: True,
             WARNED: bool(account.limit_usd) and self.state.spent >= WARNED_AT * account.limit_usd,
-            EXCEEDED: any(each.answer in ("refused", "over") for each in verdicts),
+            EXCEEDED: any(result.answer in ("refused", "over") for result in results),
         }
-        for event_type in [each for each, has in happened.items() if has and each not in self.state.told]:
-            self.state.told.append(event_type)
+        for event_type in [name for name, has in happened.items() if has and name not in self.state.notified]:
+            self.state.notified.append(event_type)
             turn.publish(
                 topics.SPEND,
                 event_type,
                 {
-                    **account.model_dump(mode="json"),
+                    **account.model_dump(mode="json", by_alias=True),
                     "spent_usd": f"{self.state.spent:f}",
                     "reserved_usd": f"{self._reserved:f}",
                     "renews_at": renews_at(account.window, turn.now),
                 },
-                **whose(account),
+                **_owner_of(account),
             )
 
 
-def whose(account: Account) -> dict[str, str]:
+def _owner_of(account: Account) -> dict[str, str]:
     """The fields of an event that name the tenant, agent or task that an account is of."""
     key, tenant_id = account.key, account.tenant_id
     if account.scope in ("task", "thread"):

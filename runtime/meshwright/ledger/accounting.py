@@ -1,28 +1,31 @@
-"""Accounts for every call of a model: what it may cost before, what it did cost after, and that it was."""
+"""Accounts for every call of a model: reserves what it may cost, settles what it did cost, and records it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 from meshwright import topics
-from meshwright.errors import HostError, InvalidInput, ModelError, TooLarge
+from meshwright.errors import HostError, InvalidInput, MeshError, ModelError, TooLarge
 from meshwright.host import Host
 from meshwright.ledger.budgets import Budgets, Hold
-from meshwright.ledger.calls import CALLED, call_id_of, called, leave
-from meshwright.ledger.estimate import Heard, PriceList, estimated_usage, most_prompt_tokens
+from meshwright.ledger.estimate import StreamMeter, estimated_usage, max_prompt_tokens
 from meshwright.messages import Event, Usage, new_id
 from meshwright.models.port import (
+    MODEL_CALLED,
+    Call,
     ContentRefused,
+    CostSource,
     Model,
     ModelReply,
     ModelRequest,
     ModelTimeout,
+    OnCall,
     OnDelta,
+    PriceList,
 )
 from meshwright.money import ZERO, reported_cost
 
@@ -30,47 +33,38 @@ logger = logging.getLogger("meshwright.ledger")
 MAY_COST = (ModelTimeout, ContentRefused)
 """Failures after which the provider may have worked, and bill for it; the others cost nothing."""
 
-Emit = Callable[[ModelRequest, dict[str, Any]], None]
-"""Tells the mesh of a call: the request, and the payload of `model.called`."""
-
 
 class Accounted:
-    """A model whose calls stay within the budgets, and are all in the ledger: the outermost wrapper.
+    """A model whose calls stay within the budgets, and are all in the ledger.
 
-    The most that a call may cost is reserved before it and settled after it. `emit` is told of the calls that
-    no journal tells of: those that fail or are cancelled, and those of no task.
+    It reserves the most that a call may cost and settles what it did cost. Nobody else says that a call was
+    made: each is recorded once, however it ends, by its context's `record` or else by `publish`.
     """
 
-    def __init__(self, model: Model, budgets: Budgets, prices: PriceList, emit: Emit) -> None:
+    def __init__(self, model: Model, budgets: Budgets, prices: PriceList, publish: OnCall) -> None:
         self.name = model.name
         self.model = model
         self.budgets = budgets
         self._prices = prices
-        self._emit = emit
+        self._publish = publish
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make the call, if the budgets allow it; the reply says what it cost, where that is known.
 
         Raises BudgetExceeded or PriceUnknown where one does not, and what the model raises.
         """
-        call_id = call_id_of(request)
         started = time.perf_counter()
-        heard = Heard(on_delta)
+        meter = StreamMeter(on_delta)
         hold: Hold | None = None
         try:
-            hold = await self.budgets.hold(request, call_id, self._most)
-            reply = await self.model.complete(hold.request, heard.on_delta)
+            hold = await self.budgets.hold(request, self._upper_bound)
+            reply = await self.model.complete(hold.request, meter.on_delta)
         except BaseException as error:  # also cancelled: it may have cost something all the same
-            self._end(request, call_id, started, heard, hold, error)
+            self._record(self._failed(request, hold, meter, error, _ms_since(started)), request)
             raise
-        reply = self._with_lost(self._priced(reply, hold.request, started), hold.request, heard)
-        if hold.request.tags != request.tags:  # the journal, which tells of it, knows the first ones alone
-            reply = reply.model_copy(update={"tags": hold.request.tags})
+        reply = self._with_lost(self._priced(reply, hold.request, started), hold.request, meter)
         self.budgets.settle(hold, reply.cost_usd)
-        if request.context.task_id is None:
-            self._emit(
-                request, called(hold.request, call_id=call_id, reply=reply, latency_ms=reply.latency_ms)
-            )
+        self._record(_answered(hold.request, reply), request)
         return reply
 
     async def close(self) -> None:
@@ -78,16 +72,20 @@ class Accounted:
         await self.budgets.settled()
         await self.model.close()
 
-    def _most(self, request: ModelRequest) -> Decimal | None:
+    def _record(self, call: Call, request: ModelRequest) -> None:
+        record = request.context.record or self._publish
+        record(call)
+
+    def _upper_bound(self, request: ModelRequest) -> Decimal | None:
         """The most that a call may cost."""
-        tokens = most_prompt_tokens(request)
-        price = self._prices.most(request, tokens)
+        tokens = max_prompt_tokens(request)
+        price = self._prices.upper_bound(request, tokens)
         return None if price is None else price.of(tokens, request.max_tokens)
 
     def _priced(self, reply: ModelReply, request: ModelRequest, started: float) -> ModelReply:
         """The reply with what it cost: as whoever answered says, else by our prices."""
         reported = None if reply.cost_usd is None else reported_cost(reply.cost_usd)
-        update: dict[str, Any] = {"latency_ms": since(started), "cost_usd": reported}
+        update: dict[str, Any] = {"latency_ms": _ms_since(started), "cost_usd": reported}
         if reply.cache_hit:
             update["cost_usd"] = ZERO
             if reply.saved_usd is None:
@@ -101,9 +99,9 @@ class Accounted:
             update |= {"cost_usd": cost, "cost_source": "unknown" if cost is None else source}
         return reply.model_copy(update=update)
 
-    def _with_lost(self, reply: ModelReply, request: ModelRequest, heard: Heard) -> ModelReply:
+    def _with_lost(self, reply: ModelReply, request: ModelRequest, meter: StreamMeter) -> ModelReply:
         """The reply with the tokens and cost of streams that broke off before it, where we know a price."""
-        lost = None if reply.cache_hit else heard.lost_usage(reply)
+        lost = None if reply.cache_hit else meter.lost_usage(reply)
         if lost is None or reply.cost_usd is None:
             return reply
         cost = self._prices.of_reply(reply.model_copy(update={"usage": lost}), request)
@@ -112,75 +110,101 @@ class Accounted:
         whole = {"usage": reply.usage + lost, "cost_usd": reply.cost_usd + cost, "cost_source": "estimated"}
         return reply.model_copy(update=whole)
 
-    def _end(
-        self,
-        request: ModelRequest,
-        call_id: str,
-        started: float,
-        heard: Heard,
-        hold: Hold | None,
-        error: BaseException,
-    ) -> None:
-        """Account for a call that ended without a reply, and leave it with the error."""
-        cost, usage = (ZERO, Usage()) if hold is None else self._lost(hold, heard, error)
+    def _failed(
+        self, request: ModelRequest, hold: Hold | None, meter: StreamMeter, error: BaseException, ms: float
+    ) -> Call:
+        """Settle a call that ended without a reply."""
+        cost, usage = (ZERO, Usage()) if hold is None else self._lost(hold, meter, error)
         if hold is not None:
             self.budgets.settle(hold, cost)
-        payload = called(
-            request if hold is None else hold.request,
-            call_id=call_id,
-            error=error,
-            cancelled=isinstance(error, asyncio.CancelledError),
-            cost_usd=cost,
-            cost_source="unknown" if cost is None else "estimated" if cost else "priced",
+            request = hold.request
+        source: CostSource = "unknown" if cost is None else "estimated" if cost else "priced"
+        return Call(
+            **_known_of(request),
             usage=usage,
-            latency_ms=since(started),
+            cost_usd=cost,
+            cost_source=source,
+            attempts=_attempts_of(error),
+            outcome="cancelled" if isinstance(error, asyncio.CancelledError) else "failed",
+            error=error.code if isinstance(error, MeshError) else type(error).__name__,
+            reason=error.message if isinstance(error, ModelError) else None,  # others may hold a key
+            latency_ms=ms,
         )
-        leave(error, payload)
-        self._emit(request, payload)
 
-    def _lost(self, hold: Hold, heard: Heard, error: BaseException) -> tuple[Decimal | None, Usage]:
+    def _lost(self, hold: Hold, meter: StreamMeter, error: BaseException) -> tuple[Decimal | None, Usage]:
         """What a call that ended without a reply may have cost, and used.
 
         What was streamed is counted; where nothing was and the provider may have worked, it is the estimate.
         """
         harmless = isinstance(error, ModelError | InvalidInput) and not isinstance(error, MAY_COST)
-        made_none = getattr(error, "attempts", 1) == 0  # it waited for another call, as a cache has it wait
-        if made_none or (harmless and not heard.bytes):
+        if _attempts_of(error) == 0 or (harmless and not meter.bytes):
             return ZERO, Usage()
-        usage = heard.usage(hold.request)
-        price = self._prices.most(hold.request, usage.prompt_tokens)
+        usage = meter.usage(hold.request)
+        price = self._prices.upper_bound(hold.request, usage.prompt_tokens)
         return None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens), usage
 
 
-def emit_on(host: Host) -> Emit:
-    """Tell of calls on a host's bus."""
+class CallEvents:
+    """Publishes calls that no journal records, on a host's bus."""
 
-    def emit(request: ModelRequest, payload: dict[str, Any]) -> None:
-        aggregate = f"mesh/{host.incarnation}"
-        task_id = request.context.task_id
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def __call__(self, call: Call) -> None:
+        """Publish `model.called`; the id of the event ends with the id of the call."""
+        aggregate = f"mesh/{self._host.incarnation}"
         event = Event(
-            # The call of a task's step has the same id again when it is repeated, and is told each time.
-            id=f"{aggregate}/{payload['call_id'] if task_id is None else new_id()}",
-            event_type=CALLED,
-            topic=topics.MESH if task_id is None else topics.TASK_PROGRESS,
-            time=host.clock.now(),
-            tenant_id=request.context.tenant_id,
-            task_id=task_id,
-            agent_id=request.user,
+            id=f"{aggregate}/{call.call_id}",
+            event_type=MODEL_CALLED,
+            topic=topics.MESH,
+            time=self._host.clock.now(),
+            tenant_id=call.tenant_id or "default",
+            agent_id=call.user,
             aggregate_id=aggregate,
-            payload=payload,
+            payload=call.payload(),
         )
         try:
-            host.emit([event])
-        except (
-            HostError,
-            TooLarge,
-        ) as error:  # the call has been made: its reply must not be lost with its row
-            logger.warning("a call of %s is not in the ledger: %s", request.user, error)
-
-    return emit
+            self._host.emit([event])
+        except (HostError, TooLarge) as error:  # the call was made: its reply must not be lost with its row
+            logger.warning("A call of %s is not in the ledger: %s", call.user, error)
 
 
-def since(started: float) -> float:
-    """Milliseconds since a time of `perf_counter`."""
+def _answered(request: ModelRequest, reply: ModelReply) -> Call:
+    return Call(
+        **_known_of(request),
+        model=reply.model,
+        deployment=reply.deployment,
+        usage=reply.usage,
+        cost_usd=reply.cost_usd,
+        cost_source=reply.cost_source,
+        cache_hit=reply.cache_hit,
+        saved_usd=reply.saved_usd,
+        attempts=reply.attempts,
+        tool_calls=tuple(call.name for call in reply.tool_calls),
+        latency_ms=reply.latency_ms,
+        finish_reason=reply.finish_reason,
+    )
+
+
+def _known_of(request: ModelRequest) -> dict[str, Any]:
+    context = request.context
+    return {
+        "call_id": new_id(),
+        "group": request.model,
+        "tags": request.tags,
+        "user": request.user,
+        "thread_id": context.thread_id,
+        "tenant_id": context.tenant_id,
+        "step": context.step,
+        "attempt": context.attempt,
+    }
+
+
+def _attempts_of(error: BaseException) -> int:
+    """How many attempts were made; none where a call was cancelled because of an error that says so."""
+    known = error.__cause__ if isinstance(error, asyncio.CancelledError) else error
+    return known.attempts if isinstance(known, ModelError) else 1
+
+
+def _ms_since(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 3)

@@ -1,38 +1,37 @@
-"""Budgets: which of them a call is of, and its reservation with all of their accounts, or none."""
+"""Budgets: which of them a call is charged to, and its reservation with all of their accounts, or none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
+from meshwright.errors import ConfigError
 from meshwright.host import Host
-from meshwright.ledger.account import OPENED, Account, Balance, Entry, Verdict, Window, renews_at
-from meshwright.ledger.desk import Desk
-from meshwright.ledger.scopes import (
-    EVERY,
-    account_of,
-    brought_by,
-    cheapened,
-    check,
-    exceeded,
-    keys_of,
-    only_key,
-    refuse_unknown,
+from meshwright.ledger.account import (
+    Account,
+    Balance,
+    LedgerEntry,
+    ReservationResult,
+    Window,
+    renews_at,
 )
-from meshwright.messages import Plain, new_id
-from meshwright.models.port import ModelRequest, ModelUnavailable
+from meshwright.ledger.client import AccountClient
+from meshwright.messages import Plain, derived_id, new_id
+from meshwright.models.port import BudgetExceeded, ModelRequest, ModelUnavailable, PriceUnknown
 from meshwright.money import ZERO, Amount, Budget
-from meshwright.work.protocol import DEFAULT_TENANT
+from meshwright.work.protocol import DEFAULT_TENANT, tenant_scoped
 
 MARGIN_SECONDS = 60.0  # after a call's own limit: clocks differ, and the last word takes its time
-MAX_LISTED = 1_000
-MAX_KEPT = 1_000
+MAX_CACHED = 1_000
+EXPENSIVE_TAGS = frozenset({"expensive", "medium"})
+"""The tags that a soft budget's cheaper tag takes the place of."""
+TASK_BUDGET = "budget_usd"
+"""The name of the budget that a task brings itself."""
+EVERY = "*"
 
-Estimate = Callable[[ModelRequest], Decimal | None]
+UpperBound = Callable[[ModelRequest], Decimal | None]
 """The most that a call may cost; None where nobody knows."""
 
 
@@ -69,10 +68,10 @@ class Budgets:
     """The budgets of a mesh. Raises ConfigError for two of one name, and for one that never applies."""
 
     def __init__(self, declared: Sequence[Budget], host: Host) -> None:
-        check(declared)
+        _check(declared)
         self._declared = tuple(declared)
         self._host = host
-        self._desks: dict[str, Desk] = {}
+        self._clients: dict[str, AccountClient] = {}
         self._under_way: set[str] = set()
         self._accounts: dict[tuple[str, str], Account] = {}
 
@@ -81,119 +80,117 @@ class Budgets:
         found = [
             self._account(budget, key)
             for budget in self._declared
-            for key in keys_of(budget.scope, request)
+            for key in _keys_of(budget.scope, request)
             if budget.of in (EVERY, key)
         ]
-        found += brought_by(request)
+        found += _inline_accounts(request)
         if len(found) < 2:
             return tuple(found)
         accounts = {account.id: account for account in reversed(found)}  # a declared one is the stronger
         return tuple(accounts[name] for name in sorted(accounts))
 
-    async def hold(self, request: ModelRequest, op: str, estimate: Estimate) -> Hold:
-        """Reserve the most that a call may cost with every budget that it is of, before it is made.
+    async def hold(self, request: ModelRequest, upper_bound: UpperBound) -> Hold:
+        """Reserve the most that a call may cost with every budget that it is charged to, before it is made.
 
-        `op` is the same when a call is repeated after a crash. Where a soft budget has no room the call goes
-        on with its cheaper tag. Raises BudgetExceeded or PriceUnknown, naming the hard budget that has none,
-        and HostError where an account cannot be asked; nothing is reserved then.
+        A call that is repeated after a crash takes its earlier reservation. Where a soft budget has no room
+        the call goes on with its cheaper tag. Raises BudgetExceeded or PriceUnknown, naming the hard budget
+        that has none, and HostError where an account cannot be asked; nothing is reserved then.
         """
+        op = _op_of(request)
         op = new_id() if op in self._under_way else op
-        hold = await self._reserve(Hold(request, op, "", None), estimate)
-        cheaper = cheapened(request, hold.cheaper_tag)
+        hold = await self._reserve(Hold(request, op, "", None), upper_bound)
+        cheaper = _downgraded(request, hold.cheaper_tag)
         if cheaper is request:
             return hold
         self.settle(hold, ZERO)
-        return await self._reserve(Hold(cheaper, op, hold.call, None), estimate)
+        return await self._reserve(Hold(cheaper, op, hold.call, None), upper_bound)
 
     def settle(self, hold: Hold, spent: Decimal | None) -> None:
-        """Say what a call cost, 0 where it cost nothing; None, where nobody knows, counts as the estimate."""
+        """Say what a call cost, 0 where it cost nothing; None, where nobody knows, counts as reserved."""
         if not hold.accounts:
             return
         cost = (hold.amount or ZERO) if spent is None else spent
-        entry = Entry(kind="settle", op=hold.op, call=hold.call, amount=cost)
+        entry = LedgerEntry(kind="settle", op=hold.op, call=hold.call, amount=cost)
         for account in hold.accounts:
-            self._desk(account).settle(entry)
+            self._client(account).settle(entry)
         self._under_way.discard(hold.op)
 
     async def settled(self) -> None:
         """Return once all that was settled so far is booked."""
-        for desk in list(self._desks.values()):
-            await desk.settled()
+        for client in list(self._clients.values()):
+            await client.settled()
 
-    async def views(self, log: EventLog, tenant_id: str | None = "default") -> list[BudgetView]:
-        """How the accounts stand: those of the budgets that name theirs, and the last that were opened.
+    async def views(
+        self, opened: Iterable[Account], tenant_id: str | None = DEFAULT_TENANT
+    ) -> list[BudgetView]:
+        """The accounts of the budgets that name theirs, and those `opened` whose budget still exists.
 
         A tenant sees no account of another one; None sees all.
         """
-        page = EventFilter(event_type=OPENED, order="desc", limit=MAX_LISTED)
-        opened = [Account.model_validate(event.payload) for event in await log.query(page)]
         named = [
-            account_of(budget, key) for budget in self._declared if (key := only_key(budget)) is not None
+            _account_of(budget, key) for budget in self._declared if (key := _only_key(budget)) is not None
         ]
         current = {budget.name: budget for budget in self._declared}
-        accounts = {each.id: each for each in named}
-        for each in opened:
-            budget = current.get(each.budget)
-            if budget is not None and budget.of == EVERY and budget.scope == each.scope:
-                accounts.setdefault(each.id, account_of(budget, each.key))
-            elif each.brought:
-                accounts.setdefault(each.id, each)
+        accounts = {account.id: account for account in named}
+        for account in opened:
+            budget = current.get(account.budget)
+            if budget is not None and budget.of == EVERY and budget.scope == account.scope:
+                accounts.setdefault(account.id, _account_of(budget, account.key))
+            elif account.inline:
+                accounts.setdefault(account.id, account)
         mine = [each for each in accounts.values() if tenant_id is None or _is_seen_by(each, tenant_id)]
-        return [await self._view(each) for each in mine]
+        return [await self._view(account) for account in mine]
 
-    async def _reserve(self, hold: Hold, estimate: Estimate) -> Hold:
+    async def _reserve(self, hold: Hold, upper_bound: UpperBound) -> Hold:
         accounts = self.applying(hold.request)
         if not accounts:
             return hold
-        amount, call = estimate(hold.request), hold.call or new_id()
+        amount, call = upper_bound(hold.request), hold.call or new_id()
         if amount is None:
-            refuse_unknown(hold.request, accounts)
-        until = self._until(hold.request)
-        entry = Entry(kind="reserve", op=hold.op, call=call, amount=amount or ZERO, until=until)
+            _refuse_unknown_price(hold.request, accounts)
+        limit = timedelta(seconds=hold.request.timeout_seconds + MARGIN_SECONDS)
+        until = (self._host.clock.now() + limit).timestamp()
+        entry = LedgerEntry(kind="reserve", op=hold.op, call=call, amount=amount or ZERO, until=until)
         self._under_way.add(hold.op)
         cheaper_tag: str | None = None
         asked: list[Account] = []
         try:
             for account in accounts:
                 asked.append(account)
-                verdict = await self._desk(account).reserve(entry)
-                self._check(account, entry, verdict)
-                if verdict.answer == "over":
+                result = await self._client(account).reserve(entry)
+                self._check(account, entry, result)
+                if result.answer == "over":
                     cheaper_tag = cheaper_tag or account.cheaper_tag
         except BaseException:  # also cancelled: whatever may have been reserved is released
             self.settle(Hold(hold.request, hold.op, call, amount, tuple(asked)), ZERO)
             raise
         return Hold(hold.request, hold.op, call, amount, accounts, cheaper_tag)
 
-    def _check(self, account: Account, entry: Entry, verdict: Verdict) -> None:
-        if verdict.answer == "crowded":
+    def _check(self, account: Account, entry: LedgerEntry, result: ReservationResult) -> None:
+        if result.answer == "crowded":
             raise ModelUnavailable(
-                f"budget {account.budget} ({account.key}) has too many calls under way",
-                remedy="try again when some have ended",
+                f"Budget {account.budget} ({account.key}) has too many calls under way",
+                remedy="Try again when some have ended",
             )
-        if verdict.answer == "refused":
-            raise exceeded(account, entry.amount, verdict, self._host.clock.now())
+        if result.answer == "refused":
+            raise _exceeded(account, entry.amount, result, self._host.clock.now())
 
-    def _until(self, request: ModelRequest) -> float:
-        limit = timedelta(seconds=request.timeout_seconds + MARGIN_SECONDS)
-        return (self._host.clock.now() + limit).timestamp()
+    def _client(self, account: Account) -> AccountClient:
+        client = self._clients.get(account.id)
+        if client is None:
+            client = self._clients[account.id] = AccountClient(self._host, account, self._close)
+        return client
 
-    def _desk(self, account: Account) -> Desk:
-        desk = self._desks.get(account.id)
-        if desk is None:
-            desk = self._desks[account.id] = Desk(self._host, account, self._close)
-        return desk
-
-    def _close(self, desk: Desk) -> None:
-        self._desks.pop(desk.account.id, None)
+    def _close(self, client: AccountClient) -> None:
+        self._clients.pop(client.account.id, None)
 
     def _account(self, budget: Budget, key: str) -> Account:
         """The account of a budget for one of its scope; made once, while there are not too many."""
         account = self._accounts.get((budget.name, key))
         if account is None:
-            if len(self._accounts) >= MAX_KEPT:
+            if len(self._accounts) >= MAX_CACHED:
                 self._accounts.clear()
-            account = self._accounts[budget.name, key] = account_of(budget, key)
+            account = self._accounts[budget.name, key] = _account_of(budget, key)
         return account
 
     async def _view(self, account: Account) -> BudgetView:
@@ -214,9 +211,133 @@ class Budgets:
         )
 
 
+def _check(declared: Sequence[Budget]) -> None:
+    """Raise ConfigError for budgets that cannot be what was meant."""
+    names = [budget.name for budget in declared]
+    for budget in declared:
+        problem = ""
+        if names.count(budget.name) > 1:
+            problem = "is declared twice"
+        elif budget.scope == "mesh" and budget.of not in (EVERY, "mesh"):
+            problem = f"is of the whole mesh, and names {budget.of!r}"
+        elif budget.hard and budget.cheaper_tag is not None:
+            problem = "is hard, and has a cheaper_tag, which only a soft one goes on with"
+        if problem:
+            raise ConfigError(
+                f"Budget {budget.name!r} {problem}", remedy="Correct it in mesh.toml", field="budgets"
+            )
+
+
+def _op_of(request: ModelRequest) -> str:
+    """What a call is reserved under: of a task's step always the same, else new."""
+    context = request.context
+    if context.task_id is None:
+        return new_id()
+    where = context.task_id, context.generation, context.attempt, context.step
+    return derived_id("call", request.user, context.tenant_id, *map(str, where))
+
+
+def _keys_of(scope: str, request: ModelRequest) -> Iterable[str]:
+    """Whom of a scope a call is by: nobody, one, or all its tags. Tenants share no thread and no task."""
+    context = request.context
+    tenant_id, thread_id, task_id = context.tenant_id, context.thread_id, context.task_id
+    keys = {
+        "mesh": ("mesh",),
+        "tenant": (tenant_id,),
+        "agent": (request.user,),
+        "tag": dict.fromkeys(request.tags),
+        "thread": (thread_id and tenant_scoped(tenant_id, thread_id),),
+        "task": (task_id and tenant_scoped(tenant_id, task_id),),
+    }
+    return [key for key in keys[scope] if key]
+
+
+def _only_key(budget: Budget) -> str | None:
+    """Whose a budget is, where it is of one."""
+    return "mesh" if budget.scope == "mesh" else None if budget.of == EVERY else budget.of
+
+
+def _account_of(budget: Budget, key: str, *, inline: bool = False, tenant_id: str | None = None) -> Account:
+    return Account(
+        budget=budget.name,
+        scope=budget.scope,
+        key=key,
+        limit_usd=budget.limit_usd,
+        window=budget.window,
+        hard=budget.hard,
+        cheaper_tag=budget.cheaper_tag,
+        inline=inline,
+        tenant_id=tenant_id,
+    )
+
+
+def _inline_accounts(request: ModelRequest) -> Iterator[Account]:
+    """The accounts of the budgets that a call brings: its task's own, and those of its caller's key.
+
+    A budget that names whose it is applies to every call that brings it, whichever agent makes the call.
+    """
+    context = request.context
+    tenant_id = context.tenant_id
+    for budget in context.budgets:
+        for key in _keys_of(budget.scope, request) if budget.of == EVERY else (budget.of,):
+            yield _account_of(budget, key, inline=True, tenant_id=tenant_id)
+    limits = [(above.task_id, above.limit_usd) for above in context.budgets_above]
+    if context.budget_usd is not None and context.task_id is not None:
+        limits.append((context.task_id, context.budget_usd))
+    for task_id, limit_usd in limits:
+        key = tenant_scoped(tenant_id, task_id)
+        yield Account(
+            budget=TASK_BUDGET, scope="task", key=key, limit_usd=limit_usd, inline=True, tenant_id=tenant_id
+        )
+
+
+def _downgraded(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
+    """The request with a cheaper tag in the place of expensive ones; the same one where nothing changes."""
+    if cheaper_tag is None or EXPENSIVE_TAGS.isdisjoint(request.tags):
+        return request
+    tags = tuple(dict.fromkeys(cheaper_tag if tag in EXPENSIVE_TAGS else tag for tag in request.tags))
+    return request.model_copy(update={"tags": tags})
+
+
+def _exceeded(account: Account, amount: Decimal, result: ReservationResult, now: datetime) -> BudgetExceeded:
+    """The error of a hard budget that has no room: which, how far it is, and when it renews."""
+    renews = renews_at(account.window, now)
+    again = (
+        "It never renews: raise its limit_usd"
+        if renews is None
+        else f"It renews at {renews:%Y-%m-%d %H:%M} UTC"
+    )
+    owner = "the mesh" if account.scope == "mesh" else f"{account.scope} {account.key}"
+    error = BudgetExceeded(
+        f"Budget {account.budget} of {owner} exceeded: {_usd(result.spent_usd)} of {_usd(account.limit_usd)} "
+        f"spent, {_usd(result.reserved_usd)} reserved; this call may cost up to {_usd(amount)}",
+        budget=account.budget,
+        remedy=again,
+    )
+    error.retry_after_seconds = None if renews is None else (renews - now).total_seconds()
+    return error
+
+
+def _usd(amount: Decimal) -> str:
+    """Dollars with two digits after the point, or as many as it takes."""
+    exponent = amount.normalize().as_tuple().exponent
+    return f"${amount:.{max(2, -int(exponent))}f}"
+
+
+def _refuse_unknown_price(request: ModelRequest, accounts: Iterable[Account]) -> None:
+    """Raise PriceUnknown where one of the accounts is of a hard budget."""
+    for account in accounts:
+        if account.hard:
+            raise PriceUnknown(
+                f"The price of model {request.model!r} is unknown, and budget {account.budget} is hard",
+                remedy="Set default_price in mesh.toml, or the deployment's price in litellm_config.yaml",
+                budget=account.budget,
+            )
+
+
 def _is_seen_by(account: Account, tenant_id: str) -> bool:
-    if account.scope in ("task", "thread") and not account.brought:
+    if account.scope in ("task", "thread") and not account.inline:
         owner, separator, _ = account.key.rpartition(":")
         return (owner if separator else DEFAULT_TENANT) == tenant_id
-    owner = account.key if account.scope == "tenant" else account.tenant_id if account.brought else tenant_id
+    owner = account.key if account.scope == "tenant" else account.tenant_id if account.inline else tenant_id
     return owner == tenant_id

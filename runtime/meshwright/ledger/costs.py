@@ -11,9 +11,9 @@ from typing import Any, Literal
 from meshwright.errors import InvalidInput
 from meshwright.events.filter import seconds
 from meshwright.events.log import EventLog
-from meshwright.ledger.calls import CALLED
 from meshwright.ledger.rows import COLUMNS, row_of
 from meshwright.messages import Event, Plain
+from meshwright.models.port import MODEL_CALLED
 from meshwright.money import ZERO, Amount, from_pico
 from meshwright.sql.database import Session
 
@@ -91,7 +91,7 @@ class CallProjection:
 
     name = "calls"
     version = 1
-    event_types: Collection[str] = (CALLED,)
+    event_types: Collection[str] = (MODEL_CALLED,)
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Write a row for each call."""

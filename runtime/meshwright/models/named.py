@@ -228,8 +228,8 @@ class _NamedPrices:
         self._named = named
         self._others = others
 
-    def most(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
-        return self._named.get(request.model, self._others).most(request, prompt_tokens)
+    def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
+        return self._named.get(request.model, self._others).upper_bound(request, prompt_tokens)
 
     def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
         return self._named.get(request.model, self._others).of_reply(reply, request)

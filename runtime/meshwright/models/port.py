@@ -6,9 +6,9 @@ Adapters make exactly one attempt: retries, and the deadline, belong to whoever 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 from pydantic import ConfigDict, Field
 
@@ -23,9 +23,16 @@ _UNSET: Any = Field(default=None, exclude_if=lambda value: value is None)
 _NO_BLOCKS: Any = Field(default=(), exclude_if=lambda blocks: not blocks)
 _BUDGETS = {"budget_usd", "budgets_above", "budgets"}
 
+MODEL_CALLED = "model.called"
+"""The event of a call; a `Call` is its payload."""
 CostSource = Literal["priced", "reported", "estimated", "unknown"]
 """Who says what a call cost: our price list for the tokens that were counted, whoever answered, our price
 list for tokens that were estimated, or nobody."""
+
+OutputMode = Literal["native", "tool", "prompted"]
+"""How a model is asked for an answer in a schema: by `response_format`, by a tool that it must call, or in
+the prompt."""
+OUTPUT_MODES: tuple[OutputMode, ...] = get_args(OutputMode)
 
 
 class ToolCall(Plain):
@@ -57,12 +64,52 @@ class ToolSpec(Plain):
     parameters: dict[str, Any]
 
 
+class Call(Plain):
+    """One call of a model, as the ledger has it. `user` is the agent that called.
+
+    `error` is the code of the error that ended it, `reason` its message. `cost_usd` is None where nobody
+    knows what the call cost, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts`
+    are those of the call, `attempt` is that of the task.
+    """
+
+    call_id: str = ""
+    model: str = ""
+    deployment: str | None = None
+    group: str = ""
+    tags: tuple[str, ...] = ()
+    user: str = ""
+    thread_id: str | None = None
+    tenant_id: str | None = None
+    usage: Usage = Usage()
+    cost_usd: Amount | None = None
+    cost_source: CostSource = "unknown"
+    cache_hit: bool = False
+    saved_usd: Amount | None = None
+    attempts: int = 1
+    outcome: Literal["ok", "failed", "cancelled"] = "ok"
+    error: str | None = None
+    reason: str | None = None
+    tool_calls: tuple[str, ...] = ()
+    latency_ms: float = 0.0
+    finish_reason: str | None = _UNSET
+    step: int | None = _UNSET
+    attempt: int | None = _UNSET
+
+    def payload(self) -> dict[str, Any]:
+        """The payload of `model.called`."""
+        return {**self.model_dump(mode="json"), "duration_ms": self.latency_ms}
+
+
+OnCall = Callable[[Call], None]
+"""Takes a call that has ended."""
+
+
 class CallContext(Plain):
     """Who makes a call and what for: budgets, ledger and cache go by it. What is not set is left out of JSON.
 
     `budget_usd` is what the task itself may cost, `budgets_above` are those of the tasks that it works for,
-    and `budgets` those of the caller's key, `key_id`. `mode` names how the request was adapted to a model
-    that had refused it.
+    and `budgets` those of the caller's key, `key_id`. `record` takes each call that is made, however it ends,
+    once; without it the ledger publishes the call by itself.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -79,7 +126,7 @@ class CallContext(Plain):
     step: int | None = _UNSET
     purpose: str | None = _UNSET
     key_id: str | None = _UNSET
-    mode: str | None = _UNSET
+    record: OnCall | None = Field(default=None, exclude=True, repr=False)
 
     def metadata(self) -> dict[str, Any]:
         """What a provider is told of a call: its ids, and no budget."""
@@ -89,8 +136,9 @@ class CallContext(Plain):
 class ModelRequest(Plain):
     """One call to a model.
 
-    `timeout_seconds` bounds the whole call, its retries included. `cache` is whether an answer from a cache
-    will do, where the mesh has one.
+    `output_mode` is how the model is asked first for an answer in the `response_schema`. `timeout_seconds`
+    bounds the whole call, its retries included. `cache` is whether an answer from a cache will do, where the
+    mesh has one.
     """
 
     model: str = "default"
@@ -101,6 +149,7 @@ class ModelRequest(Plain):
     tools: tuple[ToolSpec, ...] = ()
     tool_choice: Literal["auto", "required"] = "auto"
     response_schema: dict[str, Any] | None = None
+    output_mode: OutputMode = Field(default="native", exclude=True)
     temperature: float = 0.0
     max_tokens: int = 1024
     timeout_seconds: float = 120.0
@@ -114,8 +163,8 @@ class ModelReply(Plain):
 
     `deployment` names which of its group's did, where that is known. `cost_usd` is None where nobody knows
     the price, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts` are those of
-    the whole call. `tags` are those that it was made with, where they are not the request's. An adapter says
-    `estimated` where the provider did not count all tokens; the ledger estimates what is missing.
+    the whole call. An adapter says `estimated` where the provider did not count all tokens; the ledger
+    estimates what is missing.
     """
 
     content: str = ""
@@ -131,7 +180,6 @@ class ModelReply(Plain):
     attempts: int = 1
     latency_ms: float = 0.0
     finish_reason: str = "stop"
-    tags: tuple[str, ...] | None = None
 
     def message(self) -> ChatMessage:
         """The reply as a message of the conversation that goes on."""
@@ -173,7 +221,7 @@ class Model(Protocol):
 class PriceList(Protocol):
     """Says what calls cost; None where it does not know."""
 
-    def most(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
+    def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
         """The highest price of all that could answer a request."""
         ...
 

@@ -77,7 +77,7 @@ class Prices:
         default: Price | None,
         environment: Mapping[str, str] | None = None,
     ) -> Prices:
-        """Prices of a configuration; with an `environment` only its usable deployments count in `most`."""
+        """Prices of a configuration; only deployments usable in an `environment` count in `upper_bound`."""
         return cls(config, default, environment=environment)
 
     @classmethod
@@ -89,7 +89,7 @@ class Prices:
         """Read LiteLLM's list, which the first look-up does else (some 10 ms); for a thread."""
         self._listed()
 
-    def most(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
+    def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
         """The dearest price of all deployments that could answer, fallbacks included; None if one has none.
 
         Input and output may be of different deployments. Where the size of the prompt is not given it may be

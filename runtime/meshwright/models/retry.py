@@ -16,8 +16,8 @@ BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 8.0
 
 
-def ignore(request: ModelRequest, error: ModelError, delay_seconds: float) -> None:
-    """Tell nobody about a retry."""
+OnRetry = Callable[[ModelRequest, ModelError, float], None]
+"""Takes a request that is retried, the error of the last try, and the seconds until the next."""
 
 
 class Retrying:
@@ -25,7 +25,7 @@ class Retrying:
 
     Waits a random part of a doubling backoff (full jitter), and never less than a provider asked for. All
     tries and waits together stay within the request's `timeout_seconds`: a wait that would end after it is
-    not begun, the error is raised at once. `on_retry` hears of each retry before its wait.
+    not begun, the error is raised at once. `on_retry` is called before each wait.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Retrying:
         backoff_seconds: float = BACKOFF_SECONDS,
         max_backoff_seconds: float = MAX_BACKOFF_SECONDS,
         draw: Callable[[], float] = random.random,
-        on_retry: Callable[[ModelRequest, ModelError, float], None] = ignore,
+        on_retry: OnRetry | None = None,
     ) -> None:
         self.name = model.name
         self.model = model
@@ -61,7 +61,8 @@ class Retrying:
             except ModelError as error:
                 made += error.attempts
                 wakes = self._wake_after(error, tries, made, ends)
-                self.on_retry(request, error, (wakes - self.clock.now()).total_seconds())
+                if self.on_retry is not None:
+                    self.on_retry(request, error, (wakes - self.clock.now()).total_seconds())
             else:
                 return reply.model_copy(update={"attempts": made + reply.attempts}) if made else reply
             await self.clock.sleep_until(wakes)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import frontmatter
 import yaml
 from frontmatter.default_handlers import YAMLHandler
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from yaml.events import Event
 from yaml.nodes import MappingNode, Node, ScalarNode
 
@@ -26,11 +26,15 @@ EXPECTED = {
     "max_tokens": "write max_tokens as a whole number above 0, such as: max_tokens: 1024",
     "tags": "write tags as a list of at least one name, such as: tags: [default]",
     "cache": "write cache as true or false, such as: cache: false",
-    "structure": "write structure as native, tool or instruction, such as: structure: tool",
+    "structure": "write structure as native, tool or prompted, such as: structure: tool",
     "variables": "write variables as a list of lower-case names, such as: variables: [context]",
 }
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+def _renamed(structure: object) -> object:
+    return "prompted" if structure == "instruction" else structure  # as earlier versions called it
 
 
 class FrontMatter(BaseModel):
@@ -49,7 +53,7 @@ class FrontMatter(BaseModel):
     max_tokens: int = Field(default=1024, gt=0, le=1_000_000)
     tags: list[Tag] = Field(min_length=1, max_length=32)
     cache: bool = True
-    structure: Literal["native", "tool", "instruction"] = "native"
+    structure: Annotated[Literal["native", "tool", "prompted"], BeforeValidator(_renamed)] = "native"
     variables: list[VariableName] = Field(default_factory=list, max_length=32)
 
 

@@ -41,7 +41,7 @@ class Prompt:
     max_tokens: int
     tags: tuple[str, ...]
     cache: bool
-    structure: Literal["native", "tool", "instruction"]
+    structure: Literal["native", "tool", "prompted"]
     variables: tuple[str, ...]
     body: str
     pieces: tuple[str, ...]

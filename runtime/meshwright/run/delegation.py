@@ -6,7 +6,7 @@ from meshwright.agent import Agent
 from meshwright.envelope import ActorRef
 from meshwright.errors import ToolFailed
 from meshwright.messages import Parent, Task, TaskBudget, derived_id
-from meshwright.run.calls import Spent
+from meshwright.run.calls import RunUsage
 from meshwright.run.services import Services
 from meshwright.tracing import Span
 from meshwright.work import Work
@@ -35,7 +35,7 @@ def child_of(
     text: str,
     services: Services,
     span: Span,
-    spent: Spent,
+    usage: RunUsage,
 ) -> Task:
     """The task for another agent: the same each time that step of the work is run.
 
@@ -62,6 +62,6 @@ def child_of(
         chain=(*task.chain, work.dispatch.agent_id),
         created_at=services.clock.now(),
         traceparent=span.traceparent,
-        budget_usd=spent.left_of(task.budget_usd),
+        budget_usd=usage.left_of(task.budget_usd),
         budgets_above=(*task.budgets_above, *own),
     )

@@ -8,26 +8,28 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, overload
 
+from pydantic import BaseModel
+
 from meshwright import genai
 from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
 from meshwright.envelope import ActorRef
 from meshwright.errors import AgentError, DelegationFailed, InvalidInput, MemoryUnavailable, ToolFailed
 from meshwright.messages import MemoryScope, Outcome, Task, derived_id
-from meshwright.models.port import ChatMessage, EmptyReply, ModelReply, ToolCall, ToolSpec
-from meshwright.models.structure import ShapeT, settled
+from meshwright.models.port import ChatMessage, EmptyReply, ModelReply, ToolCall
+from meshwright.models.structure import ShapeT, parse_or_repair
 from meshwright.run.author import Calls, awaited, noted
-from meshwright.run.calls import ModelCalls, Spent, cut_off, is_cut_off
+from meshwright.run.calls import ModelCalls, RunUsage, cut_off, is_cut_off
 from meshwright.run.delegation import check_delegation, child_of
+from meshwright.run.events import context_events, tool_events
 from meshwright.run.question import question_of, summary_of
 from meshwright.run.repeats import Repeats
 from meshwright.run.services import Services
 from meshwright.run.setting import Preparation, Setting, scopes_of
-from meshwright.run.told import tell_context, tool_events
 from meshwright.tools.tool import Tool
 from meshwright.tracing import Span
 from meshwright.work import Journal, Suspended, Work
-from meshwright.work.journal import Told
+from meshwright.work.journal import ProgressEvent
 
 MAX_EMPTY = 2  # replies in a row that are asked for again
 ANSWER_NOW = "Answer now, with what you have; no more tools can be called."
@@ -68,9 +70,9 @@ class Run:
         return self._work.task
 
     @property
-    def spent(self) -> Spent:
+    def usage(self) -> RunUsage:
         """What its calls of models and its delegated tasks have cost so far, earlier claims included."""
-        return self._calls.spent
+        return self._calls.usage
 
     @property
     def suspended(self) -> Suspended | None:
@@ -98,9 +100,11 @@ class Run:
         is wrong.
         """
         setting = await self.prepare()
-        messages = _opening(setting, question_of(self.agent, self.task))
-        reply = await self._talk(setting, messages, shape)
-        return reply.content if shape is None else await self._settled(setting, messages, reply, shape)
+        talk = _Talk(self._services, setting, question_of(self.agent, self.task), shape, self.tools)
+        while not talk.is_over(reply := await self._calls.ask(setting, talk.messages, talk.specs, shape)):
+            if reply.tool_calls:
+                talk.end_turn(stuck=await self._call_tools(reply, talk))
+        return reply.content if shape is None else await self._parsed(setting, talk, reply, shape)
 
     @overload
     async def ask(self, prompt: str) -> str: ...
@@ -115,65 +119,19 @@ class Run:
         EmptyReply and ReplyCutOff as `converse` does.
         """
         setting = self._setting or await self.prepare()
-        messages = _opening(setting, prompt)
-        reply = await self._reply(setting, messages, (), shape)
-        return reply.content if shape is None else await self._settled(setting, messages, reply, shape)
+        talk = _Talk(self._services, setting, prompt, shape, None)
+        while not talk.is_over(reply := await self._calls.ask(setting, talk.messages, (), shape)):
+            pass  # an empty reply: it is asked again
+        return reply.content if shape is None else await self._parsed(setting, talk, reply, shape)
 
-    async def _talk(
-        self, setting: Setting, messages: list[ChatMessage], shape: type[ShapeT] | None
-    ) -> ModelReply:
-        """Let the model call tools until it answers; the messages grow with what is said."""
-        specs = tuple(tool.spec for tool in self.tools.values())
-        repeats, stuck = Repeats(self._services.max_repeats), False
-        for _ in range(self._services.max_steps):
-            reply = await self._reply(setting, messages, specs, shape)
-            if not reply.tool_calls:
-                return reply
-            messages.append(reply.message())
-            stuck = await self._call_tools(reply.tool_calls, messages, repeats)
-            if stuck:
-                break
-        messages.append(ChatMessage(role="user", content=ANSWER_NOW))
-        reply = await self._reply(setting, messages, (), shape)
-        if not reply.content and shape is None:
-            raise ToolFailed(
-                "the model calls tools and never answers",
-                remedy=f"Raise {'max_repeats' if stuck else 'max_steps'}, or say in its prompt when to stop",
-            )
-        return reply
-
-    async def _reply(
-        self,
-        setting: Setting,
-        messages: list[ChatMessage],
-        specs: tuple[ToolSpec, ...],
-        shape: type[ShapeT] | None,
-    ) -> ModelReply:
-        """The model's reply; an empty one is asked for again. Raises EmptyReply and ReplyCutOff.
-
-        An answer in a shape that is empty or cut off is told so with what else is wrong with it.
-        """
-        for _ in range(1 + MAX_EMPTY):
-            reply = await self._calls.ask(setting, messages, specs, shape)
-            if is_cut_off(reply, shape):
-                raise cut_off(reply, setting)
-            if reply.tool_calls or reply.content.strip() or shape is not None:
-                return reply
-            messages.append(ChatMessage(role="user", content=REPLY_WAS_EMPTY))
-        raise EmptyReply(
-            f"{reply.model or setting.model} gave neither text nor a tool call, {1 + MAX_EMPTY} times",
-            remedy="Raise max_tokens in the prompt file, since reasoning counts, or name another model",
-        )
-
-    async def _call_tools(
-        self, calls: Sequence[ToolCall], messages: list[ChatMessage], repeats: Repeats
-    ) -> bool:
+    async def _call_tools(self, reply: ModelReply, talk: _Talk) -> bool:
         """Call tools one after another, and add the results; returns whether they lead nowhere any more."""
+        talk.messages.append(reply.message())
         stuck = False
-        for call in calls:
-            content = NOT_CALLED if stuck else await self._call_tool(call, repeats)
-            stuck = stuck or repeats.add(call, content)
-            messages.append(ChatMessage(role="tool", content=content, tool_call_id=call.id))
+        for call in reply.tool_calls:
+            content = NOT_CALLED if stuck else await self._call_tool(call, talk.repeats)
+            stuck = stuck or talk.repeats.add(call, content)
+            talk.messages.append(ChatMessage(role="tool", content=content, tool_call_id=call.id))
         return stuck
 
     @noted
@@ -181,14 +139,12 @@ class Run:
         """Recall memories and history, compress them into the context, and fill in the prompt."""
         request = {"task_id": self.task.task_id}
         step = self._journal.step_number + 1
-        preparation = Preparation(self._services, self.agent, self._ref, self._work, self._span, step)
-        with self.spent.counting():
-            setting: Setting = await self._journal.step(
-                "context", request, preparation.setting, shape=Setting, costly=False, tell=tell_context
-            )
-        if setting.compression is not None:
-            self._calls.count(setting.compression)
-            await self._journal.confirm()
+        preparation = Preparation(
+            self._services, self.agent, self._ref, self._work, self._span, step, self._calls.record
+        )
+        setting: Setting = await self._journal.step(
+            "context", request, preparation.setting, shape=Setting, costly=False, tell=context_events
+        )
         self._setting = setting
         return setting
 
@@ -217,10 +173,9 @@ class Run:
             )
         check_delegation(self.agent, self.task, agent_id, self._services.max_chain)
         step = self._journal.step_number + 1
-        child = child_of(self._work, self._ref, step, agent_id, text, self._services, self._span, self.spent)
+        child = child_of(self._work, self._ref, step, agent_id, text, self._services, self._span, self.usage)
         answer = await self._journal.wait("delegate", {"agent_id": agent_id, "text": text}, child)
-        outcome = Outcome.model_validate(answer)
-        self._calls.count(outcome)
+        outcome = Outcome.model_validate(answer)  # its cost is counted with the journal
         self._has_waited = True
         if not outcome.success:
             reason = outcome.error.message if outcome.error is not None else outcome.status
@@ -246,13 +201,9 @@ class Run:
         await self._services.memory.remember(item)
         return f"Remembered for {scope}."
 
-    async def count_earlier(self) -> None:
-        """Count what earlier claims have spent; to be called before the run."""
-        await self._calls.count_earlier()
-
-    async def leave_behind(self) -> None:
-        """Note what a stop of the mesh has broken off, for whoever goes on with the task."""
-        await self._calls.leave_behind()
+    async def confirm(self) -> None:
+        """Return once all that the run has journaled is durable."""
+        await self._journal.confirm()
 
     def history(self, answer: str) -> tuple[dict[str, Any], ...]:
         """What the thread is to keep of this run; nothing where nobody asked for a thread.
@@ -266,13 +217,11 @@ class Run:
             {"role": "assistant", "content": answer or self._answer, "task_id": self.task.task_id},
         )
 
-    async def _settled(
-        self, setting: Setting, messages: list[ChatMessage], reply: ModelReply, shape: type[ShapeT]
-    ) -> ShapeT:
-        def ask(talk: Sequence[ChatMessage]) -> Awaitable[ModelReply]:
-            return self._calls.ask(setting, talk, (), shape)
+    async def _parsed(self, setting: Setting, talk: _Talk, reply: ModelReply, shape: type[ShapeT]) -> ShapeT:
+        def ask(messages: Sequence[ChatMessage]) -> Awaitable[ModelReply]:
+            return self._calls.ask(setting, messages, (), shape)
 
-        answer = await settled(shape, reply, messages, ask)
+        answer = await parse_or_repair(shape, reply, talk.messages, ask)
         self._answer = answer.model_dump_json(by_alias=True)
         return answer
 
@@ -286,10 +235,10 @@ class Run:
         started = time.perf_counter()
         self._has_waited = False
 
-        def tell(result: dict[str, Any]) -> list[Told]:
+        def tell(result: dict[str, Any]) -> list[ProgressEvent]:
             events = tool_events(call, result, None if self._has_waited else started)
             if repeats.times(call, _content(result)) == repeats.most:
-                events.append(("tool.repeated", {"tool": call.name, "times": repeats.most}))
+                events.append(ProgressEvent("tool.repeated", {"tool": call.name, "times": repeats.most}))
             return events
 
         result = await self._journal.step(
@@ -318,12 +267,66 @@ class Run:
                 return {"value": None, "error": str(error)}
 
 
-def _opening(setting: Setting, question: str) -> list[ChatMessage]:
-    """What a talk with the model begins with."""
-    return [
-        ChatMessage(role="system", content=setting.system),
-        ChatMessage(role="user", content=question),
-    ]
+class _Talk:
+    """What a run says to the model for one answer: messages, and the tools that it may still call."""
+
+    def __init__(
+        self,
+        services: Services,
+        setting: Setting,
+        question: str,
+        shape: type[BaseModel] | None,
+        tools: Mapping[str, Tool] | None,
+    ) -> None:
+        self.messages = [
+            ChatMessage(role="system", content=setting.system),
+            ChatMessage(role="user", content=question),
+        ]
+        self.specs = tuple(tool.spec for tool in (tools or {}).values())
+        self.repeats = Repeats(services.max_repeats)
+        self._setting = setting
+        self._shape = shape
+        self._may_call = tools is not None
+        self._turns_left = services.max_steps
+        self._empty = 0
+        self._limit = ""
+
+    def is_over(self, reply: ModelReply) -> bool:
+        """Whether a reply is the answer; an empty one is to be asked for again.
+
+        Raises ReplyCutOff and EmptyReply, and ToolFailed for no answer without tools. An answer in a shape
+        that is empty or cut off is repaired with what else is wrong with it.
+        """
+        if is_cut_off(reply, self._shape):
+            raise cut_off(reply, self._setting)
+        if not (reply.tool_calls or reply.content.strip() or self._shape is not None):
+            self._ask_again(reply)
+            return False
+        self._empty = 0
+        if self._limit and not reply.content and self._shape is None:
+            raise ToolFailed(
+                "the model calls tools and never answers",
+                remedy=f"Raise {self._limit}, or say in its prompt when to stop",
+            )
+        return bool(self._limit) or not (reply.tool_calls and self._may_call)
+
+    def end_turn(self, *, stuck: bool) -> None:
+        """Count a turn of tools; after the last, or where they lead nowhere, only an answer will do."""
+        self._turns_left -= 1
+        if stuck or not self._turns_left:
+            self._limit = "max_repeats" if stuck else "max_steps"
+            self.specs = ()
+            self.messages.append(ChatMessage(role="user", content=ANSWER_NOW))
+
+    def _ask_again(self, reply: ModelReply) -> None:
+        self._empty += 1
+        if self._empty > MAX_EMPTY:
+            model = reply.model or self._setting.model
+            raise EmptyReply(
+                f"{model} gave neither text nor a tool call, {self._empty} times",
+                remedy="Raise max_tokens in the prompt file, since reasoning counts, or name another model",
+            )
+        self.messages.append(ChatMessage(role="user", content=REPLY_WAS_EMPTY))
 
 
 def _content(result: Any) -> str:

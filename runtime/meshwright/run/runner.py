@@ -15,7 +15,8 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.messages import Fault, Outcome, OutcomeStatus
 from meshwright.run.author import fault_of, result_of
-from meshwright.run.run import Run, Spent
+from meshwright.run.calls import RunUsage
+from meshwright.run.run import Run
 from meshwright.run.services import Services
 from meshwright.tools.tool import Tool
 from meshwright.tracing import Span
@@ -60,7 +61,6 @@ class Runner:
         ) as span:
             bound = self._agents[ref.type]
             run = Run(self._services, bound.agent, bound.tools, ref, work, journal, span)
-            await run.count_earlier()
             return await self._finish(run, work, span)
 
     async def _finish(self, run: Run, work: Work, span: Span) -> Completed:
@@ -77,7 +77,7 @@ class Runner:
             if is_no_outcome(error):
                 raise
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
-                await self._leave_behind(run, work)
+                await self._confirm(run, work)
                 raise
             if isinstance(error, AgentError) or not isinstance(error, MeshError):
                 logger.exception("agent %s failed on task %s", run.agent_id, work.task.task_id)
@@ -86,13 +86,14 @@ class Runner:
             result = None
             span.fail(fault.type)
         seconds = work.seconds + time.perf_counter() - started
-        outcome = self._outcome(work, run.spent, status, result, fault, seconds)
+        outcome = self._outcome(work, run.usage, status, result, fault, seconds)
         history = run.history(outcome.text) if outcome.success else ()
         return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome, history=history)
 
-    async def _leave_behind(self, run: Run, work: Work) -> None:
+    async def _confirm(self, run: Run, work: Work) -> None:
+        """Wait until what a stop has broken off is durable: whoever goes on with the task pays for it."""
         try:
-            await run.leave_behind()
+            await run.confirm()
         except HostError as lost:  # the work is another's by now, or nobody's: that matters more
             logger.warning("task %s does not pay for a call broken off: %s", work.task.task_id, lost)
 
@@ -112,7 +113,7 @@ class Runner:
         if run.suspended is None:
             return result
         seconds = work.seconds + time.perf_counter() - started
-        known = {"seconds": seconds, "usage": run.spent.usage, "cost_usd": run.spent.cost_usd}
+        known = {"seconds": seconds, "usage": run.usage.usage, "cost_usd": run.usage.cost_usd}
         raise Suspended(run.suspended.suspend.model_copy(update=known))
 
     async def _result(self, run: Run) -> dict[str, Any] | None:
@@ -133,7 +134,7 @@ class Runner:
     def _outcome(
         self,
         work: Work,
-        spent: Spent,
+        usage: RunUsage,
         status: OutcomeStatus,
         result: dict[str, Any] | None,
         fault: Fault | None,
@@ -148,10 +149,10 @@ class Runner:
             result=result,
             error=fault,
             duration_ms=round(seconds * 1000, 3),
-            model=spent.model,
-            finish_reason=spent.finish_reason,
-            usage=spent.usage,
-            cost_usd=spent.cost_usd,
+            model=usage.model,
+            finish_reason=usage.finish_reason,
+            usage=usage.usage,
+            cost_usd=usage.cost_usd,
             completed_at=self._services.clock.now(),
             generation=work.task.generation,
             attempt=work.dispatch.attempt,

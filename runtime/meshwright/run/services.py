@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from meshwright.clock import Clock
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
 from meshwright.host import Host
 from meshwright.models.port import Model
-from meshwright.models.structure import Ways
 from meshwright.prompts import Prompts
 from meshwright.tracing import NoTracing, Tracing
 
@@ -33,4 +32,3 @@ class Services:
     max_memory_tokens: int = 400
     trace_content: bool = False
     stream: bool = True
-    ways: Ways = field(default_factory=Ways)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
 from meshwright.context.request import CompressResponse, context_request
 from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, MemoryUnavailable
-from meshwright.ledger.calls import Call
 from meshwright.messages import MemoryScope, Task
-from meshwright.models.port import CallContext
-from meshwright.models.structure import Way
+from meshwright.models.port import CallContext, OnCall, OutputMode
 from meshwright.run.question import summary_of
 from meshwright.run.services import Services
 from meshwright.tracing import Span
@@ -23,6 +21,10 @@ from meshwright.work import Work
 from meshwright.work.thread import HISTORY
 
 MAX_HISTORY = 20  # entries of the thread that a run looks back on
+
+
+def _renamed(mode: object) -> object:
+    return "prompted" if mode == "instruction" else mode  # as earlier versions called it
 
 
 class Setting(BaseModel):
@@ -34,7 +36,7 @@ class Setting(BaseModel):
     max_tokens: int
     tags: tuple[str, ...]
     cache: bool = True
-    structure: Way = "native"
+    structure: Annotated[OutputMode, BeforeValidator(_renamed)] = "native"
     memories: int = 0
     memory_tokens: int = 0
     memory_error: str | None = None
@@ -43,14 +45,20 @@ class Setting(BaseModel):
     output_tokens: int = 0
     validation_passed: bool = True
     error: str | None = None
-    compression: Call | None = None
 
 
 class Preparation:
     """Makes the setting of a run, in that step of it."""
 
     def __init__(
-        self, services: Services, agent: Agent, ref: ActorRef, work: Work, span: Span, step: int
+        self,
+        services: Services,
+        agent: Agent,
+        ref: ActorRef,
+        work: Work,
+        span: Span,
+        step: int,
+        record: OnCall,
     ) -> None:
         self._services = services
         self._agent = agent
@@ -58,6 +66,7 @@ class Preparation:
         self._work = work
         self._span = span
         self._step = step
+        self._record = record
         self._task = work.task
         self._agent_id = agent.agent_id
 
@@ -96,7 +105,6 @@ class Preparation:
             output_tokens=context.stats.output_tokens,
             validation_passed=context.validation_passed,
             error=context.error,
-            compression=context.call,
         )
 
     async def _recall(self) -> list[MemoryItem]:
@@ -125,7 +133,7 @@ class Preparation:
             request,
             tenant_id=self._task.tenant_id,
             traceparent=self._span.traceparent,
-            context=call_context(self._work, self._agent_id, self._step),
+            context=call_context(self._work, self._agent_id, self._step, self._record),
         )
 
     async def _thread_history(self) -> list[dict[str, Any]]:
@@ -137,7 +145,7 @@ class Preparation:
         return [record.value for record in records]
 
 
-def call_context(work: Work, agent_id: str, step: int) -> CallContext:
+def call_context(work: Work, agent_id: str, step: int, record: OnCall) -> CallContext:
     """Whose a call of a model is: what budgets, ledger and cache know it by."""
     task = work.task
     return CallContext(
@@ -151,6 +159,7 @@ def call_context(work: Work, agent_id: str, step: int) -> CallContext:
         generation=task.generation,
         attempt=work.dispatch.attempt,
         step=step,
+        record=record,
     )
 
 

@@ -7,11 +7,12 @@ of the steps that its journal holds; one that asks for something else at that nu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
@@ -19,14 +20,22 @@ from pydantic_core import from_json, to_json
 from meshwright import topics
 from meshwright.encoding import as_json
 from meshwright.envelope import ActorRef, Record
-from meshwright.errors import AgentError, ReplayMismatch, ToolFailed
+from meshwright.errors import AgentError, HostError, ReplayMismatch, ToolFailed
 from meshwright.host import RECORD_GAP, Host
 from meshwright.messages import Event, Task, trace_id_of
 from meshwright.work.protocol import Suspend, Work
 from meshwright.work.waits import Wait
 
-Told = tuple[str, dict[str, Any]]
-"""A progress event: its type and its payload."""
+
+class ProgressEvent(NamedTuple):
+    """An event of a step. Without an `id` it is known by its number in the step."""
+
+    event_type: str
+    payload: dict[str, Any]
+    id: str | None = None
+
+
+logger = logging.getLogger("meshwright.work")
 
 WITHIN: ContextVar[tuple[Journal, int] | None] = ContextVar("WITHIN", default=None)
 """The step that the code is within. Code that another task runs is within it too."""
@@ -65,6 +74,21 @@ class Step:
         return {"kind": self.kind, "hash": self.request_hash}
 
 
+class OpenStep:
+    """A step under way: its result, and the events and calls that commit with it."""
+
+    def __init__(self, *, is_replayed: bool = False, result: Any = None) -> None:
+        self.is_replayed = is_replayed
+        self.result = result
+        self.events: list[ProgressEvent] = []
+        self.calls: list[dict[str, Any]] = []
+
+    def finish(self, result: Any, events: Sequence[ProgressEvent] = ()) -> None:
+        """Set the result, and add events of it."""
+        self.result = result
+        self.events += events
+
+
 LEAVE = Step(0, "begin anew", None, "")
 """Before the first step: a person's leave to repeat what may not be."""
 
@@ -79,8 +103,13 @@ class Journal:
     `suspended` is what unwinds the run once it has to wait, also where the agent's code catches it.
     """
 
-    def __init__(self, host: Host, ref: ActorRef, work: Work, records: list[Record]) -> None:
+    def __init__(
+        self, host: Host, ref: ActorRef, work: Work, records: list[Record], orphans: list[Record]
+    ) -> None:
         self.suspended: Suspended | None = None
+        self._earlier = [record.value for record in (*records, *orphans)]
+        self._last_orphan = len(orphans)
+        self._opened: OpenStep | None = None
         self._host = host
         self._ref = ref
         self._work = work
@@ -95,7 +124,10 @@ class Journal:
     @classmethod
     async def open(cls, host: Host, ref: ActorRef, work: Work) -> Journal:
         """Read what earlier claims of the attempt left."""
-        return cls(host, ref, work, await host.records(ref, work.stream) if work.journaled else [])
+        if not work.journaled:
+            return cls(host, ref, work, [], [])
+        records = await host.records(ref, work.stream)
+        return cls(host, ref, work, records, await host.records(ref, work.orphaned_calls))
 
     @property
     def step_number(self) -> int:
@@ -111,35 +143,69 @@ class Journal:
         shape: type[BaseModel] | None = None,
         repeatable: bool = True,
         costly: bool = True,
-        tell: Callable[[Any], Sequence[Told]] = lambda result: (),
+        tell: Callable[[Any], Sequence[ProgressEvent]] = lambda result: (),
     ) -> Any:
         """Run a step, or return what it gave before: plain JSON data, or a model of the given `shape`.
+
+        `tell` makes progress events of the result, which commit with it. See `open_step`.
+        """
+        async with self.open_step(kind, request, repeatable=repeatable, costly=costly) as step:
+            if not step.is_replayed:
+                result = await (run() if repeatable else self._run_once(run))
+                if shape is None:
+                    result = from_json(to_json(result))
+                step.finish(result, tell(result))
+            elif shape is not None:
+                return shape.model_validate(step.result)
+        return step.result
+
+    @asynccontextmanager
+    async def open_step(
+        self, kind: str, request: Any, *, repeatable: bool = True, costly: bool = True
+    ) -> AsyncIterator[OpenStep]:
+        """Begin a step: one that was journaled before has its result, another gets it by `finish`.
 
         A step that is not `repeatable` journals its intent first. Found with an intent and no result it is
         not run again, since it may have happened: the run waits for a person to say what came of it.
         One that is not `costly` need not be durable before the next starts: it is run again for nothing.
-        `tell` makes progress events of the result, which commit with it.
+        Where the block raises there is no step; only the calls that were made in it are recorded.
         """
         step = self._next(kind, request)
         if step.result in self._known:
-            known = self._replayed(step)
-            return shape.model_validate(known) if shape else known
+            yield OpenStep(is_replayed=True, result=self._replayed(step))
+            return
         if is_intent(self._known.get(step.intent)):
             self._check_road(step, self._known[step.intent])
             raise self._waits(self._ask_person(step))
-        with self._within(step):
+        with self._within(step) as opened:
             if repeatable:
                 self._fill_gap(step)
             else:
                 self._write(step.intent, step.stamp, (), costly=True)
             if costly:
                 await self._confirm_costly()
-            result = await (run() if repeatable else self._run_once(run))
-        if shape is None:
-            result = from_json(to_json(result))
-        events = [self._event(step, n, told) for n, told in enumerate(tell(result), start=1)]
-        self._write(step.result, {**step.stamp, "result": result, "last": self._step}, events, costly=costly)
-        return result
+            yield opened
+            events = [self._event(step.number, n, event) for n, event in enumerate(opened.events, start=1)]
+            value = {**step.stamp, "result": opened.result, "last": self._step}
+            if opened.calls:
+                value["calls"] = opened.calls
+            self._write(step.result, value, events, costly=costly or bool(opened.calls))
+
+    def add_call(self, call: dict[str, Any], event: ProgressEvent) -> None:
+        """Record what a call of the step under way has cost, and publish an event of it.
+
+        Both commit with the step, or at once where there is none, or it fails.
+        """
+        opened = self._opened or OpenStep()
+        opened.calls.append(call)
+        opened.events.append(event)
+        if self._opened is None:
+            self._write_orphans(self._step, opened)
+
+    @property
+    def earlier(self) -> list[dict[str, Any]]:
+        """The records of earlier claims: those of steps, and of calls whose step was never journaled."""
+        return self._earlier
 
     async def wait(self, kind: str, request: Any, child: Task | None = None, *, reason: str = "") -> Any:
         """Return the answer to a question, or suspend the run until there is one.
@@ -172,14 +238,29 @@ class Journal:
         return Step(self._step, kind, request, hash_of(request))
 
     @contextmanager
-    def _within(self, step: Step) -> Iterator[None]:
-        outer, self._under_way = self._under_way, step.number
+    def _within(self, step: Step) -> Iterator[OpenStep]:
+        outer, outer_opened = self._under_way, self._opened
+        self._under_way, self._opened = step.number, OpenStep()
         token = WITHIN.set((self, step.number))
+        opened = self._opened
         try:
-            yield
+            yield opened
+        except BaseException:  # also cancelled: what its calls have cost is known all the same
+            if opened.calls:
+                self._write_orphans(step.number, opened)
+            raise
         finally:
             WITHIN.reset(token)
-            self._under_way = outer
+            self._under_way, self._opened = outer, outer_opened
+
+    def _write_orphans(self, step: int, opened: OpenStep) -> None:
+        self._last_orphan += 1
+        record = Record(self._ref, self._work.orphaned_calls, self._last_orphan, {"calls": opened.calls})
+        events = [self._event(step, n, event) for n, event in enumerate(opened.events, start=1) if event.id]
+        try:
+            self._queued = self._host.append(record, events)
+        except HostError as lost:  # the work is another's by now, or nobody's: the error itself matters more
+            logger.warning("Task %s does not pay for a call broken off: %s", self._work.task.task_id, lost)
 
     async def _run_once(self, run: Callable[[], Awaitable[Any]]) -> Any:
         outer, self._running_once = self._running_once, True
@@ -211,12 +292,11 @@ class Journal:
         if step.intent - self._last_record >= RECORD_GAP - 2:
             self._write(step.intent, {**step.stamp, "repeatable": True}, (), costly=True)
 
-    def _event(self, step: Step, n: int, told: Told) -> Event:
-        event_type, payload = told
+    def _event(self, step: int, n: int, event: ProgressEvent) -> Event:
         task = self._work.task
         return Event(
-            id=f"{self._ref}/{self._work.stream}/{step.number}.{n}",
-            event_type=event_type,
+            id=f"{self._ref}/{event.id or f'{self._work.stream}/{step}.{n}'}",
+            event_type=event.event_type,
             topic=topics.TASK_PROGRESS,
             time=self._host.clock.now(),
             tenant_id=task.tenant_id,
@@ -226,7 +306,7 @@ class Journal:
             traceparent=task.traceparent,
             aggregate_id=str(self._ref),
             payload=as_json(
-                self._ref, {"step": step.number, "attempt": self._work.dispatch.attempt, **payload}
+                self._ref, {"step": step, "attempt": self._work.dispatch.attempt, **event.payload}
             ),
         )
 

@@ -93,8 +93,8 @@ class Work(Grant):
         return steps_stream(self.task_id, self.generation, self.attempt)
 
     @property
-    def left_behind(self) -> str:
-        """The stream of records that says what claims of the attempt left behind, which no step tells."""
+    def orphaned_calls(self) -> str:
+        """The stream of records of calls that claims of the attempt made in steps that never ended."""
         return f"{self.stream}/left-behind"
 
 

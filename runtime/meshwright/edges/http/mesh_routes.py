@@ -117,7 +117,7 @@ async def list_budgets(mesh: MeshDep, caller: CallerDep) -> BudgetList:
 
     A budget that each of a scope has for itself is shown for the last 1,000 of whom a call was made.
     """
-    return BudgetList(items=await mesh.budgets.views(mesh.log, visible_spender(caller)))
+    return BudgetList(items=await mesh.budget_views(visible_spender(caller)))
 
 
 @router.post(

@@ -126,9 +126,8 @@ async def _take(turn: asyncio.Lock, timeout_seconds: float) -> None:
             await turn.acquire()
     except TimeoutError:
         raise _too_late() from None
-    except asyncio.CancelledError as error:
-        error.__dict__["attempts"] = 0  # no call was made, so nothing is to be paid
-        raise
+    except asyncio.CancelledError:
+        raise asyncio.CancelledError from _too_late()  # which says that no call was made
 
 
 def _too_late() -> ModelTimeout:

@@ -1,0 +1,251 @@
+"""Adapts requests to what a model can do: output modes for answers in a schema, and tools in the prompt.
+
+A model sees plain requests. What it refuses, which costs nothing, is asked for in the next form, and that is
+remembered for its group and tags. The outermost wrapper of a model: every form is a call of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json, to_json
+
+from meshwright.messages import new_id
+from meshwright.models.port import (
+    OUTPUT_MODES,
+    ChatMessage,
+    Model,
+    ModelRefused,
+    ModelReply,
+    ModelRequest,
+    OnDelta,
+    OutputMode,
+    ToolCall,
+    ToolSpec,
+    Unsupported,
+)
+from meshwright.models.repair import repaired
+
+ANSWER_TOOL = "final_answer"
+REJECTED = frozenset({400, 422})
+"""Statuses of a request that is refused as such, whatever it is about it."""
+HOW_TO_CALL = """\
+You can call tools. To call one or several, answer with one JSON object of this form, and nothing else:
+{"tool_calls": [{"name": "<name of the tool>", "arguments": {<its arguments>}}]}
+The results are in the next message. If you need no tool, answer in words.
+These are the tools, each with the JSON schema of its arguments:
+"""
+
+_Key = tuple[str, tuple[str, ...]]
+
+
+class _Form(NamedTuple):
+    """How a request is made: in an output mode, None for text, and with its tools in the prompt or not."""
+
+    mode: OutputMode | None
+    prompted_tools: bool = False
+
+
+class Adapted:
+    """A model that takes every request, as far as it can be put in another form.
+
+    Of an answer in a schema the reply's content is the JSON, unchecked. A stream is passed on but for
+    answers by a tool and for tools in the prompt, which may be calls.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.name = model.name
+        self.model = model
+        self._modes: dict[_Key, OutputMode] = {}
+        self._without_tools: set[_Key] = set()
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Make the call, in the next form where one is refused. Raises ModelError."""
+        key = request.model, request.tags
+        form = first = self._first(request, key)
+        while True:
+            asked = _adapted(request, form)
+            try:
+                reply = await self.model.complete(asked, on_delta if _streams(request, form) else None)
+            except ModelRefused as refusal:
+                following = self._next(request, form, refusal, key)
+                if following is None:
+                    raise
+                form = following
+            else:
+                self._remember(first, form, key)
+                return _read(reply, form, request)
+
+    async def close(self) -> None:
+        """Close the model."""
+        await self.model.close()
+
+    def _first(self, request: ModelRequest, key: _Key) -> _Form:
+        if request.response_schema is None:
+            return self._form(request, None, key)
+        first = self._modes.get(key, request.output_mode)
+        return self._form(request, next(_modes(request, first)), key)
+
+    def _form(self, request: ModelRequest, mode: OutputMode | None, key: _Key) -> _Form:
+        return _Form(mode, key in self._without_tools and _can_prompt(request, mode))
+
+    def _next(self, request: ModelRequest, form: _Form, refusal: ModelRefused, key: _Key) -> _Form | None:
+        no_tools = isinstance(refusal, Unsupported) and refusal.what == "tools"
+        if no_tools and not form.prompted_tools and _can_prompt(request, form.mode):
+            return _Form(form.mode, prompted_tools=True)
+        if form.mode is None or not _may_be_of_the_mode(refusal):
+            return None
+        _, *others = _modes(request, form.mode)
+        others = [mode for mode in others if not (no_tools and mode == "tool")]
+        return self._form(request, others[0], key) if others else None
+
+    def _remember(self, first: _Form, form: _Form, key: _Key) -> None:
+        if form.prompted_tools:
+            self._without_tools.add(key)
+        if form.mode is not None and form.mode != first.mode:
+            self._modes[key] = form.mode
+
+
+def _modes(request: ModelRequest, first: OutputMode) -> Iterator[OutputMode]:
+    """The modes from the first on; not by a tool where the request has one of that name itself."""
+    taken = any(tool.name == ANSWER_TOOL for tool in request.tools)
+    modes = OUTPUT_MODES[OUTPUT_MODES.index(first) :]
+    return (mode for mode in modes if not (taken and mode == "tool"))
+
+
+def _may_be_of_the_mode(refusal: ModelRefused) -> bool:
+    """Whether another mode may do; not where the context is too long, or the model is not found."""
+    if isinstance(refusal, Unsupported):
+        return True
+    return type(refusal) is ModelRefused and refusal.answered in REJECTED
+
+
+def _can_prompt(request: ModelRequest, mode: OutputMode | None) -> bool:
+    """Whether a request has tools, or tells of calls, and an answer in words can be a call as well."""
+    has_calls = any(message.role == "tool" or message.tool_calls for message in request.messages)
+    if not (request.tools or has_calls) or mode == "tool" or request.tool_choice != "auto":
+        return False
+    return mode != "native" or not request.tools
+
+
+def _streams(request: ModelRequest, form: _Form) -> bool:
+    return form.mode != "tool" and not (form.prompted_tools and request.tools)
+
+
+def _adapted(request: ModelRequest, form: _Form) -> ModelRequest:
+    request = _in_mode(request, form.mode)
+    return _with_prompted_tools(request) if form.prompted_tools else request
+
+
+def _in_mode(request: ModelRequest, mode: OutputMode | None) -> ModelRequest:
+    """A request that asks for its `response_schema` in a mode."""
+    schema = request.response_schema
+    if mode is None or mode == "native" or schema is None:
+        return request
+    if mode == "tool":
+        answer = ToolSpec(name=ANSWER_TOOL, description="Give the answer.", parameters=schema)
+        changes = {"tools": (*request.tools, answer), "tool_choice": "required", "response_schema": None}
+        return request.model_copy(update=changes)
+    unless = "Unless you call a tool, answer" if request.tools else "Answer"
+    words = f"{unless} with one JSON object, and nothing else, that fits this JSON schema:\n{_json(schema)}"
+    messages = _with_system(request.messages, words)
+    return request.model_copy(update={"messages": messages, "response_schema": None})
+
+
+def _read(reply: ModelReply, form: _Form, request: ModelRequest) -> ModelReply:
+    """The reply as if the request had been made as it was.
+
+    An answer beside calls of other tools is dropped: the model has not seen what comes of them.
+    """
+    if form.prompted_tools:
+        reply = _with_calls(reply, request.context.step)
+    answers = [call for call in reply.tool_calls if call.name == ANSWER_TOOL] if form.mode == "tool" else []
+    if not answers:
+        return reply
+    others = tuple(call for call in reply.tool_calls if call not in answers)
+    content = reply.content if others else answers[0].arguments
+    return reply.model_copy(update={"content": content, "tool_calls": others})
+
+
+# Tools in the prompt
+
+
+class _WrittenCall(BaseModel):
+    """A call of a tool as a model writes it in words."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class _WrittenCalls(BaseModel):
+    """What a model answers with to call tools in words: this object and no other field."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    tool_calls: tuple[_WrittenCall, ...] = Field(min_length=1)
+
+
+def _with_prompted_tools(request: ModelRequest) -> ModelRequest:
+    """A request whose tools, calls and results are plain text."""
+    messages = tuple(_as_text(request.messages))
+    if request.tools:
+        messages = _with_system(messages, HOW_TO_CALL + "\n".join(map(_json, request.tools)))
+    return request.model_copy(update={"messages": messages, "tools": ()})
+
+
+def _as_text(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
+    """Messages without calls: the assistant writes them as it is to, and the user gives the results."""
+    names: dict[str | None, str] = {}
+    for role, group in groupby(messages, key=lambda message: message.role):
+        if role == "tool":
+            results = [f"Result of {names.get(m.tool_call_id, 'a tool')}:\n{m.content}" for m in group]
+            yield ChatMessage(role="user", content="\n\n".join(results))
+            continue
+        for message in group:
+            names |= {call.id: call.name for call in message.tool_calls}
+            yield _calls_as_text(message) if message.tool_calls else message
+
+
+def _calls_as_text(message: ChatMessage) -> ChatMessage:
+    calls = [{"name": call.name, "arguments": _arguments_of(call)} for call in message.tool_calls]
+    text = _json({"tool_calls": calls})
+    return ChatMessage(role=message.role, content=f"{message.content}\n{text}" if message.content else text)
+
+
+def _arguments_of(call: ToolCall) -> Any:
+    """The arguments of a call; their text where they are no JSON."""
+    try:
+        return from_json(repaired(call.arguments))
+    except ValueError:
+        return call.arguments
+
+
+def _with_calls(reply: ModelReply, step: int | None) -> ModelReply:
+    """A reply with the calls that its text is; as it was where it is anything else."""
+    try:
+        written = _WrittenCalls.model_validate_json(repaired(reply.content))
+    except ValidationError:
+        return reply
+    where = new_id() if step is None else step
+    calls = tuple(
+        ToolCall(id=f"call_{where}_{number}", name=call.name, arguments=_json(call.arguments))
+        for number, call in enumerate(written.tool_calls)
+    )
+    return reply.model_copy(update={"content": "", "tool_calls": calls, "finish_reason": "tool_calls"})
+
+
+def _with_system(messages: Sequence[ChatMessage], words: str) -> tuple[ChatMessage, ...]:
+    """Messages with more words at the end of the system message."""
+    if messages and messages[0].role == "system":
+        first = messages[0].model_copy(update={"content": f"{messages[0].content}\n\n{words}"})
+        return (first, *messages[1:])
+    return (ChatMessage(role="system", content=words), *messages)
+
+
+def _json(value: Any) -> str:
+    return to_json(value).decode()

@@ -1,0 +1,81 @@
+"""The chain that every call of a model passes: one order, and few frames."""
+
+from __future__ import annotations
+
+import traceback
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from meshwright import build_mesh, load_settings
+from meshwright.events.filter import EventFilter
+from meshwright.messages import Usage
+from meshwright.models.http import ApiModel
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta, Unsupported
+from meshwright.testing import mesh_for
+from tests.support.interrupted_mesh import keeper
+
+RUNTIME = str(Path(__file__).parents[2] / "runtime")
+MAX_FRAMES = 8  # from a method of Run to the adapter, both counted
+USAGE = Usage(prompt_tokens=10, completion_tokens=1)
+CONFIG = """
+model_list:
+  - model_name: default
+    litellm_params: {model: openai/gpt-5.4, api_key: os.environ/OPENAI_API_KEY}
+"""
+
+
+def answer(content: str = "Done.") -> ModelReply:
+    return ModelReply(content=content, model="gpt-5.4", usage=USAGE, cost_usd=Decimal("0.25"))
+
+
+async def test_few_frames_lie_between_a_run_and_the_wire(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacks: list[list[str]] = []
+
+    async def complete(self: ApiModel, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        own = [frame for frame in traceback.extract_stack() if frame.filename.startswith(RUNTIME)]
+        first = next(n for n, frame in enumerate(own) if frame.filename.endswith("/run/run.py"))
+        stacks.append([f"{Path(frame.filename).stem}.{frame.name}" for frame in own[first:]])
+        return answer()
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setattr(ApiModel, "complete", complete)
+    (tmp_path / "litellm_config.yaml").write_text(CONFIG)
+    settings = load_settings(tmp_path, store="memory", model="router")
+    async with build_mesh(settings, project=tmp_path, agents=[keeper()]) as mesh:
+        assert (await mesh.ask("keeper", "Do it.")).success
+    frames = [*stacks[-1], "http.complete"]
+    assert frames[0] == "run.converse"
+    assert len(frames) <= MAX_FRAMES, frames
+
+
+class NoSchemas:
+    """An adapter that takes no schema."""
+
+    name = "no schemas"
+
+    def __init__(self) -> None:
+        self.requests: list[ModelRequest] = []
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        self.requests.append(request)
+        if request.response_schema is not None:
+            raise Unsupported("no", what="response_format")
+        return answer("{}")
+
+    async def close(self) -> None: ...
+
+
+async def test_each_form_of_a_request_is_a_call_with_an_event_of_its_own() -> None:
+    asked = ModelRequest(messages=(), user="keeper", response_schema={"type": "object"})
+    model = NoSchemas()
+    async with mesh_for(keeper(), model=model) as mesh:
+        assert (await mesh.mesh.model.complete(asked)).content == "{}"
+        tail = mesh.mesh.log.tail(EventFilter(event_type="model.called", after_seq=0))
+        events = [await anext(tail), await anext(tail)]
+    assert [event.payload["outcome"] for event in events] == ["failed", "ok"]
+    assert [event.id.rpartition("/")[2] for event in events] == [event.payload["call_id"] for event in events]
+    assert [bool(request.tools) for request in model.requests] == [False, True]
