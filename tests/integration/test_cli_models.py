@@ -108,12 +108,15 @@ async def test_a_prompt_whose_tag_nobody_has_is_a_warning(project: Path) -> None
 
 async def test_a_broken_file_is_one_line_with_its_place(project: Path) -> None:
     (project / "litellm_config.yaml").write_text(
-        CONFIG.replace("enable_tag_filtering", "enable_tags_filtering")
+        CONFIG.replace("enable_tag_filtering: true", "default_fallbacks: 7")
     )
     for arguments in ((), ("route",)):
         done = await mesh(project, *arguments)
         assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-        assert "litellm_config.yaml:19: router_settings: LiteLLM reads no 'enable_tags_filtering'" in done.err
+        assert (
+            "litellm_config.yaml:19: router_settings.default_fallbacks: expected a list of groups, found int"
+            in done.err
+        )
 
 
 async def test_a_route_says_who_is_asked_who_is_not_and_why(project: Path) -> None:

@@ -1,5 +1,8 @@
 """Who is asked by tags, keys, groups and strategies, and what a reply tells."""
 
+import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -9,9 +12,9 @@ import pytest
 
 from meshwright.errors import ConfigError
 from meshwright.models.picker import Picker
-from meshwright.models.port import CallContext, ModelRefused, ToolSpec
-from tests.support.fake_provider import FakeProvider, Fault
-from tests.support.pickers import KEY, TIERS, Make, deployment, own_picker, pickers, request
+from meshwright.models.port import AllProvidersDown, CallContext, ModelRefused, ModelTimeout, ToolSpec
+from tests.support.fake_provider import TOKENS, FakeProvider, Fault
+from tests.support.pickers import KEY, TIERS, Make, asked, deployment, own_picker, pickers, request
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
@@ -147,3 +150,143 @@ async def test_calls_go_where_answers_come_soonest(make: Make, fake: FakeProvide
     for _ in range(12):
         await model.complete(request())
     assert len(fake.calls_of("slow")) <= 4 < 8 <= len(fake.calls_of("quick"))
+
+
+STRATEGIES = ["simple-shuffle", "least-busy", "latency-based-routing", "cost-based-routing"]
+STRATEGIES += ["usage-based-routing", "usage-based-routing-v2"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_rpm_holds_whatever_the_strategy_and_though_all_come_at_once(
+    make: Make, fake: FakeProvider, strategy: str
+) -> None:
+    deployments = [
+        deployment(fake, "default", f"openai/{name}", rpm=limit) for name, limit in (("small", 2), ("big", 5))
+    ]
+    model = make(deployments, router_settings={"routing_strategy": strategy})
+    await a_minute_with(10)
+    calls = (model.complete(request()) for _ in range(12))
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [each for each in results if isinstance(each, AllProvidersDown)]
+    assert len(refused) == 5 and "at their limit" in str(refused[0])
+    assert 0 < (refused[0].retry_after_seconds or 0) <= 60
+    assert Counter(asked(fake)) == {"small": 2, "big": 5}
+
+
+async def a_minute_with(seconds: float) -> None:
+    """Wait until as much is left of this minute: the counts begin anew with the next one."""
+    left = 60 - time.time() % 60
+    if left < seconds:
+        await asyncio.sleep(left)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_no_call_begins_once_a_minutes_tokens_are_used(
+    make: Make, fake: FakeProvider, streamed: bool
+) -> None:
+    model = make([deployment(fake, "default", TIERS["medium"], tpm=2 * TOKENS["total_tokens"])])
+    await a_minute_with(10)
+    for _ in range(2):
+        await model.complete(request(), [].append if streamed else None)
+    with pytest.raises(AllProvidersDown):
+        await model.complete(request())
+    assert len(fake.calls) == 2
+
+
+async def test_weights_share_the_calls_and_a_weight_of_nothing_waits(make: Make, fake: FakeProvider) -> None:
+    weights = {"often": 3, "rarely": 1, "never": 0}
+    model = make([deployment(fake, "default", f"openai/{name}", weight=n) for name, n in weights.items()])
+    for _ in range(60):
+        await model.complete(request())
+    got = Counter(asked(fake))
+    assert got["often"] > got["rarely"] > 0 and got["never"] == 0
+
+
+async def test_the_cheapest_and_the_least_busy_are_asked_by_their_strategies(
+    make: Make, fake: FakeProvider
+) -> None:
+    deployments = [deployment(fake, "default", model) for model in TIERS.values()]
+    cheapest = make(deployments, router_settings={"routing_strategy": "cost-based-routing"})
+    for _ in range(3):
+        await cheapest.complete(request())
+    assert set(asked(fake)) == {"gpt-5.4-nano"}
+    fake.calls.clear()
+    fake.gate = asyncio.Barrier(3)
+    idlest = make(deployments, router_settings={"routing_strategy": "least-busy"})
+    await asyncio.gather(*(idlest.complete(request()) for _ in range(3)))
+    assert len(set(asked(fake))) == 3
+
+
+async def test_calls_of_a_deployment_at_a_time_are_bounded(make: Make, fake: FakeProvider) -> None:
+    model = make(
+        [deployment(fake, "default", TIERS["medium"])],
+        router_settings={"default_max_parallel_requests": 2},
+    )
+    fake.seconds = 0.2
+    calls = [asyncio.create_task(model.complete(request())) for _ in range(3)]
+    while len(fake.calls) < 2:
+        await fake.arrived.wait()
+        await asyncio.sleep(0.01)
+    assert len(fake.calls) == 2
+    with pytest.raises(ModelTimeout, match="No place"):
+        await model.complete(request(timeout_seconds=0.05))
+    await asyncio.gather(*calls)
+    assert len(fake.calls) == 3
+
+
+async def test_siblings_answer_before_the_fallbacks_and_each_is_asked_once(
+    make: Make, fake: FakeProvider
+) -> None:
+    deployments = [deployment(fake, "default", model) for model in TIERS.values()]
+    model = make(deployments, router_settings={"disable_cooldowns": True})
+    fake.faults.extend([Fault(status=500), Fault(status=401)])
+    assert (await model.complete(request())).attempts == 3
+    assert len(set(asked(fake))) == 3
+
+
+async def test_a_name_that_a_deployment_for_many_stands_for_is_the_model(
+    make: Make, fake: FakeProvider
+) -> None:
+    model = make([deployment(fake, "openai/*", "openai/*"), deployment(fake, "mine-*", "openai/house-*")])
+    for group in ("openai/gpt-5.4-nano", "mine-7b"):
+        await model.complete(request(model=group))
+    assert asked(fake) == ["gpt-5.4-nano", "house-7b"]
+
+
+async def test_parameters_of_a_deployment_go_along_also_unknown_ones(make: Make, fake: FakeProvider) -> None:
+    params = {"top_p": 0.5, "min_p": 0.1, "extra_headers": {"X-Team": "a"}, "extra_body": {"colour": "red"}}
+    model = make([deployment(fake, "default", "hosted_vllm/llama", rpm=9, **params)])
+    await model.complete(request())
+    [call] = fake.calls
+    assert {name: call.body[name] for name in ("top_p", "min_p", "colour")} == {
+        "top_p": 0.5,
+        "min_p": 0.1,
+        "colour": "red",
+    }
+    assert call.headers["X-Team"] == "a"
+    assert call.body.keys().isdisjoint({"rpm", "tags", "metadata", "extra_body"})
+
+
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [
+        ("Unsupported value: 'temperature' does not support 0.0 with this model.", "temperature"),
+        ("Unsupported parameter: 'max_tokens' is not supported: use 'max_completion_tokens'.", "max_tokens"),
+        ("Extra inputs are not permitted: user", "user"),
+    ],
+)
+async def test_a_field_that_a_server_does_not_take_is_left_out_from_then_on(
+    make: Make, fake: FakeProvider, words: str, left_out: str
+) -> None:
+    model = make([deployment(fake, "default", "openai/house-model")])
+    fake.faults.append(Fault(status=400, body={"error": {"message": words}}))
+    for _ in range(2):
+        await model.complete(request())
+    assert [left_out in call.body for call in fake.calls] == [True, False, False]
+
+
+async def test_openais_reasoning_models_get_the_fields_that_they_take(make: Make, fake: FakeProvider) -> None:
+    await make([deployment(fake, "default", "openai/o3")]).complete(request(max_tokens=9))
+    body = fake.calls[0].body
+    assert body["max_completion_tokens"] == 9
+    assert body.keys().isdisjoint({"temperature", "max_tokens"})

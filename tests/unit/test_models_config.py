@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from meshwright.errors import ConfigError
+from meshwright.models.checks import known_names
 from meshwright.models.config import missing_names, names_in, read_config, resolved
-from meshwright.models.names import known_names
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\
@@ -50,7 +50,6 @@ def test_an_alias_is_a_group_too(path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line", "said"),
     [
-        ("model_list:\n", "model_lst:\n", 1, "no section 'model_lst': did you mean 'model_list'"),
         (
             "router_settings:",
             "include: [a.yaml]\nrouter_settings:",
@@ -62,12 +61,6 @@ def test_an_alias_is_a_group_too(path: Path) -> None:
             "model: [a]",
             4,
             r"model_list\[0\].litellm_params.model: expected a model like",
-        ),
-        (
-            "model: openai/gpt-5.4-mini",
-            "modell: x",
-            4,
-            r"litellm_params: LiteLLM reads no 'modell'. Did you mean 'model'",
         ),
         ("model: openai/gpt-5.4-mini", "tpm: 1", 3, r"litellm_params.model: .* found nothing"),
         ("tags: [default, cheap]", "tags: cheap", 6, "expected a list of tags, found str"),
@@ -93,36 +86,11 @@ def test_an_alias_is_a_group_too(path: Path) -> None:
             11,
             "expected a mapping of settings, found int",
         ),
-        (
-            "enable_tag_filtering: true",
-            "enable_tag_filterng: true",
-            12,
-            r"router_settings: LiteLLM reads no 'enable_tag_filterng'. Did you mean 'enable_tag_filtering'",
-        ),
-        (
-            "router_settings:\n",
-            "litellm_settings:\n  cooldown_time: 5\nrouter_settings:\n",
-            12,
-            "litellm_settings: LiteLLM reads no 'cooldown_time'. It belongs under router_settings",
-        ),
-        ("router_settings:\n", "router_settings:\n  colour: red\n", 12, "'colour'. Leave it out"),
-        (
-            "      tags: [default, cheap]",
-            "      tag: [cheap]",
-            6,
-            "litellm_params: LiteLLM reads no 'tag'. Did you mean 'tags'",
-        ),
         ("tags: [default, cheap]", "tags: !!timestamp x", 6, "not YAML: the tag !!timestamp is not allowed"),
         ("tags: [default, cheap]", "tags: !!set {a}", 6, "not YAML: the tag !!set is not allowed"),
         ("tags: [default, cheap]", "tags: !ruby x", 6, "not YAML: the tag !ruby is not allowed"),
         ("tags: [default, cheap]", "weight: 0b_", 6, "not YAML: '0b_' is no plain value"),
         ("tags: [default, cheap]", "weight: !!int ''", 6, "not YAML: '' is no plain value"),
-        (
-            "      tags: [default, cheap]",
-            "    model_info: {base_modl: x}",
-            6,
-            "model_info: LiteLLM reads no 'base_modl'. Did you mean 'base_model'",
-        ),
         (
             "      tags: [default, cheap]",
             "      input_cost_per_token: -1.0e-6",
@@ -228,12 +196,6 @@ def test_a_fallback_may_be_a_group_that_stands_for_many(path: Path) -> None:
             "router_settings.num_retries is not followed in the mesh. Set it to 0",
         ),
         (
-            "enable_tag_filtering: true",
-            "allowed_fails: 3",
-            12,
-            "allowed_fails: 3 is LiteLLM's default, which it takes for not set. Write 2 or 4",
-        ),
-        (
             "      tags: [default, cheap]",
             "      max_retries: 3",
             6,
@@ -268,6 +230,49 @@ def test_a_fallback_may_be_a_group_that_stands_for_many(path: Path) -> None:
 def test_what_a_file_hardly_means_is_a_warning_with_its_line(
     path: Path, old: str, new: str, line: int, said: str
 ) -> None:
+    path.write_text(GOOD.replace(old, new, 1))
+    warning = next(each for each in read_config(path).warnings if said in str(each))
+    assert (warning.path, warning.line) == (str(path), line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        (
+            "      tags: [default, cheap]",
+            "      modell: x",
+            6,
+            "modell: we know no such name, and the provider may refuse it. Did you mean 'model'",
+        ),
+        ("      tags: [default, cheap]", "      tag: [cheap]", 6, "litellm_params.tag: we know no such name"),
+        ("      tags: [default, cheap]", "    model_info: {base_modl: x}", 6, "Did you mean 'base_model'"),
+        (
+            "enable_tag_filtering: true",
+            "enable_tag_filterng: true",
+            12,
+            "router_settings.enable_tag_filterng: we know no such name, and nothing reads it. Did you mean",
+        ),
+        (
+            "router_settings:\n",
+            "litellm_settings:\n  cooldown_time: 5\nrouter_settings:\n",
+            12,
+            "litellm_settings.cooldown_time: we know no such name, and nothing reads it. It belongs under "
+            "router_settings",
+        ),
+        ("router_settings:\n", "router_settings:\n  colour: red\n", 12, "colour: we know no"),
+        ("router_settings:\n", "general_setings: {}\nrouter_settings:\n", 11, "mean 'general_settings'"),
+        (
+            "enable_tag_filtering: true",
+            "redis_host: somewhere",
+            12,
+            "router_settings.redis_host is for a proxy: the mesh does not follow it",
+        ),
+    ],
+)
+def test_a_name_that_is_not_known_or_not_followed_is_a_warning_with_its_line(
+    path: Path, old: str, new: str, line: int, said: str
+) -> None:
+    assert old in GOOD
     path.write_text(GOOD.replace(old, new, 1))
     warning = next(each for each in read_config(path).warnings if said in str(each))
     assert (warning.path, warning.line) == (str(path), line)
@@ -384,7 +389,7 @@ def test_a_list_that_holds_itself_is_an_error_with_file_and_line(path: Path) -> 
 def test_a_parameter_that_is_not_known_is_a_warning_with_its_line(path: Path, name: str) -> None:
     path.write_text(GOOD.replace("tags: [default, cheap]", f"{name}: 1"))
     [warning] = read_config(path).warnings
-    told = f"litellm_config.yaml:6: model_list[0].litellm_params.{name}: we know no such parameter"
+    told = f"litellm_config.yaml:6: model_list[0].litellm_params.{name}: we know no such name"
     assert told in str(warning)
 
 

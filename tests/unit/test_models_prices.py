@@ -230,9 +230,43 @@ def test_litellms_list_is_read_without_importing_litellm() -> None:
     assert int(count) > 1000 and loaded == "False"
 
 
-def test_without_litellm_no_price_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_litellm_openai_and_anthropic_cost_what_its_list_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listed = read_list()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert read_list() == {}
+    own = read_list()
+    assert {"claude-opus-4-8", "claude-haiku-4-5", "gpt-5.4", "gpt-5.4-nano"} <= own.keys() < listed.keys()
+    for name, entry in own.items():
+        assert entry.items() <= listed[name].items()
+
+
+def test_what_goes_into_a_providers_cache_costs_what_writing_does() -> None:
+    found = Prices.of(config_of("anthropic/claude-haiku-4-5"), None)
+    usage = Usage(prompt_tokens=1_000, completion_tokens=0, cached_tokens=200, cache_write_tokens=300)
+    told = ModelReply(model="claude-haiku-4-5", usage=usage)
+    # 500 at $1, 200 at $0.10 and 300 at $1.25 a million.
+    assert found.of_reply(told, request()) == Decimal("0.000895")
+
+
+def test_a_deployment_that_writes_to_the_cache_is_bounded_by_that_price() -> None:
+    config = config_of("anthropic/claude-haiku-4-5")
+    config.deployments[0]["litellm_params"]["cache_control_injection_points"] = [{"role": "system"}]
+    most = Prices.of(config, None).most(request(), 10)
+    assert most is not None and most.input == Decimal("1.25")
+
+
+@pytest.mark.parametrize("group", ["openai/*", "*"])
+def test_a_deployment_for_many_models_costs_what_the_called_one_does(group: str) -> None:
+    params = {"model": "openai/*" if group == "*" else group}
+    members = ({"model_name": group, "litellm_params": params, "model_info": {"id": "all"}},)
+    found = Prices.of(LiteLLMConfig(ROOT / "none.yaml", members, {}, {}, {}), None)
+    name = "gpt-5.4-nano" if group == "*" else "openai/gpt-5.4-nano"
+    called = ModelRequest(model=name, messages=(), user="me")
+    usage = Usage(prompt_tokens=1_000_000, completion_tokens=0)
+    answered = ModelReply(model="gpt-5.4-nano", deployment="all", usage=usage)
+    assert found.of_reply(answered, called) == Decimal("0.2")
+    assert found.most(called) is not None
 
 
 def test_every_deployment_of_the_projects_own_file_has_a_price() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from meshwright.models.anthropic import URL as ANTHROPIC_URL
 from meshwright.models.anthropic import AnthropicMessages
+from meshwright.models.checks import known_names
 from meshwright.models.http import ApiModel
 from meshwright.models.litellm import LiteLLMModel
-from meshwright.models.names import known_names
 from meshwright.models.openai import ChatCompletions
 from meshwright.models.port import Model
 from meshwright.models.providers import bare_name, provider_name

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.errors import ConfigError
-from meshwright.models.advice import warnings_of
 from meshwright.models.checks import FALLBACKS as FALLBACKS
-from meshwright.models.checks import Check, groups_of
-from meshwright.models.names import SETTINGS
+from meshwright.models.checks import SETTINGS, Check, groups_of
 
 YAML_TAG = "tag:yaml.org,2002:"
 CORE = frozenset(
@@ -61,8 +59,8 @@ def read_config(path: Path) -> LiteLLMConfig:
     content = check.file(value)
     router, shared = (content.get(name) or {} for name in SETTINGS)
     lines = {name: check.line_of(["router_settings", name]) for name in ("", *router)}
-    warnings = tuple(warnings_of(check, content))
-    return LiteLLMConfig(path, with_ids(content["model_list"]), router, shared, lines, warnings)
+    deployments = with_ids(content["model_list"])
+    return LiteLLMConfig(path, deployments, router, shared, lines, tuple(check.warnings))
 
 
 def _loader_of(text: str) -> Any:

@@ -205,16 +205,20 @@ def dearest(prices: Iterable[Price]) -> Price:
 
 
 def read_list() -> Mapping[str, Entry]:
-    """LiteLLM's price list, from the installed package and without importing it; empty where it is not."""
+    """LiteLLM's price list, from the installed package and without importing it.
+
+    Without LiteLLM, the part of it for OpenAI and Anthropic that comes with Meshwright.
+    """
     from pydantic_core import from_json
 
+    own: Mapping[str, Entry] = from_json(Path(__file__).with_name("prices.json").read_bytes())
     spec = importlib.util.find_spec("litellm")
     if spec is None or spec.origin is None:
-        return {}
+        return own
     try:
         content: Mapping[str, Entry] = from_json((Path(os.path.dirname(spec.origin)) / LIST).read_bytes())
-    except (OSError, ValueError):  # a release without the list, or with another: prices are not known
-        return {}
+    except (OSError, ValueError):  # a release without the list, or with another
+        return own
     return content
 
 
