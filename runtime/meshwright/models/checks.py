@@ -223,7 +223,7 @@ def _doubts_of_deployment(
     for name in params:
         if name.startswith("mock_"):
             what = ": no model is asked, and the ledger books tokens that are made up"
-            yield what, [*where, name], "Take it out; MESH_MODEL=offline answers for nothing"
+            yield what, [*where, name], "Take it out; MESH_MODELS__ADAPTER=offline answers for nothing"
     address = params.get("api_base") or params.get("base_url")
     if address and not params["model"].startswith(_OF_AWS):
         for field, value in params.items():

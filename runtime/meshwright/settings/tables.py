@@ -164,7 +164,7 @@ class ModelsSettings(Table):
     """The one model of that server that answers every call, whatever group a prompt names; tags and other
     fields that OpenAI does not know are then left out. For Ollama, vLLM and others that are no proxy."""
     config: Path = Path("litellm_config.yaml")
-    """Configuration of the in-process router, in LiteLLM's own format."""
+    """The deployments of "router", in LiteLLM's own format."""
     stream: bool = True
     """Whether answers reach the task's event stream while the model still writes them."""
     cache: Literal["off", "memory", "disk", "redis"] = "off"
