@@ -17,7 +17,8 @@ from benchmarks.machine import rss_mb
 from benchmarks.sides import run_side
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
-from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.kernel.runtime import Runtime
+from meshwright.stores.sqlite import SqliteStore
 from meshwright.turns import ActorKind
 
 ACTORS, ACTIVE = 100_000, 1_000
@@ -100,9 +101,9 @@ async def measure(bench: Bench) -> list[Row]:
     ]
 
 
-def make_host(folder: str, max_active: int = ACTIVE) -> EmbeddedHost:
+def make_host(folder: str, max_active: int = ACTIVE) -> Runtime:
     """A host with one kind of actor."""
-    host = EmbeddedHost.in_folder(Path(folder), max_active=max_active)
+    host = Runtime(SqliteStore.in_folder(Path(folder)), max_active=max_active)
     host.register(ActorKind.of(Counter))
     return host
 
@@ -153,7 +154,7 @@ async def bytes_each(folder: str, many: int) -> float:
     return grown * 1e6 / (many - ACTIVE)
 
 
-async def each(host: EmbeddedHost, method: str, numbers: range, in_flight: int = 256) -> None:
+async def each(host: Runtime, method: str, numbers: range, in_flight: int = 256) -> None:
     """Call actors one after the other, so many at a time."""
     left = iter(numbers)
 
@@ -164,7 +165,7 @@ async def each(host: EmbeddedHost, method: str, numbers: range, in_flight: int =
     await asyncio.gather(*(caller() for _ in range(in_flight)))
 
 
-async def timed(host: EmbeddedHost, number: int) -> float:
+async def timed(host: Runtime, number: int) -> float:
     started = time.perf_counter()
     await host.call(ActorRef("Counter", f"actor-{number}"), "tell")
     return time.perf_counter() - started

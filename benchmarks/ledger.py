@@ -14,7 +14,7 @@ from benchmarks.figures import Figure, Row, column
 from benchmarks.instant import ANSWER, QUESTION, InstantModel
 from benchmarks.load import drive
 from meshwright.events.log import EventLog
-from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, CallEvents
 from meshwright.ledger.budgets import Budgets
@@ -23,6 +23,7 @@ from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, 
 from meshwright.models.prices import Prices
 from meshwright.money import Budget, Price
 from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.stores.sqlite import SqliteStore
 from meshwright.turns import ActorKind
 
 SECONDS, WARM_UP_SECONDS = 2.0, 0.5
@@ -94,7 +95,7 @@ async def bare(folder: str, seconds: float) -> dict[str, float]:
 async def with_host(folder: str, seconds: float, budgets: list[Budget], **context: Any) -> dict[str, float]:
     """The model behind budgets on an embedded host with its event log."""
     database = SqliteDatabase(Path(folder))
-    host = EmbeddedHost(database, EventLog(database))
+    host = Runtime(SqliteStore(database, EventLog(database)))
     host.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
     await host.start()
     model = Accounted(Unpriced(), Budgets(budgets, host), Prices(default=PRICE), CallEvents(host))

@@ -46,7 +46,7 @@ class Turn:
     )
 
     def __init__(
-        self, ref: ActorRef, head: ActorRecord, message: Message, now: datetime, traceparent: str | None
+        self, ref: ActorRef, record: ActorRecord, message: Message, now: datetime, traceparent: str | None
     ) -> None:
         self.ref = ref
         self.message = message
@@ -58,8 +58,8 @@ class Turn:
         self.records: list[Record] = []
         self.early: list[Any] = []
         self.after_commit: list[Any] = []
-        self.wake = head.wake_at
-        self._sent = head.sent
+        self.wake = record.wake_at
+        self._sent = record.sent
 
     @property
     def sent(self) -> int:

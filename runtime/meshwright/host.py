@@ -7,7 +7,7 @@ Every host promises the same (tests/contract holds them to it):
 - A message sent by a turn, or taken by `send` or `publish`, is delivered at least once and taken once:
   repeats of an id are dropped. Messages from one actor to another arrive in the order of sending.
 - An alarm and a delivery survive a crash. After a restart every actor that `has_pending_work` gets a
-  `recover` turn.
+  `recover` turn, and no other, even if its work is done between the restart and that turn.
 - Where a broker may lose an event on its way to a subscriber, every actor that `has_pending_work`
   gets a `redrive` turn now and then, with growing pauses. What one actor sends to another is never lost.
 - A message that its actor cannot take (no such turn, wrong shape, expired, too large, the turn raised) is

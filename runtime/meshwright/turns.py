@@ -1,4 +1,4 @@
-"""How a host runs a turn: a pure function of an actor, its head and a message. Every host uses this one."""
+"""How a turn runs: a pure function of an actor, its record and a message."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ class ActorKind:
         return self.methods["recover"].call is not Actor.recover
 
     @property
+    def is_stateless(self) -> bool:
+        """Whether its actors keep nothing between turns but what they have sent."""
+        return not self.state_type.model_fields
+
+    @property
     def redrives(self) -> bool:
         """Whether its actors do anything in a `redrive` turn."""
         return self.methods["redrive"].call is not Actor.redrive
@@ -61,10 +66,10 @@ class ActorKind:
         make = partial(actor, **dependencies)
         return cls(type or actor.__name__, make, actor.state_type, methods)
 
-    def activate(self, ref: ActorRef, head: ActorRecord) -> Actor[Any]:
-        """Make the actor with the state of its head."""
+    def activate(self, ref: ActorRef, record: ActorRecord) -> Actor[Any]:
+        """Make the actor with the state of its record."""
         actor = self.make(ref)
-        actor.state = self.decode_state(head.state)
+        actor.state = self.decode_state(record.state)
         return actor
 
     def decode_state(self, data: bytes) -> BaseModel:
@@ -110,7 +115,7 @@ def _describe(function: Callable[..., Any]) -> Method:
 
 @dataclass(slots=True)
 class Commit:
-    """What a turn came to: the next head, and the effects to commit with it.
+    """What a turn came to: the next record, and the effects to commit with it.
 
     `duplicate`: the message had been taken before; nothing changes and `reply` is None.
     `changed` is false when the turn only read: there is nothing to commit.
@@ -118,7 +123,7 @@ class Commit:
 
     ref: ActorRef
     message: Message
-    head: ActorRecord
+    record: ActorRecord
     reply: Any = None
     sends: list[Message] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -132,7 +137,7 @@ class Commit:
 def take_turn(
     kind: ActorKind,
     actor: Actor[Any],
-    head: ActorRecord,
+    record: ActorRecord,
     message: Message,
     now: datetime,
     *,
@@ -142,13 +147,13 @@ def take_turn(
 ) -> Commit:
     """Run one turn of an active actor on a message, and return what is to be committed.
 
-    `remember` keeps the message's id in the head, for messages that may be delivered again. Whatever the
-    turn raises is passed on: the caller must then activate the actor anew, from `head`, since its state
+    `remember` keeps the message's id in the record, for messages that may be delivered again. Whatever the
+    turn raises is passed on: the caller must then activate the actor anew, from `record`, since its state
     may be half changed. Raises TooLarge where its state, or one of its effects, has over `max_bytes`.
     """
     unix_now = now.timestamp()
-    if message.id in head.processed_ids:
-        return Commit(actor.ref, message, head, duplicate=True, changed=False)
+    if message.id in record.processed_ids:
+        return Commit(actor.ref, message, record, duplicate=True, changed=False)
     if message.expires_at is not None and message.expires_at < unix_now:
         raise InvalidInput(
             f"message {message.id} to {message.to}.{message.method} arrived after it had expired",
@@ -156,27 +161,27 @@ def take_turn(
         )
     body = kind.decode_body(message)
     method = kind.methods[message.method]
-    turn = Turn(actor.ref, head, message, now, traceparent or message.traceparent)
+    turn = Turn(actor.ref, record, message, now, traceparent or message.traceparent)
     if message.method == "wake":
         turn.wake = None
     reply = method.call(actor, turn) if method.takes is None else method.call(actor, turn, body)
     state = encode_state(actor)
     _check_sizes(turn, state, max_bytes)
     after = ActorRecord(
-        revision=head.revision + 1,
+        revision=record.revision + 1,
         last_turn=message.id,
         sent=turn.sent,
         wake_at=turn.wake,
         has_pending_work=actor.has_pending_work,
-        processed_ids=_remembered(head.processed_ids, message, unix_now) if remember else head.processed_ids,
+        processed_ids=_remembered(record, message, unix_now) if remember else record.processed_ids,
         state=state,
     )
     changed = (
         remember
-        or state != head.state
-        or turn.sent != head.sent
-        or turn.wake != head.wake_at
-        or after.has_pending_work != head.has_pending_work
+        or state != record.state
+        or turn.sent != record.sent
+        or turn.wake != record.wake_at
+        or after.has_pending_work != record.has_pending_work
         or bool(turn.records)
     )
     return Commit(
@@ -239,8 +244,8 @@ def _checked(item: SealedT, max_bytes: int) -> SealedT:
     return item
 
 
-def _remembered(seen: dict[str, float], message: Message, now: float) -> dict[str, float]:
-    kept = {key: until for key, until in seen.items() if until >= now}
+def _remembered(record: ActorRecord, message: Message, now: float) -> dict[str, float]:
+    kept = {key: until for key, until in record.processed_ids.items() if until >= now}
     kept[message.id] = message.expires_at or now + SEEN_SECONDS
     for key in list(kept)[: max(0, len(kept) - MAX_SEEN)]:
         del kept[key]

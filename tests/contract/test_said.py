@@ -10,9 +10,10 @@ from meshwright.envelope import ActorRef, Message, Record
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.host import Subscription
-from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
 from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.stores.sqlite import SqliteStore
 from meshwright.turns import ActorKind
 from tests.support.host_harness import HostHarness
 
@@ -114,7 +115,7 @@ async def test_what_comes_from_outside_is_taken_as_it_was(harness: HostHarness) 
 async def test_the_log_holds_what_was_said_whatever_listeners_do_with_it(tmp_path: Path) -> None:
     database = SqliteDatabase(tmp_path)
     log = EventLog(database)
-    host = EmbeddedHost(database, log)
+    host = Runtime(SqliteStore(database, log))
     for kind in KINDS:
         host.register(kind)
     host.subscribe(TO_SUBSCRIBER)

@@ -17,8 +17,9 @@ from meshwright.edges.mqtt.outgoing import Notices, Views
 from meshwright.edges.mqtt.topics import Topics
 from meshwright.envelope import ActorRef
 from meshwright.events.filter import EventFilter
-from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
+from meshwright.stores.sqlite import SqliteStore
 from meshwright.turns import ActorKind
 from tests.support.event_logs import LogOnFile, event, open_log
 from tests.support.http_mesh import Api, http_mesh
@@ -137,7 +138,7 @@ async def test_what_waits_for_a_broker_is_bounded_and_says_what_it_drops() -> No
 
 
 async def test_idle_actors_are_dropped_by_the_size_of_their_states(tmp_path: Path) -> None:
-    host = EmbeddedHost.in_folder(tmp_path, durability="off", max_active_bytes=MIB)
+    host = Runtime(SqliteStore.in_folder(tmp_path, durability="off"), max_active_bytes=MIB)
     host.register(ActorKind.of(Diary))
     await host.start()
     try:

@@ -10,7 +10,7 @@ from typing import Any
 from meshwright.envelope import ActorRef
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import ACCOUNT, OPENED, Account, Balance, BudgetAccount
 from meshwright.ledger.accounting import Accounted
 from meshwright.ledger.budgets import Budgets, BudgetView
@@ -19,6 +19,7 @@ from meshwright.models.port import Call, CallContext, ChatMessage, ModelReply, M
 from meshwright.models.prices import Prices
 from meshwright.money import ZERO, Budget, Price
 from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.stores.sqlite import SqliteStore
 from meshwright.testing.clock import BEGINNING, ManualClock
 from meshwright.turns import ActorKind
 
@@ -61,9 +62,7 @@ class Provider:
 class Spending:
     """A host with budgets, an accounted model, the calls that were made, and the events on the bus."""
 
-    def __init__(
-        self, host: EmbeddedHost, log: EventLog, clock: ManualClock, prices: Prices, *declared: Budget
-    ):
+    def __init__(self, host: Runtime, log: EventLog, clock: ManualClock, prices: Prices, *declared: Budget):
         self.host = host
         self.log = log
         self.clock = clock
@@ -120,7 +119,7 @@ async def spending(
     """A mesh's budgets on a host in memory, with a clock to move by hand."""
     database, clock = SqliteDatabase(None), ManualClock(now)
     log = EventLog(database)
-    host = EmbeddedHost(database, log, clock=clock)
+    host = Runtime(SqliteStore(database, log), clock=clock)
     host.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
     await host.start()
     try:

@@ -18,9 +18,11 @@ from meshwright.clock import Clock, SystemClock
 from meshwright.encoding import MAX_RECORD_BYTES
 from meshwright.envelope import ActorRef
 from meshwright.host import Host, Signals, Subscription
-from meshwright.hosts.embedded import EmbeddedHost
-from meshwright.hosts.memory import Faults, MemoryHost, Store
+from meshwright.kernel.runtime import Runtime
 from meshwright.sql.sqlite import FILE_NAME
+from meshwright.stores.memory import Faults, MemoryData
+from meshwright.stores.sqlite import SqliteStore
+from meshwright.testing.runtime import memory_runtime
 from meshwright.turns import ActorKind
 from tests.support.observer import Watch
 
@@ -130,32 +132,32 @@ class HostHarness(ABC):
 class MemoryHarness(HostHarness):
     shares_data = True
 
-    def new_data(self) -> Store:
-        return Store()
+    def new_data(self) -> MemoryData:
+        return MemoryData()
 
-    def build(self, data: Store, setup: Setup) -> MemoryHost:
-        return MemoryHost(
+    def build(self, data: MemoryData, setup: Setup) -> Runtime:
+        return memory_runtime(
             setup.clock,
+            data=data,
             faults=self.faults(),
             max_mailbox=setup.max_mailbox,
             max_record_bytes=setup.max_record_bytes,
-            store=data,
         )
 
     def faults(self) -> Faults | None:
         return None
 
-    def snapshot(self, host: Host) -> Store:
-        _, store = self._open[host]
-        return store.copy()
+    def snapshot(self, host: Host) -> MemoryData:
+        _, data = self._open[host]
+        return data.copy()
 
     async def end(self, host: Host) -> None:
-        assert isinstance(host, MemoryHost)
+        assert isinstance(host, Runtime)
         await host.crash()
 
     async def lapse(self, host: Host) -> None:
-        assert isinstance(host, MemoryHost)
-        host.lapse()
+        assert isinstance(host, Runtime)
+        host.lease_lost()
 
 
 class MishapHarness(MemoryHarness):
@@ -171,6 +173,7 @@ class MishapHarness(MemoryHarness):
             duplicate=chances.choice((0.1, 0.5)),
             delay=chances.choice((0.1, 0.5)),
             reorder=chances.choice((0.1, 0.5)),
+            conflict=chances.choice((0.02, 0.1)),
             restart=chances.choice((0.02, 0.1)),
             lose=self.lose,
         )
@@ -182,7 +185,7 @@ class LossyHarness(MishapHarness):
     lose = 0.3
 
 
-class EmbeddedHarness(HostHarness):
+class SqliteHarness(HostHarness):
     def __init__(self, folder: Path, seed: int) -> None:
         super().__init__(folder, seed)
         self._numbers = itertools.count(1)
@@ -192,9 +195,9 @@ class EmbeddedHarness(HostHarness):
         folder.mkdir()
         return folder
 
-    def build(self, data: Path, setup: Setup) -> EmbeddedHost:
-        return EmbeddedHost.in_folder(
-            data,
+    def build(self, data: Path, setup: Setup) -> Runtime:
+        return Runtime(
+            SqliteStore.in_folder(data),
             clock=setup.clock,
             max_mailbox=setup.max_mailbox,
             max_record_bytes=setup.max_record_bytes,
@@ -218,7 +221,7 @@ HARNESSES: dict[str, tuple[type[HostHarness], int]] = {
     "mishaps-1": (MishapHarness, 1),
     "mishaps-2": (MishapHarness, 2),
     "mishaps-3": (MishapHarness, 3),
-    "embedded": (EmbeddedHarness, 0),
+    "embedded": (SqliteHarness, 0),
     "dapr": (DaprHarness, 0),
     "dapr-http": (DaprHttpHarness, 0),
 }

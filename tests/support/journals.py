@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from meshwright.envelope import ActorRef, Record
-from meshwright.hosts.memory import MemoryHost
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
+from meshwright.stores.memory import MemoryStore
 from meshwright.work import Journal, Suspended, Work
 from tests.support.turn_driver import a_dispatch, a_task
 
@@ -17,11 +18,11 @@ REF = ActorRef("helper", "default:t1")
 STREAM = "steps/t1/1/1"
 
 
-class SlowDisk(MemoryHost):
+class SlowDisk(Runtime):
     """The host in memory, on which what is appended is durable only once the test says so."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(MemoryStore(), strict=True)
         self.reached_the_disk = asyncio.Event()
 
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
@@ -34,12 +35,12 @@ class SlowDisk(MemoryHost):
         return asyncio.ensure_future(durable())
 
 
-async def begun(host: MemoryHost) -> Journal:
+async def begun(host: Runtime) -> Journal:
     """The journal of a first claim."""
     return await Journal.open(host, REF, work(journaled=False))
 
 
-async def resumed(host: MemoryHost) -> Journal:
+async def resumed(host: Runtime) -> Journal:
     """The journal of a later claim of the same attempt."""
     return await Journal.open(host, REF, work(journaled=True))
 
@@ -74,7 +75,7 @@ class Effects(list[str]):
         return happen
 
 
-async def answer(host: MemoryHost, asked: Suspended, value: Any) -> None:
+async def answer(host: Runtime, asked: Suspended, value: Any) -> None:
     """Write an answer as the thread of the run does."""
     suspend = asked.suspend
     given: dict[str, Any] = {"kind": suspend.kind, "hash": suspend.request_hash, "result": value}
@@ -83,7 +84,7 @@ async def answer(host: MemoryHost, asked: Suspended, value: Any) -> None:
     await host.append(Record(REF, STREAM, 2 * suspend.step + 1, given))
 
 
-HostT = TypeVar("HostT", bound=MemoryHost)
+HostT = TypeVar("HostT", bound=Runtime)
 
 
 @asynccontextmanager

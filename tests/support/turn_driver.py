@@ -37,7 +37,7 @@ class Driven:
         commit.sends = [replace(message, body=decode(encode(message.body))) for message in commit.sends]
         commit.records = [replace(record, value=decode(encode(record.value))) for record in commit.records]
         self.commits.append(commit)
-        self.head = commit.head
+        self.head = commit.record
         return commit
 
     @property

@@ -10,10 +10,11 @@ from typing import Any
 
 from meshwright.capability import Capability, Registration
 from meshwright.envelope import ActorRef
-from meshwright.hosts.memory import MemoryHost
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event, Outcome
 from meshwright.orchestration.orchestrator import Orchestrator
 from meshwright.orchestration.registry import Registry
+from meshwright.testing.runtime import memory_runtime
 from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Completed, Journal, ThreadState, Work, Worker
 from meshwright.work.protocol import Accept, TaskKey
@@ -26,7 +27,7 @@ Script = Callable[[Work, Journal], Any]
 class WorkerHarness:
     """A host in memory with one worker, whose work is a test's script."""
 
-    def __init__(self, host: MemoryHost, script: Script, slots: int) -> None:
+    def __init__(self, host: Runtime, script: Script, slots: int) -> None:
         self.host = host
         self.script = script
         self.worker = Worker(host, self._run, lambda agent_id: slots)
@@ -95,9 +96,9 @@ class WorkerHarness:
 
 @asynccontextmanager
 async def worker_harness(
-    script: Script, *, slots: int = 8, host: MemoryHost | None = None
+    script: Script, *, slots: int = 8, host: Runtime | None = None
 ) -> AsyncIterator[WorkerHarness]:
-    host = host or MemoryHost()
+    host = host or memory_runtime()
     harness = WorkerHarness(host, script, slots)
     await host.start()
     yield harness

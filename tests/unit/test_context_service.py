@@ -13,10 +13,11 @@ from meshwright.context.request import CompressRequest, CompressResponse
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.text import count_tokens
 from meshwright.envelope import ActorRef
-from meshwright.hosts.memory import MemoryHost
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Usage
 from meshwright.models.port import CallContext, ModelReply, ModelRequest, ModelUnavailable, OnDelta
 from meshwright.prompts import Prompts
+from meshwright.testing.runtime import memory_runtime
 from meshwright.turns import ActorKind
 
 PROMPTS = Path(__file__).resolve().parents[2] / "prompts"
@@ -68,21 +69,21 @@ def failing(error: Exception) -> Scripted:
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[MemoryHost]:
-    host = MemoryHost()
+async def host() -> AsyncIterator[Runtime]:
+    host = memory_runtime()
     host.register(ActorKind.of(ContextService, type=CONTEXT_SERVICE, rules=Rules([Rule(token_ceiling=100)])))
     await host.start()
     yield host
     await host.stop()
 
 
-async def compress(host: MemoryHost, model: Any, request: CompressRequest = LONG) -> CompressResponse:
+async def compress(host: Runtime, model: Any, request: CompressRequest = LONG) -> CompressResponse:
     return await ContextClient(host, model, Prompts(PROMPTS)).compress(
         request, context=CallContext(task_id="t1")
     )
 
 
-async def test_a_text_under_the_ceiling_is_deterministic_and_asks_no_model(host: MemoryHost) -> None:
+async def test_a_text_under_the_ceiling_is_deterministic_and_asks_no_model(host: Runtime) -> None:
     model = saying(GOOD)
     response = await compress(host, model, SHORT)
     assert model.asked == []
@@ -95,7 +96,7 @@ async def test_a_text_under_the_ceiling_is_deterministic_and_asks_no_model(host:
     }
 
 
-async def test_a_valid_text_of_the_model_is_used_over_the_ceiling(host: MemoryHost) -> None:
+async def test_a_valid_text_of_the_model_is_used_over_the_ceiling(host: Runtime) -> None:
     response = await compress(host, saying(f"\n{GOOD}\n"))
     assert (response.method, response.compressed_context, response.error) == ("model", GOOD, None)
     assert response.validation_passed
@@ -106,7 +107,7 @@ async def test_a_valid_text_of_the_model_is_used_over_the_ceiling(host: MemoryHo
     assert response.stats.duration_ms > 0
 
 
-async def test_the_model_is_called_as_the_context_service_with_the_compression_tag(host: MemoryHost) -> None:
+async def test_the_model_is_called_as_the_context_service_with_the_compression_tag(host: Runtime) -> None:
     model = saying(GOOD)
     await compress(host, model)
     (asked,) = model.asked
@@ -131,7 +132,7 @@ async def test_the_model_is_called_as_the_context_service_with_the_compression_t
     ids=["invented", "empty", "cut off", "unavailable", "broken", "none", "none now"],
 )
 async def test_without_a_valid_text_the_deterministic_one_stands_whole_and_says_why(
-    host: MemoryHost, model: Any, why: str
+    host: Runtime, model: Any, why: str
 ) -> None:
     response = await compress(host, model)
     assert (response.success, response.method, response.validation_passed) == (
@@ -144,7 +145,7 @@ async def test_without_a_valid_text_the_deterministic_one_stands_whole_and_says_
     assert "sk-secret" not in (response.error or "")
 
 
-async def test_a_model_that_hangs_is_given_up(host: MemoryHost) -> None:
+async def test_a_model_that_hangs_is_given_up(host: Runtime) -> None:
     hanging = Scripted(lambda _: asyncio.get_running_loop().create_future())
     response = await ContextClient(host, hanging, Prompts(PROMPTS), timeout_seconds=0.01).compress(LONG)
     assert response.error == "no model could shorten it within 0.01 seconds"
@@ -152,7 +153,7 @@ async def test_a_model_that_hangs_is_given_up(host: MemoryHost) -> None:
 
 @pytest.mark.parametrize(("wish", "cache"), [("", True), ("cache: false", False)])
 async def test_the_prompt_says_whether_a_cache_may_answer(
-    host: MemoryHost, tmp_path: Path, wish: str, cache: bool
+    host: Runtime, tmp_path: Path, wish: str, cache: bool
 ) -> None:
     (tmp_path / "context-service.prompt").write_text(f"---\ntags: [compression]\n{wish}\n---\nShorten it.")
     model = saying(GOOD)
@@ -161,7 +162,7 @@ async def test_the_prompt_says_whether_a_cache_may_answer(
     assert [asked.cache for asked in model.asked] == [cache]
 
 
-async def test_a_prompt_with_an_unknown_variable_is_replaced(host: MemoryHost, tmp_path: Path) -> None:
+async def test_a_prompt_with_an_unknown_variable_is_replaced(host: Runtime, tmp_path: Path) -> None:
     (tmp_path / "context-service.prompt").write_text("---\ntags: [x]\nvariables: [mood]\n---\n{{mood}}")
     model = saying(GOOD)
     response = await ContextClient(host, model, Prompts(tmp_path)).compress(LONG)
@@ -169,7 +170,7 @@ async def test_a_prompt_with_an_unknown_variable_is_replaced(host: MemoryHost, t
     assert "NEVER invent" in model.asked[0].messages[0].content
 
 
-async def test_a_cancelled_caller_is_not_answered(host: MemoryHost) -> None:
+async def test_a_cancelled_caller_is_not_answered(host: Runtime) -> None:
     asked = asyncio.Event()
 
     def hang(_: ModelRequest) -> Any:
@@ -183,6 +184,6 @@ async def test_a_cancelled_caller_is_not_answered(host: MemoryHost) -> None:
         await caller
 
 
-async def test_planning_leaves_nothing_behind(host: MemoryHost) -> None:
+async def test_planning_leaves_nothing_behind(host: Runtime) -> None:
     await compress(host, None, SHORT)
     assert await host.read(ActorRef(CONTEXT_SERVICE, "default")) in (None, service.NoState())

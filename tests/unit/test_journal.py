@@ -12,14 +12,15 @@ from pydantic import BaseModel
 
 from meshwright.errors import AgentError, ReplayMismatch, ToolFailed
 from meshwright.host import RECORD_GAP
-from meshwright.hosts.memory import MemoryHost
+from meshwright.kernel.runtime import Runtime
+from meshwright.testing.runtime import memory_runtime
 from meshwright.work import Journal, Suspended
 from tests.support.journals import REF, STREAM, Effects, answer, begun, resumed, started
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[MemoryHost]:
-    async with started(MemoryHost()) as host:
+async def host() -> AsyncIterator[Runtime]:
+    async with started(memory_runtime()) as host:
         yield host
 
 
@@ -31,7 +32,7 @@ def effects() -> Effects:
 # Replay
 
 
-async def test_a_step_that_is_done_is_not_done_again(host: MemoryHost, effects: Effects) -> None:
+async def test_a_step_that_is_done_is_not_done_again(host: Runtime, effects: Effects) -> None:
     for opened in (begun, resumed):
         journal = await opened(host)
         assert await journal.step("pay", {"amount": 1}, effects("paid", {"receipt": (1, 2)})) == {
@@ -45,7 +46,7 @@ class Receipt(BaseModel):
     number: int
 
 
-async def test_a_result_comes_back_in_its_shape(host: MemoryHost, effects: Effects) -> None:
+async def test_a_result_comes_back_in_its_shape(host: Runtime, effects: Effects) -> None:
     for opened in (begun, resumed):
         journal = await opened(host)
         receipt = await journal.step("pay", {}, effects("paid", Receipt(number=7)), shape=Receipt)
@@ -56,7 +57,7 @@ async def test_a_result_comes_back_in_its_shape(host: MemoryHost, effects: Effec
 
 @pytest.mark.parametrize(("kind", "request_"), [("refund", {"amount": 1}), ("pay", {"amount": 2})])
 async def test_a_run_that_takes_another_road_is_stopped(
-    host: MemoryHost, effects: Effects, kind: str, request_: dict[str, int]
+    host: Runtime, effects: Effects, kind: str, request_: dict[str, int]
 ) -> None:
     await (await begun(host)).step("pay", {"amount": 1}, effects("paid"))
     with pytest.raises(ReplayMismatch, match=r"step 1 of task t1 was 'pay' before"):
@@ -64,13 +65,13 @@ async def test_a_run_that_takes_another_road_is_stopped(
     assert effects == ["paid"]
 
 
-async def test_a_step_that_raised_is_made_again(host: MemoryHost, effects: Effects) -> None:
+async def test_a_step_that_raised_is_made_again(host: Runtime, effects: Effects) -> None:
     with pytest.raises(ToolFailed):
         await (await begun(host)).step("pay", {}, effects("failed", ToolFailed("no money")))
     assert await (await resumed(host)).step("pay", {}, effects("paid")) == "paid"
 
 
-async def test_a_resumed_run_goes_on_behind_what_it_replays(host: MemoryHost, effects: Effects) -> None:
+async def test_a_resumed_run_goes_on_behind_what_it_replays(host: Runtime, effects: Effects) -> None:
     journal = await begun(host)
     await journal.step("a", {}, effects("a"))
     await journal.step("b", {}, effects("b"))
@@ -81,7 +82,7 @@ async def test_a_resumed_run_goes_on_behind_what_it_replays(host: MemoryHost, ef
     assert [record.n for record in await host.records(REF, STREAM)] == [3, 5, 7]
 
 
-async def test_of_two_claims_that_write_a_step_the_first_stands(host: MemoryHost, effects: Effects) -> None:
+async def test_of_two_claims_that_write_a_step_the_first_stands(host: Runtime, effects: Effects) -> None:
     first, second = await begun(host), await begun(host)
     await first.step("pay", {}, effects("first"))
     await second.step("pay", {}, effects("second"))
@@ -89,7 +90,7 @@ async def test_of_two_claims_that_write_a_step_the_first_stands(host: MemoryHost
 
 
 async def test_steps_that_raised_leave_no_gap_that_a_reader_would_take_for_the_end(
-    host: MemoryHost, effects: Effects
+    host: Runtime, effects: Effects
 ) -> None:
     async def polls(journal: Journal) -> Any:
         for _ in range(3 * RECORD_GAP):
@@ -108,7 +109,7 @@ async def test_steps_that_raised_leave_no_gap_that_a_reader_would_take_for_the_e
 
 @pytest.mark.parametrize("raised", range(RECORD_GAP // 2 - 3, RECORD_GAP // 2 + 3))
 async def test_an_answer_behind_steps_that_raised_is_found(
-    host: MemoryHost, effects: Effects, raised: int
+    host: Runtime, effects: Effects, raised: int
 ) -> None:
     async def asks(journal: Journal) -> Any:
         for _ in range(raised):
@@ -123,7 +124,7 @@ async def test_an_answer_behind_steps_that_raised_is_found(
 
 
 async def test_a_run_that_lost_its_road_behind_a_note_of_steps_that_raised_asks_nobody(
-    host: MemoryHost, effects: Effects
+    host: Runtime, effects: Effects
 ) -> None:
     journal = await begun(host)
     for _ in range(RECORD_GAP):
@@ -152,7 +153,7 @@ def outer(journal: Journal, effects: Effects) -> Callable[[], Awaitable[Any]]:
     return run
 
 
-async def test_a_step_with_steps_inside_is_replayed_whole(host: MemoryHost, effects: Effects) -> None:
+async def test_a_step_with_steps_inside_is_replayed_whole(host: Runtime, effects: Effects) -> None:
     for opened in (begun, resumed):
         journal = await opened(host)
         assert await journal.step("outer", {}, outer(journal, effects)) == "inner one and inner two"
@@ -161,7 +162,7 @@ async def test_a_step_with_steps_inside_is_replayed_whole(host: MemoryHost, effe
     assert effects == ["outer", "inner one", "inner two", "behind"]
 
 
-async def test_what_was_done_inside_a_step_that_broke_off_is_kept(host: MemoryHost, effects: Effects) -> None:
+async def test_what_was_done_inside_a_step_that_broke_off_is_kept(host: Runtime, effects: Effects) -> None:
     journal = await begun(host)
 
     async def breaks_off() -> str:
@@ -177,7 +178,7 @@ async def test_what_was_done_inside_a_step_that_broke_off_is_kept(host: MemoryHo
 
 
 async def test_steps_side_by_side_are_refused_since_they_could_not_be_told_apart(
-    host: MemoryHost, effects: Effects
+    host: Runtime, effects: Effects
 ) -> None:
     journal = await begun(host)
     turn_back = asyncio.Event()
@@ -198,7 +199,7 @@ async def test_steps_side_by_side_are_refused_since_they_could_not_be_told_apart
 
 
 async def test_what_may_have_happened_is_not_run_again_but_asked_about(
-    host: MemoryHost, effects: Effects
+    host: Runtime, effects: Effects
 ) -> None:
     journal = await begun(host)
     with pytest.raises(ConnectionError):
@@ -214,7 +215,7 @@ async def test_what_may_have_happened_is_not_run_again_but_asked_about(
     assert effects == ["deployed"]
 
 
-async def test_what_has_happened_and_is_known_is_not_asked_about(host: MemoryHost, effects: Effects) -> None:
+async def test_what_has_happened_and_is_known_is_not_asked_about(host: Runtime, effects: Effects) -> None:
     for opened in (begun, resumed):
         journal = await opened(host)
         assert await journal.step("deploy", {}, effects("deployed"), repeatable=False) == "deployed"
@@ -223,7 +224,7 @@ async def test_what_has_happened_and_is_known_is_not_asked_about(host: MemoryHos
 
 
 async def test_a_run_goes_on_behind_the_steps_inside_of_what_a_person_answered_for(
-    host: MemoryHost, effects: Effects
+    host: Runtime, effects: Effects
 ) -> None:
     journal = await begun(host)
 
@@ -245,7 +246,7 @@ async def test_a_run_goes_on_behind_the_steps_inside_of_what_a_person_answered_f
 
 
 async def test_a_person_is_asked_before_a_run_that_lost_its_road_repeats_what_may_not_be(
-    host: MemoryHost, effects: Effects
+    host: Runtime, effects: Effects
 ) -> None:
     journal = await begun(host)
     await journal.step("deploy", {}, effects("deployed"), repeatable=False)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from meshwright.errors import ToolFailed
-from meshwright.hosts.memory import MemoryHost
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
+from meshwright.testing.runtime import memory_runtime
 from meshwright.work import Journal, Suspended
 from meshwright.work.journal import ProgressEvent
 from tests.support.journals import REF, STREAM, Effects, SlowDisk, answer, begun, resumed, started
@@ -18,8 +19,8 @@ from tests.support.turn_driver import a_task
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[MemoryHost]:
-    async with started(MemoryHost()) as host:
+async def host() -> AsyncIterator[Runtime]:
+    async with started(memory_runtime()) as host:
         yield host
 
 
@@ -39,7 +40,7 @@ def effects() -> Effects:
 
 
 async def test_a_run_that_waits_says_for_what_and_goes_on_with_the_answer(
-    host: MemoryHost, effects: Effects
+    host: Runtime, effects: Effects
 ) -> None:
     async def run(journal: Journal) -> Any:
         await journal.step("before", {}, effects("before"))
@@ -55,14 +56,14 @@ async def test_a_run_that_waits_says_for_what_and_goes_on_with_the_answer(
     assert effects == ["before"]
 
 
-async def test_a_child_goes_with_the_wait_for_it(host: MemoryHost) -> None:
+async def test_a_child_goes_with_the_wait_for_it(host: Runtime) -> None:
     child = a_task("child")
     with pytest.raises(Suspended) as asked:
         await (await begun(host)).wait("delegate", {}, child)
     assert asked.value.suspend.child == child
 
 
-async def test_no_tool_can_swallow_a_wait(host: MemoryHost) -> None:
+async def test_no_tool_can_swallow_a_wait(host: Runtime) -> None:
     journal = await begun(host)
 
     async def swallows() -> str:
@@ -77,7 +78,7 @@ async def test_no_tool_can_swallow_a_wait(host: MemoryHost) -> None:
 
 @pytest.mark.parametrize("step_before", [False, True])
 async def test_what_may_not_be_repeated_may_not_wait(
-    host: MemoryHost, effects: Effects, step_before: bool
+    host: Runtime, effects: Effects, step_before: bool
 ) -> None:
     journal = await begun(host)
 
@@ -156,7 +157,7 @@ async def test_a_run_waits_only_when_all_it_did_is_durable(slow: SlowDisk, effec
 # Events
 
 
-async def test_a_step_tells_once_what_came_of_it(host: MemoryHost, effects: Effects) -> None:
+async def test_a_step_tells_once_what_came_of_it(host: Runtime, effects: Effects) -> None:
     told: list[Event] = []
     host.listen("task-progress", told.append)
 

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from meshwright.cli.app import mesh
 from meshwright.envelope import ActorRef, Message
 from meshwright.errors import InvalidInput, NotFound, StoreUnavailable
-from meshwright.hosts.embedded import EmbeddedHost
+from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.key_actors import KEY, KEYS, VirtualKey, VirtualKeys
 from meshwright.ledger.keys import PREFIX, Keys, Unauthenticated, budget_of
 from meshwright.ledger.proxy import Difference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
+from meshwright.stores.sqlite import SqliteStore
 from meshwright.testing import ManualClock
 from meshwright.turns import ActorKind
 
@@ -31,8 +32,8 @@ MASTER = "sk-master"
 
 
 @asynccontextmanager
-async def opened_host(folder: Path) -> AsyncIterator[EmbeddedHost]:
-    host = EmbeddedHost.in_folder(folder, durability="normal", clock=ManualClock(NOW))
+async def opened_host(folder: Path) -> AsyncIterator[Runtime]:
+    host = Runtime(SqliteStore.in_folder(folder, durability="normal"), clock=ManualClock(NOW))
     host.register(ActorKind.of(VirtualKey, type=KEY))
     host.register(ActorKind.of(VirtualKeys, type=KEYS))
     await host.start()

@@ -8,32 +8,33 @@ from contextlib import suppress
 from pathlib import Path
 
 from meshwright import TaskRequest, build_mesh, load_settings
-from meshwright.envelope import ActorRecord
+from meshwright.encoding import encode
 from meshwright.errors import Overloaded
-from meshwright.hosts.memory import MemoryHost, Store
-from meshwright.hosts.memory.store import Changes
+from meshwright.kernel.store import Batch
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
+from meshwright.stores.memory import MemoryData
+from meshwright.testing.runtime import memory_runtime
 from tests.unit.test_mesh import Echo, Gate
 
 TEXT = "x" * 5_000
 
 
-class CountingStore(Store):
+class CountingData(MemoryData):
     """Counts the bytes that are committed."""
 
     committed = 0
 
-    def commit(self, changes: Changes) -> list[int]:
-        state = (
-            ActorRecord.decode(changes.head).state if changes.head else b""
-        )  # without the ids of its messages
-        records = [value for _, _, value in changes.records]
-        self.committed += sum(map(len, (state, *changes.mail, *changes.events.values(), *records)))
-        return super().commit(changes)
+    def apply(self, batch: Batch) -> None:
+        states = [record.state for record in batch.actors.values()]  # without the ids of messages
+        mail = [delivery.message.encode() for delivery in batch.messages]
+        events = [event.encode() for event in batch.events]
+        records = [encode(record.value) for record in batch.records]
+        self.committed += sum(map(len, (*states, *mail, *events, *records)))
+        super().apply(batch)
 
 
-def mesh_on(store: Store, tmp_path: Path, *, opened: bool, max_thread_tasks: int) -> Mesh:
+def mesh_on(data: MemoryData, tmp_path: Path, *, opened: bool, max_thread_tasks: int) -> Mesh:
     gate = type("TestGate", (Gate,), {"began": asyncio.Event(), "opened": asyncio.Event()})
     if opened:
         gate.opened.set()
@@ -42,7 +43,7 @@ def mesh_on(store: Store, tmp_path: Path, *, opened: bool, max_thread_tasks: int
         project=tmp_path,
         agents=[Echo, gate],
         model=OfflineModel(),
-        host=lambda given: MemoryHost(given.clock, log=given.log, database=given.database, store=store),
+        host=lambda given: memory_runtime(given.clock, log=given.log, database=given.database, data=data),
     )
 
 
@@ -67,25 +68,25 @@ class Client:
 
 
 async def test_waiting_tasks_are_not_written_again_with_each_that_comes(tmp_path: Path) -> None:
-    store = CountingStore()
-    async with mesh_on(store, tmp_path, opened=False, max_thread_tasks=1000) as mesh:
+    data = CountingData()
+    async with mesh_on(data, tmp_path, opened=False, max_thread_tasks=1000) as mesh:
         client = Client(mesh)
         costs = []
         for _ in range(10):
-            before = store.committed
+            before = data.committed
             await client.give(20)
-            costs.append((store.committed - before) / 20)
+            costs.append((data.committed - before) / 20)
         assert (costs[-1] - costs[0]) / 180 < 300, costs  # bytes that one waiting task adds to a turn
 
 
 async def test_a_thread_in_constant_use_costs_the_same_for_every_task(tmp_path: Path) -> None:
-    store = CountingStore()
-    async with mesh_on(store, tmp_path, opened=True, max_thread_tasks=50) as mesh:
+    data = CountingData()
+    async with mesh_on(data, tmp_path, opened=True, max_thread_tasks=50) as mesh:
         client = Client(mesh)
         await client.give(100)
         costs = []
         for _ in range(4):
-            before = store.committed
+            before = data.committed
             await client.give(100)
-            costs.append(store.committed - before)
+            costs.append(data.committed - before)
         assert max(costs) < 1.2 * min(costs), costs

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from meshwright.envelope import ActorRef, Message
 from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
-from meshwright.hosts.memory import MemoryHost, Store
+from meshwright.kernel.runtime import Runtime
+from meshwright.stores.memory import MemoryData
+from meshwright.testing.runtime import memory_runtime
 from meshwright.work import Answer, Journal, Offer, Withdraw, Work
 from meshwright.work import worker as worker_module
 from tests.support.worker_harness import Gate, at_once, worker_harness
@@ -62,7 +65,7 @@ async def test_an_answer_that_comes_while_its_task_is_put_aside_is_not_lost() ->
     async def asks(work: Work, journal: Journal) -> None:
         await journal.wait("ask", {})
 
-    class Hasty(MemoryHost):
+    class Hasty(Runtime):
         """Answers before the worker that put the task aside is told that it did."""
 
         async def call(self, ref: ActorRef, method: str, body: Any = None, **options: Any) -> Any:
@@ -73,7 +76,7 @@ async def test_an_answer_that_comes_while_its_task_is_put_aside_is_not_lost() ->
                 )
             return reply
 
-    async with worker_harness(asks, slots=2, host=Hasty()) as here:
+    async with worker_harness(asks, slots=2, host=memory_runtime(sort=Hasty)) as here:
         await here.queue("t1")
         assert (await here.ended("t1")).success
     assert here.begun == ["t1", "t1"]
@@ -82,7 +85,7 @@ async def test_an_answer_that_comes_while_its_task_is_put_aside_is_not_lost() ->
 # Offers that come again
 
 
-class Counting(MemoryHost):
+class Counting(Runtime):
     """Counts the claims that it is asked for."""
 
     claims = 0
@@ -93,7 +96,7 @@ class Counting(MemoryHost):
 
 
 async def test_what_a_worker_has_is_not_claimed_again_however_often_it_is_offered() -> None:
-    gate, host = Gate(), Counting()
+    gate, host = Gate(), memory_runtime(sort=Counting)
     async with worker_harness(gate, host=host) as here:
         ref = await here.queue("t1")
         await here.has_begun("t1")
@@ -106,10 +109,10 @@ async def test_what_a_worker_has_is_not_claimed_again_however_often_it_is_offere
 
 
 async def test_what_another_worker_has_is_not_asked_for_while_that_one_lives() -> None:
-    store, gate = Store(), Gate()
-    elsewhere = Counting(store=store)
+    data, gate = MemoryData(), Gate()
+    elsewhere = memory_runtime(sort=Counting, data=data)
     async with (
-        worker_harness(gate, host=MemoryHost(store=store)) as here,
+        worker_harness(gate, host=memory_runtime(data=data)) as here,
         worker_harness(gate, host=elsewhere) as there,
     ):
         ref = await here.queue("t1")
@@ -204,16 +207,20 @@ async def test_work_whose_host_ends_is_left_to_the_next_start(error: HostError) 
 
 @pytest.mark.usefixtures("no_pauses")
 async def test_the_end_of_work_waits_for_room_in_the_mailbox() -> None:
-    host = MemoryHost(max_mailbox=3)
+    host = memory_runtime(max_mailbox=3)
+    sending: list[asyncio.Future[list[None]]] = []
 
     async def fills_the_mailbox(work: Work, journal: Journal) -> None:
         ref = ActorRef("helper", "default:t1")
-        for n in range(3):
-            await host.send(Message(f"m{n}", ref, "resume", Answer(task_id="none", key="none")))
+        answer = Answer(task_id="none", key="none")
+        sends = [asyncio.create_task(host.send(Message(f"m{n}", ref, "resume", answer))) for n in range(3)]
+        await asyncio.sleep(0)  # all have begun
         with pytest.raises(MailboxFull):
-            await host.call(ref, "resume", Answer(task_id="none", key="none"))
+            await host.call(ref, "resume", answer)
+        sending.append(asyncio.gather(*sends))
 
     async with worker_harness(fills_the_mailbox, host=host) as here:
         await here.queue("t1")
         assert (await here.ended("t1")).success
+        await sending[0]
     assert here.begun == ["t1"]

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from meshwright.envelope import ActorRef
-from meshwright.hosts.memory import MemoryHost, Store
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
+from meshwright.stores.memory import MemoryData
+from meshwright.testing.runtime import memory_runtime
 from meshwright.work import Cancel
 from meshwright.work.protocol import Stop
 from meshwright.work.worker import until_stopped
@@ -28,7 +30,7 @@ async def test_work_that_is_told_to_stop_ends_as_cancelled() -> None:
 
 
 async def test_a_stop_that_comes_before_its_claim_is_known_holds_and_nothing_begins() -> None:
-    class SlowToAnswer(MemoryHost):
+    class SlowToAnswer(Runtime):
         """A worker learns of its claim only after somebody has cancelled the task."""
 
         async def call(self, ref: ActorRef, method: str, body: Any = None, **options: Any) -> Any:
@@ -37,7 +39,7 @@ async def test_a_stop_that_comes_before_its_claim_is_known_holds_and_nothing_beg
                 await super().call(ref, "cancel", Cancel(task_id="t1"))
             return reply
 
-    async with worker_harness(Gate(), host=SlowToAnswer()) as here:
+    async with worker_harness(Gate(), host=memory_runtime(sort=SlowToAnswer)) as here:
         await here.queue("t1")
         assert (await here.ended("t1")).status == "cancelled"
     assert here.begun == []
@@ -54,7 +56,7 @@ async def test_a_stop_of_an_earlier_claim_does_not_stop_this_one() -> None:
 
 
 async def test_a_stop_that_comes_when_the_work_is_done_does_not_break_off_its_commit() -> None:
-    class LastMoment(MemoryHost):
+    class LastMoment(Runtime):
         """A task is cancelled while the end of its work is being committed."""
 
         async def call(self, ref: ActorRef, method: str, body: Any = None, **options: Any) -> Any:
@@ -62,7 +64,7 @@ async def test_a_stop_that_comes_when_the_work_is_done_does_not_break_off_its_co
                 await super().call(ref, "cancel", Cancel(task_id="t1"))
             return await super().call(ref, method, body, **options)
 
-    async with worker_harness(at_once, host=LastMoment()) as here:
+    async with worker_harness(at_once, host=memory_runtime(sort=LastMoment)) as here:
         ref = await here.queue("t1")
         assert (await here.ended("t1")).success
         await here.rests()
@@ -77,7 +79,7 @@ async def test_a_cancellation_that_is_no_stop_passes() -> None:
         await work
 
 
-class Forgetful(MemoryHost):
+class Forgetful(Runtime):
     """Loses the first event that it is to show to all processes."""
 
     lost = 0
@@ -89,7 +91,7 @@ class Forgetful(MemoryHost):
 
 
 async def test_a_stop_for_this_worker_is_shown_to_nobody_else() -> None:
-    host = Forgetful()
+    host = memory_runtime(sort=Forgetful)
     async with worker_harness(Gate(), host=host) as here:
         ref = await here.queue("t1")
         await here.has_begun("t1")
@@ -99,10 +101,10 @@ async def test_a_stop_for_this_worker_is_shown_to_nobody_else() -> None:
 
 
 async def test_a_stop_that_did_not_reach_the_worker_that_works_is_told_again_by_a_redrive() -> None:
-    store = Store()
-    elsewhere = Forgetful(store=store)
+    data = MemoryData()
+    elsewhere = memory_runtime(sort=Forgetful, data=data)
     async with (
-        worker_harness(Gate(), host=MemoryHost(store=store)) as here,
+        worker_harness(Gate(), host=memory_runtime(data=data)) as here,
         worker_harness(Gate(), host=elsewhere),
     ):
         ref = await here.queue("t1")

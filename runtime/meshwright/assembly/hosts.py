@@ -9,11 +9,12 @@ from meshwright import topics
 from meshwright.clock import Clock
 from meshwright.events.log import EventLog
 from meshwright.host import Host
-from meshwright.hosts.embedded import EmbeddedHost
-from meshwright.hosts.memory import MemoryHost
+from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Role
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
+from meshwright.stores.memory import MemoryStore
+from meshwright.stores.sqlite import SqliteStore
 from meshwright.tracing import NoTracing, Tracing
 
 
@@ -28,11 +29,10 @@ class Grounds(NamedTuple):
     tracing: Tracing | NoTracing
 
 
-def embedded_host(grounds: Grounds) -> EmbeddedHost:
+def embedded_host(grounds: Grounds) -> Runtime:
     """The default: this process and one SQLite file."""
-    return EmbeddedHost(
-        grounds.database,
-        grounds.log,
+    return Runtime(
+        SqliteStore(grounds.database, grounds.log),
         clock=grounds.clock,
         tracing=grounds.tracing,
         max_record_bytes=grounds.settings.max_record_bytes,
@@ -41,11 +41,11 @@ def embedded_host(grounds: Grounds) -> EmbeddedHost:
 
 def memory_host(grounds: Grounds) -> Host:
     """For tests: nothing is kept."""
-    return MemoryHost(
-        grounds.clock,
-        log=grounds.log,
-        database=grounds.database,
+    return Runtime(
+        MemoryStore(log=grounds.log, database=grounds.database),
+        clock=grounds.clock,
         max_record_bytes=grounds.settings.max_record_bytes,
+        strict=True,
     )
 
 

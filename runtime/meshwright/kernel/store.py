@@ -246,7 +246,8 @@ class ExclusiveStore(Store):
     def write(self, batch: Batch, done: Callable[[StoreFailed | None], None]) -> None:
         """Queue a batch; `done` is called on the event loop once it is durable, or with why it is not.
 
-        Batches become durable in the order of the calls. Before `done`, durable events are told to the bus.
+        Batches become durable in the order of the calls. Their events are told to the bus in the same step of
+        the loop that calls `done`.
         """
 
     @abstractmethod

@@ -9,18 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meshwright.hosts.memory import Faults
+    from meshwright.stores.memory import Faults
     from meshwright.testing.clock import ManualClock
     from meshwright.testing.mesh import Events, MeshUnderTest, mesh_for
     from meshwright.testing.model import ScriptedModel, ScriptEnded, tool_call
+    from meshwright.testing.runtime import memory_runtime
 
 HOMES = {
     "Events": "testing.mesh",
-    "Faults": "hosts.memory",
+    "Faults": "stores.memory",
     "ManualClock": "testing.clock",
     "MeshUnderTest": "testing.mesh",
     "ScriptEnded": "testing.model",
     "ScriptedModel": "testing.model",
+    "memory_runtime": "testing.runtime",
     "mesh_for": "testing.mesh",
     "tool_call": "testing.model",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "MeshUnderTest",
     "ScriptEnded",
     "ScriptedModel",
+    "memory_runtime",
     "mesh_for",
     "tool_call",
 ]

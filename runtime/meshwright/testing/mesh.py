@@ -15,14 +15,15 @@ from meshwright.assembly.hosts import Grounds
 from meshwright.clock import Clock
 from meshwright.errors import MeshError, PromptError
 from meshwright.host import Host
-from meshwright.hosts.memory import Faults, MemoryHost
 from meshwright.mesh import Mesh
 from meshwright.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.models.port import Model
 from meshwright.prompts.folder import BUILT_IN
 from meshwright.settings import load_settings
+from meshwright.stores.memory import Faults
 from meshwright.testing.clock import ManualClock
 from meshwright.testing.model import ScriptedModel
+from meshwright.testing.runtime import memory_runtime
 
 PATIENCE_SECONDS = 30.0  # real ones, that a test waits for an outcome
 SHOWN_EVENTS = 5
@@ -139,7 +140,7 @@ async def mesh_for(
     model = model or ScriptedModel()
 
     def host(grounds: Grounds) -> Host:
-        return MemoryHost(grounds.clock, log=grounds.log, database=grounds.database, faults=faults)
+        return memory_runtime(grounds.clock, log=grounds.log, database=grounds.database, faults=faults)
 
     mesh = build_mesh(
         load_settings(project, host="memory", **settings),

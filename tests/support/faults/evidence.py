@@ -8,9 +8,9 @@ from meshwright.envelope import ActorRecord, ActorRef
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.events.tasks import TaskSummary
-from meshwright.hosts.embedded.cells import head_of
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.stores.sqlite import record_of
 from tests.support.faults.fleet import MAX_CONCURRENCY, Books
 from tests.support.faults.oracle import Evidence
 
@@ -46,7 +46,7 @@ def _heads(database: Database) -> dict[ActorRef, ActorRecord]:
         "SELECT type, id, revision, last_turn, sent, wake_at, obliged, seen, state FROM heads"
     ).fetchall()
     reader.close()
-    return {ActorRef(*row[:2]): head_of(row[2:]) for row in rows}
+    return {ActorRef(*row[:2]): record_of(row[2:]) for row in rows}
 
 
 def _undelivered(database: Database) -> int:

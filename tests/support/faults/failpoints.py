@@ -19,10 +19,10 @@ from meshwright.clock import Clock
 from meshwright.envelope import ActorRef, Record
 from meshwright.errors import StoreFailed
 from meshwright.events.log import EventLog
-from meshwright.hosts.embedded import EmbeddedHost
-from meshwright.hosts.embedded.group import Group
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
 from meshwright.sql.database import Database, Job, Session
+from meshwright.stores.sqlite import BatchJob, SqliteStore
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.turns import ActorKind, Method
 from meshwright.work.protocol import ORCHESTRATOR
@@ -51,8 +51,8 @@ def name_of(ref: ActorRef, method: str) -> str:
     return f"{kinds.get(ref.type, 'thread')}.{method}"
 
 
-class FailingHost(EmbeddedHost):
-    """The embedded host with failpoints at its doors."""
+class FailingHost(Runtime):
+    """A runtime on SQLite with failpoints at its doors."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class FailingHost(EmbeddedHost):
         self._under_way: list[str] = []  # turns and records of the group that is being filled
         self._submit_to_database = database.submit
         setattr(database, "submit", self._submit)  # noqa: B010 a door of an instance, replaced for this process
-        super().__init__(database, log, clock=clock, tracing=tracing)
+        super().__init__(SqliteStore(database, log), clock=clock, tracing=tracing)
 
     def register(self, kind: ActorKind) -> None:
         methods = {
@@ -105,7 +105,7 @@ class FailingHost(EmbeddedHost):
         return run
 
     def _submit(self, job: Job) -> None:
-        if isinstance(job, Group):
+        if isinstance(job, BatchJob):
             job = FailingJob(job, self._failpoints, tuple(self._under_way))
             self._under_way.clear()
         self._submit_to_database(job)

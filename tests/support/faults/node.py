@@ -24,7 +24,7 @@ from meshwright.app import build_mesh
 from meshwright.assembly.hosts import Grounds
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.hosts.embedded import host
+from meshwright.kernel import ahead
 from meshwright.mesh import Mesh
 from meshwright.messages import Outcome, Receipt, TaskRequest
 from meshwright.settings import Settings
@@ -61,7 +61,7 @@ class Job:
     control: str = ""
     max_open: int = 64
     max_model_seconds: float = 0.0
-    max_turns_a_round: int = host.MAX_TURNS_A_ROUND
+    max_turns_a_round: int = ahead.MAX_TURNS_A_ROUND
     settings: dict[str, Any] = field(default_factory=dict)
 
     def encode(self) -> str:
@@ -161,7 +161,7 @@ async def work(job: Job) -> None:
     """Do a job to its end."""
     failpoints = Failpoints(job.point, job.nth)
     controls.break_on_purpose(job.control)
-    setattr(host, "MAX_TURNS_A_ROUND", job.max_turns_a_round)  # noqa: B010 in this process alone
+    setattr(ahead, "MAX_TURNS_A_ROUND", job.max_turns_a_round)  # noqa: B010 in this process alone
     mesh = mesh_of(job, failpoints)
     async with mesh:
         say("ready")

@@ -151,7 +151,7 @@ class Executor:
                 if delivery.alarm:
                     end = without_alarm(taken.head, delivery.message)
             if isinstance(end, Commit) and end.changed:
-                taken.head = end.head
+                taken.head = end.record
             taken.ends.append((delivery, end))
         return taken
 

@@ -1,25 +1,29 @@
-"""Chance, by a seed: what may go wrong with messages and actors without breaking a promise of the port."""
+"""Chance, by a seed: what may go wrong with messages and actors without breaking a promise of the runtime."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TypeVar
+
+from meshwright.kernel.store import Delivery
 
 ChoiceT = TypeVar("ChoiceT")
 
 
 class Faults:
-    """Misfortunes that a host is to bring about; each is a probability from 0 to 1, per occasion.
+    """Misfortunes that a store in memory brings about; each is a probability from 0 to 1, per occasion.
 
     `duplicate`: a message is delivered a second time, later.
     `delay`: a message is held back, for up to `max_delay_passes` passes of the event loop.
     `reorder`: a message overtakes those of other pairs. What comes from one sender to one receiver keeps
-    its order; a call, and a message that names no sender, is a pair of its own.
+    its order; a message that names no sender is a pair of its own.
+    `conflict`: a commit fails as if another worker's had come first.
     `lose`: what an event is to a subscriber is lost on its way, as by a broker that dies. Once all that it
-    has is delivered, the host gives the obliged actors a `redrive` turn. Plain subscribers never hear of it.
+    has is delivered, actors with pending work get a `redrive` turn. Plain subscribers never hear of it.
     `restart`: after a turn, the worker is as after a crash: the turn's signals are lost, every actor is
-    read anew from its bytes, and the obliged ones get `recover` under a new incarnation. Messages, calls,
+    loaded again, and those with pending work get `recover` under a new incarnation. Messages, calls,
     listeners and work under way go on. It happens at most `max_restarts` times, so that recovering comes to
     an end.
 
@@ -34,6 +38,7 @@ class Faults:
         delay: float = 0.0,
         max_delay_passes: int = 20,
         reorder: float = 0.0,
+        conflict: float = 0.0,
         lose: float = 0.0,
         restart: float = 0.0,
         max_restarts: int = 20,
@@ -43,22 +48,32 @@ class Faults:
         self._delay = delay
         self._max_delay_passes = max_delay_passes
         self._reorder = reorder
+        self._conflict = conflict
         self._lose = lose
         self._restart = restart
         self._restarts_left = max_restarts
-
-    def duplicates(self) -> bool:
-        """Whether to deliver this message twice."""
-        return self._strikes(self._duplicate)
 
     @property
     def may_lose(self) -> bool:
         """Whether anything may be lost."""
         return self._lose > 0
 
+    @property
+    def disturbs_mail(self) -> bool:
+        """Whether messages may arrive twice, late, or in another order."""
+        return max(self._duplicate, self._delay, self._reorder) > 0
+
+    def duplicates(self) -> bool:
+        """Whether to deliver this message twice."""
+        return self._strikes(self._duplicate)
+
     def loses(self) -> bool:
         """Whether to lose what an event is to this subscriber."""
         return self._strikes(self._lose)
+
+    def conflicts(self) -> bool:
+        """Whether this commit comes too late."""
+        return self._strikes(self._conflict)
 
     def delay_passes(self) -> int:
         """For how many passes of the event loop to hold this message back."""
@@ -80,3 +95,45 @@ class Faults:
 
     def _strikes(self, probability: float) -> bool:
         return probability > 0 and self._chance.random() < probability
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    delivery: Delivery
+    until_pass: int
+
+
+class DisturbedMail:
+    """The messages on their way to one actor: held back, doubled and reordered as faults will have it."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._held: list[_Held] = []
+        self._passes = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def put(self, delivery: Delivery) -> None:
+        """Add a message, and perhaps a copy of it."""
+        for _ in range(2 if self._faults.duplicates() else 1):
+            self._held.append(_Held(delivery, self._passes + self._faults.delay_passes()))
+
+    def take(self) -> Delivery | None:
+        """The next message, or None in a pass in which every one is held back."""
+        self._passes += 1
+        held = self._faults.next_of(self._ready())
+        if held is None:
+            return None
+        self._held.remove(held)
+        return held.delivery
+
+    def _ready(self) -> Iterator[_Held]:
+        """Those that may come next: of each pair the oldest alone, so that none overtakes its own kind."""
+        passed: set[str] = set()
+        for held in self._held:
+            message = held.delivery.message
+            pair = message.sender or message.id
+            if pair not in passed and held.until_pass < self._passes:
+                yield held
+            passed.add(pair)

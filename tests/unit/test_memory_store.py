@@ -1,4 +1,4 @@
-"""The in-memory host where it is stricter than the port, and the faults that it brings about on request."""
+"""The runtime in memory where it is stricter than others, and the faults that it brings about on request."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -13,10 +13,12 @@ from meshwright.errors import HostError, InvalidInput, StoreFailed
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.host import Subscription
-from meshwright.hosts.memory import Faults, MemoryHost, Store
-from meshwright.hosts.memory.mailbox import Letter, Mailbox
+from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.store import Delivery
 from meshwright.messages import Event
 from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.stores.memory import DisturbedMail, Faults, MemoryData
+from meshwright.testing.runtime import memory_runtime
 from meshwright.turns import ActorKind
 
 ONE = ActorRef("Book", "one")
@@ -66,33 +68,33 @@ class Signals:
         self.taken.append("lease_lost")
 
 
-def new_host(**options: Any) -> MemoryHost:
-    host = MemoryHost(**options)
+def new_host(**options: Any) -> Runtime:
+    host = memory_runtime(**options)
     host.register(ActorKind.of(Book))
     return host
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[MemoryHost]:
+async def host() -> AsyncIterator[Runtime]:
     host = new_host()
     await host.start()
     yield host
     await host.stop()
 
 
-async def lines_of(host: MemoryHost) -> list[str]:
+async def lines_of(host: Runtime) -> list[str]:
     text = await host.read(ONE)
     return text.lines if isinstance(text, Text) else []
 
 
-async def test_a_reply_is_the_callers_own(host: MemoryHost) -> None:
+async def test_a_reply_is_the_callers_own(host: Runtime) -> None:
     text = await host.call(ONE, "write", {"text": "a"})
     text.lines.append("scribbled by the caller")
     await host.call(ONE, "write", {"text": "b"})
     assert await lines_of(host) == ["a", "b"]
 
 
-async def test_a_body_belongs_to_its_message(host: MemoryHost) -> None:
+async def test_a_body_belongs_to_its_message(host: Runtime) -> None:
     body = {"text": "as it was"}
     call = asyncio.create_task(host.call(ONE, "write", body))
     await asyncio.sleep(0)
@@ -101,7 +103,7 @@ async def test_a_body_belongs_to_its_message(host: MemoryHost) -> None:
     assert await lines_of(host) == ["as it was"]
 
 
-async def test_a_reply_that_is_no_json_undoes_its_turn(host: MemoryHost) -> None:
+async def test_a_reply_that_is_no_json_undoes_its_turn(host: Runtime) -> None:
     with pytest.raises(InvalidInput, match="a reply"):
         await host.call(ONE, "answer_what_is_no_json")
     assert await host.read(ONE) is None
@@ -128,7 +130,8 @@ async def test_a_restart_goes_on_under_another_name() -> None:
     await host.start()
     first = host.incarnation
     await host.call(ONE, "write", {"text": "a"})
-    await host.restart()
+    await host.crash()
+    await host.start()
     assert await host.has_expired(first)
     text = await host.call(ONE, "write", {"text": "b"})
     assert (text.lines, text.incarnations) == (["a", "b"], 1)
@@ -234,45 +237,39 @@ async def test_the_event_log_numbers_what_listeners_hear() -> None:
     await host.stop()
 
 
-def letters(*pairs: str) -> list[Letter]:
-    return [Letter(Message(f"m{n}", ONE, "write", None, pair), n) for n, pair in enumerate(pairs, start=1)]
+def mail_to_one(*pairs: str) -> list[Delivery]:
+    return [Delivery(Message(f"m{n}", ONE, "write", None, pair), n) for n, pair in enumerate(pairs, start=1)]
 
 
-def taken_from(mailbox: Mailbox, *, passes: int = 1000) -> list[str]:
-    taken = [mailbox.take() for _ in range(passes)]
-    return [letter.message.id for letter in taken if letter is not None]
+def taken_from(mail: DisturbedMail, *, passes: int = 1000) -> list[str]:
+    taken = [mail.take() for _ in range(passes)]
+    return [delivery.message.id for delivery in taken if delivery is not None]
 
 
-def filled(faults: Faults, *pairs: str) -> Mailbox:
-    mailbox = Mailbox(faults)
-    for letter in letters(*pairs):
-        mailbox.put(letter)
-    return mailbox
+def filled(faults: Faults, *pairs: str) -> DisturbedMail:
+    mail = DisturbedMail(faults)
+    for delivery in mail_to_one(*pairs):
+        mail.put(delivery)
+    return mail
 
 
-def test_without_faults_letters_come_once_and_in_order() -> None:
+def test_without_faults_messages_arrive_once_and_in_order() -> None:
     assert taken_from(filled(Faults(), "a", "b", "a")) == ["m1", "m2", "m3"]
 
 
-def test_duplicates_come_later() -> None:
+def test_duplicates_arrive_later() -> None:
     taken = taken_from(filled(Faults(duplicate=1.0), "a", "b", "c"))
     assert sorted(taken) == ["m1", "m1", "m2", "m2", "m3", "m3"]
 
 
-def test_a_call_is_never_duplicated() -> None:
-    mailbox = Mailbox(Faults(duplicate=1.0))
-    mailbox.put(Letter(Message("call", ONE, "write")))
-    assert taken_from(mailbox) == ["call"]
-
-
-def test_a_delayed_letter_comes_some_passes_later(seed: int) -> None:
-    mailbox = filled(Faults(seed, delay=1.0, max_delay_passes=10), "a")
-    taken = [mailbox.take() for _ in range(11)]
+def test_a_delayed_message_arrives_some_passes_later(seed: int) -> None:
+    mail = filled(Faults(seed, delay=1.0, max_delay_passes=10), "a")
+    taken = [mail.take() for _ in range(11)]
     assert taken[0] is None
-    assert [letter.message.id for letter in taken if letter is not None] == ["m1"]
+    assert [delivery.message.id for delivery in taken if delivery is not None] == ["m1"]
 
 
-def test_letters_of_different_pairs_overtake_one_another_and_those_of_one_never(seed: int) -> None:
+def test_messages_of_different_pairs_overtake_one_another_and_those_of_one_never(seed: int) -> None:
     pairs = ["a", "b", "c", "d"] * 25
     taken = taken_from(filled(Faults(seed, reorder=0.5, delay=0.5), *pairs))
     assert taken != [f"m{n}" for n in range(1, 101)]
@@ -290,8 +287,8 @@ def test_the_same_seed_draws_the_same_chances(seed: int) -> None:
 
 
 async def test_a_restart_by_chance_loses_signals_and_recovers_the_obliged() -> None:
-    signals, store = Signals(), Store()
-    host = new_host(faults=Faults(restart=1.0, max_restarts=1), store=store)
+    signals, data = Signals(), MemoryData()
+    host = new_host(faults=Faults(restart=1.0, max_restarts=1), data=data)
     host.attach(signals)
     await host.start()
     first = host.incarnation
@@ -319,12 +316,12 @@ async def test_what_is_lost_does_not_come_and_the_obliged_are_asked_to_redrive()
 
 
 async def test_what_was_lost_before_a_start_is_not_known_so_the_obliged_are_asked_after_it() -> None:
-    store = Store()
-    before = new_host(store=store)
+    data = MemoryData()
+    before = new_host(data=data)
     await before.start()
     assert (await before.call(ONE, "write", {"text": "a"})).redrives == 0
     await before.crash()
-    host = new_host(store=store, faults=Faults(lose=0.1))
+    host = new_host(data=data, faults=Faults(lose=0.1))
     redriven = asyncio.Event()
     host.listen("books", lambda event: redriven.set() if event.event_type == "book.redriven" else None)
     await host.start()
@@ -333,12 +330,12 @@ async def test_what_was_lost_before_a_start_is_not_known_so_the_obliged_are_aske
     await host.stop()
 
 
-async def test_a_lapse_tells_the_worker_and_goes_on_under_another_name(host: MemoryHost) -> None:
+async def test_a_lost_lease_tells_the_worker_and_goes_on_under_another_name(host: Runtime) -> None:
     signals = Signals()
     host.attach(signals)
     first = host.incarnation
     await host.call(ONE, "write", {"text": "a"})
-    host.lapse()
+    host.lease_lost()
     assert await host.has_expired(first)
     text = await host.call(ONE, "write", {"text": "b"})
     assert (text.lines, text.incarnations) == (["a", "b"], 1)

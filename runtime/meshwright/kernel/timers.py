@@ -1,29 +1,32 @@
-"""Alarms: the `wake_at` of heads, kept in the file; only those due soon are kept in memory."""
+"""Timers: alarms of actors, kept in their records; only those due soon are kept in memory."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 
 from meshwright.clock import Clock
 from meshwright.envelope import ActorRef
 
-HORIZON = timedelta(seconds=60)  # alarms further off stay in the file
-SWEEP = timedelta(seconds=30)  # how often the file is asked for those that came within the horizon
-
-LoadDue = Callable[[float], list[tuple[str, str, float]]]
+HORIZON = timedelta(seconds=60)  # alarms further off are left to the store
+SWEEP = timedelta(seconds=30)  # how often the store is asked for those that came within the horizon
 
 
-class Alarms:
-    """Fires alarms when they are due. `fire` must tell apart one that was moved or cleared meanwhile."""
+class Timers:
+    """Rings alarms when they are due; whether one was moved or cleared meanwhile is for the turn to see."""
 
-    def __init__(self, clock: Clock, load_due: LoadDue, fire: Callable[[ActorRef], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        load_due: Callable[[datetime], Iterable[tuple[ActorRef, datetime]]],
+        ring: Callable[[ActorRef], None],
+    ) -> None:
         self._clock = clock
         self._load_due = load_due
-        self._fire = fire
+        self._ring = ring
         self._heap: list[tuple[datetime, ActorRef]] = []
         self._horizon: datetime | None = None
         self._sweep_at: datetime | None = None
@@ -31,15 +34,18 @@ class Alarms:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to watch the clock; what fell due while nobody watched fires at once."""
-        self._task = asyncio.create_task(self._run(), name="alarms")
+        """Begin to watch the clock, again after `stop`; what is overdue rings at once."""
+        self._horizon = self._sweep_at = None
+        self._task = asyncio.create_task(self._run(), name="timers")
 
     async def stop(self) -> None:
-        """Stop watching; alarms stay in the file."""
+        """Stop watching; the store keeps the alarms."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+            self._task = None
+        self._heap.clear()
 
     def note(self, ref: ActorRef, wake_at: datetime) -> None:
         """An actor has set its alarm."""
@@ -56,18 +62,16 @@ class Alarms:
             if self._sweep_at is None or now >= self._sweep_at:
                 self._sweep(now)
             while self._heap and self._heap[0][0] <= now:
-                self._fire(heapq.heappop(self._heap)[1])
+                self._ring(heapq.heappop(self._heap)[1])
             await self._wait()
 
     def _sweep(self, now: datetime) -> None:
         self._sweep_at = now + SWEEP
         self._horizon = now + HORIZON
-        due = self._load_due(self._horizon.timestamp())
         known = {ref for _, ref in self._heap}
-        for kind, name, wake_at in due:
-            ref = ActorRef(kind, name)
+        for ref, wake_at in self._load_due(self._horizon):
             if ref not in known:
-                heapq.heappush(self._heap, (datetime.fromtimestamp(wake_at, now.tzinfo), ref))
+                heapq.heappush(self._heap, (wake_at, ref))
 
     async def _wait(self) -> None:
         """Until the next alarm, the next sweep, or news of an earlier alarm."""

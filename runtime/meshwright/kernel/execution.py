@@ -1,0 +1,147 @@
+"""Running turns: what is the same whether they run ahead of the store or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from pydantic import TypeAdapter
+
+from meshwright.bus import Bus
+from meshwright.clock import Clock
+from meshwright.encoding import as_json
+from meshwright.envelope import ActorRecord, ActorRef, Message, Record
+from meshwright.errors import StoreFailed
+from meshwright.kernel.cells import Cell, Cells
+from meshwright.kernel.store import Delivery
+from meshwright.kernel.timers import Timers
+from meshwright.messages import Event
+from meshwright.tracing import NoTracing, Tracing
+from meshwright.turns import Commit, take_turn
+
+UNTRACED = NoTracing()  # for turns that belong to no task
+
+
+@dataclass(slots=True, eq=False)
+class Surroundings:
+    """What turns run in: the parts of a runtime that an executor uses.
+
+    `strict`: replies go through JSON, as they do between processes.
+    """
+
+    cells: Cells
+    bus: Bus
+    timers: Timers
+    clock: Clock
+    tracing: Tracing | NoTracing
+    max_record_bytes: int
+    strict: bool
+    signal: Callable[[ActorRef, Sequence[Any]], None]
+    fail: Callable[[StoreFailed], None]
+    recover: Callable[[ActorRef], None]
+    incarnation: Callable[[], str]
+
+    def run(self, cell: Cell, record: ActorRecord, delivery: Delivery) -> Commit:
+        """Run one turn on a record. Whatever it raises is passed on, and its half-changed state forgotten."""
+        message = delivery.message
+        if not delivery.is_call and self._is_outdated(message.method, record):
+            return Commit(cell.ref, message, record, changed=False)
+        tracing = self.tracing if message.traceparent is not None else UNTRACED
+        with tracing.span(f"turn {cell.ref.type}.{message.method}", parent=message.traceparent) as span:
+            try:
+                if cell.actor is None:
+                    cell.actor = cell.kind.activate(cell.ref, record)
+                commit = take_turn(
+                    cell.kind,
+                    cell.actor,
+                    record,
+                    message,
+                    self.clock.now(),
+                    remember=delivery.remember,
+                    traceparent=span.traceparent,
+                    max_bytes=self.max_record_bytes,
+                )
+                if self.strict and delivery.is_call:
+                    commit.reply = _through_json(commit.reply)
+            except BaseException:  # passed on: the next turn begins with what the last one left
+                cell.actor = None
+                raise
+        return commit
+
+    def _is_outdated(self, method: str, record: ActorRecord) -> bool:
+        """Whether an alarm was moved or cleared after it rang, or pending work was done meanwhile."""
+        if method == "wake":
+            return record.wake_at is None or record.wake_at > self.clock.now()
+        return method in ("recover", "redrive") and not record.has_pending_work
+
+
+class Executor(Protocol):
+    """Runs turns and commits what they come to, on a store of one sort."""
+
+    def deliver(self, cell: Cell, delivery: Delivery) -> None:
+        """Put a message or a call into the mailbox of an actor."""
+        ...
+
+    def refuse(self, delivery: Delivery, error: Exception) -> None:
+        """Record that a message has no actor that could take it."""
+        ...
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Take a message from outside; await it to know it durable."""
+        ...
+
+    async def publish(self, event: Event) -> None:
+        """Take an event from outside, unless one of its id is known; durable when this returns."""
+        ...
+
+    def emit(self, events: Sequence[Event]) -> Awaitable[None]:
+        """Take events that this process makes, in order; await it to know them durable."""
+        ...
+
+    def append(self, record: Record, events: Sequence[Event]) -> Awaitable[None]:
+        """Write a record with its events, before any later turn of its actor, unless it is written."""
+        ...
+
+    async def load(self, ref: ActorRef) -> ActorRecord | None:
+        """The committed record of an actor, with all that was handed in before."""
+        ...
+
+    async def settled(self, ref: ActorRef) -> None:
+        """Return once the records of an actor that were handed in are durable."""
+        ...
+
+    async def drain(self) -> None:
+        """Return once nothing is under way."""
+        ...
+
+    async def abandon(self, error: Exception) -> None:
+        """Stop at once, and tell all who wait."""
+        ...
+
+    def fail(self, error: StoreFailed) -> None:
+        """Nothing can be promised any more: whoever waits is told why."""
+        ...
+
+
+def without_alarm(record: ActorRecord, message: Message, ref: ActorRef) -> Commit:
+    """The commit of an alarm whose turn raised: it must not ring for ever."""
+    return Commit(ref, message, replace(record, revision=record.revision + 1, wake_at=None))
+
+
+def settle(future: asyncio.Future[Any] | None, result: Any, error: BaseException | None) -> None:
+    """Answer whoever waits, if anybody still does."""
+    if future is None or future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def _through_json(reply: Any) -> Any:
+    """A reply as it would come from another process. Raises InvalidInput where it cannot be JSON."""
+    if reply is None:
+        return None
+    return TypeAdapter(type(reply)).validate_json(as_json("a reply", reply))

@@ -1,0 +1,420 @@
+"""The runtime: runs actors on a store, the same on every store.
+
+What it promises is in `meshwright.host`; tests/contract holds it to that on each store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from meshwright.bus import Bus
+from meshwright.clock import Clock, SystemClock
+from meshwright.encoding import MAX_RECORD_BYTES, as_json
+from meshwright.envelope import ActorRef, Message, Record
+from meshwright.errors import Draining, HostError, MailboxFull, NotFound, StoreFailed
+from meshwright.host import Listener, Signals, Subscription
+from meshwright.kernel.ahead import AheadExecutor
+from meshwright.kernel.cells import IDLE_SECONDS, Cell, Cells
+from meshwright.kernel.execution import Executor, Surroundings
+from meshwright.kernel.shared import SharedExecutor
+from meshwright.kernel.store import Delivery, ExclusiveStore, SharedStore, Store
+from meshwright.kernel.timers import Timers
+from meshwright.messages import Event, new_id
+from meshwright.tracing import NoTracing, Tracing
+from meshwright.turns import ActorKind, seal_events, seal_message, seal_record
+
+logger = logging.getLogger("meshwright.kernel")
+
+RECOVERED_A_ROUND = 100
+RETRY_SECONDS = 1.0
+BEGIN_SECONDS = 10.0  # that what comes from outside waits for a new incarnation
+MAX_ACTIVE_BYTES = 64 * 1024 * 1024  # of the states of active actors, as JSON
+
+
+class Runtime:
+    """Runs actors on a store. Register kinds and subscriptions first, then `start`.
+
+    `max_mailbox` bounds what may wait for one actor before calls and messages from outside are refused.
+    Idle actors are evicted after a minute, or sooner where more than `max_active` are active or their states
+    have more than `max_active_bytes`. `strict`: bodies and replies of calls go through JSON, as they do where
+    actors run in other processes; for tests.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock | None = None,
+        tracing: Tracing | NoTracing | None = None,
+        max_mailbox: int = 1000,
+        max_active: int = 5000,
+        max_active_bytes: int = MAX_ACTIVE_BYTES,
+        max_record_bytes: int = MAX_RECORD_BYTES,
+        strict: bool = False,
+    ) -> None:
+        self.name = store.name
+        self.clock: Clock = clock or SystemClock()
+        self.incarnation = new_id()
+        self.max_record_bytes = max_record_bytes
+        self.on_failure: Callable[[StoreFailed], None] = lambda error: None
+        self.bus = Bus()
+        self._remote: dict[str, ActorKind] = {}
+        self.remote_kinds: Mapping[str, ActorKind] = self._remote
+        self._store = store
+        self._max_mailbox = max_mailbox
+        self._strict = strict
+        self._cells = Cells(max_active, max_active_bytes, store.evict)
+        self.kinds: Mapping[str, ActorKind] = self._cells.kinds
+        self._timers = Timers(self.clock, self._load_alarms, self._ring)
+        self._worker: Signals | None = None
+        self._calls = itertools.count(1)
+        self._former: set[str] = set()
+        self._refusal: HostError | None = Draining("the mesh is not running", remedy=TRY_AGAIN)
+        self._is_open = self._is_draining = self._is_lost = False
+        self._begun = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tracing = tracing or NoTracing()
+        self._executor = self._new_executor()
+
+    def _new_executor(self) -> Executor:
+        around = Surroundings(
+            cells=self._cells,
+            bus=self.bus,
+            timers=self._timers,
+            clock=self.clock,
+            tracing=self._tracing,
+            max_record_bytes=self.max_record_bytes,
+            strict=self._strict,
+            signal=self._signal,
+            fail=self.fail,
+            recover=self._recover_unless_lost,
+            incarnation=lambda: self.incarnation,
+        )
+        if isinstance(self._store, ExclusiveStore):
+            return AheadExecutor(self._store, around)
+        assert isinstance(self._store, SharedStore)
+        return SharedExecutor(self._store, around)
+
+    @property
+    def active(self) -> int:
+        """How many actors are in memory."""
+        return len(self._cells)
+
+    # What is known before the start
+
+    def register(self, kind: ActorKind) -> None:
+        """Make a type of actor known that runs here. Raises ValueError when the type is taken."""
+        if kind.type in self.kinds:
+            raise ValueError(f"actor type {kind.type!r} is registered already")
+        self._cells.kinds[kind.type] = kind
+
+    def know(self, kind: ActorKind) -> None:
+        """Make a type of actor known that runs in other processes, so that it can be called and read."""
+        self._remote[kind.type] = kind
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Send the events of a pattern to actors, durably."""
+        self.bus.subscribe(subscription)
+
+    def listen(self, pattern: str, listener: Listener, types: Collection[str] = ()) -> Callable[[], None]:
+        """Call back for each event committed from now on, of some types or of all; the result ends it."""
+        return self.bus.listen(pattern, listener, types)
+
+    def attach(self, worker: Signals) -> None:
+        """Give the signals of turns to this worker."""
+        self._worker = worker
+
+    # Lifetime
+
+    async def start(self) -> None:
+        """Open the store, take up what was under way, and begin to run turns.
+
+        Raises StoreLocked, StoreTooNew, StoreFailed or StoreUnavailable.
+        """
+        await self.open()
+        if self.incarnation in self._former:
+            self.incarnation = new_id()
+        try:
+            await self._begin()
+        except BaseException:  # a cancelled start too must give the store back
+            await self._close()
+            raise
+        self._run(self._trim_idle(), "idle actors")
+
+    async def open(self) -> None:
+        """Open the store, for `read` alone: what was under way stays as it is. `stop` closes it."""
+        await self._store.open(self)
+        self._executor = self._new_executor()
+        self._is_open, self._is_draining = True, False
+
+    async def stop(self) -> None:
+        """Take nothing new, let what is under way commit, and close. Idempotent."""
+        if not self._is_open:
+            return
+        self._is_draining = True
+        self._refusal = self._refusal or Draining("the mesh is stopping", remedy=TRY_AGAIN)
+        await self._cancel_tasks()
+        await self._timers.stop()
+        await self._store.drain()
+        await self._executor.drain()
+        await self._close()
+
+    async def crash(self) -> None:
+        """End as kill -9 would, but for the process: nothing more is committed. Those who wait are told."""
+        self._refusal = HostError(
+            "the runtime has crashed", remedy="start it again: what it accepted goes on"
+        )
+        await self._executor.abandon(self._refusal)
+        await self._cancel_tasks()
+        await self._timers.stop()
+        await self._close(abrupt=True)
+
+    async def _close(self, *, abrupt: bool = False) -> None:
+        self._is_open = False
+        self._former.add(self.incarnation)
+        self._refusal = self._refusal or Draining("the mesh is not running", remedy=TRY_AGAIN)
+        await self._executor.abandon(self._refusal)
+        self._cells.clear()
+        await self._store.close(abrupt=abrupt)
+
+    async def _begin(self) -> None:
+        """Take up what the store has for this incarnation."""
+        takeover = await self._store.begin(self.incarnation)
+        if isinstance(self._executor, AheadExecutor):
+            self._executor.number_from(takeover.last_number)
+        self._refusal = None
+        self._begun.set()
+        for delivery in takeover.messages:
+            delivery.is_written = True
+            self.deliver(delivery)
+        self._timers.start()
+        self.wake(takeover.pending[:RECOVERED_A_ROUND], "recover")
+        self._run(self._recover(takeover.pending[RECOVERED_A_ROUND:]), "recovery")
+
+    async def _recover(self, pending: Sequence[ActorRef]) -> None:
+        """Wake every actor with pending work, some at a time so that others get their turn."""
+        for start in range(0, len(pending), RECOVERED_A_ROUND):
+            await asyncio.sleep(0)
+            self.wake(pending[start : start + RECOVERED_A_ROUND], "recover")
+
+    def lease_lost(self, *, tell_worker: bool = True) -> None:
+        """Begin a new incarnation, since others may have taken over this one's work."""
+        if not self._begun.is_set() or self._is_draining:
+            return
+        if tell_worker and self._worker is not None:
+            self._worker.lease_lost()
+        self._former.add(self.incarnation)
+        self.incarnation = new_id()
+        self._begun.clear()
+        self._is_lost = True
+        for cell in self._cells:
+            if not cell.queued:
+                self._cells.forget(cell)
+        self._run(self._begin_anew(), "new incarnation")
+
+    async def _begin_anew(self) -> None:
+        await self._timers.stop()
+        while not self._begun.is_set():
+            self._is_lost = False
+            try:
+                await self._begin()
+            except StoreFailed as error:
+                return self.fail(error)
+            except HostError as error:
+                logger.warning("a new incarnation cannot begin yet: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+        return None
+
+    def _recover_unless_lost(self, ref: ActorRef) -> None:
+        """Wake an actor whose commit ended under another incarnation, where that did not find it already."""
+        if not self._is_lost:
+            self.wake([ref], "recover")
+
+    def fail(self, error: StoreFailed) -> None:
+        """Nothing can be promised any more: whoever waits is told why, and nothing new is taken."""
+        first = not isinstance(self._refusal, StoreFailed)
+        self._refusal = error
+        self._executor.fail(error)
+        if first:
+            self.on_failure(error)
+
+    # Asking and telling
+
+    async def call(
+        self, ref: ActorRef, method: str, body: Any = None, *, traceparent: str | None = None
+    ) -> Any:
+        """Run a turn and return its reply, once all that it rests on is durable.
+
+        Not deduped: the turn itself must know a repeat. What the turn raises is raised here, with the
+        actor unchanged; MailboxFull, Draining and StoreFailed may come instead.
+        """
+        if not self._is_ready:
+            await self._entry()
+        if self._strict and body is not None:
+            body = as_json(ref, body)
+        message = Message(f"call/{next(self._calls)}", ref, method, body, traceparent=traceparent)
+        if ref.type in self.remote_kinds and isinstance(self._store, SharedStore):
+            return await self._store.forward(message)
+        cell = self._admit(ref)
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._executor.deliver(cell, Delivery(message, is_call=True, reply=reply))
+        return await reply
+
+    async def send(self, message: Message) -> None:
+        """Take a message from outside: durable when this returns, and dropped if its id was taken before."""
+        message = seal_message(message, self.max_record_bytes)
+        if not self._is_ready:
+            await self._entry()
+        if message.to.type not in self.remote_kinds:
+            self._admit(message.to)
+        await self._executor.send(message)
+
+    async def publish(self, event: Event) -> None:
+        """Take an event from outside: into the log and to its subscribers, durable when this returns.
+
+        Dropped if an event of its id was taken before.
+        """
+        [event] = seal_events([event], self.max_record_bytes)
+        if not self._is_ready:
+            await self._entry()
+        await self._executor.publish(event)
+
+    def emit(self, events: Sequence[Event]) -> Awaitable[None]:
+        """Take events that this process makes, each once: into the log and to their subscribers.
+
+        They are queued at once, in order, and not deduped; await the result to know them durable.
+        """
+        self._check_open()
+        return self._executor.emit(seal_events(events, self.max_record_bytes, mend=True))
+
+    def broadcast(self, event: Event) -> None:
+        """Show an event to the listeners of every process, at most once; it is not kept."""
+        self._store.broadcast(event)
+
+    async def read(self, ref: ActorRef) -> BaseModel | None:
+        """The actor's committed state, or None if it never had a turn. Do not change it."""
+        self._check_open()
+        kind = self.remote_kinds.get(ref.type) or self._cells.kind(ref)
+        record = await self._executor.load(ref)
+        return kind.decode_state(record.state) if record is not None and record.revision else None
+
+    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
+        """Write a record outside a turn, and events with it; await the result to know them durable.
+
+        It is queued at once, ordered before the commit of any turn of its actor that runs later. Where that
+        number is written already, the first value stands, and the events are dropped with the second.
+        """
+        self._check_open()
+        record = seal_record(record, self.max_record_bytes)
+        return self._executor.append(record, seal_events(events, self.max_record_bytes))
+
+    async def records(
+        self, ref: ActorRef, stream: str, *, first: int = 1, last: int | None = None
+    ) -> list[Record]:
+        """The records of a stream numbered `first` to `last`, both included, in order; plain data.
+
+        Without `last`, to the end of the stream: fewer than `RECORD_GAP` numbers in a row may be missing
+        before it, so that a store can find it by point reads.
+        """
+        self._check_open()
+        await self._executor.settled(ref)
+        return await self._store.records(ref, stream, first, last)
+
+    async def has_expired(self, incarnation: str) -> bool:
+        """Whether a run of a worker has ended for sure: its lease has run out or it has said goodbye."""
+        if incarnation == self.incarnation:
+            return False
+        return incarnation in self._former or await self._store.has_expired(incarnation)
+
+    # What stores ask
+
+    def admit(self, ref: ActorRef) -> None:
+        """Raise NotFound or MailboxFull where a message to this actor should be held back."""
+        self._admit(ref)
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Put a durable message, or a call from another process, into its mailbox. Never raises."""
+        try:
+            cell = self._cells.find(delivery.message.to)
+        except NotFound as error:
+            self._executor.refuse(delivery, error)
+        else:
+            self._executor.deliver(cell, delivery)
+
+    def wake(self, refs: Iterable[ActorRef], turn: str) -> None:
+        """Give actors a `recover`, `redrive` or `wake` turn; types that nobody registered are passed by."""
+        for ref in refs:
+            kind = self.kinds.get(ref.type)
+            if kind is None or (turn == "recover" and not kind.recovers):
+                continue
+            message = Message(f"{turn}/{self.incarnation}/{next(self._calls)}", ref, turn)
+            self._executor.deliver(self._cells.find(ref), Delivery(message))
+
+    # Small parts
+
+    @property
+    def _is_ready(self) -> bool:
+        return self._refusal is None and self._begun.is_set()
+
+    async def _entry(self) -> None:
+        """Wait for an incarnation that begins. Raises why nothing is taken."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEGIN_SECONDS):
+                while self._refusal is None and not self._begun.is_set():  # it may be lost again meanwhile
+                    await self._begun.wait()
+        if self._refusal is not None:
+            raise self._refusal
+        if not self._begun.is_set():
+            raise Draining("this worker could not renew its lease in time, and begins anew", remedy=TRY_AGAIN)
+
+    def _check_open(self) -> None:
+        if isinstance(self._refusal, StoreFailed) or (self._refusal is not None and not self._is_open):
+            raise self._refusal
+
+    def _admit(self, ref: ActorRef) -> Cell:
+        cell = self._cells.find(ref)
+        waiting = len(cell.mailbox) + cell.arriving
+        if waiting >= self._max_mailbox:
+            raise MailboxFull(f"{ref} has {waiting} messages waiting", remedy="try again in a moment")
+        return cell
+
+    def _load_alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
+        try:
+            return self._store.alarms(until)
+        except StoreFailed as error:
+            self.fail(error)
+            return []
+
+    def _ring(self, ref: ActorRef) -> None:
+        self.wake([ref], "wake")
+
+    def _signal(self, ref: ActorRef, signals: Sequence[Any]) -> None:
+        if self._worker is not None:
+            for signal in signals:
+                self._worker.signal(ref, signal)
+
+    async def _trim_idle(self) -> None:
+        while True:
+            await asyncio.sleep(IDLE_SECONDS / 2)
+            self._cells.trim()
+
+    def _run(self, work: Any, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _cancel_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+TRY_AGAIN = "try again when it is up: nothing was taken"

@@ -1,0 +1,303 @@
+"""Turns on a store that others write too: nothing runs ahead of a commit.
+
+An actor takes what waits for it in one go: the turns run one after another on its record, and one
+compare-and-swap commits them all. Where another worker's commit came first, the record is loaded again and
+the turns run again: they are plain functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from meshwright.envelope import ActorRecord, ActorRef, Message, Record
+from meshwright.errors import Conflict, NotFound, StoreFailed
+from meshwright.host import dead_letter
+from meshwright.kernel.cells import Cell
+from meshwright.kernel.execution import Surroundings, settle, without_alarm
+from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, SharedStore
+from meshwright.messages import Event
+from meshwright.turns import Commit
+
+MAX_TURNS_A_COMMIT = 32
+CONFLICT_PAUSE_SECONDS = 0.02
+RETRY_SECONDS = 0.5
+DRAIN_SECONDS = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class _Visit:
+    """What the turns of one go came to."""
+
+    record: ActorRecord
+    batch: Batch = field(default_factory=Batch)
+    ends: list[tuple[Delivery, Commit | Exception]] = field(default_factory=list)
+
+
+class SharedExecutor:
+    """Runs turns in a task for each actor that has something to do."""
+
+    def __init__(self, store: SharedStore, around: Surroundings) -> None:
+        self._store = store
+        self._around = around
+        self._cells = around.cells
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._appends: dict[ActorRef, set[asyncio.Task[None]]] = {}
+        self._ending: Exception | None = None
+
+    # From outside
+
+    def deliver(self, cell: Cell, delivery: Delivery) -> None:
+        """Put a message or a call into the mailbox of an actor."""
+        if self._ending is not None:
+            settle(delivery.reply, None, self._ending)
+            return
+        cell.mailbox.append(delivery)
+        if not cell.queued:
+            cell.queued = True
+            self._begin(self._work(cell), f"turns of {cell.ref}")
+
+    def refuse(self, delivery: Delivery, error: Exception) -> None:
+        """Record that a message was not taken."""
+        batch = Batch(events=[dead_letter(delivery.message, error, self._around.clock.now())])
+        if delivery.number is not None:
+            batch.taken.append(delivery.number)
+        settle(delivery.reply, None, error if delivery.is_call else None)
+        _cancellable(self._commit(batch))
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Take a message from outside; await it to know it durable."""
+        sending = self._commit(Batch(messages=[Delivery(message, remember=True)]))
+        with suppress(NotFound):
+            cell = self._cells.find(message.to)
+            cell.arriving += 1
+            sending.add_done_callback(partial(_arrived, cell))
+        return _cancellable(sending)
+
+    async def publish(self, event: Event) -> None:
+        """Take an event from outside, unless one of its id is known; durable when this returns."""
+        await _cancellable(self._commit(Batch(events=[event], unless=event.id)))
+
+    def emit(self, events: Sequence[Event]) -> Awaitable[None]:
+        """Take events that this process makes, in order; await it to know them durable."""
+        return _cancellable(self._commit(Batch(events=list(events))))
+
+    def append(self, record: Record, events: Sequence[Event]) -> Awaitable[None]:
+        """Write a record with its events, before any later turn of its actor, unless it is written."""
+        writing = self._commit(Batch(records=[record], events=list(events), unless=record))
+        self._appends.setdefault(record.ref, set()).add(writing)
+        writing.add_done_callback(partial(self._appended, record.ref))
+        return _cancellable(writing)
+
+    def _appended(self, ref: ActorRef, writing: asyncio.Task[None]) -> None:
+        self._appends[ref].discard(writing)
+        if not self._appends[ref]:
+            del self._appends[ref]
+
+    async def load(self, ref: ActorRef) -> ActorRecord | None:
+        """The committed record of an actor."""
+        return await self._store.load(ref, None)
+
+    async def settled(self, ref: ActorRef) -> None:
+        """Return once the records of an actor that were handed in are durable."""
+        if ref in self._appends:
+            await asyncio.gather(*self._appends[ref], return_exceptions=True)
+
+    async def drain(self) -> None:
+        """Return once nothing is under way, or after some seconds: what is left goes on at the next start."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+
+    async def abandon(self, error: Exception) -> None:
+        """Stop at once, and tell all who wait."""
+        self._ending = error
+        for task in self._tasks:
+            task.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        for cell in self._cells:
+            _refuse_mailbox(cell, error)
+
+    def fail(self, error: StoreFailed) -> None:
+        """Nothing can be promised any more: whoever waits is told why."""
+        self._ending = error
+        for cell in self._cells:
+            _refuse_mailbox(cell, error)
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # Turns
+
+    async def _work(self, cell: Cell) -> None:
+        """Take what waits for an actor until nothing does."""
+        conflicts = 0
+        try:
+            while cell.mailbox:
+                size = min(len(cell.mailbox), MAX_TURNS_A_COMMIT)
+                deliveries = [cell.mailbox.popleft() for _ in range(size)]
+                conflicts = 0 if await self._try(cell, deliveries) else conflicts + 1
+                if conflicts > 1:  # another worker is at the same actor: one of us has to wait
+                    pause = CONFLICT_PAUSE_SECONDS * random.uniform(0.5, min(conflicts, 10))
+                    await asyncio.sleep(pause)
+        except Exception as error:  # a defect of ours: nothing can be promised any more
+            self._around.fail(StoreFailed(f"turns of {cell.ref}: {error!r}"))
+            raise
+        finally:
+            cell.queued = False
+        if self._cells.are_too_many:
+            self._cells.trim()
+
+    async def _try(self, cell: Cell, deliveries: Sequence[Delivery]) -> bool:
+        """One go; whether it came to an end, or has to be made again."""
+        try:
+            await self._visit(cell, deliveries)
+        except Conflict as error:
+            self._cells.forget(cell)
+            gone = error.numbers if isinstance(error, AlreadyTaken) else frozenset[int]()
+            again = [delivery for delivery in deliveries if delivery.number not in gone]
+            cell.mailbox.extendleft(reversed(again))
+            return bool(gone)
+        except Exception as error:  # noqa: BLE001 whatever the store did, who waits is told
+            self._cells.forget(cell)
+            await self._failed(cell, deliveries, error)
+        except asyncio.CancelledError:
+            _refuse_all(deliveries, self._ending)
+            raise
+        return True
+
+    async def _failed(self, cell: Cell, deliveries: Sequence[Delivery], error: Exception) -> None:
+        """Tell callers, and take what the store keeps again in a moment."""
+        _refuse_all(deliveries, error)
+        if isinstance(error, StoreFailed):
+            self._around.fail(error)
+            return
+        kept = [delivery for delivery in deliveries if delivery.number is not None]
+        if kept:
+            cell.mailbox.extendleft(reversed(kept))
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _visit(self, cell: Cell, deliveries: Sequence[Delivery]) -> None:
+        if cell.record is None:
+            record = await self._store.load(cell.ref, deliveries[0].message)
+            self._cells.set_record(cell, record or ActorRecord())
+        assert cell.record is not None
+        incarnation, before = self._around.incarnation(), cell.record
+        visit = _Visit(before)
+        for delivery in deliveries:
+            self._turn(cell, visit, delivery)
+        self._complete(cell, visit, before)
+        await self.settled(cell.ref)
+        if visit.batch:
+            await self._store.commit(visit.batch)
+            self._cells.set_record(cell, visit.record)
+        self._tell(cell, visit, before, is_same=incarnation == self._around.incarnation())
+
+    def _turn(self, cell: Cell, visit: _Visit, delivery: Delivery) -> None:
+        batch, message = visit.batch, delivery.message
+        if delivery.number is not None:
+            if delivery.number in batch.taken:
+                return  # the same message again
+            batch.taken.append(delivery.number)
+        end: Commit | Exception
+        try:
+            end = self._around.run(cell, visit.record, delivery)
+        except Exception as error:  # noqa: BLE001 whatever a turn raises, the actor is unchanged and the sender is told
+            end = error
+            if not delivery.is_call:
+                batch.events.append(dead_letter(message, error, self._around.clock.now()))
+                if message.method == "wake":
+                    end = without_alarm(visit.record, message, cell.ref)
+        if isinstance(end, Commit) and end.changed:
+            visit.record = end.record
+            batch.messages += [Delivery(sent) for sent in end.sends]
+            batch.records += end.records
+            batch.events += end.events
+        visit.ends.append((delivery, end))
+
+    def _complete(self, cell: Cell, visit: _Visit, before: ActorRecord) -> None:
+        """Say what the batch rests on. An actor that keeps nothing and changed nothing rests on nothing."""
+        if visit.record is not before:
+            visit.batch.actors[cell.ref] = visit.record
+        elif cell.kind.is_stateless:
+            return self._spread(visit.batch)
+        visit.batch.expected[cell.ref] = before.revision
+        return self._spread(visit.batch)
+
+    def _tell(self, cell: Cell, visit: _Visit, before: ActorRecord, *, is_same: bool) -> None:
+        """Only now does anything leave.
+
+        Signals of turns that ran under another incarnation were for that one: the actor is asked to recover.
+        """
+        commits = [end for _, end in visit.ends if isinstance(end, Commit)]
+        if is_same:
+            for commit in commits:
+                self._around.signal(cell.ref, commit.early)
+        if visit.record is not before and visit.record.wake_at is not None:
+            self._around.timers.note(cell.ref, visit.record.wake_at)
+        if is_same:
+            for commit in commits:
+                self._around.signal(cell.ref, commit.after_commit)
+        elif visit.record.has_pending_work:
+            self._around.recover(cell.ref)
+        for delivery, end in visit.ends:
+            if isinstance(end, Commit):
+                settle(delivery.reply, end.reply if delivery.is_call else None, None)
+            else:
+                settle(delivery.reply, None, end if delivery.is_call else None)
+
+    # Commits
+
+    def _commit(self, batch: Batch) -> asyncio.Task[None]:
+        """Commit what no turn asked for."""
+        self._spread(batch)
+        return self._begin(self._committed(batch), "commit")
+
+    async def _committed(self, batch: Batch) -> None:
+        if self._ending is not None:
+            raise self._ending
+        try:
+            await self._store.commit(batch)
+        except StoreFailed as error:
+            self._around.fail(error)
+            raise
+        except AlreadyTaken:
+            pass  # a message that had no actor was refused before
+
+    def _spread(self, batch: Batch) -> None:
+        """Make messages of events for their subscribers, where no broker brings them."""
+        if batch.events and not self._store.routes_events:
+            batch.events, messages = self._around.bus.spread(batch.events)
+            batch.messages += [Delivery(message) for message in messages]
+
+
+def _cancellable(writing: asyncio.Task[None]) -> asyncio.Future[None]:
+    """A commit to wait for: whoever gives up waiting does not undo it, and nobody has to wait."""
+    waiting = asyncio.shield(writing)
+    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return waiting
+
+
+def _arrived(cell: Cell, sending: asyncio.Task[None]) -> None:
+    cell.arriving -= 1
+
+
+def _refuse_all(deliveries: Iterable[Delivery], error: Exception | None) -> None:
+    """Tell whoever waits that it did not happen, or that nobody can say whether it did."""
+    for delivery in deliveries:
+        settle(delivery.reply, None, error)
+
+
+def _refuse_mailbox(cell: Cell, error: Exception) -> None:
+    _refuse_all(cell.mailbox, error)
+    cell.mailbox.clear()

@@ -1,0 +1,1 @@
+"""The stores that a runtime can run on."""

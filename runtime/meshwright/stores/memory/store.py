@@ -1,0 +1,259 @@
+"""A store in memory, for tests: bytes by key, that several runtimes may share, and faults on request."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from pydantic_core import from_json
+
+from meshwright.encoding import encode
+from meshwright.envelope import ActorRecord, ActorRef, Message, Record
+from meshwright.errors import Conflict
+from meshwright.events.log import EventLog
+from meshwright.events.logger import EventLogger
+from meshwright.host import RECORD_GAP
+from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, Receiver, SharedStore, Takeover
+from meshwright.messages import Event
+from meshwright.sql.database import Database
+from meshwright.stores.memory.faults import DisturbedMail, Faults
+
+Stream = tuple[ActorRef, str]
+
+
+class MemoryData:
+    """What outlives a crash. `running` has the runtimes that share it, by their incarnations."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, Receiver] = {}
+        self.actors: dict[ActorRef, bytes] = {}
+        self.mail: dict[int, tuple[bytes, bool]] = {}
+        self.records: dict[Stream, dict[int, bytes]] = {}
+        self.events: dict[str, bytes] = {}
+        self.unlogged: list[str] = []
+        self.last_number = 0
+
+    def copy(self) -> MemoryData:
+        """What is committed at this moment, on which nobody runs."""
+        twin = MemoryData()
+        twin.__dict__.update(copy.deepcopy({**self.__dict__, "running": {}}))
+        return twin
+
+    def record(self, ref: ActorRef) -> ActorRecord | None:
+        """The record of an actor."""
+        data = self.actors.get(ref)
+        return ActorRecord.decode(data) if data is not None else None
+
+    def pending(self) -> list[ActorRef]:
+        """The actors with pending work."""
+        return [ref for ref, data in self.actors.items() if ActorRecord.decode(data).has_pending_work]
+
+    def check(self, batch: Batch) -> None:
+        """Raise Conflict or AlreadyTaken where others were there before."""
+        gone = [number for number in batch.taken if number not in self.mail]
+        if gone:
+            raise AlreadyTaken(gone)
+        for ref, expected in batch.expected.items():
+            stored = self.record(ref)
+            if (stored.revision if stored else 0) != expected:
+                raise Conflict(f"{ref} is not at revision {expected} any more")
+
+    def knows(self, known: Record | str | None) -> bool:
+        """Whether a record is written, or an event of an id is known."""
+        if isinstance(known, Record):
+            return known.n in self.records.get((known.ref, known.stream), {})
+        return known in self.events
+
+    def apply(self, batch: Batch) -> None:
+        """Write a batch. It is encoded first: what cannot be leaves nothing behind."""
+        actors = {ref: record.encode() for ref, record in batch.actors.items()}
+        mail = [(delivery.message.encode(), delivery.remember) for delivery in batch.messages]
+        records = [(record, encode(record.value)) for record in batch.records]
+        events = {event.id: event.encode() for event in batch.events}
+        self.actors |= actors
+        for number in batch.taken:
+            del self.mail[number]
+        for record, value in records:
+            self.records.setdefault((record.ref, record.stream), {}).setdefault(record.n, value)
+        self.unlogged += [event_id for event_id in events if event_id not in self.events]
+        for event_id, data in events.items():
+            self.events.setdefault(event_id, data)
+        for item, delivery in zip(mail, batch.messages, strict=True):
+            self.last_number += 1
+            self.mail[self.last_number] = item
+            delivery.number = self.last_number
+
+
+class MemoryStore(SharedStore):
+    """Keeps everything in memory.
+
+    `log` gets every event before anybody is told of it; its `database`, if given, is opened and closed with
+    the store, but not by a crash. `faults` brings about what may go wrong.
+    """
+
+    name = "memory"
+
+    def __init__(
+        self,
+        data: MemoryData | None = None,
+        *,
+        log: EventLog | None = None,
+        database: Database | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        self.data = data or MemoryData()
+        self._log = log
+        self._database = database
+        self._faults = faults or Faults()
+        self.routes_events = self._faults.may_lose
+        self._is_logging = False
+        self._logging = asyncio.Lock()
+        self._mail: dict[ActorRef, DisturbedMail] = {}
+        self._lost = False
+        self._incarnation = ""
+        self._receiver: Receiver | None = None
+
+    async def open(self, receiver: Receiver) -> None:
+        """Open the log's database, unless a crash left it open."""
+        self._receiver = receiver
+        if self._database is not None and self._log is not None and not self._is_logging:
+            await self._database.open()
+            await self._log.start()
+            self._is_logging = True
+
+    async def begin(self, incarnation: str) -> Takeover:
+        """Take up what nobody has taken. A runtime that goes on has its messages still."""
+        assert self._receiver is not None
+        goes_on = self.data.running.pop(self._incarnation, None) is not None
+        self.data.running[incarnation] = self._receiver
+        self._incarnation = incarnation
+        await self._tell()
+        self._lost = self._faults.may_lose
+        asyncio.get_running_loop().call_soon(self._redrive)
+        mail = dict[int, tuple[bytes, bool]]() if goes_on else self.data.mail
+        messages = [Delivery(Message.decode(data), n, remember) for n, (data, remember) in mail.items()]
+        return Takeover(messages, self.data.pending())
+
+    async def close(self, *, abrupt: bool = False) -> None:
+        """Give the lease back, and close the database."""
+        self.data.running.pop(self._incarnation, None)
+        self._receiver = None
+        self._mail.clear()
+        if self._is_logging and not abrupt and self._log is not None and self._database is not None:
+            self._is_logging = False
+            self._log.close()
+            await self._database.close()
+
+    async def load(self, ref: ActorRef, first: Message | None) -> ActorRecord | None:
+        """The record of an actor."""
+        return self.data.record(ref)
+
+    async def commit(self, batch: Batch) -> None:
+        """Write a batch, tell its events, and deliver its messages."""
+        receiver = self._receiver
+        if receiver is None:
+            raise Conflict("the store is closed")
+        if batch.unless is not None and self.data.knows(batch.unless):
+            return
+        self.data.check(batch)
+        if batch.actors and self._faults.conflicts():
+            raise Conflict("another worker came first, by chance")
+        if self.routes_events:
+            self._route(receiver, batch)
+        self.data.apply(batch)
+        if batch.actors and self._faults.restarts():
+            receiver.lease_lost(tell_worker=False)
+        await self._tell()
+        self._deliver(batch.messages)
+        self._redrive()
+
+    async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
+        """The records of a stream from one number to another; without `last`, up to a gap too long."""
+        stored = self.data.records.get((ref, stream), {})
+        found: list[Record] = []
+        empty = 0
+        for n in itertools.count(first) if last is None else range(first, last + 1):
+            empty = 0 if n in stored else empty + 1
+            if n in stored:
+                found.append(Record(ref, stream, n, from_json(stored[n])))
+            elif last is None and empty == RECORD_GAP:
+                break
+        return found
+
+    def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
+        """The alarms of all actors: those that others ring too find nothing to do."""
+        for ref in list(self.data.actors):
+            record = self.data.record(ref)
+            if record is not None and record.wake_at is not None and record.wake_at <= until:
+                yield ref, record.wake_at
+
+    async def has_expired(self, incarnation: str) -> bool:
+        """Whether nobody runs under that name."""
+        return incarnation not in self.data.running
+
+    def broadcast(self, event: Event) -> None:
+        """Show an event to the listeners of every runtime on the data."""
+        for receiver in list(self.data.running.values()):
+            receiver.bus.tell(event)
+
+    # Events
+
+    async def _tell(self) -> None:
+        """Return when every event committed so far is in the log and was shown to the listeners."""
+        if not self.data.unlogged:
+            return
+        async with self._logging:
+            events = [Event.model_validate_json(self.data.events[each]) for each in self.data.unlogged]
+            new = await EventLogger(self._log).take(events) if self._log is not None and events else events
+            done = {event.id for event in events}
+            self.data.unlogged = [each for each in self.data.unlogged if each not in done]
+            for event in new:
+                self.broadcast(event)
+
+    def _route(self, receiver: Receiver, batch: Batch) -> None:
+        """Be the broker of a batch's events, which may lose what it is to deliver."""
+        batch.events, messages = receiver.bus.spread(batch.events)
+        arriving = [Delivery(message) for message in messages if not self._faults.loses()]
+        self._lost = self._lost or len(arriving) < len(messages)
+        batch.messages += arriving
+
+    # Messages
+
+    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+        if self._receiver is None:
+            return  # it crashed meanwhile: they wait for the next start
+        for delivery in deliveries:
+            arriving = Delivery(Message.decode(delivery.message.encode()), delivery.number, delivery.remember)
+            if self._faults.disturbs_mail:
+                self._disturb(arriving)
+            else:
+                self._receiver.deliver(arriving)
+
+    def _disturb(self, delivery: Delivery) -> None:
+        ref = delivery.message.to
+        if ref not in self._mail:
+            self._mail[ref] = DisturbedMail(self._faults)
+            asyncio.get_running_loop().call_soon(self._pass, ref)
+        self._mail[ref].put(delivery)
+
+    def _pass(self, ref: ActorRef) -> None:
+        """Let one message to an actor arrive, or none."""
+        mail = self._mail.get(ref)
+        if mail is None or self._receiver is None:
+            return
+        delivery = mail.take()
+        if delivery is not None:
+            self._receiver.deliver(delivery)
+        if mail:
+            asyncio.get_running_loop().call_soon(self._pass, ref)
+        else:
+            del self._mail[ref]
+
+    def _redrive(self) -> None:
+        """Once all that the broker has is delivered, have asked for what it lost."""
+        if self._lost and self._receiver is not None and not self.data.mail:
+            self._lost = False
+            self._receiver.wake(self.data.pending(), "redrive")

@@ -1,0 +1,207 @@
+"""One process, one SQLite file: the default store. Many turns share a transaction, hence an fsync."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from meshwright.encoding import encode
+from meshwright.envelope import ActorRecord, ActorRef, Message, Record
+from meshwright.errors import StoreFailed
+from meshwright.events.log import EventLog
+from meshwright.kernel.store import Batch, Delivery, ExclusiveStore, Receiver, Takeover
+from meshwright.messages import Event
+from meshwright.sql.database import Database, Job, Session
+from meshwright.sql.sqlite import RESTORE, Durability, SqliteDatabase, SqliteSession
+
+HEADS = "heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state)"
+SELECT_HEADS = "SELECT id, revision, last_turn, sent, wake_at, obliged, seen, state FROM heads WHERE type = ?"
+REPLACE_HEAD = (
+    "ON CONFLICT (type, id) DO UPDATE SET revision=excluded.revision, last_turn=excluded.last_turn, "
+    "sent=excluded.sent, wake_at=excluded.wake_at, obliged=excluded.obliged, seen=excluded.seen, "
+    "state=excluded.state"
+)
+RECORDS = "records (type, id, stream, n, value)"
+IS_WRITTEN = "SELECT 1 FROM records WHERE type = ? AND id = ? AND stream = ? AND n = ?"
+SELECT_RECORDS = """
+    SELECT n, value FROM records WHERE type = ? AND id = ? AND stream = ? AND n BETWEEN ? AND ? ORDER BY n
+"""
+MAX_N = 2**63 - 1  # of SQLite's integers
+
+
+class SqliteStore(ExclusiveStore):
+    """Actors, messages, records and events in the file of a folder, which it locks while it is open."""
+
+    name = "sqlite"
+
+    def __init__(self, database: Database, log: EventLog) -> None:
+        self._database = database
+        self._log = log
+        self._reader: Session | None = None
+        self._receiver: Receiver | None = None
+        self._incarnation = ""
+
+    @classmethod
+    def in_folder(cls, folder: Path | None, *, durability: Durability = "full") -> SqliteStore:
+        """A store on the file of a folder, with an event log of its own."""
+        database = SqliteDatabase(folder, durability=durability)
+        return cls(database, EventLog(database))
+
+    async def open(self, receiver: Receiver) -> None:
+        """Lock the folder and open the file."""
+        self._receiver = receiver
+        await self._database.open()
+        try:
+            await self._log.start()
+            self._reader = self._database.connect_reader()
+        except BaseException:  # a cancelled start too must give the folder back
+            await self.close()
+            raise
+
+    async def begin(self, incarnation: str) -> Takeover:
+        """Take up the messages that nobody took, and the actors with pending work."""
+        self._incarnation = incarnation
+        rows = self._read("SELECT n, outside, message FROM mailbox ORDER BY n")
+        try:
+            messages = [Delivery(Message.decode(data), n, bool(outside)) for n, outside, data in rows]
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"{self._database.location} is damaged: a message in its mailbox cannot be read"
+            raise StoreFailed(what, remedy=RESTORE) from error
+        pending = [ActorRef(*row) for row in self._read("SELECT type, id FROM heads WHERE obliged")]
+        return Takeover(messages, pending, rows[-1][0] if rows else 0)
+
+    async def close(self, *, abrupt: bool = False) -> None:
+        """Write what waits and close the file."""
+        self._log.close()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        await self._database.close()
+
+    def load(self, refs: Sequence[ActorRef]) -> Mapping[ActorRef, ActorRecord]:
+        """The records of actors: one look-up for each type."""
+        by_type: defaultdict[str, list[str]] = defaultdict(list)
+        for ref in refs:
+            by_type[ref.type].append(ref.id)
+        found: dict[ActorRef, ActorRecord] = {}
+        for kind, ids in by_type.items():
+            rows = self._read(f"{SELECT_HEADS} AND id IN ({','.join('?' * len(ids))})", (kind, *ids))
+            found |= {ActorRef(kind, row[0]): record_of(row[1:]) for row in rows}
+        return found
+
+    def write(self, batch: Batch, done: Callable[[StoreFailed | None], None]) -> None:
+        """Queue a batch for the writer's thread."""
+        self._database.submit(BatchJob(batch, self._log, self._tell, done))
+
+    async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
+        """The records of a stream from one number to another, in order."""
+        rows = self._read(SELECT_RECORDS, (*ref, stream, first, MAX_N if last is None else last))
+        return [Record(ref, stream, n, from_json(value)) for n, value in rows]
+
+    def has_record(self, record: Record) -> bool:
+        """Whether a record of that number is in the file."""
+        return bool(self._read(IS_WRITTEN, (*record.ref, record.stream, record.n)))
+
+    async def knows_event(self, event_id: str) -> bool:
+        """Whether an event of that id is in the log."""
+        return await self._log.knows(event_id)
+
+    def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
+        """The alarms in the file that are due until then."""
+        rows = self._read("SELECT type, id, wake_at FROM heads WHERE wake_at <= ?", (until.timestamp(),))
+        return [(ActorRef(kind, name), datetime.fromtimestamp(at, UTC)) for kind, name, at in rows]
+
+    async def has_expired(self, incarnation: str) -> bool:
+        """Whether a run has ended: the file is locked by one process, so every other run has."""
+        return incarnation != self._incarnation
+
+    def broadcast(self, event: Event) -> None:
+        """Show an event to the listeners of this process."""
+        if self._receiver is not None:
+            self._receiver.bus.tell(event)
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        self._log.committed(events)
+        for event in events:
+            self.broadcast(event)
+
+    def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        """The rows of a short query, here: a point look-up costs less than a hop to a thread."""
+        assert self._reader is not None, "the store is not open"
+        try:
+            return self._reader.execute(query, values).fetchall()
+        except SqliteSession.errors as error:
+            raise StoreFailed(f"cannot read {self._database.location}: {error}", remedy=RESTORE) from error
+
+
+class BatchJob(Job):
+    """A batch for the writer's thread. The last record of an actor in it wins."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        log: EventLog,
+        tell: Callable[[Sequence[Event]], None],
+        done: Callable[[StoreFailed | None], None],
+    ) -> None:
+        self._batch = batch
+        self._log = log
+        self._tell = tell
+        self._done = done
+        self._events: Sequence[Event] = ()
+
+    def apply(self, session: Session) -> None:
+        """Write it all; runs in the writer's thread."""
+        batch = self._batch
+        heads = [_row_of(ref, record) for ref, record in batch.actors.items()]
+        session.insert(HEADS, heads, then=REPLACE_HEAD)
+        messages = [(item.number, item.remember, item.message.encode()) for item in batch.messages]
+        session.insert("mailbox (n, outside, message)", messages)
+        session.delete_in("mailbox", "n", batch.taken)
+        records = [_record_row(record) for record in batch.records]
+        session.insert(RECORDS, records, then="ON CONFLICT DO NOTHING")
+        if batch.events:
+            self._events = self._log.insert(session, batch.events)
+
+    def done(self, error: StoreFailed | None) -> None:
+        """Tell the runtime, on its loop: it writes the next batch before anybody else is told."""
+        self._done(error)
+        if error is None and self._events:
+            self._tell(self._events)
+
+
+def record_of(row: Sequence[Any]) -> ActorRecord:
+    """An actor's record from its columns in `SELECT_HEADS`, but for the id."""
+    revision, last_turn, sent, wake_at, obliged, seen, state = row
+    return ActorRecord(
+        revision=revision,
+        last_turn=last_turn,
+        sent=sent,
+        wake_at=datetime.fromtimestamp(wake_at, UTC) if wake_at is not None else None,
+        has_pending_work=bool(obliged),
+        processed_ids=from_json(seen) if seen else {},
+        state=state,
+    )
+
+
+def _record_row(record: Record) -> tuple[object, ...]:
+    return (*record.ref, record.stream, record.n, bytes(encode(record.value)))
+
+
+def _row_of(ref: ActorRef, record: ActorRecord) -> tuple[object, ...]:
+    return (
+        ref.type,
+        ref.id,
+        record.revision,
+        record.last_turn,
+        record.sent,
+        record.wake_at.timestamp() if record.wake_at else None,
+        record.has_pending_work,
+        to_json(record.processed_ids) if record.processed_ids else None,
+        record.state,
+    )
