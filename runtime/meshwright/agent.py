@@ -35,7 +35,8 @@ class Agent:
     """One kind of agent. The mesh makes one instance, which works on many tasks at once: keep no state here.
 
     `agent_id` names its topic and the `user` of its model calls; `prompt` a file in the prompt folder
-    (default: the agent's id); `toolsets` the tools it shares with others, besides its own `@tool` methods;
+    (default: the agent's id); `toolsets` the tools it shares with others, besides its own `@tool` methods,
+    as classes, or by the names under which installed packages bring them;
     `answers` the shape of its answers (default: text); `task_tags` the tags that whoever asks may choose
     (`payload.tags`) in place of the agent's own; `model` a group of models or one named outright (default:
     what the prompt says), with `fallbacks` for the latter; `budgets` what it may spend, besides those of the
@@ -47,7 +48,7 @@ class Agent:
     agent_id: ClassVar[str]
     capabilities: ClassVar[Sequence[Capability]]
     prompt: ClassVar[str] = ""
-    toolsets: ClassVar[Sequence[type[Toolset]]] = ()
+    toolsets: ClassVar[Sequence[type[Toolset] | str]] = ()
     answers: ClassVar[type[BaseModel] | None] = None
     task_tags: ClassVar[frozenset[str]] = frozenset()
     model: ClassVar[str] = ""
@@ -128,7 +129,7 @@ def _check_lists(agent: type[Agent]) -> None:
             complaint = f"has {name} that are no list: {value!r}"
             raise _refusal(agent, complaint, f"Write {name} = [...], or a tuple with its comma", name)
     for toolset in agent.toolsets:
-        if not (isinstance(toolset, type) and issubclass(toolset, Toolset)):
+        if not (isinstance(toolset, str) or (isinstance(toolset, type) and issubclass(toolset, Toolset))):
             complaint = f"has {toolset!r} among its toolsets, which is no class of a Toolset"
             raise _refusal(agent, complaint, "Name the class, as in toolsets = [FileTools]", "toolsets")
 

@@ -17,6 +17,7 @@ from meshwright.host import Host
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import FRONT, Mesh, Role
 from meshwright.models.port import Model
+from meshwright.plugins import COMPONENTS, STORES, did_you_mean, installed
 from meshwright.settings import Settings
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.tracing import NoTracing, Tracing
@@ -53,16 +54,36 @@ def build_mesh(
         settings,
         project=project,
         role=role,
-        host=(host or HOSTS[settings.store])(grounds),
+        host=(host or _store(settings.store))(grounds),
         database=database,
         log=log,
         tracing=tracing,
         agent_types=agents,
         given_model=model,
     )
-    mesh.apps = tuple(app for component in BUILTIN for app in component.apps)
-    _join(mesh, [_added(mesh, component) for component in BUILTIN])
+    kinds = component_types()
+    mesh.apps = tuple(app for kind in kinds for app in kind.apps)
+    _join(mesh, [_added(mesh, kind) for kind in kinds])
     return mesh
+
+
+def component_types() -> list[type[Component]]:
+    """The components of a mesh in the order in which they join: ours, then those of installed packages.
+
+    Raises ConfigError for one that cannot be loaded, or that takes another's name.
+    """
+    found = list(BUILTIN)
+    for plugin in installed(COMPONENTS):
+        component = plugin.load()
+        if not (isinstance(component, type) and issubclass(component, Component)):
+            raise ConfigError(f"{plugin.package} registers {plugin.value} as a component, and it is none")
+        if component.name in {other.name for other in found}:
+            raise ConfigError(
+                f"The component {plugin.value} has the name {component.name!r}, which is taken",
+                remedy=f"Uninstall {plugin.package}, or have its author choose another name",
+            )
+        found.append(component)
+    return found
 
 
 def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> Mesh:
@@ -78,7 +99,7 @@ def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> M
 
 def role_of(app_id: str, agent_ids: Sequence[str], *, replica: bool = False) -> Role:
     """What the worker of an app does. Raises ConfigError for an app that the mesh does not have."""
-    of_components = [app for component in BUILTIN for app in component.apps]
+    of_components = [app for component in component_types() for app in component.apps]
     apps = dict.fromkeys([WHOLE_MESH, *of_components, *agent_ids, LLM_SERVICE])
     if app_id not in apps:
         remedy = f"There are {', '.join(apps)}"
@@ -90,6 +111,18 @@ def role_of(app_id: str, agent_ids: Sequence[str], *, replica: bool = False) -> 
 def serves_api(app_id: str, *, replica: bool = False) -> bool:
     """Whether the worker of an app holds event log, HTTP API and MQTT edge."""
     return app_id in (WHOLE_MESH, FRONT) and not replica
+
+
+def _store(name: str) -> Callable[[Grounds], Host]:
+    """What makes the runtime over a store. Raises ConfigError for a store that is not known."""
+    brought = {plugin.name: plugin for plugin in installed(STORES)} if name not in HOSTS else {}
+    if name in brought:
+        return brought[name].load()
+    if name in HOSTS:
+        return HOSTS[name]
+    known = [*HOSTS, *brought]
+    remedy = did_you_mean(name, known) or f"Known are {', '.join(known)}; a package may bring others"
+    raise ConfigError(f"There is no store {name!r}", remedy=remedy, field="store")
 
 
 def _added(mesh: Mesh, component: type[Component]) -> Component:

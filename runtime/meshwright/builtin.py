@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshwright import topics
-from meshwright.agents.binding import bind_agents
+from meshwright.agents.binding import bind_agents, check_tables
 from meshwright.agents.loader import project_file, prompts_brought
-from meshwright.component import Actors, Component
+from meshwright.component import Actors, Check, Component
 from meshwright.context.memory import Memory
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.text import count_tokens
 from meshwright.edges.replies import Courier
-from meshwright.errors import ModelError
+from meshwright.errors import ModelError, PromptError
 from meshwright.events.projections import Projection
 from meshwright.host import Subscription
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
@@ -39,6 +39,7 @@ from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence, every
 from meshwright.orchestration.recent_outcomes import OutcomeProjection
 from meshwright.orchestration.registry import Registry
+from meshwright.plugins import MODELS, installed
 from meshwright.prompts import Prompts
 from meshwright.run import Runner, Services
 from meshwright.settings import Settings
@@ -89,6 +90,17 @@ class PromptsComponent(Component):
         folder = project_file(mesh.project, mesh.settings.prompt_dir)
         mesh.prompts = Prompts(folder, brought=prompts_brought(mesh.agent_types), on_event=mesh.tell)
         self._reloading: asyncio.Task[None] | None = None
+
+    def checks(self) -> Iterable[Check]:
+        """Whether every prompt file can be used."""
+        return [Check("prompts", self._check)]
+
+    async def _check(self) -> str:
+        problems = self.mesh.prompts.check()
+        if problems:
+            more = f" (and {len(problems) - 1} more: mesh prompts check)" if len(problems) > 1 else ""
+            raise PromptError(f"{problems[0]}{more}")
+        return f"{len(self.mesh.prompts.names())} in {self.mesh.prompts.directory}"
 
     async def start(self) -> None:
         """Look for changed files every few seconds."""
@@ -182,8 +194,19 @@ class ModelsComponent(Component):
         prices = self.chosen.prices(settings.default_price)
         return Adapted(Accounted(cache, mesh.budgets, prices, CallEvents(mesh.host)))
 
+    def checks(self) -> Iterable[Check]:
+        """Which model answers; `mesh models test` calls it."""
+        return [Check("models", self._check)]
+
+    async def _check(self) -> str:
+        return f"{self.chosen.name}; mesh models test calls it"
+
     def _choose(self) -> Adapter:
         mesh = self.mesh
+        adapter = mesh.settings.models.adapter
+        brought = next((plugin for plugin in installed(MODELS) if plugin.name == adapter), None)
+        if brought is not None:
+            return adapter_for(brought.load()(mesh.settings))
         path = project_file(mesh.project, mesh.settings.litellm_config)
         shared = self._cooldowns
         chosen = choose_model(mesh.settings, path, count_tokens=count_tokens, cooldowns=shared)
@@ -239,6 +262,7 @@ class AgentsComponent(Component):
         super().__init__(mesh)
         own = [agent for agent in mesh.agent_types if mesh.role.runs(agent.agent_id)]
         settings = tool_settings(mesh.settings, mesh.project)
+        check_tables(settings.tables, mesh.agent_types)
         self._agents = mesh.agents = bind_agents(own, settings, self._overran)
         mesh.worker = Worker(mesh.host, Runner(self._services(), mesh.agents), self._slots)
 
@@ -259,6 +283,13 @@ class AgentsComponent(Component):
         """Give back what the tools hold."""
         for bound in self._agents.values():
             await bound.close()
+
+    def checks(self) -> Iterable[Check]:
+        """Which agents there are."""
+        return [Check("agents", self._check)]
+
+    async def _check(self) -> str:
+        return ", ".join(self._agents) or "none"
 
     def _services(self) -> Services:
         mesh, settings = self.mesh, self.mesh.settings
@@ -394,6 +425,7 @@ def tool_settings(settings: Settings, project: Path) -> ToolSettings:
     return ToolSettings(
         workspace=project / settings.workspace,
         hidden=tuple(project / path for path in own),
+        tables=settings.tools.toolsets,
         allow_private_addresses=settings.allow_private_addresses,
         tool_timeout_seconds=settings.tool_timeout_seconds,
         max_concurrency=settings.max_concurrency,

@@ -56,7 +56,8 @@ class Component:
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        self.config: Any = getattr(mesh.settings, self.name, None)
+        made = getattr(mesh.settings, self.name, None)
+        self.config: Any = self.settings() if made is None and self.settings else made
 
     def actors(self) -> Iterable[Actors]:
         """Its actors. Called once, before the mesh starts."""

@@ -6,6 +6,8 @@ pager = "acme.mesh:Pager"
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -17,6 +19,12 @@ AGENTS = "meshwright.agents"
 TOOLSETS = "meshwright.toolsets"
 STORES = "meshwright.stores"
 MODELS = "meshwright.models"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A remedy for a name that is nearly a known one; empty where it is not."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 class Plugin(NamedTuple):

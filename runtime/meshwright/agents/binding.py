@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from meshwright.agent import Agent
 from meshwright.errors import ConfigError
+from meshwright.plugins import TOOLSETS, did_you_mean, installed
 from meshwright.tools.mesh import delegate_tool, remember_tool
 from meshwright.tools.threads import Overrun, ToolThreads
 from meshwright.tools.tool import LimitedTool, Tool, tools_of
-from meshwright.tools.toolset import ToolSettings
+from meshwright.tools.toolset import Toolset, ToolSettings
 
 
 class BoundAgent:
@@ -30,7 +31,7 @@ class BoundAgent:
         size = agent.max_concurrency or settings.max_concurrency
         self.threads = ToolThreads(agent.agent_id, size, on_overrun)
         self._timeout_seconds = settings.tool_timeout_seconds
-        self._toolsets = [toolset(settings) for toolset in agent.toolsets]
+        self._toolsets = [toolset(settings) for toolset in toolsets_of(type(agent))]
         for toolset in self._toolsets:
             toolset.threads = self.threads
         self._own = tools_of(agent, threads=self.threads)
@@ -67,6 +68,32 @@ def bind_agents(
 ) -> dict[str, BoundAgent]:
     """Make each agent with its tools, by agent id. Raises ConfigError."""
     return {cls.agent_id: BoundAgent(cls(), settings, on_overrun) for cls in classes}
+
+
+def toolsets_of(agent: type[Agent]) -> list[type[Toolset]]:
+    """The toolsets of an agent, also those it names. Raises ConfigError for one that is not installed."""
+    found = [toolset for toolset in agent.toolsets if not isinstance(toolset, str)]
+    names = [toolset for toolset in agent.toolsets if isinstance(toolset, str)]
+    plugins = {plugin.name: plugin for plugin in installed(TOOLSETS)} if names else {}
+    for name in names:
+        if name not in plugins:
+            raise ConfigError(
+                f"agent {agent.agent_id} has the toolset {name!r}, which no installed package brings",
+                remedy=did_you_mean(name, plugins) or f"Install its package, or name a class of {name!r}",
+                field="toolsets",
+            )
+        found.append(plugins[name].load())
+    return found
+
+
+def check_tables(tables: Iterable[str], agents: Iterable[type[Agent]]) -> None:
+    """Raise ConfigError for a table [tools.NAME] whose toolset no agent has and no package brings."""
+    known = {toolset.name for agent in agents for toolset in toolsets_of(agent)}
+    known |= {plugin.name for plugin in installed(TOOLSETS)} if tables else set()
+    for name in tables:
+        if name not in known:
+            remedy = did_you_mean(name, known) or "Install the package that brings it, or take the table out"
+            raise ConfigError(f"[tools.{name}]: no toolset has that name", remedy=remedy, field="tools")
 
 
 def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:

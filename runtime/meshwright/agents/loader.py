@@ -1,25 +1,29 @@
-"""Agents are found in the files and packages of a project's `actors` folder."""
+"""Agents are found in the files and packages of a project's `actors` folder, and in installed packages."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import inspect
+import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from zlib import crc32
 
 from pydantic import ValidationError
 
 from meshwright.agent import Agent
 from meshwright.errors import ConfigError, MeshError
+from meshwright.plugins import AGENTS, installed
 from meshwright.prompts import Brought
 from meshwright.tools.places import author_place
 
+logger = logging.getLogger("meshwright.agents")
 PACKAGED = Path(__file__).parents[1] / "_project"
 CHECKOUT = Path(__file__).parents[3]
 
@@ -33,7 +37,7 @@ def project_file(project: Path, name: Path) -> Path:
 
 
 def load_agents(folder: Path, project: Path | None = None) -> list[type[Agent]]:
-    """Every agent class of the Python files and packages of a folder, by file name.
+    """Every agent class of the Python files and packages of a folder, by file name, and the installed ones.
 
     Names that begin with an underscore are left to imports. The files may import one another, by their names
     or relatively, and what lies in the project's folder. A file that defines no agent offers those that it
@@ -50,10 +54,32 @@ def load_agents(folder: Path, project: Path | None = None) -> list[type[Agent]]:
     modules = {path: _load(package, path) for path in _sources(folder)}
     offered = {path: _agents_in(module, folder) for path, module in modules.items()}
     _check_use(folder, offered)
-    found = list(dict.fromkeys(agent for agents in offered.values() for agent in agents))
+    found = [agent for agents in offered.values() for agent in agents]
+    found = list(dict.fromkeys([*found, *installed_agents()]))
     _check_unique(found)
     _check_delegation(found)
+    _warn_of_passed_over(modules, found, folder)
     return found
+
+
+def installed_agents() -> list[type[Agent]]:
+    """The agents that installed packages register: classes, or modules with some. Raises ConfigError."""
+    found: list[type[Agent]] = []
+    for plugin in installed(AGENTS):
+        brought = plugin.load()
+        values = vars(brought).values() if inspect.ismodule(brought) else brought
+        agents = [cls for cls in (values if isinstance(values, Iterable) else [values]) if _is_agent(cls)]
+        if not agents:
+            raise ConfigError(
+                f"{plugin.package} registers {plugin.value} as an agent, and it is none",
+                remedy="Register a class with Agent as its base, or a module or list of such",
+            )
+        found += agents
+    return found
+
+
+def _is_agent(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, Agent) and value is not Agent
 
 
 def prompts_brought(agents: Iterable[type[Agent]]) -> dict[str, Brought]:
@@ -104,11 +130,25 @@ def _sources(folder: Path) -> list[Path]:
 
 
 def _agents_in(module: ModuleType, folder: Path) -> list[type[Agent]]:
-    classes = [
-        value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, Agent)
-    ]
+    classes = [value for value in vars(module).values() if _is_agent(value)]
     own = [cls for cls in classes if f"{cls.__module__}.".startswith(f"{module.__name__}.")]
-    return own or [cls for cls in classes if cls is not Agent and not _is_within(cls, folder)]
+    return own or [cls for cls in classes if not _is_within(cls, folder)]
+
+
+def _warn_of_passed_over(
+    modules: Mapping[Path, ModuleType], found: Sequence[type[Agent]], folder: Path
+) -> None:
+    """Warn of agents from elsewhere that a file imports beside its own: they are not loaded."""
+    for path, module in modules.items():
+        for agent in vars(module).values():
+            is_base = any(issubclass(other, agent) for other in found) if _is_agent(agent) else True
+            if not is_base and not _is_within(agent, folder):
+                logger.warning(
+                    "%s: %s is imported and not loaded, since the file defines agents of its own; "
+                    "import it in a file of its own to load it",
+                    path,
+                    agent.__name__,
+                )
 
 
 def _is_within(agent: type[Agent], folder: Path) -> bool:

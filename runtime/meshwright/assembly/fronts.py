@@ -7,11 +7,12 @@ from functools import partial
 from socket import socket
 from typing import TYPE_CHECKING
 
+from meshwright.component import Component
 from meshwright.mesh import Mesh
 from meshwright.settings import Settings
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from fastapi import APIRouter, FastAPI
 
 
 def listen(settings: Settings) -> socket:
@@ -26,14 +27,15 @@ async def serve(mesh: Mesh, listener: socket, on_ready: Callable[[str], None]) -
     from meshwright.edges.http.app import create_app
     from meshwright.edges.http.server import serve as serve_http
 
-    await serve_http(mesh, listener, on_ready, partial(create_app, groups=mesh.groups))
+    make_app = partial(create_app, groups=mesh.groups, routers=_routers(mesh))
+    await serve_http(mesh, listener, on_ready, make_app)
 
 
 def http_app(mesh: Mesh) -> FastAPI:
     """The HTTP API of a running mesh as an ASGI application, for clients in this process."""
     from meshwright.edges.http.app import create_app
 
-    return create_app(mesh, groups=mesh.groups)
+    return create_app(mesh, groups=mesh.groups, routers=_routers(mesh))
 
 
 async def serve_models(mesh: Mesh, listener: socket, on_ready: Callable[[str], None]) -> None:
@@ -42,3 +44,9 @@ async def serve_models(mesh: Mesh, listener: socket, on_ready: Callable[[str], N
     from meshwright.edges.http.server import serve as serve_http
 
     await serve_http(mesh, listener, on_ready, partial(create_llm_app, groups=mesh.groups))
+
+
+def _routers(mesh: Mesh) -> list[APIRouter]:
+    """The routes of components."""
+    components = [component for component in mesh.components if isinstance(component, Component)]
+    return [router for component in components if (router := component.routes()) is not None]

@@ -44,6 +44,7 @@ COMMANDS = {
     "agents": Entry("agents", "List agents with their capabilities and status."),
     "models": Entry("models", "Show groups, deployments, tags and prices; say where a call goes."),
     "keys": Entry("keys", "Manage the keys of callers over HTTP."),
+    "doctor": Entry("doctor", "Check the project and what its components depend on."),
     "prompts": Entry("prompts", "Look after the prompt files."),
 }
 
@@ -52,17 +53,28 @@ class Unexpected(click.ClickException):
     """A fault in Meshwright itself, told in one line; its traceback is kept elsewhere."""
 
 
+def commands_of_packages() -> dict[str, click.Command]:
+    """The commands that components of installed packages bring; ours come first where one has the same name."""
+    from meshwright.plugins import COMPONENTS, installed
+
+    commands = [command for plugin in installed(COMPONENTS) for command in plugin.load().commands()]
+    for command in commands:
+        if command.name in COMMANDS:
+            click.echo(f"mesh: warning: a package brings a command {command.name}, which is ours", err=True)
+    return {str(command.name): command for command in commands if command.name not in COMMANDS}
+
+
 class LazyGroup(click.Group):
     """Knows its commands by name, and imports one only to run it or to show its own help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names in the order of the help."""
-        return list(COMMANDS)
+        return [*COMMANDS, *commands_of_packages()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command of that name, if there is one."""
         if cmd_name not in COMMANDS:
-            return None
+            return commands_of_packages().get(cmd_name)
         return getattr(import_module(f"meshwright.cli.{COMMANDS[cmd_name].module}"), cmd_name)
 
     def resolve_command(
@@ -70,10 +82,11 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or say which one was probably meant."""
         name = args[0]
-        if name not in COMMANDS and not ctx.resilient_parsing and not name.startswith("-"):
+        known = COMMANDS if name in COMMANDS or name.startswith("-") else self.list_commands(ctx)
+        if name not in known and not ctx.resilient_parsing and not name.startswith("-"):
             from difflib import get_close_matches
 
-            close = get_close_matches(name, COMMANDS)
+            close = get_close_matches(name, known)
             likely = min(close, key=lambda each: sorted(each) != sorted(name), default=None)
             hint = f"did you mean: mesh {likely}" if likely else "mesh --help lists them"
             raise click.UsageError(f"there is no command {name!r}; {hint}")
@@ -83,6 +96,11 @@ class LazyGroup(click.Group):
         """Write the list of commands from the table."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+        if brought := commands_of_packages():
+            with formatter.section("Commands of installed packages"):
+                formatter.write_dl(
+                    [(name, command.get_short_help_str(80)) for name, command in brought.items()]
+                )
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what nobody foresaw becomes one line and a kept traceback."""

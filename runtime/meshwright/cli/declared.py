@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from meshwright.agents.loader import installed_agents
 from meshwright.capability import Capability, Registration
 from meshwright.prompts import Brought
 
@@ -40,6 +41,10 @@ def declared_agents(folder: Path) -> Declared:
     for path in sorted(folder.rglob("*.py")) if folder.is_dir() else ():
         if not any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts[:-1]):
             _read_file(path, found)
+    for agent in installed_agents():  # their packages are trusted: somebody installed them
+        found.agents.append(agent.registration())
+        if agent.prompt_text:
+            found.brought[agent.prompt] = Brought(agent.prompt_text, agent.__name__, agent.__module__)
     found.agents.sort(key=lambda agent: agent.agent_id)
     return found
 

@@ -85,7 +85,7 @@ def _settings_type() -> type[Settings]:
         table = getattr(component, "settings", None)
         if table is None:
             continue
-        if component.name in Settings.model_fields or component.name in MOVED or component.name in tables:
+        if component.name in {*Settings.model_fields, *MOVED, *tables}:
             raise ConfigError(
                 f"The component {plugin.value} has the name {component.name!r}, which is taken",
                 remedy=f"Uninstall {plugin.package}, or have its author choose another name",

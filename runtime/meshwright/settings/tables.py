@@ -145,9 +145,17 @@ class ToolsSettings(Table):
     """Seconds that a call of a tool may take, where the tool declares no `timeout` itself."""
 
     @property
-    def toolsets(self) -> dict[str, Any]:
+    def toolsets(self) -> dict[str, Mapping[str, Any]]:
         """The tables of toolsets, by name."""
         return dict(self.__pydantic_extra__ or {})
+
+    @model_validator(mode="after")
+    def _others_are_tables(self) -> Self:
+        for name, value in self.toolsets.items():
+            if not isinstance(value, Mapping):
+                known = ", ".join(type(self).model_fields)
+                raise ValueError(f"there is no setting {name!r} in [tools]; known are {known}")
+        return self
 
 
 class ModelsSettings(Table):
@@ -447,12 +455,12 @@ def in_tables(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
-    """Two sources in one: of a table each field, of all else the stronger value."""
+    """Two sources in one: of tables each field, of all else the stronger value."""
     both = {**weaker, **stronger}
     for name, value in stronger.items():
         under = weaker.get(name)
         if isinstance(value, Mapping) and isinstance(under, Mapping):
-            both[name] = {**under, **value}
+            both[name] = merged(under, value)
     return both
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
+from pydantic import BaseModel, ValidationError
+
+from meshwright.errors import ConfigError
 from meshwright.tools.threads import ToolThreads
 from meshwright.tools.tool import Tool, tools_of
 from meshwright.tools.workspace import Workspace
@@ -33,6 +37,8 @@ class ToolSettings:
     git_timeout_seconds: float = 10.0
     tool_timeout_seconds: float = 60.0
     max_concurrency: int = 8
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The tables [tools.NAME] of the settings, by name."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "files", Workspace(self.workspace, self.hidden))
@@ -42,12 +48,33 @@ class Toolset:
     """Base of a set of tools. Name the class in an agent's `toolsets`; its `@tool` methods become tools.
 
     Each agent has an instance of its own. `start` and `close` are called once, as the mesh starts and stops;
-    `tools` after `start`, so that it may ask another system which tools there are.
+    `tools` after `start`, so that it may ask another system which tools there are. Where it has settings of
+    its own, `config_type` is their shape, and `config` what the table [tools.NAME] of mesh.toml says.
     """
+
+    name: ClassVar[str] = ""
+    config_type: ClassVar[type[BaseModel] | None] = None
 
     def __init__(self, settings: ToolSettings) -> None:
         self.settings = settings
+        self.config: Any = self._configured(settings.tables.get(self.name, {}))
         self.threads = ToolThreads()
+
+    def _configured(self, table: Mapping[str, Any]) -> BaseModel | None:
+        if self.config_type is None:
+            if table:
+                raise ConfigError(f"[tools.{self.name}]: the toolset {type(self).__name__} has no settings")
+            return None
+        try:
+            return self.config_type.model_validate(table)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ConfigError(
+                f"[tools.{self.name}] {place}: {first['msg']}",
+                remedy=f"Correct it in mesh.toml, or set MESH_TOOLS__{self.name.upper()}__{place.upper()}",
+                field=place,
+            ) from None
 
     async def start(self) -> None:
         """Connect. What it raises stops the start of the mesh."""
