@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from meshwright.app import build_mesh
     from meshwright.capability import Capability
     from meshwright.client import BlockingClient, Client
+    from meshwright.component import Actors, Check, Component
     from meshwright.envelope import ActorRef
     from meshwright.errors import MeshError, ToolFailed
     from meshwright.mesh import Mesh
@@ -30,10 +31,13 @@ __version__ = "0.1.0"
 HOMES = {
     "Actor": "actor",
     "ActorRef": "envelope",
+    "Actors": "component",
     "Agent": "agent",
     "BlockingClient": "client",
     "Capability": "capability",
+    "Check": "component",
     "Client": "client",
+    "Component": "component",
     "Event": "messages",
     "Mesh": "mesh",
     "MeshError": "errors",
@@ -60,10 +64,13 @@ HOMES = {
 __all__ = [
     "Actor",
     "ActorRef",
+    "Actors",
     "Agent",
     "BlockingClient",
     "Capability",
+    "Check",
     "Client",
+    "Component",
     "Event",
     "Mesh",
     "MeshError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -77,6 +78,11 @@ def component_types() -> list[type[Component]]:
         component = plugin.load()
         if not (isinstance(component, type) and issubclass(component, Component)):
             raise ConfigError(f"{plugin.package} registers {plugin.value} as a component, and it is none")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", component.name):
+            raise ConfigError(
+                f"The component {plugin.value} of {plugin.package} has the name {component.name!r}",
+                remedy="A name has lower-case letters, digits and _, like pager",
+            )
         if component.name in {other.name for other in found}:
             raise ConfigError(
                 f"The component {plugin.value} has the name {component.name!r}, which is taken",

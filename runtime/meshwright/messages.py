@@ -286,6 +286,13 @@ class Event(Plain):
         """What it is called where it is refused."""
         return f"the event {self.event_type!r}"
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The payload as plain data; empty where it is no object."""
+        payload = decode(self.payload) if isinstance(self.payload, Json) else self.payload
+        payload = payload.model_dump(mode="json") if isinstance(payload, BaseModel) else payload
+        return payload if isinstance(payload, dict) else {}
+
     def encode(self) -> bytes:
         """The event as JSON, as it is stored and sent. Raises ValueError where it cannot be JSON."""
         if type(self.payload) is not Json:

@@ -54,7 +54,7 @@ class Unexpected(click.ClickException):
 
 
 def commands_of_packages() -> dict[str, click.Command]:
-    """The commands that components of installed packages bring; ours come first where one has the same name."""
+    """The commands that installed packages bring; where one has the name of ours, ours counts."""
     from meshwright.plugins import COMPONENTS, installed
 
     commands = [command for plugin in installed(COMPONENTS) for command in plugin.load().commands()]

@@ -10,7 +10,7 @@ import click
 
 from meshwright.cli.options import data_option
 from meshwright.cli.trust import require_trust, trust_option
-from meshwright.errors import ConfigError, MeshError, in_one_line
+from meshwright.errors import MeshError, in_one_line
 
 if TYPE_CHECKING:
     from meshwright.settings import Settings
@@ -37,12 +37,7 @@ async def _examine(settings: Settings) -> int:
     from meshwright.app import build_mesh
     from meshwright.component import Component
 
-    try:
-        mesh = build_mesh(settings)
-    except ConfigError as error:
-        _show("FAIL", "mesh", in_one_line(str(error), ""))
-        return 1
-    problems = 0
+    mesh, problems = build_mesh(settings), 0
     for component in mesh.components:
         for name, ask in component.checks() if isinstance(component, Component) else ():
             try:

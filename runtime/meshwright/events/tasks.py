@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from meshwright.encoding import Json, decode
+from meshwright.encoding import Json
 from meshwright.errors import InvalidInput
 from meshwright.events.filter import seconds
 from meshwright.messages import Dispatch, Event, Outcome, Plain, Task, TaskStatus, Usage
@@ -240,7 +240,7 @@ _columns_of = attrgetter(*_COLUMNS)
 
 def _accept(row: _TaskRow, event: Event) -> None:
     """task.accepted. What else there is to know of the task comes with its dispatch."""
-    fields = _fields_of(event)
+    fields = event.fields
     row.capability = row.capability or _text(fields, "capability") or ""
     row.agent_id = row.agent_id or _text(fields, "dispatched_to")
     row.thread_id = row.thread_id or _text(fields, "thread_id")
@@ -272,7 +272,7 @@ def _work(status: str) -> Callable[[_TaskRow, Event], None]:
     """task.started, task.waiting or task.resumed."""
 
     def change(row: _TaskRow, event: Event) -> None:
-        fields = _fields_of(event)
+        fields = event.fields
         attempt = _whole(fields, "attempt") or row.attempts
         if not row.ended and attempt >= row.attempts:
             row.status, row.attempts = status, attempt
@@ -284,7 +284,7 @@ def _work(status: str) -> Callable[[_TaskRow, Event], None]:
 
 def _fail(row: _TaskRow, event: Event) -> None:
     """attempt.failed: another may follow."""
-    fields = _fields_of(event)
+    fields = event.fields
     if not row.ended and (_whole(fields, "attempt") or row.attempts) >= row.attempts:
         row.reason = _reason(fields.get("error"))
 
@@ -357,12 +357,6 @@ def _shaped(model: type[ModelT], event: Event) -> ModelT | None:
         return model.model_validate(payload.model_dump() if isinstance(payload, BaseModel) else payload)
     except ValidationError:
         return None
-
-
-def _fields_of(event: Event) -> dict[str, Any]:
-    """The fields of a payload; none where it is no object."""
-    payload = decode(event.payload) if isinstance(event.payload, Json) else event.payload
-    return payload if isinstance(payload, dict) else {}
 
 
 def _text(fields: dict[str, Any], name: str) -> str | None:

@@ -1,0 +1,168 @@
+"""A package of a third party, installed beside our wheel, adds agents, tools, a component and a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.request import urlopen
+
+import pytest
+
+from tests.support.services import unavailable
+
+pytestmark = pytest.mark.timeout(300)
+ROOT = Path(__file__).resolve().parents[2]
+ACME = ROOT / "tests/support/third_party"
+UV = shutil.which("uv", path=Path(sys.executable).parent)
+NO_NETWORK = ("error sending request", "failed to fetch", "connection", "network", "temporary failure", "dns")
+SETTINGS = """\
+[models]
+adapter = "parrot"
+
+[pager]
+url = "https://pager.acme.example"
+
+[tools.pager]
+team = "platform"
+"""
+
+
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+class Project:
+    """A folder in which the installed `mesh` runs."""
+
+    def __init__(self, python: Path, folder: Path) -> None:
+        self.command = [str(python), "-m", "meshwright.cli"]
+        self.folder = folder
+        self.write("mesh.toml", SETTINGS)
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def mesh(self, *arguments: str, **environment: str) -> Done:
+        done = subprocess.run(
+            [*self.command, *arguments],
+            cwd=self.folder,
+            env=os.environ | {"MESH_TRUST": "1"} | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    @contextmanager
+    def up(self) -> Iterator[str]:
+        """A running mesh, and its URL."""
+        command = [*self.command, "up", "--port", "0"]
+        environment = os.environ | {"MESH_TRUST": "1"}
+        process = subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stdout is not None
+            ready, url = process.stdout.readline().split()
+            assert ready == "ready"
+            yield url
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def build(source: Path, target: Path) -> Path:
+    """Build the wheel of a source tree."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (wheel,) = target.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with our wheel and Acme's, and nothing else."""
+    folder = tmp_path_factory.mktemp("installed")
+    shutil.copytree(ACME, folder / "acme")
+    wheels = [build(ROOT, folder / "ours"), build(folder / "acme", folder / "theirs")]
+    pip = ["--without-pip"] if UV else []
+    subprocess.run([sys.executable, "-m", "venv", *pip, folder / "venv"], check=True)
+    python = folder / "venv/bin/python"
+    command = [UV, "pip", "install", "--python", python] if UV else [python, "-m", "pip", "install"]
+    done = subprocess.run([*command, "-q", *wheels], capture_output=True, text=True, check=False)
+    if done.returncode and any(sign in done.stderr.lower() for sign in NO_NETWORK):
+        unavailable("needs a package index")
+    assert done.returncode == 0, done.stderr
+    return python
+
+
+@pytest.fixture
+def project(python: Path, tmp_path: Path) -> Project:
+    return Project(python, tmp_path)
+
+
+def test_an_installed_agent_answers_with_an_installed_toolset_and_model(project: Project) -> None:
+    asked = project.mesh("ask", "on-call", "The disk is full")
+    assert asked.status == 0, asked
+    assert "Squawk: paged platform: disk full" in asked.out
+
+
+def test_an_installed_agent_is_listed_without_a_running_mesh(project: Project) -> None:
+    listed = project.mesh("agents")
+    assert "on-call" in listed.out and "paging" in listed.out, listed
+
+
+def test_an_installed_command_is_in_the_help_and_runs(project: Project) -> None:
+    assert "page" in project.mesh("--help").out
+    assert project.mesh("page") == (0, "Pages go to Acme.\n", "")
+    assert "did you mean: mesh page" in project.mesh("pgae").err
+
+
+def test_an_installed_component_serves_its_projection(project: Project) -> None:
+    with project.up() as url:
+        assert project.mesh("ask", "on-call", "Help!").status == 0
+        with urlopen(f"{url}/pager") as response:
+            assert json.load(response) == {"url": "https://pager.acme.example", "calls": {"page": 1}}
+
+
+def test_doctor_asks_what_an_installed_component_depends_on(project: Project) -> None:
+    well = project.mesh("doctor")
+    assert well.status == 0 and "https://pager.acme.example answers" in well.out, well
+    away = project.mesh("doctor", MESH_PAGER__REACHABLE="false")
+    assert away.status == 1 and "does not answer; set url in [pager] of mesh.toml" in away.out, away
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("[pager]\nurl = 7\n", "mesh.toml:2: pager.url: Input should be a valid string"),
+        ("[tools.pager]\nteam = 7\n", "[tools.pager] team: Input should be a valid string"),
+        ("[tools.pagre]\nteam = 'x'\n", "[tools.pagre]: no toolset has that name; did you mean 'pager'?"),
+        ("[tools]\nworkspce = '.'\n", "there is no setting 'workspce' in [tools]; known are workspace"),
+        ("[models]\nadapter = 'parot'\n", "There is no kind of model 'parot'"),
+        ("store = 'sqlit'\n", "There is no store 'sqlit'; did you mean 'sqlite'?"),
+        ("[pagger]\nurl = ''\n", "mesh.toml:1: there is no table [pagger]; did you mean [pager]?"),
+    ],
+)
+def test_a_mistake_in_the_settings_of_a_package_is_named(project: Project, settings: str, said: str) -> None:
+    project.write("mesh.toml", settings)
+    refused = project.mesh("doctor")
+    assert refused.status == 1 and said in refused.out + refused.err, refused
+
+
+def test_an_agent_with_the_id_of_an_installed_one_names_both_places(project: Project) -> None:
+    project.write("actors/mine.py", (ACME / "acme/agents/oncall.py").read_text())
+    refused = project.mesh("doctor")
+    assert refused.status == 1 and "two agents are called 'on-call'" in refused.err, refused
+    assert "actors/mine.py:15" in refused.err and "acme/agents/oncall.py:15" in refused.err

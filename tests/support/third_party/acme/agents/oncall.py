@@ -1,0 +1,21 @@
+"""Who is on call, and pages them."""
+
+from meshwright import Agent, Capability
+
+PROMPT = """\
+---
+variables: [context]
+---
+You page whoever is on call.
+
+{{context}}
+"""
+
+
+class OnCall(Agent):
+    """Pages whoever is on call."""
+
+    agent_id = "on-call"
+    capabilities = (Capability("paging"),)
+    toolsets = ("pager",)
+    prompt_text = PROMPT

@@ -1,0 +1,1 @@
+CREATE TABLE acme_pages (seq BIGINT PRIMARY KEY, tool TEXT NOT NULL);

@@ -1,0 +1,1 @@
+"""The SQL of Acme's tables."""
