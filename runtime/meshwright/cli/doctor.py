@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 @data_option
 @trust_option
 def doctor(data: Path | None) -> int:
-    """Check the project: settings, agents, prompts, models, and what components depend on.
+    """Check the project and what its components depend on.
 
-    Loads the agents and starts nothing. Exit status 1 if anything is wrong.
+    Reads the settings, loads the agents and starts nothing. Exit status 1 if anything is wrong.
     """
     from meshwright.settings import load_settings
 
