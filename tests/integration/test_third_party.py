@@ -165,4 +165,4 @@ def test_an_agent_with_the_id_of_an_installed_one_names_both_places(project: Pro
     project.write("actors/mine.py", (ACME / "acme/agents/oncall.py").read_text())
     refused = project.mesh("doctor")
     assert refused.status == 1 and "two agents are called 'on-call'" in refused.err, refused
-    assert "actors/mine.py:15" in refused.err and "acme/agents/oncall.py:15" in refused.err
+    assert "actors/mine.py:16" in refused.err and "acme/agents/oncall.py:16" in refused.err

@@ -4,6 +4,7 @@ from meshwright import Agent, Capability
 
 PROMPT = """\
 ---
+tags: [default]
 variables: [context]
 ---
 You page whoever is on call.
