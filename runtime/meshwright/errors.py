@@ -24,6 +24,7 @@
     ├── ToolFailed                a tool could not do what was asked
     │   └── DelegationFailed      ... since the agent that it asked did not succeed
     ├── MemoryUnavailable         memories cannot be read or written
+    ├── CacheUnavailable          answers of models cannot be read or written: calls go on without them
     └── ModelError                a model call failed (see models.port for the kinds)
 
 Each names what happened, and where it can what to do (`remedy`) and which field was wrong (`field`).
@@ -180,6 +181,12 @@ class DelegationFailed(ToolFailed):
 
 class MemoryUnavailable(MeshError):
     """Memories cannot be read or written right now."""
+
+    status = 503
+
+
+class CacheUnavailable(MeshError):
+    """The store of a cache cannot be read or written right now: calls go on without it."""
 
     status = 503
 

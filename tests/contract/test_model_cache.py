@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from meshwright.messages import Usage, new_id
-from meshwright.models.cache.disk import DiskStore
-from meshwright.models.cache.memory import MemoryStore
-from meshwright.models.cache.port import MAX_VALUE_BYTES, Store
+from meshwright.models.cache.cached import MAX_VALUE_BYTES, CacheStore
+from meshwright.models.cache.stores import MemoryStore
 from meshwright.models.port import ModelReply, ToolCall
+from meshwright.sql.cache import SqliteCache
 from meshwright.testing import ManualClock
 from tests.support.cache_stores import ROOM, Once, ask, caching, redis
 
@@ -24,8 +24,8 @@ KINDS = ["memory", "disk", pytest.param("redis", marks=pytest.mark.needs("redis-
 class Place:
     """A store under test, and how its time is made to pass."""
 
-    store: Store
-    again: Callable[[], Store]
+    store: CacheStore
+    again: Callable[[], CacheStore]
     """Opens the same place once more, as another process would."""
     ttl_seconds: float
     pass_time: Callable[[], Awaitable[None]]
@@ -38,8 +38,8 @@ def place_of(kind: str, folder: Path, request: pytest.FixtureRequest) -> Place:
         services = request.getfixturevalue("services")
         return Place(redis(services), lambda: redis(services), 0.02, lambda: asyncio.sleep(0.025))
 
-    def make() -> Store:
-        return MemoryStore(clock, ROOM) if kind == "memory" else DiskStore(folder, clock, ROOM)
+    def make() -> CacheStore:
+        return MemoryStore(clock, ROOM) if kind == "memory" else SqliteCache(folder, clock, ROOM)
 
     return Place(make(), make, 60.0, lambda: clock.advance(60))
 
@@ -52,11 +52,11 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 @pytest.fixture
-def store(place: Place) -> Store:
+def store(place: Place) -> CacheStore:
     return place.store
 
 
-async def test_what_is_put_is_found_by_its_key_alone(store: Store) -> None:
+async def test_what_is_put_is_found_by_its_key_alone(store: CacheStore) -> None:
     key = new_id()
     assert await store.get(key) is None
     await store.put(key, b'{"a": 1}', 60)
@@ -64,7 +64,7 @@ async def test_what_is_put_is_found_by_its_key_alone(store: Store) -> None:
     assert await store.get(key[:-1]) is None and await store.get(key + "0") is None
 
 
-async def test_what_is_put_again_takes_the_place_of_the_first(store: Store) -> None:
+async def test_what_is_put_again_takes_the_place_of_the_first(store: CacheStore) -> None:
     key = new_id()
     await store.put(key, b"first", 60)
     await store.put(key, b"second", 60)
@@ -72,7 +72,7 @@ async def test_what_is_put_again_takes_the_place_of_the_first(store: Store) -> N
 
 
 @pytest.mark.parametrize("value", [b"", b"\x00\xff\r\n", b"x" * (MAX_VALUE_BYTES // 4)], ids=len)
-async def test_any_bytes_come_back_as_they_were(store: Store, value: bytes) -> None:
+async def test_any_bytes_come_back_as_they_were(store: CacheStore, value: bytes) -> None:
     key = new_id()
     await store.put(key, value, 60)
     assert await store.get(key) == value
@@ -95,7 +95,7 @@ async def test_what_is_put_again_is_kept_from_then_on(place: Place) -> None:
     assert await place.store.get(key) == b"long"
 
 
-async def test_it_opens_anew_after_it_was_closed(store: Store) -> None:
+async def test_it_opens_anew_after_it_was_closed(store: CacheStore) -> None:
     await store.close()
     await store.close()
     key = new_id()
@@ -104,7 +104,7 @@ async def test_it_opens_anew_after_it_was_closed(store: Store) -> None:
 
 
 async def test_questions_side_by_side_get_their_own_answers_also_where_some_are_cancelled(
-    store: Store, rng: random.Random
+    store: CacheStore, rng: random.Random
 ) -> None:
     keys = [new_id() for _ in range(60)]
     await asyncio.gather(*(store.put(key, key.encode(), 60) for key in keys))
@@ -143,7 +143,9 @@ async def test_a_reply_comes_back_as_it_was_but_for_what_it_costs(place: Place) 
 
 
 @pytest.fixture(params=KINDS[1:])
-async def shared(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
+async def shared(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[CacheStore, CacheStore]]:
     place = place_of(request.param, tmp_path, request)
     other = place.again()
     yield place.store, other
@@ -151,7 +153,7 @@ async def shared(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     await other.close()
 
 
-async def test_what_one_worker_keeps_another_finds(shared: tuple[Store, Store]) -> None:
+async def test_what_one_worker_keeps_another_finds(shared: tuple[CacheStore, CacheStore]) -> None:
     one, other = shared
     key = new_id()
     await one.put(key, b"for all", 60)
@@ -160,7 +162,7 @@ async def test_what_one_worker_keeps_another_finds(shared: tuple[Store, Store]) 
     assert await one.get(key) == b"newer"
 
 
-async def test_what_is_kept_outlives_who_kept_it(shared: tuple[Store, Store]) -> None:
+async def test_what_is_kept_outlives_who_kept_it(shared: tuple[CacheStore, CacheStore]) -> None:
     one, other = shared
     key = new_id()
     await one.put(key, b"for ever", 60)
@@ -168,7 +170,7 @@ async def test_what_is_kept_outlives_who_kept_it(shared: tuple[Store, Store]) ->
     assert await other.get(key) == b"for ever"
 
 
-async def test_workers_write_side_by_side(shared: tuple[Store, Store]) -> None:
+async def test_workers_write_side_by_side(shared: tuple[CacheStore, CacheStore]) -> None:
     keys = [new_id() for _ in range(40)]
     await asyncio.gather(*(shared[n % 2].put(key, key.encode(), 60) for n, key in enumerate(keys)))
     assert [await shared[n % 2].get(key) for n, key in enumerate(keys, 1)] == [key.encode() for key in keys]
@@ -208,7 +210,7 @@ async def test_what_has_ended_makes_room_before_what_is_good(limited: Place) -> 
     for number in range(10):
         await store.put(f"new {number}", b"x" * 10_000, 3600)
     kept = [await store.get(f"old {number}") is not None for number in range(20)]
-    assert sum(kept) >= (20 if isinstance(store, DiskStore) else 15)
+    assert sum(kept) >= (20 if isinstance(store, SqliteCache) else 15)
 
 
 async def test_what_is_larger_than_all_there_may_be_takes_no_place(limited: Place) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.errors import CacheUnavailable
 from meshwright.models.cache.cached import Cached
-from meshwright.models.cache.disk import DiskStore
-from meshwright.models.cache.port import CacheUnavailable
-from meshwright.models.cache.redis import TIMEOUT_SECONDS, RedisStore
+from meshwright.models.cache.stores import TIMEOUT_SECONDS, RedisStore
 from meshwright.models.port import ModelReply
+from meshwright.sql.cache import SqliteCache
 from meshwright.testing import ManualClock
 from tests.support.cache_stores import PATIENCE_SECONDS, ROOM, Once, ask, redis
 from tests.support.services import Services
@@ -40,7 +40,7 @@ def cut_short(path: Path) -> None:
 async def test_a_broken_file_is_set_aside_and_a_new_one_begun(
     tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = DiskStore(tmp_path, ManualClock(), ROOM)
+    store = SqliteCache(tmp_path, ManualClock(), ROOM)
     for number in range(20):
         await store.put(str(number), b"x" * 1000, 60)
     await store.close()
@@ -56,7 +56,7 @@ async def test_a_broken_file_is_set_aside_and_a_new_one_begun(
 
 
 async def test_a_file_that_breaks_while_it_is_used_is_set_aside(tmp_path: Path) -> None:
-    store = DiskStore(tmp_path, ManualClock(), ROOM)
+    store = SqliteCache(tmp_path, ManualClock(), ROOM)
     await store.put("a", b"x" * 100_000, 60)
     (tmp_path / "cache.db-wal").write_bytes(b"")
     garble(store.path)
@@ -68,7 +68,7 @@ async def test_a_file_that_breaks_while_it_is_used_is_set_aside(tmp_path: Path) 
 async def test_a_broken_file_that_another_process_still_uses_leaves_nothing_in_the_new_one(
     tmp_path: Path,
 ) -> None:
-    one, other = (DiskStore(tmp_path, ManualClock(), ROOM) for _ in range(2))
+    one, other = (SqliteCache(tmp_path, ManualClock(), ROOM) for _ in range(2))
     for number in range(20):
         await one.put(str(number), b"x" * 1000, 60)
     await one.close()
@@ -93,14 +93,14 @@ async def test_a_folder_that_cannot_be_used_is_said_not_raised_as_something_else
         folder.write_text("")
     else:
         (folder / "cache.db").mkdir(parents=True)
-    store = DiskStore(folder, ManualClock(), ROOM)
+    store = SqliteCache(folder, ManualClock(), ROOM)
     with pytest.raises(CacheUnavailable):
         await store.get("a")
     await store.close()
 
 
 async def test_a_file_that_somebody_else_holds_for_long_is_unavailable(tmp_path: Path) -> None:
-    store = DiskStore(tmp_path, ManualClock(), ROOM)
+    store = SqliteCache(tmp_path, ManualClock(), ROOM)
     await store.put("a", b"a", 60)
     other = sqlite3.connect(store.path)
     other.execute("BEGIN IMMEDIATE")

@@ -48,7 +48,7 @@ class Clerk(Agent):
 '''
 REDIS = """
 import asyncio, sys
-from meshwright.models.cache.redis import RedisStore
+from meshwright.models.cache.stores import RedisStore
 
 async def keep():
     store = RedisStore(sys.argv[1])

@@ -2,9 +2,8 @@
 
 from urllib.parse import quote
 
-from meshwright.models.cache.cached import Cached
-from meshwright.models.cache.port import Store
-from meshwright.models.cache.redis import RedisStore
+from meshwright.models.cache.cached import Cached, CacheStore
+from meshwright.models.cache.stores import RedisStore
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ManualClock
 from tests.support.services import Services
@@ -33,7 +32,7 @@ class Once:
         """Nothing to give back."""
 
 
-def caching(model: Once, store: Store) -> Cached:
+def caching(model: Once, store: CacheStore) -> Cached:
     return Cached(model, store, ttl_seconds=60, clock=ManualClock(), identity="it")
 
 

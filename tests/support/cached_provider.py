@@ -5,9 +5,8 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright.messages import Usage
-from meshwright.models.cache.cached import Cached
-from meshwright.models.cache.memory import MemoryStore
-from meshwright.models.cache.port import Store
+from meshwright.models.cache.cached import Cached, CacheStore
+from meshwright.models.cache.stores import MemoryStore
 from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ManualClock
 
@@ -54,7 +53,9 @@ class Provider:
         self.closed = True
 
 
-def caching(provider: Any, clock: ManualClock, store: Store | None = None, identity: str = "it") -> Cached:
+def caching(
+    provider: Any, clock: ManualClock, store: CacheStore | None = None, identity: str = "it"
+) -> Cached:
     store = store or MemoryStore(clock, 10_000_000)
     return Cached(provider, store, ttl_seconds=TTL_SECONDS, clock=clock, identity=identity)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from meshwright.models.cache.key import key_of
-from meshwright.models.cache.memory import MemoryStore
-from meshwright.models.cache.port import MAX_VALUE_BYTES, CacheUnavailable
+from meshwright.errors import CacheUnavailable
+from meshwright.models.cache.cached import MAX_VALUE_BYTES, key_of
+from meshwright.models.cache.stores import MemoryStore
 from meshwright.models.port import ModelUnavailable
 from meshwright.testing import ManualClock
 from tests.support.cached_provider import TTL_SECONDS, Provider, caching, request

@@ -1,6 +1,6 @@
-"""Answers in a SQLite file of their own, `cache.db`, which may be deleted at any time.
+"""Answers of models in a SQLite file of their own, `cache.db`, which may be deleted at any time.
 
-Several processes may use one file. A file that is broken is set aside, and a new one begun.
+Several processes may use one file. A damaged file is set aside, and a new one begun.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import TypeVar
 
 from meshwright.clock import Clock
-from meshwright.models.cache.port import CacheUnavailable
+from meshwright.errors import CacheUnavailable
 from meshwright.sql.folder import open_private
 
 logger = logging.getLogger("meshwright.cache")
 
 ResultT = TypeVar("ResultT")
 FILE_NAME = "cache.db"
-BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 BUSY_TIMEOUT_SECONDS = 1.0
 BUSY_PAUSE_SECONDS = 0.01
-DROPPED_AT_ONCE = 8
 
-# `used` counts what is used: the least is what was not used for longest.
+# `used` counts uses: the least is what was not used for longest.
 SCHEMA = """
+PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;
 CREATE TABLE IF NOT EXISTS answers (
     n INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value BLOB NOT NULL,
     ends_ms INTEGER NOT NULL, used INTEGER NOT NULL
@@ -39,20 +39,20 @@ CREATE INDEX IF NOT EXISTS answers_by_end ON answers (ends_ms);
 """
 FIND = "SELECT value FROM answers WHERE key = ? AND ends_ms > ?"
 USE = "UPDATE answers SET used = (SELECT max(used) + 1 FROM answers) WHERE key = ?"
-KEEP = """
-INSERT OR REPLACE INTO answers (key, value, ends_ms, used)
-VALUES (?, ?, ?, (SELECT coalesce(max(used), 0) + 1 FROM answers))
-"""
+KEEP = (
+    "INSERT OR REPLACE INTO answers (key, value, ends_ms, used) "
+    "VALUES (?, ?, ?, (SELECT coalesce(max(used), 0) + 1 FROM answers))"
+)
 DROP_ENDED = "DELETE FROM answers WHERE ends_ms <= ?"
-DROP_UNUSED = "DELETE FROM answers WHERE n IN (SELECT n FROM answers ORDER BY used LIMIT ?)"
-FILLED = """
-SELECT (page_count - freelist_count) * page_size
-FROM pragma_page_count, pragma_freelist_count, pragma_page_size
-"""
+DROP_UNUSED = "DELETE FROM answers WHERE n IN (SELECT n FROM answers ORDER BY used LIMIT 8)"
+FILLED = (
+    "SELECT (page_count - freelist_count) * page_size "
+    "FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+)
 
 
-class DiskStore:
-    """At most `max_bytes` of a file in a folder: what was used last stays. All its work is a thread's."""
+class SqliteCache:
+    """At most `max_bytes` of a file in a folder: what was used last stays. One thread does all its work."""
 
     name = "disk"
 
@@ -62,9 +62,7 @@ class DiskStore:
         self._max_bytes = max_bytes
         self._thread: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
-        self._used: dict[
-            str, None
-        ] = {}  # what was read since the last write, which notes it: reads write not
+        self._used: dict[str, None] = {}  # read since the last write, which notes it: reads do not write
 
     async def get(self, key: str) -> bytes | None:
         """The value of a key, None where there is none, or its time has passed."""
@@ -81,9 +79,7 @@ class DiskStore:
         return await self._run(find)
 
     async def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
-        """Keep a value for so long; one that is larger than the whole store is not kept."""
-        if len(value) > self._max_bytes:
-            return
+        """Keep a value for so long; one that is larger than the whole file may be is not kept."""
         now = self._now_ms()
 
         def keep(connection: sqlite3.Connection) -> None:
@@ -91,9 +87,13 @@ class DiskStore:
                 connection.executemany(USE, [(used,) for used in self._used])
                 self._used.clear()
                 connection.execute(KEEP, (key, value, now + round(ttl_seconds * 1000)))
-                self._make_room(connection, now)
+                if self._is_full(connection):
+                    connection.execute(DROP_ENDED, (now,))
+                while self._is_full(connection) and connection.execute(DROP_UNUSED).rowcount:
+                    pass
 
-        await self._run(keep)
+        if len(value) <= self._max_bytes:
+            await self._run(keep)
 
     async def close(self) -> None:
         """Close the file."""
@@ -105,6 +105,9 @@ class DiskStore:
     def _now_ms(self) -> int:
         return round(self._clock.now().timestamp() * 1000)
 
+    def _is_full(self, connection: sqlite3.Connection) -> bool:
+        return connection.execute(FILLED).fetchone()[0] > self._max_bytes
+
     async def _run(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mesh-cache")
@@ -115,13 +118,13 @@ class DiskStore:
             try:
                 return work(self._connected())
             except sqlite3.DatabaseError as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in BROKEN:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in DAMAGED:
                     raise
                 self._set_aside(error)
                 return work(self._connected())
         except (sqlite3.Error, OSError) as error:
             raise CacheUnavailable(
-                f"{self.path} cannot be used: {error}", remedy="make room or the folder writable"
+                f"{self.path} cannot be used: {error}", remedy="Free disk space, or make the folder writable"
             ) from error
 
     def _connected(self) -> sqlite3.Connection:
@@ -130,9 +133,13 @@ class DiskStore:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self.path.exists():
                 os.close(open_private(self.path, os.O_RDWR | os.O_CREAT))
+            connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level="IMMEDIATE")
             try:
-                self._connection = opened(self.path)
-            except sqlite3.OperationalError as error:  # for the change to WAL nobody is waited for by SQLite
+                connection.executescript(SCHEMA)
+                self._connection = connection
+            except sqlite3.Error as error:
+                connection.close()
+                # SQLite does not wait for others to change to WAL:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
                     raise
                 time.sleep(BUSY_PAUSE_SECONDS)
@@ -145,31 +152,6 @@ class DiskStore:
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
         aside = self.path.with_name(f"{FILE_NAME}.broken")
-        logger.warning(
-            "%s is broken (%s): it is now %s, and a new one is begun", self.path, error, aside.name
-        )
+        logger.warning("%s is damaged (%s). It is now %s; a new one is begun", self.path, error, aside.name)
         self._disconnect()
         os.replace(self.path, aside)  # SQLite itself drops a log that it finds beside an empty file
-
-    def _make_room(self, connection: sqlite3.Connection, now_ms: int) -> None:
-        if not self._is_full(connection):
-            return
-        connection.execute(DROP_ENDED, (now_ms,))
-        while self._is_full(connection) and connection.execute(DROP_UNUSED, (DROPPED_AT_ONCE,)).rowcount:
-            pass
-
-    def _is_full(self, connection: sqlite3.Connection) -> bool:
-        return connection.execute(FILLED).fetchone()[0] > self._max_bytes
-
-
-def opened(path: Path) -> sqlite3.Connection:
-    """A connection to a file that is ready for use. Raises sqlite3.Error; nothing is left open then."""
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level="IMMEDIATE")
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.executescript(SCHEMA)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
