@@ -1,0 +1,256 @@
+"""Outcomes go back to where their tasks came from, at least once, whatever the scheme and through a crash."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field
+
+from meshwright import Agent, Capability, Mesh, Run, TaskRequest, build_mesh, load_settings
+from meshwright.actor import Actor, Turn, turn
+from meshwright.edges.replies import MAX_CLIENTS, Address, Courier, Progress, Undeliverable
+from meshwright.envelope import ActorRef
+from meshwright.errors import TooLarge
+from meshwright.events.filter import EventFilter
+from meshwright.messages import Plain
+from meshwright.turns import ActorKind
+from meshwright.work.protocol import TaskKey
+from tests.support.http_mesh import http_mesh
+from tests.support.mqtt_broker import Mosquitto, client, mosquitto, told
+
+TASK = TaskKey("default", "t1")
+
+
+class Echo(Agent):
+    """Says it again."""
+
+    agent_id = "echo"
+    capabilities = (Capability("echoing"),)
+    remembers = False
+
+    async def run(self, run: Run) -> str:
+        return f"you said: {run.task.text}"
+
+
+class Mailbox(Address):
+    """A place in memory."""
+
+    box: str
+
+
+class MailSender:
+    """Puts outcomes into a list; fails as often as it is told to."""
+
+    scheme = "mail"
+    scope = "tests"
+
+    def __init__(self, failures: int = 0, error: type[Exception] = ConnectionError) -> None:
+        self.received: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        self.tries: asyncio.Queue[str] = asyncio.Queue()
+        self._failures = failures
+        self._error = error
+
+    def typed(self, address: Address) -> Mailbox:
+        return Mailbox.model_validate(address.model_dump())
+
+    def standing(self, task: TaskKey) -> Sequence[Address]:
+        return ()
+
+    async def send(self, address: Address, document: bytes) -> None:
+        assert isinstance(address, Mailbox)
+        self.tries.put_nowait(address.box)
+        if self._failures:
+            self._failures -= 1
+            raise self._error("nobody answers")
+        self.received.put_nowait((address.box, json.loads(document)))
+
+    async def next(self) -> tuple[str, Any]:
+        return await asyncio.wait_for(self.received.get(), 20)
+
+
+@asynccontextmanager
+async def mailing(folder: Path, sender: MailSender) -> AsyncIterator[Mesh]:
+    settings = load_settings(folder, model="offline", durability="normal")
+    mesh = build_mesh(settings, project=folder, agents=[Echo])
+    courier = mesh.component(Courier)
+    courier.register(sender)
+    for kind, *_ in courier.actors():  # a component registers before its mesh asks for actors
+        mesh.host.register(kind)
+    async with mesh:
+        yield mesh
+
+
+async def submit(mesh: Mesh, *boxes: str) -> None:
+    """Give the mesh TASK, with an address for each box."""
+    for box in boxes:
+        await mesh.component(Courier).ask("mail", TASK, Mailbox(box=box, client=box))
+    await mesh.submit(TaskRequest(agent_id="echo", task_id=TASK.task_id, payload={"text": "hello"}))
+
+
+async def test_a_second_scheme_gets_outcomes_at_its_addresses(tmp_path: Path) -> None:
+    sender = MailSender()
+    async with mailing(tmp_path, sender) as mesh:
+        await submit(mesh, "ada", "bob")
+        received = [await sender.next(), await sender.next()]
+    assert [box for box, _ in received] == ["ada", "bob"]
+    assert all(outcome["result"] == {"text": "you said: hello"} for _, outcome in received)
+
+
+CRASH = """
+import asyncio, os, sys
+from pathlib import Path
+from tests.integration.test_replies import MailSender, mailing, submit
+
+class Killed(MailSender):
+    async def send(self, address, document):
+        await asyncio.sleep(0.5)  # a position that is stored too early is stored by then
+        os._exit(9)  # the outcome is on disk, and its receiver does not have it
+
+async def main():
+    async with mailing(Path(sys.argv[1]), Killed()) as mesh:
+        await submit(mesh, "ada")
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_reply_is_sent_after_a_crash_in_the_middle_of_sending(tmp_path: Path) -> None:
+    crashed = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", CRASH, str(tmp_path)], timeout=60
+    )
+    assert crashed.returncode == 9
+    sender = MailSender()
+    async with mailing(tmp_path, sender):
+        box, outcome = await sender.next()
+    assert (box, outcome["task_id"], outcome["success"]) == ("ada", "t1", True)
+
+
+async def test_a_reply_that_fails_is_sent_again(tmp_path: Path) -> None:
+    sender = MailSender(failures=2)
+    async with mailing(tmp_path, sender) as mesh:
+        await submit(mesh, "ada")
+        box, _ = await sender.next()
+    assert box == "ada"
+    assert sender.tries.qsize() == 3
+
+
+async def test_a_failed_reply_outlives_a_restart_and_holds_nobody_up(tmp_path: Path) -> None:
+    away = MailSender(failures=1_000)
+    async with mailing(tmp_path, away) as mesh:
+        await submit(mesh, "ada")
+        await asyncio.wait_for(away.tries.get(), 20)
+        await mesh.component(Courier).ask("mail", TaskKey("default", "t2"), Mailbox(box="bob"))
+        await mesh.submit(TaskRequest(agent_id="echo", task_id="t2"))
+        while await asyncio.wait_for(away.tries.get(), 20) != "bob":
+            pass
+    back = MailSender()
+    async with mailing(tmp_path, back) as mesh:
+        boxes: set[str] = set()
+        while boxes != {"ada", "bob"}:  # one of them may come twice
+            boxes.add((await back.next())[0])
+        await settled(mesh)
+    again = MailSender()
+    async with mailing(tmp_path, again) as mesh:
+        await mesh.component(Courier).ask("mail", TaskKey("default", "t3"), Mailbox(box="eve"))
+        await mesh.submit(TaskRequest(agent_id="echo", task_id="t3"))
+        assert (await again.next())[0] == "eve", "what was delivered is not sent again"
+
+
+async def settled(mesh: Mesh) -> None:
+    """Wait until it is stored that every outcome has been delivered."""
+    ended = await mesh.log.query(EventFilter(event_type="task.succeeded", order="desc", limit=1))
+    async with asyncio.timeout(20):
+        while True:
+            state = await mesh.host.read(ActorRef("MailOutcomes", MailSender.scope))
+            assert isinstance(state, Progress)
+            if not state.failed and state.seq >= (ended[0].seq or 0):
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_a_reply_that_nobody_will_take_is_reported(tmp_path: Path) -> None:
+    sender = MailSender(failures=1, error=Undeliverable)
+    async with mailing(tmp_path, sender) as mesh:
+        await submit(mesh, "ada")
+        [dropped] = await told(mesh, "reply.dropped")
+    assert dropped == {"scheme": "mail", "reason": "nobody answers"}
+    assert sender.tries.qsize() == 1
+
+
+async def test_too_many_clients_of_a_task_are_refused(tmp_path: Path) -> None:
+    async with mailing(tmp_path, MailSender()) as mesh:
+        courier = mesh.component(Courier)
+        for number in range(MAX_CLIENTS):
+            await courier.ask("mail", TASK, Mailbox(box="b", client=f"c{number}"))
+        with pytest.raises(TooLarge):
+            await courier.ask("mail", TASK, Mailbox(box="b", client="one-more"))
+
+
+# What the first version of the MQTT edge stored
+
+
+class ReplyTo(Plain):
+    """An address as it was stored."""
+
+    topic: str
+    correlation: str | None = None
+    client: str = "anonymous"
+
+
+class Asked(BaseModel):
+    """A task's addresses as they were stored."""
+
+    replies: list[ReplyTo] = Field(default_factory=list)
+
+
+class MqttReplies(Actor[Asked]):
+    """The actor that stored them."""
+
+    @turn
+    def ask(self, turn: Turn, reply_to: ReplyTo) -> None:
+        self.state.replies = [*self.state.replies, reply_to]
+
+
+class Seq(BaseModel):
+    """How far the broker had the outcomes, as it was stored."""
+
+    seq: int = 0
+
+
+class MqttOutcomes(Actor[Seq]):
+    """The actor that stored it."""
+
+    @turn
+    def reach(self, turn: Turn, position: Seq) -> None:
+        self.state.seq = position.seq
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
+    async with mosquitto(tmp_path / "broker") as broker:
+        yield broker
+
+
+@pytest.mark.needs("mosquitto")
+async def test_open_replies_of_an_old_data_folder_are_sent(tmp_path: Path, broker: Mosquitto) -> None:
+    settings = load_settings(tmp_path, model="offline", durability="normal")
+    mesh = build_mesh(settings, project=tmp_path, agents=[Echo])
+    mesh.host.register(ActorKind.of(MqttReplies))
+    mesh.host.register(ActorKind.of(MqttOutcomes))
+    async with mesh:
+        await mesh.host.call(ActorRef("MqttOutcomes", "mesh"), "reach", Seq(seq=await mesh.log.last_seq()))
+        reply_to = ReplyTo(topic="replies/anonymous/old", correlation="b2xk")
+        await mesh.host.call(ActorRef("MqttReplies", "t1"), "ask", reply_to)
+        await mesh.submit(TaskRequest(agent_id="echo", task_id="t1", payload={"text": "hello"}))
+        await mesh.outcome("t1")
+    async with client(broker, "replies/anonymous/#") as caller, http_mesh(tmp_path, mqtt_url=broker.url):
+        message = await caller.message()
+    assert json.loads(message.payload)["result"] == {"text": "you said: hello"}
+    assert message.properties is not None and message.properties.CorrelationData == b"old"
