@@ -252,7 +252,7 @@ def test_what_goes_into_a_providers_cache_costs_what_writing_does() -> None:
 def test_a_deployment_that_writes_to_the_cache_is_bounded_by_that_price() -> None:
     config = config_of("anthropic/claude-haiku-4-5")
     config.deployments[0]["litellm_params"]["cache_control_injection_points"] = [{"role": "system"}]
-    most = Prices.of(config, None).most(request(), 10)
+    most = Prices.of(config, None).upper_bound(request(), 10)
     assert most is not None and most.input == Decimal("1.25")
 
 
@@ -266,7 +266,7 @@ def test_a_deployment_for_many_models_costs_what_the_called_one_does(group: str)
     usage = Usage(prompt_tokens=1_000_000, completion_tokens=0)
     answered = ModelReply(model="gpt-5.4-nano", deployment="all", usage=usage)
     assert found.of_reply(answered, called) == Decimal("0.2")
-    assert found.most(called) is not None
+    assert found.upper_bound(called) is not None
 
 
 def test_every_deployment_of_the_projects_own_file_has_a_price() -> None:
