@@ -6,9 +6,9 @@ from typing import Any
 
 from benchmarks.stand import Stand, build_stand
 from meshwright import topics
-from meshwright.assembly.hosts import Grounds
 from meshwright.host import Host
 from meshwright.hosts.dapr import DaprHost, Options
+from meshwright.runtimes import Grounds
 
 
 def options_of(place: dict[str, Any]) -> Options:

@@ -13,11 +13,11 @@ from benchmarks.sides import ROOT
 from benchmarks.written import written
 from meshwright.agent import Agent
 from meshwright.app import build_mesh
-from meshwright.assembly.hosts import Grounds, embedded_host
 from meshwright.capability import Capability
 from meshwright.cli.collector import collect_young
 from meshwright.host import Host
 from meshwright.mesh import Mesh
+from meshwright.runtimes import Grounds, embedded_host
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from meshwright.agent import Agent
 from meshwright.agents.loader import load_agents, project_file
-from meshwright.assembly.hosts import HOSTS, Grounds
 from meshwright.builtin import BUILTIN
 from meshwright.clock import Clock, SystemClock
 from meshwright.component import Component
@@ -19,6 +18,7 @@ from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import FRONT, Mesh, Role
 from meshwright.models.port import Model
 from meshwright.plugins import COMPONENTS, STORES, did_you_mean, installed
+from meshwright.runtimes import HOSTS, Grounds
 from meshwright.settings import Settings
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.tracing import NoTracing, Tracing

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from meshwright import topics
 from meshwright.agents.binding import bind_agents, check_tables
 from meshwright.agents.loader import project_file, prompts_brought
+from meshwright.agents.tags import start_warnings
 from meshwright.component import Actors, Check, Component
 from meshwright.context.memory import Memory
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
@@ -178,8 +179,6 @@ class ModelsComponent(Component):
 
     def warnings(self) -> Iterable[str]:
         """What the file behind the model hardly means, and tags that no deployment has."""
-        from meshwright.assembly.models import start_warnings
-
         return start_warnings(self.chosen, self.mesh.prompts, self.mesh.agent_types)
 
     def _chain(self, path: Path) -> Model:

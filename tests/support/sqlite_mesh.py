@@ -12,7 +12,6 @@ from typing import Any
 
 from meshwright.agent import Agent
 from meshwright.app import build_mesh
-from meshwright.assembly.hosts import Grounds, embedded_host
 from meshwright.capability import Capability
 from meshwright.events.filter import EventFilter
 from meshwright.host import Host
@@ -20,6 +19,7 @@ from meshwright.mesh import Mesh
 from meshwright.messages import Event, Outcome, TaskRequest
 from meshwright.models.offline import OfflineModel
 from meshwright.run import Run
+from meshwright.runtimes import Grounds, embedded_host
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from tests.support.faults.evidence import gather

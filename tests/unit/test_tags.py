@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from meshwright import Agent, Capability, Task
 from meshwright.agents.loader import load_agents
-from meshwright.assembly.models import start_warnings, warnings_of
+from meshwright.agents.tags import start_warnings, warnings_of
 from meshwright.messages import Outcome
 from meshwright.models.config import read_config
 from meshwright.models.named import adapter_for

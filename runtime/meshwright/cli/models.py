@@ -16,7 +16,7 @@ from meshwright.cli.trust import require_trust
 from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
-    from meshwright.assembly.models import ModelDesk
+    from meshwright.cli.model_desk import ModelDesk
     from meshwright.settings import Settings
 
 SOURCES = {"file": "", "list": " (list)", "local": " (local)", "default": " (default)"}
@@ -69,7 +69,7 @@ def test(group: str | None, as_json: bool, data: Path | None) -> int:
 
 
 def _desk(data: Path | None) -> tuple[Settings, ModelDesk]:
-    from meshwright.assembly.models import ModelDesk
+    from meshwright.cli.model_desk import ModelDesk
     from meshwright.settings import load_settings
 
     settings = load_settings(Path(), data_dir=data)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from meshwright.assembly.hosts import Grounds
     from meshwright.host import Host
     from meshwright.mesh import Mesh
+    from meshwright.runtimes import Grounds
     from meshwright.settings import Settings
 
 
@@ -23,8 +23,8 @@ async def readable_mesh(settings: Settings) -> AsyncIterator[Mesh]:
     from meshwright.agent import Agent
     from meshwright.agents.loader import project_file
     from meshwright.app import build_mesh
-    from meshwright.assembly.hosts import embedded_host
     from meshwright.cli.declared import declared_agents
+    from meshwright.runtimes import embedded_host
     from meshwright.sql.sqlite import FILE_NAME
 
     if not (settings.data_dir / FILE_NAME).is_file():

@@ -43,9 +43,9 @@ def _check_port(settings: Settings) -> None:
         socket.create_server((settings.listen_host, settings.listen_port)).close()
     except OSError:
         # Large, and this process stays: only to be told what is wrong.
-        from meshwright.assembly.fronts import listen
+        from meshwright.edges.http.server import listen
 
-        listen(settings).close()
+        listen(settings.http.host, settings.http.port).close()
 
 
 def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec]:

@@ -104,12 +104,12 @@ def up(
 
 async def _serve(settings: Settings) -> None:
     from meshwright.app import build_mesh
-    from meshwright.assembly.fronts import listen
     from meshwright.cli.notices import tell_of_prompts
     from meshwright.cli.watchdog import watching
+    from meshwright.edges.http.server import listen
 
     # Before work begins that a port in use would break off.
-    with inherited_listener() or listen(settings) as listener:
+    with inherited_listener() or listen(settings.http.host, settings.http.port) as listener:
         mesh = build_mesh(with_admin_token(settings))
         tell_of_prompts(mesh)
         with watching(mesh, partial(start_again, listener)):
@@ -119,8 +119,8 @@ async def _serve(settings: Settings) -> None:
 
 async def serve_on(listener: socket, mesh: Mesh) -> None:
     """Serve the API of a running mesh until it is told to stop, and let running work end."""
-    from meshwright.assembly.fronts import serve
     from meshwright.cli.running import announced
+    from meshwright.edges.http.server import serve
 
     switch_often()
     reread_prompts_on_sighup(mesh)

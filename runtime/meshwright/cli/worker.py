@@ -69,13 +69,13 @@ def listening_for(app_id: str, settings: Settings) -> Settings:
 
 async def _work(settings: Settings, app_id: str, replica: bool) -> None:
     from meshwright.app import build_worker, serves_api
-    from meshwright.assembly.fronts import listen
     from meshwright.cli.notices import tell_of_prompts
     from meshwright.cli.watchdog import watching
+    from meshwright.edges.http.server import listen
 
     is_front = serves_api(app_id, replica=replica)
     serve = _offer_models if app_id == MODELS_APP else serve_on if is_front else _answer_probes
-    with listen(settings) as listener:
+    with listen(settings.http.host, settings.http.port) as listener:
         if serve is not _answer_probes:
             settings = with_admin_token(settings)
         mesh = build_worker(settings, app_id=app_id, replica=replica)
@@ -87,8 +87,9 @@ async def _work(settings: Settings, app_id: str, replica: bool) -> None:
 
 async def _offer_models(listener: socket, mesh: Mesh) -> None:
     """Serve what calls models until a signal, or until the mesh cannot go on."""
-    from meshwright.assembly.fronts import serve_models
     from meshwright.cli.running import announced
+    from meshwright.edges.http.app import create_llm_app
+    from meshwright.edges.http.server import serve
 
     reread_prompts_on_sighup(mesh)
     with ExitStack() as announcement:
@@ -99,7 +100,7 @@ async def _offer_models(listener: socket, mesh: Mesh) -> None:
             click.echo(f"model: {mesh.model.name}; API: {url}/docs; Ctrl-C stops", err=True)
 
         async with collecting(lambda: not mesh.worker.running):
-            await serve_models(mesh, listener, on_ready)
+            await serve(mesh, listener, on_ready, create_llm_app)
     await drain(mesh)
 
 

@@ -96,11 +96,11 @@ class Client:
     @classmethod
     def local(cls, mesh: Mesh) -> Self:
         """A client of a running mesh in this process, without a socket; it holds the mesh's admin token."""
-        from meshwright.assembly.fronts import http_app
+        from meshwright.edges.http.app import create_app
 
         token = mesh.settings.admin_token
         client = cls(api_key=token.get_secret_value() if token else None)
-        client._transport = AsgiTransport(http_app(mesh))
+        client._transport = AsgiTransport(create_app(mesh))
         return client
 
     async def __aenter__(self) -> Self:

@@ -11,7 +11,6 @@ from typing import Any
 
 from meshwright.agent import Agent
 from meshwright.app import build_mesh
-from meshwright.assembly.hosts import Grounds
 from meshwright.clock import Clock
 from meshwright.errors import MeshError, PromptError
 from meshwright.host import Host
@@ -19,6 +18,7 @@ from meshwright.mesh import Mesh
 from meshwright.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.models.port import Model
 from meshwright.prompts.folder import BUILT_IN
+from meshwright.runtimes import Grounds
 from meshwright.settings import load_settings
 from meshwright.stores.memory import Faults
 from meshwright.testing.clock import ManualClock

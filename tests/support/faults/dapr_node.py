@@ -21,11 +21,11 @@ from pydantic import TypeAdapter
 
 from meshwright import topics
 from meshwright.app import WHOLE_MESH, build_mesh, role_of
-from meshwright.assembly.hosts import Grounds
 from meshwright.errors import HostError
 from meshwright.hosts.dapr import DaprHost, Options, recovery
 from meshwright.mesh import Mesh
 from meshwright.messages import Outcome, Receipt, TaskRequest
+from meshwright.runtimes import Grounds
 from meshwright.settings import Settings
 from tests.support.faults import dapr_controls
 from tests.support.faults.failpoints import Failpoints

@@ -21,12 +21,12 @@ import uvloop
 from pydantic import TypeAdapter
 
 from meshwright.app import build_mesh
-from meshwright.assembly.hosts import Grounds
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel import ahead
 from meshwright.mesh import Mesh
 from meshwright.messages import Outcome, Receipt, TaskRequest
+from meshwright.runtimes import Grounds
 from meshwright.settings import Settings
 from tests.support.faults import controls
 from tests.support.faults.failpoints import FailingHost, Failpoints

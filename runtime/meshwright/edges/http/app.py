@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Response
 
 from meshwright import __version__
+from meshwright.component import Component
 from meshwright.edges.auth import Authenticator, KeyAuthenticator
 from meshwright.edges.http import events, keys, mesh_routes, models, tasks
 from meshwright.edges.http.errors import handle_errors
@@ -32,15 +33,16 @@ def create_app(
     streams: Streams | None = None,
     *,
     groups: tuple[str, ...] | None = None,
-    routers: Iterable[APIRouter] = (),
     authenticator: Authenticator | None = None,
 ) -> FastAPI:
-    """Makes the HTTP API of a mesh, which the caller starts and stops.
+    """Makes the HTTP API of a mesh with the routes of its components; the caller starts and stops the mesh.
 
     `streams.close()` ends the event streams, which would otherwise keep a server from stopping. `groups` are
-    the models that may be named, None where only the models' server knows; `routers` are those of components.
+    the models that may be named, by default those that the mesh knows.
     """
-    return _app(mesh, (*_ROUTERS, *routers), streams or Streams(), groups, authenticator)
+    components = [component for component in mesh.components if isinstance(component, Component)]
+    brought = [router for component in components if (router := component.routes()) is not None]
+    return _app(mesh, (*_ROUTERS, *brought), streams or Streams(), groups or mesh.groups, authenticator)
 
 
 def create_llm_app(
@@ -51,7 +53,7 @@ def create_llm_app(
     authenticator: Authenticator | None = None,
 ) -> FastAPI:
     """Makes the HTTP API of a worker that offers models, and has no front."""
-    return _app(mesh, _MODEL_ROUTERS, streams or Streams(), groups, authenticator)
+    return _app(mesh, _MODEL_ROUTERS, streams or Streams(), groups or mesh.groups, authenticator)
 
 
 def _app(

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meshwright.agent import Agent
 from meshwright.agents.loader import load_agents, project_file
+from meshwright.agents.tags import warnings_of
 from meshwright.context.text import count_tokens
 from meshwright.errors import ConfigError
-from meshwright.messages import Task
 from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.overview import explanation, groups_document
 from meshwright.models.port import Adapter
 from meshwright.models.prices import Prices
 from meshwright.models.probe import probe_all
-from meshwright.models.routing import CallerTags, deployment_id, tags_nobody_answers
+from meshwright.models.routing import deployment_id
 from meshwright.models.select import choose_model
 from meshwright.prompts import Prompts
 from meshwright.settings import Settings
 
 Document = dict[str, Any]
-SAMPLES = ("What is this?", "Compare these, weigh the trade-offs and recommend one: why? " * 20)
-"""A simple request and a complex one: agents choose tags by such."""
 
 
 class ModelDesk:
@@ -114,45 +109,3 @@ def by_group(config: LiteLLMConfig, health: Mapping[str, Document]) -> dict[str,
     """The health of a server's deployments, which can only be called by their group."""
     known = {deployment_id(each): health.get(each["model_name"]) for each in config.deployments}
     return {**health, **{name: state for name, state in known.items() if state is not None}}
-
-
-def start_warnings(model: Adapter, prompts: Prompts, agents: Sequence[type[Agent]]) -> tuple[str, ...]:
-    """What a mesh should say at its start of the file behind its model, and of its fleet's tags."""
-    if model.config is None:
-        return ()
-    return tuple(str(each) for each in warnings_of(model.config, prompts, agents))
-
-
-def warnings_of(config: LiteLLMConfig, prompts: Prompts, agents: Sequence[type[Agent]]) -> list[ConfigError]:
-    """What a file hardly means, and those prompts and agents whose tags no deployment has."""
-    callers: dict[str, CallerTags] = {}
-    groups: dict[str, str] = {}
-    for name in prompts.names():
-        prompt = prompts.get(name)
-        groups[name] = prompt.model
-        callers[f"prompt {name}"] = (prompt.model, prompt.tags)
-    for agent in agents:
-        for tags in tags_by_agent(agent):
-            callers[f"agent {agent.agent_id} [{', '.join(tags)}]"] = (
-                groups.get(agent.prompt, "default"),
-                tags,
-            )
-    return [*config.warnings, *tags_nobody_answers(config, callers)]
-
-
-def tags_by_agent(agent: type[Agent]) -> list[list[str]]:
-    """The tags that an agent chooses for a simple request and a complex one, and those that it allows."""
-    allowed = [(tag,) for tag in sorted(agent.task_tags)]
-    chosen: list[tuple[str, ...]] = []
-    with suppress(Exception):  # the author's code, on tasks that it was not written for
-        chosen = [tuple(agent().tags(sample_task(text)) or ()) for text in SAMPLES]
-    return [list(tags) for tags in dict.fromkeys([*chosen, *allowed]) if tags]
-
-
-def sample_task(text: str) -> Task:
-    """A task that nobody gave."""
-    now = datetime.now(UTC)
-    ends = now + timedelta(minutes=1)
-    return Task(
-        task_id="sample", payload={"text": text}, deadline_at=ends, thread_id="sample", created_at=now
-    )

@@ -1,1 +1,0 @@
-"""Assembly: hosts, fronts and model reports, joined by `meshwright.app`."""
