@@ -133,10 +133,3 @@ async def test_a_search_that_finds_nothing_is_tried_with_one_word_and_then_admit
     ]
     assert "found nothing about 'zebras overtake giraffes'" in answer
     assert "built-in offline model" in answer
-
-
-async def test_a_word_that_may_be_an_order_is_searched_for_where_it_is_none() -> None:
-    talk = Conversation(SEARCH)
-    await talk.ask("Where are settings read from?")
-    await talk.ask("Please read about fences")
-    assert [arguments["query"] for _, arguments in talk.called][::2] == ["settings read", "fences"]

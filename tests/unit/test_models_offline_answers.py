@@ -6,7 +6,7 @@ import re
 import pytest
 
 from meshwright.models.offline import OfflineModel
-from meshwright.models.offline.passages import passages_of
+from meshwright.models.offline.reading import passages_of
 from meshwright.models.port import ChatMessage, ModelRequest, ToolCall
 from tests.support.offline_conversation import ALL, READ, SEARCH, Conversation
 
@@ -154,10 +154,8 @@ async def test_a_paragraph_is_joined_whatever_its_lines_look_like_alone() -> Non
         ("Bread is brown.", 2),
         (sentence, 2),
         ("Bread is brown.", 5),
-        ("```", 8),
         ("claim one worker deadline", 9),
         ("claim two workers deadline", 10),
-        ("```", 11),
     ]
 
 
