@@ -59,7 +59,7 @@ process is
 killed.
 
 api-coder
-Read {sources}storage/database.py:
+Read {sources}sql/database.py:
 what if another
 process holds
 the folder?

@@ -297,8 +297,8 @@ def _want(name: str) -> str:
 
 
 def _file_weight(path: str) -> float:
-    if re.search(r"(?:^|/)tests?/|test_|\.lock$|(?:^|/)(?:LICENSE|NOTICE)|(?:^|/)\.\w", path):
-        return 0.3
+    if re.search(r"(?:^|/)tests?/|test_|\.(?:lock|svg|css|csv)$|(?:^|/)(?:LICENSE|NOTICE|\.\w)", path):
+        return 0.2
     return 1.5 if re.search(r"\.(?:md|rst|txt|adoc)$", path) else 1.0
 
 

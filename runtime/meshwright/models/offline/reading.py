@@ -171,7 +171,7 @@ def passages_of(text: str, source: str = "", first_line: int | None = None) -> I
     for number, line in enumerate(text.splitlines()):
         bare = _MARKS.sub("", line.strip()).strip()
         fence = line.lstrip().startswith("```")
-        heading = prose_file and line.startswith("#")
+        heading = prose_file and line.startswith(("#", "|", "<"))  # or a table, or markup
         code = fenced or heading or (not prose_file and _CODE.search(bare) is not None)
         if held and (fence or code or not bare or _BEGINS.match(line)):
             yield from _sentences(held, source, first_line)
