@@ -42,7 +42,7 @@ def create_app(
     """
     components = [component for component in mesh.components if isinstance(component, Component)]
     brought = [router for component in components if (router := component.routes()) is not None]
-    return _app(mesh, (*_ROUTERS, *brought), streams or Streams(), groups or mesh.groups, authenticator)
+    return _app(mesh, _ROUTERS, brought, streams or Streams(), groups or mesh.groups, authenticator)
 
 
 def create_llm_app(
@@ -53,12 +53,13 @@ def create_llm_app(
     authenticator: Authenticator | None = None,
 ) -> FastAPI:
     """Makes the HTTP API of a worker that offers models, and has no front."""
-    return _app(mesh, _MODEL_ROUTERS, streams or Streams(), groups or mesh.groups, authenticator)
+    return _app(mesh, _MODEL_ROUTERS, (), streams or Streams(), groups or mesh.groups, authenticator)
 
 
 def _app(
     mesh: Mesh,
-    routers: Iterable[APIRouter],
+    own: Iterable[APIRouter],
+    others: Iterable[APIRouter],
     streams: Streams,
     groups: tuple[str, ...] | None,
     authenticator: Authenticator | None,
@@ -68,12 +69,13 @@ def _app(
         version=__version__,
         description=DESCRIPTION.strip(),
         responses=ANY_PROBLEM,
+        routes=[route for router in own for route in router.routes],  # an included router is matched twice
         redirect_slashes=False,
         docs_url=None,  # FastAPI's pages load their scripts from other sites
         redoc_url=None,
     )
     app.state.mesh, app.state.streams, app.state.groups = mesh, streams, groups
-    for router in routers:
+    for router in others:
         app.include_router(router)
     app.add_api_route("/", _welcome, include_in_schema=False, response_class=Document)
     for path, (name, media_type) in _PAGES.items():

@@ -10,20 +10,20 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from meshwright.edges.http.openapi import answers, streams
-from meshwright.edges.http.routing import CallerDep, Document, JsonRoute, MeshDep
+from meshwright.edges.http.routing import CallerDep, Document, MeshDep, make_router
 from meshwright.errors import InvalidInput
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.messages import Event
 
-router = APIRouter(tags=["events"], default_response_class=Document, route_class=JsonRoute)
+router = make_router("events")
 _RETRY_MS = 1000  # a browser waits so long before it connects again
 _PING_SECONDS = 15.0
 _CHUNK = 64  # events encoded between two looks at what else the loop has to do

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import Depends, Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.edges.auth import keys_required, require_admin
 from meshwright.edges.http.openapi import BODY_PROBLEMS, answers, takes
-from meshwright.edges.http.routing import CallerDep, Document, JsonRoute, MeshDep
+from meshwright.edges.http.routing import CallerDep, MeshDep, make_router
 from meshwright.ledger.keys import Key, NewKey
 from meshwright.messages import ID_PATTERN, Identifier
 
@@ -20,12 +20,7 @@ async def _only_admin(caller: CallerDep) -> None:
     require_admin(caller)
 
 
-router = APIRouter(
-    tags=["keys"],
-    default_response_class=Document,
-    route_class=JsonRoute,
-    dependencies=[Depends(_only_admin)],
-)
+router = make_router("keys", dependencies=[Depends(_only_admin)])
 
 
 class KeyRequest(BaseModel):

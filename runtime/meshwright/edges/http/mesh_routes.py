@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright import __version__
@@ -12,7 +12,7 @@ from meshwright.capability import AgentInfo
 from meshwright.context.request import CompressRequest, CompressResponse
 from meshwright.edges.auth import visible_spender
 from meshwright.edges.http.openapi import BODY_PROBLEMS, answers, problems, takes
-from meshwright.edges.http.routing import CallerDep, Document, JsonRoute, MeshDep, ReadyMesh
+from meshwright.edges.http.routing import CallerDep, MeshDep, ReadyMesh, make_router
 from meshwright.errors import NotFound
 from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.costs import By, Costs, since_of
@@ -20,8 +20,8 @@ from meshwright.messages import ID_PATTERN, ScoreCard
 from meshwright.models.port import CallContext
 from meshwright.tracing import parse
 
-router = APIRouter(default_response_class=Document, route_class=JsonRoute)
-probes = APIRouter(tags=["health"], default_response_class=Document)
+router = make_router()
+probes = make_router("health")
 
 
 class AgentList(BaseModel):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Literal, TypeVar
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.edges.auth import call_context
@@ -14,7 +14,7 @@ from meshwright.edges.http.chat import ChatRequest, RequestMessage, given, messa
 from meshwright.edges.http.chat_answers import Completion, CompletionStream, StreamedCall
 from meshwright.edges.http.errors import ALL_DOWN
 from meshwright.edges.http.openapi import BODY_PROBLEMS, SERVER_SENT, Responses, answers, takes
-from meshwright.edges.http.routing import CallerDep, Document, JsonRoute, ReadyMesh
+from meshwright.edges.http.routing import CallerDep, Document, ReadyMesh, make_router
 from meshwright.edges.problems import PROBLEM_TYPE
 from meshwright.errors import NotFound
 from meshwright.ledger.keys import LLM_SERVICE
@@ -29,7 +29,7 @@ _GONE = 499  # for a client that is not there any more
 _UNAVAILABLE = {"error": ALL_DOWN}
 _ResultT = TypeVar("_ResultT")
 
-router = APIRouter(tags=["models"], default_response_class=Document, route_class=JsonRoute)
+router = make_router("models")
 
 
 class ChatError(BaseModel):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from meshwright.edges.bodies import check_size, read_json
+from meshwright.edges.http.openapi import ANY_PROBLEM
 from meshwright.edges.problems import InvalidFields
 from meshwright.errors import Draining
 from meshwright.mesh import Mesh
@@ -107,3 +108,14 @@ async def read_body(request: Request, settings: Settings) -> bytes:
         check_size(size, settings)
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def make_router(*tags: str, dependencies: Sequence[Any] = ()) -> APIRouter:
+    """Makes a router whose routes read and answer JSON as all of the mesh do."""
+    return APIRouter(
+        tags=[*tags],
+        default_response_class=Document,
+        route_class=JsonRoute,
+        responses=ANY_PROBLEM,
+        dependencies=dependencies,
+    )

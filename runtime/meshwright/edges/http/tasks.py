@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,9 +22,9 @@ from meshwright.edges.http.openapi import BODY_PROBLEMS, answers, streams, takes
 from meshwright.edges.http.routing import (
     CallerDep,
     Document,
-    JsonRoute,
     MeshDep,
     caller_of,
+    make_router,
     mesh_of,
     read_body,
 )
@@ -41,7 +41,7 @@ from meshwright.messages import (
 )
 from meshwright.tracing import parse
 
-router = APIRouter(tags=["tasks"], default_response_class=Document, route_class=JsonRoute)
+router = make_router("tasks")
 TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
 _NO_TASK = {404: "There is no such task."}
 _REFUSALS = {
