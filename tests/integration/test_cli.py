@@ -228,8 +228,8 @@ def test_prompts_are_checked_by_file_and_line(tmp_path: Path) -> None:
 
 BROKEN = """
 import sys
-from meshwright.cli import app, tables
-tables.table = None
+from meshwright.cli import app, output
+output.table = None
 sys.exit(app.run(["agents", "--data", sys.argv[1]]))
 """
 

@@ -11,8 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright import build_mesh, load_settings
-from meshwright.cli.remote import remote_mesh
+from meshwright import Client, build_mesh, load_settings
 from meshwright.edges.http.server import serving
 from meshwright.events.filter import EventFilter
 from tests.support.http_mesh import Api, http_mesh
@@ -178,17 +177,15 @@ async def test_whoever_comes_in_the_middle_sees_what_comes_from_then_on(tmp_path
     opened = asyncio.Event()
     async with writing(tmp_path, [BEGINNING, opened.wait, " and its end."]) as api:
         task_id = await api.submit(agent_id="writer", payload={"text": "Write."})
-        async with remote_mesh(api.url) as remote:
+        async with Client(api.url) as remote:
             seen = []
-            async for event in remote.follow(task_id=task_id):
+            async for event in remote.follow(task_id):
                 seen.append(event)
-                if event["event_type"] == "context.compressed":
+                if event.event_type == "context.compressed":
                     opened.set()
-                if event["event_type"] == "task.succeeded":
-                    break
-    texts = [event["payload"]["text"] for event in seen if event["event_type"] == "model.delta"]
+    texts = [event.payload["text"] for event in seen if event.event_type == "model.delta"]
     assert texts[-1] == " and its end."
-    assert seen[-1]["payload"]["result"]["text"] == BEGINNING + " and its end."
+    assert seen[-1].payload["result"]["text"] == BEGINNING + " and its end."
 
 
 async def test_a_client_that_goes_away_costs_the_answer_nothing(tmp_path):

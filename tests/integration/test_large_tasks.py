@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.cli.remote import remote_mesh
+from meshwright import Client
 from meshwright.edges.http.events import Streams
 from meshwright.edges.mqtt.outgoing import Notices, Views
 from meshwright.edges.mqtt.topics import Topics
@@ -57,11 +57,11 @@ async def test_pages_of_events_end_at_some_megabytes_and_go_on_behind_it(api: Ap
     assert seen == sorted(range(1, newest + 1), reverse=order == "desc")
 
 
-async def test_the_command_line_follows_the_pages(api: Api) -> None:
-    async with remote_mesh(api.url) as remote:
-        found = await remote.events(1000, event_type="task.dispatched")
-        last = await remote.events(3)
-    assert [item["payload"]["task"]["payload"]["text"] for item in found] == [TEXT] * 40
+async def test_the_client_follows_the_pages(api: Api) -> None:
+    async with Client(api.url) as remote:
+        found = await remote.events(limit=1000, event_type="task.dispatched")
+        last = await remote.events(limit=3)
+    assert [event.payload["task"]["payload"]["text"] for event in found] == [TEXT] * 40
     assert len(last) == 3
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshwright.cli.worker import MODELS_PORT, listening_for
+from meshwright.cli.up import MODELS_PORT, listening_for
 from meshwright.settings import load_settings
 from tests.run import DAPR
 from tests.support.running_mesh import ROOT, mesh

@@ -1,4 +1,4 @@
-"""The road of a task as a person sees it: which lines, in which order, how far in."""
+"""The timeline of a task as a person sees it: which lines, in which order, how far in."""
 
 import io
 import re
@@ -10,10 +10,9 @@ import pytest
 from rich.console import Console
 
 from meshwright.cli.demo import quoted
-from meshwright.cli.drawing import TerminalDrawing, drawing
-from meshwright.cli.lines import Line, line_of
-from meshwright.cli.road import road
-from meshwright.cli.watching import answer, draw
+from meshwright.cli.event_lines import Line, line_of
+from meshwright.cli.timeline import Drawing, TerminalDrawing, draw, drawing, print_answer, timeline
+from meshwright.messages import Event
 
 CARD = {
     "agent_id": "architect-agent",
@@ -141,11 +140,11 @@ class ScriptedMesh:
     """Gives the followers of a task the events that it was told."""
 
     def __init__(self, *events: dict[str, Any]) -> None:
-        self._events = events
+        self._events = [Event(id="a/1", topic="t", **one) for one in events]
 
-    async def follow(self, *, after_seq: int = 0, **fields: Any) -> AsyncIterator[dict[str, Any]]:
+    async def follow(self, task_id: str, *, after_seq: int = 0) -> AsyncIterator[Event]:
         for one in self._events:
-            if one["task_id"] == fields["task_id"]:
+            if one.task_id == task_id:
                 yield one
         await anyio.sleep_forever()
 
@@ -159,7 +158,7 @@ async def test_a_delegated_task_is_drawn_in_its_place_and_further_in() -> None:
         event("task.accepted", "child"),
         event("task.succeeded", "child"),
     )
-    seen = [(depth, one["task_id"], one["event_type"]) async for depth, one in road(mesh, "parent")]  # type: ignore[arg-type]
+    seen = [(depth, one["task_id"], one["event_type"]) async for depth, one in timeline(mesh, "parent")]  # type: ignore[arg-type]
     assert seen == [
         (0, "parent", "task.accepted"),
         (0, "parent", "task.waiting"),
@@ -171,18 +170,18 @@ async def test_a_delegated_task_is_drawn_in_its_place_and_further_in() -> None:
 
 
 async def test_a_parent_that_ends_is_not_kept_waiting_by_its_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshwright.cli.road.MAX_LAG_SECONDS", 0.05)
+    monkeypatch.setattr("meshwright.cli.timeline.MAX_LAG_SECONDS", 0.05)
     mesh = ScriptedMesh(
         event("task.waiting", "parent", child_task_id="child"),
         event("task.accepted", "child"),
         event("task.cancelled", "parent"),
     )
     with anyio.fail_after(10):
-        seen = [one["event_type"] async for _, one in road(mesh, "parent")]  # type: ignore[arg-type]
+        seen = [one["event_type"] async for _, one in timeline(mesh, "parent")]  # type: ignore[arg-type]
     assert seen == ["task.waiting", "task.accepted", "task.cancelled"]
 
 
-class Canvas:
+class Canvas(Drawing):
     """Keeps what is drawn."""
 
     def __init__(self) -> None:
@@ -191,8 +190,8 @@ class Canvas:
     def line(self, depth: int, line: Line) -> None:
         self.drawn.append(line.word)
 
-    def words(self, text: str, *, anew: bool) -> None:
-        self.drawn.append((text, anew))
+    def words(self, text: str, *, restart: bool) -> None:
+        self.drawn.append((text, restart))
 
 
 async def test_a_models_words_are_shown_and_are_no_lines() -> None:
@@ -223,7 +222,7 @@ async def test_a_models_words_are_shown_and_are_no_lines() -> None:
 def test_an_answer_without_words_is_printed_as_json(
     result: Any, printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert answer({"success": True, "status": "succeeded", "result": result}, as_json=False) == 0
+    assert print_answer({"success": True, "status": "succeeded", "result": result}, as_json=False) == 0
     assert capsys.readouterr().out == printed
 
 
@@ -231,7 +230,7 @@ def test_without_a_terminal_the_drawing_is_plain_text() -> None:
     stream = io.StringIO()
     with drawing(stream=stream) as canvas:
         canvas.line(0, Line("accepted", "a"))
-        canvas.words("not before it is whole", anew=True)
+        canvas.words("not before it is whole", restart=True)
         canvas.line(1, Line("tool", "b"))
     assert stream.getvalue() == "  accepted    a\n    tool        b\n"
 
@@ -261,8 +260,8 @@ def test_in_a_terminal_the_end_of_a_models_words_runs_beside_the_pulse(
     console = Console(file=io.StringIO(), force_terminal=True)
     with console.status("") as pulse:
         canvas = TerminalDrawing(console, pulse)
-        canvas.words("zero one two ", anew=True)
-        canvas.words("three\n[red]\x1b[2J", anew=False)
+        canvas.words("zero one two ", restart=True)
+        canvas.words("three\n[red]\x1b[2J", restart=False)
         assert str(pulse.status) == "two three [red] [2J"[-16:]
         canvas.line(0, Line("model", "done"))
         assert str(pulse.status) == ""

@@ -4,11 +4,11 @@ import pytest
 
 from meshwright.cli.agents import _table as agents_table
 from meshwright.cli.costs import _table as costs_table
-from meshwright.cli.eventlines import event_line
-from meshwright.cli.ids import meant
+from meshwright.cli.event_lines import event_line
 from meshwright.cli.models import _overview as models_overview
-from meshwright.cli.tables import table
+from meshwright.cli.output import table
 from meshwright.cli.tasks import _table as tasks_table
+from meshwright.cli.tasks import one_of
 from meshwright.errors import InvalidInput
 
 WIDTHS = [80, 100]
@@ -81,16 +81,16 @@ KEYS = ["steps/01M7/1/1/6", "steps/01M7/1/1/7", "approval"]
 
 @pytest.mark.parametrize(("given", "found"), [("6", KEYS[0]), ("app", KEYS[2]), ("nothing", "nothing")])
 def test_an_end_or_a_beginning_names_the_only_one_that_has_it(given: str, found: str) -> None:
-    assert meant(given, KEYS, "key") == found
+    assert one_of(given, KEYS, "key") == found
 
 
 def test_what_fits_several_is_not_guessed() -> None:
     with pytest.raises(InvalidInput, match=r"fits several ids of a key: steps/01M7/1/1/6, steps/01M7/1/1/7"):
-        meant("steps", KEYS, "key")
+        one_of("steps", KEYS, "key")
 
 
 def test_a_whole_id_wins_over_longer_ones() -> None:
-    assert meant("a", ["a", "ab"], "task") == "a"
+    assert one_of("a", ["a", "ab"], "task") == "a"
 
 
 DEPLOYMENT = {

@@ -31,21 +31,21 @@ class Entry(NamedTuple):
 COMMANDS = {
     "demo": Entry("demo", "Show agents at work; needs no key and no network."),
     "up": Entry("up", "Run a mesh and its HTTP API until Ctrl-C."),
-    "worker": Entry("worker", "Run one worker of a mesh on Dapr, beside its sidecar."),
+    "worker": Entry("up", "Run one worker of a mesh on Dapr, beside its sidecar."),
     "ask": Entry("ask", "Ask an agent, follow its progress, print the answer."),
-    "submit": Entry("submit", "Give the mesh a task; the best agent gets it."),
-    "tasks": Entry("tasks", "List tasks, the newest first."),
-    "task": Entry("tasks", "Show one task: its attempts and its outcome."),
-    "answer": Entry("answer", "Answer what a task waits for."),
+    "submit": Entry("ask", "Submit a task; the best agent for it gets it."),
+    "tasks": Entry("tasks", "List tasks, newest first."),
+    "task": Entry("tasks", "Show one task with its attempts and outcome."),
+    "answer": Entry("tasks", "Answer what a task waits for."),
     "cancel": Entry("tasks", "Cancel a task."),
-    "events": Entry("events", "Show what happened in the mesh, oldest first."),
-    "costs": Entry("costs", "Sum up what calls of models have cost."),
-    "budgets": Entry("budgets", "Show how much may be spent, and how much is."),
+    "events": Entry("events", "Show events, oldest first."),
+    "costs": Entry("costs", "Sum up what model calls cost."),
+    "budgets": Entry("costs", "Show budgets and spend."),
     "agents": Entry("agents", "List agents with their capabilities and status."),
     "models": Entry("models", "Show groups, deployments, tags and prices; say where a call goes."),
-    "keys": Entry("keys", "Manage the keys of callers over HTTP."),
+    "keys": Entry("keys", "Manage virtual API keys."),
     "doctor": Entry("doctor", "Check the project and what its components depend on."),
-    "prompts": Entry("prompts", "Look after the prompt files."),
+    "prompts": Entry("agents", "Check the prompt files."),
 }
 
 
@@ -84,10 +84,9 @@ class LazyGroup(click.Group):
         name = args[0]
         known = COMMANDS if name in COMMANDS or name.startswith("-") else self.list_commands(ctx)
         if name not in known and not ctx.resilient_parsing and not name.startswith("-"):
-            from difflib import get_close_matches
+            from meshwright.suggestions import nearest
 
-            close = get_close_matches(name, known)
-            likely = min(close, key=lambda each: sorted(each) != sorted(name), default=None)
+            likely = nearest(name, known)
             hint = f"did you mean: mesh {likely}" if likely else "mesh --help lists them"
             raise click.UsageError(f"there is no command {name!r}; {hint}")
         return super().resolve_command(ctx, args)
@@ -125,7 +124,7 @@ def mesh() -> None:
     of an agent
     computed?"`.
     """
-    from meshwright.cli.logs import log_to_stderr
+    from meshwright.cli.reports import log_to_stderr
 
     enter_project()
     log_to_stderr(data_folder())
@@ -175,7 +174,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def complain(message: str) -> None:
     """Write one line to stderr, whatever the message holds."""
-    line = " ".join("".join(each if each.isprintable() else " " for each in message).split())
+    line = " ".join("".join(character if character.isprintable() else " " for character in message).split())
     click.echo(f"mesh: {line}", err=True)
 
 
@@ -209,7 +208,7 @@ def deliberate(group: ExceptionGroup[Exception]) -> MeshError | None:
 
 def unexpected(error: Exception, ctx: click.Context) -> Unexpected:
     """Keep the traceback of an error that nobody foresaw, and say where it is."""
-    from meshwright.cli.tracebacks import keep_traceback
+    from meshwright.cli.reports import keep_traceback
 
     where = keep_traceback(error, ctx.meta.get(DATA_KEY) or data_folder())
     return Unexpected(f"unexpected {type(error).__name__}: {error} ({where})")

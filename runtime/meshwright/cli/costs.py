@@ -1,26 +1,27 @@
-"""`mesh costs`."""
+"""`mesh costs` and `mesh budgets`."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.client import Document, MeshClient
+from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import json_option, mesh_options
 
 if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
-    from meshwright.ledger.proxy import LiteLLMProxy
+    from meshwright.cli.output import Document
+    from meshwright.ledger.proxy import Difference, LiteLLMProxy
 
 KEYS = ["agent", "tag", "model", "task", "tenant"]
 NOBODY = {"tag": "(no tag)", "task": "(no task)", "model": "(no answer)"}
 HEADS = ("key", "calls", "prompt", "cached", "completion", "cost", "saved by cache", "failed")
 ESTIMATED = "~ holds tokens that no provider has counted: they were estimated"
+BUDGET_HEADS = ("budget", "of", "window", "limit", "spent", "reserved", "renews")
 COUNTS = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 
@@ -51,38 +52,72 @@ def _time(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
 @click.option(
     "--since", metavar="TIME", callback=_time, help="From when: 24h, 7d, 2026-01-01T00:00Z (default: ever)."
 )
-@click.option("--proxy", is_flag=True, help="Lay them beside those of the LiteLLM proxy at LITELLM_BASE_URL.")
+@click.option("--proxy", is_flag=True, help="Compare with the LiteLLM proxy at LITELLM_BASE_URL.")
 @json_option
 @mesh_options
-def costs(by: str, since: str | None, proxy: bool, as_json: bool, url: str | None, data: Path | None) -> None:
-    """Sum up what calls of models have cost.
+def costs(by: Any, since: str | None, proxy: bool, as_json: bool, url: str | None, data: Path | None) -> None:
+    """Sum up what model calls cost.
 
     With --proxy: the proxy reports per agent from a given UTC day, and per tag for all time only.
     """
-    from meshwright.cli.connect import talk
+    from meshwright.cli.output import document, echo_json
 
     if proxy:
         since = _day_of(by, since)
 
-    async def sum_them_up(mesh: MeshClient) -> Document:
-        return await mesh.costs(by=by, since=since)
+    async def sum_up(mesh: Connection) -> Document:
+        return document(await mesh.client.costs(by, since=since))
 
-    found = talk(url, data, sum_them_up)
+    found = talk(url, data, sum_up)
     if proxy:
         _show_beside(found, _of_proxy(by, since), as_json=as_json)
     elif as_json:
-        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        echo_json(found)
     elif found["items"]:
         click.echo(_table(found))
     else:
         click.echo('no model was called; mesh ask AGENT "..." calls one', err=True)
 
 
+@click.command()
+@json_option
+@mesh_options
+def budgets(as_json: bool, url: str | None, data: Path | None) -> None:
+    """Show budgets and spend."""
+    from meshwright.cli.output import documents, echo_json
+
+    async def find(mesh: Connection) -> list[Document]:
+        return documents(await mesh.client.budgets())
+
+    found = talk(url, data, find, need="state")
+    if as_json:
+        echo_json(found)
+    elif found:
+        click.echo(_budgets_table(found))
+    else:
+        click.echo("there is no budget; mesh.toml declares them as [[budgets]]", err=True)
+
+
+def _budgets_table(found: list[Document]) -> str:
+    from meshwright.cli.output import table
+
+    return table(BUDGET_HEADS, [_budget_row(view) for view in found], shorten=["renews", "budget"])
+
+
+def _budget_row(view: Document) -> list[str]:
+    from meshwright.cli.output import dollars, local_time
+
+    name = view["budget"] if view["hard"] else f"{view['budget']} (soft)"
+    whose = "the mesh" if view["scope"] == "mesh" else f"{view['scope']} {view['key']}"
+    amounts = [dollars(view[field]) for field in ("limit_usd", "spent_usd", "reserved_usd")]
+    return [name, whose, view["window"], *amounts, local_time(view["renews_at"]) or "never"]
+
+
 def _table(found: Document) -> str:
-    from meshwright.cli.tables import table
+    from meshwright.cli.output import table
 
     by = found["by"]
-    rows = [_row(each["key"] or NOBODY.get(by, "(none)"), each) for each in found["items"]]
+    rows = [_row(cost["key"] or NOBODY.get(by, "(none)"), cost) for cost in found["items"]]
     if found["omitted"]:
         rows.append([f"({found['omitted']:,} more)", *[""] * (len(HEADS) - 1)])
     shown = table([by, *HEADS[1:]], [*rows, _row("total", found["total"])], shorten=[by, "saved by cache"])
@@ -90,9 +125,9 @@ def _table(found: Document) -> str:
 
 
 def _row(name: str, cost: Document) -> list[str]:
-    from meshwright.cli.lines import dollars
+    from meshwright.cli.output import dollars
 
-    counts = [f"{cost[each]:,}" for each in COUNTS]
+    counts = [f"{cost[field]:,}" for field in COUNTS]
     return [name, *counts, _known(cost), dollars(cost["saved_usd"]), f"{cost['failed']:,}"]
 
 
@@ -101,7 +136,7 @@ def _known(cost: Document) -> str:
 
     A `~` before it says that a part of it is estimated.
     """
-    from meshwright.cli.lines import dollars
+    from meshwright.cli.output import dollars
 
     known = f"{'~' if _is_estimated(cost) else ''}{dollars(cost['cost_usd'])}"
     if cost["cost_usd"] is None or not cost["unpriced"]:
@@ -152,41 +187,45 @@ def _show_beside(found: Document, theirs: dict[str, Decimal], *, as_json: bool) 
     """Show the ledger's costs beside the proxy's; where they differ most comes first."""
     from decimal import Decimal
 
-    from meshwright.cli.lines import dollars
-    from meshwright.cli.tables import table
+    from meshwright.cli.output import echo_json, table
     from meshwright.ledger.proxy import reconcile
 
-    known = {each["key"]: each for each in found["items"] if each["key"] is not None}
-    costs = {key: each["cost_usd"] and Decimal(each["cost_usd"]) for key, each in known.items()}
+    known = {cost["key"]: cost for cost in found["items"] if cost["key"] is not None}
+    costs = {key: cost["cost_usd"] and Decimal(cost["cost_usd"]) for key, cost in known.items()}
     differences = reconcile(costs, theirs)
     if as_json:
         items = [
             {
-                "key": each.name,
-                "cost_usd": _plain(each.ours),
-                "unpriced": known[each.name]["unpriced"] if each.name in known else 0,
-                "proxy_usd": _plain(each.theirs),
-                "difference_usd": _plain(each.amount),
-                "differs": each.differs,
+                "key": difference.name,
+                "cost_usd": _plain(difference.ours),
+                "unpriced": known[difference.name]["unpriced"] if difference.name in known else 0,
+                "proxy_usd": _plain(difference.theirs),
+                "difference_usd": _plain(difference.amount),
+                "differs": difference.differs,
             }
-            for each in differences
+            for difference in differences
         ]
         beside = {"by": found["by"], "since": found["since"], "omitted": found["omitted"], "items": items}
-        click.echo(json.dumps(beside, ensure_ascii=False, indent=2))
+        echo_json(beside)
         return
-    rows = [
-        [
-            each.name or NOBODY.get(found["by"], "(none)"),
-            _known(known[each.name]) if each.name in known else "",
-            "" if each.theirs is None else dollars(each.theirs),
-            f"{'+' if each.amount > 0 else '-'}{dollars(abs(each.amount))}" if each.differs else "",
-        ]
-        for each in differences
-    ]
+    rows = [_beside_row(difference, known.get(difference.name), found["by"]) for difference in differences]
     click.echo(table([found["by"], "ledger", "proxy", "difference"], rows))
-    click.echo(f"{sum(each.differs for each in differences)} of {len(differences)} differ", err=True)
+    differing = sum(difference.differs for difference in differences)
+    click.echo(f"{differing} of {len(differences)} differ", err=True)
     if found["omitted"]:
         click.echo(f"{found['omitted']:,} more of the ledger were not compared", err=True)
+
+
+def _beside_row(difference: Difference, cost: Document | None, by: str) -> list[str]:
+    from meshwright.cli.output import dollars
+
+    sign = "+" if difference.amount > 0 else "-"
+    return [
+        difference.name or NOBODY.get(by, "(none)"),
+        _known(cost) if cost else "",
+        "" if difference.theirs is None else dollars(difference.theirs),
+        f"{sign}{dollars(abs(difference.amount))}" if difference.differs else "",
+    ]
 
 
 def _plain(amount: Decimal | None) -> str | None:

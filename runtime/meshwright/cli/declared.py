@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from meshwright.agents.loader import installed_agents
+from meshwright.agents.loader import installed_agents, project_file
 from meshwright.capability import Capability, Registration
 from meshwright.prompts import Brought
+from meshwright.settings import Settings
 
 
 @dataclass
@@ -35,8 +36,9 @@ class Declared:
         return f"what these declare is known only once they run, and a reading command runs nothing: {files}"
 
 
-def declared_agents(folder: Path) -> Declared:
-    """Read the agents of a folder's files and packages, by file name. Runs and imports nothing of them."""
+def declared_agents(settings: Settings) -> Declared:
+    """Read the agents of a project's files and packages, by file name. Runs and imports nothing of them."""
+    folder = project_file(Path(), settings.actors_dir)
     found = Declared()
     for path in sorted(folder.rglob("*.py")) if folder.is_dir() else ():
         if not any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts[:-1]):
@@ -73,7 +75,7 @@ def _read_agent(path: Path, node: ast.ClassDef, found: Declared) -> bool:
     try:
         agent_id = ast.literal_eval(attributes["agent_id"])
         prompt = ast.literal_eval(attributes["prompt"]) if "prompt" in attributes else agent_id
-        capabilities = tuple(_capability(each) for each in _items(attributes.get("capabilities")))
+        capabilities = tuple(_capability(item) for item in _items(attributes.get("capabilities")))
         described = {"description": (ast.get_docstring(node) or "").partition("\n")[0], "prompt": prompt}
         agent = Registration(agent_id=agent_id, name=node.name, capabilities=capabilities, metadata=described)
     except (ValueError, TypeError, ValidationError):

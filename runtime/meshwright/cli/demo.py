@@ -11,13 +11,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from meshwright.cli.client import Document, MeshClient
+from meshwright.cli.connect import Connection, in_process
 from meshwright.cli.options import data_option
 from meshwright.cli.trust import trust_option
+
+if TYPE_CHECKING:
+    from meshwright.cli.output import Document
 
 FOLDER = Path(".mesh", "demo")
 MAX_KEPT = 3  # demos whose data stays
@@ -84,7 +87,7 @@ async def _run(data: Path) -> int:
     click.echo("Four agents in one process, on real files; no key, no network, no service.")
     async with _mesh(data, workspace) as mesh:
         click.echo(f"{mesh.about}\nA real model answers once LITELLM_BASE_URL or a provider's key is set.")
-        outcomes = [await _show(mesh, number, each) for number, each in enumerate(questions, start=1)]
+        outcomes = [await _show(mesh, number, question) for number, question in enumerate(questions, start=1)]
         await _sum_up(mesh, outcomes)
     return 0 if all(outcome["success"] for outcome in outcomes) else 1
 
@@ -106,12 +109,11 @@ def _questions() -> tuple[Path, list[Question]]:
 
 
 @asynccontextmanager
-async def _mesh(data: Path, workspace: Path) -> AsyncIterator[MeshClient]:
-    from meshwright.cli.local import local_mesh
+async def _mesh(data: Path, workspace: Path) -> AsyncIterator[Connection]:
     from meshwright.settings import load_settings
 
     settings = load_settings(Path(), data_dir=data, workspace=workspace, model="offline")
-    async with local_mesh(settings, works=True, options=f" --data {data}") as mesh:
+    async with in_process(settings, "work", f" --data {data}") as mesh:
         yield mesh
 
 
@@ -125,16 +127,15 @@ def _fresh_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="", dir=FOLDER))
 
 
-async def _show(mesh: MeshClient, number: int, question: Question) -> Document:
-    """Ask an agent, draw the road, and quote the answer."""
-    from meshwright.cli.drawing import drawing
-    from meshwright.cli.watching import draw
+async def _show(mesh: Connection, number: int, question: Question) -> Document:
+    """Ask an agent, draw the timeline, and quote the answer."""
+    from meshwright.cli.timeline import draw, drawing
 
     click.secho(f"\n{number}. {question.agent_id}: {question.text}", bold=True)
     text = f"{question.text}\n\n{question.material.read_text()}" if question.material else question.text
-    receipt = await mesh.submit({"agent_id": question.agent_id, "payload": {"text": text}})
+    receipt = await mesh.client.submit(text, agent_id=question.agent_id)
     with drawing(stream=sys.stdout) as canvas:
-        outcome = await draw(mesh, receipt["task_id"], canvas)
+        outcome = await draw(mesh.client, receipt.task_id, canvas)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     click.echo(quoted((outcome.get("result") or {}).get("text") or "", width))
     return outcome
@@ -142,7 +143,7 @@ async def _show(mesh: MeshClient, number: int, question: Question) -> Document:
 
 def quoted(text: str, width: int) -> str:
     """An answer, or its beginning, in lines of at most so many characters, each marked as quoted."""
-    from meshwright.cli.watching import for_terminal
+    from meshwright.cli.output import for_terminal
 
     lines = for_terminal(text).strip().splitlines()
     more = [f"... and {len(lines) - MAX_ANSWER_LINES} lines more"] if len(lines) > MAX_ANSWER_LINES else []
@@ -165,16 +166,16 @@ def _wrapped(line: str, width: int) -> list[str]:
     ) or [""]
 
 
-async def _sum_up(mesh: MeshClient, outcomes: list[Document]) -> None:
-    from meshwright.cli.lines import dollars
+async def _sum_up(mesh: Connection, outcomes: list[Document]) -> None:
+    from meshwright.cli.output import dollars
 
     program, delegated = _program(), outcomes[DELEGATED]["task_id"]
-    tasks = await mesh.tasks(status=None, capability=None, limit=100)
+    tasks = await mesh.client.tasks(limit=100)
     costs = [outcome["cost_usd"] for outcome in outcomes]
     cost = dollars(None if None in costs else sum(map(Decimal, costs)))
     click.echo(
         f"""
-{len(tasks)} tasks, {await mesh.last_seq()} events, {cost}. All of it is kept in {mesh.where}:
+{len(tasks)} tasks, {await mesh.client.last_seq()} events, {cost}. All of it is kept in {mesh.where}:
   {program} tasks{mesh.options}
   {program} task {delegated}{mesh.options}
   {program} events --task {delegated}{mesh.options}

@@ -7,21 +7,26 @@ from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.cli.client import Document, MeshClient
+from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import json_option, mesh_options
+
+if TYPE_CHECKING:
+    from meshwright.cli.output import Document
+    from meshwright.client import EventFields
 
 SOME_EVENTS, MAX_EVENTS = 50, 1000
 
 
 @click.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on with what happens from now on, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Continue with new events, until Ctrl-C.")
 @click.option("--task", "task_id", metavar="ID", help="Only events of this task.")
 @click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
 @click.option("--agent", "agent_id", metavar="ID", help="Only events of this agent.")
-@click.option("--limit", type=click.IntRange(1, 1000), help="The last so many (default: 50; all of a task).")
+@click.option("--limit", type=click.IntRange(1, 1000), help="How many (default: the last 50; all of a task).")
 @json_option
 @mesh_options
 def events(
@@ -34,43 +39,55 @@ def events(
     url: str | None,
     data: Path | None,
 ) -> None:
-    """Show what happened in the mesh, oldest first.
+    """Show events, oldest first.
 
     With --json each event is one line of JSON.
     """
-    from meshwright.cli.connect import talk
-    from meshwright.cli.eventlines import event_line
-    from meshwright.cli.ids import task_id_of
-    from meshwright.cli.tables import terminal_width
+    from meshwright.cli.event_lines import event_line
+    from meshwright.cli.output import document, terminal_width
+    from meshwright.cli.tasks import whole_id
 
     write: Callable[[Document], str] = _as_json if as_json else partial(event_line, width=terminal_width())
 
-    async def show(mesh: MeshClient) -> None:
-        task = await task_id_of(mesh, task_id) if task_id else None
-        fields = {"task_id": task, "event_type": event_type, "agent_id": agent_id}
-        newest = await mesh.last_seq() if follow else 0
-        found = await mesh.events(limit or _limit(task_id), **fields)
+    async def show(mesh: Connection) -> None:
+        task = await whole_id(mesh, task_id) if task_id else None
+        fields: EventFields = {"task_id": task, "event_type": event_type, "agent_id": agent_id}
+        newest = await mesh.client.last_seq() if follow else 0
+        found = await mesh.client.events(
+            limit=limit or (MAX_EVENTS if task else SOME_EVENTS),
+            task_id=task,
+            event_type=event_type,
+            agent_id=agent_id,
+        )
         if task and not found:
-            await mesh.task(task)  # raises NotFound: it is no task, or has no such events
+            await mesh.client.task(task)  # raises NotFound: it is no task, or has no such events
         if not found and not follow:
             click.echo(f"no such events; mesh events{mesh.options} shows the last of all", err=True)
         for event in found:
-            click.echo(write(event))
-            newest = max(newest, event["seq"])
+            click.echo(write(document(event)))
+            newest = max(newest, event.seq or 0)
         if follow:
             await _follow(mesh, newest, fields, write)
 
     talk(url, data, show)
 
 
-async def _follow(mesh: MeshClient, newest: int, fields: Document, write: Callable[[Document], str]) -> None:
-    async with aclosing(mesh.follow(after_seq=newest, **fields)) as live:
+async def _follow(
+    mesh: Connection, newest: int, fields: EventFields, write: Callable[[Document], str]
+) -> None:
+    from meshwright.cli.output import document
+
+    mesh.require_running()
+    task_id = fields.get("task_id")
+    is_one_task = task_id and not (fields.get("event_type") or fields.get("agent_id"))
+    events = (
+        mesh.client.follow(task_id, after_seq=newest)
+        if task_id and is_one_task
+        else mesh.client.stream(after_seq=newest, **fields)
+    )
+    async with aclosing(events) as live:
         async for event in live:
-            click.echo(write(event))
-
-
-def _limit(task_id: str | None) -> int:
-    return MAX_EVENTS if task_id else SOME_EVENTS
+            click.echo(write(document(event)))
 
 
 def _as_json(event: Document) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from meshwright.cli.client import Document
+from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import json_option, mesh_options
 
 if TYPE_CHECKING:
-    from meshwright.cli.keyring import Keyring
+    from meshwright.cli.output import Document
     from meshwright.ledger.proxy import LiteLLMProxy
 
 ResultT = TypeVar("ResultT")
@@ -33,7 +32,7 @@ yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 @click.group(no_args_is_help=False)
 def keys() -> None:
-    """Manage the keys of callers over HTTP.
+    """Manage virtual API keys.
 
     Until you create a key, callers on the mesh's own machine need none. Creating the first one makes keys
     mandatory for every request that runs or shows tasks, models, events, costs or budgets. `mesh keys open`
@@ -65,11 +64,13 @@ def create(
 
     The first key makes keys mandatory for every caller, and so it asks before; `mesh keys open` undoes that.
     """
+    from meshwright.cli.output import document, echo_json
 
-    async def make(there: Keyring) -> Document:
-        if not yes and not await there.required():
-            confirm(CLOSES)
-        return await there.create(agent_id, tenant_id, budget, force=force)
+    async def make(mesh: Connection) -> Document:
+        if not yes and not await mesh.client.keys_required():
+            _confirm(CLOSES)
+        made = await mesh.client.create_key(agent_id, tenant_id=tenant_id, budget=budget, force=force)
+        return document(made)
 
     async def make_there(there: LiteLLMProxy) -> Document:
         from meshwright.ledger.keys import budget_of
@@ -78,9 +79,9 @@ def create(
         made = await there.create_key(agent_id, tenant_id=tenant_id, budget=limit)
         return {"key_id": made.token, "agent_id": agent_id, "tenant_id": tenant_id, "key": made.key}
 
-    made = on_proxy(make_there) if proxy else with_keys(url, data, make)
+    made = on_proxy(make_there) if proxy else talk(url, data, make, need="change")
     if as_json:
-        click.echo(json.dumps(made, ensure_ascii=False, indent=2))
+        echo_json(made)
         return
     click.echo(made["key"])
     click.echo(f"key {made['key_id']} of {agent_id}, tenant {tenant_id}. {ONCE}", err=True)
@@ -92,12 +93,14 @@ def create(
 def list_keys(as_json: bool, url: str | None, data: Path | None) -> None:
     """List the keys that were made: whose, since when; never the keys themselves."""
 
-    async def find(there: Keyring) -> list[Document]:
-        return await there.list()
+    from meshwright.cli.output import documents, echo_json
 
-    found = with_keys(url, data, find, reads=True)
+    async def find(mesh: Connection) -> list[Document]:
+        return documents(await mesh.client.keys())
+
+    found = talk(url, data, find, need="state")
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        echo_json(found)
     elif found:
         click.echo(_table(found))
     else:
@@ -113,19 +116,18 @@ def revoke(key_id: str, proxy: bool, url: str | None, data: Path | None) -> None
 
     Callers still need a key when the last one is revoked: see `mesh keys open`.
     """
+    from meshwright.cli.tasks import one_of
 
-    from meshwright.cli.ids import meant
-
-    async def end(there: Keyring) -> str:
-        key = meant(key_id, (key["key_id"] for key in await there.list()), "key")
-        await there.revoke(key)
+    async def end(mesh: Connection) -> str:
+        key = one_of(key_id, (key.key_id for key in await mesh.client.keys()), "key")
+        await mesh.client.revoke_key(key)
         return key
 
     async def end_there(there: LiteLLMProxy) -> str:
         await there.delete_key(key_id)
         return key_id
 
-    ended = on_proxy(end_there) if proxy else with_keys(url, data, end)
+    ended = on_proxy(end_there) if proxy else talk(url, data, end, need="change")
     click.echo(f"key {ended} is revoked")
 
 
@@ -139,38 +141,21 @@ def open_mesh(yes: bool, url: str | None, data: Path | None) -> None:
     mandatory.
     """
 
-    async def open_there(there: Keyring) -> tuple[int, bool]:
+    async def open_there(mesh: Connection) -> tuple[int, bool]:
         if not yes:
-            confirm(OPENS)
-        return await there.open(), await there.required()
+            _confirm(OPENS)
+        return await mesh.client.open_keys(), await mesh.client.keys_required()
 
-    revoked, required = with_keys(url, data, open_there)
+    revoked, required = talk(url, data, open_there, need="change")
     click.echo(f"{revoked} {'key' if revoked == 1 else 'keys'} revoked")
     click.echo(STILL_REQUIRED if required else NOT_REQUIRED, err=True)
 
 
-def confirm(what: str) -> None:
-    """Ask before something that others notice. Raises UsageError where nobody can answer, Abort for a no."""
+def _confirm(what: str) -> None:
+    """Ask before something that others notice. Raises UsageError if nobody can answer, Abort for a no."""
     if not sys.stdin.isatty():
         raise click.UsageError(f"{what} Add --yes to confirm.", click.get_current_context())
     click.confirm(f"{what} Continue?", abort=True, err=True)
-
-
-def with_keys(
-    url: str | None,
-    data: Path | None,
-    use: Callable[[Keyring], Awaitable[ResultT]],
-    *,
-    reads: bool = False,
-) -> ResultT:
-    """Do something with the keys of the mesh that `--url` and `--data` choose, or only read them."""
-    from meshwright.cli.keyring import keyring
-
-    async def run() -> ResultT:
-        async with keyring(url, data, reads=reads) as there:
-            return await use(there)
-
-    return asyncio.run(run())
 
 
 def on_proxy(use: Callable[[LiteLLMProxy], Awaitable[ResultT]]) -> ResultT:
@@ -189,7 +174,7 @@ def on_proxy(use: Callable[[LiteLLMProxy], Awaitable[ResultT]]) -> ResultT:
 
 
 def _table(found: list[Document]) -> str:
-    from meshwright.cli.tables import local_time, table
+    from meshwright.cli.output import local_time, table
 
     rows = [
         [

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.cli.client import Document, MeshClient
+from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import data_option, json_option
 from meshwright.cli.trust import require_trust
 from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
     from meshwright.cli.model_desk import ModelDesk
+    from meshwright.cli.output import Document
+    from meshwright.messages import Event
     from meshwright.settings import Settings
 
 SOURCES = {"file": "", "list": " (list)", "local": " (local)", "default": " (default)"}
@@ -82,7 +84,7 @@ def _json(found: object) -> str:
 
 
 def _overview(found: Document) -> str:
-    from meshwright.cli.tables import table
+    from meshwright.cli.output import table
 
     heads = ["group", "deployment", "tags", "in", "out", "health", "missing"]
     rows = [
@@ -113,7 +115,7 @@ def _price(price: Document | None) -> list[str]:
 
 
 def _state(health: Document) -> str:
-    from meshwright.cli.tables import local_time
+    from meshwright.cli.output import local_time
 
     return f"{health['status']} {local_time(health.get('at'))}".strip()
 
@@ -143,7 +145,7 @@ def _explained(found: Document, depth: int) -> list[str]:
 
 
 def _tested(found: list[Document]) -> str:
-    from meshwright.cli.tables import table
+    from meshwright.cli.output import table
 
     return table(["deployment", "", "time", "tokens", "cost", ""], [_test_row(each) for each in found])
 
@@ -171,11 +173,10 @@ def _health(settings: Settings, data: Path | None) -> dict[str, Document]:
 
 
 def _called(settings: Settings, data: Path | None) -> dict[str, Document]:
-    from meshwright.cli.connect import talk
     from meshwright.errors import HostError
 
-    async def last_calls(mesh: MeshClient) -> list[Document]:
-        return await mesh.events(CALLS, event_type="model.called")
+    async def last_calls(mesh: Connection) -> list[Event]:
+        return await mesh.client.events(limit=CALLS, event_type="model.called")
 
     if not settings.data_dir.is_dir():
         return {}
@@ -183,7 +184,7 @@ def _called(settings: Settings, data: Path | None) -> dict[str, Document]:
         events = talk(None, data, last_calls)
     except HostError:  # the data is in use, or cannot be read: what was called is not known
         return {}
-    calls = [(event["payload"], event["time"]) for event in events]
+    calls = [(event.payload, event.time.isoformat()) for event in events]
     return {
         call["deployment"]: {"status": call.get("error") or "ok", "at": at}
         for call, at in calls

@@ -74,8 +74,8 @@ def json_option(command: CommandT) -> CommandT:
 
 
 def quiet_option(command: CommandT) -> CommandT:
-    """`--quiet`: draw nothing while the task is on its road."""
-    return click.option("-q", "--quiet", is_flag=True, help="Do not draw the road of the task.")(command)
+    """`--quiet`: do not show the progress of the task."""
+    return click.option("-q", "--quiet", is_flag=True, help="Do not show the progress of the task.")(command)
 
 
 def seconds_option(command: CommandT) -> CommandT:
@@ -87,13 +87,4 @@ def seconds_option(command: CommandT) -> CommandT:
         show_default=True,
         metavar="SECONDS",
         help="What one attempt may take.",
-    )(command)
-
-
-def mqtt_option(command: CommandT) -> CommandT:
-    """`--mqtt URL`: the broker at which MQTT clients find the mesh; None leaves it to the settings."""
-    return click.option(
-        "--mqtt",
-        metavar="URL",
-        help="Be on MQTT too, at this broker, such as mqtt://127.0.0.1:1883.",
     )(command)

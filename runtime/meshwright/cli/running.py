@@ -1,9 +1,13 @@
-"""How a running mesh is found: `mesh.json` in its data folder says where it listens."""
+"""How a command finds the mesh that serves a data folder, and shows that it may administer it.
+
+`mesh.json` in the folder says where the mesh listens, `admin.token` is the secret of its administrator.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from meshwright.cli.admin_token import admin_token
-from meshwright.sql.folder import read_private, write_private
+from meshwright.errors import ConfigError
+from meshwright.sql.folder import make_private, open_private, read_private, write_private
 
 if TYPE_CHECKING:
     from meshwright.settings import Settings
 
-FILE_NAME = "mesh.json"
+FILE_NAME, TOKEN_NAME = "mesh.json", "admin.token"
+TOKEN_VARIABLE = "MESH_ADMIN_TOKEN"
+SECRET_BYTES = 32
+REMEDY = "remove the file, and mesh up makes another"
 
 
 @contextmanager
@@ -41,13 +48,76 @@ def announced_url(folder: Path) -> str | None:
 def announced_token(settings: Settings) -> str | None:
     """The admin token for the mesh that a data folder announces, or None.
 
-    None too where the process that announced it has gone: another user's program may listen there now.
+    None too if the process that announced it has gone: another user's program may listen there now.
     """
     pid = _read(settings.data_dir / FILE_NAME).get("pid")
-    return admin_token(settings) if isinstance(pid, int) and _lives(pid) else None
+    return _admin_token(settings) if isinstance(pid, int) and _is_alive(pid) else None
 
 
-def _lives(pid: int) -> bool:
+def token_of_environment() -> str | None:
+    """The admin token, or a key, for a mesh elsewhere."""
+    return os.environ.get(TOKEN_VARIABLE) or None
+
+
+def with_admin_token(settings: Settings, *, temporary: bool = False) -> Settings:
+    """The settings with an admin token: theirs, else that of the data folder, else one of this process alone.
+
+    A folder that has none gets one, which stays the same until its file is removed. Raises ConfigError for a
+    file that is not a token.
+    """
+    if settings.admin_token is not None:
+        return settings
+    from pydantic import SecretStr
+
+    token = _new_token() if temporary else _make_token(settings.data_dir)
+    return settings.having(admin_token=SecretStr(token))
+
+
+def _admin_token(settings: Settings) -> str | None:
+    if settings.admin_token is not None:
+        return settings.admin_token.get_secret_value()
+    try:
+        return _read_token(settings.data_dir / TOKEN_NAME)
+    except FileNotFoundError:
+        return None
+
+
+def _new_token() -> str:
+    from meshwright.settings import ADMIN_PREFIX
+
+    return ADMIN_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+
+
+def _make_token(folder: Path) -> str:
+    path = make_private(folder) / TOKEN_NAME
+    try:
+        descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return _read_token(path)
+    except OSError as error:
+        problem = f"cannot be written: {error.strerror or error}"
+        raise ConfigError(problem, path=str(path), remedy="choose another folder with --data DIR") from error
+    token = _new_token()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{token}\n")
+    return token
+
+
+def _read_token(path: Path) -> str:
+    try:
+        token = read_private(path).strip()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot be read: {error}", path=str(path), remedy=REMEDY) from error
+    from meshwright.settings import ADMIN_PREFIX
+
+    if not token.startswith(ADMIN_PREFIX) or not token.isascii() or not token.isprintable():
+        raise ConfigError("holds no admin token", path=str(path), remedy=REMEDY)
+    return token
+
+
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except (OSError, OverflowError):  # gone, or another user's
@@ -69,7 +139,7 @@ def _is_here(url: str) -> bool:
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        document = json.loads(read_private(path))
+        found = json.loads(read_private(path))
     except (OSError, ValueError):
         return {}
-    return document if isinstance(document, dict) else {}
+    return found if isinstance(found, dict) else {}

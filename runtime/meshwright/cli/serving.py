@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshwright.waiting import unless
+
 if TYPE_CHECKING:
     from meshwright.mesh import Mesh
 
@@ -77,11 +79,7 @@ async def drain(mesh: Mesh) -> None:
         loop.add_signal_handler(number, hurry.set)
     running = f"{mesh.worker.running} running, with {DRAIN_SECONDS} s to end"
     click.echo(f"{running}; Ctrl-C leaves them for the next start", err=True)
-    draining = asyncio.create_task(mesh.worker.drain(DRAIN_SECONDS))
-    hurrying = asyncio.create_task(hurry.wait())
-    await asyncio.wait([draining, hurrying], return_when=asyncio.FIRST_COMPLETED)
-    hurrying.cancel()
+    await unless(hurry, mesh.worker.drain(DRAIN_SECONDS))
     await mesh.worker.drain(0)
-    await draining
     for number in STOP_SIGNALS:
         loop.remove_signal_handler(number)

@@ -1,21 +1,22 @@
-"""`mesh up`."""
+"""`mesh up`, and `mesh worker`, which it starts for a mesh on Dapr."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.cli.admin_token import with_admin_token
-from meshwright.cli.collector import collecting
-from meshwright.cli.options import data_option, mqtt_option
+from meshwright.cli.options import data_option
+from meshwright.cli.running import announced, with_admin_token
 from meshwright.cli.serving import (
     PRIVATE_UMASK,
+    STOP_SIGNALS,
     drain,
     inherited_listener,
     loop_factory,
@@ -24,12 +25,15 @@ from meshwright.cli.serving import (
     switch_often,
 )
 from meshwright.cli.trust import require_trust, trust_option
+from meshwright.waiting import unless
 
 if TYPE_CHECKING:
     from socket import socket
 
     from meshwright.mesh import Mesh
     from meshwright.settings import Settings
+
+MODELS_APP, MODELS_PORT = "llm-service", 8002
 
 
 @click.command()
@@ -55,7 +59,9 @@ if TYPE_CHECKING:
     default=None,
     help="Listen off loopback although no key is required: everybody may use the mesh then.",
 )
-@mqtt_option
+@click.option(
+    "--mqtt", metavar="URL", help="Serve MQTT clients at this broker, such as mqtt://127.0.0.1:1883."
+)
 @data_option
 @trust_option
 @click.option("--accept-loss", is_flag=True, help="Start on a store that has lost what was committed to it.")
@@ -73,13 +79,9 @@ def up(
     """Run a mesh and its HTTP API until Ctrl-C.
 
     Prints `ready URL` on stdout when it takes tasks. Stopped by Ctrl-C or SIGTERM, it gives running work ten
-    seconds to end; what is unfinished then, or was when it was killed, goes on at the next start.
+    seconds to end. Unfinished tasks resume at the next start, also after a kill.
     """
-    from meshwright.cli.logs import log_to_stderr
-    from meshwright.settings import load_settings
-
-    settings = load_settings(
-        Path(),
+    settings = _settings(
         data_dir=data,
         listen_port=port,
         store=store,
@@ -88,51 +90,135 @@ def up(
         mqtt_url=mqtt,
         accept_loss=accept_loss or None,
     )
-    log_to_stderr(settings.data_dir)
-    require_trust(settings)
-    os.umask(PRIVATE_UMASK)
     if settings.store == "dapr":
-        from meshwright.cli.supervised import run_stack
+        from meshwright.cli.stack import run_stack
 
         run_stack(settings, per_agent=per_agent, replicas=replicas)
         return
     if per_agent or replicas > 1:
         raise click.UsageError("--per-agent and --replicas are for --host dapr", click.get_current_context())
+    _run(_up(settings))
+
+
+@click.command()
+@click.option(
+    "--app", "app_id", required=True, metavar="APP-ID", help="mesh, a part of the mesh, or an agent."
+)
+@click.option(
+    "--replica", is_flag=True, help="Leave event log, API and MQTT edge to another worker of the app."
+)
+@click.option("--port", type=click.IntRange(0, 65_535), metavar="N", help="For the API, or else for probes.")
+@data_option
+@trust_option
+def worker(app_id: str, replica: bool, port: int | None, data: Path | None) -> None:
+    """Run one worker of a mesh on Dapr, beside its sidecar.
+
+    `mesh up --host dapr` starts them; in a cluster this is what a container runs. The sidecar is found by
+    Dapr's own variables: DAPR_GRPC_PORT, APP_PORT, ... GET /healthz and /readyz are answered on the port.
+    The app llm-service offers the models of the mesh there (default: 8002).
+    """
+    settings = _settings(data_dir=data, listen_port=port, store="dapr")
+    _run(_work(listening_for(app_id, settings), app_id, replica))
+
+
+def _settings(**given: object) -> Settings:
+    from meshwright.cli.reports import log_to_stderr
+    from meshwright.settings import load_settings
+
+    settings = load_settings(Path(), **given)
+    log_to_stderr(settings.data_dir)
+    require_trust(settings)
+    os.umask(PRIVATE_UMASK)
+    return settings
+
+
+def _run(serving: Awaitable[None]) -> None:
+    async def serve() -> None:
+        await serving
+
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(settings))
+        runner.run(serve())
 
 
-async def _serve(settings: Settings) -> None:
+def listening_for(app_id: str, settings: Settings) -> Settings:
+    """The settings with the port of the app, if they name none."""
+    if app_id != MODELS_APP or "port" in settings.http.model_fields_set:
+        return settings
+    return settings.having(listen_port=MODELS_PORT)
+
+
+async def _up(settings: Settings) -> None:
     from meshwright.app import build_mesh
-    from meshwright.cli.notices import tell_of_prompts
     from meshwright.cli.watchdog import watching
-    from meshwright.edges.http.server import listen
+    from meshwright.edges.http.server import listen, serve
 
     # Before work begins that a port in use would break off.
     with inherited_listener() or listen(settings.http.host, settings.http.port) as listener:
         mesh = build_mesh(with_admin_token(settings))
-        tell_of_prompts(mesh)
-        with watching(mesh, partial(start_again, listener)):
-            async with mesh:
-                await serve_on(listener, mesh)
+        await _serve(
+            mesh, listener, partial(_serve_api, serve), watching(mesh, partial(start_again, listener))
+        )
 
 
-async def serve_on(listener: socket, mesh: Mesh) -> None:
-    """Serve the API of a running mesh until it is told to stop, and let running work end."""
-    from meshwright.cli.running import announced
-    from meshwright.edges.http.server import serve
+async def _work(settings: Settings, app_id: str, replica: bool) -> None:
+    from meshwright.app import build_worker, serves_api
+    from meshwright.cli.watchdog import watching
+    from meshwright.edges.http.app import create_llm_app
+    from meshwright.edges.http.server import listen, serve
 
+    serving: Callable[[Mesh, socket], Awaitable[None]] = _answer_probes
+    if app_id == MODELS_APP:
+        serving = partial(_serve_api, partial(serve, make_app=create_llm_app))
+    elif serves_api(app_id, replica=replica):
+        serving = partial(_serve_api, serve)
+    with listen(settings.http.host, settings.http.port) as listener:
+        if serving is not _answer_probes:
+            settings = with_admin_token(settings)
+        mesh = build_worker(settings, app_id=app_id, replica=replica)
+        await _serve(mesh, listener, serving, watching(mesh))
+
+
+async def _serve(
+    mesh: Mesh,
+    listener: socket,
+    serving: Callable[[Mesh, socket], Awaitable[None]],
+    watched: AbstractContextManager[None],
+) -> None:
+    """Run a mesh until it is told to stop, or cannot go on, and let running work end."""
+    from meshwright.cli.collector import collecting
+    from meshwright.cli.connect import report_prompts
+
+    report_prompts(mesh)
+    with watched:
+        async with mesh:
+            reread_prompts_on_sighup(mesh)
+            async with collecting(lambda: not mesh.worker.running):
+                await serving(mesh, listener)
+            await drain(mesh)
+
+
+async def _serve_api(
+    serve: Callable[[Mesh, socket, Callable[[str], None]], Awaitable[None]], mesh: Mesh, listener: socket
+) -> None:
     switch_often()
-    reread_prompts_on_sighup(mesh)
     with ExitStack() as announcement:
 
         def on_ready(url: str) -> None:
             announcement.enter_context(announced(mesh.settings.data_dir, url))
             _greet(mesh, url)
 
-        async with collecting(lambda: not mesh.worker.running):
-            await serve(mesh, listener, on_ready)
-    await drain(mesh)
+        await serve(mesh, listener, on_ready)
+
+
+async def _answer_probes(mesh: Mesh, listener: socket) -> None:
+    from meshwright.stack.network import answering_probes
+
+    stopping = asyncio.Event()
+    for number in STOP_SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with answering_probes(listener, lambda: mesh.ready):
+        if error := await unless(stopping, mesh.failure()):
+            raise error
 
 
 def _greet(mesh: Mesh, url: str) -> None:

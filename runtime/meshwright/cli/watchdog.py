@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
 
-from meshwright.cli.tracebacks import keep_text
+from meshwright.cli.reports import keep_text
 from meshwright.envelope import ActorRef
 from meshwright.errors import StoreFailed
 from meshwright.sql.folder import make_private, read_private, write_private

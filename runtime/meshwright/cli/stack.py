@@ -6,15 +6,16 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.cli.admin_token import with_admin_token
+from meshwright.cli.running import announced, with_admin_token
 from meshwright.cli.serving import STOP_SIGNALS
+from meshwright.waiting import unless
 
 if TYPE_CHECKING:
     from meshwright.settings import Settings
@@ -60,7 +61,6 @@ def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec
 
 
 async def _run(settings: Settings, apps: Sequence[AppSpec], lock: int) -> None:
-    from meshwright.cli.running import announced
     from meshwright.stack.network import Ports
     from meshwright.stack.programs import components_of
     from meshwright.stack.stack import Stack
@@ -70,21 +70,21 @@ async def _run(settings: Settings, apps: Sequence[AppSpec], lock: int) -> None:
     several = len(apps) > 1 or apps[0].workers > 1
     supervisor = Supervisor(
         settings.data_dir / "logs",
-        warn=warn,
+        warn=_warn,
         on_line=lambda name, stream, line: _repeat(f"{name}: {line}" if several else line, stream),
         descriptors=[lock],
     )
     stopping = _stop_on_signals(supervisor)
     ports = Ports()
-    stack = Stack(settings, apps, components=components, ports=ports, supervisor=supervisor, warn=warn)
+    stack = Stack(settings, apps, components=components, ports=ports, supervisor=supervisor, warn=_warn)
     try:
-        await _unless(stopping, stack.start_backends())
-        await _unless(stopping, stack.start_workers())
+        await unless(stopping, stack.start_backends())
+        await unless(stopping, stack.start_workers())
         if not stopping.is_set():
             with announced(settings.data_dir, stack.url):
                 _show(stack.rows(), settings.data_dir / "logs")
                 click.echo(f"ready {stack.url}")
-                await _unless(stopping, _failure(supervisor))
+                await unless(stopping, _failure(supervisor))
     finally:
         await supervisor.stop()
         ports.close()
@@ -108,21 +108,7 @@ def _stop_on_signals(supervisor: Supervisor) -> asyncio.Event:
     return stopping
 
 
-async def _unless(stopping: asyncio.Event, work: Awaitable[object]) -> None:
-    """Do the work to its end, or break it off when it is time to stop."""
-    working = asyncio.ensure_future(work)
-    told = asyncio.ensure_future(stopping.wait())
-    await asyncio.wait([working, told], return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
-    if not working.done():
-        working.cancel()
-        await asyncio.wait([working])
-    elif not stopping.is_set():
-        working.result()
-
-
-def warn(line: str) -> None:
-    """Tell the person at the terminal."""
+def _warn(line: str) -> None:
     _say(f"mesh: warning: {line}", err=True)
 
 
@@ -142,7 +128,7 @@ def _repeat(line: str, stream: str) -> None:
 
 
 def _show(rows: Sequence[Row], logs: Path) -> None:
-    from meshwright.cli.tables import table
+    from meshwright.cli.output import table
 
     cells = [[row.name, row.address, row.process or "(given)"] for row in rows]
     if sys.stderr.isatty():

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any, NamedTuple
 
-from meshwright.cli.client import Document
+from meshwright.cli.output import (
+    Document,
+    clipped,
+    dollars,
+    fitted,
+    local_time,
+    number,
+    printable,
+    seconds,
+    short,
+    short_id,
+    tokens,
+)
 
-MAX_TEXT = 200  # characters of what a model, a tool or a person wrote
-SHORT_ID = 6
+NARROW = 120  # columns of a terminal
+DATE, NARROW_AGENT = 11, 10  # characters
+TYPE_WIDTH, TASK_WIDTH, AGENT_WIDTH = 18, 7, 16
+PLAIN = (str, int, float)
+KNOWN = frozenset({"version", "task_id", "agent_id", "tenant_id"})
 
 
 class Line(NamedTuple):
@@ -21,7 +35,7 @@ class Line(NamedTuple):
 
 
 def line_of(event: Document) -> Line | None:
-    """The line of an event on the road of its task, or None where it is not worth one."""
+    """The line of an event in the timeline of its task, or None if it is not worth one."""
     known = LINES.get(event["event_type"])
     if known is None:
         return None
@@ -30,40 +44,40 @@ def line_of(event: Document) -> Line | None:
     return Line(word, printable(text_of(payload, event)))
 
 
-def printable(text: str) -> str:
-    """The text on one line, with spaces for what would steer the terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
+def event_line(event: Document, width: int | None = None) -> str:
+    """An event of the log: seq, time, type, task and agent, and what it says.
+
+    `width` is that of the terminal, None if nothing is cut. A narrow one has no room for the date.
+    """
+    narrow = width is not None and width < NARROW
+    task = short_id(event["task_id"]) if event.get("task_id") else ""
+    agent = event.get("agent_id") or ""
+    line = line_of(event)
+    parts = [
+        f"{event.get('seq') or '':>6}",
+        local_time(event["time"])[DATE if narrow else 0 :],
+        f"{event['event_type']:<{TYPE_WIDTH}}",
+        f"{task:<{TASK_WIDTH}}",
+        fitted(agent, NARROW_AGENT).ljust(NARROW_AGENT) if narrow else f"{agent:<{AGENT_WIDTH}}",
+        line.text.removeprefix(task).lstrip().removeprefix(agent).lstrip() if line else _gist(event),
+    ]
+    return clipped("  ".join(parts).rstrip(), width)
 
 
-def short(text: Any) -> str:
-    """The beginning of a text that somebody else wrote."""
-    line = " ".join(printable(str(text)).split())
-    return line if len(line) <= MAX_TEXT else f"{line[: MAX_TEXT - 1]}…"
-
-
-def short_id(task_id: Any) -> str:
-    """The end of an id: tasks of the same minutes begin alike."""
-    text = str(task_id)
-    return f"…{text[-SHORT_ID:]}" if len(text) > SHORT_ID + 4 else text
-
-
-def seconds(duration_ms: Any) -> str:
-    """A duration for people: `0.58 s`."""
-    return f"{(duration_ms or 0) / 1000:.2f} s"
-
-
-def dollars(cost_usd: Any) -> str:
-    """A cost for people: `$0`, `$0.0012`, or `$?` where nobody knows the price."""
-    if cost_usd is None:
-        return "$?"
-    cost = Decimal(str(cost_usd))
-    return "$0" if not cost else f"${cost:.4f}" if cost >= Decimal("0.0001") else "<$0.0001"
-
-
-def tokens(usage: Any) -> str:
-    """What a model read and wrote: `612 + 40 tokens`."""
-    usage = usage or {}
-    return f"{usage.get('prompt_tokens', 0):,} + {usage.get('completion_tokens', 0):,} tokens"
+def _gist(event: Document) -> str:
+    """What an event says that has no line in a timeline."""
+    payload = event.get("payload")
+    if not isinstance(payload, dict):
+        return short(json.dumps(payload, ensure_ascii=False)) if payload else ""
+    if event["event_type"] == "attempt.ended":
+        return f"{payload.get('status', '')}  {_ended(payload, event)}"
+    if isinstance(payload.get("spans"), list):
+        return f"{len(payload['spans'])} spans"
+    if "capabilities" in payload:
+        names = ", ".join(str(capability.get("name")) for capability in payload["capabilities"])
+        return names or str(payload.get("kind", ""))
+    shown = {name: value for name, value in payload.items() if isinstance(value, PLAIN) and name not in KNOWN}
+    return short(" ".join(f"{name}={value}" for name, value in shown.items()))
 
 
 def score(card: Any) -> str:
@@ -76,25 +90,8 @@ def score(card: Any) -> str:
     return f"score {number(card['score'])} = {factors}" if factors else f"score {number(card['score'])}"
 
 
-def number(value: Any) -> str:
-    """A number without needless digits."""
-    return f"{value:.3g}" if isinstance(value, (int, float)) else str(value)
-
-
-def arguments(value: Any) -> str:
-    """The arguments of a tool call, given as JSON text or as an object: `path="README.md"  limit=3`."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:  # as the model wrote it, or cut short
-            return short(value)
-    if not isinstance(value, dict):
-        return short(value or "")
-    return short(" ".join(f"{name}={json.dumps(item, ensure_ascii=False)}" for name, item in value.items()))
-
-
 def finish(reason: Any) -> str:
-    """Why a model's reply ended, where it did not end by itself: `ended by length`."""
+    """Why a model's reply ended, if it did not end by itself: `ended by length`."""
     return f"ended by {short(reason)}" if reason not in (None, "stop") else ""
 
 
@@ -103,6 +100,18 @@ def fault(error: Any) -> str:
     if isinstance(error, dict):
         return short(f"{error.get('type', 'error')}: {error.get('message', '')}")
     return short(error or "")
+
+
+def _arguments(value: Any) -> str:
+    """The arguments of a tool call, as JSON text or an object: `path="README.md"  limit=3`."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:  # as the model wrote it, or cut short
+            return short(value)
+    if not isinstance(value, dict):
+        return short(value or "")
+    return short(" ".join(f"{name}={json.dumps(item, ensure_ascii=False)}" for name, item in value.items()))
 
 
 def _join(*parts: str) -> str:
@@ -170,7 +179,7 @@ def _tool(payload: Document, event: Document) -> str:
     failed = payload.get("ok") is False
     return _join(
         str(payload.get("tool", "?")),
-        arguments(payload.get("arguments")),
+        _arguments(payload.get("arguments")),
         "" if payload.get("duration_ms") is None else seconds(payload["duration_ms"]),
         f"failed: {fault(payload.get('error'))}" if failed else "",
         f"-> {short(payload['result'])}" if payload.get("result") else "",
@@ -216,8 +225,7 @@ def _broke_off(payload: Document, event: Document) -> str:
     return f"{payload.get('breaks', '?')} of {payload.get('most', '?')}: {fault(payload.get('error'))}"
 
 
-def ended(payload: Document, event: Document) -> str:
-    """How a task or an attempt went: time, cost, and why it failed."""
+def _ended(payload: Document, event: Document) -> str:
     return _join(
         seconds(payload.get("duration_ms")),
         dollars(payload.get("cost_usd", 0)),
@@ -246,8 +254,8 @@ LINES: dict[str, tuple[str, Callable[[Document, Document], str]]] = {
     "attempt.failed": ("attempt", _attempt_failed),
     "work.broke_off": ("broke off", _broke_off),
     "task.cancelling": ("cancelling", lambda payload, event: fault(payload.get("reason"))),
-    "task.succeeded": ("succeeded", ended),
-    "task.failed": ("failed", ended),
-    "task.cancelled": ("cancelled", ended),
-    "task.timed_out": ("timed out", ended),
+    "task.succeeded": ("succeeded", _ended),
+    "task.failed": ("failed", _ended),
+    "task.cancelled": ("cancelled", _ended),
+    "task.timed_out": ("timed out", _ended),
 }
