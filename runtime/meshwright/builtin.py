@@ -24,8 +24,7 @@ from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, CallEvents
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CallProjection
-from meshwright.ledger.key_actors import KEY, KEYS, VirtualKey, VirtualKeys
-from meshwright.ledger.keys import Keys
+from meshwright.ledger.keys import KEY, KEYS, Keys, VirtualKey, VirtualKeys
 from meshwright.mesh import FRONT, Mesh
 from meshwright.messages import Event
 from meshwright.models.adapt import Adapted

@@ -7,18 +7,20 @@ import pytest
 from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, NotFound
 from meshwright.host import Host
-from meshwright.ledger.key_actors import (
+from meshwright.ledger.keys import (
     KEY,
     KEYS,
     LIST,
     MAX_KEYS,
-    Kept,
-    Listed,
-    Make,
+    KeyIndex,
+    Keys,
+    KeyState,
+    NewKeyState,
+    Unauthenticated,
     VirtualKey,
     VirtualKeys,
+    digest,
 )
-from meshwright.ledger.keys import Keys, Unauthenticated, digest
 from meshwright.messages import new_id
 from meshwright.turns import ActorKind
 from tests.support.host_harness import SHARED, STEADY, HostHarness
@@ -27,9 +29,9 @@ KINDS = (ActorKind.of(VirtualKey, type=KEY), ActorKind.of(VirtualKeys, type=KEYS
 shared = pytest.mark.parametrize("harness", SHARED, indirect=True)
 
 
-async def kept(host: Host, key_id: str) -> Kept | None:
+async def kept(host: Host, key_id: str) -> KeyState | None:
     state = await host.read(ActorRef(KEY, key_id))
-    assert state is None or isinstance(state, Kept)
+    assert state is None or isinstance(state, KeyState)
     return state
 
 
@@ -114,7 +116,7 @@ async def test_a_key_that_was_added_meanwhile_keeps_the_mesh_closed(harness: Hos
 
 
 def test_a_list_of_an_older_version_requires_keys() -> None:
-    assert Listed.model_validate({"ids": [new_id()]}).required
+    assert KeyIndex.model_validate({"ids": [new_id()]}).required
 
 
 async def test_a_repeat_changes_nothing(harness: HostHarness) -> None:
@@ -123,7 +125,7 @@ async def test_a_repeat_changes_nothing(harness: HostHarness) -> None:
     made = await keys.create("helper")
     before = await kept(host, made.key_id)
     assert before is not None and before.key is not None
-    other = Make(key=before.key.model_copy(update={"agent_id": "thief"}), hash=digest("another"))
+    other = NewKeyState(key=before.key.model_copy(update={"agent_id": "thief"}), hash=digest("another"))
     await host.call(ActorRef(KEY, made.key_id), "make", other)
     await host.call(LIST, "add", made.key_id)
     assert await kept(host, made.key_id) == before

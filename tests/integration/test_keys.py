@@ -9,8 +9,7 @@ from aiohttp import web
 
 from meshwright.errors import StoreUnavailable
 from meshwright.hosts.dapr import DaprHost, Options
-from meshwright.ledger.key_actors import KEY, KEYS, VirtualKey, VirtualKeys
-from meshwright.ledger.keys import Keys
+from meshwright.ledger.keys import KEY, KEYS, Keys, VirtualKey, VirtualKeys
 from meshwright.stack.network import Ports
 from meshwright.testing import ScriptedModel
 from meshwright.turns import ActorKind

@@ -20,8 +20,16 @@ from meshwright.cli.app import mesh
 from meshwright.envelope import ActorRef, Message
 from meshwright.errors import InvalidInput, NotFound, StoreUnavailable
 from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.key_actors import KEY, KEYS, VirtualKey, VirtualKeys
-from meshwright.ledger.keys import PREFIX, Keys, Unauthenticated, budget_of
+from meshwright.ledger.keys import (
+    KEY,
+    KEYS,
+    PREFIX,
+    Keys,
+    Unauthenticated,
+    VirtualKey,
+    VirtualKeys,
+    budget_of,
+)
 from meshwright.ledger.proxy import Difference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
 from meshwright.stores.sqlite import SqliteStore
 from meshwright.testing import ManualClock
@@ -281,8 +289,8 @@ async def test_the_spend_of_a_proxy_is_exact_and_laid_beside_the_ledgers(
 @pytest.mark.parametrize(
     ("status", "error", "remedy"),
     [
-        (500, "Database not connected. Connect a database", "give the proxy a database"),
-        (400, "no_db_connection", "give the proxy a database"),
+        (500, "Database not connected. Connect a database", "Give the proxy a database"),
+        (400, "no_db_connection", "Give the proxy a database"),
         (400, "You must be a LiteLLM Enterprise user", "LiteLLM's licence"),
         (401, "", "master key"),
         (500, "odd", "log says why"),
@@ -319,5 +327,5 @@ async def test_a_server_that_is_no_proxy_is_told(
 async def test_a_proxy_that_is_not_there_is_told() -> None:
     with pytest.raises(ProxyFailed, match="does not answer"):
         await LiteLLMProxy("http://127.0.0.1:1", MASTER).spend_by_tag()
-    with pytest.raises(InvalidInput, match="no LiteLLM proxy is set"):
+    with pytest.raises(InvalidInput, match="No LiteLLM proxy is set"):
         proxy_of(None, MASTER)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from meshwright import Agent, Capability, Run, load_settings
 from meshwright.errors import ConfigError
-from meshwright.ledger.key_actors import Kept
+from meshwright.ledger.keys import KeyState
 from meshwright.messages import Outcome, Task
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import price_at
@@ -89,7 +89,9 @@ def test_records_of_earlier_versions_can_be_read() -> None:
     end = {"task_id": "t", "agent_id": "a", "status": "failed", "success": False, "completed_at": NOW}
     assert Outcome.model_validate({**end, "cost_usd": "0.0000345000000000000005"}).cost_usd
     budget = {"name": "key-k", "limit_usd": "1000000000000"}
-    key = Kept.model_validate({"key": {"key_id": "k", "agent_id": "a", "budget": budget, "created_at": NOW}})
+    key = KeyState.model_validate(
+        {"key": {"key_id": "k", "agent_id": "a", "budget": budget, "created_at": NOW}}
+    )
     assert key.key is not None
     assert key.key.budget is not None
     assert key.key.budget.limit_usd == MAX_DOLLARS

@@ -52,7 +52,7 @@ def _time(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
 @click.option(
     "--since", metavar="TIME", callback=_time, help="From when: 24h, 7d, 2026-01-01T00:00Z (default: ever)."
 )
-@click.option("--proxy", is_flag=True, help="Compare with the LiteLLM proxy at LITELLM_BASE_URL.")
+@click.option("--proxy", is_flag=True, help="Experimental: compare with the proxy at LITELLM_BASE_URL.")
 @json_option
 @mesh_options
 def costs(by: Any, since: str | None, proxy: bool, as_json: bool, url: str | None, data: Path | None) -> None:

@@ -44,7 +44,7 @@ def keys() -> None:
 @click.option("--agent", "agent_id", required=True, metavar="ID", help="Whose calls they are.")
 @click.option("--tenant", "tenant_id", default="default", metavar="ID", help="Whose data they are.")
 @click.option("--budget", metavar="USD/WINDOW", help="What may be spent: 5.00/day, or hour, month, total.")
-@click.option("--proxy", is_flag=True, help="A key of the LiteLLM proxy at LITELLM_BASE_URL.")
+@click.option("--proxy", is_flag=True, help="Experimental: a key of the LiteLLM proxy at LITELLM_BASE_URL.")
 @click.option("--force", is_flag=True, help="Also for an agent that the mesh does not have.")
 @yes_option
 @json_option
@@ -109,7 +109,7 @@ def list_keys(as_json: bool, url: str | None, data: Path | None) -> None:
 
 @keys.command()
 @click.argument("key_id", metavar="ID")
-@click.option("--proxy", is_flag=True, help="A key of the LiteLLM proxy, by its token.")
+@click.option("--proxy", is_flag=True, help="Experimental: a key of the LiteLLM proxy, by its token.")
 @mesh_options
 def revoke(key_id: str, proxy: bool, url: str | None, data: Path | None) -> None:
     """Revoke a key immediately. This cannot be undone.
