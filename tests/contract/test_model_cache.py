@@ -11,7 +11,7 @@ import pytest
 
 from meshwright.messages import Usage, new_id
 from meshwright.models.cache.cached import MAX_VALUE_BYTES, CacheStore
-from meshwright.models.cache.stores import MemoryStore
+from meshwright.models.cache.stores import MemoryCache
 from meshwright.models.port import ModelReply, ToolCall
 from meshwright.sql.cache import SqliteCache
 from meshwright.testing import ManualClock
@@ -39,7 +39,7 @@ def place_of(kind: str, folder: Path, request: pytest.FixtureRequest) -> Place:
         return Place(redis(services), lambda: redis(services), 0.02, lambda: asyncio.sleep(0.025))
 
     def make() -> CacheStore:
-        return MemoryStore(clock, ROOM) if kind == "memory" else SqliteCache(folder, clock, ROOM)
+        return MemoryCache(clock, ROOM) if kind == "memory" else SqliteCache(folder, clock, ROOM)
 
     return Place(make(), make, 60.0, lambda: clock.advance(60))
 

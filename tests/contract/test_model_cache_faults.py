@@ -12,7 +12,7 @@ import pytest
 
 from meshwright.errors import CacheUnavailable
 from meshwright.models.cache.cached import Cached
-from meshwright.models.cache.stores import TIMEOUT_SECONDS, RedisStore
+from meshwright.models.cache.stores import TIMEOUT_SECONDS, RedisCache
 from meshwright.models.port import ModelReply
 from meshwright.sql.cache import SqliteCache
 from meshwright.testing import ManualClock
@@ -149,7 +149,7 @@ async def test_a_redis_that_does_not_answer_is_not_waited_for() -> None:
 
     async with await asyncio.start_server(keep_silent, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        store = RedisStore(f"redis://:secret@127.0.0.1:{port}/0")
+        store = RedisCache(f"redis://:secret@127.0.0.1:{port}/0")
         with suppress(CacheUnavailable):
             await store.get("a")  # the first one imports what it needs
         started = asyncio.get_running_loop().time()
@@ -163,7 +163,7 @@ async def test_a_redis_that_does_not_answer_is_not_waited_for() -> None:
 
 @pytest.mark.needs("redis-server")
 async def test_a_wrong_password_is_said_without_it(services: Services) -> None:
-    store = RedisStore(f"redis://:wrong-secret@{services.redis_host}/0", timeout_seconds=PATIENCE_SECONDS)
+    store = RedisCache(f"redis://:wrong-secret@{services.redis_host}/0", timeout_seconds=PATIENCE_SECONDS)
     with pytest.raises(CacheUnavailable) as failed:
         await store.get("a")
     assert "wrong-secret" not in str(failed.value)

@@ -48,10 +48,10 @@ class Clerk(Agent):
 '''
 REDIS = """
 import asyncio, sys
-from meshwright.models.cache.stores import RedisStore
+from meshwright.models.cache.stores import RedisCache
 
 async def keep():
-    store = RedisStore(sys.argv[1])
+    store = RedisCache(sys.argv[1])
     await store.put("of-an-extra", b"kept", 5.0)
     print((await store.get("of-an-extra")).decode())
     await store.close()

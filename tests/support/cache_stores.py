@@ -3,7 +3,7 @@
 from urllib.parse import quote
 
 from meshwright.models.cache.cached import Cached, CacheStore
-from meshwright.models.cache.stores import RedisStore
+from meshwright.models.cache.stores import RedisCache
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ManualClock
 from tests.support.services import Services
@@ -12,9 +12,9 @@ PATIENCE_SECONDS = 10.0  # with a Redis on a machine that has much else to do
 ROOM = 400_000  # bytes of the stores that have a limit of their own
 
 
-def redis(services: Services) -> RedisStore:
+def redis(services: Services) -> RedisCache:
     url = f"redis://:{quote(services.redis_password)}@{services.redis_host}/0"
-    return RedisStore(url, timeout_seconds=PATIENCE_SECONDS)
+    return RedisCache(url, timeout_seconds=PATIENCE_SECONDS)
 
 
 class Once:

@@ -6,7 +6,7 @@ from typing import Any
 
 from meshwright.messages import Usage
 from meshwright.models.cache.cached import Cached, CacheStore
-from meshwright.models.cache.stores import MemoryStore
+from meshwright.models.cache.stores import MemoryCache
 from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ManualClock
 
@@ -56,7 +56,7 @@ class Provider:
 def caching(
     provider: Any, clock: ManualClock, store: CacheStore | None = None, identity: str = "it"
 ) -> Cached:
-    store = store or MemoryStore(clock, 10_000_000)
+    store = store or MemoryCache(clock, 10_000_000)
     return Cached(provider, store, ttl_seconds=TTL_SECONDS, clock=clock, identity=identity)
 
 

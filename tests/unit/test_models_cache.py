@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.models.cache.cached import key_of
-from meshwright.models.cache.stores import MemoryStore
+from meshwright.models.cache.stores import MemoryCache
 from meshwright.models.port import CallContext, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.testing import ManualClock
 from tests.support.cached_provider import COST, TTL_SECONDS, USAGE, Provider, caching, request
@@ -26,7 +26,7 @@ def provider() -> Provider:
     return Provider()
 
 
-class MixedUp(MemoryStore):
+class MixedUp(MemoryCache):
     """A store that gives whoever asks what was put last, as a connection that lost count would."""
 
     def __init__(self, clock: ManualClock) -> None:
@@ -162,7 +162,7 @@ async def test_a_schema_in_another_order_is_another_call(provider: Provider, clo
 
 
 async def test_what_something_else_answered_is_no_hit(provider: Provider, clock: ManualClock) -> None:
-    store = MemoryStore(clock, 10_000_000)
+    store = MemoryCache(clock, 10_000_000)
     await caching(provider, clock, store, "http http://a").complete(request())
     assert not (await caching(provider, clock, store, "http http://b").complete(request())).cache_hit
     assert (await caching(provider, clock, store, "http http://a").complete(request())).cache_hit

@@ -8,7 +8,7 @@ import pytest
 
 from meshwright.errors import CacheUnavailable
 from meshwright.models.cache.cached import MAX_VALUE_BYTES, key_of
-from meshwright.models.cache.stores import MemoryStore
+from meshwright.models.cache.stores import MemoryCache
 from meshwright.models.port import ModelUnavailable
 from meshwright.testing import ManualClock
 from tests.support.cached_provider import TTL_SECONDS, Provider, caching, request
@@ -77,7 +77,7 @@ async def test_a_reply_that_is_not_whole_or_too_large_is_not_kept(
     clock: ManualClock, reply: dict[str, Any]
 ) -> None:
     provider = Provider(**reply)
-    store = MemoryStore(clock, 10_000_000)
+    store = MemoryCache(clock, 10_000_000)
     model = caching(provider, clock, store)
     await model.complete(request())
     key = key_of(request(), "it")
@@ -98,7 +98,7 @@ async def test_an_error_is_not_kept(provider: Provider, clock: ManualClock) -> N
 async def test_what_a_store_holds_that_is_no_answer_is_written_anew(
     provider: Provider, clock: ManualClock, value: bytes
 ) -> None:
-    store = MemoryStore(clock, 10_000_000)
+    store = MemoryCache(clock, 10_000_000)
     key = key_of(request(), "it")
     assert key is not None
     await store.put(key, value, TTL_SECONDS)

@@ -60,12 +60,12 @@ def cache_of(settings: Settings, folder: Path, clock: Clock) -> CacheStore | Non
     Raises ConfigError for a Redis that is not named, or without its client.
     """
     if settings.cache == "memory":
-        return MemoryStore(clock, settings.cache_max_bytes)
+        return MemoryCache(clock, settings.cache_max_bytes)
     if settings.cache == "disk":
         return SqliteCache(folder, clock, settings.cache_max_bytes)
     if settings.cache == "redis":
         url = settings.cache_redis_url
-        return RedisStore("" if url is None else url.get_secret_value())
+        return RedisCache("" if url is None else url.get_secret_value())
     return None
 
 
@@ -87,7 +87,7 @@ def _identity_of(kind: str, settings: Settings, config_path: Path, environment: 
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
 
-class MemoryStore:
+class MemoryCache:
     """At most `max_bytes` of answers in this process: what was used last stays."""
 
     name = "memory"
@@ -128,7 +128,7 @@ class MemoryStore:
             self._bytes -= len(self._entries.pop(key)[0]) + ENTRY_BYTES
 
 
-class RedisStore:
+class RedisCache:
     """Answers in a Redis, which ends their time itself, and whose `maxmemory` says how many there can be.
 
     Redis's client is imported when it is first used, in a thread. Raises ConfigError where it is not
