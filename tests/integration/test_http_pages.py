@@ -66,3 +66,21 @@ async def test_there_is_no_page_that_needs_a_network(tmp_path: Path) -> None:
     async with http_mesh(tmp_path) as api:
         status, problem = await api.call("GET", "/redoc")
         assert (status, "/docs" in problem["remedy"]) == (404, True)
+
+
+async def test_the_root_says_where_the_pages_are(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path) as api:
+        found = await api.get("/")
+        assert found["name"] == "meshwright"
+        for path in (found["docs"], found["openapi"]):
+            async with api.session.get(path) as response:
+                assert response.status == 200
+
+
+async def test_a_websocket_request_is_answered_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    async with http_mesh(tmp_path) as api, api.session.get("/healthz", headers=upgrade) as response:
+        assert response.status == 200
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]

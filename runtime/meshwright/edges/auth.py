@@ -90,9 +90,10 @@ async def keys_required(keys: Keys, settings: Settings) -> bool:
 
 
 def require_admin(caller: Caller) -> None:
-    """Raises Unauthenticated for a caller without a key, Forbidden for the holder of one."""
+    """Raises Unauthenticated for an anonymous caller, Forbidden for another that is no administrator."""
     if ADMIN not in caller.roles:
-        error: type[MeshError] = Unauthenticated if caller.key_id is None else Forbidden
+        is_anonymous = caller.key_id is None and caller.requested_by == Caller().requested_by
+        error: type[MeshError] = Unauthenticated if is_anonymous else Forbidden
         raise error("Only the administrator of the mesh manages keys", remedy=_ADMIN_REMEDY)
 
 

@@ -1,0 +1,113 @@
+"""Every edge asks one authenticator who its caller is; nothing in a request's body says so."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from meshwright import Mesh, build_mesh, load_settings
+from meshwright.edges.auth import ADMIN, Credentials
+from meshwright.edges.http.app import create_app
+from meshwright.edges.http.server import serving
+from meshwright.edges.mqtt import MqttEdge
+from meshwright.edges.replies import Courier
+from meshwright.ledger.keys import Unauthenticated
+from meshwright.messages import Caller
+from tests.support.http_mesh import Api, Echo
+from tests.support.mqtt_broker import Mosquitto, ask, mosquitto
+
+
+class Badges:
+    """Lets in whoever shows a badge: `TENANT/NAME`, over HTTP as the token, over MQTT as the client."""
+
+    async def authenticate(self, credentials: Credentials) -> Caller:
+        if credentials.client is not None:
+            return Caller(tenant_id="factory", requested_by=f"device {credentials.client}")
+        tenant_id, slash, name = credentials.token.partition("/")
+        if not slash:
+            raise Unauthenticated("Show your badge")
+        roles = frozenset({ADMIN}) if name == "boss" else frozenset[str]()
+        return Caller(tenant_id=tenant_id, requested_by=name, roles=roles)
+
+
+@asynccontextmanager
+async def badge_mesh(folder: Path) -> AsyncIterator[Api]:
+    settings = load_settings(folder, model="offline", durability="normal")
+    mesh = build_mesh(settings, project=folder, agents=[Echo])
+    make_app = partial(create_app, authenticator=Badges())
+    async with (
+        mesh,
+        serving(mesh, "127.0.0.1", 0, make_app) as server,
+        aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=20)) as session,
+    ):
+        yield Api(mesh, session, asyncio.Event(), server.url)
+
+
+def shows(badge: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {badge}"}
+
+
+async def test_http_takes_tenant_and_requester_from_the_authenticator(tmp_path: Path) -> None:
+    async with badge_mesh(tmp_path) as api:
+        assert (await api.call("GET", "/tasks"))[0] == 401
+        task = {"agent_id": "echo", "task_id": "t1"}
+        assert (await api.call("POST", "/tasks", json=task, headers=shows("acme/ada")))[0] == 202
+        _, view = await api.call("GET", "/tasks/t1", headers=shows("acme/bob"))
+        assert (view["tenant_id"], view["requested_by"]) == ("acme", "ada")
+        assert (await api.call("GET", "/tasks/t1", headers=shows("other/ada")))[0] == 404
+        for name in ("tenant_id", "requested_by"):
+            body = {"agent_id": "echo", name: "other"}
+            status, problem = await api.call("POST", "/tasks", json=body, headers=shows("acme/ada"))
+            assert (status, problem["field"]) == (422, name)
+
+
+async def test_only_the_role_of_an_administrator_manages_keys(tmp_path: Path) -> None:
+    async with badge_mesh(tmp_path) as api:
+        assert (await api.call("GET", "/keys", headers=shows("acme/ada")))[0] == 403
+        assert (await api.call("GET", "/keys", headers=shows("acme/boss")))[0] == 200
+
+
+async def test_a_caller_without_the_role_names_no_other_tenant_for_a_model_call(tmp_path: Path) -> None:
+    call = {"model": "fast", "messages": [{"role": "user", "content": "Hello?"}]}
+    async with badge_mesh(tmp_path) as api:
+        status, problem = await api.call(
+            "POST", "/complete", json={**call, "tenant_id": "other"}, headers=shows("acme/ada")
+        )
+        assert (status, problem["field"]) == (403, "tenant_id")
+        assert (await api.call("POST", "/complete", json=call, headers=shows("acme/ada")))[0] == 200
+        costs = await api.mesh.costs("agent", tenant_id="acme")
+    assert [line.key for line in costs.items] == ["ada"]
+
+
+@pytest.mark.needs("mosquitto", "mosquitto_rr")
+async def test_mqtt_takes_tenant_and_requester_from_the_authenticator(tmp_path: Path) -> None:
+    hello, reply_to = {"agent_id": "echo", "task_id": "t1"}, "replies/ada/1"
+    async with mosquitto(tmp_path / "broker") as broker, badge_edge(tmp_path, broker) as mesh:
+        refused = await ask(broker, "mesh/default/clients/ada/submit", hello, reply_to=reply_to)
+        assert refused["code"] == "ForeignTenant"
+        outcome = await ask(
+            broker, "mesh/factory/clients/ada/submit", hello, reply_to=reply_to, reply="outcome"
+        )
+        assert outcome["success"]
+        assert (await mesh.task("t1", "factory")).requested_by == "device ada"
+
+
+@asynccontextmanager
+async def badge_edge(folder: Path, broker: Mosquitto) -> AsyncIterator[Mesh]:
+    """A mesh whose MQTT edge has an authenticator of its own."""
+    settings = partial(load_settings, folder, model="offline", durability="normal")
+    mesh = build_mesh(settings(), project=folder, agents=[Echo])
+    mesh.settings = settings(mqtt_url=broker.url)
+    edge = MqttEdge(mesh, Badges())
+    for kind, *_ in mesh.component(Courier).actors():
+        mesh.host.register(kind)
+    async with mesh:
+        await edge.start()
+        try:
+            yield mesh
+        finally:
+            await edge.stop()
