@@ -34,7 +34,7 @@ def embedded_host(grounds: Grounds) -> Runtime:
     return Runtime(
         SqliteStore(grounds.database, grounds.log),
         clock=grounds.clock,
-        tracing=grounds.tracing,
+        tracing=grounds.tracing if grounds.settings.tracing.turns else None,
         max_record_bytes=grounds.settings.max_record_bytes,
     )
 

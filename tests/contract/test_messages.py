@@ -210,11 +210,11 @@ async def test_a_message_to_an_unknown_type_of_actor_is_recorded(harness: HostHa
 
 async def test_a_full_mailbox_refuses_calls_and_loses_none_that_it_took(harness: HostHarness) -> None:
     host = await harness.open(DIARY, max_mailbox=5)
-    calls = [host.call(diary(), "write", {"text": str(n)}) for n in range(50)]
+    calls = [host.call(diary(), "write", {"text": str(n)}) for n in range(100)]
     results = await asyncio.gather(*calls, return_exceptions=True)
     refused = [n for n, result in enumerate(results) if isinstance(result, MailboxFull)]
     taken = [n for n, result in enumerate(results) if not isinstance(result, BaseException)]
-    assert len(refused) + len(taken) == 50
+    assert len(refused) + len(taken) == 100
     assert refused
     assert sorted(map(int, await lines_of(host))) == taken
     page = await host.call(diary(), "write", {"text": "room again"})

@@ -82,7 +82,7 @@ class AheadExecutor:
         self._ready: deque[Cell] = deque()
         self._callbacks: deque[Settled] = deque()
         self._scheduled = False
-        self._turns = 0
+        self._turns = self._in_place = 0
         self._numbers = itertools.count(1)
         self._unwritten: dict[ActorRef, list[tuple[str, int]]] = {}
         self._publishing: dict[str, asyncio.Event] = {}
@@ -101,6 +101,20 @@ class AheadExecutor:
             cell.queued = True
             self._ready.append(cell)
             self._schedule()
+
+    def call(self, cell: Cell, message: Message) -> asyncio.Future[Any]:
+        """Call an actor; the result is its reply. An idle one takes its turn at once, some in each round."""
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        delivery = Delivery(message, is_call=True, reply=reply)
+        if cell.queued or self._in_place == MAX_TURNS_A_ROUND or self.failure is not None:
+            self.deliver(cell, delivery)
+            return reply
+        self._in_place += 1
+        if cell.record is None:
+            self._load([cell])
+        self._turn(cell, delivery)
+        self._schedule()
+        return reply
 
     def refuse(self, delivery: Delivery, error: Exception) -> None:
         """Record that a message was not taken."""
@@ -237,6 +251,7 @@ class AheadExecutor:
     def _round(self) -> None:
         """One round of the loop: some callbacks, some turns, then what they came to goes to the store."""
         self._scheduled = False
+        self._in_place = 0
         for _ in range(min(MAX_CALLBACKS_A_ROUND, len(self._callbacks))):
             self._callbacks.popleft()(self.failure)
         turns = 0

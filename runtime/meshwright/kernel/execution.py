@@ -21,8 +21,6 @@ from meshwright.messages import Event
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.turns import Commit, take_turn
 
-UNTRACED = NoTracing()  # for turns that belong to no task
-
 
 @dataclass(slots=True, eq=False)
 class Surroundings:
@@ -35,7 +33,7 @@ class Surroundings:
     bus: Bus
     timers: Timers
     clock: Clock
-    tracing: Tracing | NoTracing
+    tracing: Tracing | NoTracing | None
     max_record_bytes: int
     strict: bool
     signal: Callable[[ActorRef, Sequence[Any]], None]
@@ -48,26 +46,31 @@ class Surroundings:
         message = delivery.message
         if not delivery.is_call and self._is_outdated(message.method, record):
             return Commit(cell.ref, message, record, changed=False)
-        tracing = self.tracing if message.traceparent is not None else UNTRACED
-        with tracing.span(f"turn {cell.ref.type}.{message.method}", parent=message.traceparent) as span:
-            try:
-                if cell.actor is None:
-                    cell.actor = cell.kind.activate(cell.ref, record)
-                commit = take_turn(
-                    cell.kind,
-                    cell.actor,
-                    record,
-                    message,
-                    self.clock.now(),
-                    remember=delivery.remember,
-                    traceparent=span.traceparent,
-                    max_bytes=self.max_record_bytes,
-                )
-                if self.strict and delivery.is_call:
-                    commit.reply = _through_json(commit.reply)
-            except BaseException:  # passed on: the next turn begins with what the last one left
-                cell.actor = None
-                raise
+        if self.tracing is None or message.traceparent is None:
+            return self._run(cell, record, delivery, message.traceparent)
+        name = f"turn {cell.ref.type}.{message.method}"
+        with self.tracing.span(name, parent=message.traceparent) as span:
+            return self._run(cell, record, delivery, span.traceparent)
+
+    def _run(self, cell: Cell, record: ActorRecord, delivery: Delivery, traceparent: str | None) -> Commit:
+        try:
+            if cell.actor is None:
+                cell.actor = cell.kind.activate(cell.ref, record)
+            commit = take_turn(
+                cell.kind,
+                cell.actor,
+                record,
+                delivery.message,
+                self.clock.now(),
+                remember=delivery.remember,
+                traceparent=traceparent,
+                max_bytes=self.max_record_bytes,
+            )
+            if self.strict and delivery.is_call:
+                commit.reply = _through_json(commit.reply)
+        except BaseException:  # passed on: the next turn begins with what the last one left
+            cell.actor = None
+            raise
         return commit
 
     def _is_outdated(self, method: str, record: ActorRecord) -> bool:
@@ -82,6 +85,10 @@ class Executor(Protocol):
 
     def deliver(self, cell: Cell, delivery: Delivery) -> None:
         """Put a message or a call into the mailbox of an actor."""
+        ...
+
+    def call(self, cell: Cell, message: Message) -> asyncio.Future[Any]:
+        """Call an actor; the result is its reply."""
         ...
 
     def refuse(self, delivery: Delivery, error: Exception) -> None:

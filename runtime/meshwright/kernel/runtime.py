@@ -42,10 +42,11 @@ MAX_ACTIVE_BYTES = 64 * 1024 * 1024  # of the states of active actors, as JSON
 class Runtime:
     """Runs actors on a store. Register kinds and subscriptions first, then `start`.
 
-    `max_mailbox` bounds what may wait for one actor before calls and messages from outside are refused.
-    Idle actors are evicted after a minute, or sooner where more than `max_active` are active or their states
-    have more than `max_active_bytes`. `strict`: bodies and replies of calls go through JSON, as they do where
-    actors run in other processes; for tests.
+    `tracing` records a span of each turn that belongs to a trace. `max_mailbox` bounds what may wait for one
+    actor before calls and messages from outside are refused. Idle actors are evicted after a minute, or
+    sooner where more than `max_active` are active or their states have more than `max_active_bytes`.
+    `strict`: bodies and replies of calls go through JSON, as they do where actors run in other processes; for
+    tests.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Runtime:
         self._is_open = self._is_draining = self._is_lost = False
         self._begun = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tracing = tracing or NoTracing()
+        self._tracing = tracing
         self._executor = self._new_executor()
 
     def _new_executor(self) -> Executor:
@@ -263,10 +264,7 @@ class Runtime:
         message = Message(f"call/{next(self._calls)}", ref, method, body, traceparent=traceparent)
         if ref.type in self.remote_kinds and isinstance(self._store, SharedStore):
             return await self._store.forward(message)
-        cell = self._admit(ref)
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._executor.deliver(cell, Delivery(message, is_call=True, reply=reply))
-        return await reply
+        return await self._executor.call(self._admit(ref), message)
 
     async def send(self, message: Message) -> None:
         """Take a message from outside: durable when this returns, and dropped if its id was taken before."""

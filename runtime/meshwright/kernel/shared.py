@@ -62,6 +62,12 @@ class SharedExecutor:
             cell.queued = True
             self._begin(self._work(cell), f"turns of {cell.ref}")
 
+    def call(self, cell: Cell, message: Message) -> asyncio.Future[Any]:
+        """Call an actor; the result is its reply."""
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.deliver(cell, Delivery(message, is_call=True, reply=reply))
+        return reply
+
     def refuse(self, delivery: Delivery, error: Exception) -> None:
         """Record that a message was not taken."""
         batch = Batch(events=[dead_letter(delivery.message, error, self._around.clock.now())])

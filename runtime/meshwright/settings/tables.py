@@ -224,6 +224,8 @@ class TracingSettings(Table):
     """Whether spans are recorded and kept in the event log."""
     content: bool = False
     """Whether spans hold the text of messages. Off: only names, counts and times."""
+    turns: bool = False
+    """Whether each turn of an actor has a span of its own, besides those of runs, models and tools."""
     otlp_endpoint: Annotated[str | None, _http_url("http://127.0.0.1:4318/v1/traces")] = None
     """Full URL of an OpenTelemetry collector that gets the spans too, by OTLP/HTTP: see extra `otlp`."""
 

@@ -45,6 +45,7 @@ class SqliteStore(ExclusiveStore):
         self._reader: Session | None = None
         self._receiver: Receiver | None = None
         self._incarnation = ""
+        self._last_ids: dict[str, str] = {}
 
     @classmethod
     def in_folder(cls, folder: Path | None, *, durability: Durability = "full") -> SqliteStore:
@@ -87,7 +88,8 @@ class SqliteStore(ExclusiveStore):
         """The records of actors: one look-up for each type."""
         by_type: defaultdict[str, list[str]] = defaultdict(list)
         for ref in refs:
-            by_type[ref.type].append(ref.id)
+            if ref.id <= self._last_id(ref.type):
+                by_type[ref.type].append(ref.id)
         found: dict[ActorRef, ActorRecord] = {}
         for kind, ids in by_type.items():
             rows = self._read(f"{SELECT_HEADS} AND id IN ({','.join('?' * len(ids))})", (kind, *ids))
@@ -96,6 +98,9 @@ class SqliteStore(ExclusiveStore):
 
     def write(self, batch: Batch, done: Callable[[StoreFailed | None], None]) -> None:
         """Queue a batch for the writer's thread."""
+        for ref in batch.actors:
+            if ref.id > self._last_id(ref.type):
+                self._last_ids[ref.type] = ref.id
         self._database.submit(BatchJob(batch, self._log, self._tell, done))
 
     async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
@@ -124,6 +129,13 @@ class SqliteStore(ExclusiveStore):
         """Show an event to the listeners of this process."""
         if self._receiver is not None:
             self._receiver.bus.tell(event)
+
+    def _last_id(self, kind: str) -> str:
+        """No actor of the type has a later id: a task's sorts after those of all earlier ones."""
+        if kind not in self._last_ids:
+            [(last,)] = self._read("SELECT max(id) FROM heads WHERE type = ?", (kind,))
+            self._last_ids[kind] = last or ""
+        return self._last_ids[kind]
 
     def _tell(self, events: Sequence[Event]) -> None:
         self._log.committed(events)
