@@ -55,31 +55,37 @@ RECOVERY = (
 )
 
 
+TURNS_A_ROUND = {"in one commit": 64, "in many commits": 1}
+
+
 @pytest.fixture(scope="module")
-def passages(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
+def passages(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
     """How often a run of the plan passes each point, where nothing kills it."""
-    job = Job(str(tmp_path_factory.mktemp("unharmed")), PLAN)
-    [passed] = [line for line in nodes.start(job) if line.startswith("passed ")]
-    return Counter(json.loads(passed.removeprefix("passed ")))
+    counts = {}
+    for turns, number in TURNS_A_ROUND.items():
+        job = Job(str(tmp_path_factory.mktemp("unharmed")), PLAN, max_turns_a_round=number)
+        [passed] = [line for line in nodes.start(job) if line.startswith("passed ")]
+        counts[turns] = Counter[str](json.loads(passed.removeprefix("passed ")))
+    return counts
 
 
 # A failpoint on each arrow
 
 
-@pytest.mark.parametrize("turns", ["in one commit", "in many commits"])
+@pytest.mark.parametrize("turns", list(TURNS_A_ROUND))
 @pytest.mark.parametrize("which", ["first", "any"])
 @pytest.mark.parametrize("point", ARROWS)
 def test_a_kill_on_any_arrow_loses_nothing_and_doubles_nothing(
     nodes: Nodes,
-    passages: Counter[str],
+    passages: dict[str, Counter[str]],
     tmp_path: Path,
     rng: random.Random,
     point: str,
     which: str,
     turns: str,
 ) -> None:
-    nth = 1 if which == "first" else rng.randint(1, passages[point])
-    job = Job(str(tmp_path), PLAN, max_turns_a_round=64 if turns == "in one commit" else 1)
+    nth = 1 if which == "first" else rng.randint(1, passages[turns][point])
+    job = Job(str(tmp_path), PLAN, max_turns_a_round=TURNS_A_ROUND[turns])
     assert nodes.run(replace(job, point=point, nth=nth)) == KILLED, f"passage {nth} of {point} never came"
     again = nodes.run(replace(job, point=point))  # and once more, where what is left to do comes by there
     assert again in (0, KILLED)
@@ -89,10 +95,10 @@ def test_a_kill_on_any_arrow_loses_nothing_and_doubles_nothing(
 
 @pytest.mark.parametrize("point", RECOVERY)
 def test_a_kill_during_recovery_loses_nothing_and_doubles_nothing(
-    nodes: Nodes, passages: Counter[str], tmp_path: Path, rng: random.Random, point: str
+    nodes: Nodes, passages: dict[str, Counter[str]], tmp_path: Path, rng: random.Random, point: str
 ) -> None:
     job = Job(str(tmp_path), PLAN)
-    nth = rng.randint(1, passages["model.before"] - 1)
+    nth = rng.randint(1, passages["in one commit"]["model.before"] - 1)
     assert nodes.run(replace(job, point="model.before", nth=nth)) == KILLED
     assert nodes.run(replace(job, point=point)) == KILLED
     assert nodes.run(job) == 0
