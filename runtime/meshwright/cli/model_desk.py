@@ -12,10 +12,9 @@ from meshwright.agents.tags import warnings_of
 from meshwright.context.text import count_tokens
 from meshwright.errors import ConfigError
 from meshwright.models.config import LiteLLMConfig, read_config
-from meshwright.models.overview import explanation, groups_document
+from meshwright.models.overview import explanation, groups_document, probe_all
 from meshwright.models.port import Adapter
 from meshwright.models.prices import Prices
-from meshwright.models.probe import probe_all
 from meshwright.models.routing import deployment_id
 from meshwright.models.select import choose_model
 from meshwright.prompts import Prompts

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 
 from meshwright.capability import Capability
 from meshwright.errors import ConfigError
-from meshwright.models.aliases import current
-from meshwright.models.providers import provider_of
+from meshwright.models.providers import current, provider_of
 from meshwright.money import Budget, is_amount
 
 AgentT = TypeVar("AgentT")

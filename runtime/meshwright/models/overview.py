@@ -1,16 +1,28 @@
-"""What `mesh models` shows: groups, deployments and prices, and where a call goes, as plain data."""
+"""What `mesh models` shows, as plain data: what there is, where a call goes, and whether each answers."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from meshwright.errors import MeshError
+from meshwright.messages import Usage
 from meshwright.models.config import LiteLLMConfig
-from meshwright.models.port import ModelRequest
+from meshwright.models.port import (
+    ChatMessage,
+    Model,
+    ModelReply,
+    ModelRequest,
+    PriceList,
+    ToolSpec,
+    Unsupported,
+)
 from meshwright.models.prices import Prices, Rates
 from meshwright.models.routing import (
     WHEN,
-    Candidate,
     Route,
     check,
     deployment_id,
@@ -19,10 +31,21 @@ from meshwright.models.routing import (
     route,
     tags_of,
 )
+from meshwright.money import ZERO
 
 Document = dict[str, Any]
-UNKNOWN = {"status": "unknown"}
+_UNKNOWN = {"status": "unknown"}
 """The health of what nobody has called yet."""
+_SHOWN = ("deployment", "model", "share", "why", "missing")
+_AT_ONCE = 4
+_TOOL = ToolSpec(name="ok", description="Does nothing.", parameters={"type": "object", "properties": {}})
+_PROBE = ModelRequest(
+    messages=(ChatMessage(role="user", content="Say ok"),),
+    user="mesh-models-test",
+    max_tokens=16,  # enough for a whole call of the tool: some providers refuse one that is cut off
+    timeout_seconds=30.0,
+    cache=False,
+)
 
 
 def groups_document(
@@ -37,7 +60,16 @@ def groups_document(
         {
             "group": name,
             "deployments": [
-                deployment_document(each, prices, environment, health)
+                {
+                    "deployment": deployment_id(each),
+                    "model": each["litellm_params"]["model"],
+                    "tags": list(tags_of(each)),
+                    "weight": each["litellm_params"].get("weight"),
+                    "order": each["litellm_params"].get("order"),
+                    "price": _price(prices.of_deployment(each)),
+                    "missing": list(missing_of(each, environment)),
+                    "health": health.get(deployment_id(each), _UNKNOWN),
+                }
                 for each in config.deployments
                 if each["model_name"] == name
             ],
@@ -47,28 +79,83 @@ def groups_document(
     ]
 
 
-def deployment_document(
-    deployment: Mapping[str, Any],
-    prices: Prices,
-    environment: Mapping[str, str] | None,
-    health: Mapping[str, Document],
+def explanation(
+    config: LiteLLMConfig, environment: Mapping[str, str] | None, group: str, tags: Sequence[str]
 ) -> Document:
-    """One deployment."""
-    params = deployment["litellm_params"]
-    name = deployment_id(deployment)
+    """Where a call goes. Raises ModelRefused for a group or a tag that the file does not have."""
+    check(config, ModelRequest(model=group, messages=(), tags=tuple(tags), user="mesh models route"))
+    return {"tags": list(tags), **_route(route(config, environment, group, tags))}
+
+
+async def probe_all(model: Model, groups: Sequence[str], prices: PriceList) -> list[Document]:
+    """Probe each group, some at a time, and say what came of it, in the order of the groups."""
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(group: str) -> Document:
+        async with places:
+            return await _probe(model, group, prices)
+
+    return list(await asyncio.gather(*map(one, groups)))
+
+
+async def _probe(model: Model, group: str, prices: PriceList) -> Document:
+    """Call a group as agents do: plainly, streamed, and with a tool, for a few tokens each.
+
+    `usage` and `cost_usd` are of all three, `latency_ms` is the first one's. An error is told by our name for
+    it, with the kind of call that met it, and not raised. `tools` says whether the model takes any.
+    """
+    plain = _PROBE.model_copy(update={"model": group})
+    begun = time.perf_counter()
+    kind, took, tools = "", None, True
+    replies: list[ModelReply] = []
+    try:
+        replies.append(await model.complete(plain))
+        took = _milliseconds_since(begun)
+        kind = "streamed: "
+        replies.append(await model.complete(plain, _pass_over))
+        kind = "with a tool: "
+        try:
+            replies.append(await model.complete(plain.model_copy(update={"tools": (_TOOL,)})))
+        except Unsupported:  # agents then describe their tools in words
+            tools = False
+    except MeshError as error:
+        return {
+            "deployment": group,
+            "ok": False,
+            "latency_ms": _milliseconds_since(begun) if took is None else took,
+            "error": {"type": error.code, "message": f"{kind}{error}"},
+        }
     return {
-        "deployment": name,
-        "model": params["model"],
-        "tags": list(tags_of(deployment)),
-        "weight": params.get("weight"),
-        "order": params.get("order"),
-        "price": price_document(prices.of_deployment(deployment)),
-        "missing": list(missing_of(deployment, environment)),
-        "health": health.get(name, UNKNOWN),
+        "deployment": group,
+        "ok": True,
+        "model": replies[0].model,
+        "latency_ms": took,
+        "usage": sum((reply.usage for reply in replies), Usage()).model_dump(mode="json"),
+        "cost_usd": _cost(replies, plain, prices),
+        "tools": tools,
     }
 
 
-def price_document(rates: Rates | None) -> Document | None:
+def _pass_over(text: str) -> None: ...
+
+
+def _milliseconds_since(begun: float) -> float:
+    return round((time.perf_counter() - begun) * 1000, 1)
+
+
+def _cost(replies: Sequence[ModelReply], request: ModelRequest, prices: PriceList) -> str | None:
+    """What the calls cost, in dollars: as was reported, else by our prices; None where nobody knows."""
+    costs = [
+        prices.of_reply(reply, request)
+        if reply.cost_usd is None and reply.cost_source != "estimated"
+        else reply.cost_usd
+        for reply in replies
+    ]
+    known = [cost for cost in costs if cost is not None]
+    return f"{sum(known, ZERO):f}" if len(known) == len(costs) else None
+
+
+def _price(rates: Rates | None) -> Document | None:
     """A price in dollars per million tokens, as text; `above` holds for prompts of more tokens than that."""
     if rates is None:
         return None
@@ -76,34 +163,13 @@ def price_document(rates: Rates | None) -> Document | None:
     return {**rates.base.model_dump(mode="json"), "source": rates.source, "above": above}
 
 
-def explanation(
-    config: LiteLLMConfig, environment: Mapping[str, str] | None, group: str, tags: Sequence[str]
-) -> Document:
-    """Where a call goes. Raises ModelRefused for a group or a tag that the file does not have."""
-    check(config, ModelRequest(model=group, messages=(), tags=tuple(tags), user="mesh models route"))
-    return {"tags": list(tags), **route_document(route(config, environment, group, tags))}
+def _route(found: Route) -> Document:
+    def shown(name: str) -> list[Document]:
+        candidates = (asdict(each) for each in getattr(found, name))
+        return [{field: each[field] for field in _SHOWN} for each in candidates]
 
-
-def route_document(found: Route) -> Document:
-    """A route and those that follow it."""
     return {
-        "group": found.group,
-        "when": found.when,
-        "why": found.why,
-        "asked": [candidate_document(each) for each in found.asked],
-        "instead": [candidate_document(each) for each in found.instead],
-        "left_out": [candidate_document(each) for each in found.left_out],
-        "problem": found.problem,
-        "fallbacks": [route_document(each) for each in found.fallbacks],
-    }
-
-
-def candidate_document(candidate: Candidate) -> Document:
-    """One that is asked, or would be."""
-    return {
-        "deployment": candidate.deployment,
-        "model": candidate.model,
-        "share": candidate.share,
-        "why": candidate.why,
-        "missing": list(candidate.missing),
+        **{name: getattr(found, name) for name in ("group", "when", "why", "problem")},
+        **{name: shown(name) for name in ("asked", "instead", "left_out")},
+        "fallbacks": [_route(each) for each in found.fallbacks],
     }

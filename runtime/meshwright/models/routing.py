@@ -102,10 +102,10 @@ def check(config: LiteLLMConfig, request: ModelRequest) -> None:
             remedy=did_you_mean(request.model, config.groups, "Groups"),
             field="model",
         )
-    if unknown := unknown_tags(config, request.tags):
+    if unknown := _unknown_tags(config, request.tags):
         raise ModelRefused(
             f"{file} has no deployment tagged {unknown[0]!r}",
-            remedy=did_you_mean(unknown[0], known_tags(config), "Tags"),
+            remedy=did_you_mean(unknown[0], _known_tags(config), "Tags"),
             field="tags",
         )
 
@@ -117,9 +117,9 @@ def tags_nobody_answers(config: LiteLLMConfig, callers: Mapping[str, CallerTags]
     """
     problems = []
     for caller, (group, tags) in callers.items():
-        if unknown := unknown_tags(config, tags):
+        if unknown := _unknown_tags(config, tags):
             what = f"{caller}: no deployment of {config.path.name} is tagged {unknown[0]!r}"
-            remedy = did_you_mean(unknown[0], known_tags(config), "Tags")
+            remedy = did_you_mean(unknown[0], _known_tags(config), "Tags")
         elif deployments_of(config, group) is None:
             what = f"{caller}: {config.path.name} has no model group {group!r}"
             remedy = did_you_mean(group, config.groups, "Groups")
@@ -143,17 +143,17 @@ def _route(
     if deployments is None:
         return Route(group, when, "", (), (), problem=f"there is no group {group!r}")
     ready = [each for each in deployments if not missing_of(each, environment)]
-    chosen, why = fitting(config, ready, tags)
-    meant, why_meant = fitting(config, deployments, tags)
+    chosen, why = _fitting(config, ready, tags)
+    meant, why_meant = _fitting(config, deployments, tags)
     absent = [each for each in meant if each not in ready]
     if why != why_meant:
         why = f"{why_meant} cannot be called: those tagged default instead"
-    left_out = tuple(candidate(each, environment, None, "its credential is missing") for each in absent)
-    problem = None if chosen else why_nobody(group, tags, absent, environment)
+    left_out = tuple(_candidate(each, environment, None, "its credential is missing") for each in absent)
+    problem = None if chosen else _why_nobody(group, tags, absent, environment)
     why = why if chosen else why_meant
-    default, _ = fitting(config, ready, ()) if tags else ([], "")
+    default, _ = _fitting(config, ready, ()) if tags else ([], "")
     instead = tuple(
-        candidate(each, environment, None, "where all of those cool down")
+        _candidate(each, environment, None, "where all of those cool down")
         for each in default
         if each not in chosen and DEFAULT_TAG in tags_of(each)
     )
@@ -161,7 +161,7 @@ def _route(
     return Route(group, when, why, asked, left_out, instead, problem=problem)
 
 
-def fitting(
+def _fitting(
     config: LiteLLMConfig, deployments: Sequence[dict[str, Any]], tags: Sequence[str]
 ) -> tuple[list[dict[str, Any]], str]:
     """Those of a group's deployments that a call with these tags is for, and who they are in words."""
@@ -172,13 +172,13 @@ def fitting(
         if default:
             return default, "those tagged default, since the call has no tags"
         return list(deployments), "all, since the call has no tags and none is tagged default"
-    joined = (" or " if any_tag_fits(config) else " and ").join(tags)
+    joined = (" or " if _any_tag_fits(config) else " and ").join(tags)
     if fit := matching(config, deployments, tags):
         return fit, f"those tagged {joined}"
     return default, f"those tagged default, since none is tagged {joined}"
 
 
-def why_nobody(
+def _why_nobody(
     group: str,
     tags: Sequence[str],
     absent: Sequence[Mapping[str, Any]],
@@ -195,24 +195,24 @@ def _asked(
     config: LiteLLMConfig, chosen: Sequence[dict[str, Any]], environment: Mapping[str, str] | None
 ) -> tuple[Candidate, ...]:
     """The chosen in the order in which they are asked, each with its share of the calls."""
-    orders = sorted({order for each in chosen if (order := order_of(each)) is not None})
-    first = [each for each in chosen if not orders or order_of(each) == orders[0]]
+    orders = sorted({order for each in chosen if (order := _order_of(each)) is not None})
+    first = [each for each in chosen if not orders or _order_of(each) == orders[0]]
     strategy = config.router_settings.get("routing_strategy", BY_CHANCE)
     shares = shares_of(first) if strategy == BY_CHANCE else [None] * len(first)
     asked = [
-        candidate(each, environment, share, asked_when(share, strategy, len(first), len(chosen)))
+        _candidate(each, environment, share, _asked_when(share, strategy, len(first), len(chosen)))
         for each, share in zip(first, shares, strict=True)
     ]
     follow = [
-        candidate(each, environment, None, f"after order {before} failed")
+        _candidate(each, environment, None, f"after order {before} failed")
         for before, order in pairwise(orders)
         for each in chosen
-        if order_of(each) == order
+        if _order_of(each) == order
     ]
     return (*sorted(asked, key=lambda each: -(each.share or 0)), *follow)
 
 
-def asked_when(share: float | None, strategy: str, rivals: int, chosen: int) -> str:
+def _asked_when(share: float | None, strategy: str, rivals: int, chosen: int) -> str:
     """When a deployment of the first order is asked."""
     if rivals == 1:
         return "the only one" if chosen == 1 else "first"
@@ -226,16 +226,16 @@ def shares_of(deployments: Sequence[Mapping[str, Any]]) -> list[float]:
     params = [each["litellm_params"] for each in deployments]
     for name in WEIGHTS:
         if params and params[0].get(name) is not None and sum(each.get(name) or 0 for each in params) > 0:
-            return normal([float(each.get(name) or 0) for each in params])
-    return normal([1.0] * len(params))
+            return _normal([float(each.get(name) or 0) for each in params])
+    return _normal([1.0] * len(params))
 
 
-def normal(weights: Sequence[float]) -> list[float]:
+def _normal(weights: Sequence[float]) -> list[float]:
     """The weights as parts of 1."""
     return [each / sum(weights) for each in weights]
 
 
-def candidate(
+def _candidate(
     deployment: Mapping[str, Any], environment: Mapping[str, str] | None, share: float | None, why: str
 ) -> Candidate:
     """A deployment as a call sees it."""
@@ -253,15 +253,15 @@ def candidate(
     )
 
 
-def unknown_tags(config: LiteLLMConfig, tags: Iterable[str]) -> list[str]:
+def _unknown_tags(config: LiteLLMConfig, tags: Iterable[str]) -> list[str]:
     """Those of the tags that no deployment has; none where the file does not filter by tags."""
     if not config.router_settings.get("enable_tag_filtering"):
         return []
-    known = known_tags(config)
+    known = _known_tags(config)
     return [tag for tag in tags if tag not in known]
 
 
-def known_tags(config: LiteLLMConfig) -> frozenset[str]:
+def _known_tags(config: LiteLLMConfig) -> frozenset[str]:
     """Every tag that a deployment has."""
     return frozenset(tag for each in config.deployments for tag in tags_of(each))
 
@@ -326,16 +326,16 @@ def matching(
     """Those that have the tags: all of them, or any where the file says so; all where it filters by none."""
     if not config.router_settings.get("enable_tag_filtering"):
         return list(deployments)
-    fits = any if any_tag_fits(config) else all
+    fits = any if _any_tag_fits(config) else all
     return [each for each in deployments if fits(tag in tags_of(each) for tag in tags)]
 
 
-def any_tag_fits(config: LiteLLMConfig) -> bool:
+def _any_tag_fits(config: LiteLLMConfig) -> bool:
     """Whether one common tag is enough, which is LiteLLM's default."""
     return bool(config.router_settings.get("tag_filtering_match_any", True))
 
 
-def order_of(deployment: Mapping[str, Any]) -> int | None:
+def _order_of(deployment: Mapping[str, Any]) -> int | None:
     """Its `order`: the lowest is asked first; those without one only where none has any."""
     order: int | None = deployment["litellm_params"].get("order")
     return order
