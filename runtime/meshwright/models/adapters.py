@@ -16,8 +16,8 @@ from meshwright.models.port import Model
 from meshwright.models.providers import bare_name, provider_name
 from meshwright.models.reasons import Discretion
 
-Params = Mapping[str, Any]
-Maker = Callable[[Params, Discretion], Model]
+_Params = Mapping[str, Any]
+_Maker = Callable[[_Params, Discretion], Model]
 """Makes the model of a deployment of its `litellm_params`, resolved."""
 
 _ADDRESSES = {
@@ -53,7 +53,7 @@ _MESSAGES = frozenset(
 )
 
 
-def adapter_of(params: Params, discretion: Discretion, *, drop_params: bool = False) -> Model:
+def adapter_of(params: _Params, discretion: Discretion, *, drop_params: bool = False) -> Model:
     """Make the model of a deployment. `discretion` knows the secrets that no error may show.
 
     Raises ConfigError for an address or a key that cannot be used.
@@ -65,12 +65,12 @@ def adapter_of(params: Params, discretion: Discretion, *, drop_params: bool = Fa
     return LiteLLMModel(kept, discretion=discretion, drop_params=drop_params)
 
 
-def needs_litellm(params: Params) -> bool:
+def needs_litellm(params: _Params) -> bool:
     """Whether no adapter of our own can call a deployment."""
     return _maker_of(params) is None
 
 
-def _maker_of(params: Params) -> Maker | None:
+def _maker_of(params: _Params) -> _Maker | None:
     """The maker of the deployment's provider; None where that has none, or only LiteLLM reads a parameter.
 
     This is the registry: a new provider is a line here.
@@ -84,7 +84,7 @@ def _maker_of(params: Params) -> Maker | None:
     return None
 
 
-def _has_only(params: Params, fields: frozenset[str]) -> bool:
+def _has_only(params: _Params, fields: frozenset[str]) -> bool:
     """Whether a deployment has no parameter that only LiteLLM can read; what nobody knows is passed on."""
     ours = _ROUTING | _CALLING | _OURS | fields
     litellms = known_names()["litellm_params"]
@@ -95,21 +95,21 @@ def _is_price(name: str) -> bool:
     return "cost" in name.split("_")
 
 
-def _passed_on(params: Params, left: frozenset[str] = frozenset()) -> dict[str, Any]:
+def _passed_on(params: _Params, left: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The fields that go into every request as they are."""
     apart = _ROUTING | _CALLING | _OURS | {"extra_body"} | left
     known = {name: value for name, value in params.items() if name not in apart and not _is_price(name)}
     return {**known, **(params.get("extra_body") or {})}
 
 
-def _headers(params: Params) -> dict[str, str]:
+def _headers(params: _Params) -> dict[str, str]:
     headers = {**(params.get("headers") or {}), **(params.get("extra_headers") or {})}
     if params.get("organization"):
         headers["OpenAI-Organization"] = params["organization"]
     return {str(name): str(value) for name, value in headers.items()}
 
 
-def _openai(params: Params, discretion: Discretion) -> Model:
+def _openai(params: _Params, discretion: Discretion) -> Model:
     provider, model = provider_name(params["model"]), bare_name(params["model"])
     address = params.get("api_base") or params.get("base_url") or _ADDRESSES[provider]
     url = str(address).rstrip("/").removesuffix("/chat/completions")
@@ -121,7 +121,7 @@ def _openai(params: Params, discretion: Discretion) -> Model:
     return ApiModel(f"{url}/chat/completions", wire, api_key=key, headers=headers, discretion=discretion)
 
 
-def _anthropic(params: Params, discretion: Discretion) -> Model:
+def _anthropic(params: _Params, discretion: Discretion) -> Model:
     address = str(params.get("api_base") or params.get("base_url") or ANTHROPIC_URL).rstrip("/")
     url = address.removesuffix("/v1/messages").removesuffix("/v1") + "/v1/messages"
     points = params.get("cache_control_injection_points") or ()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 SETTINGS = ("router_settings", "litellm_settings")
-LIMITS = ("rpm", "tpm")
+_LIMITS = ("rpm", "tpm")
 _NAMES = Path(__file__).with_name("litellm_names.json")
 _PRICE = re.compile(r"(^|_)cost(_|$)")
 _MAX_PRICE = int(MAX_DOLLARS / MILLION)  # dollars per token
@@ -39,7 +39,7 @@ _FOREIGN = re.compile(
 )
 """Names of variables that hold credentials of other systems."""
 _OF_AWS = ("bedrock/", "sagemaker/", "sagemaker_chat/")
-Place = Sequence[Any]
+_Place = Sequence[Any]
 
 
 @cache
@@ -86,7 +86,7 @@ class Check:
             self._warn(f"{_label(place)}{message}" if message[0] in " :" else message, place, remedy)
         return content
 
-    def line_of(self, where: Place) -> int:
+    def line_of(self, where: _Place) -> int:
         """The line of a place, or of the nearest one above it that the file has."""
         node, line = self.root, 1
         for step in where:
@@ -96,7 +96,7 @@ class Check:
             line, node = found
         return line
 
-    def _names(self, values: Mapping[Any, Any], section: str, where: Place) -> None:
+    def _names(self, values: Mapping[Any, Any], section: str, where: _Place) -> None:
         """Warn of a name that LiteLLM does not read in a section, and of a setting that the mesh does not."""
         known = known_names()
         for name in map(str, values):
@@ -112,7 +112,7 @@ class Check:
             what = "and the provider may refuse it" if section == "litellm_params" else "and nothing reads it"
             self._warn(f"{_label(place)}: we know no such name, {what}", place, remedy)
 
-    def _deployment(self, value: Any, where: Place) -> None:
+    def _deployment(self, value: Any, where: _Place) -> None:
         """Check one deployment: its group, its model, its tags and prices."""
         self._expect(value, dict, "a mapping with model_name and litellm_params", where)
         self._expect(value.get("model_name"), str, "the name of a group", [*where, "model_name"])
@@ -126,11 +126,11 @@ class Check:
         tags = self._expect(params.get("tags", []), list, "a list of tags", [*place, "tags"])
         for number, tag in enumerate(tags):
             self._expect(tag, str, "a tag", [*place, "tags", number])
-        for name in (*LIMITS, "weight", "order", "cooldown_time", "max_parallel_requests"):
+        for name in (*_LIMITS, "weight", "order", "cooldown_time", "max_parallel_requests"):
             if name in params and not _is_number(params[name]):
                 self._fail(f"{_label([*place, name])}: expected a number from 0", [*place, name])
 
-    def _prices(self, values: Mapping[str, Any], where: Place) -> None:
+    def _prices(self, values: Mapping[str, Any], where: _Place) -> None:
         """Check that every price is a number, and none below zero."""
         for name, value in values.items():
             if not _PRICE.search(str(name)) or value is None or isinstance(value, dict):
@@ -144,7 +144,7 @@ class Check:
                 remedy = f"Write 0 to {_MAX_PRICE:,} dollars"
                 self._fail(f"{_label(place)}: a price cannot be {shown}", place, remedy)
 
-    def _fallbacks(self, settings: Mapping[str, Any], groups: frozenset[str], where: Place) -> None:
+    def _fallbacks(self, settings: Mapping[str, Any], groups: frozenset[str], where: _Place) -> None:
         """Check that every fallback leads from one group to others that there are, and none in a circle."""
         for name in FALLBACKS:
             rules = self._expect(settings.get(name) or [], list, "a list of fallbacks", [*where, name])
@@ -160,27 +160,27 @@ class Check:
                     self._fail(what, [*where, name, number], "Leave one of them out")
         self._lead_to(settings.get("default_fallbacks") or [], groups, [*where, "default_fallbacks"])
 
-    def _lead_to(self, names: Any, groups: frozenset[str], where: Place) -> None:
+    def _lead_to(self, names: Any, groups: frozenset[str], where: _Place) -> None:
         for name in self._expect(names, list, "a list of groups", where):
             self._expect(name, str, "the name of a group", where)
             if name != "*" and not any(fnmatchcase(name, group) for group in groups):
                 there_are = ", ".join(sorted(groups))
                 self._fail(f"{where[-1]}: there is no group {name!r}; groups are {there_are}", where)
 
-    def _expect(self, value: Any, kind: type, what: str, where: Place) -> Any:
+    def _expect(self, value: Any, kind: type, what: str, where: _Place) -> Any:
         """Return the value if it is of the kind; else say what was expected, and where."""
         if not isinstance(value, kind) or value == "":
             found = "nothing" if value is None or value == "" else type(value).__name__
             self._fail(f"{_label(where)}: expected {what}, found {found}", where)
         return value
 
-    def _fail(self, message: str, where: Place, remedy: str = "") -> NoReturn:
+    def _fail(self, message: str, where: _Place, remedy: str = "") -> NoReturn:
         raise self._problem(message, where, remedy)
 
-    def _warn(self, message: str, where: Place, remedy: str) -> None:
+    def _warn(self, message: str, where: _Place, remedy: str) -> None:
         self.warnings.append(self._problem(message, where, remedy))
 
-    def _problem(self, message: str, where: Place, remedy: str) -> ConfigError:
+    def _problem(self, message: str, where: _Place, remedy: str) -> ConfigError:
         line, field = self.line_of(where), _label(where)
         return ConfigError(message, path=str(self.path), line=line, remedy=remedy, field=field)
 
@@ -234,7 +234,7 @@ def _doubts_of_deployment(
     by_usage = str(router.get("routing_strategy", "")).startswith("usage-based")
     if by_usage or _ENFORCED in (router.get("optional_pre_call_checks") or []):
         return
-    for name in LIMITS:
+    for name in _LIMITS:
         if params.get(name) is not None:
             remedy = f"Add optional_pre_call_checks: [{_ENFORCED}] under router_settings"
             yield " is a limit in the mesh, and only a weight at a proxy", [*where, name], remedy
@@ -244,7 +244,7 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0)
 
 
-def _label(where: Place) -> str:
+def _label(where: _Place) -> str:
     """The place in words: `model_list[2].litellm_params.model`."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in where)
     return "".join(steps).removeprefix(".") or "the file"

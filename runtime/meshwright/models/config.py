@@ -13,12 +13,12 @@ from meshwright.errors import ConfigError
 from meshwright.models.checks import FALLBACKS as FALLBACKS
 from meshwright.models.checks import SETTINGS, Check, groups_of
 
-YAML_TAG = "tag:yaml.org,2002:"
-CORE = frozenset(
-    f"{YAML_TAG}{kind}" for kind in ("bool", "float", "int", "map", "merge", "null", "seq", "str")
+_YAML_TAG = "tag:yaml.org,2002:"
+_CORE = frozenset(
+    f"{_YAML_TAG}{kind}" for kind in ("bool", "float", "int", "map", "merge", "null", "seq", "str")
 )
 """The kinds of values that a file may have; a date stays the text that it is."""
-REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
+_REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,16 @@ def _loader_of(text: str) -> Any:
     resolvers = base.yaml_implicit_resolvers
 
     class CoreLoader(base):
-        """Knows the kinds of CORE, and tells of each value that PyYAML cannot make with its line."""
+        """Knows the kinds of _CORE, and tells of each value that PyYAML cannot make with its line."""
 
         yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
-            first: [(tag, pattern) for tag, pattern in known if tag in CORE]
+            first: [(tag, pattern) for tag, pattern in known if tag in _CORE]
             for first, known in resolvers.items()
         }
 
         def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-            if node.tag not in CORE:
-                problem = f"the tag {node.tag.replace(YAML_TAG, '!!')} is not allowed: write the plain value"
+            if node.tag not in _CORE:
+                problem = f"the tag {node.tag.replace(_YAML_TAG, '!!')} is not allowed: write the plain value"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
             try:
                 return super().construct_object(node, deep)
@@ -122,12 +122,12 @@ def with_ids(deployments: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...
 def names_in(text: str) -> list[str]:
     """The environment's variables that a configuration refers to, each once, in the order of the file."""
     lines = (line.split("#", 1)[0] for line in text.splitlines())
-    return list(dict.fromkeys(name for line in lines for name in REFERENCE.findall(line)))
+    return list(dict.fromkeys(name for line in lines for name in _REFERENCE.findall(line)))
 
 
 def missing_names(value: Any, environment: Mapping[str, str]) -> set[str]:
     """The variables that a part of a configuration refers to and the environment does not set."""
-    return {name for name in references(value) if not environment.get(name)}
+    return {name for name in _references(value) if not environment.get(name)}
 
 
 def resolved(value: Any, environment: Mapping[str, str]) -> Any:
@@ -136,15 +136,15 @@ def resolved(value: Any, environment: Mapping[str, str]) -> Any:
         return {name: resolved(each, environment) for name, each in value.items()}
     if isinstance(value, list):
         return [resolved(each, environment) for each in value]
-    match = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
     return environment[match[1]] if match else value
 
 
-def references(value: Any) -> Iterator[str]:
+def _references(value: Any) -> Iterator[str]:
     """Each variable that a part of a configuration refers to."""
     if isinstance(value, str):
-        if match := REFERENCE.fullmatch(value):
+        if match := _REFERENCE.fullmatch(value):
             yield match[1]
     elif isinstance(value, (dict, list)):
         for each in value.values() if isinstance(value, dict) else value:
-            yield from references(each)
+            yield from _references(each)

@@ -14,25 +14,25 @@ from meshwright.errors import ConfigError
 from meshwright.models.providers import current, provider_of
 from meshwright.money import Budget, is_amount
 
-AgentT = TypeVar("AgentT")
-DEFAULT_INSTRUCTIONS = """\
+_AgentT = TypeVar("_AgentT")
+_DEFAULT_INSTRUCTIONS = """\
 You are {{agent_name}}, an agent that does tasks for people and for other agents. Do what the request asks,
 with the tools you have where they help. Say what you do not know. Answer in plain text, the result first.
 """
-CONTEXT = "{{context}}"
+_CONTEXT = "{{context}}"
 VARIABLES = ("agent_name", "task", "context")
-VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
-MARK = "__meshwright_tool__"
+_VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+_MARK = "__meshwright_tool__"
 """What `@tool` leaves on a function; `tools` has it, which models know nothing of."""
-OPENING = re.compile(r"\{[{%#]")
+_OPENING = re.compile(r"\{[{%#]")
 
 
 def agent_class(
-    base: type[AgentT],
+    base: type[_AgentT],
     model: str,
     *,
     agent_id: str = "",
-    instructions: str = DEFAULT_INSTRUCTIONS,
+    instructions: str = _DEFAULT_INSTRUCTIONS,
     tools: Sequence[Callable[..., Any] | type] = (),
     capabilities: Sequence[Capability | str] = ("general-query",),
     fallbacks: Sequence[str] = (),
@@ -41,7 +41,7 @@ def agent_class(
     tags: Sequence[str] = ("default",),
     temperature: float = 0.0,
     max_tokens: int = 1024,
-) -> type[AgentT]:
+) -> type[_AgentT]:
     """Derive an agent from `base` that is answered by a model named outright.
 
     `tools` are functions marked by `@tool` and toolsets; `max_budget` is what it may spend in all, in
@@ -50,7 +50,7 @@ def agent_class(
     for a provider that is unknown; bare names and credentials are looked for when a mesh is built.
     """
     for name in (model, *fallbacks):
-        check_name(name)
+        _check_name(name)
     agent_id = agent_id or re.sub(r"[^A-Za-z0-9_-]+", "-", f"{model.rpartition('/')[2]}-agent")[-64:]
     settings = {"model": model, "temperature": temperature, "max_tokens": max_tokens, "tags": list(tags)}
     named = (each if isinstance(each, Capability) else Capability(each) for each in capabilities)
@@ -61,36 +61,36 @@ def agent_class(
         "model": model,
         "fallbacks": tuple(fallbacks),
         "toolsets": tuple(each for each in tools if inspect.isclass(each)),
-        "budgets": budgets_of(agent_id, max_budget),
+        "budgets": _budgets_of(agent_id, max_budget),
         "prompt_text": prompt_text(instructions, settings if cache else {**settings, "cache": False}),
-        **{each.__name__: method_of(each) for each in tools if not inspect.isclass(each)},
+        **{each.__name__: _method_of(each) for each in tools if not inspect.isclass(each)},
     }
-    return type(class_name(agent_id), (base,), body)
+    return type(_class_name(agent_id), (base,), body)
 
 
-def check_name(model: str) -> None:
+def _check_name(model: str) -> None:
     """Refuse what names no model. A bare name may be a group, which a mesh alone can know."""
     if not model or "/" in current(model):
         provider_of(model)
 
 
-def method_of(function: Callable[..., Any]) -> staticmethod[..., Any]:
+def _method_of(function: Callable[..., Any]) -> staticmethod[..., Any]:
     """A tool that is a function, as an agent's method. Raises ConfigError for one that is no tool."""
-    if not hasattr(function, MARK):
+    if not hasattr(function, _MARK):
         raise ConfigError(
             f"{function.__name__} is no tool", remedy="put @tool above its definition", field="tools"
         )
     method = staticmethod(function)
-    setattr(method, MARK, getattr(function, MARK))
+    setattr(method, _MARK, getattr(function, _MARK))
     return method
 
 
-def class_name(agent_id: str) -> str:
+def _class_name(agent_id: str) -> str:
     """A class's name for an agent's: `release-agent` is ReleaseAgent."""
     return "".join(part.title() for part in re.split(r"[-_]", agent_id)) or "Agent"
 
 
-def budgets_of(agent_id: str, max_budget: Decimal | str | int | None) -> tuple[Budget, ...]:
+def _budgets_of(agent_id: str, max_budget: Decimal | str | int | None) -> tuple[Budget, ...]:
     """The hard budget of one agent, over all time. Raises ConfigError for what is no exact amount."""
     if max_budget is None:
         return ()
@@ -113,15 +113,15 @@ def prompt_text(instructions: str, settings: dict[str, Any]) -> str:
 
     Raises ConfigError where they hold what a prompt cannot.
     """
-    found = OPENING.search(VARIABLE.sub(lambda mark: "" if mark[1] in VARIABLES else mark[0], instructions))
+    found = _OPENING.search(_VARIABLE.sub(lambda mark: "" if mark[1] in VARIABLES else mark[0], instructions))
     if found:
         raise ConfigError(
             f"the instructions hold {found[0]!r}, which begins a variable or a block",
             remedy=f"use only {', '.join('{{' + name + '}}' for name in VARIABLES)}",
             field="instructions",
         )
-    used = set(VARIABLE.findall(instructions))
-    text = instructions if "context" in used else f"{instructions.rstrip()}\n\n{CONTEXT}"
+    used = set(_VARIABLE.findall(instructions))
+    text = instructions if "context" in used else f"{instructions.rstrip()}\n\n{_CONTEXT}"
     variables = [name for name in VARIABLES if name in used | {"context"}]
     lines = [f"{name}: {json.dumps(value)}" for name, value in {**settings, "variables": variables}.items()]
     return "\n".join(["---", *lines, "---", text, ""])

@@ -25,7 +25,7 @@ from meshwright.models.port import (
     Unsupported,
 )
 
-CONTEXT_SIGNS = (
+_CONTEXT_SIGNS = (
     *("context_length_exceeded", "contextwindowexceeded", "context window", "context length"),
     *(
         "prompt is too long",
@@ -34,34 +34,34 @@ CONTEXT_SIGNS = (
         "request_too_large",
     ),  # Anthropic, Bedrock
 )
-TOO_LARGE = 413
-POLICY_SIGNS = (
+_TOO_LARGE = 413
+_POLICY_SIGNS = (
     "content_filter",
     "content_policy",
     "contentpolicyviolation",
     "content management policy",
     "responsibleaipolicyviolation",
 )
-KEY_SIGNS = ("no_db_connection", "invalid_api_key", "auth_error")  # a proxy without a database says 400
-MAX_SEARCHED_CHARACTERS = 200  # of a message: further on it may quote the prompt, which can say anything
+_KEY_SIGNS = ("no_db_connection", "invalid_api_key", "auth_error")  # a proxy without a database says 400
+_MAX_SEARCHED_CHARACTERS = 200  # of a message: further on it may quote the prompt, which can say anything
 # Of a part of the request that a model does not take: that it does not, and which part it is.
-NOT_TAKEN = re.compile(
+_NOT_TAKEN = re.compile(
     r"not (?:\w+ )?support|n't (?:\w+ )?support|unsupported|unavailable|not (?:permitted|allowed|enabled)"
     r"|no endpoints found that support|not one of the allowed values|requires --enable-auto-tool-choice"
 )
-TOOLS = re.compile(r"\btools?\b(?! choice|\[|\.)|\btool[ _-](?:use|call)|\bfunction[ _-]call|'functions'")
-FORMAT = re.compile(r"response[_ ](?:format|schema|mime)|json[_ ]schema|structured[_ ]output")
-PARAMETER = re.compile(r"unsupported[_ ]?param|not support param|tool[_ ]choice")
-MAY_NOT_TAKE = frozenset({400, 404, 422})
-TAKEN_BY_OTHERS = "Choose a group or tags whose models take it"
-CREDIT_SIGNS = ("insufficient_quota", "budget_exceeded", "credit balance")
+_TOOLS = re.compile(r"\btools?\b(?! choice|\[|\.)|\btool[ _-](?:use|call)|\bfunction[ _-]call|'functions'")
+_FORMAT = re.compile(r"response[_ ](?:format|schema|mime)|json[_ ]schema|structured[_ ]output")
+_PARAMETER = re.compile(r"unsupported[_ ]?param|not support param|tool[_ ]choice")
+_MAY_NOT_TAKE = frozenset({400, 404, 422})
+_TAKEN_BY_OTHERS = "Choose a group or tags whose models take it"
+_CREDIT_SIGNS = ("insufficient_quota", "budget_exceeded", "credit balance")
 # What a LiteLLM proxy says when all deployments of a group cool down, and of a provider out of its reach.
-CHAIN_SIGN = "error doing the fallback"
-DOWN_SIGNS = (CHAIN_SIGN, "no deployments available", "no healthy deployment", "all providers unavailable")
-REACH_SIGNS = ("connection error", "cannot connect", "connection refused", "name or service not known")
-AGAIN = re.compile(r"try again in (\d+(?:\.\d+)?)")
-OVERLOADED = frozenset({409, 425, 529})
-STATUS_OF = {
+_CHAIN_SIGN = "error doing the fallback"
+_DOWN_SIGNS = (_CHAIN_SIGN, "no deployments available", "no healthy deployment", "all providers unavailable")
+_REACH_SIGNS = ("connection error", "cannot connect", "connection refused", "name or service not known")
+_AGAIN = re.compile(r"try again in (\d+(?:\.\d+)?)")
+_OVERLOADED = frozenset({409, 425, 529})
+_STATUS_OF = {
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
     "overloaded_error": 529,
@@ -90,64 +90,66 @@ class Fault(NamedTuple):
 
 def error_for(fault: Fault, *, source: str, model: str) -> ModelError:
     """Make the error for a fault; `source` says who answered, `model` is the group that was asked for."""
-    error = kind_of_error(fault, source, model)
+    error = _kind_of_error(fault, source, model)
     if fault.shown:
         error.message = f"{error.message}; it said: {fault.shown}"
         error.args = (error.message,)
     return error
 
 
-def kind_of_error(fault: Fault, source: str, model: str) -> ModelError:
+def _kind_of_error(fault: Fault, source: str, model: str) -> ModelError:
     """What a fault is, in our words."""
     what = f"{source} answered {fault.status} to a call of model {model!r}"
-    if (fault.status in (408, 429) or fault.status >= 500) and fault.says(DOWN_SIGNS):
-        return AllProvidersDown(f"{what}: none of its deployments is up", retry_after_seconds=pause(fault))
-    if fault.status in (401, 403) or (fault.status == 400 and fault.says(KEY_SIGNS)):
+    if (fault.status in (408, 429) or fault.status >= 500) and fault.says(_DOWN_SIGNS):
+        return AllProvidersDown(f"{what}: none of its deployments is up", retry_after_seconds=_pause(fault))
+    if fault.status in (401, 403) or (fault.status == 400 and fault.says(_KEY_SIGNS)):
         return Unauthorized(f"{what}: it refused the credentials", remedy="Check the key that is set for it")
-    if fault.status == 429 and not fault.says(CREDIT_SIGNS):
-        return RateLimited(f"{what}: rate limit", retry_after_seconds=pause(fault))
+    if fault.status == 429 and not fault.says(_CREDIT_SIGNS):
+        return RateLimited(f"{what}: rate limit", retry_after_seconds=_pause(fault))
     if fault.status == 408:
-        return ModelTimeout(what, retry_after_seconds=pause(fault))
-    if fault.status >= 500 or fault.status in OVERLOADED:
-        return at_fault(fault, what)
-    return refusal(fault, what)
+        return ModelTimeout(what, retry_after_seconds=_pause(fault))
+    if fault.status >= 500 or fault.status in _OVERLOADED:
+        return _at_fault(fault, what)
+    return _refusal(fault, what)
 
 
-def pause(fault: Fault) -> float | None:
+def _pause(fault: Fault) -> float | None:
     """How many seconds to wait, from the header or, where there is none, from a proxy's words."""
-    said = AGAIN.search(fault.words)
+    said = _AGAIN.search(fault.words)
     return float(said[1]) if fault.retry_after_seconds is None and said else fault.retry_after_seconds
 
 
-def at_fault(fault: Fault, what: str) -> ModelUnavailable:
+def _at_fault(fault: Fault, what: str) -> ModelUnavailable:
     """Make the error for a server that could not answer, or could not reach who would."""
-    if fault.says(REACH_SIGNS):
+    if fault.says(_REACH_SIGNS):
         return ModelUnavailable(
             f"{what}: it cannot reach the model's provider",
             remedy="Check the address (api_base) that it calls",
-            retry_after_seconds=pause(fault),
+            retry_after_seconds=_pause(fault),
         )
-    return ModelUnavailable(f"{what}: the server is at fault or overloaded", retry_after_seconds=pause(fault))
+    return ModelUnavailable(
+        f"{what}: the server is at fault or overloaded", retry_after_seconds=_pause(fault)
+    )
 
 
-def refusal(fault: Fault, what: str) -> ModelRefused:
+def _refusal(fault: Fault, what: str) -> ModelRefused:
     """Make the error for a request that would be rejected again."""
-    error = kind_of_refusal(fault, what)
-    error.answered = 402 if type(error) is ModelRefused and fault.says(CREDIT_SIGNS) else fault.status
+    error = _kind_of_refusal(fault, what)
+    error.answered = 402 if type(error) is ModelRefused and fault.says(_CREDIT_SIGNS) else fault.status
     return error
 
 
-def kind_of_refusal(fault: Fault, what: str) -> ModelRefused:
+def _kind_of_refusal(fault: Fault, what: str) -> ModelRefused:
     """What it was about a request that was rejected, in our words."""
-    if fault.says(CONTEXT_SIGNS) or fault.status == TOO_LARGE:
+    if fault.says(_CONTEXT_SIGNS) or fault.status == _TOO_LARGE:
         return ContextTooLong(f"{what}: the messages are too long", remedy="Shorten the context")
-    if fault.says(POLICY_SIGNS):
+    if fault.says(_POLICY_SIGNS):
         return ContentRefused(f"{what}: the provider's policy forbids the request")
-    if fault.says(CREDIT_SIGNS):
+    if fault.says(_CREDIT_SIGNS):
         return ModelRefused(f"{what}: the account has no credit or budget left")
-    if (part := part_not_taken(fault)) is not None:
+    if (part := _part_not_taken(fault)) is not None:
         told = f"it does not take {part or 'a parameter'}"
-        return Unsupported(f"{what}: {told}", what=part, remedy=TAKEN_BY_OTHERS)
+        return Unsupported(f"{what}: {told}", what=part, remedy=_TAKEN_BY_OTHERS)
     if fault.status == 404:
         return ModelRefused(f"{what}: not found", remedy="Check the name of the model and the base URL")
     if fault.status < 400:
@@ -156,17 +158,17 @@ def kind_of_refusal(fault: Fault, what: str) -> ModelRefused:
     return ModelRefused(f"{what}: it rejected the request", remedy=remedy)
 
 
-def part_not_taken(fault: Fault) -> Part | None:
+def _part_not_taken(fault: Fault) -> Part | None:
     """The part of the request that the model does not take; None where the words do not say so.
 
     Where they name both it may be that the two are not taken together.
     """
-    if fault.status not in MAY_NOT_TAKE or not NOT_TAKEN.search(fault.words):
+    if fault.status not in _MAY_NOT_TAKE or not _NOT_TAKEN.search(fault.words):
         return None
-    tools, shape = (bool(part.search(fault.words)) for part in (TOOLS, FORMAT))
+    tools, shape = (bool(part.search(fault.words)) for part in (_TOOLS, _FORMAT))
     if tools != shape:
         return "tools" if tools else "response_format"
-    return "" if tools or PARAMETER.search(fault.words) else None
+    return "" if tools or _PARAMETER.search(fault.words) else None
 
 
 def words_of(body: Any) -> str:
@@ -178,15 +180,15 @@ def words_of(body: Any) -> str:
         else [error]
     )
     texts = [str(words or "").lower() for words in said]
-    failed = [CHAIN_SIGN for text in texts if CHAIN_SIGN in text]  # a LiteLLM proxy says it at the end
-    return " ".join([*(text[:MAX_SEARCHED_CHARACTERS] for text in texts), *failed])
+    failed = [_CHAIN_SIGN for text in texts if _CHAIN_SIGN in text]  # a LiteLLM proxy says it at the end
+    return " ".join([*(text[:_MAX_SEARCHED_CHARACTERS] for text in texts), *failed])
 
 
 def fault_in(body: Mapping[str, Any], shown: str = "") -> Fault:
     """The fault that a body of status 200 tells of: an error within a stream, or instead of a reply."""
     error = body["error"]
     said = [str(error.get(name)) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
-    known = (int(each) if each.isdigit() else STATUS_OF.get(each, 0) for each in said)
+    known = (int(each) if each.isdigit() else _STATUS_OF.get(each, 0) for each in said)
     return Fault(next((status for status in known if 400 <= status < 600), 502), words_of(body), shown=shown)
 
 
@@ -210,11 +212,11 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
     try:
         seconds = float(exact) / 1000 if exact.isdigit() else float(text)
     except ValueError:
-        return seconds_until(text)
+        return _seconds_until(text)
     return seconds if 0 <= seconds < float("inf") else None
 
 
-def seconds_until(date: str) -> float | None:
+def _seconds_until(date: str) -> float | None:
     """The seconds until an HTTP date, 0 if it has passed; None for any other text."""
     try:
         when = parsedate_to_datetime(date)

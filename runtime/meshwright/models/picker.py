@@ -50,16 +50,16 @@ from meshwright.models.routing import (
 )
 from meshwright.money import Price
 
-ALLOWED_FAILS = 3
-COOLDOWN_SECONDS = 5.0
-BROKEN_COOLDOWN_SECONDS = 300.0
+_ALLOWED_FAILS = 3
+_COOLDOWN_SECONDS = 5.0
+_BROKEN_COOLDOWN_SECONDS = 300.0
 """How long a deployment is left alone whose key, credit or model is refused, unless the file says longer."""
 _REQUEST_TIMEOUT_SECONDS = 600.0
 _MENDABLE_STATUSES = frozenset({402, 404})
 _PLANS = 512  # groups with tags; who calls may make up more
 _NEWER = 0.3  # the weight of the newest answer in a deployment's latency
 
-OnCooldown = Callable[[str, float, ModelError], None]
+_OnCooldown = Callable[[str, float, ModelError], None]
 """Called with a deployment's id, for how many seconds it is left alone, and the error that led to it."""
 
 
@@ -70,7 +70,7 @@ class Cooldowns:
     """
 
     def __init__(self) -> None:
-        self.on_begin: OnCooldown | None = None
+        self.on_begin: _OnCooldown | None = None
         self._until: dict[str, float] = {}
         self._errors: dict[str, ModelError] = {}
 
@@ -153,13 +153,13 @@ class Picker:
                 except ModelError as failed:
                     error = failed
                     errors.append(failed)
-                if not is_mendable(error) or time.monotonic() >= ends:
+                if not _is_mendable(error) or time.monotonic() >= ends:
                     break
             if error is None:
                 error = self._nobody(group, request.tags)
                 errors.append(error)
             following = self._after(group, error, seen) if time.monotonic() < ends else list[str]()
-            if not following and not is_mendable(error):
+            if not following and not _is_mendable(error):
                 raise error
             groups[:0] = following
         raise _ended(errors, request)
@@ -272,7 +272,7 @@ class Picker:
             kind = "context_window_fallbacks"
         elif isinstance(error, ContentRefused):
             kind = "content_policy_fallbacks"
-        elif not is_mendable(error):
+        elif not _is_mendable(error):
             return []
         following = [name for name in next_groups(self.config, group, kind) if name not in seen]
         seen.update(following)
@@ -303,7 +303,7 @@ class Picker:
         return AllProvidersDown(what, retry_after_seconds=60 - time.time() % 60)
 
 
-def is_mendable(error: ModelError) -> bool:
+def _is_mendable(error: ModelError) -> bool:
     """Whether another deployment may answer what this one could not: not a bad request."""
     if type(error) is ModelRefused:
         return error.answered in _MENDABLE_STATUSES
@@ -386,19 +386,19 @@ class _Target:
     def failed(self, error: ModelError) -> float:
         """Count a failure; for how many seconds to leave it alone now, 0 where not."""
         router = self._config.router_settings
-        if router.get("disable_cooldowns") or not is_mendable(error):
+        if router.get("disable_cooldowns") or not _is_mendable(error):
             return 0.0
         usual = self.deployment["litellm_params"].get("cooldown_time") or router.get("cooldown_time")
-        seconds = float(COOLDOWN_SECONDS if usual is None else usual)
+        seconds = float(_COOLDOWN_SECONDS if usual is None else usual)
         now = time.monotonic()
         if not error.retryable:
-            seconds = max(seconds, BROKEN_COOLDOWN_SECONDS)
+            seconds = max(seconds, _BROKEN_COOLDOWN_SECONDS)
         elif isinstance(error, RateLimited) and error.retry_after_seconds:
             seconds = error.retry_after_seconds
         else:
             allowed = setting(self._config, "allowed_fails")
             self._failures = [*(at for at in self._failures if at > now - 60), now]
-            if len(self._failures) <= (ALLOWED_FAILS if allowed is None else allowed):
+            if len(self._failures) <= (_ALLOWED_FAILS if allowed is None else allowed):
                 return 0.0
             seconds = max(seconds, error.retry_after_seconds or 0.0)
         self._failures = []

@@ -21,13 +21,13 @@ from meshwright.money import MILLION, ZERO, Price, fit
 Source = Literal["file", "list", "local", "default"]
 """Who says a price: litellm_config.yaml, LiteLLM's list, nobody since it runs here, or the setting."""
 
-LIST = "model_prices_and_context_window_backup.json"
-FREE_PROVIDERS = frozenset({"ollama", "ollama_chat"})
-ABOVE = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
-DATE = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
-CACHED = 512  # groups with tags, and models; who calls may make up more
-FREE = Price(input=ZERO, output=ZERO)
-Entry = Mapping[str, Any]
+_LIST = "model_prices_and_context_window_backup.json"
+_FREE_PROVIDERS = frozenset({"ollama", "ollama_chat"})
+_ABOVE = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
+_DATE = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
+_CACHED = 512  # groups with tags, and models; who calls may make up more
+_FREE = Price(input=ZERO, output=ZERO)
+_Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Prices:
         default: Price | None = None,
         *,
         environment: Mapping[str, str] | None = None,
-        listed: Callable[[], Mapping[str, Entry]] | None = None,
+        listed: Callable[[], Mapping[str, _Entry]] | None = None,
         free: bool = False,
         model: str | None = None,
     ) -> None:
@@ -63,12 +63,12 @@ class Prices:
         self._default = None if default is None else Rates(default, "default")
         self._environment = environment
         self._listed = lru_cache(maxsize=1)(listed or read_list)
-        self._free = Rates(FREE, "local") if free else None
+        self._free = Rates(_FREE, "local") if free else None
         self._by_id = {deployment_id(each): each for each in config.deployments} if config else {}
         # Each call of a model asks, and a call has 0.1 ms for all of its accounts.
-        self._reachable = lru_cache(maxsize=CACHED)(self._rates_of_request)
-        self._answered = lru_cache(maxsize=CACHED)(self._rates_of_answer)
-        self._named = lru_cache(maxsize=CACHED)(self._rates_of_model)
+        self._reachable = lru_cache(maxsize=_CACHED)(self._rates_of_request)
+        self._answered = lru_cache(maxsize=_CACHED)(self._rates_of_answer)
+        self._named = lru_cache(maxsize=_CACHED)(self._rates_of_model)
 
     @classmethod
     def of(
@@ -103,16 +103,16 @@ class Prices:
         if reply.cache_hit:
             return ZERO
         rates = self._answered(reply.deployment, reply.model, request.model, request.tags)
-        return None if rates is None else cost(rates.at(reply.usage.prompt_tokens), reply.usage)
+        return None if rates is None else _cost(rates.at(reply.usage.prompt_tokens), reply.usage)
 
     def of_deployment(self, deployment: Mapping[str, Any], name: str = "") -> Rates | None:
         """What one deployment of the configuration costs; one for many models, the one that is called."""
         own = {**(deployment.get("model_info") or {}), **deployment["litellm_params"]}
         model = str(own.get("base_model") or concrete_model(deployment, name))
         listed = self._entry(model)
-        prices = {name: own[name] for name in PRICED.values() if own.get(name) is not None}
+        prices = {name: own[name] for name in _PRICED.values() if own.get(name) is not None}
         if prices:
-            return rates_from({**(listed or {}), **prices}, "file") or self._default
+            return _rates_from({**(listed or {}), **prices}, "file") or self._default
         return self._named(model)
 
     def _rates_of_request(self, group: str, tags: tuple[str, ...]) -> Rates | None:
@@ -123,7 +123,7 @@ class Prices:
         candidates = route(self._config, self._environment, group, tags).candidates()
         rates = [self._bound(each.settings, group) for each in candidates] or [self._default]
         known = tuple(each for each in rates if each is not None)
-        return together(known) if len(known) == len(rates) else None
+        return _together(known) if len(known) == len(rates) else None
 
     def _bound(self, deployment: Mapping[str, Any], name: str) -> Rates | None:
         """What a deployment may cost: where it writes to the provider's cache, all input at that price."""
@@ -146,7 +146,7 @@ class Prices:
         """The price of the deployment that answers to a model's name, where the reply names none."""
         if self._config is None:
             return None
-        names = {model, bare(model), undated(bare(model))}
+        names = {model, bare(model), _undated(bare(model))}
         for each in route(self._config, self._environment, group, tags).candidates():
             if each.model in names or bare(each.model) in names:
                 return self.of_deployment(each.settings, group)
@@ -154,23 +154,23 @@ class Prices:
 
     def _rates_of_model(self, model: str) -> Rates | None:
         entry = self._entry(model)
-        if entry is not None and (rates := rates_from(entry, "list")):
+        if entry is not None and (rates := _rates_from(entry, "list")):
             return rates
-        return Rates(FREE, "local") if provider_of(model) in FREE_PROVIDERS else self._default
+        return Rates(_FREE, "local") if provider_of(model) in _FREE_PROVIDERS else self._default
 
-    def _entry(self, model: str) -> Entry | None:
+    def _entry(self, model: str) -> _Entry | None:
         """The entry of the list for a model: by its full name, else without provider, else without date."""
         listed = self._listed()
         if model in listed:
             return listed[model]
-        for name in (bare(model), undated(bare(model))):
+        for name in (bare(model), _undated(bare(model))):
             entry = listed.get(name)
-            if entry is not None and same_provider(provider_of(model), entry):
+            if entry is not None and _same_provider(provider_of(model), entry):
                 return entry
         return None
 
 
-PRICED = {
+_PRICED = {
     "input": "input_cost_per_token",
     "output": "output_cost_per_token",
     "cached_input": "cache_read_input_token_cost",
@@ -179,7 +179,7 @@ PRICED = {
 """What a deployment may say of its price, in dollars per token."""
 
 
-def cost(price: Price, usage: Usage) -> Decimal:
+def _cost(price: Price, usage: Usage) -> Decimal:
     """What tokens cost; cached ones at the full price where the price for them is not known."""
     return price.of(
         usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.cache_write_tokens
@@ -191,7 +191,7 @@ def _writing(price: Price) -> Price:
     return price.model_copy(update={"input": max(price.input, price.cache_write or ZERO)})
 
 
-def together(every: Sequence[Rates]) -> Rates:
+def _together(every: Sequence[Rates]) -> Rates:
     """The rates that none of these exceeds, for a prompt of any size."""
     limits = sorted({limit for each in every for limit, _ in each.above})
     above = tuple((limit, dearest(each.at(limit + 1) for each in every)) for limit in limits)
@@ -204,36 +204,36 @@ def dearest(prices: Iterable[Price]) -> Price:
     return Price(input=max(each.input for each in every), output=max(each.output for each in every))
 
 
-def read_list() -> Mapping[str, Entry]:
+def read_list() -> Mapping[str, _Entry]:
     """LiteLLM's price list, from the installed package and without importing it.
 
     Without LiteLLM, the part of it for OpenAI and Anthropic that comes with Meshwright.
     """
     from pydantic_core import from_json
 
-    own: Mapping[str, Entry] = from_json(Path(__file__).with_name("prices.json").read_bytes())
+    own: Mapping[str, _Entry] = from_json(Path(__file__).with_name("prices.json").read_bytes())
     spec = importlib.util.find_spec("litellm")
     if spec is None or spec.origin is None:
         return own
     try:
-        content: Mapping[str, Entry] = from_json((Path(os.path.dirname(spec.origin)) / LIST).read_bytes())
+        content: Mapping[str, _Entry] = from_json((Path(os.path.dirname(spec.origin)) / _LIST).read_bytes())
     except (OSError, ValueError):  # a release without the list, or with another
         return own
     return content
 
 
-def rates_from(entry: Entry, source: Source) -> Rates | None:
+def _rates_from(entry: _Entry, source: Source) -> Rates | None:
     """The price that an entry gives in dollars per token; None where it lacks that of input or output."""
     base = price_at(entry, "")
-    limits = sorted(int(match[1]) for name in entry if (match := ABOVE.fullmatch(name)))
+    limits = sorted(int(match[1]) for name in entry if (match := _ABOVE.fullmatch(name)))
     tiers = [(limit * 1000, price_at(entry, f"_above_{limit}k_tokens")) for limit in limits]
     above = tuple((limit, price) for limit, price in tiers if price is not None)
     return None if base is None else Rates(base, source, above)
 
 
-def price_at(entry: Entry, suffix: str) -> Price | None:
+def price_at(entry: _Entry, suffix: str) -> Price | None:
     """The price of one size of prompts; what it does not say is as for all sizes."""
-    given = {field: entry.get(f"{name}{suffix}", entry.get(name)) for field, name in PRICED.items()}
+    given = {field: entry.get(f"{name}{suffix}", entry.get(name)) for field, name in _PRICED.items()}
     if given["input"] is None or given["output"] is None:
         return None
     amounts = {
@@ -254,12 +254,12 @@ def bare(model: str) -> str:
     return model.partition("/")[2] or model
 
 
-def undated(model: str) -> str:
+def _undated(model: str) -> str:
     """A model's name without the date of its version: providers answer with it, and prices are without."""
-    return DATE.sub("", model)
+    return _DATE.sub("", model)
 
 
-def same_provider(provider: str, entry: Entry) -> bool:
+def _same_provider(provider: str, entry: _Entry) -> bool:
     """Whether an entry of the list is for a provider; one for nobody in particular is for all."""
     listed = entry.get("litellm_provider")
     return not provider or listed is None or str(listed).startswith(provider)

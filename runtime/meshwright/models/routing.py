@@ -16,9 +16,9 @@ from meshwright.models.litellm import INSTALL, installed_release
 from meshwright.models.port import ModelRefused, ModelRequest
 from meshwright.models.providers import provider_params
 
-DEFAULT_TAG = "default"
+_DEFAULT_TAG = "default"
 BY_CHANCE = "simple-shuffle"
-WEIGHTS = ("weight", "rpm", "tpm")
+_WEIGHTS = ("weight", "rpm", "tpm")
 """What LiteLLM draws by, the first that its first deployment has."""
 
 CallerTags = tuple[str, Sequence[str]]
@@ -155,7 +155,7 @@ def _route(
     instead = tuple(
         _candidate(each, environment, None, "where all of those cool down")
         for each in default
-        if each not in chosen and DEFAULT_TAG in tags_of(each)
+        if each not in chosen and _DEFAULT_TAG in tags_of(each)
     )
     asked = _asked(config, chosen, environment)
     return Route(group, when, why, asked, left_out, instead, problem=problem)
@@ -167,7 +167,7 @@ def _fitting(
     """Those of a group's deployments that a call with these tags is for, and who they are in words."""
     if not config.router_settings.get("enable_tag_filtering"):
         return list(deployments), "all, since enable_tag_filtering is not set"
-    default = [each for each in deployments if DEFAULT_TAG in tags_of(each)]
+    default = [each for each in deployments if _DEFAULT_TAG in tags_of(each)]
     if not tags:
         if default:
             return default, "those tagged default, since the call has no tags"
@@ -224,7 +224,7 @@ def _asked_when(share: float | None, strategy: str, rivals: int, chosen: int) ->
 def shares_of(deployments: Sequence[Mapping[str, Any]]) -> list[float]:
     """How LiteLLM draws: by weight, requests or tokens a minute, what the first has; else all alike."""
     params = [each["litellm_params"] for each in deployments]
-    for name in WEIGHTS:
+    for name in _WEIGHTS:
         if params and params[0].get(name) is not None and sum(each.get(name) or 0 for each in params) > 0:
             return _normal([float(each.get(name) or 0) for each in params])
     return _normal([1.0] * len(params))

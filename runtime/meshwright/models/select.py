@@ -15,7 +15,7 @@ from meshwright.models.port import Adapter
 from meshwright.models.routing import missing_of
 from meshwright.models.server import HttpModel
 
-WELL_KNOWN_KEYS = (
+_WELL_KNOWN_KEYS = (
     "ANTHROPIC_API_KEY",
     "OPENAI_API_KEY",
     "GEMINI_API_KEY",
@@ -25,7 +25,7 @@ WELL_KNOWN_KEYS = (
     "OPENROUTER_API_KEY",
     "AZURE_API_KEY",
 )
-KINDS = ("auto", "offline", "http", "router")
+_KINDS = ("auto", "offline", "http", "router")
 
 
 class Secret(Protocol):
@@ -78,9 +78,9 @@ def choose_model(
     """
     known = os.environ if environment is None else environment
     kind, why = settings.model, ""
-    if kind not in KINDS:
+    if kind not in _KINDS:
         raise ConfigError(
-            f"There is no kind of model {kind!r}", remedy=f"Expected {', '.join(KINDS)}", field="model"
+            f"There is no kind of model {kind!r}", remedy=f"Expected {', '.join(_KINDS)}", field="model"
         )
     if kind == "auto":
         kind, why = _offered(settings, config_path, known)
@@ -96,10 +96,10 @@ def _offered(settings: ModelSettings, config_path: Path, environment: Mapping[st
     if settings.litellm_base_url:
         return "http", ""
     is_file = config_path.exists()
-    named = names_in(read_text(config_path)) if is_file else WELL_KNOWN_KEYS
+    named = names_in(read_text(config_path)) if is_file else _WELL_KNOWN_KEYS
     keys = [name for name in named if environment.get(name)]
     if not keys:
-        unused = [name for name in WELL_KNOWN_KEYS if environment.get(name)]
+        unused = [name for name in _WELL_KNOWN_KEYS if environment.get(name)]
         if not unused or not is_file:
             return "offline", "neither LITELLM_BASE_URL nor a provider's key is set"
         read_config(config_path)
