@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 import pytest
 
+from meshwright.envelope import Record
 from meshwright.errors import ToolFailed
 from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
+from meshwright.stores.memory import MemoryStore
 from meshwright.testing.runtime import memory_runtime
 from meshwright.work import Journal, Suspended
 from meshwright.work.journal import ProgressEvent
@@ -174,3 +176,49 @@ async def test_a_step_tells_once_what_came_of_it(host: Runtime, effects: Effects
     ]
     assert told[0].payload == {"step": 1, "attempt": 1, "said": "yes"}
     assert (told[0].task_id, told[0].agent_id) == ("t1", "helper")
+
+
+# Calls of models
+
+
+class Commits(Runtime):
+    """A runtime in memory, which notes what is appended together."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore(), strict=True)
+        self.appended: list[tuple[str, list[str]]] = []
+
+    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
+        self.appended.append((record.stream, [event.id for event in events]))
+        return super().append(record, events)
+
+
+def call(name: str) -> tuple[dict[str, Any], ProgressEvent]:
+    return {"model": name}, ProgressEvent("model.called", {}, name)
+
+
+async def test_a_call_commits_with_its_step_and_its_event_has_its_id() -> None:
+    async with started(Commits()) as host:
+        journal = await begun(host)
+        async with journal.open_step("model", {}) as step:
+            journal.add_call(*call("refused"))
+            journal.add_call(*call("made"))
+            step.finish("yes")
+        await journal.confirm()
+        assert host.appended == [(STREAM, [f"{REF}/refused", f"{REF}/made"])]
+        [record] = (await resumed(host)).earlier
+        assert record["calls"] == [{"model": "refused"}, {"model": "made"}]
+
+
+async def test_a_call_of_a_step_that_fails_is_recorded_at_once() -> None:
+    async with started(Commits()) as host:
+        journal = await begun(host)
+        with pytest.raises(asyncio.CancelledError):
+            async with journal.open_step("model", {}):
+                journal.add_call(*call("broken off"))
+                raise asyncio.CancelledError
+        assert host.appended == [(f"{STREAM}/left-behind", [f"{REF}/broken off"])]
+        journal = await resumed(host)
+        assert journal.earlier == [{"calls": [{"model": "broken off"}]}]
+        journal.add_call(*call("late"))
+        assert (await resumed(host)).earlier[1] == {"calls": [{"model": "late"}]}
