@@ -11,13 +11,13 @@ from meshwright.errors import ConfigError
 from meshwright.host import Host
 from meshwright.ledger.account import (
     Account,
+    AccountClient,
     Balance,
     LedgerEntry,
     ReservationResult,
     Window,
     renews_at,
 )
-from meshwright.ledger.client import AccountClient
 from meshwright.messages import Plain, derived_id, new_id
 from meshwright.models.port import BudgetExceeded, ModelRequest, ModelUnavailable, PriceUnknown
 from meshwright.money import ZERO, Amount, Budget
