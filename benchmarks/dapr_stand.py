@@ -7,8 +7,9 @@ from typing import Any
 from benchmarks.stand import Stand, build_stand
 from meshwright import topics
 from meshwright.host import Host
-from meshwright.hosts.dapr import DaprHost, Options
+from meshwright.kernel.runtime import Runtime
 from meshwright.runtimes import Grounds
+from meshwright.stores.dapr import DaprStore, Options
 
 
 def options_of(place: dict[str, Any]) -> Options:
@@ -31,14 +32,14 @@ def build_dapr_stand(folder: str, place: dict[str, Any], *, front: bool = True, 
     """Make the mesh of a worker; the `front` keeps the event log."""
 
     def host(grounds: Grounds) -> Host:
-        return DaprHost(
+        store = DaprStore(
             options_of(place),
             clock=grounds.clock,
             log=grounds.log,
             database=grounds.database,
             keeps_log=front,
-            tracing=grounds.tracing,
             taken_elsewhere=(topics.tasks("#"), topics.TASK_RESULTS),
         )
+        return Runtime(store, clock=grounds.clock, tracing=grounds.tracing)
 
     return build_stand(folder, host=host, **known)

@@ -43,6 +43,11 @@ class Bus:
 
         return end
 
+    @property
+    def patterns(self) -> list[str]:
+        """The topics that actors are given, as they were subscribed to."""
+        return [subscription.pattern for _, subscription in self._subscriptions]
+
     def takes(self, topic: str) -> bool:
         """Whether an actor is given the events of a topic."""
         return bool(self._subscribed(topic))

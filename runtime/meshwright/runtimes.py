@@ -8,7 +8,6 @@ from typing import NamedTuple
 from meshwright import topics
 from meshwright.clock import Clock
 from meshwright.events.log import EventLog
-from meshwright.host import Host
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Role
 from meshwright.settings import Settings
@@ -39,7 +38,7 @@ def embedded_host(grounds: Grounds) -> Runtime:
     )
 
 
-def memory_host(grounds: Grounds) -> Host:
+def memory_host(grounds: Grounds) -> Runtime:
     """For tests: nothing is kept."""
     return Runtime(
         MemoryStore(log=grounds.log, database=grounds.database),
@@ -49,28 +48,31 @@ def memory_host(grounds: Grounds) -> Host:
     )
 
 
-def dapr_host(grounds: Grounds) -> Host:
+def dapr_host(grounds: Grounds) -> Runtime:
     """A worker beside its sidecar, which Dapr's own variables describe. Raises ConfigError."""
     from meshwright.stack.programs import require_sdk
 
     require_sdk()
-    from meshwright.hosts.dapr import DaprHost, Options
+    from meshwright.stores.dapr import DaprStore, Options
 
     settings = grounds.settings
-    options = Options.from_environment(namespace=settings.namespace, channel=settings.dapr_channel)
-    return DaprHost(
-        options,
+    store = DaprStore(
+        Options.from_environment(namespace=settings.namespace, channel=settings.dapr_channel),
         clock=grounds.clock,
         log=grounds.log,
         database=grounds.database,
         keeps_log=grounds.role.is_front,
-        tracing=grounds.tracing,
         taken_elsewhere=(topics.tasks("#"), topics.TASK_RESULTS),
+    )
+    return Runtime(
+        store,
+        clock=grounds.clock,
+        tracing=grounds.tracing,
         max_record_bytes=settings.max_record_bytes,
     )
 
 
-HOSTS: Mapping[str, Callable[[Grounds], Host]] = {
+HOSTS: Mapping[str, Callable[[Grounds], Runtime]] = {
     "sqlite": embedded_host,
     "memory": memory_host,
     "dapr": dapr_host,

@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from meshwright.hosts.dapr import DaprHost
+from meshwright.kernel.runtime import Runtime
 from tests.support.host_harness import HostHarness
 from tests.support.work_scripts import one_step
 from tests.support.worker_pool import StartWorkers
@@ -26,7 +26,7 @@ async def test_tasks_that_a_sidecar_took_for_an_app_that_is_gone_get_their_outco
 ) -> None:
     pool = await start_workers(one_step)
     deaf, host = pool.host, await pool.reinforce()
-    assert isinstance(deaf, DaprHost)
+    assert isinstance(deaf, Runtime)
     await pool.worker_of(deaf).drain(0)
     await deaf.crash()  # its daprd goes on, and gets its share of what is published
     pool.host = host

@@ -10,10 +10,9 @@ import pytest
 
 from meshwright.envelope import ActorRef
 from meshwright.errors import ConfigError, MeshError, NotFound, StoreUnavailable, TooLarge
-from meshwright.hosts.dapr.channels import choose
-from meshwright.hosts.dapr.channels.actors import actor_class
-from meshwright.hosts.dapr.channels.replies import decode_reply, encode_error, encode_result
 from meshwright.models.port import RateLimited
+from meshwright.stores.dapr.channels import Callbacks, choose
+from meshwright.stores.dapr.replies import decode_reply, encode_error, encode_result
 from tests.support.dapr_channels import TYPE, ChannelName, Recorder, beside
 from tests.support.services import Services
 
@@ -140,8 +139,10 @@ async def test_two_meshes_in_one_process_know_nothing_of_each_other(
 
 
 def test_no_turn_may_have_a_name_that_hosts_use() -> None:
+    app = Recorder()
+    app.actor_types = {"Courier": ["deliver"]}
     with pytest.raises(ValueError, match="'deliver'"):
-        actor_class("Courier", ["deliver"])
+        Callbacks(app)
 
 
 # Reminders

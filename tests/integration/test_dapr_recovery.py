@@ -7,11 +7,11 @@ import pytest
 
 from meshwright.envelope import ActorRef
 from meshwright.errors import Conflict, StoreUnavailable
-from meshwright.hosts.dapr.lease import Lease
-from meshwright.hosts.dapr.recovery import Recovery
-from meshwright.hosts.dapr.sidecar import Sidecar
-from meshwright.hosts.dapr.state import State
-from meshwright.hosts.dapr.watch import Watches, WatchList
+from meshwright.stores.dapr.leases import Lease, Watches, WatchList
+from meshwright.stores.dapr.outbox import StoredActors
+from meshwright.stores.dapr.recovery import Reactivation, Recovery
+from meshwright.stores.dapr.sidecar import Options, Sidecar
+from meshwright.stores.dapr.state import State
 from tests.support.services import Services
 
 pytestmark = pytest.mark.needs("mosquitto", "redis-server")
@@ -24,8 +24,18 @@ class Leases(Lease):
     def __init__(self, *gone: str) -> None:
         self.gone = set(gone)
 
-    async def is_gone(self, incarnation: str) -> bool:
+    async def has_expired(self, incarnation: str) -> bool:
         return incarnation in self.gone
+
+
+class Woken(Reactivation):
+    """Notes which actors it is to wake."""
+
+    def __init__(self) -> None:
+        self.woken: list[ActorRef] = []
+
+    async def recover(self, ref: ActorRef) -> None:
+        self.woken.append(ref)
 
 
 class Worker:
@@ -33,29 +43,27 @@ class Worker:
 
     def __init__(self, sidecar: Sidecar, state: State, name: str, leases: Leases) -> None:
         self.name = name
-        self.woken: list[ActorRef] = []
         self.sidecar = sidecar
         self.state = state
         self.adopted = asyncio.Event()
         self.watch = WatchList(state, name, self.adopted.set)
+        self.reactivation = Woken()
+        self.watches = Watches(state, leases, "mesh")
+        actors = StoredActors()
+        actors.watch = self.watch
         self.recovery = Recovery(
-            sidecar,
-            leases,
-            Watches(state, "mesh"),
-            "mesh-watch",
-            redrive_seconds=1.0,
-            recover=self._recover,
-            review=self._recover,
+            Options(redrive_seconds=1.0), sidecar, leases, self.watches, actors, self.reactivation
         )
+
+    @property
+    def woken(self) -> list[ActorRef]:
+        return self.reactivation.woken
 
     async def owe(self, ref: ActorRef) -> None:
         """Have an open actor on the list."""
         armed = self.watch.arm(ref)
         assert armed is not None
         await armed
-
-    async def _recover(self, ref: ActorRef) -> None:
-        self.woken.append(ref)
 
 
 MakeWorker = Callable[[str, Leases], Awaitable[Worker]]
@@ -72,7 +80,7 @@ async def make_worker(services: Services) -> AsyncIterator[MakeWorker]:
 
         async def make(name: str, leases: Leases) -> Worker:
             worker = Worker(sidecar, state, name, leases)
-            await worker.recovery.open(worker.watch)
+            await worker.watches.add(name)
             return worker
 
         yield make
@@ -121,15 +129,15 @@ async def test_a_worker_that_was_taken_for_gone_hears_of_it_with_its_next_commit
 
 async def test_a_lease_that_ran_out_on_the_way_of_its_renewal_is_lost(make_worker: MakeWorker) -> None:
     worker = await make_worker("late", Leases())
-    lease = Lease(worker.state, worker.sidecar, lease_seconds=5.0, renew_seconds=0.1)
     lapsed = asyncio.Event()
+    options = Options(lease_seconds=5.0, renew_seconds=0.1)
+    lease = Lease(options, worker.state, worker.sidecar, lapsed.set)
     await lease.take("late")
-    lease.keep(lapsed.set)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(lapsed.wait(), 0.5)  # some renewals
     await worker.sidecar.delete(
         worker.state.key("lease", "late")
     )  # as the store does with one that has run out
     await lapsed.wait()
-    assert not lease.held
+    assert not lease.is_held
     await lease.stop(give_back=False)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from meshwright.errors import StoreUnavailable
-from meshwright.hosts.dapr.channels.port import Route
+from meshwright.stores.dapr.channels import Route
 from tests.support.dapr_channels import ChannelName, Recorder, beside, own_root
 from tests.support.services import Services
 

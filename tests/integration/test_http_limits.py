@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from meshwright import http_limits
-from meshwright.hosts.dapr.channels.http import HttpChannel
+from meshwright.stores.dapr.web import HttpChannel
 from tests.support.dapr_channels import Recorder
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import RunningMesh, mesh_up
@@ -130,7 +130,7 @@ async def test_a_request_over_the_limit_is_answered_with_431(tmp_path: Path) -> 
 
 async def test_the_channel_of_dapr_has_the_same_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_limits, "HEADER_SECONDS", 0.2)
-    channel = HttpChannel(0, app_token="secret")
+    channel = HttpChannel(0, "secret")
     await channel.listen(Recorder())
     url = f"http://127.0.0.1:{channel.port}"
     head = b"GET /dapr/config HTTP/1.1\r\nHost: localhost\r\n"

@@ -8,9 +8,10 @@ import pytest
 from aiohttp import web
 
 from meshwright.errors import StoreUnavailable
-from meshwright.hosts.dapr import DaprHost, Options
+from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.keys import KEY, KEYS, Keys, VirtualKey, VirtualKeys
 from meshwright.stack.network import Ports
+from meshwright.stores.dapr import DaprStore, Options
 from meshwright.testing import ScriptedModel
 from meshwright.turns import ActorKind
 from tests.run import DAPR
@@ -162,17 +163,19 @@ async def test_where_the_store_does_not_answer_nobody_is_let_in_until_it_does_ag
 ) -> None:
     (port,) = ports.take(1)
     async with services.sidecar("mesh", port=port) as sidecar:
-        host = DaprHost(
-            Options(
-                app_id="mesh",
-                replica=sidecar.app.pod,
-                namespace=sidecar.app.namespace,
-                grpc_port=sidecar.app.grpc_port,
-                app_port=port,
-                api_token=sidecar.app.api_token,
-                app_token=sidecar.app.app_token,
-                lease_seconds=60.0,
-                patience_seconds=3.0,
+        host = Runtime(
+            DaprStore(
+                Options(
+                    app_id="mesh",
+                    replica=sidecar.app.pod,
+                    namespace=sidecar.app.namespace,
+                    grpc_port=sidecar.app.grpc_port,
+                    app_port=port,
+                    api_token=sidecar.app.api_token,
+                    app_token=sidecar.app.app_token,
+                    lease_seconds=60.0,
+                    patience_seconds=3.0,
+                )
             )
         )
         host.register(ActorKind.of(VirtualKey, type=KEY))

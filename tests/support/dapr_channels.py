@@ -19,9 +19,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from meshwright.envelope import ActorRef
 from meshwright.errors import NotFound
-from meshwright.hosts.dapr.channels import make_channel
-from meshwright.hosts.dapr.channels.port import Channel, Route
 from meshwright.stack.services import new_secret
+from meshwright.stores.dapr.channels import Channel, Route, make_channel
 from tests.support.services import Services, Sidecar
 
 TYPE = "Counter"

@@ -18,9 +18,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from meshwright.events.log import EventLog
 from meshwright.host import Host
-from meshwright.hosts.dapr import DaprHost, Options
+from meshwright.kernel.runtime import Runtime
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.stack.network import Ports
+from meshwright.stores.dapr import DaprStore, Options
 from tests.support.host_harness import HostHarness, Setup
 from tests.support.services import Services, Sidecar
 
@@ -110,7 +111,7 @@ class DaprHarness(HostHarness):
         folder.mkdir()
         return Data(namespace, folder)
 
-    def build(self, data: Data, setup: Setup) -> DaprHost:
+    def build(self, data: Data, setup: Setup) -> Runtime:
         (port,) = self._ports.take(1)
         running = [host for host in data.hosts if host in self._open]
         pod = f"mesh-{len(running)}.{data.namespace}"
@@ -133,13 +134,12 @@ class DaprHarness(HostHarness):
             renew_seconds=0.5,
         )
         database = None if running else SqliteDatabase(data.folder)
-        host = DaprHost(
-            options,
+        log = EventLog(database) if database else None
+        host = Runtime(
+            DaprStore(options, clock=setup.clock, database=database, log=log),
             clock=setup.clock,
             max_mailbox=setup.max_mailbox,
             max_record_bytes=setup.max_record_bytes,
-            database=database,
-            log=EventLog(database) if database else None,
         )
         data.hosts.append(host)
         self._sidecars[host] = sidecar
@@ -170,7 +170,7 @@ class DaprHarness(HostHarness):
         return Data(copy.namespace, copy.folder, self._broker.taken(data.namespace))
 
     async def end(self, host: Host) -> None:
-        assert isinstance(host, DaprHost)
+        assert isinstance(host, Runtime)
         self._sidecars[host].kill()
         await host.crash()
 
@@ -181,8 +181,8 @@ class DaprHarness(HostHarness):
         return await self.open_on(data, setup)
 
     async def lapse(self, host: Host) -> None:
-        assert isinstance(host, DaprHost)
-        host.lapse()
+        assert isinstance(host, Runtime)
+        host.lease_lost()
 
     async def close(self) -> None:
         await super().close()

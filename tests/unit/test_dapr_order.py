@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from meshwright.hosts.dapr import order
-from meshwright.hosts.dapr.order import Order
+from meshwright.stores.dapr import shipping
+from meshwright.stores.dapr.shipping import Order
 
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(order, "MISSING_SECONDS", 0.05)
+    monkeypatch.setattr(shipping, "MISSING_SECONDS", 0.05)
 
 
 async def passed(ordered: Order, *arriving: tuple[str, int]) -> Sequence[tuple[str, int]]:

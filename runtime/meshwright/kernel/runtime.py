@@ -145,6 +145,7 @@ class Runtime:
             self.incarnation = new_id()
         try:
             await self._begin()
+            await self._store.ready()
         except BaseException:  # a cancelled start too must give the store back
             await self._close()
             raise

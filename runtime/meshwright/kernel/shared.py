@@ -197,6 +197,8 @@ class SharedExecutor:
         if cell.record is None:
             record = await self._store.load(cell.ref, deliveries[0].message)
             self._cells.set_record(cell, record or ActorRecord())
+            if record is not None and record.wake_at is not None:
+                self._around.timers.note(cell.ref, record.wake_at)
         assert cell.record is not None
         incarnation, before = self._around.incarnation(), cell.record
         visit = _Visit(before)

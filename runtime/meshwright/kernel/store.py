@@ -162,6 +162,9 @@ class Store(ABC):
         What is adopted later, as from a worker that died, goes to `Receiver.deliver` and `Receiver.wake`.
         """
 
+    async def ready(self) -> None:  # noqa: B027 most have nothing to do
+        """Return once messages reach this worker. Called after the first `begin`; turns run meanwhile."""
+
     async def drain(self) -> None:  # noqa: B027 most have nothing to do
         """Take nothing new from outside; what is under way still commits. `close` follows."""
 

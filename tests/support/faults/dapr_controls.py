@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable
 
 from meshwright.envelope import ActorRef
-from meshwright.hosts.dapr.doors import Doors
-from meshwright.hosts.dapr.watch import WatchList
+from meshwright.stores.dapr.callbacks import AppCallbacks
+from meshwright.stores.dapr.leases import WatchList
 from tests.support.faults import controls
 
 ACK_FIRST = "ack before the commit"  # what the broker delivers is acknowledged, and taken a moment later
@@ -26,20 +26,20 @@ def break_on_purpose(control: str) -> None:
 
 def acknowledge_first() -> None:
     """Tell the broker that a message is taken, and take it later."""
-    on_topic = Doors.on_topic
+    on_topic = AppCallbacks.on_topic
     held: set[asyncio.Task[bool]] = set()
 
-    async def take_later(self: Doors, pubsub: str, topic: str, data: bytes) -> bool:
+    async def take_later(self: AppCallbacks, pubsub: str, topic: str, data: bytes) -> bool:
         await asyncio.sleep(HELD_SECONDS)
         return await on_topic(self, pubsub, topic, data)
 
-    async def acknowledge(self: Doors, pubsub: str, topic: str, data: bytes) -> bool:
+    async def acknowledge(self: AppCallbacks, pubsub: str, topic: str, data: bytes) -> bool:
         task = asyncio.create_task(take_later(self, pubsub, topic, data))
         held.add(task)
         task.add_done_callback(held.discard)
         return True
 
-    setattr(Doors, "on_topic", acknowledge)  # noqa: B010 a door of this process, replaced
+    setattr(AppCallbacks, "on_topic", acknowledge)  # noqa: B010 a callback of this process, replaced
 
 
 def never_watch() -> None:

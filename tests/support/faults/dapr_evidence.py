@@ -19,9 +19,9 @@ from meshwright.envelope import ActorRef
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.events.tasks import TaskSummary
-from meshwright.hosts.dapr.documents import VALUES, Document, put_back
 from meshwright.messages import Event
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
+from meshwright.stores.dapr.documents import VALUES, Document, put_back
 from tests.support.faults.evidence import AGENTS, listed_in
 from tests.support.faults.fleet import MAX_CONCURRENCY, Books
 from tests.support.faults.oracle import Evidence, number_of
@@ -45,8 +45,8 @@ return found
 async def gather(services: Services, namespace: str, books: Books, data: Path, *, kills: int) -> Evidence:
     """Read a mesh that may be running: the store, a copy of the front's log, and the books."""
     stored = await read_store(services, namespace)
-    heads = {ref: document.head for ref, document in stored.documents.items()}
-    taken = frozenset(message_id for head in heads.values() for message_id in head.seen)
+    heads = {ref: document.record for ref, document in stored.documents.items()}
+    taken = frozenset(message_id for head in heads.values() for message_id in head.processed_ids)
     events, listed = await log_in(data)
     return Evidence(
         accepted=[task_id for _, task_id in books.accepted.read()],
@@ -129,7 +129,7 @@ def undelivered(stored: Stored, events: Sequence[Event], taken: Collection[str])
     """
     cancelled = {event.task_id for event in events if event.event_type == "task.cancelled"}
     told = {event.id for event in stored.told if event.task_id not in cancelled}
-    sent = {entry.id for document in stored.documents.values() for entry in document.outbox}
+    sent = {entry.item.id for document in stored.documents.values() for entry in document.outbox}
     return len((sent | told) - {event.id for event in events} - set(taken))
 
 

@@ -22,11 +22,12 @@ from pydantic import TypeAdapter
 from meshwright import topics
 from meshwright.app import WHOLE_MESH, build_mesh, role_of
 from meshwright.errors import HostError
-from meshwright.hosts.dapr import DaprHost, Options, recovery
+from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.messages import Outcome, Receipt, TaskRequest
 from meshwright.runtimes import Grounds
 from meshwright.settings import Settings
+from meshwright.stores.dapr import DaprStore, Options, recovery
 from tests.support.faults import dapr_controls
 from tests.support.faults.failpoints import Failpoints
 from tests.support.faults.fleet import Books, CountingModel, agents
@@ -88,22 +89,22 @@ def mesh_of(post: Post) -> Mesh:
     books = Books(Path(job.folder))
     fleet = agents(books, unharmed.passes)
 
-    def make(grounds: Grounds) -> DaprHost:
+    def make(grounds: Grounds) -> Runtime:
         options = replace(
             Options.from_environment(namespace=post.namespace, channel="auto"),
             lease_seconds=LEASE_SECONDS,
             renew_seconds=RENEW_SECONDS,
             redrive_seconds=post.redrive_seconds,
         )
-        return DaprHost(
+        store = DaprStore(
             options,
             clock=grounds.clock,
             log=grounds.log,
             database=grounds.database,
             keeps_log=grounds.role.is_front,
-            tracing=grounds.tracing,
             taken_elsewhere=(topics.tasks("#"), topics.TASK_RESULTS),
         )
+        return Runtime(store, clock=grounds.clock, tracing=grounds.tracing)
 
     return build_mesh(
         Settings(data_dir=Path(post.data), host="dapr", namespace=post.namespace, **job.settings),

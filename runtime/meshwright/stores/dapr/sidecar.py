@@ -1,15 +1,16 @@
-"""The sidecar: what the host asks of daprd, over its gRPC API.
+"""The sidecar: where it is, and what a worker asks of it over its gRPC API.
 
-Every failure is StoreUnavailable, since nearly none tells whether the request had been carried out: who
-must know looks again (see `state`). What daprd can never do is ConfigError.
+Every failure is StoreUnavailable, since nearly none tells whether the request was carried out: see `state`
+for what has to be certain. What daprd can never do is ConfigError.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import grpc.aio
 from dapr.proto import api_service_v1, api_v1, common_v1
@@ -21,11 +22,17 @@ from meshwright.errors import ConfigError, StoreUnavailable
 STATE, BUS, VIEWS = "state", "bus", "views"  # the names of the components
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # of one gRPC message, either way; daprd has to allow as much
 CALL_SECONDS = 10.0
+INVOKE_SECONDS = 60.0
 READY_RETRY_SECONDS = 0.05
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 JSON = "application/json"
 RAW = {"rawPayload": "true"}
-TOKEN = "dapr-api-token"
+TOKEN_HEADER = "dapr-api-token"
+RECONNECT_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),  # workers of one process do not share a broken connection
+]
 FIRST_WRITE = common_v1.StateOptions(concurrency=common_v1.StateOptions.CONCURRENCY_FIRST_WRITE)
 LAST_WRITE = common_v1.StateOptions(concurrency=common_v1.StateOptions.CONCURRENCY_LAST_WRITE)
 NEVER = {
@@ -33,8 +40,68 @@ NEVER = {
     StatusCode.PERMISSION_DENIED: "give the worker and its sidecar the same DAPR_API_TOKEN",
     StatusCode.UNIMPLEMENTED: "run daprd 1.17 or newer",
 }
-"""What will not get better by asking again, and what to do about it."""
-ReplyT = TypeVar("ReplyT")
+"""Statuses that no retry changes, with what to do about them."""
+ChannelName = Literal["auto", "grpc", "http"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One worker's place on Dapr.
+
+    Replicas share an `app_id`, `replica` names one of them, `namespace` the mesh. `grpc_port` is the
+    sidecar's, `app_port` the worker's. The sidecar wants `api_token` of the worker, the worker `app_token` of
+    the sidecar. `broker_url` is the MQTT broker's, where the bus is one (see `broker.kick`). Times: seconds.
+    """
+
+    app_id: str = "mesh"
+    replica: str = "mesh-0"
+    namespace: str = "default"
+    grpc_port: int = 50001
+    app_port: int = 0
+    channel: ChannelName = "auto"
+    api_token: str = field(default="", repr=False)
+    app_token: str = field(default="", repr=False)
+    broker_url: str | None = field(default=None, repr=False)
+    lease_seconds: float = 10.0
+    renew_seconds: float = 3.0
+    redrive_seconds: float = 5.0
+    patience_seconds: float = 20.0
+    """How long a call or a commit waits for a sidecar or a store that does not answer."""
+    ready_seconds: float = 60.0
+    """How long a start waits for the sidecar."""
+
+    @classmethod
+    def from_environment(
+        cls, *, namespace: str, channel: ChannelName, environment: Mapping[str, str] | None = None
+    ) -> Options:
+        """Read what Dapr tells its apps: APP_ID, APP_PORT, DAPR_GRPC_PORT, POD_NAME and the tokens.
+
+        Raises ConfigError where a port is missing or not a number.
+        """
+        known = os.environ if environment is None else environment
+        app_id = known.get("APP_ID") or "mesh"
+        return cls(
+            app_id=app_id,
+            replica=known.get("POD_NAME") or f"{app_id}-0",
+            namespace=namespace,
+            grpc_port=_port(known, "DAPR_GRPC_PORT", "50001"),
+            app_port=_port(known, "APP_PORT", None),
+            channel=channel,
+            api_token=known.get("DAPR_API_TOKEN", ""),
+            app_token=known.get("APP_API_TOKEN", ""),
+            broker_url=known.get("MESH_BROKER_URL"),
+        )
+
+
+def _port(known: Mapping[str, str], name: str, default: str | None) -> int:
+    text = known.get(name) or default
+    if text is None or not text.isdigit():
+        raise ConfigError(
+            f"{name} has to be a port, not {text!r}",
+            remedy="the sidecar sets it: start the worker by `mesh up --host dapr`, or beside a daprd",
+            field=name,
+        )
+    return int(text)
 
 
 class Stored(NamedTuple):
@@ -71,21 +138,14 @@ class Sidecar:
 
     def __init__(self, port: int, token: str = "") -> None:
         self._address = f"127.0.0.1:{port}"
-        self._metadata = ((TOKEN, token),) if token else ()
+        self._metadata = ((TOKEN_HEADER, token),) if token else ()
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
 
     def connect(self) -> None:
         """Open the connection; daprd may come up later."""
-        size = MAX_MESSAGE_BYTES
-        options = [
-            ("grpc.max_receive_message_length", size),
-            ("grpc.max_send_message_length", size),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-            ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.use_local_subchannel_pool", 1),  # several hosts of a process do not share a broken one
-        ]
-        self._channel = grpc.aio.insecure_channel(self._address, options=options)
+        sizes = [(f"grpc.max_{way}_message_length", MAX_MESSAGE_BYTES) for way in ("receive", "send")]
+        self._channel = grpc.aio.insecure_channel(self._address, options=[*sizes, *RECONNECT_OPTIONS])
         self._stub = api_service_v1.DaprStub(self._channel)
 
     async def close(self) -> None:
@@ -97,7 +157,7 @@ class Sidecar:
     async def facts(self) -> Facts:
         """Ask the sidecar about itself."""
         reply = await self._call(self._stub.GetMetadata, api_v1.GetMetadataRequest())
-        components = {each.name: each.type for each in reply.registered_components}
+        components = {component.name: component.type for component in reply.registered_components}
         return Facts(reply.runtime_version, components, reply.actor_runtime.host_ready)
 
     async def has_come_back(self) -> None:
@@ -106,7 +166,7 @@ class Sidecar:
         lost = False
         while not lost or self._channel.get_state() is not ChannelConnectivity.READY:
             lost = lost or self._channel.get_state() is ChannelConnectivity.TRANSIENT_FAILURE
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def wait_until_ready(self, seconds: float) -> Facts:
         """Return once the sidecar answers. Raises StoreUnavailable after that time, ConfigError at once."""
@@ -140,7 +200,7 @@ class Sidecar:
         await self._call(self._stub.SaveState, api_v1.SaveStateRequest(store_name=STATE, states=items))
 
     async def delete(self, key: str) -> None:
-        """Forget a key. Only for keys that nobody guards a commit by."""
+        """Forget a key. Only for keys that no commit is guarded by."""
         await self._call(self._stub.DeleteState, api_v1.DeleteStateRequest(store_name=STATE, key=key))
 
     # Topics
@@ -169,21 +229,16 @@ class Sidecar:
 
     # Actors
 
-    async def invoke(self, ref: ActorRef, method: str, body: bytes, *, seconds: float = 60.0) -> bytes:
+    async def invoke(self, ref: ActorRef, method: str, body: bytes) -> bytes:
         """Call a method of an actor, wherever placement has it."""
         request = api_v1.InvokeActorRequest(actor_type=ref.type, actor_id=ref.id, method=method, data=body)
-        reply = await self._call(self._stub.InvokeActor, request, seconds)
-        return reply.data
+        return (await self._call(self._stub.InvokeActor, request, INVOKE_SECONDS)).data
 
-    async def remind(self, ref: ActorRef, name: str, *, due_seconds: float, period_seconds: float) -> None:
-        """Have an actor called by the scheduler, again and again. A second one of the name replaces it."""
+    async def remind(self, ref: ActorRef, name: str, seconds: float) -> None:
+        """Have the scheduler call an actor every so many seconds. A second reminder of a name replaces it."""
+        period = f"{round(seconds * 1000)}ms"
         request = api_v1.RegisterActorReminderRequest(
-            actor_type=ref.type,
-            actor_id=ref.id,
-            name=name,
-            due_time=f"{round(due_seconds * 1000)}ms",
-            period=f"{round(period_seconds * 1000)}ms",
-            data=b'""',
+            actor_type=ref.type, actor_id=ref.id, name=name, due_time=period, period=period, data=b'""'
         )
         await self._call(self._stub.RegisterActorReminder, request)
 
@@ -193,13 +248,18 @@ class Sidecar:
         await self._call(self._stub.UnregisterActorReminder, request)
 
     async def _call(self, method: Any, request: Any, seconds: float = CALL_SECONDS) -> Any:
-        asked = type(request).__name__.removesuffix("Request")
         try:
             return await method(request, timeout=seconds, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            raise _translated(error, asked, self._address) from None
+            name = type(request).__name__.removesuffix("Request")
+            details = " ".join((error.details() or "").split())[:300]
+            if error.code() in NEVER:
+                message = f"the sidecar on {self._address} refused {name}: {details}"
+                raise ConfigError(message, remedy=NEVER[error.code()]) from None
+            message = f"{name} by the sidecar on {self._address} failed: {error.code().name}: {details}"
+            raise StoreUnavailable(message) from None
         except grpc.aio.UsageError:  # the connection was closed by a stop
-            raise StoreUnavailable(f"{asked} comes when the mesh has stopped") from None
+            raise StoreUnavailable("the mesh has stopped") from None
 
 
 def _state_item(write: Write) -> common_v1.StateItem:
@@ -211,11 +271,3 @@ def _state_item(write: Write) -> common_v1.StateItem:
     if write.ttl_seconds is not None:
         item.metadata["ttlInSeconds"] = str(write.ttl_seconds)
     return item
-
-
-def _translated(error: grpc.aio.AioRpcError, asked: str, address: str) -> Exception:
-    code = error.code()
-    said = " ".join((error.details() or "").split())[:300]
-    if code in NEVER:
-        return ConfigError(f"the sidecar on {address} refused {asked}: {said}", remedy=NEVER[code])
-    return StoreUnavailable(f"{asked} by the sidecar on {address} failed: {code.name}: {said}")

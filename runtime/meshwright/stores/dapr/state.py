@@ -8,26 +8,105 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from meshwright.errors import Conflict, StoreUnavailable
-from meshwright.hosts.dapr.grouping import Grouping
-from meshwright.hosts.dapr.sidecar import Sidecar, Stored, Write
 from meshwright.messages import new_id
+from meshwright.stores.dapr.sidecar import Sidecar, Stored, Write
 
 RETRY_SECONDS = 0.05
 MAX_RETRY_SECONDS = 1.0
-PROBE = "probe"
 PROBE_TTL_SECONDS = 60
+ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+
+
+class Grouping(Generic[ItemT, ResultT]):
+    """Hands items to `perform` in groups of up to `size`, `width` groups at a time, in order.
+
+    What waits behind a call that is under way goes together in the next one. `perform` gives each item its
+    result, or an exception as its result; what it raises is every item's. `delay_seconds` lets more join the
+    first item of a group.
+    """
+
+    def __init__(
+        self,
+        perform: Callable[[list[ItemT]], Awaitable[list[ResultT | BaseException]]],
+        *,
+        size: int = 64,
+        width: int = 2,
+        delay_seconds: float = 0.0,
+    ) -> None:
+        self._perform = perform
+        self._size = size
+        self._width = width
+        self._delay_seconds = delay_seconds
+        self._waiting: deque[tuple[ItemT, asyncio.Future[ResultT]]] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+
+    def add(self, item: ItemT) -> asyncio.Future[ResultT]:
+        """Queue an item; the result comes with its group."""
+        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        self._schedule()
+        return future
+
+    def cancel(self) -> None:
+        """Give up, as a crash would."""
+        for call in self._calls:
+            call.cancel()
+        for _, future in self._waiting:
+            future.cancel()
+        self._waiting.clear()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and len(self._calls) < self._width:
+            self._scheduled = True
+            loop = asyncio.get_running_loop()
+            if self._delay_seconds:
+                loop.call_later(self._delay_seconds, self._begin)
+            else:
+                loop.call_soon(self._begin)  # a turn of the loop later, so that its neighbours join
+
+    def _begin(self) -> None:
+        self._scheduled = False
+        while self._waiting and len(self._calls) < self._width:
+            group = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
+            call = asyncio.get_running_loop().create_task(self._call(group))
+            self._calls.add(call)
+            call.add_done_callback(self._ended)
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        if self._waiting:
+            self._schedule()
+
+    async def _call(self, group: list[tuple[ItemT, asyncio.Future[ResultT]]]) -> None:
+        try:
+            results = await self._perform([item for item, _ in group])
+        except asyncio.CancelledError:
+            for _, future in group:
+                future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 whatever it was, those who wait are told
+            results = [error] * len(group)
+        for (_, future), result in zip(group, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
 
 
 class State:
     """The store of one mesh. `prefix` begins each of its keys.
 
-    `patience_seconds` bounds how long a read or a write goes on trying while the store does not answer.
+    `patience_seconds` bounds how long a read or a write is retried while the store does not answer.
     """
 
     def __init__(self, sidecar: Sidecar, prefix: str, *, patience_seconds: float) -> None:
@@ -43,12 +122,11 @@ class State:
         return "/".join((self._prefix, *parts))
 
     async def probe(self) -> None:
-        """See whether the store's etags count 1, 2, 3, as Redis's do: only then can the next be foretold."""
-        key, etag = self.key(PROBE, new_id()), None
+        """See whether the store's etags count 1, 2, 3, as Redis's do: only then can the next be predicted."""
+        key, etag = self.key("probe", new_id()), None
         seen = []
         for n in range(3):
-            write = Write(key, b"%d" % n, etag, ttl_seconds=PROBE_TTL_SECONDS)
-            await self._sidecar.save([write])
+            await self._sidecar.save([Write(key, b"%d" % n, etag, ttl_seconds=PROBE_TTL_SECONDS)])
             etag = (await self._sidecar.get([key]))[key].etag
             seen.append(etag)
         self._counts = seen == ["1", "2", "3"]
@@ -60,14 +138,10 @@ class State:
     def swap(self, write: Write) -> asyncio.Future[str | None]:
         """Write if the store has the version that the write names, or none.
 
-        Returns the new etag, or None where it cannot be known without reading. Raises Conflict where
-        another came first, StoreUnavailable where it stays unknown whether the write was made.
+        Returns the new etag, or None where only a read can tell. Raises Conflict where another came first,
+        StoreUnavailable where it stays unknown whether the write was made.
         """
         return self._writes.add(write)
-
-    async def settle(self) -> None:
-        """Return when everything under way is written or refused."""
-        await self._writes.settle()
 
     def cancel(self) -> None:
         """Give up what is under way, as a crash would."""
@@ -102,7 +176,7 @@ class State:
     async def _look_up(
         self, open_writes: dict[int, Write], results: dict[int, str | BaseException | None]
     ) -> None:
-        """After an unclear reply: settle what was written by us or by another; the rest stays open."""
+        """After an unclear reply: find what was written by us or by another; the rest stays open."""
         keys = [write.key for write in open_writes.values()]
         stored = await self._patiently(lambda: self._sidecar.get(keys))
         for n, write in list(open_writes.items()):
@@ -116,7 +190,7 @@ class State:
             del open_writes[n]
 
     def _next(self, etag: str | None) -> str | None:
-        """The etag after a save, where it can be foretold."""
+        """The etag after a save, where it can be predicted."""
         if not self._counts:
             return None
         return "1" if etag is None else str(int(etag) + 1)
@@ -139,6 +213,3 @@ class State:
 def over(write: Write, stored: Stored | None) -> Write:
     """The same write, over what was found."""
     return replace(write, etag=stored.etag if stored else None)
-
-
-__all__ = ["State", "Stored", "Write", "over"]

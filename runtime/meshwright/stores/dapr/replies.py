@@ -1,4 +1,4 @@
-"""The reply to a call between our own hosts: its result or its error, as one JSON document.
+"""The reply to a call between workers: its result or its error, as one JSON document.
 
 An error travels as a reply like any other, so that Dapr neither repeats the call nor hides what was wrong,
 and the caller raises the same error again.
@@ -16,7 +16,7 @@ from meshwright.errors import MeshError, StoreUnavailable
 CALL = "call"
 """The actor method that runs the turn of an encoded message, and answers with such a reply."""
 DELIVER = "deliver"
-"""The same for a message that may come again: its actor drops a repeat."""
+"""The same for a message that may arrive again: its actor drops a repeat."""
 MAX_ERROR_CHARACTERS = 4000
 
 
@@ -51,23 +51,23 @@ def decode_reply(data: bytes) -> Any:
     match document:
         case {"result": result}:
             return result
-        case {"error": {"type": str(name), "message": str(message), **fields}}:
-            raise _error(name, message, fields)
-    raise StoreUnavailable(f"an actor's host sent no reply, but {data[:200]!r}")
+        case {"error": {"type": str(name), "message": str(message), **details}}:
+            raise _error(name, message, details)
+    raise StoreUnavailable(f"the worker that was called sent no reply, but {data[:200]!r}")
 
 
-def _error(name: str, message: str, fields: dict[str, Any]) -> MeshError:
-    kind = _kinds(MeshError).get(name)
-    error = kind(message) if kind is not None else MeshError(f"{name}: {message}")
+def _error(name: str, message: str, details: dict[str, Any]) -> MeshError:
+    known = _errors(MeshError).get(name)
+    error = known(message) if known is not None else MeshError(f"{name}: {message}")
     for detail in ("remedy", "field", "status"):
-        if detail in fields:
-            setattr(error, detail, fields[detail])
+        if detail in details:
+            setattr(error, detail, details[detail])
     return error
 
 
-def _kinds(base: type[MeshError]) -> dict[str, type[MeshError]]:
+def _errors(base: type[MeshError]) -> dict[str, type[MeshError]]:
     """The errors that this process knows, by name."""
-    kinds = {base.__name__: base}
-    for each in base.__subclasses__():
-        kinds |= _kinds(each)
-    return kinds
+    errors = {base.__name__: base}
+    for error in base.__subclasses__():
+        errors |= _errors(error)
+    return errors

@@ -1,1 +1,0 @@
-"""Hosts: what runs the actors. Each fills the port of `meshwright.host`."""

@@ -1,0 +1,272 @@
+"""What is stored: the document of an actor, which is its record and its outbox, and records of streams.
+
+    actor/{type}/{id}                {"v": 1, "by": [commit, ...], "head": ..., "state": ..., "outbox": [...]}
+    record/{type}/{id}/{stream}/{n}  {"v": 1, "by": commit, "value": ..., "events": [...]}
+    value/{sha256}                   a value of more than 32 KiB within a document
+
+`by` names the last commits, newest first: who lost sight of its own can find it again. The outbox holds what
+was committed and may not have arrived, each entry with the incarnation that committed it and sends it; what
+has arrived is left out of the next commit, so an entry may be there, and be sent, more than once. `events` of
+a record were to be published with it: who reads it after the worker `by` has gone publishes them again.
+
+A large value is written before the document that refers to it, `{"$value": sha256}`, and whose `values` list
+its hash. So a large payload is not written again by every turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json, to_json
+
+from meshwright.encoding import encode
+from meshwright.envelope import ActorRecord, ActorRef, Message, Record
+from meshwright.errors import Conflict, StoreTooNew, StoreUnavailable
+from meshwright.host import RECORD_GAP
+from meshwright.messages import Event
+from meshwright.stores.dapr.state import State, Write
+
+VERSION = 1
+LARGE_BYTES = 32 * 1024
+REFERENCE = "$value"
+VALUES = "values"
+REMEMBERED_COMMITS = 4
+MAX_KNOWN_VALUES = 1000
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One message or event on its way. It is written more than once, and encoded once.
+
+    `by` is the incarnation that committed it, and sends it as long as it lives. An event `is_logged` once the
+    log has it, and `is_shown` once the listeners of this process have seen it; an entry `is_delivered` once
+    its actor has it, or the broker for those who take messages there.
+    """
+
+    item: Message | Event
+    by: str = ""
+    is_started: bool = False
+    is_logged: bool = False
+    is_delivered: bool = False
+    is_shown: bool = False
+    _data: bytes = b""
+
+    @property
+    def data(self) -> bytes:
+        """The message or event as JSON."""
+        if not self._data:
+            self._data = self.item.encode()
+        return self._data
+
+    def encode(self) -> bytes:
+        """The entry of a document."""
+        kind = b"message" if isinstance(self.item, Message) else b"event"
+        return b'{"by":%b,"%b":%b}' % (to_json(self.by), kind, self.data)
+
+    @classmethod
+    def decode(cls, data: Mapping[str, Any]) -> Entry:
+        """Read `encode` back."""
+        if "message" in data:
+            return cls(Message.decode(to_json(data["message"])), data["by"])
+        return cls(Event.model_validate(data["event"]), data["by"])
+
+
+@dataclass(slots=True)
+class Document:
+    """What is stored of an actor."""
+
+    record: ActorRecord = field(default_factory=ActorRecord)
+    outbox: list[Entry] = field(default_factory=list)
+    by: tuple[str, ...] = ()
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether the actor has to be woken if its worker goes."""
+        record = self.record
+        return record.has_pending_work or record.wake_at is not None or bool(self.outbox)
+
+    def encode(self) -> bytes:
+        """The document as JSON. Parts that are JSON already are not parsed again."""
+        record = self.record
+        envelope = {
+            "revision": record.revision,
+            "last_turn": record.last_turn,
+            "sent": record.sent,
+            "wake_at": record.wake_at,
+            "obliged": record.has_pending_work,
+            "seen": record.processed_ids,
+        }
+        return b'{"v":1,"by":%b,"head":%b,"state":%b,"outbox":[%b]}' % (
+            to_json(self.by),
+            to_json(envelope),
+            record.state or b"null",
+            b",".join([entry.encode() for entry in self.outbox]),
+        )
+
+    @classmethod
+    def decode(cls, data: Mapping[str, Any]) -> Document:
+        """Read a document whose references are resolved; unknown fields are ignored. Raises StoreTooNew."""
+        if data["v"] > VERSION:
+            raise StoreTooNew(
+                f"an actor's document is of version {data['v']}, and known is {VERSION}",
+                remedy="run the newer version of Meshwright that wrote it",
+            )
+        record = ActorRecord.decode(to_json({**data["head"], "state": data["state"]}))
+        return cls(record, [Entry.decode(entry) for entry in data["outbox"]], tuple(data["by"]))
+
+
+class StoredRecord(NamedTuple):
+    """A record, the commit that wrote it, and the events that were to be published with it."""
+
+    record: Record
+    by: str
+    events: list[Event]
+
+
+class Documents:
+    """Reads and swaps documents, their large values apart, and writes records."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._known_values: OrderedDict[str, None] = OrderedDict()
+
+    async def read(self, ref: ActorRef) -> tuple[Document, str | None]:
+        """An actor's document and its etag; a new one, without, where it never had a turn."""
+        stored = await self._state.read(self._key(ref))
+        if stored is None:
+            return Document(), None
+        data = from_json(stored.value)
+        if VALUES in data:
+            data = put_back(data, await self._values(ref, data[VALUES]))
+        return Document.decode(data), stored.etag
+
+    async def etag(self, ref: ActorRef) -> str | None:
+        """The etag of what is stored now."""
+        stored = await self._state.read(self._key(ref))
+        return stored.etag if stored else None
+
+    async def swap(self, ref: ActorRef, document: Document, etag: str | None) -> str | None:
+        """Write a document over the version of that etag; returns the new one where it is known.
+
+        Where the swap was refused, but the document names our commit, it was made all the same, and another's
+        came on top of it. Raises Conflict, StoreUnavailable.
+        """
+        data, values = take_out(document.encode())
+        for name, value in values.items():
+            await self._put_value(name, value)
+        try:
+            return await self._state.swap(Write(self._key(ref), data, etag))
+        except Conflict:
+            found, _ = await self.read(ref)
+            if document.by[0] not in found.by:
+                raise
+            return None
+
+    def put(self, record: Record, events: Sequence[Event], commit: str) -> asyncio.Future[str | None]:
+        """Write a record. What is awaited raises Conflict where there was one of that number: it stands."""
+        published = b",".join([event.encode() for event in events])
+        value = b'{"v":1,"by":%b,"value":%b,"events":[%b]}' % (
+            to_json(commit),
+            encode(record.value),
+            published,
+        )
+        return self._state.swap(Write(self._record_key(record.ref, record.stream, record.n), value))
+
+    async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[StoredRecord]:
+        """The records of a range, in order; without `last` until so many numbers are empty."""
+        found: list[StoredRecord] = []
+        while last is None or first <= last:
+            end = first + RECORD_GAP - 1 if last is None else min(last, first + RECORD_GAP - 1)
+            numbers = range(first, end + 1)
+            values = await asyncio.gather(
+                *(self._state.read(self._record_key(ref, stream, n)) for n in numbers)
+            )
+            page = [
+                _decode_record(Record(ref, stream, n, None), stored.value)
+                for n, stored in zip(numbers, values, strict=True)
+                if stored is not None
+            ]
+            found += page
+            if last is None and not page:
+                break
+            first = end + 1
+        return found
+
+    def _key(self, ref: ActorRef) -> str:
+        return self._state.key("actor", ref.type, ref.id)
+
+    def _record_key(self, ref: ActorRef, stream: str, n: int) -> str:
+        return self._state.key("record", ref.type, ref.id, stream, str(n))
+
+    async def _values(self, ref: ActorRef, names: list[str]) -> dict[str, bytes]:
+        found = await asyncio.gather(*(self._state.read(self._state.key("value", name)) for name in names))
+        values = {name: stored.value for name, stored in zip(names, found, strict=True) if stored}
+        if len(values) < len(names):
+            raise StoreUnavailable(
+                f"{ref} refers to {len(names) - len(values)} values that the store has lost",
+                remedy="restore the store from its backup: it must not evict or expire keys",
+            )
+        return values
+
+    async def _put_value(self, name: str, value: bytes) -> None:
+        if name not in self._known_values:
+            with suppress(Conflict):  # it is there: its name is its content
+                await self._state.swap(Write(self._state.key("value", name), value))
+            self._known_values[name] = None
+            if len(self._known_values) > MAX_KNOWN_VALUES:
+                self._known_values.popitem(last=False)
+
+
+def incarnation_of(commit: str) -> str:
+    """The run of a worker that made a commit."""
+    return commit.partition("/")[0]
+
+
+def _decode_record(record: Record, data: bytes) -> StoredRecord:
+    document = from_json(data)
+    events = [Event.model_validate(event) for event in document["events"]]
+    return StoredRecord(replace(record, value=document["value"]), document["by"], events)
+
+
+def take_out(data: bytes) -> tuple[bytes, dict[str, bytes]]:
+    """A document without its large values, the innermost first, and these by their hashes."""
+    if len(data) <= LARGE_BYTES:
+        return data, {}
+    taken: dict[str, bytes] = {}
+
+    def refer(value: Any) -> Any:
+        value = _map(refer, value)
+        if not isinstance(value, (str, dict, list)) or len(large := to_json(value)) <= LARGE_BYTES:
+            return value
+        name = hashlib.sha256(large).hexdigest()
+        taken[name] = large
+        return {REFERENCE: name}
+
+    rest = _map(refer, from_json(data))
+    return (to_json({**rest, VALUES: sorted(taken)}), taken) if taken else (data, taken)
+
+
+def put_back(value: Any, values: Mapping[str, bytes]) -> Any:
+    """A document with its references replaced by what they name, which may hold references itself.
+
+    Only what is among `values` is one: a payload may look like a reference, and stays what it is.
+    """
+    name = value.get(REFERENCE) if isinstance(value, dict) and len(value) == 1 else None
+    if isinstance(name, str) and name in values:
+        return put_back(from_json(values[name]), values)
+    return _map(lambda inner: put_back(inner, values), value)
+
+
+def _map(change: Callable[[Any], Any], value: Any) -> Any:
+    """A value with its direct items changed."""
+    if isinstance(value, dict):
+        return {name: change(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [change(item) for item in value]
+    return value

@@ -1,0 +1,336 @@
+"""Outboxes: what turns sent, on its way. At least once, and what one actor sends another in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from meshwright.clock import Clock
+from meshwright.envelope import ActorRef, Message
+from meshwright.errors import Draining, MailboxFull, NotFound
+from meshwright.host import dead_letter
+from meshwright.kernel.store import Delivery, Receiver
+from meshwright.messages import Event
+from meshwright.stores.dapr.broker import Broker
+from meshwright.stores.dapr.documents import Document, Entry
+from meshwright.stores.dapr.leases import WatchList
+from meshwright.stores.dapr.replies import CALL, DELIVER, decode_reply
+from meshwright.stores.dapr.shipping import EventShipper
+from meshwright.stores.dapr.sidecar import Sidecar
+
+logger = logging.getLogger("meshwright.dapr")
+
+RETRY_SECONDS = 0.1
+MAX_RETRY_SECONDS = 5.0
+LOG_RETRY_SECONDS = 0.5
+MAX_WAITING = 20_000
+MAX_ENDED = 64
+MAX_CARRIED = 32  # entries of another worker's that a document carries; of more all are sent once more
+ENDED = Draining("the mesh has stopped", remedy="ask again under the same id when it is up")
+
+
+@dataclass(slots=True, eq=False)
+class StoredActor:
+    """An actor that is active here, as the store has it.
+
+    `document` is None until it is read, or where a write left open what the store has; `etag` is that of the
+    document. `outbox` holds what is not logged or not delivered yet, in order, and `to_deliver` what of it is
+    to be delivered; `ended` are the ids of the last that are both. `carried` is what another worker that
+    lives has to send: it stays in the document, for whoever comes after that one. `is_fresh`: it was read,
+    and nothing was committed since.
+    """
+
+    ref: ActorRef
+    document: Document | None = None
+    etag: str | None = None
+    outbox: list[Entry] = field(default_factory=list)
+    carried: list[Entry] = field(default_factory=list)
+    to_deliver: deque[Entry] = field(default_factory=deque)
+    ended: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_ENDED))
+    is_fresh: bool = False
+    is_committing: bool = False
+    is_relaying: bool = False
+    is_evicted: bool = False
+    used_at: float = 0.0
+
+    @property
+    def has_obligations(self) -> bool:
+        """Whether the actor itself waits for something: work, or its alarm."""
+        record = self.document.record if self.document is not None else None
+        return record is not None and (record.has_pending_work or record.wake_at is not None)
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether it has to be woken if this worker goes."""
+        return bool(self.outbox or self.carried or self.has_obligations)
+
+    @property
+    def only_carries(self) -> bool:
+        """Whether all that the actor is owed is what other workers have to send."""
+        return bool(self.carried) and not (self.outbox or self.document is None or self.has_obligations)
+
+    def forget(self) -> None:
+        """Read the document again before the next commit."""
+        self.document = self.etag = None
+        self.is_fresh = False
+
+
+class StoredActors:
+    """The actors that are active here, the alarms of those on the watch list, and that list."""
+
+    def __init__(self) -> None:
+        self.watch: WatchList | None = None
+        self.alarms: dict[ActorRef, datetime] = {}
+        self._actors: dict[ActorRef, StoredActor] = {}
+
+    def __iter__(self) -> Iterator[StoredActor]:
+        return iter(list(self._actors.values()))
+
+    def active(self, ref: ActorRef) -> StoredActor | None:
+        """An actor that is active."""
+        return self._actors.get(ref)
+
+    def find(self, ref: ActorRef) -> StoredActor:
+        """An actor, made active if need be."""
+        actor = self._actors.get(ref)
+        if actor is None:
+            actor = self._actors[ref] = StoredActor(ref)
+        actor.is_evicted = False
+        return actor
+
+    def adopt(self, actor: StoredActor, document: Document, etag: str | None) -> None:
+        """Go on with a document that was read or written."""
+        actor.document, actor.etag = document, etag
+        actor.used_at = asyncio.get_running_loop().time()
+        if document.record.wake_at is None:
+            self.alarms.pop(actor.ref, None)
+        else:
+            self.alarms[actor.ref] = document.record.wake_at
+
+    def evict(self, actor: StoredActor) -> None:
+        """Drop an actor, or as soon as it has nothing to send."""
+        actor.is_evicted = True
+        if not (actor.outbox or actor.to_deliver or actor.is_committing):
+            self._actors.pop(actor.ref, None)
+
+    def settled(self, actor: StoredActor) -> None:
+        """Strike an actor off the watch list if it is owed nothing any more."""
+        if not actor.is_committing and actor.document is not None and not actor.is_owed:
+            self.let_go(actor.ref)
+        if actor.is_evicted:
+            self.evict(actor)
+
+    def let_go(self, ref: ActorRef) -> None:
+        """Strike an actor off the watch list: it is owed nothing, or another worker watches it."""
+        self.alarms.pop(ref, None)
+        if self.watch is not None:
+            self.watch.disarm(ref)
+
+
+class Outbox:
+    """Sends what actors and this process have to send, until all of it is logged and delivered.
+
+    What an actor sends is delivered in order, one after another. The log goes its own way: while it is away
+    work goes on, and what it lacks stays in the outbox of the actor.
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        sidecar: Sidecar,
+        broker: Broker,
+        shipper: EventShipper,
+        actors: StoredActors,
+        clock: Clock,
+    ) -> None:
+        self._receiver = receiver
+        self._sidecar = sidecar
+        self._broker = broker
+        self._shipper = shipper
+        self._actors = actors
+        self._clock = clock
+        self._is_open = True
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.waiting = 0
+
+    def close(self) -> None:
+        """Try nothing again."""
+        self._is_open = False
+        for task in self._tasks:
+            task.cancel()
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether messages, or events that no turn made, have not arrived."""
+        return bool(self.waiting) or any(actor.to_deliver for actor in self._actors)
+
+    @property
+    def is_logging(self) -> bool:
+        """Whether the log lacks events of turns."""
+        return any(actor.outbox for actor in self._actors)
+
+    # Of actors
+
+    def send(self, actor: StoredActor) -> None:
+        """Send what is new in the outbox of an actor; let go of it where there is nothing."""
+        if not actor.outbox:
+            self._actors.settled(actor)
+            return
+        for entry in actor.outbox:
+            if entry.is_started:
+                continue
+            entry.is_started = True
+            if isinstance(entry.item, Message):
+                entry.is_logged = True
+                actor.to_deliver.append(entry)
+                continue
+            self._ship(actor, entry)
+            if self._broker.takes(entry.item):
+                actor.to_deliver.append(entry)
+            else:
+                entry.is_delivered = True
+        if actor.to_deliver and not actor.is_relaying:
+            actor.is_relaying = True
+            self._deliver_next(actor)
+
+    async def deliver(self, message: Message) -> None:
+        """Give a message that may arrive again to its actor; one without an actor is recorded."""
+        if message.to.type in self._receiver.kinds:
+            self._receiver.admit(message.to)
+            reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._receiver.deliver(Delivery(message, remember=True, reply=reply))
+            await reply
+        elif message.to.type in self._receiver.remote_kinds:
+            decode_reply(await self._sidecar.invoke(message.to, DELIVER, message.encode()))
+        else:
+            error = NotFound(f"no actor type {message.to.type!r} is registered", field="type")
+            await self.emit([dead_letter(message, error, self._clock.now())])
+
+    async def call(self, message: Message) -> Any:
+        """Call an actor of another app; the reply is plain data."""
+        return decode_reply(await self._sidecar.invoke(message.to, CALL, message.encode()))
+
+    def _ship(self, actor: StoredActor, entry: Entry) -> None:
+        def is_logged(logged: asyncio.Future[None]) -> None:
+            if logged.cancelled() or not self._is_open:
+                return
+            if logged.exception() is None:
+                entry.is_logged = True
+                self._ended(actor, entry)
+            else:
+                asyncio.get_running_loop().call_later(LOG_RETRY_SECONDS, self._ship, actor, entry)
+
+        if self._is_open:
+            self._shipper.ship(entry).logged.add_done_callback(is_logged)
+
+    def _deliver_next(self, actor: StoredActor, pause: float = RETRY_SECONDS) -> None:
+        """Begin to deliver what is first in line; the next is begun when that has ended."""
+        if not self._is_open:
+            actor.is_relaying = False
+            return
+        entry = actor.to_deliver[0]
+        delivery: asyncio.Future[None]
+        if isinstance(entry.item, Message):
+            delivery = task = asyncio.create_task(self.deliver(entry.item), name="relay")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            delivery = self._broker.publish(entry)
+        delivery.add_done_callback(partial(self._delivered, actor, pause))
+
+    def _delivered(self, actor: StoredActor, pause: float, delivery: asyncio.Future[None]) -> None:
+        if delivery.cancelled():
+            actor.is_relaying = False
+            return
+        if (error := delivery.exception()) is not None:  # whatever it was, what is committed has to be sent
+            logger.warning("what %s sent is tried again in %.1f s: %s", actor.ref, pause, error)
+            again = min(2 * pause, MAX_RETRY_SECONDS)
+            delay = pause * random.uniform(0.5, 1.0)
+            asyncio.get_running_loop().call_later(delay, self._deliver_next, actor, again)
+            return
+        entry = actor.to_deliver.popleft()
+        entry.is_delivered = True
+        self._ended(actor, entry)
+        if actor.to_deliver:
+            self._deliver_next(actor)
+        else:
+            actor.is_relaying = False
+
+    def _ended(self, actor: StoredActor, entry: Entry) -> None:
+        """Leave an entry out of the next document, once it is both logged and delivered."""
+        if entry.is_logged and entry.is_delivered and entry in actor.outbox:
+            actor.outbox.remove(entry)
+            actor.ended.append(entry.item.id)
+            if not actor.outbox:
+                self._actors.settled(actor)
+
+    # Of this process
+
+    def emit(self, events: Sequence[Event], actor: StoredActor | None = None) -> asyncio.Future[None]:
+        """Publish events that no turn made; done when the broker has them, or the log where it is here.
+
+        Those of a record belong to an `actor`: with its next document they outlive this worker. What the
+        broker does not have when this is closed is lost with it. Raises MailboxFull.
+        """
+        if self.waiting + len(events) > MAX_WAITING:
+            raise MailboxFull(f"{self.waiting} events wait for the broker", remedy="see that it is up")
+        entries = [Entry(event, self._receiver.incarnation, is_started=True) for event in events]
+        if actor is not None:
+            for entry in entries:
+                entry.is_delivered = True
+            actor.outbox += entries
+        self.waiting += len(entries)
+        emitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._try(entries, actor, emitted, RETRY_SECONDS)
+        return emitted
+
+    def _try(
+        self, entries: list[Entry], actor: StoredActor | None, emitted: asyncio.Future[None], pause: float
+    ) -> None:
+        if not self._is_open:
+            _end(emitted, ENDED)
+            return
+        futures = [self._offer(entry, actor) for entry in entries]
+        for entry in entries:
+            if isinstance(entry.item, Event) and self._broker.takes(entry.item):
+                futures.append(self._broker.publish(entry))
+
+        def ended(results: asyncio.Future[list[BaseException | None]]) -> None:
+            failed = None if results.cancelled() else next(filter(None, results.result()), None)
+            if failed is None:
+                self.waiting -= len(entries)
+                _end(emitted, ENDED if results.cancelled() else None)
+                return
+            logger.warning("%d events are tried again in %.1f s: %s", len(entries), pause, failed)
+            again = min(2 * pause, MAX_RETRY_SECONDS)
+            asyncio.get_running_loop().call_later(pause, self._try, entries, actor, emitted, again)
+
+        asyncio.gather(*futures, return_exceptions=True).add_done_callback(ended)
+
+    def _offer(self, entry: Entry, actor: StoredActor | None) -> asyncio.Future[None]:
+        pending = self._shipper.ship(entry)
+
+        def is_logged(logged: asyncio.Future[None]) -> None:
+            if actor is not None and not logged.cancelled() and logged.exception() is None:
+                entry.is_logged = True
+                self._ended(actor, entry)
+
+        pending.logged.add_done_callback(is_logged)
+        return pending.offered
+
+
+def _end(future: asyncio.Future[None], error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+        future.exception()  # looked at: not everybody waits for what they emit
