@@ -44,7 +44,7 @@ class Surroundings:
     def run(self, cell: Cell, record: ActorRecord, delivery: Delivery) -> Commit:
         """Run one turn on a record. Whatever it raises is passed on, and its half-changed state forgotten."""
         message = delivery.message
-        if not delivery.is_call and self._is_outdated(message.method, record):
+        if not (delivery.is_call or message.sender) and self._is_outdated(message.method, record):
             return Commit(cell.ref, message, record, changed=False)
         if self.tracing is None or message.traceparent is None:
             return self._run(cell, record, delivery, message.traceparent)
@@ -74,7 +74,10 @@ class Surroundings:
         return commit
 
     def _is_outdated(self, method: str, record: ActorRecord) -> bool:
-        """Whether an alarm was moved or cleared after it rang, or pending work was done meanwhile."""
+        """Whether an alarm was moved or cleared after it rang, or pending work was done meanwhile.
+
+        Turns that another actor asks for run all the same: it may wait for an outcome that it has missed.
+        """
         if method == "wake":
             return record.wake_at is None or record.wake_at > self.clock.now()
         return method in ("recover", "redrive") and not record.has_pending_work
