@@ -127,7 +127,7 @@ async def test_what_waits_for_a_broker_is_bounded_and_says_what_it_drops() -> No
 
     async def hear() -> None:
         for number in range(500):
-            views.hear(event(number, payload={"text": f"{number}{TEXT}"}))
+            views.add(event(number, payload={"text": f"{number}{TEXT}"}))
 
     assert await held_after(hear()) < 20 * MIB
     assert told == ["edge.dropped"]

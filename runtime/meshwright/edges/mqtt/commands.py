@@ -1,7 +1,7 @@
 """What clients ask for: each message is carried out, answered, and only then acknowledged.
 
-So a message of which nothing was said comes again, and is no second task: its sender's `idempotency-key` or
-`task_id` names it, else the packet that it came in, which the broker repeats under the same number.
+So the broker delivers a message without an answer again, and that makes no second task: its sender's
+`idempotency-key` or `task_id` names it, else the number of its packet, which stays the same.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Commands:
             return  # it gives the message to the next connection
 
     async def _reply(self, connection: Connection, delivery: Delivery) -> Publication | None:
-        """Carry a message out, and make what tells its sender. Raises BrokerAway alone."""
+        """Carry a message out, and make the answer to its sender. Raises BrokerAway alone."""
         reply_to: MqttAddress | None = None
         try:
             reply_to = self._reply_to(delivery)
@@ -166,12 +166,12 @@ class Commands:
     # The verbs
 
     async def _submit(self, request: _Request) -> BaseModel | None:
-        """Take a task; the reply is its receipt or, where that is wished and still to come, nothing yet."""
+        """Take a task; the reply is its receipt, or its outcome if that is wanted and there already."""
         connection, delivery, reply_to = request.connection, request.delivery, request.reply_to
-        wished = delivery.properties.get("reply", "receipt")
-        if wished not in _REPLIES:
+        wanted = delivery.properties.get("reply", "receipt")
+        if wanted not in _REPLIES:
             raise InvalidInput(
-                f"there is no reply {wished[:40]!r}", remedy="known are receipt, outcome", field="reply"
+                f"there is no reply {wanted[:40]!r}", remedy="known are receipt, outcome", field="reply"
             )
         task = read_model(delivery.payload, TaskRequest, self._mesh.settings)
         key = delivery.properties.get("idempotency-key")
@@ -187,7 +187,7 @@ class Commands:
             traceparent=traceparent if traceparent and parse(traceparent) else None,
         )
         receipt = await _patiently(connection, submit)
-        if reply_to is None or wished == "receipt":
+        if reply_to is None or wanted == "receipt":
             return receipt
         key_of_task = TaskKey(request.caller.tenant_id, receipt.task_id)
         await _patiently(connection, partial(self._courier.ask, "mqtt", key_of_task, reply_to))

@@ -158,7 +158,7 @@ class Connection:
         self._check()
 
     async def close(self) -> None:
-        """Say goodbye, so that our will is not sent, and end. What was published before goes out before."""
+        """Disconnect, so that our will is not sent, and end. What was published before goes out before."""
         if not self.is_over:
             self._client.disconnect()
             await asyncio.wait([self._ended], timeout=ANSWER_SECONDS)
@@ -173,13 +173,8 @@ class Connection:
         return len(publication.topic) + len(publication.payload) + FRAME_BYTES > self._max_bytes
 
     def _put(self, publication: Publication) -> int:
-        return self._client.publish(
-            publication.topic,
-            publication.payload,
-            publication.qos,
-            publication.retain,
-            publication.properties(),
-        ).mid
+        topic, payload, properties = publication.topic, publication.payload, publication.properties()
+        return self._client.publish(topic, payload, publication.qos, publication.retain, properties).mid
 
     def _check(self) -> None:
         if self._ended.done():
@@ -210,7 +205,7 @@ class Connection:
     def _on_connect(
         self,
         client: Client,
-        userdata: Any,
+        data: Any,
         flags: ConnectFlags,
         reason: ReasonCode,
         properties: Properties | None,
@@ -221,12 +216,7 @@ class Connection:
             self._welcome.set_result((flags.session_present, properties or Properties(PacketTypes.CONNACK)))
 
     def _on_disconnect(
-        self,
-        client: Client,
-        userdata: Any,
-        flags: DisconnectFlags,
-        reason: ReasonCode,
-        properties: Properties | None,
+        self, client: Client, data: Any, flags: DisconnectFlags, reason: ReasonCode, properties: Any
     ) -> None:
         if flags.is_disconnect_packet_from_server:
             self._end(refusal(reason))
@@ -234,12 +224,7 @@ class Connection:
             self._end(BrokerAway("the connection was lost"))
 
     def _on_subscribe(
-        self,
-        client: Client,
-        userdata: Any,
-        mid: int,
-        reasons: list[ReasonCode],
-        properties: Properties | None,
+        self, client: Client, data: Any, mid: int, reasons: list[ReasonCode], properties: Any
     ) -> None:
         if not self._subscribed.done():
             self._subscribed.set_result(reasons[0])
@@ -267,7 +252,7 @@ class Connection:
 
 
 class _LoopSocket:
-    """Lets paho do its work when there is some. What paho cannot do is told to `on_broken`, once at most."""
+    """Lets paho read and write when it can. `on_broken` is called with what paho cannot do, once at most."""
 
     def __init__(self, client: Client, on_broken: Callable[[str], None]) -> None:
         sock = client.socket()

@@ -53,22 +53,22 @@ class MqttEdge:
         self._away = Backoff(0.25, 30.0)
         self._refused = Backoff(4.0, 60.0)  # of a broker that has to be set up otherwise first
         self._subscribed = False
-        self._said = ""
+        self._reported = ""
         self._let_in = False
         self._cut_off = 0
         self._first_try = asyncio.Event()
         self._connection: Connection | None = None
         self._running: asyncio.Task[None] | None = None
-        mesh.host.listen("#", self._hear)
+        mesh.host.listen("#", self._note)
 
     async def start(self) -> None:
-        """Begin to connect. A broker that is away is told, and tried again for as long as the mesh runs."""
+        """Begin to connect. A broker that is away is reported, and tried again while the mesh runs."""
         self._running = asyncio.create_task(self._run(), name="mqtt-edge")
         with suppress(TimeoutError):
             await asyncio.wait_for(self._first_try.wait(), _FIRST_TRY_SECONDS)
 
     async def stop(self) -> None:
-        """Take nothing new, end what is under way, and say goodbye. Idempotent."""
+        """Take nothing new, end what is under way, and disconnect. Idempotent."""
         running, self._running = self._running, None
         if running is None:
             return
@@ -80,9 +80,9 @@ class MqttEdge:
         await asyncio.wait([running])
         self._notices.close()
 
-    def _hear(self, event: Event) -> None:
-        self._views.hear(event)
-        self._presence.hear(event)
+    def _note(self, event: Event) -> None:
+        self._views.add(event)
+        self._presence.note(event)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -92,10 +92,10 @@ class MqttEdge:
                 await self._connect()
             except BrokerAway as error:
                 away = self._diagnosed(error, loop.time() - began)
-                self._say_away(away)
+                self._report_away(away)
                 failure: Exception = away
             except Exception as error:  # a defect of one part must not take the mesh off its broker for good
-                logger.exception("the MQTT edge failed, and begins anew")
+                logger.exception("The MQTT edge failed, and starts again")
                 failure = error
             self._first_try.set()
             if loop.time() - began >= _STEADY_SECONDS:
@@ -105,23 +105,23 @@ class MqttEdge:
             await asyncio.sleep(backoff.next())
 
     def _diagnosed(self, error: BrokerAway, lived_seconds: float) -> BrokerAway:
-        """Name the usual reason for being let in and cut off again and again; not every broker does."""
+        """Name the usual reason for repeated disconnects; not every broker does."""
         was_let_in, self._let_in = self._let_in, False
         ours = isinstance(error, Overrun) or not was_let_in
         self._cut_off = 0 if ours or lived_seconds >= _STEADY_SECONDS else self._cut_off + 1
         if self._cut_off < _CUT_OFF_TIMES:
             return error
         return BrokerRefuses(
-            "the broker lets us in and cuts us off again, as where another mesh comes in our name",
+            "the broker keeps disconnecting us; another mesh may use the same client id",
             remedy=ELSEWHERE,
         )
 
     async def _connect(self) -> NoReturn:
-        """Live from one connection's beginning to its end. Raises BrokerAway."""
+        """Serve one connection from its beginning to its end. Raises BrokerAway."""
         connection = await self._broker.open(self._commands.take)
         try:
             await self._subscribe(connection)
-            self._say_here(connection)
+            self._report_connected(connection)
             await self._serve(connection)
         except asyncio.CancelledError:
             await self._leave(connection)
@@ -133,7 +133,7 @@ class MqttEdge:
             self._commands.abandon()
 
     async def _subscribe(self, connection: Connection) -> None:
-        """Ask for what clients publish, unless the broker has kept that. Raises BrokerRefuses."""
+        """Subscribe to what clients publish, unless the broker still has that. Raises BrokerRefuses."""
         if not (connection.session_present and self._subscribed):
             self._subscribed = False
             await connection.subscribe(self._topics.everything)
@@ -154,25 +154,25 @@ class MqttEdge:
             raise await connection.ended() from None
 
     async def _leave(self, connection: Connection) -> None:
-        """Say goodbye, as far as that goes within some seconds."""
+        """Announce the end and disconnect, within some seconds."""
         await self._commands.finished(_LEAVE_SECONDS)
         with suppress(TimeoutError, BrokerAway):
             async with asyncio.timeout(_LEAVE_SECONDS):
                 await self._presence.leave(connection)
                 await connection.close()
 
-    def _say_here(self, connection: Connection) -> None:
+    def _report_connected(self, connection: Connection) -> None:
         self._connection = connection
         self._let_in = True
         self._first_try.set()
-        if self._said:
+        if self._reported:
             logger.warning("%s: connected again", self._broker.url)
-            self._said = ""
+            self._reported = ""
         self._notices.connected(broker=self._broker.url, session_present=connection.session_present)
 
-    def _say_away(self, error: BrokerAway) -> None:
-        """Say it once, and again only where somebody has to do something else."""
-        if not self._said or (isinstance(error, BrokerRefuses) and str(error) != self._said):
+    def _report_away(self, error: BrokerAway) -> None:
+        """Report it once, and again only where the remedy is another."""
+        if not self._reported or (isinstance(error, BrokerRefuses) and str(error) != self._reported):
             logger.warning("%s: %s; trying on", self._broker.url, error)
             self._notices.disconnected(broker=self._broker.url, reason=str(error))
-            self._said = str(error)
+            self._reported = str(error)

@@ -12,7 +12,6 @@ import base64
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from meshwright import __version__
@@ -32,81 +31,44 @@ MAX_WAITING = 4096  # events; more, and the oldest are dropped
 MAX_WAITING_BYTES = 16 * 1024 * 1024  # of them, encoded
 BATCH = 16  # events between two looks at what else the loop has to do
 QUOTA_SECONDS = 1.0  # before a broker that is full is asked again
-Tell = Callable[[str, dict[str, Any]], object]
-REFUSED = "edge.refused"
-_REFUSED_SECONDS = 1.0
-_DROPPED_SECONDS = 10.0
-_MAX_CHARS = 256  # of a topic, or of what is said of a problem
+REFUSED, DROPPED = "edge.refused", "edge.dropped"
+_SECONDS = {REFUSED: 1.0, DROPPED: 10.0}  # between two reports of a kind
+_MAX_CHARS = 256  # of a topic, or of a field of a problem
 
-
-class _Tally:
-    """Tells of what happens again and again: at once, then every so many seconds, with how often it did."""
-
-    def __init__(self, seconds: float, tell: Callable[[dict[str, Any]], object]) -> None:
-        self._seconds = seconds
-        self._tell = tell
-        self._count = 0
-        self._last: dict[str, Any] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, **known: Any) -> None:
-        """It happened."""
-        self._count += 1
-        self._last = known
-        if self._timer is None:
-            self.say()
-
-    def say(self) -> None:
-        """Tell what is not told yet."""
-        self.close()
-        if self._count:
-            told = {**self._last, "count": self._count}
-            self._count = 0
-            self._timer = asyncio.get_running_loop().call_later(self._seconds, self.say)
-            self._tell(told)
-
-    def close(self) -> None:
-        """Tell nothing more by itself."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+Emit = Callable[[str, dict[str, Any]], object]
 
 
 class Notices:
-    """The edge's own events: `edge.connected`, `edge.disconnected`, `edge.refused` and `edge.dropped`."""
+    """Reports trouble as events of the mesh, at a bounded rate: at once, then with a count of those since."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
-        self._refused = {
-            answered: _Tally(_REFUSED_SECONDS, partial(tell, REFUSED)) for answered in (True, False)
-        }
-        self._dropped = _Tally(_DROPPED_SECONDS, partial(tell, "edge.dropped"))
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._waiting: dict[tuple[str, bool], tuple[int, dict[str, Any]]] = {}
+        self._timers: dict[tuple[str, bool], asyncio.TimerHandle] = {}
 
     def connected(self, **known: Any) -> None:
-        """The broker has let us in."""
-        self._tell("edge.connected", known)
+        """Report that the broker has let us in."""
+        self._emit("edge.connected", known)
 
     def disconnected(self, **known: Any) -> None:
-        """The broker is away."""
-        self._tell("edge.disconnected", known)
+        """Report that the broker is away."""
+        self._emit("edge.disconnected", known)
 
     def refused(self, problem: dict[str, Any], topic: str, *, answered: bool) -> None:
-        """A client's message was refused; `answered` says whether the client can hear of it.
+        """Report a refused message; `answered` says whether its sender can be told.
 
-        Of what the client wrote no more than a beginning is told.
+        Of what the sender wrote only the beginning is reported.
         """
-        told = {
-            name: value[:_MAX_CHARS] if isinstance(value, str) else value for name, value in problem.items()
-        }
-        told.pop("errors", None)
-        self._refused[answered].add(topic=topic[:_MAX_CHARS], answered=answered, problem=told)
+        short = {name: text[:_MAX_CHARS] if isinstance(text, str) else text for name, text in problem.items()}
+        short.pop("errors", None)
+        self._add((REFUSED, answered), topic=topic[:_MAX_CHARS], answered=answered, problem=short)
 
     def dropped(self, **known: Any) -> None:
-        """A message of ours will not reach anybody."""
-        self._dropped.add(**known)
+        """Report a message of ours that will reach nobody."""
+        self._add((DROPPED, False), **known)
 
     def watch(self, publication: Publication, answer: asyncio.Future[str]) -> None:
-        """Tell if the broker does not take a publication; not if its connection ends first."""
+        """Report if the broker does not take a publication; not if its connection ends first."""
 
         def look(answer: asyncio.Future[str]) -> None:
             if not answer.cancelled() and answer.exception() is None and answer.result():
@@ -115,10 +77,25 @@ class Notices:
         answer.add_done_callback(look)
 
     def close(self) -> None:
-        """Tell what is left."""
-        for tally in (*self._refused.values(), self._dropped):
-            tally.say()
-            tally.close()
+        """Report what is left."""
+        for timer in self._timers.values():
+            timer.cancel()
+        for kind in [*self._timers]:
+            self._report(kind)
+
+    def _add(self, kind: tuple[str, bool], **known: Any) -> None:
+        count, _ = self._waiting.get(kind, (0, {}))
+        self._waiting[kind] = (count + 1, known)
+        if kind not in self._timers:
+            self._report(kind)
+
+    def _report(self, kind: tuple[str, bool]) -> None:
+        self._timers.pop(kind, None)
+        if kind in self._waiting:
+            count, known = self._waiting.pop(kind)
+            loop = asyncio.get_running_loop()
+            self._timers[kind] = loop.call_later(_SECONDS[kind[0]], self._report, kind)
+            self._emit(kind[0], {**known, "count": count})
 
 
 class Views:
@@ -133,7 +110,7 @@ class Views:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def hear(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
         """Take an event of the bus. It is encoded at once, so that what waits is known to the byte."""
         publications = tuple(self._publications(event))
         self._waiting.append(publications)
@@ -205,7 +182,7 @@ class Presence:
         self._changed: set[str] = set()
         self._news = asyncio.Event()
 
-    def hear(self, event: Event) -> None:
+    def note(self, event: Event) -> None:
         """Take an event of the bus; those of agents change what is shown."""
         if event.topic == AGENTS and event.agent_id is not None:
             self._changed.add(event.agent_id)
@@ -224,7 +201,7 @@ class Presence:
             await self._news.wait()
 
     async def leave(self, connection: Connection) -> None:
-        """Say that the agents of this process are gone, and the mesh with them. Raises BrokerAway.
+        """Publish that the agents of this process and the mesh are gone. Raises BrokerAway.
 
         The broker has it all when this returns.
         """
