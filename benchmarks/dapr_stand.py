@@ -6,7 +6,6 @@ from typing import Any
 
 from benchmarks.stand import Stand, build_stand
 from meshwright import topics
-from meshwright.host import Host
 from meshwright.kernel.runtime import Runtime
 from meshwright.runtimes import Grounds
 from meshwright.stores.dapr import DaprStore, Options
@@ -31,7 +30,7 @@ def options_of(place: dict[str, Any]) -> Options:
 def build_dapr_stand(folder: str, place: dict[str, Any], *, front: bool = True, **known: Any) -> Stand:
     """Make the mesh of a worker; the `front` keeps the event log."""
 
-    def host(grounds: Grounds) -> Host:
+    def host(grounds: Grounds) -> Runtime:
         store = DaprStore(
             options_of(place),
             clock=grounds.clock,

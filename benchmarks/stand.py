@@ -15,7 +15,7 @@ from meshwright.agent import Agent
 from meshwright.app import build_mesh
 from meshwright.capability import Capability
 from meshwright.cli.collector import collect_young
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.runtimes import Grounds, embedded_host
 from meshwright.settings import Settings
@@ -63,13 +63,13 @@ def build_stand(
     *,
     model: Any = None,
     agents: tuple[type[Agent], ...] | None = (BenchAgent,),
-    host: Callable[[Grounds], Host] = embedded_host,
+    host: Callable[[Grounds], Runtime] = embedded_host,
     **settings: Any,
 ) -> Stand:
     """Make a mesh with the default settings on a folder; `agents=None` gives it the whole fleet."""
     databases: list[Database] = []
 
-    def noted(grounds: Grounds) -> Host:
+    def noted(grounds: Grounds) -> Runtime:
         databases.append(grounds.database)
         return host(grounds)
 

@@ -13,7 +13,7 @@ from meshwright.clock import Clock, SystemClock
 from meshwright.component import Component
 from meshwright.errors import ConfigError
 from meshwright.events.log import EventLog
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import FRONT, Mesh, Role
 from meshwright.models.port import Model
@@ -34,7 +34,7 @@ def build_mesh(
     agents: Sequence[type[Agent]] | None = None,
     model: Model | None = None,
     clock: Clock | None = None,
-    host: Callable[[Grounds], Host] | None = None,
+    host: Callable[[Grounds], Runtime] | None = None,
     role: Role | None = None,
 ) -> Mesh:
     """Build a mesh from its settings; nothing runs before `start`.
@@ -119,7 +119,7 @@ def serves_api(app_id: str, *, replica: bool = False) -> bool:
     return app_id in (WHOLE_MESH, FRONT) and not replica
 
 
-def _store(name: str) -> Callable[[Grounds], Host]:
+def _store(name: str) -> Callable[[Grounds], Runtime]:
     """What makes the runtime over a store. Raises ConfigError for a store that is not known."""
     brought = {plugin.name: plugin for plugin in installed(STORES)} if name not in HOSTS else {}
     if name in brought:

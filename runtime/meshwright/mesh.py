@@ -23,7 +23,7 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import OPENED, Account
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.costs import By, Costs, costs_of
@@ -113,7 +113,7 @@ class Mesh:
         *,
         project: Path,
         role: Role,
-        host: Host,
+        host: Runtime,
         database: Database,
         log: EventLog,
         tracing: Tracing | NoTracing,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import ACCOUNT, Account, Balance, BudgetAccount, LedgerBatch, LedgerEntry
 from meshwright.ledger.accounting import Accounted
 from meshwright.ledger.budgets import Budgets
@@ -57,7 +57,7 @@ class Provider:
     async def close(self) -> None: ...
 
 
-def accounted(host: Host, provider: Provider, *declared: Budget) -> Accounted:
+def accounted(host: Runtime, provider: Provider, *declared: Budget) -> Accounted:
     return Accounted(provider, Budgets(declared or (POT, EACH), host), PRICES, lambda call: None)
 
 
@@ -66,7 +66,7 @@ def asked(dollars: int, user: str = "clerk", **context: Any) -> ModelRequest:
     return ModelRequest(messages=(message,), user=user, max_tokens=dollars, context=CallContext(**context))
 
 
-async def balance(host: Host, account: Account = POT_ACCOUNT) -> tuple[Decimal, Decimal]:
+async def balance(host: Runtime, account: Account = POT_ACCOUNT) -> tuple[Decimal, Decimal]:
     state = await host.read(account.ref)
     assert isinstance(state, Balance)
     return state.spent, state.reserved
@@ -115,7 +115,7 @@ async def test_no_more_is_owed_than_there_is_where_workers_die(
     assert max(provider.by_agent.values()) <= EACH.limit_usd
 
 
-def begin(host: Host, provider: Provider, chance: random.Random) -> list[asyncio.Task[ModelReply]]:
+def begin(host: Runtime, provider: Provider, chance: random.Random) -> list[asyncio.Task[ModelReply]]:
     """Calls of three agents at once, some of them of steps that others are at as well."""
     model = accounted(host, provider)
     requests = [asked(chance.randint(1, 5), f"agent{n % 3}", **where(chance)) for n in range(25)]

@@ -6,7 +6,7 @@ import pytest
 
 from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, NotFound
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.keys import (
     KEY,
     KEYS,
@@ -29,7 +29,7 @@ KINDS = (ActorKind.of(VirtualKey, type=KEY), ActorKind.of(VirtualKeys, type=KEYS
 shared = pytest.mark.parametrize("harness", SHARED, indirect=True)
 
 
-async def kept(host: Host, key_id: str) -> KeyState | None:
+async def kept(host: Runtime, key_id: str) -> KeyState | None:
     state = await host.read(ActorRef(KEY, key_id))
     assert state is None or isinstance(state, KeyState)
     return state

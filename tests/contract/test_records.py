@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef, Record
 from meshwright.errors import Conflict
-from meshwright.host import RECORD_GAP, Host
+from meshwright.host import RECORD_GAP
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
 from meshwright.turns import ActorKind
 from tests.support.host_harness import HostHarness
@@ -52,7 +53,7 @@ def record(n: int, value: str = "", stream: str = "steps", ref: ActorRef = ONE) 
 
 
 async def values(
-    host: Host, stream: str = "steps", *, first: int = 1, last: int | None = None, ref: ActorRef = ONE
+    host: Runtime, stream: str = "steps", *, first: int = 1, last: int | None = None, ref: ActorRef = ONE
 ) -> Sequence[str]:
     return [each.value["value"] for each in await host.records(ref, stream, first=first, last=last)]
 

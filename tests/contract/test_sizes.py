@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef, Message, Record
 from meshwright.errors import TooLarge
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
 from meshwright.turns import ActorKind
 from tests.support.host_harness import HostHarness
@@ -92,7 +92,7 @@ async def test_states_grow_up_to_the_limit(harness: HostHarness) -> None:
         await host.call(HOARDER, "keep", "x" * 2_000)
 
 
-def an_event(host: Host, **fields: Any) -> Event:
+def an_event(host: Runtime, **fields: Any) -> Event:
     given = {"id": "e1", "event_type": "told", "topic": "any", "time": host.clock.now(), "payload": {}}
     return Event.model_validate(given | fields)
 
@@ -111,7 +111,7 @@ def an_event(host: Host, **fields: Any) -> Event:
     ids=["message", "message id", "event", "extra field", "emitted event", "record", "event of a record"],
 )
 async def test_what_comes_from_outside_is_refused_where_it_is_too_large(
-    harness: HostHarness, take: Callable[[Host], Any]
+    harness: HostHarness, take: Callable[[Runtime], Any]
 ) -> None:
     host = await harness.open(DIARY, max_record_bytes=LIMIT)
     with pytest.raises(TooLarge, match=r"2\d,\d{3} bytes, and 20,000 are allowed"):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from meshwright.envelope import ActorRef
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.work import Cancel
 from tests.support.host_harness import SHARED, HostHarness
 from tests.support.observer import PATIENCE_SECONDS
@@ -18,7 +18,7 @@ T1 = ActorRef("helper", "default:t1")
 T2 = ActorRef("helper", "default:t2")
 
 
-async def two_hosts(pool: WorkerPool) -> tuple[Host, Host]:
+async def two_hosts(pool: WorkerPool) -> tuple[Runtime, Runtime]:
     """The host that works on t1, which the test holds in its step, and another that is idle."""
     first, second = pool.host, await pool.reinforce()
     await pool.submit("t1")
@@ -33,7 +33,7 @@ def owners(pool: WorkerPool) -> list[str]:
     return [event.payload["owner"] for event in claims]
 
 
-async def is_known_to_be_gone(incarnation: str, host: Host) -> None:
+async def is_known_to_be_gone(incarnation: str, host: Runtime) -> None:
     """Wait until a host knows that a run of a worker has ended."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not await host.has_expired(incarnation):
@@ -74,7 +74,7 @@ async def test_a_task_is_not_taken_from_a_worker_that_lives(
     assert (pool.begun, len(pool.events("attempt.ended"))) == (["t1 work"], 1)
 
 
-async def rests(pool: WorkerPool, host: Host) -> None:
+async def rests(pool: WorkerPool, host: Runtime) -> None:
     """Wait until a host's worker has nothing under way."""
     while pool.worker_of(host).running:
         await asyncio.sleep(0)

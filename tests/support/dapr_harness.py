@@ -17,7 +17,6 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
 from meshwright.events.log import EventLog
-from meshwright.host import Host
 from meshwright.kernel.runtime import Runtime
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.stack.network import Ports
@@ -46,7 +45,7 @@ class Data:
     namespace: str
     folder: Path
     taken: tuple[tuple[str, bytes], ...] = ()
-    hosts: list[Host] = field(default_factory=list, compare=False)
+    hosts: list[Runtime] = field(default_factory=list, compare=False)
 
 
 class Broker:
@@ -100,7 +99,7 @@ class DaprHarness(HostHarness):
     def __init__(self, folder: Path, seed: int, services: Services) -> None:
         super().__init__(folder, seed)
         self.services = services
-        self._sidecars: dict[Host, Sidecar] = {}
+        self._sidecars: dict[Runtime, Sidecar] = {}
         self._numbers = itertools.count()
         self._ports = Ports()
         self._broker = Broker(services.broker_url)
@@ -145,12 +144,12 @@ class DaprHarness(HostHarness):
         self._sidecars[host] = sidecar
         return host
 
-    async def open_on(self, data: Data, setup: Setup) -> Host:
+    async def open_on(self, data: Data, setup: Setup) -> Runtime:
         host = await super().open_on(data, setup)
         self._broker.send(data.namespace, data.taken)
         return host
 
-    def snapshot(self, host: Host) -> Data:
+    def snapshot(self, host: Runtime) -> Data:
         """Redis runs a script alone, so what it holds is of one moment."""
         _, data = self._open[host]
         copy = self.new_data()
@@ -169,18 +168,18 @@ class DaprHarness(HostHarness):
         target.close()
         return Data(copy.namespace, copy.folder, self._broker.taken(data.namespace))
 
-    async def end(self, host: Host) -> None:
+    async def end(self, host: Runtime) -> None:
         assert isinstance(host, Runtime)
         self._sidecars[host].kill()
         await host.crash()
 
-    async def reopen(self, host: Host) -> Host:
+    async def reopen(self, host: Runtime) -> Runtime:
         setup, data = self._open.pop(host)
         await host.stop()
         self._sidecars[host].stop()
         return await self.open_on(data, setup)
 
-    async def lapse(self, host: Host) -> None:
+    async def lapse(self, host: Runtime) -> None:
         assert isinstance(host, Runtime)
         host.lease_lost()
 

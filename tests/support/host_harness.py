@@ -17,7 +17,7 @@ import pytest
 from meshwright.clock import Clock, SystemClock
 from meshwright.encoding import MAX_RECORD_BYTES
 from meshwright.envelope import ActorRef
-from meshwright.host import Host, Signals, Subscription
+from meshwright.host import Signals, Subscription
 from meshwright.kernel.runtime import Runtime
 from meshwright.sql.sqlite import FILE_NAME
 from meshwright.stores.memory import Faults, MemoryData
@@ -37,7 +37,7 @@ class Setup:
     kinds: Sequence[ActorKind]
     subscriptions: Sequence[Subscription] = ()
     worker: Signals | None = None
-    staff: Callable[[Host], Signals] | None = None
+    staff: Callable[[Runtime], Signals] | None = None
     clock: Clock = field(default_factory=SystemClock)
     max_mailbox: int = 1000
     max_record_bytes: int = MAX_RECORD_BYTES
@@ -53,29 +53,29 @@ class HostHarness(ABC):
         self.folder = folder
         self.seed = seed
         self.watch = Watch()
-        self._open: dict[Host, tuple[Setup, Any]] = {}
+        self._open: dict[Runtime, tuple[Setup, Any]] = {}
 
     @abstractmethod
     def new_data(self) -> Any:
         """A place for data, empty."""
 
     @abstractmethod
-    def build(self, data: Any, setup: Setup) -> Host:
+    def build(self, data: Any, setup: Setup) -> Runtime:
         """A host on that data, not started yet."""
 
-    def snapshot(self, host: Host) -> Any:
+    def snapshot(self, host: Runtime) -> Any:
         """A copy of what is committed at this very moment: all that a crash right now would leave."""
         pytest.skip(f"the data of {host.name} cannot be copied while it runs")
 
-    async def end(self, host: Host) -> None:
+    async def end(self, host: Runtime) -> None:
         """Be done with a host, its data still wanted."""
         await host.stop()
 
-    async def open(self, *kinds: ActorKind, **options: Any) -> Host:
+    async def open(self, *kinds: ActorKind, **options: Any) -> Runtime:
         """A started host on data of its own; the options are those of `Setup`."""
         return await self.open_on(self.new_data(), Setup(kinds, **options))
 
-    async def open_on(self, data: Any, setup: Setup) -> Host:
+    async def open_on(self, data: Any, setup: Setup) -> Runtime:
         host = self.build(data, setup)
         for kind in setup.kinds:
             host.register(kind)
@@ -90,35 +90,35 @@ class HostHarness(ABC):
         self._open[host] = setup, data
         return host
 
-    async def open_beside(self, host: Host) -> Host:
+    async def open_beside(self, host: Runtime) -> Runtime:
         """A second worker on the data of the first."""
         setup, data = self._open[host]
         return await self.open_on(data, setup)
 
-    async def kill(self, host: Host) -> None:
+    async def kill(self, host: Runtime) -> None:
         """End a host as kill -9 would, beside others on its data."""
         self._open.pop(host)
         await self.end(host)
 
-    async def redrive(self, host: Host, ref: ActorRef) -> None:
+    async def redrive(self, host: Runtime, ref: ActorRef) -> None:
         """Have an actor ask again, by a turn in this host's process, for what may have been lost."""
         await host.call(ref, "redrive")
 
-    async def lapse(self, host: Host) -> None:
+    async def lapse(self, host: Runtime) -> None:
         """Have a host find that it did not renew its lease in time."""
         pytest.skip(f"a host on {host.name} has no lease that could lapse")
 
-    async def reopen(self, host: Host) -> Host:
+    async def reopen(self, host: Runtime) -> Runtime:
         """Stop a host, and open another on its data."""
         setup, data = self._open.pop(host)
         await host.stop()
         return await self.open_on(data, setup)
 
-    async def crash(self, host: Host) -> Host:
+    async def crash(self, host: Runtime) -> Runtime:
         """End a host as kill -9 would, now, and open another on what it leaves."""
         return await self.open_photograph(host, self.snapshot(host))
 
-    async def open_photograph(self, host: Host, snapshot: Any) -> Host:
+    async def open_photograph(self, host: Runtime, snapshot: Any) -> Runtime:
         """End a host, and open another on data as it was when it was photographed."""
         setup, _ = self._open.pop(host)
         await self.end(host)
@@ -147,15 +147,15 @@ class MemoryHarness(HostHarness):
     def faults(self) -> Faults | None:
         return None
 
-    def snapshot(self, host: Host) -> MemoryData:
+    def snapshot(self, host: Runtime) -> MemoryData:
         _, data = self._open[host]
         return data.copy()
 
-    async def end(self, host: Host) -> None:
+    async def end(self, host: Runtime) -> None:
         assert isinstance(host, Runtime)
         await host.crash()
 
-    async def lapse(self, host: Host) -> None:
+    async def lapse(self, host: Runtime) -> None:
         assert isinstance(host, Runtime)
         host.lease_lost()
 
@@ -203,7 +203,7 @@ class SqliteHarness(HostHarness):
             max_record_bytes=setup.max_record_bytes,
         )
 
-    def snapshot(self, host: Host) -> Path:
+    def snapshot(self, host: Runtime) -> Path:
         _, folder = self._open[host]
         snapshot = self.new_data()
         source = sqlite3.connect(f"{(folder / FILE_NAME).as_uri()}?mode=ro", uri=True)

@@ -7,7 +7,8 @@ from pydantic import BaseModel
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
 from meshwright.errors import Conflict
-from meshwright.host import Host, Subscription
+from meshwright.host import Subscription
+from meshwright.kernel.runtime import Runtime
 from meshwright.turns import ActorKind
 
 
@@ -120,7 +121,7 @@ def diary(name: str = "one") -> ActorRef:
     return ActorRef("Diary", name)
 
 
-async def lines_of(host: Host, name: str = "one") -> list[str]:
+async def lines_of(host: Runtime, name: str = "one") -> list[str]:
     page = await host.read(diary(name))
     assert page is None or isinstance(page, Page)
     return page.lines if page is not None else []

@@ -14,7 +14,7 @@ from meshwright.agent import Agent
 from meshwright.app import build_mesh
 from meshwright.capability import Capability
 from meshwright.events.filter import EventFilter
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.messages import Event, Outcome, TaskRequest
 from meshwright.models.offline import OfflineModel
@@ -98,7 +98,7 @@ def build(folder: Path, *others: type[Agent], **settings: Any) -> Running:
     gate = asyncio.Event()
     databases: list[Database] = []
 
-    def host(grounds: Grounds) -> Host:
+    def host(grounds: Grounds) -> Runtime:
         databases.append(grounds.database)
         return embedded_host(grounds)
 

@@ -11,7 +11,8 @@ from meshwright.capability import Capability, Registration
 from meshwright.clock import Clock, SystemClock
 from meshwright.envelope import ActorRef
 from meshwright.errors import MeshError
-from meshwright.host import Host, Subscription
+from meshwright.host import Subscription
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import ENDED, Event, Fault, Outcome, Parent, Receipt, Task
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.registry import Registry
@@ -92,25 +93,25 @@ class WorkerPool:
         self.script = script
         self.begun: list[str] = []
         self.worker: Worker
-        self.host: Host
+        self.host: Runtime
         self._harness = harness
         self._slots = slots
         self._agents = agents
-        self._workers: list[tuple[Host, Worker]] = []
+        self._workers: list[tuple[Runtime, Worker]] = []
         self._held: dict[str, asyncio.Event] = {}
         self._changed = asyncio.Event()
 
     # Opening and ending
 
-    async def reinforce(self) -> Host:
+    async def reinforce(self) -> Runtime:
         """A second host on the same data, with a worker of its own."""
         return await self._harness.open_beside(self.host)
 
-    def worker_of(self, host: Host) -> Worker:
+    def worker_of(self, host: Runtime) -> Worker:
         """The worker that was employed last for a host."""
         return next(worker for each, worker in reversed(self._workers) if each is host)
 
-    async def kill(self, host: Host) -> None:
+    async def kill(self, host: Runtime) -> None:
         """End a host and its worker as kill -9 would, beside others on the same data."""
         await self.worker_of(host).drain(0)
         await self._harness.kill(host)
@@ -131,7 +132,7 @@ class WorkerPool:
             clock=clock or SystemClock(),
         )
 
-    def employ(self, host: Host) -> Worker:
+    def employ(self, host: Runtime) -> Worker:
         """A worker for a host; the latest one is `worker`."""
         host.listen("#", lambda event: self._changed.set())
         self.worker = ToldOn(host, self._run, lambda agent_id: self._slots)

@@ -16,7 +16,7 @@ from meshwright.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from meshwright.client import Client
-    from meshwright.host import Host
+    from meshwright.kernel.runtime import Runtime
     from meshwright.mesh import Mesh
     from meshwright.messages import Event
     from meshwright.runtimes import Grounds
@@ -157,7 +157,7 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     ]
     hosts = []
 
-    def build_host(grounds: Grounds) -> Host:
+    def build_host(grounds: Grounds) -> Runtime:
         hosts.append(embedded_host(grounds))
         return hosts[0]
 

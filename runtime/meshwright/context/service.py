@@ -22,7 +22,7 @@ from meshwright.context.request import (
 from meshwright.context.text import count_tokens
 from meshwright.envelope import ActorRef
 from meshwright.errors import MailboxFull, MeshError
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest
 from meshwright.prompts import Prompts
 
@@ -60,7 +60,7 @@ class ContextClient:
 
     def __init__(
         self,
-        host: Host,
+        host: Runtime,
         model: ModelSource,
         prompts: Prompts,
         *,
@@ -82,7 +82,7 @@ class ContextClient:
         """Make the context for a request's receiver. `context` is what a call of the model is known by.
 
         Never fails because of the model: without a valid shorter text the answer is the deterministic one,
-        whole, and says why. Raises what `Host.call` raises, but waits where the service has too much to do.
+        whole, and says why. Raises what `Runtime.call` raises, but waits where the service is too busy.
         """
         started = time.perf_counter()
         made = await self._plan(request, tenant_id, traceparent)

@@ -22,7 +22,7 @@ from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
 from meshwright.errors import HostError, MailboxFull, StoreUnavailable
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Plain, derived_id
 from meshwright.money import ZERO, Amount
 
@@ -225,7 +225,7 @@ _Waiting = tuple[LedgerEntry, asyncio.Future[ReservationResult] | None]
 class AccountClient:
     """Books with one account, in the order of asking; `on_idle` is called when nothing is left to book."""
 
-    def __init__(self, host: Host, account: Account, on_idle: Callable[[AccountClient], None]) -> None:
+    def __init__(self, host: Runtime, account: Account, on_idle: Callable[[AccountClient], None]) -> None:
         self.account = account
         self._host = host
         self._on_idle = on_idle

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from meshwright import topics
 from meshwright.errors import HostError, InvalidInput, MeshError, ModelError, TooLarge
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.budgets import Budgets, Hold
 from meshwright.messages import Event, Usage, new_id
 from meshwright.models.port import (
@@ -151,7 +151,7 @@ class Accounted:
 class CallEvents:
     """Publishes calls that no journal records, on a host's bus."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Runtime) -> None:
         self._host = host
 
     def __call__(self, call: Call) -> None:

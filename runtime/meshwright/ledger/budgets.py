@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from meshwright.errors import ConfigError
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import (
     Account,
     AccountClient,
@@ -67,7 +67,7 @@ class BudgetView(Plain):
 class Budgets:
     """The budgets of a mesh. Raises ConfigError for two of one name, and for one that never applies."""
 
-    def __init__(self, declared: Sequence[Budget], host: Host) -> None:
+    def __init__(self, declared: Sequence[Budget], host: Runtime) -> None:
         _check(declared)
         self._declared = tuple(declared)
         self._host = host

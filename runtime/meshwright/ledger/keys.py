@@ -21,7 +21,7 @@ from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, MeshError, NotFound
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Identifier, Plain, new_id
 from meshwright.money import MAX_DOLLARS, Budget, fit, is_amount
 
@@ -168,7 +168,7 @@ class Keys:
     Every method raises HostError where the store cannot be asked.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Runtime) -> None:
         self._host = host
 
     async def create(self, agent_id: str, *, tenant_id: str = "default", budget: str | None = None) -> NewKey:

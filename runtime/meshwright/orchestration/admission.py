@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from meshwright import topics
 from meshwright.errors import Overloaded
 from meshwright.events.log import EventLog
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import ENDED, Event, Receipt, Task
 from meshwright.work.protocol import TaskKey
 
@@ -27,7 +27,7 @@ class Admission:
     is durable, so that tasks accepted at the same time cannot exceed a limit together.
     """
 
-    def __init__(self, host: Host, log: EventLog, *, max_open_tasks: int, max_thread_tasks: int) -> None:
+    def __init__(self, host: Runtime, log: EventLog, *, max_open_tasks: int, max_thread_tasks: int) -> None:
         self._host = host
         self._log = log
         self._max_open_tasks = max_open_tasks

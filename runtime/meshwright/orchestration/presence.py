@@ -14,7 +14,7 @@ from meshwright.capability import Registration
 from meshwright.clock import Clock
 from meshwright.errors import HostError, NotFound
 from meshwright.events.log import EventLog
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event, Outcome, new_id
 from meshwright.orchestration.faults import counts
 from meshwright.orchestration.health import HealthProbes
@@ -33,7 +33,7 @@ class Presence:
 
     def __init__(
         self,
-        host: Host,
+        host: Runtime,
         log: EventLog,
         registry: Registry,
         registrations: Sequence[Registration],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from meshwright.clock import Clock
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.models.port import Model
 from meshwright.prompts import Prompts
 from meshwright.tracing import NoTracing, Tracing
@@ -17,7 +17,7 @@ from meshwright.tracing import NoTracing, Tracing
 class Services:
     """What every run of a mesh uses."""
 
-    host: Host
+    host: Runtime
     model: Model
     context: ContextClient
     memory: Memory

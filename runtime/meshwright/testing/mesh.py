@@ -13,7 +13,7 @@ from meshwright.agent import Agent
 from meshwright.app import build_mesh
 from meshwright.clock import Clock
 from meshwright.errors import MeshError, PromptError
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.models.port import Model
@@ -139,7 +139,7 @@ async def mesh_for(
     project = project or Path.cwd()
     model = model or ScriptedModel()
 
-    def host(grounds: Grounds) -> Host:
+    def host(grounds: Grounds) -> Runtime:
         return memory_runtime(grounds.clock, log=grounds.log, database=grounds.database, faults=faults)
 
     mesh = build_mesh(

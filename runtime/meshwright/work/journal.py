@@ -21,7 +21,8 @@ from meshwright import topics
 from meshwright.encoding import as_json
 from meshwright.envelope import ActorRef, Record
 from meshwright.errors import AgentError, HostError, ReplayMismatch, ToolFailed
-from meshwright.host import RECORD_GAP, Host
+from meshwright.host import RECORD_GAP
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event, Task, trace_id_of
 from meshwright.work.protocol import Suspend, Work
 from meshwright.work.waits import Wait
@@ -104,7 +105,7 @@ class Journal:
     """
 
     def __init__(
-        self, host: Host, ref: ActorRef, work: Work, records: list[Record], orphans: list[Record]
+        self, host: Runtime, ref: ActorRef, work: Work, records: list[Record], orphans: list[Record]
     ) -> None:
         self.suspended: Suspended | None = None
         self._earlier = [record.value for record in (*records, *orphans)]
@@ -122,7 +123,7 @@ class Journal:
         self._queued: Awaitable[None] | None = None
 
     @classmethod
-    async def open(cls, host: Host, ref: ActorRef, work: Work) -> Journal:
+    async def open(cls, host: Runtime, ref: ActorRef, work: Work) -> Journal:
         """Read what earlier claims of the attempt left."""
         if not work.journaled:
             return cls(host, ref, work, [], [])

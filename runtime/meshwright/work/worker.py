@@ -12,7 +12,7 @@ from meshwright import topics
 from meshwright.encoding import encode, too_large
 from meshwright.envelope import ActorRef
 from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed, TooLarge
-from meshwright.host import Host
+from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event, Fault, Outcome, new_id
 from meshwright.work.journal import Journal, Suspended
 from meshwright.work.protocol import Claim, Completed, Grant, Stop, Suspend, TaskKey, Work, tenant_of
@@ -63,7 +63,7 @@ class Running:
 class Worker:
     """Takes the signals of turns, and works on what its slots allow, until it is drained."""
 
-    def __init__(self, host: Host, run: Runner, slots_of: Callable[[str], int]) -> None:
+    def __init__(self, host: Runtime, run: Runner, slots_of: Callable[[str], int]) -> None:
         self._host = host
         self._run = run
         self._slots = SlotTable(slots_of)
