@@ -53,8 +53,18 @@ class Builder(Actor[Site]):
         turn.signal_after_commit(f"build {self.state.open_job}")
         turn.publish("builders", "builder.recovered", {"text": self.ref.id})
 
+    def redrive(self, turn: Turn) -> None:
+        turn.publish("builders", "builder.redriven", {"text": self.ref.id})
+
+
+class Foreman(Actor[Site]):
+    @turn
+    def ask_again(self, turn: Turn) -> None:
+        turn.send(ONE, "redrive")
+
 
 BUILDER = ActorKind.of(Builder)
+FOREMAN = ActorKind.of(Foreman)
 
 
 @pytest.mark.parametrize("how", ["reopen", "crash"])
@@ -80,6 +90,12 @@ async def test_an_actor_without_obligations_is_left_alone(harness: HostHarness) 
     await harness.watch.until(lambda: "one" in harness.watch.texts("builder.recovered"))
     assert (await host.call(idle, "look")).recoveries == 0
     assert (await host.call(done, "look")) == finished
+
+
+async def test_a_redrive_that_another_actor_asks_for_needs_no_pending_work(harness: HostHarness) -> None:
+    host = await harness.open(BUILDER, FOREMAN)
+    await host.call(ActorRef("Foreman", "one"), "ask_again")
+    await harness.watch.until(lambda: "one" in harness.watch.texts("builder.redriven"))
 
 
 async def test_every_one_of_many_obliged_actors_recovers(harness: HostHarness) -> None:
