@@ -45,7 +45,7 @@ def build_mesh(
     """
     project = project or Path.cwd()
     if agents is None:
-        agents = load_agents(project_file(project, settings.actors_dir), project)
+        agents = load_agents(project_file(project, settings.agents.dir), project)
     role, tracing = role or Role(), _tracing(settings)
     folder = None if settings.store == "memory" else project / settings.data_dir
     database = SqliteDatabase(folder, durability=settings.durability, accept_loss=settings.accept_loss)
@@ -98,7 +98,7 @@ def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> M
     A `replica` of an app that holds event log, API and edge holds none of them. Raises ConfigError for files
     and settings that cannot be used, and for an app that is unknown.
     """
-    agents = load_agents(project_file(Path.cwd(), settings.actors_dir), Path.cwd())
+    agents = load_agents(project_file(Path.cwd(), settings.agents.dir), Path.cwd())
     role = role_of(app_id, [agent.agent_id for agent in agents], replica=replica)
     return build_mesh(settings, agents=agents, role=role)
 
@@ -169,13 +169,13 @@ def _taken(mesh: Mesh, name: str, owner: str, other: str) -> ConfigError:
 
 def _tracing(settings: Settings) -> Tracing | NoTracing:
     """The tracing that the settings ask for. Raises ConfigError where what exports spans is not installed."""
-    if not settings.trace:
+    if not settings.tracing.enabled:
         return NoTracing()
-    tracing = Tracing(content=settings.trace_content)
-    if settings.otlp_endpoint:
+    tracing = Tracing(content=settings.tracing.content)
+    if settings.tracing.otlp_endpoint:
         from meshwright.otel import otlp_spans
 
-        spans = otlp_spans(settings.otlp_endpoint)
+        spans = otlp_spans(settings.tracing.otlp_endpoint)
         tracing.publish_to(spans)
         tracing.on_close(spans.close)
     return tracing

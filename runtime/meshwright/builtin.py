@@ -87,7 +87,7 @@ class PromptsComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        folder = project_file(mesh.project, mesh.settings.prompt_dir)
+        folder = project_file(mesh.project, mesh.settings.prompts.dir)
         mesh.prompts = Prompts(folder, brought=prompts_brought(mesh.agent_types), on_event=mesh.tell)
         self._reloading: asyncio.Task[None] | None = None
 
@@ -108,7 +108,7 @@ class PromptsComponent(Component):
         async def refresh() -> None:
             self.mesh.prompts.refresh()
 
-        seconds = self.mesh.settings.prompt_reload_seconds
+        seconds = self.mesh.settings.prompts.reload_seconds
         self._reloading = asyncio.create_task(every(self.mesh.host.clock, seconds, refresh))
 
     async def stop(self) -> None:
@@ -128,7 +128,7 @@ class LedgerComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         of_agents = (budget for agent in mesh.agent_types for budget in agent.budgets)
-        mesh.budgets = Budgets([*mesh.settings.budgets, *of_agents], mesh.host)
+        mesh.budgets = Budgets([*mesh.settings.ledger.budgets, *of_agents], mesh.host)
 
     def projections(self) -> Iterable[Projection]:
         """The calls of models and their costs."""
@@ -164,7 +164,7 @@ class ModelsComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         settings = mesh.settings
-        path = project_file(mesh.project, settings.litellm_config)
+        path = project_file(mesh.project, settings.models.config)
         self._cooldowns = Cooldowns()
         self.chosen = self._choose() if mesh.given_model is None else adapter_for(mesh.given_model)
         mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
@@ -189,7 +189,7 @@ class ModelsComponent(Component):
         mesh, settings, clock = self.mesh, self.mesh.settings, self.mesh.host.clock
         retrying = Retrying(self.chosen, clock, on_retry=self._retried)
         cache = cached(retrying, settings, mesh.database.folder, path, clock, kind=self.chosen.kind)
-        prices = self.chosen.prices(settings.default_price)
+        prices = self.chosen.prices(settings.ledger.default_price)
         return Adapted(Accounted(cache, mesh.budgets, prices, CallEvents(mesh.host)))
 
     def checks(self) -> Iterable[Check]:
@@ -205,10 +205,10 @@ class ModelsComponent(Component):
         brought = next((plugin for plugin in installed(MODELS) if plugin.name == adapter), None)
         if brought is not None:
             return adapter_for(brought.load()(mesh.settings))
-        path = project_file(mesh.project, mesh.settings.litellm_config)
+        path = project_file(mesh.project, mesh.settings.models.config)
         shared = self._cooldowns
         chosen = choose_model(mesh.settings, path, count_tokens=count_tokens, cooldowns=shared)
-        if mesh.settings.model == "offline":
+        if mesh.settings.models.adapter == "offline":
             return chosen
         own = [agent for agent in mesh.agent_types if mesh.role.runs(agent.agent_id)]
         return with_named_models(chosen, own, path, cooldowns=shared)
@@ -266,7 +266,7 @@ class AgentsComponent(Component):
 
     def actors(self) -> Iterable[Actors]:
         """The threads of each agent."""
-        max_tasks = self.mesh.settings.max_thread_tasks
+        max_tasks = self.mesh.settings.orchestration.max_thread_tasks
         for agent in self.mesh.agent_types:
             kind = ActorKind.of(AgentThread, type=agent.agent_id, max_tasks=max_tasks)
             tasks = Subscription(topics.tasks(agent.agent_id), thread_of, "enqueue")
@@ -299,18 +299,18 @@ class AgentsComponent(Component):
             prompts=mesh.prompts,
             tracing=mesh.tracing,
             clock=mesh.host.clock,
-            max_steps=settings.max_steps,
-            max_repeats=settings.max_repeats,
-            max_chain=settings.max_chain,
-            max_context_tokens=settings.context_max_tokens,
-            max_memory_tokens=settings.memory_max_tokens,
-            trace_content=settings.trace_content,
-            stream=settings.stream,
+            max_steps=settings.agents.max_steps,
+            max_repeats=settings.agents.max_repeats,
+            max_chain=settings.agents.max_chain,
+            max_context_tokens=settings.context.max_tokens,
+            max_memory_tokens=settings.context.memory_max_tokens,
+            trace_content=settings.tracing.content,
+            stream=settings.models.stream,
         )
 
     def _slots(self, agent_id: str) -> int:
         own = self._agents[agent_id].agent.max_concurrency if agent_id in self._agents else None
-        return own or self.mesh.settings.max_concurrency
+        return own or self.mesh.settings.agents.max_concurrency
 
     def _overran(self, overrun: Overrun) -> None:
         self.mesh.tell(
@@ -334,14 +334,14 @@ class OrchestrationComponent(Component):
         settings = mesh.settings
         mesh.registry = Registry(
             mesh.host.clock,
-            degraded_after_seconds=settings.degraded_after_seconds,
-            offline_after_seconds=settings.offline_after_seconds,
+            degraded_after_seconds=settings.presence.degraded_after_seconds,
+            offline_after_seconds=settings.presence.offline_after_seconds,
         )
         mesh.admission = Admission(
             mesh.host,
             mesh.log,
-            max_open_tasks=settings.max_open_tasks,
-            max_thread_tasks=settings.max_thread_tasks,
+            max_open_tasks=settings.orchestration.max_open_tasks,
+            max_thread_tasks=settings.orchestration.max_thread_tasks,
         )
 
     def projections(self) -> Iterable[Projection]:
@@ -351,7 +351,9 @@ class OrchestrationComponent(Component):
     def actors(self) -> Iterable[Actors]:
         """One actor for each task."""
         kind = ActorKind.of(
-            Orchestrator, registry=self.mesh.registry, max_attempts=self.mesh.settings.max_attempts
+            Orchestrator,
+            registry=self.mesh.registry,
+            max_attempts=self.mesh.settings.orchestration.max_attempts,
         )
         results = Subscription(topics.TASK_RESULTS, task_of, "settle")
         return [Actors(kind, ORCHESTRATION, (results,))]
@@ -378,7 +380,7 @@ class PresenceComponent(Component):
             mesh.log,
             mesh.registry,
             mesh.registrations(),
-            heartbeat_seconds=mesh.settings.heartbeat_seconds,
+            heartbeat_seconds=mesh.settings.presence.heartbeat_seconds,
         )
 
     async def start(self) -> None:
@@ -398,7 +400,7 @@ class MqttComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._edge: MqttEdge | None = None
-        if mesh.settings.mqtt_url and mesh.role.is_front:
+        if mesh.settings.mqtt.url and mesh.role.is_front:
             from meshwright.edges.mqtt import MqttEdge
 
             self._edge = MqttEdge(mesh)
@@ -419,14 +421,14 @@ def tool_settings(settings: Settings, project: Path) -> ToolSettings:
     data = project / settings.data_dir
     # A worker's folder lies in that of its stack, where the broker's and the store's secrets are.
     is_in_a_stack = settings.store == "dapr" and (data.parent / LOCK_NAME).exists()
-    own = (data.parent if is_in_a_stack else data, Path(FILE_NAME), settings.litellm_config)
+    own = (data.parent if is_in_a_stack else data, Path(FILE_NAME), settings.models.config)
     return ToolSettings(
-        workspace=project / settings.workspace,
+        workspace=project / settings.tools.workspace,
         hidden=tuple(project / path for path in own),
         tables=settings.tools.toolsets,
-        allow_private_addresses=settings.allow_private_addresses,
-        tool_timeout_seconds=settings.tool_timeout_seconds,
-        max_concurrency=settings.max_concurrency,
+        allow_private_addresses=settings.tools.allow_private_addresses,
+        tool_timeout_seconds=settings.tools.timeout_seconds,
+        max_concurrency=settings.agents.max_concurrency,
     )
 
 

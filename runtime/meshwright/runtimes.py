@@ -57,7 +57,7 @@ def dapr_host(grounds: Grounds) -> Runtime:
 
     settings = grounds.settings
     store = DaprStore(
-        Options.from_environment(namespace=settings.namespace, channel=settings.dapr_channel),
+        Options.from_environment(namespace=settings.dapr.namespace, channel=settings.dapr.channel),
         clock=grounds.clock,
         log=grounds.log,
         database=grounds.database,

@@ -21,15 +21,15 @@ def write(project: Path, text: str) -> str:
 
 def test_nothing_configured_gives_the_defaults(tmp_path):
     settings = load_settings(tmp_path)
-    assert settings.listen_host == "127.0.0.1"
-    assert settings.model == "auto"
+    assert settings.http.host == "127.0.0.1"
+    assert settings.models.adapter == "auto"
     assert settings.durability == "full"
 
 
 def test_the_file_is_stronger_than_the_defaults(tmp_path):
     write(tmp_path, 'listen_port = 9000\ndurability = "normal"\n')
     settings = load_settings(tmp_path)
-    assert (settings.listen_port, settings.durability) == (9000, "normal")
+    assert (settings.http.port, settings.durability) == (9000, "normal")
 
 
 def test_the_environment_is_stronger_than_the_file(tmp_path, monkeypatch):
@@ -48,7 +48,7 @@ def test_an_empty_variable_counts_as_unset(tmp_path, monkeypatch):
     monkeypatch.setenv("MESH_LISTEN_PORT", "")
     monkeypatch.setenv("LITELLM_BASE_URL", "")
     settings = load_settings(tmp_path)
-    assert (settings.listen_port, settings.litellm_base_url) == (8000, None)
+    assert (settings.http.port, settings.models.base_url) == (8000, None)
 
 
 def test_the_usual_names_work_without_prefix_and_yield_to_ours(tmp_path, monkeypatch):
@@ -57,10 +57,10 @@ def test_the_usual_names_work_without_prefix_and_yield_to_ours(tmp_path, monkeyp
     monkeypatch.setenv("LITELLM_API_KEY", "sk-theirs")
     monkeypatch.setenv("MESH_LITELLM_BASE_URL", "http://ours:4000")
     settings = load_settings(tmp_path)
-    assert settings.prompt_dir == Path("/their/prompts")
-    assert settings.litellm_base_url == "http://ours:4000"
-    assert settings.litellm_api_key is not None
-    assert settings.litellm_api_key.get_secret_value() == "sk-theirs"
+    assert settings.prompts.dir == Path("/their/prompts")
+    assert settings.models.base_url == "http://ours:4000"
+    assert settings.models.api_key is not None
+    assert settings.models.api_key.get_secret_value() == "sk-theirs"
 
 
 def test_a_secret_never_prints(tmp_path, monkeypatch):
@@ -174,7 +174,8 @@ def test_every_setting_that_had_no_table_is_read_under_its_old_name():
     settings = Settings(**written)
     assert (settings.store, settings.tracing.enabled, settings.models.adapter) == ("memory", False, "offline")
     assert (settings.agents.max_chain, settings.mqtt.prefix) == (7, "ours")
-    assert all(hasattr(settings, old) for old in MOVED)
+    for table, *field in MOVED.values():
+        assert hasattr(getattr(settings, table), field[0]) if field else hasattr(settings, table)
 
 
 def test_a_new_name_is_stronger_than_the_old_one_beside_it(tmp_path):

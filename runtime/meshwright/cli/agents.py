@@ -106,7 +106,7 @@ def check(as_json: bool) -> int:
     settings = load_settings(Path())
     declared = _declared(settings)
     literal = {name: brought for name, brought in declared.brought.items() if brought.text}
-    known = Prompts(project_file(Path.cwd(), settings.prompt_dir), brought=literal)
+    known = Prompts(project_file(Path.cwd(), settings.prompts.dir), brought=literal)
     names = {*known.names(), *declared.brought}
     problems = known.check()
     for agent in declared.agents:

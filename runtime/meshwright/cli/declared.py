@@ -38,7 +38,7 @@ class Declared:
 
 def declared_agents(settings: Settings) -> Declared:
     """Read the agents of a project's files and packages, by file name. Runs and imports nothing of them."""
-    folder = project_file(Path(), settings.actors_dir)
+    folder = project_file(Path(), settings.agents.dir)
     found = Declared()
     for path in sorted(folder.rglob("*.py")) if folder.is_dir() else ():
         if not any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts[:-1]):

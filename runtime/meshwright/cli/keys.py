@@ -164,8 +164,8 @@ def on_proxy(use: Callable[[LiteLLMProxy], Awaitable[ResultT]]) -> ResultT:
     from meshwright.settings import load_settings
 
     settings = load_settings(Path())
-    key = settings.litellm_api_key
-    there = proxy_of(settings.litellm_base_url, key.get_secret_value() if key else None)
+    key = settings.models.api_key
+    there = proxy_of(settings.models.base_url, key.get_secret_value() if key else None)
 
     async def run() -> ResultT:
         return await use(there)

@@ -32,7 +32,7 @@ class ModelDesk:
         self.settings = settings
         self.project = project
         self.environment = os.environ if environment is None else environment
-        self.path = project_file(project, settings.litellm_config)
+        self.path = project_file(project, settings.models.config)
 
     async def overview(self, health: Mapping[str, Document]) -> Document:
         """Groups, deployments, prices, what each misses, and warnings; asks the server where there is one."""
@@ -69,7 +69,7 @@ class ModelDesk:
             server = await self._server(model)
             probed, names = model.alone(group, server.groups if server else ())
             try:
-                return await probe_all(probed, names, model.prices(self.settings.default_price))
+                return await probe_all(probed, names, model.prices(self.settings.ledger.default_price))
             finally:
                 await probed.close()
         finally:
@@ -89,7 +89,7 @@ class ModelDesk:
         return read_config(self.path) if self.path.is_file() else None
 
     def _prices(self, config: LiteLLMConfig) -> Prices:
-        return Prices.of(config, self.settings.default_price, self.environment)
+        return Prices.of(config, self.settings.ledger.default_price, self.environment)
 
     async def _server(self, model: Adapter | None) -> LiteLLMConfig | None:
         """What the server behind a model is made of, where there is one."""
@@ -99,8 +99,8 @@ class ModelDesk:
         return LiteLLMConfig(Path("server"), tuple(found), {"enable_tag_filtering": True}, {}, {})
 
     def _warnings(self, config: LiteLLMConfig) -> list[ConfigError]:
-        prompts = Prompts(project_file(self.project, self.settings.prompt_dir))
-        agents = load_agents(project_file(self.project, self.settings.actors_dir), self.project)
+        prompts = Prompts(project_file(self.project, self.settings.prompts.dir))
+        agents = load_agents(project_file(self.project, self.settings.agents.dir), self.project)
         return warnings_of(config, prompts, agents)
 
 

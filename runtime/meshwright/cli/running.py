@@ -65,7 +65,7 @@ def with_admin_token(settings: Settings, *, temporary: bool = False) -> Settings
     A folder that has none gets one, which stays the same until its file is removed. Raises ConfigError for a
     file that is not a token.
     """
-    if settings.admin_token is not None:
+    if settings.keys.admin_token is not None:
         return settings
     from pydantic import SecretStr
 
@@ -74,8 +74,8 @@ def with_admin_token(settings: Settings, *, temporary: bool = False) -> Settings
 
 
 def _admin_token(settings: Settings) -> str | None:
-    if settings.admin_token is not None:
-        return settings.admin_token.get_secret_value()
+    if settings.keys.admin_token is not None:
+        return settings.keys.admin_token.get_secret_value()
     try:
         return _read_token(settings.data_dir / TOKEN_NAME)
     except FileNotFoundError:

@@ -41,7 +41,7 @@ def run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
 def _check_port(settings: Settings) -> None:
     """See whether the API can have its address before anything is started. Raises ConfigError."""
     try:
-        socket.create_server((settings.listen_host, settings.listen_port)).close()
+        socket.create_server((settings.http.host, settings.http.port)).close()
     except OSError:
         # Large, and this process stays: only to be told what is wrong.
         from meshwright.edges.http.server import listen
@@ -56,7 +56,7 @@ def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec
         return one_app(replicas)
     from meshwright.agents.loader import load_agents, project_file
 
-    agents = load_agents(project_file(Path(), settings.actors_dir), Path())
+    agents = load_agents(project_file(Path(), settings.agents.dir), Path())
     return app_per_agent([agent.agent_id for agent in agents], replicas)
 
 

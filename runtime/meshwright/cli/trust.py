@@ -66,23 +66,23 @@ def _things_of(folder: Path, settings: Settings) -> list[str]:
     if folder in (CHECKOUT.resolve(), PACKAGED.resolve()):
         return []
     things = []
-    actors = project_file(Path(), settings.actors_dir)
+    actors = project_file(Path(), settings.agents.dir)
     if actors.is_dir() and actors.resolve() not in (PACKAGED / "actors", CHECKOUT / "actors"):
         names = sorted(path.name for path in actors.iterdir() if path.suffix == ".py" or path.is_dir())
         more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-        things.append(f"{settings.actors_dir}/: its Python code ({', '.join(names[:MAX_NAMED])}{more})")
+        things.append(f"{settings.agents.dir}/: its Python code ({', '.join(names[:MAX_NAMED])}{more})")
     if text := _text_of(Path("mesh.toml")):
         things.append(f"mesh.toml{_sends_key(text, settings)}")
-    if text := _text_of(settings.litellm_config):
+    if text := _text_of(settings.models.config):
         names = sorted(set(re.findall(r"os\.environ/(\w+)", text)))
         sent = f": may send {', '.join(names)} of your environment to the servers it names" if names else ""
-        things.append(f"{settings.litellm_config}{sent}")
+        things.append(f"{settings.models.config}{sent}")
     return things
 
 
 def _sends_key(text: str, settings: Settings) -> str:
     """Where a server that the file names gets the user's key."""
-    url = settings.litellm_base_url
+    url = settings.models.base_url
     if not url or url not in text:
         return ""
     return f": sends your LITELLM_API_KEY and every prompt to {urlsplit(url).netloc}"

@@ -226,7 +226,7 @@ def _greet(mesh: Mesh, url: str) -> None:
     click.echo(f"model: {mesh.model.name}", err=True)
     for warning in mesh.warnings:
         click.echo(f"mesh: warning: {warning}", err=True)
-    if mesh.settings.mqtt_url:
-        click.echo(f"MQTT: {mesh.settings.mqtt_url}, topics below {mesh.settings.mqtt_prefix}/", err=True)
+    if mesh.settings.mqtt.url:
+        click.echo(f"MQTT: {mesh.settings.mqtt.url}, topics below {mesh.settings.mqtt.prefix}/", err=True)
     agents = f"agents: {', '.join(mesh.agents)}; " if mesh.agents else ""
     click.echo(f"{agents}API: {url}/docs; Ctrl-C stops", err=True)

@@ -90,7 +90,7 @@ class Watchdog:
         self._restart = restart
         self._settings = mesh.settings
         self._path = mesh.settings.data_dir / FILE_NAME
-        self._pause = mesh.settings.loop_held_seconds / LOOKS
+        self._pause = mesh.settings.watchdog.held_seconds / LOOKS
         self._of_loop = threading.get_ident()
         self._turned = threading.Event()
         self._stopping = threading.Event()
@@ -121,7 +121,7 @@ class Watchdog:
             looks += 1
             if looks == LOOKS:
                 self._held()
-            limit = self._settings.loop_restart_seconds
+            limit = self._settings.watchdog.restart_seconds
             if self._restart is not None and limit and looks * self._pause >= limit:
                 self._end(self._restart, looks * self._pause)
 
@@ -134,7 +134,7 @@ class Watchdog:
         logger.warning(
             "The event loop has been held for %g s at %s; nothing else runs meanwhile (%s). "
             "Give slow or blocking code to a tool that is a plain def: it runs in a thread",
-            self._settings.loop_held_seconds,
+            self._settings.watchdog.held_seconds,
             self._holder,
             keep_text(text, self._settings.data_dir),
         )

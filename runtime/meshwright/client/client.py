@@ -98,7 +98,7 @@ class Client:
         """A client of a running mesh in this process, without a socket; it holds the mesh's admin token."""
         from meshwright.edges.http.app import create_app
 
-        token = mesh.settings.admin_token
+        token = mesh.settings.keys.admin_token
         client = cls(api_key=token.get_secret_value() if token else None)
         client._transport = AsgiTransport(create_app(mesh))
         return client

@@ -64,7 +64,9 @@ class KeyAuthenticator:
             raise Unauthenticated("The admin token is not this mesh's", remedy=_ADMIN_REMEDY)
         if await keys_required(self._keys, self._settings):
             raise Unauthenticated("This mesh requires a key, and the request has none", remedy=_REMEDY)
-        if not (self._settings.insecure or self._settings.require_keys is False or credentials.is_local):
+        if not (
+            self._settings.http.insecure or self._settings.keys.required is False or credentials.is_local
+        ):
             raise Unauthenticated("Callers that are not on the mesh's machine need a key", remedy=_REMEDY)
         return Caller(roles=frozenset({DELEGATE}))
 
@@ -78,7 +80,7 @@ class KeyAuthenticator:
         )
 
     def _is_admin(self, token: str) -> bool:
-        expected = self._settings.admin_token
+        expected = self._settings.keys.admin_token
         return expected is not None and hmac.compare_digest(
             token.encode(), expected.get_secret_value().encode()
         )
@@ -86,7 +88,7 @@ class KeyAuthenticator:
 
 async def keys_required(keys: Keys, settings: Settings) -> bool:
     """Whether requests need a key or the admin token: what the settings say, else whether there are keys."""
-    return await keys.required() if settings.require_keys is None else settings.require_keys
+    return await keys.required() if settings.keys.required is None else settings.keys.required
 
 
 def require_admin(caller: Caller) -> None:

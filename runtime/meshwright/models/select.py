@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from meshwright.errors import ConfigError
 from meshwright.models.config import names_in, read_config, read_text
@@ -14,6 +13,7 @@ from meshwright.models.picker import Cooldowns, Picker
 from meshwright.models.port import Adapter
 from meshwright.models.routing import missing_of
 from meshwright.models.server import HttpModel
+from meshwright.settings import Settings
 
 _WELL_KNOWN_KEYS = (
     "ANTHROPIC_API_KEY",
@@ -28,47 +28,15 @@ _WELL_KNOWN_KEYS = (
 _KINDS = ("auto", "offline", "http", "router")
 
 
-class Secret(Protocol):
-    """A value that prints as stars."""
-
-    def get_secret_value(self) -> str:
-        """The value itself."""
-        ...
-
-
-class ModelSettings(Protocol):
-    """The settings that choose a model."""
-
-    @property
-    def model(self) -> str:
-        """`auto`, `offline`, `http` or `router`."""
-        ...
-
-    @property
-    def litellm_base_url(self) -> str | None:
-        """The base URL of an OpenAI-compatible server."""
-        ...
-
-    @property
-    def model_name(self) -> str | None:
-        """The one model of that server that answers every call; None for a proxy that knows our groups."""
-        ...
-
-    @property
-    def litellm_api_key(self) -> Secret | None:
-        """The key for that server."""
-        ...
-
-
 def choose_model(
-    settings: ModelSettings,
+    settings: Settings,
     config_path: Path,
     *,
     environment: Mapping[str, str] | None = None,
     count_tokens: Callable[[str], int] = estimate_tokens,
     cooldowns: Cooldowns | None = None,
 ) -> Adapter:
-    """Make the model that the settings name, or that the environment offers (`model = "auto"`).
+    """Make the model that the settings name, or that the environment offers (`adapter = "auto"`).
 
     `config_path` is the litellm_config.yaml of `router`; it need not exist for the other kinds.
 
@@ -77,10 +45,10 @@ def choose_model(
     model reports as usage. Raises ConfigError.
     """
     known = os.environ if environment is None else environment
-    kind, why = settings.model, ""
+    kind, why = settings.models.adapter, ""
     if kind not in _KINDS:
         raise ConfigError(
-            f"There is no kind of model {kind!r}", remedy=f"Expected {', '.join(_KINDS)}", field="model"
+            f"There is no kind of model {kind!r}", remedy=f"Expected {', '.join(_KINDS)}", field="adapter"
         )
     if kind == "auto":
         kind, why = _offered(settings, config_path, known)
@@ -91,9 +59,9 @@ def choose_model(
     return _server(settings, config_path)
 
 
-def _offered(settings: ModelSettings, config_path: Path, environment: Mapping[str, str]) -> tuple[str, str]:
+def _offered(settings: Settings, config_path: Path, environment: Mapping[str, str]) -> tuple[str, str]:
     """The kind that the environment offers, and why. Raises ConfigError for a broken file."""
-    if settings.litellm_base_url:
+    if settings.models.base_url:
         return "http", ""
     is_file = config_path.exists()
     named = names_in(read_text(config_path)) if is_file else _WELL_KNOWN_KEYS
@@ -113,16 +81,16 @@ def _offered(settings: ModelSettings, config_path: Path, environment: Mapping[st
     return "router", f"{keys[0]} is set"
 
 
-def _server(settings: ModelSettings, config_path: Path) -> HttpModel:
-    if not settings.litellm_base_url:
+def _server(settings: Settings, config_path: Path) -> HttpModel:
+    if not settings.models.base_url:
         raise ConfigError(
             'model = "http" needs the address of a server',
             remedy="Set LITELLM_BASE_URL, like http://127.0.0.1:4000",
             field="litellm_base_url",
         )
-    key, name = settings.litellm_api_key, settings.model_name
+    key, name = settings.models.api_key, settings.models.name
     return HttpModel(
-        settings.litellm_base_url,
+        settings.models.base_url,
         key.get_secret_value() if key else None,
         model_name=name,
         why=f"every call is of {name}" if name else "",

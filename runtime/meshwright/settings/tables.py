@@ -405,13 +405,6 @@ class Settings(BaseSettings):
     def __init__(self, **values: Any) -> None:
         super().__init__(**in_tables(values))
 
-    def __getattr__(self, name: str) -> Any:
-        if name not in MOVED:
-            raise AttributeError(f"there is no setting {name!r}")
-        table, *field = MOVED[name]
-        found = getattr(self, table)
-        return getattr(found, field[0]) if field else found
-
     def having(self, **values: Any) -> Self:
         """A copy with some values: of settings without a table, or whole fields of one, as `http={...}`."""
         tables = {

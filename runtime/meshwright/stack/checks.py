@@ -54,13 +54,13 @@ async def check_backends(settings: Settings, components: Path, backends: Backend
     Raises ServiceFailed where one of them, or the control plane, does not answer.
     """
     lines = list(await check_redis(backends.redis_host.split(",")[0], backends.redis_password))
-    if settings.bus == "mqtt" and settings.broker_url is None:
+    if settings.dapr.bus == "mqtt" and settings.dapr.broker_url is None:
         lines += check_mosquitto(components / "mosquitto" / "mosquitto.conf")
-    elif settings.bus == "mqtt":
+    elif settings.dapr.bus == "mqtt":
         where = urlsplit(backends.broker_url)
         await _check_reachable("the MQTT broker", "BROKER_URL", f"{where.hostname}:{where.port or 1883}")
-    await _check_reachable("Dapr's placement", "PLACEMENT", settings.placement)
-    await _check_reachable("Dapr's scheduler", "SCHEDULER", settings.scheduler)
+    await _check_reachable("Dapr's placement", "PLACEMENT", settings.dapr.placement)
+    await _check_reachable("Dapr's scheduler", "SCHEDULER", settings.dapr.scheduler)
     return lines
 
 
@@ -80,8 +80,8 @@ def channel_of(settings: Settings, version: tuple[int, ...]) -> tuple[str, list[
     """
     number = ".".join(map(str, version))
     if version >= GRPC_ACTORS:
-        return ("http" if settings.dapr_channel == "http" else "grpc"), []
-    if settings.dapr_channel == "grpc":
+        return ("http" if settings.dapr.channel == "http" else "grpc"), []
+    if settings.dapr.channel == "grpc":
         raise ServiceFailed(
             f"daprd {number} cannot call actors over gRPC (SubscribeActorEventsAlpha1 came with 1.18)",
             remedy='set dapr_channel = "auto", or run daprd 1.18',

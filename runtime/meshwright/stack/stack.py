@@ -84,7 +84,7 @@ class Stack:
         self._supervisor = supervisor
         self._warn = warn
         self._redis_password, self._edge_password = new_secret(), new_secret()
-        self._daprd = find_program("daprd", settings.dapr_bin)
+        self._daprd = find_program("daprd", settings.dapr.bin)
         self._given = self.backends = _given_backends(settings)
         self._missing = self._missing_backends()
         self._channel, findings = channel_of(settings, version_of(self._daprd))
@@ -94,7 +94,7 @@ class Stack:
         self.url = ""
         for line in findings:
             warn(line)
-        if self._given.broker_url and not (settings.mqtt_url or settings.mqtt_username):
+        if self._given.broker_url and not (settings.mqtt.url or settings.mqtt.username):
             warn("the MQTT edge logs in with the bus's user: set mqtt_username to one that cannot reach bus/")
 
     async def start_backends(self) -> None:
@@ -132,7 +132,7 @@ class Stack:
         """How to make each service that is not given, by its field of Backends."""
         settings, ports = self._settings, self._ports
         folder = settings.data_dir.absolute()
-        edge = EdgeRights(self._edge_password, settings.mqtt_prefix, settings.mqtt_reply_prefix)
+        edge = EdgeRights(self._edge_password, settings.mqtt.prefix, settings.mqtt.reply_prefix)
         specs: dict[str, tuple[str, Callable[[Path], Service]]] = {
             "broker_url": (
                 "mosquitto",
@@ -152,10 +152,10 @@ class Stack:
                 lambda program: service_specs.scheduler(program, ports, folder / "scheduler"),
             ),
         }
-        if settings.bus != "mqtt":
+        if settings.dapr.bus != "mqtt":
             del specs["broker_url"]
         return {
-            field: partial(make, find_program(program, settings.dapr_bin))
+            field: partial(make, find_program(program, settings.dapr.bin))
             for field, (program, make) in specs.items()
             if not getattr(self._given, field)
         }
@@ -172,8 +172,8 @@ class Stack:
         front = spec.front and number == 0
         app = App(
             app_id=spec.app_id,
-            pod=f"{name}.{settings.namespace}",
-            namespace=settings.namespace,
+            pod=f"{name}.{settings.dapr.namespace}",
+            namespace=settings.dapr.namespace,
             protocol=self._channel,
             port=port,
             grpc_port=grpc_port,
@@ -185,17 +185,17 @@ class Stack:
             **(self._edge_options() if front else {}),
             "MESH_STORE": "dapr",
             "MESH_DATA_DIR": str(settings.data_dir.absolute() / name),
-            "MESH_DAPR__NAMESPACE": settings.namespace,
-            "MESH_DAPR__BUS": settings.bus,
+            "MESH_DAPR__NAMESPACE": settings.dapr.namespace,
+            "MESH_DAPR__BUS": settings.dapr.bus,
             "MESH_DAPR__CHANNEL": self._channel,
             "MESH_ACCEPT_LOSS": str(settings.accept_loss),
         }
         if front or (spec is self._models and number == 0):
-            options["MESH_HTTP__INSECURE"] = str(settings.insecure).lower()
-            if settings.admin_token is not None:
-                options["MESH_ADMIN_TOKEN"] = settings.admin_token.get_secret_value()
+            options["MESH_HTTP__INSECURE"] = str(settings.http.insecure).lower()
+            if settings.keys.admin_token is not None:
+                options["MESH_ADMIN_TOKEN"] = settings.keys.admin_token.get_secret_value()
         sidecar = service_specs.daprd(
-            self._daprd, self._ports, self._components, settings.bus, app, self.backends
+            self._daprd, self._ports, self._components, settings.dapr.bus, app, self.backends
         )
         return self._reaching_models(sidecar), service_specs.worker(
             name,
@@ -204,7 +204,7 @@ class Stack:
             options,
             self._listen(spec, number),
             replica=spec.front and not front,
-            silent_seconds=settings.loop_restart_seconds,
+            silent_seconds=settings.watchdog.restart_seconds,
         )
 
     def _reaching_models(self, sidecar: Service) -> Service:
@@ -228,14 +228,14 @@ class Stack:
         At a broker that was started here it has a user of its own, which the bus is closed to.
         """
         settings, broker_url = self._settings, self.backends.broker_url
-        if settings.mqtt_url or not broker_url:
-            return {"MESH_MQTT__URL": settings.mqtt_url} if settings.mqtt_url else {}
+        if settings.mqtt.url or not broker_url:
+            return {"MESH_MQTT__URL": settings.mqtt.url} if settings.mqtt.url else {}
         where = urlsplit(broker_url)
         user, password = unquote(where.username or ""), unquote(where.password or "")
         if not self._given.broker_url:
             user, password = EDGE_USER, self._edge_password
-        elif settings.mqtt_username:
-            user, password = settings.mqtt_username, _text(settings.mqtt_password)
+        elif settings.mqtt.username:
+            user, password = settings.mqtt.username, _text(settings.mqtt.password)
         return {
             "MESH_MQTT__URL": _shown(broker_url),
             "MESH_MQTT__USERNAME": user,
@@ -247,18 +247,18 @@ class Stack:
         offers_models = app is self._models and number == 0
         port = self._models_port if offers_models else self._ports.take(1)[0]
         if app.front and number == 0:
-            return self._settings.listen_host, self._settings.listen_port or port
+            return self._settings.http.host, self._settings.http.port or port
         return LOOPBACK, port
 
 
 def _given_backends(settings: Settings) -> Backends:
     """The services that run already, by the settings; the others are empty."""
     return Backends(
-        broker_url=_text(settings.broker_url) if settings.bus == "mqtt" else "",
-        redis_host=settings.redis_host or "",
-        redis_password=_text(settings.redis_password),
-        placement=settings.placement or "",
-        scheduler=settings.scheduler or "",
+        broker_url=_text(settings.dapr.broker_url) if settings.dapr.bus == "mqtt" else "",
+        redis_host=settings.dapr.redis_host or "",
+        redis_password=_text(settings.dapr.redis_password),
+        placement=settings.dapr.placement or "",
+        scheduler=settings.dapr.scheduler or "",
     )
 
 

@@ -50,9 +50,9 @@ class BrowserGuard:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._names = frozenset(settings.allowed_hosts)
+        self._names = frozenset(settings.http.allowed_hosts)
         self._exposed_names = self._names | {socket.gethostname().lower()}
-        self._is_exposed = not is_loopback(settings.listen_host)
+        self._is_exposed = not is_loopback(settings.http.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a problem."""

@@ -68,7 +68,7 @@ async def serve(
 async def _check_exposure(mesh: Mesh, listener: socket.socket) -> None:
     """Raise ConfigError for a listener off loopback where callers need no key, unless that is meant."""
     host = listener.getsockname()[0]
-    if is_loopback(host) or mesh.settings.insecure or await keys_required(mesh.keys, mesh.settings):
+    if is_loopback(host) or mesh.settings.http.insecure or await keys_required(mesh.keys, mesh.settings):
         return
     raise ConfigError(
         f"listen_host {host} lets other machines in, and this mesh requires no key",

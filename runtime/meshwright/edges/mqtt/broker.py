@@ -42,16 +42,16 @@ class Broker:
     @classmethod
     def of(cls, settings: Settings, project: Path, will: Publication) -> Broker:
         """The broker that the settings name. Raises ConfigError where the authority's file cannot be used."""
-        assert settings.mqtt_url is not None
-        password = settings.mqtt_password
+        assert settings.mqtt.url is not None
+        password = settings.mqtt.password
         return cls(
-            url=settings.mqtt_url,
-            client_id=f"{settings.mqtt_prefix}-edge",
+            url=settings.mqtt.url,
+            client_id=f"{settings.mqtt.prefix}-edge",
             will=will,
             max_payload_bytes=HEADROOM * settings.max_payload_bytes,
-            username=settings.mqtt_username,
+            username=settings.mqtt.username,
             password=password.get_secret_value() if password else None,
-            tls=_tls(settings, project) if settings.mqtt_url.startswith("mqtts:") else None,
+            tls=_tls(settings, project) if settings.mqtt.url.startswith("mqtts:") else None,
         )
 
     async def open(self, take: Take) -> Connection:
@@ -145,7 +145,7 @@ def hang_up(client: Client) -> None:
 
 
 def _tls(settings: Settings, project: Path) -> ssl.SSLContext:
-    path = project / settings.mqtt_ca_file if settings.mqtt_ca_file else None
+    path = project / settings.mqtt.ca_file if settings.mqtt.ca_file else None
     try:
         context = ssl.create_default_context(cafile=path)
     except OSError as error:

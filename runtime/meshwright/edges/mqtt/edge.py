@@ -33,7 +33,7 @@ class MqttEdge:
 
     def __init__(self, mesh: Mesh, authenticator: Authenticator | None = None) -> None:
         settings = mesh.settings
-        topics = Topics(settings.mqtt_prefix, settings.mqtt_reply_prefix)
+        topics = Topics(settings.mqtt.prefix, settings.mqtt.reply_prefix)
         self._topics = topics
         self._broker = Broker.of(settings, mesh.project, will(topics))
         self._notices = Notices(mesh.tell)
@@ -48,7 +48,7 @@ class MqttEdge:
             mesh.host.clock,
             self._notices,
             [registration.agent_id for registration in mesh.registrations()],
-            offline_after_seconds=settings.offline_after_seconds,
+            offline_after_seconds=settings.presence.offline_after_seconds,
         )
         self._away = Backoff(0.25, 30.0)
         self._refused = Backoff(4.0, 60.0)  # of a broker that has to be set up otherwise first

@@ -51,7 +51,7 @@ def cached(
     if store is None:
         return model
     identity = _identity_of(kind, settings, config_path, os.environ if environment is None else environment)
-    return Cached(model, store, ttl_seconds=settings.cache_ttl_seconds, clock=clock, identity=identity)
+    return Cached(model, store, ttl_seconds=settings.models.cache_ttl_seconds, clock=clock, identity=identity)
 
 
 def cache_of(settings: Settings, folder: Path, clock: Clock) -> CacheStore | None:
@@ -59,12 +59,12 @@ def cache_of(settings: Settings, folder: Path, clock: Clock) -> CacheStore | Non
 
     Raises ConfigError for a Redis that is not named, or without its client.
     """
-    if settings.cache == "memory":
-        return MemoryCache(clock, settings.cache_max_bytes)
-    if settings.cache == "disk":
-        return SqliteCache(folder, clock, settings.cache_max_bytes)
-    if settings.cache == "redis":
-        url = settings.cache_redis_url
+    if settings.models.cache == "memory":
+        return MemoryCache(clock, settings.models.cache_max_bytes)
+    if settings.models.cache == "disk":
+        return SqliteCache(folder, clock, settings.models.cache_max_bytes)
+    if settings.models.cache == "redis":
+        url = settings.models.cache_redis_url
         return RedisCache("" if url is None else url.get_secret_value())
     return None
 
@@ -75,13 +75,13 @@ def _identity_of(kind: str, settings: Settings, config_path: Path, environment: 
     Keys count, since another key may open other models.
     """
     config = read_text(config_path) if config_path.exists() else ""
-    key = settings.litellm_api_key
+    key = settings.models.api_key
     parts = [
         kind,
-        settings.litellm_base_url or "",
+        settings.models.base_url or "",
         key.get_secret_value() if key else "",
         config,
-        *([settings.model_name] if settings.model_name else ()),
+        *([settings.models.name] if settings.models.name else ()),
         *(f"{name}={environment.get(name, '')}" for name in names_in(config)),
     ]
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
