@@ -35,13 +35,13 @@ def test_the_file_is_stronger_than_the_defaults(tmp_path):
 def test_the_environment_is_stronger_than_the_file(tmp_path, monkeypatch):
     write(tmp_path, "listen_port = 9000\n")
     monkeypatch.setenv("MESH_LISTEN_PORT", "9001")
-    assert load_settings(tmp_path).listen_port == 9001
+    assert load_settings(tmp_path).http.port == 9001
 
 
 def test_an_argument_is_stronger_than_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("MESH_LISTEN_PORT", "9001")
-    assert load_settings(tmp_path, listen_port=9002).listen_port == 9002
-    assert load_settings(tmp_path, listen_port=None).listen_port == 9001
+    assert load_settings(tmp_path, listen_port=9002).http.port == 9002
+    assert load_settings(tmp_path, listen_port=None).http.port == 9001
 
 
 def test_an_empty_variable_counts_as_unset(tmp_path, monkeypatch):
