@@ -59,4 +59,4 @@ async def calls_of(session: aiohttp.ClientSession) -> dict[str, int]:
 def test_the_llm_service_has_a_port_of_its_own(
     tmp_path: Path, app_id: str, told: dict[str, int], port: int
 ) -> None:
-    assert listening_for(app_id, load_settings(tmp_path, **told)).listen_port == port
+    assert listening_for(app_id, load_settings(tmp_path, **told)).http.port == port
