@@ -30,8 +30,9 @@ def answer(content: str = "Done.") -> ModelReply:
     return ModelReply(content=content, model="gpt-5.4", usage=USAGE, cost_usd=Decimal("0.25"))
 
 
+@pytest.mark.parametrize("named", ["", "openai/gpt-5.4-nano"])
 async def test_few_frames_lie_between_a_run_and_the_wire(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     stacks: list[list[str]] = []
 
@@ -45,7 +46,7 @@ async def test_few_frames_lie_between_a_run_and_the_wire(
     monkeypatch.setattr(ApiModel, "complete", complete)
     (tmp_path / "litellm_config.yaml").write_text(CONFIG)
     settings = load_settings(tmp_path, store="memory", model="router")
-    async with build_mesh(settings, project=tmp_path, agents=[keeper()]) as mesh:
+    async with build_mesh(settings, project=tmp_path, agents=[keeper(model=named)]) as mesh:
         assert (await mesh.ask("keeper", "Do it.")).success
     frames = [*stacks[-1], "http.complete"]
     assert frames[0] == "run.converse"

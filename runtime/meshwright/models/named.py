@@ -8,7 +8,7 @@ The environment has the credentials. For each name a deployment is made, and a P
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -157,9 +157,11 @@ class NamedModels:
         self.kind = others.kind
         self.config = others.config
 
-    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+    def complete(
+        self, request: ModelRequest, on_delta: OnDelta | None = None
+    ) -> Coroutine[Any, Any, ModelReply]:
         """Make one attempt. Raises ModelError."""
-        return await self._named.get(request.model, self._others).complete(request, on_delta)
+        return self._named.get(request.model, self._others).complete(request, on_delta)
 
     async def close(self) -> None:
         """Close each adapter once."""
