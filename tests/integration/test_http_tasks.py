@@ -160,3 +160,18 @@ async def test_what_is_not_there_is_not_found(api, path):
 async def test_a_task_that_is_not_there_cannot_be_cancelled(api):
     status, problem = await api.call("POST", "/tasks/nothing/cancel")
     assert (status, problem["field"]) == (404, "task_id")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"agent_id": "two words"}, "may use letters, digits, - and _, at most 64"),
+        ({"agent_id": "echo", "priority": 11}, "must be at most 10"),
+        ({"agent_id": "echo", "timeout": "soon"}, "must be a number"),
+        ({"agent_id": "echo", "payload": []}, "must be an object"),
+        ({"agent_id": 7}, "must be text"),
+    ],
+)
+async def test_a_wrong_field_is_described_in_plain_words(api, body, message):
+    _, problem = await api.call("POST", "/tasks", json=body)
+    assert problem["errors"][0]["message"] == message

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from meshwright.errors import InvalidInput, MeshError
+from meshwright.fields import sentence
 
 PROBLEM_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:meshwright:problem:"
@@ -63,7 +64,7 @@ class InvalidFields(InvalidInput):
     @classmethod
     def of(cls, found: Sequence[Any], model: type[BaseModel] | None = None) -> InvalidFields:
         """Describes the errors of a validation, without repeating what was sent."""
-        errors = [FieldError(field=_path(error["loc"]), message=_message(error["msg"])) for error in found]
+        errors = [FieldError(field=_path(error["loc"]), message=sentence(error)) for error in found]
         unknown = str(found[0]["loc"][-1]) if found[0]["type"] == "extra_forbidden" else ""
         return cls(errors, remedy=_nearest(unknown, model) if unknown and model else "")
 
@@ -86,12 +87,6 @@ def problem_of(error: MeshError) -> Problem:
 def _path(location: tuple[int | str, ...]) -> str:
     parts = location[1:] if location and location[0] in _SOURCES else location
     return ".".join(map(str, parts)) or "body"
-
-
-def _message(text: str) -> str:
-    if text == "Extra inputs are not permitted":
-        return "there is no such field"
-    return text.removeprefix("Value error, ")
 
 
 def _nearest(name: str, model: type[BaseModel]) -> str:
