@@ -9,15 +9,16 @@ from pydantic import BaseModel
 
 from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef, Message
-from meshwright.errors import HostError, InvalidInput, StoreFailed
+from meshwright.errors import HostError, InvalidInput, StoreFailed, StoreUnavailable
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.host import Subscription
+from meshwright.kernel import shared
 from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.store import Delivery
+from meshwright.kernel.store import Batch, Delivery
 from meshwright.messages import Event
 from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.stores.memory import DisturbedMail, Faults, MemoryData
+from meshwright.stores.memory import DisturbedMail, Faults, MemoryData, MemoryStore
 from meshwright.testing.runtime import memory_runtime
 from meshwright.turns import ActorKind
 
@@ -327,6 +328,35 @@ async def test_what_was_lost_before_a_start_is_not_known_so_the_obliged_are_aske
     await host.start()
     await redriven.wait()
     assert (await host.call(ONE, "write", {"text": "b"})).redrives == 1
+    await host.stop()
+
+
+class Unavailable(MemoryStore):
+    """Fails the first commits of turns."""
+
+    failures = 2
+
+    async def commit(self, batch: Batch) -> None:
+        if batch.actors and self.failures:
+            self.failures -= 1
+            raise StoreUnavailable("not now")
+        await super().commit(batch)
+
+
+async def test_what_a_store_could_not_commit_is_tried_again_and_callers_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared, "RETRY_SECONDS", 0)
+    host = Runtime(Unavailable())
+    host.register(ActorKind.of(Book))
+    await host.start()
+    with pytest.raises(StoreUnavailable):
+        await host.call(ONE, "write", {"text": "a"})
+    written = asyncio.Event()
+    host.listen("books", lambda event: written.set())
+    await host.send(Message("m1", ONE, "write", {"text": "b"}))
+    await written.wait()
+    assert await lines_of(host) == ["b"]
     await host.stop()
 
 

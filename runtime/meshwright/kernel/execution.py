@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from meshwright.bus import Bus
 from meshwright.clock import Clock
 from meshwright.encoding import as_json
-from meshwright.envelope import ActorRecord, ActorRef, Message, Record
+from meshwright.envelope import ActorRecord, ActorRef, Message
 from meshwright.errors import StoreFailed
 from meshwright.kernel.cells import Cell, Cells
 from meshwright.kernel.store import Delivery
 from meshwright.kernel.timers import Timers
-from meshwright.messages import Event
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.turns import Commit, take_turn
 
@@ -81,58 +80,6 @@ class Surroundings:
         if method == "wake":
             return record.wake_at is None or record.wake_at > self.clock.now()
         return method in ("recover", "redrive") and not record.has_pending_work
-
-
-class Executor(Protocol):
-    """Runs turns and commits what they come to, on a store of one sort."""
-
-    def deliver(self, cell: Cell, delivery: Delivery) -> None:
-        """Put a message or a call into the mailbox of an actor."""
-        ...
-
-    def call(self, cell: Cell, message: Message) -> asyncio.Future[Any]:
-        """Call an actor; the result is its reply."""
-        ...
-
-    def refuse(self, delivery: Delivery, error: Exception) -> None:
-        """Record that a message has no actor that could take it."""
-        ...
-
-    def send(self, message: Message) -> Awaitable[None]:
-        """Take a message from outside; await it to know it durable."""
-        ...
-
-    async def publish(self, event: Event) -> None:
-        """Take an event from outside, unless one of its id is known; durable when this returns."""
-        ...
-
-    def emit(self, events: Sequence[Event]) -> Awaitable[None]:
-        """Take events that this process makes, in order; await it to know them durable."""
-        ...
-
-    def append(self, record: Record, events: Sequence[Event]) -> Awaitable[None]:
-        """Write a record with its events, before any later turn of its actor, unless it is written."""
-        ...
-
-    async def load(self, ref: ActorRef) -> ActorRecord | None:
-        """The committed record of an actor, with all that was handed in before."""
-        ...
-
-    async def settled(self, ref: ActorRef) -> None:
-        """Return once the records of an actor that were handed in are durable."""
-        ...
-
-    async def drain(self) -> None:
-        """Return once nothing is under way."""
-        ...
-
-    async def abandon(self, error: Exception) -> None:
-        """Stop at once, and tell all who wait."""
-        ...
-
-    def fail(self, error: StoreFailed) -> None:
-        """Nothing can be promised any more: whoever waits is told why."""
-        ...
 
 
 def without_alarm(record: ActorRecord, message: Message, ref: ActorRef) -> Commit:

@@ -23,7 +23,7 @@ from meshwright.errors import Draining, HostError, MailboxFull, NotFound, StoreF
 from meshwright.host import Listener, Signals, Subscription
 from meshwright.kernel.ahead import AheadExecutor
 from meshwright.kernel.cells import IDLE_SECONDS, Cell, Cells
-from meshwright.kernel.execution import Executor, Surroundings
+from meshwright.kernel.execution import Surroundings
 from meshwright.kernel.shared import SharedExecutor
 from meshwright.kernel.store import Delivery, ExclusiveStore, SharedStore, Store
 from meshwright.kernel.timers import Timers
@@ -85,7 +85,7 @@ class Runtime:
         self._tracing = tracing
         self._executor = self._new_executor()
 
-    def _new_executor(self) -> Executor:
+    def _new_executor(self) -> AheadExecutor | SharedExecutor:
         around = Surroundings(
             cells=self._cells,
             bus=self.bus,
@@ -387,10 +387,12 @@ class Runtime:
 
     def _load_alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
         try:
-            return self._store.alarms(until)
+            return list(self._store.alarms(until))
         except StoreFailed as error:
             self.fail(error)
-            return []
+        except HostError as error:
+            logger.warning("alarms are looked for again in a moment: %s", error)
+        return []
 
     def _ring(self, ref: ActorRef) -> None:
         self.wake([ref], "wake")

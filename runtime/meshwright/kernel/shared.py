@@ -183,12 +183,12 @@ class SharedExecutor:
         return True
 
     async def _failed(self, cell: Cell, deliveries: Sequence[Delivery], error: Exception) -> None:
-        """Tell callers, and take what the store keeps again in a moment."""
+        """Tell those who wait, and take what nobody else would repeat again in a moment."""
         _refuse_all(deliveries, error)
         if isinstance(error, StoreFailed):
             self._around.fail(error)
             return
-        kept = [delivery for delivery in deliveries if delivery.number is not None]
+        kept = [delivery for delivery in deliveries if delivery.reply is None]
         if kept:
             cell.mailbox.extendleft(reversed(kept))
             await asyncio.sleep(RETRY_SECONDS)

@@ -229,8 +229,8 @@ class SharedStore(Store):
         one actor never overlap. Nothing leaves the process before this returns.
 
         Raises Conflict or AlreadyTaken: nothing was written, and the turns run again. StoreFailed: nothing
-        can be promised any more, the runtime gives up. Anything else, as StoreUnavailable: callers are told,
-        and messages with a number are taken again after a pause.
+        can be promised any more, the runtime gives up. Anything else, as StoreUnavailable: those who wait are
+        told, and deliveries without a `reply` are taken again after a pause.
         """
 
     async def forward(self, message: Message) -> Any:
