@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from meshwright.client import ENDINGS
 from tests.support.fake_openai import FakeOpenAI, tool_call
-from tests.support.running_mesh import ENDINGS, RunningMesh, all_of, mesh, mesh_up
+from tests.support.running_mesh import RunningMesh, all_of, mesh, mesh_up
 
 TASKS = 30
 IN_FLIGHT = 8  # two agents with four slots

@@ -11,9 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from meshwright.client import ENDINGS
 from tests.run import DAPR
 from tests.support.fake_openai import FakeOpenAI, Fault
-from tests.support.running_mesh import ENDINGS, MESH, ROOT, RunningMesh, mesh_up
+from tests.support.running_mesh import MESH, ROOT, RunningMesh, mesh_up
 
 pytestmark = [pytest.mark.needs(*DAPR), pytest.mark.timeout(150)]
 UP = [*MESH, "up", "--host", "dapr", "--per-agent"]

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from meshwright.client import ENDINGS
 from tests.acceptance.test_crash import ASKING
 from tests.support.mqtt_broker import Mosquitto, ask, mosquitto, publish
-from tests.support.running_mesh import ENDINGS, RunningMesh, mesh, mesh_up
+from tests.support.running_mesh import RunningMesh, mesh, mesh_up
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr", "mosquitto_sub")
 SUBMIT = "mesh/default/submit"

@@ -145,8 +145,9 @@ async def writing(project: Path, *answer: Said, **settings: Any) -> AsyncIterato
         mesh,
         serving(mesh, "127.0.0.1", 0) as server,
         aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=20)) as session,
+        Client(server.url) as remote,
     ):
-        yield Api(mesh, session, asyncio.Event(), server.url)
+        yield Api(mesh, session, remote, asyncio.Event(), server.url)
 
 
 BEGINNING = "The beginning of a longer answer,"

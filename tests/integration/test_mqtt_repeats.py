@@ -85,7 +85,7 @@ async def test_a_message_that_a_killed_mesh_did_not_acknowledge_is_no_second_tas
             for _ in range(3):
                 caller.publish(SUBMIT, hello, reply_to="replies/anonymous/receipt")
             ids: set[str] = set()
-            async for event in first.stream("/events/stream", event_type="task.accepted"):
+            async for event in first.stream(event_type="task.accepted"):
                 ids.add(event["task_id"])
                 if len(ids) == 3:
                     break

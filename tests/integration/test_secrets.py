@@ -190,7 +190,7 @@ async def all_events(running: RunningMesh, seen: Seen) -> list[dict[str, Any]]:
     reply = await running.get("/events", limit="1000")
     events = reply.body["items"]
     last = max(event["seq"] for event in events)
-    async for event in running.stream("/events/stream"):
+    async for event in running.stream():
         seen.add("frames", json.dumps(event, ensure_ascii=False))
         if event["seq"] >= last:
             break

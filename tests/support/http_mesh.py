@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from meshwright import Agent, Capability, Mesh, Run, ToolFailed, build_mesh, load_settings
+from meshwright import Agent, Capability, Client, Mesh, Run, ToolFailed, build_mesh, load_settings
 from meshwright.edges.http.server import serving
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -73,13 +73,16 @@ class Gate(Agent):
 
 
 class Api:
-    """A client of one running mesh."""
+    """One running mesh: `client` for what a client does, `session` for what only tests send."""
 
-    def __init__(self, mesh: Mesh, session: aiohttp.ClientSession, gate: asyncio.Event, url: str) -> None:
+    def __init__(
+        self, mesh: Mesh, session: aiohttp.ClientSession, client: Client, gate: asyncio.Event, url: str
+    ) -> None:
         self.mesh = mesh
         self.session = session
         self.gate = gate
         self.url = url
+        self.client = client
 
     async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         """The status and the document of an answer; a problem must be one by its type too."""
@@ -95,13 +98,11 @@ class Api:
         return document
 
     async def submit(self, **request: Any) -> str:
-        """Give the mesh a task; returns its id."""
-        status, receipt = await self.call("POST", "/tasks", json=request)
-        assert status == 202, receipt
-        return receipt["task_id"]
+        """Submit a task; returns its id."""
+        return (await self.client.submit(**request)).task_id
 
     async def finished(self, **request: Any) -> str:
-        """Give the mesh a task and wait for its end; returns its id."""
+        """Submit a task and wait for its end; returns its id."""
         task_id = await self.submit(**request)
         await self.mesh.outcome(task_id)
         return task_id
@@ -164,6 +165,7 @@ async def http_mesh(project: Path, *agents: type[Agent], **settings: Any) -> Asy
         mesh,
         serving(mesh, "127.0.0.1", 0) as server,
         aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=20)) as session,
+        Client(server.url) as client,
     ):
-        yield Api(mesh, session, opened, server.url)
+        yield Api(mesh, session, client, opened, server.url)
         opened.set()

@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
+from meshwright import Client
+
 ROOT = Path(__file__).resolve().parents[2]
 MESH = [sys.executable, "-m", "meshwright.cli"]
 UP = [*MESH, *shlex.split(os.environ.get("ACCEPTANCE_UP", "mesh up"))[1:]]
 READY_SECONDS = 30.0
-ENDINGS = {"task.succeeded", "task.failed", "task.cancelled", "task.timed_out"}
 
 
 class Reply(NamedTuple):
@@ -90,6 +91,7 @@ class RunningMesh:
     process: Process
     errors: Errors
     session: aiohttp.ClientSession
+    client: Client
 
     async def get(self, path: str, **params: Any) -> Reply:
         return await self.call("GET", path, params=params)
@@ -103,51 +105,28 @@ class RunningMesh:
             return Reply(response.status, json.loads(await response.text()))
 
     async def submit(self, text: str, key: str | None = None, **fields: Any) -> str:
-        """Give it a task, and return the task's id."""
-        request = {"payload": {"text": text}, **({"capability": "general-query"} | fields)}
-        reply = await self.post("/tasks", request, **({"Idempotency_Key": key} if key else {}))
-        assert reply.status == 202, reply
-        return reply.body["task_id"]
+        """Submit a task, and return its id."""
+        request = {"capability": "general-query"} | fields
+        return (await self.client.submit(text, idempotency_key=key, **request)).task_id
 
-    async def stream(self, path: str, *, after: int = 0, **params: Any) -> AsyncIterator[dict[str, Any]]:
-        """The events of a stream that a log keeps. Does not end by itself where the mesh does not."""
-        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
-        timeout = aiohttp.ClientTimeout(total=None)
-        async with self.session.get(
-            self.url + path, params=params, headers=headers, timeout=timeout
-        ) as response:
-            assert response.status == 200, await response.text()
-            assert response.content_type == "text/event-stream"
-            fields: dict[str, str] = {}
-            async for line in response.content:
-                name, _, value = line.decode().rstrip("\r\n").partition(": ")
-                if name:
-                    fields[name] = value
-                elif "data" in fields:
-                    event = json.loads(fields["data"])
-                    assert event["event_type"] == fields["event"]
-                    if event["event_type"] != "model.delta":  # what is only shown has no id
-                        assert fields["id"] == str(event["seq"])
-                        yield event
-                    fields = {}
+    async def stream(self, *, after: int = 0, **fields: Any) -> AsyncIterator[dict[str, Any]]:
+        """The logged events, from the first and those to come."""
+        async for event in self.client.stream(after_seq=after, **fields):
+            if event.seq is not None:
+                yield event.model_dump(mode="json")
 
     async def story(self, task_id: str, *, after: int = 0) -> list[dict[str, Any]]:
-        """The events of a task, up to the one that ends it."""
-        events = []
-        async for event in self.stream(f"/tasks/{task_id}/events", after=after):
-            events.append(event)
-            if event["event_type"] in ENDINGS:
-                break
-        return events
+        """The logged events of a task, up to the one that ends it."""
+        events = [event async for event in self.client.follow(task_id, after_seq=after)]
+        return [event.model_dump(mode="json") for event in events if event.seq is not None]
 
     async def outcome(self, task_id: str) -> dict[str, Any]:
         """Wait for the end of a task and return its outcome."""
-        await self.story(task_id)
-        return (await self.get(f"/tasks/{task_id}")).body["outcome"]
+        return (await self.client.outcome(task_id)).model_dump(mode="json")
 
     async def until(self, enough: Callable[[dict[str, Any]], bool]) -> None:
         """Watch all events, from the first, until one of them is enough."""
-        async for event in self.stream("/events/stream"):
+        async for event in self.stream():
             if enough(event):
                 return
 
@@ -174,8 +153,8 @@ async def mesh_up(
     errors = Errors(process.stderr)
     try:
         url = await ready_url(process.stdout, errors)
-        async with aiohttp.ClientSession() as session:
-            yield RunningMesh(url, data, process, errors, session)
+        async with aiohttp.ClientSession() as session, Client(url) as client:
+            yield RunningMesh(url, data, process, errors, session, client)
     finally:
         if process.returncode is None:
             process.terminate()

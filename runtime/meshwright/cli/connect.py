@@ -112,7 +112,8 @@ async def in_process(settings: Settings, need: Need, options: str = "") -> Async
 
     if need in ("state", "change") and settings.store != "sqlite":
         raise InvalidInput(
-            f"no mesh runs on {settings.data_dir}, and one on {settings.store} has no state there",
+            f"no mesh runs on {settings.data_dir}, and one on {settings.store} has no keys there, "
+            "and no tasks or budgets either",
             remedy="start it with mesh up, or name one that runs: --url",
             field="host",
         )

@@ -50,6 +50,8 @@ def events(
     write: Callable[[Document], str] = _as_json if as_json else partial(event_line, width=terminal_width())
 
     async def show(mesh: Connection) -> None:
+        if follow:
+            mesh.require_running()
         task = await whole_id(mesh, task_id) if task_id else None
         fields: EventFields = {"task_id": task, "event_type": event_type, "agent_id": agent_id}
         newest = await mesh.client.last_seq() if follow else 0
@@ -77,7 +79,6 @@ async def _follow(
 ) -> None:
     from meshwright.cli.output import document
 
-    mesh.require_running()
     task_id = fields.get("task_id")
     is_one_task = task_id and not (fields.get("event_type") or fields.get("agent_id"))
     events = (
