@@ -86,7 +86,7 @@ async def test_a_name_that_is_a_group_is_that_group(tmp_path: Path, environment:
     router = Picker(path, environment=environment)
     assert with_named_models(router, [create_agent("gpt-5.4")], environment={}) is router
     with pytest.raises(ConfigError, match="is a group"):
-        with_named_models(router, [create_router_agent(["gpt-5.4", "mistral/m"])], environment=environment)
+        with_named_models(router, [create_router_agent(["gpt-5.4", "deepseek/m"])], environment=environment)
     offline = OfflineModel()
     assert with_named_models(offline, [create_agent("gpt-5.4")], path, environment={}) is offline
 
@@ -94,7 +94,7 @@ async def test_a_name_that_is_a_group_is_that_group(tmp_path: Path, environment:
 async def test_agents_that_give_one_model_different_fallbacks_are_refused(
     environment: dict[str, str],
 ) -> None:
-    agents = [create_agent("gpt-5.4"), create_router_agent(["gpt-5.4", "mistral/m"], agent_id="other")]
+    agents = [create_agent("gpt-5.4"), create_router_agent(["gpt-5.4", "deepseek/m"], agent_id="other")]
     with pytest.raises(ConfigError, match="different fallbacks"):
         with_named_models(adapter_for(ScriptedModel()), agents, environment=environment)
 
@@ -102,7 +102,7 @@ async def test_agents_that_give_one_model_different_fallbacks_are_refused(
 async def test_a_named_model_has_its_own_price_and_its_fallbacks_the_dearest_counts(
     environment: dict[str, str],
 ) -> None:
-    agents = [create_router_agent(["gpt-5.4-nano", "gpt-5.4", "mistral/m"]), create_agent("offline")]
+    agents = [create_router_agent(["gpt-5.4-nano", "gpt-5.4", "deepseek/m"]), create_agent("offline")]
     model = with_named_models(adapter_for(ScriptedModel()), agents, environment=environment)
     default = Price(input=Decimal("0.5"), output=Decimal(90))
     prices = model.prices(default)
@@ -186,7 +186,7 @@ async def test_an_agent_of_several_models_is_answered_by_the_next(
     tmp_path: Path, fake: FakeProvider, other: FakeProvider
 ) -> None:
     fake.faults.append(Fault(status=500))
-    outcome = await outcome_of(tmp_path, create_router_agent(["gpt-5.4", "mistral/m"]), "Sing.")
+    outcome = await outcome_of(tmp_path, create_router_agent(["gpt-5.4", "deepseek/m"]), "Sing.")
     assert outcome.success
     assert (len(fake.calls), len(other.calls)) == (1, 1)
 

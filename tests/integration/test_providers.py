@@ -91,7 +91,7 @@ async def test_where_a_model_cannot_its_fallback_answers(
     fake: FakeProvider, other: FakeProvider, environment: dict[str, str], fault: Fault
 ) -> None:
     fake.faults.append(fault)
-    reply = await ask(with_fallbacks("gpt-5.4", ["mistral/m"], environment=environment), environment)
+    reply = await ask(with_fallbacks("gpt-5.4", ["deepseek/m"], environment=environment), environment)
     assert reply.model.endswith("m")
     assert (len(fake.calls), len(other.calls)) == (1, 1)
 
@@ -102,7 +102,7 @@ async def test_a_model_that_hangs_gives_way_to_its_fallback_after_its_own_time(
     environment["OPENAI_TIMEOUT_SECONDS"] = "0.5"
     fake.faults.append(Fault(kind="hang"))
     async with asyncio.timeout(20):
-        reply = await ask(with_fallbacks("gpt-5.4", ["mistral/m"], environment=environment), environment)
+        reply = await ask(with_fallbacks("gpt-5.4", ["deepseek/m"], environment=environment), environment)
     assert reply.model.endswith("m")
 
 

@@ -14,10 +14,10 @@ def request(model: str, **fields: Any) -> ModelRequest:
 
 
 def at_fakes(fake: FakeProvider, other: FakeProvider) -> dict[str, str]:
-    """An environment in which OpenAI is one fake, and Mistral the other."""
+    """An environment in which OpenAI is one fake, and DeepSeek the other."""
     return {
         "OPENAI_API_KEY": KEY,
         "OPENAI_BASE_URL": f"{fake.url}/v1",
-        "MISTRAL_API_KEY": KEY,
-        "MISTRAL_API_BASE": f"{other.url}/v1",
+        "DEEPSEEK_API_KEY": KEY,
+        "DEEPSEEK_API_BASE": f"{other.url}/v1",
     }

@@ -69,8 +69,8 @@ def require_tested_release() -> None:
 class LiteLLMModel:
     """Calls one deployment. LiteLLM is imported at the first call, in a thread: it takes about two seconds.
 
-    One attempt a call, within the request's own deadline. LiteLLM's connections are shared by the process and
-    closed by LiteLLM at its end.
+    One attempt a call, within the request's own deadline, to which the import does not count. LiteLLM shares
+    its connections within the process, and closes them at its end.
     """
 
     def __init__(self, params: Mapping[str, Any], *, discretion: Discretion, drop_params: bool) -> None:
@@ -84,10 +84,10 @@ class LiteLLMModel:
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt. Raises ModelError."""
+        litellm = await asyncio.to_thread(_load) if self._missing is None else _load()
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(request.timeout_seconds):
-                litellm = await asyncio.to_thread(_load) if self._missing is None else _load()
                 reply = await self._called(litellm, request, on_delta)
         except TimeoutError:
             what = f"No reply from model {request.model!r} in {request.timeout_seconds:g} seconds"

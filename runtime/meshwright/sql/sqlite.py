@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from meshwright.errors import StoreFailed, StoreLocked
+from meshwright.messages import new_id
 from meshwright.sql.database import Cursor, Database, Row, Session
 from meshwright.sql.folder import make_private, open_private
 from meshwright.sql.mark import Marker, refusal
@@ -94,8 +96,9 @@ class SqliteDatabase(Database):
     def __init__(
         self, folder: Path | None = None, *, durability: Durability = "full", accept_loss: bool = False
     ) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="mesh-") if folder is None else None
-        folder = Path(self._temporary.name) if self._temporary else Path(folder or ".")
+        self._temporary = folder is None
+        # Made when it is opened: a mesh that cannot be built leaves nothing behind.
+        folder = folder or Path(tempfile.gettempdir(), f"mesh-{new_id()}")
         self.path = folder / FILE_NAME
         super().__init__(str(self.path), folder)
         self._durability: Durability = "off" if self._temporary else durability
@@ -176,8 +179,8 @@ class SqliteDatabase(Database):
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        if self._temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _seconds_to_wait(self) -> float | None:
         return self._marker.seconds_left
@@ -186,7 +189,7 @@ class SqliteDatabase(Database):
         self._marker.committed()
 
     def _after_group(self, session: Session, *, closing: bool) -> None:
-        if self._temporary is None and self.failure is None:
+        if not self._temporary and self.failure is None:
             self._marker.write_when_due(session, now=closing)
 
     def _translated(self, error: Exception) -> Exception:
