@@ -31,11 +31,11 @@ from meshwright.topics import TASK_PROGRESS
 from meshwright.turns import ActorKind
 from meshwright.work.protocol import TaskKey, tenant_scoped
 
-logger = logging.getLogger("meshwright.edges.replies")
-MAX_AGE = timedelta(days=1)  # of an outcome that is still sent
-MAX_REPLIES = 8  # of one client that a task's outcome is sent to, the last
+_logger = logging.getLogger("meshwright.edges.replies")
+_MAX_AGE = timedelta(days=1)  # of an outcome that is still sent
+_MAX_REPLIES = 8  # of one client that a task's outcome is sent to, the last
 MAX_CLIENTS = 32  # that a task's outcome is sent to
-MAX_FAILED = 1000  # replies of one scheme that wait for another try; above that the oldest is dropped
+_MAX_FAILED = 1000  # replies of one scheme that wait for another try; above that the oldest is dropped
 _MAX_PENDING = 64  # outcomes on their way to their receivers
 _FIRST_RETRY_SECONDS = 1.0
 _MAX_RETRY_SECONDS = 600.0
@@ -100,7 +100,7 @@ class TaskReplies(Actor[ReplyAddresses]):
                 remedy="follow the task's events instead",
                 field="reply",
             )
-        self.state.replies = [*others, *own[1 - MAX_REPLIES :], address]
+        self.state.replies = [*others, *own[1 - _MAX_REPLIES :], address]
 
 
 class Position(BaseModel):
@@ -142,8 +142,8 @@ class SenderProgress(Actor[Progress]):
     def postpone(self, turn: Turn, failed: FailedReply) -> FailedReply | None:
         """Keep a reply for another try. Returns the one that is dropped for it, if there are too many."""
         kept = [*(reply for reply in self.state.failed if not reply.is_same(failed)), failed]
-        self.state.failed = kept[-MAX_FAILED:]
-        return kept[0] if len(kept) > MAX_FAILED else None
+        self.state.failed = kept[-_MAX_FAILED:]
+        return kept[0] if len(kept) > _MAX_FAILED else None
 
     @turn
     def settle(self, turn: Turn, done: FailedReply) -> None:
@@ -161,11 +161,11 @@ class Courier(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, _SenderLane] = {}
 
     def register(self, sender: Sender) -> None:
         """Take a sender, before the mesh starts."""
-        self._lanes[sender.scheme] = _Lane(self.mesh, sender)
+        self._lanes[sender.scheme] = _SenderLane(self.mesh, sender)
 
     def actors(self) -> Iterable[Actors]:
         """Its actors, two of each scheme."""
@@ -192,7 +192,7 @@ class Courier(Component):
             await lane.stop()
 
 
-class _Lane:
+class _SenderLane:
     """The outcomes on their way over one scheme."""
 
     def __init__(self, mesh: Mesh, sender: Sender) -> None:
@@ -232,7 +232,7 @@ class _Lane:
         try:
             await self._reach(self._position)
         except HostError:  # it says itself why it ended; some outcomes arrive twice then
-            logger.info("how far %s replies have come is not stored", self._sender.scheme)
+            _logger.info("how far %s replies have come is not stored", self._sender.scheme)
 
     async def _keep_on(self, work: Callable[[], Awaitable[None]]) -> None:
         backoff = Backoff(0.25, 30.0)
@@ -240,12 +240,12 @@ class _Lane:
             try:
                 return await work()
             except Exception:  # whatever it is, the outcomes behind it must still be sent
-                logger.exception("sending %s replies failed, and starts again", self._sender.scheme)
+                _logger.exception("sending %s replies failed, and starts again", self._sender.scheme)
                 await asyncio.sleep(backoff.next())
 
     async def _follow(self) -> None:
         """Start the delivery of each outcome, in order."""
-        since = self._mesh.host.clock.now() - MAX_AGE
+        since = self._mesh.host.clock.now() - _MAX_AGE
         wanted = EventFilter(topic=TASK_PROGRESS, after_seq=self._position, since=since)
         async with aclosing(self._mesh.log.tail(wanted)) as events:
             async for event in events:
@@ -255,7 +255,7 @@ class _Lane:
 
     async def _started(self, event: Event) -> list[asyncio.Task[None]]:
         task, seq = TaskKey(event.tenant_id, event.task_id or ""), event.seq or 0
-        asked = await patiently(partial(self._mesh.host.read, self.replies(task)))
+        asked = await _patiently(partial(self._mesh.host.read, self.replies(task)))
         replies = asked.replies if isinstance(asked, ReplyAddresses) else []
         document = encode(event.payload)
         addresses = (*self._sender.standing(task), *map(self._sender.typed, replies))
@@ -274,7 +274,7 @@ class _Lane:
             await asyncio.gather(*deliveries)
             self._position = seq
             if self._pending.empty() or loop.time() - saved_at >= _SAVE_SECONDS:
-                await patiently(partial(self._reach, seq))
+                await _patiently(partial(self._reach, seq))
                 saved_at = loop.time()
 
     async def _retry(self) -> None:
@@ -293,15 +293,15 @@ class _Lane:
     async def _send_again(self, reply: FailedReply) -> None:
         task = TaskKey(reply.tenant_id, reply.task_id)
         wanted = EventFilter(topic=TASK_PROGRESS, after_seq=reply.seq - 1, before_seq=reply.seq + 1)
-        events = await patiently(partial(self._mesh.log.query, wanted))
-        if not events or events[0].time < self._mesh.host.clock.now() - MAX_AGE:
+        events = await _patiently(partial(self._mesh.log.query, wanted))
+        if not events or events[0].time < self._mesh.host.clock.now() - _MAX_AGE:
             self._drop(task, "it could not be sent in time")
         else:
             document = encode(events[0].payload)
             await self._deliver(reply.seq, task, self._sender.typed(reply.address), document, reply.failures)
         if reply in self._failed:  # else it was postponed once more
             self._failed.remove(reply)
-            await patiently(partial(self._mesh.host.call, self.here, "settle", reply))
+            await _patiently(partial(self._mesh.host.call, self.here, "settle", reply))
 
     async def _deliver(
         self, seq: int, task: TaskKey, address: Address, document: bytes, failures: int = 0
@@ -312,7 +312,7 @@ class _Lane:
         except Undeliverable as error:
             self._drop(task, str(error))
         except Exception as error:  # noqa: BLE001 a sender's errors are its own: any is a reason to try again
-            logger.info("a reply of task %s cannot be sent now: %s", task.task_id, error)
+            _logger.info("a reply of task %s cannot be sent now: %s", task.task_id, error)
             pause = Backoff(_FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS, failures=failures).next()
             failed = FailedReply(
                 seq=seq,
@@ -325,7 +325,7 @@ class _Lane:
             await self._postpone(failed)
 
     async def _postpone(self, failed: FailedReply) -> None:
-        dropped = await patiently(partial(self._mesh.host.call, self.here, "postpone", failed))
+        dropped = await _patiently(partial(self._mesh.host.call, self.here, "postpone", failed))
         self._failed = [reply for reply in self._failed if not reply.is_same(failed)] + [failed]
         if dropped is not None:
             self._failed = [reply for reply in self._failed if not reply.is_same(dropped)]
@@ -346,7 +346,7 @@ def _plain(address: Address) -> Address:
     return Address.model_validate(address.model_dump(mode="json"))
 
 
-async def patiently(ask: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
+async def _patiently(ask: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
     """Asks the host until it can answer."""
     backoff = Backoff(0.25, 30.0)
     while True:

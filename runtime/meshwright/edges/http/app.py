@@ -16,7 +16,7 @@ from meshwright.edges.http.errors import handle_errors
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.guard import Authentication, BrowserGuard
 from meshwright.edges.http.openapi import ANY_PROBLEM, DESCRIPTION
-from meshwright.edges.http.routing import Document
+from meshwright.edges.http.routing import JsonLine
 from meshwright.mesh import Mesh
 
 _MODEL_ROUTERS = (models.router, keys.router, mesh_routes.probes)
@@ -77,7 +77,7 @@ def _app(
     app.state.mesh, app.state.streams, app.state.groups = mesh, streams, groups
     for router in others:
         app.include_router(router)
-    app.add_api_route("/", _welcome, include_in_schema=False, response_class=Document)
+    app.add_api_route("/", _welcome, include_in_schema=False, response_class=JsonLine)
     for path, (name, media_type) in _PAGES.items():
         app.add_api_route(path, _page(name, media_type), include_in_schema=False)
     handle_errors(app)

@@ -19,7 +19,7 @@ from meshwright.models.port import STREAM_RESTART, Model, ModelReply, ModelReque
 _DONE = b"data: [DONE]\n\n"
 
 
-class Completion:
+class ChatAnswer:
     """One answer: its id and time, which all of its pieces share, and its parts as OpenAI writes them."""
 
     def __init__(self, model: str) -> None:
@@ -147,7 +147,7 @@ class CompletionStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, call: StreamedCall, completion: Completion, *, with_usage: bool) -> None:
+    def __init__(self, call: StreamedCall, completion: ChatAnswer, *, with_usage: bool) -> None:
         self._call = call
         self._completion = completion
         self._with_usage = with_usage

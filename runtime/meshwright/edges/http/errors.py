@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from meshwright.edges.http.routing import Document
+from meshwright.edges.http.routing import JsonLine
 from meshwright.edges.problems import PROBLEM_TYPE, InvalidFields, Problem, problem_of
 from meshwright.errors import HostError, InvalidInput, MeshError, ModelError, NotFound, TooLarge
 from meshwright.ledger.keys import Forbidden, Unauthenticated
@@ -61,7 +61,7 @@ async def _answer(request: Request, error: Exception) -> Response:
 def error_response(path: str, error: MeshError) -> Response:
     """Answers with an error that was raised on purpose, in the shape that clients of a path know."""
     if path.startswith("/v1/"):
-        return Document(openai_error(error), _refusal_of(error).status, _openai_headers(error))
+        return JsonLine(openai_error(error), _refusal_of(error).status, _openai_headers(error))
     headers: dict[str, str] = {}
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"

@@ -17,7 +17,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from meshwright.edges.http.openapi import answers, streams
-from meshwright.edges.http.routing import CallerDep, Document, MeshDep, make_router
+from meshwright.edges.http.routing import CallerDep, JsonLine, MeshDep, make_router
 from meshwright.errors import InvalidInput
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
@@ -116,7 +116,7 @@ def resume_after(request: Request, start: Start) -> int | None:
 )
 async def query_events(mesh: MeshDep, caller: CallerDep, query: Annotated[EventQuery, Query()]) -> Response:
     """Look up events by their fields, by range of `seq`, or by time."""
-    return Document(await event_page(mesh.log, query, caller.tenant_id))
+    return JsonLine(await event_page(mesh.log, query, caller.tenant_id))
 
 
 @router.get(

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.edges.auth import call_context
 from meshwright.edges.http.chat import ChatRequest, RequestMessage, given, messages_of, model_request
-from meshwright.edges.http.chat_answers import Completion, CompletionStream, StreamedCall
+from meshwright.edges.http.chat_answers import ChatAnswer, CompletionStream, StreamedCall
 from meshwright.edges.http.errors import ALL_DOWN
 from meshwright.edges.http.openapi import BODY_PROBLEMS, SERVER_SENT, Responses, answers, takes
-from meshwright.edges.http.routing import CallerDep, Document, ReadyMesh, make_router
+from meshwright.edges.http.routing import CallerDep, JsonLine, ReadyMesh, make_router
 from meshwright.edges.problems import PROBLEM_TYPE
 from meshwright.errors import NotFound
 from meshwright.ledger.keys import LLM_SERVICE
@@ -149,7 +149,7 @@ async def complete_chat(request: Request, mesh: ReadyMesh, caller: CallerDep, as
         reply = await _unless_gone(request, mesh.model.complete(wanted))
     except _ClientGone:
         return Response(status_code=_GONE)
-    return Document(Completion(wanted.model).whole(reply), headers=_cost_header(reply))
+    return JsonLine(ChatAnswer(wanted.model).whole(reply), headers=_cost_header(reply))
 
 
 @router.post(
@@ -172,12 +172,12 @@ async def complete(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: 
     try:
         reply = await _unless_gone(request, mesh.model.complete(wanted))
     except (ModelUnavailable, ModelTimeout):
-        return Document(_UNAVAILABLE, 503)
+        return JsonLine(_UNAVAILABLE, 503)
     except _ClientGone:
         return Response(status_code=_GONE)
     used = reply.usage
     usage = CompleteUsage(prompt_tokens=used.prompt_tokens, completion_tokens=used.completion_tokens)
-    return Document(CompleteResponse(content=reply.content, model=reply.model, usage=usage))
+    return JsonLine(CompleteResponse(content=reply.content, model=reply.model, usage=usage))
 
 
 def _groups(request: Request) -> tuple[str, ...] | None:
@@ -195,7 +195,7 @@ async def _stream(request: Request, mesh: Mesh, asked: ChatRequest, wanted: Mode
         await call.end()
         raise
     with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-    return CompletionStream(call, Completion(wanted.model), with_usage=with_usage)
+    return CompletionStream(call, ChatAnswer(wanted.model), with_usage=with_usage)
 
 
 def _cost_header(reply: ModelReply) -> dict[str, str]:

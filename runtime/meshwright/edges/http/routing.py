@@ -50,7 +50,7 @@ ReadyMesh = Annotated[Mesh, Depends(ready_mesh)]
 CallerDep = Annotated[Caller, Depends(caller_of)]
 
 
-class Document(JSONResponse):
+class JsonLine(JSONResponse):
     """A document as JSON, with the end of line that a shell wants."""
 
     def render(self, content: Any) -> bytes:
@@ -114,7 +114,7 @@ def make_router(*tags: str, dependencies: Sequence[Any] = ()) -> APIRouter:
     """Makes a router whose routes read and answer JSON as all of the mesh do."""
     return APIRouter(
         tags=[*tags],
-        default_response_class=Document,
+        default_response_class=JsonLine,
         route_class=JsonRoute,
         responses=ANY_PROBLEM,
         dependencies=dependencies,

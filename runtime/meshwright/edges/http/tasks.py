@@ -21,7 +21,7 @@ from meshwright.edges.http.events import (
 from meshwright.edges.http.openapi import BODY_PROBLEMS, answers, streams, takes
 from meshwright.edges.http.routing import (
     CallerDep,
-    Document,
+    JsonLine,
     MeshDep,
     caller_of,
     make_router,
@@ -80,7 +80,7 @@ class _SubmitRoute(APIRoute):
             caller = await caller_of(request)
             key, traceparent = headers.get("idempotency-key"), headers.get("traceparent")
             receipt: Receipt = await self.endpoint(mesh, caller, task, key, traceparent)
-            return Document(receipt, 202, {"Location": f"/tasks/{receipt.task_id}"})
+            return JsonLine(receipt, 202, {"Location": f"/tasks/{receipt.task_id}"})
 
         return handle
 
@@ -126,7 +126,7 @@ router.add_api_route(
 @router.get("/tasks", summary="List tasks", responses=answers("TaskPage"), response_model=TaskPage)
 async def list_tasks(mesh: MeshDep, caller: CallerDep, query: Annotated[TaskQuery, Query()]) -> Response:
     """List tasks, the newest first."""
-    return Document(await mesh.log.tasks(tenant_id=caller.tenant_id, **dict(query)))
+    return JsonLine(await mesh.log.tasks(tenant_id=caller.tenant_id, **dict(query)))
 
 
 @router.get("/tasks/{task_id}", summary="Look at a task", responses=answers("TaskView", _NO_TASK))
@@ -189,7 +189,7 @@ async def follow_task(
     """
     view = await mesh.task(task_id, caller.tenant_id)
     if "text/event-stream" not in request.headers.get("accept", ""):
-        return Document(await event_page(mesh.log, query, view.tenant_id, task_id=task_id))
+        return JsonLine(await event_page(mesh.log, query, view.tenant_id, task_id=task_id))
     after_seq = resume_after(request, query) or 0
     if view.status in ENDED and await _has_seen_the_end(mesh, view, after_seq):
         return Response(status_code=204)  # tells a browser not to come back

@@ -14,21 +14,21 @@ from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from meshwright.edges.mqtt.connection import Connection, Take
+from meshwright.edges.mqtt.connection import BrokerConnection, Take
 from meshwright.edges.mqtt.packets import BrokerAway, BrokerRefuses, Publication
 from meshwright.errors import ConfigError
 from meshwright.settings import Settings
 
-PORTS = {"mqtt": 1883, "mqtts": 8883}
-KEEPALIVE_SECONDS = 30
-DIAL_SECONDS = 5.0  # for TCP and TLS
-SESSION_SECONDS = 86_400  # that the broker keeps our subscription, and what is sent to it, while we are away
-MAX_UNACKNOWLEDGED = 64  # that the broker is asked to send at a time; some send more
-HEADROOM = 4  # a message up to so many times its limit is read, so that its sender is told of it
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_KEEPALIVE_SECONDS = 30
+_DIAL_SECONDS = 5.0  # for TCP and TLS
+_SESSION_SECONDS = 86_400  # that the broker keeps our subscription, and what is sent to it, while we are away
+_MAX_UNACKNOWLEDGED = 64  # that the broker is asked to send at a time; some send more
+_HEADROOM = 4  # a message up to so many times its limit is read, so that its sender is told of it
 
 
 @dataclass(frozen=True, slots=True)
-class Broker:
+class MqttBroker:
     """An address, and who we are there. `client_id` is always the same, so that our session goes on."""
 
     url: str
@@ -40,7 +40,7 @@ class Broker:
     tls: ssl.SSLContext | None = None
 
     @classmethod
-    def of(cls, settings: Settings, project: Path, will: Publication) -> Broker:
+    def of(cls, settings: Settings, project: Path, will: Publication) -> MqttBroker:
         """The broker that the settings name. Raises ConfigError where the authority's file cannot be used."""
         assert settings.mqtt.url is not None
         password = settings.mqtt.password
@@ -48,18 +48,18 @@ class Broker:
             url=settings.mqtt.url,
             client_id=f"{settings.mqtt.prefix}-edge",
             will=will,
-            max_payload_bytes=HEADROOM * settings.max_payload_bytes,
+            max_payload_bytes=_HEADROOM * settings.max_payload_bytes,
             username=settings.mqtt.username,
             password=password.get_secret_value() if password else None,
             tls=_tls(settings, project) if settings.mqtt.url.startswith("mqtts:") else None,
         )
 
-    async def open(self, take: Take) -> Connection:
+    async def open(self, take: Take) -> BrokerConnection:
         """Connect; the session of the last time goes on. Raises BrokerAway, or BrokerRefuses."""
         client = self._client()
         try:
             await self._dial(client)
-            connection = Connection(client, take)
+            connection = BrokerConnection(client, take)
             await connection.start()
         except ssl.SSLCertVerificationError as error:
             remedy = "set mqtt_ca_file to the authority that signed it, and name the broker as it does"
@@ -79,7 +79,7 @@ class Broker:
             manual_ack=True,
             reconnect_on_failure=False,
         )
-        client.connect_timeout = DIAL_SECONDS
+        client.connect_timeout = _DIAL_SECONDS
         client.max_inflight_messages = 0  # no limit of paho's: the connection has its own
         client.username_pw_set(self.username, self.password)
         if self.tls is not None:
@@ -92,15 +92,15 @@ class Broker:
         """Connect in a thread of its own: nobody has to wait at the end for a name that is not found."""
         address = urlsplit(self.url)
         properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = SESSION_SECONDS
-        properties.ReceiveMaximum = MAX_UNACKNOWLEDGED
+        properties.SessionExpiryInterval = _SESSION_SECONDS
+        properties.ReceiveMaximum = _MAX_UNACKNOWLEDGED
         properties.MaximumPacketSize = self.max_payload_bytes
         loop = asyncio.get_running_loop()
         dialled: asyncio.Future[None] = loop.create_future()
 
         def settle(error: Exception | None) -> None:
             if dialled.done():
-                hang_up(client)
+                _hang_up(client)
             elif error is not None:
                 dialled.set_exception(error)
             else:
@@ -111,8 +111,8 @@ class Broker:
             try:
                 client.connect(
                     address.hostname or "",
-                    address.port or PORTS[address.scheme],
-                    KEEPALIVE_SECONDS,
+                    address.port or _PORTS[address.scheme],
+                    _KEEPALIVE_SECONDS,
                     clean_start=False,
                     properties=properties,
                 )
@@ -125,7 +125,7 @@ class Broker:
         await dialled
 
 
-class TlsSocket(ssl.SSLSocket):
+class _TlsSocket(ssl.SSLSocket):
     """A socket that is closed where its handshake fails; paho would leave it open."""
 
     def do_handshake(self, block: bool = False) -> None:
@@ -137,7 +137,7 @@ class TlsSocket(ssl.SSLSocket):
             raise
 
 
-def hang_up(client: Client) -> None:
+def _hang_up(client: Client) -> None:
     """Close a client's socket without a word; the broker sends our will."""
     sock = client.socket()
     if sock is not None:
@@ -155,5 +155,5 @@ def _tls(settings: Settings, project: Path) -> ssl.SSLContext:
             remedy="name a PEM file that holds the authority's certificate",
             field="mqtt_ca_file",
         ) from error
-    context.sslsocket_class = TlsSocket
+    context.sslsocket_class = _TlsSocket
     return context

@@ -18,9 +18,9 @@ from pydantic import BaseModel
 from meshwright.backoff import Backoff
 from meshwright.edges.auth import Authenticator, Credentials
 from meshwright.edges.bodies import AnswerRequest, read_model
-from meshwright.edges.mqtt.connection import Connection
+from meshwright.edges.mqtt.connection import BrokerConnection
 from meshwright.edges.mqtt.outgoing import MqttAddress, Notices
-from meshwright.edges.mqtt.packets import BrokerAway, Delivery, Publication
+from meshwright.edges.mqtt.packets import BrokerAway, MqttMessage, Publication
 from meshwright.edges.mqtt.topics import ANONYMOUS, Command, Topics
 from meshwright.edges.problems import PROBLEM_TYPE, problem_of
 from meshwright.edges.replies import Courier
@@ -31,7 +31,7 @@ from meshwright.messages import Caller, TaskRequest, derived_id, new_id
 from meshwright.tracing import parse
 from meshwright.work.protocol import TaskKey
 
-logger = logging.getLogger("meshwright.edges.mqtt")
+_logger = logging.getLogger("meshwright.edges.mqtt")
 _ResultT = TypeVar("_ResultT")
 _MAX_TOPIC_CHARS = 512
 _MAX_CORRELATION_BYTES = 1024
@@ -46,8 +46,8 @@ class InternalError(MeshError):
 class _Request:
     """A message that asks for something."""
 
-    connection: Connection
-    delivery: Delivery
+    connection: BrokerConnection
+    delivery: MqttMessage
     command: Command
     caller: Caller
     reply_to: MqttAddress | None
@@ -73,7 +73,7 @@ class Commands:
             "answer": self._answer,
         }
 
-    def take(self, connection: Connection, delivery: Delivery) -> None:
+    def take(self, connection: BrokerConnection, delivery: MqttMessage) -> None:
         """Carry a message out, beside others. Once closed it is left to the broker, for the next start."""
         if self._closed:
             connection.release()
@@ -96,7 +96,7 @@ class Commands:
         for task in self._under_way:
             task.cancel()
 
-    async def _serve(self, connection: Connection, delivery: Delivery) -> None:
+    async def _serve(self, connection: BrokerConnection, delivery: MqttMessage) -> None:
         try:
             reply = await self._reply(connection, delivery)
             if reply is not None and not reply.qos:
@@ -109,7 +109,7 @@ class Commands:
         except BrokerAway:
             return  # it gives the message to the next connection
 
-    async def _reply(self, connection: Connection, delivery: Delivery) -> Publication | None:
+    async def _reply(self, connection: BrokerConnection, delivery: MqttMessage) -> Publication | None:
         """Carry a message out, and make the answer to its sender. Raises BrokerAway alone."""
         reply_to: MqttAddress | None = None
         try:
@@ -125,7 +125,7 @@ class Commands:
         except MeshError as error:
             return self._refusal(delivery, reply_to, error)
         except Exception as error:  # whatever it was, the sender hears of it and the next message is served
-            logger.exception("a message to %r failed", delivery.topic[:_MAX_TOPIC_CHARS])
+            _logger.exception("a message to %r failed", delivery.topic[:_MAX_TOPIC_CHARS])
             failure = InternalError(
                 f"an unexpected {type(error).__name__}", remedy="the log of the mesh says more"
             )
@@ -135,13 +135,13 @@ class Commands:
         return reply_to.publication(encode(document), qos=delivery.qos)
 
     def _refusal(
-        self, delivery: Delivery, reply_to: MqttAddress | None, error: MeshError
+        self, delivery: MqttMessage, reply_to: MqttAddress | None, error: MeshError
     ) -> Publication | None:
         problem = problem_of(error).model_dump(mode="json", exclude_none=True)
         self._notices.refused(problem, delivery.topic, answered=reply_to is not None)
         return reply_to.publication(encode(problem), PROBLEM_TYPE, delivery.qos) if reply_to else None
 
-    def _reply_to(self, delivery: Delivery) -> MqttAddress | None:
+    def _reply_to(self, delivery: MqttMessage) -> MqttAddress | None:
         """Where the answer goes. Raises InvalidInput where it may not go there, TooLarge."""
         topic, correlation = delivery.response_topic, delivery.correlation or b""
         if not topic:
@@ -219,7 +219,7 @@ class Commands:
         if (await self._task(request)).requested_by != request.caller.requested_by:
             raise NotFound(f"client {client!r} has no task {task_id!r}", field="task_id")
 
-    async def _task_id(self, delivery: Delivery, tenant_id: str) -> str:
+    async def _task_id(self, delivery: MqttMessage, tenant_id: str) -> str:
         """The id of a task that its sender did not name: of a repeated packet the one that it got before.
 
         Packets that are alike in all, their number included, have the ids 0, 1, 2 of a row.
@@ -253,7 +253,7 @@ async def _first_not(holds: Callable[[int], Awaitable[bool]]) -> int:
     return low
 
 
-async def _patiently(connection: Connection, ask: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
+async def _patiently(connection: BrokerConnection, ask: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
     """Ask the host until it can answer. Raises BrokerAway when the connection ends meanwhile."""
     backoff = Backoff(0.25, 30.0)
     while True:

@@ -23,29 +23,29 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from meshwright.edges.mqtt.packets import (
     CREDENTIALS,
     BrokerAway,
+    BrokerOverrun,
     BrokerRefuses,
-    Delivery,
-    Overrun,
+    MqttMessage,
     Publication,
     refusal,
 )
 
-logger = logging.getLogger("meshwright.edges.mqtt")
-ANSWER_SECONDS = 10.0  # that the broker has to answer CONNECT and SUBSCRIBE
-MAX_OPEN = 128  # deliveries being handled, above which the socket is not read
-RESUME_AT = 32
-MAX_UNACKNOWLEDGED = 1024  # deliveries that are held; a broker that heeds no limit sends more
-MAX_UNANSWERED = 64  # publications at qos 1 that wait for the broker's word
-FRAME_BYTES = 1024  # what a packet may hold around topic and payload
+_logger = logging.getLogger("meshwright.edges.mqtt")
+_ANSWER_SECONDS = 10.0  # that the broker has to answer CONNECT and SUBSCRIBE
+_MAX_OPEN = 128  # deliveries being handled, above which the socket is not read
+_RESUME_AT = 32
+_MAX_UNACKNOWLEDGED = 1024  # deliveries that are held; a broker that heeds no limit sends more
+_MAX_UNANSWERED = 64  # publications at qos 1 that wait for the broker's word
+_FRAME_BYTES = 1024  # what a packet may hold around topic and payload
 QUOTA_EXCEEDED = "Quota exceeded"
 TOO_LARGE = "Packet too large"
 _TICK_SECONDS = 1.0  # between looks at whether it is time to ping
 
-Take = Callable[["Connection", Delivery], None]
+Take = Callable[["BrokerConnection", MqttMessage], None]
 """Takes what comes over a connection: `release` it once handled, and `acknowledge` it. Must not raise."""
 
 
-class Connection:
+class BrokerConnection:
     """A connection that is being opened, stands, or has ended."""
 
     def __init__(self, client: Client, take: Take) -> None:
@@ -58,7 +58,7 @@ class Connection:
         self._subscribed: asyncio.Future[ReasonCode] = self._loop.create_future()
         self._unanswered: dict[int, asyncio.Future[str]] = {}
         self._shadowed: set[int] = set()
-        self._window = asyncio.Semaphore(MAX_UNANSWERED)
+        self._window = asyncio.Semaphore(_MAX_UNANSWERED)
         self._open = 0
         self._unacknowledged = 0
         self._overrun = False
@@ -79,8 +79,8 @@ class Connection:
         except BaseException:  # a cancelled start too must leave no socket open
             self.abort("the connection was given up")
             raise
-        maximum = getattr(limits, "ReceiveMaximum", MAX_UNANSWERED)
-        self._window = asyncio.Semaphore(min(MAX_UNANSWERED, maximum))
+        maximum = getattr(limits, "ReceiveMaximum", _MAX_UNANSWERED)
+        self._window = asyncio.Semaphore(min(_MAX_UNANSWERED, maximum))
         self._max_bytes = getattr(limits, "MaximumPacketSize", self._max_bytes)
 
     async def subscribe(self, topic_filter: str) -> None:
@@ -112,17 +112,17 @@ class Connection:
     def release(self) -> None:
         """A delivery is handled: it holds up the reading of others no more."""
         self._open -= 1
-        if not self._socket.is_reading and self._open <= RESUME_AT and not self.is_over:
+        if not self._socket.is_reading and self._open <= _RESUME_AT and not self.is_over:
             self._socket.read()
 
-    def acknowledge(self, delivery: Delivery) -> None:
+    def acknowledge(self, delivery: MqttMessage) -> None:
         """Tell the broker that it may forget a delivery."""
         if delivery.qos and not self.is_over:
             self._unacknowledged -= 1
             self._client.ack(delivery.packet_id, delivery.qos)
             if self._overrun and not self._unacknowledged:
                 self._socket.flush()
-                self._end(Overrun("it sent more than it was asked for, and gives the rest once more"))
+                self._end(BrokerOverrun("it sent more than it was asked for, and gives the rest once more"))
 
     # What goes
 
@@ -161,7 +161,7 @@ class Connection:
         """Disconnect, so that our will is not sent, and end. What was published before goes out before."""
         if not self.is_over:
             self._client.disconnect()
-            await asyncio.wait([self._ended], timeout=ANSWER_SECONDS)
+            await asyncio.wait([self._ended], timeout=_ANSWER_SECONDS)
         self.abort("it was closed")
 
     def abort(self, why: str) -> None:
@@ -170,7 +170,7 @@ class Connection:
 
     def _is_too_large(self, publication: Publication) -> bool:
         """Whether the broker would rather break the connection off."""
-        return len(publication.topic) + len(publication.payload) + FRAME_BYTES > self._max_bytes
+        return len(publication.topic) + len(publication.payload) + _FRAME_BYTES > self._max_bytes
 
     def _put(self, publication: Publication) -> int:
         topic, payload, properties = publication.topic, publication.payload, publication.properties()
@@ -182,10 +182,12 @@ class Connection:
 
     async def _in_time(self, answer: asyncio.Future[Any]) -> Any:
         """What the broker answers. Raises BrokerAway if it does not."""
-        await asyncio.wait([answer, self._ended], timeout=ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            [answer, self._ended], timeout=_ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
         if answer.done():
             return answer.result()
-        self.abort(f"it did not answer within {ANSWER_SECONDS:g} s")
+        self.abort(f"it did not answer within {_ANSWER_SECONDS:g} s")
         raise self._ended.result()
 
     def _end(self, why: BrokerAway) -> None:
@@ -241,14 +243,14 @@ class Connection:
                 answer.set_result(str(reason) if reason.is_failure else "")
 
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
-        if message.qos and self._unacknowledged >= MAX_UNACKNOWLEDGED:
+        if message.qos and self._unacknowledged >= _MAX_UNACKNOWLEDGED:
             self._overrun = True
             return
         self._unacknowledged += message.qos
         self._open += 1
-        if self._open >= MAX_OPEN:
+        if self._open >= _MAX_OPEN:
             self._socket.pause()
-        self._take(self, Delivery.of(message))
+        self._take(self, MqttMessage.of(message))
 
 
 class _LoopSocket:
@@ -321,7 +323,7 @@ class _LoopSocket:
         try:
             step()
         except Exception as error:  # paho meets a broken packet with any kind of error, and then is broken
-            logger.exception("an MQTT connection is broken off")
+            _logger.exception("an MQTT connection is broken off")
             self._on_broken(f"it sent what cannot be read: {error}")
 
     def _forget(self) -> None:

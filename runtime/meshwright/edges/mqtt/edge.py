@@ -9,17 +9,17 @@ from typing import NoReturn
 
 from meshwright.backoff import Backoff
 from meshwright.edges.auth import Authenticator, KeyAuthenticator
-from meshwright.edges.mqtt.broker import Broker
+from meshwright.edges.mqtt.broker import MqttBroker
 from meshwright.edges.mqtt.commands import Commands
-from meshwright.edges.mqtt.connection import Connection
-from meshwright.edges.mqtt.outgoing import Notices, OutcomeSender, Presence, Views, will
-from meshwright.edges.mqtt.packets import ELSEWHERE, BrokerAway, BrokerRefuses, Overrun
+from meshwright.edges.mqtt.connection import BrokerConnection
+from meshwright.edges.mqtt.outgoing import Notices, OutcomeSender, RetainedPresence, Views, will
+from meshwright.edges.mqtt.packets import ELSEWHERE, BrokerAway, BrokerOverrun, BrokerRefuses
 from meshwright.edges.mqtt.topics import Topics
 from meshwright.edges.replies import Courier
 from meshwright.mesh import Mesh
 from meshwright.messages import Event
 
-logger = logging.getLogger("meshwright.edges.mqtt")
+_logger = logging.getLogger("meshwright.edges.mqtt")
 _FIRST_TRY_SECONDS = (
     2.0  # that a start waits, so that a mesh which is ready is at its broker where there is one
 )
@@ -35,14 +35,14 @@ class MqttEdge:
         settings = mesh.settings
         topics = Topics(settings.mqtt.prefix, settings.mqtt.reply_prefix)
         self._topics = topics
-        self._broker = Broker.of(settings, mesh.project, will(topics))
+        self._broker = MqttBroker.of(settings, mesh.project, will(topics))
         self._notices = Notices(mesh.tell)
         self._views = Views(topics, self._notices)
         self._outcomes = OutcomeSender(topics, self._notices)
         mesh.component(Courier).register(self._outcomes)
         authenticator = authenticator or KeyAuthenticator(mesh.keys, settings)
         self._commands = Commands(mesh, topics, self._notices, self._broker.client_id, authenticator)
-        self._presence = Presence(
+        self._presence = RetainedPresence(
             topics,
             mesh.registry,
             mesh.host.clock,
@@ -57,7 +57,7 @@ class MqttEdge:
         self._let_in = False
         self._cut_off = 0
         self._first_try = asyncio.Event()
-        self._connection: Connection | None = None
+        self._connection: BrokerConnection | None = None
         self._running: asyncio.Task[None] | None = None
         mesh.host.listen("#", self._note)
 
@@ -95,7 +95,7 @@ class MqttEdge:
                 self._report_away(away)
                 failure: Exception = away
             except Exception as error:  # a defect of one part must not take the mesh off its broker for good
-                logger.exception("The MQTT edge failed, and starts again")
+                _logger.exception("The MQTT edge failed, and starts again")
                 failure = error
             self._first_try.set()
             if loop.time() - began >= _STEADY_SECONDS:
@@ -107,7 +107,7 @@ class MqttEdge:
     def _diagnosed(self, error: BrokerAway, lived_seconds: float) -> BrokerAway:
         """Name the usual reason for repeated disconnects; not every broker does."""
         was_let_in, self._let_in = self._let_in, False
-        ours = isinstance(error, Overrun) or not was_let_in
+        ours = isinstance(error, BrokerOverrun) or not was_let_in
         self._cut_off = 0 if ours or lived_seconds >= _STEADY_SECONDS else self._cut_off + 1
         if self._cut_off < _CUT_OFF_TIMES:
             return error
@@ -132,14 +132,14 @@ class MqttEdge:
             await self._commands.finished(_LEAVE_SECONDS)
             self._commands.abandon()
 
-    async def _subscribe(self, connection: Connection) -> None:
+    async def _subscribe(self, connection: BrokerConnection) -> None:
         """Subscribe to what clients publish, unless the broker still has that. Raises BrokerRefuses."""
         if not (connection.session_present and self._subscribed):
             self._subscribed = False
             await connection.subscribe(self._topics.everything)
             self._subscribed = True
 
-    async def _serve(self, connection: Connection) -> NoReturn:
+    async def _serve(self, connection: BrokerConnection) -> NoReturn:
         """Keep a connection busy until it ends. Raises BrokerAway."""
         self._outcomes.use(connection)
         try:
@@ -153,7 +153,7 @@ class MqttEdge:
                 raise defects from None
             raise await connection.ended() from None
 
-    async def _leave(self, connection: Connection) -> None:
+    async def _leave(self, connection: BrokerConnection) -> None:
         """Announce the end and disconnect, within some seconds."""
         await self._commands.finished(_LEAVE_SECONDS)
         with suppress(TimeoutError, BrokerAway):
@@ -161,18 +161,18 @@ class MqttEdge:
                 await self._presence.leave(connection)
                 await connection.close()
 
-    def _report_connected(self, connection: Connection) -> None:
+    def _report_connected(self, connection: BrokerConnection) -> None:
         self._connection = connection
         self._let_in = True
         self._first_try.set()
         if self._reported:
-            logger.warning("%s: connected again", self._broker.url)
+            _logger.warning("%s: connected again", self._broker.url)
             self._reported = ""
         self._notices.connected(broker=self._broker.url, session_present=connection.session_present)
 
     def _report_away(self, error: BrokerAway) -> None:
         """Report it once, and again only where the remedy is another."""
         if not self._reported or (isinstance(error, BrokerRefuses) and str(error) != self._reported):
-            logger.warning("%s: %s; trying on", self._broker.url, error)
+            _logger.warning("%s: %s; trying on", self._broker.url, error)
             self._notices.disconnected(broker=self._broker.url, reason=str(error))
             self._reported = str(error)

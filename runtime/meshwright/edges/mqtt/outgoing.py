@@ -17,7 +17,7 @@ from typing import Any
 from meshwright import __version__
 from meshwright.capability import AgentInfo
 from meshwright.clock import Clock
-from meshwright.edges.mqtt.connection import QUOTA_EXCEEDED, TOO_LARGE, Connection
+from meshwright.edges.mqtt.connection import QUOTA_EXCEEDED, TOO_LARGE, BrokerConnection
 from meshwright.edges.mqtt.packets import JSON, BrokerAway, Publication
 from meshwright.edges.mqtt.topics import ANONYMOUS, Topics
 from meshwright.edges.replies import Address
@@ -27,21 +27,21 @@ from meshwright.orchestration.registry import Registry
 from meshwright.topics import AGENTS, TASK_PROGRESS
 from meshwright.work.protocol import TaskKey
 
-MAX_WAITING = 4096  # events; more, and the oldest are dropped
-MAX_WAITING_BYTES = 16 * 1024 * 1024  # of them, encoded
-BATCH = 16  # events between two looks at what else the loop has to do
-QUOTA_SECONDS = 1.0  # before a broker that is full is asked again
+_MAX_WAITING = 4096  # events; more, and the oldest are dropped
+_MAX_WAITING_BYTES = 16 * 1024 * 1024  # of them, encoded
+_BATCH = 16  # events between two looks at what else the loop has to do
+_QUOTA_SECONDS = 1.0  # before a broker that is full is asked again
 REFUSED, DROPPED = "edge.refused", "edge.dropped"
 _SECONDS = {REFUSED: 1.0, DROPPED: 10.0}  # between two reports of a kind
 _MAX_CHARS = 256  # of a topic, or of a field of a problem
 
-Emit = Callable[[str, dict[str, Any]], object]
+_Emit = Callable[[str, dict[str, Any]], object]
 
 
 class Notices:
     """Reports trouble as events of the mesh, at a bounded rate: at once, then with a count of those since."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: _Emit) -> None:
         self._emit = emit
         self._waiting: dict[tuple[str, bool], tuple[int, dict[str, Any]]] = {}
         self._timers: dict[tuple[str, bool], asyncio.TimerHandle] = {}
@@ -115,7 +115,7 @@ class Views:
         publications = tuple(self._publications(event))
         self._waiting.append(publications)
         self._waiting_bytes += len(publications[0].payload)
-        while len(self._waiting) > MAX_WAITING or self._waiting_bytes > MAX_WAITING_BYTES:
+        while len(self._waiting) > _MAX_WAITING or self._waiting_bytes > _MAX_WAITING_BYTES:
             self._take()
             self._notices.dropped(what="events", reason="more happens than the broker takes")
         if self._waiting:
@@ -127,11 +127,11 @@ class Views:
         self._waiting_bytes -= len(publications[0].payload)
         return publications
 
-    async def show(self, connection: Connection) -> None:
+    async def show(self, connection: BrokerConnection) -> None:
         """Publish what waits, and what comes. Raises BrokerAway."""
         while True:
             await self._news.wait()
-            for _ in range(min(BATCH, len(self._waiting))):
+            for _ in range(min(_BATCH, len(self._waiting))):
                 for publication in self._waiting[0]:
                     if not connection.put(publication):
                         self._notices.dropped(topic=publication.topic, reason=TOO_LARGE)
@@ -160,7 +160,7 @@ def will(topics: Topics) -> Publication:
     return Publication(topics.status, encode({"status": "offline", "reason": "connection lost"}), retain=True)
 
 
-class Presence:
+class RetainedPresence:
     """Keeps the retained documents of the agents and of the mesh true."""
 
     def __init__(
@@ -188,7 +188,7 @@ class Presence:
             self._changed.add(event.agent_id)
             self._news.set()
 
-    async def show(self, connection: Connection) -> None:
+    async def show(self, connection: BrokerConnection) -> None:
         """Publish who is there, then each change. Raises BrokerAway."""
         await self._publish(connection, self._status("online"))
         self._changed = {info.agent_id for info in self._registry.agents()}
@@ -200,7 +200,7 @@ class Presence:
                     await self._publish(connection, self._document(info, self._expiry_seconds))
             await self._news.wait()
 
-    async def leave(self, connection: Connection) -> None:
+    async def leave(self, connection: BrokerConnection) -> None:
         """Publish that the agents of this process and the mesh are gone. Raises BrokerAway.
 
         The broker has it all when this returns.
@@ -210,7 +210,7 @@ class Presence:
         documents.append(self._status("offline", reason="stopped"))
         await asyncio.gather(*[await self._publish(connection, document) for document in documents])
 
-    async def _publish(self, connection: Connection, publication: Publication) -> asyncio.Future[str]:
+    async def _publish(self, connection: BrokerConnection, publication: Publication) -> asyncio.Future[str]:
         answer = await connection.send(publication)
         self._notices.watch(publication, answer)
         return answer
@@ -259,9 +259,9 @@ class OutcomeSender:
         self.scope = topics.prefix
         self._topics = topics
         self._notices = notices
-        self._connected: asyncio.Future[Connection] | None = None
+        self._connected: asyncio.Future[BrokerConnection] | None = None
 
-    def use(self, connection: Connection) -> None:
+    def use(self, connection: BrokerConnection) -> None:
         """Publish over a connection from now on."""
         waiting = self._waiting()
         if waiting.done():
@@ -286,17 +286,17 @@ class OutcomeSender:
                 reason = await (await connection.send(publication))
                 if reason != QUOTA_EXCEEDED:
                     break
-                await connection.sleep(QUOTA_SECONDS)
+                await connection.sleep(_QUOTA_SECONDS)
             except BrokerAway:
                 self._forget(connection)
         if reason:
             self._notices.dropped(topic=publication.topic, reason=reason)
 
-    def _waiting(self) -> asyncio.Future[Connection]:
+    def _waiting(self) -> asyncio.Future[BrokerConnection]:
         if self._connected is None:
             self._connected = asyncio.get_running_loop().create_future()
         return self._connected
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: BrokerConnection) -> None:
         if self._connected is not None and self._connected.done() and self._connected.result() is connection:
             self._connected = None

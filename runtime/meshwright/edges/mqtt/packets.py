@@ -16,7 +16,7 @@ JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class MqttMessage:
     """A message that the broker gave us.
 
     `repeated` says that it may have come before, under the same `packet_id` (0 where `qos` is). `properties`
@@ -33,7 +33,7 @@ class Delivery:
     properties: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, message: MQTTMessage) -> Delivery:
+    def of(cls, message: MQTTMessage) -> MqttMessage:
         """Take what paho read."""
         known = message.properties
         return cls(
@@ -106,7 +106,7 @@ class BrokerRefuses(BrokerAway):
     """The broker does not let us in: somebody has to do something first."""
 
 
-class Overrun(BrokerAway):
+class BrokerOverrun(BrokerAway):
     """The broker sent more than can be held, and has to send what was left aside over a new connection."""
 
 
