@@ -232,7 +232,7 @@ async def test_a_broker_that_refuses_us_says_what_to_do_and_is_tried_again(
 async def test_two_meshes_under_one_prefix_are_told(tmp_path: Path, broker: Mosquitto) -> None:
     async def in_the_end(mesh: Mesh) -> None:
         async for event in mesh.log.tail(EventFilter(after_seq=0, event_type="edge.disconnected")):
-            if event.payload["reason"].endswith("give each mesh on a broker an mqtt_prefix of its own"):
+            if event.payload["reason"].endswith("give each mesh on a broker an mqtt.prefix of its own"):
                 return
 
     async with (

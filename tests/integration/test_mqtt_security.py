@@ -167,7 +167,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(
     async with http_mesh(tmp_path, **settings(broker, certificates) | {"mqtt_ca_file": None}) as api:
         [away] = await told(api.mesh, "edge.disconnected")
         assert away["reason"].startswith("its certificate is not trusted: ")
-        assert "set mqtt_ca_file" in away["reason"]
+        assert "set mqtt.ca_file" in away["reason"]
 
 
 async def test_a_wrong_password_is_not_repeated(
@@ -181,7 +181,7 @@ async def test_a_wrong_password_is_not_repeated(
 
 async def test_an_authority_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
-    for name, reason in (("ca.pem", "mqtt_ca_file cannot be used"), ("none.pem", "No such file")):
+    for name, reason in (("ca.pem", "mqtt.ca_file cannot be used"), ("none.pem", "No such file")):
         with pytest.raises(ConfigError, match=reason) as caught:
             async with http_mesh(tmp_path, mqtt_url="mqtts://localhost", mqtt_ca_file=name):
                 pass

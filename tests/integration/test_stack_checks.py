@@ -133,7 +133,7 @@ def test_the_channel_is_what_the_sidecar_can(
 def test_a_sidecar_that_cannot_do_what_was_asked_for_is_refused() -> None:
     with pytest.raises(ServiceFailed, match=r"daprd 1\.17\.0 cannot call actors over gRPC") as caught:
         channel_of(Settings(dapr_channel="grpc"), (1, 17, 0))
-    assert 'dapr_channel = "auto"' in caught.value.remedy
+    assert 'dapr.channel = "auto"' in caught.value.remedy
 
 
 # Component files

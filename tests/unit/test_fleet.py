@@ -150,7 +150,7 @@ def test_two_agents_of_one_id_in_one_file_are_told(tmp_path: Path) -> None:
 def test_a_missing_folder_is_told_with_what_to_do(tmp_path: Path) -> None:
     error = refusal(tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in str(error)
-    assert "actors_dir" in error.remedy
+    assert "agents.dir" in error.remedy
 
 
 def test_an_empty_folder_has_no_agents(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def load_agents(folder: Path, project: Path | None = None) -> list[type[Agent]]:
     """
     if not folder.is_dir():
         raise ConfigError(
-            "there is no folder of agents", path=str(folder), remedy="make it, or set actors_dir in mesh.toml"
+            "there is no folder of agents", path=str(folder), remedy="make it, or set agents.dir in mesh.toml"
         )
     package = _package(folder, project)
     modules = {path: _load(package, path) for path in _sources(folder)}

@@ -24,7 +24,7 @@ CLOSES = (
 )
 OPENS = "This revokes every key, and callers on the mesh's machine then need none."
 NOT_REQUIRED = "Callers on the mesh's machine need no key until you create one."
-STILL_REQUIRED = "The settings say require_keys = true: callers still need a key or the admin token."
+STILL_REQUIRED = "The settings say keys.required = true: callers still need a key or the admin token."
 ONCE = "It is shown this once. It goes into `Authorization: Bearer`, or the api_key of a client."
 
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -137,7 +137,7 @@ def revoke(key_id: str, proxy: bool, url: str | None, data: Path | None) -> None
 def open_mesh(yes: bool, url: str | None, data: Path | None) -> None:
     """Revoke every key, and require none until you create another.
 
-    Callers on the mesh's own machine then need no key. With `require_keys = true` in the settings, keys stay
+    Callers on the mesh's own machine then need no key. With `keys.required = true` in the settings, keys stay
     mandatory.
     """
 

@@ -58,8 +58,8 @@ class Holder:
 def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[None]:
     """Watch the running loop while the block lasts. Enter it before the mesh starts.
 
-    `restart` replaces the process once the loop is held for `loop_restart_seconds`; without it, somebody else
-    does, and SIGUSR2 dumps the stacks of all threads to stderr.
+    `restart` replaces the process once the loop is held for `watchdog.restart_seconds`; without it, somebody
+    else does, and SIGUSR2 dumps the stacks of all threads to stderr.
     """
     faulthandler.register(signal.SIGUSR2, all_threads=True)
     recall_holders(mesh)

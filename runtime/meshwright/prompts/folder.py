@@ -157,7 +157,7 @@ class Prompts:
     def check(self) -> list[PromptProblem]:
         """Say what is wrong with the folder: at most one thing of each file, and nothing if all is well."""
         if not self.directory.is_dir():
-            remedy = "make it, or name another in mesh.toml (prompt_dir) or PROMPT_DIR"
+            remedy = "make it, or name another in mesh.toml (prompts.dir) or PROMPT_DIR"
             return [
                 PromptProblem(str(self.directory), None, f"{self.directory}: there is no such folder", remedy)
             ]

@@ -84,7 +84,7 @@ def channel_of(settings: Settings, version: tuple[int, ...]) -> tuple[str, list[
     if settings.dapr.channel == "grpc":
         raise ServiceFailed(
             f"daprd {number} cannot call actors over gRPC (SubscribeActorEventsAlpha1 came with 1.18)",
-            remedy='set dapr_channel = "auto", or run daprd 1.18',
+            remedy='set dapr.channel = "auto", or run daprd 1.18',
         )
     return "http", [
         f"daprd {number} cannot call actors over gRPC, so the http channel is used: half the rate, and up to "

@@ -95,7 +95,7 @@ class Stack:
         for line in findings:
             warn(line)
         if self._given.broker_url and not (settings.mqtt.url or settings.mqtt.username):
-            warn("the MQTT edge logs in with the bus's user: set mqtt_username to one that cannot reach bus/")
+            warn("the MQTT edge logs in with the bus's user: set mqtt.username to one that cannot reach bus/")
 
     async def start_backends(self) -> None:
         """Start those of broker, store, placement and scheduler that are not given, and check them.

@@ -102,7 +102,7 @@ def tool(
 
     A function that is not async runs in a thread. `idempotent` says that to run it twice does no harm, so
     that a run which was cut short in the middle of it may call it again; for any other tool a person is
-    asked. `timeout` is how many seconds a call may take, by default the setting `tool_timeout_seconds`;
+    asked. `timeout` is how many seconds a call may take, by default the setting `tools.timeout_seconds`;
     `math.inf` sets no limit. It returns whatever pydantic can write as JSON; over 32,000 characters are cut.
     Raise ToolFailed to tell the model what went wrong; other exceptions reach it as ToolFailed too, with the
     line that raised them, and are logged.

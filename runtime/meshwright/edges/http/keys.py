@@ -74,7 +74,7 @@ async def list_keys(mesh: MeshDep) -> KeyList:
 
 @router.post("/keys/open", summary="Require no key any more", responses=answers("Opened", _NOT_ADMIN))
 async def open_mesh(mesh: MeshDep) -> Opened:
-    """Revoke every key, and require none until another is created. `require_keys = true` still holds."""
+    """Revoke every key, and require none until another is created. `keys.required = true` still holds."""
     return Opened(revoked=await mesh.keys.open())
 
 

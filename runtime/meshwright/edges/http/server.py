@@ -71,8 +71,8 @@ async def _check_exposure(mesh: Mesh, listener: socket.socket) -> None:
     if is_loopback(host) or mesh.settings.http.insecure or await keys_required(mesh.keys, mesh.settings):
         return
     raise ConfigError(
-        f"listen_host {host} lets other machines in, and this mesh requires no key",
-        remedy="create one with mesh keys create, set require_keys = true, or start it with --insecure",
+        f"http.host {host} lets other machines in, and this mesh requires no key",
+        remedy="create one with mesh keys create, set keys.required = true, or start it with --insecure",
         field="listen_host",
     )
 

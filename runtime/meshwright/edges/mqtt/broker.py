@@ -62,7 +62,7 @@ class MqttBroker:
             connection = BrokerConnection(client, take)
             await connection.start()
         except ssl.SSLCertVerificationError as error:
-            remedy = "set mqtt_ca_file to the authority that signed it, and name the broker as it does"
+            remedy = "set mqtt.ca_file to the authority that signed it, and name the broker as it does"
             raise BrokerRefuses(
                 f"its certificate is not trusted: {error.verify_message}", remedy=remedy
             ) from error
@@ -150,7 +150,7 @@ def _tls(settings: Settings, project: Path) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=path)
     except OSError as error:
         raise ConfigError(
-            f"mqtt_ca_file cannot be used: {error.strerror or error}",
+            f"mqtt.ca_file cannot be used: {error.strerror or error}",
             path=str(path),
             remedy="name a PEM file that holds the authority's certificate",
             field="mqtt_ca_file",

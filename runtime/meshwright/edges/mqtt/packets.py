@@ -83,7 +83,7 @@ class Publication:
 
 # Faults
 
-ELSEWHERE = "give each mesh on a broker an mqtt_prefix of its own"
+ELSEWHERE = "give each mesh on a broker an mqtt.prefix of its own"
 CREDENTIALS = (
     "check username and password of [mqtt] (MESH_MQTT__PASSWORD), and what the broker allows that user"
 )

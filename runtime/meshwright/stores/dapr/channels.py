@@ -59,7 +59,7 @@ GROUPED = wire.BulkSubscribeConfig(enabled=True, max_messages_count=100, max_awa
 """daprd hands a group over once the one before has been answered, so that a longer wait would win nothing."""
 NO_STREAM = {
     **NEVER,
-    StatusCode.UNIMPLEMENTED: 'run daprd 1.18 or newer, or set dapr_channel = "http"',
+    StatusCode.UNIMPLEMENTED: 'run daprd 1.18 or newer, or set dapr.channel = "http"',
     StatusCode.FAILED_PRECONDITION: "start daprd with --app-protocol grpc",
 }
 

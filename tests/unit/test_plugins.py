@@ -1,0 +1,120 @@
+"""What installed packages bring: found by entry points, and refused with the package's name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from meshwright.agents.binding import check_tables, toolsets_of
+from meshwright.agents.loader import installed_agents, load_agents
+from meshwright.app import build_mesh, component_types
+from meshwright.errors import ConfigError
+from meshwright.settings import Settings, load_settings
+
+ACTORS = """\
+from meshwright import Agent, Capability, Component
+
+
+class {name}(Agent):
+    agent_id = "{id}"
+    capabilities = (Capability("any"),)
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of installed packages."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    return folder
+
+
+def install(site: Path, package: str, group: str, name: str, value: str, module: str = "") -> None:
+    """Put a package there that registers something."""
+    info = site / f"{package}-1.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n")
+    with (info / "entry_points.txt").open("a") as entries:
+        entries.write(f"[meshwright.{group}]\n{name} = {value}\n")
+    if module:
+        (site / f"{value.partition(':')[0]}.py").write_text(module)
+
+
+def test_agents_of_a_module_and_of_a_list_are_found(site: Path) -> None:
+    install(site, "one", "agents", "one", "plugin_one", ACTORS.format(name="One", id="one"))
+    many = ACTORS.format(name="Two", id="two") + "\n\nAGENTS = [Two]\n"
+    install(site, "two", "agents", "two", "plugin_two:AGENTS", many)
+    assert [agent.agent_id for agent in installed_agents()] == ["one", "two"]
+
+
+def test_what_is_registered_as_an_agent_and_is_none_is_refused(site: Path) -> None:
+    install(site, "empty-agents", "agents", "empty", "plugin_empty", "x = 1\n")
+    with pytest.raises(ConfigError, match="empty-agents registers plugin_empty as an agent, and it is none"):
+        installed_agents()
+
+
+def test_a_package_that_cannot_be_imported_is_named(site: Path) -> None:
+    install(site, "broken-pager", "components", "broken", "plugin_broken:Pager", "import no_such_module\n")
+    with pytest.raises(ConfigError, match=r"of broken-pager cannot be loaded: ModuleNotFoundError: No mod"):
+        load_settings(site)
+
+
+def test_one_name_brought_by_two_packages_names_both(site: Path) -> None:
+    install(site, "first", "components", "pager", "plugin_pager:Pager", "Pager = 1\n")
+    install(site, "second", "components", "pager", "plugin_pager:Pager")
+    with pytest.raises(ConfigError, match=r"'pager' is brought by (first and by second|second and by first)"):
+        component_types()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("Pager = 1", "registers plugin_odd:Pager as a component, and it is none"),
+        ("from meshwright import Component\nclass Pager(Component): name = 'models'", "which is taken"),
+        ("from meshwright import Component\nclass Pager(Component): name = 'A b'", "has the name 'A b'"),
+    ],
+)
+def test_an_odd_component_is_refused(site: Path, body: str, said: str) -> None:
+    sys.modules.pop("plugin_odd", None)
+    install(site, "odd", "components", "odd", "plugin_odd:Pager", body + "\n")
+    with pytest.raises(ConfigError, match=said):
+        component_types()
+
+
+def test_a_table_of_a_component_may_not_be_one_of_ours(site: Path) -> None:
+    body = "from pydantic import BaseModel\nclass Pager:\n    name, settings = 'host', BaseModel\n"
+    install(site, "greedy", "components", "greedy", "plugin_greedy:Pager", body)
+    with pytest.raises(ConfigError, match=r"has the name 'host', which is taken.*[Uu]ninstall greedy"):
+        load_settings(site)
+
+
+def test_an_agent_that_names_a_toolset_of_no_package_is_told(tmp_path: Path) -> None:
+    text = ACTORS.format(name="Pages", id="pages") + '    toolsets = ("pager",)\n'
+    (tmp_path / "pages.py").write_text(text)
+    [agent] = load_agents(tmp_path)
+    with pytest.raises(ConfigError, match="toolset 'pager', which no installed package brings"):
+        toolsets_of(agent)
+
+
+def test_a_table_for_a_toolset_that_nobody_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"\[tools.pager\]: no toolset has that name"):
+        check_tables(["pager"], [])
+
+
+def test_an_unknown_store_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no store 'sqlit'"):
+        build_mesh(Settings(store="sqlit"), project=tmp_path, agents=[])
+
+
+def test_an_agent_imported_beside_others_is_warned_of(
+    site: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (site / "elsewhere.py").write_text(ACTORS.format(name="Afar", id="afar"))
+    actors = tmp_path / "actors"
+    actors.mkdir()
+    (actors / "mine.py").write_text(f"from elsewhere import Afar\n{ACTORS.format(name='Mine', id='mine')}")
+    assert [agent.agent_id for agent in load_agents(actors)] == ["mine"]
+    assert "mine.py: Afar is imported and not loaded" in caplog.text
