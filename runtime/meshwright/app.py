@@ -20,6 +20,7 @@ from meshwright.models.port import Model
 from meshwright.plugins import COMPONENTS, STORES, did_you_mean, installed
 from meshwright.runtimes import HOSTS, Grounds
 from meshwright.settings import Settings
+from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.tracing import NoTracing, Tracing
 
@@ -47,15 +48,14 @@ def build_mesh(
     if agents is None:
         agents = load_agents(project_file(project, settings.agents.dir), project)
     role, tracing = role or Role(), _tracing(settings)
-    folder = None if settings.store == "memory" else project / settings.data_dir
-    database = SqliteDatabase(folder, durability=settings.durability, accept_loss=settings.accept_loss)
+    database = _database(settings, project)
     log = EventLog(database)
     grounds = Grounds(settings, role, database, log, clock or SystemClock(), tracing)
     mesh = Mesh(
         settings,
         project=project,
         role=role,
-        host=(host or _store(settings.store))(grounds),
+        host=(host or _store(store_of(settings)))(grounds),
         database=database,
         log=log,
         tracing=tracing,
@@ -117,6 +117,23 @@ def role_of(app_id: str, agent_ids: Sequence[str], *, replica: bool = False) -> 
 def serves_api(app_id: str, *, replica: bool = False) -> bool:
     """Whether the worker of an app holds event log, HTTP API and MQTT edge."""
     return app_id in (WHOLE_MESH, FRONT) and not replica
+
+
+def store_of(settings: Settings) -> str:
+    """The name of the store: with the address of a database it is `postgres`, but for a mesh on Dapr."""
+    return "postgres" if settings.database is not None and settings.store == "sqlite" else settings.store
+
+
+def _database(settings: Settings, project: Path) -> Database:
+    folder = project / settings.data_dir
+    if settings.database is not None and settings.store != "memory":
+        from meshwright.sql.postgres import PostgresDatabase
+
+        return PostgresDatabase(settings.database.get_secret_value(), folder)
+    in_memory = settings.store == "memory"
+    return SqliteDatabase(
+        None if in_memory else folder, durability=settings.durability, accept_loss=settings.accept_loss
+    )
 
 
 def _store(name: str) -> Callable[[Grounds], Runtime]:

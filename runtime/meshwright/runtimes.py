@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from meshwright import topics
 from meshwright.clock import Clock
+from meshwright.errors import ConfigError
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Role
@@ -34,6 +35,25 @@ def embedded_host(grounds: Grounds) -> Runtime:
         SqliteStore(grounds.database, grounds.log),
         clock=grounds.clock,
         tracing=grounds.tracing if grounds.settings.tracing.turns else None,
+        max_record_bytes=grounds.settings.max_record_bytes,
+    )
+
+
+def postgres_host(grounds: Grounds) -> Runtime:
+    """One of several workers on a PostgreSQL database. Raises ConfigError."""
+    from meshwright.sql.postgres import PostgresDatabase
+    from meshwright.stores.postgres import PostgresStore
+
+    if not isinstance(grounds.database, PostgresDatabase):
+        raise ConfigError(
+            "The store postgres needs a database",
+            remedy="Give its address: mesh up --database postgresql://user@host/name, or MESH_DATABASE",
+            field="database",
+        )
+    return Runtime(
+        PostgresStore(grounds.database, grounds.log),
+        clock=grounds.clock,
+        tracing=grounds.tracing,
         max_record_bytes=grounds.settings.max_record_bytes,
     )
 
@@ -74,6 +94,7 @@ def dapr_host(grounds: Grounds) -> Runtime:
 
 HOSTS: Mapping[str, Callable[[Grounds], Runtime]] = {
     "sqlite": embedded_host,
+    "postgres": postgres_host,
     "memory": memory_host,
     "dapr": dapr_host,
 }

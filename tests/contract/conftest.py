@@ -8,9 +8,13 @@ import pytest
 
 from meshwright.testing import ManualClock
 from tests.support.fake_provider_fixtures import fake
-from tests.support.host_harness import HARNESSES, PARTLY, DaprHarness, HostHarness
+from tests.support.host_harness import HARNESSES, OF_ONE_WORKER, PARTLY, DaprHarness, HostHarness
 from tests.support.model_adapters import adapter, any_api, calling
+from tests.support.postgres_harness import PostgresHarness
 from tests.support.worker_pool import Script, StartWorkers, WorkerPool
+
+SERVICES: dict[type[HostHarness], str] = {DaprHarness: "services", PostgresHarness: "postgres"}
+"""The fixture that a sort of host needs."""
 
 __all__ = ["adapter", "any_api", "calling", "fake", "harness", "start_workers"]
 
@@ -28,14 +32,19 @@ def is_left_out(item: pytest.Item) -> bool:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec")
         else None
     )
-    modules = PARTLY.get(name) if name else None
-    return modules is not None and item.path.stem not in modules
+    if name is None or not isinstance(item, pytest.Function):
+        return False
+    modules = PARTLY.get(name)
+    is_elsewhere = modules is not None and item.path.stem not in modules
+    of_one = OF_ONE_WORKER.get(name, ())
+    return is_elsewhere or item.originalname in of_one or item.path.stem in of_one
 
 
 @pytest.fixture(params=list(HARNESSES))
 async def harness(request: pytest.FixtureRequest, tmp_path: Path, seed: int) -> AsyncIterator[HostHarness]:
     sort, number = HARNESSES[request.param]
-    services = [request.getfixturevalue("services")] if issubclass(sort, DaprHarness) else []
+    service = next((name for needs, name in SERVICES.items() if issubclass(sort, needs)), None)
+    services = [] if service is None else [request.getfixturevalue(service)]
     harness = sort(tmp_path, seed + number, *services)
     yield harness
     await harness.close()

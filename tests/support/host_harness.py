@@ -215,6 +215,7 @@ class SqliteHarness(HostHarness):
 
 
 from tests.support.dapr_harness import DaprHarness, DaprHttpHarness  # noqa: E402 built on what is above
+from tests.support.postgres_harness import PostgresHarness, PostgresTrioHarness  # noqa: E402 as above
 
 HARNESSES: dict[str, tuple[type[HostHarness], int]] = {
     "memory": (MemoryHarness, 0),
@@ -222,6 +223,8 @@ HARNESSES: dict[str, tuple[type[HostHarness], int]] = {
     "mishaps-2": (MishapHarness, 2),
     "mishaps-3": (MishapHarness, 3),
     "embedded": (SqliteHarness, 0),
+    "postgres": (PostgresHarness, 0),
+    "postgres-3": (PostgresTrioHarness, 0),
     "dapr": (DaprHarness, 0),
     "dapr-http": (DaprHttpHarness, 0),
 }
@@ -232,6 +235,17 @@ LOSSY: dict[str, tuple[type[HostHarness], int]] = {f"lossy-{n}": (LossyHarness, 
 
 PARTLY = {"dapr-http": ("test_claims", "test_messages", "test_deaf_apps")}
 """Those that are tried on some modules alone: the rest is the same as on another."""
+
+OF_ONE_WORKER = {
+    "postgres-3": (
+        "test_an_alarm_that_fell_due_while_no_host_ran_fires_at_the_start",
+        "test_different_threads_run_side_by_side_as_far_as_there_are_slots",
+        "test_a_drain_lets_work_end_and_begins_nothing_more",
+        "test_a_zombie_with_an_old_fence_commits_nothing",
+        "test_workers",  # they say which of two has the work
+    )
+}
+"""Tests that say what one worker does while no other could do it."""
 
 STEADY = [name for name, (sort, _) in HARNESSES.items() if sort is not MishapHarness]
 """Those that no fault restarts."""

@@ -150,7 +150,7 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     from meshwright.runtimes import embedded_host
     from meshwright.sql.sqlite import FILE_NAME
 
-    if not (settings.data_dir / FILE_NAME).is_file():
+    if settings.database is None and not (settings.data_dir / FILE_NAME).is_file():
         settings = settings.having(store="memory")  # to read makes nothing
     agents = [
         type(agent.name, (Agent,), {"agent_id": agent.agent_id, "capabilities": agent.capabilities})

@@ -45,6 +45,13 @@ def from_stdin(ctx: click.Context, parameter: click.Parameter, value: str | None
     return text
 
 
+database_option = click.option(
+    "--database",
+    metavar="URL",
+    help="PostgreSQL that several workers share: postgresql://user@host/name (or MESH_DATABASE).",
+)
+
+
 def data_option(command: CommandT) -> CommandT:
     """`--data DIR`: the folder of the mesh's data; None leaves it to the settings."""
     return click.option(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.cli.options import data_option
+from meshwright.cli.options import data_option, database_option
 from meshwright.cli.running import announced, with_admin_token
 from meshwright.cli.serving import (
     PRIVATE_UMASK,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from meshwright.mesh import Mesh
     from meshwright.settings import Settings
 
+WHOLE_MESH = "mesh"
 MODELS_APP, MODELS_PORT = "llm-service", 8002
 
 
@@ -48,6 +49,7 @@ MODELS_APP, MODELS_PORT = "llm-service", 8002
     metavar="[sqlite|memory|dapr]",
     help="Where actors and events are stored (default: sqlite); --host is the same.",
 )
+@database_option
 @click.option("--per-agent", is_flag=True, help="On dapr: an app for each agent, not one for all of them.")
 @click.option(
     "--replicas", type=click.IntRange(1, 64), default=1, metavar="N", help="On dapr: workers of each app."
@@ -68,6 +70,7 @@ MODELS_APP, MODELS_PORT = "llm-service", 8002
 def up(
     port: int | None,
     store: str | None,
+    database: str | None,
     per_agent: bool,
     replicas: int,
     bus: str | None,
@@ -85,6 +88,7 @@ def up(
         data_dir=data,
         listen_port=port,
         store=store,
+        database=database,
         bus=bus,
         insecure=insecure,
         mqtt_url=mqtt,
@@ -101,23 +105,33 @@ def up(
 
 
 @click.command()
-@click.option(
-    "--app", "app_id", required=True, metavar="APP-ID", help="mesh, a part of the mesh, or an agent."
-)
+@click.option("--app", "app_id", metavar="APP-ID", help="On dapr: mesh, a part of the mesh, or an agent.")
+@database_option
 @click.option(
     "--replica", is_flag=True, help="Leave event log, API and MQTT edge to another worker of the app."
 )
 @click.option("--port", type=click.IntRange(0, 65_535), metavar="N", help="For the API, or else for probes.")
 @data_option
 @trust_option
-def worker(app_id: str, replica: bool, port: int | None, data: Path | None) -> None:
-    """Run one worker of a mesh on Dapr, beside its sidecar.
+def worker(
+    app_id: str | None, database: str | None, replica: bool, port: int | None, data: Path | None
+) -> None:
+    """Run one worker of a mesh: on the PostgreSQL database that it shares, or on Dapr beside its sidecar.
 
-    `mesh up --host dapr` starts them; in a cluster this is what a container runs. The sidecar is found by
-    Dapr's own variables: DAPR_GRPC_PORT, APP_PORT, ... GET /healthz and /readyz are answered on the port.
+    With --database it runs the tasks of every agent, as many workers as you like; `mesh up --database` runs
+    one with the API. GET /healthz and /readyz are answered on the port.
+
+    On Dapr `mesh up --host dapr` starts workers; in a cluster this is what a container runs. The sidecar is
+    found by Dapr's own variables: DAPR_GRPC_PORT, APP_PORT, ...
     The app llm-service offers the models of the mesh there (default: 8002).
     """
-    settings = _settings(data_dir=data, listen_port=port, store="dapr")
+    settings = _settings(data_dir=data, listen_port=port, database=database)
+    if app_id is None and settings.database is not None:
+        _run(_work(settings.having(listen_port=port or 0), WHOLE_MESH, replica=True))
+        return
+    if app_id is None:
+        raise click.UsageError("Give --database URL, or on Dapr --app APP-ID", click.get_current_context())
+    settings = settings.having(store="dapr")
     _run(_work(listening_for(app_id, settings), app_id, replica))
 
 

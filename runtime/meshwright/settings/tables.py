@@ -374,6 +374,10 @@ class Settings(BaseSettings):
     store: str = "sqlite"
     """Where actors and events are stored: `sqlite` in one file, `memory` nowhere; `dapr` spreads them over
     processes and machines, on a broker and a store. An installed package may bring others."""
+    database: SecretStr | None = None
+    """The address of a PostgreSQL database that workers and fronts of the mesh share, like
+    `postgresql://user:password@host:5432/name`. It is the store, unless that is `dapr`: then it has the event
+    log, the lists and the memories."""
     durability: Literal["full", "normal"] = "full"
     """`full`: what was accepted survives a power cut; `normal`: kill -9, and commits are faster."""
     accept_loss: bool = False

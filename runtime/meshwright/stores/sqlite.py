@@ -8,12 +8,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
-from meshwright.encoding import encode
 from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.errors import StoreFailed
 from meshwright.events.log import EventLog
+from meshwright.kernel.rows import (
+    MAX_N,
+    RECORDS,
+    REPLACE_HEAD,
+    SELECT_RECORDS,
+    record_of,
+    record_row,
+    row_of,
+)
 from meshwright.kernel.store import Batch, Delivery, ExclusiveStore, Receiver, Takeover
 from meshwright.messages import Event
 from meshwright.sql.database import Database, Job, Session
@@ -21,17 +29,7 @@ from meshwright.sql.sqlite import RESTORE, Durability, SqliteDatabase, SqliteSes
 
 HEADS = "heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state)"
 SELECT_HEADS = "SELECT id, revision, last_turn, sent, wake_at, obliged, seen, state FROM heads WHERE type = ?"
-REPLACE_HEAD = (
-    "ON CONFLICT (type, id) DO UPDATE SET revision=excluded.revision, last_turn=excluded.last_turn, "
-    "sent=excluded.sent, wake_at=excluded.wake_at, obliged=excluded.obliged, seen=excluded.seen, "
-    "state=excluded.state"
-)
-RECORDS = "records (type, id, stream, n, value)"
 IS_WRITTEN = "SELECT 1 FROM records WHERE type = ? AND id = ? AND stream = ? AND n = ?"
-SELECT_RECORDS = """
-    SELECT n, value FROM records WHERE type = ? AND id = ? AND stream = ? AND n BETWEEN ? AND ? ORDER BY n
-"""
-MAX_N = 2**63 - 1  # of SQLite's integers
 
 
 class SqliteStore(ExclusiveStore):
@@ -170,12 +168,12 @@ class BatchJob(Job):
     def apply(self, session: Session) -> None:
         """Write it all; runs in the writer's thread."""
         batch = self._batch
-        heads = [_row_of(ref, record) for ref, record in batch.actors.items()]
+        heads = [row_of(ref, record) for ref, record in batch.actors.items()]
         session.insert(HEADS, heads, then=REPLACE_HEAD)
         messages = [(item.number, item.remember, item.message.encode()) for item in batch.messages]
         session.insert("mailbox (n, outside, message)", messages)
         session.delete_in("mailbox", "n", batch.taken)
-        records = [_record_row(record) for record in batch.records]
+        records = [record_row(record) for record in batch.records]
         session.insert(RECORDS, records, then="ON CONFLICT DO NOTHING")
         if batch.events:
             self._events = self._log.insert(session, batch.events)
@@ -185,35 +183,3 @@ class BatchJob(Job):
         self._done(error)
         if error is None and self._events:
             self._tell(self._events)
-
-
-def record_of(row: Sequence[Any]) -> ActorRecord:
-    """An actor's record from its columns in `SELECT_HEADS`, but for the id."""
-    revision, last_turn, sent, wake_at, obliged, seen, state = row
-    return ActorRecord(
-        revision=revision,
-        last_turn=last_turn,
-        sent=sent,
-        wake_at=datetime.fromtimestamp(wake_at, UTC) if wake_at is not None else None,
-        has_pending_work=bool(obliged),
-        processed_ids=from_json(seen) if seen else {},
-        state=state,
-    )
-
-
-def _record_row(record: Record) -> tuple[object, ...]:
-    return (*record.ref, record.stream, record.n, bytes(encode(record.value)))
-
-
-def _row_of(ref: ActorRef, record: ActorRecord) -> tuple[object, ...]:
-    return (
-        ref.type,
-        ref.id,
-        record.revision,
-        record.last_turn,
-        record.sent,
-        record.wake_at.timestamp() if record.wake_at else None,
-        record.has_pending_work,
-        to_json(record.processed_ids) if record.processed_ids else None,
-        record.state,
-    )

@@ -8,9 +8,9 @@ from meshwright.envelope import ActorRecord, ActorRef
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.events.tasks import TaskSummary
+from meshwright.kernel.rows import record_of
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.stores.sqlite import record_of
 from tests.support.faults.fleet import MAX_CONCURRENCY, Books
 from tests.support.faults.oracle import Evidence
 

@@ -1,0 +1,370 @@
+"""PostgreSQL as the store of several workers, each a whole mesh or its agents alone.
+
+Messages land on the worker that their actor is placed on. Each worker holds an advisory lock and a lease;
+where the lock is free or the lease has run out, another worker adopts what is left: its messages, its actors
+with pending work and its alarms. Notifications tell of messages, events and workers; they may be lost, so
+that every few seconds a worker looks for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from pydantic_core import from_json, to_json
+
+from meshwright.envelope import ActorRecord, ActorRef, Message, Record
+from meshwright.errors import Conflict, StoreFailed, StoreUnavailable
+from meshwright.events import table
+from meshwright.events.filter import EventFilter
+from meshwright.events.log import EventLog
+from meshwright.kernel.rows import MAX_N, SELECT_RECORDS, record_of
+from meshwright.kernel.store import Batch, Delivery, Receiver, SharedStore, Takeover
+from meshwright.messages import Event
+from meshwright.sql.database import Row, Session
+from meshwright.sql.folder import make_private
+from meshwright.sql.postgres import PostgresDatabase
+from meshwright.stores.postgres.commits import Commits, place
+
+LEASE_SECONDS = 10.0
+RENEW_SECONDS = 3.0
+LOOK_SECONDS = 0.25  # between looks at who is alive
+ALARM_SECONDS = 35.0  # ahead: the runtime asks for alarms every 30 seconds
+SHOWN_AT_ONCE = 500  # events
+PART_CHARS = 3900  # of a broadcast: a notification has at most 8,000 bytes
+
+SELECT_HEAD = """
+    SELECT revision, last_turn, sent, wake_at, obliged, seen, state FROM heads
+    WHERE type = ? AND id = ? AND revision > 0
+"""
+ALIVE = """
+    expires_at > clock_timestamp() AND EXISTS (
+        SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (classid::bigint << 32) + objid::bigint = lock_key)
+"""
+SELECT_WORKERS = f"SELECT incarnation, kinds, {ALIVE} FROM workers"  # noqa: S608 code
+JOIN = """
+    INSERT INTO workers SELECT %s, %s, clock_timestamp() + make_interval(secs => %s), %s
+"""
+RENEW = """
+    UPDATE workers SET expires_at = clock_timestamp() + make_interval(secs => %s)
+    WHERE incarnation = %s AND expires_at > clock_timestamp()
+"""
+REMOVE = f"DELETE FROM workers WHERE incarnation = ANY(?) AND NOT ({ALIVE})"  # noqa: S608 code
+FETCH = """
+    WITH mine AS (
+        UPDATE messages SET fetched = 1 WHERE owner = ? AND fetched = 0 RETURNING n, remember, message)
+    SELECT * FROM mine ORDER BY n
+"""
+ADOPT_MESSAGES = """
+    WITH mine AS (UPDATE messages SET owner = ?, fetched = 1 WHERE n IN (
+        SELECT n FROM messages WHERE NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner)
+        FOR UPDATE SKIP LOCKED) RETURNING n, remember, message)
+    SELECT * FROM mine ORDER BY n
+"""
+ADOPT_HEADS = """
+    UPDATE heads SET owner = ? WHERE (type, id) IN (
+        SELECT type, id FROM heads WHERE (obliged = 1 OR wake_at IS NOT NULL)
+        AND NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner) FOR UPDATE SKIP LOCKED)
+    RETURNING type, id, obliged, wake_at
+"""
+SELECT_ALARMS = "SELECT type, id, wake_at FROM heads WHERE owner = ? AND wake_at <= ?"
+
+
+class PostgresStore(SharedStore):
+    """Actors, messages, records and events in a database that other workers share."""
+
+    name = "postgres"
+
+    def __init__(self, database: PostgresDatabase, log: EventLog) -> None:
+        self._database, self._log = database, log
+        self._receiver: Receiver | None = None
+        self._incarnation, self._channel = "", ""
+        self._workers: dict[str, frozenset[str]] = {}
+        self._line: psycopg.AsyncConnection[Row] | None = None
+        self._reader: Session | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._news = asyncio.Event()
+        self._parts: dict[str, list[str]] = {}
+        self._shown = self._newest = 0  # seqs: shown to listeners, known to exist
+        self._told: set[int] = set()  # shown out of order, since they are this worker's
+        self._renewed_at = 0.0
+        self._commits: Commits | None = None
+
+    # Lifetime
+
+    async def open(self, receiver: Receiver) -> None:
+        """Connect, and bring the tables up to date."""
+        self._receiver = receiver
+        await asyncio.to_thread(make_private, self._database.folder)
+        await self._database.open()
+        try:
+            await self._log.start()
+            self._reader = await asyncio.to_thread(self._database.connect_reader)
+            [(schema,)] = self._reader.execute("SELECT current_schema()").fetchall()
+            self._channel = "mesh_" + hashlib.sha256(schema.encode()).hexdigest()[:16]
+            self._shown = self._newest = await self._log.last_seq()
+        except BaseException:  # a cancelled start too must give the connections back
+            await self.close(abrupt=True)
+            raise
+        self._commits = Commits(
+            self._database, self._log, self._channel, self._owner_of, receiver.deliver, self._tell
+        )
+
+    async def begin(self, incarnation: str) -> Takeover:
+        """Join the workers under a name, and adopt what no living worker has."""
+        receiver, former = self._receiver, self._incarnation
+        assert receiver is not None and self._commits is not None
+        self._stop_tasks()
+        try:
+            await self._connect(incarnation, former, sorted(receiver.kinds))
+            await self._look()
+            self._incarnation = self._commits.incarnation = incarnation
+            messages, heads = await self._database.write(_adopt, incarnation)
+        except (psycopg.Error, StoreFailed) as error:
+            raise StoreUnavailable(f"{self._database.location} cannot be joined: {error}") from error
+        self._tasks = [
+            asyncio.create_task(self._listen(incarnation), name="postgres: news"),
+            asyncio.create_task(self._show_events(), name="postgres: events"),
+        ]
+        return Takeover(_deliveries(messages), [ActorRef(*row[:2]) for row in heads if row[2]])
+
+    async def close(self, *, abrupt: bool = False) -> None:
+        """Leave the workers, so that others adopt what is left, and disconnect."""
+        self._stop_tasks()
+        if not abrupt and self._incarnation:
+            with suppress(StoreFailed):  # then they find out by the lock
+                await self._database.write(_leave, self._incarnation, self._channel)
+        if self._line is not None:
+            await self._line.close()
+            self._line = None
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        self._log.close()
+        await self._database.close()
+        self._receiver = None
+
+    async def _connect(self, incarnation: str, former: str, kinds: Sequence[str]) -> None:
+        """Take a lock and a lease on the connection that hears the news."""
+        if self._line is None or self._line.closed:
+            self._line = await self._database.connect_async()
+        line, key = self._line, secrets.randbits(62)
+        await line.execute(f"LISTEN {self._channel}".encode())
+        await line.execute("SELECT pg_advisory_unlock_all()")
+        await line.execute("SELECT pg_advisory_lock(%s)", (key,))
+        async with line.transaction():
+            await line.execute("DELETE FROM workers WHERE incarnation = %s", (former,))
+            await line.execute(JOIN, (incarnation, key, LEASE_SECONDS, to_json(kinds).decode()))
+            await line.execute("SELECT pg_notify(%s, 'w')", (self._channel,))
+        self._renewed_at = time.monotonic()
+
+    def _stop_tasks(self) -> None:
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        self._tasks = []
+
+    # The port
+
+    async def load(self, ref: ActorRef, first: Message | None) -> ActorRecord | None:
+        """The record of an actor, None where it has none."""
+        try:
+            rows = await self._database.read(_rows, SELECT_HEAD, tuple(ref))
+        except StoreFailed as error:
+            raise StoreUnavailable(str(error)) from error
+        return record_of(rows[0]) if rows else None
+
+    async def commit(self, batch: Batch) -> None:
+        """Write a batch, with others that wait."""
+        if self._commits is None or self._receiver is None:
+            raise Conflict("the store is closed")
+        await self._commits.commit(batch)
+
+    async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
+        """The records of a stream from one number to another, in order."""
+        values = (*ref, stream, first, MAX_N if last is None else last)
+        rows = await self._database.read(_rows, SELECT_RECORDS, values)
+        return [Record(ref, stream, n, from_json(value)) for n, value in rows]
+
+    def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
+        """The alarms of the actors that committed here last, or were adopted; none while it is away."""
+        if self._reader is None:
+            return []
+        try:
+            values = (self._incarnation, until.timestamp())
+            rows = self._reader.execute(SELECT_ALARMS, values).fetchall()
+        except psycopg.Error:
+            return []  # asked again in 30 seconds
+        return [(ActorRef(kind, name), datetime.fromtimestamp(at, UTC)) for kind, name, at in rows]
+
+    async def has_expired(self, incarnation: str) -> bool:
+        """Whether a worker has left, lost its connection, or let its lease run out."""
+        query = f"SELECT 1 FROM workers WHERE incarnation = ? AND {ALIVE}"  # noqa: S608 code
+        return not await self._database.read(_rows, query, (incarnation,))
+
+    def broadcast(self, event: Event) -> None:
+        """Show an event to the listeners of every worker."""
+        if self._receiver is None:
+            return
+        self._receiver.bus.tell(event)
+        if len(self._workers) > 1:
+            text, label = event.encode().decode("latin-1"), secrets.token_hex(4)
+            parts = [text[start : start + PART_CHARS] for start in range(0, len(text), PART_CHARS)]
+            payloads = [f"b{self._incarnation} {label} {len(parts)} {part}" for part in parts]
+            self._run(self._database.write(_notify, self._channel, payloads))
+
+    # News
+
+    async def _listen(self, incarnation: str) -> None:
+        """Hear the news, renew the lease and look who is alive, until connection or lease is lost."""
+        try:
+            while self._line is not None and self._incarnation == incarnation:
+                async for notice in self._line.notifies(timeout=LOOK_SECONDS):
+                    await self._hear(notice.payload)
+                gone = await self._look()
+                due = time.monotonic() - self._renewed_at > RENEW_SECONDS
+                if due and not await self._renew(incarnation):
+                    break
+                if gone or due:
+                    await self._adopt_orphans(gone)
+                    await self._fetch()
+        except (psycopg.Error, StoreFailed):
+            pass  # the lease is lost with the connection, since others see its lock free
+        if self._line is not None:
+            await self._line.close()
+        if self._receiver is not None:
+            self._receiver.lease_lost()
+
+    async def _renew(self, incarnation: str) -> bool:
+        assert self._line is not None
+        self._renewed_at = time.monotonic()
+        [(self._newest,)] = await (await self._line.execute("SELECT seq FROM event_log")).fetchall()
+        self._news.set()
+        return (await self._line.execute(RENEW, (LEASE_SECONDS, incarnation))).rowcount == 1
+
+    async def _look(self) -> list[str]:
+        """Learn who is alive; returns those who are not any more."""
+        assert self._line is not None
+        rows = await (await self._line.execute(SELECT_WORKERS.encode())).fetchall()
+        self._workers = {name: frozenset(from_json(kinds)) for name, kinds, alive in rows if alive}
+        return [name for name, _, alive in rows if not alive]
+
+    async def _hear(self, payload: str) -> None:
+        kind, rest = payload[:1], payload[1:]
+        if kind == "e":
+            self._newest = max(self._newest, int(rest))
+            self._news.set()
+        elif kind == "w":
+            await self._adopt_orphans([])
+        elif kind == "m" and rest == self._incarnation:
+            await self._fetch()
+        elif kind == "b":
+            sender, label, count, part = rest.split(" ", 3)
+            parts = self._parts.setdefault(label, [])
+            parts.append(part)
+            if len(parts) == int(count):
+                del self._parts[label]
+                if sender != self._incarnation and self._receiver is not None:
+                    self._receiver.bus.tell(Event.model_validate_json("".join(parts).encode("latin-1")))
+
+    async def _adopt_orphans(self, gone: Sequence[str]) -> None:
+        """Take over what no living worker has."""
+        if gone:
+            await self._database.write(_rows, f"{REMOVE} RETURNING 1", (list(gone),))
+        messages, heads = await self._database.write(_adopt, self._incarnation)
+        self._deliver(messages)
+        if self._receiver is not None:
+            self._receiver.wake([ActorRef(*row[:2]) for row in heads if row[2]], "recover")
+            for kind, name, _, wake_at in heads:
+                if wake_at is not None and (wait := wake_at - time.time()) < ALARM_SECONDS:
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(max(0.0, wait), self._receiver.wake, [ActorRef(kind, name)], "wake")
+
+    async def _fetch(self) -> None:
+        """Get the messages that other workers left here."""
+        self._deliver(await self._database.write(_rows, FETCH, (self._incarnation,)))
+
+    def _deliver(self, rows: Sequence[Row]) -> None:
+        for delivery in _deliveries(rows):
+            if self._receiver is not None:
+                self._receiver.deliver(delivery)
+
+    def _owner_of(self, ref: ActorRef) -> str:
+        able = [name for name, kinds in self._workers.items() if ref.type in kinds]
+        return place(ref, able) if able else self._incarnation
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        """Show events of this worker: durable, and perhaps before earlier ones of others."""
+        self._log.committed(events)
+        for event in events:
+            self._told.add(event.seq or 0)
+            if self._receiver is not None:
+                self._receiver.bus.tell(event)
+
+    async def _show_events(self) -> None:
+        """Show the events of the other workers, in the order of the log."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            with suppress(StoreFailed):  # it is away, and news come when it is back
+                while self._newest > self._shown:
+                    await self._show_some()
+
+    async def _show_some(self) -> None:
+        while self._shown + 1 in self._told:
+            self._shown += 1
+            self._told.discard(self._shown)
+        if self._newest <= self._shown:
+            return
+        wanted, first = EventFilter(), self._shown + 1
+        found = await self._database.read(table.search, wanted, first, self._newest, SHOWN_AT_ONCE)
+        others = [event for event in found.events if event.seq not in self._told]
+        self._told.difference_update(range(first, found.reached + 1))
+        self._shown = found.reached
+        self._log.committed(found.events)
+        for event in others:
+            if self._receiver is not None:
+                self._receiver.bus.tell(event)
+
+    def _run(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.append(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if task in self._tasks:
+            self._tasks.remove(task)
+        if not task.cancelled():
+            task.exception()  # a broadcast is sent at most once
+
+
+def _rows(session: Session, statement: str, values: Sequence[Any]) -> list[Row]:
+    return session.execute(statement, values).fetchall()
+
+
+def _adopt(session: Session, incarnation: str) -> tuple[list[Row], list[Row]]:
+    messages = session.execute(ADOPT_MESSAGES, (incarnation,)).fetchall()
+    return messages, session.execute(ADOPT_HEADS, (incarnation,)).fetchall()
+
+
+def _leave(session: Session, incarnation: str, channel: str) -> None:
+    session.execute("DELETE FROM workers WHERE incarnation = ?", (incarnation,))
+    session.execute("SELECT pg_notify(?, 'w')", (channel,))
+
+
+def _notify(session: Session, channel: str, payloads: Sequence[str]) -> None:
+    for payload in payloads:
+        session.execute("SELECT pg_notify(?, ?)", (channel, payload))
+
+
+def _deliveries(rows: Sequence[Row]) -> list[Delivery]:
+    return [Delivery(Message.decode(data), n, bool(remember)) for n, remember, data in rows]
