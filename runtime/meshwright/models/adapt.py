@@ -27,7 +27,7 @@ from meshwright.models.port import (
     ToolSpec,
     Unsupported,
 )
-from meshwright.models.repair import repaired
+from meshwright.models.structure import repaired
 
 ANSWER_TOOL = "final_answer"
 REJECTED = frozenset({400, 422})

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from meshwright.models.port import ChatMessage, ModelReply, StructureInvalid
-from meshwright.models.repair import repaired
 from meshwright.models.schema import check_schema
 
 MAX_REPAIRS = 2
 _MAX_ERRORS = 5
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
+_STRING = r'"(?:[^"\\]|\\.)*+(?:"|\Z)'
+_BRACES = re.compile(rf"{_STRING}|[{{}}]", re.DOTALL)
+_MENDABLE = re.compile(rf"({_STRING})|,(?=\s*+[}}\]])|\b(?:True|False|None)\b", re.DOTALL)
+_JSON_WORDS = {"True": "true", "False": "false", "None": "null"}
+_BEGINS_WITHIN = re.compile(r"""(?:["'\]]\s*:|[\[,(])\Z""")  # the object is a part of something else
+_GOES_ON = re.compile(r"\s*[\]:,)]")
 
 
 # The schema
@@ -52,18 +58,18 @@ def response_schema(shape: type[BaseModel]) -> dict[str, Any]:
 
 def _strict(value: Any, definitions: Mapping[str, Any], within: tuple[str, ...]) -> Any:
     if isinstance(value, list):
-        return [_strict(each, definitions, within) for each in value]
+        return [_strict(item, definitions, within) for item in value]
     if not isinstance(value, dict):
         return value
     if "$ref" in value:
         return _reference(value, definitions, within)
     strict = {
-        {"oneOf": "anyOf"}.get(key, key): _strict(each, definitions, within)
-        for key, each in value.items()
+        {"oneOf": "anyOf"}.get(key, key): _strict(part, definitions, within)
+        for key, part in value.items()
         if key not in _LEFT_OUT and key != "properties"
     }
     if "properties" in value:
-        fields = {name: _strict(each, definitions, within) for name, each in value["properties"].items()}
+        fields = {name: _strict(part, definitions, within) for name, part in value["properties"].items()}
         strict |= {"properties": fields, "required": list(fields), "additionalProperties": False}
     return strict
 
@@ -71,7 +77,7 @@ def _strict(value: Any, definitions: Mapping[str, Any], within: tuple[str, ...])
 def _reference(value: dict[str, Any], definitions: Mapping[str, Any], within: tuple[str, ...]) -> Any:
     """A reference alone; what is said beside it (a description) is kept with a copy of what it stands for."""
     name = _name(value)
-    beside = {key: each for key, each in value.items() if key not in ("$ref", *_LEFT_OUT)}
+    beside = {key: part for key, part in value.items() if key not in ("$ref", *_LEFT_OUT)}
     if not beside or name in within:
         return {"$ref": value["$ref"]}
     return {**_strict(definitions[name], definitions, (*within, name)), **beside}
@@ -101,9 +107,9 @@ def _what_is_wrong(error: ValidationError, reply: ModelReply) -> str:
     errors = error.errors(include_input=False, include_url=False)
     if errors[0]["type"] == "json_invalid" and reply.finish_reason == "length":
         return f"it was cut off after {reply.usage.completion_tokens} tokens: answer in fewer words"
-    told = [f"{'.'.join(map(str, each['loc'])) or 'the answer'}: {each['msg']}" for each in errors]
-    more = f"; and {len(told) - _MAX_ERRORS} more" if len(told) > _MAX_ERRORS else ""
-    return "; ".join(told[:_MAX_ERRORS]) + more
+    problems = [f"{'.'.join(map(str, part['loc'])) or 'the answer'}: {part['msg']}" for part in errors]
+    more = f"; and {len(problems) - _MAX_ERRORS} more" if len(problems) > _MAX_ERRORS else ""
+    return "; ".join(problems[:_MAX_ERRORS]) + more
 
 
 async def parse_or_repair(
@@ -141,3 +147,56 @@ def _complaint(error: StructureInvalid, schema: Mapping[str, Any]) -> list[ChatM
     )
     said = [ChatMessage(role="assistant", content=error.raw)] if error.raw.strip() else []
     return [*said, ChatMessage(role="user", content=told)]
+
+
+# JSON that is nearly right
+
+
+def repaired(text: str) -> str:
+    """JSON text that is nearly right, made right where there is one way alone to do so; else as it was.
+
+    Words or a fence around one object are taken off, a comma after the last element too, and Python's True,
+    False and None become JSON's. Quotes, brackets and values are never guessed; valid JSON stays as it is.
+    """
+    if _is_json(text):
+        return text
+    span = _only_object(text)
+    if span is None:
+        return text
+    mended = _MENDABLE.sub(_mended, text[slice(*span)])
+    return mended if _is_json(mended) else text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        from_json(text, allow_inf_nan=False, cache_strings="none")
+    except ValueError:
+        return False
+    return True
+
+
+def _only_object(text: str) -> tuple[int, int] | None:
+    """Where the one object of a text begins and ends; None where there is none, or more, or half of one."""
+    begin = text.find("{")
+    before = text[: max(begin, 0)].rstrip()
+    if begin < 0 or "}" in before or _BEGINS_WITHIN.search(before):
+        return None
+    depth = 0
+    for mark in _BRACES.finditer(text, begin):
+        depth += {"{": 1, "}": -1}.get(mark[0], 0)
+        if depth == 0:
+            rest = text[mark.end() :]
+            alone = not ("{" in rest or "}" in rest or _GOES_ON.match(rest))
+            return (begin, mark.end()) if alone else None
+    return None
+
+
+def _mended(mark: re.Match[str]) -> str:
+    if mark[1] is not None:
+        return mark[1]
+    if mark[0] != ",":
+        return _JSON_WORDS[mark[0]]
+    before = mark.start() - 1
+    while mark.string[before].isspace():
+        before -= 1
+    return "," if mark.string[before] in "{[,:" else ""
