@@ -105,7 +105,7 @@ class VirtualKey(Actor[KeyState]):
         key = self.state.key
         if key is None:
             raise NotFound(
-                f"there is no key {self.ref.id!r}",
+                f"There is no key {self.ref.id!r}",
                 remedy="mesh keys list shows them by their ids",
                 field="key_id",
             )
@@ -124,7 +124,7 @@ class VirtualKeys(Actor[KeyIndex]):
         if key_id in self.state.ids:
             return
         if len(self.state.ids) >= MAX_KEYS:
-            raise InvalidInput(f"the mesh has {MAX_KEYS:,} keys, revoked ones included, and may have no more")
+            raise InvalidInput(f"The mesh has {MAX_KEYS:,} keys, revoked ones included, and may have no more")
         self.state.ids.append(key_id)
         self.state.opened = False
 
@@ -208,9 +208,9 @@ class Keys:
         # A key that nobody has is compared too: how long it takes tells nothing.
         key = kept.key
         if not hmac.compare_digest(digest(text), kept.hash or NO_HASH) or key is None:
-            raise Unauthenticated("the key is not one of this mesh's", remedy="mesh keys create makes one")
+            raise Unauthenticated("The key is not one of this mesh's", remedy="mesh keys create makes one")
         if key.revoked_at is not None:
-            raise Unauthenticated(f"key {key.key_id} was revoked", remedy="mesh keys create makes another")
+            raise Unauthenticated(f"Key {key.key_id} was revoked", remedy="mesh keys create makes another")
         return key
 
     async def required(self) -> bool:
@@ -241,7 +241,7 @@ class Keys:
 
 
 def digest(text: str) -> str:
-    """What is kept of a key. It is random and long, so that no salt and no slow hash would add to it."""
+    """The hash that is stored of a key. A key is random and long: no salt or slow hash would add to it."""
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()
 
 
@@ -251,7 +251,7 @@ def identifier(text: str, field: str) -> str:
         return TypeAdapter(Identifier).validate_python(text)
     except ValidationError:
         raise InvalidInput(
-            f"{field}: expected 1 to 64 letters, digits, _ and -, not {text[:80]!r}", field=field
+            f"{field} may use letters, digits, - and _, at most 64; not {text[:80]!r}", field=field
         ) from None
 
 
