@@ -50,6 +50,7 @@ class KeyAuthenticator:
     def __init__(self, keys: Keys, settings: Settings) -> None:
         self._keys = keys
         self._settings = settings
+        self._local = Caller(roles=frozenset({DELEGATE}))
 
     async def authenticate(self, credentials: Credentials) -> Caller:
         """Returns the caller. Raises Unauthenticated for a wrong key, and for a missing one if required."""
@@ -68,7 +69,7 @@ class KeyAuthenticator:
             self._settings.http.insecure or self._settings.keys.required is False or credentials.is_local
         ):
             raise Unauthenticated("Callers that are not on the mesh's machine need a key", remedy=_REMEDY)
-        return Caller(roles=frozenset({DELEGATE}))
+        return self._local
 
     async def _holder(self, token: str) -> Caller:
         key = await self._keys.check(token)
