@@ -91,6 +91,18 @@ def test_a_table_of_a_component_may_not_be_one_of_ours(site: Path) -> None:
         load_settings(site)
 
 
+def test_a_setting_of_a_component_that_has_no_default_is_asked_for(site: Path) -> None:
+    body = (
+        "from pydantic import BaseModel\nclass Table(BaseModel):\n    url: str\n"
+        "class Pager:\n    name, settings = 'needy', Table\n"
+    )
+    install(site, "needy", "components", "needy", "plugin_needy:Pager", body)
+    with pytest.raises(ConfigError, match=r"needy\.url: is missing"):
+        load_settings(site)
+    (site / "mesh.toml").write_text("[needy]\nurl = 'http://there'\n")
+    assert getattr(load_settings(site), "needy").url == "http://there"  # noqa: B009
+
+
 def test_an_agent_that_names_a_toolset_of_no_package_is_told(tmp_path: Path) -> None:
     text = ACTORS.format(name="Pages", id="pages") + '    toolsets = ("pager",)\n'
     (tmp_path / "pages.py").write_text(text)

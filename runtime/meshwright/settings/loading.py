@@ -72,7 +72,9 @@ def load_settings(project: Path, **overrides: Any) -> Settings:
     environment = _environment(kind)
     given = _source({name: value for name, value in overrides.items() if value is not None})
     try:
-        return kind(**merged(merged(in_file.values, environment.values), given.values))
+        written = merged(merged(in_file.values, environment.values), given.values)
+        brought = kind.model_fields.keys() - Settings.model_fields.keys()
+        return kind(**{name: {} for name in brought} | written)
     except ValidationError as error:
         raise _invalid(kind, error, given, environment, in_file, path, text) from None
 
@@ -90,7 +92,7 @@ def _settings_type() -> type[Settings]:
                 f"The component {plugin.value} has the name {component.name!r}, which is taken",
                 remedy=f"Uninstall {plugin.package}, or have its author choose another name",
             )
-        tables[component.name] = (table, table())
+        tables[component.name] = (table, ...)
     return create_model("Settings", __base__=Settings, **tables) if tables else Settings
 
 
