@@ -123,7 +123,7 @@ async def test_an_alarm_that_fell_due_while_no_host_ran_fires_at_the_start(
     await host.stop()
     await clock.advance(3600)
     assert harness.watch.of("sleeper.woke") == []
-    await harness.open_photograph(host, snapshot)
+    await harness.open_snapshot(host, snapshot)
     await woken(harness, 1)
 
 

@@ -55,12 +55,12 @@ async def test_messages_of_each_pair_arrive_in_the_order_of_sending(harness: Hos
 async def test_messages_sent_by_a_turn_outlive_a_crash_in_their_order(harness: HostHarness) -> None:
     host = await harness.open(DIARY, SENDER)
     texts = [str(n) for n in range(50)]
-    photographs = []
-    end = host.listen("sent", lambda event: photographs.append(harness.snapshot(host)))
+    snapshots = []
+    end = host.listen("sent", lambda event: snapshots.append(harness.snapshot(host)))
     await host.call(ActorRef("Sender", "one"), "send", Round(sends={"one": texts}, events=["sent"]))
-    await harness.watch.until(lambda: bool(photographs))
+    await harness.watch.until(lambda: bool(snapshots))
     end()
-    host = await harness.open_photograph(host, photographs[0])
+    host = await harness.open_snapshot(host, snapshots[0])
     await harness.watch.written(*texts)
     await host.call(diary(), "glance")
     assert await lines_of(host) == texts

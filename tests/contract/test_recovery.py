@@ -68,7 +68,9 @@ FOREMAN = ActorKind.of(Foreman)
 
 
 @pytest.mark.parametrize("how", ["reopen", "crash"])
-async def test_an_obliged_actor_gets_a_recover_turn_after_a_restart(harness: HostHarness, how: str) -> None:
+async def test_an_actor_with_pending_work_gets_a_recover_turn_after_a_restart(
+    harness: HostHarness, how: str
+) -> None:
     worker = Worker()
     host = await harness.open(BUILDER, worker=worker)
     await host.call(ONE, "accept", Job(name="bridge"))
@@ -78,7 +80,7 @@ async def test_an_obliged_actor_gets_a_recover_turn_after_a_restart(harness: Hos
     assert (await host.call(ONE, "look")).recoveries >= 1
 
 
-async def test_an_actor_without_obligations_is_left_alone(harness: HostHarness) -> None:
+async def test_an_actor_without_pending_work_is_left_alone(harness: HostHarness) -> None:
     host = await harness.open(BUILDER)
     idle, done = ActorRef("Builder", "idle"), ActorRef("Builder", "done")
     await host.call(idle, "finish")
@@ -98,7 +100,7 @@ async def test_a_redrive_that_another_actor_asks_for_needs_no_pending_work(harne
     await harness.watch.until(lambda: "one" in harness.watch.texts("builder.redriven"))
 
 
-async def test_every_one_of_many_obliged_actors_recovers(harness: HostHarness) -> None:
+async def test_every_one_of_many_actors_with_pending_work_recovers(harness: HostHarness) -> None:
     host = await harness.open(BUILDER)
     names = {f"b{n}" for n in range(250)}
     await asyncio.gather(*[host.call(ActorRef("Builder", name), "accept", Job(name=name)) for name in names])
@@ -116,17 +118,17 @@ async def test_signals_reach_the_worker_with_the_actor_that_gave_them(harness: H
 
 
 async def test_no_work_starts_that_a_crash_could_undo(harness: HostHarness) -> None:
-    photographs = []
+    snapshots = []
 
     def look(signal: str) -> None:
-        if signal == "build bridge" and not photographs:
-            photographs.append(harness.snapshot(host))
+        if signal == "build bridge" and not snapshots:
+            snapshots.append(harness.snapshot(host))
 
     worker = Worker(look)
     host = await harness.open(BUILDER, worker=worker)
     await host.call(ONE, "accept", Job(name="bridge"))
     await worker.until(ONE, "build bridge")
-    host = await harness.open_photograph(host, photographs[0])
+    host = await harness.open_snapshot(host, snapshots[0])
     assert (await host.call(ONE, "look")).open_job == "bridge"
 
 

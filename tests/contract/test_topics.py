@@ -124,13 +124,13 @@ async def test_a_second_event_of_an_id_is_dropped_after_a_restart_and_after_a_cr
 
 async def test_events_to_subscribers_outlive_a_crash(harness: HostHarness) -> None:
     host = await harness.open(DIARY, SENDER, subscriptions=[to_diary("news.*")])
-    photographs = []
-    end = host.listen("news.1", lambda event: photographs.append(harness.snapshot(host)))
+    snapshots = []
+    end = host.listen("news.1", lambda event: snapshots.append(harness.snapshot(host)))
     names = [f"news.{n}" for n in range(20)]
     await host.call(SENDER_ONE, "send", Round(events=names))
-    await harness.watch.until(lambda: bool(photographs))
+    await harness.watch.until(lambda: bool(snapshots))
     end()
-    host = await harness.open_photograph(host, photographs[0])
+    host = await harness.open_snapshot(host, snapshots[0])
     while len(await lines_of(host)) < len(names):
         await host.call(diary(), "glance")
     assert sorted(await lines_of(host)) == sorted(names)
@@ -138,13 +138,13 @@ async def test_events_to_subscribers_outlive_a_crash(harness: HostHarness) -> No
 
 async def test_a_listener_hears_of_nothing_that_a_crash_could_undo(harness: HostHarness) -> None:
     host = await harness.open(DIARY)
-    photographs = []
-    end = host.listen("diary.one", lambda event: photographs.append(harness.snapshot(host)))
+    snapshots = []
+    end = host.listen("diary.one", lambda event: snapshots.append(harness.snapshot(host)))
     await asyncio.gather(*[host.call(diary(), "write", {"text": str(n)}) for n in range(3)])
-    await harness.watch.until(lambda: len(photographs) == 3)
+    await harness.watch.until(lambda: len(snapshots) == 3)
     end()
-    for count, snapshot in enumerate(photographs, start=1):
-        host = await harness.open_photograph(host, snapshot)
+    for count, snapshot in enumerate(snapshots, start=1):
+        host = await harness.open_snapshot(host, snapshot)
         assert len(await lines_of(host)) >= count
 
 

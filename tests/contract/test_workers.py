@@ -126,7 +126,7 @@ async def test_a_task_that_was_cancelled_when_its_worker_died_ends_with_the_next
     assert pool.begun == ["t1 work"]
 
 
-async def test_a_worker_that_lapsed_lets_its_work_go_and_goes_on_under_another_name(
+async def test_a_worker_that_lost_its_lease_lets_its_work_go_and_goes_on_under_another_name(
     harness: HostHarness, start_workers: StartWorkers
 ) -> None:
     pool = await start_workers(three_steps)
@@ -134,7 +134,7 @@ async def test_a_worker_that_lapsed_lets_its_work_go_and_goes_on_under_another_n
     await pool.submit("t1")
     await pool.has_begun("t1 second")
     before = pool.host.incarnation
-    await harness.lapse(pool.host)
+    await harness.lose_lease(pool.host)
     await pool.has_begun("t1 second", times=2)
     pool.let_go("t1 second")
     assert (await pool.outcome("t1")).text == "first by 1, second by 2, third by 2"
@@ -150,14 +150,14 @@ async def test_a_worker_that_is_stopped_while_it_begins_anew_has_let_go_of_every
     pool.hold("t1 second")
     await pool.submit("t1")
     await pool.has_begun("t1 second")
-    await harness.lapse(pool.host)
+    await harness.lose_lease(pool.host)
     await pool.restart()
     await pool.has_begun("t1 second", times=2)
     pool.let_go("t1 second")
     assert (await pool.outcome("t1")).text == "first by 1, second by 2, third by 2"
 
 
-async def test_a_worker_that_lapsed_commits_nothing_of_what_another_has_claimed(
+async def test_a_worker_that_lost_its_lease_commits_nothing_of_what_another_has_claimed(
     harness: HostHarness, start_workers: StartWorkers
 ) -> None:
     async def does_not_let_go(shift: Shift) -> str:
@@ -170,9 +170,9 @@ async def test_a_worker_that_lapsed_commits_nothing_of_what_another_has_claimed(
     pool = await start_workers(does_not_let_go)
     pool.hold("t1 work")
     pool.hold("t1 late")
-    lapsed, idle = await two_hosts(pool)
-    before = lapsed.incarnation
-    await harness.lapse(lapsed)
+    zombie, idle = await two_hosts(pool)
+    before = zombie.incarnation
+    await harness.lose_lease(zombie)
     await pool.has_begun("t1 late")
     await is_known_to_be_gone(before, idle)
     await harness.redrive(idle, T1)

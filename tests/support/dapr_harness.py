@@ -179,7 +179,7 @@ class DaprHarness(HostHarness):
         self._sidecars[host].stop()
         return await self.open_on(data, setup)
 
-    async def lapse(self, host: Runtime) -> None:
+    async def lose_lease(self, host: Runtime) -> None:
         assert isinstance(host, Runtime)
         host.lease_lost()
 

@@ -104,9 +104,9 @@ class HostHarness(ABC):
         """Have an actor ask again, by a turn in this host's process, for what may have been lost."""
         await host.call(ref, "redrive")
 
-    async def lapse(self, host: Runtime) -> None:
+    async def lose_lease(self, host: Runtime) -> None:
         """Have a host find that it did not renew its lease in time."""
-        pytest.skip(f"a host on {host.name} has no lease that could lapse")
+        pytest.skip(f"a host on {host.name} has no lease to lose")
 
     async def reopen(self, host: Runtime) -> Runtime:
         """Stop a host, and open another on its data."""
@@ -116,10 +116,10 @@ class HostHarness(ABC):
 
     async def crash(self, host: Runtime) -> Runtime:
         """End a host as kill -9 would, now, and open another on what it leaves."""
-        return await self.open_photograph(host, self.snapshot(host))
+        return await self.open_snapshot(host, self.snapshot(host))
 
-    async def open_photograph(self, host: Runtime, snapshot: Any) -> Runtime:
-        """End a host, and open another on data as it was when it was photographed."""
+    async def open_snapshot(self, host: Runtime, snapshot: Any) -> Runtime:
+        """End a host, and open another on data as it was at a snapshot."""
         setup, _ = self._open.pop(host)
         await self.end(host)
         return await self.open_on(snapshot, setup)
@@ -155,7 +155,7 @@ class MemoryHarness(HostHarness):
         assert isinstance(host, Runtime)
         await host.crash()
 
-    async def lapse(self, host: Runtime) -> None:
+    async def lose_lease(self, host: Runtime) -> None:
         assert isinstance(host, Runtime)
         host.lease_lost()
 

@@ -287,7 +287,7 @@ def test_the_same_seed_draws_the_same_chances(seed: int) -> None:
     assert chances() == chances()
 
 
-async def test_a_restart_by_chance_loses_signals_and_recovers_the_obliged() -> None:
+async def test_a_restart_by_chance_loses_signals_and_recovers_pending_work() -> None:
     signals, data = Signals(), MemoryData()
     host = new_host(faults=Faults(restart=1.0, max_restarts=1), data=data)
     host.attach(signals)
@@ -301,7 +301,7 @@ async def test_a_restart_by_chance_loses_signals_and_recovers_the_obliged() -> N
     await host.stop()
 
 
-async def test_what_is_lost_does_not_come_and_the_obliged_are_asked_to_redrive() -> None:
+async def test_what_is_lost_does_not_come_and_pending_work_is_redriven() -> None:
     host = new_host(faults=Faults(lose=1.0))
     host.subscribe(Subscription("news", lambda event: ONE, "write"))
     redriven = asyncio.Event()
@@ -316,7 +316,7 @@ async def test_what_is_lost_does_not_come_and_the_obliged_are_asked_to_redrive()
     await host.stop()
 
 
-async def test_what_was_lost_before_a_start_is_not_known_so_the_obliged_are_asked_after_it() -> None:
+async def test_what_was_lost_before_a_start_is_redriven_after_it() -> None:
     data = MemoryData()
     before = new_host(data=data)
     await before.start()

@@ -130,7 +130,9 @@ async def test_what_another_worker_has_is_not_asked_for_while_that_one_lives() -
 # Lapses
 
 
-async def test_a_worker_that_lapsed_lets_go_of_what_runs_and_of_what_waits_and_takes_what_comes() -> None:
+async def test_a_worker_that_lost_its_lease_lets_go_of_what_runs_and_of_what_waits_and_takes_what_comes() -> (
+    None
+):
     async with worker_harness(Gate(), slots=1) as here:
         running = await here.queue("t1")
         await here.has_begun("t1")
