@@ -14,7 +14,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, RootModel
@@ -23,6 +22,7 @@ from meshwright.capability import Capability, Registration
 from meshwright.errors import ConfigError
 from meshwright.messages import ID_PATTERN, Task
 from meshwright.money import Budget
+from meshwright.suggestions import nearest
 from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:
@@ -116,10 +116,10 @@ def _check_attributes(agent: type[Agent]) -> None:
     known = [name for name in Agent.__annotations__ if name not in vars(agent)]
     for name, value in vars(agent).items():
         is_data = not name.startswith("_") and not callable(value) and not hasattr(value, "__get__")
-        close = get_close_matches(name, known, 1, SIMILAR) if is_data and not hasattr(Agent, name) else []
+        close = nearest(name, known, cutoff=SIMILAR) if is_data and not hasattr(Agent, name) else None
         if close and name not in Agent.__annotations__:
             complaint = f"has an attribute {name!r}, which an Agent does not know"
-            raise _refusal(agent, complaint, f"Did you mean {close[0]!r}? If not, give it another name", name)
+            raise _refusal(agent, complaint, f"Did you mean {close!r}? If not, give it another name", name)
 
 
 def _check_lists(agent: type[Agent]) -> None:

@@ -7,12 +7,12 @@ pager = "acme.mesh:Pager"
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from meshwright.errors import ConfigError
+from meshwright.suggestions import nearest
 
 COMPONENTS = "meshwright.components"
 AGENTS = "meshwright.agents"
@@ -23,8 +23,8 @@ MODELS = "meshwright.models"
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A remedy for a name that is nearly a known one; empty where it is not."""
-    near = get_close_matches(name, list(known), n=1)
-    return f"Did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, known)
+    return f"Did you mean {near!r}?" if near else ""
 
 
 class Plugin(NamedTuple):

@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +20,7 @@ from meshwright.agent import Agent
 from meshwright.errors import ConfigError, MeshError
 from meshwright.plugins import AGENTS, installed
 from meshwright.prompts import Brought
+from meshwright.suggestions import nearest
 from meshwright.tools.places import author_place
 
 logger = logging.getLogger("meshwright.agents")
@@ -238,12 +238,12 @@ def _check_delegation(agents: Sequence[type[Agent]]) -> None:
     for agent in agents:
         for name in agent.delegates_to:
             if name not in known:
-                close = get_close_matches(name, known, 1)
+                close = nearest(name, known)
                 there_are = f"There are {', '.join(sorted(known))}"
                 raise ConfigError(
                     f"agent {agent.agent_id} delegates to {name!r}, which is no agent here",
                     path=inspect.getfile(agent),
                     line=_line_of(agent),
-                    remedy=f"Did you mean {close[0]!r}?" if close else there_are,
+                    remedy=f"Did you mean {close!r}?" if close else there_are,
                     field="delegates_to",
                 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from http import HTTPStatus
 from typing import Any
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel
 
 from meshwright.errors import InvalidInput, MeshError
 from meshwright.fields import sentence
+from meshwright.suggestions import nearest
 
 PROBLEM_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:meshwright:problem:"
@@ -90,5 +90,5 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _nearest(name: str, model: type[BaseModel]) -> str:
-    near = get_close_matches(name, model.model_fields, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(model.model_fields)}"
+    near = nearest(name, model.model_fields, cutoff=0.5)
+    return f"did you mean {near!r}?" if near else f"known are {', '.join(model.model_fields)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from meshwright.errors import ConfigError
 from meshwright.money import MAX_DOLLARS, MILLION
+from meshwright.suggestions import nearest
 
 if TYPE_CHECKING:
     from yaml import Node
@@ -103,11 +103,11 @@ class Check:
             if name in known[section] or name.startswith("mock_"):
                 continue
             other = next((each for each in SETTINGS if section in SETTINGS and name in known[each]), None)
-            near = get_close_matches(name, known[section], n=1, cutoff=0.8)
+            near = nearest(name, known[section], cutoff=0.8)
             if section == "model_info" and not near:
                 continue  # where owners note what they like
             remedy = f"It belongs under {other}" if other else "Check how it is written"
-            remedy = f"Did you mean {near[0]!r}?" if near and not other else remedy
+            remedy = f"Did you mean {near!r}?" if near and not other else remedy
             place = [*where, name]
             what = "and the provider may refuse it" if section == "litellm_params" else "and nothing reads it"
             self._warn(f"{_label(place)}: we know no such name, {what}", place, remedy)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, NamedTuple
 
 import frontmatter
@@ -15,6 +14,7 @@ from yaml.events import Event
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from meshwright.errors import PromptError
+from meshwright.suggestions import nearest
 
 BOUNDARY = re.compile(r"^---[ \t]*$", re.MULTILINE)
 FIRST_LINE = 2  # of the front matter, below the first boundary
@@ -180,8 +180,8 @@ def _not_yaml(error: yaml.YAMLError, path: str) -> PromptError:
 
 
 def _unknown(name: str, line: int, path: str) -> PromptError:
-    near = get_close_matches(name, EXPECTED, n=1)
-    remedy = f"did you mean {near[0]}" if near else f"the fields are {', '.join(EXPECTED)}"
+    near = nearest(name, EXPECTED)
+    remedy = f"did you mean {near}" if near else f"the fields are {', '.join(EXPECTED)}"
     return PromptError(f"unknown field {name!r}", path=path, line=line, remedy=remedy, field=name)
 
 

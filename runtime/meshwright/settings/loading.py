@@ -7,7 +7,6 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from meshwright.settings.tables import (
     merged,
     moved_by,
 )
+from meshwright.suggestions import nearest
 
 FILE_NAME = "mesh.toml"
 USUAL_NAMES = {
@@ -136,14 +136,14 @@ def _written(place: Sequence[str]) -> str:
 
 
 def _unknown(kind: type[Settings], name: str, *, is_table: bool, path: Path, line: int | None) -> ConfigError:
-    near = get_close_matches(name, [*kind.model_fields, *MOVED], n=1, cutoff=0.5)
+    near = nearest(name, [*kind.model_fields, *MOVED], cutoff=0.5)
     if is_table:
         message = f"there is no table [{name}]"
         remedy = f"a component brings its table: install its package, which may be called meshwright-{name}"
-        remedy = f"did you mean [{near[0]}]? If not, {remedy}" if near else remedy
+        remedy = f"did you mean [{near}]? If not, {remedy}" if near else remedy
     else:
         message = f"there is no setting {name!r}"
-        remedy = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(kind.model_fields)}"
+        remedy = f"did you mean {near!r}?" if near else f"known are {', '.join(kind.model_fields)}"
     return ConfigError(message, path=str(path), line=line, remedy=remedy, field=name)
 
 
@@ -186,8 +186,8 @@ def _warn_of_typos(kind: type[Settings]) -> None:
         name = variable.upper().removeprefix(PREFIX).partition("__")[0].lower()
         if not variable.upper().startswith(PREFIX) or name in (*known, *OTHER_VARIABLES):
             continue
-        if near := get_close_matches(name, known, n=1, cutoff=0.8):
-            new = "__".join(MOVED.get(near[0], (near[0],)))
+        if near := nearest(name, known, cutoff=0.8):
+            new = "__".join(MOVED.get(near, (near,)))
             logger.warning(
                 "%s is no setting and has no effect: did you mean %s%s?", variable, PREFIX, new.upper()
             )
@@ -226,8 +226,8 @@ def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
         return "is missing", ""
     if first["type"] == "extra_forbidden":
         table, name = _model_at(kind, first["loc"][:-1]), str(first["loc"][-1])
-        near = get_close_matches(name, table.model_fields if table else (), n=1, cutoff=0.5)
-        return "there is no such setting", f"did you mean {near[0]!r}?" if near else ""
+        near = nearest(name, table.model_fields if table else (), cutoff=0.5)
+        return "there is no such setting", f"did you mean {near!r}?" if near else ""
     found = "" if _is_secret(kind, first["loc"], first["input"]) else f", not {str(first['input'])[:80]!r}"
     return first["msg"].removeprefix("Value error, ") + found, ""
 
