@@ -11,7 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from meshwright.errors import ConfigError, Draining
 from meshwright.stores.dapr.channels import Route, make_channel
-from meshwright.stores.dapr.replies import decode_reply
+from meshwright.stores.dapr.sidecar import decode_reply
 from tests.support.dapr_channels import TYPE, ChannelName, Recorder, beside, own_root, until
 from tests.support.services import Services
 

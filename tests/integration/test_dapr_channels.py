@@ -12,7 +12,7 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import ConfigError, MeshError, NotFound, StoreUnavailable, TooLarge
 from meshwright.models.port import RateLimited
 from meshwright.stores.dapr.channels import Callbacks, choose
-from meshwright.stores.dapr.replies import decode_reply, encode_error, encode_result
+from meshwright.stores.dapr.sidecar import decode_reply, encode_error, encode_result
 from tests.support.dapr_channels import TYPE, ChannelName, Recorder, beside
 from tests.support.services import Services
 

@@ -15,7 +15,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
 from meshwright.stores.dapr import DaprStore, Options
 from meshwright.stores.dapr.outbox import StoredActor
-from meshwright.stores.dapr.parts import Parts
+from meshwright.stores.dapr.store import Parts
 from tests.support.event_logs import event, open_log
 
 PATIENCE_SECONDS = 10

@@ -19,9 +19,8 @@ from meshwright.stores.dapr.broker import EVENTS, LOGGED, Broker, example_of
 from meshwright.stores.dapr.channels import Route
 from meshwright.stores.dapr.outbox import Outbox
 from meshwright.stores.dapr.recovery import Recovery
-from meshwright.stores.dapr.replies import CALL, DELIVER
 from meshwright.stores.dapr.shipping import EventShipper
-from meshwright.stores.dapr.sidecar import BUS, VIEWS, Options
+from meshwright.stores.dapr.sidecar import BUS, CALL, DELIVER, VIEWS, Options
 
 logger = logging.getLogger("meshwright.dapr")
 

@@ -32,8 +32,16 @@ from pydantic_core import from_json, to_json
 
 from meshwright.envelope import ActorRef
 from meshwright.errors import ConfigError, Draining, MeshError, NotFound, StoreUnavailable, TooLarge
-from meshwright.stores.dapr.replies import CALL, DELIVER, encode_error, encode_result
-from meshwright.stores.dapr.sidecar import NEVER, RAW, RECONNECT_OPTIONS, TOKEN_HEADER
+from meshwright.stores.dapr.sidecar import (
+    CALL,
+    DELIVER,
+    NEVER,
+    RAW,
+    RECONNECT_OPTIONS,
+    TOKEN_HEADER,
+    encode_error,
+    encode_result,
+)
 
 logger = logging.getLogger("meshwright.dapr")
 
@@ -173,7 +181,7 @@ class Callbacks:
                 return False
 
     async def actor(self, ref: ActorRef, method: str, body: bytes) -> bytes:
-        """Run a turn: for another worker, the reply holds what it returned or raised (see `replies`).
+        """Run a turn: for another worker, the reply holds what it returned or raised (see `decode_reply`).
 
         For anybody else it is plain JSON, never empty, and what the turn raises is raised.
         """

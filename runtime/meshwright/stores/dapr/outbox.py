@@ -21,9 +21,8 @@ from meshwright.messages import Event
 from meshwright.stores.dapr.broker import Broker
 from meshwright.stores.dapr.documents import Document, Entry
 from meshwright.stores.dapr.leases import WatchList
-from meshwright.stores.dapr.replies import CALL, DELIVER, decode_reply
 from meshwright.stores.dapr.shipping import EventShipper
-from meshwright.stores.dapr.sidecar import Sidecar
+from meshwright.stores.dapr.sidecar import CALL, DELIVER, Sidecar, decode_reply
 
 logger = logging.getLogger("meshwright.dapr")
 

@@ -23,14 +23,18 @@ from meshwright.errors import ConfigError, Conflict, HostError, StoreUnavailable
 from meshwright.events.log import EventLog
 from meshwright.events.logger import EventLogger
 from meshwright.kernel.store import Batch, Receiver, SharedStore, Takeover
-from meshwright.messages import Event
+from meshwright.messages import Event, new_id
 from meshwright.sql.database import Database
+from meshwright.stores.dapr.broker import Broker
+from meshwright.stores.dapr.callbacks import AppCallbacks
 from meshwright.stores.dapr.channels import Channel, choose, make_channel
-from meshwright.stores.dapr.documents import Document, Entry, incarnation_of
-from meshwright.stores.dapr.leases import WatchList
-from meshwright.stores.dapr.outbox import StoredActor
-from meshwright.stores.dapr.parts import Parts
-from meshwright.stores.dapr.sidecar import BUS, STATE, VIEWS, Facts, Options
+from meshwright.stores.dapr.documents import Document, Documents, Entry, incarnation_of
+from meshwright.stores.dapr.leases import Lease, Watches, WatchList
+from meshwright.stores.dapr.outbox import Outbox, StoredActor, StoredActors
+from meshwright.stores.dapr.recovery import Reactivation, Recovery
+from meshwright.stores.dapr.shipping import EventShipper, LocalShipper, RemoteShipper
+from meshwright.stores.dapr.sidecar import BUS, STATE, VIEWS, Facts, Options, Sidecar
+from meshwright.stores.dapr.state import State
 
 logger = logging.getLogger("meshwright.dapr")
 
@@ -38,6 +42,43 @@ DRAIN_SECONDS = 10.0
 LOG_SECONDS = 2.0  # that a stop waits for a log that is away
 POLL_SECONDS = 0.005
 ACTORS_POLL_SECONDS = 0.02
+
+
+class Parts:
+    """What a store on Dapr is made of, each part after those that it knows; nothing is opened yet.
+
+    `log` is there where this process keeps the mesh's.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        receiver: Receiver,
+        log: EventLogger | None,
+        clock: Clock,
+        taken_elsewhere: Sequence[str],
+    ) -> None:
+        sender, bus = new_id(), receiver.bus
+        self.actors = StoredActors()
+        self.sidecar = Sidecar(options.grpc_port, options.api_token)
+        self.state = State(self.sidecar, options.namespace, patience_seconds=options.patience_seconds)
+        self.documents = Documents(self.state)
+        self.lease = Lease(options, self.state, self.sidecar, receiver.lease_lost)
+        self.watches = Watches(self.state, self.lease, options.app_id)
+        self.broker = Broker(self.sidecar, options, bus, sender, taken_elsewhere)
+        self.shipper: EventShipper = RemoteShipper(self.broker, bus, sender)
+        if log is not None:
+            self.shipper = LocalShipper(self.broker, bus, sender, log)
+        self.outbox = Outbox(receiver, self.sidecar, self.broker, self.shipper, self.actors, clock)
+        self.reactivation = Reactivation(
+            options, receiver, self.documents, self.lease, self.actors, self.outbox
+        )
+        self.recovery = Recovery(
+            options, self.sidecar, self.lease, self.watches, self.actors, self.reactivation
+        )
+        self.callbacks = AppCallbacks(
+            options, receiver, self.broker, self.shipper, self.outbox, self.recovery, clock
+        )
 
 
 class DaprStore(SharedStore):

@@ -1,0 +1,86 @@
+"""What another worker has to send: left to it while it lives, taken over when it is gone."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from meshwright.clock import SystemClock
+from meshwright.envelope import ActorRecord, ActorRef
+from meshwright.kernel.runtime import Runtime
+from meshwright.messages import Event
+from meshwright.stores.dapr import DaprStore, Options
+from meshwright.stores.dapr.documents import Document, Entry
+from meshwright.stores.dapr.outbox import MAX_CARRIED, StoredActor
+from meshwright.stores.dapr.store import Parts
+
+REF = ActorRef("Diary", "one")
+
+
+class Stored:
+    """An actor whose document has entries of two workers, one of which may have expired."""
+
+    def __init__(self, *, expired: bool, theirs: int = 1) -> None:
+        runtime = Runtime(DaprStore(Options()))
+        self.parts = Parts(Options(), runtime, None, SystemClock(), ())
+        own = Entry(event(0), runtime.incarnation)
+        others = [Entry(event(n), "other") for n in range(1, theirs + 1)]
+        self.document = Document(ActorRecord(revision=3), [*others, own], ("other/7",))
+        self.expired = expired
+        self.parts.documents.read = self._read
+        self.parts.lease.is_known_expired = self._is_expired
+
+    async def load(self) -> StoredActor:
+        actor = self.parts.actors.find(REF)
+        await self.parts.reactivation.load(actor)
+        return actor
+
+    async def _read(self, ref: ActorRef) -> tuple[Document, str | None]:
+        return self.document, "3"
+
+    async def _is_expired(self, incarnation: str) -> bool:
+        assert incarnation == "other"
+        return self.expired
+
+
+def event(n: int) -> Event:
+    return Event(
+        id=f"{REF}/{n}",
+        event_type="line.written",
+        topic="diary",
+        time=datetime.now(UTC),
+        aggregate_id=str(REF),
+    )
+
+
+def ids(entries: list[Entry]) -> list[str]:
+    return [entry.item.id for entry in entries]
+
+
+async def test_entries_of_a_live_worker_are_carried() -> None:
+    actor = await Stored(expired=False).load()
+    assert (ids(actor.carried), ids(actor.outbox)) == ([f"{REF}/1"], [f"{REF}/0"])
+    assert actor.is_owed and not actor.only_carries
+
+
+@pytest.mark.parametrize(("expired", "theirs"), [(True, 1), (False, MAX_CARRIED + 1)])
+async def test_entries_of_an_expired_worker_or_too_many_are_sent(*, expired: bool, theirs: int) -> None:
+    actor = await Stored(expired=expired, theirs=theirs).load()
+    assert actor.carried == []
+    assert len(actor.outbox) == theirs + 1
+
+
+async def test_an_entry_that_arrived_is_not_sent_again() -> None:
+    stored = Stored(expired=True)
+    actor = await stored.load()
+    for entry in list(actor.outbox):
+        actor.ended.append(entry.item.id)
+    actor.outbox.clear()
+    actor.forget()
+    assert (await stored.load()).outbox == []
+
+
+async def test_an_actor_that_only_carries_stays_watched() -> None:
+    stored = Stored(expired=False)
+    stored.document.outbox.pop()
+    actor = await stored.load()
+    assert actor.only_carries and actor.is_owed
