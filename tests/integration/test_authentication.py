@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshwright import Mesh, build_mesh, load_settings
+from meshwright import Client, Mesh, build_mesh, load_settings
 from meshwright.edges.auth import ADMIN, Credentials
 from meshwright.edges.http.app import create_app
 from meshwright.edges.http.server import serving
@@ -43,8 +43,9 @@ async def badge_mesh(folder: Path) -> AsyncIterator[Api]:
         mesh,
         serving(mesh, "127.0.0.1", 0, make_app) as server,
         aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=20)) as session,
+        Client(server.url) as client,
     ):
-        yield Api(mesh, session, asyncio.Event(), server.url)
+        yield Api(mesh, session, client, asyncio.Event(), server.url)
 
 
 def shows(badge: str) -> dict[str, str]:
