@@ -19,6 +19,7 @@ from urllib.parse import quote
 import pytest
 import redis.asyncio
 
+from meshwright.client import Client
 from meshwright.errors import ModelError
 from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.sql.sqlite import FILE_NAME
@@ -116,11 +117,12 @@ async def everything(data: Path, broker: Mosquitto, environment: dict[str, str],
         running.session.headers["Authorization"] = f"Bearer {seen.keys['admin']}"
         seen.keys["virtual"] = made.out.strip()
         seen.add("err: keys create", made.err)
-        await asyncio.gather(ask_by_tasks(running, seen), ask_directly(running, seen))
-        await asyncio.gather(*(command(each, data, environment, seen) for each in COMMANDS))
-        for path in ("agents", "costs?by=task", "budgets", "health", "keys", "v1/models", "openapi.json"):
-            await answered(running, seen, "GET", f"/{path}")
-        seen.events = await all_events(running, seen)
+        async with Client(running.url, seen.keys["admin"]) as running.client:
+            await asyncio.gather(ask_by_tasks(running, seen), ask_directly(running, seen))
+            await asyncio.gather(*(command(each, data, environment, seen) for each in COMMANDS))
+            for path in ("agents", "costs?by=task", "budgets", "health", "keys", "v1/models", "openapi.json"):
+                await answered(running, seen, "GET", f"/{path}")
+            seen.events = await all_events(running, seen)
         keep_files(data, seen)
     assert running.process.stdout is not None
     seen.add("out: up", await running.process.stdout.read())
