@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from tests.support.fake_provider import FakeProvider, tool_call
+from tests.support.postgres import PASSWORD, Address
 from tests.support.running_mesh import mesh_up
 from tests.support.services import Services, unavailable
 
@@ -126,7 +127,20 @@ def without_pip() -> list[str]:
 
 def test_every_extra_has_its_test_here() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert extras.keys() - {"all"} == {"litellm", "otlp", "redis", "dapr"}
+    assert extras.keys() - {"all"} == {"litellm", "otlp", "postgres", "redis", "dapr"}
+
+
+async def test_a_mesh_on_postgres_answers(
+    installed: Callable[[str], Installed], postgres_url: Address
+) -> None:
+    environment = installed("postgres")
+    asked = ("ask", "simple-agent", "What is a mesh?")
+    done = await environment.mesh(*asked, MESH_DATABASE=postgres_url)
+    assert (done.status, "offline model" in done.out) == (0, True), done.err
+    assert PASSWORD not in done.err
+    assert not (environment.folder / ".mesh" / "mesh.db").exists()
+    listed = await environment.mesh("tasks", MESH_DATABASE=postgres_url)
+    assert "simple-agent" in listed.out, listed.err
 
 
 @pytest.mark.parametrize("extra", ["litellm", "all"])
