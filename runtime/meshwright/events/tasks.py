@@ -351,6 +351,8 @@ def _sane(figure: float) -> bool:
 def _shaped(model: type[ModelT], event: Event) -> ModelT | None:
     """An event's payload as a model; None if it does not fit."""
     payload = event.payload
+    if type(payload) is model:
+        return payload
     try:
         if isinstance(payload, Json):
             return model.model_validate_json(payload)
