@@ -25,7 +25,7 @@ NO_NETWORK = ("error sending request", "failed to fetch", "connection", "network
 CONFIG = """\
 model_list:
   - model_name: default
-    litellm_params: {model: openai/gpt-5.4-mini, api_key: os.environ/FAKE_KEY, api_base: FAKE_URL}
+    litellm_params: {model: mistral/mistral-small-latest, api_key: os.environ/FAKE_KEY, api_base: FAKE_URL}
 """
 ACTORS = '''\
 from meshwright import Agent, Capability, tool
@@ -144,7 +144,7 @@ async def test_a_mesh_on_postgres_answers(
 
 
 @pytest.mark.parametrize("extra", ["litellm", "all"])
-async def test_the_router_answers_plainly_streamed_and_with_tools(
+async def test_litellm_answers_plainly_streamed_and_with_tools(
     extra: str, installed: Callable[[str], Installed], fake: FakeProvider
 ) -> None:
     there = installed(extra)
