@@ -28,7 +28,7 @@ from meshwright.tools.toolset import Toolset
 if TYPE_CHECKING:
     from meshwright.run import Run
 
-SIMILAR = 0.8  # of names, from 0 to 1: so alike that one is taken for a misspelling of the other
+_SIMILAR = 0.8  # of names, from 0 to 1: so alike that one is taken for a misspelling of the other
 
 
 class Agent:
@@ -116,7 +116,7 @@ def _check_attributes(agent: type[Agent]) -> None:
     known = [name for name in Agent.__annotations__ if name not in vars(agent)]
     for name, value in vars(agent).items():
         is_data = not name.startswith("_") and not callable(value) and not hasattr(value, "__get__")
-        close = nearest(name, known, cutoff=SIMILAR) if is_data and not hasattr(Agent, name) else None
+        close = nearest(name, known, cutoff=_SIMILAR) if is_data and not hasattr(Agent, name) else None
         if close and name not in Agent.__annotations__:
             complaint = f"has an attribute {name!r}, which an Agent does not know"
             raise _refusal(agent, complaint, f"Did you mean {close!r}? If not, give it another name", name)

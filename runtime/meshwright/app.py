@@ -55,7 +55,7 @@ def build_mesh(
         settings,
         project=project,
         role=role,
-        host=(host or _store(store_of(settings)))(grounds),
+        host=(host or _store(_store_of(settings)))(grounds),
         database=database,
         log=log,
         tracing=tracing,
@@ -119,7 +119,7 @@ def serves_api(app_id: str, *, replica: bool = False) -> bool:
     return app_id in (WHOLE_MESH, FRONT) and not replica
 
 
-def store_of(settings: Settings) -> str:
+def _store_of(settings: Settings) -> str:
     """The name of the store: with the address of a database it is `postgres`, but for a mesh on Dapr."""
     return "postgres" if settings.database is not None and settings.store == "sqlite" else settings.store
 

@@ -56,8 +56,8 @@ from meshwright.work.thread import thread_of
 if TYPE_CHECKING:
     from meshwright.edges.mqtt import MqttEdge
 
-COOLED_DOWN = "deployment.cooled_down"
-ORCHESTRATION = ORCHESTRATOR.lower()
+_COOLED_DOWN = "deployment.cooled_down"
+_ORCHESTRATION = ORCHESTRATOR.lower()
 """The app in which tasks are orchestrated, and what the whole mesh asks lives."""
 
 
@@ -136,7 +136,7 @@ class LedgerComponent(Component):
 
     def actors(self) -> Iterable[Actors]:
         """The accounts."""
-        return [Actors(ActorKind.of(BudgetAccount, type=ACCOUNT), ORCHESTRATION)]
+        return [Actors(ActorKind.of(BudgetAccount, type=ACCOUNT), _ORCHESTRATION)]
 
 
 class KeysComponent(Component):
@@ -151,8 +151,8 @@ class KeysComponent(Component):
     def actors(self) -> Iterable[Actors]:
         """Each key, and the list of them."""
         return [
-            Actors(ActorKind.of(VirtualKey, type=KEY), ORCHESTRATION),
-            Actors(ActorKind.of(VirtualKeys, type=KEYS), ORCHESTRATION),
+            Actors(ActorKind.of(VirtualKey, type=KEY), _ORCHESTRATION),
+            Actors(ActorKind.of(VirtualKeys, type=KEYS), _ORCHESTRATION),
         ]
 
 
@@ -170,7 +170,7 @@ class ModelsComponent(Component):
         mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
         mesh.model = self._chain(path)
         self._cooldowns.on_begin = self._cooled_down
-        mesh.host.listen(topics.MESH, self._learn, (COOLED_DOWN,))
+        mesh.host.listen(topics.MESH, self._learn, (_COOLED_DOWN,))
 
     async def stop(self) -> None:
         """Book what is still to be booked, and close the connections."""
@@ -216,7 +216,7 @@ class ModelsComponent(Component):
     def _cooled_down(self, deployment: str, seconds: float, error: ModelError) -> None:
         fault = {"type": error.code, "message": str(error)}
         told = {"deployment": deployment, "seconds": round(seconds, 3), "error": fault}
-        self.mesh.tell(COOLED_DOWN, told)
+        self.mesh.tell(_COOLED_DOWN, told)
 
     def _learn(self, event: Event) -> None:
         """Leave a deployment alone that failed in another worker."""
@@ -327,7 +327,7 @@ class OrchestrationComponent(Component):
     """Who is there, which agent gets a task, and how many tasks may be open."""
 
     name = "orchestration"
-    apps = (ORCHESTRATION, FRONT)
+    apps = (_ORCHESTRATION, FRONT)
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
@@ -356,7 +356,7 @@ class OrchestrationComponent(Component):
             max_attempts=self.mesh.settings.orchestration.max_attempts,
         )
         results = Subscription(topics.TASK_RESULTS, task_of, "settle")
-        return [Actors(kind, ORCHESTRATION, (results,))]
+        return [Actors(kind, _ORCHESTRATION, (results,))]
 
     async def start(self) -> None:
         """Count the open tasks, where the log is."""

@@ -12,8 +12,8 @@ from meshwright.messages import Event
 
 logger = logging.getLogger(__name__)
 NOBODY = ActorRef("", "")
-MAX_TOPICS = 10_000  # whose subscriptions are remembered
-TWICE_DEAD = DEAD + DEAD  # the dead letter of a dead letter: to send it round again would go on for ever
+_MAX_TOPICS = 10_000  # whose subscriptions are remembered
+_TWICE_DEAD = DEAD + DEAD  # the dead letter of a dead letter: to send it round again would go on for ever
 
 
 class Bus:
@@ -59,7 +59,7 @@ class Bus:
             found = [
                 (listener, types) for matches, listener, types in self._listeners if matches(event.topic)
             ]
-            if len(self._listening) < MAX_TOPICS:
+            if len(self._listening) < _MAX_TOPICS:
                 self._listening[event.topic] = found
         for listener, types in found:
             if types and event.event_type not in types:
@@ -77,7 +77,7 @@ class Bus:
         spread, messages = list(events), list[Message]()
         for event in spread:  # grows meanwhile
             subscriptions = self._subscribed(event.topic)
-            if not subscriptions or event.id.startswith(TWICE_DEAD):
+            if not subscriptions or event.id.startswith(_TWICE_DEAD):
                 continue
             shown = event.plain()
             for subscription in subscriptions:
@@ -93,7 +93,7 @@ class Bus:
         found = self._by_topic.get(topic)
         if found is None:
             found = [subscription for matches, subscription in self._subscriptions if matches(topic)]
-            if len(self._by_topic) < MAX_TOPICS:
+            if len(self._by_topic) < _MAX_TOPICS:
                 self._by_topic[topic] = found
         return found
 

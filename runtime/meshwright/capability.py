@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from meshwright.messages import Identifier, Plain
 
 AgentStatus = Literal["online", "degraded", "offline"]
-AgentKind = Literal["agent", "system"]
+_AgentKind = Literal["agent", "system"]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -22,7 +22,7 @@ def _without_credentials(url: AnyHttpUrl) -> AnyHttpUrl:
     return url
 
 
-HealthCheckUrl = Annotated[AnyHttpUrl, AfterValidator(_without_credentials)]
+_HealthCheckUrl = Annotated[AnyHttpUrl, AfterValidator(_without_credentials)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", serialize_by_alias=True))
@@ -56,9 +56,9 @@ class Registration(Plain):
     version: int = 1
     agent_id: Identifier
     name: Name
-    kind: AgentKind = "agent"
+    kind: _AgentKind = "agent"
     capabilities: tuple[Capability, ...] = ()
-    health_check_urls: tuple[HealthCheckUrl, ...] = ()
+    health_check_urls: tuple[_HealthCheckUrl, ...] = ()
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     def capability(self, name: str) -> Capability | None:

@@ -99,7 +99,7 @@ class IdempotencyConflict(Conflict):
     """The idempotency key was used before, with another body."""
 
 
-class StaleFence(Conflict):
+class _StaleFence(Conflict):
     """Work that no longer owns its task tried to commit."""
 
 

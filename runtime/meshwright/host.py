@@ -33,7 +33,7 @@ Listener = Callable[[Event], None]
 RECORD_GAP = 32
 """A reader of a stream whose end it does not know may stop after so many numbers without a record."""
 DEAD = "dead/"  # how the ids of dead letters begin
-MAX_DEAD_BYTES = 32 * 1024
+_MAX_DEAD_BYTES = 32 * 1024
 """A dead letter quotes a message up to this size in full, and the beginning of a larger one."""
 MAX_QUOTED = 200
 MAX_REASON_CHARS = 2_000
@@ -73,7 +73,7 @@ def dead_letter(message: Message, error: Exception, at: datetime) -> Event:
     `expected` is false where the error is none that Meshwright raises on purpose: a defect of the turn.
     """
     data = message.encode()
-    if len(data) > MAX_DEAD_BYTES:
+    if len(data) > _MAX_DEAD_BYTES:
         begins = encode(message.body)[:MAX_QUOTED].decode(errors="replace")
         data = replace(message, body={"bytes": len(data), "begins": begins}).encode()
     fault = {"type": type(error).__name__, "message": str(error)[:MAX_REASON_CHARS]}

@@ -15,7 +15,7 @@ MAX_HEADER_BYTES = 64 * 1024  # request line and headers together, as they are s
 MAX_HEADERS = 100
 HEADER_SECONDS = 10.0  # from the first byte of a request to the end of its headers
 BODY_SECONDS = 30.0  # from there to the end of its body
-LINGER_SECONDS = 1.0  # so long a refused client may read why before the connection is reset
+_LINGER_SECONDS = 1.0  # so long a refused client may read why before the connection is reset
 MAX_CONNECTIONS = 2_000
 
 TOO_LARGE = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -148,7 +148,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
         self.transport.write(_refusal(status, self.server_state.default_headers))
         self.flow.pause_reading()
-        self._deadline = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+        self._deadline = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
     def _may_answer(self) -> bool:
         if self.pipeline:

@@ -58,7 +58,7 @@ EVERYWHERE = "*"
 """The place of actors that live in each process of the mesh."""
 FRONT = "event-logger"
 """The app that keeps the event log and serves clients."""
-MAX_OPENED = 1_000  # accounts of budgets that are listed
+_MAX_OPENED = 1_000  # accounts of budgets that are listed
 
 
 class Part(Protocol):
@@ -310,7 +310,7 @@ class Mesh:
 
         A budget that each of a scope has for itself is there for the last 1,000 of whom a call was made.
         """
-        page = EventFilter(event_type=OPENED, order="desc", limit=MAX_OPENED)
+        page = EventFilter(event_type=OPENED, order="desc", limit=_MAX_OPENED)
         opened = [Account.model_validate(event.payload) for event in await self.log.query(page)]
         return await self.budgets.views(opened, tenant_id)
 

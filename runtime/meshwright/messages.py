@@ -22,21 +22,21 @@ ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 """An id that may become a part of a topic, a key or a path: 1 to 64 letters, digits, `_` and `-`."""
 
-CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-PAIRS = tuple(high + low for high in CROCKFORD for low in CROCKFORD)
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
 
 TaskStatus = Literal[
     "accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"
 ]
 OutcomeStatus = Literal["succeeded", "failed", "cancelled", "timed_out"]
 MemoryScope = Literal["task", "agent", "project", "global"]
-MAX_FAULT_CHARS = 4_000
+_MAX_FAULT_CHARS = 4_000
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
 
 
-def encode_id(number: int) -> str:
+def _encode_id(number: int) -> str:
     """Write 130 bits in Crockford's base 32, as ULIDs do: 26 characters that sort like the numbers."""
-    return "".join([PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def new_id() -> str:
@@ -45,13 +45,13 @@ def new_id() -> str:
     Unique, but no secret: the generator is seeded by the system once, since asking it for each id lets go
     of the interpreter lock, which is slow to get back beside a busy thread.
     """
-    return encode_id((time.time_ns() // 1_000_000) << 80 | random.getrandbits(80))
+    return _encode_id((time.time_ns() // 1_000_000) << 80 | random.getrandbits(80))
 
 
 def derived_id(*parts: str) -> str:
     """Make the id that the same parts always give, for idempotency: 130 bits of their SHA-256."""
     digest = hashlib.sha256("\x00".join(parts).encode()).digest()
-    return encode_id(int.from_bytes(digest[:17]) >> 6)
+    return _encode_id(int.from_bytes(digest[:17]) >> 6)
 
 
 class Plain(BaseModel):
@@ -209,7 +209,7 @@ class Usage(Plain):
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= MAX_FAULT_CHARS else f"{text[:MAX_FAULT_CHARS]}..."
+    return text if len(text) <= _MAX_FAULT_CHARS else f"{text[:_MAX_FAULT_CHARS]}..."
 
 
 class Fault(Plain):

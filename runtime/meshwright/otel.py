@@ -15,9 +15,9 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from meshwright.errors import ConfigError
 
-SERVICE_NAME = "service.name"
-FLAGS = TraceFlags(TraceFlags.SAMPLED)
-MAX_EXPORT_SECONDS = 2.0  # of one request: a collector that hangs must not hold up a stop
+_SERVICE_NAME = "service.name"
+_FLAGS = TraceFlags(TraceFlags.SAMPLED)
+_MAX_EXPORT_SECONDS = 2.0  # of one request: a collector that hangs must not hold up a stop
 
 
 def otlp_spans(endpoint: str) -> SdkSpans:
@@ -32,7 +32,7 @@ def otlp_spans(endpoint: str) -> SdkSpans:
             remedy="In a checkout of Meshwright: pip install -e '.[otlp]'",
             field="otlp_endpoint",
         ) from error
-    return SdkSpans(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=MAX_EXPORT_SECONDS)))
+    return SdkSpans(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=_MAX_EXPORT_SECONDS)))
 
 
 class SdkSpans:
@@ -40,7 +40,7 @@ class SdkSpans:
 
     def __init__(self, processor: SpanProcessor, *, service: str = "meshwright") -> None:
         self._processor = processor
-        self._resource = Resource({SERVICE_NAME: service})
+        self._resource = Resource({_SERVICE_NAME: service})
         self._scope = InstrumentationScope("meshwright")
 
     def __call__(self, trace_id: str, spans: Sequence[Mapping[str, Any]]) -> None:
@@ -70,4 +70,4 @@ class SdkSpans:
 
 
 def _context(trace_id: str, span_id: str) -> SpanContext:
-    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=FLAGS)
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=_FLAGS)

@@ -27,7 +27,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {near!r}?" if near else ""
 
 
-class Plugin(NamedTuple):
+class _Plugin(NamedTuple):
     """One entry point of a group."""
 
     entry: EntryPoint
@@ -59,9 +59,9 @@ class Plugin(NamedTuple):
             ) from error
 
 
-def installed(group: str) -> list[Plugin]:
+def installed(group: str) -> list[_Plugin]:
     """What the installed packages bring of a group, by name. Raises ConfigError where two share a name."""
-    plugins = sorted((Plugin(entry) for entry in entry_points(group=group)), key=lambda plugin: plugin.name)
+    plugins = sorted((_Plugin(entry) for entry in entry_points(group=group)), key=lambda plugin: plugin.name)
     for one, other in pairwise(plugins):
         if one.name == other.name:
             raise ConfigError(

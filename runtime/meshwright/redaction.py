@@ -31,11 +31,11 @@ KNOWN = re.compile(
     """,
     re.VERBOSE,
 )
-URL_PASSWORD = re.compile(r"(://[^\s/:@\"']{0,200}:)([^\s/@\"'{}$<>\[\]]{1,200})(?=@)")
-BEARER = re.compile(r"(\b(?:Bearer|Basic)\s{1,3})([A-Za-z0-9._~+/-]{16,}=*)")
+_URL_PASSWORD = re.compile(r"(://[^\s/:@\"']{0,200}:)([^\s/@\"'{}$<>\[\]]{1,200})(?=@)")
+_BEARER = re.compile(r"(\b(?:Bearer|Basic)\s{1,3})([A-Za-z0-9._~+/-]{16,}=*)")
 
 SECRET_NAME = r"(?:passw(?:or)?d|passphrase|requirepass|secret|token|api[_-]?key|access[_-]?key|credential)"
-ASSIGNED = re.compile(
+_ASSIGNED = re.compile(
     rf"""
     ({SECRET_NAME}[A-Za-z0-9_-]{{0,40}}\\?["']?(?:\s{{0,8}}[=:]\s{{0,8}}|(?<=requirepass)\s{{1,8}})\\?["']?)
     (?: (?<=")(?P<double>[^"\\\n]{{4,400}})(?=\\?") | (?<=')(?P<single>[^'\\\n]{{4,400}})(?=\\?')
@@ -45,25 +45,25 @@ ASSIGNED = re.compile(
 )
 NAMES_A_SECRET = re.compile(SECRET_NAME, re.IGNORECASE)
 # What stands where a secret would, and is none: the name of one, an expression, a placeholder.
-IDENTIFIER = re.compile(r"[A-Za-z_./-]+|[a-z]+(?:_[a-z0-9]+)+|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
-PLACEHOLDER = re.compile(
+_IDENTIFIER = re.compile(r"[A-Za-z_./-]+|[a-z]+(?:_[a-z0-9]+)+|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_PLACEHOLDER = re.compile(
     r"[$<{\[(*%#].*|.*(?:os\.environ/|\$\{|\.\.\.|…).*|[\d\W_]+|[\d.]+[eE][+-]?\d+|\d+\*\w+"
 )
 
 # But for digests as lock files write them.
-RANDOM = re.compile(r"(?<![A-Za-z0-9+/_=-])(?<!h1:)(?!sha\d{1,3}-)[A-Za-z0-9+/_-]{28,}")
+_RANDOM = re.compile(r"(?<![A-Za-z0-9+/_=-])(?<!h1:)(?!sha\d{1,3}-)[A-Za-z0-9+/_-]{28,}")
 NO_SECRET = re.compile(r"[0-9a-f]+|[0-9A-Z]+")  # a git revision, a digest, a UUID's part, a ULID
-MIN_CHANGES = 0.3  # of its neighbours: names written in camel case have as many, but few numbers
-MIN_NUMBERS = 3
+_MIN_CHANGES = 0.3  # of its neighbours: names written in camel case have as many, but few numbers
+_MIN_NUMBERS = 3
 
 
 def redact(text: str) -> str:
     """The text with `[redacted]` in place of whatever looks like a secret."""
     text = KNOWN.sub(REDACTED, text)
-    text = URL_PASSWORD.sub(rf"\1{REDACTED}", text)
-    text = BEARER.sub(rf"\1{REDACTED}", text)
-    text = ASSIGNED.sub(_assigned, text)
-    return RANDOM.sub(_random, text)
+    text = _URL_PASSWORD.sub(rf"\1{REDACTED}", text)
+    text = _BEARER.sub(rf"\1{REDACTED}", text)
+    text = _ASSIGNED.sub(_assigned, text)
+    return _RANDOM.sub(_random, text)
 
 
 def redact_data(data: Any) -> Any:
@@ -94,13 +94,13 @@ def _assigned(match: re.Match[str]) -> str:
 
 def _is_secret(value: str, name: str) -> bool:
     """Whether what is assigned is a secret; `name` says what it is where it is literal, or nothing."""
-    if PLACEHOLDER.fullmatch(value) or any(character.isspace() for character in value):
+    if _PLACEHOLDER.fullmatch(value) or any(character.isspace() for character in value):
         return False
     # A password may be a word, where no program's variable is meant.
     may_be_a_word = "pass" in name.casefold() and value.casefold() not in name.casefold()
     if may_be_a_word and not re.search(r"[._/]", value):
         return True
-    return IDENTIFIER.fullmatch(value) is None
+    return _IDENTIFIER.fullmatch(value) is None
 
 
 def _random(match: re.Match[str]) -> str:
@@ -112,4 +112,4 @@ def _random(match: re.Match[str]) -> str:
     neighbours = list(pairwise(kinds))
     changes = sum(one != other and "a" in (one, other) for one, other in neighbours)
     numbers = sum(one != "0" and other == "0" for one, other in neighbours)
-    return REDACTED if changes >= MIN_CHANGES * len(kinds) and numbers >= MIN_NUMBERS else text
+    return REDACTED if changes >= _MIN_CHANGES * len(kinds) and numbers >= _MIN_NUMBERS else text

@@ -39,7 +39,7 @@ def embedded_host(grounds: Grounds) -> Runtime:
     )
 
 
-def postgres_host(grounds: Grounds) -> Runtime:
+def _postgres_host(grounds: Grounds) -> Runtime:
     """One of several workers on a PostgreSQL database. Raises ConfigError."""
     from meshwright.sql.postgres import PostgresDatabase
     from meshwright.stores.postgres import PostgresStore
@@ -58,7 +58,7 @@ def postgres_host(grounds: Grounds) -> Runtime:
     )
 
 
-def memory_host(grounds: Grounds) -> Runtime:
+def _memory_host(grounds: Grounds) -> Runtime:
     """For tests: nothing is kept."""
     return Runtime(
         MemoryStore(log=grounds.log, database=grounds.database),
@@ -68,7 +68,7 @@ def memory_host(grounds: Grounds) -> Runtime:
     )
 
 
-def dapr_host(grounds: Grounds) -> Runtime:
+def _dapr_host(grounds: Grounds) -> Runtime:
     """A worker beside its sidecar, which Dapr's own variables describe. Raises ConfigError."""
     from meshwright.stack.programs import require_sdk
 
@@ -94,7 +94,7 @@ def dapr_host(grounds: Grounds) -> Runtime:
 
 HOSTS: Mapping[str, Callable[[Grounds], Runtime]] = {
     "sqlite": embedded_host,
-    "postgres": postgres_host,
-    "memory": memory_host,
-    "dapr": dapr_host,
+    "postgres": _postgres_host,
+    "memory": _memory_host,
+    "dapr": _dapr_host,
 }

@@ -30,10 +30,10 @@ Record = dict[str, Any]
 Publish = Callable[[str, list[Record]], object]
 
 MAX_BATCH = 64  # finished spans of one trace that wait to be published
-MAX_DELAY_SECONDS = 0.25  # and how long they do: about one event a trace, where each would cost a row
-MAX_MESSAGE_CHARS = 500
+_MAX_DELAY_SECONDS = 0.25  # and how long they do: about one event a trace, where each would cost a row
+_MAX_MESSAGE_CHARS = 500
 SAMPLED = 1
-NEW_TRACE_FLAGS = "03"  # sampled, and its id is random where the convention wants that
+_NEW_TRACE_FLAGS = "03"  # sampled, and its id is random where the convention wants that
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 
 
@@ -83,7 +83,7 @@ class Span:
         """End it, as failed where an Exception passes through."""
 
 
-class RecordedSpan(Span):
+class _RecordedSpan(Span):
     """A span that is handed on when it has ended."""
 
     __slots__ = ("_context", "_end", "_record")
@@ -109,7 +109,7 @@ class RecordedSpan(Span):
         """Mark it as failed."""
         name, message = error if isinstance(error, str) else type(error).__name__, ""
         if isinstance(error, MeshError):
-            name, message = error.code, str(error)[:MAX_MESSAGE_CHARS]
+            name, message = error.code, str(error)[:_MAX_MESSAGE_CHARS]
         self._record["status"], self._record["status_message"] = "error", message
         self._record["attributes"][ERROR_TYPE] = name
 
@@ -188,7 +188,7 @@ class Tracing:
         """
         above = parse(parent) if parent is not None else None
         if above is None:
-            context = Context(_new_trace_id(), f"{random.getrandbits(64):016x}", NEW_TRACE_FLAGS)
+            context = Context(_new_trace_id(), f"{random.getrandbits(64):016x}", _NEW_TRACE_FLAGS)
         elif int(above.flags, 16) & SAMPLED:
             context = Context(above.trace_id, f"{random.getrandbits(64):016x}", above.flags)
         else:
@@ -205,7 +205,7 @@ class Tracing:
             "status": "unset",
             "status_message": "",
         }
-        return RecordedSpan(context, record, self._ended)
+        return _RecordedSpan(context, record, self._ended)
 
     async def flush(self) -> None:
         """Hand on all that has finished."""
@@ -235,7 +235,7 @@ class Tracing:
         if len(batch) == MAX_BATCH:
             self._publish(record["trace_id"])
         elif self._timer is None and self._loop is not None:
-            self._timer = self._loop.call_later(MAX_DELAY_SECONDS, self._publish_all)
+            self._timer = self._loop.call_later(_MAX_DELAY_SECONDS, self._publish_all)
 
     def _publish_all(self) -> None:
         self._timer = None

@@ -18,9 +18,9 @@ from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.errors import InvalidInput
 from meshwright.messages import Event
 
-GIVEN_BY_HOSTS = ("wake", "recover", "redrive")  # turns that every actor has
-SEEN_SECONDS = 3600.0  # how long a message's id is remembered when it names no end itself
-MAX_SEEN = 10_000  # ids remembered by one actor; the oldest go first
+_GIVEN_BY_HOSTS = ("wake", "recover", "redrive")  # turns that every actor has
+_SEEN_SECONDS = 3600.0  # how long a message's id is remembered when it names no end itself
+_MAX_SEEN = 10_000  # ids remembered by one actor; the oldest go first
 
 
 class Method(NamedTuple):
@@ -61,7 +61,7 @@ class ActorKind:
         methods = {
             name: _describe(function)
             for name, function in inspect.getmembers(actor, inspect.isfunction)
-            if name in GIVEN_BY_HOSTS or hasattr(function, "__meshwright_turn__")
+            if name in _GIVEN_BY_HOSTS or hasattr(function, "__meshwright_turn__")
         }
         make = partial(actor, **dependencies)
         return cls(type or actor.__name__, make, actor.state_type, methods)
@@ -91,10 +91,10 @@ class ActorKind:
                 body = body.model_dump()
             return method.takes.validate_python(body)
         except ValidationError as error:
-            raise invalid_body(message, error) from error
+            raise _invalid_body(message, error) from error
 
 
-def invalid_body(message: Message, error: ValidationError) -> InvalidInput:
+def _invalid_body(message: Message, error: ValidationError) -> InvalidInput:
     """Say which field of a message's body was wrong, without repeating its content."""
     first = error.errors(include_input=False, include_url=False)[0]
     field_name = ".".join(str(part) for part in first["loc"])
@@ -165,7 +165,7 @@ def take_turn(
     if message.method == "wake":
         turn.wake = None
     reply = method.call(actor, turn) if method.takes is None else method.call(actor, turn, body)
-    state = encode_state(actor)
+    state = _encode_state(actor)
     _check_sizes(turn, state, max_bytes)
     after = ActorRecord(
         revision=record.revision + 1,
@@ -198,7 +198,7 @@ def take_turn(
     )
 
 
-def encode_state(actor: Actor[Any]) -> bytes:
+def _encode_state(actor: Actor[Any]) -> bytes:
     """The actor's state as JSON. Raises InvalidInput where it holds something that JSON cannot."""
     try:
         return actor.state.__pydantic_serializer__.to_json(actor.state)
@@ -246,7 +246,7 @@ def _checked(item: SealedT, max_bytes: int) -> SealedT:
 
 def _remembered(record: ActorRecord, message: Message, now: float) -> dict[str, float]:
     kept = {key: until for key, until in record.processed_ids.items() if until >= now}
-    kept[message.id] = message.expires_at or now + SEEN_SECONDS
-    for key in list(kept)[: max(0, len(kept) - MAX_SEEN)]:
+    kept[message.id] = message.expires_at or now + _SEEN_SECONDS
+    for key in list(kept)[: max(0, len(kept) - _MAX_SEEN)]:
         del kept[key]
     return kept

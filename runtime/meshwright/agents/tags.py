@@ -14,7 +14,7 @@ from meshwright.models.port import Adapter
 from meshwright.models.routing import CallerTags, tags_nobody_answers
 from meshwright.prompts import Prompts
 
-SAMPLES = ("What is this?", "Compare these, weigh the trade-offs and recommend one: why? " * 20)
+_SAMPLES = ("What is this?", "Compare these, weigh the trade-offs and recommend one: why? " * 20)
 """A simple request and a complex one: agents choose tags by such."""
 
 
@@ -47,7 +47,7 @@ def _tags_by_agent(agent: type[Agent]) -> list[list[str]]:
     allowed = [(tag,) for tag in sorted(agent.task_tags)]
     chosen: list[tuple[str, ...]] = []
     with suppress(Exception):  # the author's code, on tasks that it was not written for
-        chosen = [tuple(agent().tags(_sample_task(text)) or ()) for text in SAMPLES]
+        chosen = [tuple(agent().tags(_sample_task(text)) or ()) for text in _SAMPLES]
     return [list(tags) for tags in dict.fromkeys([*chosen, *allowed]) if tags]
 
 

@@ -53,7 +53,7 @@ class Unexpected(click.ClickException):
     """A fault in Meshwright itself, told in one line; its traceback is kept elsewhere."""
 
 
-def commands_of_packages() -> dict[str, click.Command]:
+def _commands_of_packages() -> dict[str, click.Command]:
     """The commands that installed packages bring; where one has the name of ours, ours counts."""
     from meshwright.plugins import COMPONENTS, installed
 
@@ -64,17 +64,17 @@ def commands_of_packages() -> dict[str, click.Command]:
     return {str(command.name): command for command in commands if command.name not in COMMANDS}
 
 
-class LazyGroup(click.Group):
+class _LazyGroup(click.Group):
     """Knows its commands by name, and imports one only to run it or to show its own help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names in the order of the help."""
-        return [*COMMANDS, *commands_of_packages()]
+        return [*COMMANDS, *_commands_of_packages()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command of that name, if there is one."""
         if cmd_name not in COMMANDS:
-            return commands_of_packages().get(cmd_name)
+            return _commands_of_packages().get(cmd_name)
         return getattr(import_module(f"meshwright.cli.{COMMANDS[cmd_name].module}"), cmd_name)
 
     def resolve_command(
@@ -95,7 +95,7 @@ class LazyGroup(click.Group):
         """Write the list of commands from the table."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
-        if brought := commands_of_packages():
+        if brought := _commands_of_packages():
             with formatter.section("Commands of installed packages"):
                 formatter.write_dl(
                     [(name, command.get_short_help_str(80)) for name, command in brought.items()]
@@ -108,13 +108,13 @@ class LazyGroup(click.Group):
         except (MeshError, click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
         except ExceptionGroup as group:
-            raise deliberate(group) or unexpected(group, ctx) from group
+            raise _deliberate(group) or unexpected(group, ctx) from group
         except Exception as error:  # whatever it is: no traceback reaches a person, it is kept and named
             raise unexpected(error, ctx) from error
 
 
 @click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(__version__, prog_name="mesh", message="%(prog)s %(version)s")
 def mesh() -> None:
@@ -126,16 +126,16 @@ def mesh() -> None:
     """
     from meshwright.cli.reports import log_to_stderr
 
-    enter_project()
-    log_to_stderr(data_folder())
+    _enter_project()
+    log_to_stderr(_data_folder())
 
 
-def data_folder() -> Path:
+def _data_folder() -> Path:
     """The folder of the mesh's data where no option names one, as far as that is known without settings."""
     return Path(os.environ.get("MESH_DATA_DIR", DEFAULT_DATA))
 
 
-def enter_project() -> None:
+def _enter_project() -> None:
     """Work in the nearest folder above that is a project, where the working directory is none.
 
     One of another user is passed over: its agents would run as this one.
@@ -160,7 +160,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         result = mesh.main(given, prog_name="mesh", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.UsageError as error:
-        complain(usage_line(error))
+        complain(_usage_line(error))
         return WRONG_USE
     except MeshError as error:
         complain(in_one_line(error.message, error.remedy))
@@ -178,10 +178,10 @@ def complain(message: str) -> None:
     click.echo(f"mesh: {line}", err=True)
 
 
-def usage_line(error: click.UsageError) -> str:
+def _usage_line(error: click.UsageError) -> str:
     """What was wrong with the call, and what to type."""
     message = error.format_message().rstrip(".")
-    if error.ctx is None or isinstance(error.ctx.command, LazyGroup):
+    if error.ctx is None or isinstance(error.ctx.command, _LazyGroup):
         return message
     if message.startswith("Got unexpected extra argument") and error.ctx.info_name in EXAMPLES:
         example = f"{error.ctx.command_path} {EXAMPLES[error.ctx.info_name]}"
@@ -198,7 +198,7 @@ EXAMPLES = {
 """Commands that take a text, and how they are called."""
 
 
-def deliberate(group: ExceptionGroup[Exception]) -> MeshError | None:
+def _deliberate(group: ExceptionGroup[Exception]) -> MeshError | None:
     """The error that a group of errors was raised for, if it was raised on purpose."""
     meant, _ = group.split(MeshError)
     while isinstance(meant, ExceptionGroup):
@@ -210,5 +210,5 @@ def unexpected(error: Exception, ctx: click.Context) -> Unexpected:
     """Keep the traceback of an error that nobody foresaw, and say where it is."""
     from meshwright.cli.reports import keep_traceback
 
-    where = keep_traceback(error, ctx.meta.get(DATA_KEY) or data_folder())
+    where = keep_traceback(error, ctx.meta.get(DATA_KEY) or _data_folder())
     return Unexpected(f"unexpected {type(error).__name__}: {error} ({where})")

@@ -16,7 +16,7 @@ YOUNG_OBJECTS = 5_000  # that one collection walks: 5 to 10 ms
 NEVER = 1_000_000_000  # collections of the young before an older generation is collected
 CHECK_SECONDS = 60.0
 IDLE_OBJECTS = 50_000  # set aside since the last full collection: worth another while nothing runs
-BUSY_OBJECTS = 2_000_000  # the same while work runs; the walk stalls the loop, a leak would end the process
+_BUSY_OBJECTS = 2_000_000  # the same while work runs; the walk stalls the loop, a leak would end the process
 
 
 def collect_young() -> None:
@@ -45,7 +45,7 @@ async def _collect_when_idle(is_idle: Callable[[], bool], check_seconds: float, 
     while True:
         await asyncio.sleep(check_seconds)
         added = gc.get_freeze_count() - known
-        if added > (IDLE_OBJECTS if is_idle() else BUSY_OBJECTS):
+        if added > (IDLE_OBJECTS if is_idle() else _BUSY_OBJECTS):
             _collect_all()
             known = gc.get_freeze_count()
 

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from meshwright.settings import Settings
 
 ResultT = TypeVar("ResultT")
-Need = Literal["log", "state", "change", "work"]
+_Need = Literal["log", "state", "change", "work"]
 """What a command needs of a mesh that does not run.
 
 To read its `log`, or also the `state` of tasks, budgets and keys: no code of the folder runs. To `change`
 something: the agents are loaded, and what waits for them stays untouched. That they `work`.
 """
-PROMPT_EVENTS = {"prompt.fallback": "warning: ", "prompt.rejected": "warning: ", "prompt.reloaded": ""}
+_PROMPT_EVENTS = {"prompt.fallback": "warning: ", "prompt.rejected": "warning: ", "prompt.reloaded": ""}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def talk(
     data: Path | None,
     use: Callable[[Connection], Awaitable[ResultT]],
     *,
-    need: Need = "log",
+    need: _Need = "log",
 ) -> ResultT:
     """Do something with the mesh that `--url` and `--data` choose, and return its result."""
 
@@ -70,7 +70,7 @@ def talk(
 
 
 @asynccontextmanager
-async def connected(url: str | None, data: Path | None, need: Need) -> AsyncIterator[Connection]:
+async def connected(url: str | None, data: Path | None, need: _Need) -> AsyncIterator[Connection]:
     """The mesh at the URL, else the running mesh of the data folder, else one in this process."""
     from meshwright.settings import load_settings
 
@@ -103,7 +103,7 @@ async def running_mesh(chosen: str | Settings, options: str = "") -> AsyncIterat
 
 
 @asynccontextmanager
-async def in_process(settings: Settings, need: Need, options: str = "") -> AsyncIterator[Connection]:
+async def in_process(settings: Settings, need: _Need, options: str = "") -> AsyncIterator[Connection]:
     """A mesh in this process, on a data folder that no other mesh serves.
 
     Raises StoreLocked if another process holds the data, InvalidInput if the mesh has its state elsewhere.
@@ -180,5 +180,5 @@ def report_prompts(mesh: Mesh) -> None:
 def _report_prompt(event: Event) -> None:
     from meshwright.cli.event_lines import line_of
 
-    if event.event_type in PROMPT_EVENTS and (line := line_of(event.model_dump(mode="json"))):
-        click.echo(f"mesh: {PROMPT_EVENTS[event.event_type]}{line.text}", err=True)
+    if event.event_type in _PROMPT_EVENTS and (line := line_of(event.model_dump(mode="json"))):
+        click.echo(f"mesh: {_PROMPT_EVENTS[event.event_type]}{line.text}", err=True)

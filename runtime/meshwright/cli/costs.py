@@ -21,7 +21,7 @@ KEYS = ["agent", "tag", "model", "task", "tenant"]
 NOBODY = {"tag": "(no tag)", "task": "(no task)", "model": "(no answer)"}
 HEADS = ("key", "calls", "prompt", "cached", "completion", "cost", "saved by cache", "failed")
 ESTIMATED = "~ holds tokens that no provider has counted: they were estimated"
-BUDGET_HEADS = ("budget", "of", "window", "limit", "spent", "reserved", "renews")
+_BUDGET_HEADS = ("budget", "of", "window", "limit", "spent", "reserved", "renews")
 COUNTS = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 
@@ -101,7 +101,7 @@ def budgets(as_json: bool, url: str | None, data: Path | None) -> None:
 def _budgets_table(found: list[Document]) -> str:
     from meshwright.cli.output import table
 
-    return table(BUDGET_HEADS, [_budget_row(view) for view in found], shorten=["renews", "budget"])
+    return table(_BUDGET_HEADS, [_budget_row(view) for view in found], shorten=["renews", "budget"])
 
 
 def _budget_row(view: Document) -> list[str]:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 FOLDER = Path(".mesh", "demo")
 MAX_KEPT = 3  # demos whose data stays
-MAX_ANSWER_LINES = 12
-QUOTE = "  | "
+_MAX_ANSWER_LINES = 12
+_QUOTE = "  | "
 SOURCES = Path(__file__).parents[1]
-MATERIAL = ("docs/writing-an-agent.md", "host.py")
+_MATERIAL = ("docs/writing-an-agent.md", "host.py")
 
 
 class Question(NamedTuple):
@@ -67,7 +67,7 @@ what if another
 process holds
 the folder?
 """
-DELEGATED = 3  # the place of the question that one agent passes on to another
+_DELEGATED = 3  # the place of the question that one agent passes on to another
 
 
 @click.command()
@@ -98,7 +98,7 @@ def _questions() -> tuple[Path, list[Question]]:
     workspace, sources = (
         (here, f"{SOURCES.relative_to(here)}/") if SOURCES.is_relative_to(here) else (SOURCES, "")
     )
-    names = [name for name in MATERIAL if (workspace / name).is_file()]
+    names = [name for name in _MATERIAL if (workspace / name).is_file()]
     questions = []
     for entry in SCRIPT.strip().split("\n\n"):
         agent_id, _, text = entry.partition("\n")
@@ -146,10 +146,10 @@ def quoted(text: str, width: int) -> str:
     from meshwright.cli.output import for_terminal
 
     lines = for_terminal(text).strip().splitlines()
-    more = [f"... and {len(lines) - MAX_ANSWER_LINES} lines more"] if len(lines) > MAX_ANSWER_LINES else []
-    shown = [*lines[:MAX_ANSWER_LINES], *more]
+    more = [f"... and {len(lines) - _MAX_ANSWER_LINES} lines more"] if len(lines) > _MAX_ANSWER_LINES else []
+    shown = [*lines[:_MAX_ANSWER_LINES], *more]
     return "\n".join(
-        f"{QUOTE}{part}".rstrip() for line in shown for part in _wrapped(line, width - len(QUOTE))
+        f"{_QUOTE}{part}".rstrip() for line in shown for part in _wrapped(line, width - len(_QUOTE))
     )
 
 
@@ -169,7 +169,7 @@ def _wrapped(line: str, width: int) -> list[str]:
 async def _sum_up(mesh: Connection, outcomes: list[Document]) -> None:
     from meshwright.cli.output import dollars
 
-    program, delegated = _program(), outcomes[DELEGATED]["task_id"]
+    program, delegated = _program(), outcomes[_DELEGATED]["task_id"]
     tasks = await mesh.client.tasks(limit=100)
     costs = [outcome["cost_usd"] for outcome in outcomes]
     cost = dollars(None if None in costs else sum(map(Decimal, costs)))

@@ -20,7 +20,7 @@ from meshwright.cli.output import (
     tokens,
 )
 
-NARROW = 120  # columns of a terminal
+_NARROW = 120  # columns of a terminal
 DATE, NARROW_AGENT = 11, 10  # characters
 TYPE_WIDTH, TASK_WIDTH, AGENT_WIDTH = 18, 7, 16
 PLAIN = (str, int, float)
@@ -49,7 +49,7 @@ def event_line(event: Document, width: int | None = None) -> str:
 
     `width` is that of the terminal, None if nothing is cut. A narrow one has no room for the date.
     """
-    narrow = width is not None and width < NARROW
+    narrow = width is not None and width < _NARROW
     task = short_id(event["task_id"]) if event.get("task_id") else ""
     agent = event.get("agent_id") or ""
     line = line_of(event)

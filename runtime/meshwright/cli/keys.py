@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from meshwright.ledger.proxy import LiteLLMProxy
 
 ResultT = TypeVar("ResultT")
-CLOSES = (
+_CLOSES = (
     "This is the first key: with it, every request to the HTTP API needs a key or the admin token, "
     "also from this machine; `mesh keys open` undoes that."
 )
-OPENS = "This revokes every key, and callers on the mesh's machine then need none."
-NOT_REQUIRED = "Callers on the mesh's machine need no key until you create one."
-STILL_REQUIRED = "The settings say keys.required = true: callers still need a key or the admin token."
-ONCE = "It is shown this once. It goes into `Authorization: Bearer`, or the api_key of a client."
+_OPENS = "This revokes every key, and callers on the mesh's machine then need none."
+_NOT_REQUIRED = "Callers on the mesh's machine need no key until you create one."
+_STILL_REQUIRED = "The settings say keys.required = true: callers still need a key or the admin token."
+_ONCE = "It is shown this once. It goes into `Authorization: Bearer`, or the api_key of a client."
 
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+_yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
 @click.group(no_args_is_help=False)
@@ -46,7 +46,7 @@ def keys() -> None:
 @click.option("--budget", metavar="USD/WINDOW", help="What may be spent: 5.00/day, or hour, month, total.")
 @click.option("--proxy", is_flag=True, help="Experimental: a key of the LiteLLM proxy at LITELLM_BASE_URL.")
 @click.option("--force", is_flag=True, help="Also for an agent that the mesh does not have.")
-@yes_option
+@_yes_option
 @json_option
 @mesh_options
 def create(
@@ -68,7 +68,7 @@ def create(
 
     async def make(mesh: Connection) -> Document:
         if not yes and not await mesh.client.keys_required():
-            _confirm(CLOSES)
+            _confirm(_CLOSES)
         made = await mesh.client.create_key(agent_id, tenant_id=tenant_id, budget=budget, force=force)
         return document(made)
 
@@ -84,7 +84,7 @@ def create(
         echo_json(made)
         return
     click.echo(made["key"])
-    click.echo(f"key {made['key_id']} of {agent_id}, tenant {tenant_id}. {ONCE}", err=True)
+    click.echo(f"key {made['key_id']} of {agent_id}, tenant {tenant_id}. {_ONCE}", err=True)
 
 
 @keys.command("list")
@@ -132,7 +132,7 @@ def revoke(key_id: str, proxy: bool, url: str | None, data: Path | None) -> None
 
 
 @keys.command("open")
-@yes_option
+@_yes_option
 @mesh_options
 def open_mesh(yes: bool, url: str | None, data: Path | None) -> None:
     """Revoke every key, and require none until you create another.
@@ -143,12 +143,12 @@ def open_mesh(yes: bool, url: str | None, data: Path | None) -> None:
 
     async def open_there(mesh: Connection) -> tuple[int, bool]:
         if not yes:
-            _confirm(OPENS)
+            _confirm(_OPENS)
         return await mesh.client.open_keys(), await mesh.client.keys_required()
 
     revoked, required = talk(url, data, open_there, need="change")
     click.echo(f"{revoked} {'key' if revoked == 1 else 'keys'} revoked")
-    click.echo(STILL_REQUIRED if required else NOT_REQUIRED, err=True)
+    click.echo(_STILL_REQUIRED if required else _NOT_REQUIRED, err=True)
 
 
 def _confirm(what: str) -> None:

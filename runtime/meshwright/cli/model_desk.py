@@ -47,7 +47,7 @@ class ModelDesk:
             groups: list[Document] = []
         else:
             known = None if server else self.environment
-            states = by_group(config, health) if server else health
+            states = _by_group(config, health) if server else health
             groups = groups_document(config, self._prices(config), known, states)
         return {
             "answers": model.name if model else f"nobody: {problem}",
@@ -104,7 +104,7 @@ class ModelDesk:
         return warnings_of(config, prompts, agents)
 
 
-def by_group(config: LiteLLMConfig, health: Mapping[str, Document]) -> dict[str, Document]:
+def _by_group(config: LiteLLMConfig, health: Mapping[str, Document]) -> dict[str, Document]:
     """The health of a server's deployments, which can only be called by their group."""
     known = {deployment_id(each): health.get(each["model_name"]) for each in config.deployments}
     return {**health, **{name: state for name, state in known.items() if state is not None}}

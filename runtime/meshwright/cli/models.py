@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from meshwright.settings import Settings
 
 SOURCES = {"file": "", "list": " (list)", "local": " (local)", "default": " (default)"}
-HEALTH_FILE = "models.json"
+_HEALTH_FILE = "models.json"
 CALLS = 1000  # the last ones, from which health is read
 
 
@@ -194,7 +194,7 @@ def _called(settings: Settings, data: Path | None) -> dict[str, Document]:
 
 def _tested_health(settings: Settings) -> dict[str, Document]:
     try:
-        known = json.loads(read_private(settings.data_dir / HEALTH_FILE))
+        known = json.loads(read_private(settings.data_dir / _HEALTH_FILE))
     except (OSError, ValueError):  # nobody has tested here, or the file is none of ours
         return {}
     return known if isinstance(known, dict) else {}
@@ -208,5 +208,5 @@ def _keep_health(settings: Settings, found: list[Document]) -> None:
         each["deployment"]: {"status": "ok" if each["ok"] else each["error"]["type"], "at": now}
         for each in found
     }
-    path = make_private(settings.data_dir) / HEALTH_FILE
+    path = make_private(settings.data_dir) / _HEALTH_FILE
     write_private(path, _json({**_tested_health(settings), **states}))

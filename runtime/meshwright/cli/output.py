@@ -19,11 +19,11 @@ Document = dict[str, Any]
 """One JSON object, as the HTTP API sends it."""
 
 MAX_TEXT = 200  # characters of what a model, a tool or a person wrote
-SHORT_ID = 6
-GAP = "  "
-MIN_COLUMN = 8  # characters that a shortened column keeps
-MORE = "…"
-TOLD_BY_END = frozenset({"created", "key", "task"})
+_SHORT_ID = 6
+_GAP = "  "
+_MIN_COLUMN = 8  # characters that a shortened column keeps
+_MORE = "…"
+_TOLD_BY_END = frozenset({"created", "key", "task"})
 """Columns whose values differ at their end."""
 
 
@@ -55,13 +55,13 @@ def for_terminal(text: str) -> str:
 def short(text: Any) -> str:
     """The beginning of a text that somebody else wrote, on one line."""
     line = " ".join(printable(str(text)).split())
-    return line if len(line) <= MAX_TEXT else f"{line[: MAX_TEXT - 1]}{MORE}"
+    return line if len(line) <= MAX_TEXT else f"{line[: MAX_TEXT - 1]}{_MORE}"
 
 
 def short_id(task_id: Any) -> str:
     """The end of an id: tasks of the same minutes begin alike."""
     text = str(task_id)
-    return f"{MORE}{text[-SHORT_ID:]}" if len(text) > SHORT_ID + 4 else text
+    return f"{_MORE}{text[-_SHORT_ID:]}" if len(text) > _SHORT_ID + 4 else text
 
 
 def seconds(duration_ms: Any) -> str:
@@ -116,8 +116,8 @@ def table(
     if width is not None:
         _narrow(widths, [*(heads.index(name) for name in shorten), len(heads) - 1], width)
     lines = (
-        GAP.join(
-            fitted(cell, room, from_end=head in TOLD_BY_END).ljust(room)
+        _GAP.join(
+            fitted(cell, room, from_end=head in _TOLD_BY_END).ljust(room)
             for head, cell, room in zip(heads, row, widths, strict=True)
         )
         for row in cells
@@ -127,9 +127,9 @@ def table(
 
 def _narrow(widths: list[int], order: Sequence[int], width: int) -> None:
     for column in order:
-        excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
+        excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
         if excess > 0:
-            widths[column] = max(widths[column] - excess, min(widths[column], MIN_COLUMN))
+            widths[column] = max(widths[column] - excess, min(widths[column], _MIN_COLUMN))
 
 
 def fitted(cell: str, room: int, *, from_end: bool = False) -> str:
@@ -137,13 +137,13 @@ def fitted(cell: str, room: int, *, from_end: bool = False) -> str:
     if len(cell) <= room:
         return cell
     if from_end:
-        return f"{MORE}{cell[len(cell) - room + 1 :].rpartition(' ')[2]}"
-    return f"{cell[: room - 1].rstrip(' ,')}{MORE}"
+        return f"{_MORE}{cell[len(cell) - room + 1 :].rpartition(' ')[2]}"
+    return f"{cell[: room - 1].rstrip(' ,')}{_MORE}"
 
 
 def clipped(line: str, width: int | None) -> str:
     """A line cut to the width, if there is one, after a word."""
     if width is None or len(line) <= width:
         return line
-    head = line[: width - len(MORE)]
-    return f"{head.rsplit(None, 1)[0] if ' ' in head.strip() else head}{MORE}"
+    head = line[: width - len(_MORE)]
+    return f"{head.rsplit(None, 1)[0] if ' ' in head.strip() else head}{_MORE}"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from meshwright.settings import Settings
 
 FILE_NAME, TOKEN_NAME = "mesh.json", "admin.token"
-TOKEN_VARIABLE = "MESH_ADMIN_TOKEN"
+_TOKEN_VARIABLE = "MESH_ADMIN_TOKEN"
 SECRET_BYTES = 32
 REMEDY = "remove the file, and mesh up makes another"
 
@@ -56,7 +56,7 @@ def announced_token(settings: Settings) -> str | None:
 
 def token_of_environment() -> str | None:
     """The admin token, or a key, for a mesh elsewhere."""
-    return os.environ.get(TOKEN_VARIABLE) or None
+    return os.environ.get(_TOKEN_VARIABLE) or None
 
 
 def with_admin_token(settings: Settings, *, temporary: bool = False) -> Settings:

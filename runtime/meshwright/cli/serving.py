@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 PRIVATE_UMASK = 0o077
 """What this process writes is for its user alone: data, logs, and what the tools of agents make."""
-LISTENER = "MESHWRIGHT_LISTENER"
+_LISTENER = "MESHWRIGHT_LISTENER"
 """The variable by which a run hands its listening socket to the one that replaces it."""
 DRAIN_SECONDS = 10
-SWITCH_SECONDS = 0.001
+_SWITCH_SECONDS = 0.001
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -41,7 +41,7 @@ def switch_often() -> None:
     It lets go of the interpreter at each statement, and by default waits up to 5 ms to get it back: a commit
     of a dozen statements then takes longer than its tasks.
     """
-    sys.setswitchinterval(SWITCH_SECONDS)
+    sys.setswitchinterval(_SWITCH_SECONDS)
 
 
 def start_again(listener: socket) -> None:
@@ -50,13 +50,13 @@ def start_again(listener: socket) -> None:
     Safe at any moment: what is accepted is on disk, and the new run goes on as after kill -9.
     """
     listener.set_inheritable(True)  # callers wait in its queue meanwhile
-    os.environ[LISTENER] = str(listener.fileno())
+    os.environ[_LISTENER] = str(listener.fileno())
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def inherited_listener() -> socket | None:
     """The listening socket of the run that this one replaces."""
-    given = os.environ.pop(LISTENER, None)
+    given = os.environ.pop(_LISTENER, None)
     if given is None:
         return None
     listener = socket(fileno=int(given))

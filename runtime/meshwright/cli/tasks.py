@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from meshwright.cli.output import Document
     from meshwright.work.record import TaskView
 
-SHORTEN = ("task", "model", "created", "capability", "agent")
-STATUSES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"]
-WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
-SHOWN_IDS = 5
-LABEL_WIDTH = 11
+_SHORTEN = ("task", "model", "created", "capability", "agent")
+_STATUSES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"]
+_WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
+_SHOWN_IDS = 5
+_LABEL_WIDTH = 11
 
 
 @click.command()
 @click.option(
-    "--status", type=click.Choice(STATUSES), metavar="STATUS", help=f"One of {', '.join(STATUSES)}."
+    "--status", type=click.Choice(_STATUSES), metavar="STATUS", help=f"One of {', '.join(_STATUSES)}."
 )
 @click.option("--capability", metavar="NAME", help="Only tasks that ask for this capability.")
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="How many to show.")
@@ -129,9 +129,9 @@ async def whole_id(mesh: Connection, given: str) -> str:
 
     One that nothing fits is returned as it is: the mesh says that it does not know it.
     """
-    if WHOLE_ID.fullmatch(given):
+    if _WHOLE_ID.fullmatch(given):
         return given
-    found = await mesh.client.tasks(limit=SHOWN_IDS + 1, task_id=given)
+    found = await mesh.client.tasks(limit=_SHOWN_IDS + 1, task_id=given)
     return one_of(given, (task.task_id for task in found), "task")
 
 
@@ -141,9 +141,9 @@ def one_of(given: str, known: Iterable[str], what: str) -> str:
     if given in fitting or not fitting:
         return given
     if len(fitting) > 1:
-        more = ", ..." if len(fitting) > SHOWN_IDS else ""
+        more = ", ..." if len(fitting) > _SHOWN_IDS else ""
         raise InvalidInput(
-            f"{given!r} fits several ids of a {what}: {', '.join(fitting[:SHOWN_IDS])}{more}",
+            f"{given!r} fits several ids of a {what}: {', '.join(fitting[:_SHOWN_IDS])}{more}",
             remedy="give more of it",
             field=f"{what}_id",
         )
@@ -165,7 +165,9 @@ def _table(found: list[Document]) -> str:
         ]
         for task in found
     ]
-    return table(["task", "status", "capability", "agent", "created", "model", "cost"], rows, shorten=SHORTEN)
+    return table(
+        ["task", "status", "capability", "agent", "created", "model", "cost"], rows, shorten=_SHORTEN
+    )
 
 
 async def _page(mesh: Connection, view: TaskView, *, as_json: bool) -> str:
@@ -177,7 +179,7 @@ async def _page(mesh: Connection, view: TaskView, *, as_json: bool) -> str:
         return json.dumps(shown, ensure_ascii=False, indent=2)
     rows = [*_rows(shown), *await _waiting(mesh, view)]
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
-    lines = [f"{label:<{LABEL_WIDTH}} {printable(text)}".rstrip() for label, text in rows]
+    lines = [f"{label:<{_LABEL_WIDTH}} {printable(text)}".rstrip() for label, text in rows]
     text = view.outcome.text if view.outcome else ""
     return "\n".join([*lines, *(["", for_terminal(text)] if text else [])])
 

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from meshwright.messages import Event
 
 MAX_LAG_SECONDS = 2.0  # a child's last events may reach us after its parent's next
-DELTA = "model.delta"
+_DELTA = "model.delta"
 INDENT = "  "
-WORD_WIDTH = 11
-SPINNER_WIDTH = 4  # of the spinner and what is around it
-STYLES = {
+_WORD_WIDTH = 11
+_SPINNER_WIDTH = 4  # of the spinner and what is around it
+_STYLES = {
     "accepted": "bold cyan",
     "dispatched": "cyan",
     "started": "cyan",
@@ -107,7 +107,7 @@ class Drawing:
         """Show what a model writes, until the next line; `restart` forgets what it wrote before."""
 
 
-class PlainDrawing(Drawing):
+class _PlainDrawing(Drawing):
     """Lines of text; what a model writes is not shown before it is whole."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -115,7 +115,7 @@ class PlainDrawing(Drawing):
 
     def line(self, depth: int, line: Line) -> None:
         """Write the line, at once."""
-        click.echo(f"{INDENT * (depth + 1)}{line.word:<{WORD_WIDTH}} {line.text}", file=self._stream)
+        click.echo(f"{INDENT * (depth + 1)}{line.word:<{_WORD_WIDTH}} {line.text}", file=self._stream)
 
 
 class TerminalDrawing(Drawing):
@@ -132,9 +132,9 @@ class TerminalDrawing(Drawing):
         from rich.text import Text
 
         grid = Table.grid(padding=(0, 1))
-        grid.add_column(width=len(INDENT) * (depth + 1) + WORD_WIDTH, no_wrap=True)
+        grid.add_column(width=len(INDENT) * (depth + 1) + _WORD_WIDTH, no_wrap=True)
         grid.add_column()
-        style = STYLES.get(line.word, "dim")
+        style = _STYLES.get(line.word, "dim")
         grid.add_row(Text(INDENT * (depth + 1) + line.word, style=style), Text(line.text))
         self._console.print(grid)
         self.words("", restart=True)
@@ -143,7 +143,7 @@ class TerminalDrawing(Drawing):
         """Show the end of what the model has written, as much as fits beside the spinner."""
         from rich.text import Text
 
-        room = max(1, self._console.width - SPINNER_WIDTH)
+        room = max(1, self._console.width - _SPINNER_WIDTH)
         self._words = ("" if restart else self._words) + printable(text)
         self._words = self._words[-room:]
         self._spinner.update(Text(self._words, no_wrap=True))
@@ -156,7 +156,7 @@ def drawing(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Dr
     if quiet:
         yield Drawing()
     elif not stream.isatty():
-        yield PlainDrawing(stream)
+        yield _PlainDrawing(stream)
     else:
         from rich.console import Console
 
@@ -192,7 +192,7 @@ async def draw(client: Client, task_id: str, canvas: Drawing) -> Document:
     async with aclosing(timeline(client, task_id)) as steps:
         async for depth, event in steps:
             payload = event["payload"]
-            if event["event_type"] == DELTA:
+            if event["event_type"] == _DELTA:
                 canvas.words(payload.get("text", ""), restart=payload.get("n", 1) == 1)
             elif line := line_of(event):
                 canvas.line(depth, line)

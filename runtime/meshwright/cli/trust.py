@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from meshwright.settings import Settings
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-TRUST_KEY = "meshwright.trust"
+_TRUST_KEY = "meshwright.trust"
 VARIABLE = "MESH_TRUST"
 FILE_NAME = "trusted"
-YES = ("1", "true", "yes", "on")
-MAX_NAMED = 6
+_YES = ("1", "true", "yes", "on")
+_MAX_NAMED = 6
 
 
 def trust_option(command: CommandT) -> CommandT:
     """`--trust`: use what is in the folder without a question."""
 
     def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-        ctx.meta[TRUST_KEY] = value
+        ctx.meta[_TRUST_KEY] = value
 
     return click.option(
         "--trust",
@@ -69,8 +69,8 @@ def _things_of(folder: Path, settings: Settings) -> list[str]:
     actors = project_file(Path(), settings.agents.dir)
     if actors.is_dir() and actors.resolve() not in (PACKAGED / "actors", CHECKOUT / "actors"):
         names = sorted(path.name for path in actors.iterdir() if path.suffix == ".py" or path.is_dir())
-        more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-        things.append(f"{settings.agents.dir}/: its Python code ({', '.join(names[:MAX_NAMED])}{more})")
+        more = f", and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+        things.append(f"{settings.agents.dir}/: its Python code ({', '.join(names[:_MAX_NAMED])}{more})")
     if text := _text_of(Path("mesh.toml")):
         things.append(f"mesh.toml{_sends_key(text, settings)}")
     if text := _text_of(settings.models.config):
@@ -97,9 +97,9 @@ def _text_of(path: Path) -> str:
 
 def _said_yes_before(folder: Path) -> bool:
     context = click.get_current_context(silent=True)
-    if context is not None and context.meta.get(TRUST_KEY):
+    if context is not None and context.meta.get(_TRUST_KEY):
         return True
-    return os.environ.get(VARIABLE, "").lower() in YES or str(folder) in _trusted().splitlines()
+    return os.environ.get(VARIABLE, "").lower() in _YES or str(folder) in _trusted().splitlines()
 
 
 def _trusted() -> str:

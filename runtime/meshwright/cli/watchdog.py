@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("meshwright.watchdog")
 
 FILE_NAME = "held.json"
-LOOKS = 20  # of the thread, until it counts the loop as held
-FORGOTTEN_SECONDS = 3600.0
-NOT_AUTHORS = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib", "scripts"))
+_LOOKS = 20  # of the thread, until it counts the loop as held
+_FORGOTTEN_SECONDS = 3600.0
+_NOT_AUTHORS = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib", "scripts"))
 PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -62,8 +62,8 @@ def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[
     else does, and SIGUSR2 dumps the stacks of all threads to stderr.
     """
     faulthandler.register(signal.SIGUSR2, all_threads=True)
-    recall_holders(mesh)
-    watchdog = Watchdog(mesh, asyncio.get_running_loop(), restart)
+    _recall_holders(mesh)
+    watchdog = _Watchdog(mesh, asyncio.get_running_loop(), restart)
     watchdog.start()
     try:
         yield
@@ -71,7 +71,7 @@ def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[
         watchdog.stop()
 
 
-def recall_holders(mesh: Mesh) -> None:
+def _recall_holders(mesh: Mesh) -> None:
     """Tell the worker which work held the loop when an earlier process ended."""
     for entry in _entries(mesh.settings.data_dir / FILE_NAME).values():
         mesh.worker.held_before(
@@ -79,7 +79,7 @@ def recall_holders(mesh: Mesh) -> None:
         )
 
 
-class Watchdog:
+class _Watchdog:
     """The thread and what it knows. Looks are counted, not time: a stopped process holds nothing."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Watchdog:
         self._restart = restart
         self._settings = mesh.settings
         self._path = mesh.settings.data_dir / FILE_NAME
-        self._pause = mesh.settings.watchdog.held_seconds / LOOKS
+        self._pause = mesh.settings.watchdog.held_seconds / _LOOKS
         self._of_loop = threading.get_ident()
         self._turned = threading.Event()
         self._stopping = threading.Event()
@@ -119,7 +119,7 @@ class Watchdog:
                     self._loop.call_soon_threadsafe(self._turned.set)
                 continue
             looks += 1
-            if looks == LOOKS:
+            if looks == _LOOKS:
                 self._held()
             limit = self._settings.watchdog.restart_seconds
             if self._restart is not None and limit and looks * self._pause >= limit:
@@ -185,7 +185,7 @@ class Watchdog:
 def _place(stack: traceback.StackSummary) -> str:
     """Where it is held: the innermost line that is neither Python's, nor a library's, nor ours."""
     authors = [
-        frame for frame in stack if not frame.filename.startswith((*NOT_AUTHORS, f"{PACKAGE}{os.sep}", "<"))
+        frame for frame in stack if not frame.filename.startswith((*_NOT_AUTHORS, f"{PACKAGE}{os.sep}", "<"))
     ]
     frame = (authors or stack)[-1]
     return f"{frame.filename}:{frame.lineno}"
@@ -198,7 +198,7 @@ def _entries(path: Path) -> dict[str, dict[str, Any]]:
         return {
             key: entry
             for key, entry in entries.items()
-            if entry["at"] > time.time() - FORGOTTEN_SECONDS and entry["times"] > 0 and entry["ref"]
+            if entry["at"] > time.time() - _FORGOTTEN_SECONDS and entry["times"] > 0 and entry["ref"]
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError):  # there is none, or none of ours
         return {}

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import aiohttp
 
 CONNECT_SECONDS = 5.0
-SILENCE_SECONDS = 60.0  # a stream that sends nothing for so long, not even a comment, is dead
-MAX_AHEAD = 16  # parts of an answer that wait for their reader, in process
+_SILENCE_SECONDS = 60.0  # a stream that sends nothing for so long, not even a comment, is dead
+_MAX_AHEAD = 16  # parts of an answer that wait for their reader, in process
 
 
 class MeshUnreachable(HostError):
@@ -57,7 +57,7 @@ class HttpTransport:
 
         method, path, params, headers, body, limit = request
         session = self._session = self._session or aiohttp.ClientSession()
-        silence = SILENCE_SECONDS if limit is None else None
+        silence = _SILENCE_SECONDS if limit is None else None
         timeout = aiohttp.ClientTimeout(total=limit, sock_connect=CONNECT_SECONDS, sock_read=silence)
         sending = session.request(
             method, self.url + path, params=params, headers=headers, data=body or None, timeout=timeout
@@ -93,7 +93,7 @@ class AsgiTransport:
     @asynccontextmanager
     async def send(self, request: Request) -> AsyncIterator[Response]:
         """Run the application for this request. Raises what it does not catch."""
-        put, parts = create_memory_object_stream[dict[str, Any]](MAX_AHEAD)
+        put, parts = create_memory_object_stream[dict[str, Any]](_MAX_AHEAD)
         unread = [{"type": "http.request", "body": request.body, "more_body": False}]
 
         async def receive() -> dict[str, Any]:

@@ -21,11 +21,11 @@ from meshwright.messages import Identifier, MemoryScope, Plain
 from meshwright.sql.database import Database, Session
 
 Scope = MemoryScope
-GLOBAL = "global"
-MAX_MEMORY_CHARS = 4000
-MAX_QUERY_WORDS = 24  # the first distinct ones: more would search for ever longer and find no better
-CANDIDATES = 2  # rows read for each memory wanted, since some will be near-duplicates
-NEAR_DUPLICATE = 0.8  # of two memories' words in common, from which on the less relevant one is dropped
+_GLOBAL = "global"
+_MAX_MEMORY_CHARS = 4000
+_MAX_QUERY_WORDS = 24  # the first distinct ones: more would search for ever longer and find no better
+_CANDIDATES = 2  # rows read for each memory wanted, since some will be near-duplicates
+_NEAR_DUPLICATE = 0.8  # of two memories' words in common, from which on the less relevant one is dropped
 WORD = re.compile(r"[^\W_]+")
 
 INSERT = """
@@ -88,7 +88,7 @@ class Memory:
         Raises InvalidInput for a text that is empty, and TooLarge for one over 4,000 characters.
         """
         _check(item)
-        with unavailable_if_failing("written"):
+        with _unavailable_if_failing("written"):
             now = self._clock.now()
             written = await self._database.write(_insert, item, now)
             (await self._known_owners()).add(owner_of(item.tenant_id, item.scope, item.scope_id))
@@ -109,18 +109,18 @@ class Memory:
         left out. Together they have at most `max_tokens`: the least relevant are dropped. A query's marks
         and operators mean nothing; one without a word of meaning finds nothing.
         """
-        with unavailable_if_failing("read"):
+        with _unavailable_if_failing("read"):
             known = await self._known_owners()
             owners = [owner for scope in scopes if (owner := owner_of(tenant_id, *scope)) in known]
             words = query_words(query) if owners else []
             if not words:
                 return []
-            found = await self._database.read(_search, tenant_id, words, owners, limit * CANDIDATES)
+            found = await self._database.read(_search, tenant_id, words, owners, limit * _CANDIDATES)
         return list(islice(within_budget(distinct(found), max_tokens), limit))
 
     async def forget(self, memory_id: str, tenant_id: str) -> bool:
         """Delete a tenant's memory, for good when this returns. False if it has none of that id."""
-        with unavailable_if_failing("forgotten"):
+        with _unavailable_if_failing("forgotten"):
             return await self._database.write(_changed, DELETE, (tenant_id, memory_id))
 
     async def _known_owners(self) -> set[str]:
@@ -134,10 +134,10 @@ class Memory:
 
 def query_words(text: str) -> list[str]:
     """The words of a text that a search can go by, in order, each once."""
-    words = dict.fromkeys(word.lower() for word in WORD.findall(text[: MAX_MEMORY_CHARS * 4]))
+    words = dict.fromkeys(word.lower() for word in WORD.findall(text[: _MAX_MEMORY_CHARS * 4]))
     ignored = function_words()
     telling = [word for word in words if word not in ignored and (len(word) > 1 or not word.isascii())]
-    return telling[:MAX_QUERY_WORDS]
+    return telling[:_MAX_QUERY_WORDS]
 
 
 def distinct(items: Iterable[MemoryItem]) -> Iterator[MemoryItem]:
@@ -145,7 +145,7 @@ def distinct(items: Iterable[MemoryItem]) -> Iterator[MemoryItem]:
     seen: list[set[str]] = []
     for item in items:
         words = set(WORD.findall(item.text.lower()))
-        if all(len(words & other) < NEAR_DUPLICATE * len(words | other) for other in seen):
+        if all(len(words & other) < _NEAR_DUPLICATE * len(words | other) for other in seen):
             seen.append(words)
             yield item
 
@@ -164,7 +164,7 @@ def within_budget(items: Iterable[MemoryItem], max_tokens: int) -> Iterator[Memo
 
 
 @contextmanager
-def unavailable_if_failing(what: str) -> Iterator[None]:
+def _unavailable_if_failing(what: str) -> Iterator[None]:
     """Turn a failure of the database into MemoryUnavailable."""
     try:
         yield
@@ -177,9 +177,9 @@ def unavailable_if_failing(what: str) -> Iterator[None]:
 def _check(item: MemoryItem) -> None:
     if not item.text.strip():
         raise InvalidInput("a memory needs a text", remedy="say what is to be remembered", field="text")
-    if len(item.text) > MAX_MEMORY_CHARS:
+    if len(item.text) > _MAX_MEMORY_CHARS:
         raise TooLarge(
-            f"a memory has {len(item.text):,} characters, and may have {MAX_MEMORY_CHARS:,}",
+            f"a memory has {len(item.text):,} characters, and may have {_MAX_MEMORY_CHARS:,}",
             remedy="remember what matters of it, in a few sentences",
             field="text",
         )
@@ -193,7 +193,7 @@ def _check(item: MemoryItem) -> None:
 
 def owner_of(tenant_id: str, scope: str, scope_id: str) -> str:
     """One word that stands for a scope of a tenant, for the index."""
-    name = "\x00".join((tenant_id, scope, "" if scope == GLOBAL else scope_id))
+    name = "\x00".join((tenant_id, scope, "" if scope == _GLOBAL else scope_id))
     return "o" + hashlib.sha256(name.encode()).hexdigest()[:24]
 
 
@@ -202,7 +202,7 @@ def _owners(session: Session) -> set[str]:
 
 
 def _insert(session: Session, item: MemoryItem, now: datetime) -> bool:
-    scope_id = "" if item.scope == GLOBAL else item.scope_id
+    scope_id = "" if item.scope == _GLOBAL else item.scope_id
     created_at = (item.created_at or now).timestamp()
     owner = owner_of(item.tenant_id, item.scope, scope_id)
     names = (item.tenant_id, item.memory_id, item.scope, scope_id, owner)

@@ -15,10 +15,10 @@ from meshwright.context.text import count_tokens
 from meshwright.messages import ID_PATTERN
 
 ANY = "*"
-OPTIONAL_FIELDS = tuple(
+_OPTIONAL_FIELDS = tuple(
     name for name, field in CompressRequest.model_fields.items() if not field.is_required()
 )
-INTERNAL_KEYS = (
+_INTERNAL_KEYS = (
     *(
         "id",
         "memory_id",
@@ -33,7 +33,7 @@ INTERNAL_KEYS = (
     *("score", "relevance", "similarity", "distance", "rank", "embedding"),
     *("timestamp", "time", "ts", "created_at", "updated_at", "accessed_at", "expires_at"),
 )
-INTERNAL = tuple(f"{ANY}.{key}" for key in INTERNAL_KEYS)
+_INTERNAL = tuple(f"{ANY}.{key}" for key in _INTERNAL_KEYS)
 """What the machinery adds to items, and no receiver needs: ids, scores and times."""
 
 VERDICT = None  # the key, in a tree of paths, of whether what stands there is kept: no JSON has it
@@ -50,9 +50,9 @@ def _checked(path: str, fields: Collection[str]) -> str:
     return path
 
 
-StripPath = Annotated[str, AfterValidator(partial(_checked, fields=OPTIONAL_FIELDS))]
-PreservePath = Annotated[str, AfterValidator(partial(_checked, fields=tuple(CompressRequest.model_fields)))]
-Party = Annotated[str, Field(pattern=rf"^\*$|{ID_PATTERN}")]
+_StripPath = Annotated[str, AfterValidator(partial(_checked, fields=_OPTIONAL_FIELDS))]
+_PreservePath = Annotated[str, AfterValidator(partial(_checked, fields=tuple(CompressRequest.model_fields)))]
+_Party = Annotated[str, Field(pattern=rf"^\*$|{ID_PATTERN}")]
 
 
 class Rule(BaseModel):
@@ -66,10 +66,10 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sender: Party = ANY
-    receiver: Party = ANY
-    strip_fields: tuple[StripPath, ...] = INTERNAL
-    preserve_fields: tuple[PreservePath, ...] = ("constraints",)
+    sender: _Party = ANY
+    receiver: _Party = ANY
+    strip_fields: tuple[_StripPath, ...] = _INTERNAL
+    preserve_fields: tuple[_PreservePath, ...] = ("constraints",)
     max_memories: int = Field(default=10, ge=0)
     max_conversation_messages: int = Field(default=10, ge=0)
     token_ceiling: int = Field(default=1000, gt=0)
@@ -80,7 +80,7 @@ class Rule(BaseModel):
         tree: dict[str | None, Any] = {}
         for keep, paths in ((False, self.strip_fields), (True, self.preserve_fields)):
             for first, *rest in (path.split(".") for path in paths):
-                for name in OPTIONAL_FIELDS if first == ANY else (first,):
+                for name in _OPTIONAL_FIELDS if first == ANY else (first,):
                     _decide(tree, [name, *rest], keep=keep)
         return tree
 
@@ -155,7 +155,7 @@ SECTIONS = {
 }
 """The sections of lists, in their order, by the field of the request that fills each."""
 
-SPEAKER_KEYS = ("role", "sender", "author", "speaker")
+_SPEAKER_KEYS = ("role", "sender", "author", "speaker")
 TEXT_KEYS = ("text", "content", "memory", "summary", "message", "question", "description", "value")
 
 
@@ -245,7 +245,7 @@ def _entry(item: Any) -> str:
 
 
 def _described(item: Mapping[str, Any]) -> str:
-    speaker = next((key for key in SPEAKER_KEYS if key in item), "")
+    speaker = next((key for key in _SPEAKER_KEYS if key in item), "")
     main = next((key for key in TEXT_KEYS if isinstance(item.get(key), str)), "")
     others = ", ".join(f"{key}: {_line(each)}" for key, each in item.items() if key not in (speaker, main))
     if not main:

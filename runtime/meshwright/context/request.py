@@ -13,12 +13,12 @@ from meshwright.context.memory import MemoryItem, within_budget
 from meshwright.context.text import ELLIPSIS, clip, count_tokens
 from meshwright.messages import Identifier, Plain, Task
 
-MAX_CONTEXT_TOKENS = 4000  # of memories and history together, before the context-service has its say
-HISTORY_SHARE = 2  # history takes at most half of the budget
-MESSAGE_SHARE = 4  # and one message a quarter of that
+_MAX_CONTEXT_TOKENS = 4000  # of memories and history together, before the context-service has its say
+_HISTORY_SHARE = 2  # history takes at most half of the budget
+_MESSAGE_SHARE = 4  # and one message a quarter of that
 MAX_SUMMARY_CHARS = 16_000
 MAX_ITEMS = 200  # of one list
-MAX_REQUEST_CHARS = 100_000  # all text of a request; keeps planning under 20 ms
+_MAX_REQUEST_CHARS = 100_000  # all text of a request; keeps planning under 20 ms
 MAX_DEPTH = 8  # of objects and lists within one field
 
 CompressionMethod = Literal["deterministic", "model", "deterministic-fallback"]
@@ -35,7 +35,7 @@ def _lines_or_many(value: object) -> object:
 
 Items = Annotated[list[Item], BeforeValidator(_one_or_many), Field(max_length=MAX_ITEMS)]
 Conversation = Annotated[list[Item], BeforeValidator(_lines_or_many), Field(max_length=MAX_ITEMS)]
-Priority = Annotated[int, Field(ge=0, le=10)] | Annotated[str, StringConstraints(max_length=32)]
+_Priority = Annotated[int, Field(ge=0, le=10)] | Annotated[str, StringConstraints(max_length=32)]
 
 
 class CompressRequest(BaseModel):
@@ -54,7 +54,7 @@ class CompressRequest(BaseModel):
     task_summary: Annotated[
         str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_SUMMARY_CHARS)
     ]
-    priority: Priority = 5
+    priority: _Priority = 5
     workflow_state: str | dict[str, Any] = ""
     sender_memories: Items = Field(default_factory=list)
     sender_questions: Items = Field(default_factory=list)
@@ -64,8 +64,8 @@ class CompressRequest(BaseModel):
 
     @model_validator(mode="after")
     def _within_limits(self) -> CompressRequest:
-        if sum(_sizes([value for _, value in self], 0)) > MAX_REQUEST_CHARS:
-            raise ValueError(f"a request may hold {MAX_REQUEST_CHARS} characters of text; send less of it")
+        if sum(_sizes([value for _, value in self], 0)) > _MAX_REQUEST_CHARS:
+            raise ValueError(f"a request may hold {_MAX_REQUEST_CHARS} characters of text; send less of it")
         return self
 
 
@@ -139,7 +139,7 @@ def context_request(
     questions: Sequence[str] = (),
     constraints: Sequence[str] = (),
     known_failures: Sequence[str] = (),
-    max_tokens: int = MAX_CONTEXT_TOKENS,
+    max_tokens: int = _MAX_CONTEXT_TOKENS,
 ) -> CompressRequest:
     """Ask for the context of an agent's run at a task.
 
@@ -171,7 +171,7 @@ def _summary(task: Task) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class AgentContext:
+class _AgentContext:
     """The memories, most relevant first, and the messages, oldest first, that fit a budget."""
 
     memories: list[str]
@@ -182,23 +182,23 @@ def build_agent_context(
     history: Sequence[Mapping[str, Any]],
     memories: Sequence[MemoryItem],
     *,
-    max_tokens: int = MAX_CONTEXT_TOKENS,
-) -> AgentContext:
+    max_tokens: int = _MAX_CONTEXT_TOKENS,
+) -> _AgentContext:
     """Choose what fits: the latest messages in half of the budget, and memories in what that leaves.
 
     Messages are `{role, content}`, oldest first; a long one is cut short. Memories come in order of
     relevance, and the least relevant are dropped first.
     """
-    messages = recent_messages(history, max_tokens // HISTORY_SHARE)
+    messages = recent_messages(history, max_tokens // _HISTORY_SHARE)
     left = max_tokens - sum(count_tokens(message["content"]) for message in messages)
-    return AgentContext([item.text for item in within_budget(memories, left)], messages)
+    return _AgentContext([item.text for item in within_budget(memories, left)], messages)
 
 
 def recent_messages(history: Sequence[Mapping[str, Any]], max_tokens: int) -> list[dict[str, str]]:
     """The latest messages that have at most so many tokens together, oldest first."""
     chosen: list[dict[str, str]] = []
     left = max_tokens
-    longest = max(1, max_tokens // MESSAGE_SHARE)
+    longest = max(1, max_tokens // _MESSAGE_SHARE)
     for message in reversed(history):
         content = clip(str(message["content"]), longest)
         left -= count_tokens(content)

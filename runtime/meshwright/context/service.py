@@ -27,11 +27,11 @@ from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, 
 from meshwright.prompts import Prompts
 
 CONTEXT_SERVICE = "context-service"
-COMPRESSION_TAGS = ("compression",)
-COMPRESSION_TIMEOUT_SECONDS = 30.0
-BUSY_SECONDS = 0.01
+_COMPRESSION_TAGS = ("compression",)
+_COMPRESSION_TIMEOUT_SECONDS = 30.0
+_BUSY_SECONDS = 0.01
 
-ModelSource = Model | Callable[[], Model | None] | None
+_ModelSource = Model | Callable[[], Model | None] | None
 
 
 class NoState(BaseModel):
@@ -61,10 +61,10 @@ class ContextClient:
     def __init__(
         self,
         host: Runtime,
-        model: ModelSource,
+        model: _ModelSource,
         prompts: Prompts,
         *,
-        timeout_seconds: float = COMPRESSION_TIMEOUT_SECONDS,
+        timeout_seconds: float = _COMPRESSION_TIMEOUT_SECONDS,
     ) -> None:
         self._host = host
         self._model = model
@@ -102,7 +102,7 @@ class ContextClient:
             try:
                 reply = await self._host.call(ref, "plan", request, traceparent=traceparent)
             except MailboxFull:  # a thousand runs that begin at once all ask the same actor
-                await asyncio.sleep(BUSY_SECONDS)
+                await asyncio.sleep(_BUSY_SECONDS)
             else:
                 return reply if isinstance(reply, Plan) else Plan.model_validate(reply)
 
@@ -138,7 +138,7 @@ class ContextClient:
                 ChatMessage(role="system", content=prompt.render_from(values)),
                 ChatMessage(role="user", content=made.text),
             ),
-            tags=COMPRESSION_TAGS,
+            tags=_COMPRESSION_TAGS,
             user=CONTEXT_SERVICE,
             context=context,
             temperature=prompt.temperature,

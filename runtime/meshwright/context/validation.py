@@ -14,13 +14,13 @@ from meshwright.context.request import Plan
 from meshwright.context.text import common_forms, count_tokens, forms, is_form_of
 
 # What a summary may leave out: it was chosen by relevance, and another choice is as good.
-OPTIONAL_SECTIONS = frozenset({SECTIONS["sender_memories"], SECTIONS["conversation_snippet"]})
+_OPTIONAL_SECTIONS = frozenset({SECTIONS["sender_memories"], SECTIONS["conversation_snippet"]})
 HEADER = re.compile(rf"^({'|'.join([METADATA, DOMAIN_CONTEXT, *SECTIONS.values()])}):", re.MULTILINE)
 TERM = re.compile(r"\w(?:[\w.+#/@'-]*[\w+#])?")
-SEPARATOR = re.compile(r"[./@+#_'-]+")
-MARKER = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", re.MULTILINE)
+_SEPARATOR = re.compile(r"[./@+#_'-]+")
+_MARKER = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", re.MULTILINE)
 SENTENCE_START = re.compile(r"(?:^|[.!?:;]\s+|[\"'(\[`*])$")
-LEAKS = {
+_LEAKS = {
     "an id": re.compile(
         r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"  # UUID
         r"|\b[0-9A-HJKMNP-TV-Z]{26}\b"  # ULID
@@ -44,7 +44,7 @@ def problem(text: str, plan: Plan) -> str | None:
 
     Never repeats more of the text than the one term that is wrong.
     """
-    original, made = split_sections(plan.text), split_sections(text)
+    original, made = _split_sections(plan.text), _split_sections(text)
     checks: Iterable[Iterator[str]] = (
         _shape(text, plan),
         _lost(made, original, plan),
@@ -54,7 +54,7 @@ def problem(text: str, plan: Plan) -> str | None:
     return next((found for check in checks for found in check), None)
 
 
-def split_sections(text: str) -> dict[str, str]:
+def _split_sections(text: str) -> dict[str, str]:
     """The sections of a text, by name, without their headers."""
     _, *parts = HEADER.split(text)
     sections: dict[str, str] = {}
@@ -72,7 +72,7 @@ def _shape(text: str, plan: Plan) -> Iterator[str]:
 
 
 def _lost(made: dict[str, str], original: dict[str, str], plan: Plan) -> Iterator[str]:
-    for name in original.keys() - OPTIONAL_SECTIONS:
+    for name in original.keys() - _OPTIONAL_SECTIONS:
         if not made.get(name):
             yield f"section {name} is missing"
     metadata = _squeezed(made.get(METADATA, ""))
@@ -92,8 +92,8 @@ def _squeezed(text: str) -> str:
 
 def _leaked(text: str, original: dict[str, str]) -> Iterator[str]:
     """Ids, scores and times, except those that stand in what the sender itself put in words."""
-    stated = " ".join(body for name, body in original.items() if name not in OPTIONAL_SECTIONS)
-    for what, pattern in LEAKS.items():
+    stated = " ".join(body for name, body in original.items() if name not in _OPTIONAL_SECTIONS)
+    for what, pattern in _LEAKS.items():
         for match in pattern.finditer(text):
             if match[0] not in stated:
                 yield f"it holds {what}"
@@ -103,8 +103,8 @@ def _invented(text: str, source: str) -> Iterator[str]:
     terms = {
         term.lower().removeprefix("v") if _is_version(term) else term.lower() for term in TERM.findall(source)
     }
-    words = forms(part for term in terms for part in SEPARATOR.split(term) if part and not part[0].isdigit())
-    for line in MARKER.sub("", HEADER.sub("", text)).splitlines():
+    words = forms(part for term in terms for part in _SEPARATOR.split(term) if part and not part[0].isdigit())
+    for line in _MARKER.sub("", HEADER.sub("", text)).splitlines():
         for match in TERM.finditer(line):
             term = match[0]
             if not _stands(term, line[: match.start()], terms, words):
@@ -116,7 +116,7 @@ def _stands(term: str, before: str, terms: set[str], words: frozenset[str]) -> b
         return term.lower().removeprefix("v") in terms
     if term.lower() in terms:
         return True
-    if any(character.isdigit() for character in term) or SEPARATOR.search(term.removesuffix("'s")):
+    if any(character.isdigit() for character in term) or _SEPARATOR.search(term.removesuffix("'s")):
         return False
     if is_form_of(term, words):
         return True

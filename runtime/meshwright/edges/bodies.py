@@ -26,16 +26,16 @@ class AnswerRequest(BaseModel):
     value: Any
 
 
-def max_body_bytes(settings: Settings) -> int:
+def _max_body_bytes(settings: Settings) -> int:
     """Returns how large a body may be."""
     return settings.max_payload_bytes + _ENVELOPE_BYTES
 
 
 def check_size(size: int, settings: Settings) -> None:
     """Raises TooLarge for a body of so many bytes."""
-    if size > max_body_bytes(settings):
+    if size > _max_body_bytes(settings):
         raise TooLarge(
-            f"the body is larger than {max_body_bytes(settings)} bytes",
+            f"the body is larger than {_max_body_bytes(settings)} bytes",
             remedy="send less, or raise max_payload_bytes in mesh.toml",
             field="body",
         )

@@ -29,7 +29,7 @@ from meshwright.sql.mark import Loss
 
 ResultT = TypeVar("ResultT")
 ArgumentsP = ParamSpec("ArgumentsP")
-MAX_FOUND = 500  # events read in one go
+_MAX_FOUND = 500  # events read in one go
 
 
 class Page(NamedTuple):
@@ -148,7 +148,7 @@ class EventLog:
         events: list[Event] = []
         size = 0
         while first <= last and len(events) < wanted.limit and size < MAX_BYTES_READ:
-            limit = min(wanted.limit - len(events), MAX_FOUND)
+            limit = min(wanted.limit - len(events), _MAX_FOUND)
             found = await self._search(wanted, first, last, limit, MAX_BYTES_READ - size)
             events += found.events
             size += found.size
@@ -208,7 +208,7 @@ class EventLog:
         wanted: EventFilter,
         first: int,
         last: int,
-        limit: int = MAX_FOUND,
+        limit: int = _MAX_FOUND,
         max_bytes: int = MAX_BYTES_READ,
     ) -> Found:
         return await self._database.read(table.search, wanted, first, last, limit, max_bytes)

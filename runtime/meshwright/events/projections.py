@@ -15,15 +15,15 @@ from meshwright.messages import Event
 from meshwright.sql.database import Database, Session
 
 MAX_PENDING = 1000  # events that wait to be folded
-MAX_PENDING_BYTES = 4 * 1024 * 1024  # of payloads that wait with them
-FOLDED_AT_ONCE = 1000  # when catching up
+_MAX_PENDING_BYTES = 4 * 1024 * 1024  # of payloads that wait with them
+_FOLDED_AT_ONCE = 1000  # when catching up
 
-SELECT_EVENTS = " ".join(("SELECT", COLUMN_LIST, "FROM events WHERE seq > ? ORDER BY seq LIMIT ?"))
-LOCK_POSITION = (
+_SELECT_EVENTS = " ".join(("SELECT", COLUMN_LIST, "FROM events WHERE seq > ? ORDER BY seq LIMIT ?"))
+_LOCK_POSITION = (
     "UPDATE projection_positions SET position = position WHERE name = ? RETURNING version, position"
 )
-ADD_POSITION = "INSERT INTO projection_positions VALUES (?, 0, 0) ON CONFLICT DO NOTHING"
-SET_POSITION = (
+_ADD_POSITION = "INSERT INTO projection_positions VALUES (?, 0, 0) ON CONFLICT DO NOTHING"
+_SET_POSITION = (
     "INSERT INTO projection_positions VALUES (?, ?, ?) "
     "ON CONFLICT (name) DO UPDATE SET version = excluded.version, position = excluded.position"
 )
@@ -75,7 +75,7 @@ class Projections:
         self._newest = events[-1].seq or 0
         self._pending += [event for event in events if event.event_type in self._types]
         self._pending_bytes += size
-        if len(self._pending) >= MAX_PENDING or self._pending_bytes >= MAX_PENDING_BYTES:
+        if len(self._pending) >= MAX_PENDING or self._pending_bytes >= _MAX_PENDING_BYTES:
             self.flush(session)
 
     def flush(self, session: Session) -> None:
@@ -87,7 +87,7 @@ class Projections:
         elif self._pending:
             for projection in self._projections:
                 _fold(session, projection, self._pending)
-                session.execute(SET_POSITION, (projection.name, projection.version, self._newest))
+                session.execute(_SET_POSITION, (projection.name, projection.version, self._newest))
             self._pending = []
 
     async def start(self, database: Database) -> None:
@@ -117,15 +117,15 @@ class Projections:
 
 
 def _fold_next(session: Session, projection: Projection) -> bool:
-    session.execute(ADD_POSITION, (projection.name,))
-    [(version, position)] = session.execute(LOCK_POSITION, (projection.name,)).fetchall()
+    session.execute(_ADD_POSITION, (projection.name,))
+    [(version, position)] = session.execute(_LOCK_POSITION, (projection.name,)).fetchall()
     if version != projection.version:
         position = _clear(session, projection)
-    rows = session.execute(SELECT_EVENTS, (position, FOLDED_AT_ONCE)).fetchall()
+    rows = session.execute(_SELECT_EVENTS, (position, _FOLDED_AT_ONCE)).fetchall()
     if rows:
         _fold(session, projection, [event_of(row) for row in rows if row[2] in projection.event_types])
-        session.execute(SET_POSITION, (projection.name, projection.version, rows[-1][0]))
-    return len(rows) == FOLDED_AT_ONCE
+        session.execute(_SET_POSITION, (projection.name, projection.version, rows[-1][0]))
+    return len(rows) == _FOLDED_AT_ONCE
 
 
 def _fold(session: Session, projection: Projection, events: Sequence[Event]) -> None:
@@ -137,5 +137,5 @@ def _fold(session: Session, projection: Projection, events: Sequence[Event]) -> 
 def _clear(session: Session, projection: Projection) -> int:
     [(oldest,)] = session.execute("SELECT coalesce(min(seq), 1) FROM events").fetchall()
     projection.clear(session, oldest)
-    session.execute(SET_POSITION, (projection.name, projection.version, oldest - 1))
+    session.execute(_SET_POSITION, (projection.name, projection.version, oldest - 1))
     return oldest - 1

@@ -34,19 +34,19 @@ COLUMN_LIST = ", ".join(COLUMNS)
 INTO = f"events ({COLUMN_LIST})"
 PAYLOAD = COLUMNS.index("payload")
 
-BLOCK_BITS = 11
-BLOCK_EVENTS = 1 << BLOCK_BITS
-MAX_SUMMARIES = 1024  # read in one go: 5 MB
-MAX_BLOCKS_READ = 32  # in one go: about 30 ms
+_BLOCK_BITS = 11
+_BLOCK_EVENTS = 1 << _BLOCK_BITS
+_MAX_SUMMARIES = 1024  # read in one go: 5 MB
+_MAX_BLOCKS_READ = 32  # in one go: about 30 ms
 MAX_BYTES_READ = 4 * 1024 * 1024  # of payloads
 
-TAKE_NUMBERS = "UPDATE event_log SET seq = seq + ? RETURNING seq"
-SELECT_KNOWN = "SELECT other_id FROM events WHERE other_id"
-SELECT_OWN = "SELECT 1 FROM events WHERE seq BETWEEN ? AND ? AND aggregate_id = ? AND own_id = ?"
-SELECT_KEYS = " ".join(("SELECT time,", ", ".join(KEYED), "FROM events WHERE seq BETWEEN ? AND ?"))
-SELECT_OPEN = "SELECT (SELECT max(block) + 1 FROM event_blocks), (SELECT min(seq) FROM events)"
-INTO_BLOCKS = "event_blocks (block, min_time, max_time, written_at, keys)"
-REPLACE_KEYS = "ON CONFLICT (block) DO UPDATE SET keys = excluded.keys"
+_TAKE_NUMBERS = "UPDATE event_log SET seq = seq + ? RETURNING seq"
+_SELECT_KNOWN = "SELECT other_id FROM events WHERE other_id"
+_SELECT_OWN = "SELECT 1 FROM events WHERE seq BETWEEN ? AND ? AND aggregate_id = ? AND own_id = ?"
+_SELECT_KEYS = " ".join(("SELECT time,", ", ".join(KEYED), "FROM events WHERE seq BETWEEN ? AND ?"))
+_SELECT_OPEN = "SELECT (SELECT max(block) + 1 FROM event_blocks), (SELECT min(seq) FROM events)"
+_INTO_BLOCKS = "event_blocks (block, min_time, max_time, written_at, keys)"
+_REPLACE_KEYS = "ON CONFLICT (block) DO UPDATE SET keys = excluded.keys"
 
 _same = itemgetter(*SAME)
 
@@ -90,12 +90,12 @@ def own_id(event: Event) -> str | None:
 
 def insert(session: Session, events: Sequence[Event], own_ids: Sequence[str | None], now: float) -> Written:
     """Number and write events. Those without an own id are dropped if their id is known."""
-    [(last,)] = session.execute(TAKE_NUMBERS, (len(events),)).fetchall()
+    [(last,)] = session.execute(_TAKE_NUMBERS, (len(events),)).fetchall()
     seq = last - len(events)  # nobody else takes numbers before this transaction ends
     known: set[str] = set()
     if None in own_ids:
         others = [event.id for event, own in zip(events, own_ids, strict=True) if own is None]
-        known = {event_id for (event_id,) in session.select_in(SELECT_KNOWN, others)}
+        known = {event_id for (event_id,) in session.select_in(_SELECT_KNOWN, others)}
     written: list[Event] = []
     rows: list[Row] = []
     for event, own in zip(events, own_ids, strict=True):
@@ -108,7 +108,7 @@ def insert(session: Session, events: Sequence[Event], own_ids: Sequence[str | No
         written.append(event)
         rows.append(_row_of(event, own))
     if seq < last:
-        session.execute(TAKE_NUMBERS, (seq - last,)).fetchall()
+        session.execute(_TAKE_NUMBERS, (seq - last,)).fetchall()
     if rows:
         session.insert(INTO, rows)
         for block in range(_block_of(rows[0][0]), _block_of(seq + 1)):
@@ -133,13 +133,15 @@ def _row_of(event: Event, own: str | None) -> Row:
 
 def summarize(session: Session, block: int, now: float) -> None:
     """Write the summary of a block that is full."""
-    rows = session.execute(SELECT_KEYS, (_first_of(block), _last_of(block))).fetchall()
+    rows = session.execute(_SELECT_KEYS, (_first_of(block), _last_of(block))).fetchall()
     if rows:
         times, *columns = zip(*rows, strict=True)
         keys = (
             _hash_of(kind, key) for kind, column in zip(KEYED, columns, strict=True) for key in set(column)
         )
-        session.insert(INTO_BLOCKS, [(block, min(times), max(times), now, b"".join(keys))], then=REPLACE_KEYS)
+        session.insert(
+            _INTO_BLOCKS, [(block, min(times), max(times), now, b"".join(keys))], then=_REPLACE_KEYS
+        )
 
 
 def skip_to(session: Session, seq: int, now: float) -> None:
@@ -148,7 +150,7 @@ def skip_to(session: Session, seq: int, now: float) -> None:
     if seq > last:
         if _block_of(last) < _block_of(seq + 1):
             summarize(session, _block_of(last), now)
-        session.execute(TAKE_NUMBERS, (seq - last,)).fetchall()
+        session.execute(_TAKE_NUMBERS, (seq - last,)).fetchall()
 
 
 def summarize_some(session: Session) -> bool:
@@ -167,11 +169,11 @@ def _hash_of(kind: str, key: str | None) -> bytes:
 
 
 def _block_of(seq: int) -> int:
-    return seq >> BLOCK_BITS
+    return seq >> _BLOCK_BITS
 
 
 def _first_of(block: int) -> int:
-    return block << BLOCK_BITS
+    return block << _BLOCK_BITS
 
 
 def _last_of(block: int) -> int:
@@ -195,21 +197,21 @@ def search(
     """
     down = wanted.order == "desc"
     if down:
-        first = max(first, _first_of(_block_of(last) - MAX_SUMMARIES + 1))
+        first = max(first, _first_of(_block_of(last) - _MAX_SUMMARIES + 1))
     else:
-        last = min(last, _last_of(_block_of(first) + MAX_SUMMARIES - 1))
+        last = min(last, _last_of(_block_of(first) + _MAX_SUMMARIES - 1))
     blocks = _blocks_with(session, wanted, _block_of(first), _block_of(last))
     events: list[Event] = []
     size = 0
-    for low, high in _runs(blocks[:MAX_BLOCKS_READ]):
+    for low, high in _runs(blocks[:_MAX_BLOCKS_READ]):
         for row in _rows(session, wanted, max(first, low), min(last, high), limit - len(events)):
             events.append(event_of(row))
             size += len(row[PAYLOAD])
             if len(events) == limit or size >= max_bytes:
                 return Found(events, events[-1].seq or 0, size)
-    if len(blocks) <= MAX_BLOCKS_READ:
+    if len(blocks) <= _MAX_BLOCKS_READ:
         return Found(events, first if down else last, size)
-    reached = blocks[MAX_BLOCKS_READ - 1]
+    reached = blocks[_MAX_BLOCKS_READ - 1]
     return Found(events, _first_of(reached) if down else _last_of(reached), size)
 
 
@@ -227,7 +229,7 @@ def event_of(row: Row) -> Event:
 
 def knows(session: Session, event_id: str) -> bool:
     """Whether the log has an event of that id."""
-    if session.select_in(SELECT_KNOWN, [event_id]):
+    if session.select_in(_SELECT_KNOWN, [event_id]):
         return True
     parts = event_id.split("/")
     for cut in range(2, len(parts)):
@@ -235,14 +237,16 @@ def knows(session: Session, event_id: str) -> bool:
         wanted = EventFilter(aggregate_id=aggregate_id, order="desc")
         for block in _blocks_with(session, wanted, 0, _block_of(newest(session))):
             bounds = (_first_of(block), _last_of(block), aggregate_id, own)
-            if session.execute(SELECT_OWN, bounds).fetchall():
+            if session.execute(_SELECT_OWN, bounds).fetchall():
                 return True
     return False
 
 
 def _blocks_with(session: Session, wanted: EventFilter, first: int, last: int) -> list[int]:
     """The blocks from `first` to `last` that may hold events of a filter, in the filter's order."""
-    [(after_full, oldest)] = session.execute(SELECT_OPEN).fetchall()  # first: a block may be filled meanwhile
+    [(after_full, oldest)] = session.execute(
+        _SELECT_OPEN
+    ).fetchall()  # first: a block may be filled meanwhile
     unfilled = after_full or _block_of(oldest or 0)
     hashes = [_hash_of(kind, key) for kind, key in wanted.exact().items() if kind in KEYED]
     conditions = ["block BETWEEN :first AND :last"]

@@ -12,13 +12,13 @@ from meshwright.events.table import Found
 from meshwright.messages import Event
 
 MAX_BUFFERED = 1000  # events that one tail keeps; further behind it reads the table
-MAX_BUFFERED_BYTES = 4 * 1024 * 1024  # of their payloads
+_MAX_BUFFERED_BYTES = 4 * 1024 * 1024  # of their payloads
 MAX_UNLOGGED = 256  # buffered events above which one that no log has is dropped
 
 Search = Callable[[EventFilter, int, int], Awaitable[Found]]
 
 
-class Tail:
+class _Tail:
     """One reader: it reads the table until it has caught up, then takes what is pushed into its buffer.
 
     A `live` one also takes events that no log has (the pieces of a model's answer), while there is room.
@@ -40,7 +40,7 @@ class Tail:
 
     def offer(self, event: Event, size: int) -> None:
         """Take a wanted event, whose payload has `size` bytes, or fall behind if the buffer is full."""
-        if len(self.buffer) < MAX_BUFFERED and self._buffered_bytes < MAX_BUFFERED_BYTES:
+        if len(self.buffer) < MAX_BUFFERED and self._buffered_bytes < _MAX_BUFFERED_BYTES:
             self.buffer.append((event, size))
             self._buffered_bytes += size
             self.wake()
@@ -89,7 +89,7 @@ class Tails:
         self.announced = 0  # the last seq known to be durable
         self._search = search
         self._closed = False
-        self._by_task: dict[str | None, set[Tail]] = {}
+        self._by_task: dict[str | None, set[_Tail]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._by_task.values()))
@@ -111,7 +111,7 @@ class Tails:
         for tail in self._wanting(event):
             tail.show(event)
 
-    def _wanting(self, event: Event) -> list[Tail]:
+    def _wanting(self, event: Event) -> list[_Tail]:
         tails = [tail for tail in self._by_task.get(event.task_id, ()) if tail.wants(event)]
         if event.task_id is not None:
             tails += [tail for tail in self._by_task.get(None, ()) if tail.wants(event)]
@@ -128,7 +128,7 @@ class Tails:
         self, wanted: EventFilter, position: int, *, live: bool = False
     ) -> AsyncGenerator[list[Event]]:
         """Give the wanted events after a position, all that are ready at a time, until the tails close."""
-        tail = Tail(wanted.model_copy(update={"order": "asc"}), position, live=live)
+        tail = _Tail(wanted.model_copy(update={"order": "asc"}), position, live=live)
         self._by_task.setdefault(wanted.task_id, set()).add(tail)
         try:
             while True:
@@ -153,10 +153,10 @@ class Tails:
         for tail in self._all():
             tail.wake()
 
-    def _all(self) -> Iterable[Tail]:
+    def _all(self) -> Iterable[_Tail]:
         return [tail for tails in self._by_task.values() for tail in tails]
 
-    def _forget(self, tail: Tail) -> None:
+    def _forget(self, tail: _Tail) -> None:
         tails = self._by_task[tail.wanted.task_id]
         tails.discard(tail)
         if not tails:

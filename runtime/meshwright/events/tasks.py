@@ -20,12 +20,12 @@ from meshwright.messages import Dispatch, Event, Outcome, Plain, Task, TaskStatu
 from meshwright.money import Amount
 from meshwright.sql.database import Row, Session
 
-MAX_PAGE = 1000
+_MAX_PAGE = 1000
 MAX_REASON_CHARS = 500
-MAX_FIGURE = 2**53  # every part of the mesh can hold smaller ones exactly
-OPEN_TASKS = "SELECT tenant_id, task_id, thread_id FROM tasks WHERE completed_at IS NULL"
+_MAX_FIGURE = 2**53  # every part of the mesh can hold smaller ones exactly
+_OPEN_TASKS = "SELECT tenant_id, task_id, thread_id FROM tasks WHERE completed_at IS NULL"
 USAGE = ("prompt_tokens", "completion_tokens")
-TIMES = ("created_at", "updated_at", "completed_at")
+_TIMES = ("created_at", "updated_at", "completed_at")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -105,7 +105,7 @@ def list_tasks(
     before: int,
 ) -> TaskPage:
     """One page of a tenant's tasks."""
-    limit = max(1, min(limit, MAX_PAGE))
+    limit = max(1, min(limit, _MAX_PAGE))
     exact = {"tenant_id": tenant_id, "status": status, "capability": capability}
     values: dict[str, Any] = {
         name: session.bindable(value) for name, value in exact.items() if value is not None
@@ -141,7 +141,7 @@ def position_of(cursor: str | None) -> int:
 
 def open_tasks(session: Session) -> list[tuple[str, str, str | None]]:
     """(tenant_id, task_id, thread_id) of every task that has no outcome."""
-    return session.execute(OPEN_TASKS).fetchall()
+    return session.execute(_OPEN_TASKS).fetchall()
 
 
 def delete_ended_tasks(session: Session, before: int) -> None:
@@ -154,7 +154,7 @@ def delete_ended_tasks(session: Session, before: int) -> None:
 def _summary(row: Row) -> TaskSummary:
     fields = dict(zip(_LISTED, row, strict=True))
     usage = Usage(**{name: fields.pop(name) for name in USAGE})
-    for name in TIMES:
+    for name in _TIMES:
         if fields[name] is not None:
             fields[name] = datetime.fromtimestamp(fields[name], UTC)
     return TaskSummary(**fields, usage=usage)
@@ -345,7 +345,7 @@ def outcome_of(event: Event) -> Outcome | None:
 
 def _sane(figure: float) -> bool:
     """Whether it is a number, and not absurd."""
-    return -MAX_FIGURE < figure < MAX_FIGURE  # which NaN is not
+    return -_MAX_FIGURE < figure < _MAX_FIGURE  # which NaN is not
 
 
 def _shaped(model: type[ModelT], event: Event) -> ModelT | None:
@@ -370,7 +370,7 @@ def _text(fields: dict[str, Any], name: str) -> str | None:
 def _whole(fields: dict[str, Any], name: str) -> int | None:
     """A field that holds a whole number, not negative."""
     value = fields.get(name)
-    return value if type(value) is int and 0 <= value < MAX_FIGURE else None
+    return value if type(value) is int and 0 <= value < _MAX_FIGURE else None
 
 
 def _reason(error: Any) -> str | None:

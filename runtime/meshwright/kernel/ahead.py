@@ -25,10 +25,10 @@ from meshwright.messages import Event
 from meshwright.turns import Commit
 
 MAX_TURNS_A_ROUND = 64  # of the event loop, so that nothing else waits longer than some milliseconds
-MAX_CALLBACKS_A_ROUND = 8  # replies and started work wake others: a whole batch at once stalls the loop
-TRIM_EVERY_TURNS = 1000
+_MAX_CALLBACKS_A_ROUND = 8  # replies and started work wake others: a whole batch at once stalls the loop
+_TRIM_EVERY_TURNS = 1000
 
-Settled = Callable[[StoreFailed | None], None]
+_Settled = Callable[[StoreFailed | None], None]
 
 
 class _Group:
@@ -38,7 +38,7 @@ class _Group:
 
     def __init__(self) -> None:
         self.batch = Batch()
-        self.callbacks: list[Settled] = []
+        self.callbacks: list[_Settled] = []
         self.cells: list[Cell] = []
         self.is_settled = False
         self.error: StoreFailed | None = None
@@ -80,7 +80,7 @@ class AheadExecutor:
         self._filling = _Group()
         self._writing = False
         self._ready: deque[Cell] = deque()
-        self._callbacks: deque[Settled] = deque()
+        self._callbacks: deque[_Settled] = deque()
         self._scheduled = False
         self._turns = self._in_place = 0
         self._numbers = itertools.count(1)
@@ -252,7 +252,7 @@ class AheadExecutor:
         """One round of the loop: some callbacks, some turns, then what they came to goes to the store."""
         self._scheduled = False
         self._in_place = 0
-        for _ in range(min(MAX_CALLBACKS_A_ROUND, len(self._callbacks))):
+        for _ in range(min(_MAX_CALLBACKS_A_ROUND, len(self._callbacks))):
             self._callbacks.popleft()(self.failure)
         turns = 0
         while self._ready and turns < MAX_TURNS_A_ROUND:
@@ -296,7 +296,7 @@ class AheadExecutor:
         else:
             self._commit(cell, delivery, commit)
         self._turns += 1
-        if self._turns % TRIM_EVERY_TURNS == 0:
+        if self._turns % _TRIM_EVERY_TURNS == 0:
             self._cells.trim()
 
     def _commit(self, cell: Cell, delivery: Delivery, commit: Commit) -> None:

@@ -33,10 +33,10 @@ from meshwright.turns import ActorKind, seal_events, seal_message, seal_record
 
 logger = logging.getLogger("meshwright.kernel")
 
-RECOVERED_A_ROUND = 100
+_RECOVERED_A_ROUND = 100
 RETRY_SECONDS = 1.0
-BEGIN_SECONDS = 10.0  # that what comes from outside waits for a new incarnation
-MAX_ACTIVE_BYTES = 64 * 1024 * 1024  # of the states of active actors, as JSON
+_BEGIN_SECONDS = 10.0  # that what comes from outside waits for a new incarnation
+_MAX_ACTIVE_BYTES = 64 * 1024 * 1024  # of the states of active actors, as JSON
 
 
 class Runtime:
@@ -57,7 +57,7 @@ class Runtime:
         tracing: Tracing | NoTracing | None = None,
         max_mailbox: int = 1000,
         max_active: int = 5000,
-        max_active_bytes: int = MAX_ACTIVE_BYTES,
+        max_active_bytes: int = _MAX_ACTIVE_BYTES,
         max_record_bytes: int = MAX_RECORD_BYTES,
         strict: bool = False,
     ) -> None:
@@ -78,7 +78,7 @@ class Runtime:
         self._worker: Signals | None = None
         self._calls = itertools.count(1)
         self._former: set[str] = set()
-        self._refusal: HostError | None = Draining("the mesh is not running", remedy=TRY_AGAIN)
+        self._refusal: HostError | None = Draining("the mesh is not running", remedy=_TRY_AGAIN)
         self._is_open = self._is_draining = self._is_lost = False
         self._begun = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -162,7 +162,7 @@ class Runtime:
         if not self._is_open:
             return
         self._is_draining = True
-        self._refusal = self._refusal or Draining("the mesh is stopping", remedy=TRY_AGAIN)
+        self._refusal = self._refusal or Draining("the mesh is stopping", remedy=_TRY_AGAIN)
         await self._cancel_tasks()
         await self._timers.stop()
         await self._store.drain()
@@ -182,7 +182,7 @@ class Runtime:
     async def _close(self, *, abrupt: bool = False) -> None:
         self._is_open = False
         self._former.add(self.incarnation)
-        self._refusal = self._refusal or Draining("the mesh is not running", remedy=TRY_AGAIN)
+        self._refusal = self._refusal or Draining("the mesh is not running", remedy=_TRY_AGAIN)
         await self._executor.abandon(self._refusal)
         self._cells.clear()
         await self._store.close(abrupt=abrupt)
@@ -198,14 +198,14 @@ class Runtime:
             delivery.is_written = True
             self.deliver(delivery)
         self._timers.start()
-        self.wake(takeover.pending[:RECOVERED_A_ROUND], "recover")
-        self._run(self._recover(takeover.pending[RECOVERED_A_ROUND:]), "recovery")
+        self.wake(takeover.pending[:_RECOVERED_A_ROUND], "recover")
+        self._run(self._recover(takeover.pending[_RECOVERED_A_ROUND:]), "recovery")
 
     async def _recover(self, pending: Sequence[ActorRef]) -> None:
         """Wake every actor with pending work, some at a time so that others get their turn."""
-        for start in range(0, len(pending), RECOVERED_A_ROUND):
+        for start in range(0, len(pending), _RECOVERED_A_ROUND):
             await asyncio.sleep(0)
-            self.wake(pending[start : start + RECOVERED_A_ROUND], "recover")
+            self.wake(pending[start : start + _RECOVERED_A_ROUND], "recover")
 
     def lease_lost(self, *, tell_worker: bool = True) -> None:
         """Begin a new incarnation, since others may have taken over this one's work."""
@@ -366,13 +366,15 @@ class Runtime:
     async def _entry(self) -> None:
         """Wait for an incarnation that begins. Raises why nothing is taken."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(BEGIN_SECONDS):
+            async with asyncio.timeout(_BEGIN_SECONDS):
                 while self._refusal is None and not self._begun.is_set():  # it may be lost again meanwhile
                     await self._begun.wait()
         if self._refusal is not None:
             raise self._refusal
         if not self._begun.is_set():
-            raise Draining("this worker could not renew its lease in time, and begins anew", remedy=TRY_AGAIN)
+            raise Draining(
+                "this worker could not renew its lease in time, and begins anew", remedy=_TRY_AGAIN
+            )
 
     def _check_open(self) -> None:
         if isinstance(self._refusal, StoreFailed) or (self._refusal is not None and not self._is_open):
@@ -418,4 +420,4 @@ class Runtime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-TRY_AGAIN = "try again when it is up: nothing was taken"
+_TRY_AGAIN = "try again when it is up: nothing was taken"

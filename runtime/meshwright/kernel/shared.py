@@ -25,7 +25,7 @@ from meshwright.messages import Event
 from meshwright.turns import Commit
 
 MAX_TURNS_A_COMMIT = 32
-CONFLICT_PAUSE_SECONDS = 0.02
+_CONFLICT_PAUSE_SECONDS = 0.02
 RETRY_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
 
@@ -154,7 +154,7 @@ class SharedExecutor:
                 deliveries = [cell.mailbox.popleft() for _ in range(size)]
                 conflicts = 0 if await self._try(cell, deliveries) else conflicts + 1
                 if conflicts > 1:  # another worker is at the same actor: one of us has to wait
-                    pause = CONFLICT_PAUSE_SECONDS * random.uniform(0.5, min(conflicts, 10))
+                    pause = _CONFLICT_PAUSE_SECONDS * random.uniform(0.5, min(conflicts, 10))
                     await asyncio.sleep(pause)
         except Exception as error:  # a defect of ours: nothing can be promised any more
             self._around.fail(StoreFailed(f"turns of {cell.ref}: {error!r}"))

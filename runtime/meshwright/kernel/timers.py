@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from meshwright.clock import Clock
 from meshwright.envelope import ActorRef
 
-HORIZON = timedelta(seconds=60)  # alarms further off are left to the store
-SWEEP = timedelta(seconds=30)  # how often the store is asked for those that came within the horizon
+_HORIZON = timedelta(seconds=60)  # alarms further off are left to the store
+_SWEEP = timedelta(seconds=30)  # how often the store is asked for those that came within the horizon
 
 
 class Timers:
@@ -66,8 +66,8 @@ class Timers:
             await self._wait()
 
     def _sweep(self, now: datetime) -> None:
-        self._sweep_at = now + SWEEP
-        self._horizon = now + HORIZON
+        self._sweep_at = now + _SWEEP
+        self._horizon = now + _HORIZON
         known = {ref for _, ref in self._heap}
         for ref, wake_at in self._load_due(self._horizon):
             if ref not in known:

@@ -32,10 +32,10 @@ ACCOUNT = "budget-account"
 """The type of the actors that are accounts."""
 OPENED, WARNED, EXCEEDED = "budget.opened", "budget.warned", "budget.exceeded"
 WARNED_AT = Decimal("0.8")
-MAX_ENTRIES = 500  # of one turn
+_MAX_ENTRIES = 500  # of one turn
 PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before an account that cannot be reached is asked again
 MAX_HELD = 1_000  # reservations of one account: its state stays small
-PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 Scope = Literal["mesh", "tenant", "agent", "tag", "thread", "task"]
 Window = Literal["hour", "day", "month", "total"]
@@ -64,7 +64,7 @@ class Account(Plain):
     @cached_property
     def id(self) -> str:
         """The id of its actor: a key that may not stand in one is hashed."""
-        key = self.key if PLAIN_KEY.fullmatch(self.key) else derived_id(self.key)
+        key = self.key if _PLAIN_KEY.fullmatch(self.key) else derived_id(self.key)
         return f"{self.budget}:{key}"
 
     @property
@@ -108,7 +108,7 @@ class ReservationResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Reservation:
+class _Reservation:
     """A reservation."""
 
     call: str
@@ -123,7 +123,7 @@ class Balance(BaseModel):
 
     since: datetime | None = None
     spent: Amount = ZERO
-    held: dict[str, Reservation] = {}
+    held: dict[str, _Reservation] = {}
     notified: list[str] = Field(default_factory=list, validation_alias=AliasChoices("notified", "told"))
 
     def at(self, now: datetime, window: Window) -> tuple[Decimal, Decimal]:
@@ -140,7 +140,7 @@ class Balance(BaseModel):
 
     def renew(self, window: Window, now: datetime) -> None:
         """Begin a new window where its time has come. What is held goes over into it."""
-        start = window_start(window, now)
+        start = _window_start(window, now)
         if start is None or (self.since is not None and start <= self.since):
             return
         self.expire(start.timestamp())
@@ -182,7 +182,7 @@ class BudgetAccount(Actor[Balance]):
         if len(self.state.held) >= MAX_HELD:
             return self._result("crowded")
         if result.answer != "refused":
-            self.state.held[entry.op] = Reservation(call=entry.call, amount=entry.amount, until=entry.until)
+            self.state.held[entry.op] = _Reservation(call=entry.call, amount=entry.amount, until=entry.until)
             self._reserved += entry.amount
         return result
 
@@ -254,7 +254,7 @@ class AccountClient:
 
     async def _book_all(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting[:MAX_ENTRIES], self._waiting[MAX_ENTRIES:]
+            batch, self._waiting = self._waiting[:_MAX_ENTRIES], self._waiting[_MAX_ENTRIES:]
             try:
                 results = await self._book(tuple(entry for entry, _ in batch))
             except Exception as error:  # noqa: BLE001 whoever waits for a result gets it, whatever it is
@@ -298,7 +298,7 @@ def _owner_of(account: Account) -> dict[str, str]:
     return {"tenant_id": tenant_id, **whom} if tenant_id is not None else whom
 
 
-def window_start(window: Window, now: datetime) -> datetime | None:
+def _window_start(window: Window, now: datetime) -> datetime | None:
     """When the window of a time began, in UTC; None for one without end."""
     if window == "total":
         return None
@@ -309,6 +309,6 @@ def window_start(window: Window, now: datetime) -> datetime | None:
 
 def renews_at(window: Window, now: datetime) -> datetime | None:
     """When the next window begins; None for one without end."""
-    start = window_start(window, now)
+    start = _window_start(window, now)
     longest = timedelta(hours=1) if window == "hour" else timedelta(days=32 if window == "month" else 1)
-    return None if start is None else window_start(window, start + longest)
+    return None if start is None else _window_start(window, start + longest)

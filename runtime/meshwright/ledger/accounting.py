@@ -32,8 +32,8 @@ from meshwright.models.port import (
 from meshwright.money import ZERO, reported_cost
 
 logger = logging.getLogger("meshwright.ledger")
-BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few
-EXTRA_TOKENS = 16  # what a provider may add around a message, a call, a tool or a schema
+_BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few
+_EXTRA_TOKENS = 16  # what a provider may add around a message, a call, a tool or a schema
 MAY_COST = (ModelTimeout, ContentRefused)
 """Failures after which the provider may have worked, and bill for it; the others cost nothing."""
 
@@ -58,7 +58,7 @@ class Accounted:
         Raises BudgetExceeded or PriceUnknown where one does not, and what the model raises.
         """
         started = time.perf_counter()
-        meter = StreamMeter(on_delta)
+        meter = _StreamMeter(on_delta)
         hold: Hold | None = None
         try:
             hold = await self.budgets.hold(request, self._upper_bound)
@@ -98,12 +98,12 @@ class Accounted:
         elif reported is None:
             source = "estimated" if reply.cost_source == "estimated" else "priced"
             if source == "estimated":
-                update["usage"] = estimated_usage(reply, request)
+                update["usage"] = _estimated_usage(reply, request)
             cost = self._prices.of_reply(reply.model_copy(update=update), request)
             update |= {"cost_usd": cost, "cost_source": "unknown" if cost is None else source}
         return reply.model_copy(update=update)
 
-    def _with_lost(self, reply: ModelReply, request: ModelRequest, meter: StreamMeter) -> ModelReply:
+    def _with_lost(self, reply: ModelReply, request: ModelRequest, meter: _StreamMeter) -> ModelReply:
         """The reply with the tokens and cost of streams that broke off before it, where we know a price."""
         lost = None if reply.cache_hit else meter.lost_usage(reply)
         if lost is None or reply.cost_usd is None:
@@ -115,7 +115,7 @@ class Accounted:
         return reply.model_copy(update=whole)
 
     def _failed(
-        self, request: ModelRequest, hold: Hold | None, meter: StreamMeter, error: BaseException, ms: float
+        self, request: ModelRequest, hold: Hold | None, meter: _StreamMeter, error: BaseException, ms: float
     ) -> Call:
         """Settle a call that ended without a reply."""
         cost, usage = (ZERO, Usage()) if hold is None else self._lost(hold, meter, error)
@@ -135,7 +135,7 @@ class Accounted:
             latency_ms=ms,
         )
 
-    def _lost(self, hold: Hold, meter: StreamMeter, error: BaseException) -> tuple[Decimal | None, Usage]:
+    def _lost(self, hold: Hold, meter: _StreamMeter, error: BaseException) -> tuple[Decimal | None, Usage]:
         """What a call that ended without a reply may have cost, and used.
 
         What was streamed is counted; where nothing was and the provider may have worked, it is the estimate.
@@ -220,10 +220,10 @@ def _ms_since(started: float) -> float:
 def max_prompt_tokens(request: ModelRequest) -> int:
     """A bound on the tokens of a prompt: no tokenizer makes more tokens than there are bytes."""
     parts = _parts_of(request)
-    return sum(parts) + EXTRA_TOKENS * (1 + len(parts))
+    return sum(parts) + _EXTRA_TOKENS * (1 + len(parts))
 
 
-def estimated_usage(reply: ModelReply, request: ModelRequest) -> Usage:
+def _estimated_usage(reply: ModelReply, request: ModelRequest) -> Usage:
     """The tokens of a reply, those that nobody has counted estimated: one for each three bytes of text."""
     wrote = [reply.content, *(f"{call.name}{call.arguments}" for call in reply.tool_calls)]
     usage = reply.usage
@@ -234,7 +234,7 @@ def estimated_usage(reply: ModelReply, request: ModelRequest) -> Usage:
     return usage.model_copy(update=counts)
 
 
-class StreamMeter:
+class _StreamMeter:
     """Passes on the pieces of a streamed answer, and counts them: `on_delta` is what takes them."""
 
     def __init__(self, on_delta: OnDelta | None) -> None:
@@ -291,7 +291,7 @@ def _parts_of(request: ModelRequest) -> list[int]:
 
 
 def _estimated_tokens(size: int) -> int:
-    return -(-size // BYTES_PER_TOKEN)
+    return -(-size // _BYTES_PER_TOKEN)
 
 
 def _size_of(text: str) -> int:

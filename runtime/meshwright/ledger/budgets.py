@@ -23,15 +23,15 @@ from meshwright.models.port import BudgetExceeded, ModelRequest, ModelUnavailabl
 from meshwright.money import ZERO, Amount, Budget
 from meshwright.work.protocol import DEFAULT_TENANT, tenant_scoped
 
-MARGIN_SECONDS = 60.0  # after a call's own limit: clocks differ, and the last word takes its time
-MAX_CACHED = 1_000
-EXPENSIVE_TAGS = frozenset({"expensive", "medium"})
+_MARGIN_SECONDS = 60.0  # after a call's own limit: clocks differ, and the last word takes its time
+_MAX_CACHED = 1_000
+_EXPENSIVE_TAGS = frozenset({"expensive", "medium"})
 """The tags that a soft budget's cheaper tag takes the place of."""
 TASK_BUDGET = "budget_usd"
 """The name of the budget that a task brings itself."""
-EVERY = "*"
+_EVERY = "*"
 
-UpperBound = Callable[[ModelRequest], Decimal | None]
+_UpperBound = Callable[[ModelRequest], Decimal | None]
 """The most that a call may cost; None where nobody knows."""
 
 
@@ -81,7 +81,7 @@ class Budgets:
             self._account(budget, key)
             for budget in self._declared
             for key in _keys_of(budget.scope, request)
-            if budget.of in (EVERY, key)
+            if budget.of in (_EVERY, key)
         ]
         found += _inline_accounts(request)
         if len(found) < 2:
@@ -89,7 +89,7 @@ class Budgets:
         accounts = {account.id: account for account in reversed(found)}  # a declared one is the stronger
         return tuple(accounts[name] for name in sorted(accounts))
 
-    async def hold(self, request: ModelRequest, upper_bound: UpperBound) -> Hold:
+    async def hold(self, request: ModelRequest, upper_bound: _UpperBound) -> Hold:
         """Reserve the most that a call may cost with every budget that it is charged to, before it is made.
 
         A call that is repeated after a crash takes its earlier reservation. Where a soft budget has no room
@@ -134,21 +134,21 @@ class Budgets:
         accounts = {account.id: account for account in named}
         for account in opened:
             budget = current.get(account.budget)
-            if budget is not None and budget.of == EVERY and budget.scope == account.scope:
+            if budget is not None and budget.of == _EVERY and budget.scope == account.scope:
                 accounts.setdefault(account.id, _account_of(budget, account.key))
             elif account.inline:
                 accounts.setdefault(account.id, account)
         mine = [each for each in accounts.values() if tenant_id is None or _is_seen_by(each, tenant_id)]
         return [await self._view(account) for account in mine]
 
-    async def _reserve(self, hold: Hold, upper_bound: UpperBound) -> Hold:
+    async def _reserve(self, hold: Hold, upper_bound: _UpperBound) -> Hold:
         accounts = self.applying(hold.request)
         if not accounts:
             return hold
         amount, call = upper_bound(hold.request), hold.call or new_id()
         if amount is None:
             _refuse_unknown_price(hold.request, accounts)
-        limit = timedelta(seconds=hold.request.timeout_seconds + MARGIN_SECONDS)
+        limit = timedelta(seconds=hold.request.timeout_seconds + _MARGIN_SECONDS)
         until = (self._host.clock.now() + limit).timestamp()
         entry = LedgerEntry(kind="reserve", op=hold.op, call=call, amount=amount or ZERO, until=until)
         self._under_way.add(hold.op)
@@ -188,7 +188,7 @@ class Budgets:
         """The account of a budget for one of its scope; made once, while there are not too many."""
         account = self._accounts.get((budget.name, key))
         if account is None:
-            if len(self._accounts) >= MAX_CACHED:
+            if len(self._accounts) >= _MAX_CACHED:
                 self._accounts.clear()
             account = self._accounts[budget.name, key] = _account_of(budget, key)
         return account
@@ -218,7 +218,7 @@ def _check(declared: Sequence[Budget]) -> None:
         problem = ""
         if names.count(budget.name) > 1:
             problem = "is declared twice"
-        elif budget.scope == "mesh" and budget.of not in (EVERY, "mesh"):
+        elif budget.scope == "mesh" and budget.of not in (_EVERY, "mesh"):
             problem = f"is of the whole mesh, and names {budget.of!r}"
         elif budget.hard and budget.cheaper_tag is not None:
             problem = "is hard, and has a cheaper_tag, which only a soft one goes on with"
@@ -254,7 +254,7 @@ def _keys_of(scope: str, request: ModelRequest) -> Iterable[str]:
 
 def _only_key(budget: Budget) -> str | None:
     """Whose a budget is, where it is of one."""
-    return "mesh" if budget.scope == "mesh" else None if budget.of == EVERY else budget.of
+    return "mesh" if budget.scope == "mesh" else None if budget.of == _EVERY else budget.of
 
 
 def _account_of(budget: Budget, key: str, *, inline: bool = False, tenant_id: str | None = None) -> Account:
@@ -279,7 +279,7 @@ def _inline_accounts(request: ModelRequest) -> Iterator[Account]:
     context = request.context
     tenant_id = context.tenant_id
     for budget in context.budgets:
-        for key in _keys_of(budget.scope, request) if budget.of == EVERY else (budget.of,):
+        for key in _keys_of(budget.scope, request) if budget.of == _EVERY else (budget.of,):
             yield _account_of(budget, key, inline=True, tenant_id=tenant_id)
     limits = [(above.task_id, above.limit_usd) for above in context.budgets_above]
     if context.budget_usd is not None and context.task_id is not None:
@@ -293,9 +293,9 @@ def _inline_accounts(request: ModelRequest) -> Iterator[Account]:
 
 def _downgraded(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
     """The request with a cheaper tag in the place of expensive ones; the same one where nothing changes."""
-    if cheaper_tag is None or EXPENSIVE_TAGS.isdisjoint(request.tags):
+    if cheaper_tag is None or _EXPENSIVE_TAGS.isdisjoint(request.tags):
         return request
-    tags = tuple(dict.fromkeys(cheaper_tag if tag in EXPENSIVE_TAGS else tag for tag in request.tags))
+    tags = tuple(dict.fromkeys(cheaper_tag if tag in _EXPENSIVE_TAGS else tag for tag in request.tags))
     return request.model_copy(update={"tags": tags})
 
 

@@ -20,8 +20,8 @@ from meshwright.sql.database import Session
 By = Literal["agent", "tag", "model", "task", "tenant"]
 MAX_KEYS = 500  # listed of one sum
 MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
-AGO = re.compile(r"([0-9]{1,6})([smhdw])")
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_AGO = re.compile(r"([0-9]{1,6})([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 GROUPS: dict[By, str] = {
     "agent": "agent_id",
@@ -32,7 +32,7 @@ GROUPS: dict[By, str] = {
 """The key of each way to sum."""
 
 ESTIMATED = "WHERE cost_source = 'estimated'"
-SUMS = (
+_SUMS = (
     "count(*)",
     "count(*) FILTER (WHERE outcome <> 'ok')",
     "coalesce(sum(cache_hit), 0)",
@@ -47,7 +47,7 @@ SUMS = (
     f"coalesce(sum(saved_pico / {MILLION}), 0)",
     f"coalesce(sum(saved_pico % {MILLION}), 0)",
 )
-INTO_CALLS = f"calls ({', '.join(COLUMNS)})"
+_INTO_CALLS = f"calls ({', '.join(COLUMNS)})"
 COUNTS = ("calls", "failed", "cache_hits", "prompt_tokens", "cached_tokens", "completion_tokens", "unpriced")
 
 
@@ -95,7 +95,7 @@ class CallProjection:
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Write a row for each call."""
-        session.insert(INTO_CALLS, [row_of(event, seconds(event.time)) for event in events])
+        session.insert(_INTO_CALLS, [row_of(event, seconds(event.time)) for event in events])
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget the calls whose event is in the log."""
@@ -130,12 +130,12 @@ def _sum_costs(session: Session, tenant_id: str | None, by: By, since: datetime 
     # A scan looks nothing up: the index pays where it leaves little.
     source = session.by_index("calls", "calls_by_time" if len(wanted) == 2 else None)
     where = f"WHERE {' AND '.join(conditions)}"
-    grouped = ("SELECT count(*) OVER (),", key, "AS whose,", ", ".join(SUMS), "FROM", source, joined, where)
+    grouped = ("SELECT count(*) OVER (),", key, "AS whose,", ", ".join(_SUMS), "FROM", source, joined, where)
     order = (
         "GROUP BY whose ORDER BY coalesce(sum(cost_pico * 1.0), 0) DESC, count(*) DESC, whose LIMIT :limit"
     )
     rows = session.execute(" ".join((*grouped, order)), {**wanted, "limit": limit}).fetchall()
-    whole = ("SELECT NULL,", ", ".join(SUMS), "FROM", source, where)
+    whole = ("SELECT NULL,", ", ".join(_SUMS), "FROM", source, where)
     total = session.execute(" ".join(whole), wanted).fetchone()
     keys = rows[0][0] if rows else 0
     items = tuple(_cost(row[1:]) for row in rows)
@@ -154,10 +154,10 @@ def since_of(text: str, now: datetime) -> datetime:
 
     Raises InvalidInput.
     """
-    ago = AGO.fullmatch(text)
+    ago = _AGO.fullmatch(text)
     try:
         if ago is not None:
-            return now - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         time = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise InvalidInput(

@@ -29,9 +29,9 @@ LLM_SERVICE = "llm-service"
 """Who offers models to callers from outside, and whose calls those are that show no key."""
 PREFIX = "sk-mesh-"
 SECRET_BYTES = 32
-WRITTEN = re.compile(rf"{PREFIX}([0-9A-HJKMNP-TV-Z]{{26}})-[A-Za-z0-9_-]{{43}}")
-WINDOWS = ("hour", "day", "month", "total")
-NO_HASH = "0" * 64
+_WRITTEN = re.compile(rf"{PREFIX}([0-9A-HJKMNP-TV-Z]{{26}})-[A-Za-z0-9_-]{{43}}")
+_WINDOWS = ("hour", "day", "month", "total")
+_NO_HASH = "0" * 64
 KEY, KEYS = "virtual-key", "virtual-keys"
 """The types of the actors that are keys, by their ids, and of the one that lists them."""
 CREATED, REVOKED, OPENED = "key.created", "key.revoked", "keys.opened"
@@ -44,7 +44,7 @@ def _fitted(budget: Any) -> Any:
     return {**budget, "limit_usd": fit(Decimal(budget["limit_usd"]))} if isinstance(budget, dict) else budget
 
 
-StoredBudget = Annotated[Budget, BeforeValidator(_fitted)]
+_StoredBudget = Annotated[Budget, BeforeValidator(_fitted)]
 
 
 class Key(BaseModel):
@@ -55,7 +55,7 @@ class Key(BaseModel):
     key_id: str
     agent_id: Identifier
     tenant_id: Identifier = "default"
-    budget: StoredBudget | None = None
+    budget: _StoredBudget | None = None
     created_at: datetime
     revoked_at: datetime | None = None
 
@@ -203,11 +203,11 @@ class Keys:
 
     async def check(self, text: str) -> Key:
         """The key that a caller shows. Raises Unauthenticated, without a word of what was shown."""
-        match = WRITTEN.fullmatch(text)
+        match = _WRITTEN.fullmatch(text)
         kept = await self._kept(match[1]) if match else KeyState()
         # A key that nobody has is compared too: how long it takes tells nothing.
         key = kept.key
-        if not hmac.compare_digest(digest(text), kept.hash or NO_HASH) or key is None:
+        if not hmac.compare_digest(digest(text), kept.hash or _NO_HASH) or key is None:
             raise Unauthenticated("The key is not one of this mesh's", remedy="mesh keys create makes one")
         if key.revoked_at is not None:
             raise Unauthenticated(f"Key {key.key_id} was revoked", remedy="mesh keys create makes another")
@@ -263,9 +263,9 @@ def budget_of(text: str, key_id: str, agent_id: str) -> Budget:
     except InvalidOperation:
         limit = Decimal(-1)
     window = window.strip() or "total"
-    if window not in WINDOWS or not is_amount(limit):
+    if window not in _WINDOWS or not is_amount(limit):
         raise InvalidInput(
-            f"budget: expected dollars from 0 to {MAX_DOLLARS:,} and one of {', '.join(WINDOWS)}, "
+            f"budget: expected dollars from 0 to {MAX_DOLLARS:,} and one of {', '.join(_WINDOWS)}, "
             f"not {text[:80]!r}",
             remedy="write it like 5.00/day",
             field="budget",

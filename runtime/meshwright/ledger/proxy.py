@@ -18,11 +18,11 @@ from meshwright.money import ZERO, Budget
 
 TIMEOUT_SECONDS = 30.0
 MAX_REPLY_BYTES = 8 * 1024 * 1024
-DURATIONS = {"hour": "1h", "day": "1d", "month": "1mo", "total": None}
+_DURATIONS = {"hour": "1h", "day": "1d", "month": "1mo", "total": None}
 """How LiteLLM writes the windows of budgets."""
-OWN_TAGS = "User-Agent: "
+_OWN_TAGS = "User-Agent: "
 """What the tags begin with that the proxy adds to every call itself."""
-ROUNDING = Decimal("0.000001")
+_ROUNDING = Decimal("0.000001")
 """Dollars; the proxy adds up floating point, so smaller differences mean nothing."""
 FIRST_DAY = date(2023, 1, 1)
 """No proxy has data from before."""
@@ -34,7 +34,7 @@ class ProxyFailed(MeshError):
     status = 502
 
 
-class ProxyKey(NamedTuple):
+class _ProxyKey(NamedTuple):
     """A key that the proxy has made: `key` is shown this once, `token` is how the proxy names it."""
 
     key: str
@@ -56,7 +56,7 @@ class Difference(NamedTuple):
     @property
     def differs(self) -> bool:
         """Whether that is more than rounding."""
-        return abs(self.amount) > ROUNDING
+        return abs(self.amount) > _ROUNDING
 
 
 class LiteLLMProxy:
@@ -71,16 +71,16 @@ class LiteLLMProxy:
 
     async def create_key(
         self, agent_id: str, *, tenant_id: str = "default", budget: Budget | None = None
-    ) -> ProxyKey:
+    ) -> _ProxyKey:
         """Make a key for an agent, with a budget that the proxy holds (`POST /key/generate`)."""
         about = {"agent_id": agent_id, "tenant_id": tenant_id}
         asked: dict[str, Any] = {"user_id": agent_id, "metadata": about, "key_type": "llm_api"}
         if budget is not None:
             asked["max_budget"] = float(budget.limit_usd)  # which is how LiteLLM keeps it
-            asked["budget_duration"] = DURATIONS[budget.window]
+            asked["budget_duration"] = _DURATIONS[budget.window]
         match await self._call("POST", "/key/generate", json=asked):
             case {"key": str(key), **rest}:
-                return ProxyKey(key, str(rest.get("token_id") or rest.get("token") or ""))
+                return _ProxyKey(key, str(rest.get("token_id") or rest.get("token") or ""))
         raise self._unexpected("/key/generate")
 
     async def delete_key(self, key: str) -> None:
@@ -94,7 +94,7 @@ class LiteLLMProxy:
         """What was spent under each tag, ever: the proxy knows no other range (`GET /spend/tags`)."""
         rows = await self._call("GET", "/spend/tags")
         spent = self._sums("/spend/tags", "individual_request_tag", rows)
-        return {tag: cost for tag, cost in spent.items() if not tag.startswith(OWN_TAGS)}
+        return {tag: cost for tag, cost in spent.items() if not tag.startswith(_OWN_TAGS)}
 
     async def spend_by_agent(self, since: date, until: date) -> dict[str, Decimal]:
         """What each agent has spent on some days of UTC, both included (`GET /global/spend/report`).

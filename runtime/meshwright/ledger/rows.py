@@ -16,7 +16,7 @@ from meshwright.messages import Event
 from meshwright.money import pico, reported_cost
 
 MAX_COUNT = 1_000_000_000  # of tokens or tries of one call
-MAX_LATENCY_MS = 1e12
+_MAX_LATENCY_MS = 1e12
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 TEXTS = {
@@ -94,7 +94,7 @@ def _count(value: Any, default: int | None) -> int | None:
 
 
 def _latency(value: Any) -> float:
-    return value if isinstance(value, (int, float)) and 0 <= value < MAX_LATENCY_MS else 0.0  # NaN is not
+    return value if isinstance(value, (int, float)) and 0 <= value < _MAX_LATENCY_MS else 0.0  # NaN is not
 
 
 def _pico(amount: Any) -> int | None:

@@ -30,9 +30,9 @@ from meshwright.models.port import (
 from meshwright.models.structure import repaired
 
 ANSWER_TOOL = "final_answer"
-REJECTED = frozenset({400, 422})
+_REJECTED = frozenset({400, 422})
 """Statuses of a request that is refused as such, whatever it is about it."""
-HOW_TO_CALL = """\
+_HOW_TO_CALL = """\
 You can call tools. To call one or several, answer with one JSON object of this form, and nothing else:
 {"tool_calls": [{"name": "<name of the tool>", "arguments": {<its arguments>}}]}
 The results are in the next message. If you need no tool, answer in words.
@@ -120,7 +120,7 @@ def _may_be_of_the_mode(refusal: ModelRefused) -> bool:
     """Whether another mode may do; not where the context is too long, or the model is not found."""
     if isinstance(refusal, Unsupported):
         return True
-    return type(refusal) is ModelRefused and refusal.answered in REJECTED
+    return type(refusal) is ModelRefused and refusal.answered in _REJECTED
 
 
 def _can_prompt(request: ModelRequest, mode: OutputMode | None) -> bool:
@@ -194,7 +194,7 @@ def _with_prompted_tools(request: ModelRequest) -> ModelRequest:
     """A request whose tools, calls and results are plain text."""
     messages = tuple(_as_text(request.messages))
     if request.tools:
-        messages = _with_system(messages, HOW_TO_CALL + "\n".join(map(_json, request.tools)))
+        messages = _with_system(messages, _HOW_TO_CALL + "\n".join(map(_json, request.tools)))
     return request.model_copy(update={"messages": messages, "tools": ()})
 
 

@@ -76,9 +76,9 @@ class AnthropicMessages:
             body.pop(name, None)
         return body
 
-    def pieces(self, on_delta: OnDelta, max_chars: int) -> BlockPieces:
+    def pieces(self, on_delta: OnDelta, max_chars: int) -> _BlockPieces:
         """Take a streamed message."""
-        return BlockPieces(on_delta, max_chars)
+        return _BlockPieces(on_delta, max_chars)
 
     def read(self, body: Any, request: ModelRequest, source: str, known: Mapping[str, Any]) -> ModelReply:
         """Read a message. Raises ContentRefused, and ModelUnavailable for anything else."""
@@ -137,7 +137,7 @@ class AnthropicMessages:
                 block["cache_control"] = point.get("control") or {"type": "ephemeral"}
 
 
-class BlockPieces:
+class _BlockPieces:
     """Puts the events of a streamed message together into the body of a whole one."""
 
     def __init__(self, on_delta: OnDelta, max_chars: int) -> None:

@@ -71,7 +71,7 @@ class ChatCompletions:
                 body["tool_choice"] = request.tool_choice
         if request.response_schema is not None:
             schema: dict[str, Any] = {"name": "answer", "schema": request.response_schema}
-            if is_for_strict_mode(request.response_schema):
+            if _is_for_strict_mode(request.response_schema):
                 schema["strict"] = True
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         if stream:
@@ -272,7 +272,7 @@ def is_counted(usage: Usage, *, wrote: bool) -> bool:
     return usage.prompt_tokens > 0 and (usage.completion_tokens > 0 or not wrote)
 
 
-def is_for_strict_mode(schema: Mapping[str, Any]) -> bool:
+def _is_for_strict_mode(schema: Mapping[str, Any]) -> bool:
     """Whether OpenAI takes a schema in strict mode, where it then lets the model write nothing else.
 
     So are those of shapes, but for free dictionaries and sets. A schema that is not goes without `strict`.

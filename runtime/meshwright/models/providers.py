@@ -33,7 +33,7 @@ class LegacyModelName(FutureWarning):
 
 
 @dataclass(frozen=True, slots=True)
-class Param:
+class _Param:
     """One of LiteLLM's parameters of a deployment, and the variables that give it: the first that is set."""
 
     name: str
@@ -61,7 +61,7 @@ class Provider:
     name: str
     title: str
     example: str
-    params: tuple[Param, ...] = ()
+    params: tuple[_Param, ...] = ()
     console: str = ""
     families: tuple[str, ...] = ()
     package: str = ""
@@ -73,7 +73,7 @@ class Provider:
 
 def _provider(data: dict[str, Any]) -> Provider:
     said: list[dict[str, Any]] = data["params"]
-    params = [Param(**(each | {"variables": tuple(each["variables"])})) for each in said]
+    params = [_Param(**(each | {"variables": tuple(each["variables"])})) for each in said]
     known: dict[str, Any] = {"params": tuple(params), "families": tuple(data.get("families", ()))}
     return Provider(**(data | known))
 
@@ -112,7 +112,7 @@ def provider_of(model: str) -> tuple[Provider, str]:
     provider = next((each for each in PROVIDERS if each.name == _SAME.get(prefix, prefix)), None)
     if provider is None and prefix in _litellms_providers():
         key, base = (Provider(prefix, prefix, "").variable(name) for name in ("API_KEY", "API_BASE"))
-        params = (Param("api_key", (key,), optional=True), Param("api_base", (base,), optional=True))
+        params = (_Param("api_key", (key,), optional=True), _Param("api_base", (base,), optional=True))
         provider = Provider(prefix, prefix, f"{prefix}/MODEL", params)
     if provider is None:
         names = [each.name for each in PROVIDERS] + sorted(_litellms_providers())
@@ -128,7 +128,7 @@ def provider_name(model: str) -> str:
     return next((each.name for each in PROVIDERS if model.startswith(each.families)), "")
 
 
-def provider_params(model: str) -> tuple[Param, ...]:
+def provider_params(model: str) -> tuple[_Param, ...]:
     """What gives the credentials and the address of a model's provider; nothing where it is not known."""
     prefix = provider_name(model)
     name = _SAME.get(prefix, prefix)

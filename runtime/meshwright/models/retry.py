@@ -12,11 +12,11 @@ from meshwright.errors import ModelError
 from meshwright.models.port import STREAM_RESTART, Model, ModelReply, ModelRequest, OnDelta
 
 MAX_TRIES = 3
-BACKOFF_SECONDS = 0.5
-MAX_BACKOFF_SECONDS = 8.0
+_BACKOFF_SECONDS = 0.5
+_MAX_BACKOFF_SECONDS = 8.0
 
 
-OnRetry = Callable[[ModelRequest, ModelError, float], None]
+_OnRetry = Callable[[ModelRequest, ModelError, float], None]
 """Takes a request that is retried, the error of the last try, and the seconds until the next."""
 
 
@@ -34,10 +34,10 @@ class Retrying:
         clock: Clock,
         *,
         max_tries: int = MAX_TRIES,
-        backoff_seconds: float = BACKOFF_SECONDS,
-        max_backoff_seconds: float = MAX_BACKOFF_SECONDS,
+        backoff_seconds: float = _BACKOFF_SECONDS,
+        max_backoff_seconds: float = _MAX_BACKOFF_SECONDS,
         draw: Callable[[], float] = random.random,
-        on_retry: OnRetry | None = None,
+        on_retry: _OnRetry | None = None,
     ) -> None:
         self.name = model.name
         self.model = model

@@ -33,7 +33,7 @@ WHEN = {
 
 
 @dataclass(frozen=True)
-class Candidate:
+class _Candidate:
     """One deployment as a call sees it; `why` says in words when it is asked.
 
     `share` is how many of the calls it gets, from 0 to 1, where chance decides; `missing` the environment's
@@ -63,13 +63,13 @@ class Route:
     group: str
     when: str
     why: str
-    asked: tuple[Candidate, ...]
-    left_out: tuple[Candidate, ...]
-    instead: tuple[Candidate, ...] = ()
+    asked: tuple[_Candidate, ...]
+    left_out: tuple[_Candidate, ...]
+    instead: tuple[_Candidate, ...] = ()
     fallbacks: tuple[Route, ...] = ()
     problem: str | None = None
 
-    def candidates(self) -> Iterator[Candidate]:
+    def candidates(self) -> Iterator[_Candidate]:
         """Every deployment that could answer, those of the fallbacks too."""
         yield from self.asked
         yield from self.instead
@@ -193,7 +193,7 @@ def _why_nobody(
 
 def _asked(
     config: LiteLLMConfig, chosen: Sequence[dict[str, Any]], environment: Mapping[str, str] | None
-) -> tuple[Candidate, ...]:
+) -> tuple[_Candidate, ...]:
     """The chosen in the order in which they are asked, each with its share of the calls."""
     orders = sorted({order for each in chosen if (order := _order_of(each)) is not None})
     first = [each for each in chosen if not orders or _order_of(each) == orders[0]]
@@ -237,10 +237,10 @@ def _normal(weights: Sequence[float]) -> list[float]:
 
 def _candidate(
     deployment: Mapping[str, Any], environment: Mapping[str, str] | None, share: float | None, why: str
-) -> Candidate:
+) -> _Candidate:
     """A deployment as a call sees it."""
     params = deployment["litellm_params"]
-    return Candidate(
+    return _Candidate(
         deployment=deployment_id(deployment),
         model=params["model"],
         tags=tags_of(deployment),

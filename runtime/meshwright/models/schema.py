@@ -10,7 +10,7 @@ from typing import Any
 from meshwright.errors import InvalidInput
 
 MAX_DEPTH = 64
-MAX_NODES = 10_000
+_MAX_NODES = 10_000
 TYPES = frozenset({"null", "boolean", "object", "array", "number", "integer", "string"})
 SCHEMA = frozenset(
     {
@@ -28,7 +28,7 @@ SCHEMA = frozenset(
     }
 )
 SCHEMA_LIST = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-SCHEMA_MAP = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
+_SCHEMA_MAP = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
 
 
 class InvalidSchema(InvalidInput):
@@ -73,7 +73,7 @@ Rule = tuple[Callable[[Any], bool], str]
 COUNT: Rule = _is_count, "a whole number from 0"
 NUMBER: Rule = _is_number, "a number"
 TEXT: Rule = _is_text, "text"
-RULES: dict[str, Rule] = {
+_RULES: dict[str, Rule] = {
     "type": (_is_type, f"one or several of {', '.join(sorted(TYPES))}"),
     "required": (_is_names, "a list of names"),
     "enum": (lambda value: isinstance(value, list) and bool(value), "a list of values"),
@@ -101,10 +101,10 @@ def check_schema(schema: Any, field: str) -> None:
     while waiting:
         place, node, depth = waiting.pop()
         count += 1
-        if count > MAX_NODES or depth > MAX_DEPTH:
+        if count > _MAX_NODES or depth > MAX_DEPTH:
             raise InvalidSchema(
                 f"{field}: the schema is too large",
-                remedy=f"it may have {MAX_NODES:,} parts, {MAX_DEPTH} deep",
+                remedy=f"it may have {_MAX_NODES:,} parts, {MAX_DEPTH} deep",
                 field=field,
             )
         if isinstance(node, bool):
@@ -129,10 +129,10 @@ def _problem(node: Any, root: Any) -> str:
     if not isinstance(node, dict):
         return f"this is no schema but {type(node).__name__}"
     for key, value in node.items():
-        rule = RULES.get(key)
+        rule = _RULES.get(key)
         if rule and not rule[0](value):
             return f"{key} must be {rule[1]}"
-        if key in SCHEMA_MAP and not isinstance(value, dict):
+        if key in _SCHEMA_MAP and not isinstance(value, dict):
             return f"{key} must be an object of schemas"
         if key in SCHEMA_LIST and not (isinstance(value, list) and value):
             return f"{key} must be a list of schemas"
@@ -147,7 +147,7 @@ def _parts(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((f"{key}.{number}", part) for number, part in enumerate(value))
         elif key in SCHEMA:
             yield key, value
-        elif key in SCHEMA_MAP:
+        elif key in _SCHEMA_MAP:
             yield from ((f"{key}.{name[:80]}", part) for name, part in value.items())
 
 

@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 from meshwright.models.port import ChatMessage, ModelReply, StructureInvalid
 from meshwright.models.schema import check_schema
 
-MAX_REPAIRS = 2
+_MAX_REPAIRS = 2
 _MAX_ERRORS = 5
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
 _STRING = r'"(?:[^"\\]|\\.)*+(?:"|\Z)'
@@ -123,7 +123,7 @@ async def parse_or_repair(
     Raises StructureInvalid with the last reply as `raw`, and what `ask` raises.
     """
     talk = [*messages]
-    for _ in range(MAX_REPAIRS):
+    for _ in range(_MAX_REPAIRS):
         try:
             return read_answer(shape, reply)
         except StructureInvalid as error:

@@ -14,8 +14,8 @@ from meshwright.errors import InvalidInput, TooLarge
 from meshwright.messages import Caller, Task, TaskRequest, derived_id, new_id
 from meshwright.work.protocol import Accept
 
-MAX_KEY_CHARS = 255
-DEADLINE_TIMEOUTS = 3  # a task may take this many attempts' time, where it names no deadline
+_MAX_KEY_CHARS = 255
+_DEADLINE_TIMEOUTS = 3  # a task may take this many attempts' time, where it names no deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ def make_accept(
         raise InvalidInput(
             "neither a capability nor an agent is named", remedy="name one", field="capability"
         )
-    payload = checked_payload(request.payload, limits)
-    check_key(idempotency_key)
+    payload = _checked_payload(request.payload, limits)
+    _check_key(idempotency_key)
     task_id = _task_id(request, caller, idempotency_key)
     named = request.task_id is not None or idempotency_key is not None
     task = Task(
@@ -56,7 +56,7 @@ def make_accept(
         budget_usd=request.budget_usd,
         budgets=caller.budgets,
         timeout=request.timeout,
-        deadline_at=now + timedelta(seconds=request.deadline or DEADLINE_TIMEOUTS * request.timeout),
+        deadline_at=now + timedelta(seconds=request.deadline or _DEADLINE_TIMEOUTS * request.timeout),
         requested_by=caller.requested_by,
         tenant_id=caller.tenant_id,
         thread_id=request.thread_id or task_id,
@@ -67,7 +67,7 @@ def make_accept(
     return Accept(task=task, request_hash=_hash(request, caller) if named else "")
 
 
-def checked_payload(payload: dict[str, Any], limits: Limits) -> dict[str, Any]:
+def _checked_payload(payload: dict[str, Any], limits: Limits) -> dict[str, Any]:
     """A copy of a payload, as plain data: what its sender does with its own changes no task.
 
     Raises TooLarge for one that is over a limit, InvalidInput for one that is not JSON. What agents take for
@@ -101,12 +101,12 @@ def checked_payload(payload: dict[str, Any], limits: Limits) -> dict[str, Any]:
     return copy
 
 
-def check_key(key: str | None) -> None:
+def _check_key(key: str | None) -> None:
     """Raise InvalidInput for an idempotency key that is empty, too long, or not printable."""
-    if key is not None and not (1 <= len(key) <= MAX_KEY_CHARS and key.isprintable()):
+    if key is not None and not (1 <= len(key) <= _MAX_KEY_CHARS and key.isprintable()):
         raise InvalidInput(
             "the idempotency key cannot be used",
-            remedy=f"send 1 to {MAX_KEY_CHARS} printable characters",
+            remedy=f"send 1 to {_MAX_KEY_CHARS} printable characters",
             field="Idempotency-Key",
         )
 

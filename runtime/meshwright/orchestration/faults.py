@@ -13,7 +13,7 @@ from meshwright.messages import Fault, Outcome
 
 Side = Literal["agent", "caller", "provider", "mesh"]
 
-CODES: dict[Side, tuple[str, ...]] = {
+_CODES: dict[Side, tuple[str, ...]] = {
     "caller": (
         "BudgetExceeded",
         "Cancelled",
@@ -53,8 +53,8 @@ CODES: dict[Side, tuple[str, ...]] = {
         "StoreUnavailable",
     ),
 }
-SIDES: dict[str, Side] = {code: side for side, codes in CODES.items() for code in codes}
-ENOUGH_SECONDS = 120.0  # for an attempt: the default timeout
+_SIDES: dict[str, Side] = {code: side for side, codes in _CODES.items() for code in codes}
+_ENOUGH_SECONDS = 120.0  # for an attempt: the default timeout
 
 SAME_AGENT_MAY_RETRY = frozenset({"ReplayMismatch"})
 """Faults of the attempt rather than of the agent."""
@@ -62,15 +62,15 @@ NOBODY_MAY_RETRY = frozenset({"BudgetExceeded", "PriceUnknown"})
 """Faults that another agent would meet as well."""
 
 
-def side_of(fault: Fault, seconds: float) -> Side:
+def _side_of(fault: Fault, seconds: float) -> Side:
     """Whose fault it is; of an attempt that timed out the agent's, if it had the time that is the default."""
-    if fault.type == "Timeout" and seconds >= ENOUGH_SECONDS:
+    if fault.type == "Timeout" and seconds >= _ENOUGH_SECONDS:
         return "agent"
-    return SIDES.get(fault.type, "agent")
+    return _SIDES.get(fault.type, "agent")
 
 
 def counts(outcome: Outcome) -> bool:
     """Whether the end of an attempt says something about its agent."""
     if outcome.success or outcome.error is None:
         return outcome.status != "cancelled"
-    return side_of(outcome.error, outcome.duration_ms / 1000) == "agent" and outcome.status != "cancelled"
+    return _side_of(outcome.error, outcome.duration_ms / 1000) == "agent" and outcome.status != "cancelled"

@@ -11,9 +11,9 @@ from meshwright.orchestration.registry import Registry, StatusChange
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
-PROBE_TIMEOUT_SECONDS = 3.0
-KEEP_SECONDS = 15.0
-MAX_PROBES = 32  # at once
+_PROBE_TIMEOUT_SECONDS = 3.0
+_KEEP_SECONDS = 15.0
+_MAX_PROBES = 32  # at once
 
 
 class HealthProbes:
@@ -26,14 +26,14 @@ class HealthProbes:
         self,
         registry: Registry,
         *,
-        timeout_seconds: float = PROBE_TIMEOUT_SECONDS,
-        keep_seconds: float = KEEP_SECONDS,
+        timeout_seconds: float = _PROBE_TIMEOUT_SECONDS,
+        keep_seconds: float = _KEEP_SECONDS,
     ) -> None:
         self._registry = registry
         self._timeout_seconds = timeout_seconds
         self._keep_seconds = keep_seconds
         self._answers: dict[str, tuple[float, str | None]] = {}
-        self._limit = asyncio.Semaphore(MAX_PROBES)
+        self._limit = asyncio.Semaphore(_MAX_PROBES)
         self._session: ClientSession | None = None
 
     async def probe_all(self) -> list[StatusChange]:

@@ -23,7 +23,7 @@ from meshwright.orchestration.registry import Registry
 
 logger = logging.getLogger("meshwright.presence")
 
-ROLL_CALL = "agent.roll_call"
+_ROLL_CALL = "agent.roll_call"
 """A process has come, and asks who is there."""
 CHECK_SECONDS = 5.0  # between looks at who has gone silent, and probes of what agents depend on
 
@@ -59,7 +59,7 @@ class Presence:
         await self._host.emit(
             [self._event("agent.registered", each.agent_id, each) for each in self._registrations]
         )
-        self._host.broadcast(self._event(ROLL_CALL, "", {}))
+        self._host.broadcast(self._event(_ROLL_CALL, "", {}))
         clock = self._host.clock
         self._tasks = [
             asyncio.create_task(every(clock, self._heartbeat_seconds, self._beat), name="heartbeat"),
@@ -116,7 +116,7 @@ class Presence:
         """Another process's agents make themselves known by the same events."""
         if self._host.incarnation in event.id:
             return
-        if event.event_type == ROLL_CALL:
+        if event.event_type == _ROLL_CALL:
             self._answer()
         elif event.event_type == "agent.registered":
             self._register(event.payload)

@@ -15,8 +15,8 @@ INTO = "agent_outcomes (agent_id, capability, last_seq, recent)"
 REPLACE = (
     "ON CONFLICT (agent_id, capability) DO UPDATE SET last_seq = excluded.last_seq, recent = excluded.recent"
 )
-SELECT_ONE = "SELECT recent FROM agent_outcomes WHERE agent_id = ? AND capability = ?"
-SELECT_ALL = "SELECT agent_id, capability, recent FROM agent_outcomes"
+_SELECT_ONE = "SELECT recent FROM agent_outcomes WHERE agent_id = ? AND capability = ?"
+_SELECT_ALL = "SELECT agent_id, capability, recent FROM agent_outcomes"
 
 
 class OutcomeProjection:
@@ -45,10 +45,10 @@ class OutcomeProjection:
 
 def recent_outcomes(session: Session, last: int = MAX_OUTCOMES) -> list[tuple[str, str, bool]]:
     """(agent_id, capability, success) of the last attempts, at most 20 of each pair, oldest first."""
-    rows = session.execute(SELECT_ALL).fetchall()
+    rows = session.execute(_SELECT_ALL).fetchall()
     return [(agent_id, name, mark == "1") for agent_id, name, recent in rows for mark in recent[-last:]]
 
 
 def _stored(session: Session, key: tuple[str, str]) -> str:
-    row = session.execute(SELECT_ONE, key).fetchone()
+    row = session.execute(_SELECT_ONE, key).fetchone()
     return row[0] if row else ""

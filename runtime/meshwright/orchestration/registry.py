@@ -18,13 +18,13 @@ from meshwright.errors import InvalidInput, NoAgentAvailable, NotFound
 from meshwright.messages import ScoreCard
 from meshwright.orchestration.scoring import History, score_card
 
-DEGRADED_AFTER_SECONDS = 60.0
-OFFLINE_AFTER_SECONDS = 120.0
-WHERE_TO_LOOK = "GET /agents or `mesh agents` shows who is there and how each is doing"
+_DEGRADED_AFTER_SECONDS = 60.0
+_OFFLINE_AFTER_SECONDS = 120.0
+_WHERE_TO_LOOK = "GET /agents or `mesh agents` shows who is there and how each is doing"
 
 
 @dataclass(slots=True)
-class Member:
+class _Member:
     """A registered agent and what is known of it now; `problem` is why it is unhealthy, or None."""
 
     registration: Registration
@@ -49,19 +49,19 @@ class Registry:
         self,
         clock: Clock | None = None,
         *,
-        degraded_after_seconds: float = DEGRADED_AFTER_SECONDS,
-        offline_after_seconds: float = OFFLINE_AFTER_SECONDS,
+        degraded_after_seconds: float = _DEGRADED_AFTER_SECONDS,
+        offline_after_seconds: float = _OFFLINE_AFTER_SECONDS,
     ) -> None:
         self._clock = clock or SystemClock()
         self._degraded_after_seconds = degraded_after_seconds
         self._offline_after_seconds = offline_after_seconds
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, _Member] = {}
         self._histories: defaultdict[tuple[str, str], History] = defaultdict(History)
         self._ranked: dict[str, tuple[ScoreCard, ...]] = {}
 
     def register(self, registration: Registration) -> None:
         """Make an agent known, seen now; a second registration replaces the first."""
-        self._members[registration.agent_id] = Member(registration, self._clock.now())
+        self._members[registration.agent_id] = _Member(registration, self._clock.now())
         self._ranked.clear()
 
     def heartbeat(self, agent_id: str, at: datetime | None = None) -> None:
@@ -135,13 +135,13 @@ class Registry:
                 return card
         raise self._nobody(capability, exclude, agent_id)
 
-    def _member(self, agent_id: str) -> Member:
+    def _member(self, agent_id: str) -> _Member:
         member = self._members.get(agent_id)
         if member is None:
-            raise NotFound(f"no agent {agent_id!r} is registered", remedy=WHERE_TO_LOOK, field="agent_id")
+            raise NotFound(f"no agent {agent_id!r} is registered", remedy=_WHERE_TO_LOOK, field="agent_id")
         return member
 
-    def _judge(self, member: Member, now: datetime) -> StatusChange | None:
+    def _judge(self, member: _Member, now: datetime) -> StatusChange | None:
         silent_seconds = (now - member.last_seen).total_seconds()
         before, member.status = member.status, self._status_after(silent_seconds)
         if member.status == before:
@@ -172,7 +172,7 @@ class Registry:
             self._ranked[capability] = cards
         return cards
 
-    def _card(self, member: Member, name: str) -> ScoreCard | None:
+    def _card(self, member: _Member, name: str) -> ScoreCard | None:
         agent_id = member.registration.agent_id
         capability = member.registration.capability(name) if _takes_tasks(member) else None
         if capability is None:
@@ -186,7 +186,7 @@ class Registry:
         if not _takes_tasks(member):
             raise NotFound(
                 f"{agent_id!r} is a part of the mesh and takes no tasks",
-                remedy=WHERE_TO_LOOK,
+                remedy=_WHERE_TO_LOOK,
                 field="agent_id",
             )
         offered = [capability.name for capability in member.registration.capabilities]
@@ -212,15 +212,15 @@ class Registry:
             )
         reasons = "; ".join(_why_not(member, exclude) for member in having)
         return NoAgentAvailable(
-            f"no agent is available for {capability!r}: {reasons}", remedy=WHERE_TO_LOOK, field="capability"
+            f"no agent is available for {capability!r}: {reasons}", remedy=_WHERE_TO_LOOK, field="capability"
         )
 
 
-def _takes_tasks(member: Member) -> bool:
+def _takes_tasks(member: _Member) -> bool:
     return member.registration.kind == "agent"
 
 
-def _why_not(member: Member, exclude: Collection[str]) -> str:
+def _why_not(member: _Member, exclude: Collection[str]) -> str:
     agent_id = member.registration.agent_id
     if agent_id in exclude:
         return f"{agent_id} has failed at it"
@@ -229,7 +229,7 @@ def _why_not(member: Member, exclude: Collection[str]) -> str:
     return f"{agent_id} depends on what does not answer: {member.problem}"
 
 
-def _info(member: Member) -> AgentInfo:
+def _info(member: _Member) -> AgentInfo:
     return AgentInfo(
         **dict(member.registration),
         status=member.status,

@@ -21,12 +21,12 @@ from meshwright.capability import Capability
 from meshwright.messages import ScoreCard
 
 MAX_OUTCOMES = 20
-STREAK_LENGTH = 3
-STREAK_FACTOR = 1.1
-PREFERRED_FACTOR = 1.05
-DECAYS = tuple(0.95**age for age in range(MAX_OUTCOMES))
-TOTALS = (0.0, *accumulate(DECAYS))
-SCORE_DIGITS = 6  # so that 1.1 x 1.05 is written 1.155
+_STREAK_LENGTH = 3
+_STREAK_FACTOR = 1.1
+_PREFERRED_FACTOR = 1.05
+_DECAYS = tuple(0.95**age for age in range(MAX_OUTCOMES))
+_TOTALS = (0.0, *accumulate(_DECAYS))
+_SCORE_DIGITS = 6  # so that 1.1 x 1.05 is written 1.155
 
 
 class History:
@@ -46,25 +46,25 @@ class History:
         before = self.success, self.streak
         newest = self._newest_first
         newest.appendleft(succeeded)
-        gained = sum(decay for decay, success in zip(DECAYS, newest, strict=False) if success)
-        self.success = gained / TOTALS[len(newest)]
-        on_streak = len(newest) >= STREAK_LENGTH and all(newest[age] for age in range(STREAK_LENGTH))
-        self.streak = STREAK_FACTOR if on_streak else 1.0
+        gained = sum(decay for decay, success in zip(_DECAYS, newest, strict=False) if success)
+        self.success = gained / _TOTALS[len(newest)]
+        on_streak = len(newest) >= _STREAK_LENGTH and all(newest[age] for age in range(_STREAK_LENGTH))
+        self.streak = _STREAK_FACTOR if on_streak else 1.0
         return (self.success, self.streak) != before
 
 
 def score_card(agent_id: str, capability: Capability, *, healthy: bool, history: History) -> ScoreCard:
     """Score one agent for one of its capabilities."""
     health = 1.0 if healthy else 0.0
-    preferred = PREFERRED_FACTOR if capability.preferred else 1.0
+    preferred = _PREFERRED_FACTOR if capability.preferred else 1.0
     score = capability.weight * health * history.success * history.streak * preferred
     return ScoreCard(
         agent_id=agent_id,
         capability=capability.name,
-        score=round(score, SCORE_DIGITS),
+        score=round(score, _SCORE_DIGITS),
         weight=capability.weight,
         health=health,
-        success=round(history.success, SCORE_DIGITS),
+        success=round(history.success, _SCORE_DIGITS),
         streak=history.streak,
         preferred=preferred,
     )

@@ -16,8 +16,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from meshwright.errors import PromptError
 from meshwright.suggestions import nearest
 
-BOUNDARY = re.compile(r"^---[ \t]*$", re.MULTILINE)
-FIRST_LINE = 2  # of the front matter, below the first boundary
+_BOUNDARY = re.compile(r"^---[ \t]*$", re.MULTILINE)
+_FIRST_LINE = 2  # of the front matter, below the first boundary
 MAX_DEPTH = 4  # of lists in lists; no field needs more than one
 EXPECTED = {
     "description": "write description as a text, such as: description: Greets whoever asks.",
@@ -30,7 +30,7 @@ EXPECTED = {
     "variables": "write variables as a list of lower-case names, such as: variables: [context]",
 }
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
-VariableName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+_VariableName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
 def _renamed(structure: object) -> object:
@@ -54,7 +54,7 @@ class FrontMatter(BaseModel):
     tags: list[Tag] = Field(min_length=1, max_length=32)
     cache: bool = True
     structure: Annotated[Literal["native", "tool", "prompted"], BeforeValidator(_renamed)] = "native"
-    variables: list[VariableName] = Field(default_factory=list, max_length=32)
+    variables: list[_VariableName] = Field(default_factory=list, max_length=32)
 
 
 class Parts(NamedTuple):
@@ -98,7 +98,7 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_object(self, node: Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except UNPLANNED as error:  # 0b_ looks like a number, and is none
+        except _UNPLANNED as error:  # 0b_ looks like a number, and is none
             raise _refused(f"{str(node.value)[:80]!r} is no plain value", node) from error
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -111,7 +111,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-UNPLANNED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+_UNPLANNED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What PyYAML raises besides its own errors."""
 
 
@@ -123,25 +123,25 @@ class _Handler(YAMLHandler):
     """Loads the front matter of one file, and remembers on which line of the file each field stands."""
 
     def __init__(self) -> None:
-        super().__init__(fm_boundary=BOUNDARY)
+        super().__init__(fm_boundary=_BOUNDARY)
         self.lines: dict[str, int] = {}
 
     def load(self, fm: str, **kwargs: object) -> Any:
         loader = _StrictLoader(fm.removeprefix("\n"))
         try:
             data = loader.get_single_data()
-        except UNPLANNED as error:
+        except _UNPLANNED as error:
             where = loader.get_mark()
             raise yaml.MarkedYAMLError(problem="there is no such text in YAML", problem_mark=where) from error
         if data is not None and not isinstance(data, dict):
             raise yaml.YAMLError("it is not made of `name: value` lines")
-        self.lines = {key: line + FIRST_LINE for key, line in loader.lines.items()}
+        self.lines = {key: line + _FIRST_LINE for key, line in loader.lines.items()}
         return data
 
 
 def take_apart(text: str, path: str) -> Parts:
     """Split a prompt file and check its front matter. Raises PromptError with the line that is wrong."""
-    if len(BOUNDARY.findall(text)) < 2 or not BOUNDARY.match(text):
+    if len(_BOUNDARY.findall(text)) < 2 or not _BOUNDARY.match(text):
         raise PromptError(
             "it does not begin with front matter between two lines `---`",
             path=path,
@@ -174,7 +174,7 @@ def _not_yaml(error: yaml.YAMLError, path: str) -> PromptError:
     return PromptError(
         f"the front matter cannot be read: {problem}",
         path=path,
-        line=FIRST_LINE + (mark.line if mark else 0),
+        line=_FIRST_LINE + (mark.line if mark else 0),
         remedy="write plain YAML there: `name: value` lines, texts with a `:` in quotes",
     )
 

@@ -15,7 +15,7 @@ from meshwright.errors import AgentError, MeshError
 from meshwright.messages import Fault
 from meshwright.tools.places import author_place, is_of_an_author
 
-MAX_FAULTS_NAMED = 3  # of a group
+_MAX_FAULTS_NAMED = 3  # of a group
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -54,10 +54,10 @@ class Noted(Protocol):
 
 
 NotedT = TypeVar("NotedT", bound=Noted)
-AsyncMethod = Callable[Concatenate[NotedT, P], Coroutine[Any, Any, T]]
+_AsyncMethod = Callable[Concatenate[NotedT, P], Coroutine[Any, Any, T]]
 
 
-def noted(method: AsyncMethod[NotedT, P, T]) -> AsyncMethod[NotedT, P, T]:
+def noted(method: _AsyncMethod[NotedT, P, T]) -> _AsyncMethod[NotedT, P, T]:
     """Note each call of an async method, with the line that makes it."""
 
     @wraps(method)
@@ -76,13 +76,13 @@ def result_of(answer: Any) -> dict[str, Any] | None:
     if inspect.iscoroutine(answer):
         answer.close()
         raise AgentError("run returns a coroutine", remedy="Write `return await ...`")
-    data = plain_data({"text": answer} if isinstance(answer, str) else answer, "run returns")
+    data = _plain_data({"text": answer} if isinstance(answer, str) else answer, "run returns")
     if data is not None and not isinstance(data, dict):
         raise AgentError(f"run returns {_a(answer)}", remedy="Return text, or an object (a dict)")
     return data
 
 
-def plain_data(value: Any, what: str) -> Any:
+def _plain_data(value: Any, what: str) -> Any:
     """A value as plain JSON data. Raises AgentError where JSON cannot hold it."""
     try:
         return from_json(to_json(value))
@@ -107,7 +107,7 @@ async def awaited(run: Callable[[], Any], name: str) -> Any:
             f"the function of step {name!r} is not async: it returns {_a(made)}",
             remedy="Give run.step an async function",
         )
-    return plain_data(await made, f"step {name!r} returns")
+    return _plain_data(await made, f"step {name!r} returns")
 
 
 def fault_of(agent: Agent, error: BaseException) -> Fault:
@@ -128,8 +128,8 @@ def _fault_of_group(agent: Agent, group: BaseExceptionGroup) -> Fault:
     known = next((error for error in errors if isinstance(error, MeshError)), None)
     if known is not None:
         return _fault(known.code, f"{where}: {known}")
-    told = "; ".join(f"{type(error).__name__}: {error}" for error in errors[:MAX_FAULTS_NAMED])
-    more = f"; and {len(errors) - MAX_FAULTS_NAMED} more" if len(errors) > MAX_FAULTS_NAMED else ""
+    told = "; ".join(f"{type(error).__name__}: {error}" for error in errors[:_MAX_FAULTS_NAMED])
+    more = f"; and {len(errors) - _MAX_FAULTS_NAMED} more" if len(errors) > _MAX_FAULTS_NAMED else ""
     return _fault("AgentError", f"{where}: tasks of a group failed: {told}{more}")
 
 

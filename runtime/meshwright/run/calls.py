@@ -35,8 +35,8 @@ from meshwright.tracing import Span
 from meshwright.work import Journal, Work
 from meshwright.work.journal import ProgressEvent
 
-MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
-MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
+_MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
+_MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
 _COUNTED = {"model", "usage", "cost_usd", "finish_reason"}
 
 
@@ -260,7 +260,7 @@ def _misfit(shape: type[BaseModel] | None, reply: ModelReply) -> list[ProgressEv
     try:
         read_answer(shape, reply)
     except StructureInvalid as error:
-        payload = {"shape": shape.__name__, "error": error.message, "raw": cut(error.raw, MAX_RAW_CHARS)}
+        payload = {"shape": shape.__name__, "error": error.message, "raw": cut(error.raw, _MAX_RAW_CHARS)}
         return [ProgressEvent("structure.invalid", payload)]
     return []
 
@@ -270,9 +270,9 @@ def _cut_off_event(shape: type[BaseModel] | None, reply: ModelReply) -> list[Pro
     if not is_cut_off(reply, shape):
         return []
     calls = [
-        {"tool": call.name, "arguments": cut(call.arguments, MAX_CUT_CHARS)} for call in reply.tool_calls
+        {"tool": call.name, "arguments": cut(call.arguments, _MAX_CUT_CHARS)} for call in reply.tool_calls
     ]
-    payload: Mapping[str, Any] = {"text": cut(reply.content, MAX_CUT_CHARS), "tool_calls": calls}
+    payload: Mapping[str, Any] = {"text": cut(reply.content, _MAX_CUT_CHARS), "tool_calls": calls}
     return [ProgressEvent("reply.cut_off", dict(payload))]
 
 

@@ -10,7 +10,7 @@ from meshwright.agent import Agent
 from meshwright.messages import Task
 from meshwright.tools.tool import cut
 
-MAX_FIELD_CHARS = 32_000  # of one field beside the words
+_MAX_FIELD_CHARS = 32_000  # of one field beside the words
 MAX_CHARS = 100_000  # of all of them
 
 
@@ -22,7 +22,7 @@ def question_of(agent: Agent, task: Task) -> str:
     parts = [task.text] if task.text.strip() else []
     room = MAX_CHARS
     for name, text in _fields(agent, task):
-        shown = cut(text, min(MAX_FIELD_CHARS, room)) if room else "[left out: the payload is too long]"
+        shown = cut(text, min(_MAX_FIELD_CHARS, room)) if room else "[left out: the payload is too long]"
         room = max(0, room - len(text))
         parts.append(f"{name}:\n{shown}")
     return "\n\n".join(parts) or summary_of(task)

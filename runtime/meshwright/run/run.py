@@ -31,10 +31,10 @@ from meshwright.tracing import Span
 from meshwright.work import Journal, Suspended, Work
 from meshwright.work.journal import ProgressEvent
 
-MAX_EMPTY = 2  # replies in a row that are asked for again
-ANSWER_NOW = "Answer now, with what you have; no more tools can be called."
-NOT_CALLED = "This was not called: the call before it gave the same result again and again."
-REPLY_WAS_EMPTY = "Your reply was empty. Answer now, or call a tool."
+_MAX_EMPTY = 2  # replies in a row that are asked for again
+_ANSWER_NOW = "Answer now, with what you have; no more tools can be called."
+_NOT_CALLED = "This was not called: the call before it gave the same result again and again."
+_REPLY_WAS_EMPTY = "Your reply was empty. Answer now, or call a tool."
 
 
 class Run:
@@ -129,7 +129,7 @@ class Run:
         talk.messages.append(reply.message())
         stuck = False
         for call in reply.tool_calls:
-            content = NOT_CALLED if stuck else await self._call_tool(call, talk.repeats)
+            content = _NOT_CALLED if stuck else await self._call_tool(call, talk.repeats)
             stuck = stuck or talk.repeats.add(call, content)
             talk.messages.append(ChatMessage(role="tool", content=content, tool_call_id=call.id))
         return stuck
@@ -316,17 +316,17 @@ class _Talk:
         if stuck or not self._turns_left:
             self._limit = "max_repeats" if stuck else "max_steps"
             self.specs = ()
-            self.messages.append(ChatMessage(role="user", content=ANSWER_NOW))
+            self.messages.append(ChatMessage(role="user", content=_ANSWER_NOW))
 
     def _ask_again(self, reply: ModelReply) -> None:
         self._empty += 1
-        if self._empty > MAX_EMPTY:
+        if self._empty > _MAX_EMPTY:
             model = reply.model or self._setting.model
             raise EmptyReply(
                 f"{model} gave neither text nor a tool call, {self._empty} times",
                 remedy="Raise max_tokens in the prompt file, since reasoning counts, or name another model",
             )
-        self.messages.append(ChatMessage(role="user", content=REPLY_WAS_EMPTY))
+        self.messages.append(ChatMessage(role="user", content=_REPLY_WAS_EMPTY))
 
 
 def _content(result: Any) -> str:

@@ -74,9 +74,9 @@ class Runner:
             limit = f"no answer within the attempt's {work.task.timeout:g} seconds"
             status, fault = "timed_out", Fault(type="Timeout", message=limit)
         except BaseException as error:  # agents may raise anything: the outcome of their attempt
-            if is_no_outcome(error):
+            if _is_no_outcome(error):
                 raise
-            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+            if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
                 await self._confirm(run, work)
                 raise
             if isinstance(error, AgentError) or not isinstance(error, MeshError):
@@ -163,14 +163,14 @@ class OutOfTime(Exception):
     """The attempt has had its time."""
 
 
-def is_no_outcome(error: BaseException) -> bool:
+def _is_no_outcome(error: BaseException) -> bool:
     """Whether a run that ends so goes on later; a mailbox is full of an actor that the agent called."""
     if isinstance(error, MailboxFull):
         return False
     return isinstance(error, (HostError, Suspended, KeyboardInterrupt))
 
 
-def is_being_cancelled() -> bool:
+def _is_being_cancelled() -> bool:
     """Whether the worker has cancelled the run, rather than the agent something of its own."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -20,7 +20,7 @@ from meshwright.tracing import Span
 from meshwright.work import Work
 from meshwright.work.thread import HISTORY
 
-MAX_HISTORY = 20  # entries of the thread that a run looks back on
+_MAX_HISTORY = 20  # entries of the thread that a run looks back on
 
 
 def _renamed(mode: object) -> object:
@@ -140,7 +140,7 @@ class Preparation:
         last = self._work.history
         if not last:
             return []
-        first = max(1, last - MAX_HISTORY + 1)
+        first = max(1, last - _MAX_HISTORY + 1)
         records = await self._services.host.records(self._ref, HISTORY, first=first, last=last)
         return [record.value for record in records]
 

@@ -18,7 +18,7 @@ from meshwright.models.port import STREAM_RESTART
 from meshwright.work import Work
 
 PAUSE_SECONDS = 0.1  # at least, between two pieces of one answer
-MIN_CHARS = 32  # that need not wait for more
+_MIN_CHARS = 32  # that need not wait for more
 MAX_CHARS = 65_536  # of one piece
 
 Show = Callable[[dict[str, Any]], None]
@@ -46,7 +46,7 @@ class Deltas:
             self._begin_anew()
             return
         self._text += text
-        if len(self._text) >= MIN_CHARS and self._loop.time() - self._shown_at >= PAUSE_SECONDS:
+        if len(self._text) >= _MIN_CHARS and self._loop.time() - self._shown_at >= PAUSE_SECONDS:
             self._flush()
         elif self._timer is None:
             self._timer = self._loop.call_later(PAUSE_SECONDS, self._flush)

@@ -27,7 +27,7 @@ from meshwright.settings.tables import (
 from meshwright.suggestions import nearest
 
 FILE_NAME = "mesh.toml"
-USUAL_NAMES = {
+_USUAL_NAMES = {
     "PROMPT_DIR": ("prompts", "dir"),
     "LITELLM_BASE_URL": ("models", "base_url"),
     "LITELLM_API_KEY": ("models", "api_key"),
@@ -150,14 +150,14 @@ def _unknown(kind: type[Settings], name: str, *, is_table: bool, path: Path, lin
 def _environment(kind: type[Settings]) -> _Source:
     names: dict[Steps, str] = {}
     usual: dict[str, Any] = {}
-    for variable, (table, field) in USUAL_NAMES.items():
+    for variable, (table, field) in _USUAL_NAMES.items():
         if value := os.environ.get(variable):
             usual[table] = usual.get(table, {}) | {field: value}
             names[table, field] = variable
     for variable in sorted(os.environ):
         if os.environ[variable] and (old := moved_by(variable)):
             names[MOVED[old]] = PREFIX + old.upper()
-            if variable.upper() not in USUAL_NAMES:
+            if variable.upper() not in _USUAL_NAMES:
                 new = PREFIX + "__".join(MOVED[old]).upper()
                 logger.warning("%s is now %s", variable, new + variable[len(PREFIX + old) :])
     try:

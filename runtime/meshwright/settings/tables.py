@@ -22,9 +22,9 @@ from meshwright.money import Budget, Price
 PREFIX = "MESH_"
 ADMIN_PREFIX = "mesh-admin-"
 """How an admin token begins that `mesh up` has made."""
-MQTT_URL = r"mqtts?://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+)(:\d+)?/?"
-BUS_TOPICS = "bus/"  # what daprd puts before the topics of the bus
-RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and what its attempts came to
+_MQTT_URL = r"mqtts?://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+)(:\d+)?/?"
+_BUS_TOPICS = "bus/"  # what daprd puts before the topics of the bus
+_RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and what its attempts came to
 
 
 def _http_url(example: str) -> AfterValidator:
@@ -50,7 +50,7 @@ def _broker(url: SecretStr | None) -> SecretStr | None:
 
 
 def _mqtt_address(url: str | None) -> str | None:
-    if url is not None and not (re.fullmatch(MQTT_URL, url) and urlsplit(url).port != 0):
+    if url is not None and not (re.fullmatch(_MQTT_URL, url) and urlsplit(url).port != 0):
         raise ValueError("expected a URL like mqtt://127.0.0.1:1883; users are for mqtt_username")
     return url
 
@@ -74,7 +74,7 @@ def _label(name: str) -> str:
 
 
 Address = Annotated[str | None, AfterValidator(_address)]
-Topic = Annotated[str, Field(max_length=128), AfterValidator(_topic)]
+_Topic = Annotated[str, Field(max_length=128), AfterValidator(_topic)]
 
 
 class Table(BaseModel):
@@ -83,7 +83,7 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class HttpSettings(Table):
+class _HttpSettings(Table):
     """[http]: where the API listens, and for whom."""
 
     host: str = "127.0.0.1"
@@ -97,7 +97,7 @@ class HttpSettings(Table):
     """Whether the API may listen off loopback although it requires no keys: everybody may use it then."""
 
 
-class KeysSettings(Table):
+class _KeysSettings(Table):
     """[keys]: who may call."""
 
     required: bool | None = None
@@ -107,7 +107,7 @@ class KeysSettings(Table):
     """Secret of the mesh's administrator. Where unset `mesh up` makes one, in `admin.token` of data_dir."""
 
 
-class PromptsSettings(Table):
+class _PromptsSettings(Table):
     """[prompts]: the prompt files."""
 
     dir: Path = Path("prompts")
@@ -116,7 +116,7 @@ class PromptsSettings(Table):
     """How often the prompt files are checked for changes."""
 
 
-class AgentsSettings(Table):
+class _AgentsSettings(Table):
     """[agents]: where agents are found, and the limits of their runs."""
 
     dir: Path = Path("actors")
@@ -132,7 +132,7 @@ class AgentsSettings(Table):
     """How deep agents may delegate to one another."""
 
 
-class ToolsSettings(Table):
+class _ToolsSettings(Table):
     """[tools]: what tools may touch. Each further table [tools.NAME] is for the toolset of that name."""
 
     model_config = ConfigDict(extra="allow")
@@ -158,7 +158,7 @@ class ToolsSettings(Table):
         return self
 
 
-class ModelsSettings(Table):
+class _ModelsSettings(Table):
     """[models]: what answers the agents, and the cache of its answers."""
 
     adapter: str = "auto"
@@ -185,7 +185,7 @@ class ModelsSettings(Table):
     """The Redis of `cache = "redis"`, like redis://:password@127.0.0.1:6379/0."""
 
 
-class LedgerSettings(Table):
+class _LedgerSettings(Table):
     """[ledger]: how much may be spent."""
 
     budgets: tuple[Budget, ...] = ()
@@ -195,7 +195,7 @@ class LedgerSettings(Table):
     unset a hard budget refuses its calls."""
 
 
-class OrchestrationSettings(Table):
+class _OrchestrationSettings(Table):
     """[orchestration]: how many tasks may be open, and how often one is attempted."""
 
     max_open_tasks: int = Field(default=10_000, ge=1, le=10_000_000)
@@ -208,7 +208,7 @@ class OrchestrationSettings(Table):
     Only after ReplayMismatch may the same agent try again."""
 
 
-class ContextSettings(Table):
+class _ContextSettings(Table):
     """[context]: what a run is told."""
 
     max_tokens: int = Field(default=8_000, ge=200)
@@ -217,7 +217,7 @@ class ContextSettings(Table):
     """Tokens of that which recalled memories may take; 0 recalls none."""
 
 
-class TracingSettings(Table):
+class _TracingSettings(Table):
     """[tracing]: spans."""
 
     enabled: bool = True
@@ -230,7 +230,7 @@ class TracingSettings(Table):
     """Full URL of an OpenTelemetry collector that gets the spans too, by OTLP/HTTP: see extra `otlp`."""
 
 
-class DaprSettings(Table):
+class _DaprSettings(Table):
     """[dapr]: what a mesh on Dapr rests on."""
 
     namespace: Annotated[str, Field(max_length=63), AfterValidator(_label)] = "default"
@@ -253,7 +253,7 @@ class DaprSettings(Table):
     """Dapr's scheduler, as host:port, several by comma. Where unset `mesh up` runs one."""
 
 
-class MqttSettings(Table):
+class _MqttSettings(Table):
     """[mqtt]: the broker at which MQTT clients find the mesh."""
 
     url: Annotated[str | None, AfterValidator(_mqtt_address)] = None
@@ -265,23 +265,23 @@ class MqttSettings(Table):
     """Its password. Better given in the environment than written in a file."""
     ca_file: Path | None = None
     """PEM file of the authority that signed the broker's certificate; where unset those of the system."""
-    prefix: Topic = "mesh"
+    prefix: _Topic = "mesh"
     """First part of all the topics of a mesh: two meshes on one broker need two."""
-    reply_prefix: Topic = "replies"
+    reply_prefix: _Topic = "replies"
     """First part of the topics at which MQTT clients are answered: below it each client has its own, named
     after it. The mesh answers nowhere else."""
 
     @model_validator(mode="after")
     def _replies_are_apart(self) -> Self:
         topics, replies = f"{self.prefix}/", f"{self.reply_prefix}/"
-        if topics.startswith(replies) or replies.startswith((topics, BUS_TOPICS)):
+        if topics.startswith(replies) or replies.startswith((topics, _BUS_TOPICS)):
             raise ValueError(
                 "mqtt_reply_prefix must lie outside of mqtt_prefix and of bus, where the mesh listens itself"
             )
         return self
 
 
-class WatchdogSettings(Table):
+class _WatchdogSettings(Table):
     """[watchdog]: what happens when code holds the event loop."""
 
     held_seconds: float = Field(default=5.0, ge=0.1)
@@ -290,7 +290,7 @@ class WatchdogSettings(Table):
     """How long until the process is started again; 0 never does, as for a debugger."""
 
 
-class PresenceSettings(Table):
+class _PresenceSettings(Table):
     """[presence]: when an agent counts as gone."""
 
     heartbeat_seconds: float = Field(default=30.0, gt=0)
@@ -391,20 +391,20 @@ class Settings(BaseSettings):
     """Largest record that is stored, in bytes of JSON: an actor's state, a message, an event, a step. The
     outcome of a task may have half of it. At least four times `max_payload_bytes`."""
 
-    http: HttpSettings = HttpSettings()
-    keys: KeysSettings = KeysSettings()
-    prompts: PromptsSettings = PromptsSettings()
-    agents: AgentsSettings = AgentsSettings()
-    tools: ToolsSettings = ToolsSettings()
-    models: ModelsSettings = ModelsSettings()
-    ledger: LedgerSettings = LedgerSettings()
-    orchestration: OrchestrationSettings = OrchestrationSettings()
-    context: ContextSettings = ContextSettings()
-    tracing: TracingSettings = TracingSettings()
-    dapr: DaprSettings = DaprSettings()
-    mqtt: MqttSettings = MqttSettings()
-    watchdog: WatchdogSettings = WatchdogSettings()
-    presence: PresenceSettings = PresenceSettings()
+    http: _HttpSettings = _HttpSettings()
+    keys: _KeysSettings = _KeysSettings()
+    prompts: _PromptsSettings = _PromptsSettings()
+    agents: _AgentsSettings = _AgentsSettings()
+    tools: _ToolsSettings = _ToolsSettings()
+    models: _ModelsSettings = _ModelsSettings()
+    ledger: _LedgerSettings = _LedgerSettings()
+    orchestration: _OrchestrationSettings = _OrchestrationSettings()
+    context: _ContextSettings = _ContextSettings()
+    tracing: _TracingSettings = _TracingSettings()
+    dapr: _DaprSettings = _DaprSettings()
+    mqtt: _MqttSettings = _MqttSettings()
+    watchdog: _WatchdogSettings = _WatchdogSettings()
+    presence: _PresenceSettings = _PresenceSettings()
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**in_tables(values))
@@ -431,10 +431,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _records_hold_payloads(self) -> Self:
-        if self.max_record_bytes < RECORD_PAYLOADS * self.max_payload_bytes:
+        if self.max_record_bytes < _RECORD_PAYLOADS * self.max_payload_bytes:
             raise ValueError(
-                f"max_record_bytes must be at least {RECORD_PAYLOADS} times max_payload_bytes: "
-                f"{RECORD_PAYLOADS * self.max_payload_bytes}"
+                f"max_record_bytes must be at least {_RECORD_PAYLOADS} times max_payload_bytes: "
+                f"{_RECORD_PAYLOADS * self.max_payload_bytes}"
             )
         return self
 

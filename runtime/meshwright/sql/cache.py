@@ -23,9 +23,9 @@ logger = logging.getLogger("meshwright.cache")
 
 ResultT = TypeVar("ResultT")
 FILE_NAME = "cache.db"
-DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 BUSY_TIMEOUT_SECONDS = 1.0
-BUSY_PAUSE_SECONDS = 0.01
+_BUSY_PAUSE_SECONDS = 0.01
 
 # `used` counts uses: the least is what was not used for longest.
 SCHEMA = """
@@ -37,15 +37,15 @@ CREATE TABLE IF NOT EXISTS answers (
 CREATE INDEX IF NOT EXISTS answers_by_use ON answers (used);
 CREATE INDEX IF NOT EXISTS answers_by_end ON answers (ends_ms);
 """
-FIND = "SELECT value FROM answers WHERE key = ? AND ends_ms > ?"
-USE = "UPDATE answers SET used = (SELECT max(used) + 1 FROM answers) WHERE key = ?"
-KEEP = (
+_FIND = "SELECT value FROM answers WHERE key = ? AND ends_ms > ?"
+_USE = "UPDATE answers SET used = (SELECT max(used) + 1 FROM answers) WHERE key = ?"
+_KEEP = (
     "INSERT OR REPLACE INTO answers (key, value, ends_ms, used) "
     "VALUES (?, ?, ?, (SELECT coalesce(max(used), 0) + 1 FROM answers))"
 )
-DROP_ENDED = "DELETE FROM answers WHERE ends_ms <= ?"
-DROP_UNUSED = "DELETE FROM answers WHERE n IN (SELECT n FROM answers ORDER BY used LIMIT 8)"
-FILLED = (
+_DROP_ENDED = "DELETE FROM answers WHERE ends_ms <= ?"
+_DROP_UNUSED = "DELETE FROM answers WHERE n IN (SELECT n FROM answers ORDER BY used LIMIT 8)"
+_FILLED = (
     "SELECT (page_count - freelist_count) * page_size "
     "FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
 )
@@ -69,7 +69,7 @@ class SqliteCache:
         now = self._now_ms()
 
         def find(connection: sqlite3.Connection) -> bytes | None:
-            row = connection.execute(FIND, (key, now)).fetchone()
+            row = connection.execute(_FIND, (key, now)).fetchone()
             if row is None:
                 return None
             self._used.pop(key, None)
@@ -84,12 +84,12 @@ class SqliteCache:
 
         def keep(connection: sqlite3.Connection) -> None:
             with connection:
-                connection.executemany(USE, [(used,) for used in self._used])
+                connection.executemany(_USE, [(used,) for used in self._used])
                 self._used.clear()
-                connection.execute(KEEP, (key, value, now + round(ttl_seconds * 1000)))
+                connection.execute(_KEEP, (key, value, now + round(ttl_seconds * 1000)))
                 if self._is_full(connection):
-                    connection.execute(DROP_ENDED, (now,))
-                while self._is_full(connection) and connection.execute(DROP_UNUSED).rowcount:
+                    connection.execute(_DROP_ENDED, (now,))
+                while self._is_full(connection) and connection.execute(_DROP_UNUSED).rowcount:
                     pass
 
         if len(value) <= self._max_bytes:
@@ -106,7 +106,7 @@ class SqliteCache:
         return round(self._clock.now().timestamp() * 1000)
 
     def _is_full(self, connection: sqlite3.Connection) -> bool:
-        return connection.execute(FILLED).fetchone()[0] > self._max_bytes
+        return connection.execute(_FILLED).fetchone()[0] > self._max_bytes
 
     async def _run(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         if self._thread is None:
@@ -118,7 +118,7 @@ class SqliteCache:
             try:
                 return work(self._connected())
             except sqlite3.DatabaseError as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in DAMAGED:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
                     raise
                 self._set_aside(error)
                 return work(self._connected())
@@ -142,7 +142,7 @@ class SqliteCache:
                 # SQLite does not wait for others to change to WAL:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
                     raise
-                time.sleep(BUSY_PAUSE_SECONDS)
+                time.sleep(_BUSY_PAUSE_SECONDS)
         return self._connection
 
     def _disconnect(self) -> None:

@@ -21,18 +21,18 @@ from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol, Typ
 from meshwright.errors import StoreFailed, StoreTooNew
 from meshwright.sql.mark import Loss
 
-Dialect = Literal["sqlite", "postgres"]
+_Dialect = Literal["sqlite", "postgres"]
 Row = tuple[Any, ...]
 ResultT = TypeVar("ResultT")
 ArgumentsP = ParamSpec("ArgumentsP")
 
 MESH = "mesh"
 """The component whose tables are the mesh's own."""
-CREATE_VERSIONS = (
+_CREATE_VERSIONS = (
     "CREATE TABLE IF NOT EXISTS component_versions (component TEXT PRIMARY KEY, version INTEGER)"
 )
-SELECT_VERSION = "SELECT version FROM component_versions WHERE component = ?"
-MAX_JOBS = 512  # in one transaction
+_SELECT_VERSION = "SELECT version FROM component_versions WHERE component = ?"
+_MAX_JOBS = 512  # in one transaction
 MAX_ROWS = 100  # in one statement: its values stay far below the 32,766 that both databases accept
 
 
@@ -57,7 +57,7 @@ class Session(ABC):
     """A connection, used by one thread at a time. Statements take `?` or `:name`, and are the same for both
     databases wherever SQL allows."""
 
-    dialect: ClassVar[Dialect]
+    dialect: ClassVar[_Dialect]
     unbindable: ClassVar[tuple[type[Exception], ...]]
     """What the driver raises for a value that it cannot send, before anything is written."""
 
@@ -144,7 +144,7 @@ class Job(Protocol):
 class Database(ABC):
     """The database of a mesh. `exclusive`: no other process writes to it."""
 
-    dialect: ClassVar[Dialect]
+    dialect: ClassVar[_Dialect]
     exclusive: ClassVar[bool]
 
     def __init__(self, location: str, folder: Path) -> None:
@@ -342,7 +342,7 @@ class Database(ABC):
         if first is None:
             return [], False
         jobs = [first]
-        while len(jobs) < MAX_JOBS:
+        while len(jobs) < _MAX_JOBS:
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
@@ -431,7 +431,7 @@ def upgrade(session: Session, component: str, folder: Traversable, location: str
             session.script(f"{script}\n{_set_version(session, component, number)}")
 
 
-def migration_steps(folder: Traversable, dialect: Dialect) -> dict[int, str]:
+def migration_steps(folder: Traversable, dialect: _Dialect) -> dict[int, str]:
     """The SQL files of a folder by number: `0001_name.sql` for both databases, `0001_name.sqlite.sql` or
     `0001_name.postgres.sql` for one."""
     steps: dict[int, str] = {}
@@ -443,8 +443,8 @@ def migration_steps(folder: Traversable, dialect: Dialect) -> dict[int, str]:
 
 
 def _version(session: Session, component: str) -> int:
-    session.execute(CREATE_VERSIONS)
-    row = session.execute(SELECT_VERSION, (component,)).fetchone()
+    session.execute(_CREATE_VERSIONS)
+    row = session.execute(_SELECT_VERSION, (component,)).fetchone()
     version = row[0] if row else 0
     if component == MESH and session.dialect == "sqlite":  # where it was before components had versions
         version = max(version, session.execute("PRAGMA user_version").fetchone()[0])

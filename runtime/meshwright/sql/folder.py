@@ -12,8 +12,8 @@ from meshwright.errors import StoreFailed
 
 logger = logging.getLogger(__name__)
 
-OTHERS = stat.S_IRWXG | stat.S_IRWXO
-OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 MARKS = (
     "mesh.lock",
     "mesh.db",
@@ -25,7 +25,7 @@ MARKS = (
     "demo",
 )
 """What says that a folder holds the data of a mesh: one of them is in each."""
-MOUNTED = "lost+found"
+_MOUNTED = "lost+found"
 IGNORE = ".gitignore"
 """Keeps the folder out of git."""
 
@@ -43,17 +43,17 @@ def make_private(folder: Path) -> Path:
     found = folder.stat()
     _check_owner(folder, found)
     mode = stat.S_IMODE(found.st_mode)
-    if (mode & OTHERS or folder.is_symlink()) and not _holds_a_mesh(folder):
+    if (mode & _OTHERS or folder.is_symlink()) and not _holds_a_mesh(folder):
         raise StoreFailed(
             f"{folder} holds other files than a mesh's data, and other users can read it",
             remedy=f"use a folder of its own, such as --data {folder / 'mesh'}",
         )
     loose = list(_loose(folder))
-    if mode & OTHERS:
-        folder.chmod(mode & ~OTHERS)
+    if mode & _OTHERS:
+        folder.chmod(mode & ~_OTHERS)
         logger.warning("%s was open to other users (mode %o): now only its owner can read it", folder, mode)
     for path in loose:
-        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~OTHERS)
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~_OTHERS)
     return folder
 
 
@@ -99,7 +99,7 @@ def _check_owner(folder: Path, found: os.stat_result) -> None:
             f"{folder} belongs to another user (uid {found.st_uid}), who could change the mesh's data",
             remedy=f"run the mesh as that user, or: chown -R {os.geteuid()} {folder}",
         )
-    if found.st_mode & OTHERS_WRITE:
+    if found.st_mode & _OTHERS_WRITE:
         raise StoreFailed(
             f"{folder} can be written by other users (mode {stat.S_IMODE(found.st_mode):o})",
             remedy=f"look at what is in it, then: chmod 700 {folder}; or use a folder in it: "
@@ -109,7 +109,7 @@ def _check_owner(folder: Path, found: os.stat_result) -> None:
 
 def _holds_a_mesh(folder: Path) -> bool:
     names = {path.name for path in folder.iterdir()}
-    return not names - {MOUNTED, IGNORE} or not names.isdisjoint(MARKS)
+    return not names - {_MOUNTED, IGNORE} or not names.isdisjoint(MARKS)
 
 
 def _loose(folder: Path) -> Iterator[Path]:
@@ -126,5 +126,5 @@ def _loose(folder: Path) -> Iterator[Path]:
                     f"{path} is a link, and a data folder holds none: a mesh would write to where it points",
                     remedy=f"remove it: rm {path}",
                 )
-            if found.st_mode & OTHERS and found.st_uid == os.geteuid():
+            if found.st_mode & _OTHERS and found.st_uid == os.geteuid():
                 yield path

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from meshwright.sql.database import Session
 
 FILE_NAME = "mesh.mark"
-WRITE_SECONDS = 1.0
-COUNT_TASKS = "SELECT count(*) FROM heads WHERE type = 'Orchestrator'"
+_WRITE_SECONDS = 1.0
+_COUNT_TASKS = "SELECT count(*) FROM heads WHERE type = 'Orchestrator'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Marker:
         session.execute("INSERT OR IGNORE INTO meta VALUES ('store', ?)", (new_id(),))
         [(store,)] = session.execute("SELECT value FROM meta WHERE name = 'store'").fetchall()
         known = self._mark is not None and self._mark.store == store
-        self.tasks = self._mark.tasks if known and self._mark else session.execute(COUNT_TASKS).fetchone()[0]
+        self.tasks = self._mark.tasks if known and self._mark else session.execute(_COUNT_TASKS).fetchone()[0]
         self._mark = Mark(store, self._mark.seq if self._mark else 0, self.tasks)
 
     @property
@@ -94,7 +94,7 @@ class Marker:
     def committed(self) -> None:
         """Something was committed."""
         if self._due is None:
-            self._due = time.monotonic() + WRITE_SECONDS
+            self._due = time.monotonic() + _WRITE_SECONDS
 
     def write_when_due(self, session: Session, *, now: bool = False) -> None:
         """Write the mark, where something was committed and its time has come."""
@@ -137,7 +137,7 @@ def _state_of(connect: Callable[[], Session]) -> tuple[str, int, int]:
         if not session.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
             return "", 0, 0
         store = session.execute("SELECT value FROM meta WHERE name = 'store'").fetchone()
-        return store[0] if store else "", _last_seq(session), session.execute(COUNT_TASKS).fetchone()[0]
+        return store[0] if store else "", _last_seq(session), session.execute(_COUNT_TASKS).fetchone()[0]
     finally:
         session.close()
 

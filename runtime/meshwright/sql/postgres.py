@@ -23,12 +23,12 @@ except ImportError as error:
 MAX_INTEGER = 2**63 - 1
 MAX_TRIES = 5  # of a transaction that another one was in the way of
 CONNECT_SECONDS = 10
-MIGRATION_LOCK = 0x6D657368  # "mesh"
+_MIGRATION_LOCK = 0x6D657368  # "mesh"
 EXPECTED = "postgresql://user:password@host:5432/name"
 NAMED = re.compile(r"(?<![:\w]):([a-z_]+)")
 
 
-class PostgresSession(Session):
+class _PostgresSession(Session):
     """A connection to PostgreSQL; `connection` is the driver's."""
 
     dialect = "postgres"
@@ -66,7 +66,7 @@ class PostgresSession(Session):
 
     def is_fatal(self, error: Exception) -> bool:
         """Whether the connection is gone, or another transaction was in the way: both concern the group."""
-        return is_retryable(error) or self.connection.closed
+        return _is_retryable(error) or self.connection.closed
 
     def close(self) -> None:
         """Close the connection."""
@@ -104,31 +104,31 @@ class PostgresDatabase(Database):
         """The same for the event loop."""
         return await psycopg.AsyncConnection.connect(**self._settings(), autocommit=True)
 
-    def connect_reader(self) -> PostgresSession:
+    def connect_reader(self) -> _PostgresSession:
         """One more session to read, for a caller that must not wait for a thread; the caller closes it."""
-        return PostgresSession(self.connect())
+        return _PostgresSession(self.connect())
 
     def _settings(self) -> dict[str, Any]:
         known: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "application_name": "meshwright"}
         return {**known, **self._parameters}
 
-    def _connect_writer(self) -> PostgresSession:
-        session = PostgresSession(self.connect())
+    def _connect_writer(self) -> _PostgresSession:
+        session = _PostgresSession(self.connect())
         if not self._durable:
             session.execute("SET synchronous_commit = off")
         return session
 
     def _bring_up_to_date(self, session: Session) -> None:
         """Several workers may start at once: one after the other."""
-        session.execute("SELECT pg_advisory_lock(?)", (MIGRATION_LOCK,))
+        session.execute("SELECT pg_advisory_lock(?)", (_MIGRATION_LOCK,))
         try:
             super()._bring_up_to_date(session)
         finally:
-            session.execute("SELECT pg_advisory_unlock(?)", (MIGRATION_LOCK,))
+            session.execute("SELECT pg_advisory_unlock(?)", (_MIGRATION_LOCK,))
 
     def _write_group(self, session: Session, jobs: Sequence[Job]) -> StoreFailed | None:
         """Write a group, again where another transaction was in its way; a lost connection is made anew."""
-        assert isinstance(session, PostgresSession)
+        assert isinstance(session, _PostgresSession)
         for attempt in range(MAX_TRIES):
             try:
                 if session.connection.closed:
@@ -138,7 +138,7 @@ class PostgresDatabase(Database):
                         job.apply(session)
                 return None
             except Exception as error:  # noqa: BLE001 whatever it was, nothing of the group is durable: each job learns it
-                if not is_retryable(error) or attempt + 1 == MAX_TRIES:
+                if not _is_retryable(error) or attempt + 1 == MAX_TRIES:
                     return self._failed(error)
                 time.sleep(0.01 * attempt)
         return None
@@ -153,7 +153,7 @@ class PostgresDatabase(Database):
         return StoreFailed(f"{self.location} failed: {words}", remedy=remedy)
 
 
-def is_retryable(error: Exception) -> bool:
+def _is_retryable(error: Exception) -> bool:
     """Whether another transaction was in the way, so that the same one can succeed now."""
     return isinstance(error, errors.DeadlockDetected | errors.SerializationFailure)
 

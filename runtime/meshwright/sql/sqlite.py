@@ -35,8 +35,8 @@ REFUSED = (
     sqlite3.SQLITE_CANTOPEN,
 )
 BUSY_TIMEOUT_SECONDS = 5.0
-CACHED_STATEMENTS = 1024  # multi-row statements are one per number of rows
-CHECKPOINT_PAGES = 4000  # about 16 MB of WAL between checkpoints
+_CACHED_STATEMENTS = 1024  # multi-row statements are one per number of rows
+_CHECKPOINT_PAGES = 4000  # about 16 MB of WAL between checkpoints
 MAX_INTEGER = 2**63 - 1
 
 
@@ -116,7 +116,7 @@ class SqliteDatabase(Database):
                 isolation_level=None,
                 check_same_thread=False,
                 timeout=BUSY_TIMEOUT_SECONDS,
-                cached_statements=CACHED_STATEMENTS,
+                cached_statements=_CACHED_STATEMENTS,
             )
         )
 
@@ -135,13 +135,13 @@ class SqliteDatabase(Database):
             isolation_level=None,
             check_same_thread=False,
             timeout=BUSY_TIMEOUT_SECONDS,
-            cached_statements=CACHED_STATEMENTS,
+            cached_statements=_CACHED_STATEMENTS,
         )
         session = SqliteSession(connection)
         try:
             session.execute("PRAGMA journal_mode=WAL")
             session.execute(f"PRAGMA synchronous={self._durability}")
-            session.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+            session.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         except BaseException:  # whatever it was, passed on: only the connection must not stay open
             session.close()
             raise

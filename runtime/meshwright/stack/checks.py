@@ -18,15 +18,15 @@ from meshwright.settings import Settings
 from meshwright.stack.network import answers
 from meshwright.stack.services import Backends
 
-GRPC_ACTORS = (1, 18)
+_GRPC_ACTORS = (1, 18)
 """The first release of Dapr whose sidecars call actors over gRPC."""
 CHECK_SECONDS = 5.0
-REDIS_SETTINGS = ("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
-MOSQUITTO_SETTINGS = {"persistence": "true", "autosave_interval": "1"}
+_REDIS_SETTINGS = ("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
+_MOSQUITTO_SETTINGS = {"persistence": "true", "autosave_interval": "1"}
 """What a Mosquitto needs to lose no more than a second's messages when it is killed."""
 MAX_TEXT = 300
-IS_ERROR = re.compile(r"level=(error|fatal)|\b(error|fatal)\b", re.IGNORECASE)
-MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
+_IS_ERROR = re.compile(r"level=(error|fatal)|\b(error|fatal)\b", re.IGNORECASE)
+_MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
 COMPONENT = re.compile(
     r"process component (\w+) error: .*initialization error occurred for \S+ \(\S+\): (.*)"
 )
@@ -37,7 +37,7 @@ REMEDIES = {
 }
 
 
-class Reason(NamedTuple):
+class _Reason(NamedTuple):
     """What went wrong, and what to do where that is known."""
 
     text: str
@@ -79,7 +79,7 @@ def channel_of(settings: Settings, version: tuple[int, ...]) -> tuple[str, list[
     Raises ServiceFailed where the settings ask for more than the sidecar can do.
     """
     number = ".".join(map(str, version))
-    if version >= GRPC_ACTORS:
+    if version >= _GRPC_ACTORS:
         return ("http" if settings.dapr.channel == "http" else "grpc"), []
     if settings.dapr.channel == "grpc":
         raise ServiceFailed(
@@ -99,7 +99,7 @@ def check_mosquitto(configuration: Path) -> Sequence[str]:
     return [
         f"{configuration}: {name} is {found.get(name, 'not set')}: messages that wait in the broker are lost "
         f"when it is killed, and their tasks wait until they are asked for again; set {name} {wanted}"
-        for name, wanted in MOSQUITTO_SETTINGS.items()
+        for name, wanted in _MOSQUITTO_SETTINGS.items()
         if found.get(name) != wanted
     ]
 
@@ -157,7 +157,7 @@ async def _redis_configuration(address: str, password: str) -> dict[str, str] | 
             await _ask_redis(reader, writer, "AUTH", password)
         await _ask_redis(reader, writer, "PING")
         try:
-            replies = [await _ask_redis(reader, writer, "CONFIG", "GET", name) for name in REDIS_SETTINGS]
+            replies = [await _ask_redis(reader, writer, "CONFIG", "GET", name) for name in _REDIS_SETTINGS]
         except _Refused:  # renamed, or not for this user: managed services have it so
             return None
     finally:
@@ -184,13 +184,13 @@ async def _ask_redis(reader: StreamReader, writer: StreamWriter, *words: str) ->
 # Why a program ended
 
 
-def reason_of(tail: Sequence[str]) -> Reason:
+def reason_of(tail: Sequence[str]) -> _Reason:
     """Why a program ended, by the line that says most: the last that is an error, else the last."""
-    errors = [line for line in tail if IS_ERROR.search(line)]
+    errors = [line for line in tail if _IS_ERROR.search(line)]
     line = (errors or [*tail] or [""])[-1]
-    message = MESSAGE.search(line)
+    message = _MESSAGE.search(line)
     text = " ".join((message[1].replace("\\n", " ").replace('\\"', '"') if message else line).split())
     remedy = next((remedy for words, remedy in REMEDIES.items() if words in text), "")
     if refused := COMPONENT.search(text):
         text = f"component {refused[1]}: {refused[2]}"
-    return Reason(text[:MAX_TEXT], remedy)
+    return _Reason(text[:MAX_TEXT], remedy)

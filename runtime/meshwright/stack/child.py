@@ -20,10 +20,10 @@ from meshwright.stack.services import Service
 
 LAUNCH = Path(__file__).with_name("launch.py")
 CHUNK_BYTES = 65_536
-OUTPUT_SECONDS = 1.0
+_OUTPUT_SECONDS = 1.0
 """How long the output is read after the end: a child of the child may hold it open."""
-MAX_LOG_BYTES = 4 * 1024 * 1024
-MAX_LINE = 16_384  # characters; a longer line is split
+_MAX_LOG_BYTES = 4 * 1024 * 1024
+_MAX_LINE = 16_384  # characters; a longer line is split
 TAIL_LINES = 50
 
 
@@ -38,7 +38,7 @@ class Log:
         self,
         path: Path,
         *,
-        max_bytes: int = MAX_LOG_BYTES,
+        max_bytes: int = _MAX_LOG_BYTES,
         on_line: Callable[[str, str], None] = lambda stream, line: None,
     ) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ class Log:
                 self._file = self._open()
             self._file.write(output[-self._max_bytes :])
         *lines, rest = (self._rests.get(stream, "") + output.decode(errors="replace")).split("\n")
-        if len(rest) > MAX_LINE:
+        if len(rest) > _MAX_LINE:
             lines.append(rest)
             rest = ""
         self._rests[stream] = rest
@@ -117,7 +117,7 @@ class _Output:
     async def ended(self) -> None:
         """Wait until all is read, for a bounded time."""
         if self._reading is not None:
-            await asyncio.wait([self._reading], timeout=OUTPUT_SECONDS)
+            await asyncio.wait([self._reading], timeout=_OUTPUT_SECONDS)
             self._reading.cancel()
 
     async def _read(self) -> None:

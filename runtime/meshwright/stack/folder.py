@@ -14,7 +14,7 @@ from meshwright.errors import StoreFailed, StoreLocked
 from meshwright.sql.folder import make_private, open_private
 
 LOCK_NAME = "mesh.lock"  # the embedded mesh's too: a folder is of one of them
-ENDING_SECONDS = 5.0
+_ENDING_SECONDS = 5.0
 LOOK_SECONDS = 0.05
 
 
@@ -42,7 +42,7 @@ def locked(folder: Path) -> Iterator[int]:
 
 
 def _take(lock: IO[str], folder: Path) -> None:
-    latest = time.monotonic() + ENDING_SECONDS
+    latest = time.monotonic() + _ENDING_SECONDS
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,13 +10,13 @@ import os
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1
 
 
 def main(parent: int, command: list[str]) -> None:
     """Replace this process by the command. `parent` is the id of the process that must live."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the program says what it does then
     if os.getppid() != parent:  # it ended before the kernel was asked
         sys.exit(f"the process {parent} that wanted {command[0]} has ended")

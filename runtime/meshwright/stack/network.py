@@ -16,8 +16,8 @@ PROBE_SECONDS = 2.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.01, 0.25
 SETTLE_SECONDS = 0.1
 """A daprd with a component that it refuses answers for a moment, and then ends."""
-REQUEST_SECONDS = 5.0
-MAX_REQUEST_BYTES = 8_192
+_REQUEST_SECONDS = 5.0
+_MAX_REQUEST_BYTES = 8_192
 
 
 class Ports:
@@ -106,7 +106,7 @@ async def answering_probes(listener: socket.socket, is_ready: Callable[[], bool]
 
     async def answer(reader: StreamReader, writer: StreamWriter) -> None:
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
+            async with asyncio.timeout(_REQUEST_SECONDS):
                 request = await reader.readuntil(b"\r\n\r\n")
                 writer.write(_reply(request.split(maxsplit=2)[1], is_ready()))
                 await writer.drain()
@@ -115,7 +115,7 @@ async def answering_probes(listener: socket.socket, is_ready: Callable[[], bool]
         finally:
             writer.close()
 
-    server = await asyncio.start_server(answer, sock=listener, limit=MAX_REQUEST_BYTES)
+    server = await asyncio.start_server(answer, sock=listener, limit=_MAX_REQUEST_BYTES)
     async with server:
         yield
 

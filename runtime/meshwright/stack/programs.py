@@ -13,8 +13,8 @@ from pathlib import Path
 from meshwright.agents.loader import PACKAGED, project_file
 from meshwright.errors import ConfigError, ServiceFailed
 
-BUILD = Path(__file__).parents[3] / "tools" / "dapr" / "build"
-SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")  # where brokers are, off most PATHs
+_BUILD = Path(__file__).parents[3] / "tools" / "dapr" / "build"
+_SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")  # where brokers are, off most PATHs
 DAPR = "make dapr builds it in a checkout, dapr init --slim installs it, MESH_DAPR_BIN names its folder"
 REMEDIES = {
     "daprd": DAPR,
@@ -23,11 +23,11 @@ REMEDIES = {
     "mosquitto": "apt install mosquitto, or set MESH_BROKER_URL to a broker that runs",
     "redis-server": "apt install redis-server, or set MESH_REDIS_HOST to a server that runs",
 }
-UNKNOWN_VERSION = (999,)
+_UNKNOWN_VERSION = (999,)
 COMPONENTS = Path("components")
 MARK = "state.yaml"
 """A folder named `components` without it belongs to something else."""
-NEEDED = (
+_NEEDED = (
     MARK,
     "env.yaml",
     "config.yaml",
@@ -56,7 +56,7 @@ def find_program(name: str, dapr_bin: Path | None) -> Path:
     """
     path = os.environ.get("PATH", os.defpath)
     if REMEDIES[name] is not DAPR:
-        folders = [path, *SYSTEM_FOLDERS]
+        folders = [path, *_SYSTEM_FOLDERS]
     elif dapr_bin is not None:
         folders = [str(dapr_bin)]
     else:
@@ -70,10 +70,10 @@ def find_program(name: str, dapr_bin: Path | None) -> Path:
 
 def _built() -> list[str]:
     """The folder that `make dapr` has built into, in a checkout where it has."""
-    if not BUILD.exists():
+    if not _BUILD.exists():
         return []
     where = subprocess.run(
-        [sys.executable, str(BUILD), "--where"], capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, str(_BUILD), "--where"], capture_output=True, text=True, check=False, timeout=30
     )
     return [] if where.returncode else [where.stdout.strip()]
 
@@ -82,17 +82,17 @@ def version_of(daprd: Path) -> tuple[int, ...]:
     """The version of a daprd, such as (1, 18, 2); a build without one, such as `edge`, counts as new."""
     output = subprocess.run([daprd, "--version"], capture_output=True, text=True, check=False, timeout=30)
     numbers = re.match(r"v?(\d+)\.(\d+)\.(\d+)", output.stdout.strip())
-    return tuple(map(int, numbers.groups())) if numbers else UNKNOWN_VERSION
+    return tuple(map(int, numbers.groups())) if numbers else _UNKNOWN_VERSION
 
 
 def components_of(project: Path) -> Path:
     """The folder of component files: the project's own, else Meshwright's.
 
-    Raises ConfigError where one of `NEEDED` is missing.
+    Raises ConfigError where one of `_NEEDED` is missing.
     """
     own = project / COMPONENTS
     folder = (own if (own / MARK).exists() else project_file(PACKAGED, COMPONENTS)).absolute()
-    missing = [name for name in NEEDED if not (folder / name).exists()]
+    missing = [name for name in _NEEDED if not (folder / name).exists()]
     if missing:
         raise ConfigError(
             f"{missing[0]} is missing",

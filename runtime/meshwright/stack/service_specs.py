@@ -22,19 +22,19 @@ from meshwright.stack.services import App, Backends, Layer, Service
 
 BROKER_USER, EDGE_USER = "mesh", "edge"
 ANONYMOUS = Caller().requested_by
-READING_SECONDS = 120.0
+_READING_SECONDS = 120.0
 """How long a store may read what it has kept, before it is ready."""
 MAX_BODY = "16Mi"
 """Of one request to a sidecar: several documents of actors travel together."""
-BASICS = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ")
+_BASICS = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ")
 """What a service gets of this process's environment: the key of a model is no business of a broker."""
-PROBES = ("--app-health-probe-interval=2", "--app-health-probe-timeout=2000")
+_PROBES = ("--app-health-probe-interval=2", "--app-health-probe-timeout=2000")
 """An app that died counts as gone after 5 s, where daprd's own figures make it 12."""
 
 
-def basics() -> dict[str, str]:
+def _basics() -> dict[str, str]:
     """The environment that every service starts from."""
-    return {name: os.environ[name] for name in BASICS if name in os.environ}
+    return {name: os.environ[name] for name in _BASICS if name in os.environ}
 
 
 def redis(program: Path, ports: Ports, components: Path, folder: Path, password: str) -> Service:
@@ -53,9 +53,9 @@ def redis(program: Path, ports: Ports, components: Path, folder: Path, password:
         argv=(str(program), str(path)),
         address=f"{LOOPBACK}:{port}",
         ready=f"redis://:{password}@{LOOPBACK}:{port}",
-        environment=basics(),
+        environment=_basics(),
         files={path: _written(lines)},
-        ready_seconds=READING_SECONDS,
+        ready_seconds=_READING_SECONDS,
     )
 
 
@@ -112,7 +112,7 @@ def mosquitto(
         argv=(str(program), "-c", str(path)),
         address=f"mqtt://{BROKER_USER}:{password}@{LOOPBACK}:{port}",
         ready=f"tcp://{LOOPBACK}:{port}",
-        environment=basics(),
+        environment=_basics(),
         files={
             path: _written(lines),
             users: _written(
@@ -121,7 +121,7 @@ def mosquitto(
             ),
             rights: _written([*(edge.lines() if edge else ()), f"user {BROKER_USER}", "topic readwrite #"]),
         },
-        ready_seconds=READING_SECONDS,
+        ready_seconds=_READING_SECONDS,
     )
 
 
@@ -141,7 +141,7 @@ def placement(program: Path, ports: Ports) -> Service:
         ),
         address=f"{LOOPBACK}:{port}",
         ready=f"http://{LOOPBACK}:{health}/healthz",
-        environment=basics(),
+        environment=_basics(),
     )
 
 
@@ -169,7 +169,7 @@ def scheduler(program: Path, ports: Ports, folder: Path) -> Service:
         ),
         address=f"{LOOPBACK}:{port}",
         ready=f"http://{LOOPBACK}:{health}/healthz",
-        environment=basics(),
+        environment=_basics(),
     )
 
 
@@ -203,7 +203,7 @@ def daprd(program: Path, ports: Ports, components: Path, bus: str, app: App, bac
         ),
         address=f"{LOOPBACK}:{app.grpc_port}",
         ready=f"http://{LOOPBACK}:{app.http_port}/v1.0/healthz/outbound",
-        environment={**basics(), **backends.environment(), **app.environment(), "DAPR_HOST_IP": LOOPBACK},
+        environment={**_basics(), **backends.environment(), **app.environment(), "DAPR_HOST_IP": LOOPBACK},
     )
 
 
@@ -252,7 +252,7 @@ def _app_flags(app: App) -> list[str]:
         return []
     flags = [f"--app-port={app.port}", f"--app-protocol={app.protocol}", f"--app-channel-address={LOOPBACK}"]
     if app.protocol == "http":  # over gRPC the worker's own streams say whether it lives
-        flags += ["--enable-app-health-check", *PROBES]
+        flags += ["--enable-app-health-check", *_PROBES]
     return flags
 
 

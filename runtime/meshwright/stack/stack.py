@@ -25,7 +25,7 @@ from meshwright.stack.supervisor import Supervisor
 MESH = "mesh"
 """The app that holds everything, where agents are not apart."""
 LLM_SERVICE = "llm-service"
-INVOCATION = "invocation"
+_INVOCATION = "invocation"
 """The folder of the HTTPEndpoint by which clients of Dapr on this machine reach the llm-service. daprd calls
 a worker over gRPC, which has no room for a status and a body of its own, so this names the HTTP port."""
 KeyT = TypeVar("KeyT")
@@ -209,7 +209,7 @@ class Stack:
 
     def _reaching_models(self, sidecar: Service) -> Service:
         """A sidecar whose clients may invoke the llm-service."""
-        folder = self._settings.data_dir.absolute() / INVOCATION
+        folder = self._settings.data_dir.absolute() / _INVOCATION
         endpoint = {
             "apiVersion": "dapr.io/v1alpha1",
             "kind": "HTTPEndpoint",

@@ -17,7 +17,7 @@ from meshwright.stack.network import PROBE_SECONDS, answers
 from meshwright.stack.services import Layer, Service
 
 LOOK_SECONDS = 2.0
-DUMP_SECONDS = 0.5
+_DUMP_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Patience:
         return min(self.first_pause_seconds * 2 ** (restarts - 1), self.max_pause_seconds)
 
 
-class ManagedProcess:
+class _ManagedProcess:
     """A service that is kept alive: its runs, one after the other."""
 
     def __init__(
@@ -107,7 +107,7 @@ class ManagedProcess:
         limit = f"{service.silent_seconds:g} s"
         self._warn(f"{service.name} hangs: no answer for {limit}; its stacks are in {self._log.path}")
         child.send(signal.SIGUSR2)
-        await asyncio.sleep(DUMP_SECONDS)
+        await asyncio.sleep(_DUMP_SECONDS)
         child.send(signal.SIGKILL)
 
     async def _run(self) -> bool:
@@ -152,12 +152,12 @@ class Supervisor:
         self._logs = logs
         self._on_line = on_line
         self._manage = partial(
-            ManagedProcess,
+            _ManagedProcess,
             warn=warn,
             patience=patience or Patience(),
             descriptors=descriptors,
         )
-        self._processes: list[ManagedProcess] = []
+        self._processes: list[_ManagedProcess] = []
         self._keeping: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
@@ -205,7 +205,7 @@ class Supervisor:
         self._processes.clear()
         self._keeping.clear()
 
-    def _new(self, service: Service) -> ManagedProcess:
+    def _new(self, service: Service) -> _ManagedProcess:
         path = self._logs / f"{service.name}.log"
         if service.layer is not Layer.WORKERS:
             return self._manage(service, Log(path))
@@ -217,7 +217,7 @@ class Supervisor:
             self._failed.set_result(error)
 
 
-async def _start_all(together: Sequence[ManagedProcess]) -> None:
+async def _start_all(together: Sequence[_ManagedProcess]) -> None:
     """Start them side by side; the first error ends the others' starts."""
     try:
         async with asyncio.TaskGroup() as group:
@@ -227,5 +227,5 @@ async def _start_all(together: Sequence[ManagedProcess]) -> None:
         raise errors.exceptions[0] from None
 
 
-async def _stop_all(together: Sequence[ManagedProcess]) -> None:
+async def _stop_all(together: Sequence[_ManagedProcess]) -> None:
     await asyncio.gather(*(process.stop() for process in together))

@@ -29,7 +29,7 @@ from meshwright.sql.sqlite import RESTORE, Durability, SqliteDatabase, SqliteSes
 
 HEADS = "heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state)"
 SELECT_HEADS = "SELECT id, revision, last_turn, sent, wake_at, obliged, seen, state FROM heads WHERE type = ?"
-IS_WRITTEN = "SELECT 1 FROM records WHERE type = ? AND id = ? AND stream = ? AND n = ?"
+_IS_WRITTEN = "SELECT 1 FROM records WHERE type = ? AND id = ? AND stream = ? AND n = ?"
 
 
 class SqliteStore(ExclusiveStore):
@@ -108,7 +108,7 @@ class SqliteStore(ExclusiveStore):
 
     def has_record(self, record: Record) -> bool:
         """Whether a record of that number is in the file."""
-        return bool(self._read(IS_WRITTEN, (*record.ref, record.stream, record.n)))
+        return bool(self._read(_IS_WRITTEN, (*record.ref, record.stream, record.n)))
 
     async def knows_event(self, event_id: str) -> bool:
         """Whether an event of that id is in the log."""

@@ -17,11 +17,11 @@ from meshwright.tools.tool import cut, tool
 from meshwright.tools.toolset import Toolset, ToolSettings
 from meshwright.tools.workspace import File
 
-MAX_LINE_CHARS = 300
-MIN_TERM_CHARS = 3
+_MAX_LINE_CHARS = 300
+_MIN_TERM_CHARS = 3
 
-Pattern = Annotated[str, Field(max_length=200)]
-Positive = Annotated[int, Field(ge=1)]
+_Pattern = Annotated[str, Field(max_length=200)]
+_Positive = Annotated[int, Field(ge=1)]
 
 
 class Match(NamedTuple):
@@ -42,7 +42,7 @@ class FileTools(Toolset):
         self._workspace = settings.files
 
     @tool(idempotent=True)
-    def list_files(self, pattern: Pattern = "**", folder: str = "") -> dict[str, Any]:
+    def list_files(self, pattern: _Pattern = "**", folder: str = "") -> dict[str, Any]:
         """List the files of the workspace.
 
         Args:
@@ -55,7 +55,7 @@ class FileTools(Toolset):
         return {"files": shown} | _left_out(len(chosen) - len(shown), listing.complete)
 
     @tool(idempotent=True)
-    def read_file(self, path: str, start_line: Positive = 1, max_lines: Positive = 400) -> dict[str, Any]:
+    def read_file(self, path: str, start_line: _Positive = 1, max_lines: _Positive = 400) -> dict[str, Any]:
         """Read a text file of the workspace, or some lines of it.
 
         Args:
@@ -72,7 +72,7 @@ class FileTools(Toolset):
     def search_files(
         self,
         query: Annotated[str, Field(min_length=1, max_length=500)],
-        pattern: Pattern = "**",
+        pattern: _Pattern = "**",
         folder: str = "",
         max_results: Annotated[int, Field(ge=1, le=100)] = 20,
     ) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class FileTools(Toolset):
         phrase = query.casefold().strip()
         if not phrase:
             raise InvalidInput("the query is blank", remedy="search for at least one word", field="query")
-        terms = search_terms(phrase) or [phrase]
+        terms = _search_terms(phrase) or [phrase]
         listing = self._workspace.walk(folder)
         files = [file for file in listing.files if path_matches(file.path, pattern)]
         affordable = self._affordable(files)
@@ -137,10 +137,10 @@ def lines_of(text: str) -> list[str]:
     return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 
 
-def search_terms(query: str) -> list[str]:
+def _search_terms(query: str) -> list[str]:
     """The different words of a query, in lower case; short ones only if there are no others."""
     words = dict.fromkeys(re.findall(r"\w+", query.casefold()))
-    return [word for word in words if len(word) >= MIN_TERM_CHARS] or list(words)
+    return [word for word in words if len(word) >= _MIN_TERM_CHARS] or list(words)
 
 
 def _past_folders(places: set[int], wanted: Sequence[str]) -> set[int]:
@@ -161,7 +161,7 @@ def _matches(path: str, text: str, phrase: str, terms: Sequence[str]) -> Iterato
         folded = line.casefold()
         count = sum(term in folded for term in terms)
         if count:
-            yield Match(phrase not in folded, -count, path, number, line.strip()[:MAX_LINE_CHARS])
+            yield Match(phrase not in folded, -count, path, number, line.strip()[:_MAX_LINE_CHARS])
 
 
 def _left_out(files: int, complete: bool) -> dict[str, str]:

@@ -26,13 +26,13 @@ from meshwright.tools.toolset import Toolset
 from meshwright.tools.workspace import PRIVATE
 
 # A name never holds two dots in a row: they are what stands between two.
-REVISION = r"[A-Za-z0-9_](\.?[A-Za-z0-9_/-])*([~^][0-9]*)*"
-REVISIONS = rf"^{REVISION}(\.\.\.?{REVISION})?$"
+_REVISION = r"[A-Za-z0-9_](\.?[A-Za-z0-9_/-])*([~^][0-9]*)*"
+_REVISIONS = rf"^{_REVISION}(\.\.\.?{_REVISION})?$"
 COMMIT = "^{commit}"  # peels a tag; refuses a file or a folder, which would be shown under another path
 
 FIELDS = ("commit", "date", "author", "subject")
 FORMAT = "--format=%h%x00%as%x00%an%x00%s"
-DIFF_OPTIONS = (
+_DIFF_OPTIONS = (
     "--no-color",
     "--no-ext-diff",
     "--no-textconv",
@@ -46,7 +46,7 @@ CONFIG = {
     "diff.autoRefreshIndex": "false",
     "log.showSignature": "false",
 }
-FILTERS = r"^filter\..*\.(clean|process|required)$"
+_FILTERS = r"^filter\..*\.(clean|process|required)$"
 ENVIRONMENT = {
     "GIT_ALLOW_PROTOCOL": "none",
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -57,11 +57,11 @@ ENVIRONMENT = {
     "LC_ALL": "C.UTF-8",
 }
 
-EXCLUDED = [f":(exclude,glob,icase)**/{name}{below}" for name in PRIVATE for below in ("", "/**")]
+_EXCLUDED = [f":(exclude,glob,icase)**/{name}{below}" for name in PRIVATE for below in ("", "/**")]
 
-GitPath = Annotated[str, Field(max_length=4_096)]
-NO_REPOSITORY = "this workspace is no git repository"
-OWN_REPOSITORY = "Set as workspace the folder that holds the repository's .git folder"
+_GitPath = Annotated[str, Field(max_length=4_096)]
+_NO_REPOSITORY = "this workspace is no git repository"
+_OWN_REPOSITORY = "Set as workspace the folder that holds the repository's .git folder"
 
 
 class GitTools(Toolset):
@@ -72,7 +72,7 @@ class GitTools(Toolset):
 
     @tool(idempotent=True)
     async def git_log(
-        self, max_count: Annotated[int, Field(ge=1, le=100)] = 20, path: GitPath = ""
+        self, max_count: Annotated[int, Field(ge=1, le=100)] = 20, path: _GitPath = ""
     ) -> list[dict[str, str]]:
         """List the latest commits: id, day, author and subject.
 
@@ -90,8 +90,8 @@ class GitTools(Toolset):
     @tool(idempotent=True)
     async def git_diff(
         self,
-        revisions: Annotated[str, Field(pattern=REVISIONS, max_length=200)] = "HEAD",
-        path: GitPath = "",
+        revisions: Annotated[str, Field(pattern=_REVISIONS, max_length=200)] = "HEAD",
+        path: _GitPath = "",
     ) -> str:
         """Show what was changed, as a unified diff.
 
@@ -102,14 +102,14 @@ class GitTools(Toolset):
         pathspecs = self._pathspecs(path)
         compared = await self._commits(revisions)
         filters = await self._filters()
-        finished = await self._git("diff", *DIFF_OPTIONS, compared, "--", *pathspecs, config=filters)
+        finished = await self._git("diff", *_DIFF_OPTIONS, compared, "--", *pathspecs, config=filters)
         text = finished.output[: self.settings.max_text_chars]
         is_cut = finished.is_cut or len(text) < len(finished.output)
         return f"{text}\n[cut: there is more; ask for one path]" if is_cut else text
 
     async def _filters(self) -> dict[str, str]:
         """What turns off every filter of the repository: comparing a changed file would run it."""
-        finished = await self._git("config", "-z", "--name-only", "--get-regexp", FILTERS, accepted=(0, 1))
+        finished = await self._git("config", "-z", "--name-only", "--get-regexp", _FILTERS, accepted=(0, 1))
         names = finished.output.split("\0")[:-1]
         return {name: "false" if name.endswith(".required") else "" for name in names}
 
@@ -127,11 +127,11 @@ class GitTools(Toolset):
         """A path of the workspace, or all of it, but for what is private, as git's pathspecs."""
         inside = self.settings.files.locate(path).as_posix()
         hidden = [f":(exclude,literal){path}" for path in self.settings.files.hidden]
-        return [f":(literal){inside}", *hidden, *EXCLUDED]
+        return [f":(literal){inside}", *hidden, *_EXCLUDED]
 
     async def _git(
         self, *arguments: str, config: Mapping[str, str] | None = None, accepted: tuple[int, ...] = (0,)
-    ) -> Finished:
+    ) -> _Finished:
         root = self.settings.files.root
         git_dir = _git_dir(root)
         finished = await run(
@@ -153,13 +153,13 @@ def _git_dir(root: Path) -> Path:
     try:
         mode = git_dir.lstat().st_mode
     except OSError:
-        raise ToolFailed(NO_REPOSITORY, remedy=OWN_REPOSITORY) from None
+        raise ToolFailed(_NO_REPOSITORY, remedy=_OWN_REPOSITORY) from None
     if not stat.S_ISDIR(mode):
         what = "its .git is a link, or a file that names another folder"
-        raise ToolFailed(f"{NO_REPOSITORY} of its own: {what}", remedy=OWN_REPOSITORY)
+        raise ToolFailed(f"{_NO_REPOSITORY} of its own: {what}", remedy=_OWN_REPOSITORY)
     if any(_leads_out(path, git_dir) for path in _git_paths(git_dir)):
         what = "its .git folder refers to another's"
-        raise ToolFailed(f"{NO_REPOSITORY} of its own: {what}", remedy=OWN_REPOSITORY)
+        raise ToolFailed(f"{_NO_REPOSITORY} of its own: {what}", remedy=_OWN_REPOSITORY)
     return git_dir
 
 
@@ -192,7 +192,7 @@ CHUNK_BYTES = 65_536
 MAX_ERROR_BYTES = 4_096
 
 
-class Finished(NamedTuple):
+class _Finished(NamedTuple):
     """How a program ended, and what it wrote; `is_cut` if that is not all of it."""
 
     status: int
@@ -213,7 +213,7 @@ async def run(
     environment: Mapping[str, str],
     timeout_seconds: float,
     max_output_bytes: int,
-) -> Finished:
+) -> _Finished:
     """Run a program in a folder, with that environment alone and no input, and wait for its end.
 
     It is killed, with what it started, once it has written more than the limit, when its time is over
@@ -243,12 +243,12 @@ async def run(
         raise
 
 
-async def _finish(process: Process, max_output_bytes: int) -> Finished:
+async def _finish(process: Process, max_output_bytes: int) -> _Finished:
     assert process.stdout and process.stderr  # pipes, as asked for
     output, errors = await asyncio.gather(
         _read(process.stdout, max_output_bytes, process), _read(process.stderr, MAX_ERROR_BYTES, process)
     )
-    return Finished(
+    return _Finished(
         await process.wait(),
         output[:max_output_bytes].decode(errors="replace"),
         errors[:MAX_ERROR_BYTES].decode(errors="replace"),

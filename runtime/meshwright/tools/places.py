@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = str(Path(__file__).parents[1])
-LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class Place(NamedTuple):
@@ -34,4 +34,4 @@ def author_place(error: BaseException) -> Place | None:
 
 def is_of_an_author(filename: str) -> bool:
     """Whether a file is part of a project, not of Meshwright or a library."""
-    return not filename.startswith(("<", PACKAGE, *LIBRARIES))
+    return not filename.startswith(("<", PACKAGE, *_LIBRARIES))

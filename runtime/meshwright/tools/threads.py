@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from meshwright.errors import ToolFailed
 from meshwright.messages import Task
 
-DEFAULT_THREADS = 8
+_DEFAULT_THREADS = 8
 logger = logging.getLogger("meshwright.tools")
 
 
@@ -42,7 +42,7 @@ class Overrun:
 
 
 @dataclass(eq=False, slots=True)
-class ThreadCall:
+class _ThreadCall:
     """A call that has a thread, and since when, as a time of `perf_counter`."""
 
     tool: str
@@ -63,14 +63,14 @@ class ToolThreads:
     def __init__(
         self,
         agent_id: str = "agent",
-        size: int = DEFAULT_THREADS,
+        size: int = _DEFAULT_THREADS,
         on_overrun: Callable[[Overrun], None] = lambda overrun: None,
     ) -> None:
         self._agent_id = agent_id
         self._size = size
         self._on_overrun = on_overrun
         self._numbers = itertools.count(1)
-        self._running: set[ThreadCall] = set()
+        self._running: set[_ThreadCall] = set()
         self._waiting: list[Future[None]] = []
 
     async def run(self, function: Callable[[], Any], *, tool: str, context: Caller) -> Any:
@@ -80,7 +80,7 @@ class ToolThreads:
         """
         await self._free_thread(tool)
         loop = asyncio.get_running_loop()
-        call = ThreadCall(tool, context, loop.create_future())
+        call = _ThreadCall(tool, context, loop.create_future())
         variables = contextvars.copy_context()
 
         def work() -> None:
@@ -121,7 +121,7 @@ class ToolThreads:
             self._waiting.append(change)
             await change
 
-    def _end(self, call: ThreadCall, result: Any, error: BaseException | None) -> None:
+    def _end(self, call: _ThreadCall, result: Any, error: BaseException | None) -> None:
         self._running.discard(call)
         self._wake()
         if call.is_overrunning:
@@ -138,7 +138,7 @@ class ToolThreads:
                 change.set_result(None)
         self._waiting.clear()
 
-    def _report(self, call: ThreadCall, *, ended: bool) -> None:
+    def _report(self, call: _ThreadCall, *, ended: bool) -> None:
         seconds = round(time.perf_counter() - call.started, 3)
         what = "has ended, after" if ended else "was given up and still runs, after"
         logger.warning(

@@ -72,7 +72,7 @@ class ToolContext(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Declaration:
+class _Declaration:
     """What `@tool` says of a function beyond its signature and docstring."""
 
     name: str
@@ -113,7 +113,7 @@ def tool(
     def declare(function: FunctionT) -> FunctionT:
         if not inspect.isfunction(function):
             raise ConfigError(f"@tool is for functions, not for {function!r}", remedy="put it innermost")
-        setattr(function, MARK, Declaration(name or function.__name__, idempotent, timeout))
+        setattr(function, MARK, _Declaration(name or function.__name__, idempotent, timeout))
         _check(function)
         return function
 
@@ -167,12 +167,12 @@ class FunctionTool(Tool):
     """
 
     def __init__(self, function: Callable[..., Any], threads: ToolThreads | None = None) -> None:
-        declaration: Declaration = getattr(function, MARK)
+        declaration: _Declaration = getattr(function, MARK)
         self.function = function
         self.name, self.idempotent = declaration.name, declaration.idempotent
         self.timeout = declaration.timeout
         self.threads = threads or ToolThreads()
-        self.description, meanings = read_docstring(function.__doc__ or "")
+        self.description, meanings = _read_docstring(function.__doc__ or "")
         try:
             hints = get_type_hints(function, include_extras=True)
             own = _parameters(function)
@@ -297,7 +297,7 @@ def _check(function: Callable[..., Any]) -> None:
     timeout = getattr(function, MARK).timeout
     if timeout is not None and not timeout > 0:
         raise _refusal(function, f"has a timeout of {timeout!r}", "give it seconds, or math.inf for no limit")
-    for name in read_docstring(function.__doc__ or "")[1].keys() - parameters:
+    for name in _read_docstring(function.__doc__ or "")[1].keys() - parameters:
         raise _refusal(function, f"describes {name!r}, which it does not take", "correct its docstring")
 
 
@@ -315,8 +315,8 @@ def _without_stop_iteration(function: Callable[..., Any], values: Mapping[str, A
         raise RuntimeError("StopIteration") from error
 
 
-MAX_ARGUMENTS_CHARS = 65_536
-MAX_ERRORS_TOLD = 5
+_MAX_ARGUMENTS_CHARS = 65_536
+_MAX_ERRORS_TOLD = 5
 
 
 class Arguments:
@@ -349,10 +349,10 @@ class Arguments:
         Raises InvalidInput for text that is not JSON, an unknown or missing parameter, a wrong type;
         TooLarge for too much of it.
         """
-        if len(text) > MAX_ARGUMENTS_CHARS:
+        if len(text) > _MAX_ARGUMENTS_CHARS:
             raise TooLarge(
                 f"{self.tool} was not run: its arguments have {len(text):,} characters",
-                remedy=f"stay below {MAX_ARGUMENTS_CHARS:,}",
+                remedy=f"stay below {_MAX_ARGUMENTS_CHARS:,}",
                 field="arguments",
             )
         # Some servers send an empty text for a tool that takes nothing.
@@ -369,13 +369,13 @@ class Arguments:
         places = [".".join(map(str, each["loc"])) or "arguments" for each in errors]
         told = [f"{place}: {each['msg']}" for place, each in zip(places, errors, strict=True)]
         return InvalidInput(
-            f"{self.tool} was not run: {'; '.join(told[:MAX_ERRORS_TOLD])}",
+            f"{self.tool} was not run: {'; '.join(told[:_MAX_ERRORS_TOLD])}",
             remedy=f"send one JSON object with: {', '.join(self.names) or 'nothing in it'}",
             field=places[0],
         )
 
 
-def read_docstring(docstring: str) -> tuple[str, dict[str, str]]:
+def _read_docstring(docstring: str) -> tuple[str, dict[str, str]]:
     """Split a docstring into what the tool does and, from its `Args:` section, what each parameter means."""
     text, *sections = re.split(r"^(Args|Returns|Raises):[ \t]*$", inspect.cleandoc(docstring), flags=re.M)
     meanings: dict[str, str] = {}

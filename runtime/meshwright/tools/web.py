@@ -20,7 +20,7 @@ from meshwright.tools.toolset import Toolset
 if TYPE_CHECKING:
     from aiohttp import ClientError, ClientResponse, ClientSession
 
-READABLE = re.compile(r"text/.+|application/(.+\+)?(json|xml)")
+_READABLE = re.compile(r"text/.+|application/(.+\+)?(json|xml)")
 HTML = frozenset({"text/html", "application/xhtml+xml"})
 HEADERS = {
     "User-Agent": "meshwright",
@@ -58,7 +58,7 @@ class WebTools(Toolset):
     def _session(self) -> ClientSession:
         import aiohttp
 
-        guard = None if self.settings.allow_private_addresses else open_public_socket
+        guard = None if self.settings.allow_private_addresses else _open_public_socket
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(socket_factory=guard),
             headers=HEADERS,
@@ -70,7 +70,7 @@ class WebTools(Toolset):
 
     async def _fetch(self, session: ClientSession, url: str) -> dict[str, Any]:
         async with session.get(url, max_redirects=self.settings.max_redirects) as response:
-            if not READABLE.fullmatch(response.content_type):
+            if not _READABLE.fullmatch(response.content_type):
                 raise ToolFailed(f"{response.url} is {response.content_type}, which cannot be read as text")
             data, is_whole = await self._read(response)
         # In a thread, since a large page takes a while.
@@ -110,8 +110,8 @@ def _failure(url: HttpUrl, error: ClientError) -> MeshError:
 
 
 GLOBAL_UNICAST = IPv6Network("2000::/3")
-NAT64 = IPv6Network("64:ff9b::/96")
-SPECIAL = tuple(
+_NAT64 = IPv6Network("64:ff9b::/96")
+_SPECIAL = tuple(
     map(
         ip_network,
         (
@@ -130,14 +130,14 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(parsed, IPv4Address):
-        return parsed.is_global and not parsed.is_multicast and not any(parsed in net for net in SPECIAL)
+        return parsed.is_global and not parsed.is_multicast and not any(parsed in net for net in _SPECIAL)
     inner = _embedded(parsed)
     if inner is not None:
         return is_public(str(inner))
     return parsed.is_global and parsed in GLOBAL_UNICAST
 
 
-def open_public_socket(address_info: tuple[Any, ...]) -> socket.socket:
+def _open_public_socket(address_info: tuple[Any, ...]) -> socket.socket:
     """Make the socket for a connection, if it goes to a public address: aiohttp's `socket_factory`.
 
     Raises PermissionError (EACCES) for any other.
@@ -150,25 +150,25 @@ def open_public_socket(address_info: tuple[Any, ...]) -> socket.socket:
 
 def _embedded(address: IPv6Address) -> IPv4Address | None:
     """The IPv4 address that an IPv6 one stands for, or is a tunnel to."""
-    if address in NAT64:
+    if address in _NAT64:
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour
 
 
-UNSEEN = frozenset({"script", "style", "noscript", "template", "svg", "iframe", "select"})
-INLINE = frozenset(
+_UNSEEN = frozenset({"script", "style", "noscript", "template", "svg", "iframe", "select"})
+_INLINE = frozenset(
     {"a", "abbr", "b", "bdi", "bdo", "button", "cite", "code", "data", "del", "dfn", "em", "font", "i", "img"}
     | {"input", "ins", "kbd", "label", "mark", "q", "s", "samp", "small", "span", "strong", "sub", "sup"}
     | {"td", "th", "time", "tt", "u", "var", "wbr"}
 )
-OPENINGS = {"li": "- ", "td": " ", "th": " "} | {f"h{level}": "#" * level + " " for level in range(1, 7)}
+_OPENINGS = {"li": "- ", "td": " ", "th": " "} | {f"h{level}": "#" * level + " " for level in range(1, 7)}
 # What a page may name as its charset; Python also has codecs that take time in proportion to the square.
-TEXT_CODECS = re.compile(r"utf-(8|16|32)|ascii|iso8859|iso2022|cp\d|koi8|gb|big5|euc|shift_jis|mac|tis")
+_TEXT_CODECS = re.compile(r"utf-(8|16|32)|ascii|iso8859|iso2022|cp\d|koi8|gb|big5|euc|shift_jis|mac|tis")
 META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset=[\"']?([\w.:-]+)", re.IGNORECASE)
-META_PROBE_BYTES = 2_048
+_META_PROBE_BYTES = 2_048
 RAW = {name: re.compile(rf"</{name}[\s/>]", re.IGNORECASE) for name in ("script", "style")}
-MARKUP = re.compile(r"<(?:(?P<comment>!--)|[!?]|(?P<end>/)?(?P<tag>[A-Za-z][^\s/>]{0,50}))")
-TAG_END = re.compile(r"=\s{0,20}(?P<quote>[\"'])|>")
+_MARKUP = re.compile(r"<(?:(?P<comment>!--)|[!?]|(?P<end>/)?(?P<tag>[A-Za-z][^\s/>]{0,50}))")
+_TAG_END = re.compile(r"=\s{0,20}(?P<quote>[\"'])|>")
 
 
 class Page(NamedTuple):
@@ -190,7 +190,7 @@ def read_html(html: str) -> Page:
 
 def decode(data: bytes, charset: str | None) -> str:
     """Decode a page by the charset of its header, else that of its `meta` element, else UTF-8."""
-    named = META_CHARSET.search(data, 0, META_PROBE_BYTES)
+    named = META_CHARSET.search(data, 0, _META_PROBE_BYTES)
     return data.decode(_codec(charset or (named[1].decode() if named else "utf-8")), errors="replace")
 
 
@@ -202,7 +202,7 @@ class _Reader:
 
     def read(self, html: str) -> None:
         position = 0
-        while markup := MARKUP.search(html, position):
+        while markup := _MARKUP.search(html, position):
             self._take_text(html[position : markup.start()])
             position = self._after(html, markup)
             if position < 0:  # it does not end
@@ -228,14 +228,14 @@ class _Reader:
         return end
 
     def _take_start(self, tag: str) -> None:
-        if not self._inside and (tag in UNSEEN or tag == "title"):
+        if not self._inside and (tag in _UNSEEN or tag == "title"):
             self._inside = tag
-        self.text.append(OPENINGS.get(tag, "") if tag in INLINE else "\n" + OPENINGS.get(tag, ""))
+        self.text.append(_OPENINGS.get(tag, "") if tag in _INLINE else "\n" + _OPENINGS.get(tag, ""))
 
     def _take_end(self, tag: str) -> None:
         if tag == self._inside:
             self._inside = ""
-        elif tag not in INLINE:
+        elif tag not in _INLINE:
             self.text.append("\n")
 
     def _take_text(self, text: str) -> None:
@@ -252,7 +252,7 @@ def _past(html: str, mark: str, start: int) -> int:
 
 def _tag_end(html: str, start: int) -> int:
     """Where a tag ends, or -1; a > in a quoted value does not end it."""
-    while match := TAG_END.search(html, start):
+    while match := _TAG_END.search(html, start):
         if not match["quote"]:
             return match.end()
         start = _past(html, match["quote"], match.end())
@@ -266,7 +266,7 @@ def _codec(name: str) -> str:
         found = codecs.lookup(name).name
     except LookupError:
         return "utf-8"
-    return found if TEXT_CODECS.match(found) else "utf-8"
+    return found if _TEXT_CODECS.match(found) else "utf-8"
 
 
 def _tidy(text: str) -> str:

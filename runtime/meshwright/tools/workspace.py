@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 from meshwright.errors import ConfigError, InvalidInput, TooLarge
 
-SKIPPED = frozenset({".venv", "venv", "node_modules", "__pycache__", ".tox", ".hypothesis", ".eggs"})
+_SKIPPED = frozenset({".venv", "venv", "node_modules", "__pycache__", ".tox", ".hypothesis", ".eggs"})
 """Left out of listings and searches, as are folders named `*_cache`, and all that is private."""
 MAX_WALKED = 50_000
-BINARY_PROBE_BYTES = 8_192
+_BINARY_PROBE_BYTES = 8_192
 
 # Non-blocking, because to open a pipe would wait for its writer.
-NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class File(NamedTuple):
@@ -32,7 +32,7 @@ class File(NamedTuple):
     size: int
 
 
-class Listing(NamedTuple):
+class _Listing(NamedTuple):
     """The files that a walk found, in a fixed order; not `complete` if there was too much to walk."""
 
     files: list[File]
@@ -67,11 +67,11 @@ class Workspace:
                 data = file.read(max_bytes + 1)
         if len(data) > max_bytes:
             raise TooLarge(f"{path!r} has more than {max_bytes:,} bytes", remedy="search it", field="path")
-        if b"\0" in data[:BINARY_PROBE_BYTES]:
+        if b"\0" in data[:_BINARY_PROBE_BYTES]:
             raise InvalidInput(f"{path!r} is not a text file", field="path")
         return data.decode(errors="replace")
 
-    def walk(self, folder: str = "") -> Listing:
+    def walk(self, folder: str = "") -> _Listing:
         """The files in and below a folder, but for those skipped. Links are not followed, nor listed."""
         start = self.locate(folder)
         files: list[File] = []
@@ -82,13 +82,13 @@ class Workspace:
                 folders[:] = sorted(name for name in folders if self._is_shown(inside, name))
                 walked += len(folders) + len(names)
                 if walked > MAX_WALKED:
-                    return Listing(files, complete=False)
+                    return _Listing(files, complete=False)
                 shown = sorted(name for name in names if self._is_shown(inside, name))
                 sizes = {name: _size(name, folder_fd) for name in shown}
                 files += [
                     File(_joined(inside, name), size) for name, size in sizes.items() if size is not None
                 ]
-        return Listing(files, complete=True)
+        return _Listing(files, complete=True)
 
     def locate(self, path: str) -> PurePath:
         """Where a path really leads, links included, from the root on; it need not exist.
@@ -113,7 +113,7 @@ class Workspace:
         )
 
     def _is_shown(self, folder: str, name: str) -> bool:
-        skipped = name in SKIPPED or name.endswith("_cache") or self._is_private(_joined(folder, name))
+        skipped = name in _SKIPPED or name.endswith("_cache") or self._is_private(_joined(folder, name))
         # A name that is not UTF-8 could not be written as JSON, nor be asked for.
         return not skipped and name.isprintable()
 
@@ -128,7 +128,7 @@ class Workspace:
             ) from error
         try:
             for part in inside.parts:
-                parent, fd = fd, os.open(part, NO_LINK, dir_fd=fd)
+                parent, fd = fd, os.open(part, _NO_LINK, dir_fd=fd)
                 os.close(parent)
             yield fd
         except OSError as error:
@@ -151,8 +151,8 @@ def _joined(folder: str, name: str) -> str:
     return name if folder == "." else f"{folder}/{name}"
 
 
-REPOSITORIES = (".git", ".hg", ".svn")
-OWN = (
+_REPOSITORIES = (".git", ".hg", ".svn")
+_OWN = (
     ".mesh",
     "mesh.db*",
     "mesh.lock",
@@ -163,8 +163,8 @@ OWN = (
     "appendonlydir",
 )
 """What a data folder holds, wherever one lies and whatever it is called."""
-ENVIRONMENTS = (".env", ".env.*", "*.env", ".envrc")
-LOGINS = (
+_ENVIRONMENTS = (".env", ".env.*", "*.env", ".envrc")
+_LOGINS = (
     ".netrc",
     "_netrc",
     ".git-credentials",
@@ -210,7 +210,7 @@ KEYS = (
     "*.ppk",
     "*.age",
 )
-PRIVATE = (*REPOSITORIES, *OWN, *ENVIRONMENTS, *LOGINS, *KEYS)
+PRIVATE = (*_REPOSITORIES, *_OWN, *_ENVIRONMENTS, *_LOGINS, *KEYS)
 
 _NAMES = "|".join("[^/]*".join(map(re.escape, name.split("*"))) for name in PRIVATE)
 _PATH = re.compile(rf"(?:^|/)(?:{_NAMES})(?:/|$)")

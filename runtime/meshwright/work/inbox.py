@@ -13,7 +13,7 @@ from meshwright.messages import Dispatch, Outcome, Usage
 from meshwright.money import ZERO, Amount
 from meshwright.work.protocol import Suspend, steps_stream
 
-NO_USAGE = Usage()
+_NO_USAGE = Usage()
 
 
 def _omitted(default: Any) -> Any:
@@ -42,7 +42,7 @@ class Entry(BaseModel):
     owner: str | None = _omitted(None)
     suspended: Suspend | None = _omitted(None)
     seconds: float = _omitted(0.0)
-    usage: Usage = _omitted(NO_USAGE)
+    usage: Usage = _omitted(_NO_USAGE)
     cost_usd: Amount | None = _omitted(ZERO)
     cancelled: str | None = _omitted(None)
 

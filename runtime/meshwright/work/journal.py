@@ -75,7 +75,7 @@ class Step:
         return {"kind": self.kind, "hash": self.request_hash}
 
 
-class OpenStep:
+class _OpenStep:
     """A step under way: its result, and the events and calls that commit with it."""
 
     def __init__(self, *, is_replayed: bool = False, result: Any = None) -> None:
@@ -90,7 +90,7 @@ class OpenStep:
         self.events += events
 
 
-LEAVE = Step(0, "begin anew", None, "")
+_LEAVE = Step(0, "begin anew", None, "")
 """Before the first step: a person's leave to repeat what may not be."""
 
 
@@ -110,7 +110,7 @@ class Journal:
         self.suspended: Suspended | None = None
         self._earlier = [record.value for record in (*records, *orphans)]
         self._last_orphan = len(orphans)
-        self._opened: OpenStep | None = None
+        self._opened: _OpenStep | None = None
         self._host = host
         self._ref = ref
         self._work = work
@@ -163,7 +163,7 @@ class Journal:
     @asynccontextmanager
     async def open_step(
         self, kind: str, request: Any, *, repeatable: bool = True, costly: bool = True
-    ) -> AsyncIterator[OpenStep]:
+    ) -> AsyncIterator[_OpenStep]:
         """Begin a step: one that was journaled before has its result, another gets it by `finish`.
 
         A step that is not `repeatable` journals its intent first. Found with an intent and no result it is
@@ -173,9 +173,9 @@ class Journal:
         """
         step = self._next(kind, request)
         if step.result in self._known:
-            yield OpenStep(is_replayed=True, result=self._replayed(step))
+            yield _OpenStep(is_replayed=True, result=self._replayed(step))
             return
-        if is_intent(self._known.get(step.intent)):
+        if _is_intent(self._known.get(step.intent)):
             self._check_road(step, self._known[step.intent])
             raise self._waits(self._ask_person(step))
         with self._within(step) as opened:
@@ -197,7 +197,7 @@ class Journal:
 
         Both commit with the step, or at once where there is none, or it fails.
         """
-        opened = self._opened or OpenStep()
+        opened = self._opened or _OpenStep()
         opened.calls.append(call)
         opened.events.append(event)
         if self._opened is None:
@@ -239,9 +239,9 @@ class Journal:
         return Step(self._step, kind, request, hash_of(request))
 
     @contextmanager
-    def _within(self, step: Step) -> Iterator[OpenStep]:
+    def _within(self, step: Step) -> Iterator[_OpenStep]:
         outer, outer_opened = self._under_way, self._opened
-        self._under_way, self._opened = step.number, OpenStep()
+        self._under_way, self._opened = step.number, _OpenStep()
         token = WITHIN.set((self, step.number))
         opened = self._opened
         try:
@@ -254,7 +254,7 @@ class Journal:
             WITHIN.reset(token)
             self._under_way, self._opened = outer, outer_opened
 
-    def _write_orphans(self, step: int, opened: OpenStep) -> None:
+    def _write_orphans(self, step: int, opened: _OpenStep) -> None:
         self._last_orphan += 1
         record = Record(self._ref, self._work.orphaned_calls, self._last_orphan, {"calls": opened.calls})
         events = [self._event(step, n, event) for n, event in enumerate(opened.events, start=1) if event.id]
@@ -321,14 +321,14 @@ class Journal:
         """Raise ReplayMismatch where the run left its road; ask a person first where that may do harm."""
         if (known["kind"], known["hash"]) == (step.kind, step.request_hash):
             return
-        intents = [value for n, value in self._known.items() if n > LEAVE.result and n % 2 == 0]
-        once = [value["kind"] for value in intents if is_intent(value)]
-        if once and LEAVE.result not in self._known:
+        intents = [value for n, value in self._known.items() if n > _LEAVE.result and n % 2 == 0]
+        once = [value["kind"] for value in intents if _is_intent(value)]
+        if once and _LEAVE.result not in self._known:
             asked = (
                 "The agent's code has changed since this task started. Restart it from the beginning and "
                 "repeat these steps? Otherwise cancel it."
             )
-            raise self._waits(self._suspend(LEAVE, asked, {"kind": LEAVE.kind, "steps": once}))
+            raise self._waits(self._suspend(_LEAVE, asked, {"kind": _LEAVE.kind, "steps": once}))
         raise ReplayMismatch(
             f"step {step.number} of task {self._work.task.task_id} was {known['kind']!r} before, "
             f"and is {step.kind!r} or asks for something else now",
@@ -366,7 +366,7 @@ class Journal:
         )
 
 
-def is_intent(record: dict[str, Any] | None) -> bool:
+def _is_intent(record: dict[str, Any] | None) -> bool:
     """Whether a record says that a step which may not be repeated was about to run."""
     return record is not None and not record.get("repeatable", False)
 

@@ -33,7 +33,7 @@ from meshwright.work.slots import Offer, Withdraw
 
 HISTORY = "history"
 MAX_TASKS = 1_000  # in the inbox, all of which every turn writes
-MAX_REMEMBERED_BYTES = 32 * 1024  # of their results: the state is written with every turn
+_MAX_REMEMBERED_BYTES = 32 * 1024  # of their results: the state is written with every turn
 MAX_REMEMBERED_ENDS = 8  # attempts whose outcome a repeated dispatch gets again
 
 
@@ -331,7 +331,7 @@ def _last_ends(ends: list[Outcome]) -> list[Outcome]:
     """The last ends, as many as may be remembered, and the very last however large it is."""
     kept = ends[-MAX_REMEMBERED_ENDS:]
     sizes = [len(encode(end.result)) for end in kept]
-    while len(kept) > 1 and sum(sizes) > MAX_REMEMBERED_BYTES:
+    while len(kept) > 1 and sum(sizes) > _MAX_REMEMBERED_BYTES:
         del kept[0], sizes[0]
     return kept
 

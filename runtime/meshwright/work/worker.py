@@ -24,10 +24,10 @@ logger = logging.getLogger("meshwright.work")
 
 MAILBOX_RETRY_SECONDS = 0.05
 BROKEN_OFF_RETRY_SECONDS = 1.0
-OUTCOMES_A_RECORD = 2  # an outcome is stored beside its task, so it may have half of a record
-MAX_BREAKS = 3  # of one attempt, by faults that are no outcome; then it fails
-LETTING_GO_SECONDS = 1.0  # for work that was cancelled by a stop
-STOPPING = "work.stopping"  # shown to all processes, since the turn that stops work runs in any of them
+_OUTCOMES_A_RECORD = 2  # an outcome is stored beside its task, so it may have half of a record
+_MAX_BREAKS = 3  # of one attempt, by faults that are no outcome; then it fails
+_LETTING_GO_SECONDS = 1.0  # for work that was cancelled by a stop
+_STOPPING = "work.stopping"  # shown to all processes, since the turn that stops work runs in any of them
 
 Runner = Callable[[ActorRef, Work, Journal], Awaitable[Completed]]
 """Runs a claimed task to its end. It never raises for what went wrong with the task: that is an outcome.
@@ -72,7 +72,7 @@ class Worker:
         self._breaks: dict[tuple[ActorRef, str], int] = {}
         self._held: dict[tuple[ActorRef, str], str] = {}
         self._draining = False
-        self._listen_no_more = host.listen(topics.MESH, self._on_event, (STOPPING,))
+        self._listen_no_more = host.listen(topics.MESH, self._on_event, (_STOPPING,))
 
     @property
     def running(self) -> int:
@@ -134,7 +134,7 @@ class Worker:
     async def _leave_behind(self, cancelled: set[asyncio.Task[None]]) -> None:
         """Wait for cancelled work to let go, and no longer for what does not."""
         if cancelled:
-            _, stubborn = await asyncio.wait(cancelled, timeout=LETTING_GO_SECONDS)
+            _, stubborn = await asyncio.wait(cancelled, timeout=_LETTING_GO_SECONDS)
             for task in stubborn:
                 logger.warning("%s does not end when it is cancelled, and is left behind", task.get_name())
 
@@ -190,10 +190,10 @@ class Worker:
         breaks = self._breaks[key] = self._breaks.get(key, 0) + 1
         reason = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
         logger.error(
-            "work on task %s broke off (%d of %d)", offer.task_id, breaks, MAX_BREAKS, exc_info=error
+            "work on task %s broke off (%d of %d)", offer.task_id, breaks, _MAX_BREAKS, exc_info=error
         )
         self._tell_break(offer, work, breaks, reason)
-        if breaks < MAX_BREAKS:
+        if breaks < _MAX_BREAKS:
             self._take_up_later(offer)
             return
         del self._breaks[key]
@@ -230,7 +230,7 @@ class Worker:
                 "attempt": work.dispatch.attempt if work is not None else None,
                 "error": reason,
                 "breaks": breaks,
-                "most": MAX_BREAKS,
+                "most": _MAX_BREAKS,
             },
         )
         try:
@@ -281,14 +281,14 @@ class Worker:
                 await self._call(ref, "complete", self._too_large(work, suspend, error), traceparent)
         else:
             if running.stopped and completed.outcome.status == "failed":  # by an error that the stop led to
-                ended = completed.outcome.model_copy(update={"status": "cancelled", "error": CANCELLED})
+                ended = completed.outcome.model_copy(update={"status": "cancelled", "error": _CANCELLED})
                 completed = completed.model_copy(update={"outcome": ended})
             await self._complete(ref, work, completed)
 
     async def _complete(self, ref: ActorRef, work: Work, completed: Completed) -> None:
         """End an attempt. One whose outcome is too large fails: tried again it would be as large."""
         outcome, traceparent = completed.outcome, work.task.traceparent
-        size, max_bytes = len(encode(outcome)), self._host.max_record_bytes // OUTCOMES_A_RECORD
+        size, max_bytes = len(encode(outcome)), self._host.max_record_bytes // _OUTCOMES_A_RECORD
         try:
             if size > max_bytes:
                 raise too_large(f"the outcome of task {outcome.task_id}", size, max_bytes)
@@ -335,14 +335,14 @@ class Worker:
             return
         running.stopped_fence = stop.fence
         if running.stopped and running.interruptible:
-            running.task.cancel(STOPPED)
+            running.task.cancel(_STOPPED)
 
     def _pass_on(self, ref: ActorRef, stop: Stop) -> None:
         """Show a stop to the worker that it is for. Should that miss it, the next redrive tells it again."""
         self._host.broadcast(
             Event(
                 id=new_id(),
-                event_type=STOPPING,
+                event_type=_STOPPING,
                 topic=topics.MESH,
                 time=self._host.clock.now(),
                 task_id=stop.task_id,
@@ -356,8 +356,8 @@ class Worker:
         self._stop(ActorRef.parse(event.aggregate_id), Stop.model_validate(event.payload))
 
 
-STOPPED = "stopped"
-CANCELLED = Fault(type="Cancelled", message="cancelled on request")
+_STOPPED = "stopped"
+_CANCELLED = Fault(type="Cancelled", message="cancelled on request")
 ResultT = TypeVar("ResultT")
 
 
@@ -367,7 +367,7 @@ async def until_stopped(work: Awaitable[ResultT]) -> ResultT:
         return await work
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
-        if error.args == (STOPPED,) and task is not None:
+        if error.args == (_STOPPED,) and task is not None:
             task.uncancel()
             raise Stopped from error
         raise

@@ -67,11 +67,11 @@ class Fields(BaseModel):
     topic: _Text | None = None
 
 
-class EventQuery(Range, Fields):
+class _EventQuery(Range, Fields):
     """The events to look up."""
 
 
-class EventTail(Start, Fields):
+class _EventTail(Start, Fields):
     """The events to follow."""
 
 
@@ -114,7 +114,7 @@ def resume_after(request: Request, start: Start) -> int | None:
 @router.get(
     "/events", summary="Query the event log", responses=answers("EventPage"), response_model=EventPage
 )
-async def query_events(mesh: MeshDep, caller: CallerDep, query: Annotated[EventQuery, Query()]) -> Response:
+async def query_events(mesh: MeshDep, caller: CallerDep, query: Annotated[_EventQuery, Query()]) -> Response:
     """Look up events by their fields, by range of `seq`, or by time."""
     return JsonLine(await event_page(mesh.log, query, caller.tenant_id))
 
@@ -126,7 +126,7 @@ async def query_events(mesh: MeshDep, caller: CallerDep, query: Annotated[EventQ
     response_class=StreamingResponse,
 )
 async def stream_events(
-    request: Request, mesh: MeshDep, caller: CallerDep, tail: Annotated[EventTail, Query()]
+    request: Request, mesh: MeshDep, caller: CallerDep, tail: Annotated[_EventTail, Query()]
 ) -> Response:
     """Follow events as they are committed, from now on or behind `Last-Event-ID`.
 

@@ -22,19 +22,19 @@ _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "
 _NAMED = (b"host", b"origin")
 
 
-class BadHeader(InvalidInput):
+class _BadHeader(InvalidInput):
     """A header that cannot be read."""
 
     status = 400
 
 
-class Misdirected(InvalidInput):
+class _Misdirected(InvalidInput):
     """A request under a host name that is not ours: a page may have made a browser send it."""
 
     status = 421
 
 
-class ForeignOrigin(InvalidInput):
+class _ForeignOrigin(InvalidInput):
     """A request that a page of another site made a browser send."""
 
     status = 403
@@ -68,21 +68,21 @@ class BrowserGuard:
         named = dict(headers)
         if len(named) != len(headers):
             what = "The request has two Host or two Origin headers"
-            return BadHeader(what, remedy="send one of each", field="Host")
+            return _BadHeader(what, remedy="send one of each", field="Host")
         host, origin = named.get(b"host"), named.get(b"origin")
         try:
             name = None if host is None else _name(host)
         except ValueError:
             what = f"The Host header is not a host name with a port: {host!r:.80}"
-            return BadHeader(what, remedy="send one like localhost:8000", field="Host")
+            return _BadHeader(what, remedy="send one like localhost:8000", field="Host")
         if name is not None and not self._is_ours(name, scope):
-            return Misdirected(
+            return _Misdirected(
                 f"this mesh is not {name!r:.80}",
                 remedy="call it by its address; if that name is right, add it to allowed_hosts in mesh.toml",
                 field="Host",
             )
         if origin is not None and _netloc(origin) != host and _hostname(origin) not in self._names:
-            return ForeignOrigin(f"pages of {origin!r:.80} may not use this mesh", field="Origin")
+            return _ForeignOrigin(f"pages of {origin!r:.80} may not use this mesh", field="Origin")
         return None
 
     def _is_ours(self, name: str, scope: Scope) -> bool:

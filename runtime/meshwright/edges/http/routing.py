@@ -37,7 +37,7 @@ async def caller_of(request: Request) -> Caller:
     return caller
 
 
-async def ready_mesh(request: Request) -> Mesh:
+async def _ready_mesh(request: Request) -> Mesh:
     """Returns the mesh that is asked. Raises Draining while it takes no work."""
     mesh = await mesh_of(request)
     if not mesh.ready:
@@ -46,7 +46,7 @@ async def ready_mesh(request: Request) -> Mesh:
 
 
 MeshDep = Annotated[Mesh, Depends(mesh_of)]
-ReadyMesh = Annotated[Mesh, Depends(ready_mesh)]
+ReadyMesh = Annotated[Mesh, Depends(_ready_mesh)]
 CallerDep = Annotated[Caller, Depends(caller_of)]
 
 
@@ -59,7 +59,7 @@ class JsonLine(JSONResponse):
         return b"%b\n" % text
 
 
-class JsonRoute(APIRoute):
+class _JsonRoute(APIRoute):
     """A route whose body is JSON within the limits of the mesh, whatever content type it claims to be."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -115,7 +115,7 @@ def make_router(*tags: str, dependencies: Sequence[Any] = ()) -> APIRouter:
     return APIRouter(
         tags=[*tags],
         default_response_class=JsonLine,
-        route_class=JsonRoute,
+        route_class=_JsonRoute,
         responses=ANY_PROBLEM,
         dependencies=dependencies,
     )

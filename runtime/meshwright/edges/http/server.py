@@ -37,7 +37,7 @@ _SECURITY_HEADERS = [
 """What every answer tells browsers: to load nothing from elsewhere, and to show no page in a frame."""
 _UPGRADE_WARNINGS = ("Unsupported upgrade request", "No supported WebSocket library")
 
-MakeApp = Callable[[Mesh, Streams], FastAPI]
+_MakeApp = Callable[[Mesh, Streams], FastAPI]
 """What makes the application that is served."""
 
 
@@ -45,7 +45,7 @@ async def serve(
     mesh: Mesh,
     listener: socket.socket,
     on_ready: Callable[[str], None],
-    make_app: MakeApp = create_app,
+    make_app: _MakeApp = create_app,
 ) -> None:
     """Serve a running mesh until SIGINT or SIGTERM; a second one cuts off what is under way.
 
@@ -90,7 +90,7 @@ async def _until_it_ends(server: Server, mesh: Mesh) -> None:
 
 
 @asynccontextmanager
-async def serving(mesh: Mesh, host: str, port: int, make_app: MakeApp = create_app) -> AsyncIterator[Server]:
+async def serving(mesh: Mesh, host: str, port: int, make_app: _MakeApp = create_app) -> AsyncIterator[Server]:
     """Serve a running mesh within a block, and its `url`. Raises what `listen` raises."""
     with listen(host, port) as listener:
         async with _serving(mesh, listener, make_app) as server:
@@ -98,7 +98,7 @@ async def serving(mesh: Mesh, host: str, port: int, make_app: MakeApp = create_a
 
 
 @asynccontextmanager
-async def _serving(mesh: Mesh, listener: socket.socket, make_app: MakeApp) -> AsyncIterator[Server]:
+async def _serving(mesh: Mesh, listener: socket.socket, make_app: _MakeApp) -> AsyncIterator[Server]:
     server = Server(mesh, listener, make_app)
     await server.start()
     try:
@@ -111,7 +111,7 @@ async def _serving(mesh: Mesh, listener: socket.socket, make_app: MakeApp) -> As
 class Server(uvicorn.Server):
     """Uvicorn on a socket of ours: signals are left to us, and event streams end when it stops."""
 
-    def __init__(self, mesh: Mesh, listener: socket.socket, make_app: MakeApp = create_app) -> None:
+    def __init__(self, mesh: Mesh, listener: socket.socket, make_app: _MakeApp = create_app) -> None:
         self._streams = Streams()
         super().__init__(
             uvicorn.Config(

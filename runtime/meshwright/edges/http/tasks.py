@@ -42,7 +42,7 @@ from meshwright.messages import (
 from meshwright.tracing import parse
 
 router = make_router("tasks")
-TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
+_TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
 _NO_TASK = {404: "There is no such task."}
 _REFUSALS = {
     **BODY_PROBLEMS,
@@ -130,7 +130,7 @@ async def list_tasks(mesh: MeshDep, caller: CallerDep, query: Annotated[TaskQuer
 
 
 @router.get("/tasks/{task_id}", summary="Look at a task", responses=answers("TaskView", _NO_TASK))
-async def show_task(mesh: MeshDep, caller: CallerDep, task_id: TaskId) -> TaskView:
+async def show_task(mesh: MeshDep, caller: CallerDep, task_id: _TaskId) -> TaskView:
     """Show a task: its request, its attempts with the score of each choice, and its outcome."""
     return await mesh.task(task_id, caller.tenant_id)
 
@@ -144,7 +144,7 @@ async def show_task(mesh: MeshDep, caller: CallerDep, task_id: TaskId) -> TaskVi
         202: {"model": TaskView, "description": "It is going to end.", **answers("TaskView")[200]},
     },
 )
-async def cancel_task(mesh: MeshDep, caller: CallerDep, task_id: TaskId, response: Response) -> TaskView:
+async def cancel_task(mesh: MeshDep, caller: CallerDep, task_id: _TaskId, response: Response) -> TaskView:
     """Ask for the end of a task. Its outcome follows when its agent has let go; an ended one stays so."""
     view = await mesh.cancel(task_id, caller.tenant_id)
     response.status_code = 200 if view.status in ENDED else 202
@@ -163,7 +163,7 @@ async def cancel_task(mesh: MeshDep, caller: CallerDep, task_id: TaskId, respons
     ),
     openapi_extra=takes("AnswerRequest"),
 )
-async def answer_task(mesh: MeshDep, caller: CallerDep, task_id: TaskId, answer: AnswerRequest) -> TaskView:
+async def answer_task(mesh: MeshDep, caller: CallerDep, task_id: _TaskId, answer: AnswerRequest) -> TaskView:
     """Give a task the answer of a person, under the key that its `task.waiting` event names.
 
     The value is what the step that waits gets as its result.
@@ -180,7 +180,7 @@ async def answer_task(mesh: MeshDep, caller: CallerDep, task_id: TaskId, answer:
     responses={**streams(answers("EventPage", _NO_TASK)), 204: {"description": "All seen."}},
 )
 async def follow_task(
-    request: Request, mesh: MeshDep, caller: CallerDep, task_id: TaskId, query: Annotated[Range, Query()]
+    request: Request, mesh: MeshDep, caller: CallerDep, task_id: _TaskId, query: Annotated[Range, Query()]
 ) -> Response:
     """Follow a task to its end (`Accept: text/event-stream`), or look up a page of its events.
 

@@ -26,8 +26,8 @@ logger = logging.getLogger("meshwright.cache")
 
 ResultT = TypeVar("ResultT")
 MAX_VALUE_BYTES = 1024 * 1024
-CACHED_FINISH_REASONS = ("stop", "tool_calls")
-PAUSE = timedelta(seconds=1)  # a store that failed is not asked at once: each call would wait for it
+_CACHED_FINISH_REASONS = ("stop", "tool_calls")
+_PAUSE = timedelta(seconds=1)  # a store that failed is not asked at once: each call would wait for it
 QUIET = timedelta(minutes=1)
 FORMAT = 1  # of keys and entries
 _WITHOUT_EFFECT = {"user", "context", "timeout_seconds", "cache"}  # on an answer; all other fields count
@@ -65,7 +65,7 @@ class CacheEntry(Plain):
     reply: ModelReply
 
 
-class FailOpenCache:
+class _FailOpenCache:
     """A store that finds and keeps nothing while the one below it fails; one warning a minute says so."""
 
     def __init__(self, store: CacheStore, clock: Clock) -> None:
@@ -93,7 +93,7 @@ class FailOpenCache:
             return await work()
         except CacheUnavailable as error:
             now = self._clock.now()
-            self._ask_from = now + PAUSE
+            self._ask_from = now + _PAUSE
             if now >= self._warn_from:
                 self._warn_from = now + QUIET
                 logger.warning("Calls go on without the cache (%s): %s", self._store.name, error)
@@ -125,7 +125,7 @@ class Cached:
     ) -> None:
         self.name = model.name
         self._model = model
-        self._store = FailOpenCache(store, clock)
+        self._store = _FailOpenCache(store, clock)
         self._ttl_seconds = ttl_seconds
         self._clock = clock
         self._identity = identity
@@ -175,7 +175,7 @@ class Cached:
         return entry.reply if entry.key == key else None
 
     async def _write(self, key: str, reply: ModelReply) -> None:
-        if reply.finish_reason not in CACHED_FINISH_REASONS or not (reply.content or reply.tool_calls):
+        if reply.finish_reason not in _CACHED_FINISH_REASONS or not (reply.content or reply.tool_calls):
             return
         try:
             value = CacheEntry(key=key, reply=reply).model_dump_json().encode()

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 ResultT = TypeVar("ResultT")
-ENTRY_BYTES = 512  # what an entry in memory takes beside its value, about
+_ENTRY_BYTES = 512  # what an entry in memory takes beside its value, about
 PREFIX = "mesh:answers:"
 TIMEOUT_SECONDS = 0.05  # of a question, connecting included: a cache that is slower helps nobody
 MAX_CONNECTIONS = 8  # more get no more out of one thread
-SCHEMES = ("redis://", "rediss://", "unix://")
+_SCHEMES = ("redis://", "rediss://", "unix://")
 URL_REMEDY = "Set MESH_MODELS__CACHE_REDIS_URL, like redis://:password@127.0.0.1:6379/0, or rediss:// for TLS"
 
 
@@ -111,10 +111,10 @@ class MemoryCache:
     async def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
         """Keep a value for so long; one that is larger than the whole store is not kept."""
         self._drop(key)
-        if len(value) + ENTRY_BYTES > self._max_bytes:
+        if len(value) + _ENTRY_BYTES > self._max_bytes:
             return
         self._entries[key] = (value, self._clock.now() + timedelta(seconds=ttl_seconds))
-        self._bytes += len(value) + ENTRY_BYTES
+        self._bytes += len(value) + _ENTRY_BYTES
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
@@ -125,7 +125,7 @@ class MemoryCache:
 
     def _drop(self, key: str) -> None:
         if key in self._entries:
-            self._bytes -= len(self._entries.pop(key)[0]) + ENTRY_BYTES
+            self._bytes -= len(self._entries.pop(key)[0]) + _ENTRY_BYTES
 
 
 class RedisCache:
@@ -145,7 +145,7 @@ class RedisCache:
                 "pip install -e '.[redis]' in a checkout",
             )
             field = "cache"
-        elif not url.startswith(SCHEMES):
+        elif not url.startswith(_SCHEMES):
             problem = "cache_redis_url is no address of a Redis" if url else "cache_redis_url is not set"
         if problem:
             raise ConfigError(problem, remedy=remedy, field=field)

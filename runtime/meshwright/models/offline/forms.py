@@ -35,7 +35,7 @@ _FORMATS = {
     "duration": "PT0S",
     "hostname": "example.org",
 }
-Schema = Mapping[str, Any]
+_Schema = Mapping[str, Any]
 
 
 class SchemaFiller:
@@ -45,7 +45,7 @@ class SchemaFiller:
     references within the schema, anyOf, oneOf, allOf, formats and limits of length and size; not `pattern`.
     """
 
-    def __init__(self, schema: Schema, texts: Sequence[str], question: str) -> None:
+    def __init__(self, schema: _Schema, texts: Sequence[str], question: str) -> None:
         self.schema = schema
         self.question = quote(question)
         scores = relevance(texts, terms(self.question))
@@ -62,7 +62,7 @@ class SchemaFiller:
         if self.steps > MAX_STEPS:
             raise _unfit("the value that the schema asks for is too large for the offline model")
 
-    def _fill(self, schema: Schema | bool, about: str, depth: int) -> Any:
+    def _fill(self, schema: _Schema | bool, about: str, depth: int) -> Any:
         """A value for a part of the schema; `about` says what it is for."""
         self._spend(1)
         if isinstance(schema, bool):
@@ -87,7 +87,7 @@ class SchemaFiller:
         others = [each for each in choices if each not in nulls]
         return ((nulls or others) if depth > _OPTIONAL_DEPTH or not others else others)[0]
 
-    def _by_type(self, kind: str, schema: Schema, about: str, depth: int) -> Any:
+    def _by_type(self, kind: str, schema: _Schema, about: str, depth: int) -> Any:
         if kind == "object":
             return self._object(schema, depth)
         if kind == "array":
@@ -99,7 +99,7 @@ class SchemaFiller:
         known = _FORMATS.get(schema.get("format", ""))
         return known or self._limited(self._ranked(about)[0], schema)
 
-    def _object(self, schema: Schema, depth: int) -> dict[str, Any]:
+    def _object(self, schema: _Schema, depth: int) -> dict[str, Any]:
         """An object with all its properties; deep down or in a large value only with those required."""
         properties = schema.get("properties", {})
         required = dict.fromkeys(schema.get("required", ()))
@@ -112,7 +112,7 @@ class SchemaFiller:
                 made[name] = self._fill(part, name[:_MAX_ABOUT], depth + 1)
         return made
 
-    def _array(self, schema: Schema, about: str, depth: int) -> list[Any]:
+    def _array(self, schema: _Schema, about: str, depth: int) -> list[Any]:
         """A list: of texts the best passages, of anything else as few as there may be."""
         least = int(schema.get("minItems", 0))
         most = int(schema.get("maxItems", max(least, _MAX_ITEMS)))
@@ -126,7 +126,7 @@ class SchemaFiller:
         texts = self._ranked(about)[: max(least, min(_MAX_ITEMS, most))]
         return [self._limited(text, resolved) for text in [*texts, *["none"] * (least - len(texts))]]
 
-    def _limited(self, text: str, schema: Schema) -> str:
+    def _limited(self, text: str, schema: _Schema) -> str:
         """A text within the limits of its length."""
         least, most = int(schema.get("minLength", 0)), schema.get("maxLength")
         self._spend(max(len(text), least) // _PIECE_CHARACTERS)
@@ -137,7 +137,7 @@ class SchemaFiller:
         scores = relevance(self.texts, terms(about.replace("_", " ").replace("-", " ")))
         return [self.texts[place] for place in sorted(range(len(scores)), key=lambda place: -scores[place])]
 
-    def _resolved(self, schema: Schema, depth: int) -> Schema:
+    def _resolved(self, schema: _Schema, depth: int) -> _Schema:
         """The schema with its references followed and `allOf` merged in."""
         if depth > _MAX_DEPTH:
             raise _unfit("the schema is nested too deep for the offline model")
@@ -169,14 +169,14 @@ def _unfit(message: str) -> InvalidSchema:
     return InvalidSchema(f"response_format: {message}", remedy=remedy, field="response_format")
 
 
-def _type_of(schema: Schema) -> str:
+def _type_of(schema: _Schema) -> str:
     kind = schema.get("type")
     if isinstance(kind, list):
         return next((name for name in kind if name != "null"), "null")
     return kind or ("object" if "properties" in schema else "string")
 
 
-def _number(schema: Schema, text: str, kind: str) -> float | int:
+def _number(schema: _Schema, text: str, kind: str) -> float | int:
     """The first number of a text, brought within the limits. Raises InvalidSchema where none fits."""
     found = NUMBER.search(text)
     step = Fraction(str(schema.get("multipleOf", 0)))

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from meshwright.models.port import ChatMessage
 
-MAX_PASSAGES = 2_000
-MAX_QUOTE_CHARACTERS = 320
+_MAX_PASSAGES = 2_000
+_MAX_QUOTE_CHARACTERS = 320
 MAX_ASKED_CHARACTERS = 2_000  # of a question that decide what is done about it
 _MIN_MATERIAL_CHARACTERS = 160  # of a text that comes with a question, to be worked on
 _WORD = re.compile(r"\w+(?:[-_./]\w+)*")
@@ -94,11 +94,11 @@ class Talk:
         self.prompt = prompt[:MAX_ASKED_CHARACTERS]
         self.background = [
             passage
-            for passage in islice(known, MAX_PASSAGES)
+            for passage in islice(known, _MAX_PASSAGES)
             if not passage.text.endswith("?") and passage.text != self.question
         ]
-        found = (passage for each in self.results if not each.error for passage in passages_in(each.value))
-        self.found = [*self.given, *islice(found, MAX_PASSAGES)]
+        found = (passage for each in self.results if not each.error for passage in _passages_in(each.value))
+        self.found = [*self.given, *islice(found, _MAX_PASSAGES)]
         self.asked = self.question[:MAX_ASKED_CHARACTERS]
         self.subject = _PLACE.sub(lambda word: " " if places_in(word[0]) else word[0], self.asked)
         self.wanted = frozenset(terms(self.subject))
@@ -186,13 +186,13 @@ def passages_of(text: str, source: str = "", first_line: int | None = None) -> I
         yield from _sentences(held, source, first_line)
 
 
-def passages_in(value: Any, source: str = "", line: int | None = None) -> Iterator[Passage]:
+def _passages_in(value: Any, source: str = "", line: int | None = None) -> Iterator[Passage]:
     """Cut a tool's result, JSON data or text, into passages, each with the place that its record names."""
     if isinstance(value, str):
         yield from passages_of(value, source, line)
     elif isinstance(value, list):
         for part in value:
-            yield from passages_in(part, source, line)
+            yield from _passages_in(part, source, line)
     elif isinstance(value, dict):
         names = (value[key] for key in _SOURCE_KEYS if isinstance(value.get(key), str) and value[key])
         lines = (value[key] for key in ("line", "start_line") if isinstance(value.get(key), int))
@@ -200,7 +200,7 @@ def passages_in(value: Any, source: str = "", line: int | None = None) -> Iterat
         texts = [value[key] for key in _TEXT_KEYS if isinstance(value.get(key), str)]
         parts = [*texts, *(part for part in value.values() if isinstance(part, (dict, list)))]
         for part in parts:
-            yield from passages_in(part, source, line)
+            yield from _passages_in(part, source, line)
         if value and not parts:
             yield Passage(record_line(value))
 
@@ -212,7 +212,7 @@ def record_line(record: Any) -> str:
     return "  ".join(str(value) for value in record.values() if value not in (None, ""))
 
 
-def quote(text: str, max_characters: int = MAX_QUOTE_CHARACTERS) -> str:
+def quote(text: str, max_characters: int = _MAX_QUOTE_CHARACTERS) -> str:
     """A text on one line, cut after a word where it is too long."""
     line = " ".join(text.split())
     return line if len(line) <= max_characters else f"{line[:max_characters].rsplit(' ', 1)[0]} …"
@@ -242,7 +242,7 @@ def _split(text: str) -> tuple[str, list[Passage]]:
         is_long = len(rest) >= _MIN_MATERIAL_CHARACTERS and (separator != ": " or "\n" not in text)
         given = [each for each in passages_of(rest) if not each.text.endswith("?")]
         if given and (is_long or (separator == "\n\n" and terms(asked))):
-            return asked.strip(), given[:MAX_PASSAGES]
+            return asked.strip(), given[:_MAX_PASSAGES]
     return text, []
 
 

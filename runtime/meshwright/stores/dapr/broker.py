@@ -26,11 +26,11 @@ EVENTS = "events"
 LOGGED = "events.logged"
 """The topic of what the log has: events of its own process, and the numbers of the batches that arrived."""
 PING_SECONDS = 10.0
-PING_AGAIN_SECONDS = 0.1
-MAX_PING_BYTES = 100
-KICK_SECONDS = 0.2
+_PING_AGAIN_SECONDS = 0.1
+_MAX_PING_BYTES = 100
+_KICK_SECONDS = 0.2
 CONNECT_SECONDS = 5.0
-LOOP_SECONDS = 0.05
+_LOOP_SECONDS = 0.05
 
 
 class Broker:
@@ -116,7 +116,7 @@ class Broker:
 
     def take_ping(self, data: bytes) -> bool:
         """Whether a message is a ping, of any worker."""
-        if len(data) > MAX_PING_BYTES or b'"ping"' not in data:
+        if len(data) > _MAX_PING_BYTES or b'"ping"' not in data:
             return False
         try:
             document = from_json(data)
@@ -142,7 +142,7 @@ class Broker:
                 while self._awaited:
                     await asyncio.gather(*(self._ping(n, *examples[n]) for n in self._awaited))
                     try:
-                        await asyncio.wait_for(self._arrived.wait(), PING_AGAIN_SECONDS)
+                        await asyncio.wait_for(self._arrived.wait(), _PING_AGAIN_SECONDS)
                     except TimeoutError:
                         continue
         except TimeoutError:
@@ -153,7 +153,7 @@ class Broker:
         try:
             await self._sidecar.publish(component, topic, [to_json({"ping": n, "from": self._sender})])
         except StoreUnavailable:
-            await asyncio.sleep(PING_AGAIN_SECONDS)
+            await asyncio.sleep(_PING_AGAIN_SECONDS)
 
     async def kick(self) -> None:
         """Have the broker send again what it kept for this worker's sidecar, and what that may have missed.
@@ -167,7 +167,7 @@ class Broker:
             return
         client_id = f"{self._options.app_id}-{self._options.replica}"
         try:
-            async with asyncio.timeout(CONNECT_SECONDS + KICK_SECONDS):
+            async with asyncio.timeout(CONNECT_SECONDS + _KICK_SECONDS):
                 await asyncio.to_thread(_connect_for_a_moment, self._options.broker_url, client_id)
         except (OSError, TimeoutError, ValueError) as error:
             logger.warning("what the broker kept may come late: it does not let %s in: %s", client_id, error)
@@ -210,9 +210,9 @@ def _connect_for_a_moment(broker_url: str, client_id: str) -> None:
     try:
         until = time.monotonic() + CONNECT_SECONDS
         while not client.is_connected():
-            client.loop(LOOP_SECONDS)
+            client.loop(_LOOP_SECONDS)
             if time.monotonic() > until:
                 raise TimeoutError("no answer")
-        time.sleep(KICK_SECONDS)
+        time.sleep(_KICK_SECONDS)
     finally:
         client.disconnect()

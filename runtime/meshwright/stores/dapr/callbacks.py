@@ -24,8 +24,8 @@ from meshwright.stores.dapr.sidecar import BUS, CALL, DELIVER, VIEWS, Options
 
 logger = logging.getLogger("meshwright.dapr")
 
-TWIN_SECONDS = 1.0
-LOG_GROUP = "event-logger"
+_TWIN_SECONDS = 1.0
+_LOG_GROUP = "event-logger"
 NONSENSE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 """What a document raises that has not the shape it should have; a ValidationError is a ValueError."""
 MAX_QUOTED = 200  # characters of a message that is nonsense
@@ -68,7 +68,7 @@ class AppCallbacks:
         shared = self._broker.shared
         routes = [Route(BUS, shared(pattern, self._app_id), grouped=True) for pattern in self._patterns]
         if self._shipper.keeps_log:
-            return [*routes, Route(BUS, shared(EVENTS, LOG_GROUP))]
+            return [*routes, Route(BUS, shared(EVENTS, _LOG_GROUP))]
         return [*routes, *(Route(VIEWS, self._broker.everything(topic)) for topic in (EVENTS, LOGGED))]
 
     @property
@@ -132,7 +132,7 @@ class AppCallbacks:
         # daprd's MQTT client hands each message of a shared subscription on twice once it has connected
         # again: it then knows the subscription by its name and by its filter (seen with daprd 1.18).
         if taken:
-            asyncio.get_running_loop().call_later(TWIN_SECONDS, self._taking.pop, data, None)
+            asyncio.get_running_loop().call_later(_TWIN_SECONDS, self._taking.pop, data, None)
         else:
             self._taking.pop(data)
         return taken

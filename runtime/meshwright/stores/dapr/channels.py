@@ -45,27 +45,27 @@ from meshwright.stores.dapr.sidecar import (
 
 logger = logging.getLogger("meshwright.dapr")
 
-STREAMS_SINCE = (1, 18)  # the first daprd that serves actors over a gRPC stream
+_STREAMS_SINCE = (1, 18)  # the first daprd that serves actors over a gRPC stream
 LOOPBACK = "127.0.0.1"
-SEND_BYTES = 4 * 1024 * 1024
+_SEND_BYTES = 4 * 1024 * 1024
 """Of what we send to daprd: its own limit, where it is started without `--max-body-size`."""
 RECEIVE_BYTES = 32 * 1024 * 1024
 """Of what daprd sends to us. A longer call would end the stream of calls, a longer message never be taken:
 the limits of daprd and of the broker have to be well below."""
-MAX_REPLY_BYTES = SEND_BYTES - 64 * 1024  # something is wrapped around it
+MAX_REPLY_BYTES = _SEND_BYTES - 64 * 1024  # something is wrapped around it
 STOP_SECONDS = 10.0
 """What callbacks under way have to end, once a channel stops."""
 ANSWER_SECONDS = 1
 """What the answers of callbacks that have ended have to leave."""
 LEAVE_SECONDS = 0.2  # what daprd has to read our last answers on a stream
-HANDSHAKE_SECONDS = 10.0
+_HANDSHAKE_SECONDS = 10.0
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
 KEEP_ALIVE_SECONDS = 120  # longer than daprd keeps a connection, so that it never writes to a closed one
 JSON_CONTENT = {"content-type": "application/json"}
-SIZES = [("grpc.max_receive_message_length", RECEIVE_BYTES), ("grpc.max_send_message_length", SEND_BYTES)]
-GROUPED = wire.BulkSubscribeConfig(enabled=True, max_messages_count=100, max_await_duration_ms=1)
+_SIZES = [("grpc.max_receive_message_length", RECEIVE_BYTES), ("grpc.max_send_message_length", _SEND_BYTES)]
+_GROUPED = wire.BulkSubscribeConfig(enabled=True, max_messages_count=100, max_await_duration_ms=1)
 """daprd hands a group over once the one before has been answered, so that a longer wait would win nothing."""
-NO_STREAM = {
+_NO_STREAM = {
     **NEVER,
     StatusCode.UNIMPLEMENTED: 'run daprd 1.18 or newer, or set dapr.channel = "http"',
     StatusCode.FAILED_PRECONDITION: "start daprd with --app-protocol grpc",
@@ -118,7 +118,7 @@ def choose(version: str) -> Literal["grpc", "http"]:
     daprd has to be told the same, by `--app-protocol`.
     """
     found = re.match(r"v?(\d+)\.(\d+)", version)
-    return "grpc" if found and (int(found[1]), int(found[2])) >= STREAMS_SINCE else "http"
+    return "grpc" if found and (int(found[1]), int(found[2])) >= _STREAMS_SINCE else "http"
 
 
 def make_channel(
@@ -135,7 +135,7 @@ def make_channel(
     of it.
     """
     if name == "grpc":
-        return GrpcChannel(app_port, app_token, f"{LOOPBACK}:{sidecar_port}", api_token)
+        return _GrpcChannel(app_port, app_token, f"{LOOPBACK}:{sidecar_port}", api_token)
     from meshwright.stores.dapr.web import HttpChannel  # uvicorn and Starlette, where they are used
 
     return HttpChannel(app_port, app_token)
@@ -269,7 +269,7 @@ class Channel(ABC):
         )
 
 
-class GrpcChannel(Channel):
+class _GrpcChannel(Channel):
     """For daprd 1.18 and newer. Only messages carry the token: daprd asks the rest without."""
 
     name = "grpc"
@@ -280,7 +280,7 @@ class GrpcChannel(Channel):
         self._api_token = api_token
         self._callbacks: Callbacks | None = None
         self._server: grpc.aio.Server | None = None
-        self._stream: ActorStream | None = None
+        self._stream: _ActorStream | None = None
 
     async def listen(self, app: App) -> None:
         """Open the app port. gRPC refuses calls of other names."""
@@ -292,7 +292,7 @@ class GrpcChannel(Channel):
         }
         health = {"HealthCheck": _call(self._health, Empty, wire.HealthCheckResponse)}
         reuse_port = ("grpc.so_reuseport", 0)  # a port that is taken has to be an error
-        self._server = grpc.aio.server(options=[*SIZES, reuse_port])
+        self._server = grpc.aio.server(options=[*_SIZES, reuse_port])
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler("dapr.proto.runtime.v1.AppCallback", topics),
@@ -309,7 +309,7 @@ class GrpcChannel(Channel):
         """Open the stream."""
         assert self._callbacks is not None, "listen comes first"
         self._callbacks.served.set()
-        self._stream = ActorStream(self._sidecar, self._api_token, self._callbacks)
+        self._stream = _ActorStream(self._sidecar, self._api_token, self._callbacks)
         await self._stream.open()
 
     async def stop(self) -> None:
@@ -328,7 +328,7 @@ class GrpcChannel(Channel):
                 pubsub_name=route.pubsub,
                 topic=route.topic,
                 metadata=RAW,
-                bulk_subscribe=GROUPED if route.grouped else None,
+                bulk_subscribe=_GROUPED if route.grouped else None,
             )
             for route in self._callbacks.app.routes
         ]
@@ -363,7 +363,7 @@ class GrpcChannel(Channel):
             await context.abort(StatusCode.UNAUTHENTICATED, "this is not the token of APP_API_TOKEN")
 
 
-class ActorStream:
+class _ActorStream:
     """Serves the actors of an app over a stream to daprd, opened again whenever it ends."""
 
     def __init__(self, address: str, token: str, callbacks: Callbacks) -> None:
@@ -396,7 +396,7 @@ class ActorStream:
             await asyncio.wait({self._serving})
 
     async def _serve(self) -> None:
-        async with grpc.aio.insecure_channel(self._address, [*SIZES, *RECONNECT_OPTIONS]) as channel:
+        async with grpc.aio.insecure_channel(self._address, [*_SIZES, *RECONNECT_OPTIONS]) as channel:
             while True:
                 try:
                     await self._run(api_service_v1.DaprStub(channel))
@@ -419,7 +419,7 @@ class ActorStream:
             types = api_v1.SubscribeActorEventsRequestInitialAlpha1(
                 entities=sorted(self._callbacks.app.actor_types)
             )
-            async with asyncio.timeout(HANDSHAKE_SECONDS):
+            async with asyncio.timeout(_HANDSHAKE_SECONDS):
                 await stream.write(api_v1.SubscribeActorEventsRequestAlpha1(initial_request=types))
                 if await stream.read() is EOF:
                     return
@@ -481,8 +481,8 @@ def _status(is_taken: bool) -> Any:
 
 def _refusal(error: Exception, address: str) -> MeshError:
     message = f"the sidecar on {address} does not take our actors: {_said(error)}"
-    if isinstance(error, grpc.aio.AioRpcError) and error.code() in NO_STREAM:
-        return ConfigError(message, remedy=NO_STREAM[error.code()])
+    if isinstance(error, grpc.aio.AioRpcError) and error.code() in _NO_STREAM:
+        return ConfigError(message, remedy=_NO_STREAM[error.code()])
     return StoreUnavailable(message)
 
 

@@ -33,11 +33,11 @@ from meshwright.messages import Event
 from meshwright.stores.dapr.state import State, Write
 
 VERSION = 1
-LARGE_BYTES = 32 * 1024
+_LARGE_BYTES = 32 * 1024
 REFERENCE = "$value"
 VALUES = "values"
-REMEMBERED_COMMITS = 4
-MAX_KNOWN_VALUES = 1000
+_REMEMBERED_COMMITS = 4
+_MAX_KNOWN_VALUES = 1000
 
 
 @dataclass(slots=True, eq=False)
@@ -121,7 +121,7 @@ class Document:
         return cls(record, [Entry.decode(entry) for entry in data["outbox"]], tuple(data["by"]))
 
 
-class StoredRecord(NamedTuple):
+class _StoredRecord(NamedTuple):
     """A record, the commit that wrote it, and the events that were to be published with it."""
 
     record: Record
@@ -157,7 +157,7 @@ class Documents:
         Where the swap was refused, but the document names our commit, it was made all the same, and another's
         came on top of it. Raises Conflict, StoreUnavailable.
         """
-        data, values = take_out(document.encode())
+        data, values = _take_out(document.encode())
         for name, value in values.items():
             await self._put_value(name, value)
         try:
@@ -178,9 +178,9 @@ class Documents:
         )
         return self._state.swap(Write(self._record_key(record.ref, record.stream, record.n), value))
 
-    async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[StoredRecord]:
+    async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[_StoredRecord]:
         """The records of a range, in order; without `last` until so many numbers are empty."""
-        found: list[StoredRecord] = []
+        found: list[_StoredRecord] = []
         while last is None or first <= last:
             end = first + RECORD_GAP - 1 if last is None else min(last, first + RECORD_GAP - 1)
             numbers = range(first, end + 1)
@@ -219,7 +219,7 @@ class Documents:
             with suppress(Conflict):  # it is there: its name is its content
                 await self._state.swap(Write(self._state.key("value", name), value))
             self._known_values[name] = None
-            if len(self._known_values) > MAX_KNOWN_VALUES:
+            if len(self._known_values) > _MAX_KNOWN_VALUES:
                 self._known_values.popitem(last=False)
 
 
@@ -228,21 +228,21 @@ def incarnation_of(commit: str) -> str:
     return commit.partition("/")[0]
 
 
-def _decode_record(record: Record, data: bytes) -> StoredRecord:
+def _decode_record(record: Record, data: bytes) -> _StoredRecord:
     document = from_json(data)
     events = [Event.model_validate(event) for event in document["events"]]
-    return StoredRecord(replace(record, value=document["value"]), document["by"], events)
+    return _StoredRecord(replace(record, value=document["value"]), document["by"], events)
 
 
-def take_out(data: bytes) -> tuple[bytes, dict[str, bytes]]:
+def _take_out(data: bytes) -> tuple[bytes, dict[str, bytes]]:
     """A document without its large values, the innermost first, and these by their hashes."""
-    if len(data) <= LARGE_BYTES:
+    if len(data) <= _LARGE_BYTES:
         return data, {}
     taken: dict[str, bytes] = {}
 
     def refer(value: Any) -> Any:
         value = _map(refer, value)
-        if not isinstance(value, (str, dict, list)) or len(large := to_json(value)) <= LARGE_BYTES:
+        if not isinstance(value, (str, dict, list)) or len(large := to_json(value)) <= _LARGE_BYTES:
             return value
         name = hashlib.sha256(large).hexdigest()
         taken[name] = large

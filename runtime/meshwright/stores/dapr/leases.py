@@ -35,8 +35,8 @@ logger = logging.getLogger("meshwright.dapr")
 
 KNOWN_ALIVE_SECONDS = 1.0  # how long an answer is believed
 MAX_OPEN = 256  # names in one document: what is written again for each group of new ones
-ADOPTING_TTL_SECONDS = 30
-CLOSED_TTL_SECONDS = 86_400  # long enough for a worker that sleeps to find its list closed
+_ADOPTING_TTL_SECONDS = 30
+_CLOSED_TTL_SECONDS = 86_400  # long enough for a worker that sleeps to find its list closed
 
 
 class Lease:
@@ -319,7 +319,7 @@ class Watches:
             other = from_json(stored.value)["adopter"]
             if other != adopter and not await self._lease.has_expired(other):
                 return False
-        write = Write(key, _document(adopter=adopter), ttl_seconds=ADOPTING_TTL_SECONDS)
+        write = Write(key, _document(adopter=adopter), ttl_seconds=_ADOPTING_TTL_SECONDS)
         try:
             await self._state.swap(over(write, stored))
         except Conflict:
@@ -340,7 +340,7 @@ class Watches:
             held = from_json(stored.value) if stored else {}
             closed = to_json({**held, "by": new_id(), "closed": True})
             try:
-                await self._state.swap(over(Write(key, closed, ttl_seconds=CLOSED_TTL_SECONDS), stored))
+                await self._state.swap(over(Write(key, closed, ttl_seconds=_CLOSED_TTL_SECONDS), stored))
             except Conflict:
                 continue
             return held

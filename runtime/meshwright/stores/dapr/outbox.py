@@ -28,9 +28,9 @@ logger = logging.getLogger("meshwright.dapr")
 
 RETRY_SECONDS = 0.1
 MAX_RETRY_SECONDS = 5.0
-LOG_RETRY_SECONDS = 0.5
+_LOG_RETRY_SECONDS = 0.5
 MAX_WAITING = 20_000
-MAX_ENDED = 64
+_MAX_ENDED = 64
 MAX_CARRIED = 32  # entries of another worker's that a document carries; of more all are sent once more
 ENDED = Draining("the mesh has stopped", remedy="ask again under the same id when it is up")
 
@@ -52,7 +52,7 @@ class StoredActor:
     outbox: list[Entry] = field(default_factory=list)
     carried: list[Entry] = field(default_factory=list)
     to_deliver: deque[Entry] = field(default_factory=deque)
-    ended: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_ENDED))
+    ended: deque[str] = field(default_factory=lambda: deque(maxlen=_MAX_ENDED))
     is_fresh: bool = False
     is_committing: bool = False
     is_relaying: bool = False
@@ -224,7 +224,7 @@ class Outbox:
                 entry.is_logged = True
                 self._ended(actor, entry)
             else:
-                asyncio.get_running_loop().call_later(LOG_RETRY_SECONDS, self._ship, actor, entry)
+                asyncio.get_running_loop().call_later(_LOG_RETRY_SECONDS, self._ship, actor, entry)
 
         if self._is_open:
             self._shipper.ship(entry).logged.add_done_callback(is_logged)

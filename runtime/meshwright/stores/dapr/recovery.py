@@ -25,11 +25,11 @@ from meshwright.stores.dapr.sidecar import Options, Sidecar
 
 logger = logging.getLogger("meshwright.dapr")
 
-REMINDER = "watch"
+_REMINDER = "watch"
 SWEEP_SECONDS = 30.0
-REVIEW_SECONDS = 1.0  # how often the open actors are gone through for those whose time has come
+_REVIEW_SECONDS = 1.0  # how often the open actors are gone through for those whose time has come
 MAX_PAUSE_SECONDS = 60.0
-WOKEN_AT_ONCE = 32
+_WOKEN_AT_ONCE = 32
 
 
 class Reactivation:
@@ -176,7 +176,7 @@ class Reactivation:
         return {by for by in others if not await self._lease.is_known_expired(by)}
 
 
-class ReviewSchedule:
+class _ReviewSchedule:
     """When each open actor is reviewed next: after pauses that double."""
 
     def __init__(self, first_pause_seconds: float) -> None:
@@ -241,7 +241,7 @@ class Recovery:
             try:
                 if not await self._adopt(incarnation):
                     reminder = self._reminder(incarnation)
-                    await self._sidecar.remind(reminder, REMINDER, self._redrive_seconds)
+                    await self._sidecar.remind(reminder, _REMINDER, self._redrive_seconds)
             except MeshError as error:  # without a scheduler too every list gets its look
                 logger.warning("the open work of worker %s is looked for again later: %s", incarnation, error)
 
@@ -250,7 +250,7 @@ class Recovery:
         if incarnation in await self._watches.incarnations():
             await self._adopt(incarnation)
         else:
-            await self._sidecar.forget_reminder(self._reminder(incarnation), REMINDER)
+            await self._sidecar.forget_reminder(self._reminder(incarnation), _REMINDER)
 
     async def _adopt(self, incarnation: str) -> bool:
         """Take over the list of a worker that is gone. False where it is not, or another is at it."""
@@ -272,14 +272,14 @@ class Recovery:
         await self._watches.remove(incarnation)
         if refs:
             logger.info("%d open actors of worker %s are taken up", len(refs), incarnation)
-        at_once = asyncio.Semaphore(WOKEN_AT_ONCE)
+        at_once = asyncio.Semaphore(_WOKEN_AT_ONCE)
 
         async def wake(ref: ActorRef) -> None:
             async with at_once:
                 await self._reactivation.recover(ref)
 
         await asyncio.gather(*map(wake, refs))
-        await self._sidecar.forget_reminder(self._reminder(incarnation), REMINDER)
+        await self._sidecar.forget_reminder(self._reminder(incarnation), _REMINDER)
 
     def _reminder(self, incarnation: str) -> ActorRef:
         return ActorRef(self.actor_type, incarnation)
@@ -291,9 +291,9 @@ class Recovery:
 
     async def _review_on(self) -> None:
         loop = asyncio.get_running_loop()
-        schedule = ReviewSchedule(self._redrive_seconds)
+        schedule = _ReviewSchedule(self._redrive_seconds)
         while True:
-            await asyncio.sleep(min(REVIEW_SECONDS, self._redrive_seconds))
+            await asyncio.sleep(min(_REVIEW_SECONDS, self._redrive_seconds))
             if self._actors.watch is not None:
                 for ref in schedule.due(self._actors.watch, loop.time()):
                     await _or_later(str(ref), self._reactivation.review(ref))

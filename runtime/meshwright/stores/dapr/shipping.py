@@ -31,19 +31,19 @@ from meshwright.stores.dapr.state import Grouping
 
 logger = logging.getLogger("meshwright.dapr")
 
-MAX_BATCH_BYTES = 256 * 1024
-WINDOW_SECONDS = 0.02
-CONFIRM_SECONDS = 2.0  # within which the log confirms what it has; then it is sent again
+_MAX_BATCH_BYTES = 256 * 1024
+_WINDOW_SECONDS = 0.02
+_CONFIRM_SECONDS = 2.0  # within which the log confirms what it has; then it is sent again
 MISSING_SECONDS = 1.5
 """How long a batch waits for those before it, which may be lost, or have arrived before this process started.
 
 Longer than the pause after which daprd offers again what was not taken: a log that starts anew gets all that
 waited for it in one heap.
 """
-MAX_SENDERS = 1000
+_MAX_SENDERS = 1000
 
 
-class PendingEvent(NamedTuple):
+class _PendingEvent(NamedTuple):
     """An event on its way: `offered` once the broker has it (or the log), `logged` once the log has.
 
     Either may raise StoreUnavailable: then it has to be shipped again.
@@ -66,11 +66,11 @@ class EventShipper(ABC):
         self.sender = sender
         self._numbers = itertools.count(1)
         self._batches: Grouping[tuple[Entry, bool], int] = Grouping(
-            self._publish, size=256, width=1, delay_seconds=WINDOW_SECONDS
+            self._publish, size=256, width=1, delay_seconds=_WINDOW_SECONDS
         )
 
     @abstractmethod
-    def ship(self, entry: Entry) -> PendingEvent:
+    def ship(self, entry: Entry) -> _PendingEvent:
         """Begin to ship an event to the log."""
 
     @abstractmethod
@@ -121,10 +121,10 @@ class LocalShipper(EventShipper):
         self._writes: Grouping[Entry, None] = Grouping(self._write, size=512, width=1)
         self._confirmations: Grouping[tuple[str, int], None] = Grouping(self._confirm, size=256, width=1)
 
-    def ship(self, entry: Entry) -> PendingEvent:
+    def ship(self, entry: Entry) -> _PendingEvent:
         """Write an event into the log, then show it here and elsewhere."""
         written = self._writes.add(entry)
-        return PendingEvent(written, written)
+        return _PendingEvent(written, written)
 
     async def take_batch(self, sender: str, number: int, events: list[Event], passing: list[Event]) -> bool:
         """Write a batch of another process into the log, and show what was new to it."""
@@ -181,14 +181,14 @@ class RemoteShipper(EventShipper):
 
     def __init__(self, broker: Broker, bus: Bus, sender: str) -> None:
         super().__init__(broker, bus, sender)
-        self._unconfirmed: dict[int, list[tuple[Entry, PendingEvent]]] = {}
+        self._unconfirmed: dict[int, list[tuple[Entry, _PendingEvent]]] = {}
         self._early: set[int] = set()
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
-    def ship(self, entry: Entry) -> PendingEvent:
+    def ship(self, entry: Entry) -> _PendingEvent:
         """Send an event until the log has it."""
         loop = asyncio.get_running_loop()
-        pending = PendingEvent(loop.create_future(), loop.create_future())
+        pending = _PendingEvent(loop.create_future(), loop.create_future())
         self._send(entry, pending)
         return pending
 
@@ -205,7 +205,7 @@ class RemoteShipper(EventShipper):
             batch = self._unconfirmed.pop(number, None)
             if batch is None:
                 self._early.add(number)
-                loop.call_later(CONFIRM_SECONDS, self._early.discard, number)
+                loop.call_later(_CONFIRM_SECONDS, self._early.discard, number)
             for _, pending in batch or ():
                 _settle(pending.logged)
 
@@ -218,10 +218,10 @@ class RemoteShipper(EventShipper):
                 pending.logged.cancel()
         super().cancel()
 
-    def _send(self, entry: Entry, pending: PendingEvent) -> None:
+    def _send(self, entry: Entry, pending: _PendingEvent) -> None:
         self._batches.add((entry, True)).add_done_callback(lambda sent: self._sent(entry, pending, sent))
 
-    def _sent(self, entry: Entry, pending: PendingEvent, sent: asyncio.Future[int]) -> None:
+    def _sent(self, entry: Entry, pending: _PendingEvent, sent: asyncio.Future[int]) -> None:
         """The broker has it, and it is shown here; or it has not, and whoever waits is told."""
         if sent.cancelled():
             pending.offered.cancel()
@@ -238,14 +238,14 @@ class RemoteShipper(EventShipper):
             _settle(pending.offered)
             self._await_confirmation(entry, pending, sent.result())
 
-    def _await_confirmation(self, entry: Entry, pending: PendingEvent, number: int) -> None:
+    def _await_confirmation(self, entry: Entry, pending: _PendingEvent, number: int) -> None:
         if number in self._early:  # confirmed before the sidecar had answered
             _settle(pending.logged)
             return
         if number not in self._unconfirmed:
             self._unconfirmed[number] = []
             loop = asyncio.get_running_loop()
-            self._timers[number] = loop.call_later(CONFIRM_SECONDS, self._send_again, number)
+            self._timers[number] = loop.call_later(_CONFIRM_SECONDS, self._send_again, number)
         self._unconfirmed[number].append((entry, pending))
 
     def _send_again(self, number: int) -> None:
@@ -287,7 +287,7 @@ class Order:
             async with self._moved:
                 self._next[sender] = max(self._next.get(sender, 1), number + 1)
                 self._next.move_to_end(sender)
-                while len(self._next) > MAX_SENDERS:
+                while len(self._next) > _MAX_SENDERS:
                     self._next.popitem(last=False)
                 self._moved.notify_all()
 
@@ -316,7 +316,7 @@ def _parts(group: list[tuple[Entry, bool]]) -> list[list[tuple[Entry, bool]]]:
     parts: list[list[tuple[Entry, bool]]] = [[]]
     size = 0
     for item in group:
-        if parts[-1] and size + len(item[0].data) > MAX_BATCH_BYTES:
+        if parts[-1] and size + len(item[0].data) > _MAX_BATCH_BYTES:
             parts.append([])
             size = 0
         parts[-1].append(item)

@@ -22,10 +22,10 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import ConfigError, MeshError, StoreUnavailable
 
 STATE, BUS, VIEWS = "state", "bus", "views"  # the names of the components
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # of one gRPC message, either way; daprd has to allow as much
+_MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # of one gRPC message, either way; daprd has to allow as much
 CALL_SECONDS = 10.0
-INVOKE_SECONDS = 60.0
-READY_RETRY_SECONDS = 0.05
+_INVOKE_SECONDS = 60.0
+_READY_RETRY_SECONDS = 0.05
 POLL_SECONDS = 0.2
 JSON = "application/json"
 RAW = {"rawPayload": "true"}
@@ -36,7 +36,7 @@ RECONNECT_OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),  # workers of one process do not share a broken connection
 ]
 FIRST_WRITE = common_v1.StateOptions(concurrency=common_v1.StateOptions.CONCURRENCY_FIRST_WRITE)
-LAST_WRITE = common_v1.StateOptions(concurrency=common_v1.StateOptions.CONCURRENCY_LAST_WRITE)
+_LAST_WRITE = common_v1.StateOptions(concurrency=common_v1.StateOptions.CONCURRENCY_LAST_WRITE)
 NEVER = {
     StatusCode.UNAUTHENTICATED: "give the worker and its sidecar the same DAPR_API_TOKEN",
     StatusCode.PERMISSION_DENIED: "give the worker and its sidecar the same DAPR_API_TOKEN",
@@ -47,7 +47,7 @@ CALL = "call"
 """The actor method that runs the turn of an encoded message, and answers with such a reply."""
 DELIVER = "deliver"
 """The same for a message that may arrive again: its actor drops a repeat."""
-MAX_ERROR_CHARACTERS = 4000
+_MAX_ERROR_CHARACTERS = 4000
 ChannelName = Literal["auto", "grpc", "http"]
 
 
@@ -151,7 +151,7 @@ class Sidecar:
 
     def connect(self) -> None:
         """Open the connection; daprd may come up later."""
-        sizes = [(f"grpc.max_{way}_message_length", MAX_MESSAGE_BYTES) for way in ("receive", "send")]
+        sizes = [(f"grpc.max_{way}_message_length", _MAX_MESSAGE_BYTES) for way in ("receive", "send")]
         self._channel = grpc.aio.insecure_channel(self._address, options=[*sizes, *RECONNECT_OPTIONS])
         self._stub = api_service_v1.DaprStub(self._channel)
 
@@ -183,7 +183,7 @@ class Sidecar:
                     try:
                         return await self.facts()
                     except StoreUnavailable:
-                        await asyncio.sleep(READY_RETRY_SECONDS)
+                        await asyncio.sleep(_READY_RETRY_SECONDS)
         except TimeoutError:
             raise StoreUnavailable(
                 f"no sidecar answered on {self._address} within {seconds:g} s",
@@ -239,7 +239,7 @@ class Sidecar:
     async def invoke(self, ref: ActorRef, method: str, body: bytes) -> bytes:
         """Call a method of an actor, wherever placement has it."""
         request = api_v1.InvokeActorRequest(actor_type=ref.type, actor_id=ref.id, method=method, data=body)
-        return (await self._call(self._stub.InvokeActor, request, INVOKE_SECONDS)).data
+        return (await self._call(self._stub.InvokeActor, request, _INVOKE_SECONDS)).data
 
     async def remind(self, ref: ActorRef, name: str, seconds: float) -> None:
         """Have the scheduler call an actor every so many seconds. A second reminder of a name replaces it."""
@@ -271,7 +271,7 @@ class Sidecar:
 
 def _state_item(write: Write) -> common_v1.StateItem:
     item = common_v1.StateItem(
-        key=write.key, value=write.value, options=LAST_WRITE if write.blind else FIRST_WRITE
+        key=write.key, value=write.value, options=_LAST_WRITE if write.blind else FIRST_WRITE
     )
     if write.etag is not None:
         item.etag.value = write.etag
@@ -294,7 +294,7 @@ def encode_error(error: Exception) -> bytes:
     ours = error if isinstance(error, MeshError) else MeshError(str(error))
     fields = {
         "type": ours.code if ours is error else type(error).__name__,
-        "message": ours.message[:MAX_ERROR_CHARACTERS],
+        "message": ours.message[:_MAX_ERROR_CHARACTERS],
         "remedy": ours.remedy,
         "field": ours.field,
         "status": ours.status,

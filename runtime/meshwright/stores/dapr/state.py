@@ -19,7 +19,7 @@ from meshwright.stores.dapr.sidecar import Sidecar, Stored, Write
 
 RETRY_SECONDS = 0.05
 MAX_RETRY_SECONDS = 1.0
-PROBE_TTL_SECONDS = 60
+_PROBE_TTL_SECONDS = 60
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
@@ -126,7 +126,7 @@ class State:
         key, etag = self.key("probe", new_id()), None
         seen = []
         for n in range(3):
-            await self._sidecar.save([Write(key, b"%d" % n, etag, ttl_seconds=PROBE_TTL_SECONDS)])
+            await self._sidecar.save([Write(key, b"%d" % n, etag, ttl_seconds=_PROBE_TTL_SECONDS)])
             etag = (await self._sidecar.get([key]))[key].etag
             seen.append(etag)
         self._counts = seen == ["1", "2", "3"]

@@ -39,9 +39,9 @@ from meshwright.stores.dapr.state import State
 logger = logging.getLogger("meshwright.dapr")
 
 DRAIN_SECONDS = 10.0
-LOG_SECONDS = 2.0  # that a stop waits for a log that is away
+_LOG_SECONDS = 2.0  # that a stop waits for a log that is away
 POLL_SECONDS = 0.005
-ACTORS_POLL_SECONDS = 0.02
+_ACTORS_POLL_SECONDS = 0.02
 
 
 class Parts:
@@ -169,7 +169,7 @@ class DaprStore(SharedStore):
         await self._channel.serve_actors()
         async with asyncio.timeout(self.options.ready_seconds):
             while not (await parts.sidecar.facts()).actors_ready:  # noqa: ASYNC110 daprd tells nobody
-                await asyncio.sleep(ACTORS_POLL_SECONDS)
+                await asyncio.sleep(_ACTORS_POLL_SECONDS)
         if self._has_predecessor:  # for whom the broker may have kept something
             await parts.broker.kick()
         if not await parts.broker.prove(parts.callbacks.examples):
@@ -191,7 +191,7 @@ class DaprStore(SharedStore):
         await self._stop_serving()
         parts.callbacks.opened.clear()
         if not abrupt:
-            await _until(lambda: not parts.outbox.is_logging, LOG_SECONDS)
+            await _until(lambda: not parts.outbox.is_logging, _LOG_SECONDS)
         parts.outbox.close()
         parts.broker.cancel()
         parts.shipper.cancel()

@@ -31,7 +31,7 @@ from meshwright.stores.dapr.channels import (
 )
 from meshwright.stores.dapr.sidecar import RAW, TOKEN_HEADER
 
-HEALTH = "/healthz"
+_HEALTH = "/healthz"
 
 
 class HttpChannel(Channel):
@@ -76,7 +76,7 @@ class HttpChannel(Channel):
 
         async def guard(scope: Scope, receive: Receive, send: Send) -> None:
             token = dict(scope["headers"]).get(TOKEN_HEADER.encode(), b"")
-            if scope["path"] != HEALTH and not self._is_known(token):
+            if scope["path"] != _HEALTH and not self._is_known(token):
                 await JSONResponse({"message": "wrong APP_API_TOKEN"}, 401)(scope, receive, send)
             else:
                 await web(scope, _bounded(receive), send)
@@ -127,7 +127,7 @@ def _web(callbacks: Callbacks) -> Starlette:
     actor = "/actors/{type}/{id}"
     return Starlette(
         routes=[
-            Path(HEALTH, health),
+            Path(_HEALTH, health),
             Path("/dapr/config", types),
             Path("/dapr/subscribe", subscriptions),
             Path("/topics/{n:int}", message, methods=["POST"]),

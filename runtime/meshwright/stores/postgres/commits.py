@@ -22,22 +22,22 @@ from meshwright.messages import Event
 from meshwright.sql.database import Database, Row, Session
 
 HEADS = "heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state, owner)"
-LOCK_HEADS = """
+_LOCK_HEADS = """
     SELECT type, id, revision FROM heads
     WHERE (type, id) IN (SELECT * FROM unnest(?::text[], ?::text[])) ORDER BY type, id FOR UPDATE
 """
-NEW_HEADS = """
+_NEW_HEADS = """
     INSERT INTO heads SELECT type, id, 0, '', 0, NULL, 0, NULL, '', '' FROM
     unnest(?::text[], ?::text[]) AS new (type, id) ORDER BY type, id ON CONFLICT DO NOTHING RETURNING type, id
 """
-LOCK_MESSAGES = "SELECT n FROM messages WHERE n = ANY(?) ORDER BY n FOR UPDATE"
+_LOCK_MESSAGES = "SELECT n FROM messages WHERE n = ANY(?) ORDER BY n FOR UPDATE"
 NUMBERS = "SELECT nextval('message_numbers') FROM generate_series(1, ?)"
 MESSAGES = "messages (n, type, id, owner, fetched, remember, message)"
-OWNERS = """
+_OWNERS = """
     SELECT DISTINCT type, id, owner FROM messages
     WHERE (type, id) IN (SELECT * FROM unnest(?::text[], ?::text[]))
 """
-LOCK_LOG = "UPDATE event_log SET seq = seq"
+_LOCK_LOG = "UPDATE event_log SET seq = seq"
 
 
 @dataclass(slots=True, eq=False)
@@ -125,7 +125,7 @@ class Commits:
         session.insert(HEADS, heads, then=f"{REPLACE_HEAD}, owner=excluded.owner")
         session.delete_in("messages", "n", [n for waiting in _standing(group) for n in waiting.batch.taken])
         if any(waiting.batch.events for waiting in _standing(group)):
-            session.execute(LOCK_LOG)
+            session.execute(_LOCK_LOG)
             for waiting in _standing(group):
                 unless = waiting.batch.unless
                 waiting.skipped = isinstance(unless, str) and table.knows(session, unless)
@@ -160,7 +160,7 @@ class Commits:
         refs = {item.message.to for waiting in _standing(group) for item in waiting.batch.messages}
         waiting_at: dict[ActorRef, str] = {}
         if refs:
-            rows = session.execute(OWNERS, _columns(list(refs))).fetchall()
+            rows = session.execute(_OWNERS, _columns(list(refs))).fetchall()
             waiting_at = {ActorRef(kind, name): owner for kind, name, owner in rows}
         owners = {ref: waiting_at.get(ref) or self._owner_of(ref) for ref in refs}
         for waiting in group:
@@ -199,11 +199,11 @@ def _check_actors(session: Session, group: Sequence[_Waiting]) -> None:
     expected = {ref: revision for waiting in group for ref, revision in waiting.batch.expected.items()}
     if not expected:
         return
-    rows = session.execute(LOCK_HEADS, _columns(expected)).fetchall()
+    rows = session.execute(_LOCK_HEADS, _columns(expected)).fetchall()
     found = {ActorRef(kind, name): revision for kind, name, revision in rows}
     new = [ref for waiting in group for ref in waiting.batch.actors if ref not in found]
     if new:
-        rows = session.execute(NEW_HEADS, _columns(new)).fetchall()
+        rows = session.execute(_NEW_HEADS, _columns(new)).fetchall()
         mine = {ActorRef(*row) for row in rows}
         found |= {ref: 0 if ref in mine else -1 for ref in new}  # else another worker has just made it
     for waiting in group:
@@ -217,7 +217,7 @@ def _check_messages(session: Session, group: Sequence[_Waiting]) -> None:
     taken = [n for waiting in _standing(group) for n in waiting.batch.taken]
     if not taken:
         return
-    there = {n for (n,) in session.execute(LOCK_MESSAGES, (taken,)).fetchall()}
+    there = {n for (n,) in session.execute(_LOCK_MESSAGES, (taken,)).fetchall()}
     for waiting in _standing(group):
         if gone := [n for n in waiting.batch.taken if n not in there]:
             waiting.error = AlreadyTaken(gone)

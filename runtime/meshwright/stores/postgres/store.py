@@ -36,47 +36,47 @@ from meshwright.stores.postgres.commits import Commits, place
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 LOOK_SECONDS = 0.25  # between looks at who is alive
-ALARM_SECONDS = 35.0  # ahead: the runtime asks for alarms every 30 seconds
-SHOWN_AT_ONCE = 500  # events
-PART_CHARS = 3900  # of a broadcast: a notification has at most 8,000 bytes
+_ALARM_SECONDS = 35.0  # ahead: the runtime asks for alarms every 30 seconds
+_SHOWN_AT_ONCE = 500  # events
+_PART_CHARS = 3900  # of a broadcast: a notification has at most 8,000 bytes
 
-SELECT_HEAD = """
+_SELECT_HEAD = """
     SELECT revision, last_turn, sent, wake_at, obliged, seen, state FROM heads
     WHERE type = ? AND id = ? AND revision > 0
 """
-ALIVE = """
+_ALIVE = """
     expires_at > clock_timestamp() AND EXISTS (
         SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
         AND (classid::bigint << 32) + objid::bigint = lock_key)
 """
-SELECT_WORKERS = f"SELECT incarnation, kinds, {ALIVE} FROM workers"  # noqa: S608 code
+_SELECT_WORKERS = f"SELECT incarnation, kinds, {_ALIVE} FROM workers"  # noqa: S608 code
 JOIN = """
     INSERT INTO workers SELECT %s, %s, clock_timestamp() + make_interval(secs => %s), %s
 """
-RENEW = """
+_RENEW = """
     UPDATE workers SET expires_at = clock_timestamp() + make_interval(secs => %s)
     WHERE incarnation = %s AND expires_at > clock_timestamp()
 """
-REMOVE = f"DELETE FROM workers WHERE incarnation = ANY(?) AND NOT ({ALIVE})"  # noqa: S608 code
+_REMOVE = f"DELETE FROM workers WHERE incarnation = ANY(?) AND NOT ({_ALIVE})"  # noqa: S608 code
 FETCH = """
     WITH mine AS (
         UPDATE messages SET fetched = 1 WHERE owner = ? AND fetched = 0 RETURNING n, remember, message)
     SELECT * FROM mine ORDER BY n
 """
-ADOPT_MESSAGES = """
+_ADOPT_MESSAGES = """
     WITH mine AS (UPDATE messages SET owner = ?, fetched = 1 WHERE n IN (
         SELECT n FROM messages WHERE NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner)
         FOR UPDATE SKIP LOCKED) RETURNING n, remember, message)
     SELECT * FROM mine ORDER BY n
 """
-ADOPT_HEADS = """
+_ADOPT_HEADS = """
     UPDATE heads SET owner = ? WHERE (type, id) IN (
         SELECT type, id FROM heads WHERE (obliged = 1 OR wake_at IS NOT NULL)
         AND NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner) FOR UPDATE SKIP LOCKED)
     RETURNING type, id, obliged, wake_at
 """
-SELECT_ALARMS = "SELECT type, id, wake_at FROM heads WHERE owner = ? AND wake_at <= ?"
+_SELECT_ALARMS = "SELECT type, id, wake_at FROM heads WHERE owner = ? AND wake_at <= ?"
 
 
 class PostgresStore(SharedStore):
@@ -178,7 +178,7 @@ class PostgresStore(SharedStore):
     async def load(self, ref: ActorRef, first: Message | None) -> ActorRecord | None:
         """The record of an actor, None where it has none."""
         try:
-            rows = await self._database.read(_rows, SELECT_HEAD, tuple(ref))
+            rows = await self._database.read(_rows, _SELECT_HEAD, tuple(ref))
         except StoreFailed as error:
             raise StoreUnavailable(str(error)) from error
         return record_of(rows[0]) if rows else None
@@ -201,14 +201,14 @@ class PostgresStore(SharedStore):
             return []
         try:
             values = (self._incarnation, until.timestamp())
-            rows = self._reader.execute(SELECT_ALARMS, values).fetchall()
+            rows = self._reader.execute(_SELECT_ALARMS, values).fetchall()
         except psycopg.Error:
             return []  # asked again in 30 seconds
         return [(ActorRef(kind, name), datetime.fromtimestamp(at, UTC)) for kind, name, at in rows]
 
     async def has_expired(self, incarnation: str) -> bool:
         """Whether a worker has left, lost its connection, or let its lease run out."""
-        query = f"SELECT 1 FROM workers WHERE incarnation = ? AND {ALIVE}"  # noqa: S608 code
+        query = f"SELECT 1 FROM workers WHERE incarnation = ? AND {_ALIVE}"  # noqa: S608 code
         return not await self._database.read(_rows, query, (incarnation,))
 
     def broadcast(self, event: Event) -> None:
@@ -218,7 +218,7 @@ class PostgresStore(SharedStore):
         self._receiver.bus.tell(event)
         if len(self._workers) > 1:
             text, label = event.encode().decode("latin-1"), secrets.token_hex(4)
-            parts = [text[start : start + PART_CHARS] for start in range(0, len(text), PART_CHARS)]
+            parts = [text[start : start + _PART_CHARS] for start in range(0, len(text), _PART_CHARS)]
             payloads = [f"b{self._incarnation} {label} {len(parts)} {part}" for part in parts]
             self._run(self._database.write(_notify, self._channel, payloads))
 
@@ -249,12 +249,12 @@ class PostgresStore(SharedStore):
         self._renewed_at = time.monotonic()
         [(self._newest,)] = await (await self._line.execute("SELECT seq FROM event_log")).fetchall()
         self._news.set()
-        return (await self._line.execute(RENEW, (LEASE_SECONDS, incarnation))).rowcount == 1
+        return (await self._line.execute(_RENEW, (LEASE_SECONDS, incarnation))).rowcount == 1
 
     async def _look(self) -> list[str]:
         """Learn who is alive; returns those who are not any more."""
         assert self._line is not None
-        rows = await (await self._line.execute(SELECT_WORKERS.encode())).fetchall()
+        rows = await (await self._line.execute(_SELECT_WORKERS.encode())).fetchall()
         self._workers = {name: frozenset(from_json(kinds)) for name, kinds, alive in rows if alive}
         return [name for name, _, alive in rows if not alive]
 
@@ -279,13 +279,13 @@ class PostgresStore(SharedStore):
     async def _adopt_orphans(self, gone: Sequence[str]) -> None:
         """Take over what no living worker has."""
         if gone:
-            await self._database.write(_rows, f"{REMOVE} RETURNING 1", (list(gone),))
+            await self._database.write(_rows, f"{_REMOVE} RETURNING 1", (list(gone),))
         messages, heads = await self._database.write(_adopt, self._incarnation)
         self._deliver(messages)
         if self._receiver is not None:
             self._receiver.wake([ActorRef(*row[:2]) for row in heads if row[2]], "recover")
             for kind, name, _, wake_at in heads:
-                if wake_at is not None and (wait := wake_at - time.time()) < ALARM_SECONDS:
+                if wake_at is not None and (wait := wake_at - time.time()) < _ALARM_SECONDS:
                     loop = asyncio.get_running_loop()
                     loop.call_later(max(0.0, wait), self._receiver.wake, [ActorRef(kind, name)], "wake")
 
@@ -326,7 +326,7 @@ class PostgresStore(SharedStore):
         if self._newest <= self._shown:
             return
         wanted, first = EventFilter(), self._shown + 1
-        found = await self._database.read(table.search, wanted, first, self._newest, SHOWN_AT_ONCE)
+        found = await self._database.read(table.search, wanted, first, self._newest, _SHOWN_AT_ONCE)
         others = [event for event in found.events if event.seq not in self._told]
         self._told.difference_update(range(first, found.reached + 1))
         self._shown = found.reached
@@ -352,8 +352,8 @@ def _rows(session: Session, statement: str, values: Sequence[Any]) -> list[Row]:
 
 
 def _adopt(session: Session, incarnation: str) -> tuple[list[Row], list[Row]]:
-    messages = session.execute(ADOPT_MESSAGES, (incarnation,)).fetchall()
-    return messages, session.execute(ADOPT_HEADS, (incarnation,)).fetchall()
+    messages = session.execute(_ADOPT_MESSAGES, (incarnation,)).fetchall()
+    return messages, session.execute(_ADOPT_HEADS, (incarnation,)).fetchall()
 
 
 def _leave(session: Session, incarnation: str, channel: str) -> None:
