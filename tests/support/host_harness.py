@@ -242,10 +242,22 @@ OF_ONE_WORKER = {
         "test_different_threads_run_side_by_side_as_far_as_there_are_slots",
         "test_a_drain_lets_work_end_and_begins_nothing_more",
         "test_a_zombie_with_an_old_fence_commits_nothing",
+        "test_events_to_subscribers_outlive_a_crash",
+        "test_a_listener_hears_of_nothing_that_a_crash_could_undo",
+        "test_no_work_starts_that_a_crash_could_undo",
+        "test_messages_sent_by_a_turn_outlive_a_crash_in_their_order",
+        "test_a_crash_before_the_claim_leaves_a_task_that_runs_at_the_next_start",
+        "test_a_drain_leaves_what_is_unfinished_to_the_next_start",
+        "test_a_wait_gives_up_its_slot_and_its_thread_goes_on",
+        "test_a_delegated_task_runs_in_the_slot_that_its_parent_gave_up",
+        "test_a_queued_a_running_and_a_waiting_task_are_cancelled",
+        "test_a_cancel_before_a_crash_holds_after_it",
+        "test_a_deadline_ends_a_task_whose_work_hangs_and_frees_its_thread",
+        "test_what_is_cancelled_ends_as_cancelled_wherever_it_is_on_its_road",
         "test_workers",  # they say which of two has the work
     )
 }
-"""Tests that say what one worker does while no other could do it."""
+"""Tests that say what one worker does, or has left, while no other could do it."""
 
 STEADY = [name for name, (sort, _) in HARNESSES.items() if sort is not MishapHarness]
 """Those that no fault restarts."""

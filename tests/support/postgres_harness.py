@@ -55,7 +55,7 @@ class PostgresHarness(HostHarness):
         assert isinstance(host, Runtime)
         await host.crash()
 
-    async def lapse(self, host: Runtime) -> None:
+    async def lose_lease(self, host: Runtime) -> None:
         assert isinstance(host, Runtime)
         host.lease_lost()
 
