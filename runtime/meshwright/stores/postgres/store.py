@@ -306,9 +306,11 @@ class PostgresStore(SharedStore):
         """Show events of this worker: durable, and perhaps before earlier ones of others."""
         self._log.committed(events)
         for event in events:
-            self._told.add(event.seq or 0)
-            if self._receiver is not None:
-                self._receiver.bus.tell(event)
+            seq = event.seq or 0
+            if seq > self._shown:  # else the notification of this commit was faster
+                self._told.add(seq)
+                if self._receiver is not None:
+                    self._receiver.bus.tell(event)
 
     async def _show_events(self) -> None:
         """Show the events of the other workers, in the order of the log."""
