@@ -84,7 +84,8 @@ def test_a_kill_on_any_arrow_loses_nothing_and_doubles_nothing(
     which: str,
     turns: str,
 ) -> None:
-    nth = 1 if which == "first" else rng.randint(1, passages[turns][point])
+    most = max(1, passages[turns][point] * 9 // 10)  # how many there are in all depends on timing
+    nth = 1 if which == "first" else rng.randint(1, most)
     job = Job(str(tmp_path), PLAN, max_turns_a_round=TURNS_A_ROUND[turns])
     assert nodes.run(replace(job, point=point, nth=nth)) == KILLED, f"passage {nth} of {point} never came"
     again = nodes.run(replace(job, point=point))  # and once more, where what is left to do comes by there

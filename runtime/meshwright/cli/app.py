@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "demo": Entry("demo", "Show agents at work; needs no key and no network."),
     "up": Entry("up", "Run a mesh and its HTTP API until Ctrl-C."),
-    "worker": Entry("up", "Run one worker of a mesh on Dapr, beside its sidecar."),
+    "worker": Entry("up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
     "ask": Entry("ask", "Ask an agent, follow its progress, print the answer."),
     "submit": Entry("ask", "Submit a task; the best agent for it gets it."),
     "tasks": Entry("tasks", "List tasks, newest first."),

@@ -116,7 +116,7 @@ def up(
 def worker(
     app_id: str | None, database: str | None, replica: bool, port: int | None, data: Path | None
 ) -> None:
-    """Run one worker of a mesh: on the PostgreSQL database that it shares, or on Dapr beside its sidecar.
+    """Run one worker, on a PostgreSQL database or beside a Dapr sidecar.
 
     With --database it runs the tasks of every agent, as many workers as you like; `mesh up --database` runs
     one with the API. GET /healthz and /readyz are answered on the port.

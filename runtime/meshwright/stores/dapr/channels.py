@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+import itertools
 import logging
 import re
 from abc import ABC, abstractmethod
@@ -59,6 +60,7 @@ ANSWER_SECONDS = 1
 """What the answers of callbacks that have ended have to leave."""
 LEAVE_SECONDS = 0.2  # what daprd has to read our last answers on a stream
 _HANDSHAKE_SECONDS = 10.0
+_MAX_ATTEMPTS = 3  # to learn why daprd refuses our actors
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
 KEEP_ALIVE_SECONDS = 120  # longer than daprd keeps a connection, so that it never writes to a closed one
 JSON_CONTENT = {"content-type": "application/json"}
@@ -397,13 +399,15 @@ class _ActorStream:
 
     async def _serve(self) -> None:
         async with grpc.aio.insecure_channel(self._address, [*_SIZES, *RECONNECT_OPTIONS]) as channel:
-            while True:
+            for attempt in itertools.count(1):
                 try:
                     await self._run(api_service_v1.DaprStub(channel))
                     error: Exception = StoreUnavailable("daprd closed it")
                 except Exception as caught:  # noqa: BLE001 whatever ended it, the actors have to come back
                     error = caught
                 if not self._registered.done():
+                    if _is_unexplained(error) and attempt < _MAX_ATTEMPTS:
+                        continue
                     self._registered.set_exception(_refusal(error, self._address))
                     return
                 said = _said(error)
@@ -484,6 +488,11 @@ def _refusal(error: Exception, address: str) -> MeshError:
     if isinstance(error, grpc.aio.AioRpcError) and error.code() in _NO_STREAM:
         return ConfigError(message, remedy=_NO_STREAM[error.code()])
     return StoreUnavailable(message)
+
+
+def _is_unexplained(error: Exception) -> bool:
+    """gRPC knows no reason where daprd ended the stream before the first message was sent: ask again."""
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() is StatusCode.INTERNAL
 
 
 def _said(error: Exception) -> str:
