@@ -28,13 +28,18 @@ class Grounds(NamedTuple):
     clock: Clock
     tracing: Tracing | NoTracing
 
+    @property
+    def turn_tracing(self) -> Tracing | NoTracing | None:
+        """What records a span of each turn, where the settings ask for that."""
+        return self.tracing if self.settings.tracing.turns else None
+
 
 def embedded_host(grounds: Grounds) -> Runtime:
     """The default: this process and one SQLite file."""
     return Runtime(
         SqliteStore(grounds.database, grounds.log),
         clock=grounds.clock,
-        tracing=grounds.tracing if grounds.settings.tracing.turns else None,
+        tracing=grounds.turn_tracing,
         max_record_bytes=grounds.settings.max_record_bytes,
     )
 
@@ -53,7 +58,7 @@ def _postgres_host(grounds: Grounds) -> Runtime:
     return Runtime(
         PostgresStore(grounds.database, grounds.log),
         clock=grounds.clock,
-        tracing=grounds.tracing,
+        tracing=grounds.turn_tracing,
         max_record_bytes=grounds.settings.max_record_bytes,
     )
 
@@ -87,7 +92,7 @@ def _dapr_host(grounds: Grounds) -> Runtime:
     return Runtime(
         store,
         clock=grounds.clock,
-        tracing=grounds.tracing,
+        tracing=grounds.turn_tracing,
         max_record_bytes=settings.max_record_bytes,
     )
 
