@@ -24,7 +24,7 @@ from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, CallEvents
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CallProjection
-from meshwright.ledger.keys import KEY, KEYS, Keys, VirtualKey, VirtualKeys
+from meshwright.ledger.keys import KEY, KEYS, KeyProjection, Keys, VirtualKey, VirtualKeys
 from meshwright.mesh import FRONT, Mesh
 from meshwright.messages import Event
 from meshwright.models.adapt import Adapted
@@ -146,10 +146,19 @@ class KeysComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        mesh.keys = Keys(mesh.host)
+        mesh.keys = Keys(mesh.host, mesh.log, mesh.database)
+
+    def projections(self) -> Iterable[Projection]:
+        """The list of keys."""
+        return [KeyProjection()]
+
+    async def start(self) -> None:
+        """List the keys of an earlier version."""
+        if self.mesh.role.is_front:
+            await self.mesh.keys.start()
 
     def actors(self) -> Iterable[Actors]:
-        """Each key, and the list of them."""
+        """Each key, and whether callers need one."""
         return [
             Actors(ActorKind.of(VirtualKey, type=KEY), _ORCHESTRATION),
             Actors(ActorKind.of(VirtualKeys, type=KEYS), _ORCHESTRATION),

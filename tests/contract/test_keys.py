@@ -5,28 +5,38 @@ import asyncio
 import pytest
 
 from meshwright.envelope import ActorRef
-from meshwright.errors import InvalidInput, NotFound
+from meshwright.errors import NotFound
+from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.keys import (
     KEY,
     KEYS,
-    LIST,
-    MAX_KEYS,
-    KeyIndex,
+    REQUIREMENT,
+    Key,
+    KeyProjection,
+    KeyRequirement,
     Keys,
     KeyState,
-    NewKeyState,
     Unauthenticated,
     VirtualKey,
     VirtualKeys,
     digest,
 )
 from meshwright.messages import new_id
+from meshwright.sql.postgres import PostgresDatabase
+from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.turns import ActorKind
-from tests.support.host_harness import SHARED, STEADY, HostHarness
+from tests.support.host_harness import SHARED, HostHarness, Setup
+from tests.support.postgres_harness import PostgresHarness
 
 KINDS = (ActorKind.of(VirtualKey, type=KEY), ActorKind.of(VirtualKeys, type=KEYS))
 shared = pytest.mark.parametrize("harness", SHARED, indirect=True)
+
+
+def keys_of(host: Runtime) -> Keys:
+    """The keys as any worker has them: the list is only where the event log is."""
+    database = SqliteDatabase(None)
+    return Keys(host, EventLog(database), database)
 
 
 async def kept(host: Runtime, key_id: str) -> KeyState | None:
@@ -35,29 +45,34 @@ async def kept(host: Runtime, key_id: str) -> KeyState | None:
     return state
 
 
-async def test_a_key_is_made_listed_checked_and_revoked(harness: HostHarness) -> None:
-    keys = Keys(await harness.open(*KINDS))
+async def key_of(host: Runtime, key_id: str) -> Key | None:
+    state = await kept(host, key_id)
+    return state and state.key
+
+
+async def test_a_key_is_made_checked_and_revoked(harness: HostHarness) -> None:
+    host = await harness.open(*KINDS)
+    keys = keys_of(host)
     assert not await keys.required()
     made = [await keys.create("helper", tenant_id="acme", budget="5.00/day"), await keys.create("other")]
     assert await keys.required()
-    assert [await keys.check(each.key) for each in made] == await keys.list()
-    assert [key.key_id for key in await keys.list()] == [each.key_id for each in made]
+    assert [await keys.check(each.key) for each in made] == [await key_of(host, each.key_id) for each in made]
     revoked = await keys.revoke(made[0].key_id)
     with pytest.raises(Unauthenticated, match="was revoked"):
         await keys.check(made[0].key)
-    assert await keys.list() == [revoked, await keys.check(made[1].key)]
+    assert await key_of(host, made[0].key_id) == revoked
+    assert (await keys.check(made[1].key)).key_id == made[1].key_id
     assert (revoked.agent_id, revoked.tenant_id, revoked.budget) == ("helper", "acme", made[0].budget)
 
 
 @shared
 async def test_a_key_of_one_worker_counts_for_another_and_ends_there_at_once(harness: HostHarness) -> None:
     host = await harness.open(*KINDS)
-    here, there = Keys(host), Keys(await harness.open_beside(host))
+    here, there = keys_of(host), keys_of(await harness.open_beside(host))
     assert not await there.required()
     made = await here.create("helper")
     assert await there.required()
     assert await there.check(made.key) == await here.check(made.key)
-    assert await there.list() == await here.list()
     await here.revoke(made.key_id)
     with pytest.raises(Unauthenticated, match="was revoked"):
         await there.check(made.key)
@@ -69,22 +84,41 @@ async def test_a_key_of_one_worker_counts_for_another_and_ends_there_at_once(har
 
 
 @shared
-async def test_keys_that_two_workers_make_at_once_are_all_there(harness: HostHarness) -> None:
+async def test_keys_that_two_workers_make_at_once_all_count(harness: HostHarness) -> None:
     host = await harness.open(*KINDS)
-    both = [Keys(host), Keys(await harness.open_beside(host))]
+    both = [keys_of(host), keys_of(await harness.open_beside(host))]
     made = await asyncio.gather(*(both[n % 2].create(f"helper-{n}") for n in range(20)))
     for keys in both:
-        assert {key.key_id for key in await keys.list()} == {key.key_id for key in made}
+        found = await asyncio.gather(*(keys.check(each.key) for each in made))
+        assert [key.key_id for key in found] == [each.key_id for each in made]
+
+
+@pytest.mark.parametrize("harness", ["postgres"], indirect=True)
+async def test_every_front_lists_the_keys_of_all_workers(harness: HostHarness) -> None:
+    assert isinstance(harness, PostgresHarness)
+    data = harness.new_data()
+    host = await harness.open_on(data, Setup(KINDS))
+    beside = await harness.open_beside(host)
+    made = await asyncio.gather(*(keys_of((host, beside)[n % 2]).create(f"helper-{n}") for n in range(20)))
+    ended = await keys_of(beside).revoke(made[3].key_id)
+    for worker in (host, beside):
+        database = PostgresDatabase(data, harness.folder, durable=False)
+        log = EventLog(database, projections=[KeyProjection()])
+        await database.open()
+        listed = await Keys(worker, log, database).list()
+        await database.close()
+        assert {key.key_id for key in listed} == {each.key_id for each in made}
+        assert [key for key in listed if key.revoked_at] == [ended]
 
 
 async def test_keys_and_their_ends_outlive_a_crash(harness: HostHarness) -> None:
     host = await harness.open(*KINDS)
-    ended, good = [await Keys(host).create("helper") for _ in range(2)]
-    await Keys(host).revoke(ended.key_id)
-    before = await Keys(host).list()
-    keys = Keys(await harness.crash(host))
+    ended, good = [await keys_of(host).create("helper") for _ in range(2)]
+    revoked = await keys_of(host).revoke(ended.key_id)
+    host = await harness.crash(host)
+    keys = keys_of(host)
     assert await keys.required()
-    assert await keys.list() == before
+    assert await key_of(host, ended.key_id) == revoked
     assert (await keys.check(good.key)).key_id == good.key_id
     with pytest.raises(Unauthenticated, match="was revoked"):
         await keys.check(ended.key)
@@ -92,71 +126,68 @@ async def test_keys_and_their_ends_outlive_a_crash(harness: HostHarness) -> None
 
 async def test_a_mesh_that_was_opened_stays_open_until_another_key(harness: HostHarness) -> None:
     host = await harness.open(*KINDS)
-    keys = Keys(host)
+    keys = keys_of(host)
     made = [await keys.create("helper") for _ in range(2)]
     await keys.revoke(made[0].key_id)
     assert await keys.required()
-    assert await keys.open() == 1
-    assert await keys.open() == 0
-    keys = Keys(await harness.crash(host))
+    await host.call(REQUIREMENT, "open", 2)
+    await host.call(REQUIREMENT, "open", 2)
+    keys = keys_of(await harness.crash(host))
     assert not await keys.required()
-    with pytest.raises(Unauthenticated, match="was revoked"):
-        await keys.check(made[1].key)
+    for each in made:
+        with pytest.raises(Unauthenticated, match="was revoked"):
+            await keys.check(each.key)
     other = await keys.create("helper")
     assert await keys.required()
     assert (await keys.check(other.key)).key_id == other.key_id
+    with pytest.raises(Unauthenticated, match="was revoked"):
+        await keys.check(made[1].key)
+    ended = await keys.revoke(made[1].key_id)
+    assert ended.revoked_at is not None and await keys.revoke(made[1].key_id) == ended
 
 
-async def test_a_key_that_was_added_meanwhile_keeps_the_mesh_closed(harness: HostHarness) -> None:
+async def test_a_key_that_is_being_made_while_the_mesh_is_opened_does_not_count(harness: HostHarness) -> None:
     host = await harness.open(*KINDS)
-    await host.call(LIST, "add", new_id())
-    await host.call(LIST, "add", new_id())
-    assert await host.call(LIST, "open", 1) is False
-    assert await Keys(host).required()
+    before = await host.call(REQUIREMENT, "require")
+    await host.call(REQUIREMENT, "open", 0)
+    keys = keys_of(host)
+    other = await kept(host, (await keys.create("helper")).key_id)
+    assert other is not None and other.key is not None and other.opening > before
+    key = other.key.model_copy(update={"key_id": new_id()})
+    text = f"sk-mesh-{key.key_id}-{'A' * 43}"
+    late = KeyState(key=key, hash=digest(text), opening=before)
+    await host.call(ActorRef(KEY, key.key_id), "make", late)
+    with pytest.raises(Unauthenticated, match="was revoked"):
+        await keys.check(text)
 
 
-def test_a_list_of_an_older_version_requires_keys() -> None:
-    assert KeyIndex.model_validate({"ids": [new_id()]}).required
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_list_of_an_older_version_says_whether_keys_are_required(opened: bool) -> None:
+    assert KeyRequirement.model_validate({"ids": [new_id()], "opened": opened}).is_required is not opened
+    assert KeyRequirement.model_validate({"ids": [new_id()]}).is_required
 
 
 async def test_a_repeat_changes_nothing(harness: HostHarness) -> None:
     host = await harness.open(*KINDS)
-    keys = Keys(host)
+    keys = keys_of(host)
     made = await keys.create("helper")
     before = await kept(host, made.key_id)
     assert before is not None and before.key is not None
-    other = NewKeyState(key=before.key.model_copy(update={"agent_id": "thief"}), hash=digest("another"))
+    other = KeyState(key=before.key.model_copy(update={"agent_id": "thief"}), hash=digest("another"))
     await host.call(ActorRef(KEY, made.key_id), "make", other)
-    await host.call(LIST, "add", made.key_id)
     assert await kept(host, made.key_id) == before
-    assert await keys.list() == [before.key]
     revoked = await keys.revoke(made.key_id)
     assert await keys.revoke(made.key_id) == revoked
     await host.call(ActorRef(KEY, made.key_id), "make", other)
-    assert await keys.list() == [revoked]
+    assert await key_of(host, made.key_id) == revoked
 
 
-async def test_a_key_that_was_listed_and_not_made_closes_the_door_and_opens_none(
-    harness: HostHarness,
-) -> None:
+async def test_a_key_that_was_not_made_closes_the_door_and_opens_none(harness: HostHarness) -> None:
     host = await harness.open(*KINDS)
-    keys, key_id = Keys(host), new_id()
-    await host.call(LIST, "add", key_id)
+    keys, key_id = keys_of(host), new_id()
+    await host.call(REQUIREMENT, "require")
     assert await keys.required()
-    assert await keys.list() == []
     with pytest.raises(NotFound, match="no key"):
         await keys.revoke(key_id)
     with pytest.raises(Unauthenticated, match="not one of"):
         await keys.check(f"sk-mesh-{key_id}-{'A' * 43}")
-
-
-@pytest.mark.parametrize("harness", STEADY, indirect=True)
-async def test_there_are_no_more_keys_than_the_list_has_room_for(harness: HostHarness) -> None:
-    host = await harness.open(*KINDS)
-    keys = Keys(host)
-    for _ in range(0, MAX_KEYS - 1, 333):
-        await asyncio.gather(*(host.call(LIST, "add", new_id()) for _ in range(333)))
-    made = await keys.create("helper")
-    with pytest.raises(InvalidInput, match="1,000 keys, revoked ones included"):
-        await keys.create("helper")
-    assert [key.key_id for key in await keys.list()] == [made.key_id]

@@ -68,8 +68,10 @@ async def test_the_address_of_a_caller_grants_no_administration(api: Api) -> Non
     for method, path in (("POST", "/keys"), ("GET", "/keys"), ("DELETE", "/keys/x"), ("POST", "/keys/open")):
         for headers in ({}, {"Host": "127.0.0.1"}, {"Authorization": "Bearer guess"}):
             assert (await api.call(method, path, json=wanted, headers=headers))[0] == 401
+    assert (await api.call("POST", "/keys", data="{nope"))[0] == 401
     key = await api.mesh.keys.create("echo")
     assert (await api.call("POST", "/keys", json=wanted, headers=shows(key)))[0] == 403
+    assert (await api.call("POST", "/keys", data="{nope", headers=shows(key)))[0] == 403
     assert (await api.call("POST", "/keys/open", headers=shows(key)))[0] == 403
     assert [each.key_id for each in await api.mesh.keys.list()] == [key.key_id]
 

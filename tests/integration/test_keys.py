@@ -8,8 +8,10 @@ import pytest
 from aiohttp import web
 
 from meshwright.errors import StoreUnavailable
+from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.keys import KEY, KEYS, Keys, VirtualKey, VirtualKeys
+from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stack.network import Ports
 from meshwright.stores.dapr import DaprStore, Options
 from meshwright.testing import ScriptedModel
@@ -181,12 +183,14 @@ async def test_where_the_store_does_not_answer_nobody_is_let_in_until_it_does_ag
         host.register(ActorKind.of(VirtualKey, type=KEY))
         host.register(ActorKind.of(VirtualKeys, type=KEYS))
         await host.start()
-        made = await Keys(host).create("helper")
+        database = SqliteDatabase(None)
+        keys = Keys(host, EventLog(database), database)
+        made = await keys.create("helper")
         sidecar.kill()
-        asked = (Keys(host).check(made.key), Keys(host).required())
+        asked = (keys.check(made.key), keys.required())
         refused = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(each) for each in refused] == [StoreUnavailable] * 2
         await sidecar.start()
-        assert await Keys(host).required()
-        assert (await Keys(host).check(made.key)).agent_id == "helper"
+        assert await keys.required()
+        assert (await keys.check(made.key)).agent_id == "helper"
         await host.stop()

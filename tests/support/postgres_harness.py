@@ -12,7 +12,7 @@ from tests.support.host_harness import HostHarness, Setup
 from tests.support.postgres import Address, Cluster
 
 TABLES = ("event_log", "events", "event_blocks", "projection_positions", "tasks", "agent_outcomes", "calls")
-TABLES += ("workers", "heads", "messages", "records")
+TABLES += ("virtual_keys", "workers", "heads", "messages", "records")
 
 
 class PostgresHarness(HostHarness):

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
@@ -19,11 +20,14 @@ from hypothesis import strategies as st
 from meshwright.cli.app import mesh
 from meshwright.envelope import ActorRef, Message
 from meshwright.errors import InvalidInput, NotFound, StoreUnavailable
+from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.keys import (
     KEY,
     KEYS,
     PREFIX,
+    REQUIREMENT,
+    KeyProjection,
     Keys,
     Unauthenticated,
     VirtualKey,
@@ -31,6 +35,8 @@ from meshwright.ledger.keys import (
     budget_of,
 )
 from meshwright.ledger.proxy import Difference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
+from meshwright.messages import new_id
+from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
 from meshwright.testing import ManualClock
 from meshwright.turns import ActorKind
@@ -40,21 +46,25 @@ MASTER = "sk-master"
 
 
 @asynccontextmanager
-async def opened_host(folder: Path) -> AsyncIterator[Runtime]:
-    host = Runtime(SqliteStore.in_folder(folder, durability="normal"), clock=ManualClock(NOW))
+async def opened_host(folder: Path) -> AsyncIterator[tuple[Runtime, Keys]]:
+    database = SqliteDatabase(folder, durability="normal")
+    log = EventLog(database, projections=[KeyProjection()])
+    host = Runtime(SqliteStore(database, log), clock=ManualClock(NOW))
     host.register(ActorKind.of(VirtualKey, type=KEY))
     host.register(ActorKind.of(VirtualKeys, type=KEYS))
     await host.start()
     try:
-        yield host
+        keys = Keys(host, log, database)
+        await keys.start()
+        yield host, keys
     finally:
         await host.stop()
 
 
 @asynccontextmanager
 async def opened(folder: Path) -> AsyncIterator[Keys]:
-    async with opened_host(folder) as host:
-        yield Keys(host)
+    async with opened_host(folder) as (_, keys):
+        yield keys
 
 
 @pytest.fixture
@@ -94,7 +104,7 @@ async def test_the_key_itself_is_kept_nowhere(tmp_path: Path) -> None:
 
 async def test_the_key_itself_is_in_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[bytes] = []
-    async with opened_host(tmp_path) as host:
+    async with opened_host(tmp_path) as (host, keys):
         call = host.call
 
         async def noted(ref: ActorRef, method: str, body: Any = None) -> Any:
@@ -102,9 +112,9 @@ async def test_the_key_itself_is_in_no_message(tmp_path: Path, monkeypatch: pyte
             return await call(ref, method, body)
 
         monkeypatch.setattr(host, "call", noted)
-        made = await Keys(host).create("helper")
-        await Keys(host).revoke(made.key_id)
-    assert [made.key_id in data.decode() for data in sent] == [True] * 3
+        made = await keys.create("helper")
+        await keys.revoke(made.key_id)
+    assert [made.key_id in data.decode() for data in sent] == [False, True, True]
     assert made.key[-43:].encode() not in b"".join(sent)
 
 
@@ -137,8 +147,10 @@ async def test_calls_at_the_same_time_lose_no_key(keys: Keys) -> None:
     assert {key.key_id for key in await keys.list()} == {key.key_id for key in made}
 
 
-async def test_a_key_is_listed_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened_host(tmp_path) as host:
+async def test_a_key_that_could_not_be_made_is_not_listed_and_requires_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened_host(tmp_path) as (host, keys):
         call = host.call
 
         async def fails_to_make(ref: ActorRef, method: str, body: Any = None) -> Any:
@@ -148,9 +160,45 @@ async def test_a_key_is_listed_before_it_is_made(tmp_path: Path, monkeypatch: py
 
         monkeypatch.setattr(host, "call", fails_to_make)
         with pytest.raises(StoreUnavailable):
-            await Keys(host).create("helper")
-        assert await Keys(host).required()
-        assert await Keys(host).list() == []
+            await keys.create("helper")
+        assert await keys.required()
+        assert await keys.list() == []
+
+
+async def test_a_mesh_may_have_any_number_of_keys(keys: Keys) -> None:
+    made = []
+    for _ in range(3):
+        made += await asyncio.gather(*(keys.create("helper") for _ in range(400)))
+    assert {key.key_id for key in await keys.list()} == {each.key_id for each in made}
+    assert await keys.open() == 1_200
+    assert not await keys.required()
+    assert all(key.revoked_at for key in await keys.list())
+
+
+async def test_keys_of_an_earlier_version_are_listed_and_go_on_working(tmp_path: Path) -> None:
+    async with opened(tmp_path) as keys:
+        made = [await keys.create("helper", budget="5.00/day") for _ in range(3)]
+        await keys.revoke(made[0].key_id)
+        before = await keys.list()
+    ids = [new_id(), *(each.key_id for each in made)]  # the first one was never made
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    state = (json.dumps({"ids": ids, "opened": False}).encode(), *REQUIREMENT)
+    connection.execute("UPDATE heads SET state = ? WHERE type = ? AND id = ?", state)
+    connection.execute("DELETE FROM virtual_keys")  # as if the events had been pruned
+    connection.commit()
+    connection.close()
+    async with opened_host(tmp_path) as (host, keys):
+        assert sorted(await keys.list(), key=str) == sorted(before, key=str)
+        assert await keys.required()
+        assert (await keys.check(made[1].key)).key_id == made[1].key_id
+        with pytest.raises(Unauthenticated, match="was revoked"):
+            await keys.check(made[0].key)
+        state_now = await host.read(REQUIREMENT)
+        assert state_now is not None and state_now.model_dump()["ids"] == []
+        assert await keys.open() == 2
+    async with opened(tmp_path) as keys:
+        assert not await keys.required()
+        assert {key.key_id for key in await keys.list()} == set(ids[1:])
 
 
 async def test_a_key_that_is_not_there_cannot_be_revoked(keys: Keys) -> None:

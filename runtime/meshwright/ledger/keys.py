@@ -1,7 +1,8 @@
 """Virtual keys: callers from outside use the mesh's models by them, each as one agent of one tenant.
 
-An actor keeps each key, and another one lists them, the same for all workers. A key is listed before it is
-made, so that none exists that is not listed. Messages to actors are stored: none of them holds a key itself.
+An actor keeps each key, and another one says whether callers need a key: so what one worker creates or
+revokes counts in all of them with the next request, also where the database is the front's alone (Dapr). The
+table `virtual_keys` lists the keys; it is made from the actors' events. No message and no event holds a key.
 """
 
 from __future__ import annotations
@@ -11,40 +12,46 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
+from meshwright.encoding import decode, encode
 from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, MeshError, NotFound
+from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Identifier, Plain, new_id
+from meshwright.ledger.account import Window
+from meshwright.ledger.rows import fields_of
+from meshwright.messages import Event, Identifier, new_id
 from meshwright.money import MAX_DOLLARS, Budget, fit, is_amount
+from meshwright.sql.database import Database, Session
 
 LLM_SERVICE = "llm-service"
 """Who offers models to callers from outside, and whose calls those are that show no key."""
 PREFIX = "sk-mesh-"
-SECRET_BYTES = 32
 _WRITTEN = re.compile(rf"{PREFIX}([0-9A-HJKMNP-TV-Z]{{26}})-[A-Za-z0-9_-]{{43}}")
-_WINDOWS = ("hour", "day", "month", "total")
+_SECRET_BYTES = 32
 _NO_HASH = "0" * 64
 KEY, KEYS = "virtual-key", "virtual-keys"
-"""The types of the actors that are keys, by their ids, and of the one that lists them."""
-CREATED, REVOKED, OPENED = "key.created", "key.revoked", "keys.opened"
-LIST = ActorRef(KEYS, "mesh")
-MAX_KEYS = 1_000  # revoked ones too, since they stay known as such: so the list is at most 32 KiB
+"""The types of the actors that are keys, by their ids, and of the one that says whether one is needed."""
+REQUIREMENT = ActorRef(KEYS, "mesh")
+_CREATED, _REVOKED, _OPENED = "key.created", "key.revoked", "keys.opened"
+_ON_CONFLICT = {
+    _CREATED: "ON CONFLICT DO NOTHING",
+    _REVOKED: "ON CONFLICT (key_id) DO UPDATE SET document = excluded.document",
+}
+_LIST = "SELECT document FROM virtual_keys ORDER BY seq, key_id"
 
 
 def _fitted(budget: Any) -> Any:
     """Cut the limit that an earlier version stored to the bounds of today."""
     return {**budget, "limit_usd": fit(Decimal(budget["limit_usd"]))} if isinstance(budget, dict) else budget
-
-
-_StoredBudget = Annotated[Budget, BeforeValidator(_fitted)]
 
 
 class Key(BaseModel):
@@ -55,49 +62,56 @@ class Key(BaseModel):
     key_id: str
     agent_id: Identifier
     tenant_id: Identifier = "default"
-    budget: _StoredBudget | None = None
+    budget: Annotated[Budget, BeforeValidator(_fitted)] | None = None
     created_at: datetime
     revoked_at: datetime | None = None
 
 
-class NewKeyState(Plain):
-    """A key to be made. `hash` is the SHA-256 of the whole key in hexadecimal: nobody can read it again."""
-
-    key: Key
-    hash: str
-
-
 class KeyState(BaseModel):
-    """What a key's actor keeps: nothing, until the key is made."""
+    """What a key's actor keeps: nothing, until the key is made.
+
+    `hash` is the SHA-256 of the whole key in hexadecimal: nobody can read it again. `opening` counts how
+    often the mesh had been opened before.
+    """
 
     key: Key | None = None
     hash: str = ""
+    opening: int = 0
 
 
-class KeyIndex(BaseModel):
-    """The ids of all keys, the oldest first. One that was never made may be among them.
+class KeyRequirement(BaseModel):
+    """Whether callers need a key: from the first that is made until an operator opens the mesh.
 
-    `opened` says that after the last of them an operator opened the mesh to callers without a key.
+    All keys made before one of the times in `opened_at` are revoked. An earlier version kept the `ids` of all
+    keys here, and `opened`.
     """
 
+    required: bool = False
+    opened_at: list[datetime] = []
     ids: list[str] = []
     opened: bool = False
 
     @property
-    def required(self) -> bool:
+    def is_required(self) -> bool:
         """Whether callers need a key."""
-        return bool(self.ids) and not self.opened
+        return self.required or (bool(self.ids) and not self.opened)
+
+    def applied_to(self, key: Key, opening: int) -> Key:
+        """The key, revoked if the mesh was opened since it was made."""
+        if key.revoked_at is not None or opening >= len(self.opened_at):
+            return key
+        return key.model_copy(update={"revoked_at": self.opened_at[opening]})
 
 
 class VirtualKey(Actor[KeyState]):
     """One key: made once, and ended for good."""
 
     @turn
-    def make(self, turn: Turn, made: NewKeyState) -> None:
+    def make(self, turn: Turn, made: KeyState) -> None:
         """Begin to be that key. One that is made stays as it is."""
         if self.state.key is None:
-            self.state.key, self.state.hash = made.key, made.hash
-            turn.publish(topics.MESH, CREATED, _described(made.key))
+            self.state = made
+            turn.publish(topics.MESH, _CREATED, _document(made))
 
     @turn
     def revoke(self, turn: Turn) -> Key:
@@ -111,37 +125,49 @@ class VirtualKey(Actor[KeyState]):
             )
         if key.revoked_at is None:
             key = self.state.key = key.model_copy(update={"revoked_at": turn.now})
-            turn.publish(topics.MESH, REVOKED, _described(key))
+            turn.publish(topics.MESH, _REVOKED, _document(self.state))
         return key
 
 
-class VirtualKeys(Actor[KeyIndex]):
-    """The list of all keys."""
+class VirtualKeys(Actor[KeyRequirement]):
+    """Whether callers need a key."""
 
     @turn
-    def add(self, turn: Turn, key_id: str) -> None:
-        """Take up the id of a key. A repeat changes nothing. Raises InvalidInput where the list is full."""
-        if key_id in self.state.ids:
-            return
-        if len(self.state.ids) >= MAX_KEYS:
-            raise InvalidInput(f"The mesh has {MAX_KEYS:,} keys, revoked ones included, and may have no more")
-        self.state.ids.append(key_id)
-        self.state.opened = False
+    def require(self, turn: Turn) -> int:
+        """Require a key from now on; returns how often the mesh was opened before."""
+        self.state.required = True
+        return len(self.state.opened_at)
 
     @turn
-    def open(self, turn: Turn, count: int) -> bool:
-        """Require no key until another is added. False, without effect, where there are more than `count`."""
-        if len(self.state.ids) > count:
-            return False
-        if self.state.required:
-            self.state.opened = True
-            turn.publish(topics.MESH, OPENED, {"keys": count})
-        return True
+    def open(self, turn: Turn, count: int) -> None:
+        """Revoke every key that was made or is being made, and require none until another one is."""
+        if self.state.is_required:
+            self.state = KeyRequirement(opened_at=[*self.state.opened_at, turn.now])
+            turn.publish(topics.MESH, _OPENED, {"keys": count})
+
+    @turn
+    def forget_ids(self, turn: Turn) -> None:
+        """Drop the ids that an earlier version kept, once they are in the table."""
+        self.state = KeyRequirement(required=self.state.is_required, opened_at=self.state.opened_at)
 
 
-def _described(key: Key) -> dict[str, Any]:
-    """A key as the event log has it."""
-    return key.model_dump(mode="json", include={"key_id", "agent_id", "tenant_id", "budget"})
+class KeyProjection:
+    """The table `virtual_keys`."""
+
+    name = "keys"
+    version = 1
+    event_types: Collection[str] = (_CREATED, _REVOKED)
+
+    def fold(self, session: Session, events: Sequence[Event]) -> None:
+        """List keys, and their ends. Events of an earlier version lack the times."""
+        for event in events:
+            times = {"created_at": event.time, "revoked_at": event.time}
+            default = times if event.event_type == _REVOKED else {"created_at": event.time}
+            document = {**default, **fields_of(event.payload)}
+            _write(session, event.event_type, document, event.seq or 0)
+
+    def clear(self, session: Session, oldest: int) -> None:
+        """Delete nothing: to list a key again changes nothing."""
 
 
 class Unauthenticated(MeshError):
@@ -165,40 +191,53 @@ class NewKey(Key):
 class Keys:
     """The keys of a mesh, the same in each of its processes.
 
-    Every method raises HostError where the store cannot be asked.
+    Every method raises HostError where the store cannot be asked. `list` and `open` want the process that
+    has the event log.
     """
 
-    def __init__(self, host: Runtime) -> None:
+    def __init__(self, host: Runtime, log: EventLog, database: Database) -> None:
         self._host = host
+        self._log = log
+        self._database = database
+
+    async def start(self) -> None:
+        """List the keys of an earlier version, whose events may have been pruned."""
+        if ids := (await self._requirement()).ids:
+            for state in await asyncio.gather(*map(self._kept, ids)):
+                if state.key is not None:
+                    await self._database.write(_write, _CREATED, _document(state))
+            await self._host.call(REQUIREMENT, "forget_ids")
 
     async def create(self, agent_id: str, *, tenant_id: str = "default", budget: str | None = None) -> NewKey:
-        """Make a key, durable when this returns. `budget` is like `5.00/day`.
-
-        Raises InvalidInput, also where there are `MAX_KEYS`.
-        """
+        """Make a key, durable when this returns. `budget` is like `5.00/day`. Raises InvalidInput."""
         key_id = new_id()
-        text = f"{PREFIX}{key_id}-{secrets.token_urlsafe(SECRET_BYTES)}"
+        text = f"{PREFIX}{key_id}-{secrets.token_urlsafe(_SECRET_BYTES)}"
         key = Key(
             key_id=key_id,
-            agent_id=identifier(agent_id, "agent_id"),
-            tenant_id=identifier(tenant_id, "tenant_id"),
+            agent_id=_identifier(agent_id, "agent_id"),
+            tenant_id=_identifier(tenant_id, "tenant_id"),
             budget=None if budget is None else budget_of(budget, key_id, agent_id),
             created_at=self._host.clock.now(),
         )
-        await self._host.call(LIST, "add", key_id)
-        await self._host.call(ActorRef(KEY, key_id), "make", NewKeyState(key=key, hash=digest(text)))
+        opening = await self._host.call(REQUIREMENT, "require")
+        made = KeyState(key=key, hash=digest(text), opening=opening)
+        await self._host.call(ActorRef(KEY, key_id), "make", made)
         return NewKey(**dict(key), key=text)
 
     async def list(self) -> list[Key]:
         """Every key that was made, the oldest first."""
-        found = await asyncio.gather(*map(self._kept, (await self._listed()).ids))
-        return [each.key for each in found if each.key is not None]
+        found = await self._log.view(_read_all)
+        requirement = await self._requirement()
+        return [requirement.applied_to(key, opening) for key, opening in found]
 
     async def revoke(self, key_id: str) -> Key:
         """End a key everywhere, for good when this returns; one that has ended stays as it was.
 
         Raises NotFound.
         """
+        key = (await self._kept(key_id)).key
+        if key is not None and key.revoked_at is not None:
+            return key
         return await self._host.call(ActorRef(KEY, key_id), "revoke")
 
     async def check(self, text: str) -> Key:
@@ -215,29 +254,28 @@ class Keys:
 
     async def required(self) -> bool:
         """Whether callers need a key: from the first that is made until `open`, also when all are revoked."""
-        return (await self._listed()).required
+        return (await self._requirement()).is_required
 
     async def open(self) -> int:
         """Revoke every key, and require none until another is made; returns how many it has revoked.
 
         Durable when this returns.
         """
-        revoked = 0
-        while True:
-            ids = (await self._listed()).ids
-            keys = [key for key in await self.list() if key.revoked_at is None]
-            await asyncio.gather(*(self.revoke(key.key_id) for key in keys))
-            revoked += len(keys)
-            if await self._host.call(LIST, "open", len(ids)):
-                return revoked
+        keys = await self.list()
+        valid = [key.key_id for key in keys if key.revoked_at is None]
+        await asyncio.gather(*map(self.revoke, valid))
+        await self._host.call(REQUIREMENT, "open", len(keys))
+        return len(valid)
 
     async def _kept(self, key_id: str) -> KeyState:
-        state = await self._host.read(ActorRef(KEY, key_id))
-        return state if isinstance(state, KeyState) else KeyState()
+        state, requirement = await asyncio.gather(self._host.read(ActorRef(KEY, key_id)), self._requirement())
+        if not isinstance(state, KeyState) or state.key is None:
+            return KeyState()
+        return state.model_copy(update={"key": requirement.applied_to(state.key, state.opening)})
 
-    async def _listed(self) -> KeyIndex:
-        state = await self._host.read(LIST)
-        return state if isinstance(state, KeyIndex) else KeyIndex()
+    async def _requirement(self) -> KeyRequirement:
+        state = await self._host.read(REQUIREMENT)
+        return state if isinstance(state, KeyRequirement) else KeyRequirement()
 
 
 def digest(text: str) -> str:
@@ -245,7 +283,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()
 
 
-def identifier(text: str, field: str) -> str:
+def _identifier(text: str, field: str) -> str:
     """An id that may become a part of a topic. Raises InvalidInput, which names the field."""
     try:
         return TypeAdapter(Identifier).validate_python(text)
@@ -262,10 +300,10 @@ def budget_of(text: str, key_id: str, agent_id: str) -> Budget:
         limit = Decimal(amount.strip().removeprefix("$"))
     except InvalidOperation:
         limit = Decimal(-1)
-    window = window.strip() or "total"
-    if window not in _WINDOWS or not is_amount(limit):
+    window, windows = window.strip() or "total", get_args(Window)
+    if window not in windows or not is_amount(limit):
         raise InvalidInput(
-            f"budget: expected dollars from 0 to {MAX_DOLLARS:,} and one of {', '.join(_WINDOWS)}, "
+            f"budget: expected dollars from 0 to {MAX_DOLLARS:,} and one of {', '.join(windows)}, "
             f"not {text[:80]!r}",
             remedy="write it like 5.00/day",
             field="budget",
@@ -274,3 +312,23 @@ def budget_of(text: str, key_id: str, agent_id: str) -> Budget:
     return Budget.model_validate(
         {"name": name, "scope": "agent", "of": agent_id, "limit_usd": limit, "window": window}
     )
+
+
+def _document(state: KeyState) -> dict[str, Any]:
+    """A key as its events and the table have it."""
+    assert state.key is not None
+    return {**state.key.model_dump(mode="json", exclude_none=True), "opening": state.opening}
+
+
+def _write(session: Session, event_type: str, document: dict[str, Any], seq: int = 0) -> None:
+    try:
+        key = Key.model_validate(document)
+    except (ValueError, ArithmeticError):  # an event that another program has published
+        return
+    row = key.key_id, seq, encode(document).decode()
+    session.insert("virtual_keys", [row], then=_ON_CONFLICT[event_type])
+
+
+def _read_all(session: Session) -> list[tuple[Key, int]]:
+    documents = [decode(document) for (document,) in session.execute(_LIST).fetchall()]
+    return [(Key.model_validate(document), document.get("opening", 0)) for document in documents]

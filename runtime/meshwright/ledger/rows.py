@@ -53,9 +53,9 @@ _texts = tuple(TEXTS.items())
 
 def row_of(event: Event, time: float) -> tuple[Any, ...]:
     """The row that an event makes, its columns in the order of COLUMNS. Never fails for what is in it."""
-    told = _fields(event.payload)
+    told = fields_of(event.payload)
     get = told.get
-    count = _fields(get("usage")).get
+    count = fields_of(get("usage")).get
     return (
         event.seq,
         time,
@@ -76,8 +76,8 @@ def row_of(event: Event, time: float) -> tuple[Any, ...]:
     )
 
 
-def _fields(value: Any) -> dict[str, Any]:
-    """The fields of an object; none of what is no object."""
+def fields_of(value: Any) -> dict[str, Any]:
+    """The fields of an object in an event; none of what is no object."""
     if isinstance(value, Json):
         value = decode(value)
     if isinstance(value, BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -59,7 +59,7 @@ class JsonLine(JSONResponse):
         return b"%b\n" % text
 
 
-class _JsonRoute(APIRoute):
+class JsonRoute(APIRoute):
     """A route whose body is JSON within the limits of the mesh, whatever content type it claims to be."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -110,12 +110,11 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     return b"".join(chunks)
 
 
-def make_router(*tags: str, dependencies: Sequence[Any] = ()) -> APIRouter:
+def make_router(*tags: str, route_class: type[JsonRoute] = JsonRoute) -> APIRouter:
     """Makes a router whose routes read and answer JSON as all of the mesh do."""
     return APIRouter(
         tags=[*tags],
         default_response_class=JsonLine,
-        route_class=_JsonRoute,
+        route_class=route_class,
         responses=ANY_PROBLEM,
-        dependencies=dependencies,
     )
