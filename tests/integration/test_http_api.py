@@ -155,7 +155,7 @@ async def test_a_document_ends_its_line_as_a_shell_wants_it(api, path):
 async def test_a_wrong_method_is_told_the_right_ones(api):
     async with api.session.delete("/tasks") as response:
         assert (response.status, response.headers["Allow"]) == (405, "GET, POST")
-        assert (await response.json(content_type=None))["remedy"] == "use GET, POST"
+        assert (await response.json(content_type=None))["remedy"] == "Use GET, POST"
 
 
 async def test_an_unknown_path_is_a_problem_too(api):

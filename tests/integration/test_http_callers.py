@@ -158,6 +158,7 @@ async def test_a_task_is_charged_to_the_budget_of_its_callers_key(tmp_path: Path
         assert (await there.mesh.outcome(receipt["task_id"], "acme")).success
         status, problem = await there.post("/complete", wanted, **shows(made))
         assert (status, problem["code"]) == (402, "BudgetExceeded")
+        assert problem["budget"] == f"key-{made.key_id.lower()}"
 
 
 async def test_costs_and_budgets_are_a_tenants_own_and_the_admin_sees_all(tmp_path: Path) -> None:

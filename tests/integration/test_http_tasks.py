@@ -105,7 +105,7 @@ async def test_every_wrong_field_is_named_and_a_misspelt_one_corrected(api):
     )
     assert [error["field"] for error in problem["errors"]] == ["priority", "timeout"]
     _, problem = await api.call("POST", "/tasks", json={"agent_id": "echo", "prioritty": 3})
-    assert problem["remedy"] == "did you mean 'priority'?"
+    assert problem["remedy"] == "Did you mean 'priority'?"
 
 
 async def test_a_body_that_does_not_end_is_cut_off_at_the_limit(api):

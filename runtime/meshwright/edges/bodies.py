@@ -1,20 +1,26 @@
-"""Bodies of requests: JSON within the mesh's limits, whatever edge they came over."""
+"""What every edge reads and writes: JSON within the mesh's limits, and problem documents (RFC 9457)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from meshwright.edges.problems import InvalidFields, MalformedJson
 from meshwright.encoding import is_deeper
-from meshwright.errors import TooLarge
+from meshwright.errors import InvalidInput, MeshError, TooLarge
+from meshwright.fields import sentence
 from meshwright.settings import Settings
+from meshwright.suggestions import nearest
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
+PROBLEM_TYPE = "application/problem+json"
+_TYPE_PREFIX = "urn:meshwright:problem:"
+_SOURCES = frozenset({"body", "query", "path", "header"})  # where FastAPI says that it found a field
 _ENVELOPE_BYTES = 4096  # what a request may hold around its payload
 _ENVELOPE_DEPTH = 1
+_ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 
 class AnswerRequest(BaseModel):
@@ -26,17 +32,19 @@ class AnswerRequest(BaseModel):
     value: Any
 
 
-def _max_body_bytes(settings: Settings) -> int:
-    """Returns how large a body may be."""
-    return settings.max_payload_bytes + _ENVELOPE_BYTES
+class MalformedJson(InvalidInput):
+    """A body that is not JSON."""
+
+    status = 400
 
 
 def check_size(size: int, settings: Settings) -> None:
     """Raises TooLarge for a body of so many bytes."""
-    if size > _max_body_bytes(settings):
+    limit = settings.max_payload_bytes + _ENVELOPE_BYTES
+    if size > limit:
         raise TooLarge(
-            f"the body is larger than {_max_body_bytes(settings)} bytes",
-            remedy="send less, or raise max_payload_bytes in mesh.toml",
+            f"The body is larger than {limit} bytes",
+            remedy="Send less, or raise max_payload_bytes in mesh.toml",
             field="body",
         )
 
@@ -45,21 +53,29 @@ def read_json(body: bytes, settings: Settings) -> Any:
     """Returns a body as plain data. Raises TooLarge, also where it is nested too deep, or MalformedJson."""
     check_size(len(body), settings)
     max_depth = settings.max_payload_depth + _ENVELOPE_DEPTH
+    document: Any = None
     try:
         document = from_json(body, allow_inf_nan=False)
+        is_too_deep = is_deeper([document], max_depth)
     except ValueError as error:
-        if "recursion limit" in str(error):
-            raise _too_deep(max_depth) from None
-        raise _malformed(str(error)) from None
-    if is_deeper([document], max_depth):
-        raise _too_deep(max_depth)
+        if "recursion limit" not in str(error):
+            raise _malformed(str(error)) from None
+        is_too_deep = True
+    if is_too_deep:
+        raise TooLarge(
+            f"The body is nested deeper than {max_depth} levels",
+            remedy="Flatten it, or raise max_payload_depth in mesh.toml",
+            field="body",
+        )
     return document
 
 
-def read_model(body: bytes, model: type[ModelT], settings: Settings) -> ModelT:
+def read_model(body: bytes, model: type[_ModelT], settings: Settings) -> _ModelT:
     """Reads a body into a model. Raises what `read_json` raises, or InvalidFields with every wrong field."""
     check_size(len(body), settings)
-    if _needs_a_look(body, settings.max_payload_depth + _ENVELOPE_DEPTH):
+    max_depth = settings.max_payload_depth + _ENVELOPE_DEPTH
+    # Most bodies can neither be nested too deep nor hold numbers that JSON does not have.
+    if body.count(b"{") + body.count(b"[") > max_depth or b"NaN" in body or b"Infinity" in body:
         read_json(body, settings)
     try:
         return model.model_validate_json(body)
@@ -70,18 +86,75 @@ def read_model(body: bytes, model: type[ModelT], settings: Settings) -> ModelT:
         raise InvalidFields.of(found, model) from None
 
 
-def _needs_a_look(body: bytes, max_depth: int) -> bool:
-    """Whether a body may be nested too deep, or hold numbers that JSON does not have: most cannot."""
-    return body.count(b"{") + body.count(b"[") > max_depth or b"NaN" in body or b"Infinity" in body
+def _malformed(reason: str) -> MalformedJson:
+    return MalformedJson(f"The body is not JSON: {reason}", remedy="Send one JSON object", field="body")
 
 
-def _too_deep(max_depth: int) -> TooLarge:
-    return TooLarge(
-        f"the body is nested deeper than {max_depth} levels",
-        remedy="flatten it, or raise max_payload_depth in mesh.toml",
-        field="body",
+# Problems
+
+
+class FieldError(BaseModel):
+    """One wrong field, as a dotted path, and what is wrong with it."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """What went wrong, as RFC 9457 has it, with what Meshwright adds.
+
+    `code` is the error's stable name, `field` the first field that was wrong, `remedy` what to do, and
+    `errors` every wrong field where there may be several. `retry_after_seconds` is as in `Retry-After`;
+    `budget` names the budget that has no room for a call.
+    """
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    field: str | None = None
+    remedy: str | None = None
+    errors: list[FieldError] | None = None
+    retry_after_seconds: float | None = None
+    budget: str | None = None
+
+
+class InvalidFields(InvalidInput):
+    """A request with wrong fields; `errors` names each."""
+
+    code = InvalidInput.__name__
+
+    def __init__(self, errors: list[FieldError], *, remedy: str = "") -> None:
+        first = errors[0]
+        super().__init__(f"{first.field}: {first.message}", remedy=remedy, field=first.field)
+        self.errors = errors
+
+    @classmethod
+    def of(cls, found: Sequence[Any], model: type[BaseModel] | None = None) -> InvalidFields:
+        """Describes the errors of a validation, without repeating what was sent."""
+        errors = [FieldError(field=_path(error["loc"]), message=sentence(error)) for error in found]
+        remedy = ""
+        if model is not None and found[0]["type"] == "extra_forbidden":
+            near = nearest(str(found[0]["loc"][-1]), model.model_fields, cutoff=0.5)
+            remedy = f"Did you mean {near!r}?" if near else f"Known are {', '.join(model.model_fields)}"
+        return cls(errors, remedy=remedy)
+
+
+def problem_of(error: MeshError) -> Problem:
+    """Describes an error that was raised on purpose."""
+    return Problem(
+        type=_TYPE_PREFIX + error.code,
+        title=HTTPStatus(error.status).phrase,
+        status=error.status,
+        detail=error.message,
+        code=error.code,
+        field=error.field or None,
+        remedy=error.remedy or None,
+        **{name: getattr(error, name, None) for name in ("errors", "retry_after_seconds", "budget")},
     )
 
 
-def _malformed(reason: str) -> MalformedJson:
-    return MalformedJson(f"the body is not JSON: {reason}", remedy="send one JSON object", field="body")
+def _path(location: tuple[int | str, ...]) -> str:
+    parts = location[1:] if location and location[0] in _SOURCES else location
+    return ".".join(map(str, parts)) or "body"

@@ -1,31 +1,55 @@
-"""The application: the routers of the API, and those of components, over one mesh."""
+"""The application: the routes of the API and of components, behind what every request passes first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import lru_cache
 from importlib.resources import files
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from meshwright import __version__
 from meshwright.component import Component
-from meshwright.edges.auth import Authenticator, KeyAuthenticator
-from meshwright.edges.http import events, keys, mesh_routes, models, tasks
-from meshwright.edges.http.errors import handle_errors
+from meshwright.edges.auth import Authenticator, Credentials, KeyAuthenticator, require_admin
+from meshwright.edges.http import events, mesh_routes, models, tasks
+from meshwright.edges.http.errors import answer_error, error_response, handle_errors
 from meshwright.edges.http.events import Streams
-from meshwright.edges.http.guard import Authentication, BrowserGuard
-from meshwright.edges.http.openapi import ANY_PROBLEM, DESCRIPTION
-from meshwright.edges.http.routing import JsonLine
+from meshwright.edges.http.routing import ANY_PROBLEM, CALLER, JsonLine, complete_document
+from meshwright.errors import InvalidInput, MeshError
 from meshwright.mesh import Mesh
 
-_MODEL_ROUTERS = (models.router, keys.router, mesh_routes.probes)
+_DESCRIPTION = """
+Give tasks to a mesh of agents, follow them, and read what happened.
+
+A task is durable once it was answered with 202. Every error is a problem document (RFC 9457) that names the
+`field` that was wrong and the `remedy`. Streams are server-sent events and resume by `Last-Event-ID`.
+"""
+_MODEL_ROUTERS = (models.router, mesh_routes.keys, mesh_routes.probes)
 _ROUTERS = (tasks.router, events.router, mesh_routes.router, *_MODEL_ROUTERS)
+_Bare = Callable[[Mesh, Request], Awaitable[Response]]
+_BARE: dict[tuple[str, str], _Bare] = {("POST", "/tasks"): tasks.answer_submit}
+"""What is answered without the framework, at a third of its cost: the route that is called most."""
 _PAGES = {
     "/docs": ("docs.html", "text/html"),
     "/docs/docs.css": ("docs.css", "text/css"),
     "/docs/docs.js": ("docs.js", "text/javascript"),
 }
+_OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/health", "/openapi.json", *_PAGES})
+_SINGLE = frozenset({b"host", b"origin", b"authorization"})
+_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
+
+
+class _Api(FastAPI):
+    """FastAPI whose document shows examples and problems."""
+
+    def openapi(self) -> dict[str, Any]:
+        return self.openapi_schema or complete_document(super().openapi())
 
 
 def create_app(
@@ -40,9 +64,11 @@ def create_app(
     `streams.close()` ends the event streams, which would otherwise keep a server from stopping. `groups` are
     the models that may be named, by default those that the mesh knows.
     """
-    components = [component for component in mesh.components if isinstance(component, Component)]
-    brought = [router for component in components if (router := component.routes()) is not None]
-    return _app(mesh, _ROUTERS, brought, streams or Streams(), groups or mesh.groups, authenticator)
+    app = _app(mesh, _ROUTERS, streams, groups, authenticator, _BARE)
+    for component in mesh.components:
+        if isinstance(component, Component) and (router := component.routes()) is not None:
+            app.include_router(router)
+    return app
 
 
 def create_llm_app(
@@ -53,37 +79,36 @@ def create_llm_app(
     authenticator: Authenticator | None = None,
 ) -> FastAPI:
     """Makes the HTTP API of a worker that offers models, and has no front."""
-    return _app(mesh, _MODEL_ROUTERS, (), streams or Streams(), groups or mesh.groups, authenticator)
+    return _app(mesh, _MODEL_ROUTERS, streams, groups, authenticator, {})
 
 
 def _app(
     mesh: Mesh,
-    own: Iterable[APIRouter],
-    others: Iterable[APIRouter],
-    streams: Streams,
+    routers: Iterable[APIRouter],
+    streams: Streams | None,
     groups: tuple[str, ...] | None,
     authenticator: Authenticator | None,
+    bare: dict[tuple[str, str], _Bare],
 ) -> FastAPI:
-    app = FastAPI(
+    app = _Api(
         title="Meshwright",
         version=__version__,
-        description=DESCRIPTION.strip(),
+        description=_DESCRIPTION.strip(),
         responses=ANY_PROBLEM,
-        routes=[route for router in own for route in router.routes],  # an included router is matched twice
+        routes=[
+            route for router in routers for route in router.routes
+        ],  # an included router is matched twice
         redirect_slashes=False,
         docs_url=None,  # FastAPI's pages load their scripts from other sites
         redoc_url=None,
     )
-    app.state.mesh, app.state.streams, app.state.groups = mesh, streams, groups
-    for router in others:
-        app.include_router(router)
+    app.state.mesh, app.state.streams, app.state.groups = mesh, streams or Streams(), groups or mesh.groups
     app.add_api_route("/", _welcome, include_in_schema=False, response_class=JsonLine)
     for path, (name, media_type) in _PAGES.items():
         app.add_api_route(path, _page(name, media_type), include_in_schema=False)
     handle_errors(app)
     authenticator = authenticator or KeyAuthenticator(mesh.keys, mesh.settings)
-    app.add_middleware(Authentication, authenticator=authenticator)
-    app.add_middleware(BrowserGuard, settings=mesh.settings)
+    app.add_middleware(_Gate, mesh=mesh, authenticator=authenticator, bare=bare)
     return app
 
 
@@ -98,3 +123,147 @@ def _page(name: str, media_type: str) -> Callable[[], Coroutine[Any, Any, Respon
         return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
     return show
+
+
+# What every request passes first
+
+
+class _BadHeader(InvalidInput):
+    """A header that cannot be read."""
+
+    status = 400
+
+
+class _Misdirected(InvalidInput):
+    """A request under a host name that is not ours: a page may have made a browser send it."""
+
+    status = 421
+
+
+class _ForeignOrigin(InvalidInput):
+    """A request that a page of another site made a browser send."""
+
+    status = 403
+
+
+class _Gate:
+    """Refuses what no honest client sends, and asks the authenticator for the caller of every request.
+
+    The Host header must be one of this mesh's names (DNS rebinding): those of loopback, `allowed_hosts` and,
+    where the mesh listens off loopback, IP addresses and the machine's own name. Where a browser names an
+    Origin, that must be the host which is asked, or an allowed one (cross-site requests). WebSockets are
+    looked at too. Credentials are checked before a body is read; health and documentation need none.
+    """
+
+    def __init__(
+        self, app: ASGIApp, mesh: Mesh, authenticator: Authenticator, bare: dict[tuple[str, str], _Bare]
+    ) -> None:
+        self._app = app
+        self._mesh = mesh
+        self._authenticator = authenticator
+        self._bare = bare
+        self._names = frozenset(mesh.settings.http.allowed_hosts)
+        self._exposed_names = self._names | {socket.gethostname().lower()}
+        self._is_exposed = not is_loopback(mesh.settings.http.host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with its caller, or answer it."""
+        kind, app = scope["type"], self._app
+        if kind in ("http", "websocket"):
+            headers = [header for header in scope["headers"] if header[0] in _SINGLE]
+            if objection := self._objection(scope, headers):
+                app = error_response("", objection)
+            elif kind == "http" and scope["path"] not in _OPEN_PATHS:
+                app = await self._authenticated(scope, receive, dict(headers).get(b"authorization", b""))
+        await app(scope, receive, send)
+
+    async def _authenticated(self, scope: Scope, receive: Receive, authorization: bytes) -> ASGIApp:
+        """Returns what answers a request, once its caller is known."""
+        path: str = scope["path"]
+        try:
+            scheme, _, token = authorization.decode("latin-1").partition(" ")
+            token = token.strip() if scheme.lower() == "bearer" else ""
+            caller = await self._authenticator.authenticate(Credentials(token, _is_local(scope)))
+            scope[CALLER] = caller
+            if path == "/keys" or path.startswith("/keys/"):
+                require_admin(caller)
+            if bare := self._bare.get((scope["method"], path)):
+                return await bare(self._mesh, Request(scope, receive))
+        except (MeshError, ClientDisconnect) as error:
+            return await answer_error(Request(scope), error)
+        return self._app
+
+    def _objection(self, scope: Scope, headers: list[tuple[bytes, bytes]]) -> MeshError | None:
+        named = {name: value.decode("latin-1") for name, value in headers}
+        if len(named) != len(headers):
+            what = "The request has two Host, two Origin or two Authorization headers"
+            return _BadHeader(what, remedy="Send one of each", field="Host")
+        host, origin = named.get(b"host"), named.get(b"origin")
+        try:
+            name = None if host is None else _name(host)
+        except ValueError:
+            what = f"The Host header is not a host name with a port: {host!r:.80}"
+            return _BadHeader(what, remedy="Send one like localhost:8000", field="Host")
+        if name is not None and not self._is_ours(name, scope):
+            return _Misdirected(
+                f"This mesh is not {name!r:.80}",
+                remedy="Call it by its address; if that name is right, add it to allowed_hosts in mesh.toml",
+                field="Host",
+            )
+        if origin is None or _part(origin, "netloc") == host or _part(origin, "hostname") in self._names:
+            return None
+        return _ForeignOrigin(f"Pages of {origin!r:.80} may not use this mesh", field="Origin")
+
+    def _is_ours(self, name: str, scope: Scope) -> bool:
+        if is_loopback(name):
+            return True
+        if self._is_exposed or not is_loopback(_address(scope, "server")):
+            return name in self._exposed_names or _is_address(name)
+        return name in self._names
+
+
+def _is_local(scope: Scope) -> bool:
+    """Whether a request began on this machine: over loopback, and handed on by no proxy that says so.
+
+    It grants nothing that keys protect: a proxy that says nothing is local too.
+    """
+    is_here = is_loopback(_address(scope, "client")) and is_loopback(_address(scope, "server"))
+    return is_here and not any(name in _FORWARDED for name, _ in scope["headers"])
+
+
+def _address(scope: Scope, end: str) -> str:
+    """The address of one end of the connection."""
+    return (scope.get(end) or ("",))[0]
+
+
+@lru_cache(maxsize=64)
+def _name(host: str) -> str:
+    """The name of a Host header, without its port. Raises ValueError for what is no host."""
+    parts = urlsplit(f"//{host}")
+    if parts.netloc != host or parts.username is not None or parts.port == 0:
+        raise ValueError(host)
+    return parts.hostname or ""
+
+
+def _part(origin: str, name: str) -> str | None:
+    """A part of an Origin header; None for what is no origin."""
+    try:
+        return getattr(urlsplit(origin), name)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=64)
+def is_loopback(name: str) -> bool:
+    """Whether that is a name or an address of this machine alone."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    return _is_address(name) and ip_address(name).is_loopback
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

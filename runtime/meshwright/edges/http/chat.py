@@ -1,16 +1,31 @@
-"""Chat completions as OpenAI's clients ask for them, made into what the model's port takes."""
+"""Chat completions as OpenAI's clients ask for them, and want them answered: whole, or in pieces."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import to_json
 
-from meshwright.errors import InvalidInput
+from meshwright.edges.http.errors import openai_error
+from meshwright.errors import InvalidInput, MeshError
 from meshwright.ledger.keys import LLM_SERVICE
-from meshwright.messages import Identifier
-from meshwright.models.port import CallContext, ChatMessage, ModelRequest, ToolCall, ToolSpec
+from meshwright.messages import Identifier, Usage, new_id
+from meshwright.models.port import (
+    STREAM_RESTART,
+    CallContext,
+    ChatMessage,
+    Model,
+    ModelReply,
+    ModelRequest,
+    ModelUnavailable,
+    ToolCall,
+    ToolSpec,
+)
 from meshwright.models.schema import check_schema
 
 _Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -31,18 +46,9 @@ _DEFAULTS: dict[str, Any] = {
     "function_call": "auto",
 }
 """Parameters that would change an answer, and that the port does not have: only these values will do."""
-_HINTS = frozenset(
-    {
-        "seed",
-        "store",
-        "service_tier",
-        "reasoning_effort",
-        "verbosity",
-        "prediction",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-    }
+_HINTS = re.compile(
+    "seed|store|service_tier|reasoning_effort|verbosity|prediction|safety_identifier|"
+    "prompt_cache_key|prompt_cache_retention"
 )
 """Parameters that promise nothing, so that nobody misses anything where they are left out."""
 
@@ -108,19 +114,6 @@ class ChatTool(BaseModel):
     function: OfferedFunction
 
 
-class FunctionName(BaseModel):
-    """The name of a function."""
-
-    name: _Name
-
-
-class NamedTool(BaseModel):
-    """The one tool that the model has to call."""
-
-    type: Literal["function"] = "function"
-    function: FunctionName
-
-
 class JsonSchema(BaseModel):
     """The shape that an answer is to have."""
 
@@ -162,7 +155,7 @@ class ChatRequest(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: list[ChatTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChatTool | None = None
     response_format: ResponseFormat | None = None
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -204,7 +197,7 @@ def given(fields: dict[str, Any]) -> dict[str, Any]:
 def _check_parameters(asked: ChatRequest) -> None:
     """Refuse what would change the answer if it were left out, and what OpenAI would not know either."""
     for name, value in (asked.model_extra or {}).items():
-        if value is None or name in _HINTS or (name in _DEFAULTS and value == _DEFAULTS[name]):
+        if value is None or _HINTS.fullmatch(name) or (name in _DEFAULTS and value == _DEFAULTS[name]):
             continue
         if name in _DEFAULTS:
             raise UnsupportedParameter(
@@ -219,7 +212,7 @@ def _tags_of(asked: ChatRequest) -> tuple[str, ...]:
 
 
 def _must_call(asked: ChatRequest) -> bool:
-    return asked.tool_choice == "required" or isinstance(asked.tool_choice, NamedTool)
+    return asked.tool_choice == "required" or isinstance(asked.tool_choice, ChatTool)
 
 
 def _tools_of(asked: ChatRequest) -> tuple[ToolSpec, ...]:
@@ -239,7 +232,7 @@ def _tools_of(asked: ChatRequest) -> tuple[ToolSpec, ...]:
     ]
     if asked.tool_choice == "none":
         return ()
-    if isinstance(asked.tool_choice, NamedTool):
+    if isinstance(asked.tool_choice, ChatTool):
         specs = [spec for spec in specs if spec.name == asked.tool_choice.function.name]
     if _must_call(asked) and not specs:
         raise InvalidInput("tool_choice names a tool that is not among the tools", field="tool_choice")
@@ -285,3 +278,146 @@ def _text_of(number: int, content: str | list[ChatPart] | None) -> str:
         where = f"messages.{number}.content"
         raise UnsupportedParameter(f"{where}: {other!r} is not possible here, only text", field=where)
     return "".join(part.text for part in content)
+
+
+# Answers
+
+
+class ChatAnswer:
+    """One answer: its id and time, which all of its pieces share, and its parts as OpenAI writes them."""
+
+    def __init__(self, model: str) -> None:
+        self._head = {"id": f"chatcmpl-{new_id()}", "created": int(time.time())}
+        self._model = model
+
+    def whole(self, reply: ModelReply) -> dict[str, Any]:
+        """The answer at once."""
+        message: dict[str, Any] = {"role": "assistant", "content": reply.content, "refusal": None}
+        if reply.tool_calls:
+            message["content"] = reply.content or None
+            message["tool_calls"] = [_call_body(call) for call in reply.tool_calls]
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _ending(reply)}
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "model": reply.model,
+            "choices": [choice],
+            "usage": _usage_body(reply.usage),
+        }
+
+    def piece(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        """A piece of a streamed answer."""
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return self._chunk([choice])
+
+    def last(self, reply: ModelReply, *, with_usage: bool) -> Iterator[dict[str, Any]]:
+        """What ends a streamed answer: the tools that it calls, why it ended, and its tokens."""
+        calls = [{"index": index, **_call_body(call)} for index, call in enumerate(reply.tool_calls)]
+        if calls:
+            yield self.piece({"tool_calls": calls})
+        yield self.piece({}, _ending(reply))
+        if with_usage:
+            yield {**self._chunk([]), "usage": _usage_body(reply.usage)}
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**self._head, "object": "chat.completion.chunk", "model": self._model, "choices": choices}
+
+
+def _call_body(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _ending(reply: ModelReply) -> str:
+    """Why an answer ended: clients look for `tool_calls`, whatever a provider says."""
+    return "tool_calls" if reply.tool_calls else reply.finish_reason
+
+
+def _usage_body(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+class StreamedCall:
+    """A call under way, and the pieces of its answer. Whoever makes one ends it."""
+
+    def __init__(self, model: Model, request: ModelRequest) -> None:
+        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        self._first: str | None = None
+        self._sent = ""
+        self._retold: str | None = None
+        self._parted = False
+        self._task = asyncio.create_task(model.complete(request, self._take), name="streamed-call")
+        self._task.add_done_callback(lambda _: self._pieces.put_nowait(None))
+
+    async def begun(self) -> None:
+        """Wait for the first piece, or for the end of the call. Raises the error that it ended with."""
+        self._first = await self._pieces.get()
+        if self._first is None:
+            await self.reply()
+
+    async def pieces(self) -> AsyncGenerator[str]:
+        """The text, as it comes; without a stream below, all of it at the end. Raises ModelError."""
+        piece = self._first
+        while piece is not None:
+            yield piece
+            piece = await self._pieces.get()
+        reply = await self.reply()
+        if reply.content and not self._sent:
+            yield reply.content
+
+    async def reply(self) -> ModelReply:
+        """The whole answer. Raises ModelError."""
+        if self._parted:
+            raise ModelUnavailable("the stream broke off, and another attempt answers in other words")
+        return await asyncio.shield(self._task)
+
+    async def end(self) -> None:
+        """Break off what is under way."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def frames(self, answer: ChatAnswer, *, with_usage: bool) -> AsyncGenerator[bytes]:
+        """The answer as server-sent events; an error ends it."""
+        yield _frame(answer.piece({"role": "assistant", "content": ""}))
+        try:
+            async for text in self.pieces():
+                yield _frame(answer.piece({"content": text}))
+            reply = await self.reply()
+        except MeshError as error:
+            yield _frame(openai_error(error))
+            return
+        for document in answer.last(reply, with_usage=with_usage):
+            yield _frame(document)
+        yield b"data: [DONE]\n\n"
+
+    def _take(self, text: str) -> None:
+        if text == STREAM_RESTART:
+            self._retold = ""
+        elif self._retold is None:
+            self._tell(text)
+        else:
+            self._repeat(self._retold + text)
+
+    def _repeat(self, retold: str) -> None:
+        """Another attempt: what was told cannot be taken back, so it has to say the same, and then go on."""
+        self._retold = retold
+        if retold.startswith(self._sent):
+            self._tell(retold[len(self._sent) :])
+            self._retold = None
+        elif not self._sent.startswith(retold):
+            self._parted = True
+            self._task.cancel()
+
+    def _tell(self, text: str) -> None:
+        if text:
+            self._sent += text
+            self._pieces.put_nowait(text)
+
+
+def _frame(document: dict[str, Any]) -> bytes:
+    return b"data: %s\n\n" % to_json(document)

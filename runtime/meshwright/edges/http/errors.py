@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
+from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Problem, problem_of
 from meshwright.edges.http.routing import JsonLine
-from meshwright.edges.problems import PROBLEM_TYPE, InvalidFields, Problem, problem_of
 from meshwright.errors import HostError, InvalidInput, MeshError, ModelError, NotFound, TooLarge
 from meshwright.ledger.keys import Forbidden, Unauthenticated
 from meshwright.models.port import (
@@ -34,10 +34,11 @@ _RETRY_AFTER_SECONDS = 1  # what a busy or a stopping host asks for
 def handle_errors(app: FastAPI) -> None:
     """Makes an application answer every error."""
     for kind in (MeshError, RequestValidationError, HTTPException, ClientDisconnect, Exception):
-        app.add_exception_handler(kind, _answer)
+        app.add_exception_handler(kind, answer_error)
 
 
-async def _answer(request: Request, error: Exception) -> Response:
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Answers with any error."""
     if isinstance(error, RequestValidationError):
         error = InvalidFields.of(error.errors())
     if isinstance(error, MeshError):
@@ -51,26 +52,26 @@ async def _answer(request: Request, error: Exception) -> Response:
         Problem(
             title=HTTPStatus.INTERNAL_SERVER_ERROR.phrase,
             status=HTTPStatus.INTERNAL_SERVER_ERROR,
-            detail=f"an unexpected {type(error).__name__} in {request.method} {request.url.path}",
+            detail=f"An unexpected {type(error).__name__} in {request.method} {request.url.path}",
             code="InternalError",
-            remedy="the log of the mesh says more",
+            remedy="The log of the mesh says more",
         )
     )
 
 
 def error_response(path: str, error: MeshError) -> Response:
     """Answers with an error that was raised on purpose, in the shape that clients of a path know."""
-    if path.startswith("/v1/"):
-        return JsonLine(openai_error(error), _refusal_of(error).status, _openai_headers(error))
-    headers: dict[str, str] = {}
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
     wait_seconds = getattr(error, "retry_after_seconds", None)
     if wait_seconds is None and isinstance(error, HostError):
         wait_seconds = _RETRY_AFTER_SECONDS
-    if wait_seconds is not None:
-        headers["Retry-After"] = str(round(wait_seconds))
-    return _response(problem_of(error), headers)
+    headers = {} if wait_seconds is None else {"Retry-After": str(max(1, round(wait_seconds)))}
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if not path.startswith("/v1/"):
+        return _response(problem_of(error), headers)
+    if isinstance(error, BudgetExceeded) or (isinstance(error, ModelError) and wait_seconds is None):
+        headers["x-should-retry"] = "false"  # a client is not to repeat by itself what was tried here
+    return JsonLine(openai_error(error), _refusal_of(error).status, headers)
 
 
 def _response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
@@ -82,9 +83,14 @@ def _framework_error(request: Request, error: HTTPException) -> Response:
     status = HTTPStatus(error.status_code)
     headers = dict(error.headers or {})
     remedy = "GET /docs shows what there is"
-    if "Allow" in headers:
-        headers["Allow"] = _allowed(request)
-        remedy = f"use {headers['Allow']}"
+    if "Allow" in headers:  # of one route alone
+        headers["Allow"] = ", ".join(
+            method
+            for method in _METHODS
+            for route in request.app.routes
+            if route.matches({**request.scope, "method": method})[0] is Match.FULL
+        )
+        remedy = f"Use {headers['Allow']}"
     problem = Problem(
         title=status.phrase,
         status=status,
@@ -93,17 +99,6 @@ def _framework_error(request: Request, error: HTTPException) -> Response:
         remedy=remedy,
     )
     return _response(problem, headers)
-
-
-def _allowed(request: Request) -> str:
-    """The methods of every route of the path: the framework names those of one route alone."""
-    found = [
-        method
-        for method in _METHODS
-        for route in request.app.routes
-        if route.matches({**request.scope, "method": method})[0] is Match.FULL
-    ]
-    return ", ".join(found)
 
 
 # OpenAI's shape
@@ -149,16 +144,3 @@ def openai_error(error: MeshError) -> dict[str, Any]:
 
 def _refusal_of(error: MeshError) -> _Refusal:
     return next(refusal for kind, refusal in _REFUSALS if isinstance(error, kind))
-
-
-def _openai_headers(error: MeshError) -> dict[str, str]:
-    """When to come again; and that a client is not to repeat by itself what was tried here already."""
-    headers: dict[str, str] = {}
-    wait_seconds = getattr(error, "retry_after_seconds", None)
-    if isinstance(error, HostError):
-        wait_seconds = _RETRY_AFTER_SECONDS
-    if wait_seconds is not None:
-        headers["Retry-After"] = str(max(1, round(wait_seconds)))
-    if isinstance(error, BudgetExceeded) or (isinstance(error, ModelError) and not headers):
-        headers["x-should-retry"] = "false"
-    return headers

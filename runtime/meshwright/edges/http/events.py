@@ -7,17 +7,22 @@ ready go out in one write. A client that reads slowly holds up its own stream al
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable
 from typing import Annotated, Literal
 
 from fastapi import Query, Request, Response
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
 
-from meshwright.edges.http.openapi import answers, streams
-from meshwright.edges.http.routing import CallerDep, JsonLine, MeshDep, make_router
+from meshwright.edges.http.routing import (
+    EVENTS,
+    CallerDep,
+    JsonLine,
+    MeshDep,
+    ServerSentEvents,
+    make_router,
+)
 from meshwright.errors import InvalidInput
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
@@ -28,8 +33,6 @@ _RETRY_MS = 1000  # a browser waits so long before it connects again
 _PING_SECONDS = 15.0
 _CHUNK = 64  # events encoded between two looks at what else the loop has to do
 _MAX_CACHED_BYTES = 4 * 1024 * 1024  # frames kept for the next stream that needs them
-_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-Batches = AsyncGenerator[list[Event]]
 
 _MAX_SEQ = 2**63 - 1
 _Seq = Annotated[int, Field(ge=0, le=_MAX_SEQ)]
@@ -105,15 +108,13 @@ def resume_after(request: Request, start: Start) -> int | None:
     if not (last.isascii() and last.isdecimal()) or int(last) > _MAX_SEQ:
         raise InvalidInput(
             "Last-Event-ID must be the id of an event of this stream, a number",
-            remedy="leave it out to begin with what comes next",
+            remedy="Leave it out to begin with what comes next",
             field="Last-Event-ID",
         )
     return int(last)
 
 
-@router.get(
-    "/events", summary="Query the event log", responses=answers("EventPage"), response_model=EventPage
-)
+@router.get("/events", summary="Query the event log", response_model=EventPage)
 async def query_events(mesh: MeshDep, caller: CallerDep, query: Annotated[_EventQuery, Query()]) -> Response:
     """Look up events by their fields, by range of `seq`, or by time."""
     return JsonLine(await event_page(mesh.log, query, caller.tenant_id))
@@ -122,7 +123,7 @@ async def query_events(mesh: MeshDep, caller: CallerDep, query: Annotated[_Event
 @router.get(
     "/events/stream",
     summary="Follow the event log",
-    responses=streams({}),
+    responses=EVENTS,
     response_class=StreamingResponse,
 )
 async def stream_events(
@@ -142,110 +143,74 @@ async def stream_events(
 
 def streams_of(request: Request) -> Streams:
     """Returns the open streams of the server."""
-    streams: Streams = request.app.state.streams
-    return streams
+    return request.app.state.streams
 
 
 class Streams:
     """All streams of a server: they share encoded events, and end together when the server stops."""
 
     def __init__(self) -> None:
-        self._open: set[EventStream] = set()
-        self._closed = False
+        self._closed: asyncio.Future[None] | None = None
         self._frames: dict[int, bytes] = {}
         self._cached_bytes = 0
 
-    def respond(self, batches: Batches, is_last: Callable[[Event], bool] | None = None) -> EventStream:
+    def respond(
+        self, batches: AsyncGenerator[list[Event]], is_last: Callable[[Event], bool] | None = None
+    ) -> ServerSentEvents:
         """Answer with events as they come, until one is the last or there are no more."""
-        return EventStream(self, batches, is_last)
+        return ServerSentEvents(self._stream(batches, is_last or (lambda event: False)), batches.aclose)
 
     def close(self) -> None:
         """End every stream after what it has ready; a client that resumes by Last-Event-ID loses nothing."""
-        self._closed = True
-        for stream in self._open:
-            stream.end()
+        if not (closed := self._closing()).done():
+            closed.set_result(None)
 
-    def frame(self, event: Event) -> bytes:
-        """An event as it goes over the wire, encoded once for all streams; without id where no log has it."""
-        if event.seq is None:
-            return format_sse_event(event=event.event_type, data_str=event.model_dump_json())
-        seq = event.seq
-        frame = self._frames.get(seq)
-        if frame is None:
-            frame = format_sse_event(id=str(seq), event=event.event_type, data_str=event.model_dump_json())
-            if self._cached_bytes > _MAX_CACHED_BYTES:
-                self._frames.clear()
-                self._cached_bytes = 0
-            self._frames[seq] = frame
-            self._cached_bytes += len(frame)
-        return frame
+    def _closing(self) -> asyncio.Future[None]:
+        if self._closed is None:
+            self._closed = asyncio.get_running_loop().create_future()
+        return self._closed
 
-    def opened(self, stream: EventStream) -> None:
-        """Note a stream that has begun."""
-        self._open.add(stream)
-        if self._closed:
-            stream.end()
-
-    def ended(self, stream: EventStream) -> None:
-        """Forget a stream."""
-        self._open.discard(stream)
-
-
-class EventStream(EventSourceResponse):
-    """A response that is a stream of events, with a comment every 15 s in which there is none."""
-
-    def __init__(self, streams: Streams, batches: Batches, is_last: Callable[[Event], bool] | None) -> None:
-        self._streams = streams
-        self._batches = batches
-        self._is_last = is_last
-        self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._reading: asyncio.Task[list[Event] | None] | None = None
-        self._body = self._chunks()
-        super().__init__(self._body, headers=_HEADERS)
-
-    def end(self) -> None:
-        """Add nothing more, and end when what is ready has gone out."""
-        if not self._ending.done():
-            self._ending.set_result(None)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream. What keeps events from being read breaks it off."""
-        self._streams.opened(self)
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._streams.ended(self)
-            await self._body.aclose()
-            if self._reading is not None:
-                self._reading.cancel()
-                await asyncio.gather(self._reading, return_exceptions=True)
-            await self._batches.aclose()
-
-    async def _chunks(self) -> AsyncGenerator[bytes]:
+    async def _stream(
+        self, batches: AsyncGenerator[list[Event]], is_last: Callable[[Event], bool]
+    ) -> AsyncGenerator[bytes]:
         yield format_sse_event(retry=_RETRY_MS)
-        while True:
-            # A task of its own: a timeout would end the generator that it waits for.
-            self._reading = self._reading or asyncio.create_task(self._read(), name="event-stream")
-            waiting = {self._reading, self._ending}
-            await asyncio.wait(waiting, timeout=_PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if self._reading.done():
-                batch, self._reading = self._reading.result(), None
-                for chunk in self._frames(batch or ()):
-                    yield chunk
-                if batch is None or any(map(self._ends, batch)):
+        closing = self._closing()
+        reading: asyncio.Future[list[Event] | None] | None = None
+        try:
+            while True:
+                # A task of its own: a timeout would end the generator that it waits for.
+                reading = reading or asyncio.ensure_future(anext(batches, None))
+                waiting = {reading, closing}
+                await asyncio.wait(waiting, timeout=_PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if reading.done():
+                    batch, reading = reading.result(), None
+                    if batch is None:
+                        return
+                    end = next((number for number, event in enumerate(batch, 1) if is_last(event)), None)
+                    batch = batch[:end]
+                    for first in range(0, len(batch), _CHUNK):
+                        yield b"".join(map(self._frame, batch[first : first + _CHUNK]))
+                    if end is not None:
+                        return
+                elif closing.done():
                     return
-            elif self._ending.done():
-                return
-            else:
-                yield KEEPALIVE_COMMENT
+                else:
+                    yield KEEPALIVE_COMMENT
+        finally:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
 
-    async def _read(self) -> list[Event] | None:
-        return await anext(self._batches, None)
-
-    def _frames(self, batch: Sequence[Event]) -> Iterator[bytes]:
-        end = next((number for number, event in enumerate(batch, 1) if self._ends(event)), len(batch))
-        for first in range(0, end, _CHUNK):
-            yield b"".join(map(self._streams.frame, batch[first : min(first + _CHUNK, end)]))
-
-    def _ends(self, event: Event) -> bool:
-        return self._is_last is not None and self._is_last(event)
+    def _frame(self, event: Event) -> bytes:
+        """An event as it goes over the wire, encoded once for all streams; without id where no log has it."""
+        frame = self._frames.get(event.seq or 0)
+        if frame is None:
+            number = None if event.seq is None else str(event.seq)
+            frame = format_sse_event(id=number, event=event.event_type, data_str=event.encode().decode())
+            if event.seq is not None:
+                if self._cached_bytes > _MAX_CACHED_BYTES:
+                    self._frames.clear()
+                    self._cached_bytes = 0
+                self._frames[event.seq] = frame
+                self._cached_bytes += len(frame)
+        return frame

@@ -10,17 +10,32 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.edges.auth import call_context
-from meshwright.edges.http.chat import ChatRequest, RequestMessage, given, messages_of, model_request
-from meshwright.edges.http.chat_answers import ChatAnswer, CompletionStream, StreamedCall
+from meshwright.edges.bodies import PROBLEM_TYPE
+from meshwright.edges.http.chat import (
+    ChatAnswer,
+    ChatRequest,
+    RequestMessage,
+    StreamedCall,
+    given,
+    messages_of,
+    model_request,
+)
 from meshwright.edges.http.errors import ALL_DOWN
-from meshwright.edges.http.openapi import BODY_PROBLEMS, SERVER_SENT, Responses, answers, takes
-from meshwright.edges.http.routing import CallerDep, JsonLine, ReadyMesh, make_router
-from meshwright.edges.problems import PROBLEM_TYPE
+from meshwright.edges.http.routing import (
+    PROBLEM,
+    STREAM,
+    CallerDep,
+    JsonLine,
+    ReadyMesh,
+    ServerSentEvents,
+    make_router,
+    problems,
+)
 from meshwright.errors import NotFound
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
 from meshwright.messages import Identifier
-from meshwright.models.port import ModelReply, ModelRequest, ModelTimeout, ModelUnavailable
+from meshwright.models.port import ModelRequest, ModelTimeout, ModelUnavailable
 
 GROUPS = ("default", "quality", "fast")
 _COST_HEADER = "x-litellm-response-cost"
@@ -32,19 +47,10 @@ _ResultT = TypeVar("_ResultT")
 router = make_router("models")
 
 
-class ChatError(BaseModel):
-    """What went wrong, as OpenAI has it."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
-
-
 class ChatErrorBody(BaseModel):
     """An error as OpenAI's API answers it."""
 
-    error: ChatError
+    error: dict[str, str | None]
 
 
 class ChatCompletion(BaseModel):
@@ -77,49 +83,24 @@ class CompleteRequest(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2)
 
 
-class CompleteUsage(BaseModel):
-    """Tokens read and written."""
-
-    prompt_tokens: int
-    completion_tokens: int
-
-
 class CompleteResponse(BaseModel):
-    """An answer, and the model that gave it."""
+    """An answer, the model that gave it, and the tokens read and written."""
 
     content: str
     model: str
-    usage: CompleteUsage
+    usage: dict[Literal["prompt_tokens", "completion_tokens"], int]
 
 
-_OPENAI_ERRORS: Responses = {
+_OPENAI_ERRORS: dict[int | str, Any] = {
     "default": {
         "model": ChatErrorBody,
         "description": "An error, as OpenAI's API has it; a problem where the framework refuses.",
         "content": {PROBLEM_TYPE: {"schema": {"type": "object"}}},
     }
 }
-_CHAT_ANSWERS = answers("ChatCompletion")
-_CHAT_ANSWERS[200]["content"]["text/event-stream"] = {"schema": SERVER_SENT}
-_COMPLETE_ANSWERS = answers(
-    "CompleteResponse",
-    {
-        **BODY_PROBLEMS,
-        400: "The body is not JSON, or holds other than text.",
-        402: "A budget has no room for the call.",
-        403: "The key is another tenant's.",
-        429: "The providers want us to wait: see `Retry-After`.",
-        503: "No provider answers, or the mesh is stopping.",
-    },
-)
-_COMPLETE_ANSWERS[503]["content"] |= {"application/json": {"example": _UNAVAILABLE}}
 
 
-@router.get(
-    "/v1/models",
-    summary="List the models, as OpenAI's API does",
-    responses={**answers("ModelList"), **_OPENAI_ERRORS},
-)
+@router.get("/v1/models", summary="List the models, as OpenAI's API does", responses=_OPENAI_ERRORS)
 async def list_models(request: Request) -> ModelList:
     """List the groups that may be named as `model`."""
     known = {"object": "model", "created": 0, "owned_by": "meshwright"}
@@ -130,8 +111,7 @@ async def list_models(request: Request) -> ModelList:
     "/v1/chat/completions",
     summary="Complete a chat, as OpenAI's API does",
     response_model=ChatCompletion,
-    responses={**_CHAT_ANSWERS, **_OPENAI_ERRORS},
-    openapi_extra=takes("ChatRequest"),
+    responses={200: {"content": STREAM}, **_OPENAI_ERRORS},
 )
 async def complete_chat(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: ChatRequest) -> Response:
     """Have a model answer. A client that goes away ends the call, and closes its connection."""
@@ -139,7 +119,7 @@ async def complete_chat(request: Request, mesh: ReadyMesh, caller: CallerDep, as
     if groups is not None and asked.model not in groups:
         raise NotFound(
             f"The model {asked.model[:80]!r} does not exist",
-            remedy=f"there are {', '.join(groups)}",
+            remedy=f"There are {', '.join(groups)}",
             field="model",
         )
     wanted = model_request(asked, call_context(caller, tenant_id=asked.tenant_id, user=asked.user))
@@ -149,15 +129,28 @@ async def complete_chat(request: Request, mesh: ReadyMesh, caller: CallerDep, as
         reply = await _unless_gone(request, mesh.model.complete(wanted))
     except _ClientGone:
         return Response(status_code=_GONE)
-    return JsonLine(ChatAnswer(wanted.model).whole(reply), headers=_cost_header(reply))
+    cost = {} if reply.cost_usd is None else {_COST_HEADER: f"{reply.cost_usd:f}"}
+    return JsonLine(ChatAnswer(wanted.model).whole(reply), headers=cost)
 
 
 @router.post(
     "/complete",
     summary="Have a model answer",
     response_model=CompleteResponse,
-    responses=_COMPLETE_ANSWERS,
-    openapi_extra=takes("CompleteRequest"),
+    responses=problems(
+        {
+            400: "The body is not JSON, or holds other than text.",
+            402: "A budget has no room for the call.",
+            403: "The key is another tenant's.",
+            429: "The providers want us to wait: see `Retry-After`.",
+        }
+    )
+    | {
+        503: {
+            "description": "No provider answers, or the mesh is stopping.",
+            "content": {PROBLEM_TYPE: PROBLEM, "application/json": {"example": _UNAVAILABLE}},
+        }
+    },
 )
 async def complete(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: CompleteRequest) -> Response:
     """Have the best or the fastest model answer some messages. A client that goes away ends the call."""
@@ -176,14 +169,13 @@ async def complete(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: 
     except _ClientGone:
         return Response(status_code=_GONE)
     used = reply.usage
-    usage = CompleteUsage(prompt_tokens=used.prompt_tokens, completion_tokens=used.completion_tokens)
-    return JsonLine(CompleteResponse(content=reply.content, model=reply.model, usage=usage))
+    usage = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
+    return JsonLine({"content": reply.content, "model": reply.model, "usage": usage})
 
 
 def _groups(request: Request) -> tuple[str, ...] | None:
     """The models that may be named; None where only the model's server knows."""
-    groups: tuple[str, ...] | None = request.app.state.groups
-    return groups
+    return request.app.state.groups
 
 
 async def _stream(request: Request, mesh: Mesh, asked: ChatRequest, wanted: ModelRequest) -> Response:
@@ -195,11 +187,7 @@ async def _stream(request: Request, mesh: Mesh, asked: ChatRequest, wanted: Mode
         await call.end()
         raise
     with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-    return CompletionStream(call, ChatAnswer(wanted.model), with_usage=with_usage)
-
-
-def _cost_header(reply: ModelReply) -> dict[str, str]:
-    return {} if reply.cost_usd is None else {_COST_HEADER: f"{reply.cost_usd:f}"}
+    return ServerSentEvents(call.frames(ChatAnswer(wanted.model), with_usage=with_usage), call.end)
 
 
 class _ClientGone(Exception):

@@ -1,53 +1,57 @@
-"""What routes share: the mesh and the caller of a request, bodies within limits, answers as lines of JSON."""
+"""What routes share: the mesh and the caller of a request, bodies within limits, answers, documentation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from importlib.resources import files
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic_core import to_json
+from starlette.types import Receive, Scope, Send
 
-from meshwright.edges.bodies import check_size, read_json
-from meshwright.edges.http.openapi import ANY_PROBLEM
-from meshwright.edges.problems import InvalidFields
+from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Problem, check_size, read_json
 from meshwright.errors import Draining
 from meshwright.mesh import Mesh
 from meshwright.messages import Caller
 from meshwright.settings import Settings
+from meshwright.tracing import parse
 
 CALLER = "meshwright.caller"
 """Where a request's scope has its caller."""
 _JSON = (b"content-type", b"application/json")
+_EVENT_STREAM = "text/event-stream"
 
 
-async def mesh_of(request: Request) -> Mesh:
-    """Returns the mesh that is asked."""
-    mesh: Mesh = request.app.state.mesh
-    return mesh
+async def _mesh_of(request: Request) -> Mesh:
+    return request.app.state.mesh
 
 
-async def caller_of(request: Request) -> Caller:
-    """Returns who sent a request, as the authenticator has it."""
-    caller: Caller = request.scope[CALLER]
-    return caller
+async def _caller_of(request: Request) -> Caller:
+    return request.scope[CALLER]
 
 
 async def _ready_mesh(request: Request) -> Mesh:
     """Returns the mesh that is asked. Raises Draining while it takes no work."""
-    mesh = await mesh_of(request)
+    mesh = await _mesh_of(request)
     if not mesh.ready:
-        raise Draining("the mesh is starting or stopping", remedy="ask again in a moment")
+        raise Draining("The mesh is starting or stopping", remedy="Ask again in a moment")
     return mesh
 
 
-MeshDep = Annotated[Mesh, Depends(mesh_of)]
+MeshDep = Annotated[Mesh, Depends(_mesh_of)]
 ReadyMesh = Annotated[Mesh, Depends(_ready_mesh)]
-CallerDep = Annotated[Caller, Depends(caller_of)]
+CallerDep = Annotated[Caller, Depends(_caller_of)]
+
+
+def valid_trace(traceparent: str | None) -> str | None:
+    """Returns a W3C traceparent; a malformed one counts as none."""
+    return traceparent if traceparent and parse(traceparent) else None
 
 
 class JsonLine(JSONResponse):
@@ -59,18 +63,39 @@ class JsonLine(JSONResponse):
         return b"%b\n" % text
 
 
-class JsonRoute(APIRoute):
+class ServerSentEvents(StreamingResponse):
+    """Frames as server-sent events. Once the client has gone, the frames are closed and `end` is called."""
+
+    media_type = _EVENT_STREAM
+
+    def __init__(
+        self, frames: AsyncGenerator[bytes], end: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self._frames = frames
+        self._end = end
+        super().__init__(frames, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._frames.aclose()
+            if self._end is not None:
+                await self._end()
+
+
+class _JsonRoute(APIRoute):
     """A route whose body is JSON within the limits of the mesh, whatever content type it claims to be."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Returns FastAPI's handler, behind one that reads the body."""
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
         model: Any = self.body_field.field_info.annotation
 
         async def read_and_handle(request: Request) -> Response:
-            settings = (await mesh_of(request)).settings
+            settings = (await _mesh_of(request)).settings
             document = read_json(await read_body(request, settings), settings)
             try:
                 return await handle(_ReadRequest(request, document))
@@ -89,11 +114,9 @@ class _ReadRequest(Request):
         self._document = document
 
     async def body(self) -> bytes:
-        """Says that there is one; `json` has it."""
-        return b"null"
+        return b"null"  # there is one; `json` has it
 
     async def json(self) -> Any:
-        """Returns the body."""
         return self._document
 
 
@@ -110,11 +133,68 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     return b"".join(chunks)
 
 
-def make_router(*tags: str, route_class: type[JsonRoute] = JsonRoute) -> APIRouter:
+# OpenAPI
+
+
+_EXAMPLES: dict[str, Any] = json.loads(
+    files("meshwright.edges.http").joinpath("pages", "examples.json").read_text()
+)
+"""An example of every request and answer, by the name of its model."""
+PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
+"""The content of an answer that is a problem."""
+_BODY_PROBLEMS = {
+    400: "The body is not JSON.",
+    401: "The mesh requires a key.",
+    413: "The body is too large, or nested too deep.",
+    422: "A field is wrong, and `field` names it.",
+}
+ANY_PROBLEM: dict[int | str, Any] = {
+    "default": {"model": Problem, "description": "A problem, as RFC 9457 has it."}
+}
+"""Documents what every operation may answer instead."""
+STREAM: dict[str, Any] = {
+    _EVENT_STREAM: {
+        "schema": {
+            "type": "object",
+            "description": "one server-sent event of the stream",
+            "required": ["data"],
+            "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+        }
+    }
+}
+"""The content of an answer that is a stream."""
+EVENTS: dict[int | str, Any] = {
+    200: {"content": {_EVENT_STREAM: {**STREAM[_EVENT_STREAM], "example": _EXAMPLES["EventStream"]}}}
+}
+"""Documents that an operation answers with a stream of the mesh's events."""
+
+
+def problems(reasons: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    """Documents the problems that an operation answers with, by status."""
+    return {status: {"description": reason} for status, reason in reasons.items()}
+
+
+def make_router(*tags: str) -> APIRouter:
     """Makes a router whose routes read and answer JSON as all of the mesh do."""
     return APIRouter(
-        tags=[*tags],
-        default_response_class=JsonLine,
-        route_class=route_class,
-        responses=ANY_PROBLEM,
+        tags=[*tags], default_response_class=JsonLine, route_class=_JsonRoute, responses=ANY_PROBLEM
     )
+
+
+def complete_document(document: dict[str, Any]) -> dict[str, Any]:
+    """Adds to an OpenAPI document the examples of models, and what every body and every problem is like."""
+    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        responses = operation["responses"]
+        if responses["default"]["content"] == {_JSON[1].decode(): PROBLEM}:
+            responses["default"]["content"] = {PROBLEM_TYPE: {**PROBLEM}}
+            for status, reason in _BODY_PROBLEMS.items() if "requestBody" in operation else ():
+                responses.setdefault(str(status), {"description": reason})
+        for described in (operation.get("requestBody", {}), *responses.values()):
+            for content in described.get("content", {}).values():
+                name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+                if name in _EXAMPLES:
+                    content["example"] = _EXAMPLES[name]
+        for status, response in responses.items():
+            if status >= "4":
+                response.setdefault("content", {PROBLEM_TYPE: PROBLEM})
+    return document

@@ -14,9 +14,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from meshwright.edges.auth import keys_required
-from meshwright.edges.http.app import create_app
+from meshwright.edges.http.app import create_app, is_loopback
 from meshwright.edges.http.events import Streams
-from meshwright.edges.http.guard import is_loopback
 from meshwright.errors import ConfigError
 from meshwright.http_limits import LimitedProtocol
 from meshwright.mesh import Mesh

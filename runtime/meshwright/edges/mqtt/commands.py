@@ -17,12 +17,11 @@ from pydantic import BaseModel
 
 from meshwright.backoff import Backoff
 from meshwright.edges.auth import Authenticator, Credentials
-from meshwright.edges.bodies import AnswerRequest, read_model
+from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, problem_of, read_model
 from meshwright.edges.mqtt.connection import BrokerConnection
 from meshwright.edges.mqtt.outgoing import MqttAddress, Notices
 from meshwright.edges.mqtt.packets import BrokerAway, MqttMessage, Publication
 from meshwright.edges.mqtt.topics import ANONYMOUS, Command, Topics
-from meshwright.edges.problems import PROBLEM_TYPE, problem_of
 from meshwright.edges.replies import Courier
 from meshwright.encoding import encode
 from meshwright.errors import HostError, InvalidInput, MeshError, NotFound, TooLarge
