@@ -17,7 +17,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.tails import MAX_UNLOGGED
 from meshwright.messages import Event
 from meshwright.models.port import STREAM_RESTART, ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
-from meshwright.run.streaming import MAX_CHARS, PAUSE_SECONDS, Deltas
+from meshwright.run.calls import MAX_CHARS, PAUSE_SECONDS, Deltas
 from meshwright.testing import MeshUnderTest, mesh_for
 
 PATIENCE_SECONDS = 10

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.run.events import summary_of
+from meshwright.run.tool_calls import result_summary as summary_of
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from functools import wraps
-from types import FrameType
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
@@ -16,8 +16,6 @@ from meshwright.messages import Fault
 from meshwright.tools.places import author_place, is_of_an_author
 
 _MAX_FAULTS_NAMED = 3  # of a group
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Calls:
@@ -47,28 +45,20 @@ class Calls:
             ) from cause
 
 
-class Noted(Protocol):
-    """What has its calls noted."""
-
-    calls: Calls
+MethodT = TypeVar("MethodT", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
-NotedT = TypeVar("NotedT", bound=Noted)
-_AsyncMethod = Callable[Concatenate[NotedT, P], Coroutine[Any, Any, T]]
-
-
-def noted(method: _AsyncMethod[NotedT, P, T]) -> _AsyncMethod[NotedT, P, T]:
-    """Note each call of an async method, with the line that makes it."""
+def noted(method: MethodT) -> MethodT:
+    """Note each call of an async method, with the line that makes it, in the `calls` of its object."""
 
     @wraps(method)
-    def call(self: NotedT, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         made = method(self, *args, **kwargs)
-        where = _line_calling(inspect.currentframe())
-        if where is not None:
-            self.calls.note(made, where)
+        caller = sys._getframe(1)  # kept in no variable of a coroutine: that would be a circle
+        self.calls.note(made, f"{caller.f_code.co_filename}:{caller.f_lineno}")
         return made
 
-    return call
+    return cast("MethodT", call)
 
 
 def result_of(answer: Any) -> dict[str, Any] | None:
@@ -111,30 +101,26 @@ async def awaited(run: Callable[[], Any], name: str) -> Any:
 
 
 def fault_of(agent: Agent, error: BaseException) -> Fault:
-    """The fault of an attempt that ended with an error; one of the agent's own code names file and line."""
+    """The fault of an attempt that ended with an error; one of the agent's own code names file and line.
+
+    That of a TaskGroup is its first error that the mesh knows, else all of them.
+    """
+    kind, message = type(error).__name__, str(error)
     if isinstance(error, BaseExceptionGroup):
-        return _fault_of_group(agent, error)
-    if isinstance(error, AgentError) and not error.field:
-        return _fault(error.code, f"{_place(agent, error)}: {error}")
-    if isinstance(error, MeshError):
-        return _fault(error.code, str(error))
-    return _fault(type(error).__name__, str(error))
-
-
-def _fault_of_group(agent: Agent, group: BaseExceptionGroup) -> Fault:
-    """The fault of a TaskGroup: of its first error that the mesh knows, else of the agent's code."""
-    errors = list(_leaves(group))
-    where = _place(agent, group)
-    known = next((error for error in errors if isinstance(error, MeshError)), None)
-    if known is not None:
-        return _fault(known.code, f"{where}: {known}")
-    told = "; ".join(f"{type(error).__name__}: {error}" for error in errors[:_MAX_FAULTS_NAMED])
-    more = f"; and {len(errors) - _MAX_FAULTS_NAMED} more" if len(errors) > _MAX_FAULTS_NAMED else ""
-    return _fault("AgentError", f"{where}: tasks of a group failed: {told}{more}")
-
-
-def _fault(kind: str, message: str) -> Fault:
-    """A fault that JSON can hold: whatever an agent raises may quote half of a character."""
+        errors = list(_leaves(error))
+        known = next((leaf for leaf in errors if isinstance(leaf, MeshError)), None)
+        if known is not None:
+            kind, message = known.code, str(known)
+        else:
+            named = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in errors[:_MAX_FAULTS_NAMED])
+            more = f"; and {len(errors) - _MAX_FAULTS_NAMED} more" if len(errors) > _MAX_FAULTS_NAMED else ""
+            kind, message = "AgentError", f"tasks of a group failed: {named}{more}"
+        message = f"{_place(agent, error)}: {message}"
+    elif isinstance(error, MeshError):
+        kind = error.code
+        if isinstance(error, AgentError) and not error.field:
+            message = f"{_place(agent, error)}: {message}"
+    # JSON has to hold it: whatever an agent raises may quote half of a character.
     return Fault(type=kind, message=message.encode(errors="replace").decode())
 
 
@@ -144,12 +130,6 @@ def _place(agent: Agent, error: BaseException) -> str:
     is_own = is_of_an_author(code.co_filename)
     beginning = f"{code.co_filename}:{code.co_firstlineno}" if is_own else f"agent {agent.agent_id}"
     return str(author_place(error) or beginning)
-
-
-def _line_calling(frame: FrameType | None) -> str | None:
-    """The file and line that called a frame. A frame that names itself in a variable would be a circle."""
-    caller = frame.f_back if frame is not None else None
-    return None if caller is None else f"{caller.f_code.co_filename}:{caller.f_lineno}"
 
 
 def _is_not_begun(call: Coroutine[Any, Any, Any]) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -12,31 +13,32 @@ from typing import Any
 
 from pydantic import BaseModel, RootModel
 
-from meshwright import genai
-from meshwright.envelope import ActorRef
+from meshwright import genai, topics
 from meshwright.errors import ModelError
-from meshwright.messages import Outcome, Plain, Usage
+from meshwright.messages import Event, Outcome, Plain, Usage, new_id, trace_id_of
 from meshwright.models.port import (
     MODEL_CALLED,
+    STREAM_RESTART,
     Call,
     ChatMessage,
     ModelReply,
     ModelRequest,
+    OnDelta,
     ReplyCutOff,
     StructureInvalid,
     ToolSpec,
 )
 from meshwright.models.structure import read_answer, response_schema
-from meshwright.run.services import Services
-from meshwright.run.setting import Setting, call_context
-from meshwright.run.streaming import Deltas, delta_of
+from meshwright.run.attempt import Attempt
+from meshwright.run.prepared import PreparedPrompt
 from meshwright.tools.tool import cut
-from meshwright.tracing import Span
-from meshwright.work import Journal, Work
 from meshwright.work.journal import ProgressEvent
 
 _MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
 _MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
+PAUSE_SECONDS = 0.1  # at least, between two pieces of one answer
+_MIN_CHARS = 32  # that need not wait for more
+MAX_CHARS = 65_536  # of one piece
 _COUNTED = {"model", "usage", "cost_usd", "finish_reason"}
 
 
@@ -122,28 +124,21 @@ class StepResult(RootModel[RecordedError | ModelReply]):
 class ModelCalls:
     """The calls of one run; `usage` is what they have cost, those of earlier claims included."""
 
-    def __init__(
-        self, services: Services, agent_id: str, ref: ActorRef, work: Work, journal: Journal, span: Span
-    ) -> None:
+    def __init__(self, attempt: Attempt) -> None:
         self.usage = RunUsage()
-        self._services = services
-        self._agent_id = agent_id
-        self._ref = ref
-        self._work = work
-        self._journal = journal
-        self._span = span
-        for value in journal.earlier:
+        self._attempt = attempt
+        for value in attempt.journal.earlier:
             self.usage.add_record(value)
 
     def record(self, call: Call) -> None:
         """Count a call that has ended, and journal it with the step that made it."""
         self.usage.add(call)
         event = ProgressEvent(MODEL_CALLED, call.payload(), call.call_id)
-        self._journal.add_call(call.model_dump(mode="json", include=_COUNTED), event)
+        self._attempt.journal.add_call(call.model_dump(mode="json", include=_COUNTED), event)
 
     async def ask(
         self,
-        setting: Setting,
+        prepared: PreparedPrompt,
         messages: Sequence[ChatMessage],
         specs: tuple[ToolSpec, ...],
         shape: type[BaseModel] | None,
@@ -153,16 +148,30 @@ class ModelCalls:
         Raises ModelError, and the same again when the run is resumed, so that an agent which went on without
         an answer does so again.
         """
-        request = self._request(setting, messages, specs, shape)
-        async with self._journal.open_step("model", request) as step:
+        attempt = self._attempt
+        number = attempt.journal.step_number + 1
+        request = ModelRequest(
+            model=prepared.model,
+            messages=tuple(messages),
+            tags=prepared.tags,
+            user=attempt.agent.agent_id,
+            context=attempt.call_context(number, self.record),
+            tools=specs,
+            response_schema=None if shape is None else response_schema(shape),
+            output_mode=prepared.structure,
+            temperature=prepared.temperature,
+            max_tokens=prepared.max_tokens,
+            timeout_seconds=attempt.task.timeout,
+            cache=prepared.cache,
+        )
+        streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
+        async with attempt.journal.open_step("model", request) as step:
             if step.is_replayed:
                 result = StepResult.model_validate(step.result)
             else:
                 try:
-                    with self._traced(request) as span, self._deltas(request) as on_delta:
-                        reply = await self._services.model.complete(request, on_delta)
-                        self._describe(span, request, reply)
-                    result = StepResult(reply)
+                    with Deltas(partial(self._show, number)) if streams else nullcontext() as on_delta:
+                        result = StepResult(await self._complete(request, on_delta))
                 except ModelError as error:
                     result = StepResult(RecordedError.of(error))
                 step.finish(result, _events_of(result, shape))
@@ -170,66 +179,53 @@ class ModelCalls:
             raise result.root.error
         return result.root
 
-    def _request(
-        self,
-        setting: Setting,
-        messages: Sequence[ChatMessage],
-        specs: tuple[ToolSpec, ...],
-        shape: type[BaseModel] | None,
-    ) -> ModelRequest:
-        step = self._journal.step_number + 1
-        return ModelRequest(
-            model=setting.model,
-            messages=tuple(messages),
-            tags=setting.tags,
-            user=self._agent_id,
-            context=call_context(self._work, self._agent_id, step, self.record),
-            tools=specs,
-            response_schema=None if shape is None else response_schema(shape),
-            output_mode=setting.structure,
-            temperature=setting.temperature,
-            max_tokens=setting.max_tokens,
-            timeout_seconds=self._work.task.timeout,
-            cache=setting.cache,
-        )
-
-    @contextmanager
-    def _traced(self, request: ModelRequest) -> Iterator[Span]:
+    async def _complete(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
+        services = self._attempt.services
         attributes = {
             genai.OPERATION_NAME: genai.CHAT,
             genai.REQUEST_MODEL: request.model,
             genai.REQUEST_MAX_TOKENS: request.max_tokens,
             genai.REQUEST_TEMPERATURE: request.temperature,
-            genai.AGENT_ID: self._agent_id,
-            genai.CONVERSATION_ID: self._work.task.thread_id,
+            genai.AGENT_ID: request.user,
+            genai.CONVERSATION_ID: self._attempt.task.thread_id,
         }
-        with self._services.tracing.span(
-            f"chat {request.model}", parent=self._span.traceparent, attributes=attributes, kind="client"
+        parent = self._attempt.span.traceparent
+        with services.tracing.span(
+            f"chat {request.model}", parent=parent, attributes=attributes, kind="client"
         ) as span:
-            yield span
-
-    def _describe(self, span: Span, request: ModelRequest, reply: ModelReply) -> None:
-        span.set(
-            {
-                genai.RESPONSE_MODEL: reply.model,
-                genai.USAGE_INPUT_TOKENS: reply.usage.prompt_tokens,
-                genai.USAGE_OUTPUT_TOKENS: reply.usage.completion_tokens,
-                genai.RESPONSE_FINISH_REASONS: (reply.finish_reason,),
-            }
-        )
-        if self._services.trace_content:
-            messages = [message.model_dump(mode="json") for message in request.messages]
-            text = json.dumps(messages, ensure_ascii=False)
-            span.set({genai.INPUT_MESSAGES: text, genai.OUTPUT_MESSAGES: reply.content})
-
-    def _deltas(self, request: ModelRequest) -> AbstractContextManager[Deltas | None]:
-        """What shows a reply while it is written, unless it is JSON."""
-        if request.response_schema is not None or not self._services.stream:
-            return nullcontext()
-        return Deltas(partial(self._show, request.context.step or 0))
+            reply = await services.model.complete(request, on_delta)
+            span.set(
+                {
+                    genai.RESPONSE_MODEL: reply.model,
+                    genai.USAGE_INPUT_TOKENS: reply.usage.prompt_tokens,
+                    genai.USAGE_OUTPUT_TOKENS: reply.usage.completion_tokens,
+                    genai.RESPONSE_FINISH_REASONS: (reply.finish_reason,),
+                }
+            )
+            if services.trace_content:
+                messages = [message.model_dump(mode="json") for message in request.messages]
+                text = json.dumps(messages, ensure_ascii=False)
+                span.set({genai.INPUT_MESSAGES: text, genai.OUTPUT_MESSAGES: reply.content})
+        return reply
 
     def _show(self, step: int, payload: dict[str, Any]) -> None:
-        self._services.host.broadcast(delta_of(self._work, self._ref, step, self._services.clock, payload))
+        """Show a piece of an answer to whoever watches the task."""
+        attempt = self._attempt
+        task, dispatch = attempt.task, attempt.work.dispatch
+        attempt.services.host.broadcast(
+            Event(
+                id=new_id(),
+                event_type=topics.MODEL_DELTA,
+                topic=topics.TASK_PROGRESS,
+                time=attempt.services.clock.now(),
+                tenant_id=task.tenant_id,
+                task_id=task.task_id,
+                agent_id=dispatch.agent_id,
+                trace_id=trace_id_of(task.traceparent),
+                aggregate_id=str(attempt.ref),
+                payload={"step": step, "attempt": dispatch.attempt, **payload},
+            )
+        )
 
 
 def is_cut_off(reply: ModelReply, shape: type[BaseModel] | None) -> bool:
@@ -237,43 +233,34 @@ def is_cut_off(reply: ModelReply, shape: type[BaseModel] | None) -> bool:
     return reply.finish_reason == "length" and (shape is None or bool(reply.tool_calls))
 
 
-def cut_off(reply: ModelReply, setting: Setting) -> ReplyCutOff:
+def cut_off(reply: ModelReply, prepared: PreparedPrompt) -> ReplyCutOff:
     """The error for a reply that is cut off."""
     what = "in a tool call, which was not run" if reply.tool_calls else "before its answer was whole"
     return ReplyCutOff(
-        f"{reply.model or setting.model} reached max_tokens ({setting.max_tokens}) {what}",
+        f"{reply.model or prepared.model} reached max_tokens ({prepared.max_tokens}) {what}",
         remedy="Raise max_tokens in the prompt file; what it wrote is in the task's reply.cut_off event",
     )
 
 
 def _events_of(result: StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
+    """What is wrong with a reply, and its text, so that nothing that was paid for is lost."""
     reply = result.root
+    events: list[ProgressEvent] = []
     if isinstance(reply, RecordedError):
-        return []
-    return [*_misfit(shape, reply), *_cut_off_event(shape, reply)]
-
-
-def _misfit(shape: type[BaseModel] | None, reply: ModelReply) -> list[ProgressEvent]:
-    """What is wrong with a reply that is to be an answer in a shape, and its text; nothing where it fits."""
-    if shape is None or reply.tool_calls:
-        return []
-    try:
-        read_answer(shape, reply)
-    except StructureInvalid as error:
-        payload = {"shape": shape.__name__, "error": error.message, "raw": cut(error.raw, _MAX_RAW_CHARS)}
-        return [ProgressEvent("structure.invalid", payload)]
-    return []
-
-
-def _cut_off_event(shape: type[BaseModel] | None, reply: ModelReply) -> list[ProgressEvent]:
-    """What there is of a reply that is cut off, so that nothing that was paid for is lost."""
-    if not is_cut_off(reply, shape):
-        return []
-    calls = [
-        {"tool": call.name, "arguments": cut(call.arguments, _MAX_CUT_CHARS)} for call in reply.tool_calls
-    ]
-    payload: Mapping[str, Any] = {"text": cut(reply.content, _MAX_CUT_CHARS), "tool_calls": calls}
-    return [ProgressEvent("reply.cut_off", dict(payload))]
+        return events
+    if shape is not None and not reply.tool_calls:
+        try:
+            read_answer(shape, reply)
+        except StructureInvalid as error:
+            payload = {"shape": shape.__name__, "error": error.message, "raw": cut(error.raw, _MAX_RAW_CHARS)}
+            events.append(ProgressEvent("structure.invalid", payload))
+    if is_cut_off(reply, shape):
+        calls = [
+            {"tool": call.name, "arguments": cut(call.arguments, _MAX_CUT_CHARS)} for call in reply.tool_calls
+        ]
+        text = cut(reply.content, _MAX_CUT_CHARS)
+        events.append(ProgressEvent("reply.cut_off", {"text": text, "tool_calls": calls}))
+    return events
 
 
 def _kinds_of(kind: type[ModelError]) -> Iterator[type[ModelError]]:
@@ -281,3 +268,65 @@ def _kinds_of(kind: type[ModelError]) -> Iterator[type[ModelError]]:
     yield kind
     for below in kind.__subclasses__():
         yield from _kinds_of(below)
+
+
+class Deltas:
+    """Takes an answer as the model writes it (`OnDelta`), and shows it in pieces: at most ten a second.
+
+    A piece has at least 32 characters, or what came in 100 ms, and the last what is left. `n` counts those of
+    an answer from 1: where it is 1 again the answer begins anew, and whatever came before is to be forgotten.
+    Within a block: what is gathered when that fails is not shown.
+    """
+
+    def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
+        self._show = show
+        self._loop = asyncio.get_running_loop()
+        self._text = ""
+        self._n = 0
+        self._shown_at = float("-inf")
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, text: str) -> None:
+        """Take the next words, or STREAM_RESTART."""
+        if text == STREAM_RESTART:
+            self._begin_anew()
+            return
+        self._text += text
+        if len(self._text) >= _MIN_CHARS and self._loop.time() - self._shown_at >= PAUSE_SECONDS:
+            self._flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(PAUSE_SECONDS, self._flush)
+
+    def __enter__(self) -> Deltas:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        while kind is None and self._text:
+            self._flush()
+        self._stop_timer()
+
+    def _begin_anew(self) -> None:
+        self._stop_timer()
+        self._text = ""
+        if self._n:
+            self._n = 0
+            self._show({"anew": True})
+
+    def _flush(self) -> None:
+        self._stop_timer()
+        piece, self._text = self._text[:MAX_CHARS], self._text[MAX_CHARS:]
+        self._n += 1
+        self._shown_at = self._loop.time()
+        self._show({"text": _whole(piece), "n": self._n})
+        if self._text:
+            self._timer = self._loop.call_later(PAUSE_SECONDS, self._flush)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _whole(text: str) -> str:
+    """A text that JSON can hold: two halves of a character are joined, a lone one is replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -11,24 +11,18 @@ from typing import Any, overload
 from pydantic import BaseModel
 
 from meshwright import genai
-from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
-from meshwright.envelope import ActorRef
 from meshwright.errors import AgentError, DelegationFailed, InvalidInput, MemoryUnavailable, ToolFailed
-from meshwright.messages import MemoryScope, Outcome, Task, derived_id
+from meshwright.messages import MemoryScope, Outcome, derived_id
 from meshwright.models.port import ChatMessage, EmptyReply, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair
+from meshwright.run.attempt import Attempt
 from meshwright.run.author import Calls, awaited, noted
 from meshwright.run.calls import ModelCalls, RunUsage, cut_off, is_cut_off
-from meshwright.run.delegation import check_delegation, child_of
-from meshwright.run.events import context_events, tool_events
-from meshwright.run.question import question_of, summary_of
-from meshwright.run.repeats import Repeats
-from meshwright.run.services import Services
-from meshwright.run.setting import Preparation, Setting, scopes_of
+from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of, summary_of
+from meshwright.run.tool_calls import Repeats, content_of, error_text, tool_events
 from meshwright.tools.tool import Tool
-from meshwright.tracing import Span
-from meshwright.work import Journal, Suspended, Work
+from meshwright.work import Suspended
 from meshwright.work.journal import ProgressEvent
 
 _MAX_EMPTY = 2  # replies in a row that are asked for again
@@ -40,34 +34,19 @@ _REPLY_WAS_EMPTY = "Your reply was empty. Answer now, or call a tool."
 class Run:
     """The work of one agent on one task. Tools get it as their context."""
 
-    def __init__(
-        self,
-        services: Services,
-        agent: Agent,
-        tools: Mapping[str, Tool],
-        ref: ActorRef,
-        work: Work,
-        journal: Journal,
-        span: Span,
-    ) -> None:
-        self.agent = agent
-        self.tools = tools
+    def __init__(self, attempt: Attempt) -> None:
+        self.agent = attempt.agent
+        self.task = attempt.task
+        """The task being worked on."""
+        self.tools = attempt.tools
         self.calls = Calls()
-        self._calls = ModelCalls(services, agent.agent_id, ref, work, journal, span)
+        self._attempt = attempt
+        self._journal = attempt.journal
+        self._calls = ModelCalls(attempt)
         self._asyncio_task = asyncio.current_task()
         self._has_waited = False
-        self._setting: Setting | None = None
+        self._prepared: PreparedPrompt | None = None
         self._answer = ""
-        self._services = services
-        self._ref = ref
-        self._work = work
-        self._journal = journal
-        self._span = span
-
-    @property
-    def task(self) -> Task:
-        """The task being worked on."""
-        return self._work.task
 
     @property
     def usage(self) -> RunUsage:
@@ -99,12 +78,12 @@ class Run:
         `max_tokens`; for a `shape` StructureInvalid where it does not answer in it, also when told twice what
         is wrong.
         """
-        setting = await self.prepare()
-        talk = _Talk(self._services, setting, question_of(self.agent, self.task), shape, self.tools)
-        while not talk.is_over(reply := await self._calls.ask(setting, talk.messages, talk.specs, shape)):
+        prepared = await self.prepare()
+        talk = self._talk(prepared, question_of(self.agent, self.task), shape, self.tools)
+        while not talk.is_over(reply := await self._calls.ask(prepared, talk.messages, talk.specs, shape)):
             if reply.tool_calls:
                 talk.end_turn(stuck=await self._call_tools(reply, talk))
-        return reply.content if shape is None else await self._parsed(setting, talk, reply, shape)
+        return reply.content if shape is None else await self._parsed(talk, reply, shape)
 
     @overload
     async def ask(self, prompt: str) -> str: ...
@@ -118,11 +97,11 @@ class Run:
         Raises StructureInvalid where it does not answer in the `shape`, also when told twice what is wrong;
         EmptyReply and ReplyCutOff as `converse` does.
         """
-        setting = self._setting or await self.prepare()
-        talk = _Talk(self._services, setting, prompt, shape, None)
-        while not talk.is_over(reply := await self._calls.ask(setting, talk.messages, (), shape)):
+        prepared = self._prepared or await self.prepare()
+        talk = self._talk(prepared, prompt, shape, None)
+        while not talk.is_over(reply := await self._calls.ask(prepared, talk.messages, (), shape)):
             pass  # an empty reply: it is asked again
-        return reply.content if shape is None else await self._parsed(setting, talk, reply, shape)
+        return reply.content if shape is None else await self._parsed(talk, reply, shape)
 
     async def _call_tools(self, reply: ModelReply, talk: _Talk) -> bool:
         """Call tools one after another, and add the results; returns whether they lead nowhere any more."""
@@ -135,18 +114,18 @@ class Run:
         return stuck
 
     @noted
-    async def prepare(self) -> Setting:
+    async def prepare(self) -> PreparedPrompt:
         """Recall memories and history, compress them into the context, and fill in the prompt."""
-        request = {"task_id": self.task.task_id}
-        step = self._journal.step_number + 1
-        preparation = Preparation(
-            self._services, self.agent, self._ref, self._work, self._span, step, self._calls.record
+        number = self._journal.step_number + 1
+        self._prepared = prepared = await self._journal.step(
+            "context",
+            {"task_id": self.task.task_id},
+            lambda: prepare_run(self._attempt, number, self._calls.record),
+            shape=PreparedPrompt,
+            costly=False,
+            tell=PreparedPrompt.events,
         )
-        setting: Setting = await self._journal.step(
-            "context", request, preparation.setting, shape=Setting, costly=False, tell=context_events
-        )
-        self._setting = setting
-        return setting
+        return prepared
 
     @noted
     async def step(self, name: str, run: Callable[[], Awaitable[Any]], *, repeatable: bool = True) -> Any:
@@ -171,9 +150,9 @@ class Run:
                 "wait_for; a run waits for one agent at a time",
                 remedy="Await each delegation before the next, in `run` itself",
             )
-        check_delegation(self.agent, self.task, agent_id, self._services.max_chain)
-        step = self._journal.step_number + 1
-        child = child_of(self._work, self._ref, step, agent_id, text, self._services, self._span, self.usage)
+        self._attempt.check_delegation(agent_id)
+        left = self.usage.left_of(self.task.budget_usd)
+        child = self._attempt.child(self._journal.step_number + 1, agent_id, text, left)
         answer = await self._journal.wait("delegate", {"agent_id": agent_id, "text": text}, child)
         outcome = Outcome.model_validate(answer)  # its cost is counted with the journal
         self._has_waited = True
@@ -188,17 +167,18 @@ class Run:
     @noted
     async def remember(self, text: str, scope: MemoryScope) -> str:
         """Store a memory in a scope."""
+        services, stream = self._attempt.services, self._attempt.work.stream
         item = MemoryItem(
-            memory_id=derived_id(self._work.stream, str(self._journal.step_number), scope, text),
+            memory_id=derived_id(stream, str(self._journal.step_number), scope, text),
             tenant_id=self.task.tenant_id,
             scope=scope,
-            scope_id=dict(scopes_of(self.task, self.agent_id, self._services.project_id))[scope],
+            scope_id=self._attempt.scopes[scope],
             text=text,
-            created_at=self._services.clock.now(),
+            created_at=services.clock.now(),
             task_id=self.task.task_id,
             agent_id=self.agent_id,
         )
-        await self._services.memory.remember(item)
+        await services.memory.remember(item)
         return f"Remembered for {scope}."
 
     async def confirm(self) -> None:
@@ -217,9 +197,19 @@ class Run:
             {"role": "assistant", "content": answer or self._answer, "task_id": self.task.task_id},
         )
 
-    async def _parsed(self, setting: Setting, talk: _Talk, reply: ModelReply, shape: type[ShapeT]) -> ShapeT:
+    def _talk(
+        self,
+        prepared: PreparedPrompt,
+        question: str,
+        shape: type[BaseModel] | None,
+        tools: Mapping[str, Tool] | None,
+    ) -> _Talk:
+        services = self._attempt.services
+        return _Talk(prepared, question, shape, tools, services.max_steps, Repeats(services.max_repeats))
+
+    async def _parsed(self, talk: _Talk, reply: ModelReply, shape: type[ShapeT]) -> ShapeT:
         def ask(messages: Sequence[ChatMessage]) -> Awaitable[ModelReply]:
-            return self._calls.ask(setting, messages, (), shape)
+            return self._calls.ask(talk.prepared, messages, (), shape)
 
         answer = await parse_or_repair(shape, reply, talk.messages, ask)
         self._answer = answer.model_dump_json(by_alias=True)
@@ -231,13 +221,13 @@ class Run:
         """The result of a call as the model is told it: a fault of the call is told too, not raised."""
         tool = self.tools.get(call.name)
         if tool is None:
-            return _error_text(f"there is no tool {call.name!r}; there are {', '.join(self.tools) or 'none'}")
+            return error_text(f"there is no tool {call.name!r}; there are {', '.join(self.tools) or 'none'}")
         started = time.perf_counter()
         self._has_waited = False
 
         def tell(result: dict[str, Any]) -> list[ProgressEvent]:
             events = tool_events(call, result, None if self._has_waited else started)
-            if repeats.times(call, _content(result)) == repeats.most:
+            if repeats.times(call, content_of(result)) == repeats.most:
                 events.append(ProgressEvent("tool.repeated", {"tool": call.name, "times": repeats.most}))
             return events
 
@@ -248,7 +238,7 @@ class Run:
             repeatable=tool.idempotent,
             tell=tell,
         )
-        return _content(result)
+        return content_of(result)
 
     async def _run_tool(self, tool: Tool, call: ToolCall) -> dict[str, Any]:
         attributes = {
@@ -257,9 +247,8 @@ class Run:
             genai.TOOL_CALL_ID: call.id,
             genai.AGENT_ID: self.agent_id,
         }
-        with self._services.tracing.span(
-            f"execute_tool {tool.name}", parent=self._span.traceparent, attributes=attributes
-        ) as span:
+        tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent
+        with tracing.span(f"execute_tool {tool.name}", parent=parent, attributes=attributes) as span:
             try:
                 return {"value": await tool.call(call.arguments, self), "error": None}
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
@@ -272,22 +261,23 @@ class _Talk:
 
     def __init__(
         self,
-        services: Services,
-        setting: Setting,
+        prepared: PreparedPrompt,
         question: str,
         shape: type[BaseModel] | None,
         tools: Mapping[str, Tool] | None,
+        max_steps: int,
+        repeats: Repeats,
     ) -> None:
+        self.prepared = prepared
         self.messages = [
-            ChatMessage(role="system", content=setting.system),
+            ChatMessage(role="system", content=prepared.system),
             ChatMessage(role="user", content=question),
         ]
         self.specs = tuple(tool.spec for tool in (tools or {}).values())
-        self.repeats = Repeats(services.max_repeats)
-        self._setting = setting
+        self.repeats = repeats
         self._shape = shape
         self._may_call = tools is not None
-        self._turns_left = services.max_steps
+        self._turns_left = max_steps
         self._empty = 0
         self._limit = ""
 
@@ -298,7 +288,7 @@ class _Talk:
         that is empty or cut off is repaired with what else is wrong with it.
         """
         if is_cut_off(reply, self._shape):
-            raise cut_off(reply, self._setting)
+            raise cut_off(reply, self.prepared)
         if not (reply.tool_calls or reply.content.strip() or self._shape is not None):
             self._ask_again(reply)
             return False
@@ -321,23 +311,9 @@ class _Talk:
     def _ask_again(self, reply: ModelReply) -> None:
         self._empty += 1
         if self._empty > _MAX_EMPTY:
-            model = reply.model or self._setting.model
+            model = reply.model or self.prepared.model
             raise EmptyReply(
                 f"{model} gave neither text nor a tool call, {self._empty} times",
                 remedy="Raise max_tokens in the prompt file, since reasoning counts, or name another model",
             )
         self.messages.append(ChatMessage(role="user", content=_REPLY_WAS_EMPTY))
-
-
-def _content(result: Any) -> str:
-    """What a model is told of the result of a tool."""
-    if not isinstance(result, dict) or result.keys() != {"value", "error"}:
-        result = {"value": result, "error": None}  # what a person says came of it
-    if result["error"] is not None:
-        return _error_text(str(result["error"]))
-    value = result["value"]
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _error_text(message: str) -> str:
-    return json.dumps({"error": message}, ensure_ascii=False)

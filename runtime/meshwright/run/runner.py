@@ -14,10 +14,9 @@ from meshwright.agent import Agent
 from meshwright.envelope import ActorRef
 from meshwright.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.messages import Fault, Outcome, OutcomeStatus
+from meshwright.run.attempt import Attempt, Services
 from meshwright.run.author import fault_of, result_of
-from meshwright.run.calls import RunUsage
 from meshwright.run.run import Run
-from meshwright.run.services import Services
 from meshwright.tools.tool import Tool
 from meshwright.tracing import Span
 from meshwright.work import Completed, Journal, Suspended, Work
@@ -27,17 +26,10 @@ logger = logging.getLogger("meshwright.runner")
 
 
 class ToolUser(Protocol):
-    """An agent with its tools."""
+    """An agent with its tools, by name."""
 
-    @property
-    def agent(self) -> Agent:
-        """The agent."""
-        ...
-
-    @property
-    def tools(self) -> Mapping[str, Tool]:
-        """Its tools, by name."""
-        ...
+    agent: Agent
+    tools: dict[str, Tool]
 
 
 class Runner:
@@ -60,24 +52,29 @@ class Runner:
             f"invoke_agent {ref.type}", parent=work.task.traceparent, attributes=attributes
         ) as span:
             bound = self._agents[ref.type]
-            run = Run(self._services, bound.agent, bound.tools, ref, work, journal, span)
+            run = Run(Attempt(self._services, bound.agent, bound.tools, ref, work, journal, span))
             return await self._finish(run, work, span)
 
     async def _finish(self, run: Run, work: Work, span: Span) -> Completed:
         started = time.perf_counter()
-        result, status, fault = None, "succeeded", None
+        result: dict[str, Any] | None = None
+        status: OutcomeStatus = "succeeded"
+        fault: Fault | None = None
         try:
             result = await until_stopped(self._within_timeout(run, work))
         except Stopped:
             status, fault = "cancelled", Fault(type="Cancelled", message="cancelled on request")
-        except OutOfTime:
+        except _OutOfTime:
             limit = f"no answer within the attempt's {work.task.timeout:g} seconds"
             status, fault = "timed_out", Fault(type="Timeout", message=limit)
         except BaseException as error:  # agents may raise anything: the outcome of their attempt
             if _is_no_outcome(error):
                 raise
             if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
-                await self._confirm(run, work)
+                try:  # whoever goes on with the task pays for the call that is broken off
+                    await run.confirm()
+                except HostError as lost:  # the work is another's by now, or nobody's: that matters more
+                    logger.warning("task %s does not pay for a call broken off: %s", work.task.task_id, lost)
                 raise
             if isinstance(error, AgentError) or not isinstance(error, MeshError):
                 logger.exception("agent %s failed on task %s", run.agent_id, work.task.task_id)
@@ -86,61 +83,8 @@ class Runner:
             result = None
             span.fail(fault.type)
         seconds = work.seconds + time.perf_counter() - started
-        outcome = self._outcome(work, run.usage, status, result, fault, seconds)
-        history = run.history(outcome.text) if outcome.success else ()
-        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome, history=history)
-
-    async def _confirm(self, run: Run, work: Work) -> None:
-        """Wait until what a stop has broken off is durable: whoever goes on with the task pays for it."""
-        try:
-            await run.confirm()
-        except HostError as lost:  # the work is another's by now, or nobody's: that matters more
-            logger.warning("task %s does not pay for a call broken off: %s", work.task.task_id, lost)
-
-    async def _within_timeout(self, run: Run, work: Work) -> dict[str, Any] | None:
-        """Run in what is left of the attempt's time; the clock stands while the run waits."""
-        started = time.perf_counter()
-        limit = asyncio.timeout(max(0.0, work.task.timeout - work.seconds))
-        result = None
-        try:
-            async with limit:
-                result = await self._result(run)
-        except BaseException as error:  # whatever the agent's code makes of a Suspended that it catches
-            if isinstance(error, (TimeoutError, asyncio.CancelledError)) and limit.expired():
-                raise OutOfTime from error
-            if run.suspended is None or isinstance(error, asyncio.CancelledError):
-                raise
-        if run.suspended is None:
-            return result
-        seconds = work.seconds + time.perf_counter() - started
-        known = {"seconds": seconds, "usage": run.usage.usage, "cost_usd": run.usage.cost_usd}
-        raise Suspended(run.suspended.suspend.model_copy(update=known))
-
-    async def _result(self, run: Run) -> dict[str, Any] | None:
-        """The agent's answer. Raises AgentError where its code does what it may not."""
-        try:
-            answer: Any = run.agent.run(run)
-            if inspect.isawaitable(answer):
-                answer = await answer
-            else:
-                raise AgentError("run is not async", remedy="Write `async def run(self, run)`")
-        except Exception as error:
-            if not isinstance(error, MeshError):
-                run.calls.check(error)
-            raise
-        run.calls.check()
-        return result_of(answer)
-
-    def _outcome(
-        self,
-        work: Work,
-        usage: RunUsage,
-        status: OutcomeStatus,
-        result: dict[str, Any] | None,
-        fault: Fault | None,
-        seconds: float,
-    ) -> Outcome:
-        return Outcome(
+        usage = run.usage
+        outcome = Outcome(
             task_id=work.task.task_id,
             agent_id=work.dispatch.agent_id,
             capability=work.task.capability,
@@ -157,17 +101,51 @@ class Runner:
             generation=work.task.generation,
             attempt=work.dispatch.attempt,
         )
+        history = run.history(outcome.text) if outcome.success else ()
+        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome, history=history)
+
+    async def _within_timeout(self, run: Run, work: Work) -> dict[str, Any] | None:
+        """Run in what is left of the attempt's time; the clock stands while the run waits."""
+        started = time.perf_counter()
+        limit = asyncio.timeout(max(0.0, work.task.timeout - work.seconds))
+        result = None
+        try:
+            async with limit:
+                result = await self._result(run)
+        except BaseException as error:  # whatever the agent's code makes of a Suspended that it catches
+            if isinstance(error, (TimeoutError, asyncio.CancelledError)) and limit.expired():
+                raise _OutOfTime from error
+            if run.suspended is None or isinstance(error, asyncio.CancelledError):
+                raise
+        if run.suspended is None:
+            return result
+        seconds = work.seconds + time.perf_counter() - started
+        known = {"seconds": seconds, "usage": run.usage.usage, "cost_usd": run.usage.cost_usd}
+        raise Suspended(run.suspended.suspend.model_copy(update=known))
+
+    async def _result(self, run: Run) -> dict[str, Any] | None:
+        """The agent's answer. Raises AgentError where its code does what it may not."""
+        try:
+            answer: Any = run.agent.run(run)
+            if not inspect.isawaitable(answer):
+                raise AgentError("run is not async", remedy="Write `async def run(self, run)`")
+            answer = await answer
+        except Exception as error:
+            if not isinstance(error, MeshError):
+                run.calls.check(error)
+            raise
+        run.calls.check()
+        return result_of(answer)
 
 
-class OutOfTime(Exception):
+class _OutOfTime(Exception):
     """The attempt has had its time."""
 
 
 def _is_no_outcome(error: BaseException) -> bool:
     """Whether a run that ends so goes on later; a mailbox is full of an actor that the agent called."""
-    if isinstance(error, MailboxFull):
-        return False
-    return isinstance(error, (HostError, Suspended, KeyboardInterrupt))
+    is_host = isinstance(error, (HostError, Suspended, KeyboardInterrupt))
+    return is_host and not isinstance(error, MailboxFull)
 
 
 def _is_being_cancelled() -> bool:

@@ -1,0 +1,126 @@
+"""What every run of a mesh uses, and the attempt that one run is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from meshwright.agent import Agent
+from meshwright.clock import Clock
+from meshwright.context.memory import Memory
+from meshwright.context.service import ContextClient
+from meshwright.envelope import ActorRef
+from meshwright.errors import ToolFailed
+from meshwright.kernel.runtime import Runtime
+from meshwright.messages import MemoryScope, Parent, Task, TaskBudget, derived_id
+from meshwright.models.port import CallContext, Model, OnCall
+from meshwright.prompts import Prompts
+from meshwright.tools.tool import Tool
+from meshwright.tracing import NoTracing, Span, Tracing
+from meshwright.work import Journal, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every run of a mesh uses."""
+
+    host: Runtime
+    model: Model
+    context: ContextClient
+    memory: Memory
+    prompts: Prompts
+    tracing: Tracing | NoTracing
+    clock: Clock
+    project_id: str = "default"
+    max_steps: int = 12
+    max_repeats: int = 5
+    max_chain: int = 5
+    max_context_tokens: int = 4000
+    max_memory_tokens: int = 400
+    trace_content: bool = False
+    stream: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One agent's claimed work on one task, with its journal and its span."""
+
+    services: Services
+    agent: Agent
+    tools: Mapping[str, Tool]
+    ref: ActorRef
+    work: Work
+    journal: Journal
+    span: Span
+
+    @property
+    def task(self) -> Task:
+        """The task being worked on."""
+        return self.work.task
+
+    @property
+    def scopes(self) -> dict[MemoryScope, str]:
+        """Whose memories the run may use: scopes, each with what it is the scope of."""
+        agent_id, project_id = self.agent.agent_id, self.services.project_id
+        return {"task": self.task.task_id, "agent": agent_id, "project": project_id, "global": "global"}
+
+    def call_context(self, step: int, record: OnCall) -> CallContext:
+        """Whose a call of a model is: what budgets, ledger and cache know it by."""
+        task = self.task
+        return CallContext(
+            budget_usd=task.budget_usd,
+            budgets_above=task.budgets_above,
+            budgets=task.budgets,
+            task_id=task.task_id,
+            thread_id=task.thread_id,
+            agent_id=self.agent.agent_id,
+            tenant_id=task.tenant_id,
+            generation=task.generation,
+            attempt=self.work.dispatch.attempt,
+            step=step,
+            record=record,
+        )
+
+    def check_delegation(self, agent_id: str) -> None:
+        """Raise ToolFailed where the agent may not ask another: not allowed, in a circle, or too deep."""
+        agent = self.agent
+        if agent_id not in agent.delegates_to:
+            allowed = f", only to {', '.join(agent.delegates_to)}" if agent.delegates_to else ""
+            raise ToolFailed(
+                f"{agent.agent_id} may not delegate to {agent_id!r}{allowed}",
+                remedy=f"Add it to delegates_to of {type(agent).__name__}",
+            )
+        chain = (*self.task.chain, agent.agent_id)
+        if agent_id in chain:
+            raise ToolFailed(f"{agent_id} already waits for this answer: {' -> '.join(chain)}")
+        if len(chain) > self.services.max_chain:
+            raise ToolFailed(f"delegation is {len(chain)} deep already: {' -> '.join(chain)}")
+
+    def child(self, step: int, agent_id: str, text: str, budget_usd: Decimal | None) -> Task:
+        """The task for another agent: the same each time that step of the work is run."""
+        task, work = self.task, self.work
+        above = task.budgets_above
+        if task.budget_usd is not None:
+            above = (*above, TaskBudget(task_id=task.task_id, limit_usd=task.budget_usd))
+        task_id = derived_id(task.tenant_id, work.stream, str(step))
+        key = f"{work.stream}/{step}"
+        return Task(
+            task_id=task_id,
+            capability="",
+            agent_id=agent_id,
+            payload={"text": text},
+            priority=task.priority,
+            timeout=task.timeout,
+            budgets=task.budgets,
+            deadline_at=task.deadline_at,
+            requested_by=work.dispatch.agent_id,
+            tenant_id=task.tenant_id,
+            thread_id=task_id,
+            parent=Parent(actor_type=self.ref.type, actor_id=self.ref.id, key=key, task_id=task.task_id),
+            chain=(*task.chain, work.dispatch.agent_id),
+            created_at=self.services.clock.now(),
+            traceparent=self.span.traceparent,
+            budget_usd=budget_usd,
+            budgets_above=above,
+        )

@@ -1,0 +1,172 @@
+"""What a run begins with: its question, and its prompt with a context of history and memories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator
+
+from meshwright.agent import Agent
+from meshwright.context.memory import MemoryItem
+from meshwright.context.request import context_request
+from meshwright.errors import InvalidInput, MemoryUnavailable
+from meshwright.messages import Task
+from meshwright.models.port import OnCall, OutputMode
+from meshwright.run.attempt import Attempt
+from meshwright.tools.tool import cut
+from meshwright.work.journal import ProgressEvent
+from meshwright.work.thread import HISTORY
+
+_MAX_HISTORY = 20  # entries of the thread that a run looks back on
+_MAX_FIELD_CHARS = 32_000  # of one field of a payload, beside the words
+_MAX_QUESTION_CHARS = 100_000  # of all of them
+
+
+def _renamed(mode: object) -> object:
+    return "prompted" if mode == "instruction" else mode  # as earlier versions called it
+
+
+class PreparedPrompt(BaseModel):
+    """What a run was begun with, and keeps when it is resumed: prompt, context and model settings."""
+
+    system: str
+    model: str
+    temperature: float
+    max_tokens: int
+    tags: tuple[str, ...]
+    cache: bool = True
+    structure: Annotated[OutputMode, BeforeValidator(_renamed)] = "native"
+    memories: int = 0
+    memory_tokens: int = 0
+    memory_error: str | None = None
+    method: str = "deterministic"
+    input_tokens: int = 0
+    output_tokens: int = 0
+    validation_passed: bool = True
+    error: str | None = None
+
+    def events(self) -> list[ProgressEvent]:
+        """What was recalled, and how the context was made."""
+        events: list[ProgressEvent] = []
+        if self.memories:
+            recalled = {"count": self.memories, "tokens": self.memory_tokens}
+            events.append(ProgressEvent("memory.recalled", recalled))
+        if self.memory_error is not None:
+            events.append(ProgressEvent("memory.unavailable", {"error": self.memory_error}))
+        fields = {"method", "input_tokens", "output_tokens", "validation_passed", "error"}
+        return [*events, ProgressEvent("context.compressed", self.model_dump(include=fields))]
+
+
+async def prepare_run(attempt: Attempt, step: int, record: OnCall) -> PreparedPrompt:
+    """Recall memories and history, compress them into the context, and fill in the prompt."""
+    agent, task, services = attempt.agent, attempt.task, attempt.services
+    prompt = services.prompts.get(agent.prompt)
+    memories: list[MemoryItem] = []
+    memory_error = None
+    try:
+        memories = await _recall(attempt)
+    except MemoryUnavailable as error:  # an agent without its memories still has its task
+        memory_error = str(error)
+    history = await _thread_history(attempt)
+    request = context_request(
+        sender=task.chain[-1] if task.chain else "orchestrator",
+        receiver=agent.agent_id,
+        project_id=services.project_id,
+        max_tokens=services.max_context_tokens,
+        task=task,
+        history=history,
+        memories=memories,
+    )
+    context = await services.context.compress(
+        request,
+        tenant_id=task.tenant_id,
+        traceparent=attempt.span.traceparent,
+        context=attempt.call_context(step, record),
+    )
+    text = context.compressed_context
+    system = prompt.render_from({"agent_name": agent.agent_id, "task": summary_of(task), "context": text})
+    if "context" not in prompt.variables and (memories or history):
+        system = f"{system.rstrip()}\n\n{text}"
+    return PreparedPrompt(
+        system=system,
+        model=agent.model or prompt.model,
+        temperature=prompt.temperature,
+        max_tokens=prompt.max_tokens,
+        tags=_tags_of(agent, task, prompt.tags),
+        cache=prompt.cache,
+        structure=prompt.structure,
+        memories=len(memories),
+        memory_tokens=sum(item.tokens for item in memories),
+        memory_error=memory_error,
+        method=context.method,
+        input_tokens=context.stats.input_tokens,
+        output_tokens=context.stats.output_tokens,
+        validation_passed=context.validation_passed,
+        error=context.error,
+    )
+
+
+async def _recall(attempt: Attempt) -> list[MemoryItem]:
+    task = attempt.task
+    if not task.text:
+        return []
+    return await attempt.services.memory.recall(
+        task.text,
+        tenant_id=task.tenant_id,
+        scopes=list(attempt.scopes.items()),
+        max_tokens=attempt.services.max_memory_tokens,
+    )
+
+
+async def _thread_history(attempt: Attempt) -> list[dict[str, Any]]:
+    last = attempt.work.history
+    if not last:
+        return []
+    first = max(1, last - _MAX_HISTORY + 1)
+    records = await attempt.services.host.records(attempt.ref, HISTORY, first=first, last=last)
+    return [record.value for record in records]
+
+
+def _tags_of(agent: Agent, task: Task, of_prompt: Sequence[str]) -> tuple[str, ...]:
+    """The tags of a task's model calls: the task's own where its agent allows it, else the agent's, else the
+    prompt's.
+
+    Whoever asks is not trusted with the choice of a model: an agent that allows no tags never looks at
+    `payload.tags`. Raises InvalidInput for a tag that an agent does not allow.
+    """
+    wanted = task.payload.get("tags") if agent.task_tags else None
+    if wanted:
+        if not isinstance(wanted, list) or not agent.task_tags.issuperset(map(str, wanted)):
+            raise InvalidInput(
+                f"payload.tags of task {task.task_id} is not a list of tags that {agent.agent_id} allows",
+                remedy=f"it allows {', '.join(sorted(agent.task_tags))}",
+                field="payload.tags",
+            )
+        return tuple(map(str, wanted))
+    own = agent.tags(task)
+    return tuple(of_prompt if own is None else own)
+
+
+def question_of(agent: Agent, task: Task) -> str:
+    """The words of a task, then each other field of its payload under its name: text as it is, else as JSON.
+
+    Fields over the limits are cut, and say so. `tags` are left out where they choose the agent's model.
+    """
+    parts = [task.text] if task.text.strip() else []
+    left = _MAX_QUESTION_CHARS
+    for name, value in task.payload.items():
+        is_words = name == "text" and isinstance(value, str)
+        if is_words or (name == "tags" and agent.task_tags):
+            continue
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        shown = cut(text, min(_MAX_FIELD_CHARS, left)) if left else "[left out: the payload is too long]"
+        left = max(0, left - len(text))
+        parts.append(f"{name}:\n{shown}")
+    return "\n\n".join(parts) or summary_of(task)
+
+
+def summary_of(task: Task) -> str:
+    """What a task asks in short: its words, or else its payload as JSON."""
+    return task.text or json.dumps(task.payload, ensure_ascii=False)

@@ -1,0 +1,103 @@
+"""What came of calls of tools: their events, what the model is told, and calls that lead nowhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from typing import Any
+
+from meshwright.models.port import ToolCall
+from meshwright.models.structure import repaired
+from meshwright.redaction import redact
+from meshwright.work.journal import ProgressEvent
+
+_MAX_SUMMARY_CHARS = 120  # of a tool's arguments, and of its result, in an event
+
+
+class Repeats:
+    """Counts how often the same call in a row gave the same result; `most` is how often it may."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._last: tuple[str, str, str] | None = None
+        self._times = 0
+
+    def times(self, call: ToolCall, content: str) -> int:
+        """How often it has been in a row, with this call."""
+        return self._times + 1 if _key(call, content) == self._last else 1
+
+    def add(self, call: ToolCall, content: str) -> bool:
+        """Count a call; returns whether no further one may follow."""
+        self._times = self.times(call, content)
+        self._last = _key(call, content)
+        return self._times >= self.most
+
+
+def _key(call: ToolCall, content: str) -> tuple[str, str, str]:
+    """What the same calls with the same result have in common, however their arguments are written."""
+    arguments = call.arguments
+    with suppress(ValueError):
+        arguments = json.dumps(json.loads(repaired(arguments or "{}")), sort_keys=True)
+    return call.name, arguments, content
+
+
+def content_of(result: Any) -> str:
+    """What a model is told of the result of a tool."""
+    if not isinstance(result, dict) or result.keys() != {"value", "error"}:
+        result = {"value": result, "error": None}  # what a person says came of it
+    if result["error"] is not None:
+        return error_text(str(result["error"]))
+    value = result["value"]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def error_text(message: str) -> str:
+    """An error as a model is told it."""
+    return json.dumps({"error": message}, ensure_ascii=False)
+
+
+def tool_events(call: ToolCall, result: dict[str, Any], started: float | None) -> list[ProgressEvent]:
+    """Which tool was called, and what came of it.
+
+    `started` is a time of `perf_counter`, or None where the tool waited: it began in an earlier run.
+    """
+    called = {
+        "tool": call.name,
+        "arguments": redact(call.arguments)[:_MAX_SUMMARY_CHARS],
+        "ok": result["error"] is None,
+        "error": result["error"],
+        "result": result_summary(result["value"]),
+        "duration_ms": None if started is None else round((time.perf_counter() - started) * 1000, 3),
+    }
+    events = [ProgressEvent("tool.called", called)]
+    if call.name == "remember" and result["error"] is None:
+        events.append(ProgressEvent("memory.stored", {"text_chars": len(call.arguments)}))
+    return events
+
+
+def result_summary(value: Any) -> str | None:
+    """What a tool gave, without its content: how much of what. A single line of text is given, cut short."""
+    match value:
+        case None:
+            return None
+        case str():
+            return f"lines: {_lines(value)}" if _lines(value) > 1 else value.strip()[:_MAX_SUMMARY_CHARS]
+        case list():
+            return f"items: {len(value)}"
+        case dict():
+            sizes = [f"{name}: {size}" for name, field in value.items() if (size := _size(field)) is not None]
+            return (", ".join(sizes) or f"fields: {len(value)}")[:_MAX_SUMMARY_CHARS]
+        case _:
+            return str(value)
+
+
+def _size(value: Any) -> int | str | None:
+    """How large a field is that holds a list or a longer text."""
+    if isinstance(value, list):
+        return len(value)
+    return f"{_lines(value)} lines" if isinstance(value, str) and _lines(value) > 1 else None
+
+
+def _lines(text: str) -> int:
+    return len(text.strip().splitlines())
