@@ -107,4 +107,4 @@ async def test_without_a_budget_there_is_nothing_to_show(tmp_path: Path) -> None
         await mesh.ask("clerk", "Do it.")
     told = await budgets("--data", str(tmp_path / ".mesh"))
     assert (told.stdout, told.returncode) == ("", 0)
-    assert "mesh.toml declares them as [[budgets]]" in told.stderr
+    assert "mesh.toml declares them as [[ledger.budgets]]" in told.stderr

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.errors import PromptError
-from meshwright.prompts import Prompts, parse_prompt
+from meshwright.prompts import Brought, Prompts, parse_prompt
 from meshwright.prompts.folder import BUILT_IN, GENERIC
 from meshwright.prompts.prompt import MAX_PROMPT_BYTES, RUN_VARIABLES
 
@@ -265,6 +265,13 @@ def test_check_finds_what_would_fail_when_an_agent_runs(prompts: Prompts) -> Non
     forgetful, unfilled = prompts.check()
     assert "no {{context}}" in forgetful.message
     assert "nothing fills in variable 'name'" in unfilled.message and unfilled.line == 3
+
+
+def test_check_takes_the_text_of_an_agent_as_it_is(tmp_path: Path) -> None:
+    assert (
+        Prompts(tmp_path, brought={"terse": Brought("Answer in one word.", "Terse", "terse.py")}).check()
+        == []
+    )
 
 
 @pytest.mark.parametrize("name", ["../secret", "a/b", "", "a.b", "a\n", "x" * 65])

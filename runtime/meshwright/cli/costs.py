@@ -95,7 +95,7 @@ def budgets(as_json: bool, url: str | None, data: Path | None) -> None:
     elif found:
         click.echo(_budgets_table(found))
     else:
-        click.echo("there is no budget; mesh.toml declares them as [[budgets]]", err=True)
+        click.echo("there is no budget; mesh.toml declares them as [[ledger.budgets]]", err=True)
 
 
 def _budgets_table(found: list[Document]) -> str:

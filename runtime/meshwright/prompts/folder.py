@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,17 +12,10 @@ from typing import Any
 
 from meshwright.errors import PromptError
 from meshwright.messages import ID_PATTERN
-from meshwright.prompts.prompt import (
-    MAX_PROMPT_BYTES,
-    Prompt,
-    offered_to,
-    parse_prompt,
-)
+from meshwright.prompts.prompt import MAX_PROMPT_BYTES, Prompt, offered_to, parse_prompt
 
 SUFFIX = ".prompt"
-Tell = Callable[[str, dict[str, Any]], None]
-Version = tuple[int, int]
-"""A file's time of change in nanoseconds, and its size."""
+_Version = tuple[int, int]  # a file's time of change in nanoseconds, and its size
 
 GENERIC = """\
 ---
@@ -80,10 +73,12 @@ class Brought:
 
     def parsed(self, name: str) -> Prompt:
         """The prompt. Raises PromptError, which says where it stands."""
-        text = inspect.cleandoc(self.text)
-        added = "" if text.startswith("---") else _default_fields(text, offered_to(name))
+        text, added, offered = inspect.cleandoc(self.text), "", offered_to(name)
+        if not text.startswith("---"):
+            used = [variable for variable in offered if f"{{{{{variable}}}}}" in text]
+            added = f"---\ntags: [default]\nvariables: [{', '.join(used)}]\n---\n"
         try:
-            return parse_prompt(name, (added + text).encode(), source="agent", offered=offered_to(name))
+            return parse_prompt(name, (added + text).encode(), source="agent", offered=offered)
         except PromptError as error:
             lines_added = added.count("\n")
             line = f" (line {error.line - lines_added} of the text)" if error.line else ""
@@ -92,15 +87,10 @@ class Brought:
             ) from error
 
 
-def _default_fields(text: str, offered: Sequence[str]) -> str:
-    used = [name for name in offered if f"{{{{{name}}}}}" in text]
-    return f"---\ntags: [default]\nvariables: [{', '.join(used)}]\n---\n"
-
-
 @dataclass(slots=True)
 class _Loaded:
     prompt: Prompt
-    version: Version | None
+    version: _Version | None
     rejected: bool = False
     """Whether the prompt is an earlier one than its file."""
 
@@ -120,12 +110,12 @@ class Prompts:
         *,
         fallbacks: Mapping[str, str] = BUILT_IN,
         brought: Mapping[str, Brought] = MappingProxyType({}),
-        on_event: Tell | None = None,
+        on_event: Callable[[str, dict[str, Any]], None] | None = None,
     ) -> None:
         self.directory = directory
         self._fallbacks = fallbacks
         self._brought = brought
-        self._tell = on_event or _tell_nobody
+        self._tell = on_event or (lambda event_type, payload: None)
         self._loaded: dict[str, _Loaded] = {}
 
     def get(self, name: str) -> Prompt:
@@ -169,7 +159,7 @@ class Prompts:
             prompt = self._read(name)
         except PromptError as error:
             return PromptProblem(error.path, error.line, error.message, error.remedy)
-        if "context" in offered_to(name) and "context" not in prompt.variables:
+        if prompt.source == "file" and "context" in offered_to(name) and "context" not in prompt.variables:
             path = str(self._path(name))
             return PromptProblem(
                 path,
@@ -200,33 +190,23 @@ class Prompts:
 
     def _read(self, name: str) -> Prompt:
         """The prompt as it stands. Raises PromptError, whatever is wrong with it."""
-        try:
-            return self._parsed(name)
-        except PromptError:
-            raise
-        except Exception as error:  # one odd file must not stop the others from being read
-            raise PromptError(
-                f"the file cannot be read: {type(error).__name__}",
-                path=str(self._path(name)),
-                remedy="write it anew",
-            ) from error
-
-    def _parsed(self, name: str) -> Prompt:
         path = self._path(name)
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_PROMPT_BYTES + 1)
+            return parse_prompt(name, data, str(path), offered=offered_to(name))
         except FileNotFoundError:
             if name in self._brought:
                 return self._brought[name].parsed(name)
             raise PromptError("there is no such file", path=str(path), remedy="write it") from None
-        except OSError as error:
-            raise PromptError(
-                f"the file cannot be read: {error.strerror}", path=str(path), remedy="make it readable"
-            ) from error
-        return parse_prompt(name, data, str(path), offered=offered_to(name))
+        except PromptError:
+            raise
+        except Exception as error:  # one odd file must not stop the others from being read
+            reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+            remedy = "make it readable" if isinstance(error, OSError) else "write it anew"
+            raise PromptError(f"the file cannot be read: {reason}", path=str(path), remedy=remedy) from error
 
-    def _version(self, name: str) -> Version | None:
+    def _version(self, name: str) -> _Version | None:
         try:
             status = self._path(name).stat()
         except OSError:
@@ -242,7 +222,3 @@ class Prompts:
                 field="prompt",
             )
         return self.directory / f"{name}{SUFFIX}"
-
-
-def _tell_nobody(event_type: str, payload: dict[str, Any]) -> None:
-    """For whoever does not ask to be told."""

@@ -1,4 +1,4 @@
-"""One prompt: its settings, and its text with `{{name}}` where values go."""
+"""One prompt: its settings, read strictly from front matter, and its text with `{{name}}` for values."""
 
 from __future__ import annotations
 
@@ -6,25 +6,70 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+import frontmatter
+import yaml
+from frontmatter.default_handlers import YAMLHandler
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from yaml.events import Event
+from yaml.nodes import MappingNode, Node, ScalarNode
 
 from meshwright.errors import PromptError
-from meshwright.prompts.frontmatter import take_apart
+from meshwright.suggestions import nearest
 
 MAX_PROMPT_BYTES = 65_536
 RUN_VARIABLES = ("agent_name", "task", "context")
 """What an agent's run has for its prompt: its own id, the request in words, and the compressed context."""
-OTHER_VARIABLES = {"context-service": ("sender", "receiver")}
+_OTHER_VARIABLES = {"context-service": ("sender", "receiver")}
 """What those prompts get that no agent's run fills in."""
+_BOUNDARY = re.compile(r"^---[ \t]*$", re.MULTILINE)
+_FIRST_LINE = 2  # of the front matter, below the first boundary
+_MAX_DEPTH = 4  # of lists in lists; no field needs more than one
+# Whatever opens like a placeholder or a block, so that no slip of the pen goes out to a model as text.
+_MARK = re.compile(r"\{\{\s*([a-z][a-z0-9_]*)\s*\}\}|\{\{+[^\n{}]{0,40}|\{%[^\n{}]{0,40}|\{#[^\n{}]{0,40}")
+_EXPECTED = {
+    "description": "write description as a text, such as: description: Greets whoever asks.",
+    "model": "write model as the name of a model group, such as: model: default",
+    "temperature": "write temperature as a number from 0 to 2, such as: temperature: 0.2",
+    "max_tokens": "write max_tokens as a whole number above 0, such as: max_tokens: 1024",
+    "tags": "write tags as a list of at least one name, such as: tags: [default]",
+    "cache": "write cache as true or false, such as: cache: false",
+    "structure": "write structure as native, tool or prompted, such as: structure: tool",
+    "variables": "write variables as a list of lower-case names, such as: variables: [context]",
+}
+_Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+_VariableName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+_Source = Literal["file", "built-in", "agent"]
 
 
 def offered_to(name: str) -> tuple[str, ...]:
     """The variables that the prompt of that name may use."""
-    return OTHER_VARIABLES.get(name, RUN_VARIABLES)
+    return _OTHER_VARIABLES.get(name, RUN_VARIABLES)
 
 
-# Whatever opens like a placeholder or a block, so that no slip of the pen goes out to a model as text.
-MARK = re.compile(r"\{\{\s*([a-z][a-z0-9_]*)\s*\}\}|\{\{+[^\n{}]{0,40}|\{%[^\n{}]{0,40}|\{#[^\n{}]{0,40}")
+def _renamed(structure: object) -> object:
+    return "prompted" if structure == "instruction" else structure  # as earlier versions called it
+
+
+class _FrontMatter(BaseModel):
+    """What a prompt file says besides its text.
+
+    `model` is a group of deployments and `tags` pick one of it; `cache` is whether an answer may come from a
+    cache; `structure` is how an answer in a shape is asked for first; `variables` are the names that stand in
+    the text as `{{name}}`.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    description: str = Field(default="", max_length=1000)
+    model: Annotated[str, StringConstraints(min_length=1, max_length=128)] = "default"
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    max_tokens: int = Field(default=1024, gt=0, le=1_000_000)
+    tags: list[_Tag] = Field(min_length=1, max_length=32)
+    cache: bool = True
+    structure: Annotated[Literal["native", "tool", "prompted"], BeforeValidator(_renamed)] = "native"
+    variables: list[_VariableName] = Field(default_factory=list, max_length=32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +91,7 @@ class Prompt:
     body: str
     pieces: tuple[str, ...]
     digest: str
-    source: Literal["file", "built-in", "agent"]
+    source: _Source
 
     def render(self, **values: str) -> str:
         """Fill in the variables, all of them and no others. Raises PromptError."""
@@ -75,41 +120,34 @@ class Prompt:
 
 
 def parse_prompt(
-    name: str,
-    data: bytes,
-    path: str = "",
-    source: Literal["file", "built-in", "agent"] = "file",
-    *,
-    offered: Sequence[str] | None = None,
+    name: str, data: bytes, path: str = "", source: _Source = "file", *, offered: Sequence[str] | None = None
 ) -> Prompt:
     """Read a prompt file, which may use the variables that are `offered`; None for any.
 
     Raises PromptError with the line that is wrong, and what was expected there.
     """
     text = _decode(data, path)
-    fields, lines, body, line = take_apart(text, path)
+    fields, lines, body = _front_matter(text, path)
+    line = text.count("\n", 0, len(text.rstrip()) - len(body)) + 1
     if not body:
         remedy = "write it below the front matter"
         raise PromptError("the prompt has no text", path=path, line=line, remedy=remedy)
-    pieces = _pieces(body, fields.variables, path, line)
-    if offered is not None:
-        _check_offered(fields.variables, offered, path, lines.get("variables"))
-    _check_used(fields.variables, pieces[1::2], path, lines.get("variables"))
-    return Prompt(
-        name=name,
-        description=fields.description,
-        model=fields.model,
-        temperature=fields.temperature,
-        max_tokens=fields.max_tokens,
-        tags=tuple(fields.tags),
-        cache=fields.cache,
-        structure=fields.structure,
-        variables=tuple(fields.variables),
-        body=body,
-        pieces=pieces,
-        digest=hashlib.sha256(data).hexdigest(),
-        source=source,
-    )
+    variables = tuple(fields.variables)
+    pieces = _pieces(body, variables, path, line)
+    for variable in variables:
+        problem = remedy = ""
+        if offered is not None and variable not in offered:
+            problem = f"nothing fills in variable {variable!r}"
+            remedy = f"there are {', '.join(offered)}: use those, or write the text itself"
+        elif variable not in pieces[1::2]:
+            problem = f"variable {variable!r} is declared and not used"
+            remedy = f"write {{{{{variable}}}}} where its value goes, or take it out of the list"
+        if problem:
+            line = lines.get("variables")
+            raise PromptError(problem, path=path, line=line, remedy=remedy, field="variables")
+    settings: dict[str, Any] = {**dict(fields), "tags": tuple(fields.tags), "variables": variables}
+    digest = hashlib.sha256(data).hexdigest()
+    return Prompt(name=name, body=body, pieces=pieces, digest=digest, source=source, **settings)
 
 
 def _decode(data: bytes, path: str) -> str:
@@ -132,7 +170,7 @@ def _decode(data: bytes, path: str) -> str:
 def _pieces(body: str, variables: Sequence[str], path: str, first_line: int) -> tuple[str, ...]:
     pieces: list[str] = []
     end = 0
-    for mark in MARK.finditer(body):
+    for mark in _MARK.finditer(body):
         line = first_line + body.count("\n", 0, mark.start())
         if mark[1] is None:
             raise PromptError(
@@ -155,25 +193,112 @@ def _pieces(body: str, variables: Sequence[str], path: str, first_line: int) -> 
     return (*pieces, body[end:])
 
 
-def _check_offered(variables: Sequence[str], offered: Sequence[str], path: str, line: int | None) -> None:
-    for name in variables:
-        if name not in offered:
-            raise PromptError(
-                f"nothing fills in variable {name!r}",
-                path=path,
-                line=line,
-                remedy=f"there are {', '.join(offered)}: use those, or write the text itself",
-                field="variables",
-            )
+_CORE = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "null"))
+"""Kinds of plain scalars besides text: no dates, no merge keys."""
 
 
-def _check_used(variables: Sequence[str], used: Sequence[str], path: str, line: int | None) -> None:
-    for name in variables:
-        if name not in used:
-            raise PromptError(
-                f"variable {name!r} is declared and not used",
-                path=path,
-                line=line,
-                remedy=f"write {{{{{name}}}}} where its value goes, or take it out of the list",
-                field="variables",
-            )
+class _StrictLoader(yaml.SafeLoader):
+    """Plain YAML: no aliases, which can make a small file huge, no tags, no key twice. Notes keys' lines."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
+        first: [(tag, pattern) for tag, pattern in known if tag in _CORE]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.depth = 0
+        self.lines: dict[str, int] = {}
+
+    def compose_node(self, parent: Node | None, index: int) -> Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise _refused("an alias (*name) is not allowed: write the value again", self.peek_event())
+        if self.depth > _MAX_DEPTH:
+            raise _refused("it is nested too deep", self.peek_event())
+        if getattr(self.peek_event(), "tag", None) is not None:
+            raise _refused("a tag (!name) is not allowed: write the plain value", self.peek_event())
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except _UNPLANNED as error:  # 0b_ looks like a number, and is none
+            raise _refused(f"{str(node.value)[:80]!r} is no plain value", node) from error
+
+    def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, ScalarNode)):
+            if key.value in lines:
+                raise _refused(f"{key.value!r} stands here a second time: keep one", key)
+            lines[key.value] = key.start_mark.line
+        self.lines = self.lines or lines  # the outermost mapping is constructed first
+        return super().construct_mapping(node, deep)
+
+
+_UNPLANNED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What PyYAML raises besides its own errors."""
+
+
+def _refused(problem: str, at: Event | Node) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
+
+
+class _Handler(YAMLHandler):
+    """Loads the front matter of one file, and remembers on which line of the file each field stands."""
+
+    def __init__(self) -> None:
+        super().__init__(fm_boundary=_BOUNDARY)
+        self.lines: dict[str, int] = {}
+
+    def load(self, fm: str, **kwargs: object) -> Any:
+        loader = _StrictLoader(fm.removeprefix("\n"))
+        try:
+            data = loader.get_single_data()
+        except _UNPLANNED as error:
+            where = loader.get_mark()
+            raise yaml.MarkedYAMLError(problem="there is no such text in YAML", problem_mark=where) from error
+        if data is not None and not isinstance(data, dict):
+            raise yaml.YAMLError("it is not made of `name: value` lines")
+        self.lines.update({key: line + _FIRST_LINE for key, line in loader.lines.items()})
+        return data
+
+
+def _front_matter(text: str, path: str) -> tuple[_FrontMatter, Mapping[str, int], str]:
+    """The fields of a prompt file, their lines, and its text. Raises PromptError."""
+    if len(_BOUNDARY.findall(text)) < 2 or not _BOUNDARY.match(text):
+        raise PromptError(
+            "it does not begin with front matter between two lines `---`",
+            path=path,
+            line=1,
+            remedy="begin it with a line `---`, the fields (tags: [default]), and another line `---`",
+        )
+    handler = _Handler()
+    lines = handler.lines
+    try:
+        fields, body = frontmatter.parse(text, handler=handler)
+    except yaml.YAMLError as error:
+        mark, problem = None, str(error).partition("\n")[0]
+        if isinstance(error, yaml.MarkedYAMLError):
+            mark, problem = error.problem_mark, error.problem
+        raise PromptError(
+            f"the front matter cannot be read: {problem}",
+            path=path,
+            line=_FIRST_LINE + (mark.line if mark else 0),
+            remedy="write plain YAML there: `name: value` lines, texts with a `:` in quotes",
+        ) from error
+    for name, line in lines.items():
+        if name not in _EXPECTED:
+            near = nearest(name, _EXPECTED)
+            remedy = f"did you mean {near}" if near else f"the fields are {', '.join(_EXPECTED)}"
+            raise PromptError(f"unknown field {name!r}", path=path, line=line, remedy=remedy, field=name)
+    try:
+        return _FrontMatter.model_validate(fields), lines, body
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "front matter"
+        problem = f"field {name!r} is missing" if first["type"] == "missing" else f"{name}: {first['msg']}"
+        line, remedy = lines.get(name, 1), _EXPECTED.get(name, "")
+        raise PromptError(problem, path=path, line=line, remedy=remedy, field=name) from error
