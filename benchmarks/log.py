@@ -14,10 +14,12 @@ from pydantic_core import to_json
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Row, column, compared
+from meshwright.events import table
 from meshwright.events.log import EventLog
 from meshwright.ledger.costs import CallProjection
 from meshwright.messages import Dispatch, Event, Outcome, new_id
 from meshwright.orchestration.recent_outcomes import OutcomeProjection
+from meshwright.sql.database import Session
 from meshwright.sql.sqlite import SqliteDatabase, SqliteSession
 
 BATCH, BATCHES = 512, 150
@@ -59,18 +61,23 @@ async def ours(folder: str, events: list[Any], batches: int) -> dict[str, float]
     log = EventLog(database, projections=(OutcomeProjection(), CallProjection()))
     await database.open()
     await log.start()
-    seconds, changes = 0.0, 0
-
-    def insert(session: SqliteSession, batch: list[Event]) -> int:
-        log.insert(session, batch)
-        return session.connection.total_changes
-
+    seconds = 0.0
     for batch in make_batches(events, batches):
         started = time.perf_counter()
-        changes = await database.write(insert, batch)
+        log.tell(batch, await database.write(table.insert, *log.rows(batch)))
         seconds += time.perf_counter() - started
+    started = time.perf_counter()
+    await log.flush()
+    seconds += time.perf_counter() - started
+    changes = await database.write(_changes)
+    log.close()
     await database.close()
     return summary(batches, seconds, changes)
+
+
+def _changes(session: Session) -> int:
+    assert isinstance(session, SqliteSession)
+    return session.connection.total_changes
 
 
 async def by_hand(folder: str, events: list[Any], batches: int) -> dict[str, float]:

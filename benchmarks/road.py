@@ -5,6 +5,7 @@ Traces on, every turn durable (WAL, synchronous FULL), 128 in flight.
 
 from __future__ import annotations
 
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,7 @@ async def ours(folder: str, in_flight: int, seconds: float) -> dict[str, float]:
     """Our side: `seconds` of it, after a warm-up."""
     stand = build_stand(folder)
     async with stand.running(), watching_stalls() as stalls:
-        before, meter = await stand.written(), Meter()
+        before, meter = await stand.written(), Meter(stand.writer_pid)
         seen = await drive(stand.task, in_flight=in_flight, seconds=seconds, warm_up_seconds=warm_up(seconds))
         used = meter.read()
         after = await stand.written()
@@ -118,13 +119,18 @@ async def by_hand(
 
 
 class Meter:
-    """CPU that this process, and the loop's thread in it, have used since."""
+    """CPU that this process with its writer, and the loop's thread in it, have used since."""
 
-    def __init__(self) -> None:
-        self._process, self._thread = time.process_time(), time.thread_time()
+    def __init__(self, writer_pid: int = 0) -> None:
+        self._writer = Path(f"/proc/{writer_pid}/schedstat") if writer_pid not in (0, os.getpid()) else None
+        self._process, self._thread = self._used(), time.thread_time()
 
     def read(self) -> dict[str, float]:
-        return {"cpu": time.process_time() - self._process, "loop": time.thread_time() - self._thread}
+        return {"cpu": self._used() - self._process, "loop": time.thread_time() - self._thread}
+
+    def _used(self) -> float:
+        writer = 0.0 if self._writer is None else int(self._writer.read_text().split()[0]) / 1e9
+        return time.process_time() + writer
 
 
 def per_task(

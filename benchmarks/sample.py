@@ -44,7 +44,7 @@ class Watch:
 
 async def take(folder: str) -> dict[str, Any]:
     """Run tasks one by one and side by side; count what they write, and return the rows of the last one."""
-    stand = build_stand(folder)
+    stand = build_stand(folder, writer="thread")
     async with stand.running():
         await asyncio.gather(*(stand.task() for _ in range(IN_FLIGHT)))
         alone = await watched(stand, ALONE, 1)

@@ -15,11 +15,13 @@ from meshwright.agent import Agent
 from meshwright.app import build_mesh
 from meshwright.capability import Capability
 from meshwright.cli.collector import collect_young
+from meshwright.cli.serving import writes_apart
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.runtimes import Grounds, embedded_host
 from meshwright.settings import Settings
-from meshwright.sql.database import Database
+from meshwright.sql.database import Database, Session
+from meshwright.sql.sqlite import SqliteDatabase, SqliteSession
 
 MAX_OPEN_TASKS = 1_000_000  # more than any benchmark has
 
@@ -45,7 +47,14 @@ class Stand:
         """The mesh at work, with the garbage collector set as `mesh up` sets it."""
         async with self.mesh:
             collect_young()
+            if writes_apart(self.mesh.settings) and (ready := self.database.write_apart()):
+                await ready
             yield self.mesh
+
+    @property
+    def writer_pid(self) -> int:
+        """The process that writes."""
+        return self.database.writer_pid if isinstance(self.database, SqliteDatabase) else 0
 
     async def task(self) -> None:
         """Take one task down the whole road."""
@@ -55,7 +64,12 @@ class Stand:
 
     async def written(self) -> dict[str, float]:
         """Rows written so far by this process, and the size of the file in bytes."""
-        return await self.database.write(lambda session: written(session.connection))
+        return await self.database.write(_written)
+
+
+def _written(session: Session) -> dict[str, float]:
+    assert isinstance(session, SqliteSession)
+    return written(session.connection)
 
 
 def build_stand(

@@ -13,7 +13,7 @@ from meshwright.events.log import EventLog
 from meshwright.ledger.costs import CallProjection
 from meshwright.messages import Event
 from meshwright.orchestration.recent_outcomes import OutcomeProjection
-from meshwright.sql.database import Database, Session
+from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.postgres import Place
 
@@ -29,13 +29,8 @@ class LogOnFile:
 
     async def write(self, events: Sequence[Event]) -> list[Event]:
         """Write events as a host does with those of turns."""
-
-        def insert(session: Session) -> list[Event]:
-            return self.log.insert(session, events)
-
-        written = await self.database.write(insert)
-        self.log.committed(written)
-        return written
+        written = await self.database.write(self.log.insert, events)
+        return self.log.tell(events, written)
 
     async def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """What a plain query finds in the file."""

@@ -116,8 +116,9 @@ async def test_commits_told_out_of_order_are_still_seen_in_order(kept: LogOnFile
     tail = kept.log.tail(EventFilter())
     following = asyncio.ensure_future(take(tail, 3))
     await asyncio.sleep(0)
-    first = await kept.database.write(lambda connection: kept.log.insert(connection, [event(1), event(2)]))
-    second = await kept.database.write(lambda connection: kept.log.insert(connection, [event(3)]))
+    batches = [[event(1), event(2)], [event(3)]]
+    written = [await kept.database.write(kept.log.insert, batch) for batch in batches]
+    first, second = map(kept.log.number, batches, written)
     kept.log.committed(second)
     kept.log.committed(first)
     assert await following == [1, 2, 3]

@@ -16,6 +16,7 @@ from meshwright.waiting import unless
 
 if TYPE_CHECKING:
     from meshwright.mesh import Mesh
+    from meshwright.settings import Settings
 
 PRIVATE_UMASK = 0o077
 """What this process writes is for its user alone: data, logs, and what the tools of agents make."""
@@ -42,6 +43,12 @@ def switch_often() -> None:
     of a dozen statements then takes longer than its tasks.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
+
+
+def writes_apart(settings: Settings) -> bool:
+    """Whether a process of its own is to write to SQLite, in a mesh that serves."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return settings.writer == "process" or (settings.writer == "auto" and cores > 1)
 
 
 def start_again(listener: socket) -> None:

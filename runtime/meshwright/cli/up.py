@@ -23,6 +23,7 @@ from meshwright.cli.serving import (
     reread_prompts_on_sighup,
     start_again,
     switch_often,
+    writes_apart,
 )
 from meshwright.cli.trust import require_trust, trust_option
 from meshwright.waiting import unless
@@ -206,6 +207,8 @@ async def _serve(
     with watched:
         async with mesh:
             reread_prompts_on_sighup(mesh)
+            if writes_apart(mesh.settings):
+                mesh.database.write_apart()
             async with collecting(lambda: not mesh.worker.running):
                 await serving(mesh, listener)
             await drain(mesh)

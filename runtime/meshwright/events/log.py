@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from meshwright import topics
@@ -12,8 +12,8 @@ from meshwright.clock import Clock, SystemClock
 from meshwright.errors import StoreFailed
 from meshwright.events import table
 from meshwright.events.filter import EventFilter
-from meshwright.events.projections import Projection, Projections
-from meshwright.events.table import MAX_BYTES_READ, Found
+from meshwright.events.projections import FOLDED_AT_ONCE, Projection, clear, fold_next
+from meshwright.events.table import MAX_BYTES_READ, Found, Written
 from meshwright.events.tails import Tails
 from meshwright.events.tasks import (
     TaskPage,
@@ -24,7 +24,7 @@ from meshwright.events.tasks import (
     position_of,
 )
 from meshwright.messages import Event, new_id
-from meshwright.sql.database import Database, Job, Session
+from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.mark import Loss
 
 ResultT = TypeVar("ResultT")
@@ -49,25 +49,28 @@ class EventLog:
         self, database: Database, *, projections: Sequence[Projection] = (), clock: Clock | None = None
     ) -> None:
         self._database = database
-        self._projections = Projections((TaskProjection(), *projections), exclusive=database.exclusive)
+        self._projections: list[Projection] = [TaskProjection(), *projections]
+        self._folded = 0  # the last seq that is surely in them
+        self._folding: asyncio.Task[None] | None = None
         self._tails = Tails(self._search)
         self._now = (clock or SystemClock()).now
 
     def add(self, *projections: Projection) -> None:
         """Make these projections too. Call it before the start."""
-        self._projections.add(projections)
+        self._projections += projections
 
     async def start(self) -> None:
         """Find the end of the log. The database is open already, and nothing has been inserted."""
         while await self._database.write(table.summarize_some):
             pass
         self._tails.announced = await self._database.write(self._resume)
-        await self._projections.start(self._database)
+        await self._fold()
+        self._database.preloaded += [fold_next, self._projections]
 
     def _resume(self, session: Session) -> int:
         if loss := self._database.accepted_loss:
             table.skip_to(session, loss.marked_seq, self._now().timestamp())
-            self._write(session, [self._loss_accepted(loss)], [None])
+            self.insert(session, [self._loss_accepted(loss)])
         return table.newest(session)
 
     def _loss_accepted(self, loss: Loss) -> Event:
@@ -88,6 +91,8 @@ class EventLog:
     def close(self) -> None:
         """End all tails, once each has given out what it holds. Call it before the database is closed."""
         self._tails.close()
+        if self._folding is not None:
+            self._folding.cancel()
 
     @property
     def readers(self) -> int:
@@ -96,38 +101,60 @@ class EventLog:
 
     # Writing
 
-    def insert(self, session: Session, events: Sequence[Event]) -> list[Event]:
-        """Number and write events within a transaction of the writer's thread, and keep the projections.
+    def rows(self, events: Sequence[Event], *, repeats: bool = False) -> tuple[list[Row], float]:
+        """Events as arguments for `table.insert`, whose result goes to `committed`.
 
-        Returns the events that were written, with their `seq`: the same objects, since nobody else may
-        number them. Left out are those whose id is known; an id that begins with the actor the event is of
-        is not looked up, since an actor counts what it sends. Never fails for what is in an event. Call
-        `committed` once the transaction is durable.
+        An event whose id is known is dropped. An id that begins with the actor the event is of is not looked
+        up, since an actor counts what it sends; with `repeats` every id is.
         """
-        return self._write(session, events, [table.own_id(event) for event in events])
+        rows = [table.row_of(event, None if repeats else table.own_id(event)) for event in events]
+        return rows, self._now().timestamp()
+
+    def insert(self, session: Session, events: Sequence[Event]) -> Written:
+        """Number and write events within a transaction of the writer's thread."""
+        return table.insert(session, *self.rows(events))
+
+    def number(self, events: Sequence[Event], written: Written) -> list[Event]:
+        """Those of some inserted events that were new, now durable, with their `seq`: the same objects."""
+        first, dropped = written
+        if dropped:
+            events = [event for index, event in enumerate(events) if index not in dropped]
+        for seq, event in enumerate(events, first):
+            event.__dict__["seq"] = seq  # frozen to all others: the number is the log's to give
+        self._database.count_accepted(sum(event.event_type == "task.accepted" for event in events))
+        return list(events)
 
     def committed(self, events: Sequence[Event]) -> None:
-        """Show inserted events, now durable, to the tails. Call it on the event loop."""
+        """Show numbered events to the tails. Call it on the event loop."""
         self._tails.announce(events)
+        is_due = self._tails.announced - self._folded >= FOLDED_AT_ONCE and self._database.exclusive
+        if is_due and (self._folding is None or self._folding.done()):
+            self._folding = asyncio.create_task(self._fold_behind(), name="events: projections")
+
+    def tell(self, events: Sequence[Event], written: Written) -> list[Event]:
+        """Number inserted events and show them to the tails."""
+        new = self.number(events, written)
+        self.committed(new)
+        return new
 
     async def append(self, events: Sequence[Event]) -> list[Event]:
-        """Write events from outside in a transaction of their own; those whose id is known are dropped.
+        """Write events that did not come from a turn; those whose id is known are dropped.
 
         Returns those that were written, durable, with their `seq`. Raises StoreFailed.
         """
-        job = _Append(self, events)
-        self._database.submit(job)
-        return await job.future
+        future: asyncio.Future[list[Event]] = asyncio.get_running_loop().create_future()
 
-    def append_in(self, session: Session, events: Sequence[Event]) -> list[Event]:
-        """Do what `append` does within a transaction of the writer's thread."""
-        return self._write(session, events, [None] * len(events))
+        def done(written: Written, error: StoreFailed | None) -> None:
+            new = self.tell(events, written) if error is None else []
+            if future.done():
+                return  # its waiter was cancelled
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(new)
 
-    def _write(self, session: Session, events: Sequence[Event], own_ids: Sequence[str | None]) -> list[Event]:
-        written, size = table.insert(session, events, own_ids, self._now().timestamp())
-        self._database.count_accepted(sum(event.event_type == "task.accepted" for event in written))
-        self._projections.apply(session, written, size)
-        return written
+        self._database.submit(table.insert, self.rows(events, repeats=True), done)
+        return await future
 
     # Reading
 
@@ -263,13 +290,25 @@ class EventLog:
 
     async def flush(self) -> None:
         """Fold every durable event into the projections."""
-        await self._database.write(self._projections.flush)
+        if self._folded < self._tails.announced or not self._database.exclusive:
+            await self._fold()
+
+    async def _fold(self) -> None:
+        end = self._tails.announced
+        while await self._database.write(fold_next, self._projections):
+            pass
+        self._folded = max(self._folded, end)
+
+    async def _fold_behind(self) -> None:
+        with suppress(StoreFailed):  # whoever waits for a commit is told
+            await self._fold()
 
     # Upkeep
 
     async def rebuild(self) -> None:
         """Make the projections anew from the log. Lists are incomplete meanwhile; events go on coming in."""
-        await self._projections.rebuild(self._database)
+        await self._database.write(clear, self._projections)
+        await self._fold()
 
     async def prune(self, *, keep_seconds: float | None = None, max_events: int | None = None) -> int:
         """Delete the oldest events, block by block between other writes; returns how many.
@@ -286,29 +325,6 @@ class EventLog:
         for block in await self._database.read(table.old_blocks, end, written_before):
             deleted += await self._database.write(_prune_block, block)
         return deleted
-
-
-class _Append(Job):
-    """Events to write, and the future of those that were."""
-
-    def __init__(self, log: EventLog, events: Sequence[Event]) -> None:
-        self.future: asyncio.Future[list[Event]] = asyncio.get_running_loop().create_future()
-        self._log = log
-        self._events = events
-        self._written: list[Event] = []
-
-    def apply(self, session: Session) -> None:
-        self._written = self._log.append_in(session, self._events)
-
-    def done(self, error: StoreFailed | None) -> None:
-        if error is None:
-            self._log.committed(self._written)
-        if self.future.done():
-            return  # its waiter was cancelled
-        if error is not None:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(self._written)
 
 
 def _prune_block(session: Session, block: int) -> int:

@@ -7,7 +7,7 @@ then the few blocks that can hold what it looks for, and the last block, which h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ SAME = (
 )
 COLUMNS = ("seq", "time", *SAME, "own_id", "other_id", "idempotency_key", "extra", "payload")
 COLUMN_LIST = ", ".join(COLUMNS)
+_OTHER_ID = COLUMNS.index("other_id") - 1  # of a row without its number
 INTO = f"events ({COLUMN_LIST})"
 PAYLOAD = COLUMNS.index("payload")
 
@@ -62,11 +63,8 @@ class Found(NamedTuple):
     size: int
 
 
-class Written(NamedTuple):
-    """Events that were new, numbered; `size` is that of their payloads."""
-
-    events: list[Event]
-    size: int
+Written = tuple[int, Sequence[int]]
+"""The `seq` of the first event that was written, and which of those handed in were known already."""
 
 
 def newest(session: Session) -> int:
@@ -88,39 +86,35 @@ def own_id(event: Event) -> str | None:
 # Writing
 
 
-def insert(session: Session, events: Sequence[Event], own_ids: Sequence[str | None], now: float) -> Written:
-    """Number and write events. Those without an own id are dropped if their id is known."""
-    [(last,)] = session.execute(_TAKE_NUMBERS, (len(events),)).fetchall()
-    seq = last - len(events)  # nobody else takes numbers before this transaction ends
-    known: set[str] = set()
-    if None in own_ids:
-        others = [event.id for event, own in zip(events, own_ids, strict=True) if own is None]
+def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
+    """Number and write rows of `row_of`. Those whose whole id is known are dropped."""
+    [(last,)] = session.execute(_TAKE_NUMBERS, (len(rows),)).fetchall()
+    first = last - len(rows) + 1  # nobody else takes numbers before this transaction ends
+    dropped: list[int] = []
+    if others := [row[_OTHER_ID] for row in rows if row[_OTHER_ID] is not None]:
         known = {event_id for (event_id,) in session.select_in(_SELECT_KNOWN, others)}
-    written: list[Event] = []
-    rows: list[Row] = []
-    for event, own in zip(events, own_ids, strict=True):
-        if own is None:
-            if event.id in known:
-                continue
-            known.add(event.id)
-        seq += 1
-        event.__dict__["seq"] = seq  # frozen to all others: the number is the log's to give
-        written.append(event)
-        rows.append(_row_of(event, own))
-    if seq < last:
-        session.execute(_TAKE_NUMBERS, (seq - last,)).fetchall()
+        for index, row in enumerate(rows):
+            if row[_OTHER_ID] in known:
+                dropped.append(index)
+            elif row[_OTHER_ID] is not None:
+                known.add(row[_OTHER_ID])
+    if dropped:
+        rows = [row for index, row in enumerate(rows) if index not in dropped]
+        last -= len(dropped)
+        session.execute(_TAKE_NUMBERS, (-len(dropped),)).fetchall()
     if rows:
-        session.insert(INTO, rows)
-        for block in range(_block_of(rows[0][0]), _block_of(seq + 1)):
+        session.insert(INTO, [(seq, *row) for seq, row in enumerate(rows, first)])
+        for block in range(_block_of(first), _block_of(last + 1)):
             summarize(session, block, now)
-    return Written(written, sum(len(row[PAYLOAD]) for row in rows))
+        session.notify(f"e{last}")
+    return first, dropped
 
 
-def _row_of(event: Event, own: str | None) -> Row:
+def row_of(event: Event, own: str | None) -> Row:
+    """An event as the columns of its row, without its number."""
     fields = event.__dict__
     extra = event.__pydantic_extra__
     return (
-        fields["seq"],
         seconds(fields["time"]),
         *_same(fields),
         own,
@@ -215,13 +209,13 @@ def search(
     return Found(events, _first_of(reached) if down else _last_of(reached), size)
 
 
-def event_of(row: Row) -> Event:
-    """A row as an event again; its payload is plain data."""
+def event_of(row: Row, payload: Callable[[bytes], Any] = decode) -> Event:
+    """A row as an event again; its payload is plain data, or what `payload` makes of its JSON."""
     fields = dict(zip(COLUMNS, row, strict=True))
     own, other, extra = fields.pop("own_id"), fields.pop("other_id"), fields.pop("extra")
     fields["id"] = f"{fields['aggregate_id']}/{own}" if other is None else other
     fields["time"] = datetime.fromtimestamp(fields["time"], UTC)
-    fields["payload"] = decode(fields["payload"])
+    fields["payload"] = payload(fields["payload"])
     if extra is not None:
         fields = {**decode(extra), **fields}
     return Event.model_validate(fields)

@@ -380,6 +380,9 @@ class Settings(BaseSettings):
     log, the lists and the memories."""
     durability: Literal["full", "normal"] = "full"
     """`full`: what was accepted survives a power cut; `normal`: kill -9, and commits are faster."""
+    writer: Literal["auto", "thread", "process"] = "auto"
+    """What writes to SQLite in a mesh that serves: a `process` of its own (some 50 MB), which commits
+    beside the event loop, or a `thread`. `auto` is a process where there are two cores."""
     accept_loss: bool = False
     """Whether to start on a store that lacks what was committed to it: for one start, after a look at what is
     lost. It is recorded as an event."""

@@ -7,31 +7,27 @@ committed data only. A dialect adds connections, errors and types; everything el
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
+import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, ClassVar, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from meshwright.errors import StoreFailed, StoreTooNew
+from meshwright.errors import StoreFailed
+from meshwright.sql import migrations
 from meshwright.sql.mark import Loss
+from meshwright.sql.migrations import MESH, upgrade
 
 _Dialect = Literal["sqlite", "postgres"]
 Row = tuple[Any, ...]
 ResultT = TypeVar("ResultT")
 ArgumentsP = ParamSpec("ArgumentsP")
 
-MESH = "mesh"
-"""The component whose tables are the mesh's own."""
-_CREATE_VERSIONS = (
-    "CREATE TABLE IF NOT EXISTS component_versions (component TEXT PRIMARY KEY, version INTEGER)"
-)
-_SELECT_VERSION = "SELECT version FROM component_versions WHERE component = ?"
 _MAX_JOBS = 512  # in one transaction
 MAX_ROWS = 100  # in one statement: its values stay far below the 32,766 that both databases accept
 
@@ -83,6 +79,9 @@ class Session(ABC):
         """A table to be read by one of its indices, or by its primary key; all of them are code."""
         return table
 
+    def notify(self, news: str) -> None:  # noqa: B027 nothing, where nobody else reads
+        """Tell the other processes that share the database, once the transaction has committed."""
+
     @abstractmethod
     def is_fatal(self, error: Exception) -> bool:
         """Whether an error says that the database itself is in trouble, so that its transaction fails."""
@@ -129,20 +128,20 @@ class Session(ABC):
             self.execute(f"DELETE FROM {table} WHERE {column} IN ({marks(len(chunk))})", chunk)  # noqa: S608
 
 
-class Job(Protocol):
-    """Something to write. `apply` runs in the writer's thread, in a transaction shared with other jobs."""
+class Job(NamedTuple):
+    """A function for the writer, and who is told: `done(result, error)`, on the event loop."""
 
-    def apply(self, session: Session) -> None:
-        """Execute the statements. What it raises fails the other jobs of the transaction too."""
-        ...
-
-    def done(self, error: StoreFailed | None) -> None:
-        """Called on the event loop once the transaction is durable, or with the reason why it is not."""
-        ...
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    done: Callable[[Any, StoreFailed | None], None]
 
 
 class Database(ABC):
-    """The database of a mesh. `exclusive`: no other process writes to it."""
+    """The database of a mesh. `exclusive`: no other process writes to it.
+
+    Jobs commit in the order of submission. One group of them is written at a time, in one transaction, by a
+    thread or by a process of its own; what is submitted meanwhile is the next group.
+    """
 
     dialect: ClassVar[_Dialect]
     exclusive: ClassVar[bool]
@@ -154,15 +153,21 @@ class Database(ABC):
         """The data folder of this process."""
         self.accepted_loss: Loss | None = None
         self.failure: StoreFailed | None = None
-        self._migrations: dict[str, Traversable] = {MESH: resources.files("meshwright.sql.migrations")}
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.on_failure: Callable[[StoreFailed], None] = lambda error: None
+        """Called where nothing can be written any more although nobody waits for it."""
+        self.preloaded: list[Any] = []
+        """What a process that writes imports before it is asked for anything."""
+        self._migrations: dict[str, Traversable] = {MESH: resources.files(migrations)}
+        self._waiting: deque[Job] = deque()
+        self._is_writing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._session: Session | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._reader: Session | None = None
-        self._writer: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def count_accepted(self, tasks: int) -> None:  # noqa: B027 nothing, where a dialect needs none
-        """Count tasks that the transaction accepts. For the writer's thread."""
+        """Count tasks that were accepted, durably."""
 
     def migrate(self, component: str, folder: Traversable) -> None:
         """Bring a component's tables up to date when the database is opened."""
@@ -176,30 +181,42 @@ class Database(ABC):
         Raises StoreLocked where another process holds it, StoreTooNew, StoreFailed.
         """
         self._loop = asyncio.get_running_loop()
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mesh-writer")
         try:
-            session = await asyncio.to_thread(self._prepare)
+            self._session = await self._loop.run_in_executor(thread, self._prepare)
         except BaseException:  # a cancelled open must release the database too
+            thread.shutdown(wait=False)
             self._release()
             raise
+        self._thread = thread
         self._readers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mesh-reader")
-        self._writer = threading.Thread(
-            target=self._write_all, args=(session,), name="mesh-writer", daemon=True
-        )
-        self._writer.start()
 
     async def close(self) -> None:
         """Write what is waiting, and close. Idempotent."""
+        if self._thread is not None:
+            with suppress(StoreFailed):
+                await self.write(_nothing)  # behind all that waits
+            await self._end_writing()
+            self._thread = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self._release()
+
+    async def _end_writing(self) -> None:
+        """End the threads, the readers first: SQLite tidies up behind the connection that is closed last."""
         if self._readers is not None:
             await asyncio.to_thread(self._readers.shutdown)
             self._readers = None
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-        if self._writer is not None:
-            self._jobs.put(None)
-            await asyncio.to_thread(self._writer.join)
-            self._writer = None
-        self._release()
+        assert self._thread is not None
+        await asyncio.to_thread(self._thread.shutdown)
+
+    def write_apart(self) -> asyncio.Future[None] | None:
+        """Begin to write in a process of its own, where the database can; the result says from when on."""
+        return None
 
     @abstractmethod
     def connect_reader(self) -> Session:
@@ -213,34 +230,33 @@ class Database(ABC):
     def _translated(self, error: Exception) -> Exception:
         """A driver's error as StoreFailed, any other as it is."""
 
-    def _raise(self, error: Exception) -> None:
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
         """Raise StoreFailed instead of a driver's error."""
-        problem = self._translated(error)
-        if problem is not error:
+        try:
+            yield
+        except Exception as error:
+            problem = self._translated(error)
+            if problem is error:
+                raise
             raise problem from error
 
     def _failed(self, error: Exception) -> StoreFailed:
         error = self._translated(error)
-        return (
-            error
-            if isinstance(error, StoreFailed)
-            else StoreFailed(f"cannot write to {self.location}: {error}")
-        )
+        if isinstance(error, StoreFailed):
+            return error
+        return StoreFailed(f"cannot write to {self.location}: {error}")
 
     def _release(self) -> None:  # noqa: B027 nothing, where a dialect needs none
         """Release the database: it is closed, or could not be opened."""
 
     def _prepare(self) -> Session:
-        session: Session | None = None
-        try:
+        with self._translating(), ExitStack() as opened:
             session = self._connect_writer()
+            opened.callback(session.close)
             self._bring_up_to_date(session)
-        except Exception as error:
-            if session is not None:
-                session.close()
-            self._raise(error)
-            raise
-        return session
+            opened.pop_all()
+            return session
 
     def _bring_up_to_date(self, session: Session) -> None:
         for component, folder in self._migrations.items():
@@ -248,9 +264,19 @@ class Database(ABC):
 
     # Reading and writing
 
-    def submit(self, job: Job) -> None:
-        """Queue a job for the writer, which calls `job.done` in the end."""
-        self._jobs.put(job)
+    def submit(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        done: Callable[[Any, StoreFailed | None], None],
+    ) -> None:
+        """Have the writer call `function(session, *args)`; `done(result, error)` follows the commit.
+
+        What the function raises fails the whole transaction. Where a process writes, it is a module's
+        function, and arguments and result are plain data or can be pickled.
+        """
+        self._waiting.append(Job(function, args, done))
+        self._write_next()
 
     async def write(
         self,
@@ -262,13 +288,22 @@ class Database(ABC):
 
         What the function raises is raised here, and undoes only what the function did. Raises StoreFailed.
         """
-        job = _Call(function, args, kwargs)
-        self.submit(job)
-        try:
-            return await job.future
-        except Exception as error:
-            self._raise(error)
-            raise
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Any, failure: StoreFailed | None) -> None:
+            if isinstance(outcome, bytes):
+                outcome = pickle.loads(outcome)  # noqa: S301 of our own process that writes
+            result, error = (None, failure) if outcome is None else outcome
+            if future.done():
+                return  # its waiter was cancelled
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self.submit(*self._guarded(function, args, kwargs), done)
+        with self._translating():
+            return await future
 
     async def read(
         self,
@@ -281,13 +316,8 @@ class Database(ABC):
             raise self.failure or StoreFailed(f"{self.location} is not open")
 
         def call() -> ResultT:
-            try:
-                if self._reader is None:
-                    self._reader = self.connect_reader()
-                return function(self._reader, *args, **kwargs)
-            except Exception as error:
-                self._raise(error)
-                raise
+            with self._translating():
+                return function(self._reading(), *args, **kwargs)
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
@@ -301,161 +331,99 @@ class Database(ABC):
         do not wait."""
 
         def call() -> ResultT:
-            session = self.connect_reader()
-            try:
+            with self._translating(), closing(self.connect_reader()) as session:
                 return function(session, *args, **kwargs)
-            except Exception as error:
-                self._raise(error)
-                raise
-            finally:
-                session.close()
 
         return await asyncio.to_thread(call)
 
-    # The writer's thread
+    def _reading(self) -> Session:
+        """The session of the reader's thread."""
+        if self._reader is None:
+            self._reader = self.connect_reader()
+        return self._reader
 
-    def _write_all(self, session: Session) -> None:
-        running = True
-        while running:
-            jobs, running = self._waiting_jobs()
-            if jobs:
-                error = self.failure or self._write_group(session, jobs)
-                self._tell(jobs, error)
-            self._after_group(session, closing=not running)
-        session.close()
+    # Writing
 
-    def _seconds_to_wait(self) -> float | None:
-        """How long the writer may wait for jobs before `_after_group` is due."""
-        return None
+    def _guarded(self, *call: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """A function and its arguments that do what `write` promises of this call."""
+        return guarded, call
 
-    def _after_group(self, session: Session, *, closing: bool) -> None:  # noqa: B027 nothing, where a dialect needs none
-        """What the writer does between groups."""
-
-    def _committed(self) -> None:  # noqa: B027 nothing, where a dialect needs none
-        """A group has committed."""
-
-    def _waiting_jobs(self) -> tuple[list[Job], bool]:
-        try:
-            first = self._jobs.get(timeout=self._seconds_to_wait())
-        except queue.Empty:
-            return [], True
-        if first is None:
-            return [], False
-        jobs = [first]
-        while len(jobs) < _MAX_JOBS:
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                break
-            if job is None:
-                return jobs, False
-            jobs.append(job)
-        return jobs, True
-
-    def _write_group(self, session: Session, jobs: Sequence[Job]) -> StoreFailed | None:
-        try:
-            session.execute("BEGIN IMMEDIATE" if self.exclusive else "BEGIN")
-            for job in jobs:
-                job.apply(session)
-            session.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 whatever it was, nothing of the group is durable: each job learns it
-            with suppress(Exception):  # the transaction may have ended, or the connection be gone
-                session.execute("ROLLBACK")
-            self.failure = self._failed(error)
-            return self.failure
-        self._committed()
-        return None
-
-    def _tell(self, jobs: Sequence[Job], error: StoreFailed | None) -> None:
-        assert self._loop is not None
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(_tell_all, jobs, error)
-
-
-class _Call(Job):
-    """A function to call in a savepoint, and the future of its result."""
-
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._function, self._args, self._kwargs = function, args, kwargs
-        self._result: Any = None
-        self._error: Exception | None = None
-
-    def apply(self, session: Session) -> None:
-        session.execute("SAVEPOINT call")
-        try:
-            self._result = self._function(session, *self._args, **self._kwargs)
-        except Exception as error:  # handed to the caller by `done`
-            if session.is_fatal(error):
-                raise
-            session.execute("ROLLBACK TO SAVEPOINT call")
-            self._error = error
-        session.execute("RELEASE SAVEPOINT call")
-
-    def done(self, error: StoreFailed | None) -> None:
-        if self.future.done():
-            return  # its waiter was cancelled
-        problem = error or self._error
-        if problem is not None:
-            self.future.set_exception(problem)
+    def _write_next(self) -> None:
+        if self._is_writing or not self._waiting:
+            return
+        self._is_writing = True
+        jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MAX_JOBS))]
+        failure = self.failure
+        if self._thread is None and failure is None:
+            failure = StoreFailed(f"{self.location} is not open")
+        if failure is not None:
+            asyncio.get_running_loop().call_soon(self._written, jobs, [], failure)
         else:
-            self.future.set_result(self._result)
+            self._write(jobs)
+
+    def _write(self, jobs: Sequence[Job]) -> None:
+        """Write a group; `_written` follows on the event loop."""
+        assert self._thread is not None
+        self._thread.submit(self._write_in_thread, jobs)
+
+    def _write_in_thread(self, jobs: Sequence[Job]) -> None:
+        assert self._session is not None and self._loop is not None
+        results: Sequence[Any] = ()
+        failure = None
+        try:
+            results = self._write_group(self._session, jobs)
+        except Exception as error:  # noqa: BLE001 whatever it was, nothing of the group is durable: each job learns it
+            failure = self._failed(error)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._written, jobs, results, failure)
+
+    def _write_group(self, session: Session, jobs: Sequence[Job]) -> Sequence[Any]:
+        return write_group(session, [job[:2] for job in jobs])
+
+    def _written(self, jobs: Sequence[Job], results: Sequence[Any], failure: StoreFailed | None) -> None:
+        """A group was written, or not: tell its jobs."""
+        self._is_writing = False
+        if failure is not None and self.exclusive:
+            self.failure = failure
+        for job, result in zip(jobs, results if failure is None else [None] * len(jobs), strict=True):
+            job.done(result, failure)
+        self._write_next()
 
 
-def _tell_all(jobs: Sequence[Job], error: StoreFailed | None) -> None:
-    for job in jobs:
-        job.done(error)
+def write_group(session: Session, calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
+    """Call functions in one transaction, and return their results."""
+    try:
+        session.execute("BEGIN IMMEDIATE" if session.dialect == "sqlite" else "BEGIN")
+        results = [function(session, *args) for function, args in calls]
+        session.execute("COMMIT")
+    except BaseException:
+        with suppress(Exception):  # the transaction may have ended, or the connection be gone
+            session.execute("ROLLBACK")
+        raise
+    return results
+
+
+def guarded(
+    session: Session, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Any, Exception | None]:
+    """Call a function in a savepoint; returns its result and what it raised."""
+    session.execute("SAVEPOINT call")
+    result, problem = None, None
+    try:
+        result = function(session, *args, **kwargs)
+    except Exception as error:
+        if session.is_fatal(error):
+            raise
+        session.execute("ROLLBACK TO SAVEPOINT call")
+        problem = error
+    session.execute("RELEASE SAVEPOINT call")
+    return result, problem
+
+
+def _nothing(session: Session) -> None:
+    """Write nothing."""
 
 
 def marks(count: int) -> str:
     """So many placeholders."""
     return ",".join("?" * count)
-
-
-# Migrations
-
-
-def upgrade(session: Session, component: str, folder: Traversable, location: str) -> None:
-    """Apply the steps of a component that the database has not seen. Raises StoreTooNew."""
-    steps = migration_steps(folder, session.dialect)
-    version = _version(session, component)
-    latest = max(steps, default=0)
-    if version > latest:
-        owner = "" if component == MESH else f" of {component}"
-        raise StoreTooNew(
-            f"{location} has schema version {version}{owner}, this Meshwright knows {latest}",
-            remedy="upgrade Meshwright, or choose another database: --data DIR",
-        )
-    for number, script in sorted(steps.items()):
-        if number > version:
-            session.script(f"{script}\n{_set_version(session, component, number)}")
-
-
-def migration_steps(folder: Traversable, dialect: _Dialect) -> dict[int, str]:
-    """The SQL files of a folder by number: `0001_name.sql` for both databases, `0001_name.sqlite.sql` or
-    `0001_name.postgres.sql` for one."""
-    steps: dict[int, str] = {}
-    for file in folder.iterdir():
-        name, *kind = file.name.removesuffix(".sql").split(".")
-        if file.name.endswith(".sql") and kind in ([], [dialect]):
-            steps[int(name.partition("_")[0])] = file.read_text()
-    return steps
-
-
-def _version(session: Session, component: str) -> int:
-    session.execute(_CREATE_VERSIONS)
-    row = session.execute(_SELECT_VERSION, (component,)).fetchone()
-    version = row[0] if row else 0
-    if component == MESH and session.dialect == "sqlite":  # where it was before components had versions
-        version = max(version, session.execute("PRAGMA user_version").fetchone()[0])
-    return version
-
-
-def _set_version(session: Session, component: str, version: int) -> str:
-    statement = (
-        f"INSERT INTO component_versions VALUES ('{component}', {version:d}) "  # noqa: S608 a name in code
-        "ON CONFLICT (component) DO UPDATE SET version = excluded.version;"
-    )
-    if component == MESH and session.dialect == "sqlite":
-        statement += f" PRAGMA user_version = {version:d};"  # what an older Meshwright looks at
-    return statement

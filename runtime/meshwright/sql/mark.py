@@ -8,9 +8,7 @@ has lost something.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from meshwright.sql.database import Session
 
 FILE_NAME = "mesh.mark"
-_WRITE_SECONDS = 1.0
 _COUNT_TASKS = "SELECT count(*) FROM heads WHERE type = 'Orchestrator'"
 
 
@@ -58,14 +55,13 @@ class Loss:
 
 
 class Marker:
-    """Keeps the mark of a folder. All but `loss` is for the writer's thread."""
+    """Keeps the mark of a folder. `tasks` counts the accepted tasks."""
 
     def __init__(self, folder: Path, *, sync: Path | None) -> None:
         self.tasks = 0
         self._path = folder / FILE_NAME
         self._sync = sync
         self._mark: Mark | None = None
-        self._due: float | None = None
 
     def loss(self, connect: Callable[[], Session] | None) -> Loss | None:
         """What the database that this opens (None: there is none) lacks. Changes nothing in the folder."""
@@ -86,25 +82,12 @@ class Marker:
         self.tasks = self._mark.tasks if known and self._mark else session.execute(_COUNT_TASKS).fetchone()[0]
         self._mark = Mark(store, self._mark.seq if self._mark else 0, self.tasks)
 
-    @property
-    def seconds_left(self) -> float | None:
-        """Until the mark is to be written; None while nothing new was committed."""
-        return None if self._due is None else max(0.0, self._due - time.monotonic())
-
-    def committed(self) -> None:
-        """Something was committed."""
-        if self._due is None:
-            self._due = time.monotonic() + _WRITE_SECONDS
-
-    def write_when_due(self, session: Session, *, now: bool = False) -> None:
-        """Write the mark, where something was committed and its time has come."""
-        if self._due is None or self._mark is None or not (now or time.monotonic() >= self._due):
-            return
-        self._due = None
-        mark = Mark(self._mark.store, max(self._mark.seq, _last_seq(session)), self.tasks)
-        if mark == self._mark:
-            return
-        with suppress(OSError):  # a mark that stays behind raises no alarm; the next commit tells of the disk
+    def write(self, session: Session) -> None:
+        """Mark what a session that reads can see."""
+        assert self._mark is not None
+        tasks = self.tasks  # first: a later one may not be durable yet
+        mark = Mark(self._mark.store, max(self._mark.seq, _last_seq(session)), tasks)
+        if mark != self._mark:
             self._make_durable()
             write_private(self._path, to_json(asdict(mark)).decode())
             self._mark = mark

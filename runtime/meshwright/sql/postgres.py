@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -20,15 +21,15 @@ except ImportError as error:
         "PostgreSQL needs psycopg, which is not installed", remedy="pip install 'meshwright[postgres]'"
     ) from error
 
-MAX_INTEGER = 2**63 - 1
-MAX_TRIES = 5  # of a transaction that another one was in the way of
-CONNECT_SECONDS = 10
+_MAX_INTEGER = 2**63 - 1
+_MAX_TRIES = 5  # of a transaction that another one was in the way of
+_CONNECT_SECONDS = 10
 _MIGRATION_LOCK = 0x6D657368  # "mesh"
-EXPECTED = "postgresql://user:password@host:5432/name"
-NAMED = re.compile(r"(?<![:\w]):([a-z_]+)")
+_EXPECTED = "postgresql://user:password@host:5432/name"
+_NAMED = re.compile(r"(?<![:\w]):([a-z_]+)")
 
 
-class _PostgresSession(Session):
+class PostgresSession(Session):
     """A connection to PostgreSQL; `connection` is the driver's."""
 
     dialect = "postgres"
@@ -36,6 +37,7 @@ class _PostgresSession(Session):
 
     def __init__(self, connection: psycopg.Connection[Row]) -> None:
         self.connection = connection
+        self._channel = ""
 
     def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> Cursor:
         """Run one statement."""
@@ -61,12 +63,24 @@ class _PostgresSession(Session):
                 value if value.isprintable() else value.encode(errors="replace").decode().replace("\0", "?")
             )
         if isinstance(value, int):  # booleans too: the tables have none
-            return max(-MAX_INTEGER - 1, min(int(value), MAX_INTEGER))
+            return max(-_MAX_INTEGER - 1, min(int(value), _MAX_INTEGER))
         return value
 
     def is_fatal(self, error: Exception) -> bool:
         """Whether the connection is gone, or another transaction was in the way: both concern the group."""
         return _is_retryable(error) or self.connection.closed
+
+    @property
+    def channel(self) -> str:
+        """The channel of the mesh's notifications: one for each schema."""
+        if not self._channel:
+            [(schema,)] = self.execute("SELECT current_schema()").fetchall()
+            self._channel = "mesh_" + hashlib.sha256(schema.encode()).hexdigest()[:16]
+        return self._channel
+
+    def notify(self, news: str) -> None:
+        """Tell all workers, once the transaction has committed."""
+        self.execute("SELECT pg_notify(?, ?)", (self.channel, news))
 
     def close(self) -> None:
         """Close the connection."""
@@ -90,7 +104,7 @@ class PostgresDatabase(Database):
             self._parameters = conninfo.conninfo_to_dict(url)
         except psycopg.Error:
             raise ConfigError(
-                "The address of the database cannot be read", remedy=f"Write it like {EXPECTED}"
+                "The address of the database cannot be read", remedy=f"Write it like {_EXPECTED}"
             ) from None
         host, name = self._parameters.get("host", "localhost"), self._parameters.get("dbname", "")
         super().__init__(f"PostgreSQL {name!r} on {host}", folder)
@@ -104,16 +118,16 @@ class PostgresDatabase(Database):
         """The same for the event loop."""
         return await psycopg.AsyncConnection.connect(**self._settings(), autocommit=True)
 
-    def connect_reader(self) -> _PostgresSession:
+    def connect_reader(self) -> PostgresSession:
         """One more session to read, for a caller that must not wait for a thread; the caller closes it."""
-        return _PostgresSession(self.connect())
+        return PostgresSession(self.connect())
 
     def _settings(self) -> dict[str, Any]:
-        known: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "application_name": "meshwright"}
+        known: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS, "application_name": "meshwright"}
         return {**known, **self._parameters}
 
-    def _connect_writer(self) -> _PostgresSession:
-        session = _PostgresSession(self.connect())
+    def _connect_writer(self) -> PostgresSession:
+        session = PostgresSession(self.connect())
         if not self._durable:
             session.execute("SET synchronous_commit = off")
         return session
@@ -126,22 +140,20 @@ class PostgresDatabase(Database):
         finally:
             session.execute("SELECT pg_advisory_unlock(?)", (_MIGRATION_LOCK,))
 
-    def _write_group(self, session: Session, jobs: Sequence[Job]) -> StoreFailed | None:
-        """Write a group, again where another transaction was in its way; a lost connection is made anew."""
-        assert isinstance(session, _PostgresSession)
-        for attempt in range(MAX_TRIES):
+    def _write_group(self, session: Session, jobs: Sequence[Job]) -> Sequence[Any]:
+        """Write a group, again where another transaction was in its way; a lost connection is made again."""
+        assert isinstance(session, PostgresSession)
+        for attempt in range(_MAX_TRIES):
             try:
                 if session.connection.closed:
                     session.connection = self._connect_writer().connection
                 with session.connection.transaction():
-                    for job in jobs:
-                        job.apply(session)
-                return None
-            except Exception as error:  # noqa: BLE001 whatever it was, nothing of the group is durable: each job learns it
-                if not _is_retryable(error) or attempt + 1 == MAX_TRIES:
-                    return self._failed(error)
+                    return [job.function(session, *job.args) for job in jobs]
+            except Exception as error:
+                if not _is_retryable(error) or attempt + 1 == _MAX_TRIES:
+                    raise
                 time.sleep(0.01 * attempt)
-        return None
+        raise AssertionError
 
     def _translated(self, error: Exception) -> Exception:
         if not isinstance(error, psycopg.Error):
@@ -161,4 +173,4 @@ def _is_retryable(error: Exception) -> bool:
 @lru_cache(maxsize=4096)
 def _converted(statement: str) -> bytes:
     """A statement with the driver's placeholders."""
-    return NAMED.sub(r"%(\1)s", statement.replace("%", "%%")).replace("?", "%s").encode()
+    return _NAMED.sub(r"%(\1)s", statement.replace("%", "%%")).replace("?", "%s").encode()

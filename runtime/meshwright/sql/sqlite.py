@@ -6,23 +6,29 @@ kill -9).
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
+import pickle
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from meshwright.errors import StoreFailed, StoreLocked
 from meshwright.messages import new_id
-from meshwright.sql.database import Cursor, Database, Row, Session
+from meshwright.sql.database import Cursor, Database, Job, Row, Session
 from meshwright.sql.folder import make_private, open_private
 from meshwright.sql.mark import Marker, refusal
+from meshwright.sql.writer import WriterProcess, guarded_apart
 
 Durability = Literal["full", "normal", "off"]
 FILE_NAME = "mesh.db"
+_START_AGAIN = "start again: accepted tasks go on by themselves"
 RESTORE = "restore it from a copy, or choose another folder with --data DIR"
 REFUSED = (
     sqlite3.SQLITE_PERM,
@@ -38,6 +44,8 @@ BUSY_TIMEOUT_SECONDS = 5.0
 _CACHED_STATEMENTS = 1024  # multi-row statements are one per number of rows
 _CHECKPOINT_PAGES = 4000  # about 16 MB of WAL between checkpoints
 MAX_INTEGER = 2**63 - 1
+_MARK_SECONDS = 1.0  # that the mark may be behind
+_LOCK_SECONDS, _LOCK_PAUSE_SECONDS = 1.0, 0.02  # for the writer of a process that was killed
 
 
 class SqliteSession(Session):
@@ -105,24 +113,36 @@ class SqliteDatabase(Database):
         self._accept_loss = accept_loss
         wal = self.path.with_name(f"{FILE_NAME}-wal")
         self._marker = Marker(self.folder, sync=wal if durability == "normal" else None)
+        self._mark_timer: asyncio.TimerHandle | None = None
         self._lock: IO[str] | None = None
+        self._process: WriterProcess | None = None
+        self._sent: Sequence[Job] = ()
+        self._ready: asyncio.Future[None] | None = None
 
     def connect_reader(self) -> SqliteSession:
         """One more read-only session, for a caller that must not wait for a thread; the caller closes it."""
-        return SqliteSession(
-            sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode=ro",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-                timeout=BUSY_TIMEOUT_SECONDS,
-                cached_statements=_CACHED_STATEMENTS,
-            )
-        )
+        return SqliteSession(_connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True))
 
     def count_accepted(self, tasks: int) -> None:
-        """Count tasks that the transaction accepts."""
+        """Count tasks that were accepted, durably."""
         self._marker.tasks += tasks
+
+    def write_apart(self) -> asyncio.Future[None]:
+        """Begin to write in a process of its own; until the result is there, the thread writes."""
+        assert self._lock is not None and self._process is None
+        self._ready = asyncio.get_running_loop().create_future()
+        self._process = WriterProcess(self._answered)
+        self._process.start(self.path, self._durability, self._lock.fileno(), self.preloaded)
+        return self._ready
+
+    @property
+    def writer_pid(self) -> int:
+        """The process that writes."""
+        return self._process.pid if self._process is not None and self._is_apart else os.getpid()
+
+    @property
+    def _is_apart(self) -> bool:
+        return self._ready is not None and self._ready.done()
 
     def _connect_writer(self) -> SqliteSession:
         make_private(self.folder)
@@ -130,22 +150,7 @@ class SqliteDatabase(Database):
         self._look_for_loss()
         if not self.path.exists():  # SQLite gives its other files the mode of this one
             os.close(open_private(self.path, os.O_RDWR | os.O_CREAT))
-        connection = sqlite3.connect(
-            self.path,
-            isolation_level=None,
-            check_same_thread=False,
-            timeout=BUSY_TIMEOUT_SECONDS,
-            cached_statements=_CACHED_STATEMENTS,
-        )
-        session = SqliteSession(connection)
-        try:
-            session.execute("PRAGMA journal_mode=WAL")
-            session.execute(f"PRAGMA synchronous={self._durability}")
-            session.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
-        except BaseException:  # whatever it was, passed on: only the connection must not stay open
-            session.close()
-            raise
-        return session
+        return connect_writer(self.path, self._durability)
 
     def _bring_up_to_date(self, session: Session) -> None:
         super()._bring_up_to_date(session)
@@ -160,16 +165,23 @@ class SqliteDatabase(Database):
 
     def _take_lock(self) -> IO[str]:
         lock = os.fdopen(open_private(self.folder / "mesh.lock", os.O_RDWR | os.O_CREAT), "r+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            lock.close()
-            raise StoreLocked(
-                f"{self.folder} is in use by process {owner}",
-                remedy="use that mesh, stop it, or choose another folder with --data DIR",
-            ) from None
+        ends = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().strip() or "unknown"
+                if time.monotonic() < ends:
+                    time.sleep(_LOCK_PAUSE_SECONDS)
+                    continue
+                lock.close()
+                raise StoreLocked(
+                    f"{self.folder} is in use by process {owner}",
+                    remedy="use that mesh, stop it, or choose another folder with --data DIR",
+                ) from None
+        lock.seek(0)
         lock.truncate()
         lock.write(str(os.getpid()))
         lock.flush()
@@ -182,15 +194,56 @@ class SqliteDatabase(Database):
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _seconds_to_wait(self) -> float | None:
-        return self._marker.seconds_left
+    # Writing
 
-    def _committed(self) -> None:
-        self._marker.committed()
+    def _guarded(self, *call: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return (guarded_apart, (pickle.dumps(call),)) if self._is_apart else super()._guarded(*call)
 
-    def _after_group(self, session: Session, *, closing: bool) -> None:
-        if not self._temporary and self.failure is None:
-            self._marker.write_when_due(session, now=closing)
+    def _write(self, jobs: Sequence[Job]) -> None:
+        if self._process is not None and self._is_apart:
+            self._sent = jobs
+            self._process.write(jobs)
+        else:
+            super()._write(jobs)
+
+    def _answered(self, results: Sequence[Any], error: Exception | None) -> None:
+        """The process is ready, has written a group, or (an EOFError) has ended."""
+        jobs, self._sent = self._sent, ()
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
+        failure = None if error is None else self._failed(error)
+        if isinstance(error, EOFError):
+            what = f"the process that writes {self.path} has ended"
+            failure = self.failure = StoreFailed(what, remedy=_START_AGAIN)
+            self.on_failure(failure)
+        if jobs:
+            self._written(jobs, results, failure)
+
+    def _written(self, jobs: Sequence[Job], results: Sequence[Any], failure: StoreFailed | None) -> None:
+        if failure is None and self._mark_timer is None and not self._temporary:
+            assert self._loop is not None
+            self._mark_timer = self._loop.call_later(_MARK_SECONDS, self._mark)
+        super()._written(jobs, results, failure)
+
+    def _mark(self) -> None:
+        self._mark_timer = None
+        if self._readers is not None and self.failure is None:
+            self._readers.submit(self._write_mark)
+
+    def _write_mark(self) -> None:
+        with suppress(OSError, sqlite3.Error):  # the next commit tells of the disk; the mark may stay behind
+            self._marker.write(self._reading())
+
+    async def _end_writing(self) -> None:
+        if self._mark_timer is not None:
+            self._mark_timer.cancel()
+            self._mark()
+        if self._process is not None and self._ready is not None:
+            self._ready.cancel()
+            self._process.forget()
+            await asyncio.to_thread(self._process.end)
+            self._process = None
+        await super()._end_writing()
 
     def _translated(self, error: Exception) -> Exception:
         if isinstance(error, UnicodeDecodeError):  # SQLite quotes what it found, and that is no text
@@ -199,8 +252,32 @@ class SqliteDatabase(Database):
             return StoreFailed(f"{self.path} is damaged: {error}", remedy=RESTORE)
         if not isinstance(error, sqlite3.Error | OSError):
             return error
-        remedy = "make room or the folder writable and start again: accepted tasks go on by themselves"
+        remedy = f"make room or the folder writable and {_START_AGAIN}"
         return StoreFailed(f"cannot write to {self.path}: {error}", remedy=remedy)
+
+
+def connect_writer(path: Path, durability: str) -> SqliteSession:
+    """The session that writes a file; one that does not exist is made."""
+    session = SqliteSession(_connect(path))
+    try:
+        session.execute("PRAGMA journal_mode=WAL")
+        session.execute(f"PRAGMA synchronous={durability}")
+        session.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+    except BaseException:  # whatever it was, passed on: only the connection must not stay open
+        session.close()
+        raise
+    return session
+
+
+def _connect(database: str | Path, *, uri: bool = False) -> sqlite3.Connection:
+    return sqlite3.connect(
+        database,
+        uri=uri,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT_SECONDS,
+        cached_statements=_CACHED_STATEMENTS,
+    )
 
 
 def _is_refused(error: sqlite3.Error) -> bool:

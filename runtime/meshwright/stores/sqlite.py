@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from pydantic_core import from_json
 
 from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.errors import StoreFailed
+from meshwright.events import table
 from meshwright.events.log import EventLog
+from meshwright.events.table import Written
 from meshwright.kernel.rows import (
     MAX_N,
     RECORDS,
@@ -24,11 +27,13 @@ from meshwright.kernel.rows import (
 )
 from meshwright.kernel.store import Batch, Delivery, ExclusiveStore, Receiver, Takeover
 from meshwright.messages import Event
-from meshwright.sql.database import Database, Job, Session
+from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.sqlite import RESTORE, Durability, SqliteDatabase, SqliteSession
 
-HEADS = "heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state)"
-SELECT_HEADS = "SELECT id, revision, last_turn, sent, wake_at, obliged, seen, state FROM heads WHERE type = ?"
+_HEADS = "heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state)"
+_SELECT_HEADS = (
+    "SELECT id, revision, last_turn, sent, wake_at, obliged, seen, state FROM heads WHERE type = ?"
+)
 _IS_WRITTEN = "SELECT 1 FROM records WHERE type = ? AND id = ? AND stream = ? AND n = ?"
 
 
@@ -54,6 +59,8 @@ class SqliteStore(ExclusiveStore):
     async def open(self, receiver: Receiver) -> None:
         """Lock the folder and open the file."""
         self._receiver = receiver
+        self._database.on_failure = receiver.fail
+        self._database.preloaded.append(write_batch)
         await self._database.open()
         try:
             await self._log.start()
@@ -90,16 +97,23 @@ class SqliteStore(ExclusiveStore):
                 by_type[ref.type].append(ref.id)
         found: dict[ActorRef, ActorRecord] = {}
         for kind, ids in by_type.items():
-            rows = self._read(f"{SELECT_HEADS} AND id IN ({','.join('?' * len(ids))})", (kind, *ids))
+            rows = self._read(f"{_SELECT_HEADS} AND id IN ({','.join('?' * len(ids))})", (kind, *ids))
             found |= {ActorRef(kind, row[0]): record_of(row[1:]) for row in rows}
         return found
 
     def write(self, batch: Batch, done: Callable[[StoreFailed | None], None]) -> None:
-        """Queue a batch for the writer's thread."""
+        """Queue a batch for the writer."""
         for ref in batch.actors:
             if ref.id > self._last_id(ref.type):
                 self._last_ids[ref.type] = ref.id
-        self._database.submit(BatchJob(batch, self._log, self._tell, done))
+        rows = (
+            [row_of(ref, record) for ref, record in batch.actors.items()],
+            [(item.number, item.remember, item.message.encode()) for item in batch.messages],
+            batch.taken,
+            [record_row(record) for record in batch.records],
+            self._log.rows(batch.events) if batch.events else None,
+        )
+        self._database.submit(write_batch, rows, partial(self._written, batch.events, done))
 
     async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
         """The records of a stream from one number to another, in order."""
@@ -135,10 +149,18 @@ class SqliteStore(ExclusiveStore):
             self._last_ids[kind] = last or ""
         return self._last_ids[kind]
 
-    def _tell(self, events: Sequence[Event]) -> None:
-        self._log.committed(events)
-        for event in events:
-            self.broadcast(event)
+    def _written(
+        self,
+        events: Sequence[Event],
+        done: Callable[[StoreFailed | None], None],
+        written: Written | None,
+        error: StoreFailed | None,
+    ) -> None:
+        """Tell the runtime: it writes the next batch before anybody else is told."""
+        done(error)
+        if written is not None:
+            for event in self._log.tell(events, written):
+                self.broadcast(event)
 
     def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
         """The rows of a short query, here: a point look-up costs less than a hop to a thread."""
@@ -149,37 +171,17 @@ class SqliteStore(ExclusiveStore):
             raise StoreFailed(f"cannot read {self._database.location}: {error}", remedy=RESTORE) from error
 
 
-class BatchJob(Job):
-    """A batch for the writer's thread. The last record of an actor in it wins."""
-
-    def __init__(
-        self,
-        batch: Batch,
-        log: EventLog,
-        tell: Callable[[Sequence[Event]], None],
-        done: Callable[[StoreFailed | None], None],
-    ) -> None:
-        self._batch = batch
-        self._log = log
-        self._tell = tell
-        self._done = done
-        self._events: Sequence[Event] = ()
-
-    def apply(self, session: Session) -> None:
-        """Write it all; runs in the writer's thread."""
-        batch = self._batch
-        heads = [row_of(ref, record) for ref, record in batch.actors.items()]
-        session.insert(HEADS, heads, then=REPLACE_HEAD)
-        messages = [(item.number, item.remember, item.message.encode()) for item in batch.messages]
-        session.insert("mailbox (n, outside, message)", messages)
-        session.delete_in("mailbox", "n", batch.taken)
-        records = [record_row(record) for record in batch.records]
-        session.insert(RECORDS, records, then="ON CONFLICT DO NOTHING")
-        if batch.events:
-            self._events = self._log.insert(session, batch.events)
-
-    def done(self, error: StoreFailed | None) -> None:
-        """Tell the runtime, on its loop: it writes the next batch before anybody else is told."""
-        self._done(error)
-        if error is None and self._events:
-            self._tell(self._events)
+def write_batch(
+    session: Session,
+    heads: Sequence[Row],
+    messages: Sequence[Row],
+    taken: Sequence[int],
+    records: Sequence[Row],
+    events: tuple[Sequence[Row], float] | None,
+) -> Written | None:
+    """Write the rows of a batch, in the writer."""
+    session.insert(_HEADS, heads, then=REPLACE_HEAD)
+    session.insert("mailbox (n, outside, message)", messages)
+    session.delete_in("mailbox", "n", taken)
+    session.insert(RECORDS, records, then="ON CONFLICT DO NOTHING")
+    return table.insert(session, *events) if events else None

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from meshwright.clock import Clock
@@ -21,8 +22,8 @@ from meshwright.errors import StoreFailed
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
-from meshwright.sql.database import Database, Job, Session
-from meshwright.stores.sqlite import BatchJob, SqliteStore
+from meshwright.sql.database import Database, Session
+from meshwright.stores.sqlite import SqliteStore, write_batch
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.turns import ActorKind, Method
 from meshwright.work.protocol import ORCHESTRATOR
@@ -61,8 +62,11 @@ class FailingHost(Runtime):
         log: EventLog,
         clock: Clock,
         tracing: Tracing | NoTracing,
+        *,
+        apart: bool = False,
     ) -> None:
         self._failpoints = failpoints
+        self._apart = apart  # a process writes: no point is reached in an open transaction
         self._under_way: list[str] = []  # turns and records of the group that is being filled
         self._submit_to_database = database.submit
         setattr(database, "submit", self._submit)  # noqa: B010 a door of an instance, replaced for this process
@@ -104,27 +108,24 @@ class FailingHost(Runtime):
 
         return run
 
-    def _submit(self, job: Job) -> None:
-        if isinstance(job, BatchJob):
-            job = FailingJob(job, self._failpoints, tuple(self._under_way))
+    def _submit(self, function: Callable[..., Any], args: tuple[Any, ...], done: Callable[..., None]) -> None:
+        if function is write_batch:
+            names = tuple(self._under_way)
             self._under_way.clear()
-        self._submit_to_database(job)
+            if not self._apart:
+                function = partial(self._write, names)
+            done = partial(self._done, names, done)
+        self._submit_to_database(function, args, done)
 
-
-class FailingJob(Job):
-    """A group with failpoints on both sides of its commit."""
-
-    def __init__(self, job: Job, failpoints: Failpoints, names: Sequence[str]) -> None:
-        self._job = job
-        self._failpoints = failpoints
-        self._names = names
-
-    def apply(self, session: Session) -> None:
-        self._job.apply(session)
-        for name in self._names:
+    def _write(self, names: Sequence[str], session: Session, *rows: Any) -> Any:
+        result = write_batch(session, *rows)
+        for name in names:
             self._failpoints.passes(f"{name}.uncommitted")
+        return result
 
-    def done(self, error: StoreFailed | None) -> None:
-        for name in self._names:
+    def _done(
+        self, names: Sequence[str], done: Callable[..., None], result: Any, error: StoreFailed | None
+    ) -> None:
+        for name in names:
             self._failpoints.passes(f"{name}.committed")
-        self._job.done(error)
+        done(result, error)

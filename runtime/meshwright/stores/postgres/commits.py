@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -16,6 +17,7 @@ from meshwright.envelope import ActorRef, Record
 from meshwright.errors import Conflict, StoreFailed, StoreUnavailable
 from meshwright.events import table
 from meshwright.events.log import EventLog
+from meshwright.events.table import Written
 from meshwright.kernel.rows import RECORDS, REPLACE_HEAD, record_row, row_of
 from meshwright.kernel.store import AlreadyTaken, Batch, Delivery
 from meshwright.messages import Event
@@ -63,12 +65,11 @@ class Commits:
         self,
         database: Database,
         log: EventLog,
-        channel: str,
         owner_of: Callable[[ActorRef], str],
         deliver: Callable[[Delivery], None],
         tell: Callable[[Sequence[Event]], None],
     ) -> None:
-        self._database, self._log, self._channel = database, log, channel
+        self._database, self._log = database, log
         self._owner_of, self._deliver, self._tell = owner_of, deliver, tell
         self._filling: list[_Waiting] = []
         self._writing = False
@@ -86,21 +87,22 @@ class Commits:
         self._writing = True
         group = list(self._filling)
         self._filling.clear()
-        self._database.submit(_GroupJob(self, group, self.incarnation))
+        settled = partial(self._settled, group, self.incarnation)
+        self._database.submit(self._apply, (group, self.incarnation), settled)
 
-    def settled(
+    def _settled(
         self,
         group: Sequence[_Waiting],
         incarnation: str,
-        events: Sequence[Event],
+        written: tuple[Sequence[Event], Written] | None,
         error: StoreFailed | None,
     ) -> None:
         """Go on with the next group, then tell those who wait for this one. On the event loop."""
         self._writing = False
         if self._filling:
             self._flush()
-        if error is None and events:
-            self._tell(events)
+        if written is not None:
+            self._tell(self._log.number(*written))
         for waiting in group:
             problem = StoreUnavailable(str(error)) if error else waiting.error
             if problem is None and waiting.stands:
@@ -110,7 +112,9 @@ class Commits:
             if not waiting.future.done():
                 waiting.future.set_result(None) if problem is None else waiting.future.set_exception(problem)
 
-    def apply(self, session: Session, group: Sequence[_Waiting], incarnation: str) -> Sequence[Event]:
+    def _apply(
+        self, session: Session, group: Sequence[_Waiting], incarnation: str
+    ) -> tuple[Sequence[Event], Written] | None:
         """Write a group, and return its events; runs in the writer's thread, perhaps again."""
         for waiting in group:
             waiting.error, waiting.skipped = None, False
@@ -130,12 +134,10 @@ class Commits:
                 unless = waiting.batch.unless
                 waiting.skipped = isinstance(unless, str) and table.knows(session, unless)
         remote = self._write_messages(session, group, incarnation)
-        events: list[Event] = [event for waiting in _standing(group) for event in waiting.batch.events]
-        if events:
-            events = self._log.insert(session, events)
-        for news in (*remote, *(f"e{event.seq}" for event in events[-1:])):
-            session.execute("SELECT pg_notify(?, ?)", (self._channel, news))
-        return events
+        for news in remote:
+            session.notify(news)
+        events = [event for waiting in _standing(group) for event in waiting.batch.events]
+        return (events, self._log.insert(session, events)) if events else None
 
     def _write_messages(self, session: Session, group: Sequence[_Waiting], incarnation: str) -> set[str]:
         """Write the messages that were sent; returns the news for the other workers that get some."""
@@ -165,20 +167,6 @@ class Commits:
         owners = {ref: waiting_at.get(ref) or self._owner_of(ref) for ref in refs}
         for waiting in group:
             waiting.owners = [owners.get(item.message.to, "") for item in waiting.batch.messages]
-
-
-class _GroupJob:
-    """A group for the writer's thread."""
-
-    def __init__(self, commits: Commits, group: Sequence[_Waiting], incarnation: str) -> None:
-        self._commits, self._group, self._incarnation = commits, group, incarnation
-        self._events: Sequence[Event] = ()
-
-    def apply(self, session: Session) -> None:
-        self._events = self._commits.apply(session, self._group, self._incarnation)
-
-    def done(self, error: StoreFailed | None) -> None:
-        self._commits.settled(self._group, self._incarnation, self._events, error)
 
 
 def place(ref: ActorRef, workers: Sequence[str]) -> str:

@@ -9,7 +9,6 @@ that every few seconds a worker looks for itself.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -30,7 +29,7 @@ from meshwright.kernel.store import Batch, Delivery, Receiver, SharedStore, Take
 from meshwright.messages import Event
 from meshwright.sql.database import Row, Session
 from meshwright.sql.folder import make_private
-from meshwright.sql.postgres import PostgresDatabase
+from meshwright.sql.postgres import PostgresDatabase, PostgresSession
 from meshwright.stores.postgres.commits import Commits, place
 
 LEASE_SECONDS = 10.0
@@ -90,7 +89,7 @@ class PostgresStore(SharedStore):
         self._incarnation, self._channel = "", ""
         self._workers: dict[str, frozenset[str]] = {}
         self._line: psycopg.AsyncConnection[Row] | None = None
-        self._reader: Session | None = None
+        self._reader: PostgresSession | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._news = asyncio.Event()
         self._parts: dict[str, list[str]] = {}
@@ -109,15 +108,12 @@ class PostgresStore(SharedStore):
         try:
             await self._log.start()
             self._reader = await asyncio.to_thread(self._database.connect_reader)
-            [(schema,)] = self._reader.execute("SELECT current_schema()").fetchall()
-            self._channel = "mesh_" + hashlib.sha256(schema.encode()).hexdigest()[:16]
+            self._channel = self._reader.channel
             self._shown = self._newest = await self._log.last_seq()
         except BaseException:  # a cancelled start too must give the connections back
             await self.close(abrupt=True)
             raise
-        self._commits = Commits(
-            self._database, self._log, self._channel, self._owner_of, receiver.deliver, self._tell
-        )
+        self._commits = Commits(self._database, self._log, self._owner_of, receiver.deliver, self._tell)
 
     async def begin(self, incarnation: str) -> Takeover:
         """Join the workers under a name, and adopt what no living worker has."""
@@ -142,7 +138,7 @@ class PostgresStore(SharedStore):
         self._stop_tasks()
         if not abrupt and self._incarnation:
             with suppress(StoreFailed):  # then they find out by the lock
-                await self._database.write(_leave, self._incarnation, self._channel)
+                await self._database.write(_leave, self._incarnation)
         if self._line is not None:
             await self._line.close()
             self._line = None
@@ -220,7 +216,7 @@ class PostgresStore(SharedStore):
             text, label = event.encode().decode("latin-1"), secrets.token_hex(4)
             parts = [text[start : start + _PART_CHARS] for start in range(0, len(text), _PART_CHARS)]
             payloads = [f"b{self._incarnation} {label} {len(parts)} {part}" for part in parts]
-            self._run(self._database.write(_notify, self._channel, payloads))
+            self._run(self._database.write(_notify, payloads))
 
     # News
 
@@ -358,14 +354,14 @@ def _adopt(session: Session, incarnation: str) -> tuple[list[Row], list[Row]]:
     return messages, session.execute(_ADOPT_HEADS, (incarnation,)).fetchall()
 
 
-def _leave(session: Session, incarnation: str, channel: str) -> None:
+def _leave(session: Session, incarnation: str) -> None:
     session.execute("DELETE FROM workers WHERE incarnation = ?", (incarnation,))
-    session.execute("SELECT pg_notify(?, 'w')", (channel,))
+    session.notify("w")
 
 
-def _notify(session: Session, channel: str, payloads: Sequence[str]) -> None:
+def _notify(session: Session, payloads: Sequence[str]) -> None:
     for payload in payloads:
-        session.execute("SELECT pg_notify(?, ?)", (channel, payload))
+        session.notify(payload)
 
 
 def _deliveries(rows: Sequence[Row]) -> list[Delivery]:

@@ -1,0 +1,165 @@
+"""The writer of a SQLite file as a process of its own, so that commits do not wait for the interpreter.
+
+A group of jobs goes over as names of functions with their arguments, and comes back as their results once it
+is durable. The process holds the folder's lock too. It ends when its pipe does, with whatever ended the mesh,
+once it has written the groups that came whole; where it ends first, the mesh fails as with a bad disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import marshal
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from meshwright.sql.database import Job, Session, guarded, write_group
+
+_SIZE = struct.Struct("<Q")
+_PIPE_BYTES = 1024 * 1024  # as much as a user may have: most groups go over in one go
+_YOUNG_OBJECTS = 50_000
+_FORMAT = 2  # of marshal: without references, which take time to find
+
+
+class WriterProcess:
+    """Our end. `answered(results, error)` says that it is ready, and then follows each `write`.
+
+    An EOFError says that the process has ended.
+    """
+
+    def __init__(self, answered: Callable[[Sequence[Any], Exception | None], None]) -> None:
+        self._answered = answered
+        self._loop = asyncio.get_running_loop()
+        self._to_send = memoryview(b"")
+        self._received = bytearray()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._calls = self._answers = self.pid = -1
+
+    def start(self, path: Path, durability: str, lock: int, preloaded: Iterable[Any]) -> None:
+        """Start the process; `lock` is the descriptor of the folder's lock."""
+        theirs, self._calls = os.pipe()
+        self._answers, answers = os.pipe()
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with suppress(OSError):  # there is a limit for all pipes of a user
+                fcntl.fcntl(self._calls, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        arguments = (str(theirs), str(answers), str(path), durability)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__, *arguments],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL,
+            stdout=sys.__stderr__,
+            pass_fds=(theirs, answers, lock),
+            start_new_session=True,  # Ctrl-C in a terminal is the mesh's to handle
+        )
+        self.pid = self._process.pid
+        os.close(theirs)
+        os.close(answers)
+        for descriptor in (self._calls, self._answers):
+            os.set_blocking(descriptor, False)
+        self._loop.add_reader(self._answers, self._receive)
+        self._send(pickle.dumps(list(preloaded)))
+
+    def write(self, jobs: Iterable[Job]) -> None:
+        """Have a group written. The one before it was answered."""
+        names = ((job.function.__module__, job.function.__qualname__, job.args) for job in jobs)
+        self._send(marshal.dumps(list(names), _FORMAT))
+
+    def end(self) -> None:
+        """End the process, and wait for that; it has answered all."""
+        if self._process is not None:
+            os.close(self._calls)
+            self._process.wait()
+            os.close(self._answers)
+            self._process = None
+
+    def forget(self) -> None:
+        """Expect no more answers. Call it on the event loop, before the end."""
+        self._loop.remove_reader(self._answers)
+        self._loop.remove_writer(self._calls)
+
+    def _send(self, data: bytes) -> None:
+        self._to_send = memoryview(_SIZE.pack(len(data)) + data)
+        self._send_rest()
+        if self._to_send:
+            self._loop.add_writer(self._calls, self._send_rest)
+
+    def _send_rest(self) -> None:
+        try:
+            self._to_send = self._to_send[os.write(self._calls, self._to_send) :]
+        except BlockingIOError:
+            return
+        except OSError:  # it has ended, which the end of its answers says
+            self._to_send = memoryview(b"")
+        if not self._to_send:
+            self._loop.remove_writer(self._calls)
+
+    def _receive(self) -> None:
+        data = os.read(self._answers, _PIPE_BYTES)
+        self._received += data
+        if not data:
+            self.forget()
+            self._answered((), EOFError())
+        elif len(self._received) >= _SIZE.size + int.from_bytes(self._received[: _SIZE.size], "little"):
+            results, problem = marshal.loads(memoryview(self._received)[_SIZE.size :])
+            self._received = bytearray()
+            self._answered(results, None if problem is None else pickle.loads(problem))  # noqa: S301 our own process
+
+
+def guarded_apart(session: Session, call: bytes) -> bytes:
+    """`guarded` for a call that is more than plain data."""
+    return pickle.dumps(guarded(session, *pickle.loads(call)))  # noqa: S301 our own process
+
+
+def main(calls: int, answers: int, path: str, durability: str) -> None:
+    """Be the process."""
+    from meshwright.sql.sqlite import connect_writer
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager stops all processes of a mesh at once
+    session: Session | None = None
+    with open(calls, "rb") as incoming, open(answers, "wb", buffering=0) as outgoing:
+        while len(head := incoming.read(_SIZE.size)) == _SIZE.size:
+            data = incoming.read(*_SIZE.unpack(head))
+            if len(data) < _SIZE.unpack(head)[0]:
+                break  # whoever sent it was killed, and nobody was told that it is durable
+            if session is None:
+                pickle.loads(data)  # noqa: S301 our own process: this imports what it will call
+                session = connect_writer(Path(path), durability)
+                gc.freeze()
+                gc.set_threshold(_YOUNG_OBJECTS)
+                answer = marshal.dumps(((), None))
+            else:
+                answer = _answer(session, data)
+            try:
+                outgoing.write(_SIZE.pack(len(answer)) + answer)
+            except BrokenPipeError:
+                break
+    if session is not None:
+        session.close()
+
+
+def _answer(session: Session, data: bytes) -> bytes:
+    try:
+        results = write_group(session, [(_named(*name), args) for *name, args in marshal.loads(data)])
+        return marshal.dumps((results, None), _FORMAT)
+    except Exception as error:  # noqa: BLE001 passed on: nothing of the group is durable
+        return marshal.dumps(((), pickle.dumps(error)))
+
+
+@lru_cache
+def _named(module: str, name: str) -> Callable[..., Any]:
+    return getattr(import_module(module), name)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
