@@ -56,6 +56,8 @@ def opening(body: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
 
 def blocks(message: dict[str, Any]) -> list[dict[str, Any]]:
     text = [{"type": "text", "text": message["content"]}] if message.get("content") else []
+    if thought := message.get("reasoning_content"):
+        text.insert(0, {"type": "thinking", "thinking": thought, "signature": message["signature"]})
     return text + [
         {
             "type": "tool_use",
@@ -72,6 +74,10 @@ def opened(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]
     if block["type"] == "text":
         pieces = [{"type": "text_delta", "text": word} for word in WORD.findall(block["text"])]
         return {**block, "text": ""}, pieces
+    if block["type"] == "thinking":
+        pieces = [{"type": "thinking_delta", "thinking": word} for word in WORD.findall(block["thinking"])]
+        signed = {"type": "signature_delta", "signature": block["signature"]}
+        return {**block, "thinking": "", "signature": ""}, [*pieces, signed]
     text = json.dumps(block["input"])
     parts = [text[at : at + 5] for at in range(0, len(text), 5)]
     return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": part} for part in parts]

@@ -31,7 +31,7 @@ def reason_of(message: dict[str, Any]) -> str:
 
 
 def completion(body: dict[str, Any], message: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
-    said = {name: value for name, value in message.items() if name != "finish_reason"}
+    said = {name: value for name, value in message.items() if name not in ("finish_reason", "signature")}
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": None, **said},
@@ -50,6 +50,8 @@ def completion(body: dict[str, Any], message: dict[str, Any], usage: dict[str, A
 def stream(body: dict[str, Any], message: dict[str, Any], usage: dict[str, Any]) -> list[bytes]:
     """The events of a stream: words, interleaved fragments of tool calls, and usage where it is asked for."""
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    thought = message.get("reasoning_content") or ""
+    deltas += [{"reasoning_content": word} for word in WORD.findall(thought)]
     deltas += [{"content": word} for word in WORD.findall(message.get("content") or "")]
     deltas += [{"tool_calls": [each]} for each in fragments(message.get("tool_calls") or [])]
     chunks = [chunk(body, delta, None) for delta in deltas] + [chunk(body, {}, reason_of(message))]

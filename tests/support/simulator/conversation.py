@@ -1,0 +1,115 @@
+"""A request of either API in one shape, as the personas read it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+_Call = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """What came of a call that the model asked for."""
+
+    name: str
+    arguments: dict[str, Any]
+    text: str
+
+
+@dataclass
+class Conversation:
+    """What a model is told: `texts` of system and user, the results of tools in order, and what it said last.
+
+    `partial` is what the assistant said since it last asked for tools, for answers that were cut off;
+    `marked` are the places where the cache is asked for, `pieces` all of it as JSON.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    results: list[ToolResult] = field(default_factory=list)
+    last: list[ToolResult] = field(default_factory=list)
+    partial: str = ""
+    tools: list[str] = field(default_factory=list)
+    thinking: list[dict[str, Any]] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
+    marked: list[int] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """All that system and user said."""
+        return "\n".join(self.texts)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has: four characters each."""
+        return sum(map(len, self.pieces)) // 4
+
+    @property
+    def digest(self) -> str:
+        """What one and the same request has in common."""
+        return hashlib.sha256("\x00".join(self.pieces).encode()).hexdigest()[:16]
+
+
+def read_conversation(body: dict[str, Any]) -> Conversation:
+    """Read the body of a request in either API."""
+    found = Conversation()
+    calls: dict[str, _Call] = {}
+    system = body.get("system")
+    messages = [{"role": "system", "content": system}, *body["messages"]] if system else body["messages"]
+    for message in messages:
+        role, parts = message["role"], _parts(message.get("content"))
+        found.pieces.append(json.dumps(message, sort_keys=True, ensure_ascii=False))
+        if any("cache_control" in part for part in parts):
+            found.marked.append(len(found.pieces))
+        text = "".join(part.get("text", "") for part in parts if part.get("type", "text") == "text")
+        if role == "assistant":
+            found.last = []
+            found.thinking = [part for part in parts if part.get("type") == "thinking"]
+            asked = {call["id"]: _function(call) for call in message.get("tool_calls") or []}
+            asked |= {
+                part["id"]: (part["name"], part["input"]) for part in parts if part.get("type") == "tool_use"
+            }
+            calls |= asked
+            found.partial = "" if asked else found.partial + text
+            found.unanswered += asked
+        elif role == "tool":
+            _answer(found, calls, message["tool_call_id"], text)
+        else:
+            for part in parts:
+                if part.get("type") == "tool_result":
+                    inner = "".join(piece.get("text", "") for piece in _parts(part.get("content")))
+                    _answer(found, calls, part["tool_use_id"], inner)
+            if text:
+                found.texts.append(text)
+    for tool in body.get("tools") or []:
+        found.pieces.append(json.dumps(tool, sort_keys=True))
+        found.tools.append((tool.get("function") or tool)["name"])
+    return found
+
+
+def _answer(
+    found: Conversation, calls: dict[str, tuple[str, dict[str, Any]]], call_id: str, text: str
+) -> None:
+    if call_id not in calls:
+        raise ValueError(f"a result of {call_id}, which no call has")
+    result = ToolResult(*calls[call_id], text)
+    found.results.append(result)
+    found.last.append(result)
+    found.unanswered.remove(call_id)
+
+
+def _function(call: dict[str, Any]) -> _Call:
+    try:
+        arguments = json.loads(call["function"]["arguments"])
+    except ValueError:  # the model's own broken JSON, which comes back to it as it was
+        arguments = {}
+    return call["function"]["name"], arguments
+
+
+def _parts(content: Any) -> list[dict[str, Any]]:
+    if content is None:
+        return []
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content

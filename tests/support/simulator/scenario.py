@@ -1,0 +1,75 @@
+"""Scenarios as data: read from `scenarios.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+FILE = Path(__file__).with_name("scenarios.toml")
+Kind = Literal[
+    "outage", "rate-limit", "overload", "slow", "dying-streams", "empty", "cut-off", "refusal",
+    "broken-arguments", "unknown-tool",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weather:
+    """What goes wrong for a while: from `start` to `end`, seconds after the first call.
+
+    `share` of the calls are hit; that of an `overload` falls to nothing until `end`. `status` is that of the
+    error, `retry_after` its header in seconds, without which there is none. `seconds` is how long `slow`
+    waits for the first byte. `tries` bounds how often one and the same request is hit.
+    """
+
+    kind: Kind
+    start: float = 0.0
+    end: float = 1e9
+    share: float = 1.0
+    status: int = 503
+    retry_after: float | None = None
+    seconds: float = 1.0
+    tries: int = 1_000_000
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Dollars for a million tokens."""
+
+    input: float = 3.0
+    cached: float = 0.3
+    cache_write: float = 3.75
+    output: float = 15.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One scenario: `tasks` tasks of `steps` steps each, which `persona` works on.
+
+    `window` is the model's, in tokens (four characters each); `thinking` makes it think before it answers,
+    in OpenAI's wire as `reasoning_content`, in Anthropic's as signed blocks that it wants back.
+    """
+
+    name: str
+    about: str
+    persona: str
+    tasks: int = 1
+    steps: int = 1
+    window: int = 200_000
+    thinking: bool = False
+    seed: int = 1
+    prices: Prices = field(default_factory=Prices)
+    weather: tuple[Weather, ...] = ()
+
+
+def load_scenarios(path: Path = FILE) -> dict[str, Scenario]:
+    """The scenarios of a file, by name. Raises TypeError where a field has no such name."""
+    tables: dict[str, dict[str, Any]] = tomllib.loads(path.read_text("utf-8"))
+    return {name: _scenario(name, table) for name, table in tables.items()}
+
+
+def _scenario(name: str, table: dict[str, Any]) -> Scenario:
+    weather = tuple(Weather(**one) for one in table.pop("weather", ()))
+    prices = Prices(**table.pop("prices", {}))
+    return Scenario(name=name, weather=weather, prices=prices, **table)
