@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 MAX_SECONDS = 60.0
 MAX_LINE_BYTES = 16 * 1024 * 1024
-SECRETS = ("MESH_", "LITELLM_", "OTEL_", "PROMPT_DIR")
+LEFT_OUT = ("MESH_", "LITELLM_", "OTEL_", "PROMPT_DIR", "PYTHONDONTWRITEBYTECODE")
 
 
 @dataclass
@@ -70,6 +70,6 @@ async def run_side(function: str, **arguments: Any) -> dict[str, Any]:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without settings and keys: no benchmark may find a paid model."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(SECRETS)}
+    """The environment without settings and keys: and no side compiles at each start."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(LEFT_OUT)}
     return {name: value for name, value in kept.items() if not name.endswith("_API_KEY")}

@@ -11,19 +11,31 @@ from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from meshwright.stack.network import Ports
-from tests.run import is_there
+from tests.run import compile_once, is_there
 
 pytest_plugins = ["tests.support.postgres", "tests.support.services"]
 DEFAULT_SEED = 20_260_101
 """Of all chance, so that the same change gives the same result; `make soak` takes another each time."""
 SEED = pytest.StashKey[int]()
 REQUIRED = "REQUIRE_TIERS"
+LONG = (
+    "test_benchmark_rows_failover.py",
+    "test_litellm_proxy.py",
+    "test_benchmark_rows_dapr.py",
+    "test_extras.py",
+    "test_dapr_faults.py",
+    "test_benchmark_rows.py",
+)
+"""Files of tests that take longest: they start first, and each test may run in another process."""
 ALARM_MARGIN_SECONDS = 5  # an async test ends so long before the timeout plugin's alarm
 # A deadline would measure the machine's other work.
 hypothesis.settings.register_profile("mesh", deadline=None)
 hypothesis.settings.load_profile("mesh")
+
+compile_once()
 
 
 @pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its seed
@@ -53,6 +65,25 @@ def forget_the_users_settings() -> None:
     for name in list(os.environ):
         if name.startswith(("MESH_", "LITELLM_", "OTEL_")) or name.endswith("_API_KEY"):
             del os.environ[name]
+
+
+class ByFile(LoadFileScheduling):
+    """Keeps a file's tests together, since they share services, but for those of the long files."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return nodeid if file.endswith(LONG) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 def pytest_report_header(config: pytest.Config) -> str:

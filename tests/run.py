@@ -28,8 +28,7 @@ CHECKS: dict[str, list[list[str]]] = {
     "imports": [["lint-imports", "--no-logo"]],
     "types": [["pyrefly", "check", "--summary=none"]],
 }
-# A file's tests stay together, and share its services. More processes than cores gain nothing.
-SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
+MAX_PROCESSES = 8
 DAPR = ("mosquitto", "redis-server", "daprd")
 
 
@@ -41,10 +40,12 @@ class Tier:
     files: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    processes_per_core: int = 2
+    """Where tests wait for other programs, more processes than cores use the time."""
 
 
 TIERS = {
-    "unit": Tier("unit"),
+    "unit": Tier("unit", processes_per_core=1),
     "contract": Tier("contract"),
     "integration": Tier("integration"),
     "acceptance": Tier("acceptance"),
@@ -99,7 +100,8 @@ def run_tier(part: str, tests: Path) -> Result:
             f"--junitxml={report}",
             "--durations=20",
             "--durations-min=1",
-            *SIDE_BY_SIDE,
+            f"--numprocesses={min(cores() * tier.processes_per_core, MAX_PROCESSES)}",
+            *("--dist=loadfile", "--no-loadscope-reorder"),
         ]
         status = execute([sys.executable, "-m", "pytest", *options, *paths], tier.environment)
         return read_report(part, status, time.monotonic() - started, report)
@@ -122,6 +124,11 @@ def read_report(part: str, status: int, seconds: float, report: Path) -> Result:
     return Result(part, FAILED if status else PASSED, seconds, note, skipped)
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def is_there(program: str) -> bool:
     """Whether a program can be run: on PATH, or built by `make dapr`."""
     if program != "daprd" or shutil.which(program):
@@ -136,6 +143,12 @@ def execute(command: Sequence[str], environment: Mapping[str, str] = MappingProx
     settings = "".join(f"{name}={value!r} " for name, value in environment.items())
     print(f"$ {settings}{Path(command[0]).name} {' '.join(command[1:])}", flush=True)
     return subprocess.run(command, cwd=ROOT, check=False, env={**os.environ, **environment}).returncode
+
+
+def compile_once() -> None:
+    """Keep compiled modules, whatever the environment says: tests start hundreds of programs."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 def summarise(results: Sequence[Result], required: set[str]) -> list[Result]:
@@ -175,6 +188,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
+    compile_once()
     if options.require >= set(TIERS):
         os.environ["REQUIRE_TIERS"] = "all"
     results = [

@@ -175,7 +175,7 @@ class Sidecar:
 
 
 class Services:
-    """Services that are started when they are asked for, and stopped at the end."""
+    """Services that are started when they are asked for, and killed at the end."""
 
     def __init__(self, folder: Path, given: dict[str, str]) -> None:
         self.folder = folder
@@ -294,10 +294,10 @@ class Services:
         """Start a service that was killed, where it was before."""
         self._start(self._running[name])
 
-    def stop(self) -> None:
-        """Stop them all, the last one first."""
+    def close(self) -> None:
+        """Kill them all: nothing that they hold is needed any more."""
         for process in reversed(self._running.values()):
-            process.stop()
+            process.kill()
         for container in self._containers:
             container.stop()
         self.ports.close()
@@ -374,7 +374,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """Services that all tests share: nobody may kill them."""
     services = Services(tmp_path_factory.mktemp("services"), GIVEN)
     yield services
-    services.stop()
+    services.close()
 
 
 @pytest.fixture
@@ -382,4 +382,4 @@ def own_services(tmp_path: Path) -> Iterator[Services]:
     """Services of this test alone, to kill and start again. Never one of the environment's."""
     services = Services(tmp_path / "services", {})
     yield services
-    services.stop()
+    services.close()
