@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from meshwright.models.offline import OfflineModel
-from meshwright.models.offline.reading import passages_of
+from meshwright.models.offline import OfflineModel, passages_of
 from meshwright.models.port import ChatMessage, ModelRequest, ToolCall
 from tests.support.offline_conversation import ALL, READ, SEARCH, Conversation
 

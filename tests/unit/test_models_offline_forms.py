@@ -14,7 +14,7 @@ from meshwright.context.request import CompressRequest
 from meshwright.context.text import count_tokens
 from meshwright.context.validation import problem
 from meshwright.models.offline import OfflineModel
-from meshwright.models.offline.forms import SchemaFiller, shorten
+from meshwright.models.offline_text import SchemaFiller, shorten
 from meshwright.models.port import ChatMessage, ModelRequest
 
 MEMORIES = """\

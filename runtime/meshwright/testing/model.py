@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright.errors import ModelError
-from meshwright.models.offline.model import stream_words
+from meshwright.models.offline import stream_words
 from meshwright.models.port import ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
 
 Reply = str | ToolCall | Sequence[ToolCall] | ModelReply | ModelError | Callable[[ModelRequest], ModelReply]

@@ -1,4 +1,4 @@
-"""The model that needs neither key nor network: it quotes what it is given, and says what it is."""
+"""The built-in model, which needs neither key nor network: it quotes what it is given."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from meshwright.messages import Usage
 from meshwright.models.config import LiteLLMConfig
-from meshwright.models.offline.forms import NUMBER, SchemaFiller, nearest, shorten
-from meshwright.models.offline.reading import (
-    MAX_ASKED_CHARACTERS,
+from meshwright.models.offline_text import (
+    NUMBER,
     Passage,
-    Result,
-    Talk,
+    SchemaFiller,
     centrality,
-    places_in,
+    nearest,
+    passages_in,
+    passages_of,
     quote,
     record_line,
     relevance,
+    shorten,
     telling_words,
     terms,
-    urls_in,
 )
-from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
+from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.models.prices import Prices
 from meshwright.models.schema import check_schema
 from meshwright.money import Price
@@ -35,22 +36,27 @@ from meshwright.money import Price
 NAME = "offline"
 USUAL_GROUPS = frozenset({"default", "quality", "fast"})
 _MAX_INLINE_CHARACTERS = 16_000  # of a request; a larger one is read in a thread, beside the event loop
-_MAX_CALLS = 4
-_MAX_POINTS = 5
+_MAX_ASKED_CHARACTERS = 2_000  # of a question that decide what is done about it
+_MIN_MATERIAL_CHARACTERS = 160  # of a text that comes with a question, to be worked on
+_MAX_PASSAGES = 2_000
 _MAX_CANDIDATES = 100  # passages that are compared with one another
+_MAX_POINTS = 5
 _MAX_RECORDS = 10
-_TOKEN = re.compile(r"\w{1,6}|[^\w\s]")
-_STREAMED = re.compile(r"\S+\s*|\s+")
+_MAX_CALLS = 4
+_MAX_NESTING = 16  # of a tool's result
 _HONEST = (
     "This is the built-in offline model: it quotes what it is given and knows nothing itself. "
     "Set LITELLM_BASE_URL or a provider's key for a model that does."
 )
+_TOKEN = re.compile(r"\w{1,6}|[^\w\s]")
+_STREAMED = re.compile(r"\S+\s*|\s+")
 _COUNTS = {"one": 1, "a single": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 _COUNT = re.compile(r"\b(one|a single|two|three|four|five)\s(?:short\s)?(?:sentence|point|bullet|line)", re.I)
 _LIMIT = re.compile(r"\b(?:under|below|at most|no more than|within)\s([\d,]{1,12})\stokens", re.I)
 _AGENT = re.compile(r"\b[a-z]+(?:-[a-z]+)*-(?:agent|coder|tester|manager|monitor|tracker|deployer)\b")
 _FOLDER = re.compile(r"\b(?:in|under|below|of)\s(?:the\s)?([\w.-]+(?:/[\w.-]+)*)")
 _REMEMBER = re.compile(r"\W*(?:please\s)?(?:remember|keep in mind|note)(?:\sthat|:)?\s+(\S.*)", re.I | re.S)
+_QUOTATION = re.compile(r"[\"“`']([^\"”`']{1,100})[\"”`']")
 _TRIGGERS = {
     "log": re.compile(r"\bcommits?\b|\bgit log\b|\bwhat (?:has )?changed\b|\bwhat is new\b", re.I),
     "diff": re.compile(r"\b(?:diff|uncommitted)\b", re.I),
@@ -133,7 +139,7 @@ class OfflineModel:
         """Answer at once."""
         if "compression" in request.tags and not request.tools and request.response_schema is None:
             return self._made(request, self._shortened(request))
-        talk = Talk(request.messages)
+        talk = _Talk(request.messages)
         for tool, arguments in _calls(talk, request.tools):
             text = json.dumps(arguments, ensure_ascii=False)
             call = ToolCall(id=f"call_{len(talk.results)}", name=tool.name, arguments=text)
@@ -152,7 +158,7 @@ class OfflineModel:
         return self._made(request, content[: max(end - 1, 0)].rpartition(" ")[0], "length")
 
     def _shortened(self, request: ModelRequest) -> str:
-        prompt = "\n".join(each.content for each in request.messages if each.role == "system")
+        prompt = "\n".join(message.content for message in request.messages if message.role == "system")
         text = request.messages[-1].content if request.messages else ""
         start = re.search(r"^METADATA:", text, re.MULTILINE)
         limits = [int(digits.replace(",", "") or 0) for digits in _LIMIT.findall(prompt)]
@@ -179,28 +185,138 @@ async def stream_words(text: str, on_delta: OnDelta) -> None:
             await asyncio.sleep(0)
 
 
+# Reading a request
+
+_PLACE = re.compile(r"https?://\S+|[\w./@:-]+")
+_URL = re.compile(r"https?://[^\s<>\"'`)\]]+[^\s<>\"'`)\].,;:!?]")
+_BLANK_LINES = re.compile(r"\n[ \t]+(?=\n)")
+_FILE = re.compile(r"[\w.-]*(?:\w\.[A-Za-z]\w{0,4}|README|LICENSE|Makefile|Dockerfile)")
+_SECTION = re.compile(r"([A-Z][A-Z_]{3,}):[ \t]*$")
+_NOT_KNOWN = frozenset({"", "METADATA", "DOMAIN_CONTEXT", "OPEN_QUESTIONS"})
+_SPEAKER = re.compile(r"^(?:user|assistant|system|tool|[a-z]+-agent): ")
+
+
+class _Result(NamedTuple):
+    """A tool call that was made, and what came of it."""
+
+    name: str
+    arguments: dict[str, Any]
+    value: Any
+    error: str = ""
+
+
+class _Talk:
+    """A request, read: the question, the results of its tools, and what an answer may quote."""
+
+    def __init__(self, messages: Sequence[ChatMessage]) -> None:
+        asked = [
+            place
+            for place, message in enumerate(messages)
+            if message.role == "user" and not (place and messages[place - 1].role == "tool")
+        ]
+        place = asked[-1] if asked else len(messages)
+        self.question, given = _split(messages[place].content.strip() if asked else "")
+        self.results = list(_results(messages[place + 1 :]))
+        said = [message.content for message in messages[:place] if message.role in ("user", "assistant")]
+        prompt = "\n".join(message.content for message in messages if message.role == "system")
+        known = (passage for text in [_known(prompt), *said] for passage in passages_of(text))
+        self.prompt = prompt[:_MAX_ASKED_CHARACTERS]
+        self.background = [
+            passage
+            for passage in islice(known, _MAX_PASSAGES)
+            if not passage.text.endswith("?") and passage.text != self.question
+        ]
+        found = (passage for each in self.results if not each.error for passage in passages_in(each.value))
+        self.found = [*given, *islice(found, _MAX_PASSAGES)]
+        self.asked = self.question[:_MAX_ASKED_CHARACTERS]
+        self.subject = _PLACE.sub(lambda word: " " if _places_in(word[0]) else word[0], self.asked)
+        self.wanted = frozenset(terms(self.subject))
+        self.is_known = bool(given) or any(self.wanted <= set(terms(each.text)) for each in self.background)
+
+
+def _split(text: str) -> tuple[str, list[Passage]]:
+    """Part what is asked from the text that it is asked about, where a request brings one."""
+    for separator in ("\n\n", "\n", ": "):
+        asked, _, rest = _BLANK_LINES.sub("\n\n", text).partition(separator)
+        is_long = len(rest) >= _MIN_MATERIAL_CHARACTERS and (separator != ": " or "\n" not in text)
+        given = [each for each in passages_of(rest) if not each.text.endswith("?")]
+        if given and (is_long or (separator == "\n\n" and terms(asked))):
+            return asked.strip(), given[:_MAX_PASSAGES]
+    return text, []
+
+
+def _known(prompt: str) -> str:
+    """The sections of a context that say what is known; a line that is no entry ends one."""
+    kept, section = list[str](), ""
+    for line in prompt.splitlines():
+        if header := _SECTION.match(line):
+            section = header[1]
+        elif line and not line.startswith(("- ", "* ", " ")) and section != "METADATA":
+            section = ""
+        elif section not in _NOT_KNOWN:
+            kept.append(_SPEAKER.sub("", line.removeprefix("- ")) + "\n")
+    return "\n".join(kept)
+
+
+def _results(messages: Sequence[ChatMessage]) -> Iterator[_Result]:
+    calls = {call.id: call for message in messages for call in message.tool_calls}
+    for message in messages:
+        call = calls.get(message.tool_call_id or "") if message.role == "tool" else None
+        if call is not None:
+            arguments, value = _parsed(call.arguments), _parsed(message.content)
+            fault = value.get("error") if isinstance(value, dict) and len(value) == 1 else None
+            yield _Result(
+                call.name, arguments if isinstance(arguments, dict) else {}, value, str(fault or "")
+            )
+
+
+def _parsed(text: str) -> Any:
+    """JSON data, or the text itself where it is none or is nested too deep."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return text if _is_deep(value, _MAX_NESTING) else value
+
+
+def _is_deep(value: Any, left: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(left == 0 or _is_deep(part, left - 1) for part in parts)
+
+
+def _urls_in(text: str) -> list[str]:
+    return list(dict.fromkeys(_URL.findall(text)))
+
+
+def _places_in(text: str) -> list[str]:
+    """The pages and files that a text names, each once: `src/app.py` of `src/app.py:12`."""
+    places = _urls_in(text)
+    for word in _PLACE.findall(_URL.sub(" ", text)):
+        path = word.replace(":", "@").partition("@")[0].rstrip(".-/")
+        if not path.startswith("/") and _FILE.fullmatch(path.rpartition("/")[2]):
+            places.append(path)
+    return list(dict.fromkeys(places))
+
+
 # Tools
 
 
-def _calls(talk: Talk, tools: Sequence[ToolSpec]) -> Iterator[tuple[ToolSpec, dict[str, Any]]]:
+def _calls(talk: _Talk, tools: Sequence[ToolSpec]) -> Iterator[tuple[ToolSpec, dict[str, Any]]]:
     """The calls to make now, the best first; none twice, few in all, none after one that settles it."""
     settled = any(not each.error and _purpose(each.name) not in _QUOTED for each in talk.results)
     if not talk.question or settled or len(talk.results) >= _MAX_CALLS:
         return
     for purpose, known in _wishes(talk, tools):
-        for tool in [tool for tool in tools if _purpose(tool.name) == purpose][:1]:
-            yield from _call(tool, known, talk)
-        if not purpose:
-            for tool in (tool for tool in tools if not _purpose(tool.name) and _suits(tool, talk)):
+        for tool in [tool for tool in tools if _purpose(tool.name) == purpose][: 1 if purpose else None]:
+            if purpose or _suits(tool, talk):
                 yield from _call(tool, known, talk)
 
 
-def _wishes(talk: Talk, tools: Sequence[ToolSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _wishes(talk: _Talk, tools: Sequence[ToolSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
     """What the question asks for: a tool's purpose, and what is known of its arguments."""
     purposes = [_purpose(result.name) for result in talk.results]
-    places = places_in(talk.asked)
-    pages = urls_in(talk.asked)
-    files = [place for place in places if place not in pages]
+    pages = _urls_in(talk.asked)
+    files = [place for place in _places_in(talk.asked) if place not in pages]
     if told := _REMEMBER.match(talk.question):
         scope = next((each for each in ("project", "global") if each in talk.asked.lower()), None)
         yield "remember", {"text": told[1].strip(), "scope": scope}
@@ -217,25 +333,26 @@ def _wishes(talk: Talk, tools: Sequence[ToolSpec]) -> Iterator[tuple[str, dict[s
         yield "list", {"folder": folder and folder[1]}
     yield "", {}
     words = telling_words(talk.subject)
-    if talk.is_known() or not words or "read" in purposes or "fetch" in purposes:
+    if talk.is_known or not words or "read" in purposes or "fetch" in purposes:
         return
     if not purposes:
         yield "search", {"query": " ".join(words)}
-    elif not (found := _files_found(talk)):
+    elif not (found := _file_found(talk)):
         yield "search", {"query": max(words, key=len)}
     else:
-        yield "read", {"path": found[0], "start": max(1, (found[1] or 1) - 20)}
+        yield "read", {"path": found.source, "start": max(1, (found.line or 1) - 20)}
     if not talk.results and not any(_purpose(tool.name) in _QUOTED for tool in tools):
         yield "delegate", {"text": talk.question}
 
 
-def _call(tool: ToolSpec, known: Mapping[str, Any], talk: Talk) -> Iterator[tuple[ToolSpec, dict[str, Any]]]:
+def _call(tool: ToolSpec, known: Mapping[str, Any], talk: _Talk) -> Iterator[tuple[ToolSpec, dict[str, Any]]]:
     """The call of a tool, where its required parameters can be filled and it was not made before."""
     arguments: dict[str, Any] = {}
     for name, schema in tool.parameters.get("properties", {}).items():
-        value = schema.get("const", known.get(_want(name), known.get(name)))
+        want = next((want for want, names in _WANTS.items() if name.lower() in names), "")
+        value = schema.get("const", known.get(want, known.get(name)))
         if value is None and name in tool.parameters.get("required", ()):
-            value = _guess(_want(name), schema, talk)
+            value = _guess(want, schema, talk)
             if value is None:
                 return
         if value is not None and ("enum" not in schema or value in schema["enum"]):
@@ -244,7 +361,7 @@ def _call(tool: ToolSpec, known: Mapping[str, Any], talk: Talk) -> Iterator[tupl
         yield tool, arguments
 
 
-def _guess(want: str, schema: Mapping[str, Any], talk: Talk) -> Any:
+def _guess(want: str, schema: Mapping[str, Any], talk: _Talk) -> Any:
     """A value for a required parameter, out of the question."""
     kind = schema.get("type", "string")
     if "enum" in schema:
@@ -255,33 +372,28 @@ def _guess(want: str, schema: Mapping[str, Any], talk: Talk) -> Any:
         return int(value) if kind == "integer" else value
     if kind != "string":
         return False if kind == "boolean" else None
-    if want in ("url", "path"):
-        return next(iter(urls_in(talk.asked) if want == "url" else places_in(talk.asked)), None)
-    if want == "agent":
-        return next(iter([*_AGENT.findall(talk.asked), *_AGENT.findall(talk.prompt)]), None)
     if want in ("text", "query"):
         return talk.question
-    quoted = re.search(r"[\"“`']([^\"”`']{1,100})[\"”`']", talk.asked)
+    if want in ("url", "path", "agent"):
+        agents = [*_AGENT.findall(talk.asked), *_AGENT.findall(talk.prompt)] if want == "agent" else []
+        return next(iter({"url": _urls_in, "path": _places_in}.get(want, lambda _: agents)(talk.asked)), None)
+    quoted = _QUOTATION.search(talk.asked)
     names = re.findall(r"(?<=[\w,] )[A-Z][\w-]*(?: [A-Z][\w-]*)*", talk.asked)
-    words = re.findall(r"[\w-]+", talk.asked)
-    return quoted[1] if quoted else next(reversed(names or words), None)
+    return quoted[1] if quoted else next(reversed(names or re.findall(r"[\w-]+", talk.asked)), None)
 
 
-def _files_found(talk: Talk) -> tuple[str, int | None] | None:
-    """The file that searches found most about, and its best line; what is written to be read counts more."""
+def _file_found(talk: _Talk) -> Passage | None:
+    """The best line of the file that searches found most about; what is written to be read counts more."""
     found = [passage for passage in talk.found if passage.source and passage.line]
     scores = relevance([passage.text for passage in found], talk.wanted)
-    totals: dict[str, float] = {}
-    best: dict[str, tuple[float, int | None]] = {}
+    totals = dict.fromkeys((passage.source for passage in found), 0.0)
     for passage, score in zip(found, scores, strict=True):
-        totals[passage.source] = totals.get(passage.source, 0.0) + score * _file_weight(passage.source)
-        if score > best.get(passage.source, (-1.0, None))[0]:
-            best[passage.source] = score, passage.line
-    name = max(totals, key=lambda source: totals[source], default=None)
-    return None if name is None else (name, best[name][1])
+        totals[passage.source] += score * _file_weight(passage.source)
+    ranked = zip(found, scores, strict=True)
+    return max(ranked, key=lambda each: (totals[each[0].source], each[1]), default=(None, 0.0))[0]
 
 
-def _suits(tool: ToolSpec, talk: Talk) -> bool:
+def _suits(tool: ToolSpec, talk: _Talk) -> bool:
     """Whether a tool's words are in the question: one of its name, or two of its description."""
     named, described = set(terms(tool.name.replace("_", " "))), set(terms(tool.description))
     return bool(named & talk.wanted) or len(described & talk.wanted) >= 2
@@ -290,10 +402,6 @@ def _suits(tool: ToolSpec, talk: Talk) -> bool:
 def _purpose(name: str) -> str:
     words = set(re.split(r"[_\W]+", name.lower()))
     return next((purpose for purpose, names in _PURPOSES.items() if words.intersection(names)), "")
-
-
-def _want(name: str) -> str:
-    return next((want for want, names in _WANTS.items() if name.lower() in names), "")
 
 
 def _file_weight(path: str) -> float:
@@ -305,12 +413,11 @@ def _file_weight(path: str) -> float:
 # Answers
 
 
-def _answer(talk: Talk) -> str:
+def _answer(talk: _Talk) -> str:
     """Answer from the material; says so where there is nothing to answer from."""
     parts = [part for result in talk.results if not result.error and (part := _told(result))]
     if not parts and (points := _points(talk)):
-        lines = [passage.cited() for passage in points]
-        parts = ["\n".join(f"- {line}" for line in lines) if len(lines) > 1 else lines[0]]
+        parts = ["\n".join(f"- {line}" for line in points) if len(points) > 1 else points[0]]
     parts = parts or [f"{each.name} failed: {quote(each.error)}" for each in talk.results if each.error]
     if parts:
         return "\n\n".join(parts)
@@ -320,7 +427,7 @@ def _answer(talk: Talk) -> str:
     return f"I found nothing{about} in what I was given. {_HONEST}"
 
 
-def _told(result: Result) -> str:
+def _told(result: _Result) -> str:
     """What is told of a result as it is; nothing of texts, of which the best passages are quoted."""
     purpose, value = _purpose(result.name), result.value
     if purpose in _QUOTED:
@@ -328,52 +435,38 @@ def _told(result: Result) -> str:
     if purpose == "delegate":
         agent = next((str(each) for name, each in result.arguments.items() if "agent" in name), "the agent")
         return f"{agent} answers:\n\n{str(value).strip()}"
-    lists = [each for each in value.values() if isinstance(each, list)] if isinstance(value, dict) else []
-    value = lists[0] if len(lists) == 1 else value
-    if isinstance(value, list):
-        lines = [f"- {quote(record_line(each))}" for each in value[:_MAX_RECORDS]]
-        more = [f"- and {len(value) - _MAX_RECORDS} more"] if len(value) > _MAX_RECORDS else []
-        return "\n".join([f"{result.name} gives:", *(lines or ["nothing"]), *more])
     if purpose == "remember":
         return f"{quote(str(value))} ({quote(str(result.arguments.get('text', '')))})"
-    return f"{result.name} gives: {quote(record_line(value), 2_000)}"
+    lists = [each for each in value.values() if isinstance(each, list)] if isinstance(value, dict) else []
+    value = lists[0] if len(lists) == 1 else value
+    if not isinstance(value, list):
+        return f"{result.name} gives: {quote(record_line(value), 2_000)}"
+    lines = [quote(record_line(each)) for each in value[:_MAX_RECORDS]] or ["nothing"]
+    more = [f"and {len(value) - _MAX_RECORDS} more"] if len(value) > _MAX_RECORDS else []
+    return "\n- ".join([f"{result.name} gives:", *lines, *more])
 
 
-def _points(talk: Talk) -> list[Passage]:
+def _points(talk: _Talk) -> list[str]:
     """The passages to quote: the best first, or for a summary the central ones in their order."""
-    material = talk.found if not talk.wanted else [*talk.background, *talk.found]
+    material = [*talk.background, *talk.found] if talk.wanted else talk.found
     texts = [passage.text for passage in material]
     scores = relevance(texts, talk.wanted) if talk.wanted else centrality(texts)
-    for place, passage in enumerate(material):
-        scores[place] *= passage.weight * _file_weight(passage.source)
-    count = _COUNT.search(talk.asked[:MAX_ASKED_CHARACTERS])
-    chosen: list[int] = []
-    told: list[set[str]] = []
-    for place in _wholes(material, sorted(range(len(material)), key=lambda place: -scores[place])):
+    scores = [
+        score * each.weight * _file_weight(each.source) for score, each in zip(scores, material, strict=True)
+    ]
+    order = sorted(range(len(material)), key=lambda place: -scores[place])[:_MAX_CANDIDATES]
+    quotes = [(material[place].source, quote(texts[place])) for place in order]
+    count = _COUNT.search(talk.asked)
+    chosen: dict[int, set[str]] = {}
+    for place, (source, text) in zip(order, quotes, strict=True):
         words = set(terms(texts[place]))
         share = len(words & talk.wanted) / len(talk.wanted) if talk.wanted else 1.0
-        if scores[place] <= 0.3 * scores[chosen[0] if chosen else place] * bool(chosen and talk.wanted):
+        if chosen and talk.wanted and scores[place] <= 0.3 * scores[next(iter(chosen))]:
             break
-        if share >= (0.25 if material[place].source else 0.5) and words and _is_new(words, told):
-            chosen.append(place)
-            told.append(words)
+        is_part = any(source == other and text != longer and text in longer for other, longer in quotes)
+        is_new = all(len(words & told) <= 0.7 * min(len(words), len(told)) for told in chosen.values())
+        if words and share >= (0.25 if source else 0.5) and is_new and not is_part:
+            chosen[place] = words
         if len(chosen) == (_COUNTS[count[1].lower()] if count else _MAX_POINTS):
             break
-    return [material[place] for place in (chosen if talk.wanted else sorted(chosen))]
-
-
-def _wholes(material: Sequence[Passage], order: Sequence[int]) -> list[int]:
-    """The best places, without passages that are a part of another of their source."""
-    best = {place: quote(material[place].text) for place in order[:_MAX_CANDIDATES]}
-    return [
-        place
-        for place, text in best.items()
-        if not any(
-            text != other and text in other and material[place].source == material[at].source
-            for at, other in best.items()
-        )
-    ]
-
-
-def _is_new(words: set[str], told: Sequence[set[str]]) -> bool:
-    return all(len(words & other) <= 0.7 * min(len(words), len(other)) for other in told)
+    return [material[place].cited() for place in (chosen if talk.wanted else sorted(chosen))]

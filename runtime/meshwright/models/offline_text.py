@@ -1,0 +1,432 @@
+"""What the built-in model does with text: it weighs passages, fills JSON schemas and shortens contexts."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from heapq import nlargest
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from meshwright.models.schema import InvalidSchema, target
+
+_WORD = re.compile(r"\w+(?:[-_./]\w+)*")
+_PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_A-Za-z]+")
+_INFLECTION = re.compile(r"(?<=...)(?:ations?|ings?|ions?|ments?|ies|ied|ed|es|s|ly|e|y)$")
+_STOP_WORDS = frozenset(
+    """a about after again all also am an and any are as at be been before being below between both but by
+    can could describe did do does doing done each either ever every explain few find first for from
+    get give given go had has have having he her here his how i if in into is it its just know last
+    latest let like list look make many may me might more most much must my never no nor not now of
+    off often on once one only or other our out over own please point points question really recent
+    recently same say second see sentence sentences shall she short should show since so some
+    something still such summarise summarize summary tell than that the their them then there these
+    they thing things this those three through thus to too two under until up us use used very via
+    want was way we were what whatever when where whether which while who whom whose why will with
+    within without would yet you your hello hi hey thanks thank ok okay answer brief compare happen
+    happens happened mean means kind research review""".split()  # noqa: SIM905 - a list would be 150 lines
+)
+_MAX_QUOTE_CHARACTERS = 320
+NUMBER = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,15})?\b")
+
+
+def terms(text: str) -> list[str]:
+    """The stems of a text's words, stop words left out; a compound gives itself and its parts."""
+    found: list[str] = []
+    for word in _WORD.findall(text):
+        parts = _PART.findall(word)
+        found += [word.lower()] if len(parts) > 1 else []
+        found += [_INFLECTION.sub("", part.lower()) for part in parts if _is_telling(part)]
+    return found
+
+
+def telling_words(text: str) -> list[str]:
+    """The words of a text as they are written, without stop words and repeats."""
+    return list({word.lower(): word for word in _WORD.findall(text) if _is_telling(word)}.values())
+
+
+def _is_telling(word: str) -> bool:
+    return word.isdigit() or (len(word) > 1 and word.lower() not in _STOP_WORDS)
+
+
+def relevance(texts: Iterable[str], wanted: Iterable[str]) -> list[float]:
+    """How well each text fits the wanted terms, rare ones more than common ones; 0 where it has none."""
+    return _relevance([Counter(terms(text)) for text in texts], set(wanted))
+
+
+def _relevance(counts: Sequence[Counter[str]], asked: set[str]) -> list[float]:
+    found = [asked & count.keys() for count in counts]
+    frequency = Counter(term for each in found for term in each)
+    weights = {term: math.log(1 + len(counts) / times) for term, times in frequency.items()}
+    return [
+        sum(weights[term] for term in each) * len(each) / (len(asked or " ") * (6 + count.total()) ** 0.5)
+        for each, count in zip(found, counts, strict=True)
+    ]
+
+
+def centrality(texts: Iterable[str]) -> list[float]:
+    """How much each text is about what all of them are about; the earlier a little more."""
+    counts = [set(terms(text)) for text in texts]
+    frequency = Counter(term for count in counts for term in count)
+    return [
+        sum(frequency[term] for term in count) / (len(count) + 4) * (1 + 1 / (1 + place / 4))
+        for place, count in enumerate(counts)
+    ]
+
+
+def nearest(values: Sequence[Any], text: str) -> Any:
+    """The value that shares most words with a text, else the first."""
+    words = set(terms(text))
+    return max(values, key=lambda value: len(words.intersection(terms(str(value)))), default=None)
+
+
+def quote(text: str, max_characters: int = _MAX_QUOTE_CHARACTERS) -> str:
+    """A text on one line, cut after a word where it is too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= max_characters else f"{line[:max_characters].rsplit(' ', 1)[0]} …"
+
+
+# Passages
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'`(\[*]*[A-Z0-9])")
+_BEGINS = re.compile(r"[ \t]*(?:#{1,6}\s|[-*+•]\s|\d{1,3}[.)]\s|>|\||```|@|//|<|\{|\}|\"\"\")")
+_MARKS = re.compile(r"^[\s#>*+•│├└─-]+|^\d{1,3}[.)]\s+|^\W{0,9}\"\"\"|\"\"\"$")
+_PROSE_FILES = ("", "md", "markdown", "txt", "rst", "adoc")
+_SOURCE_KEYS = ("file", "path", "url", "source", "title", "name")
+_TEXT_KEYS = ("text", "content", "body", "snippet", "summary", "message", "answer", "output", "description")
+
+
+class Passage(NamedTuple):
+    """A sentence or a line of material, where it stands, and how much it counts."""
+
+    text: str
+    source: str = ""
+    line: int | None = None
+    weight: float = 1.0
+
+    def cited(self) -> str:
+        """Its text on one line, with where it stands."""
+        place = f"{self.source}:{self.line}" if self.source and self.line else self.source
+        return f"{quote(self.text)} ({place})" if place else quote(self.text)
+
+
+def passages_of(text: str, source: str = "", first_line: int | None = None) -> Iterator[Passage]:
+    """Cut a text into sentences, wrapped lines joined; code and headings stay lines, and count less."""
+    suffix = source.rpartition("/")[2].rpartition(".")[2] if "." in source else ""
+    fenced, numbered = False, first_line is not None
+    held: list[tuple[int, str]] = []
+    for number, line in enumerate([*text.splitlines(), ""], first_line or 0):
+        bare = _MARKS.sub("", line.strip()).strip()
+        fence = line.lstrip().startswith("```")
+        fenced = fenced != fence
+        alone = fenced or suffix not in _PROSE_FILES or line.startswith(("#", "|", "<"))
+        if held and (alone or fence or not bare or _BEGINS.match(line)):
+            yield from _sentences(held, source, numbered)
+            held = []
+        if bare and alone and not fence:
+            yield Passage(bare, source, number if numbered else None, 0.5)
+        elif bare and not fence:
+            held.append((number, bare))
+
+
+def _sentences(lines: Sequence[tuple[int, str]], source: str, numbered: bool) -> Iterator[Passage]:
+    """The sentences of a paragraph, each with the line that it starts on."""
+    text = " ".join(line for _, line in lines)
+    ends = list(accumulate(len(line) + 1 for _, line in lines))
+    start = 0
+    for end in [*_SENTENCE_END.finditer(text), None]:
+        number = lines[min(bisect_right(ends, start), len(lines) - 1)][0]
+        if sentence := text[start : end.start() if end else None].strip():
+            weight = 0.7 if sentence[0].islower() or sentence.count(" ") < 2 else 1.0
+            yield Passage(sentence, source, number if numbered else None, weight)
+        start = end.end() if end else start
+
+
+def passages_in(value: Any, source: str = "", line: int | None = None) -> Iterator[Passage]:
+    """Cut a tool's result, JSON data or text, into passages, each with the place that its record names."""
+    if isinstance(value, str):
+        yield from passages_of(value, source, line)
+    elif isinstance(value, list):
+        for part in value:
+            yield from passages_in(part, source, line)
+    elif isinstance(value, dict):
+        names = (value[key] for key in _SOURCE_KEYS if isinstance(value.get(key), str) and value[key])
+        lines = (value[key] for key in ("line", "start_line") if isinstance(value.get(key), int))
+        source, line = next(names, source), next(lines, line)
+        texts = [value[key] for key in _TEXT_KEYS if isinstance(value.get(key), str)]
+        parts = [*texts, *(part for part in value.values() if isinstance(part, (dict, list)))]
+        for part in parts:
+            yield from passages_in(part, source, line)
+        if value and not parts:
+            yield Passage(record_line(value))
+
+
+def record_line(record: Any) -> str:
+    """A flat record as a line: its values, in their order."""
+    values = record.values() if isinstance(record, dict) else [record]
+    return "  ".join(str(value) for value in values if value not in (None, ""))
+
+
+# Filling a schema
+
+MAX_STEPS = 4_000
+"""Parts of a schema and pieces of the value, all together, that one fill may take."""
+_PIECE_CHARACTERS = 64  # of text that are one step
+_MAX_TEXTS = 50  # that fields are filled from
+_MAX_ABOUT = 300  # characters that say what a field is for
+_MAX_DEPTH = 32
+_OPTIONAL_DEPTH = 6  # below it only what is required
+_MAX_ITEMS = 3
+_MAX_NUMBER = 10**15
+_FORMATS = {
+    "date-time": "1970-01-01T00:00:00Z",
+    "date": "1970-01-01",
+    "time": "00:00:00Z",
+    "email": "nobody@example.org",
+    "uri": "https://example.org/",
+    "url": "https://example.org/",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+    "ipv4": "127.0.0.1",
+    "duration": "PT0S",
+    "hostname": "example.org",
+}
+_Schema = Mapping[str, Any]
+
+
+class SchemaFiller:
+    """Fills one schema that `check_schema` has accepted, in at most MAX_STEPS steps.
+
+    Each text is the passage that fits its field's name and description best. Knows types, enum, const,
+    references within the schema, anyOf, oneOf, allOf, formats and limits of length and size; not `pattern`.
+    """
+
+    def __init__(self, schema: _Schema, texts: Sequence[str], question: str) -> None:
+        self.question = quote(question)
+        scores = relevance(texts, terms(self.question))
+        best = nlargest(_MAX_TEXTS, range(len(texts)), key=lambda place: (scores[place], -place))
+        self.texts = [quote(texts[place]) for place in sorted(best)] or [self.question]
+        self.steps = 0
+        self._schema = schema
+        self._counts = [Counter(terms(text)) for text in self.texts]
+
+    def value(self) -> Any:
+        """The value for the whole schema. Raises InvalidSchema where it is too large."""
+        return self._fill(self._schema, self.question, 0)
+
+    def _fill(self, schema: _Schema | bool, about: str, depth: int, nth: int = 0) -> Any:
+        """A value for a part of the schema; `about` says what it is for, `nth` which item of a list it is."""
+        self._spend(1)
+        if isinstance(schema, bool):
+            return None
+        schema = self._resolved(schema, depth)
+        about = f"{about} {schema.get('description', '')[:_MAX_ABOUT]}"[:_MAX_ABOUT]
+        for name in ("const", "default", "enum"):
+            if name in schema and (name != "default" or depth > 0):
+                self._spend(1 + len(json.dumps(schema[name])) // _PIECE_CHARACTERS)
+                fitting = f"{self.question} {self._text(about)}"
+                return nearest(schema["enum"], fitting) if name == "enum" else schema[name]
+        if choices := schema.get("anyOf") or schema.get("oneOf"):
+            self._spend(len(choices))
+            nulls = [each for each in choices if isinstance(each, dict) and each.get("type") == "null"]
+            others = [each for each in choices if each not in nulls]
+            first = ((nulls or others) if depth > _OPTIONAL_DEPTH or not others else others)[0]
+            return self._fill(first, about, depth + 1)
+        match _type_of(schema):
+            case "object":
+                return self._object(schema, depth)
+            case "array":
+                return self._array(schema, about, depth)
+            case "integer" | "number" as kind:
+                return _number(schema, self._text(about), whole=kind == "integer")
+            case "boolean":
+                return False
+            case "null":
+                return None
+        least, most = int(schema.get("minLength", 0)), schema.get("maxLength")
+        text = _FORMATS.get(schema.get("format", "")) or self._text(about, nth)
+        self._spend(max(len(text), least) // _PIECE_CHARACTERS)
+        return text[: None if most is None else int(most)].ljust(least, ".")
+
+    def _object(self, schema: _Schema, depth: int) -> dict[str, Any]:
+        """An object with all its properties; deep down or in a large value only with those required."""
+        properties = schema.get("properties", {})
+        required = dict.fromkeys(schema.get("required", ()))
+        self._spend(len(properties) // _PIECE_CHARACTERS)
+        made = {}
+        for name in {**required, **properties}:
+            if name in required or (depth < _OPTIONAL_DEPTH and self.steps < MAX_STEPS // 2):
+                self._spend(len(name) // _PIECE_CHARACTERS)
+                part = properties.get(name, {"type": "string"})
+                made[name] = self._fill(part, name[:_MAX_ABOUT], depth + 1)
+        return made
+
+    def _array(self, schema: _Schema, about: str, depth: int) -> list[Any]:
+        """A list: of texts the best passages, of anything else as few as there may be."""
+        least = int(schema.get("minItems", 0))
+        most = int(schema.get("maxItems", max(least, _MAX_ITEMS)))
+        items = schema.get("items", {"type": "string"})
+        items = (items[0] if items else {}) if isinstance(items, list) else items
+        self._spend(least)
+        part = self._resolved(items, depth) if isinstance(items, Mapping) else {}
+        is_text = _type_of(part) == "string" and part.keys().isdisjoint(("enum", "const", "format"))
+        usual = min(_MAX_ITEMS, len(self.texts)) if is_text else int(depth < 3)
+        return [self._fill(items, about, depth + 1, nth) for nth in range(min(max(least, usual), most))]
+
+    def _text(self, about: str, nth: int = 0) -> str:
+        """The passage that fits a field best, or the one that is nth among them."""
+        scores = _relevance(self._counts, set(terms(re.sub("[-_]", " ", about))))
+        ranked = sorted(range(len(scores)), key=lambda place: -scores[place])
+        return self.texts[ranked[nth]] if nth < len(ranked) else "none"
+
+    def _resolved(self, schema: _Schema, depth: int) -> dict[str, Any]:
+        """The schema with its reference and its `allOf` merged in."""
+        if depth > _MAX_DEPTH:
+            raise _unfit("the schema is nested too deep for the offline model")
+        whole: dict[str, Any] = {}
+        referred = [target(self._schema, schema["$ref"])] if "$ref" in schema else []
+        for part in [*referred, *schema.get("allOf", ()), None]:
+            if isinstance(part, Mapping):
+                part = self._resolved(part, depth + 1)
+            elif part is None:
+                part = {name: value for name, value in schema.items() if name not in ("$ref", "allOf")}
+            else:
+                continue
+            properties = {**whole.get("properties", {}), **part.get("properties", {})}
+            required = [*whole.get("required", ()), *part.get("required", ())]
+            self._spend(1 + len(part) + len(properties))
+            whole |= part
+            whole |= {"properties": properties} if properties else {}
+            whole |= {"required": required} if required else {}
+        return whole
+
+    def _spend(self, steps: int) -> None:
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise _unfit("the value that the schema asks for is too large for the offline model")
+
+
+def _unfit(message: str) -> InvalidSchema:
+    remedy = "ask for fewer, shorter or flatter values"
+    return InvalidSchema(f"response_format: {message}", remedy=remedy, field="response_format")
+
+
+def _type_of(schema: _Schema) -> str:
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        return next((name for name in kind if name != "null"), "null")
+    return kind or ("object" if "properties" in schema else "string")
+
+
+def _number(schema: _Schema, text: str, *, whole: bool) -> float | int:
+    """The first number of a text, brought within the limits. Raises InvalidSchema where none fits."""
+
+    def limit(name: str, usual: int) -> Fraction:
+        value = schema.get(name, usual)
+        return Fraction(usual if isinstance(value, bool) else value)
+
+    step = Fraction(str(schema.get("multipleOf", 0)))
+    step = Fraction(step.numerator or 1) if whole else step
+    margin = step or Fraction(1, 10**6)
+    least = max(limit("minimum", -_MAX_NUMBER), limit("exclusiveMinimum", -2 * _MAX_NUMBER) + margin)
+    most = min(limit("maximum", _MAX_NUMBER), limit("exclusiveMaximum", 2 * _MAX_NUMBER) - margin)
+    found = NUMBER.search(text)
+    value = min(max(Fraction(found[0]) if found else Fraction(0), least), most)
+    if step:
+        value = math.ceil(value / step) * step
+        value = value if value <= most else math.floor(most / step) * step
+    if not least <= value <= most or abs(value) > _MAX_NUMBER:
+        raise _unfit(f"no number from -{_MAX_NUMBER} to {_MAX_NUMBER} fits the limits that the schema sets")
+    return int(value) if whole else float(value)
+
+
+# Shortening
+
+_HEADER = re.compile(r"([A-Z][A-Z_]{3,}):[ \t]*(.*)$")
+_SENTENCE = re.compile(r"(?<=[.!?])(?=\s+[\"'`(\[*]*[A-Z0-9])")
+# Times, ids and scores that a context must not carry on.
+_LEAK = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d|\b1[5-9]\d{8}(?:\d{3})?\b"
+    r"|\b[0-9A-HJKMNP-TV-Z]{26}\b|\b[0-9a-f]{8}-[0-9a-f]{4}-|\b(?=[0-9a-f]*\d)[0-9a-f]{12,}\b"
+    r"|\b(?:created|updated|accessed|expires)_at\b|\btimestamp\s*[:=]"
+    r"|\b(?:score|relevance|similarity|distance|confidence)\s*[:=]|\b\w+_(?:id|at)\s*[:=]",
+    re.I,
+)
+_KEPT_WHOLE = frozenset({"METADATA", "CONSTRAINTS", "KNOWN_FAILURES", "OPEN_QUESTIONS"})
+_OPTIONAL = frozenset({"RELEVANT_MEMORIES", "CONVERSATION_CONTEXT"})
+_HEADER_TOKENS = 16  # of the sections that are not needed
+
+
+class _Unit(NamedTuple):
+    """An entry of a section, or one of its sentences, with the white space before it."""
+
+    section: str
+    entry: int
+    text: str
+    needed: bool
+
+
+def shorten(text: str, max_tokens: int, count_tokens: Callable[[str], int]) -> str:
+    """Shorten a context to a number of tokens by leaving out, as far as its needed parts allow.
+
+    METADATA, constraints, failures and questions stay whole, and the task keeps its first sentence. What
+    else fits is kept by how much it has to do with the task, in the order of the original; of memories and
+    conversation only what says no time, id or score.
+    """
+    units = list(_units_of(text))
+    texts = [unit.text for unit in units]
+    task = terms(" ".join(unit.text for unit in units if unit.section == "DOMAIN_CONTEXT"))
+    scores = relevance(texts, task) if task else centrality(texts)
+    kept = {place for place, unit in enumerate(units) if unit.needed}
+    left = max_tokens - count_tokens(_written(units, kept)) - _HEADER_TOKENS
+    for place in sorted(set(range(len(units))) - kept, key=lambda place: (-scores[place], place)):
+        cost = count_tokens(texts[place]) + 1
+        if cost <= left:
+            kept.add(place)
+            left -= cost
+    return _written(units, kept)
+
+
+def _units_of(text: str) -> Iterator[_Unit]:
+    seen: set[str] = set()
+    for number, (section, entry) in enumerate(_entries_of(text)):
+        if section in _OPTIONAL and _LEAK.search(entry):
+            continue
+        whole = section in _KEPT_WHOLE or (number == 0 and not section)
+        for sentence in [entry] if whole else _SENTENCE.split(entry):
+            yield _Unit(section, number, sentence, whole or not (section in _OPTIONAL or section in seen))
+            seen.add(section)
+
+
+def _entries_of(text: str) -> Iterator[tuple[str, str]]:
+    """The entries of each section, with their indented lines."""
+    section, held = "", list[str]()
+    for line in text.splitlines():
+        header = _HEADER.match(line)
+        if held and (header or not line.startswith((" ", "\t"))):
+            yield section, "\n".join(held)
+            held.clear()
+        if header:
+            section = header[1]
+        if kept := header[2] if header else line.rstrip() and line:
+            held.append(kept)
+    if held:
+        yield section, "\n".join(held)
+
+
+def _written(units: Sequence[_Unit], kept: set[int]) -> str:
+    lines: list[str] = []
+    section, entry = "", -1
+    for unit in (units[place] for place in sorted(kept)):
+        lines += [f"\n{unit.section}:"] if unit.section != section else []
+        if unit.entry == entry:
+            lines.append(unit.text)
+        else:  # the end of an entry that lost its beginning is an entry
+            mark = "- " if unit.text[:1].isspace() and unit.section else ""
+            lines.append(f"\n{mark}{unit.text.lstrip() if mark else unit.text}")
+        section, entry = unit.section, unit.entry
+    return "".join(lines).removeprefix("\n")
