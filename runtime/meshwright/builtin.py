@@ -28,7 +28,7 @@ from meshwright.ledger.keys import KEY, KEYS, KeyProjection, Keys, VirtualKey, V
 from meshwright.mesh import FRONT, Mesh
 from meshwright.messages import Event
 from meshwright.models.adapt import Adapted
-from meshwright.models.cache.stores import cached
+from meshwright.models.cache import cached
 from meshwright.models.named import adapter_for, with_named_models
 from meshwright.models.picker import Cooldowns
 from meshwright.models.port import Adapter, Model, ModelRequest

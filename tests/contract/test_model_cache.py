@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.messages import Usage, new_id
-from meshwright.models.cache.cached import MAX_VALUE_BYTES, CacheStore
-from meshwright.models.cache.stores import MemoryCache
+from meshwright.models.cache import MAX_VALUE_BYTES, CacheStore, MemoryCache
 from meshwright.models.port import ModelReply, ToolCall
 from meshwright.sql.cache import SqliteCache
 from meshwright.testing import ManualClock

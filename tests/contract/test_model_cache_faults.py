@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.errors import CacheUnavailable
-from meshwright.models.cache.cached import Cached
-from meshwright.models.cache.stores import TIMEOUT_SECONDS, RedisCache
+from meshwright.models.cache import TIMEOUT_SECONDS, Cached, RedisCache
 from meshwright.models.port import ModelReply
 from meshwright.sql.cache import SqliteCache
 from meshwright.testing import ManualClock

@@ -49,7 +49,7 @@ class Clerk(Agent):
 '''
 REDIS = """
 import asyncio, sys
-from meshwright.models.cache.stores import RedisCache
+from meshwright.models.cache import RedisCache
 
 async def keep():
     store = RedisCache(sys.argv[1])

@@ -2,8 +2,7 @@
 
 from urllib.parse import quote
 
-from meshwright.models.cache.cached import Cached, CacheStore
-from meshwright.models.cache.stores import RedisCache
+from meshwright.models.cache import Cached, CacheStore, RedisCache
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ManualClock
 from tests.support.services import Services

@@ -5,8 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright.messages import Usage
-from meshwright.models.cache.cached import Cached, CacheStore
-from meshwright.models.cache.stores import MemoryCache
+from meshwright.models.cache import Cached, CacheStore, MemoryCache
 from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ManualClock
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright.models.cache.cached import key_of
-from meshwright.models.cache.stores import MemoryCache
+from meshwright.models.cache import MemoryCache, key_of
 from meshwright.models.port import CallContext, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.testing import ManualClock
 from tests.support.cached_provider import COST, TTL_SECONDS, USAGE, Provider, caching, request

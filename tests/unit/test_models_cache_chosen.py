@@ -9,7 +9,7 @@ import pytest
 from meshwright.agent import Agent
 from meshwright.capability import Capability
 from meshwright.errors import ConfigError, PromptError
-from meshwright.models.cache.stores import cache_of, cached
+from meshwright.models.cache import cache_of, cached
 from meshwright.models.offline import OfflineModel
 from meshwright.models.port import ModelReply
 from meshwright.prompts import parse_prompt

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from meshwright.errors import CacheUnavailable
-from meshwright.models.cache.cached import MAX_VALUE_BYTES, key_of
-from meshwright.models.cache.stores import MemoryCache
+from meshwright.models.cache import MAX_VALUE_BYTES, MemoryCache, key_of
 from meshwright.models.port import ModelUnavailable
 from meshwright.testing import ManualClock
 from tests.support.cached_provider import TTL_SECONDS, Provider, caching, request

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from meshwright.errors import ModelError
-from meshwright.models.cache.cached import Cached
+from meshwright.models.cache import Cached
 from meshwright.models.port import ModelReply, ModelTimeout, ModelUnavailable
 from meshwright.testing import ManualClock
 from tests.support.cached_provider import COST, TTL_SECONDS, Provider, caching, request
