@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.errors import ConfigError
-from meshwright.models.checks import known_names
-from meshwright.models.config import missing_names, names_in, read_config, resolved
+from meshwright.models.config import known_names, missing_names, names_in, read_config, resolved
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\

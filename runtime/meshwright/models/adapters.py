@@ -8,7 +8,7 @@ from typing import Any
 
 from meshwright.models.anthropic import URL as ANTHROPIC_URL
 from meshwright.models.anthropic import AnthropicMessages
-from meshwright.models.checks import known_names
+from meshwright.models.config import known_names
 from meshwright.models.http import ApiModel
 from meshwright.models.litellm import LiteLLMModel
 from meshwright.models.openai import ChatCompletions
