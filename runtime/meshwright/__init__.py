@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from meshwright.errors import MeshError, ToolFailed
     from meshwright.mesh import Mesh
     from meshwright.messages import Event, Outcome, Receipt, Task, TaskRequest
-    from meshwright.models.named import ModelSettings, open_model, with_fallbacks
+    from meshwright.models.select import ModelSettings, open_model, with_fallbacks
     from meshwright.run import Run
     from meshwright.settings import Settings, load_settings
     from meshwright.tools.tool import ToolContext, tool
@@ -41,7 +41,7 @@ HOMES = {
     "Event": "messages",
     "Mesh": "mesh",
     "MeshError": "errors",
-    "ModelSettings": "models.named",
+    "ModelSettings": "models.select",
     "Outcome": "messages",
     "Receipt": "messages",
     "Run": "run",
@@ -54,10 +54,10 @@ HOMES = {
     "Turn": "actor",
     "build_mesh": "app",
     "load_settings": "settings",
-    "open_model": "models.named",
+    "open_model": "models.select",
     "tool": "tools.tool",
     "turn": "actor",
-    "with_fallbacks": "models.named",
+    "with_fallbacks": "models.select",
 }
 """Where each public name lives."""
 

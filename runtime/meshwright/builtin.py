@@ -29,11 +29,10 @@ from meshwright.mesh import FRONT, Mesh
 from meshwright.messages import Event
 from meshwright.models.adapt import Adapted
 from meshwright.models.cache import cached
-from meshwright.models.named import adapter_for, with_named_models
 from meshwright.models.picker import Cooldowns
 from meshwright.models.port import Adapter, Model, ModelRequest
 from meshwright.models.retry import Retrying
-from meshwright.models.select import choose_model
+from meshwright.models.select import adapter_for, choose_model, with_named_models
 from meshwright.orchestration.admission import Admission
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence, every

@@ -19,10 +19,10 @@ from meshwright import (
 )
 from meshwright.errors import ConfigError
 from meshwright.messages import Usage
-from meshwright.models.named import NamedModels, adapter_for, with_named_models
 from meshwright.models.offline import OfflineModel
 from meshwright.models.picker import Picker
 from meshwright.models.port import ModelReply
+from meshwright.models.select import NamedModels, adapter_for, with_named_models
 from meshwright.models.server import HttpModel
 from meshwright.money import Price
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for

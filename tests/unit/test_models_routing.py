@@ -8,7 +8,7 @@ import pytest
 
 from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.port import ModelRefused, ModelRequest
-from meshwright.models.routing import Route, check, fallbacks_of, route, tags_nobody_answers
+from meshwright.models.routing import ModelRoute, check, fallbacks_of, route, tags_nobody_answers
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {"ANTHROPIC_API_KEY": "a", "OPENAI_API_KEY": "o"}
@@ -24,7 +24,7 @@ def config_of(*deployments: dict[str, Any], **settings: Any) -> LiteLLMConfig:
     return LiteLLMConfig(Path("litellm_config.yaml"), deployments, router, {}, {})
 
 
-def asked(found: Route) -> list[str]:
+def asked(found: ModelRoute) -> list[str]:
     return [each.model for each in found.asked]
 
 

@@ -13,8 +13,8 @@ import meshwright
 from meshwright import Agent, ModelSettings, create_agent, create_router_agent, tool, with_fallbacks
 from meshwright.errors import ConfigError
 from meshwright.models.factory import VARIABLES, agent_class
-from meshwright.models.named import litellm_config
 from meshwright.models.providers import ALIASES, PROVIDERS, LegacyModelName, Provider, provider_of
+from meshwright.models.select import litellm_config
 from meshwright.prompts import RUN_VARIABLES, parse_prompt
 from meshwright.tools import FileTools
 from meshwright.tools.tool import tools_of

@@ -12,8 +12,8 @@ from meshwright.agents.loader import load_agents
 from meshwright.agents.tags import start_warnings, warnings_of
 from meshwright.messages import Outcome
 from meshwright.models.config import read_config
-from meshwright.models.named import adapter_for
 from meshwright.models.routing import matching
+from meshwright.models.select import adapter_for
 from meshwright.prompts import Prompts
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.unit.test_models_routing import ROOT

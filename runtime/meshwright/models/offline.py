@@ -6,13 +6,12 @@ import asyncio
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
 from typing import Any, NamedTuple
 
 from meshwright.messages import Usage
-from meshwright.models.config import LiteLLMConfig
 from meshwright.models.offline_text import (
     NUMBER,
     Passage,
@@ -28,13 +27,12 @@ from meshwright.models.offline_text import (
     telling_words,
     terms,
 )
-from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
+from meshwright.models.port import Adapter, ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.models.prices import Prices
 from meshwright.models.schema import check_schema
 from meshwright.money import Price
 
 NAME = "offline"
-USUAL_GROUPS = frozenset({"default", "quality", "fast"})
 _MAX_INLINE_CHARACTERS = 16_000  # of a request; a larger one is read in a thread, beside the event loop
 _MAX_ASKED_CHARACTERS = 2_000  # of a question that decide what is done about it
 _MIN_MATERIAL_CHARACTERS = 160  # of a text that comes with a question, to be worked on
@@ -92,7 +90,7 @@ def estimate_tokens(text: str) -> int:
     return len(_TOKEN.findall(text))
 
 
-class OfflineModel:
+class OfflineModel(Adapter):
     """Deterministic and extractive: it calls the tools that fit the question, then answers in quotations.
 
     Takes time linear in the request. Fills a JSON schema where one is given; with the tag `compression` it
@@ -100,7 +98,6 @@ class OfflineModel:
     """
 
     kind = NAME
-    config: LiteLLMConfig | None = None
 
     def __init__(self, *, count_tokens: Callable[[str], int] = estimate_tokens, why: str = "") -> None:
         self.name = f"{NAME} ({why})" if why else NAME
@@ -120,20 +117,9 @@ class OfflineModel:
     async def close(self) -> None:
         """Nothing to give back."""
 
-    def groups(self) -> frozenset[str]:
-        """The usual ones; it answers any."""
-        return USUAL_GROUPS
-
     def prices(self, default: Price | None) -> Prices:
         """Nothing."""
         return Prices.free()
-
-    async def listed(self) -> None:
-        """It has no server."""
-
-    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
-        """Itself."""
-        return self, [group or "default"]
 
     def reply(self, request: ModelRequest) -> ModelReply:
         """Answer at once."""

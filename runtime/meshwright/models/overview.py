@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from meshwright.errors import MeshError
@@ -23,7 +22,6 @@ from meshwright.models.port import (
 from meshwright.models.prices import Prices, Rates
 from meshwright.models.routing import (
     WHEN,
-    Route,
     check,
     deployment_id,
     fallbacks_of,
@@ -36,7 +34,6 @@ from meshwright.money import ZERO
 Document = dict[str, Any]
 _UNKNOWN = {"status": "unknown"}
 """The health of what nobody has called yet."""
-_SHOWN = ("deployment", "model", "share", "why", "missing")
 _AT_ONCE = 4
 _TOOL = ToolSpec(name="ok", description="Does nothing.", parameters={"type": "object", "properties": {}})
 _PROBE = ModelRequest(
@@ -84,7 +81,7 @@ def explanation(
 ) -> Document:
     """Where a call goes. Raises ModelRefused for a group or a tag that the file does not have."""
     check(config, ModelRequest(model=group, messages=(), tags=tuple(tags), user="mesh models route"))
-    return {"tags": list(tags), **_route(route(config, environment, group, tags))}
+    return {"tags": list(tags), **route(config, environment, group, tags).document()}
 
 
 async def probe_all(model: Model, groups: Sequence[str], prices: PriceList) -> list[Document]:
@@ -161,15 +158,3 @@ def _price(rates: Rates | None) -> Document | None:
         return None
     above = [{"prompt_tokens": limit, **price.model_dump(mode="json")} for limit, price in rates.above]
     return {**rates.base.model_dump(mode="json"), "source": rates.source, "above": above}
-
-
-def _route(found: Route) -> Document:
-    def shown(name: str) -> list[Document]:
-        candidates = (asdict(each) for each in getattr(found, name))
-        return [{field: each[field] for field in _SHOWN} for each in candidates]
-
-    return {
-        **{name: getattr(found, name) for name in ("group", "when", "why", "problem")},
-        **{name: shown(name) for name in ("asked", "instead", "left_out")},
-        "fallbacks": [_route(each) for each in found.fallbacks],
-    }

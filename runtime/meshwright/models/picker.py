@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from meshwright.errors import ConfigError, ModelError
-from meshwright.models.adapters import adapter_of, needs_litellm
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, read_config, resolved
 from meshwright.models.litellm import require_tested_release
 from meshwright.models.port import (
     STREAM_RESTART,
+    Adapter,
     AllProvidersDown,
     ContentRefused,
     ContextTooLong,
@@ -33,7 +33,7 @@ from meshwright.models.port import (
     Unauthorized,
 )
 from meshwright.models.prices import Prices
-from meshwright.models.providers import bare_name, provider_params
+from meshwright.models.providers import adapter_of, bare_name, needs_litellm, provider_params
 from meshwright.models.reasons import Discretion, secrets_in
 from meshwright.models.routing import (
     BY_CHANCE,
@@ -41,9 +41,10 @@ from meshwright.models.routing import (
     concrete_model,
     deployment_id,
     deployments_of,
-    did_you_mean,
     missing_of,
     next_groups,
+    no_group,
+    order_of,
     route,
     setting,
     shares_of,
@@ -94,7 +95,7 @@ class Cooldowns:
         return self._errors.get(deployment)
 
 
-class Picker:
+class Picker(Adapter):
     """Calls the deployments of a litellm_config.yaml.
 
     A deployment whose key or address is not in the environment is left out. Within a group tags, `order` and
@@ -124,10 +125,11 @@ class Picker:
         self._cooldowns = cooldowns or Cooldowns()
         strategy = self.config.router_settings.get("routing_strategy") or BY_CHANCE
         if strategy not in _STRATEGIES:
-            raise _refusal(
-                self.config,
-                "routing_strategy",
-                f"there is no strategy {strategy!r}: expected {', '.join(_STRATEGIES)}",
+            lines, expected = self.config.lines, ", ".join(_STRATEGIES)
+            raise ConfigError(
+                f"router_settings.routing_strategy: there is no strategy {strategy!r}: expected {expected}",
+                path=str(self.config.path),
+                line=lines.get("routing_strategy") or lines.get(""),
             )
         self._strategy = _STRATEGIES[strategy]
         self._prices = Prices.of(self.config, None, self.environment)
@@ -177,19 +179,15 @@ class Picker:
         """What calls cost."""
         return Prices.of(self.config, default, self.environment)
 
-    async def listed(self) -> None:
-        """It has no server."""
-
     def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
         """A picker of which each usable deployment is a group."""
         members = self.config.deployments if group is None else deployments_of(self.config, group)
         if members is None:
-            remedy = did_you_mean(str(group), self.config.groups, "Groups")
-            raise ConfigError(f"{self.config.path.name} has no model group {group!r}", remedy=remedy)
+            what, remedy = no_group(self.config, str(group))
+            raise ConfigError(what, remedy=remedy)
         usable = [each for each in members if deployment_id(each) in self._targets]
         if not usable:
-            missing = sorted({name for each in members for name in missing_of(each, self.environment)})
-            raise ConfigError("no deployment can be called", remedy=f"Set one of {', '.join(missing)}")
+            raise ConfigError("no deployment can be called", remedy=self._what_to_set(members))
         picker = Picker(_each_alone(self.config, usable), environment=self.environment)
         return picker, [deployment_id(each) for each in usable]
 
@@ -202,22 +200,21 @@ class Picker:
         if any(needs_litellm(each["litellm_params"]) for each in usable.values()):
             require_tested_release()
         if not usable:
-            missing = {
-                name for each in self.config.deployments for name in missing_of(each, self.environment)
-            }
-            raise ConfigError(
-                "the key or address of every deployment is missing",
-                path=str(self.config.path),
-                remedy=f"Set one of {', '.join(sorted(missing))}",
-            )
+            what, remedy = "the key or address of every deployment is missing", self._what_to_set()
+            raise ConfigError(what, path=str(self.config.path), remedy=remedy)
         discretion = Discretion([*secrets_in(list(usable.values())), *secrets_in(self.environment)])
         return {name: _Target(name, each, self.config, discretion) for name, each in usable.items()}
+
+    def _what_to_set(self, deployments: Iterable[Mapping[str, Any]] = ()) -> str:
+        known = deployments or self.config.deployments
+        names = {name for each in known for name in missing_of(each, self.environment)}
+        return f"Set one of {', '.join(sorted(names))}"
 
     def _make_plan(self, group: str, tags: tuple[str, ...]) -> _Plan:
         found = route(self.config, self.environment, group, tags)
         tiers: dict[int | None, list[_Target]] = {}
         for candidate in found.asked:
-            tiers.setdefault(candidate.order, []).append(self._targets[candidate.deployment])
+            tiers.setdefault(order_of(candidate.settings), []).append(self._targets[candidate.deployment])
         return _Plan(list(tiers.values()), [self._targets[each.deployment] for each in found.instead])
 
     def _in_turn(self, group: str, tags: tuple[str, ...]) -> Iterator[_Target]:
@@ -458,18 +455,12 @@ def _completed(deployment: Mapping[str, Any], environment: Mapping[str, str]) ->
 
 def _each_alone(config: LiteLLMConfig, deployments: Iterable[dict[str, Any]]) -> LiteLLMConfig:
     """A configuration in which each deployment is a group of its own, named by its id, without fallbacks."""
-    alone = tuple(
-        {
-            **each,
-            "model_name": deployment_id(each),
-            "litellm_params": {
-                name: value for name, value in each["litellm_params"].items() if name != "tags"
-            },
-        }
-        for each in deployments
-    )
+    alone = []
+    for each in deployments:
+        params = {name: value for name, value in each["litellm_params"].items() if name != "tags"}
+        alone.append({**each, "model_name": deployment_id(each), "litellm_params": params})
     shared = {name: value for name, value in config.litellm_settings.items() if name not in FALLBACKS}
-    return replace(config, deployments=alone, router_settings={}, litellm_settings=shared, lines={})
+    return replace(config, deployments=tuple(alone), router_settings={}, litellm_settings=shared, lines={})
 
 
 def _ended(errors: Sequence[ModelError], request: ModelRequest) -> ModelError:
@@ -483,8 +474,3 @@ def _ended(errors: Sequence[ModelError], request: ModelRequest) -> ModelError:
     )
     down.attempts = sum(each.attempts for each in errors)
     return down
-
-
-def _refusal(config: LiteLLMConfig, name: str, message: str) -> ConfigError:
-    line = config.lines.get(name) or config.lines.get("")
-    return ConfigError(f"router_settings.{name}: {message}", path=str(config.path), line=line)

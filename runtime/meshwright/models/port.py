@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from pydantic import ConfigDict, Field
 
@@ -230,38 +230,49 @@ class PriceList(Protocol):
         ...
 
 
-@runtime_checkable
-class Adapter(Model, Protocol):
-    """A model that can say what it is made of: what a mesh is built on, below all wrappers."""
+class Adapter:
+    """A model that can say what it is made of: what a mesh is built on, below all wrappers.
 
-    @property
-    def kind(self) -> str:
-        """What the setting `model` calls it: `offline`, `http`, `router`."""
-        ...
+    Here it is a model that says nothing of itself, and answers any name.
+    """
 
-    @property
-    def config(self) -> LiteLLMConfig | None:
-        """The file behind it, if it calls what a file says."""
-        ...
+    kind = "model"
+    """What the setting `model` calls it: `offline`, `http`, `router`."""
+    config: LiteLLMConfig | None = None
+    """The file behind it, if it calls what a file says."""
+
+    def __init__(self, model: Model) -> None:
+        self.name = model.name
+        self._model = model
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Make one attempt. Raises ModelError."""
+        return await self._model.complete(request, on_delta)
+
+    async def close(self) -> None:
+        """Give back connections."""
+        await self._model.close()
 
     def groups(self) -> frozenset[str] | None:
         """The names that callers may give as `model`; None where only its server knows."""
-        ...
+        return frozenset({"default", "quality", "fast"})
 
     def prices(self, default: Price | None) -> PriceList:
         """What its calls cost; `default` where nobody knows."""
-        ...
+        from meshwright.models.prices import Prices  # which is made of this module
+
+        return Prices(default=default)
 
     async def listed(self) -> list[dict[str, Any]] | None:
         """The deployments that its server has, as litellm_config.yaml has them; None without a server."""
-        ...
+        return None
 
     def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
         """A model, and the names by which all that it has can be tried one by one, of a group or in all.
 
         `names` are those of its server's groups. Raises ConfigError where there is nothing to try.
         """
-        ...
+        return self, [group or "default"]
 
 
 class ModelUnavailable(ModelError):

@@ -1,4 +1,4 @@
-"""The providers of models, as data (`providers.toml`): their names, and which variables open them.
+"""The providers of models: their names, which variables open them (`providers.toml`), and who calls them.
 
 Any other provider that LiteLLM knows works too, by LiteLLM's own names for its variables.
 """
@@ -10,13 +10,21 @@ import json
 import re
 import tomllib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from meshwright.errors import ConfigError
+from meshwright.models.anthropic import URL as ANTHROPIC_URL
+from meshwright.models.anthropic import AnthropicMessages
+from meshwright.models.config import known_names
+from meshwright.models.http import ApiModel, Wire
+from meshwright.models.litellm import LiteLLMModel
+from meshwright.models.openai import ChatCompletions
+from meshwright.models.port import Model
+from meshwright.models.reasons import Discretion
 
 OFFLINE = "offline"
 """The name of the built-in model, which nobody offers and which needs no credentials."""
@@ -187,3 +195,114 @@ def _unknown(message: str, name: str, known: list[str]) -> ConfigError:
         f"Did you mean {' or '.join(near)}?" if near else f"Providers are {titles}, and others of LiteLLM's."
     )
     return ConfigError(message, remedy=f"{hint} Write provider/model, like openai/gpt-5.4", field="model")
+
+
+# Who calls a deployment
+
+_Params = Mapping[str, Any]
+_Maker = Callable[[_Params, Discretion], Model]
+"""Makes the model of a deployment of its `litellm_params`, resolved."""
+
+_ADDRESSES = {
+    "openai": "https://api.openai.com/v1",
+    "openrouter": "https://openrouter.ai/api/v1",
+    "deepseek": "https://api.deepseek.com/v1",
+    "xai": "https://api.x.ai/v1",
+    "together_ai": "https://api.together.xyz/v1",
+    "groq": "https://api.groq.com/openai/v1",
+    "hosted_vllm": "",
+    "litellm_proxy": "",
+    "custom_openai": "",
+    "ollama": "",
+    "ollama_chat": "",
+}
+"""Providers with OpenAI's chat completions, and where they are unless the file says it."""
+_REASONING = re.compile(r"o\d|gpt-5(?!-chat)")
+_ROUTING = frozenset(
+    {"tags", "weight", "order", "rpm", "tpm", "timeout", "request_timeout", "stream_timeout", "max_retries"}
+    | {"num_retries", "cooldown_time", "max_parallel_requests", "drop_params", "additional_drop_params"}
+    | {"base_model"}
+)
+"""What the mesh reads of a deployment and no provider is sent."""
+_CALLING = frozenset({"model", "api_key", "api_base", "base_url", "extra_headers", "headers", "organization"})
+_OURS = frozenset({"temperature", "max_tokens", "user"})  # every request has its own
+_COMPLETIONS = frozenset(
+    {"top_p", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "reasoning_effort"}
+    | {"verbosity", "service_tier", "parallel_tool_calls", "store", "prompt_cache_key", "safety_identifier"}
+    | {"extra_body"}
+)
+_MESSAGES = frozenset(
+    {"top_p", "top_k", "thinking", "stop_sequences", "cache_control_injection_points", "extra_body"}
+)
+
+
+def adapter_of(params: _Params, discretion: Discretion, *, drop_params: bool = False) -> Model:
+    """Make the model of a deployment. `discretion` knows the secrets that no error may show.
+
+    Raises ConfigError for an address or a key that cannot be used.
+    """
+    maker = _maker_of(params)
+    if maker is not None:
+        return maker(params, discretion)
+    kept = {name: value for name, value in params.items() if name not in _ROUTING | _OURS}
+    return LiteLLMModel(kept, discretion=discretion, drop_params=drop_params)
+
+
+def needs_litellm(params: _Params) -> bool:
+    """Whether no adapter of our own can call a deployment."""
+    return _maker_of(params) is None
+
+
+def _maker_of(params: _Params) -> _Maker | None:
+    """The maker of the deployment's provider; None where that has none, or only LiteLLM reads a parameter.
+
+    What nobody knows is passed on. This is the registry: a new provider is a line here.
+    """
+    provider = provider_name(params["model"])
+    if provider not in ("anthropic", *_ADDRESSES) or not _address_of(params):
+        return None
+    ours = _ROUTING | _CALLING | _OURS | (_MESSAGES if provider == "anthropic" else _COMPLETIONS)
+    litellms = known_names()["litellm_params"]
+    if all(name in ours or _is_price(name) or name not in litellms for name in params):
+        return _anthropic if provider == "anthropic" else _openai
+    return None
+
+
+def _is_price(name: str) -> bool:
+    return "cost" in name.split("_")
+
+
+def _passed_on(params: _Params) -> dict[str, Any]:
+    """The fields that go into every request as they are."""
+    apart = _ROUTING | _CALLING | _OURS | {"extra_body", "cache_control_injection_points"}
+    known = {name: value for name, value in params.items() if name not in apart and not _is_price(name)}
+    return {**known, **(params.get("extra_body") or {})}
+
+
+def _address_of(params: _Params) -> str:
+    usual = _ADDRESSES.get(provider_name(params["model"]), ANTHROPIC_URL)
+    return str(params.get("api_base") or params.get("base_url") or usual).rstrip("/")
+
+
+def _openai(params: _Params, discretion: Discretion) -> Model:
+    provider, model = provider_name(params["model"]), bare_name(params["model"])
+    url = _address_of(params).removesuffix("/chat/completions")
+    if provider.startswith("ollama") and not url.endswith("/v1"):
+        url += "/v1"
+    reasons = provider == "openai" and _REASONING.match(model) is not None
+    wire = ChatCompletions(extra=_passed_on(params), reasons=reasons)
+    return _at(f"{url}/chat/completions", wire, params, discretion)
+
+
+def _anthropic(params: _Params, discretion: Discretion) -> Model:
+    url = _address_of(params).removesuffix("/v1/messages").removesuffix("/v1") + "/v1/messages"
+    points = params.get("cache_control_injection_points") or ()
+    return _at(url, AnthropicMessages(extra=_passed_on(params), cached=points), params, discretion)
+
+
+def _at(url: str, wire: Wire, params: _Params, discretion: Discretion) -> Model:
+    headers = {**(params.get("headers") or {}), **(params.get("extra_headers") or {})}
+    if params.get("organization"):
+        headers["OpenAI-Organization"] = params["organization"]
+    texts = {str(name): str(value) for name, value in headers.items()}
+    return ApiModel(url, wire, api_key=params.get("api_key"), headers=texts, discretion=discretion)

@@ -10,20 +10,19 @@ from itertools import pairwise
 from typing import Any
 
 from meshwright.errors import ConfigError
-from meshwright.models.adapters import needs_litellm
 from meshwright.models.config import LiteLLMConfig, missing_names
 from meshwright.models.litellm import INSTALL, installed_release
 from meshwright.models.port import ModelRefused, ModelRequest
-from meshwright.models.providers import provider_params
+from meshwright.models.providers import needs_litellm, provider_params
 
-_DEFAULT_TAG = "default"
 BY_CHANCE = "simple-shuffle"
+_DEFAULT_TAG = "default"
 _WEIGHTS = ("weight", "rpm", "tpm")
 """What LiteLLM draws by, the first that its first deployment has."""
-
+_Deployment = Mapping[str, Any]
+_Environment = Mapping[str, str] | None
 CallerTags = tuple[str, Sequence[str]]
 """The group and the tags of somebody's calls."""
-
 WHEN = {
     "fallbacks": "if none answers",
     "context_window_fallbacks": "if the messages are too long",
@@ -34,60 +33,74 @@ WHEN = {
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One deployment as a call sees it; `why` says in words when it is asked.
+    """A deployment as a call sees it: when it is asked, and for which share of calls where chance decides.
 
-    `share` is how many of the calls it gets, from 0 to 1, where chance decides; `missing` the environment's
-    variables without which it cannot be called.
+    `missing` are the environment's variables without which it cannot be called.
     """
 
-    deployment: str
-    model: str
-    tags: tuple[str, ...]
-    weight: float | None
-    order: int | None
-    share: float | None
-    missing: tuple[str, ...]
+    settings: _Deployment
     why: str
-    settings: Mapping[str, Any]
+    share: float | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def deployment(self) -> str:
+        return deployment_id(self.settings)
+
+    @property
+    def model(self) -> str:
+        return str(self.settings["litellm_params"]["model"])
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return tags_of(self.settings)
+
+    def document(self) -> dict[str, Any]:
+        names = ("deployment", "model", "share", "why", "missing")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
-class Route:
+class ModelRoute:
     """Where a call of a group goes: who is asked, who would be with a credential, and what follows.
 
-    `instead` are those tagged default, which LiteLLM asks where all that are asked cool down.
-    `fallbacks` are in the order in which they are tried, each group once a kind; `when` says after what.
-    `problem` is why nobody can be asked.
+    `instead` are those tagged default, which are asked where all that are asked cool down. `fallbacks` are
+    in the order in which they are tried, each group once a kind; `when` says after what. `problem` is why
+    nobody can be asked.
     """
 
     group: str
     when: str
-    why: str
-    asked: tuple[_Candidate, ...]
-    left_out: tuple[_Candidate, ...]
+    why: str = ""
+    asked: tuple[_Candidate, ...] = ()
+    left_out: tuple[_Candidate, ...] = ()
     instead: tuple[_Candidate, ...] = ()
-    fallbacks: tuple[Route, ...] = ()
+    fallbacks: tuple[ModelRoute, ...] = ()
     problem: str | None = None
 
     def candidates(self) -> Iterator[_Candidate]:
         """Every deployment that could answer, those of the fallbacks too."""
-        yield from self.asked
-        yield from self.instead
+        yield from (*self.asked, *self.instead)
         for fallback in self.fallbacks:
             yield from fallback.candidates()
 
+    def document(self) -> dict[str, Any]:
+        """The route as plain data."""
+        lists = ("asked", "instead", "left_out", "fallbacks")
+        return {
+            **{name: getattr(self, name) for name in ("group", "when", "why", "problem")},
+            **{name: [each.document() for each in getattr(self, name)] for name in lists},
+        }
 
-def route(
-    config: LiteLLMConfig, environment: Mapping[str, str] | None, group: str, tags: Sequence[str]
-) -> Route:
+
+def route(config: LiteLLMConfig, environment: _Environment, group: str, tags: Sequence[str]) -> ModelRoute:
     """Say where a call goes. Without an `environment` (a proxy has its own) no credential is missing."""
-    first = _route(config, environment, group, tags, "")
     follow = [
         _route(config, environment, name, tags, when)
         for kind, when in WHEN.items()
         for name in fallbacks_of(config, group, kind)
     ]
-    return replace(first, fallbacks=tuple(follow))
+    return replace(_route(config, environment, group, tags, ""), fallbacks=tuple(follow))
 
 
 def check(config: LiteLLMConfig, request: ModelRequest) -> None:
@@ -95,19 +108,21 @@ def check(config: LiteLLMConfig, request: ModelRequest) -> None:
 
     Raises ModelRefused, which names those that there are.
     """
-    file = config.path.name
     if deployments_of(config, request.model) is None:
-        raise ModelRefused(
-            f"{file} has no model group {request.model!r}",
-            remedy=did_you_mean(request.model, config.groups, "Groups"),
-            field="model",
-        )
+        what, remedy = no_group(config, request.model)
+        raise ModelRefused(what, remedy=remedy, field="model")
     if unknown := _unknown_tags(config, request.tags):
         raise ModelRefused(
-            f"{file} has no deployment tagged {unknown[0]!r}",
-            remedy=did_you_mean(unknown[0], _known_tags(config), "Tags"),
+            f"{config.path.name} has no deployment tagged {unknown[0]!r}",
+            remedy=_did_you_mean(unknown[0], _known_tags(config), "Tags"),
             field="tags",
         )
+
+
+def no_group(config: LiteLLMConfig, group: str) -> tuple[str, str]:
+    """What to say of a group that the file does not have, and what to do."""
+    remedy = _did_you_mean(group, config.groups, "Groups")
+    return f"{config.path.name} has no model group {group!r}", remedy
 
 
 def tags_nobody_answers(config: LiteLLMConfig, callers: Mapping[str, CallerTags]) -> list[ConfigError]:
@@ -117,48 +132,56 @@ def tags_nobody_answers(config: LiteLLMConfig, callers: Mapping[str, CallerTags]
     """
     problems = []
     for caller, (group, tags) in callers.items():
+        deployments = deployments_of(config, group)
         if unknown := _unknown_tags(config, tags):
-            what = f"{caller}: no deployment of {config.path.name} is tagged {unknown[0]!r}"
-            remedy = did_you_mean(unknown[0], _known_tags(config), "Tags")
-        elif deployments_of(config, group) is None:
-            what = f"{caller}: {config.path.name} has no model group {group!r}"
-            remedy = did_you_mean(group, config.groups, "Groups")
-        elif tags and not matching(config, deployments_of(config, group) or [], tags):
-            what = f"{caller}: no deployment of group {group!r} is tagged {' and '.join(tags)}"
+            what = f"no deployment of {config.path.name} is tagged {unknown[0]!r}"
+            remedy = _did_you_mean(unknown[0], _known_tags(config), "Tags")
+        elif deployments is None:
+            what, remedy = no_group(config, group)
+        elif tags and not matching(config, deployments, tags):
+            what = f"no deployment of group {group!r} is tagged {' and '.join(tags)}"
             remedy = "One tagged default answers; tag one with these, or take one away"
         else:
             continue
-        problems.append(ConfigError(what, remedy=remedy, field="tags"))
+        problems.append(ConfigError(f"{caller}: {what}", remedy=remedy, field="tags"))
     return problems
 
 
 def _route(
-    config: LiteLLMConfig,
-    environment: Mapping[str, str] | None,
-    group: str,
-    tags: Sequence[str],
-    when: str,
-) -> Route:
+    config: LiteLLMConfig, environment: _Environment, group: str, tags: Sequence[str], when: str
+) -> ModelRoute:
     deployments = deployments_of(config, group)
     if deployments is None:
-        return Route(group, when, "", (), (), problem=f"there is no group {group!r}")
-    ready = [each for each in deployments if not missing_of(each, environment)]
+        return ModelRoute(group, when, problem=f"there is no group {group!r}")
+    missing = {deployment_id(each): missing_of(each, environment) for each in deployments}
+    ready = [each for each in deployments if not missing[deployment_id(each)]]
     chosen, why = _fitting(config, ready, tags)
     meant, why_meant = _fitting(config, deployments, tags)
     absent = [each for each in meant if each not in ready]
     if why != why_meant:
         why = f"{why_meant} cannot be called: those tagged default instead"
-    left_out = tuple(_candidate(each, environment, None, "its credential is missing") for each in absent)
-    problem = None if chosen else _why_nobody(group, tags, absent, environment)
-    why = why if chosen else why_meant
-    default, _ = _fitting(config, ready, ()) if tags else ([], "")
-    instead = tuple(
-        _candidate(each, environment, None, "where all of those cool down")
-        for each in default
-        if each not in chosen and _DEFAULT_TAG in tags_of(each)
+    problem = None
+    if not chosen:
+        why, problem = (
+            why_meant,
+            f"no deployment of {group!r} is tagged {' and '.join(tags)}, and none default",
+        )
+        if names := sorted({name for each in absent for name in missing[deployment_id(each)]}):
+            problem = f"set one of {', '.join(names)}"
+    default = [each for each in ready if _DEFAULT_TAG in tags_of(each) and each not in chosen]
+    stand_in = default if tags and config.router_settings.get("enable_tag_filtering") else []
+    return ModelRoute(
+        group,
+        when,
+        why,
+        asked=_asked(config, chosen),
+        left_out=tuple(
+            _Candidate(each, "its credential is missing", missing=missing[deployment_id(each)])
+            for each in absent
+        ),
+        instead=tuple(_Candidate(each, "where all of those cool down") for each in stand_in),
+        problem=problem,
     )
-    asked = _asked(config, chosen, environment)
-    return Route(group, when, why, asked, left_out, instead, problem=problem)
 
 
 def _fitting(
@@ -168,9 +191,9 @@ def _fitting(
     if not config.router_settings.get("enable_tag_filtering"):
         return list(deployments), "all, since enable_tag_filtering is not set"
     default = [each for each in deployments if _DEFAULT_TAG in tags_of(each)]
+    if not tags and default:
+        return default, "those tagged default, since the call has no tags"
     if not tags:
-        if default:
-            return default, "those tagged default, since the call has no tags"
         return list(deployments), "all, since the call has no tags and none is tagged default"
     joined = (" or " if _any_tag_fits(config) else " and ").join(tags)
     if fit := matching(config, deployments, tags):
@@ -178,79 +201,38 @@ def _fitting(
     return default, f"those tagged default, since none is tagged {joined}"
 
 
-def _why_nobody(
-    group: str,
-    tags: Sequence[str],
-    absent: Sequence[Mapping[str, Any]],
-    environment: Mapping[str, str] | None,
-) -> str:
-    """Why no deployment of a group can be asked."""
-    names = sorted({name for each in absent for name in missing_of(each, environment)})
-    if names:
-        return f"set one of {', '.join(names)}"
-    return f"no deployment of {group!r} is tagged {' and '.join(tags)}, and none default"
-
-
-def _asked(
-    config: LiteLLMConfig, chosen: Sequence[dict[str, Any]], environment: Mapping[str, str] | None
-) -> tuple[_Candidate, ...]:
+def _asked(config: LiteLLMConfig, chosen: Sequence[_Deployment]) -> tuple[_Candidate, ...]:
     """The chosen in the order in which they are asked, each with its share of the calls."""
-    orders = sorted({order for each in chosen if (order := _order_of(each)) is not None})
-    first = [each for each in chosen if not orders or _order_of(each) == orders[0]]
+    orders = sorted({order for each in chosen if (order := order_of(each)) is not None})
+    first = [each for each in chosen if not orders or order_of(each) == orders[0]]
     strategy = config.router_settings.get("routing_strategy", BY_CHANCE)
     shares = shares_of(first) if strategy == BY_CHANCE else [None] * len(first)
-    asked = [
-        _candidate(each, environment, share, _asked_when(share, strategy, len(first), len(chosen)))
-        for each, share in zip(first, shares, strict=True)
-    ]
+    asked = []
+    for each, share in zip(first, shares, strict=True):
+        if len(first) == 1:
+            why = "the only one" if len(chosen) == 1 else "first"
+        elif share is None:
+            why = f"by {strategy}"
+        else:
+            why = f"{share:.0%} of the calls" if share else "where the others cool down"
+        asked.append(_Candidate(each, why, share))
     follow = [
-        _candidate(each, environment, None, f"after order {before} failed")
+        _Candidate(each, f"after order {before} failed")
         for before, order in pairwise(orders)
         for each in chosen
-        if _order_of(each) == order
+        if order_of(each) == order
     ]
     return (*sorted(asked, key=lambda each: -(each.share or 0)), *follow)
 
 
-def _asked_when(share: float | None, strategy: str, rivals: int, chosen: int) -> str:
-    """When a deployment of the first order is asked."""
-    if rivals == 1:
-        return "the only one" if chosen == 1 else "first"
-    if share is None:
-        return f"by {strategy}"
-    return f"{share:.0%} of the calls" if share else "where the others cool down"
-
-
-def shares_of(deployments: Sequence[Mapping[str, Any]]) -> list[float]:
+def shares_of(deployments: Sequence[_Deployment]) -> list[float]:
     """How LiteLLM draws: by weight, requests or tokens a minute, what the first has; else all alike."""
     params = [each["litellm_params"] for each in deployments]
     for name in _WEIGHTS:
-        if params and params[0].get(name) is not None and sum(each.get(name) or 0 for each in params) > 0:
-            return _normal([float(each.get(name) or 0) for each in params])
-    return _normal([1.0] * len(params))
-
-
-def _normal(weights: Sequence[float]) -> list[float]:
-    """The weights as parts of 1."""
-    return [each / sum(weights) for each in weights]
-
-
-def _candidate(
-    deployment: Mapping[str, Any], environment: Mapping[str, str] | None, share: float | None, why: str
-) -> _Candidate:
-    """A deployment as a call sees it."""
-    params = deployment["litellm_params"]
-    return _Candidate(
-        deployment=deployment_id(deployment),
-        model=params["model"],
-        tags=tags_of(deployment),
-        weight=params.get("weight"),
-        order=params.get("order"),
-        share=share,
-        missing=missing_of(deployment, environment),
-        why=why,
-        settings=deployment,
-    )
+        weights = [float(each.get(name) or 0) for each in params]
+        if params and params[0].get(name) is not None and sum(weights) > 0:
+            return [weight / sum(weights) for weight in weights]
+    return [1 / len(params) for _ in params]
 
 
 def _unknown_tags(config: LiteLLMConfig, tags: Iterable[str]) -> list[str]:
@@ -262,19 +244,16 @@ def _unknown_tags(config: LiteLLMConfig, tags: Iterable[str]) -> list[str]:
 
 
 def _known_tags(config: LiteLLMConfig) -> frozenset[str]:
-    """Every tag that a deployment has."""
     return frozenset(tag for each in config.deployments for tag in tags_of(each))
 
 
-def tags_of(deployment: Mapping[str, Any]) -> tuple[str, ...]:
+def tags_of(deployment: _Deployment) -> tuple[str, ...]:
     """The tags of one deployment."""
     return tuple(deployment["litellm_params"].get("tags") or ())
 
 
-def did_you_mean(name: str, known: Iterable[str], what: str) -> str:
-    """A remedy: the near names, or all of them."""
-    near = get_close_matches(name, list(known), n=3)
-    if near:
+def _did_you_mean(name: str, known: Iterable[str], what: str) -> str:
+    if near := get_close_matches(name, list(known), n=3):
         return f"Did you mean {' or '.join(map(repr, near))}?"
     return f"{what} are {', '.join(sorted(known))}"
 
@@ -284,10 +263,8 @@ def deployments_of(config: LiteLLMConfig, group: str) -> list[dict[str, Any]] | 
     alias = (config.router_settings.get("model_group_alias") or {}).get(group, group)
     name = alias["model"] if isinstance(alias, dict) else alias
     own = [each for each in config.deployments if each["model_name"] == name]
-    if not own:
-        patterns = [each for each in config.deployments if "*" in each["model_name"]]
-        own = [each for each in patterns if fnmatchcase(name, each["model_name"])]
-    return own or None
+    patterns = (each for each in config.deployments if "*" in each["model_name"])
+    return own or [each for each in patterns if fnmatchcase(name, each["model_name"])] or None
 
 
 def fallbacks_of(config: LiteLLMConfig, group: str, kind: str) -> tuple[str, ...]:
@@ -310,9 +287,8 @@ def fallbacks_of(config: LiteLLMConfig, group: str, kind: str) -> tuple[str, ...
 def next_groups(config: LiteLLMConfig, group: str, kind: str) -> list[str]:
     """The groups that the file names directly as a group's fallbacks."""
     rules = {name: others for rule in setting(config, kind) or [] for name, others in rule.items()}
-    if kind != "fallbacks":
-        return rules.get(group) or rules.get("*") or []
-    return rules.get(group) or rules.get("*") or setting(config, "default_fallbacks") or []
+    usual = setting(config, "default_fallbacks") if kind == "fallbacks" else None
+    return rules.get(group) or rules.get("*") or usual or []
 
 
 def setting(config: LiteLLMConfig, name: str) -> Any:
@@ -335,19 +311,19 @@ def _any_tag_fits(config: LiteLLMConfig) -> bool:
     return bool(config.router_settings.get("tag_filtering_match_any", True))
 
 
-def _order_of(deployment: Mapping[str, Any]) -> int | None:
+def order_of(deployment: _Deployment) -> int | None:
     """Its `order`: the lowest is asked first; those without one only where none has any."""
     order: int | None = deployment["litellm_params"].get("order")
     return order
 
 
-def deployment_id(deployment: Mapping[str, Any]) -> str:
+def deployment_id(deployment: _Deployment) -> str:
     """The id of a deployment, as replies name it."""
     info = deployment.get("model_info") or {}
     return str(info.get("id") or f"{deployment['model_name']}/{deployment['litellm_params']['model']}")
 
 
-def missing_of(deployment: Mapping[str, Any], environment: Mapping[str, str] | None) -> tuple[str, ...]:
+def missing_of(deployment: _Deployment, environment: _Environment) -> tuple[str, ...]:
     """The environment's variables that a deployment needs and that are not set.
 
     They are those that it names, and its provider's usual key where the file gives none.
@@ -362,7 +338,7 @@ def missing_of(deployment: Mapping[str, Any], environment: Mapping[str, str] | N
     return tuple(sorted({*missing_names(deployment, environment), *own}))
 
 
-def concrete_model(deployment: Mapping[str, Any], name: str) -> str:
+def concrete_model(deployment: _Deployment, name: str) -> str:
     """The model of a deployment, with what a called name puts in the place of its `*`."""
     model: str = deployment["litellm_params"]["model"]
     if "*" not in model:

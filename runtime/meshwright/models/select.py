@@ -1,29 +1,37 @@
-"""Which model answers: what the settings say, or what the environment offers."""
+"""Which model answers: what the settings say or the environment offers, and models that are named outright.
+
+    model = open_model(with_fallbacks("openai/gpt-5.4", ["anthropic/claude-sonnet-4-6"]))
+
+needs no file of deployments: the environment has the credentials. For each name a deployment is made, and a
+Picker calls them.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from meshwright.clock import Clock, SystemClock
 from meshwright.errors import ConfigError
-from meshwright.models.config import names_in, read_config, read_text
+from meshwright.models.config import FALLBACKS, LiteLLMConfig, names_in, read_config, read_text, with_ids
 from meshwright.models.offline import OfflineModel, estimate_tokens
 from meshwright.models.picker import Cooldowns, Picker
-from meshwright.models.port import Adapter
+from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta, PriceList
+from meshwright.models.providers import OFFLINE, missing, provider_of
+from meshwright.models.retry import Retrying
 from meshwright.models.routing import missing_of
 from meshwright.models.server import HttpModel
+from meshwright.money import Price
 from meshwright.settings import Settings
 
-_WELL_KNOWN_KEYS = (
-    "ANTHROPIC_API_KEY",
-    "OPENAI_API_KEY",
-    "GEMINI_API_KEY",
-    "MISTRAL_API_KEY",
-    "GROQ_API_KEY",
-    "DEEPSEEK_API_KEY",
-    "OPENROUTER_API_KEY",
-    "AZURE_API_KEY",
+_WELL_KNOWN_KEYS = tuple(
+    f"{provider}_API_KEY"
+    for provider in ("ANTHROPIC", "OPENAI", "GEMINI", "MISTRAL", "GROQ", "DEEPSEEK", "OPENROUTER", "AZURE")
 )
 _KINDS = ("auto", "offline", "http", "router")
 
@@ -56,7 +64,20 @@ def choose_model(
         return OfflineModel(count_tokens=count_tokens, why=why)
     if kind == "router":
         return Picker(config_path, environment=known, cooldowns=cooldowns, why=why)
-    return _server(settings, config_path)
+    if not settings.models.base_url:
+        raise ConfigError(
+            'model = "http" needs the address of a server',
+            remedy="Set LITELLM_BASE_URL, like http://127.0.0.1:4000",
+            field="litellm_base_url",
+        )
+    key, name = settings.models.api_key, settings.models.name
+    return HttpModel(
+        settings.models.base_url,
+        key.get_secret_value() if key else None,
+        model_name=name,
+        why=f"every call is of {name}" if name else "",
+        prices_file=config_path,
+    )
 
 
 def _offered(settings: Settings, config_path: Path, environment: Mapping[str, str]) -> tuple[str, str]:
@@ -81,18 +102,235 @@ def _offered(settings: Settings, config_path: Path, environment: Mapping[str, st
     return "router", f"{keys[0]} is set"
 
 
-def _server(settings: Settings, config_path: Path) -> HttpModel:
-    if not settings.models.base_url:
+# By name
+
+_WHERE = Path("models by name")
+"""What stands for the file in errors: there is none."""
+_NUMBERS = ("temperature", "max_tokens", "timeout_seconds", "max_retries")
+_DEFAULT_GROUP = "default"
+
+
+class ModelSettings(BaseModel):
+    """What it takes to call a model, found by its name alone.
+
+    `name` is as it was asked for, `model` LiteLLM's whole name. `params` say which variables hold
+    credentials and address (`os.environ/NAME`), so that no key is here. `timeout_seconds` bounds one
+    attempt; `max_retries` are those after the first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    model: str
+    provider: str
+    params: dict[str, str]
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    max_tokens: int = Field(default=1024, ge=1)
+    timeout_seconds: float = Field(default=30.0, gt=0)
+    max_retries: int = Field(default=3, ge=0, le=10)
+
+    @classmethod
+    def from_env(cls, model: str, environment: Mapping[str, str] | None = None) -> Self:
+        """Find provider, credentials, address and numbers (`OPENAI_TIMEOUT_SECONDS=60`) in the environment.
+
+        Raises ConfigError for a provider that is unknown, a credential that is missing, or a number that
+        is none.
+        """
+        known = os.environ if environment is None else environment
+        provider, whole = provider_of(model)
+        if problem := missing(provider, model, known):
+            raise problem
+        params = {param.name: value for param in provider.params if (value := param.value(known))}
+        variables = {name: provider.variable(name.upper()) for name in _NUMBERS}
+        numbers: dict[str, Any] = {
+            name: text for name, variable in variables.items() if (text := known.get(variable))
+        }
+        try:
+            return cls(name=model, model=whole, provider=provider.name, params=params, **numbers)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise ConfigError(f"{variables[str(first['loc'][0])]}: {first['msg']}", field="model") from None
+
+    def deployment(self, group: str) -> dict[str, Any]:
+        """Its deployment in a group, as litellm_config.yaml would have it."""
+        params = {"model": self.model, **self.params, "timeout": self.timeout_seconds}
+        return {"model_name": group, "litellm_params": params}
+
+
+class Chain(NamedTuple):
+    """A model, and those that answer in its place where it cannot, in this order."""
+
+    primary: ModelSettings
+    fallbacks: tuple[ModelSettings, ...] = ()
+
+    @property
+    def groups(self) -> dict[str, ModelSettings]:
+        """The members by the group that each is called as: the primary's own name, then `primary > other`."""
+        name = self.primary.name
+        return {name: self.primary, **{f"{name} > {other.name}": other for other in self.fallbacks}}
+
+
+def with_fallbacks(
+    primary: str, others: Sequence[str] = (), *, environment: Mapping[str, str] | None = None
+) -> Chain:
+    """A model with fallbacks, each found in the environment. Raises ConfigError as `from_env` does."""
+    twice = next((name for n, name in enumerate(others) if name in (primary, *others[:n])), None)
+    if twice is not None:
         raise ConfigError(
-            'model = "http" needs the address of a server',
-            remedy="Set LITELLM_BASE_URL, like http://127.0.0.1:4000",
-            field="litellm_base_url",
+            f"model {twice!r} stands twice among those of {primary!r}",
+            remedy="name each once: a model that failed is not asked again by a fallback",
+            field="fallbacks",
         )
-    key, name = settings.models.api_key, settings.models.name
-    return HttpModel(
-        settings.models.base_url,
-        key.get_secret_value() if key else None,
-        model_name=name,
-        why=f"every call is of {name}" if name else "",
-        prices_file=config_path,
+    settings = [ModelSettings.from_env(name, environment) for name in (primary, *others)]
+    return Chain(settings[0], tuple(settings[1:]))
+
+
+def litellm_config(chains: Iterable[Chain]) -> LiteLLMConfig:
+    """The chains as if a litellm_config.yaml said so: a group for each member. Holds no key."""
+    members = [chain.groups for chain in chains]
+    deployments = [each.deployment(group) for groups in members for group, each in groups.items()]
+    rules = [{first: others} for first, *others in members if others]
+    return LiteLLMConfig(
+        path=_WHERE,
+        deployments=with_ids(deployments),
+        router_settings=dict.fromkeys(FALLBACKS, rules),  # after whatever another model can mend
+        litellm_settings={"drop_params": True},  # what a provider does not know is left out
+        lines={},
     )
+
+
+def named_models(
+    chains: Iterable[Chain],
+    *,
+    environment: Mapping[str, str] | None = None,
+    cooldowns: Cooldowns | None = None,
+) -> Picker:
+    """Calls models by their own names, each for at most its `timeout_seconds`. Raises ConfigError.
+
+    A chain's fallbacks are part of an attempt, and of that chain alone.
+    """
+    chains = list(chains)
+    names = ", ".join(chain.primary.name for chain in chains)
+    config = litellm_config(chains)
+    return Picker(config, environment=environment, cooldowns=cooldowns, name=f"direct {names}")
+
+
+def open_model(*chains: Chain | ModelSettings, clock: Clock | None = None) -> Model:
+    """A model to be called without a mesh: by the names given, with retries. Raises ConfigError.
+
+    Where the chains say different numbers of retries the greatest counts.
+    """
+    whole = [chain if isinstance(chain, Chain) else Chain(chain) for chain in chains]
+    tries = 1 + max((chain.primary.max_retries for chain in whole), default=0)
+    return Retrying(named_models(whole), clock or SystemClock(), max_tries=tries)
+
+
+class NamedModels(Adapter):
+    """Gives each request to the adapter of its name, and every other name to `others`."""
+
+    def __init__(self, named: Mapping[str, Adapter], others: Adapter) -> None:
+        self._named = dict(named)
+        self._others = others
+        self.name = f"{others.name}; by name {', '.join(named)}"
+        self.kind = others.kind
+        self.config = others.config
+        self.groups = others.groups  # an agent's model is its own
+        self.listed, self.alone = others.listed, others.alone
+
+    def complete(
+        self, request: ModelRequest, on_delta: OnDelta | None = None
+    ) -> Coroutine[Any, Any, ModelReply]:
+        """Make one attempt. Raises ModelError."""
+        return self._named.get(request.model, self._others).complete(request, on_delta)
+
+    async def close(self) -> None:
+        """Close each adapter once."""
+        for model in {id(each): each for each in (*self._named.values(), self._others)}.values():
+            await model.close()
+
+    def prices(self, default: Price | None) -> PriceList:
+        """Each adapter's own."""
+        named = {name: model.prices(default) for name, model in self._named.items()}
+        return _NamedPrices(named, self._others.prices(default))
+
+
+class _NamedPrices(NamedTuple):
+    named: Mapping[str, PriceList]
+    others: PriceList
+
+    def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
+        return self.named.get(request.model, self.others).upper_bound(request, prompt_tokens)
+
+    def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
+        return self.named.get(request.model, self.others).of_reply(reply, request)
+
+
+def adapter_for(model: Model) -> Adapter:
+    """A model as an adapter: itself where it is one."""
+    return model if isinstance(model, Adapter) else Adapter(model)
+
+
+class ModelChoice(Protocol):
+    """What says which model it wants: an agent class. No `model` leaves it to the prompt."""
+
+    agent_id: str
+    model: str
+    fallbacks: Sequence[str]
+
+
+def with_named_models(
+    others: Adapter,
+    agents: Iterable[ModelChoice],
+    config_path: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    cooldowns: Cooldowns | None = None,
+) -> Adapter:
+    """The mesh's adapter, and beside it the models that agents name and that are no groups of its file.
+
+    A server gets every name as it stands: which there are is its own business. The file need not exist.
+    Raises ConfigError, naming the agent, where a model cannot be called.
+    """
+    own = others.groups()
+    if own is None:
+        return others
+    if others.config is None:  # the built-in model answers for the groups of a file whose keys are not set
+        read = config_path is not None and config_path.is_file()
+        own = read_config(config_path).groups if read and config_path else frozenset({_DEFAULT_GROUP})
+    wanted: dict[str, ModelChoice] = {}
+    named: dict[str, Adapter] = {}
+    chains: list[Chain] = []
+    for agent in (agent for agent in agents if agent.model):
+        other = wanted.setdefault(agent.model, agent)
+        if tuple(other.fallbacks) != tuple(agent.fallbacks):
+            raise ConfigError(
+                f"agents {other.agent_id} and {agent.agent_id} give model {agent.model!r} "
+                "different fallbacks",
+                remedy="give both the same, or make a group of each in litellm_config.yaml",
+                field="fallbacks",
+            )
+    for agent in wanted.values():
+        if agent.model == OFFLINE and OFFLINE not in own:
+            named[OFFLINE] = OfflineModel()
+        elif agent.model not in own:
+            chains.append(_chain_of(agent, environment))
+            continue
+        if agent.fallbacks:
+            raise ConfigError(
+                f"agent {agent.agent_id} gives fallbacks to {agent.model!r}, which is a group",
+                remedy="write them under router_settings.fallbacks in litellm_config.yaml",
+                field="fallbacks",
+            )
+    if chains:
+        picker = named_models(chains, environment=environment, cooldowns=cooldowns)
+        named |= {chain.primary.name: picker for chain in chains}
+    return NamedModels(named, others) if named else others
+
+
+def _chain_of(agent: ModelChoice, environment: Mapping[str, str] | None) -> Chain:
+    try:
+        return with_fallbacks(agent.model, tuple(agent.fallbacks), environment=environment)
+    except ConfigError as error:
+        raise ConfigError(
+            f"agent {agent.agent_id}: {error.message}", remedy=error.remedy, field=error.field
+        ) from None

@@ -9,21 +9,20 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from meshwright.models.config import LiteLLMConfig, read_config
+from meshwright.models.config import read_config
 from meshwright.models.http import MAX_REPLY_BYTES, ApiModel, completions_url, read_limited
 from meshwright.models.openai import NamedCompletions, ProxyCompletions
-from meshwright.models.port import Model, ModelUnavailable, Unauthorized
+from meshwright.models.port import Adapter, Model, ModelUnavailable, Unauthorized
 from meshwright.models.prices import Prices
 from meshwright.money import Price
 
 _LISTING_SECONDS = 10.0
 
 
-class HttpModel(ApiModel):
+class HttpModel(ApiModel, Adapter):
     """The server at a base URL: a LiteLLM proxy, which knows our groups, or any with one `model_name`."""
 
     kind = "http"
-    config: LiteLLMConfig | None = None
 
     def __init__(
         self,
