@@ -302,3 +302,13 @@ async def test_a_page_instead_of_an_error_is_told_by_its_text(fake: FakeProvider
     fake.faults.append(Fault(kind="wrong-type", status=502, pieces=[page]))
     with pytest.raises(ModelUnavailable, match="it said: 502 Bad Gateway nginx"):
         await model.complete(request())
+
+
+def kinds_of(base: type[ModelError]) -> list[type[ModelError]]:
+    return [base, *(each for kind in base.__subclasses__() for each in kinds_of(kind))]
+
+
+@pytest.mark.parametrize("kind", kinds_of(ModelError))
+def test_every_error_can_be_made_of_what_its_json_says(kind: type[ModelError]) -> None:
+    error = kind("it failed", remedy="try another", field="model")
+    assert (error.message, error.remedy, error.field) == ("it failed", "try another", "model")

@@ -1,15 +1,15 @@
-"""What a provider's error status means to us. Of its own words an error holds what `reasons` lets through:
-they may quote the prompt, or a key."""
+"""What a provider's error means to us, and what of its words may be shown: they may quote a prompt or key."""
 
 from __future__ import annotations
 
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from meshwright.errors import ModelError
 from meshwright.models.port import (
@@ -17,6 +17,7 @@ from meshwright.models.port import (
     ContentRefused,
     ContextTooLong,
     ModelRefused,
+    ModelRequest,
     ModelTimeout,
     ModelUnavailable,
     Part,
@@ -24,17 +25,13 @@ from meshwright.models.port import (
     Unauthorized,
     Unsupported,
 )
+from meshwright.redaction import REDACTED, redact
 
 _CONTEXT_SIGNS = (
     *("context_length_exceeded", "contextwindowexceeded", "context window", "context length"),
-    *(
-        "prompt is too long",
-        "input is too long",
-        "request too large",
-        "request_too_large",
-    ),  # Anthropic, Bedrock
+    *("prompt is too long", "input is too long"),  # Anthropic, Bedrock
+    *("request too large", "request_too_large"),
 )
-_TOO_LARGE = 413
 _POLICY_SIGNS = (
     "content_filter",
     "content_policy",
@@ -74,7 +71,7 @@ _STATUS_OF = {
 """The status that an error's type stands for, where it comes in a stream and has none."""
 
 
-class Fault(NamedTuple):
+class ProviderFault(NamedTuple):
     """An error reply: its status, the provider's own words to be searched, how long to wait where it said so,
     and its words as they may be shown."""
 
@@ -87,78 +84,83 @@ class Fault(NamedTuple):
         """Whether the provider used one of these words."""
         return any(sign in self.words for sign in signs)
 
+    def is_of_server(self) -> bool:
+        """Whether the server could not answer."""
+        return self.status >= 500 or self.status in _OVERLOADED
 
-def error_for(fault: Fault, *, source: str, model: str) -> ModelError:
+
+_KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str], ...] = (
+    (
+        lambda fault: (fault.status in (408, 429) or fault.status >= 500) and fault.says(_DOWN_SIGNS),
+        AllProvidersDown,
+        ": none of its deployments is up",
+        "",
+    ),
+    (
+        lambda fault: fault.status in (401, 403) or (fault.status == 400 and fault.says(_KEY_SIGNS)),
+        Unauthorized,
+        ": it refused the credentials",
+        "Check the key that is set for it",
+    ),
+    (lambda fault: fault.status == 429 and not fault.says(_CREDIT_SIGNS), RateLimited, ": rate limit", ""),
+    (lambda fault: fault.status == 408, ModelTimeout, "", ""),
+    (
+        lambda fault: fault.is_of_server() and fault.says(_REACH_SIGNS),
+        ModelUnavailable,
+        ": it cannot reach the model's provider",
+        "Check the address (api_base) that it calls",
+    ),
+    (ProviderFault.is_of_server, ModelUnavailable, ": the server is at fault or overloaded", ""),
+    (
+        lambda fault: fault.says(_CONTEXT_SIGNS) or fault.status == 413,
+        ContextTooLong,
+        ": the messages are too long",
+        "Shorten the context",
+    ),
+    (
+        lambda fault: fault.says(_POLICY_SIGNS),
+        ContentRefused,
+        ": the provider's policy forbids the request",
+        "",
+    ),
+    (
+        lambda fault: fault.says(_CREDIT_SIGNS),
+        ModelRefused,
+        ": the account has no credit or budget left",
+        "",
+    ),
+    (lambda fault: _part_not_taken(fault) is not None, Unsupported, ": it does not take ", _TAKEN_BY_OTHERS),
+    (
+        lambda fault: fault.status == 404,
+        ModelRefused,
+        ": not found",
+        "Check the name of the model and the base URL",
+    ),
+    (lambda fault: fault.status < 400, ModelRefused, ": a redirect", "Set the base URL to where it leads"),
+    (lambda fault: bool(fault.shown), ModelRefused, ": it rejected the request", ""),
+    (lambda fault: True, ModelRefused, ": it rejected the request", "The server's own log says why"),
+)
+"""What each fault is to us, and what to do; the first that fits counts."""
+
+
+def error_for(fault: ProviderFault, *, source: str, model: str) -> ModelError:
     """Make the error for a fault; `source` says who answered, `model` is the group that was asked for."""
-    error = _kind_of_error(fault, source, model)
-    if fault.shown:
-        error.message = f"{error.message}; it said: {fault.shown}"
-        error.args = (error.message,)
+    _, kind, said, remedy = next(rule for rule in _KINDS if rule[0](fault))
+    part = _part_not_taken(fault) if kind is Unsupported else None
+    what = f"{source} answered {fault.status} to a call of model {model!r}{said}"
+    what += (part or "a parameter") if kind is Unsupported else ""
+    error = kind(f"{what}; it said: {fault.shown}" if fault.shown else what, remedy=remedy)
+    if isinstance(error, Unsupported):
+        error.what = part or ""
+    if isinstance(error, ModelRefused):
+        error.answered = 402 if kind is ModelRefused and fault.says(_CREDIT_SIGNS) else fault.status
+    elif kind.retryable:  # the header, or where there is none a proxy's words
+        waits = _AGAIN.search(fault.words) if fault.retry_after_seconds is None else None
+        error.retry_after_seconds = float(waits[1]) if waits else fault.retry_after_seconds
     return error
 
 
-def _kind_of_error(fault: Fault, source: str, model: str) -> ModelError:
-    """What a fault is, in our words."""
-    what = f"{source} answered {fault.status} to a call of model {model!r}"
-    if (fault.status in (408, 429) or fault.status >= 500) and fault.says(_DOWN_SIGNS):
-        return AllProvidersDown(f"{what}: none of its deployments is up", retry_after_seconds=_pause(fault))
-    if fault.status in (401, 403) or (fault.status == 400 and fault.says(_KEY_SIGNS)):
-        return Unauthorized(f"{what}: it refused the credentials", remedy="Check the key that is set for it")
-    if fault.status == 429 and not fault.says(_CREDIT_SIGNS):
-        return RateLimited(f"{what}: rate limit", retry_after_seconds=_pause(fault))
-    if fault.status == 408:
-        return ModelTimeout(what, retry_after_seconds=_pause(fault))
-    if fault.status >= 500 or fault.status in _OVERLOADED:
-        return _at_fault(fault, what)
-    return _refusal(fault, what)
-
-
-def _pause(fault: Fault) -> float | None:
-    """How many seconds to wait, from the header or, where there is none, from a proxy's words."""
-    said = _AGAIN.search(fault.words)
-    return float(said[1]) if fault.retry_after_seconds is None and said else fault.retry_after_seconds
-
-
-def _at_fault(fault: Fault, what: str) -> ModelUnavailable:
-    """Make the error for a server that could not answer, or could not reach who would."""
-    if fault.says(_REACH_SIGNS):
-        return ModelUnavailable(
-            f"{what}: it cannot reach the model's provider",
-            remedy="Check the address (api_base) that it calls",
-            retry_after_seconds=_pause(fault),
-        )
-    return ModelUnavailable(
-        f"{what}: the server is at fault or overloaded", retry_after_seconds=_pause(fault)
-    )
-
-
-def _refusal(fault: Fault, what: str) -> ModelRefused:
-    """Make the error for a request that would be rejected again."""
-    error = _kind_of_refusal(fault, what)
-    error.answered = 402 if type(error) is ModelRefused and fault.says(_CREDIT_SIGNS) else fault.status
-    return error
-
-
-def _kind_of_refusal(fault: Fault, what: str) -> ModelRefused:
-    """What it was about a request that was rejected, in our words."""
-    if fault.says(_CONTEXT_SIGNS) or fault.status == _TOO_LARGE:
-        return ContextTooLong(f"{what}: the messages are too long", remedy="Shorten the context")
-    if fault.says(_POLICY_SIGNS):
-        return ContentRefused(f"{what}: the provider's policy forbids the request")
-    if fault.says(_CREDIT_SIGNS):
-        return ModelRefused(f"{what}: the account has no credit or budget left")
-    if (part := _part_not_taken(fault)) is not None:
-        told = f"it does not take {part or 'a parameter'}"
-        return Unsupported(f"{what}: {told}", what=part, remedy=_TAKEN_BY_OTHERS)
-    if fault.status == 404:
-        return ModelRefused(f"{what}: not found", remedy="Check the name of the model and the base URL")
-    if fault.status < 400:
-        return ModelRefused(f"{what}: a redirect", remedy="Set the base URL to where it leads")
-    remedy = "" if fault.shown else "The server's own log says why"
-    return ModelRefused(f"{what}: it rejected the request", remedy=remedy)
-
-
-def _part_not_taken(fault: Fault) -> Part | None:
+def _part_not_taken(fault: ProviderFault) -> Part | None:
     """The part of the request that the model does not take; None where the words do not say so.
 
     Where they name both it may be that the two are not taken together.
@@ -184,12 +186,14 @@ def words_of(body: Any) -> str:
     return " ".join([*(text[:_MAX_SEARCHED_CHARACTERS] for text in texts), *failed])
 
 
-def fault_in(body: Mapping[str, Any], shown: str = "") -> Fault:
+def fault_in(body: Mapping[str, Any], shown: str = "") -> ProviderFault:
     """The fault that a body of status 200 tells of: an error within a stream, or instead of a reply."""
     error = body["error"]
     said = [str(error.get(name)) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
     known = (int(each) if each.isdigit() else _STATUS_OF.get(each, 0) for each in said)
-    return Fault(next((status for status in known if 400 <= status < 600), 502), words_of(body), shown=shown)
+    return ProviderFault(
+        next((status for status in known if 400 <= status < 600), 502), words_of(body), shown=shown
+    )
 
 
 def reason_of(error: BaseException) -> str:
@@ -224,3 +228,104 @@ def _seconds_until(date: str) -> float | None:
         return None
     aware = when if when.tzinfo else when.replace(tzinfo=UTC)
     return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+
+
+# What may be shown
+
+_MAX_CHARACTERS = 300
+_MAX_READ = 800  # of what a provider says; a mark stands for as much as it hides
+_MIN_SECRET = 6  # shorter ones are none, but placeholders as "none"
+_SECRET_OVERLAP = 8
+_PROMPT_OVERLAP = 16  # letters and digits in a row that both have: fewer are words that everybody uses
+_MIN_MESSAGE = 4
+_PROMPT = "[...]"
+_SECRET_NAME = re.compile(r"key|token|secret|password|credential|authorization|header", re.IGNORECASE)
+_TAGS = re.compile(r"(?is)<(script|style)\b.*?</\1>|<[^<>]{0,500}>")
+_ESCAPE = re.compile(r"\\+u([0-9a-fA-F]{4})")
+_UNPRINTED = re.compile(r"(?:\\+[nrt]|\s|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff])+")
+_NO_LETTER = re.compile(r"[\W_]+")
+_TELLING = re.compile(r"(?=\S*\d)\w[\w@.+-]{2,}\w")  # an address, an id, a password: by a digit in it
+
+
+class Discretion:
+    """What errors of calls may not show: these secrets, and what each request says."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets = sorted({each for each in secrets if len(each) >= _MIN_SECRET}, key=len, reverse=True)
+
+    def shown(self, said: Any, request: ModelRequest | None = None) -> str:
+        """What a provider said, as one line of at most 300 characters; "" where that is nothing."""
+        text = unquote(_ESCAPE.sub(_unescaped, _words(said)[:_MAX_READ]))
+        text = _UNPRINTED.sub(" ", _TAGS.sub(" ", text)).encode(errors="replace").decode()
+        for secret in self._secrets:  # whole ones first: they may have an end in common
+            text = text.replace(secret, REDACTED)
+        for secret in self._secrets:
+            text = _without(text, secret, REDACTED, _SECRET_OVERLAP)
+        for message in request.messages if request else ():
+            for part in (message.content, *(call.arguments for call in message.tool_calls)):
+                text = _without(text, _ESCAPE.sub(_unescaped, part), _PROMPT, _PROMPT_OVERLAP)
+                text = _TELLING.sub(_marked(part), text)
+        text = redact(text).strip()
+        return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1].rstrip()}…"
+
+
+def secrets_in(values: Any, name: str = "") -> Iterator[str]:
+    """The texts in a configuration or an environment that stand under a name of a secret."""
+    if isinstance(values, str):
+        if _SECRET_NAME.search(name):
+            yield values.removeprefix("Bearer ")
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from secrets_in(value, f"{name} {key}")
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from secrets_in(value, name)
+
+
+def _words(said: Any) -> str:
+    """An error body's type, code and message; any other as it stands."""
+    error = said.get("error", said) if isinstance(said, Mapping) else said
+    if not isinstance(error, Mapping):
+        return str(error or "")
+    known = [str(error[name]) for name in ("type", "code", "message", "detail") if error.get(name)]
+    return ": ".join(dict.fromkeys(known))
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16))
+
+
+def _marked(source: str) -> Callable[[re.Match[str]], str]:
+    return lambda match: _PROMPT if match[0] in source else match[0]
+
+
+def _without(text: str, source: str, mark: str, overlap: int) -> str:
+    """The text without what the source says as well, however both are quoted, cased and spaced.
+
+    That is a run of so many letters and digits, or all that the source has where those are fewer.
+    """
+    squeezed = _NO_LETTER.sub("", source.casefold())
+    size = min(overlap, len(squeezed))
+    if size < _MIN_MESSAGE:
+        return text
+    places = [(place, low) for place, each in enumerate(text) for low in each.casefold() if low.isalnum()]
+    hidden: list[tuple[int, int]] = []
+    for start in _common("".join(low for _, low in places), squeezed, size):
+        first, last = places[start][0], places[start + size - 1][0] + 1
+        if hidden and first <= hidden[-1][1]:
+            hidden[-1] = (hidden[-1][0], last)
+        else:
+            hidden.append((first, last))
+    for first, last in reversed(hidden):
+        text = f"{text[:first]}{mark}{text[last:]}"
+    return text
+
+
+def _common(letters: str, source: str, size: int) -> Iterator[int]:
+    """Where a run of that size begins that the source has too; the source may be a megabyte."""
+    half = size // 2  # of the source's parts of half the size, every run has one whole
+    parts = {source[place : place + half] for place in range(0, len(source), half)}
+    near = {place for place in range(len(letters)) if letters[place : place + half] in parts}
+    for start in range(len(letters) - size + 1):
+        if not near.isdisjoint(range(start, start + half + 1)) and letters[start : start + size] in source:
+            yield start

@@ -13,9 +13,16 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic_core import from_json, to_json
 
 from meshwright.errors import ConfigError, ModelError
-from meshwright.models.faults import Fault, error_for, fault_in, read_retry_after, reason_of, words_of
+from meshwright.models.faults import (
+    Discretion,
+    ProviderFault,
+    error_for,
+    fault_in,
+    read_retry_after,
+    reason_of,
+    words_of,
+)
 from meshwright.models.port import ModelReply, ModelRequest, ModelTimeout, ModelUnavailable, OnDelta
-from meshwright.models.reasons import Discretion
 
 if TYPE_CHECKING:
     import aiohttp
@@ -231,7 +238,7 @@ class ApiModel:
         self, response: aiohttp.ClientResponse, words: str, body: Any, request: ModelRequest
     ) -> ModelError:
         wait, shown = read_retry_after(response.headers), self._discretion.shown(body, request)
-        fault = Fault(response.status, words, wait, shown)
+        fault = ProviderFault(response.status, words, wait, shown)
         return error_for(fault, source=self.server, model=request.model)
 
     def _error_in(self, body: dict[str, Any], request: ModelRequest) -> ModelError:

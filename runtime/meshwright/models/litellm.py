@@ -18,7 +18,14 @@ from typing import Any
 from pydantic_core import from_json
 
 from meshwright.errors import ConfigError, ModelError
-from meshwright.models.faults import Fault, error_for, read_retry_after, reason_of, words_of
+from meshwright.models.faults import (
+    Discretion,
+    ProviderFault,
+    error_for,
+    read_retry_after,
+    reason_of,
+    words_of,
+)
 from meshwright.models.http import MAX_REPLY_BYTES, TooMuch, not_a_completion
 from meshwright.models.openai import ChatCompletions, ChunkPieces, read_completion
 from meshwright.models.port import (
@@ -32,7 +39,6 @@ from meshwright.models.port import (
     OnDelta,
     Unauthorized,
 )
-from meshwright.models.reasons import Discretion
 
 RELEASE = "1.88.6"
 """The tested release, which the extra `litellm` installs. Others fail late: 1.102 loses streams."""
@@ -240,7 +246,7 @@ def _kind_of_error(error: Exception, causes: Sequence[BaseException], model: str
         return ContentRefused(f"The provider's policy forbids the request to model {model!r}{said}")
     if "UnsupportedParamsError" in kinds:  # LiteLLM's own, of what it knows of the model: nobody was asked
         words = words_of(str(getattr(error, "message", error)))
-        return error_for(Fault(400, words, shown=shown), source=_SOURCE, model=model)
+        return error_for(ProviderFault(400, words, shown=shown), source=_SOURCE, model=model)
     if "Timeout" in kinds:
         return ModelTimeout(f"No reply from model {model!r} in time")
     if unreachable := next((each for each in causes if _is_of_a_connection(each)), None):
@@ -254,7 +260,7 @@ def _kind_of_error(error: Exception, causes: Sequence[BaseException], model: str
         return ModelRefused(f"{_SOURCE} raised {type(error).__name__} for a call of model {model!r}")
     headers = getattr(error, "litellm_response_headers", None) or {}
     # The last is the provider's own: LiteLLM makes a 500 of what it does not know.
-    fault = Fault(known[-1], words_of(_provider_body(causes) or ""), read_retry_after(headers), shown)
+    fault = ProviderFault(known[-1], words_of(_provider_body(causes) or ""), read_retry_after(headers), shown)
     return error_for(fault, source=_SOURCE, model=model)
 
 

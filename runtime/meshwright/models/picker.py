@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from meshwright.errors import ConfigError, ModelError
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, read_config, resolved
+from meshwright.models.faults import Discretion, secrets_in
 from meshwright.models.litellm import require_tested_release
 from meshwright.models.port import (
     STREAM_RESTART,
@@ -34,7 +35,6 @@ from meshwright.models.port import (
 )
 from meshwright.models.prices import Prices
 from meshwright.models.providers import adapter_of, bare_name, needs_litellm, provider_params
-from meshwright.models.reasons import Discretion, secrets_in
 from meshwright.models.routing import (
     BY_CHANCE,
     check,

@@ -323,9 +323,9 @@ Part = Literal["tools", "response_format", ""]
 class Unsupported(ModelRefused):
     """The model, or its server, does not take a part of the request: `what`. It may do without it."""
 
-    def __init__(self, message: str, *, what: Part, remedy: str = "") -> None:
-        super().__init__(message, remedy=remedy)
-        self.what = what
+    def __init__(self, message: str, *, what: Part = "", **advice: Any) -> None:
+        super().__init__(message, **advice)
+        self.what: Part = what
 
 
 class ContextTooLong(ModelRefused):
@@ -353,8 +353,8 @@ class BudgetExceeded(ModelError):
 
     status = 402
 
-    def __init__(self, message: str, *, budget: str, remedy: str = "") -> None:
-        super().__init__(message, remedy=remedy)
+    def __init__(self, message: str, *, budget: str = "", **advice: Any) -> None:
+        super().__init__(message, **advice)
         self.budget = budget
 
 
@@ -370,6 +370,6 @@ class StructureInvalid(ModelError):
 
     status = 502
 
-    def __init__(self, message: str, *, raw: str, remedy: str = "") -> None:
-        super().__init__(message, remedy=remedy)
+    def __init__(self, message: str, *, raw: str = "", **advice: Any) -> None:
+        super().__init__(message, **advice)
         self.raw = raw

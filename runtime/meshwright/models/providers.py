@@ -20,11 +20,11 @@ from meshwright.errors import ConfigError
 from meshwright.models.anthropic import URL as ANTHROPIC_URL
 from meshwright.models.anthropic import AnthropicMessages
 from meshwright.models.config import known_names
+from meshwright.models.faults import Discretion
 from meshwright.models.http import ApiModel, Wire
 from meshwright.models.litellm import LiteLLMModel
 from meshwright.models.openai import ChatCompletions
 from meshwright.models.port import Model
-from meshwright.models.reasons import Discretion
 
 OFFLINE = "offline"
 """The name of the built-in model, which nobody offers and which needs no credentials."""
