@@ -360,9 +360,10 @@ def _guess(want: str, schema: Mapping[str, Any], talk: _Talk) -> Any:
         return False if kind == "boolean" else None
     if want in ("text", "query"):
         return talk.question
-    if want in ("url", "path", "agent"):
-        agents = [*_AGENT.findall(talk.asked), *_AGENT.findall(talk.prompt)] if want == "agent" else []
-        return next(iter({"url": _urls_in, "path": _places_in}.get(want, lambda _: agents)(talk.asked)), None)
+    if want == "agent":
+        return next(iter([*_AGENT.findall(talk.asked), *_AGENT.findall(talk.prompt)]), None)
+    if want in ("url", "path"):
+        return next(iter(_urls_in(talk.asked) if want == "url" else _places_in(talk.asked)), None)
     quoted = _QUOTATION.search(talk.asked)
     names = re.findall(r"(?<=[\w,] )[A-Z][\w-]*(?: [A-Z][\w-]*)*", talk.asked)
     return quoted[1] if quoted else next(reversed(names or re.findall(r"[\w-]+", talk.asked)), None)

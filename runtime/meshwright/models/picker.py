@@ -121,26 +121,26 @@ class Picker(Adapter):
         where a deployment needs it.
         """
         self.environment = os.environ if environment is None else environment
-        self.config = read_config(config) if isinstance(config, Path) else config
+        self.config = self._config = read_config(config) if isinstance(config, Path) else config
         self._cooldowns = cooldowns or Cooldowns()
-        strategy = self.config.router_settings.get("routing_strategy") or BY_CHANCE
+        strategy = self._config.router_settings.get("routing_strategy") or BY_CHANCE
         if strategy not in _STRATEGIES:
-            lines, expected = self.config.lines, ", ".join(_STRATEGIES)
+            lines, expected = self._config.lines, ", ".join(_STRATEGIES)
             raise ConfigError(
                 f"router_settings.routing_strategy: there is no strategy {strategy!r}: expected {expected}",
-                path=str(self.config.path),
+                path=str(self._config.path),
                 line=lines.get("routing_strategy") or lines.get(""),
             )
         self._strategy = _STRATEGIES[strategy]
-        self._prices = Prices.of(self.config, None, self.environment)
+        self._prices = Prices.of(self._config, None, self.environment)
         self._targets = self._make_targets()
-        share = f"{len(self._targets)} of {len(self.config.deployments)} deployments"
-        self.name = name or f"router {self.config.path.name} ({f'{why}; ' if why else ''}{share})"
+        share = f"{len(self._targets)} of {len(self._config.deployments)} deployments"
+        self.name = name or f"router {self._config.path.name} ({f'{why}; ' if why else ''}{share})"
         self._plan = lru_cache(maxsize=_PLANS)(self._make_plan)
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt, fallbacks included. Raises ModelError."""
-        check(self.config, request)
+        check(self._config, request)
         ends = time.monotonic() + request.timeout_seconds
         groups, seen = [request.model], {request.model}
         errors: list[ModelError] = []
@@ -173,45 +173,45 @@ class Picker(Adapter):
 
     def groups(self) -> frozenset[str]:
         """The names that callers may give as `model`."""
-        return self.config.groups
+        return self._config.groups
 
     def prices(self, default: Price | None) -> Prices:
         """What calls cost."""
-        return Prices.of(self.config, default, self.environment)
+        return Prices.of(self._config, default, self.environment)
 
     def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
         """A picker of which each usable deployment is a group."""
-        members = self.config.deployments if group is None else deployments_of(self.config, group)
+        members = self._config.deployments if group is None else deployments_of(self._config, group)
         if members is None:
-            what, remedy = no_group(self.config, str(group))
+            what, remedy = no_group(self._config, str(group))
             raise ConfigError(what, remedy=remedy)
         usable = [each for each in members if deployment_id(each) in self._targets]
         if not usable:
             raise ConfigError("no deployment can be called", remedy=self._what_to_set(members))
-        picker = Picker(_each_alone(self.config, usable), environment=self.environment)
+        picker = Picker(_each_alone(self._config, usable), environment=self.environment)
         return picker, [deployment_id(each) for each in usable]
 
     def _make_targets(self) -> dict[str, _Target]:
         usable = {
             deployment_id(each): _completed(each, self.environment)
-            for each in self.config.deployments
+            for each in self._config.deployments
             if not missing_of(each, self.environment)
         }
         if any(needs_litellm(each["litellm_params"]) for each in usable.values()):
             require_tested_release()
         if not usable:
             what, remedy = "the key or address of every deployment is missing", self._what_to_set()
-            raise ConfigError(what, path=str(self.config.path), remedy=remedy)
+            raise ConfigError(what, path=str(self._config.path), remedy=remedy)
         discretion = Discretion([*secrets_in(list(usable.values())), *secrets_in(self.environment)])
-        return {name: _Target(name, each, self.config, discretion) for name, each in usable.items()}
+        return {name: _Target(name, each, self._config, discretion) for name, each in usable.items()}
 
     def _what_to_set(self, deployments: Iterable[Mapping[str, Any]] = ()) -> str:
-        known = deployments or self.config.deployments
+        known = deployments or self._config.deployments
         names = {name for each in known for name in missing_of(each, self.environment)}
         return f"Set one of {', '.join(sorted(names))}"
 
     def _make_plan(self, group: str, tags: tuple[str, ...]) -> _Plan:
-        found = route(self.config, self.environment, group, tags)
+        found = route(self._config, self.environment, group, tags)
         tiers: dict[int | None, list[_Target]] = {}
         for candidate in found.asked:
             tiers.setdefault(order_of(candidate.settings), []).append(self._targets[candidate.deployment])
@@ -271,7 +271,7 @@ class Picker(Adapter):
             kind = "content_policy_fallbacks"
         elif not _is_mendable(error):
             return []
-        following = [name for name in next_groups(self.config, group, kind) if name not in seen]
+        following = [name for name in next_groups(self._config, group, kind) if name not in seen]
         seen.update(following)
         return following
 
@@ -279,7 +279,7 @@ class Picker(Adapter):
         """Why no deployment of a group was asked."""
         targets = [target for tier in self._plan(group, tags).tiers for target in tier]
         if not targets:
-            members = deployments_of(self.config, group) or ()
+            members = deployments_of(self._config, group) or ()
             if not any(deployment_id(each) in self._targets for each in members):
                 return Unauthorized(f"The key or address of every deployment of model {group!r} is missing")
             return ModelRefused(
