@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 
 from meshwright.context.memory import MemoryItem
-from meshwright.context.plan import DEFAULT_RULES, plan
-from meshwright.context.request import CompressRequest, build_agent_context, context_request, recent_messages
+from meshwright.context.plan import (
+    DEFAULT_RULES,
+    CompressRequest,
+    context_request,
+    plan,
+)
 from meshwright.context.text import count_tokens
 from meshwright.messages import Task
 
@@ -33,29 +37,35 @@ def task(**payload: Any) -> Task:
     )
 
 
+def fitting(history: list[dict[str, Any]], recalled: list[MemoryItem], max_tokens: int) -> CompressRequest:
+    return context_request(
+        sender="a", receiver="b", task=task(), history=history, memories=recalled, max_tokens=max_tokens
+    )
+
+
 def test_the_least_relevant_memories_are_dropped_first() -> None:
-    context = build_agent_context([], memories("one two three", "four five six", "seven"), max_tokens=6)
-    assert context.memories == ["one two three", "four five six"]
+    request = fitting([], memories("one two three", "four five six", "seven"), max_tokens=6)
+    assert request.sender_memories == ["one two three", "four five six"]
 
 
 def test_a_memory_larger_than_the_whole_budget_does_not_keep_the_others_out() -> None:
-    assert build_agent_context([], memories("word " * 50, "small"), max_tokens=10).memories == ["small"]
+    assert fitting([], memories("word " * 50, "small"), max_tokens=10).sender_memories == ["small"]
 
 
 def test_the_latest_messages_are_kept_in_their_order() -> None:
-    chosen = recent_messages(messages("one", "two", "three", "four"), 3)
-    assert [message["content"] for message in chosen] == ["two", "three", "four"]
+    chosen = fitting(messages("one", "two", "three", "four"), [], max_tokens=6).conversation_snippet
+    assert chosen == [{"role": "user", "content": text} for text in ("two", "three", "four")]
 
 
 def test_a_long_message_is_cut_short_rather_than_lost() -> None:
-    (message,) = recent_messages(messages("word " * 100), 40)
-    assert message["content"].endswith("…")
+    (message,) = fitting(messages("word " * 100), [], max_tokens=80).conversation_snippet
+    assert isinstance(message, dict) and message["content"].endswith("…")
     assert count_tokens(message["content"]) <= 10
 
 
 def test_history_leaves_half_of_the_budget_to_memories() -> None:
-    context = build_agent_context(messages(*["word"] * 100), memories(*["memory"] * 100), max_tokens=20)
-    assert (len(context.messages), len(context.memories)) == (10, 10)
+    request = fitting(messages(*["word"] * 100), memories(*["memory"] * 100), max_tokens=20)
+    assert (len(request.conversation_snippet), len(request.sender_memories)) == (10, 10)
 
 
 def test_a_run_asks_with_what_it_has() -> None:
@@ -66,10 +76,9 @@ def test_a_run_asks_with_what_it_has() -> None:
         task=task(text="Decide it."),
         history=messages("Earlier."),
         memories=memories("SQLite is preferred."),
-        constraints=["Stay small."],
-        known_failures=["It hung."],
-        questions=["Which?"],
     )
+    known = {"constraints": ["Stay small."], "known_failures": ["It hung."], "sender_questions": ["Which?"]}
+    request = request.model_copy(update=known)
     assert plan(request, DEFAULT_RULES).text.splitlines() == [
         *(
             "METADATA:",

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from meshwright.context.plan import DEFAULT_RULES, Rule, Rules, plan
-from meshwright.context.request import CompressRequest
+from meshwright.context.plan import DEFAULT_RULES, CompressRequest, Rule, Rules, plan
 from meshwright.context.text import count_tokens
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from meshwright.context import service
-from meshwright.context.plan import Rule, Rules
-from meshwright.context.request import CompressRequest, CompressResponse
+from meshwright.context.plan import CompressRequest, CompressResponse, Rule, Rules
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.text import count_tokens
 from meshwright.envelope import ActorRef

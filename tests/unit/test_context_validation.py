@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright.context.plan import Rule, Rules, plan
-from meshwright.context.request import CompressRequest, Plan
-from meshwright.context.validation import problem
+from meshwright.context.plan import CompressRequest, Plan, Rule, Rules, plan
+from meshwright.context.service import problem
 
 ULID = "01J9ZK00000000000000000001"
 ORIGINAL = CompressRequest(

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from meshwright.context.plan import DEFAULT_RULES, plan
-from meshwright.context.request import CompressRequest
+from meshwright.context.plan import DEFAULT_RULES, CompressRequest, plan
+from meshwright.context.service import problem
 from meshwright.context.text import count_tokens
-from meshwright.context.validation import problem
 from meshwright.models.offline import OfflineModel
 from meshwright.models.offline_text import SchemaFiller, shorten
 from meshwright.models.port import ChatMessage, ModelRequest

@@ -20,29 +20,29 @@ from meshwright.errors import HostError, InvalidInput, MemoryUnavailable, TooLar
 from meshwright.messages import Identifier, MemoryScope, Plain
 from meshwright.sql.database import Database, Session
 
-Scope = MemoryScope
 _GLOBAL = "global"
 _MAX_MEMORY_CHARS = 4000
 _MAX_QUERY_WORDS = 24  # the first distinct ones: more would search for ever longer and find no better
 _CANDIDATES = 2  # rows read for each memory wanted, since some will be near-duplicates
 _NEAR_DUPLICATE = 0.8  # of two memories' words in common, from which on the less relevant one is dropped
-WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"[^\W_]+")
 
-INSERT = """
+_INSERT = """
 INSERT INTO memories (tenant_id, memory_id, scope, scope_id, owner, text, created_at, task_id, agent_id)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
-DELETE = "DELETE FROM memories WHERE tenant_id = ? AND memory_id = ?"
-SEARCH = {
+_DELETE = "DELETE FROM memories WHERE tenant_id = ? AND memory_id = ?"
+_FIELDS = ("memory_id", "scope", "scope_id", "text", "task_id", "agent_id", "score")
+_SEARCH = {
     "sqlite": """
-SELECT memory_id, scope, scope_id, memories.text, created_at, task_id, agent_id,
+SELECT created_at, memory_id, scope, scope_id, memories.text, task_id, agent_id,
     -bm25(memory_text, 1.0, 0.0) AS score
 FROM memory_text JOIN memories ON memories.n = memory_text.rowid
 WHERE memory_text MATCH :words AND tenant_id = :tenant_id
 ORDER BY score DESC, created_at DESC, n DESC LIMIT :limit
 """,
     "postgres": """
-SELECT memory_id, scope, scope_id, memories.text, created_at, task_id, agent_id,
+SELECT created_at, memory_id, scope, scope_id, memories.text, task_id, agent_id,
     ts_rank(search, to_tsquery('english', :words)) AS score
 FROM memories
 WHERE search @@ to_tsquery('english', :words) AND tenant_id = :tenant_id AND owner = ANY(:owners)
@@ -60,7 +60,7 @@ class MemoryItem(Plain):
 
     memory_id: Identifier
     tenant_id: Identifier = "default"
-    scope: Scope
+    scope: MemoryScope
     scope_id: str = ""
     text: str
     created_at: datetime | None = None
@@ -91,7 +91,7 @@ class Memory:
         with _unavailable_if_failing("written"):
             now = self._clock.now()
             written = await self._database.write(_insert, item, now)
-            (await self._known_owners()).add(owner_of(item.tenant_id, item.scope, item.scope_id))
+            (await self._known_owners()).add(_owner_of(item.tenant_id, item.scope, item.scope_id))
         return written
 
     async def recall(
@@ -111,17 +111,17 @@ class Memory:
         """
         with _unavailable_if_failing("read"):
             known = await self._known_owners()
-            owners = [owner for scope in scopes if (owner := owner_of(tenant_id, *scope)) in known]
+            owners = [owner for scope in scopes if (owner := _owner_of(tenant_id, *scope)) in known]
             words = query_words(query) if owners else []
             if not words:
                 return []
             found = await self._database.read(_search, tenant_id, words, owners, limit * _CANDIDATES)
-        return list(islice(within_budget(distinct(found), max_tokens), limit))
+        return list(islice(within_budget(_distinct(found), max_tokens), limit))
 
     async def forget(self, memory_id: str, tenant_id: str) -> bool:
         """Delete a tenant's memory, for good when this returns. False if it has none of that id."""
         with _unavailable_if_failing("forgotten"):
-            return await self._database.write(_changed, DELETE, (tenant_id, memory_id))
+            return await self._database.write(_changed, _DELETE, (tenant_id, memory_id))
 
     async def _known_owners(self) -> set[str]:
         """Who has memories, read once: most tasks recall nothing, and need no query to find that out."""
@@ -134,17 +134,17 @@ class Memory:
 
 def query_words(text: str) -> list[str]:
     """The words of a text that a search can go by, in order, each once."""
-    words = dict.fromkeys(word.lower() for word in WORD.findall(text[: _MAX_MEMORY_CHARS * 4]))
+    words = dict.fromkeys(word.lower() for word in _WORD.findall(text[: _MAX_MEMORY_CHARS * 4]))
     ignored = function_words()
     telling = [word for word in words if word not in ignored and (len(word) > 1 or not word.isascii())]
     return telling[:_MAX_QUERY_WORDS]
 
 
-def distinct(items: Iterable[MemoryItem]) -> Iterator[MemoryItem]:
+def _distinct(items: Iterable[MemoryItem]) -> Iterator[MemoryItem]:
     """The items without those that say nearly the same as one before them."""
     seen: list[set[str]] = []
     for item in items:
-        words = set(WORD.findall(item.text.lower()))
+        words = set(_WORD.findall(item.text.lower()))
         if all(len(words & other) < _NEAR_DUPLICATE * len(words | other) for other in seen):
             seen.append(words)
             yield item
@@ -191,7 +191,7 @@ def _check(item: MemoryItem) -> None:
         ) from error
 
 
-def owner_of(tenant_id: str, scope: str, scope_id: str) -> str:
+def _owner_of(tenant_id: str, scope: str, scope_id: str) -> str:
     """One word that stands for a scope of a tenant, for the index."""
     name = "\x00".join((tenant_id, scope, "" if scope == _GLOBAL else scope_id))
     return "o" + hashlib.sha256(name.encode()).hexdigest()[:24]
@@ -204,9 +204,9 @@ def _owners(session: Session) -> set[str]:
 def _insert(session: Session, item: MemoryItem, now: datetime) -> bool:
     scope_id = "" if item.scope == _GLOBAL else item.scope_id
     created_at = (item.created_at or now).timestamp()
-    owner = owner_of(item.tenant_id, item.scope, scope_id)
+    owner = _owner_of(item.tenant_id, item.scope, scope_id)
     names = (item.tenant_id, item.memory_id, item.scope, scope_id, owner)
-    return _changed(session, INSERT, (*names, item.text, created_at, item.task_id, item.agent_id))
+    return _changed(session, _INSERT, (*names, item.text, created_at, item.task_id, item.agent_id))
 
 
 def _changed(session: Session, statement: str, values: Sequence[Any]) -> bool:
@@ -223,19 +223,12 @@ def _search(
         values["words"] = f"owner:({' OR '.join(values.pop('owners'))}) AND text:({quoted})"
     else:
         values["words"] = " | ".join(f"'{word}'" for word in words)
+    rows = session.execute(_SEARCH[session.dialect], values).fetchall()
     return [
         MemoryItem(
-            memory_id=memory_id,
+            **dict(zip(_FIELDS, row, strict=True)),
             tenant_id=tenant_id,
-            scope=scope,
-            scope_id=scope_id,
-            text=text,
             created_at=datetime.fromtimestamp(created_at, UTC),
-            task_id=task_id,
-            agent_id=agent_id,
-            score=score,
         )
-        for memory_id, scope, scope_id, text, created_at, task_id, agent_id, score in session.execute(
-            SEARCH[session.dialect], values
-        ).fetchall()
+        for created_at, *row in rows
     ]

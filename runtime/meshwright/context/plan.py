@@ -1,51 +1,213 @@
-"""Which rules hold between a sender and a receiver: what is left out, kept, and how much may be said."""
+"""What the context-service is asked, the rules between a sender and a receiver, and the plan they make."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import to_json
 
-from meshwright.context.request import CompressRequest, Plan
-from meshwright.context.text import count_tokens
-from meshwright.messages import ID_PATTERN
+from meshwright.context.memory import MemoryItem, within_budget
+from meshwright.context.text import ELLIPSIS, clip, count_tokens
+from meshwright.messages import ID_PATTERN, Identifier, Plain, Task
 
-ANY = "*"
+_MAX_CONTEXT_TOKENS = 4000  # of memories and history together, before the context-service has its say
+_HISTORY_SHARE = 2  # history takes at most half of the budget
+_MESSAGE_SHARE = 4  # and one message a quarter of that
+_MAX_SUMMARY_CHARS = 16_000
+_MAX_ITEMS = 200  # of one list
+_MAX_REQUEST_CHARS = 100_000  # all text of a request; keeps planning under 20 ms
+_MAX_DEPTH = 8  # of objects and lists within one field
+
+CompressionMethod = Literal["deterministic", "model", "deterministic-fallback"]
+_Item = str | dict[str, Any]
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, (str, dict)) else value
+
+
+def _lines_or_many(value: object) -> object:
+    return [line for line in value.splitlines() if line.strip()] if isinstance(value, str) else value
+
+
+_Items = Annotated[list[_Item], BeforeValidator(_one_or_many), Field(max_length=_MAX_ITEMS)]
+_Conversation = Annotated[list[_Item], BeforeValidator(_lines_or_many), Field(max_length=_MAX_ITEMS)]
+_Priority = Annotated[int, Field(ge=0, le=10)] | Annotated[str, StringConstraints(max_length=32)]
+
+
+class CompressRequest(BaseModel):
+    """Everything that a sender knows and a receiver may need for one task.
+
+    An item is a text, or an object whose `text` (or `content`) is the text and whose other fields say more
+    about it, such as a memory's score; the rules decide which of those are told. Memories are in order of
+    relevance, or carry a `score`; a conversation is oldest first, as one text a line each.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sender: Identifier
+    receiver: Identifier
+    project_id: Identifier
+    task_summary: Annotated[
+        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=_MAX_SUMMARY_CHARS)
+    ]
+    priority: _Priority = 5
+    workflow_state: str | dict[str, Any] = ""
+    sender_memories: _Items = Field(default_factory=list)
+    sender_questions: _Items = Field(default_factory=list)
+    conversation_snippet: _Conversation = Field(default_factory=list)
+    constraints: _Items = Field(default_factory=list)
+    known_failures: _Items = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> CompressRequest:
+        if sum(_sizes([value for _, value in self], 0)) > _MAX_REQUEST_CHARS:
+            raise ValueError(f"a request may hold {_MAX_REQUEST_CHARS} characters of text; send less of it")
+        return self
+
+
+def _sizes(value: object, depth: int) -> Iterator[int]:
+    """The length of each text within a value. Raises ValueError where it is nested too deep."""
+    if depth > _MAX_DEPTH + 1:
+        raise ValueError(f"an item may be nested {_MAX_DEPTH} levels deep")
+    if isinstance(value, dict):
+        yield sum(map(len, value))
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from _sizes(each, depth + 1)
+    else:
+        yield len(str(value))
+
+
+class Plan(Plain):
+    """What the rules make of a request.
+
+    `text` is the deterministic text, whole. `input_tokens` is what the request would have been without
+    rules. `verbatim` are the texts that a shorter version must hold word for word; empty under the ceiling.
+    """
+
+    version: int = 1
+    text: str
+    input_tokens: int
+    output_tokens: int
+    token_ceiling: int
+    verbatim: list[str] = Field(default_factory=list)
+
+    @property
+    def over_ceiling(self) -> bool:
+        """Whether the text is to be compressed by a model."""
+        return self.output_tokens > self.token_ceiling
+
+
+class CompressStats(Plain):
+    """What compression came to: tokens before and after, their ratio, and how long it took."""
+
+    input_tokens: int
+    output_tokens: int
+    ratio: float
+    duration_ms: float
+
+
+class CompressResponse(Plain):
+    """The context to give to the receiver, and how it was made.
+
+    `method` is `deterministic` (by rules alone, the text was under the ceiling), `model` (a model made it
+    shorter, and it was found valid) or `deterministic-fallback` (it was over the ceiling, and `error` says
+    why there is no valid shorter text: this is the one by rules, whole).
+    """
+
+    success: bool
+    compressed_context: str
+    method: CompressionMethod
+    stats: CompressStats
+    validation_passed: bool
+    error: str | None = None
+
+
+def context_request(
+    *,
+    sender: str,
+    receiver: str,
+    task: Task,
+    project_id: str = "default",
+    history: Sequence[Mapping[str, Any]] = (),
+    memories: Sequence[MemoryItem] = (),
+    max_tokens: int = _MAX_CONTEXT_TOKENS,
+) -> CompressRequest:
+    """Ask for the context of an agent's run at a task.
+
+    `history` is the thread's messages `{role, content}`, oldest first, and `memories` what was recalled, in
+    order of relevance; of both goes in what fits: the latest messages in half of `max_tokens`, a long one cut
+    short, and memories in what that leaves. `sender` is who asks the agent: the one that delegated to it, or
+    the orchestrator.
+    """
+    messages = _recent(history, max_tokens // _HISTORY_SHARE)
+    left = max_tokens - sum(count_tokens(message["content"]) for message in messages)
+    summary = task.text.strip() or to_json(task.payload).decode()
+    if len(summary) > _MAX_SUMMARY_CHARS:
+        summary = summary[: _MAX_SUMMARY_CHARS - 1] + ELLIPSIS
+    # Built here, from checked parts: checking it again would be half the cost of a short request.
+    return CompressRequest.model_construct(
+        sender=sender,
+        receiver=receiver,
+        project_id=project_id,
+        task_summary=summary,
+        priority=task.priority,
+        sender_memories=[item.text for item in within_budget(memories, left)],
+        conversation_snippet=messages,
+    )
+
+
+def _recent(history: Sequence[Mapping[str, Any]], max_tokens: int) -> list[dict[str, str]]:
+    """The latest messages that have at most so many tokens together, oldest first."""
+    chosen: list[dict[str, str]] = []
+    left = max_tokens
+    longest = max(1, max_tokens // _MESSAGE_SHARE)
+    for message in reversed(history):
+        content = clip(str(message["content"]), longest)
+        left -= count_tokens(content)
+        if left < 0:
+            break
+        chosen.append({"role": str(message["role"]), "content": content})
+    return chosen[::-1]
+
+
+# Rules
+
+_ANY = "*"
 _OPTIONAL_FIELDS = tuple(
     name for name, field in CompressRequest.model_fields.items() if not field.is_required()
 )
-_INTERNAL_KEYS = (
-    *(
-        "id",
-        "memory_id",
-        "message_id",
-        "task_id",
-        "thread_id",
-        "tenant_id",
-        "user_id",
-        "agent_id",
-        "scope_id",
-    ),
-    *("score", "relevance", "similarity", "distance", "rank", "embedding"),
-    *("timestamp", "time", "ts", "created_at", "updated_at", "accessed_at", "expires_at"),
-)
-_INTERNAL = tuple(f"{ANY}.{key}" for key in _INTERNAL_KEYS)
+_OWNERS = ("memory", "message", "task", "thread", "tenant", "user", "agent", "scope")
+_IDS = ("id", *(f"{name}_id" for name in _OWNERS))
+_SCORES = ("score", "relevance", "similarity", "distance", "rank", "embedding")
+_TIMES = ("timestamp", "time", "ts", "created_at", "updated_at", "accessed_at", "expires_at")
+_INTERNAL = tuple(f"{_ANY}.{key}" for key in (*_IDS, *_SCORES, *_TIMES))
 """What the machinery adds to items, and no receiver needs: ids, scores and times."""
 
-VERDICT = None  # the key, in a tree of paths, of whether what stands there is kept: no JSON has it
-Tree = Mapping[str | None, Any]
+_VERDICT = None  # the key, in a tree of paths, of whether what stands there is kept: no JSON has it
+_Tree = Mapping[str | None, Any]
 """Paths by their segments, each with a verdict or none of its own; the longest path decides."""
 
 
 def _checked(path: str, fields: Collection[str]) -> str:
     field, *rest = path.split(".")
-    if not all((field, *rest)) or (field == ANY and not rest):
+    if not all((field, *rest)) or (field == _ANY and not rest):
         raise ValueError(f"{path!r} is not a dotted path such as sender_memories.score or *.score")
-    if field != ANY and field not in fields:
+    if field != _ANY and field not in fields:
         raise ValueError(f"{path!r} must begin with one of {', '.join(fields)}, or *")
     return path
 
@@ -66,8 +228,8 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sender: _Party = ANY
-    receiver: _Party = ANY
+    sender: _Party = _ANY
+    receiver: _Party = _ANY
     strip_fields: tuple[_StripPath, ...] = _INTERNAL
     preserve_fields: tuple[_PreservePath, ...] = ("constraints",)
     max_memories: int = Field(default=10, ge=0)
@@ -75,12 +237,12 @@ class Rule(BaseModel):
     token_ceiling: int = Field(default=1000, gt=0)
 
     @cached_property
-    def paths(self) -> Tree:
+    def paths(self) -> _Tree:
         """The paths to leave out and to keep, field by field of a request."""
         tree: dict[str | None, Any] = {}
         for keep, paths in ((False, self.strip_fields), (True, self.preserve_fields)):
             for first, *rest in (path.split(".") for path in paths):
-                for name in _OPTIONAL_FIELDS if first == ANY else (first,):
+                for name in _OPTIONAL_FIELDS if first == _ANY else (first,):
                     _decide(tree, [name, *rest], keep=keep)
         return tree
 
@@ -97,21 +259,14 @@ class Rules:
         for rule in rules:
             pair = (rule.sender, rule.receiver)
             if pair in self._rules:
-                raise ValueError(
-                    f"there are two context rules from {rule.sender} to {rule.receiver}: keep one"
-                )
+                raise ValueError(f"there are two context rules from {pair[0]} to {pair[1]}: keep one")
             self._rules[pair] = rule
-        self._general = self._rules.get((ANY, ANY)) or Rule()
+        self._rules.setdefault((_ANY, _ANY), Rule())
 
     def find(self, sender: str, receiver: str) -> Rule:
         """The rule that holds from this sender to this receiver."""
-        rules = self._rules
-        return (
-            rules.get((sender, receiver))
-            or rules.get((ANY, receiver))
-            or rules.get((sender, ANY))
-            or self._general
-        )
+        pairs = (sender, receiver), (_ANY, receiver), (sender, _ANY), (_ANY, _ANY)
+        return next(self._rules[pair] for pair in pairs if pair in self._rules)
 
 
 DEFAULT_RULES = Rules(
@@ -124,14 +279,14 @@ DEFAULT_RULES = Rules(
 """The rules of a mesh that sets none."""
 
 
-def strip(value: Any, tree: Tree, dropped: list[str], *, keep: bool = True) -> Any:
+def _strip(value: Any, tree: _Tree, dropped: list[str], *, keep: bool = True) -> Any:
     """What the tree keeps of a value, None for nothing; the texts left out are added to `dropped`."""
-    keep = tree.get(VERDICT, keep)
+    keep = tree.get(_VERDICT, keep)
     if isinstance(value, dict):
-        inner = {key: strip(each, tree.get(key, {}), dropped, keep=keep) for key, each in value.items()}
+        inner = {key: _strip(each, tree.get(key, {}), dropped, keep=keep) for key, each in value.items()}
         return {key: each for key, each in inner.items() if each is not None} or None
     if isinstance(value, list):
-        items = [strip(each, tree, dropped, keep=keep) for each in value]
+        items = [_strip(each, tree, dropped, keep=keep) for each in value]
         return [each for each in items if each is not None] or None
     if not keep and value is not None:
         dropped.append(str(value))
@@ -141,8 +296,10 @@ def strip(value: Any, tree: Tree, dropped: list[str], *, keep: bool = True) -> A
 def _decide(tree: dict[str | None, Any], segments: list[str], *, keep: bool) -> None:
     for segment in segments:
         tree = tree.setdefault(segment, {})
-    tree[VERDICT] = keep
+    tree[_VERDICT] = keep
 
+
+# The plan
 
 METADATA = "METADATA"
 DOMAIN_CONTEXT = "DOMAIN_CONTEXT"
@@ -156,17 +313,25 @@ SECTIONS = {
 """The sections of lists, in their order, by the field of the request that fills each."""
 
 _SPEAKER_KEYS = ("role", "sender", "author", "speaker")
-TEXT_KEYS = ("text", "content", "memory", "summary", "message", "question", "description", "value")
+_TEXT_KEYS = ("text", "content", "memory", "summary", "message", "question", "description", "value")
 
 
-@dataclass(slots=True)
-class Draft:
+class _Draft:
     """What a rule makes of a request: the entries of each section, and every text that it left out."""
 
-    rule: Rule
-    sections: dict[str, list[str]] = field(default_factory=dict)
-    kept: dict[str, Any] = field(default_factory=dict)
-    dropped: list[str] = field(default_factory=list)
+    def __init__(self, request: CompressRequest, rule: Rule) -> None:
+        self.rule = rule
+        self.kept: dict[str, Any] = {}
+        self.dropped: list[str] = []
+        self.sections = {
+            METADATA: list(self._metadata(request)),
+            DOMAIN_CONTEXT: [_entry(request.task_summary)],
+        }
+        for name, section in SECTIONS.items():
+            items: list[Any] = getattr(request, name)
+            kept = self._keep(name, self._chosen(name, items)) if items else None
+            if entries := [entry for entry in map(_entry, kept or ()) if entry]:
+                self.sections[section] = entries
 
     def render(self) -> str:
         """The sections as one text."""
@@ -183,53 +348,39 @@ class Draft:
             text
             for field_name, *rest in paths
             for name, value in self.kept.items()
-            if field_name in (ANY, name)
+            if field_name in (_ANY, name)
             for text in _texts_at(value, rest)
         ]
 
-    def keep(self, name: str, value: Any) -> Any:
-        """Apply the rule's paths to a field of the request."""
-        self.kept[name] = kept = strip(value, self.rule.paths.get(name, {}), self.dropped)
+    def _keep(self, name: str, value: Any) -> Any:
+        self.kept[name] = kept = _strip(value, self.rule.paths.get(name, {}), self.dropped)
         return kept
 
+    def _metadata(self, request: CompressRequest) -> Iterator[str]:
+        yield f"sender: {request.sender}"
+        yield f"receiver: {request.receiver}"
+        yield f"project_id: {request.project_id}"
+        yield from _leaves(self._keep("priority", request.priority), "priority")
+        if request.workflow_state:
+            yield from _leaves(self._keep("workflow_state", request.workflow_state), "workflow_state")
 
-def draft(request: CompressRequest, rule: Rule) -> Draft:
-    """Apply a rule to a request."""
-    made = Draft(rule)
-    made.sections[METADATA] = list(_metadata(request, made))
-    made.sections[DOMAIN_CONTEXT] = [_entry(request.task_summary)]
-    for name, section in SECTIONS.items():
-        items: list[Any] = getattr(request, name)
-        kept = made.keep(name, _chosen(name, items, made)) if items else None
-        if entries := [entry for entry in map(_entry, kept or ()) if entry]:
-            made.sections[section] = entries
-    return made
-
-
-def _metadata(request: CompressRequest, made: Draft) -> Iterator[str]:
-    yield f"sender: {request.sender}"
-    yield f"receiver: {request.receiver}"
-    yield f"project_id: {request.project_id}"
-    yield from _leaves(made.keep("priority", request.priority), "priority")
-    if request.workflow_state:
-        yield from _leaves(made.keep("workflow_state", request.workflow_state), "workflow_state")
-
-
-def _chosen(name: str, items: list[Any], made: Draft) -> list[Any]:
-    """All of a field's items, or of memories the most relevant, of messages the latest."""
-    rule = made.rule
-    limits = {"sender_memories": rule.max_memories, "conversation_snippet": rule.max_conversation_messages}
-    limit = limits.get(name)
-    if limit is None or len(items) <= limit or name in rule.preserve_fields:
-        return items
-    if name == "conversation_snippet":
-        cut = len(items) - limit
-        left_out, chosen = items[:cut], items[cut:]
-    else:
-        ranked = sorted(items, key=_score, reverse=True)
-        chosen, left_out = ranked[:limit], ranked[limit:]
-    made.dropped.extend(map(_entry, left_out))
-    return chosen
+    def _chosen(self, name: str, items: list[Any]) -> list[Any]:
+        """All of a field's items, or of memories the most relevant, of messages the latest."""
+        rule = self.rule
+        limits = {
+            "sender_memories": rule.max_memories,
+            "conversation_snippet": rule.max_conversation_messages,
+        }
+        limit = limits.get(name, len(items))
+        if len(items) <= limit or name in rule.preserve_fields:
+            return items
+        if name == "sender_memories":
+            ranked = sorted(items, key=_score, reverse=True)
+            chosen, left_out = ranked[:limit], ranked[limit:]
+        else:
+            left_out, chosen = items[: len(items) - limit], items[len(items) - limit :]
+        self.dropped.extend(map(_entry, left_out))
+        return chosen
 
 
 def _score(item: Any) -> float:
@@ -246,7 +397,7 @@ def _entry(item: Any) -> str:
 
 def _described(item: Mapping[str, Any]) -> str:
     speaker = next((key for key in _SPEAKER_KEYS if key in item), "")
-    main = next((key for key in TEXT_KEYS if isinstance(item.get(key), str)), "")
+    main = next((key for key in _TEXT_KEYS if isinstance(item.get(key), str)), "")
     others = ", ".join(f"{key}: {_line(each)}" for key, each in item.items() if key not in (speaker, main))
     if not main:
         return f"{item[speaker]}: {others}" if speaker else others
@@ -282,7 +433,7 @@ def _texts_at(value: Any, path: list[str]) -> Iterator[str]:
 def plan(request: CompressRequest, rules: Rules) -> Plan:
     """Apply the rule of a request's sender and receiver to it, and count what came of it."""
     rule = rules.find(request.sender, request.receiver)
-    made = draft(request, rule)
+    made = _Draft(request, rule)
     text = made.render()
     tokens = count_tokens(text)
     # Built here, from checked parts: checking it again would take longer than making it.

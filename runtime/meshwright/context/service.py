@@ -3,35 +3,61 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 
 from pydantic import BaseModel
 
 from meshwright.actor import Actor, Turn, turn
-from meshwright.context import validation
-from meshwright.context.plan import DEFAULT_RULES, Rules, plan
-from meshwright.context.request import (
+from meshwright.context.plan import (
+    DEFAULT_RULES,
+    DOMAIN_CONTEXT,
+    METADATA,
+    SECTIONS,
     CompressionMethod,
     CompressRequest,
     CompressResponse,
     CompressStats,
     Plan,
+    Rules,
+    plan,
 )
-from meshwright.context.text import count_tokens
+from meshwright.context.text import common_forms, count_tokens, forms, is_form_of
 from meshwright.envelope import ActorRef
 from meshwright.errors import MailboxFull, MeshError
 from meshwright.kernel.runtime import Runtime
-from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest
+from meshwright.models.port import CallContext, ChatMessage, Model, ModelRequest
 from meshwright.prompts import Prompts
 
 CONTEXT_SERVICE = "context-service"
 _COMPRESSION_TAGS = ("compression",)
 _COMPRESSION_TIMEOUT_SECONDS = 30.0
 _BUSY_SECONDS = 0.01
-
-_ModelSource = Model | Callable[[], Model | None] | None
+# What a summary may leave out: it was chosen by relevance, and another choice is as good.
+_OPTIONAL_SECTIONS = frozenset({SECTIONS["sender_memories"], SECTIONS["conversation_snippet"]})
+_HEADER = re.compile(rf"^({'|'.join([METADATA, DOMAIN_CONTEXT, *SECTIONS.values()])}):", re.MULTILINE)
+_TERM = re.compile(r"\w(?:[\w.+#/@'-]*[\w+#])?")
+_SEPARATOR = re.compile(r"[./@+#_'-]+")
+_MARKER = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", re.MULTILINE)
+_SENTENCE_START = re.compile(r"(?:^|[.!?:;]\s+|[\"'(\[`*])$")
+_LEAKS = {
+    "an id": re.compile(
+        r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"  # UUID
+        r"|\b[0-9A-HJKMNP-TV-Z]{26}\b"  # ULID
+        r"|\b(?=[0-9a-f]*[0-9])[0-9a-f]{12,}\b"
+        r"|\b(?!project_id)(?:\w+_)?id\s*[:=]",
+        re.IGNORECASE,
+    ),
+    "a score": re.compile(
+        r"\b(?:score|relevance|similarity|distance|confidence)\s*[:=]\s*[\d.]+", re.IGNORECASE
+    ),
+    "a timestamp": re.compile(
+        r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d|\b1[5-9]\d{8}(?:\d{3})?\b"
+        r"|\b(?:created|updated|accessed|expires)_at\b|\btimestamp\s*[:=]",
+        re.IGNORECASE,
+    ),
+}
 
 
 class NoState(BaseModel):
@@ -61,7 +87,7 @@ class ContextClient:
     def __init__(
         self,
         host: Runtime,
-        model: _ModelSource,
+        model: Model | Callable[[], Model | None] | None,
         prompts: Prompts,
         *,
         timeout_seconds: float = _COMPRESSION_TIMEOUT_SECONDS,
@@ -91,10 +117,19 @@ class ContextClient:
         model = self._model() if callable(self._model) else self._model
         if model is None:
             return _response(made, started, "deterministic-fallback", error="there is no compression model")
-        known = context or CallContext(tenant_id=tenant_id)
-        known_by = known.model_copy(update={"purpose": "compression"})
-        ask = partial(self._model_request, made, request, known_by)
-        return await self._shortened(made, model, ask, started)
+        known_by = (context or CallContext(tenant_id=tenant_id)).model_copy(update={"purpose": "compression"})
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                reply = await model.complete(self._model_request(made, request, known_by))
+        except Exception as failure:  # noqa: BLE001 an adapter's own mistake must not cost the task its context
+            error = f"no model could shorten it{self._reason(failure)}"
+        else:
+            text = reply.content.strip()
+            wrong = "it was cut off" if reply.finish_reason == "length" else problem(text, made)
+            if wrong is None:
+                return _response(made, started, "model", text=text)
+            error = f"the model's text is not valid: {wrong}"
+        return _response(made, started, "deterministic-fallback", error=error)
 
     async def _plan(self, request: CompressRequest, tenant_id: str, traceparent: str | None) -> Plan:
         ref = ActorRef(CONTEXT_SERVICE, tenant_id)
@@ -105,22 +140,6 @@ class ContextClient:
                 await asyncio.sleep(_BUSY_SECONDS)
             else:
                 return reply if isinstance(reply, Plan) else Plan.model_validate(reply)
-
-    async def _shortened(
-        self, made: Plan, model: Model, ask: Callable[[], ModelRequest], started: float
-    ) -> CompressResponse:
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                reply = await model.complete(ask())
-        except Exception as failure:  # noqa: BLE001 an adapter's own mistake must not cost the task its context
-            error = f"no model could shorten it{self._reason(failure)}"
-        else:
-            text = reply.content.strip()
-            problem = _unfinished(reply) or validation.problem(text, made)
-            if problem is None:
-                return _response(made, started, "model", text=text)
-            error = f"the model's text is not valid: {problem}"
-        return _response(made, started, "deterministic-fallback", error=error)
 
     def _reason(self, failure: Exception) -> str:
         if isinstance(failure, TimeoutError):
@@ -148,10 +167,6 @@ class ContextClient:
         )
 
 
-def _unfinished(reply: ModelReply) -> str | None:
-    return "it was cut off" if reply.finish_reason == "length" else None
-
-
 def _response(
     made: Plan,
     started: float,
@@ -175,3 +190,98 @@ def _response(
         validation_passed=method != "deterministic-fallback",
         error=error,
     )
+
+
+# Whether a model's text may stand for the deterministic one
+
+
+def problem(text: str, plan: Plan) -> str | None:
+    """Say why a model's text may not be used in place of the plan's, or None if it may.
+
+    It may only if nothing needed was lost and nothing was invented: every name, number and unusual word of it
+    stands in the original. Too strict is safe here: what is refused is replaced by the original, whole. Never
+    repeats more of the text than the one term that is wrong.
+    """
+    original, made = _split_sections(plan.text), _split_sections(text)
+    checks: Iterable[Iterator[str]] = (
+        _shape(text, plan),
+        _lost(made, original, plan),
+        _leaked(text, original),
+        _invented(text, plan.text),
+    )
+    return next((found for check in checks for found in check), None)
+
+
+def _split_sections(text: str) -> dict[str, str]:
+    """The sections of a text, by name, without their headers."""
+    _, *parts = _HEADER.split(text)
+    sections: dict[str, str] = {}
+    for name, body in zip(parts[::2], parts[1::2], strict=True):
+        sections[name] = f"{sections.get(name, '')}{body}".strip()
+    return sections
+
+
+def _shape(text: str, plan: Plan) -> Iterator[str]:
+    if not text.startswith(f"{METADATA}:"):
+        yield f"it does not begin with {METADATA}:"
+    tokens = count_tokens(text)
+    if tokens > plan.output_tokens:
+        yield f"it is longer than what it was made from: {tokens} tokens instead of {plan.output_tokens}"
+
+
+def _lost(made: dict[str, str], original: dict[str, str], plan: Plan) -> Iterator[str]:
+    for name in original.keys() - _OPTIONAL_SECTIONS:
+        if not made.get(name):
+            yield f"section {name} is missing"
+    metadata = _squeezed(made.get(METADATA, ""))
+    for line in original[METADATA].splitlines():
+        key, _, value = line.partition(": ")
+        if key.lower() not in metadata or _squeezed(value) not in metadata:
+            yield f"field {key} of {METADATA} is missing"
+    everything = _squeezed(" ".join(made.values()))
+    for wanted in plan.verbatim:
+        if _squeezed(wanted) not in everything:
+            yield "something that is to be kept word for word is missing"
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _leaked(text: str, original: dict[str, str]) -> Iterator[str]:
+    """Ids, scores and times, except those that stand in what the sender itself put in words."""
+    stated = " ".join(body for name, body in original.items() if name not in _OPTIONAL_SECTIONS)
+    for what, pattern in _LEAKS.items():
+        for match in pattern.finditer(text):
+            if match[0] not in stated:
+                yield f"it holds {what}"
+
+
+def _invented(text: str, source: str) -> Iterator[str]:
+    terms = {
+        term.lower().removeprefix("v") if _is_version(term) else term.lower()
+        for term in _TERM.findall(source)
+    }
+    words = forms(part for term in terms for part in _SEPARATOR.split(term) if part and not part[0].isdigit())
+    for line in _MARKER.sub("", _HEADER.sub("", text)).splitlines():
+        for match in _TERM.finditer(line):
+            term = match[0]
+            if not _stands(term, line[: match.start()], terms, words):
+                yield f"{term!r} does not stand in what it was made from"
+
+
+def _stands(term: str, before: str, terms: set[str], words: frozenset[str]) -> bool:
+    if _is_version(term):
+        return term.lower().removeprefix("v") in terms
+    if term.lower() in terms:
+        return True
+    if any(character.isdigit() for character in term) or _SEPARATOR.search(term.removesuffix("'s")):
+        return False
+    if is_form_of(term, words):
+        return True
+    ordinary = term.islower() or (term.istitle() and bool(_SENTENCE_START.search(before)))
+    return ordinary and is_form_of(term, common_forms())
+
+
+def _is_version(term: str) -> bool:
+    return bool(re.match(r"v?\d", term, re.IGNORECASE))

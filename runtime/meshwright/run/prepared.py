@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator
 
 from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
-from meshwright.context.request import context_request
+from meshwright.context.plan import context_request
 from meshwright.errors import InvalidInput, MemoryUnavailable
 from meshwright.messages import Task
 from meshwright.models.port import OnCall, OutputMode

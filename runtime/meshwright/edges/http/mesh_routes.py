@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright import __version__
 from meshwright.capability import AgentInfo
-from meshwright.context.request import CompressRequest, CompressResponse
+from meshwright.context.plan import CompressRequest, CompressResponse
 from meshwright.edges.auth import keys_required, visible_spender
 from meshwright.edges.http.routing import CallerDep, MeshDep, ReadyMesh, make_router, problems, valid_trace
 from meshwright.errors import NotFound
