@@ -205,7 +205,7 @@ async def test_a_fault_of_ours_is_said_and_the_next_message_served(
         with monkeypatch.context() as patch:
             patch.setattr(api.mesh, "submit", broken)
             problem = await ask(broker, SUBMIT, HELLO)
-        assert (problem["status"], problem["detail"]) == (500, "an unexpected RuntimeError")
+        assert (problem["status"], problem["detail"]) == (500, "An unexpected RuntimeError")
         assert (await ask(broker, SUBMIT, HELLO))["status"] == "dispatched"
 
 
@@ -220,7 +220,7 @@ async def test_a_broker_that_refuses_us_says_what_to_do_and_is_tried_again(
         http_mesh(tmp_path, mqtt_url=broker.url) as api,
     ):
         [away] = await told(api.mesh, "edge.disconnected")
-        assert away["reason"].startswith("it says: not authorized. check username and password of [mqtt]")
+        assert away["reason"].startswith("it says: not authorized. Check username and password of [mqtt]")
         await broker.stop()
         broker.lines = PLAIN
         await broker.start()
@@ -232,7 +232,7 @@ async def test_a_broker_that_refuses_us_says_what_to_do_and_is_tried_again(
 async def test_two_meshes_under_one_prefix_are_told(tmp_path: Path, broker: Mosquitto) -> None:
     async def in_the_end(mesh: Mesh) -> None:
         async for event in mesh.log.tail(EventFilter(after_seq=0, event_type="edge.disconnected")):
-            if event.payload["reason"].endswith("give each mesh on a broker an mqtt.prefix of its own"):
+            if event.payload["reason"].endswith("Give each mesh on a broker an mqtt.prefix of its own"):
                 return
 
     async with (
@@ -252,6 +252,6 @@ async def test_a_mesh_that_may_not_subscribe_says_so_and_asks_again(
     road.forged[SUBACK] = not_authorized
     async with http_mesh(tmp_path, mqtt_url=road.url) as api:
         [away] = await told(api.mesh, "edge.disconnected")
-        assert away["reason"].startswith("it does not let us subscribe to mesh/#: Not authorized. check ")
+        assert away["reason"].startswith("it does not let us subscribe to mesh/#: Not authorized. Check ")
         road.forged.clear()
         assert (await ask(broker, SUBMIT, HELLO, reply="outcome"))["success"]

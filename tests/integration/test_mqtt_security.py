@@ -167,7 +167,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(
     async with http_mesh(tmp_path, **settings(broker, certificates) | {"mqtt_ca_file": None}) as api:
         [away] = await told(api.mesh, "edge.disconnected")
         assert away["reason"].startswith("its certificate is not trusted: ")
-        assert "set mqtt.ca_file" in away["reason"]
+        assert "Set mqtt.ca_file" in away["reason"]
 
 
 async def test_a_wrong_password_is_not_repeated(
@@ -175,7 +175,7 @@ async def test_a_wrong_password_is_not_repeated(
 ) -> None:
     async with http_mesh(tmp_path, **settings(broker, certificates) | {"mqtt_password": "hers"}) as api:
         [away] = await told(api.mesh, "edge.disconnected")
-        assert "check username and password of [mqtt]" in away["reason"]
+        assert "Check username and password of [mqtt]" in away["reason"]
         assert "hers" not in caplog.text + away["reason"]
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -26,7 +26,7 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import HostError, MeshError, TooLarge
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import FINAL, FRONT, Mesh
-from meshwright.messages import Caller, Event, Plain
+from meshwright.messages import Caller, Plain
 from meshwright.topics import TASK_PROGRESS
 from meshwright.turns import ActorKind
 from meshwright.work.protocol import TaskKey, tenant_scoped
@@ -97,7 +97,7 @@ class TaskReplies(Actor[ReplyAddresses]):
         if len({reply.client for reply in others}) >= MAX_CLIENTS:
             raise TooLarge(
                 f"{MAX_CLIENTS} clients wait for the outcome of task {self.ref.id} already",
-                remedy="follow the task's events instead",
+                remedy="Follow the task's events instead",
                 field="reply",
             )
         self.state.replies = [*others, *own[1 - _MAX_REPLIES :], address]
@@ -119,9 +119,10 @@ class FailedReply(Plain):
     failures: int = 1
     retry_at: datetime
 
-    def is_same(self, other: FailedReply) -> bool:
-        """Whether it is the same reply, perhaps after another try."""
-        return self.seq == other.seq and self.address == other.address
+    @property
+    def key(self) -> tuple[int, str]:
+        """What stays the same after another try."""
+        return self.seq, self.address.model_dump_json()
 
 
 class Progress(Position):
@@ -141,14 +142,14 @@ class SenderProgress(Actor[Progress]):
     @turn
     def postpone(self, turn: Turn, failed: FailedReply) -> FailedReply | None:
         """Keep a reply for another try. Returns the one that is dropped for it, if there are too many."""
-        kept = [*(reply for reply in self.state.failed if not reply.is_same(failed)), failed]
+        kept = [*(reply for reply in self.state.failed if reply.key != failed.key), failed]
         self.state.failed = kept[-_MAX_FAILED:]
         return kept[0] if len(kept) > _MAX_FAILED else None
 
     @turn
     def settle(self, turn: Turn, done: FailedReply) -> None:
         """Forget a reply."""
-        self.state.failed = [reply for reply in self.state.failed if not reply.is_same(done)]
+        self.state.failed = [reply for reply in self.state.failed if reply.key != done.key]
 
 
 # The courier
@@ -178,8 +179,7 @@ class Courier(Component):
 
         A task that has ended already may have been dealt with: look at its outcome after this.
         """
-        lane = self._lanes[scheme]
-        await self.mesh.host.call(lane.replies(task), "ask", _plain(address))
+        await self.mesh.host.call(self._lanes[scheme].replies(task), "ask", _plain(address))
 
     async def start(self) -> None:
         """Go on where each sender has come to; the first time, behind all that has ended before."""
@@ -201,11 +201,9 @@ class _SenderLane:
         self.replies_type = f"{sender.scheme.title()}Replies"
         self.here = ActorRef(f"{sender.scheme.title()}Outcomes", sender.scope)
         self._position = 0
-        self._failed: list[FailedReply] = []
-        self._news = asyncio.Event()
         self._pending: asyncio.Queue[tuple[int, list[asyncio.Task[None]]]] = asyncio.Queue(_MAX_PENDING)
-        self._deliveries: set[asyncio.Task[None]] = set()
-        self._loops: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._retries: dict[tuple[int, str], asyncio.Task[None]] = {}
 
     def replies(self, task: TaskKey) -> ActorRef:
         return ActorRef(self.replies_type, tenant_scoped(*task))
@@ -213,26 +211,30 @@ class _SenderLane:
     async def start(self) -> None:
         state = await self._mesh.host.read(self.here)
         if isinstance(state, Progress):
-            self._position, self._failed = state.seq, list(state.failed)
+            self._position = state.seq
+            for reply in state.failed:
+                self._retry_later(reply)
         else:
-            await self._reach(await self._mesh.log.last_seq())
-        self._loops = [
-            asyncio.create_task(self._keep_on(work), name=f"replies-{self._sender.scheme}")
-            for work in (self._follow, self._confirm, self._retry)
-        ]
+            await self._call("reach", Position(seq=await self._mesh.log.last_seq()))
+        self._begin(self._keep_on(self._follow))
+        self._begin(self._keep_on(self._confirm))
 
     async def stop(self) -> None:
-        if not self._loops:
+        if not self._tasks:
             return
-        tasks = [*self._loops, *self._deliveries]
-        self._loops.clear()
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await self._reach(self._position)
+            await self._mesh.host.call(self.here, "reach", Position(seq=self._position))
         except HostError:  # it says itself why it ended; some outcomes arrive twice then
             _logger.info("how far %s replies have come is not stored", self._sender.scheme)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=f"replies-{self._sender.scheme}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _keep_on(self, work: Callable[[], Awaitable[None]]) -> None:
         backoff = Backoff(0.25, 30.0)
@@ -243,6 +245,9 @@ class _SenderLane:
                 _logger.exception("sending %s replies failed, and starts again", self._sender.scheme)
                 await asyncio.sleep(backoff.next())
 
+    async def _call(self, method: str, message: BaseModel) -> Any:
+        return await until_answered(partial(self._mesh.host.call, self.here, method, message))
+
     async def _follow(self) -> None:
         """Start the delivery of each outcome, in order."""
         since = self._mesh.host.clock.now() - _MAX_AGE
@@ -251,19 +256,13 @@ class _SenderLane:
             async for event in events:
                 if event.event_type in FINAL and event.task_id is not None:
                     await asyncio.sleep(0)  # so that views show the end first, where all is quiet
-                    await self._pending.put((event.seq or 0, await self._started(event)))
-
-    async def _started(self, event: Event) -> list[asyncio.Task[None]]:
-        task, seq = TaskKey(event.tenant_id, event.task_id or ""), event.seq or 0
-        asked = await _patiently(partial(self._mesh.host.read, self.replies(task)))
-        replies = asked.replies if isinstance(asked, ReplyAddresses) else []
-        document = encode(event.payload)
-        addresses = (*self._sender.standing(task), *map(self._sender.typed, replies))
-        started = [asyncio.create_task(self._deliver(seq, task, address, document)) for address in addresses]
-        for delivery in started:
-            self._deliveries.add(delivery)
-            delivery.add_done_callback(self._deliveries.discard)
-        return started
+                    task = TaskKey(event.tenant_id, event.task_id)
+                    asked = await until_answered(partial(self._mesh.host.read, self.replies(task)))
+                    replies = asked.replies if isinstance(asked, ReplyAddresses) else []
+                    addresses = (*self._sender.standing(task), *map(self._sender.typed, replies))
+                    seq, document = event.seq or 0, encode(event.payload)
+                    deliver = (self._deliver(seq, task, address, document) for address in addresses)
+                    await self._pending.put((seq, [*map(self._begin, deliver)]))
 
     async def _confirm(self) -> None:
         """Wait for each delivery, in order, and note how far they are."""
@@ -274,39 +273,37 @@ class _SenderLane:
             await asyncio.gather(*deliveries)
             self._position = seq
             if self._pending.empty() or loop.time() - saved_at >= _SAVE_SECONDS:
-                await _patiently(partial(self._reach, seq))
+                await self._call("reach", Position(seq=seq))
                 saved_at = loop.time()
 
-    async def _retry(self) -> None:
-        """Send what failed before, when it is due."""
-        while True:
-            self._news.clear()
-            now = self._mesh.host.clock.now()
-            due = [reply for reply in self._failed if reply.retry_at <= now]
-            await asyncio.gather(*map(self._send_again, due))
-            if not due:
-                pauses = [(reply.retry_at - now).total_seconds() for reply in self._failed]
-                waiting = asyncio.ensure_future(self._news.wait())
-                await asyncio.wait([waiting], timeout=min(pauses, default=None))
-                waiting.cancel()
+    async def _deliver(self, seq: int, task: TaskKey, address: Address, document: bytes) -> None:
+        if failed := await self._send(seq, task, address, document):
+            self._retry_later(failed)
 
-    async def _send_again(self, reply: FailedReply) -> None:
+    def _retry_later(self, reply: FailedReply) -> None:
+        retry = self._retries[reply.key] = self._begin(self._keep_on(partial(self._retry, reply)))
+        retry.add_done_callback(lambda _: self._retries.pop(reply.key, None))
+
+    async def _retry(self, reply: FailedReply) -> None:
+        """Send what failed before, when it is due, until it has arrived or is dropped."""
         task = TaskKey(reply.tenant_id, reply.task_id)
         wanted = EventFilter(topic=TASK_PROGRESS, after_seq=reply.seq - 1, before_seq=reply.seq + 1)
-        events = await _patiently(partial(self._mesh.log.query, wanted))
-        if not events or events[0].time < self._mesh.host.clock.now() - _MAX_AGE:
-            self._drop(task, "it could not be sent in time")
-        else:
-            document = encode(events[0].payload)
-            await self._deliver(reply.seq, task, self._sender.typed(reply.address), document, reply.failures)
-        if reply in self._failed:  # else it was postponed once more
-            self._failed.remove(reply)
-            await _patiently(partial(self._mesh.host.call, self.here, "settle", reply))
+        failed: FailedReply | None = reply
+        while failed is not None:
+            pause = failed.retry_at - self._mesh.host.clock.now()
+            await asyncio.sleep(max(0.0, pause.total_seconds()))
+            events = await until_answered(partial(self._mesh.log.query, wanted))
+            if not events or events[0].time < self._mesh.host.clock.now() - _MAX_AGE:
+                self._drop(task, "it could not be sent in time")
+                break
+            address, document = self._sender.typed(reply.address), encode(events[0].payload)
+            failed = await self._send(reply.seq, task, address, document, failed.failures)
+        await self._call("settle", reply)
 
-    async def _deliver(
+    async def _send(
         self, seq: int, task: TaskKey, address: Address, document: bytes, failures: int = 0
-    ) -> None:
-        """Send an outcome, or keep it for another try."""
+    ) -> FailedReply | None:
+        """Send an outcome. Returns what is stored for another try where that fails."""
         try:
             await self._sender.send(address, document)
         except Undeliverable as error:
@@ -322,23 +319,17 @@ class _SenderLane:
                 failures=failures + 1,
                 retry_at=self._mesh.host.clock.now() + timedelta(seconds=pause),
             )
-            await self._postpone(failed)
-
-    async def _postpone(self, failed: FailedReply) -> None:
-        dropped = await _patiently(partial(self._mesh.host.call, self.here, "postpone", failed))
-        self._failed = [reply for reply in self._failed if not reply.is_same(failed)] + [failed]
-        if dropped is not None:
-            self._failed = [reply for reply in self._failed if not reply.is_same(dropped)]
-            self._drop(TaskKey(dropped.tenant_id, dropped.task_id), "too many replies wait")
-        self._news.set()
+            dropped = await self._call("postpone", failed)
+            if dropped is not None:
+                if dropped.key in self._retries:
+                    self._retries[dropped.key].cancel()
+                self._drop(TaskKey(dropped.tenant_id, dropped.task_id), "too many replies wait")
+            return failed
+        return None
 
     def _drop(self, task: TaskKey, reason: str) -> None:
         known = {"scheme": self._sender.scheme, "reason": reason}
         self._mesh.tell("reply.dropped", known, tenant_id=task.tenant_id, task_id=task.task_id)
-
-    async def _reach(self, seq: int) -> None:
-        self._position = seq
-        await self._mesh.host.call(self.here, "reach", Position(seq=seq))
 
 
 def _plain(address: Address) -> Address:
@@ -346,11 +337,13 @@ def _plain(address: Address) -> Address:
     return Address.model_validate(address.model_dump(mode="json"))
 
 
-async def _patiently(ask: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
+async def until_answered(
+    ask: Callable[[], Awaitable[_ResultT]], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> _ResultT:
     """Asks the host until it can answer."""
     backoff = Backoff(0.25, 30.0)
     while True:
         try:
             return await ask()
         except HostError:  # full, stopping, or its store is away: the host says so itself
-            await asyncio.sleep(backoff.next())
+            await sleep(backoff.next())

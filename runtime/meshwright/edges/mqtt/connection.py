@@ -1,4 +1,4 @@
-"""One connection to a broker, with bounds on both ways.
+"""One connection to a broker, with bounds on both ways, and what goes over it as plain data.
 
 Too many messages that are not handled yet, and the socket is not read until there are fewer: the broker keeps
 the rest. At most so many of ours wait for the broker's word. It begins, ends once, and is not used again, so
@@ -8,27 +8,21 @@ that an acknowledgement cannot reach another connection than that of its message
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from meshwright.edges.mqtt.packets import (
-    CREDENTIALS,
-    BrokerAway,
-    BrokerOverrun,
-    BrokerRefuses,
-    MqttMessage,
-    Publication,
-    refusal,
-)
+from meshwright.errors import MeshError
 
 _logger = logging.getLogger("meshwright.edges.mqtt")
 _ANSWER_SECONDS = 10.0  # that the broker has to answer CONNECT and SUBSCRIBE
@@ -37,9 +31,100 @@ _RESUME_AT = 32
 _MAX_UNACKNOWLEDGED = 1024  # deliveries that are held; a broker that heeds no limit sends more
 _MAX_UNANSWERED = 64  # publications at qos 1 that wait for the broker's word
 _FRAME_BYTES = 1024  # what a packet may hold around topic and payload
+_TICK_SECONDS = 1.0  # between looks at whether it is time to ping
+JSON = "application/json"
 QUOTA_EXCEEDED = "Quota exceeded"
 TOO_LARGE = "Packet too large"
-_TICK_SECONDS = 1.0  # between looks at whether it is time to ping
+ELSEWHERE = "Give each mesh on a broker an mqtt.prefix of its own"
+_CREDENTIALS = (
+    "Check username and password of [mqtt] (MESH_MQTT__PASSWORD), and what the broker allows that user"
+)
+_REMEDIES = {
+    "Bad user name or password": _CREDENTIALS,
+    "Not authorized": _CREDENTIALS,
+    "Client identifier not valid": ELSEWHERE,
+    "Session taken over": ELSEWHERE,
+    "Unsupported protocol version": "Use a broker that speaks MQTT 5",
+    "Banned": _CREDENTIALS,
+}
+"""Reasons of the broker that do not pass by themselves, and what to do."""
+
+
+class BrokerAway(MeshError):
+    """The broker cannot be reached, or the connection has ended; a later try may succeed."""
+
+
+class BrokerRefuses(BrokerAway):
+    """The broker does not let us in: somebody has to do something first."""
+
+
+class BrokerOverrun(BrokerAway):
+    """The broker sent more than can be held, and has to send what was left aside over a new connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class MqttMessage:
+    """A message that the broker gave us.
+
+    `repeated` says that it may have come before, under the same `packet_id` (0 where `qos` is). `properties`
+    are the sender's own, by lower-case name.
+    """
+
+    topic: str
+    payload: bytes
+    qos: int
+    packet_id: int
+    repeated: bool
+    response_topic: str | None = None
+    correlation: bytes | None = None
+    properties: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, message: MQTTMessage) -> MqttMessage:
+        """Take what paho read."""
+        known = message.properties
+        return cls(
+            topic=message.topic,
+            payload=bytes(message.payload),
+            qos=message.qos,
+            packet_id=message.mid,
+            repeated=message.dup,
+            response_topic=getattr(known, "ResponseTopic", None),
+            correlation=getattr(known, "CorrelationData", None),
+            properties={name.lower(): value for name, value in getattr(known, "UserProperty", ())},
+        )
+
+    def digest(self) -> str:
+        """A hash of everything that its sender wrote."""
+        written = (self.topic, self.payload, self.response_topic, self.correlation, self.properties)
+        return hashlib.sha256(repr(written).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A message for the broker. At `qos` 0 it is sent once, at 1 until the broker has it."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+    content_type: str | None = None
+    correlation: bytes | None = None
+    expiry_seconds: int | None = None
+
+    def properties(self) -> Properties | None:
+        """What goes with it, as paho wants it; None is cheaper than no properties."""
+        properties = None
+        for name, value in (
+            ("ContentType", self.content_type),
+            ("CorrelationData", self.correlation),
+            ("MessageExpiryInterval", self.expiry_seconds),
+        ):
+            if value is not None:
+                properties = properties or Properties(PacketTypes.PUBLISH)
+                setattr(properties, name, value)
+        return properties
+
 
 Take = Callable[["BrokerConnection", MqttMessage], None]
 """Takes what comes over a connection: `release` it once handled, and `acknowledge` it. Must not raise."""
@@ -68,10 +153,8 @@ class BrokerConnection:
     async def start(self) -> None:
         """Take over the client, and wait for the broker's welcome. Raises BrokerAway or BrokerRefuses."""
         client = self._client
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_subscribe = self._on_subscribe
-        client.on_publish = self._on_publish
+        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        client.on_subscribe, client.on_publish = self._on_subscribe, self._on_publish
         client.on_message = self._on_message
         try:
             self._socket.open()
@@ -90,7 +173,7 @@ class BrokerConnection:
         reason = await self._in_time(self._subscribed)
         if reason.is_failure:
             raise BrokerRefuses(
-                f"it does not let us subscribe to {topic_filter}: {reason}", remedy=CREDENTIALS
+                f"it does not let us subscribe to {topic_filter}: {reason}", remedy=_CREDENTIALS
             )
 
     @property
@@ -154,7 +237,7 @@ class BrokerConnection:
 
     async def written(self) -> None:
         """Wait until all that was published has gone into the socket. Raises BrokerAway."""
-        await self._socket.written()
+        await self._socket.written.wait()
         self._check()
 
     async def close(self) -> None:
@@ -204,36 +287,21 @@ class BrokerConnection:
 
     # What paho calls
 
-    def _on_connect(
-        self,
-        client: Client,
-        data: Any,
-        flags: ConnectFlags,
-        reason: ReasonCode,
-        properties: Properties | None,
-    ) -> None:
+    def _on_connect(self, client: Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
-            self._end(refusal(reason))
+            self._end(_refusal(reason))
         elif not self._welcome.done():
             self._welcome.set_result((flags.session_present, properties or Properties(PacketTypes.CONNACK)))
 
-    def _on_disconnect(
-        self, client: Client, data: Any, flags: DisconnectFlags, reason: ReasonCode, properties: Any
-    ) -> None:
-        if flags.is_disconnect_packet_from_server:
-            self._end(refusal(reason))
-        else:
-            self._end(BrokerAway("the connection was lost"))
+    def _on_disconnect(self, client: Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        lost = BrokerAway("the connection was lost")
+        self._end(_refusal(reason) if flags.is_disconnect_packet_from_server else lost)
 
-    def _on_subscribe(
-        self, client: Client, data: Any, mid: int, reasons: list[ReasonCode], properties: Any
-    ) -> None:
+    def _on_subscribe(self, client: Client, data: Any, mid: int, reasons: Any, properties: Any) -> None:
         if not self._subscribed.done():
             self._subscribed.set_result(reasons[0])
 
-    def _on_publish(
-        self, client: Client, userdata: Any, mid: int, reason: ReasonCode, properties: Properties
-    ) -> None:
+    def _on_publish(self, client: Client, data: Any, mid: int, reason: Any, properties: Any) -> None:
         if mid in self._shadowed:
             self._shadowed.discard(mid)
         elif mid in self._unanswered:
@@ -242,7 +310,7 @@ class BrokerConnection:
             if not answer.done():  # nobody may wait any more
                 answer.set_result(str(reason) if reason.is_failure else "")
 
-    def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
+    def _on_message(self, client: Client, data: Any, message: MQTTMessage) -> None:
         if message.qos and self._unacknowledged >= _MAX_UNACKNOWLEDGED:
             self._overrun = True
             return
@@ -251,6 +319,13 @@ class BrokerConnection:
         if self._open >= _MAX_OPEN:
             self._socket.pause()
         self._take(self, MqttMessage.of(message))
+
+
+def _refusal(reason: ReasonCode) -> BrokerAway:
+    """What a reason of the broker's means."""
+    name = reason.getName()
+    kind = BrokerRefuses if name in _REMEDIES else BrokerAway
+    return kind(f"it says: {name.lower()}", remedy=_REMEDIES.get(name, ""))
 
 
 class _LoopSocket:
@@ -264,12 +339,11 @@ class _LoopSocket:
         self._sock = sock
         self._on_broken = on_broken
         self._tick: asyncio.TimerHandle | None = None
-        self._written = asyncio.Event()
-        self._written.set()
+        self.written = asyncio.Event()
+        self.written.set()
         self.is_reading = False
 
     def open(self) -> None:
-        """Take the connected socket over, and begin to read."""
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._client.on_socket_close = self._on_close
         self._client.on_socket_register_write = self._on_more_to_write
@@ -279,15 +353,13 @@ class _LoopSocket:
         self.flush()
 
     def close(self) -> None:
-        """Close it. Idempotent."""
         if self._tick is not None:
             self._tick.cancel()
         self._forget()
         self._sock.close()
-        self._written.set()
+        self.written.set()
 
     def read(self) -> None:
-        """Begin to read, or go on."""
         self.is_reading = True
         self._loop.add_reader(self._sock, self._read)
         self._read_what_is_here()
@@ -298,12 +370,7 @@ class _LoopSocket:
         self.is_reading = False
 
     def flush(self) -> None:
-        """Write what can be written now."""
         self._guarded(self._client.loop_write)
-
-    async def written(self) -> None:
-        """Wait until all has been written, or it is closed."""
-        await self._written.wait()
 
     def _read(self) -> None:
         if self.is_reading:
@@ -338,10 +405,10 @@ class _LoopSocket:
         self._forget()
 
     def _on_more_to_write(self, *known: Any) -> None:
-        self._written.clear()
+        self.written.clear()
         self._loop.add_writer(self._sock, self.flush)
 
     def _on_written(self, *known: Any) -> None:
-        self._written.set()
+        self.written.set()
         if self._sock.fileno() >= 0:
             self._loop.remove_writer(self._sock)

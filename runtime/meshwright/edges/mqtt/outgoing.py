@@ -16,14 +16,19 @@ from typing import Any
 
 from meshwright import __version__
 from meshwright.capability import AgentInfo
-from meshwright.clock import Clock
-from meshwright.edges.mqtt.connection import QUOTA_EXCEEDED, TOO_LARGE, BrokerConnection
-from meshwright.edges.mqtt.packets import JSON, BrokerAway, Publication
+from meshwright.edges.mqtt.connection import (
+    JSON,
+    QUOTA_EXCEEDED,
+    TOO_LARGE,
+    BrokerAway,
+    BrokerConnection,
+    Publication,
+)
 from meshwright.edges.mqtt.topics import ANONYMOUS, Topics
 from meshwright.edges.replies import Address
 from meshwright.encoding import encode
+from meshwright.mesh import Mesh
 from meshwright.messages import Event
-from meshwright.orchestration.registry import Registry
 from meshwright.topics import AGENTS, TASK_PROGRESS
 from meshwright.work.protocol import TaskKey
 
@@ -35,52 +40,46 @@ REFUSED, DROPPED = "edge.refused", "edge.dropped"
 _SECONDS = {REFUSED: 1.0, DROPPED: 10.0}  # between two reports of a kind
 _MAX_CHARS = 256  # of a topic, or of a field of a problem
 
-_Emit = Callable[[str, dict[str, Any]], object]
-
 
 class Notices:
     """Reports trouble as events of the mesh, at a bounded rate: at once, then with a count of those since."""
 
-    def __init__(self, emit: _Emit) -> None:
+    def __init__(self, emit: Callable[[str, dict[str, Any]], object]) -> None:
         self._emit = emit
         self._waiting: dict[tuple[str, bool], tuple[int, dict[str, Any]]] = {}
         self._timers: dict[tuple[str, bool], asyncio.TimerHandle] = {}
-
-    def connected(self, **known: Any) -> None:
-        """Report that the broker has let us in."""
-        self._emit("edge.connected", known)
-
-    def disconnected(self, **known: Any) -> None:
-        """Report that the broker is away."""
-        self._emit("edge.disconnected", known)
 
     def refused(self, problem: dict[str, Any], topic: str, *, answered: bool) -> None:
         """Report a refused message; `answered` says whether its sender can be told.
 
         Of what the sender wrote only the beginning is reported.
         """
-        short = {name: text[:_MAX_CHARS] if isinstance(text, str) else text for name, text in problem.items()}
-        short.pop("errors", None)
+        short = {
+            name: value[:_MAX_CHARS] if isinstance(value, str) else value
+            for name, value in problem.items()
+            if name != "errors"
+        }
         self._add((REFUSED, answered), topic=topic[:_MAX_CHARS], answered=answered, problem=short)
 
     def dropped(self, **known: Any) -> None:
         """Report a message of ours that will reach nobody."""
         self._add((DROPPED, False), **known)
 
-    def watch(self, publication: Publication, answer: asyncio.Future[str]) -> None:
-        """Report if the broker does not take a publication; not if its connection ends first."""
+    async def publish(self, connection: BrokerConnection, publication: Publication) -> asyncio.Future[str]:
+        """Publish at qos 1, and report if the broker does not take it; not if the connection ends first."""
 
         def look(answer: asyncio.Future[str]) -> None:
             if not answer.cancelled() and answer.exception() is None and answer.result():
                 self.dropped(topic=publication.topic, reason=answer.result())
 
+        answer = await connection.send(publication)
         answer.add_done_callback(look)
+        return answer
 
     def close(self) -> None:
         """Report what is left."""
-        for timer in self._timers.values():
+        for kind, timer in [*self._timers.items()]:
             timer.cancel()
-        for kind in [*self._timers]:
             self._report(kind)
 
     def _add(self, kind: tuple[str, bool], **known: Any) -> None:
@@ -99,7 +98,7 @@ class Notices:
 
 
 class Views:
-    """Shows events at the broker, as the HTTP API streams them."""
+    """Shows events at the broker, as the HTTP API streams them. `idle` is set while none waits."""
 
     def __init__(self, topics: Topics, notices: Notices) -> None:
         self._topics = topics
@@ -107,8 +106,8 @@ class Views:
         self._waiting: deque[tuple[Publication, ...]] = deque()
         self._waiting_bytes = 0
         self._news = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     def add(self, event: Event) -> None:
         """Take an event of the bus. It is encoded at once, so that what waits is known to the byte."""
@@ -120,7 +119,7 @@ class Views:
             self._notices.dropped(what="events", reason="more happens than the broker takes")
         if self._waiting:
             self._news.set()
-            self._idle.clear()
+            self.idle.clear()
 
     def _take(self) -> tuple[Publication, ...]:
         publications = self._waiting.popleft()
@@ -139,18 +138,14 @@ class Views:
             await connection.written()
             if not self._waiting:
                 self._news.clear()
-                self._idle.set()
+                self.idle.set()
             await asyncio.sleep(0)
-
-    async def shown(self) -> None:
-        """Wait until nothing waits."""
-        await self._idle.wait()
 
     def _publications(self, event: Event) -> Iterator[Publication]:
         payload = encode(event)
         yield Publication(self._topics.event(event), payload, qos=0)
         if event.topic == TASK_PROGRESS and event.task_id is not None:
-            yield Publication(self._topics.progress(event.tenant_id, event.task_id), payload, qos=0)
+            yield Publication(self._topics.of_task(event.tenant_id, event.task_id, "progress"), payload, 0)
         if event.event_type == REFUSED and not event.payload["answered"]:
             yield Publication(self._topics.errors, encode(event.payload), qos=0)
 
@@ -163,22 +158,11 @@ def will(topics: Topics) -> Publication:
 class RetainedPresence:
     """Keeps the retained documents of the agents and of the mesh true."""
 
-    def __init__(
-        self,
-        topics: Topics,
-        registry: Registry,
-        clock: Clock,
-        notices: Notices,
-        own: Sequence[str],
-        *,
-        offline_after_seconds: float,
-    ) -> None:
+    def __init__(self, mesh: Mesh, topics: Topics, notices: Notices) -> None:
+        self._mesh = mesh
         self._topics = topics
-        self._registry = registry
-        self._clock = clock
         self._notices = notices
-        self._own = frozenset(own)
-        self._expiry_seconds = math.ceil(offline_after_seconds)
+        self._own = frozenset(registration.agent_id for registration in mesh.registrations())
         self._changed: set[str] = set()
         self._news = asyncio.Event()
 
@@ -190,14 +174,15 @@ class RetainedPresence:
 
     async def show(self, connection: BrokerConnection) -> None:
         """Publish who is there, then each change. Raises BrokerAway."""
-        await self._publish(connection, self._status("online"))
-        self._changed = {info.agent_id for info in self._registry.agents()}
+        await self._notices.publish(connection, self._status("online"))
+        expiry_seconds = math.ceil(self._mesh.settings.presence.offline_after_seconds)
+        self._changed = {info.agent_id for info in self._mesh.registry.agents()}
         while True:
             changed, self._changed = self._changed, set()
             self._news.clear()
-            for info in self._registry.agents():
+            for info in self._mesh.registry.agents():
                 if info.agent_id in changed:
-                    await self._publish(connection, self._document(info, self._expiry_seconds))
+                    await self._notices.publish(connection, self._document(info, expiry_seconds))
             await self._news.wait()
 
     async def leave(self, connection: BrokerConnection) -> None:
@@ -205,28 +190,18 @@ class RetainedPresence:
 
         The broker has it all when this returns.
         """
-        gone = [info for info in self._registry.agents() if info.agent_id in self._own]
+        gone = [info for info in self._mesh.registry.agents() if info.agent_id in self._own]
         documents = [self._document(info.model_copy(update={"status": "offline"})) for info in gone]
         documents.append(self._status("offline", reason="stopped"))
-        await asyncio.gather(*[await self._publish(connection, document) for document in documents])
-
-    async def _publish(self, connection: BrokerConnection, publication: Publication) -> asyncio.Future[str]:
-        answer = await connection.send(publication)
-        self._notices.watch(publication, answer)
-        return answer
+        await asyncio.gather(*[await self._notices.publish(connection, document) for document in documents])
 
     def _document(self, info: AgentInfo, expiry_seconds: int | None = None) -> Publication:
-        return Publication(
-            self._topics.agent(info.agent_id),
-            encode(info),
-            retain=True,
-            content_type=JSON,
-            expiry_seconds=expiry_seconds,
-        )
+        topic = self._topics.agent(info.agent_id)
+        return Publication(topic, encode(info), 1, True, JSON, expiry_seconds=expiry_seconds)
 
     def _status(self, status: str, **known: str) -> Publication:
-        document = {"status": status, **known, "time": self._clock.now(), "version": __version__}
-        return Publication(self._topics.status, encode(document), retain=True, content_type=JSON)
+        document = {"status": status, **known, "time": self._mesh.host.clock.now(), "version": __version__}
+        return Publication(self._topics.status, encode(document), 1, True, JSON)
 
 
 class MqttAddress(Address):
@@ -259,14 +234,13 @@ class OutcomeSender:
         self.scope = topics.prefix
         self._topics = topics
         self._notices = notices
-        self._connected: asyncio.Future[BrokerConnection] | None = None
+        self._connected = asyncio.Event()
+        self._connection: BrokerConnection | None = None
 
     def use(self, connection: BrokerConnection) -> None:
         """Publish over a connection from now on."""
-        waiting = self._waiting()
-        if waiting.done():
-            waiting = self._connected = asyncio.get_running_loop().create_future()
-        waiting.set_result(connection)
+        self._connection = connection
+        self._connected.set()
 
     def typed(self, address: Address) -> MqttAddress:
         """Returns a stored address as one of MQTT's."""
@@ -274,29 +248,22 @@ class OutcomeSender:
 
     def standing(self, task: TaskKey) -> Sequence[Address]:
         """Returns the task's own topic."""
-        return [MqttAddress(topic=self._topics.outcome(*task))]
+        return [MqttAddress(topic=self._topics.of_task(*task, "outcome"))]
 
     async def send(self, address: Address, document: bytes) -> None:
         """Publish an outcome until the broker has it. One that it will never take is reported."""
-        assert isinstance(address, MqttAddress)
-        publication = address.publication(document)
+        publication = self.typed(address).publication(document)
         while True:
-            connection = await asyncio.shield(self._waiting())
+            await self._connected.wait()
+            connection = self._connection
+            assert connection is not None
             try:
                 reason = await (await connection.send(publication))
                 if reason != QUOTA_EXCEEDED:
                     break
                 await connection.sleep(_QUOTA_SECONDS)
             except BrokerAway:
-                self._forget(connection)
+                if self._connection is connection:
+                    self._connected.clear()
         if reason:
             self._notices.dropped(topic=publication.topic, reason=reason)
-
-    def _waiting(self) -> asyncio.Future[BrokerConnection]:
-        if self._connected is None:
-            self._connected = asyncio.get_running_loop().create_future()
-        return self._connected
-
-    def _forget(self, connection: BrokerConnection) -> None:
-        if self._connected is not None and self._connected.done() and self._connected.result() is connection:
-            self._connected = None

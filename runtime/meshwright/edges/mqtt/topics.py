@@ -15,7 +15,6 @@ mesh/<tenant>/errors                       what was refused and could not be ans
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from meshwright.errors import InvalidInput, NotFound
 from meshwright.messages import ID_PATTERN, Caller, Event
@@ -30,14 +29,6 @@ class ForeignTenant(InvalidInput):
     """A message to the topics of a tenant that the client may not act for."""
 
     status = 403
-
-
-class Command(NamedTuple):
-    """What a message to one of our topics asks for; `task_id` is empty where it is a new task."""
-
-    verb: str
-    task_id: str = ""
-    client: str = ANONYMOUS
 
 
 class Topics:
@@ -65,13 +56,9 @@ class Topics:
         """The topic below which a client is answered: no one else may name a topic there."""
         return f"{self._replies}/{client}/"
 
-    def progress(self, tenant_id: str, task_id: str) -> str:
-        """Where a task's events go: below its tenant."""
-        return f"{self.prefix}/{_level(tenant_id)}/tasks/{_level(task_id)}/progress"
-
-    def outcome(self, tenant_id: str, task_id: str) -> str:
-        """Where a task's outcome goes: below its tenant."""
-        return f"{self.prefix}/{_level(tenant_id)}/tasks/{_level(task_id)}/outcome"
+    def of_task(self, tenant_id: str, task_id: str, what: str) -> str:
+        """Where the progress or the outcome of a task goes: below its tenant."""
+        return f"{self.prefix}/{_level(tenant_id)}/tasks/{_level(task_id)}/{what}"
 
     def event(self, event: Event) -> str:
         """Where an event of the bus goes: below its tenant."""
@@ -82,27 +69,28 @@ class Topics:
         """Where an agent's presence is kept."""
         return f"{self._base}/agents/{_level(agent_id)}"
 
-    def parse(self, topic: str, tenant_id: str) -> Command:
-        """What a caller of a tenant asks for at a topic. Raises ForeignTenant, or NotFound for no command."""
+    def parse(self, topic: str, tenant_id: str) -> tuple[str, str]:
+        """What a caller of a tenant asks for at a topic: the verb, and of which task; none where it is new.
+
+        Raises ForeignTenant, or NotFound for no command.
+        """
         base = f"{self.prefix}/{tenant_id}"
+        shown = topic if len(topic) <= _MAX_LEVEL_CHARS else f"{topic[:_MAX_LEVEL_CHARS]}…"
         tenant, *rest = topic.removeprefix(f"{self.prefix}/").split("/")
         if tenant != tenant_id:
             raise ForeignTenant(
-                f"{_short(topic)!r} is not of a tenant of yours",
-                remedy=f"publish below {base}/",
-                field="topic",
+                f"{shown!r} is not of a tenant of yours", remedy=f"Publish below {base}/", field="topic"
             )
-        client = self.client_of(topic)
-        if client != ANONYMOUS:
+        if self.client_of(topic) != ANONYMOUS:
             del rest[:2]
         match rest:
             case ["submit"]:
-                return Command("submit", client=client)
+                return "submit", ""
             case ["tasks", task_id, ("cancel" | "answer") as verb] if re.fullmatch(ID_PATTERN, task_id):
-                return Command(verb, task_id, client)
+                return verb, task_id
         raise NotFound(
-            f"nothing can be asked for at {_short(topic)!r}",
-            remedy=f"publish to {base}/submit, or to cancel or answer of {base}/tasks/TASK_ID/",
+            f"Nothing can be asked for at {shown!r}",
+            remedy=f"Publish to {base}/submit, or to cancel or answer of {base}/tasks/TASK_ID/",
             field="topic",
         )
 
@@ -110,7 +98,3 @@ class Topics:
 def _level(name: str) -> str:
     """A name as one level of a topic: no wildcard, no separator, never empty."""
     return _NOT_OF_A_LEVEL.sub("_", name[:_MAX_LEVEL_CHARS]) or "_"
-
-
-def _short(topic: str) -> str:
-    return topic if len(topic) <= _MAX_LEVEL_CHARS else f"{topic[:_MAX_LEVEL_CHARS]}…"
