@@ -3,8 +3,10 @@
 import asyncio
 import os
 import resource
+import signal
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +14,10 @@ import pytest
 
 from meshwright.errors import StoreFailed, StoreLocked, StoreTooNew
 from meshwright.messages import TaskRequest
-from meshwright.sql.sqlite import FILE_NAME
+from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from tests.support.faults.fleet import Books
+from tests.support.faults.node import Item, Job
+from tests.support.faults.nodes import KILLED, Nodes
 from tests.support.faults.oracle import complaints
 from tests.support.sqlite_mesh import PATIENCE_SECONDS, ROOT, build, evidence_of, up
 
@@ -47,12 +51,13 @@ def limited() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize("writer", ["thread", "process"])
 @pytest.mark.parametrize("worsen", [no_more_room, no_larger_files, no_writing])
 async def test_a_disk_that_takes_no_more_refuses_clearly_and_loses_nothing(
-    tmp_path: Path, worsen: Callable[[sqlite3.Connection], None]
+    tmp_path: Path, worsen: Callable[[sqlite3.Connection], None], writer: str
 ) -> None:
     accepted = Books(tmp_path).accepted
-    async with up(tmp_path) as running:
+    async with up(tmp_path, writer=writer) as running:
         for number in range(5):
             accepted.write([number, await running.submit("gate", thread_id="one" if number % 2 else None)])
         await running.event("task.started")
@@ -71,8 +76,11 @@ async def test_a_disk_that_takes_no_more_refuses_clearly_and_loses_nothing(
     assert complaints(await evidence_of(tmp_path)) == []
 
 
-async def test_a_mesh_whose_disk_fails_says_so_to_those_who_wait_and_still_stops(tmp_path: Path) -> None:
-    async with up(tmp_path) as running:
+@pytest.mark.parametrize("writer", ["thread", "process"])
+async def test_a_mesh_whose_disk_fails_says_so_to_those_who_wait_and_still_stops(
+    tmp_path: Path, writer: str
+) -> None:
+    async with up(tmp_path, writer=writer) as running:
         task_id = await running.submit("gate")
         waiting = asyncio.create_task(running.outcome(task_id))
         await running.event("task.started", task_id)
@@ -85,6 +93,45 @@ async def test_a_mesh_whose_disk_fails_says_so_to_those_who_wait_and_still_stops
         assert not running.mesh.ready
         with pytest.raises(StoreFailed):
             await waiting
+
+
+async def test_a_mesh_ends_with_the_process_that_writes_for_it(tmp_path: Path) -> None:
+    async with up(tmp_path, writer="process") as running:
+        task_id = await running.submit("gate")
+        waiting = asyncio.create_task(running.outcome(task_id))
+        await running.event("task.started", task_id)
+        assert isinstance(running.database, SqliteDatabase)
+        os.kill(running.database.writer_pid, signal.SIGKILL)
+        with pytest.raises(StoreFailed, match=r"The process that writes .* has ended\. Start again"):
+            await waiting
+        assert not running.mesh.ready
+        with pytest.raises(StoreFailed):
+            await running.submit("echo")
+    async with up(tmp_path) as running:
+        running.gate.set()
+        assert (await running.outcome(task_id)).status == "succeeded"
+
+
+async def test_the_list_of_tasks_is_up_to_date_where_a_process_writes(tmp_path: Path) -> None:
+    async with up(tmp_path, writer="process") as running:
+        for number in range(30):
+            await running.ask("echo", str(number))
+            listed = (await running.mesh.log.tasks(tenant_id="default", limit=1000)).items
+            assert [task.status for task in listed] == ["succeeded"] * (number + 1)
+
+
+def test_a_process_that_writes_ends_with_its_mesh(tmp_path: Path, nodes: Nodes) -> None:
+    job = Job(str(tmp_path), [Item("hang 1", "clerk")], settings={"writer": "process"})
+    lines = nodes.start(job)
+    assert next(lines) == "ready"
+    writer = Path(f"/proc/{nodes.writer}/stat")
+    assert writer.exists()
+    nodes.kill()
+    assert list(lines) == [f"exit {KILLED}"]
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while writer.exists() and writer.read_text().rpartition(")")[2].split()[0] != "Z":  # nobody may reap it
+        assert time.monotonic() < ends, "it is still there"
+        time.sleep(0.01)
 
 
 async def passes_of_the_loop(count: int) -> None:
@@ -111,8 +158,9 @@ async def test_a_file_that_is_cut_short_under_a_running_mesh_makes_nobody_wait_f
         assert not running.mesh.ready
 
 
-async def test_a_stop_leaves_everything_in_one_file_and_its_mark(tmp_path: Path) -> None:
-    async with up(tmp_path) as running:
+@pytest.mark.parametrize("writer", ["thread", "process"])
+async def test_a_stop_leaves_everything_in_one_file_and_its_mark(tmp_path: Path, writer: str) -> None:
+    async with up(tmp_path, writer=writer) as running:
         await running.ask("echo")
     assert {path.name for path in (tmp_path / "data").iterdir()} == {
         ".gitignore",

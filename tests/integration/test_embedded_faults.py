@@ -210,6 +210,30 @@ def test_a_thousand_tasks_survive_twenty_kills_at_random(
     assert evidence.of_type("task.resumed"), "no kill met work under way"
 
 
+@pytest.mark.timeout(240)
+def test_a_thousand_tasks_survive_kills_of_the_mesh_and_of_its_writer(
+    nodes: Nodes, tmp_path: Path, rng: random.Random
+) -> None:
+    plan = [load(number, rng) for number in range(TASKS)]
+    job = Job(str(tmp_path), plan, max_model_seconds=0.01, settings={"writer": "process"})
+    deaths = Counter(run_and_kill(nodes, job, rng, writer=number % 2 == 1) for number in range(KILLS))
+    assert nodes.run(job) == 0
+    evidence = judge(tmp_path, kills=KILLS, plan=plan)
+    assert deaths.total() == KILLS
+    assert evidence.of_type("task.resumed"), "no kill met work under way"
+
+
+@pytest.mark.parametrize("stage", ["before", "after", "committed"])
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_kill_on_an_arrow_beside_a_writer_process_loses_nothing(
+    nodes: Nodes, tmp_path: Path, turn: str, stage: str
+) -> None:
+    job = Job(str(tmp_path), PLAN, settings={"writer": "process"})
+    assert nodes.run(replace(job, point=f"{turn}.{stage}")) == KILLED
+    assert nodes.run(job) == 0
+    judge(tmp_path, kills=1)
+
+
 def load(number: int, rng: random.Random) -> Item:
     """A task for load: of a third of them several share a thread."""
     shape, agent_id = rng.choice([("plain", "clerk"), ("find", "finder"), ("ask", "manager")])
@@ -217,8 +241,11 @@ def load(number: int, rng: random.Random) -> Item:
     return Item(f"{shape} {number}", agent_id, thread_id)
 
 
-def run_and_kill(nodes: Nodes, job: Job, rng: random.Random) -> str:
-    """Kill a child as it starts, as it recovers, or after some of its tasks have ended; returns which."""
+def run_and_kill(nodes: Nodes, job: Job, rng: random.Random, *, writer: bool = False) -> str:
+    """Kill a child as it starts, as it recovers, or after some of its tasks have ended; returns which.
+
+    With `writer` the process that writes for it is killed, if it has one by then.
+    """
     when = rng.choice(["starting", "recovering", "working", "working", "working"])
     wanted = {"starting": 0, "recovering": 1, "working": rng.randint(2, TASKS // KILLS // 2)}[when]
     lines = nodes.start(job)
@@ -226,7 +253,8 @@ def run_and_kill(nodes: Nodes, job: Job, rng: random.Random) -> str:
         line = next(lines)
         assert not line.startswith("exit "), "the plan was done before the kill"
     time.sleep(rng.uniform(0, 0.02))  # nothing is waited for: chance decides how far the child comes
-    nodes.kill()
+    dies_alone = writer and nodes.writer
+    nodes.kill_writer() if writer else nodes.kill()
     *_, last = lines
-    assert last == f"exit {KILLED}"
+    assert last == ("exit 1" if dies_alone else f"exit {KILLED}")
     return when

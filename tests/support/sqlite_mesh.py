@@ -120,6 +120,8 @@ async def up(
     running = build(folder, *others, **settings)
     async with asyncio.timeout(PATIENCE_SECONDS):
         await running.mesh.start()
+        if running.mesh.settings.writer == "process" and (ready := running.database.write_apart()):
+            await ready
     try:
         yield running
     finally:

@@ -213,8 +213,8 @@ class SqliteDatabase(Database):
             self._ready.set_result(None)
         failure = None if error is None else self._failed(error)
         if isinstance(error, EOFError):
-            what = f"the process that writes {self.path} has ended"
-            failure = self.failure = StoreFailed(what, remedy=_START_AGAIN)
+            what = f"The process that writes {self.path} has ended"
+            failure = self.failure = StoreFailed(what, remedy=_START_AGAIN.capitalize())
             self.on_failure(failure)
         if jobs:
             self._written(jobs, results, failure)

@@ -28,6 +28,7 @@ from meshwright.mesh import Mesh
 from meshwright.messages import Outcome, Receipt, TaskRequest
 from meshwright.runtimes import Grounds
 from meshwright.settings import Settings
+from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.faults import controls
 from tests.support.faults.failpoints import FailingHost, Failpoints
 from tests.support.faults.fleet import Books, CountingModel, agents
@@ -82,7 +83,8 @@ def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
     books = Books(Path(job.folder))
 
     def make(grounds: Grounds) -> FailingHost:
-        return FailingHost(failpoints, grounds.database, grounds.log, grounds.clock, grounds.tracing)
+        arguments = (grounds.database, grounds.log, grounds.clock, grounds.tracing)
+        return FailingHost(failpoints, *arguments, apart=grounds.settings.writer == "process")
 
     return build_mesh(
         Settings(data_dir=Path(job.folder, "data"), **job.settings),
@@ -164,6 +166,9 @@ async def work(job: Job) -> None:
     setattr(ahead, "MAX_TURNS_A_ROUND", job.max_turns_a_round)  # noqa: B010 in this process alone
     mesh = mesh_of(job, failpoints)
     async with mesh:
+        if mesh.settings.writer == "process" and isinstance(mesh.database, SqliteDatabase):
+            await mesh.database.write_apart()
+            say("writer", str(mesh.database.writer_pid))
         say("ready")
         await Client(mesh, job, failpoints).run()
     say("passed", json.dumps(failpoints.passed))

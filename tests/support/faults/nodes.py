@@ -30,6 +30,8 @@ class Nodes:
             bufsize=1,
         )
         self._child = 0
+        self.writer = 0
+        """The process that writes for the child, where it has one and has said so."""
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +65,14 @@ class Nodes:
             with suppress(ProcessLookupError):
                 os.kill(self._child, signal.SIGKILL)
 
+    def kill_writer(self) -> None:
+        """Kill -9 the process that writes for the child, or the child where it has none yet."""
+        if self.writer:
+            with suppress(ProcessLookupError):
+                os.kill(self.writer, signal.SIGKILL)
+        else:
+            self.kill()
+
     def end(self) -> None:
         """Be rid of a child that a test has left behind."""
         if self._child:
@@ -74,8 +84,11 @@ class Nodes:
         line = ""
         while not line.startswith("exit "):
             line = self._line()
+            if line.startswith("writer "):
+                self.writer = int(line.removeprefix("writer "))
+                continue
             if line.startswith("exit "):
-                self._child = 0
+                self._child = self.writer = 0
             yield line
 
     def _line(self) -> str:
