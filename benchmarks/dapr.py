@@ -27,7 +27,7 @@ from benchmarks.instant import request
 from benchmarks.load import watching_stalls
 from benchmarks.road import stall_row
 from benchmarks.sides import Side, side
-from meshwright.cli.collector import collect_young
+from meshwright.cli.serving import collect_young
 
 LEVELS = (1, 32, 128)
 SECONDS, MIN_SECONDS = 2.5, 1.5  # within less, none of 128 may end

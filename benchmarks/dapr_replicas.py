@@ -12,7 +12,7 @@ from benchmarks.dapr_floor import Floor
 from benchmarks.dapr_ground import missing
 from benchmarks.dapr_stand import build_dapr_stand
 from benchmarks.figures import Row
-from meshwright.cli.collector import collect_young
+from meshwright.cli.serving import collect_young
 
 LEVELS = (32, 128)
 

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.stand import Stand, build_stand
 from meshwright import topics
 from meshwright.kernel.runtime import Runtime
-from meshwright.runtimes import Grounds
+from meshwright.runtimes import StoreDeps
 from meshwright.stores.dapr import DaprStore, Options
 
 
@@ -30,15 +30,15 @@ def options_of(place: dict[str, Any]) -> Options:
 def build_dapr_stand(folder: str, place: dict[str, Any], *, front: bool = True, **known: Any) -> Stand:
     """Make the mesh of a worker; the `front` keeps the event log."""
 
-    def host(grounds: Grounds) -> Runtime:
+    def host(deps: StoreDeps) -> Runtime:
         store = DaprStore(
             options_of(place),
-            clock=grounds.clock,
-            log=grounds.log,
-            database=grounds.database,
+            clock=deps.clock,
+            log=deps.log,
+            database=deps.database,
             keeps_log=front,
             taken_elsewhere=(topics.tasks("#"), topics.TASK_RESULTS),
         )
-        return Runtime(store, clock=grounds.clock, tracing=grounds.tracing)
+        return Runtime(store, clock=deps.clock, tracing=deps.tracing)
 
     return build_stand(folder, host=host, **known)

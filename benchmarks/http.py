@@ -26,7 +26,7 @@ from benchmarks.load import drive, watching_stalls
 from benchmarks.road import stall_row, warm_up
 from benchmarks.sides import run_side, side
 from benchmarks.stand import build_stand
-from meshwright.cli.collector import collect_young
+from meshwright.cli.serving import collect_young
 from meshwright.edges.http.server import serving
 from meshwright.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.settings import Settings

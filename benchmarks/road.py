@@ -21,7 +21,7 @@ from benchmarks.load import drive, watching_stalls
 from benchmarks.machine import rss_mb
 from benchmarks.stand import build_stand
 from benchmarks.written import written
-from meshwright.cli.collector import collect_young
+from meshwright.cli.serving import collect_young
 
 IN_FLIGHT = 128
 SECONDS, WARM_UP_SECONDS = 2.5, 1.0

@@ -14,11 +14,10 @@ from benchmarks.written import written
 from meshwright.agent import Agent
 from meshwright.app import build_mesh
 from meshwright.capability import Capability
-from meshwright.cli.collector import collect_young
-from meshwright.cli.serving import writes_apart
+from meshwright.cli.serving import collect_young, writes_apart
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
-from meshwright.runtimes import Grounds, embedded_host
+from meshwright.runtimes import StoreDeps, sqlite_runtime
 from meshwright.settings import Settings
 from meshwright.sql.database import Database, Session
 from meshwright.sql.sqlite import SqliteDatabase, SqliteSession
@@ -77,15 +76,15 @@ def build_stand(
     *,
     model: Any = None,
     agents: tuple[type[Agent], ...] | None = (BenchAgent,),
-    host: Callable[[Grounds], Runtime] = embedded_host,
+    host: Callable[[StoreDeps], Runtime] = sqlite_runtime,
     **settings: Any,
 ) -> Stand:
     """Make a mesh with the default settings on a folder; `agents=None` gives it the whole fleet."""
     databases: list[Database] = []
 
-    def noted(grounds: Grounds) -> Runtime:
-        databases.append(grounds.database)
-        return host(grounds)
+    def noted(deps: StoreDeps) -> Runtime:
+        databases.append(deps.database)
+        return host(deps)
 
     mesh = build_mesh(
         Settings(data_dir=Path(folder), **{"max_open_tasks": MAX_OPEN_TASKS, **settings}),

@@ -18,7 +18,7 @@ from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import FRONT, Mesh, Role
 from meshwright.models.port import Model
 from meshwright.plugins import COMPONENTS, STORES, did_you_mean, installed
-from meshwright.runtimes import HOSTS, Grounds
+from meshwright.runtimes import RUNTIMES, StoreDeps
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase
@@ -35,7 +35,7 @@ def build_mesh(
     agents: Sequence[type[Agent]] | None = None,
     model: Model | None = None,
     clock: Clock | None = None,
-    host: Callable[[Grounds], Runtime] | None = None,
+    host: Callable[[StoreDeps], Runtime] | None = None,
     role: Role | None = None,
 ) -> Mesh:
     """Build a mesh from its settings; nothing runs before `start`.
@@ -50,12 +50,12 @@ def build_mesh(
     role, tracing = role or Role(), _tracing(settings)
     database = _database(settings, project)
     log = EventLog(database)
-    grounds = Grounds(settings, role, database, log, clock or SystemClock(), tracing)
+    deps = StoreDeps(settings, role, database, log, clock or SystemClock(), tracing)
     mesh = Mesh(
         settings,
         project=project,
         role=role,
-        host=(host or _store(_store_of(settings)))(grounds),
+        host=(host or _store(_store_of(settings)))(deps),
         database=database,
         log=log,
         tracing=tracing,
@@ -136,14 +136,14 @@ def _database(settings: Settings, project: Path) -> Database:
     )
 
 
-def _store(name: str) -> Callable[[Grounds], Runtime]:
+def _store(name: str) -> Callable[[StoreDeps], Runtime]:
     """What makes the runtime over a store. Raises ConfigError for a store that is not known."""
-    brought = {plugin.name: plugin for plugin in installed(STORES)} if name not in HOSTS else {}
+    brought = {plugin.name: plugin for plugin in installed(STORES)} if name not in RUNTIMES else {}
     if name in brought:
         return brought[name].load()
-    if name in HOSTS:
-        return HOSTS[name]
-    known = [*HOSTS, *brought]
+    if name in RUNTIMES:
+        return RUNTIMES[name]
+    known = [*RUNTIMES, *brought]
     remedy = did_you_mean(name, known) or f"Known are {', '.join(known)}; a package may bring others"
     raise ConfigError(f"There is no store {name!r}", remedy=remedy, field="store")
 

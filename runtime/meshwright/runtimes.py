@@ -1,4 +1,4 @@
-"""The hosts, by the name that the settings give."""
+"""The runtime over each store, by the name that the settings give."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from meshwright.clock import Clock
 from meshwright.errors import ConfigError
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.store import Store
 from meshwright.mesh import Role
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
@@ -18,8 +19,8 @@ from meshwright.stores.sqlite import SqliteStore
 from meshwright.tracing import NoTracing, Tracing
 
 
-class Grounds(NamedTuple):
-    """What a host is built on."""
+class StoreDeps(NamedTuple):
+    """What a store is built on."""
 
     settings: Settings
     role: Role
@@ -28,78 +29,64 @@ class Grounds(NamedTuple):
     clock: Clock
     tracing: Tracing | NoTracing
 
-    @property
-    def turn_tracing(self) -> Tracing | NoTracing | None:
-        """What records a span of each turn, where the settings ask for that."""
-        return self.tracing if self.settings.tracing.turns else None
+    def runtime(self, store: Store) -> Runtime:
+        """The runtime over a store; it records a span of each turn where the settings ask for that."""
+        return Runtime(
+            store,
+            clock=self.clock,
+            tracing=self.tracing if self.settings.tracing.turns else None,
+            max_record_bytes=self.settings.max_record_bytes,
+        )
 
 
-def embedded_host(grounds: Grounds) -> Runtime:
+def sqlite_runtime(deps: StoreDeps) -> Runtime:
     """The default: this process and one SQLite file."""
-    return Runtime(
-        SqliteStore(grounds.database, grounds.log),
-        clock=grounds.clock,
-        tracing=grounds.turn_tracing,
-        max_record_bytes=grounds.settings.max_record_bytes,
-    )
+    return deps.runtime(SqliteStore(deps.database, deps.log))
 
 
-def _postgres_host(grounds: Grounds) -> Runtime:
+def _postgres_runtime(deps: StoreDeps) -> Runtime:
     """One of several workers on a PostgreSQL database. Raises ConfigError."""
     from meshwright.sql.postgres import PostgresDatabase
     from meshwright.stores.postgres import PostgresStore
 
-    if not isinstance(grounds.database, PostgresDatabase):
+    if not isinstance(deps.database, PostgresDatabase):
         raise ConfigError(
             "The store postgres needs a database",
             remedy="Give its address: mesh up --database postgresql://user@host/name, or MESH_DATABASE",
             field="database",
         )
-    return Runtime(
-        PostgresStore(grounds.database, grounds.log),
-        clock=grounds.clock,
-        tracing=grounds.turn_tracing,
-        max_record_bytes=grounds.settings.max_record_bytes,
-    )
+    return deps.runtime(PostgresStore(deps.database, deps.log))
 
 
-def _memory_host(grounds: Grounds) -> Runtime:
+def _memory_runtime(deps: StoreDeps) -> Runtime:
     """For tests: nothing is kept."""
-    return Runtime(
-        MemoryStore(log=grounds.log, database=grounds.database),
-        clock=grounds.clock,
-        max_record_bytes=grounds.settings.max_record_bytes,
-        strict=True,
-    )
+    store = MemoryStore(log=deps.log, database=deps.database)
+    return Runtime(store, clock=deps.clock, max_record_bytes=deps.settings.max_record_bytes, strict=True)
 
 
-def _dapr_host(grounds: Grounds) -> Runtime:
+def _dapr_runtime(deps: StoreDeps) -> Runtime:
     """A worker beside its sidecar, which Dapr's own variables describe. Raises ConfigError."""
     from meshwright.stack.programs import require_sdk
 
     require_sdk()
     from meshwright.stores.dapr import DaprStore, Options
 
-    settings = grounds.settings
-    store = DaprStore(
-        Options.from_environment(namespace=settings.dapr.namespace, channel=settings.dapr.channel),
-        clock=grounds.clock,
-        log=grounds.log,
-        database=grounds.database,
-        keeps_log=grounds.role.is_front,
-        taken_elsewhere=(topics.tasks("#"), topics.TASK_RESULTS),
-    )
-    return Runtime(
-        store,
-        clock=grounds.clock,
-        tracing=grounds.turn_tracing,
-        max_record_bytes=settings.max_record_bytes,
+    settings = deps.settings.dapr
+    return deps.runtime(
+        DaprStore(
+            Options.from_environment(namespace=settings.namespace, channel=settings.channel),
+            clock=deps.clock,
+            log=deps.log,
+            database=deps.database,
+            keeps_log=deps.role.is_front,
+            taken_elsewhere=(topics.tasks("#"), topics.TASK_RESULTS),
+        )
     )
 
 
-HOSTS: Mapping[str, Callable[[Grounds], Runtime]] = {
-    "sqlite": embedded_host,
-    "postgres": _postgres_host,
-    "memory": _memory_host,
-    "dapr": _dapr_host,
+RUNTIMES: Mapping[str, Callable[[StoreDeps], Runtime]] = {
+    "sqlite": sqlite_runtime,
+    "postgres": _postgres_runtime,
+    "memory": _memory_runtime,
+    "dapr": _dapr_runtime,
 }

@@ -7,7 +7,7 @@ from collections import Counter
 
 from benchmarks.sides import run_side
 from benchmarks.stand import build_stand
-from meshwright.cli.collector import IDLE_OBJECTS, YOUNG_OBJECTS, collecting
+from meshwright.cli.serving import IDLE_OBJECTS, YOUNG_OBJECTS, collecting
 
 HERE = "tests.integration.test_garbage"
 TASKS = 50

@@ -19,7 +19,7 @@ from meshwright.mesh import Mesh
 from meshwright.messages import Event, Outcome, TaskRequest
 from meshwright.models.offline import OfflineModel
 from meshwright.run import Run
-from meshwright.runtimes import Grounds, embedded_host
+from meshwright.runtimes import StoreDeps, sqlite_runtime
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from tests.support.faults.evidence import gather
@@ -98,9 +98,9 @@ def build(folder: Path, *others: type[Agent], **settings: Any) -> Running:
     gate = asyncio.Event()
     databases: list[Database] = []
 
-    def host(grounds: Grounds) -> Runtime:
-        databases.append(grounds.database)
-        return embedded_host(grounds)
+    def host(deps: StoreDeps) -> Runtime:
+        databases.append(deps.database)
+        return sqlite_runtime(deps)
 
     mesh = build_mesh(
         Settings(data_dir=folder / "data", **settings),

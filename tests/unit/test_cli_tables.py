@@ -2,13 +2,12 @@
 
 import pytest
 
-from meshwright.cli.agents import _table as agents_table
-from meshwright.cli.costs import _table as costs_table
-from meshwright.cli.event_lines import event_line
-from meshwright.cli.models import _overview as models_overview
-from meshwright.cli.output import table
-from meshwright.cli.tasks import _table as tasks_table
-from meshwright.cli.tasks import one_of
+from meshwright.cli.agents import AGENTS
+from meshwright.cli.costs import costs_table
+from meshwright.cli.events import event_line
+from meshwright.cli.models import overview_text
+from meshwright.cli.output import Column, table
+from meshwright.cli.tasks import REASON, TASKS, one_of
 from meshwright.errors import InvalidInput
 
 WIDTHS = [80, 100]
@@ -46,14 +45,21 @@ def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 
 
 def test_lines_of_tasks_fit_and_keep_the_end_of_the_id(width: int) -> None:
-    lines = tasks_table([TASK]).splitlines()
+    lines = table(TASKS, [TASK]).splitlines()
     assert max(map(len, lines)) <= width
     assert lines[1].split()[0].endswith("WXY64T")
     assert "succeeded" in lines[1] and "$0.0123" in lines[1] and ":31:02" in lines[1]
 
 
+def test_the_reason_of_a_failed_task_is_in_its_line(width: int) -> None:
+    failed = {**TASK, "status": "failed", "reason": "ModelUnavailable: the provider is away for a while"}
+    lines = table((*TASKS, REASON), [failed]).splitlines()
+    assert max(map(len, lines)) <= width
+    assert "ModelUn" in lines[1] and "WXY64T" in lines[1] and ":31:02" in lines[1]
+
+
 def test_lines_of_agents_fit(width: int) -> None:
-    assert max(map(len, agents_table([AGENT]).splitlines())) <= width
+    assert max(map(len, table(AGENTS, [AGENT]).splitlines())) <= width
 
 
 def test_a_line_of_an_event_fits_and_ends_with_a_whole_word(width: int) -> None:
@@ -65,14 +71,19 @@ def test_a_line_of_an_event_fits_and_ends_with_a_whole_word(width: int) -> None:
 
 
 def test_a_table_that_is_piped_is_whole() -> None:
-    assert TASK["task_id"] in tasks_table([TASK]) and "claude-opus-4-8" in tasks_table([TASK])
+    assert TASK["task_id"] in table(TASKS, [TASK]) and "claude-opus-4-8" in table(TASKS, [TASK])
 
 
 def test_columns_give_way_in_order() -> None:
-    heads, row = ["task", "name", "cost"], ["0123456789ABC", "an-agent-of-ours", "$1"]
-    lines = table(heads, [row], shorten=["task", "name"], width=32).splitlines()
+    columns = (
+        Column("task", "task_id", cut=1, from_end=True),
+        Column("name", "name", cut=2),
+        Column("cost", "cost"),
+    )
+    item = {"task_id": "0123456789ABC", "name": "an-agent-of-ours", "cost": "$1"}
+    lines = table(columns, [item], width=32).splitlines()
     assert lines[1].split() == ["…6789ABC", "an-agent-of-ours", "$1"]
-    lines = table(heads, [row], shorten=["task", "name"], width=26).splitlines()
+    lines = table(columns, [item], width=26).splitlines()
     assert lines[1].split() == ["…6789ABC", "an-agent-…", "$1"]
 
 
@@ -110,7 +121,7 @@ COST = {
 
 def test_lines_of_models_fit(width: int) -> None:
     group = {"group": "default", "deployments": [DEPLOYMENT], "fallbacks": {}}
-    shown = models_overview({"answers": "offline", "groups": [group], "warnings": []})
+    shown = overview_text({"answers": "offline", "groups": [group], "warnings": []})
     assert max(map(len, shown.splitlines())) <= width
 
 

@@ -1,90 +1,73 @@
-"""`mesh agents` and `mesh prompts`."""
+"""`mesh agents`, `mesh prompts` and `mesh doctor`; the agents that a project declares."""
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshwright.cli.connect import running_mesh
-from meshwright.cli.options import json_option, mesh_options
+from meshwright.cli.options import Target, data_option, json_option, mesh_options, require_trust, trust_option
+from meshwright.cli.output import Column, Document, document, local_time, show
+from meshwright.errors import MeshError, in_one_line
 
 if TYPE_CHECKING:
-    from meshwright.cli.declared import Declared
-    from meshwright.cli.output import Document
+    from meshwright.capability import Capability, Registration
+    from meshwright.prompts import Brought
     from meshwright.settings import Settings
+
+_VERDICTS = {"ok": "green", "warn": "yellow", "FAIL": "red"}
+
+
+def _abilities(agent: Document) -> str:
+    if agent.get("problem"):
+        return agent["problem"]
+    if agent.get("kind") == "system":
+        return "(part of the mesh)"
+    return ", ".join(map(_ability, agent.get("capabilities", [])))
+
+
+def _ability(capability: Document) -> str:
+    weight = capability.get("weight", 1)
+    marks = ["preferred"] * bool(capability.get("preferred")) + [f"{weight:g}"] * (weight != 1)
+    return f"{capability['name']} ({', '.join(marks)})" if marks else capability["name"]
+
+
+def _status(agent: Document) -> str:
+    return agent["status"] if agent.get("healthy", True) else "unhealthy"
+
+
+AGENTS = (
+    Column("agent", "agent_id"),
+    Column("status", write=_status),
+    Column("last seen", "last_seen", local_time),
+    Column("can do", write=_abilities),
+)
 
 
 @click.command()
 @json_option
 @mesh_options
-def agents(as_json: bool, url: str | None, data: Path | None) -> None:
+def agents(target: Target, as_json: bool) -> None:
     """List agents with their capabilities and status."""
-    from meshwright.cli.output import documents, echo_json
     from meshwright.settings import load_settings
 
     async def find() -> list[Document]:
-        chosen = url or load_settings(Path(), data_dir=data)
+        chosen = target.url or load_settings(Path(), data_dir=target.data)
         async with running_mesh(chosen) as mesh:
             if mesh is not None:
-                return documents(await mesh.client.agents())
+                return [document(agent) for agent in await mesh.client.agents()]
         assert not isinstance(chosen, str)
-        return _not_running(chosen)
+        unseen = {"status": "not running", "last_seen": None}
+        return [{**document(agent), **unseen} for agent in _declared(chosen).agents]
 
-    found = asyncio.run(find())
-    if as_json:
-        echo_json(found)
-    else:
-        click.echo(_table(found))
-
-
-def _not_running(settings: Settings) -> list[Document]:
-    """The agents that would register, read from their files."""
-    from meshwright.cli.output import document
-
-    unseen = {"status": "not running", "last_seen": None}
-    return [{**document(agent), **unseen} for agent in _declared(settings).agents]
-
-
-def _declared(settings: Settings) -> Declared:
-    from meshwright.cli.declared import declared_agents
-
-    declared = declared_agents(settings)
-    if declared.note:
-        click.echo(f"mesh: note: {declared.note}", err=True)
-    return declared
-
-
-def _table(found: list[Document]) -> str:
-    from meshwright.cli.output import local_time, table
-
-    rows = [
-        [
-            agent["agent_id"],
-            agent["status"] if agent.get("healthy", True) else "unhealthy",
-            local_time(agent.get("last_seen")),
-            agent.get("problem") or _abilities(agent),
-        ]
-        for agent in found
-    ]
-    return table(["agent", "status", "last seen", "can do"], rows)
-
-
-def _abilities(agent: Document) -> str:
-    if agent.get("kind") == "system":
-        return "(part of the mesh)"
-    return ", ".join(_ability(capability) for capability in agent.get("capabilities", []))
-
-
-def _ability(capability: Document) -> str:
-    weight = capability.get("weight", 1)
-    marks = ["preferred"] if capability.get("preferred") else []
-    marks += [f"{weight:g}"] if weight != 1 else []
-    return f"{capability['name']} ({', '.join(marks)})" if marks else capability["name"]
+    show(asyncio.run(find()), AGENTS, as_json=as_json, empty="there are no agents; mesh doctor says more")
 
 
 @click.group(no_args_is_help=False)
@@ -120,3 +103,147 @@ def check(as_json: bool) -> int:
     else:
         click.echo("\n".join(map(str, problems)) or f"{counted} checked, no problems.")
     return 1 if problems else 0
+
+
+@click.command()
+@data_option
+@trust_option
+def doctor(data: Path | None) -> int:
+    """Check the project and what its components depend on.
+
+    Reads the settings, loads the agents and starts nothing. Exit status 1 if anything is wrong.
+    """
+    from meshwright.settings import load_settings
+
+    settings = load_settings(Path(), data_dir=data)
+    require_trust(settings)
+    failed = asyncio.run(_run_checks(settings))
+    click.echo("No problems." if not failed else f"{failed} of the checks failed.")
+    return 1 if failed else 0
+
+
+async def _run_checks(settings: Settings) -> int:
+    """Show what each check finds; returns how many failed."""
+    from meshwright.app import build_mesh
+    from meshwright.component import Component
+
+    mesh, failed = build_mesh(settings), 0
+    for component in mesh.components:
+        for name, ask in component.checks() if isinstance(component, Component) else ():
+            try:
+                verdict, sentence = "ok", await ask()
+            except MeshError as error:
+                verdict, sentence = "FAIL", in_one_line(error.message, error.remedy)
+            except Exception as error:  # noqa: BLE001 - a component's own code may raise anything
+                verdict, sentence = "FAIL", f"{type(error).__name__}: {error}"
+            failed += verdict == "FAIL"
+            _show(verdict, name, sentence)
+    for warning in mesh.warnings:
+        _show("warn", "mesh", warning)
+    await mesh.stop(drain_seconds=0)
+    return failed
+
+
+def _show(verdict: str, name: str, sentence: str) -> None:
+    styled = click.style(f"{verdict:<4}", fg=_VERDICTS[verdict])
+    click.echo(f"{styled}  {name:<10}  {' '.join(sentence.split())}")
+
+
+def _declared(settings: Settings) -> Declared:
+    declared = declared_agents(settings)
+    if declared.unknown:
+        what = "what these declare is known only once they run, and a reading command runs nothing"
+        click.echo(f"mesh: note: {what}: {', '.join(map(str, declared.unknown))}", err=True)
+    return declared
+
+
+@dataclass
+class Declared:
+    """What the files of a folder declare, and those files that say more only when they run."""
+
+    agents: list[Registration] = field(default_factory=list)
+    brought: dict[str, Brought] = field(default_factory=dict)
+    unknown: list[Path] = field(default_factory=list)
+
+
+def declared_agents(settings: Settings) -> Declared:
+    """Read the agents of a project's files and packages, by file name. Runs and imports nothing of them.
+
+    What a file computes stays unknown: agents made by a call, or with attributes that are no literals.
+    """
+    from meshwright.agents.loader import installed_agents, project_file
+    from meshwright.prompts import Brought
+
+    folder = project_file(Path(), settings.agents.dir)
+    found = Declared()
+    for path in sorted(folder.rglob("*.py")) if folder.is_dir() else ():
+        if not any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts[:-1]):
+            _read_file(path, found)
+    for agent in installed_agents():  # their packages are trusted: somebody installed them
+        found.agents.append(agent.registration())
+        if agent.prompt_text:
+            found.brought[agent.prompt] = Brought(agent.prompt_text, agent.__name__, agent.__module__)
+    found.agents.sort(key=lambda agent: agent.agent_id)
+    return found
+
+
+def _read_file(path: Path, found: Declared) -> None:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        found.unknown.append(path)
+        return
+    classes = [(node, _attributes(node)) for node in tree.body if isinstance(node, ast.ClassDef)]
+    known = [_read_agent(path, node, has, found) for node, has in classes if "agent_id" in has]
+    is_helper = path.name.startswith("_")
+    if not all(known) or not (known or is_helper):
+        found.unknown.append(path)
+
+
+def _read_agent(path: Path, node: ast.ClassDef, attributes: dict[str, ast.expr], found: Declared) -> bool:
+    """Take in what a class declares; whether all of it that matters here is literal."""
+    from meshwright.capability import Registration
+    from meshwright.prompts import Brought
+
+    try:
+        agent_id = ast.literal_eval(attributes["agent_id"])
+        prompt = ast.literal_eval(attributes["prompt"]) if "prompt" in attributes else agent_id
+        capabilities = tuple(_capabilities(attributes.get("capabilities")))
+        described = {"description": (ast.get_docstring(node) or "").partition("\n")[0], "prompt": prompt}
+        agent = Registration(agent_id=agent_id, name=node.name, capabilities=capabilities, metadata=described)
+    except (ValueError, TypeError):
+        return False
+    found.agents.append(agent)
+    if "prompt_text" not in attributes:
+        return True
+    try:
+        text = ast.literal_eval(attributes["prompt_text"])
+    except ValueError:
+        text = None
+    found.brought[prompt] = Brought(text if isinstance(text, str) else "", node.name, str(path))
+    return isinstance(text, str)
+
+
+def _attributes(node: ast.ClassDef) -> dict[str, ast.expr]:
+    """What the body of a class assigns to names."""
+    assigned: dict[str, ast.expr] = {}
+    for statement in node.body:
+        if isinstance(statement, ast.Assign):
+            names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
+            assigned.update(dict.fromkeys(names, statement.value))
+        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            assigned |= {statement.target.id: statement.value} if statement.value else {}
+    return assigned
+
+
+def _capabilities(node: ast.expr | None) -> Iterator[Capability]:
+    """The capabilities that a literal names. Raises ValueError for anything else."""
+    from meshwright.capability import Capability
+
+    if node is not None and not isinstance(node, ast.Tuple | ast.List):
+        raise ValueError("no literal")
+    for call in node.elts if node else ():
+        if not isinstance(call, ast.Call) or ast.unparse(call.func) != "Capability":
+            raise ValueError("no literal")
+        named: dict[str, Any] = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
+        yield Capability(*map(ast.literal_eval, call.args), **named)

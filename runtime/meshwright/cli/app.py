@@ -1,12 +1,16 @@
 """The commands of `mesh`, each loaded when it is used, and how they fail: in one line, with no traceback.
 
+What the mesh logs is a line too; tracebacks are kept in a file of the data folder.
+
 Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -18,10 +22,12 @@ from meshwright import __version__
 from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
 from meshwright.errors import MeshError, in_one_line
 
-FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+_FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
+_REPORT = "last-error.txt"
+_MAX_QUOTED = 500  # characters of a message: it may quote what a client sent
 
 
-class Entry(NamedTuple):
+class _Listed(NamedTuple):
     """Where a command is, and what `mesh --help` says of it without loading it."""
 
     module: str
@@ -29,27 +35,27 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Entry("demo", "Show agents at work; needs no key and no network."),
-    "up": Entry("up", "Run a mesh and its HTTP API until Ctrl-C."),
-    "worker": Entry("up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
-    "ask": Entry("ask", "Ask an agent, follow its progress, print the answer."),
-    "submit": Entry("ask", "Submit a task; the best agent for it gets it."),
-    "tasks": Entry("tasks", "List tasks, newest first."),
-    "task": Entry("tasks", "Show one task with its attempts and outcome."),
-    "answer": Entry("tasks", "Answer what a task waits for."),
-    "cancel": Entry("tasks", "Cancel a task."),
-    "events": Entry("events", "Show events, oldest first."),
-    "costs": Entry("costs", "Sum up what model calls cost."),
-    "budgets": Entry("costs", "Show budgets and spend."),
-    "agents": Entry("agents", "List agents with their capabilities and status."),
-    "models": Entry("models", "Show groups, deployments, tags and prices; say where a call goes."),
-    "keys": Entry("keys", "Manage virtual API keys."),
-    "doctor": Entry("doctor", "Check the project and what its components depend on."),
-    "prompts": Entry("agents", "Check the prompt files."),
+    "demo": _Listed("demo", "Show agents at work; needs no key and no network."),
+    "up": _Listed("up", "Run a mesh and its HTTP API until Ctrl-C."),
+    "worker": _Listed("up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
+    "ask": _Listed("tasks", "Ask an agent, follow its progress, print the answer."),
+    "submit": _Listed("tasks", "Submit a task; the best agent for it gets it."),
+    "tasks": _Listed("tasks", "List tasks, newest first."),
+    "task": _Listed("tasks", "Show one task with its attempts and outcome."),
+    "answer": _Listed("tasks", "Answer what a task waits for."),
+    "cancel": _Listed("tasks", "Cancel a task."),
+    "events": _Listed("events", "Show events, oldest first."),
+    "costs": _Listed("costs", "Sum up what model calls cost."),
+    "budgets": _Listed("costs", "Show budgets and spend."),
+    "agents": _Listed("agents", "List agents with their capabilities and status."),
+    "models": _Listed("models", "Show groups, deployments, tags and prices; say where a call goes."),
+    "keys": _Listed("keys", "Manage virtual API keys."),
+    "doctor": _Listed("agents", "Check the project and what its components depend on."),
+    "prompts": _Listed("agents", "Check the prompt files."),
 }
 
 
-class Unexpected(click.ClickException):
+class _Unexpected(click.ClickException):
     """A fault in Meshwright itself, told in one line; its traceback is kept elsewhere."""
 
 
@@ -108,9 +114,9 @@ class _LazyGroup(click.Group):
         except (MeshError, click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
         except ExceptionGroup as group:
-            raise _deliberate(group) or unexpected(group, ctx) from group
+            raise _deliberate(group) or _unexpected(group, ctx) from group
         except Exception as error:  # whatever it is: no traceback reaches a person, it is kept and named
-            raise unexpected(error, ctx) from error
+            raise _unexpected(error, ctx) from error
 
 
 @click.group(
@@ -124,8 +130,6 @@ def mesh() -> None:
     of an agent
     computed?"`.
     """
-    from meshwright.cli.reports import log_to_stderr
-
     _enter_project()
     log_to_stderr(_data_folder())
 
@@ -160,19 +164,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
         result = mesh.main(given, prog_name="mesh", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.UsageError as error:
-        complain(_usage_line(error))
-        return WRONG_USE
+        _complain(_usage_line(error))
+        return _WRONG_USE
     except MeshError as error:
-        complain(in_one_line(error.message, error.remedy))
-        return FAILED
+        _complain(in_one_line(error.message, error.remedy))
+        return _FAILED
     except click.ClickException as error:
-        complain(error.format_message())
-        return FAILED
+        _complain(error.format_message())
+        return _FAILED
     except click.Abort:
-        return INTERRUPTED
+        return _INTERRUPTED
 
 
-def complain(message: str) -> None:
+def _complain(message: str) -> None:
     """Write one line to stderr, whatever the message holds."""
     line = " ".join("".join(character if character.isprintable() else " " for character in message).split())
     click.echo(f"mesh: {line}", err=True)
@@ -183,14 +187,14 @@ def _usage_line(error: click.UsageError) -> str:
     message = error.format_message().rstrip(".")
     if error.ctx is None or isinstance(error.ctx.command, _LazyGroup):
         return message
-    if message.startswith("Got unexpected extra argument") and error.ctx.info_name in EXAMPLES:
-        example = f"{error.ctx.command_path} {EXAMPLES[error.ctx.info_name]}"
+    if message.startswith("Got unexpected extra argument") and error.ctx.info_name in _EXAMPLES:
+        example = f"{error.ctx.command_path} {_EXAMPLES[error.ctx.info_name]}"
         return f"{message}; put the text in quotes, such as: {example}"
     pieces = [error.ctx.command_path, *error.ctx.command.collect_usage_pieces(error.ctx)]
     return f"{message}; type: {' '.join(pieces)}"
 
 
-EXAMPLES = {
+_EXAMPLES = {
     "ask": 'simple-agent "What is a turn?"',
     "submit": 'general-query "What is a turn?"',
     "answer": 'ID KEY "yes, it did"',
@@ -206,9 +210,54 @@ def _deliberate(group: ExceptionGroup[Exception]) -> MeshError | None:
     return meant if isinstance(meant, MeshError) else None
 
 
-def unexpected(error: Exception, ctx: click.Context) -> Unexpected:
+def _unexpected(error: Exception, ctx: click.Context) -> _Unexpected:
     """Keep the traceback of an error that nobody foresaw, and say where it is."""
-    from meshwright.cli.reports import keep_traceback
+    where = _keep_traceback(error, ctx.meta.get(DATA_KEY) or _data_folder())
+    return _Unexpected(f"unexpected {type(error).__name__}: {error} ({where})")
 
-    where = keep_traceback(error, ctx.meta.get(DATA_KEY) or _data_folder())
-    return Unexpected(f"unexpected {type(error).__name__}: {error} ({where})")
+
+def _keep_traceback(error: BaseException, folder: Path) -> str:
+    """Write a traceback to the data folder, or to stderr if MESH_DEBUG is set; returns where it is.
+
+    What looks like a secret is redacted.
+    """
+    return keep_text("".join(traceback.format_exception(error)), folder)
+
+
+def keep_text(text: str, folder: Path) -> str:
+    """Do the same with a traceback that is a text already."""
+    from meshwright.errors import StoreFailed
+    from meshwright.redaction import redact  # most commands do without
+    from meshwright.sql.folder import make_private, write_private
+
+    text = redact(text)
+    if os.environ.get("MESH_DEBUG"):
+        sys.stderr.write(text)
+        return "traceback above"
+    try:
+        write_private(make_private(folder) / _REPORT, text)
+    except (OSError, StoreFailed):
+        return "MESH_DEBUG=1 shows the traceback"
+    return f"traceback: {folder / _REPORT}"
+
+
+def log_to_stderr(folder: Path) -> None:
+    """Show every warning of this process, one line each."""
+    logging.basicConfig(handlers=[_OneLine(folder)], level=logging.WARNING, force=True)
+
+
+class _OneLine(logging.Handler):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(logging.WARNING)
+        self._folder = folder
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line, redacted, and keep the traceback that came with it."""
+        from meshwright.redaction import redact
+
+        text = " ".join(record.getMessage().split())
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            where = _keep_traceback(error, self._folder)
+            text = f"{text[:_MAX_QUOTED]}: {type(error).__name__}: {str(error)[:_MAX_QUOTED]} ({where})"
+        click.echo(f"mesh: {record.levelname.lower()}: {redact(text[: 4 * _MAX_QUOTED])}", err=True)

@@ -1,25 +1,35 @@
-"""Which mesh a command talks to: the one at a URL, the one that runs on its data, or one of its own."""
+"""Which mesh a command talks to: the one at a URL, the one that runs on its data, or one of its own.
+
+In the data folder, `mesh.json` says where the mesh listens, `admin.token` is the secret of its administrator.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import json
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
-from meshwright.cli.running import announced_token, announced_url, token_of_environment, with_admin_token
-from meshwright.errors import InvalidInput, NotFound
+from meshwright.cli.options import Target, require_trust
+from meshwright.cli.output import Document, document
+from meshwright.errors import ConfigError, InvalidInput
+from meshwright.sql.folder import make_private, open_private, read_private, write_private
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from meshwright.client import Client
-    from meshwright.kernel.runtime import Runtime
     from meshwright.mesh import Mesh
     from meshwright.messages import Event
-    from meshwright.runtimes import Grounds
     from meshwright.settings import Settings
 
 ResultT = TypeVar("ResultT")
@@ -30,6 +40,9 @@ To read its `log`, or also the `state` of tasks, budgets and keys: no code of th
 something: the agents are loaded, and what waits for them stays untouched. That they `work`.
 """
 _PROMPT_EVENTS = {"prompt.fallback": "warning: ", "prompt.rejected": "warning: ", "prompt.reloaded": ""}
+_URL_FILE, _TOKEN_FILE = "mesh.json", "admin.token"
+_SECRET_BYTES = 32
+_REMEDY = "remove the file, and mesh up makes another"
 
 
 @dataclass(frozen=True)
@@ -46,43 +59,36 @@ class Connection:
     is_running: bool = True
     about: str = ""
 
-    def require_running(self) -> None:
-        """Raise NotFound for a mesh in which nothing more happens."""
-        if not self.is_running:
-            message = f"no mesh runs on {self.where}: nothing more happens there"
-            raise NotFound(message, remedy=f"start one with: mesh up{self.options}")
 
+def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, need: _Need = "log") -> ResultT:
+    """Do something with the mesh that the options choose, and return its result.
 
-def talk(
-    url: str | None,
-    data: Path | None,
-    use: Callable[[Connection], Awaitable[ResultT]],
-    *,
-    need: _Need = "log",
-) -> ResultT:
-    """Do something with the mesh that `--url` and `--data` choose, and return its result."""
+    It is the mesh at the URL, else the running mesh of the data folder, else one in this process.
+    """
+    from meshwright.settings import load_settings
 
     async def connect_and_use() -> ResultT:
-        async with connected(url, data, need) as mesh:
-            return await use(mesh)
+        options = f" --data {target.data}" if target.data else ""
+        chosen = target.url or load_settings(Path(), data_dir=target.data)
+        async with running_mesh(chosen, options) as running:
+            if running is not None:
+                return await use(running)
+        assert not isinstance(chosen, str)
+        async with in_process(chosen, need, options) as own:
+            return await use(own)
 
     return asyncio.run(connect_and_use())
 
 
-@asynccontextmanager
-async def connected(url: str | None, data: Path | None, need: _Need) -> AsyncIterator[Connection]:
-    """The mesh at the URL, else the running mesh of the data folder, else one in this process."""
-    from meshwright.settings import load_settings
+def listed(
+    target: Target, ask: Callable[[Client], Awaitable[Sequence[BaseModel]]], *, need: _Need = "log"
+) -> list[Document]:
+    """A list that the chosen mesh gives, as plain data."""
 
-    options = f" --data {data}" if data else ""
-    chosen = url or load_settings(Path(), data_dir=data)
-    async with running_mesh(chosen, options) as running:
-        if running is not None:
-            yield running
-            return
-    assert not isinstance(chosen, str)
-    async with in_process(chosen, need, options) as connection:
-        yield connection
+    async def use(mesh: Connection) -> list[Document]:
+        return [document(item) for item in await ask(mesh.client)]
+
+    return talk(target, use, need=need)
 
 
 @asynccontextmanager
@@ -91,11 +97,12 @@ async def running_mesh(chosen: str | Settings, options: str = "") -> AsyncIterat
     from meshwright.client import Client
 
     if isinstance(chosen, str):
-        async with Client(chosen, token_of_environment()) as client:
+        # The admin token, or a key, for a mesh elsewhere.
+        async with Client(chosen, os.environ.get("MESH_ADMIN_TOKEN") or None) as client:
             yield Connection(client, chosen, f" --url {chosen}")
         return
     if url := announced_url(chosen.data_dir):
-        async with Client(url, announced_token(chosen)) as client:
+        async with Client(url, _announced_token(chosen)) as client:
             if await client.is_alive():
                 yield Connection(client, url, options)
                 return
@@ -115,7 +122,7 @@ async def in_process(settings: Settings, need: _Need, options: str = "") -> Asyn
             f"no mesh runs on {settings.data_dir}, and one on {settings.store} has no keys there, "
             "and no tasks or budgets either",
             remedy="start it with mesh up, or name one that runs: --url",
-            field="host",
+            field="store",
         )
     settings = with_admin_token(settings, temporary=True)
     reads = need in ("log", "state")
@@ -128,8 +135,7 @@ async def in_process(settings: Settings, need: _Need, options: str = "") -> Asyn
 @asynccontextmanager
 async def _started(settings: Settings, *, works: bool) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
-    from meshwright.cli.reports import log_to_stderr
-    from meshwright.cli.trust import require_trust
+    from meshwright.cli.app import log_to_stderr
 
     log_to_stderr(settings.data_dir)
     require_trust(settings)
@@ -146,8 +152,8 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     """A mesh that is open to be read; if there is no data, an empty one. No turn runs."""
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
-    from meshwright.cli.declared import declared_agents
-    from meshwright.runtimes import embedded_host
+    from meshwright.cli.agents import declared_agents
+    from meshwright.runtimes import sqlite_runtime
     from meshwright.sql.sqlite import FILE_NAME
 
     if settings.database is None and not (settings.data_dir / FILE_NAME).is_file():
@@ -156,18 +162,12 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
         type(agent.name, (Agent,), {"agent_id": agent.agent_id, "capabilities": agent.capabilities})
         for agent in declared_agents(settings).agents
     ]
-    hosts = []
-
-    def build_host(grounds: Grounds) -> Runtime:
-        hosts.append(embedded_host(grounds))
-        return hosts[0]
-
-    mesh = build_mesh(settings, agents=agents, host=build_host)
-    await hosts[0].open()
+    mesh = build_mesh(settings, agents=agents, host=sqlite_runtime)
+    await mesh.host.open()
     try:
         yield mesh
     finally:
-        await hosts[0].stop()
+        await mesh.host.stop()
 
 
 def report_prompts(mesh: Mesh) -> None:
@@ -178,7 +178,114 @@ def report_prompts(mesh: Mesh) -> None:
 
 
 def _report_prompt(event: Event) -> None:
-    from meshwright.cli.event_lines import line_of
+    from meshwright.cli.events import line_of
 
     if event.event_type in _PROMPT_EVENTS and (line := line_of(event.model_dump(mode="json"))):
         click.echo(f"mesh: {_PROMPT_EVENTS[event.event_type]}{line.text}", err=True)
+
+
+@contextmanager
+def announced(folder: Path, url: str) -> Iterator[None]:
+    """Say where this process listens for as long as the context lasts."""
+    path = folder / _URL_FILE
+    write_private(path, json.dumps({"url": url, "pid": os.getpid()}))
+    try:
+        yield
+    finally:
+        if _announced(folder).get("pid") == os.getpid():
+            path.unlink(missing_ok=True)
+
+
+def announced_url(folder: Path) -> str | None:
+    """Where the mesh of a data folder said it listens; it may be gone without having removed that."""
+    url = _announced(folder).get("url")
+    return url if isinstance(url, str) and _is_here(url) else None
+
+
+def _announced(folder: Path) -> dict[str, object]:
+    try:
+        found = json.loads(read_private(folder / _URL_FILE))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_here(url: str) -> bool:
+    """Whether an address is one of this machine's: a folder from elsewhere must not name a mesh elsewhere."""
+    try:
+        host = urlsplit(url).hostname
+        family = socket.AF_INET6 if host and ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.bind((host or "", 0))
+    except (OSError, ValueError):
+        return False
+    return bool(host)
+
+
+def _announced_token(settings: Settings) -> str | None:
+    """The admin token for the mesh that a data folder announces, or None.
+
+    None too if the process that announced it has gone: another user's program may listen there now.
+    """
+    pid = _announced(settings.data_dir).get("pid")
+    try:
+        if not isinstance(pid, int) or pid <= 0:
+            return None
+        os.kill(pid, 0)
+    except (OSError, OverflowError):  # gone, or another user's
+        return None
+    if settings.keys.admin_token is not None:
+        return settings.keys.admin_token.get_secret_value()
+    try:
+        return _read_token(settings.data_dir / _TOKEN_FILE)
+    except FileNotFoundError:
+        return None
+
+
+def with_admin_token(settings: Settings, *, temporary: bool = False) -> Settings:
+    """The settings with an admin token: theirs, else that of the data folder, else one of this process alone.
+
+    A folder that has none gets one, which stays the same until its file is removed. Raises ConfigError for a
+    file that is not a token.
+    """
+    if settings.keys.admin_token is not None:
+        return settings
+    from pydantic import SecretStr
+
+    token = _new_token() if temporary else _make_token(settings.data_dir)
+    return settings.having(admin_token=SecretStr(token))
+
+
+def _new_token() -> str:
+    from meshwright.settings import ADMIN_PREFIX
+
+    return ADMIN_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+
+
+def _make_token(folder: Path) -> str:
+    path = make_private(folder) / _TOKEN_FILE
+    try:
+        descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return _read_token(path)
+    except OSError as error:
+        problem = f"cannot be written: {error.strerror or error}"
+        raise ConfigError(problem, path=str(path), remedy="choose another folder with --data DIR") from error
+    token = _new_token()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{token}\n")
+    return token
+
+
+def _read_token(path: Path) -> str:
+    from meshwright.settings import ADMIN_PREFIX
+
+    try:
+        token = read_private(path).strip()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot be read: {error}", path=str(path), remedy=_REMEDY) from error
+    if not token.startswith(ADMIN_PREFIX) or not token.isascii() or not token.isprintable():
+        raise ConfigError("holds no admin token", path=str(path), remedy=_REMEDY)
+    return token

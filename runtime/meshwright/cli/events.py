@@ -1,24 +1,43 @@
-"""`mesh events`."""
+"""`mesh events`, and what an event says to a person, in one line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from meshwright.cli.connect import Connection, talk
-from meshwright.cli.options import json_option, mesh_options
+from meshwright.cli.options import Target, json_option, mesh_options
+from meshwright.cli.output import (
+    Document,
+    clipped,
+    document,
+    dollars,
+    fitted,
+    local_time,
+    number,
+    printable,
+    seconds,
+    short,
+    short_id,
+    terminal_width,
+    tokens,
+)
+from meshwright.errors import NotFound
 
 if TYPE_CHECKING:
-    from meshwright.cli.output import Document
     from meshwright.client import EventFields
+    from meshwright.messages import Event
 
-SOME_EVENTS, MAX_EVENTS = 50, 1000
+_SOME_EVENTS, _MAX_EVENTS = 50, 1000
+_NARROW = 120  # columns of a terminal
+_DATE, _NARROW_AGENT = 11, 10  # characters
+_TYPE_WIDTH, _TASK_WIDTH, _AGENT_WIDTH = 18, 7, 16
+_SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
 
 
 @click.command()
@@ -30,33 +49,31 @@ SOME_EVENTS, MAX_EVENTS = 50, 1000
 @json_option
 @mesh_options
 def events(
+    target: Target,
     follow: bool,
     task_id: str | None,
     event_type: str | None,
     agent_id: str | None,
     limit: int | None,
     as_json: bool,
-    url: str | None,
-    data: Path | None,
 ) -> None:
     """Show events, oldest first.
 
     With --json each event is one line of JSON.
     """
-    from meshwright.cli.event_lines import event_line
-    from meshwright.cli.output import document, terminal_width
     from meshwright.cli.tasks import whole_id
 
-    write: Callable[[Document], str] = _as_json if as_json else partial(event_line, width=terminal_width())
+    line = partial(json.dumps, ensure_ascii=False) if as_json else partial(event_line, width=terminal_width())
 
     async def show(mesh: Connection) -> None:
-        if follow:
-            mesh.require_running()
+        if follow and not mesh.is_running:
+            message = f"no mesh runs on {mesh.where}: nothing more happens there"
+            raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
         task = await whole_id(mesh, task_id) if task_id else None
         fields: EventFields = {"task_id": task, "event_type": event_type, "agent_id": agent_id}
         newest = await mesh.client.last_seq() if follow else 0
         found = await mesh.client.events(
-            limit=limit or (MAX_EVENTS if task else SOME_EVENTS),
+            limit=limit or (_MAX_EVENTS if task else _SOME_EVENTS),
             task_id=task,
             event_type=event_type,
             agent_id=agent_id,
@@ -66,30 +83,240 @@ def events(
         if not found and not follow:
             click.echo(f"no such events; mesh events{mesh.options} shows the last of all", err=True)
         for event in found:
-            click.echo(write(document(event)))
+            click.echo(line(document(event)))
             newest = max(newest, event.seq or 0)
         if follow:
-            await _follow(mesh, newest, fields, write)
+            async with aclosing(_new_events(mesh, newest, fields)) as live:
+                async for event in live:
+                    click.echo(line(document(event)))
 
-    talk(url, data, show)
+    talk(target, show)
 
 
-async def _follow(
-    mesh: Connection, newest: int, fields: EventFields, write: Callable[[Document], str]
-) -> None:
-    from meshwright.cli.output import document
-
+def _new_events(mesh: Connection, newest: int, fields: EventFields) -> AsyncGenerator[Event]:
     task_id = fields.get("task_id")
-    is_one_task = task_id and not (fields.get("event_type") or fields.get("agent_id"))
-    events = (
-        mesh.client.follow(task_id, after_seq=newest)
-        if task_id and is_one_task
-        else mesh.client.stream(after_seq=newest, **fields)
+    if task_id and not (fields.get("event_type") or fields.get("agent_id")):
+        return mesh.client.follow(task_id, after_seq=newest)
+    return mesh.client.stream(after_seq=newest, **fields)
+
+
+class Line(NamedTuple):
+    """A word for what happened, and the rest."""
+
+    word: str
+    text: str
+
+
+def line_of(event: Document) -> Line | None:
+    """The line of an event in the timeline of its task, or None if it is not worth one."""
+    known = _LINES.get(event["event_type"])
+    if known is None:
+        return None
+    word, parts_of = known
+    payload = event["payload"] if isinstance(event["payload"], dict) else {}
+    return Line(word, printable(join(parts_of(payload, event))))
+
+
+def event_line(event: Document, width: int | None = None) -> str:
+    """An event of the log: seq, time, type, task and agent, and what it says.
+
+    `width` is that of the terminal, None if nothing is cut. A narrow one has no room for the date.
+    """
+    narrow = width is not None and width < _NARROW
+    task = short_id(event["task_id"]) if event.get("task_id") else ""
+    agent = event.get("agent_id") or ""
+    line = line_of(event)
+    parts = [
+        f"{event.get('seq') or '':>6}",
+        local_time(event["time"])[_DATE if narrow else 0 :],
+        f"{event['event_type']:<{_TYPE_WIDTH}}",
+        f"{task:<{_TASK_WIDTH}}",
+        fitted(agent, _NARROW_AGENT).ljust(_NARROW_AGENT) if narrow else f"{agent:<{_AGENT_WIDTH}}",
+        line.text.removeprefix(task).lstrip().removeprefix(agent).lstrip() if line else _gist(event),
+    ]
+    return clipped("  ".join(parts).rstrip(), width)
+
+
+def _gist(event: Document) -> str:
+    """What an event says that has no line in a timeline."""
+    payload = event.get("payload")
+    if not isinstance(payload, dict):
+        return short(json.dumps(payload, ensure_ascii=False)) if payload else ""
+    if event["event_type"] == "attempt.ended":
+        return f"{payload.get('status', '')}  {join(_ended(payload, event))}"
+    if isinstance(payload.get("spans"), list):
+        return f"{len(payload['spans'])} spans"
+    if "capabilities" in payload:
+        names = ", ".join(str(capability.get("name")) for capability in payload["capabilities"])
+        return names or str(payload.get("kind", ""))
+    plain = (
+        f"{name}={value}"
+        for name, value in payload.items()
+        if isinstance(value, str | int | float) and name not in _SHOWN_APART
     )
-    async with aclosing(events) as live:
-        async for event in live:
-            click.echo(write(document(event)))
+    return short(" ".join(plain))
 
 
-def _as_json(event: Document) -> str:
-    return json.dumps(event, ensure_ascii=False)
+def join(parts: Sequence[object]) -> str:
+    """Those parts of a line that say something."""
+    return "  ".join(str(part) for part in parts if part)
+
+
+def score(card: Any) -> str:
+    """A score with its factors: `score 1.05 = weight 1 x health 1 x success 1 x preferred 1.05`."""
+    if not isinstance(card, dict) or "score" not in card:
+        return ""
+    always = [name for name in ("weight", "health", "success") if name in card]
+    boosts = [name for name in ("streak", "preferred") if card.get(name, 1) != 1]
+    factors = " x ".join(f"{name} {number(card[name])}" for name in [*always, *boosts])
+    return f"score {number(card['score'])}" + (f" = {factors}" if factors else "")
+
+
+def finish(reason: Any) -> str:
+    """Why a model's reply ended, if it did not end by itself: `ended by length`."""
+    return f"ended by {short(reason)}" if reason not in (None, "stop") else ""
+
+
+def fault(error: Any) -> str:
+    """What went wrong: `ToolFailed: no such file`."""
+    if isinstance(error, dict):
+        return short(f"{error.get('type', 'error')}: {error.get('message', '')}")
+    return short(error or "")
+
+
+def _arguments(value: Any) -> str:
+    """The arguments of a tool call, as JSON text or an object: `path="README.md"  limit=3`."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:  # as the model wrote it, or cut short
+            return short(value)
+    if not isinstance(value, dict):
+        return short(value or "")
+    return short(" ".join(f"{name}={json.dumps(item, ensure_ascii=False)}" for name, item in value.items()))
+
+
+def _accepted(payload: Document, event: Document) -> Sequence[object]:
+    priority, thread = payload.get("priority", 5), payload.get("thread_id")
+    return (
+        short_id(event["task_id"]),
+        payload.get("capability"),
+        priority != 5 and f"priority {priority}",
+        thread not in (None, event["task_id"]) and f"thread {thread}",
+    )
+
+
+def _dispatched(payload: Document, event: Document) -> Sequence[object]:
+    attempt = payload.get("attempt", 1)
+    agent = payload.get("agent_id") or event["agent_id"]
+    return agent, score(payload.get("score_card")), attempt > 1 and f"attempt {attempt}"
+
+
+def _waiting(payload: Document, event: Document) -> Sequence[object]:
+    child = payload.get("child_task_id")
+    return (f"for task {short_id(child)}, no slot held" if child else f"for {payload.get('key', '')}",)
+
+
+def _recalled(payload: Document, event: Document) -> Sequence[object]:
+    count = payload.get("count", 0)
+    return (f"{count} recalled", f"{payload.get('tokens', 0):,} tokens") if count else ("nothing to recall",)
+
+
+def _compressed(payload: Document, event: Document) -> Sequence[object]:
+    before, after = payload.get("input_tokens", 0), payload.get("output_tokens", 0)
+    return (f"{before:,} -> {after:,} tokens ({payload.get('method', '?')})",)
+
+
+def _model(payload: Document, event: Document) -> Sequence[object]:
+    wanted = payload.get("tool_calls") or []
+    if payload.get("outcome", "ok") != "ok":
+        return payload.get("group", "?"), payload["outcome"], fault(payload.get("error"))
+    return (
+        payload.get("model", "?"),
+        f"[{', '.join(payload.get('tags') or [])}]",
+        f"user={payload.get('user', '')}",
+        tokens(payload.get("usage")),
+        dollars(payload.get("cost_usd")),
+        seconds(payload.get("duration_ms")),
+        f"-> {', '.join(wanted)}" if wanted else finish(payload.get("finish_reason")),
+    )
+
+
+def _tool(payload: Document, event: Document) -> Sequence[object]:
+    return (
+        payload.get("tool", "?"),
+        _arguments(payload.get("arguments")),
+        payload.get("duration_ms") is not None and seconds(payload["duration_ms"]),
+        payload.get("ok") is False and f"failed: {fault(payload.get('error'))}",
+        payload.get("result") and f"-> {short(payload['result'])}",
+    )
+
+
+def _overran(payload: Document, event: Document) -> Sequence[object]:
+    what = "has ended at last" if payload.get("ended") else "was given up, and its thread still runs"
+    return (f"{payload.get('tool', '?')} {what}, after {payload.get('seconds', '?')} s",)
+
+
+def _repeated(payload: Document, event: Document) -> Sequence[object]:
+    times = payload.get("times", "?")
+    return (f"{payload.get('tool', '?')} gave the same result {times} times in a row; no more tools",)
+
+
+def _stored(payload: Document, event: Document) -> Sequence[object]:
+    return "stored", "scope" in payload and f"scope {payload['scope']}", short(payload.get("text", ""))
+
+
+def _prompt_problem(then: str, payload: Document, event: Document) -> Sequence[object]:
+    parts = [payload.get("error") or "?", then, payload.get("remedy")]
+    return ("; ".join(short(part) for part in parts if part),)
+
+
+def _attempt_failed(payload: Document, event: Document) -> Sequence[object]:
+    agent_id = payload.get("agent_id") or event["agent_id"]
+    return (f"{payload.get('attempt', '?')} of {agent_id} failed: {fault(payload.get('error'))}",)
+
+
+def _broke_off(payload: Document, event: Document) -> Sequence[object]:
+    return (f"{payload.get('breaks', '?')} of {payload.get('most', '?')}: {fault(payload.get('error'))}",)
+
+
+def _ended(payload: Document, event: Document) -> Sequence[object]:
+    return (
+        seconds(payload.get("duration_ms")),
+        dollars(payload.get("cost_usd", 0)),
+        finish(payload.get("finish_reason")),
+        fault(payload.get("error")),
+    )
+
+
+_LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] = {
+    "task.accepted": ("accepted", _accepted),
+    "task.dispatched": ("dispatched", _dispatched),
+    "task.waiting": ("waiting", _waiting),
+    "memory.recalled": ("memory", _recalled),
+    "memory.stored": ("memory", _stored),
+    "context.compressed": ("context", _compressed),
+    "model.delta": (
+        "model",
+        lambda said, _: ("begins anew" if said.get("anew") else short(said.get("text", "")),),
+    ),
+    "model.called": ("model", _model),
+    "structure.invalid": (
+        "model",
+        lambda said, _: (f"does not fit {said.get('shape', '?')}: {short(said.get('error', ''))}",),
+    ),
+    "reply.cut_off": ("model", lambda said, _: ("cut off", short(said.get("text", "")))),
+    "tool.called": ("tool", _tool),
+    "tool.overran": ("tool", _overran),
+    "tool.repeated": ("tool", _repeated),
+    "prompt.fallback": ("prompt", partial(_prompt_problem, "a built-in prompt takes its place")),
+    "prompt.rejected": ("prompt", partial(_prompt_problem, "the last good prompt stays in use")),
+    "prompt.reloaded": ("prompt", lambda said, _: (f"{said.get('path', '?')} was read again",)),
+    "attempt.failed": ("attempt", _attempt_failed),
+    "work.broke_off": ("broke off", _broke_off),
+    "task.cancelling": ("cancelling", lambda said, _: (fault(said.get("reason")),)),
+    "task.succeeded": ("succeeded", _ended),
+    "task.failed": ("failed", _ended),
+    "task.cancelled": ("cancelled", _ended),
+    "task.timed_out": ("timed out", _ended),
+}

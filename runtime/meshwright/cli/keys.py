@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.options import json_option, mesh_options
+from meshwright.cli.connect import Connection, listed, talk
+from meshwright.cli.options import Target, json_option, mesh_options, yes_option
+from meshwright.cli.output import Column, Document, document, echo_json, local_time, show
 
 if TYPE_CHECKING:
-    from meshwright.cli.output import Document
     from meshwright.ledger.proxy import LiteLLMProxy
 
 ResultT = TypeVar("ResultT")
@@ -27,7 +27,22 @@ _NOT_REQUIRED = "Callers on the mesh's machine need no key until you create one.
 _STILL_REQUIRED = "The settings say keys.required = true: callers still need a key or the admin token."
 _ONCE = "It is shown this once. It goes into `Authorization: Bearer`, or the api_key of a client."
 
-_yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+def _budget(key: Document) -> str:
+    return f"${key['budget']['limit_usd']}/{key['budget']['window']}" if key["budget"] else ""
+
+
+def _since(key: Document) -> str:
+    return f"revoked {local_time(key['revoked_at'])}" if key["revoked_at"] else local_time(key["created_at"])
+
+
+_COLUMNS = (
+    Column("key", "key_id", cut=3, from_end=True),
+    Column("agent", "agent_id", cut=4),
+    Column("tenant", "tenant_id", cut=2),
+    Column("budget", write=_budget, cut=1),
+    Column("since", write=_since),
+)
 
 
 @click.group(no_args_is_help=False)
@@ -46,10 +61,11 @@ def keys() -> None:
 @click.option("--budget", metavar="USD/WINDOW", help="What may be spent: 5.00/day, or hour, month, total.")
 @click.option("--proxy", is_flag=True, help="Experimental: a key of the LiteLLM proxy at LITELLM_BASE_URL.")
 @click.option("--force", is_flag=True, help="Also for an agent that the mesh does not have.")
-@_yes_option
+@yes_option
 @json_option
 @mesh_options
 def create(
+    target: Target,
     agent_id: str,
     tenant_id: str,
     budget: str | None,
@@ -57,14 +73,11 @@ def create(
     force: bool,
     yes: bool,
     as_json: bool,
-    url: str | None,
-    data: Path | None,
 ) -> None:
     """Create a key and print it on stdout, this once.
 
     The first key makes keys mandatory for every caller, and so it asks before; `mesh keys open` undoes that.
     """
-    from meshwright.cli.output import document, echo_json
 
     async def make(mesh: Connection) -> Document:
         if not yes and not await mesh.client.keys_required():
@@ -79,7 +92,7 @@ def create(
         made = await there.create_key(agent_id, tenant_id=tenant_id, budget=limit)
         return {"key_id": made.token, "agent_id": agent_id, "tenant_id": tenant_id, "key": made.key}
 
-    made = on_proxy(make_there) if proxy else talk(url, data, make, need="change")
+    made = on_proxy(make_there) if proxy else talk(target, make, need="change")
     if as_json:
         echo_json(made)
         return
@@ -90,28 +103,17 @@ def create(
 @keys.command("list")
 @json_option
 @mesh_options
-def list_keys(as_json: bool, url: str | None, data: Path | None) -> None:
+def list_keys(target: Target, as_json: bool) -> None:
     """List the keys that were made: whose, since when; never the keys themselves."""
-
-    from meshwright.cli.output import documents, echo_json
-
-    async def find(mesh: Connection) -> list[Document]:
-        return documents(await mesh.client.keys())
-
-    found = talk(url, data, find, need="state")
-    if as_json:
-        echo_json(found)
-    elif found:
-        click.echo(_table(found))
-    else:
-        click.echo("no keys; mesh keys create --agent ID makes one", err=True)
+    found = listed(target, lambda client: client.keys(), need="state")
+    show(found, _COLUMNS, as_json=as_json, empty="no keys; mesh keys create --agent ID makes one")
 
 
 @keys.command()
 @click.argument("key_id", metavar="ID")
 @click.option("--proxy", is_flag=True, help="Experimental: a key of the LiteLLM proxy, by its token.")
 @mesh_options
-def revoke(key_id: str, proxy: bool, url: str | None, data: Path | None) -> None:
+def revoke(target: Target, key_id: str, proxy: bool) -> None:
     """Revoke a key immediately. This cannot be undone.
 
     Callers still need a key when the last one is revoked: see `mesh keys open`.
@@ -127,14 +129,14 @@ def revoke(key_id: str, proxy: bool, url: str | None, data: Path | None) -> None
         await there.delete_key(key_id)
         return key_id
 
-    ended = on_proxy(end_there) if proxy else talk(url, data, end, need="change")
+    ended = on_proxy(end_there) if proxy else talk(target, end, need="change")
     click.echo(f"key {ended} is revoked")
 
 
 @keys.command("open")
-@_yes_option
+@yes_option
 @mesh_options
-def open_mesh(yes: bool, url: str | None, data: Path | None) -> None:
+def open_mesh(target: Target, yes: bool) -> None:
     """Revoke every key, and require none until you create another.
 
     Callers on the mesh's own machine then need no key. With `keys.required = true` in the settings, keys stay
@@ -146,7 +148,7 @@ def open_mesh(yes: bool, url: str | None, data: Path | None) -> None:
             _confirm(_OPENS)
         return await mesh.client.open_keys(), await mesh.client.keys_required()
 
-    revoked, required = talk(url, data, open_there, need="change")
+    revoked, required = talk(target, open_there, need="change")
     click.echo(f"{revoked} {'key' if revoked == 1 else 'keys'} revoked")
     click.echo(_STILL_REQUIRED if required else _NOT_REQUIRED, err=True)
 
@@ -163,35 +165,10 @@ def on_proxy(use: Callable[[LiteLLMProxy], Awaitable[ResultT]]) -> ResultT:
     from meshwright.ledger.proxy import proxy_of
     from meshwright.settings import load_settings
 
-    settings = load_settings(Path())
-    key = settings.models.api_key
-    there = proxy_of(settings.models.base_url, key.get_secret_value() if key else None)
+    models = load_settings(Path()).models
+    there = proxy_of(models.base_url, models.api_key.get_secret_value() if models.api_key else None)
 
     async def run() -> ResultT:
         return await use(there)
 
     return asyncio.run(run())
-
-
-def _table(found: list[Document]) -> str:
-    from meshwright.cli.output import local_time, table
-
-    rows = [
-        [
-            key["key_id"],
-            key["agent_id"],
-            key["tenant_id"],
-            _budget(key["budget"]),
-            f"revoked {local_time(key['revoked_at'])}"
-            if key["revoked_at"]
-            else local_time(key["created_at"]),
-        ]
-        for key in found
-    ]
-    return table(
-        ["key", "agent", "tenant", "budget", "since"], rows, shorten=("budget", "tenant", "key", "agent")
-    )
-
-
-def _budget(budget: Document | None) -> str:
-    return f"${budget['limit_usd']}/{budget['window']}" if budget else ""

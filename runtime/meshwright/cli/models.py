@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshwright.cli.connect import Connection, talk
-from meshwright.cli.options import data_option, json_option
-from meshwright.cli.trust import require_trust
+from meshwright.cli.options import Target, data_option, json_option, require_trust
+from meshwright.cli.output import Column, Document, echo_json, local_time, seconds, table
+from meshwright.errors import ConfigError, HostError
 from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
-    from meshwright.cli.model_desk import ModelDesk
-    from meshwright.cli.output import Document
     from meshwright.messages import Event
+    from meshwright.models.config import LiteLLMConfig
+    from meshwright.models.port import Adapter
     from meshwright.settings import Settings
 
-SOURCES = {"file": "", "list": " (list)", "local": " (local)", "default": " (default)"}
+_SOURCES = {"file": "", "list": " (list)", "local": " (local)", "default": " (default)"}
+_FALLBACKS = {
+    "fallbacks": "falls back to",
+    "context_window_fallbacks": "if too long, to",
+    "content_policy_fallbacks": "if forbidden, to",
+}
 _HEALTH_FILE = "models.json"
-CALLS = 1000  # the last ones, from which health is read
+_CALLS = 1000  # the last ones, from which health is read
 
 
 @click.group(invoke_without_command=True)
@@ -36,11 +46,10 @@ def models(ctx: click.Context, as_json: bool, data: Path | None) -> None:
     Prices are dollars per million tokens, in and out. Health is that of the
     last call or `mesh models test`.
     """
-    if ctx.invoked_subcommand is not None:
-        return
-    settings, desk = _desk(data)
-    found = asyncio.run(desk.overview(_health(settings, data)))
-    click.echo(_json(found) if as_json else _overview(found))
+    if ctx.invoked_subcommand is None:
+        project = _ModelsOfProject(data)
+        found = asyncio.run(project.overview(_health(project.settings, data)))
+        echo_json(found) if as_json else click.echo(overview_text(found))
 
 
 @models.command()
@@ -49,10 +58,9 @@ def models(ctx: click.Context, as_json: bool, data: Path | None) -> None:
 @json_option
 def route(group: str, tags: str, as_json: bool) -> None:
     """Say which deployments a call would reach, what follows, and why."""
-    _, desk = _desk(None)
     wanted = [tag.strip() for tag in tags.split(",") if tag.strip()]
-    found = desk.explain(group, wanted)
-    click.echo(_json(found) if as_json else "\n".join(_explained(found, 0)))
+    found = _ModelsOfProject(None).explain(group, wanted)
+    echo_json(found) if as_json else click.echo("\n".join(_explained(found)))
 
 
 @models.command()
@@ -63,132 +71,215 @@ def test(group: str | None, as_json: bool, data: Path | None) -> int:
     """Call each usable deployment plainly, streamed and with a tool.
 
     Each call is of a few tokens. Exit status 1 if one fails."""
-    settings, desk = _desk(data)
-    found = asyncio.run(desk.test(group))
-    _keep_health(settings, found)
-    click.echo(_json(found) if as_json else _tested(found))
-    return 0 if all(each["ok"] for each in found) else 1
+    project = _ModelsOfProject(data)
+    found = asyncio.run(project.test(group))
+    _keep_health(project.settings, found)
+    echo_json(found) if as_json else click.echo(table(_TESTED, found))
+    return 0 if all(result["ok"] for result in found) else 1
 
 
-def _desk(data: Path | None) -> tuple[Settings, ModelDesk]:
-    from meshwright.cli.model_desk import ModelDesk
-    from meshwright.settings import load_settings
+class _ModelsOfProject:
+    """Answers questions about the models of a project. Reads files; calls nobody but where it says so."""
 
-    settings = load_settings(Path(), data_dir=data)
-    require_trust(settings)
-    return settings, ModelDesk(settings, Path())
+    def __init__(self, data: Path | None) -> None:
+        from meshwright.agents.loader import project_file
+        from meshwright.settings import load_settings
+
+        self.settings = load_settings(Path(), data_dir=data)
+        require_trust(self.settings)
+        self._path = project_file(Path(), self.settings.models.config)
+
+    async def overview(self, health: Mapping[str, Document]) -> Document:
+        """Groups, deployments, prices, what each misses, and warnings; asks the server where there is one."""
+        from meshwright.models.config import read_config
+        from meshwright.models.overview import groups_document
+        from meshwright.models.prices import Prices
+
+        model, problem = self._model()
+        try:
+            config = server = await _server(model)
+        finally:
+            if model is not None:
+                await model.close()
+        if config is None and self._path.is_file():
+            config = read_config(self._path)
+        groups: list[Document] = []
+        if config is not None:
+            prices = Prices.of(config, self.settings.ledger.default_price, os.environ)
+            states = _by_group(config, health) if server else health
+            groups = groups_document(config, prices, None if server else os.environ, states)
+        return {
+            "answers": model.name if model else f"nobody: {problem}",
+            "file": None if server or config is None else str(config.path),
+            "groups": groups,
+            "warnings": [] if server or config is None else self._warnings(config),
+        }
+
+    def explain(self, group: str, tags: list[str]) -> Document:
+        """Where a call of a group with tags goes, by the file. Raises ConfigError, and ModelRefused."""
+        from meshwright.models.config import read_config
+        from meshwright.models.overview import explanation
+
+        return {"file": str(self._path), **explanation(read_config(self._path), os.environ, group, tags)}
+
+    async def test(self, group: str | None) -> list[Document]:
+        """Call each usable deployment as agents do. Raises ConfigError where there is none of the group."""
+        from meshwright.models.overview import probe_all
+
+        model, problem = self._model()
+        if model is None:
+            raise problem or ConfigError("no model answers")
+        try:
+            server = await _server(model)
+            probed, names = model.alone(group, server.groups if server else ())
+            try:
+                return await probe_all(probed, names, model.prices(self.settings.ledger.default_price))
+            finally:
+                await probed.close()
+        finally:
+            await model.close()
+
+    def _model(self) -> tuple[Adapter | None, ConfigError | None]:
+        from meshwright.context.text import count_tokens
+        from meshwright.models.select import choose_model
+
+        try:
+            return choose_model(self.settings, self._path, count_tokens=count_tokens), None
+        except ConfigError as problem:
+            if problem.path and problem.line:  # the file itself is broken: nothing can be said of it
+                raise
+            return None, problem
+
+    def _warnings(self, config: LiteLLMConfig) -> list[str]:
+        from meshwright.agents.loader import load_agents, project_file
+        from meshwright.agents.tags import warnings_of
+        from meshwright.prompts import Prompts
+
+        prompts = Prompts(project_file(Path(), self.settings.prompts.dir))
+        agents = load_agents(project_file(Path(), self.settings.agents.dir), Path())
+        return list(map(str, warnings_of(config, prompts, agents)))
 
 
-def _json(found: object) -> str:
-    return json.dumps(found, ensure_ascii=False, indent=2)
+async def _server(model: Adapter | None) -> LiteLLMConfig | None:
+    """What the server behind a model is made of, where there is one."""
+    from meshwright.models.config import LiteLLMConfig
+
+    found = None if model is None else await model.listed()
+    if found is None:
+        return None
+    return LiteLLMConfig(Path("server"), tuple(found), {"enable_tag_filtering": True}, {}, {})
 
 
-def _overview(found: Document) -> str:
-    from meshwright.cli.output import table
+def _by_group(config: LiteLLMConfig, health: Mapping[str, Document]) -> dict[str, Document]:
+    """The health of a server's deployments, which can only be called by their group."""
+    from meshwright.models.routing import deployment_id
 
-    heads = ["group", "deployment", "tags", "in", "out", "health", "missing"]
-    rows = [
-        [
-            group["group"],
-            each["model"],
-            ", ".join(each["tags"]),
-            *_price(each["price"]),
-            _state(each["health"]),
-            ", ".join(each["missing"]),
-        ]
-        for group in found["groups"]
-        for each in group["deployments"]
-    ]
-    parts = [f"answers: {found['answers']}"]
-    if rows:
-        parts.append(table(heads, rows, shorten=["tags", "health", "deployment", "group"]))
-    if chains := [line for group in found["groups"] for line in _chains(group)]:
-        parts.append("\n".join(chains))
-    parts += [f"warning: {each}" for each in found["warnings"]]
-    return "\n\n".join(parts)
+    known = {deployment_id(found): health.get(found["model_name"]) for found in config.deployments}
+    return {**health, **{name: state for name, state in known.items() if state is not None}}
 
 
-def _price(price: Document | None) -> list[str]:
+def _price(field: str, row: Document) -> str:
+    price = row["price"]
     if price is None:
-        return ["?", "?"]
-    return [price["input"], f"{price['output']}{SOURCES[price['source']]}"]
+        return "?"
+    return price[field] + (_SOURCES[price["source"]] if field == "output" else "")
 
 
 def _state(health: Document) -> str:
-    from meshwright.cli.output import local_time
-
     return f"{health['status']} {local_time(health.get('at'))}".strip()
 
 
-def _chains(group: Document) -> list[str]:
-    words = {
-        "fallbacks": "falls back to",
-        "context_window_fallbacks": "if too long, to",
-        "content_policy_fallbacks": "if forbidden, to",
-    }
-    return [
-        f"{group['group']} {words[kind]} {', then '.join(groups)}"
+_GROUPS = (
+    Column("group", "group", cut=4),
+    Column("deployment", "model", cut=3),
+    Column("tags", "tags", ", ".join, cut=1),
+    Column("in", write=partial(_price, "input")),
+    Column("out", write=partial(_price, "output")),
+    Column("health", "health", _state, cut=2),
+    Column("missing", "missing", ", ".join),
+)
+
+
+def overview_text(found: Document) -> str:
+    """What `mesh models` shows: who answers, the deployments, fallbacks and warnings."""
+    rows = [{**row, "group": group["group"]} for group in found["groups"] for row in group["deployments"]]
+    chains = [
+        f"{group['group']} {_FALLBACKS[kind]} {', then '.join(groups)}"
+        for group in found["groups"]
         for kind, groups in group["fallbacks"].items()
         if groups
     ]
+    parts = [f"answers: {found['answers']}", table(_GROUPS, rows) if rows else "", "\n".join(chains)]
+    return "\n\n".join([*filter(None, parts), *(f"warning: {warning}" for warning in found["warnings"])])
 
 
-def _explained(found: Document, depth: int) -> list[str]:
+def _explained(found: Document, indent: str = "") -> Iterator[str]:
     head = f"{found['when']}: " if found["when"] else ""
-    lines = [f"{head}group {found['group']}: {found['why']}"]
-    lines += [f"  {each['model']}  {each['why']}" for each in [*found["asked"], *found["instead"]]]
-    lines += [f"  not {each['model']}: set {', '.join(each['missing'])}" for each in found["left_out"]]
+    yield f"{indent}{head}group {found['group']}: {found['why']}"
+    for deployment in (*found["asked"], *found["instead"]):
+        yield f"{indent}  {deployment['model']}  {deployment['why']}"
+    for deployment in found["left_out"]:
+        yield f"{indent}  not {deployment['model']}: set {', '.join(deployment['missing'])}"
     if found["problem"]:
-        lines.append(f"  No deployment is available: {found['problem']}")
-    lines = ["  " * depth + line for line in lines]
-    return [*lines, *(line for each in found["fallbacks"] for line in _explained(each, depth + 1))]
+        yield f"{indent}  No deployment is available: {found['problem']}"
+    for fallback in found["fallbacks"]:
+        yield from _explained(fallback, f"{indent}  ")
 
 
-def _tested(found: list[Document]) -> str:
-    from meshwright.cli.output import table
-
-    return table(["deployment", "", "time", "tokens", "cost", ""], [_test_row(each) for each in found])
-
-
-def _test_row(each: Document) -> list[str]:
-    seconds = f"{each['latency_ms'] / 1000:.2f} s"
-    if not each["ok"]:
-        return [each["deployment"], "failed", seconds, "", "", each["error"]["message"]]
-    usage, cost = each["usage"], each["cost_usd"]
-    tokens = f"{usage['prompt_tokens']} + {usage['completion_tokens']}"
-    model = each["model"] if each["tools"] else f"{each['model']} (takes no tools)"
-    return [each["deployment"], "ok", seconds, tokens, "?" if cost is None else _dollars(cost), model]
+def _tested_cost(result: Document) -> str:
+    if not result["ok"]:
+        return ""
+    return "?" if result["cost_usd"] is None else f"${Decimal(result['cost_usd']).normalize():f}"
 
 
-def _dollars(text: str) -> str:
-    return f"${Decimal(text).normalize():f}"
+def _tested_by(result: Document) -> str:
+    if not result["ok"]:
+        return result["error"]["message"]
+    return result["model"] if result["tools"] else f"{result['model']} (takes no tools)"
+
+
+def _tested_tokens(result: Document) -> str:
+    usage: Any = result["ok"] and result["usage"]
+    return f"{usage['prompt_tokens']} + {usage['completion_tokens']}" if usage else ""
+
+
+def _verdict(ok: bool) -> str:
+    return "ok" if ok else "failed"
+
+
+_TESTED = (
+    Column("deployment", "deployment"),
+    Column("", "ok", _verdict),
+    Column("time", "latency_ms", seconds),
+    Column("tokens", write=_tested_tokens),
+    Column("cost", write=_tested_cost),
+    Column("", write=_tested_by),
+)
 
 
 def _health(settings: Settings, data: Path | None) -> dict[str, Document]:
     """How each deployment was last, by its id: when it was tested, or called by a mesh since."""
-    from datetime import datetime
-
-    states = [*_tested_health(settings).items(), *_called(settings, data).items()]
-    return dict(sorted(states, key=lambda each: datetime.fromisoformat(each[1]["at"])))
+    states = [*_tested_health(settings).items(), *_called_health(settings, data).items()]
+    return dict(sorted(states, key=lambda state: datetime.fromisoformat(state[1]["at"])))
 
 
-def _called(settings: Settings, data: Path | None) -> dict[str, Document]:
-    from meshwright.errors import HostError
-
+def _called_health(settings: Settings, data: Path | None) -> dict[str, Document]:
     async def last_calls(mesh: Connection) -> list[Event]:
-        return await mesh.client.events(limit=CALLS, event_type="model.called")
+        return await mesh.client.events(limit=_CALLS, event_type="model.called")
 
     if not settings.data_dir.is_dir():
         return {}
     try:
-        events = talk(None, data, last_calls)
+        events = talk(Target(None, data), last_calls)
     except HostError:  # the data is in use, or cannot be read: what was called is not known
         return {}
-    calls = [(event.payload, event.time.isoformat()) for event in events]
     return {
-        call["deployment"]: {"status": call.get("error") or "ok", "at": at}
-        for call, at in calls
-        if call.get("deployment") and call.get("outcome") != "cancelled"
+        event.payload["deployment"]: {
+            "status": event.payload.get("error") or "ok",
+            "at": event.time.isoformat(),
+        }
+        for event in events
+        if event.payload.get("deployment") and event.payload.get("outcome") != "cancelled"
     }
 
 
@@ -201,12 +292,10 @@ def _tested_health(settings: Settings) -> dict[str, Document]:
 
 
 def _keep_health(settings: Settings, found: list[Document]) -> None:
-    from datetime import UTC, datetime
-
     now = datetime.now(UTC).isoformat()
     states = {
-        each["deployment"]: {"status": "ok" if each["ok"] else each["error"]["type"], "at": now}
-        for each in found
+        result["deployment"]: {"status": "ok" if result["ok"] else result["error"]["type"], "at": now}
+        for result in found
     }
     path = make_private(settings.data_dir) / _HEALTH_FILE
-    write_private(path, _json({**_tested_health(settings), **states}))
+    write_private(path, json.dumps({**_tested_health(settings), **states}, ensure_ascii=False, indent=2))

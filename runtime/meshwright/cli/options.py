@@ -1,21 +1,43 @@
-"""The options that commands share."""
+"""The options that commands share, and whether the code of a folder may be used: `--trust`.
+
+Running a mesh in a folder runs its agents, as `make` runs its Makefile. A person at a terminal is asked once
+for each folder. Without a terminal (scripts, services, containers, CI) there is no question.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import click
 from click.core import ParameterSource
 
+if TYPE_CHECKING:
+    from meshwright.settings import Settings
+
 DATA_KEY = "meshwright.data"
 DEFAULT_DATA = ".mesh"
+_TRUST_KEY = "meshwright.trust"
+_TRUST_FILE = "trusted"
+_YES = ("1", "true", "yes", "on")
+_MAX_NAMED = 6
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
-def _remember(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+class Target(NamedTuple):
+    """Which mesh a command talks to, by `--url` or `--data`."""
+
+    url: str | None
+    data: Path | None
+
+
+def _remember_data(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
     """Keep the folder where the report of an unexpected error can find it."""
     ctx.meta[DATA_KEY] = value
     _check_one(ctx, ctx.params.get("url"), value)
@@ -32,13 +54,14 @@ def _check_url(ctx: click.Context, parameter: click.Parameter, value: str | None
 def _check_one(ctx: click.Context, url: str | None, data: Path | None) -> None:
     """Refuse a folder beside a URL: each names a mesh, and a command must not choose."""
     if url and data:
-        given = "MESH_URL" if ctx.get_parameter_source("url") is ParameterSource.ENVIRONMENT else "--url"
-        leave = "unset MESH_URL, or leave out --data" if given == "MESH_URL" else "leave one of them out"
+        in_environment = ctx.get_parameter_source("url") is ParameterSource.ENVIRONMENT
+        given = "MESH_URL" if in_environment else "--url"
+        leave = "unset MESH_URL, or leave out --data" if in_environment else "leave one of them out"
         raise click.UsageError(f"--data {data} and {given} ({url}) name different meshes: {leave}", ctx)
 
 
 def from_stdin(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Read a text from stdin where `-` is given for it. One with nothing in it is refused."""
+    """Read a text from stdin where `-` is given for it. An empty one is refused."""
     text = sys.stdin.read() if value == "-" else value
     if text is not None and not text.strip():
         raise click.BadParameter("it is empty", ctx, parameter)
@@ -50,48 +73,131 @@ database_option = click.option(
     metavar="URL",
     help="PostgreSQL that several workers share: postgresql://user@host/name (or MESH_DATABASE).",
 )
+data_option = click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    callback=_remember_data,
+    help="The folder of the mesh's data (default: data_dir of mesh.toml, else .mesh).",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Do not show the progress of the task.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True, max=86_400),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="What one attempt may take.",
+)
 
 
-def data_option(command: CommandT) -> CommandT:
-    """`--data DIR`: the folder of the mesh's data; None leaves it to the settings."""
-    return click.option(
-        "--data",
-        type=click.Path(file_okay=False, path_type=Path),
-        metavar="DIR",
-        callback=_remember,
-        help="The folder of the mesh's data (default: data_dir of mesh.toml, else .mesh).",
-    )(command)
+def mesh_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--url` and `--data`; the command gets both as its first argument, a Target."""
 
+    @wraps(command)
+    def call(*, url: str | None, data: Path | None, **given: Any) -> Any:
+        return command(Target(url, data), **given)
 
-def mesh_options(command: CommandT) -> CommandT:
-    """`--url` and `--data`: which mesh a command talks to."""
-    url = click.option(
+    url_option = click.option(
         "--url",
         envvar="MESH_URL",
         metavar="URL",
         callback=_check_url,
         help="A running mesh, such as http://127.0.0.1:8000 (or set MESH_URL).",
     )
-    return url(data_option(command))
+    return url_option(data_option(call))
 
 
-def json_option(command: CommandT) -> CommandT:
-    """`--json`: print JSON instead of text."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+def trust_option(command: CommandT) -> CommandT:
+    """`--trust`: use what is in the folder without a question."""
 
+    def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        ctx.meta[_TRUST_KEY] = value
 
-def quiet_option(command: CommandT) -> CommandT:
-    """`--quiet`: do not show the progress of the task."""
-    return click.option("-q", "--quiet", is_flag=True, help="Do not show the progress of the task.")(command)
-
-
-def seconds_option(command: CommandT) -> CommandT:
-    """`--timeout SECONDS` of one attempt at a task."""
     return click.option(
-        "--timeout",
-        type=click.FloatRange(min=0, min_open=True, max=86_400),
-        default=120.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="What one attempt may take.",
+        "--trust",
+        is_flag=True,
+        expose_value=False,
+        callback=remember,
+        help="Run the agents of this folder without asking (or set MESH_TRUST=1).",
     )(command)
+
+
+def require_trust(settings: Settings) -> None:
+    """Ask whether to use the code and settings of the present folder. Raises ClickException for a no.
+
+    A yes is remembered in the user's config folder. The agents that come with Meshwright need none, and
+    neither does the checkout that it was installed from.
+    """
+    folder = Path.cwd().resolve()
+    risks = _risks(folder, settings)
+    if not risks or _is_trusted(folder) or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    listed = "\n".join(f"  {risk}" for risk in risks)
+    question = f"Running a mesh in {folder} uses:\n{listed}\nThe code runs with your rights. Do you trust it?"
+    if not click.confirm(question, err=True):
+        raise click.ClickException(f"nothing of {folder} was run; --trust answers yes beforehand")
+    _remember_trust(folder)
+
+
+def _risks(folder: Path, settings: Settings) -> list[str]:
+    """What of a folder is used that may do harm, in words."""
+    from meshwright.agents.loader import CHECKOUT, PACKAGED, project_file
+
+    if folder in (CHECKOUT.resolve(), PACKAGED.resolve()):
+        return []
+    risks = []
+    actors = project_file(Path(), settings.agents.dir)
+    if actors.is_dir() and actors.resolve() not in (PACKAGED / "actors", CHECKOUT / "actors"):
+        names = sorted(path.name for path in actors.iterdir() if path.suffix == ".py" or path.is_dir())
+        more = f", and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+        risks.append(f"{settings.agents.dir}/: its Python code ({', '.join(names[:_MAX_NAMED])}{more})")
+    if text := _text_of(Path("mesh.toml")):
+        url = settings.models.base_url
+        sends = url and url in text
+        sent = f": sends your LITELLM_API_KEY and every prompt to {urlsplit(url).netloc}" if sends else ""
+        risks.append(f"mesh.toml{sent}")
+    if text := _text_of(settings.models.config):
+        names = sorted(set(re.findall(r"os\.environ/(\w+)", text)))
+        sent = f": may send {', '.join(names)} of your environment to the servers it names" if names else ""
+        risks.append(f"{settings.models.config}{sent}")
+    return risks
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", errors="replace")
+    except OSError:  # there is none; one that cannot be read is refused where it is used
+        return ""
+
+
+def _is_trusted(folder: Path) -> bool:
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get(_TRUST_KEY):
+        return True
+    return os.environ.get("MESH_TRUST", "").lower() in _YES or str(folder) in _trusted().splitlines()
+
+
+def _trusted() -> str:
+    from meshwright.sql.folder import read_private
+
+    try:
+        return read_private(_config_folder() / _TRUST_FILE)
+    except (OSError, ValueError):  # nothing was trusted yet
+        return ""
+
+
+def _remember_trust(folder: Path) -> None:
+    from meshwright.sql.folder import write_private
+
+    try:
+        _config_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(_config_folder() / _TRUST_FILE, f"{_trusted()}{folder}\n")
+    except OSError as error:
+        click.echo(f"mesh: warning: the answer cannot be remembered: {error}", err=True)
+
+
+def _config_folder() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "meshwright"

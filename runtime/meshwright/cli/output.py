@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -23,18 +23,11 @@ _SHORT_ID = 6
 _GAP = "  "
 _MIN_COLUMN = 8  # characters that a shortened column keeps
 _MORE = "…"
-_TOLD_BY_END = frozenset({"created", "key", "task"})
-"""Columns whose values differ at their end."""
 
 
 def document(model: BaseModel) -> Document:
     """A result of the client as plain data."""
     return model.model_dump(mode="json")
-
-
-def documents(models: Sequence[BaseModel]) -> list[Document]:
-    """Results of the client as plain data."""
-    return [document(model) for model in models]
 
 
 def echo_json(value: object) -> None:
@@ -98,38 +91,60 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def table(
-    heads: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    shorten: Sequence[str] = (),
-    width: int | None = None,
-) -> str:
-    """Columns as wide as what they hold.
+def _written(value: object) -> str:
+    return str(value or "")
 
-    If they are wider than `width` (by default the terminal), the columns in `shorten` are cut in that order,
-    ids and times at their beginning, all others at their end. The last column is cut after them.
+
+class Column(NamedTuple):
+    """One column of a table: a field of each item, or without one the whole item, and how it is written.
+
+    In a narrow terminal the columns with a number in `cut` are shortened in that order, `from_end` at their
+    beginning, the others at their end. The last column is shortened after them.
     """
-    cells = [list(heads), *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+
+    head: str
+    field: str = ""
+    write: Callable[[Any], str] = _written
+    cut: int = 0
+    from_end: bool = False
+
+    def cell(self, item: Document) -> str:
+        """The text of an item."""
+        return printable(self.write(item.get(self.field) if self.field else item))
+
+
+def show(found: Sequence[Document], columns: Sequence[Column], *, as_json: bool, empty: str) -> None:
+    """Print a list: as JSON, as a table, or on stderr that it is empty."""
+    if as_json:
+        echo_json(found)
+    elif found:
+        click.echo(table(columns, found))
+    else:
+        click.echo(empty, err=True)
+
+
+def table(columns: Sequence[Column], items: Iterable[Document], *, width: int | None = None) -> str:
+    """A line for each item, in columns as wide as what they hold, but no wider than the terminal."""
+    rows = [
+        [column.head for column in columns],
+        *([column.cell(item) for column in columns] for item in items),
+    ]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     width = width or terminal_width()
     if width is not None:
-        _narrow(widths, [*(heads.index(name) for name in shorten), len(heads) - 1], width)
+        cut = sorted((column.cut, place) for place, column in enumerate(columns) if column.cut)
+        for _, place in (*cut, (0, len(columns) - 1)):
+            excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
+            if excess > 0:
+                widths[place] = max(widths[place] - excess, min(widths[place], _MIN_COLUMN))
     lines = (
         _GAP.join(
-            fitted(cell, room, from_end=head in _TOLD_BY_END).ljust(room)
-            for head, cell, room in zip(heads, row, widths, strict=True)
+            fitted(cell, room, from_end=column.from_end).ljust(room)
+            for column, cell, room in zip(columns, row, widths, strict=True)
         )
-        for row in cells
+        for row in rows
     )
     return "\n".join(line.rstrip()[:width] for line in lines)
-
-
-def _narrow(widths: list[int], order: Sequence[int], width: int) -> None:
-    for column in order:
-        excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
-        if excess > 0:
-            widths[column] = max(widths[column] - excess, min(widths[column], _MIN_COLUMN))
 
 
 def fitted(cell: str, room: int, *, from_end: bool = False) -> str:

@@ -1,30 +1,61 @@
-"""What every process that serves a mesh does around it: how its loop runs, and how its work ends."""
+"""What a process that serves a mesh does about its event loop: its garbage, and code that holds it.
+
+The collector walks every object that it looks at while the loop stands still, about a microsecond each. A
+mesh leaves no circles behind (a test holds that), so almost everything is freed without it; what agents and
+libraries leave is found when the process is idle, or when too much has been set aside.
+
+The watchdog is a thread that sees whether the loop still turns. Work that held the loop when the process
+ended, however it ended, counts as one that broke off: after three times it fails.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import gc
+import inspect
+import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+import sysconfig
+import threading
+import time
+import traceback
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from socket import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import click
+from pydantic_core import from_json, to_json
 
-from meshwright.waiting import unless
+from meshwright.cli.app import keep_text
+from meshwright.envelope import ActorRef
+from meshwright.errors import StoreFailed
+from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
     from meshwright.mesh import Mesh
     from meshwright.settings import Settings
 
-PRIVATE_UMASK = 0o077
-"""What this process writes is for its user alone: data, logs, and what the tools of agents make."""
+logger = logging.getLogger("meshwright.watchdog")
+
 _LISTENER = "MESHWRIGHT_LISTENER"
 """The variable by which a run hands its listening socket to the one that replaces it."""
-DRAIN_SECONDS = 10
 _SWITCH_SECONDS = 0.001
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+YOUNG_OBJECTS = 5_000  # that one collection walks: 5 to 10 ms
+IDLE_OBJECTS = 50_000  # set aside since the last full collection: worth another while nothing runs
+_BUSY_OBJECTS = 2_000_000  # the same while work runs; the walk stalls the loop, a leak would end the process
+_NEVER = 1_000_000_000  # collections of the young before an older generation is collected
+_CHECK_SECONDS = 60.0
+
+_HELD_FILE = "held.json"
+_LOOKS = 20  # of the thread, until it counts the loop as held
+_FORGOTTEN_SECONDS = 3600.0
+_NOT_AUTHORS = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib", "scripts"))
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -71,22 +102,185 @@ def inherited_listener() -> socket | None:
     return listener
 
 
-def reread_prompts_on_sighup(mesh: Mesh) -> None:
-    """Read changed prompt files at once when SIGHUP comes."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)
+def collect_young() -> None:
+    """Let the collector walk new objects alone, some thousands at a time, and each object once."""
+    _collect_all()
+    gc.set_threshold(YOUNG_OBJECTS, _NEVER, _NEVER)
+    if _set_aside not in gc.callbacks:
+        gc.callbacks.append(_set_aside)
 
 
-async def drain(mesh: Mesh) -> None:
-    """Let running work end for some seconds; asked to stop once more, leave it for the next start."""
-    if not mesh.worker.running:
-        return
-    loop = asyncio.get_running_loop()
-    hurry = asyncio.Event()
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, hurry.set)
-    running = f"{mesh.worker.running} running, with {DRAIN_SECONDS} s to end"
-    click.echo(f"{running}; Ctrl-C leaves them for the next start", err=True)
-    await unless(hurry, mesh.worker.drain(DRAIN_SECONDS))
-    await mesh.worker.drain(0)
-    for number in STOP_SIGNALS:
-        loop.remove_signal_handler(number)
+@asynccontextmanager
+async def collecting(
+    is_idle: Callable[[], bool], check_seconds: float = _CHECK_SECONDS
+) -> AsyncGenerator[None]:
+    """Collect young objects within a block, and everything now and then when `is_idle()`."""
+    collect_young()
+    known = gc.get_freeze_count()
+
+    async def collect_when_idle(known: int) -> None:
+        while True:
+            await asyncio.sleep(check_seconds)
+            if gc.get_freeze_count() - known > (IDLE_OBJECTS if is_idle() else _BUSY_OBJECTS):
+                _collect_all()
+                known = gc.get_freeze_count()
+
+    task = asyncio.create_task(collect_when_idle(known), name="garbage collection")
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _collect_all() -> None:
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
+def _set_aside(phase: str, info: dict[str, int]) -> None:
+    """Keep what survived a collection of the young from being walked again."""
+    if phase == "stop" and info["generation"] == 0:
+        gc.freeze()
+
+
+class _Holder(NamedTuple):
+    """What holds the loop: a place as file:line, and the work that runs there, where it is known."""
+
+    where: str
+    works: Sequence[tuple[ActorRef, str]]
+
+    def __str__(self) -> str:
+        works = [f"in task {task_id} of {ref.type}" for ref, task_id in self.works]
+        return ", ".join([self.where, *works])
+
+
+@contextmanager
+def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[None]:
+    """Watch the running loop while the block lasts. Enter it before the mesh starts.
+
+    `restart` replaces the process once the loop is held for `watchdog.restart_seconds`; without it, somebody
+    else does, and SIGUSR2 dumps the stacks of all threads to stderr.
+    """
+    faulthandler.register(signal.SIGUSR2, all_threads=True)
+    for entry in _entries(mesh.settings.data_dir / _HELD_FILE).values():
+        ref = ActorRef.parse(entry["ref"])
+        mesh.worker.held_before(ref, entry["task_id"], entry["times"], str(entry["where"]))
+    watchdog = _Watchdog(mesh, restart)
+    watchdog.thread.start()
+    try:
+        yield
+    finally:
+        watchdog.stopping.set()
+        watchdog.thread.join()
+
+
+class _Watchdog:
+    """The thread and what it knows. Looks are counted, not time: a stopped process holds nothing."""
+
+    def __init__(self, mesh: Mesh, restart: Callable[[], None] | None) -> None:
+        self._mesh = mesh
+        self._loop = asyncio.get_running_loop()
+        self._restart = restart
+        self._settings = mesh.settings
+        self._path = mesh.settings.data_dir / _HELD_FILE
+        self._pause = mesh.settings.watchdog.held_seconds / _LOOKS
+        self._of_loop = threading.get_ident()
+        self._turned = threading.Event()
+        self._turned.set()
+        self._holder: _Holder | None = None
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self._watch, name="mesh-watchdog", daemon=True)
+
+    def _watch(self) -> None:
+        looks = 0
+        while not self.stopping.wait(self._pause):
+            if self._turned.is_set():
+                if self._holder is not None:
+                    self._went_on(self._holder, looks * self._pause)
+                looks = 0
+                self._turned.clear()
+                with suppress(RuntimeError):  # the loop is closed: the process is about to end
+                    self._loop.call_soon_threadsafe(self._turned.set)
+                continue
+            looks += 1
+            if looks == _LOOKS:
+                self._held()
+            limit = self._settings.watchdog.restart_seconds
+            if self._restart is not None and limit and looks * self._pause >= limit:
+                held = "The event loop has been held for %g s: the mesh starts again. Its threads:"
+                logger.error(held, looks * self._pause)
+                faulthandler.dump_traceback(all_threads=True)
+                self._restart()
+
+    def _held(self) -> None:
+        """Say who holds the loop, once, and note it where the next process finds it."""
+        frame = sys._current_frames().get(self._of_loop)
+        stack = traceback.extract_stack(frame)
+        self._holder = self._find_holder(stack)
+        text = f"The event loop is held at {self._holder}:\n{''.join(traceback.format_list(stack))}"
+        logger.warning(
+            "The event loop has been held for %g s at %s; nothing else runs meanwhile (%s). "
+            "Give slow or blocking code to a tool that is a plain def: it runs in a thread",
+            self._settings.watchdog.held_seconds,
+            self._holder,
+            keep_text(text, self._settings.data_dir),
+        )
+        self._note(self._holder, +1)
+
+    def _find_holder(self, stack: traceback.StackSummary) -> _Holder:
+        """The place, and the work whose asyncio task is running; else all work of the agent of that file."""
+        where, worker = _place(stack), self._mesh.worker
+        if work := worker.at_work(asyncio.current_task(self._loop)):
+            return _Holder(where, [work])
+        agents = {
+            agent_id
+            for agent_id, employed in self._mesh.agents.items()
+            if inspect.getfile(type(employed.agent)) == where.rpartition(":")[0]
+        }
+        return _Holder(where, [work for work in worker.works() if work[0].type in agents])
+
+    def _went_on(self, holder: _Holder, seconds: float) -> None:
+        self._holder = None
+        self._note(holder, -1)
+        logger.warning("The event loop went on after %.1f s at %s", seconds, holder)
+        with suppress(RuntimeError):  # the loop is closed by now
+            self._loop.call_soon_threadsafe(self._publish, holder, seconds)
+
+    def _publish(self, holder: _Holder, seconds: float) -> None:
+        known = {"agent_id": holder.works[0][0].type, "task_id": holder.works[0][1]} if holder.works else {}
+        self._mesh.tell("loop.held", {"seconds": round(seconds, 1), "where": holder.where, **known}, **known)
+
+    def _note(self, holder: _Holder, times: int) -> None:
+        if not holder.works:
+            return
+        entries = _entries(self._path)
+        for ref, task_id in holder.works:
+            entry = entries.setdefault(task_id, {"times": 0})
+            entry |= {"ref": str(ref), "task_id": task_id, "where": holder.where, "at": time.time()}
+            entry["times"] += times
+        kept = {key: entry for key, entry in entries.items() if entry["times"] > 0}
+        with suppress(OSError, StoreFailed):  # a full disk: the mesh says so itself
+            write_private(make_private(self._path.parent) / _HELD_FILE, to_json(kept).decode())
+
+
+def _place(stack: traceback.StackSummary) -> str:
+    """Where it is held: the innermost line that is neither Python's, nor a library's, nor ours."""
+    authors = [
+        frame for frame in stack if not frame.filename.startswith((*_NOT_AUTHORS, f"{_PACKAGE}{os.sep}", "<"))
+    ]
+    frame = (authors or stack)[-1]
+    return f"{frame.filename}:{frame.lineno}"
+
+
+def _entries(path: Path) -> dict[str, dict[str, Any]]:
+    """What held the loop of an earlier process, by task, of the last hour."""
+    try:
+        entries = from_json(read_private(path))
+        return {
+            key: entry
+            for key, entry in entries.items()
+            if entry["at"] > time.time() - _FORGOTTEN_SECONDS and entry["times"] > 0 and entry["ref"]
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # there is none, or none of ours
+        return {}

@@ -1,4 +1,4 @@
-"""`mesh tasks`, `mesh task`, `mesh cancel` and `mesh answer`."""
+"""Commands for tasks: `mesh ask`, `submit`, `tasks`, `task`, `cancel` and `answer`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,145 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.options import from_stdin, json_option, mesh_options
-from meshwright.errors import InvalidInput
+from meshwright.cli import output
+from meshwright.cli.connect import Connection, listed, talk
+from meshwright.cli.events import fault, finish, join, score
+from meshwright.cli.options import (
+    Target,
+    from_stdin,
+    json_option,
+    mesh_options,
+    quiet_option,
+    timeout_option,
+    trust_option,
+)
+from meshwright.cli.output import Column, Document, document, dollars, local_time, short
+from meshwright.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from meshwright.cli.output import Document
     from meshwright.work.record import TaskView
 
-_SHORTEN = ("task", "model", "created", "capability", "agent")
 _STATUSES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"]
 _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
 _SHOWN_IDS = 5
 _LABEL_WIDTH = 11
+TASKS = (
+    Column("task", "task_id", cut=2, from_end=True),
+    Column("status", "status"),
+    Column("capability", "capability", cut=5),
+    Column("agent", "agent_id", cut=6),
+    Column("created", "created_at", local_time, cut=4, from_end=True),
+    Column("model", "model", cut=3),
+    Column("cost", "cost_usd", dollars),
+)
+REASON = Column("reason", "reason", cut=1)
+
+
+class _Json(click.ParamType[Any]):
+    """A JSON value, in a tuple since null is one too; or an object alone."""
+
+    name = "JSON"
+
+    def __init__(self, *, is_object: bool) -> None:
+        self._is_object = is_object
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse it, or say where it stops being JSON."""
+        try:
+            parsed = json.loads(value)
+        except ValueError as error:
+            self.fail(f"not JSON: {error}", param, ctx)
+        if not self._is_object:
+            return (parsed,)
+        if not isinstance(parsed, dict):
+            self.fail('not a JSON object, such as {"text": "..."}', param, ctx)
+        return parsed
+
+
+@click.command()
+@click.argument("agent")
+@click.argument("text", callback=from_stdin)
+@click.option(
+    "--thread", "thread_id", metavar="ID", help="Continue this conversation: the agent sees its history."
+)
+@timeout_option
+@quiet_option
+@json_option
+@mesh_options
+@trust_option
+def ask(target: Target, agent: str, text: str, quiet: bool, as_json: bool, **fields: Any) -> int:
+    """Ask an agent, follow its progress, print the answer.
+
+    TEXT is the request in words; - reads it from stdin. Progress goes to stderr, the answer alone to stdout.
+    Uses a running mesh if there is one; otherwise the command runs a mesh of its own.
+    """
+    from meshwright.cli.timeline import print_answer, watch
+
+    async def ask_it(mesh: Connection) -> Document:
+        try:
+            receipt = await mesh.client.submit(text, agent_id=agent, **fields)
+        except NotFound as error:
+            raise await _with_names(mesh, agent, error) from None
+        return await watch(mesh, receipt.task_id, quiet=quiet)
+
+    return print_answer(talk(target, ask_it, need="work"), as_json=as_json)
+
+
+async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFound:
+    """The error that an agent is not known, with the one that was probably meant, or all there are."""
+    from meshwright.suggestions import nearest
+
+    names = [agent.agent_id for agent in await mesh.client.agents() if agent.kind == "agent"]
+    close = nearest(wanted, names)
+    remedy = f"did you mean: mesh ask {close}" if close else f"there are {', '.join(names) or 'none'}"
+    return NotFound(error.message, remedy=remedy, field=error.field)
+
+
+@click.command()
+@click.argument("capability")
+@click.argument("text", required=False, callback=from_stdin)
+@click.option("--agent", "agent_id", metavar="ID", help="Only this agent may do it.")
+@click.option(
+    "--payload", type=_Json(is_object=True), default="{}", help="More of the request; TEXT is its `text`."
+)
+@click.option("--priority", type=click.IntRange(0, 10), default=5, show_default=True, help="10 goes first.")
+@click.option("--thread", "thread_id", metavar="ID", help="The conversation that the task belongs to.")
+@click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key is the same task.")
+@click.option("--wait", is_flag=True, help="Follow its progress and print its answer, as mesh ask does.")
+@timeout_option
+@quiet_option
+@json_option
+@mesh_options
+@trust_option
+def submit(target: Target, text: str | None, wait: bool, quiet: bool, as_json: bool, **fields: Any) -> int:
+    """Submit a task; the best agent for it gets it.
+
+    CAPABILITY is what an agent must be able to do (mesh agents lists them), TEXT the request in words;
+    - reads it from stdin. Prints the task's id.
+    """
+    from meshwright.cli.timeline import print_answer, watch
+
+    async def submit_it(mesh: Connection) -> Document:
+        receipt = await mesh.client.submit(text, **fields)
+        if wait:
+            return await watch(mesh, receipt.task_id, quiet=quiet)
+        chosen = f"{receipt.dispatched_to} (score {output.number(receipt.score)})"
+        shown = f"mesh task {receipt.task_id}{mesh.options} shows it"
+        click.echo(f"{receipt.status}: {chosen}; {shown}", err=True)
+        if not mesh.is_running:
+            until = f"until one does: mesh up{mesh.options}"
+            click.echo(f"no mesh is running: the task waits in {mesh.where} {until}", err=True)
+        return document(receipt)
+
+    result = talk(target, submit_it, need="work" if wait else "change")
+    if wait:
+        return print_answer(result, as_json=as_json)
+    click.echo(json.dumps(result) if as_json else result["task_id"])
+    return 0
 
 
 @click.command()
@@ -34,29 +155,18 @@ _LABEL_WIDTH = 11
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="How many to show.")
 @json_option
 @mesh_options
-def tasks(
-    status: Any, capability: str | None, limit: int, as_json: bool, url: str | None, data: Path | None
-) -> None:
+def tasks(target: Target, as_json: bool, **filters: Any) -> None:
     """List tasks, newest first."""
-    from meshwright.cli.output import documents, echo_json
-
-    async def find(mesh: Connection) -> list[Document]:
-        return documents(await mesh.client.tasks(status=status, capability=capability, limit=limit))
-
-    found = talk(url, data, find)
-    if as_json:
-        echo_json(found)
-    elif found:
-        click.echo(_table(found))
-    else:
-        click.echo('no such tasks; mesh ask AGENT "..." makes one', err=True)
+    found = listed(target, lambda client: client.tasks(**filters))
+    columns = (*TASKS, REASON) if any(task["reason"] for task in found) else TASKS
+    output.show(found, columns, as_json=as_json, empty='no such tasks; mesh ask AGENT "..." makes one')
 
 
 @click.command()
 @click.argument("task_id", metavar="ID")
 @json_option
 @mesh_options
-def task(task_id: str, as_json: bool, url: str | None, data: Path | None) -> None:
+def task(target: Target, task_id: str, as_json: bool) -> None:
     """Show one task with its attempts and outcome.
 
     ID may be the end or the beginning of an id that only one task has.
@@ -65,14 +175,14 @@ def task(task_id: str, as_json: bool, url: str | None, data: Path | None) -> Non
     async def show(mesh: Connection) -> str:
         return await _page(mesh, await mesh.client.task(await whole_id(mesh, task_id)), as_json=as_json)
 
-    click.echo(talk(url, data, show, need="state"))
+    click.echo(talk(target, show, need="state"))
 
 
 @click.command()
 @click.argument("task_id", metavar="ID")
 @json_option
 @mesh_options
-def cancel(task_id: str, as_json: bool, url: str | None, data: Path | None) -> None:
+def cancel(target: Target, task_id: str, as_json: bool) -> None:
     """Cancel a task.
 
     A task that has ended stays as it is. ID may be the end or the beginning of an id that only one task has.
@@ -81,29 +191,22 @@ def cancel(task_id: str, as_json: bool, url: str | None, data: Path | None) -> N
     async def end(mesh: Connection) -> str:
         return await _page(mesh, await mesh.client.cancel(await whole_id(mesh, task_id)), as_json=as_json)
 
-    click.echo(talk(url, data, end, need="change"))
-
-
-class _JsonValue(click.ParamType[Any]):
-    name = "JSON"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse it, or say where it stops being JSON."""
-        try:
-            return (json.loads(value),)  # in a tuple: null is a value too
-        except ValueError as error:
-            self.fail(f"not JSON: {error}", param, ctx)
+    click.echo(talk(target, end, need="change"))
 
 
 @click.command()
 @click.argument("task_id", metavar="ID")
 @click.argument("key")
 @click.argument("text", required=False, callback=from_stdin)
-@click.option("--json", "value", type=_JsonValue(), metavar="VALUE", help="The answer as JSON, not as text.")
+@click.option(
+    "--json",
+    "value",
+    type=_Json(is_object=False),
+    metavar="VALUE",
+    help="The answer as JSON, not as text.",
+)
 @mesh_options
-def answer(
-    task_id: str, key: str, text: str | None, value: tuple[Any] | None, url: str | None, data: Path | None
-) -> None:
+def answer(target: Target, task_id: str, key: str, text: str | None, value: tuple[Any] | None) -> None:
     """Answer what a task waits for.
 
     mesh task ID shows the KEY and the question. TEXT is the answer in words; - reads it from stdin. ID and
@@ -121,7 +224,7 @@ def answer(
         view = await mesh.client.answer(whole, waits_for, text if value is None else value[0])
         return await _page(mesh, view, as_json=False)
 
-    click.echo(talk(url, data, send, need="change"))
+    click.echo(talk(target, send, need="change"))
 
 
 async def whole_id(mesh: Connection, given: str) -> str:
@@ -150,52 +253,38 @@ def one_of(given: str, known: Iterable[str], what: str) -> str:
     return fitting[0]
 
 
-def _table(found: list[Document]) -> str:
-    from meshwright.cli.output import dollars, local_time, table
-
-    rows = [
-        [
-            task["task_id"],
-            task["status"],
-            task.get("capability") or "",
-            task.get("agent_id") or "",
-            local_time(task.get("created_at")),
-            task.get("model") or "",
-            dollars(task.get("cost_usd")),
-        ]
-        for task in found
-    ]
-    return table(
-        ["task", "status", "capability", "agent", "created", "model", "cost"], rows, shorten=_SHORTEN
-    )
-
-
 async def _page(mesh: Connection, view: TaskView, *, as_json: bool) -> str:
     """A task as a person, or a program, reads it: its attempts, how it ended, and last its answer."""
-    from meshwright.cli.output import document, for_terminal, printable
-
     shown = document(view)
     if as_json:
         return json.dumps(shown, ensure_ascii=False, indent=2)
     rows = [*_rows(shown), *await _waiting(mesh, view)]
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
-    lines = [f"{label:<{_LABEL_WIDTH}} {printable(text)}".rstrip() for label, text in rows]
+    lines = [f"{label:<{_LABEL_WIDTH}} {output.printable(text)}".rstrip() for label, text in rows]
     text = view.outcome.text if view.outcome else ""
-    return "\n".join([*lines, *(["", for_terminal(text)] if text else [])])
+    return "\n".join([*lines, *(["", output.for_terminal(text)] if text else [])])
 
 
 def _rows(view: Document) -> Iterator[tuple[str, str]]:
-    from meshwright.cli.output import local_time, short
-
     yield "task", view["task_id"]
     yield "status", view["status"]
     yield "capability", view["capability"]
     yield "request", short(view["payload"].get("text") or "")
     yield "created", local_time(view["created_at"])
     for number, attempt in enumerate(view["attempts"], start=1):
-        yield f"attempt {number}", _attempt(attempt)
+        parts = [attempt["agent_id"], score(attempt.get("score_card")), fault(attempt.get("error"))]
+        yield f"attempt {number}", join(parts)
     if outcome := view["outcome"]:
-        yield "outcome", _outcome(outcome)
+        parts = [
+            outcome["status"],
+            output.seconds(outcome.get("duration_ms")),
+            outcome.get("model"),
+            output.tokens(outcome.get("usage")),
+            dollars(outcome.get("cost_usd")),
+            finish(outcome.get("finish_reason")),
+            fault(outcome.get("error")),
+        ]
+        yield "outcome", join(parts)
 
 
 async def _waiting(mesh: Connection, view: TaskView) -> list[tuple[str, str]]:
@@ -210,36 +299,11 @@ async def _waiting(mesh: Connection, view: TaskView) -> list[tuple[str, str]]:
         return [("waits for", f"task {child}")]
     key = str(waiting.get("key"))
     typed = f'mesh answer {view.task_id} {shlex.quote(key)} "..."{mesh.options}'
-    return [("waits for", key), ("asked", "  ".join(_asked(waiting))), ("answer", typed)]
+    return [("waits for", key), ("asked", join(list(_asked(waiting)))), ("answer", typed)]
 
 
 def _asked(waiting: Document) -> Iterator[str]:
-    from meshwright.cli.output import short
-
     for name, value in waiting.items():
         if name not in ("key", "attempt", "fence") and value not in (None, "", {}):
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             yield short(text if name == "asked" else f"{name}={text}")
-
-
-def _attempt(attempt: Document) -> str:
-    from meshwright.cli.event_lines import fault, score
-
-    parts = [attempt["agent_id"], score(attempt.get("score_card")), fault(attempt.get("error"))]
-    return "  ".join(part for part in parts if part)
-
-
-def _outcome(outcome: Document) -> str:
-    from meshwright.cli.event_lines import fault, finish
-    from meshwright.cli.output import dollars, seconds, tokens
-
-    parts = [
-        outcome["status"],
-        seconds(outcome.get("duration_ms")),
-        str(outcome.get("model") or ""),
-        tokens(outcome.get("usage")),
-        dollars(outcome.get("cost_usd")),
-        finish(outcome.get("finish_reason")),
-        fault(outcome.get("error")),
-    ]
-    return "  ".join(part for part in parts if part)

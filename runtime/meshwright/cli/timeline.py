@@ -7,11 +7,11 @@ import json
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from meshwright.cli.event_lines import Line, line_of
+from meshwright.cli.events import Line, line_of
 from meshwright.cli.output import Document, document, for_terminal, printable
 from meshwright.client import ENDINGS, Client
 
@@ -24,47 +24,39 @@ if TYPE_CHECKING:
 
 MAX_LAG_SECONDS = 2.0  # a child's last events may reach us after its parent's next
 _DELTA = "model.delta"
-INDENT = "  "
+_INDENT = "  "
 _WORD_WIDTH = 11
 _SPINNER_WIDTH = 4  # of the spinner and what is around it
-_STYLES = {
-    "accepted": "bold cyan",
-    "dispatched": "cyan",
-    "started": "cyan",
-    "resumed": "cyan",
-    "waiting": "cyan",
-    "memory": "blue",
-    "context": "blue",
-    "model": "magenta",
-    "tool": "yellow",
-    "attempt": "bold yellow",
-    "cancelling": "bold yellow",
-    "succeeded": "bold green",
-    "failed": "bold red",
-    "cancelled": "bold yellow",
-    "timed out": "bold red",
+_COLOURS = {
+    "cyan": "dispatched started resumed waiting",
+    "blue": "memory context",
+    "magenta": "model",
+    "yellow": "tool",
+    "bold cyan": "accepted",
+    "bold green": "succeeded",
+    "bold yellow": "attempt cancelling cancelled",
+    "bold red": "failed",
+}
+_STYLES = {word: style for style, words in _COLOURS.items() for word in words.split()} | {
+    "timed out": "bold red"
 }
 
 
-class Step(NamedTuple):
-    """One event of a timeline; `depth` counts the tasks above its own."""
+async def timeline(client: Client, task_id: str, depth: int = 0) -> AsyncGenerator[tuple[int, Document]]:
+    """Follow a task to its outcome, which comes last, and each task that it waits for on the way.
 
-    depth: int
-    event: Document
-
-
-async def timeline(client: Client, task_id: str, depth: int = 0) -> AsyncGenerator[Step]:
-    """Follow a task to its outcome, which is the last step, and each task that it waits for on the way."""
+    Yields each event with the number of tasks above its own.
+    """
     async with aclosing(client.follow(task_id)) as events:
         following = asyncio.ensure_future(anext(events, None))
         try:
             while (event := await following) is not None:
-                step = Step(depth, document(event))
-                yield step
+                shown = document(event)
+                yield depth, shown
                 if event.event_type in ENDINGS:
                     return
                 following = asyncio.ensure_future(anext(events, None))
-                if child := _awaited_task(step.event):
+                if child := _awaited_task(shown):
                     async for below in _beside(following, client, child, depth + 1):
                         yield below
         finally:
@@ -80,7 +72,7 @@ def _awaited_task(event: Document) -> str | None:
 
 async def _beside(
     parent: asyncio.Future[Event | None], client: Client, child: str, depth: int
-) -> AsyncGenerator[Step]:
+) -> AsyncGenerator[tuple[int, Document]]:
     """The timeline of a child, until it ends, or its parent goes on and nothing more comes soon."""
     async with aclosing(timeline(client, child, depth)) as steps:
         while True:
@@ -98,24 +90,18 @@ async def _beside(
 
 
 class Drawing:
-    """Where a timeline is drawn; this one draws nothing."""
+    """Where a timeline is drawn: as lines of text on a stream, or nowhere."""
 
-    def line(self, depth: int, line: Line) -> None:
-        """Draw one line, further in for each task above it."""
-
-    def words(self, text: str, *, restart: bool) -> None:
-        """Show what a model writes, until the next line; `restart` forgets what it wrote before."""
-
-
-class _PlainDrawing(Drawing):
-    """Lines of text; what a model writes is not shown before it is whole."""
-
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
 
     def line(self, depth: int, line: Line) -> None:
-        """Write the line, at once."""
-        click.echo(f"{INDENT * (depth + 1)}{line.word:<{_WORD_WIDTH}} {line.text}", file=self._stream)
+        """Draw one line, further in for each task above it."""
+        if self._stream is not None:
+            click.echo(f"{_INDENT * (depth + 1)}{line.word:<{_WORD_WIDTH}} {line.text}", file=self._stream)
+
+    def words(self, text: str, *, restart: bool) -> None:
+        """Show what a model writes, until the next line; `restart` forgets what it wrote before."""
 
 
 class TerminalDrawing(Drawing):
@@ -132,10 +118,10 @@ class TerminalDrawing(Drawing):
         from rich.text import Text
 
         grid = Table.grid(padding=(0, 1))
-        grid.add_column(width=len(INDENT) * (depth + 1) + _WORD_WIDTH, no_wrap=True)
+        grid.add_column(width=len(_INDENT) * (depth + 1) + _WORD_WIDTH, no_wrap=True)
         grid.add_column()
         style = _STYLES.get(line.word, "dim")
-        grid.add_row(Text(INDENT * (depth + 1) + line.word, style=style), Text(line.text))
+        grid.add_row(Text(_INDENT * (depth + 1) + line.word, style=style), Text(line.text))
         self._console.print(grid)
         self.words("", restart=True)
 
@@ -144,8 +130,7 @@ class TerminalDrawing(Drawing):
         from rich.text import Text
 
         room = max(1, self._console.width - _SPINNER_WIDTH)
-        self._words = ("" if restart else self._words) + printable(text)
-        self._words = self._words[-room:]
+        self._words = (("" if restart else self._words) + printable(text))[-room:]
         self._spinner.update(Text(self._words, no_wrap=True))
 
 
@@ -153,16 +138,14 @@ class TerminalDrawing(Drawing):
 def drawing(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Drawing]:
     """The drawing that suits stderr, or another stream."""
     stream = stream or sys.stderr
-    if quiet:
-        yield Drawing()
-    elif not stream.isatty():
-        yield _PlainDrawing(stream)
-    else:
-        from rich.console import Console
+    if quiet or not stream.isatty():
+        yield Drawing(None if quiet else stream)
+        return
+    from rich.console import Console
 
-        console = Console(file=stream, highlight=False)
-        with console.status("", spinner="dots") as spinner:
-            yield TerminalDrawing(console, spinner)
+    console = Console(file=stream, highlight=False)
+    with console.status("", spinner="dots") as spinner:
+        yield TerminalDrawing(console, spinner)
 
 
 async def watch(mesh: Connection, task_id: str, *, quiet: bool) -> Document:

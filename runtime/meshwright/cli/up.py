@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, ExitStack
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from socket import create_server
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.options import data_option, database_option
-from meshwright.cli.running import announced, with_admin_token
-from meshwright.cli.serving import (
-    PRIVATE_UMASK,
-    STOP_SIGNALS,
-    drain,
-    inherited_listener,
-    loop_factory,
-    reread_prompts_on_sighup,
-    start_again,
-    switch_often,
-    writes_apart,
-)
-from meshwright.cli.trust import require_trust, trust_option
+from meshwright.cli.connect import announced, report_prompts, with_admin_token
+from meshwright.cli.options import data_option, database_option, require_trust, trust_option
+from meshwright.cli.output import Column, Document, table
 from meshwright.waiting import unless
 
 if TYPE_CHECKING:
@@ -33,9 +25,21 @@ if TYPE_CHECKING:
 
     from meshwright.mesh import Mesh
     from meshwright.settings import Settings
+    from meshwright.stack.stack import AppSpec
+    from meshwright.stack.supervisor import Supervisor
 
 WHOLE_MESH = "mesh"
 MODELS_APP, MODELS_PORT = "llm-service", 8002
+_PRIVATE_UMASK = 0o077
+"""What this process writes is for its user alone: data, logs, and what the tools of agents make."""
+_DRAIN_SECONDS = 10
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ROWS = (
+    Column("what", "name"),
+    Column("where", "address"),
+    Column("process", "process"),
+)
+_ROW_STYLES = ("bold", "cyan", "dim")
 
 
 @click.command()
@@ -67,38 +71,23 @@ MODELS_APP, MODELS_PORT = "llm-service", 8002
 )
 @data_option
 @trust_option
-@click.option("--accept-loss", is_flag=True, help="Start on a store that has lost what was committed to it.")
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    default=None,
+    help="Start on a store that has lost what was committed to it.",
+)
 def up(
-    port: int | None,
-    store: str | None,
-    database: str | None,
-    per_agent: bool,
-    replicas: int,
-    bus: str | None,
-    insecure: bool | None,
-    mqtt: str | None,
-    data: Path | None,
-    accept_loss: bool,
+    port: int | None, mqtt: str | None, data: Path | None, per_agent: bool, replicas: int, **given: Any
 ) -> None:
     """Run a mesh and its HTTP API until Ctrl-C.
 
     Prints `ready URL` on stdout when it takes tasks. Stopped by Ctrl-C or SIGTERM, it gives running work ten
     seconds to end. Unfinished tasks resume at the next start, also after a kill.
     """
-    settings = _settings(
-        data_dir=data,
-        listen_port=port,
-        store=store,
-        database=database,
-        bus=bus,
-        insecure=insecure,
-        mqtt_url=mqtt,
-        accept_loss=accept_loss or None,
-    )
+    settings = _settings(data_dir=data, listen_port=port, mqtt_url=mqtt, **given)
     if settings.store == "dapr":
-        from meshwright.cli.stack import run_stack
-
-        run_stack(settings, per_agent=per_agent, replicas=replicas)
+        _run_stack(settings, per_agent=per_agent, replicas=replicas)
         return
     if per_agent or replicas > 1:
         raise click.UsageError("--per-agent and --replicas are for --host dapr", click.get_current_context())
@@ -137,22 +126,21 @@ def worker(
 
 
 def _settings(**given: object) -> Settings:
-    from meshwright.cli.reports import log_to_stderr
+    from meshwright.cli.app import log_to_stderr
     from meshwright.settings import load_settings
 
     settings = load_settings(Path(), **given)
     log_to_stderr(settings.data_dir)
     require_trust(settings)
-    os.umask(PRIVATE_UMASK)
+    os.umask(_PRIVATE_UMASK)
     return settings
 
 
-def _run(serving: Awaitable[None]) -> None:
-    async def serve() -> None:
-        await serving
+def _run(serving: Coroutine[Any, Any, None]) -> None:
+    from meshwright.cli.serving import loop_factory
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve())
+        runner.run(serving)
 
 
 def listening_for(app_id: str, settings: Settings) -> Settings:
@@ -164,20 +152,19 @@ def listening_for(app_id: str, settings: Settings) -> Settings:
 
 async def _up(settings: Settings) -> None:
     from meshwright.app import build_mesh
-    from meshwright.cli.watchdog import watching
+    from meshwright.cli.serving import inherited_listener, start_again, watching
     from meshwright.edges.http.server import listen, serve
 
     # Before work begins that a port in use would break off.
     with inherited_listener() or listen(settings.http.host, settings.http.port) as listener:
         mesh = build_mesh(with_admin_token(settings))
-        await _serve(
-            mesh, listener, partial(_serve_api, serve), watching(mesh, partial(start_again, listener))
-        )
+        watched = watching(mesh, partial(start_again, listener))
+        await _serve(mesh, listener, partial(_serve_api, serve), watched)
 
 
 async def _work(settings: Settings, app_id: str, replica: bool) -> None:
     from meshwright.app import build_worker, serves_api
-    from meshwright.cli.watchdog import watching
+    from meshwright.cli.serving import watching
     from meshwright.edges.http.app import create_llm_app
     from meshwright.edges.http.server import listen, serve
 
@@ -200,23 +187,24 @@ async def _serve(
     watched: AbstractContextManager[None],
 ) -> None:
     """Run a mesh until it is told to stop, or cannot go on, and let running work end."""
-    from meshwright.cli.collector import collecting
-    from meshwright.cli.connect import report_prompts
+    from meshwright.cli.serving import collecting, writes_apart
 
     report_prompts(mesh)
     with watched:
         async with mesh:
-            reread_prompts_on_sighup(mesh)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
             async with collecting(lambda: not mesh.worker.running):
                 await serving(mesh, listener)
-            await drain(mesh)
+            await _drain(mesh)
 
 
 async def _serve_api(
     serve: Callable[[Mesh, socket, Callable[[str], None]], Awaitable[None]], mesh: Mesh, listener: socket
 ) -> None:
+    from meshwright.cli.serving import switch_often
+
     switch_often()
     with ExitStack() as announcement:
 
@@ -231,8 +219,7 @@ async def _answer_probes(mesh: Mesh, listener: socket) -> None:
     from meshwright.stack.network import answering_probes
 
     stopping = asyncio.Event()
-    for number in STOP_SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    _on_stop_signals(stopping.set)
     async with answering_probes(listener, lambda: mesh.ready):
         if error := await unless(stopping, mesh.failure()):
             raise error
@@ -247,3 +234,141 @@ def _greet(mesh: Mesh, url: str) -> None:
         click.echo(f"MQTT: {mesh.settings.mqtt.url}, topics below {mesh.settings.mqtt.prefix}/", err=True)
     agents = f"agents: {', '.join(mesh.agents)}; " if mesh.agents else ""
     click.echo(f"{agents}API: {url}/docs; Ctrl-C stops", err=True)
+
+
+def _on_stop_signals(stop: Callable[[], object]) -> None:
+    for number in _STOP_SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+
+
+async def _drain(mesh: Mesh) -> None:
+    """Let running work end for some seconds; asked to stop once more, leave it for the next start."""
+    if not mesh.worker.running:
+        return
+    hurry = asyncio.Event()
+    _on_stop_signals(hurry.set)
+    running = f"{mesh.worker.running} running, with {_DRAIN_SECONDS} s to end"
+    click.echo(f"{running}; Ctrl-C leaves them for the next start", err=True)
+    await unless(hurry, mesh.worker.drain(_DRAIN_SECONDS))
+    await mesh.worker.drain(0)
+    for number in _STOP_SIGNALS:
+        asyncio.get_running_loop().remove_signal_handler(number)
+
+
+def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
+    """Run a mesh on Dapr until it is told to stop. Raises ServiceFailed, ConfigError, StoreLocked."""
+    from meshwright.stack.folder import locked
+    from meshwright.stack.programs import require_sdk
+
+    require_sdk()
+    apps = _apps(settings, per_agent=per_agent, replicas=replicas)
+    with locked(settings.data_dir) as lock:
+        settings = with_admin_token(settings)
+        try:
+            create_server((settings.http.host, settings.http.port)).close()
+        except OSError:
+            # Large, and this process stays: only to be told what is wrong with the address.
+            from meshwright.edges.http.server import listen
+
+            listen(settings.http.host, settings.http.port).close()
+        asyncio.run(_supervise(settings, apps, lock))
+
+
+def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec]:
+    from meshwright.stack.stack import app_per_agent, one_app
+
+    if not per_agent:
+        return one_app(replicas)
+    from meshwright.agents.loader import load_agents, project_file
+
+    agents = load_agents(project_file(Path(), settings.agents.dir), Path())
+    return app_per_agent([agent.agent_id for agent in agents], replicas)
+
+
+async def _supervise(settings: Settings, apps: Sequence[AppSpec], lock: int) -> None:
+    from meshwright.stack.network import Ports
+    from meshwright.stack.programs import components_of
+    from meshwright.stack.stack import Stack
+    from meshwright.stack.supervisor import Supervisor
+
+    components = components_of(Path())
+    several = len(apps) > 1 or apps[0].workers > 1
+    supervisor = Supervisor(
+        settings.data_dir / "logs",
+        warn=_warn,
+        on_line=lambda name, stream, line: _repeat(f"{name}: {line}" if several else line, stream),
+        descriptors=[lock],
+    )
+    stopping = _stop_on_signals(supervisor)
+    ports = Ports()
+    stack = Stack(settings, apps, components=components, ports=ports, supervisor=supervisor, warn=_warn)
+    try:
+        await unless(stopping, stack.start_backends())
+        await unless(stopping, stack.start_workers())
+        if not stopping.is_set():
+            with announced(settings.data_dir, stack.url):
+                _show(
+                    [row._asdict() | {"process": row.process or "(given)"} for row in stack.rows()],
+                    settings.data_dir / "logs",
+                )
+                click.echo(f"ready {stack.url}")
+                await unless(stopping, _failure(supervisor))
+    finally:
+        await supervisor.stop()
+        ports.close()
+
+
+def _stop_on_signals(supervisor: Supervisor) -> asyncio.Event:
+    """The event that the first signal to stop sets; further ones are for the workers, to hurry."""
+    from meshwright.stack.services import Layer
+
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        if stopping.is_set():
+            supervisor.send(Layer.WORKERS, signal.SIGTERM)
+        stopping.set()
+
+    _on_stop_signals(stop)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, supervisor.send, Layer.WORKERS, signal.SIGHUP)
+    return stopping
+
+
+def _warn(line: str) -> None:
+    _say(f"mesh: warning: {line}", err=True)
+
+
+def _say(line: str, *, err: bool) -> None:
+    with suppress(OSError):  # nobody reads us any more, and what runs goes on: its logs have it too
+        click.echo(line, err=err)
+
+
+async def _failure(supervisor: Supervisor) -> None:
+    raise await supervisor.failure()
+
+
+def _repeat(line: str, stream: str) -> None:
+    """Say what a worker says, where it says it, but for the line that it says to us."""
+    if "ready http" not in line:
+        _say(line, err=stream == "stderr")
+
+
+def _show(rows: Sequence[Document], logs: Path) -> None:
+    if sys.stderr.isatty():
+        _show_in_colours(rows)
+    else:
+        click.echo(table(_ROWS, rows), err=True)
+    click.echo(f"logs: {logs}; Ctrl-C stops", err=True)
+
+
+def _show_in_colours(rows: Sequence[Document]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for column, style in zip(_ROWS, _ROW_STYLES, strict=True):
+        grid.add_column(column.head, style=style, overflow="fold")
+    for row in rows:
+        grid.add_row(*(column.cell(row) for column in _ROWS))
+    Console(stderr=True, highlight=False).print(grid)

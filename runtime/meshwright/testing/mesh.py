@@ -18,7 +18,7 @@ from meshwright.mesh import Mesh
 from meshwright.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.models.port import Model
 from meshwright.prompts.folder import BUILT_IN
-from meshwright.runtimes import Grounds
+from meshwright.runtimes import StoreDeps
 from meshwright.settings import load_settings
 from meshwright.stores.memory import Faults
 from meshwright.testing.clock import ManualClock
@@ -139,8 +139,8 @@ async def mesh_for(
     project = project or Path.cwd()
     model = model or ScriptedModel()
 
-    def host(grounds: Grounds) -> Runtime:
-        return memory_runtime(grounds.clock, log=grounds.log, database=grounds.database, faults=faults)
+    def host(deps: StoreDeps) -> Runtime:
+        return memory_runtime(deps.clock, log=deps.log, database=deps.database, faults=faults)
 
     mesh = build_mesh(
         load_settings(project, host="memory", **settings),

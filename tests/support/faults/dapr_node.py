@@ -25,7 +25,7 @@ from meshwright.errors import HostError
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.messages import Outcome, Receipt, TaskRequest
-from meshwright.runtimes import Grounds
+from meshwright.runtimes import StoreDeps
 from meshwright.settings import Settings
 from meshwright.stores.dapr import DaprStore, Options, recovery
 from tests.support.faults import dapr_controls
@@ -89,7 +89,7 @@ def mesh_of(post: Post) -> Mesh:
     books = Books(Path(job.folder))
     fleet = agents(books, unharmed.passes)
 
-    def make(grounds: Grounds) -> Runtime:
+    def make(deps: StoreDeps) -> Runtime:
         options = replace(
             Options.from_environment(namespace=post.namespace, channel="auto"),
             lease_seconds=LEASE_SECONDS,
@@ -98,13 +98,13 @@ def mesh_of(post: Post) -> Mesh:
         )
         store = DaprStore(
             options,
-            clock=grounds.clock,
-            log=grounds.log,
-            database=grounds.database,
-            keeps_log=grounds.role.is_front,
+            clock=deps.clock,
+            log=deps.log,
+            database=deps.database,
+            keeps_log=deps.role.is_front,
             taken_elsewhere=(topics.tasks("#"), topics.TASK_RESULTS),
         )
-        return Runtime(store, clock=grounds.clock, tracing=grounds.tracing)
+        return Runtime(store, clock=deps.clock, tracing=deps.tracing)
 
     return build_mesh(
         Settings(data_dir=Path(post.data), host="dapr", namespace=post.namespace, **job.settings),

@@ -26,7 +26,7 @@ from meshwright.events.log import EventLog
 from meshwright.kernel import ahead
 from meshwright.mesh import Mesh
 from meshwright.messages import Outcome, Receipt, TaskRequest
-from meshwright.runtimes import Grounds
+from meshwright.runtimes import StoreDeps
 from meshwright.settings import Settings
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.faults import controls
@@ -82,9 +82,9 @@ def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
     """The mesh of a job, with failpoints at its doors."""
     books = Books(Path(job.folder))
 
-    def make(grounds: Grounds) -> FailingHost:
-        arguments = (grounds.database, grounds.log, grounds.clock, grounds.tracing)
-        return FailingHost(failpoints, *arguments, apart=grounds.settings.writer == "process")
+    def make(deps: StoreDeps) -> FailingHost:
+        arguments = (deps.database, deps.log, deps.clock, deps.tracing)
+        return FailingHost(failpoints, *arguments, apart=deps.settings.writer == "process")
 
     return build_mesh(
         Settings(data_dir=Path(job.folder, "data"), **job.settings),
