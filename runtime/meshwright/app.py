@@ -84,10 +84,7 @@ def component_types() -> list[type[Component]]:
                 remedy="A name has lower-case letters, digits and _, like pager",
             )
         if component.name in {other.name for other in found}:
-            raise ConfigError(
-                f"The component {plugin.value} has the name {component.name!r}, which is taken",
-                remedy=f"Uninstall {plugin.package}, or have its author choose another name",
-            )
+            raise plugin.taken(component.name)
         found.append(component)
     return found
 

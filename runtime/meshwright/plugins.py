@@ -58,6 +58,13 @@ class _Plugin(NamedTuple):
                 remedy=f"Upgrade or uninstall {self.package}",
             ) from error
 
+    def taken(self, name: str) -> ConfigError:
+        """The error that it has the name of another."""
+        return ConfigError(
+            f"The component {self.value} has the name {name!r}, which is taken",
+            remedy=f"Uninstall {self.package}, or have its author choose another name",
+        )
+
 
 def installed(group: str) -> list[_Plugin]:
     """What the installed packages bring of a group, by name. Raises ConfigError where two share a name."""

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError, create_model
-from pydantic_settings import SettingsError
 
 from meshwright.errors import ConfigError
 from meshwright.plugins import COMPONENTS, installed
-from meshwright.settings.tables import (
-    MOVED,
-    PREFIX,
-    OldEnvironment,
-    Settings,
-    in_tables,
-    merged,
-    moved_by,
-)
+from meshwright.settings.tables import MOVED, Settings, in_tables, put
 from meshwright.suggestions import nearest
 
 FILE_NAME = "mesh.toml"
+_PREFIX = "MESH_"
 _USUAL_NAMES = {
     "PROMPT_DIR": ("prompts", "dir"),
     "LITELLM_BASE_URL": ("models", "base_url"),
@@ -40,10 +33,10 @@ _USUAL_NAMES = {
     "MESH_SCHEDULER": ("dapr", "scheduler"),
 }
 """Variables that other programs use too: LiteLLM, clients of a mesh, the files of `components/`, CI."""
-OTHER_VARIABLES = ("url", "debug", "trust", "complete")
+_OTHER_VARIABLES = ("url", "debug", "trust", "complete")
 """Variables with our prefix that are no settings."""
 
-Steps = tuple[str | int, ...]
+_Steps = tuple[str | int, ...]
 """The place of a value: its table, its name, and where within it."""
 
 logger = logging.getLogger(__name__)
@@ -53,11 +46,12 @@ class _Source(NamedTuple):
     """One place that settings come from, and how it names each that it gives."""
 
     values: Mapping[str, Any]
-    names: Mapping[Steps, str]
+    names: Mapping[_Steps, str]
 
-    def name_of(self, steps: Steps) -> str | None:
-        """How the source names the setting at a place."""
-        return next((self.names[steps[:n]] for n in (2, 1) if steps[:n] in self.names), None)
+    def split(self, steps: _Steps) -> tuple[str | None, _Steps]:
+        """How the source names the setting at a place, and what follows within the setting."""
+        length = next((n for n in (2, 1) if steps[:n] in self.names), 0)
+        return (self.names[steps[:length]], steps[length:]) if length else (None, steps[1:])
 
 
 def load_settings(project: Path, **overrides: Any) -> Settings:
@@ -71,12 +65,33 @@ def load_settings(project: Path, **overrides: Any) -> Settings:
     in_file = _file(kind, path, text)
     environment = _environment(kind)
     given = _source({name: value for name, value in overrides.items() if value is not None})
+    values: dict[str, Any] = {name: {} for name in kind.model_fields.keys() - Settings.model_fields.keys()}
+    for source in (in_file, environment, given):
+        put(values, (), source.values)
+
+    def wrong(steps: _Steps, expected: str, remedy: str = "") -> ConfigError:
+        """The error of the setting at a place: how its source names it, and where that is."""
+        field = str(steps[0]) if steps else ""
+        for source in (given, environment):
+            name, within = source.split(steps)
+            if name is not None:
+                name = _variable(name, within) if source is environment else name + _within(within)
+                remedy = remedy or ("change or unset it" if source is environment else "")
+                return ConfigError(f"{name}: {expected}", field=field, remedy=remedy)
+        name, within = in_file.split(steps)
+        line = _line_of(tuple(map(str, (name, *within) if name else steps)), text)
+        named = f"{name or field}{_within(within)}"
+        message = f"{named}: {expected}" if named else expected
+        return ConfigError(message, path=str(path) if line else "", line=line, field=field, remedy=remedy)
+
     try:
-        written = merged(merged(in_file.values, environment.values), given.values)
-        brought = kind.model_fields.keys() - Settings.model_fields.keys()
-        return kind(**{name: {} for name in brought} | written)
+        settings = kind(**values)
     except ValidationError as error:
-        raise _invalid(kind, error, given, environment, in_file, path, text) from None
+        first = error.errors(include_url=False)[0]
+        raise wrong(first["loc"], *_expected(kind, first)) from None
+    if not (project / settings.tools.workspace).is_dir():
+        raise wrong(("tools", "workspace"), f"there is no folder {str(settings.tools.workspace)!r}")
+    return settings
 
 
 def _settings_type() -> type[Settings]:
@@ -88,10 +103,7 @@ def _settings_type() -> type[Settings]:
         if table is None:
             continue
         if component.name in {*Settings.model_fields, *MOVED, *tables}:
-            raise ConfigError(
-                f"The component {plugin.value} has the name {component.name!r}, which is taken",
-                remedy=f"Uninstall {plugin.package}, or have its author choose another name",
-            )
+            raise plugin.taken(component.name)
         tables[component.name] = (table, ...)
     return create_model("Settings", __base__=Settings, **tables) if tables else Settings
 
@@ -119,158 +131,124 @@ def _file(kind: type[Settings], path: Path, text: str) -> _Source:
     for name, value in written.items():
         line_number = _line_of((name,), text)
         if name in MOVED:
-            logger.warning("%s:%s: %s is now %s", path, line_number, name, _written(MOVED[name]))
+            table, *field = MOVED[name]
+            new = f"{field[0]} of the table [{table}]" if field else table
+            logger.warning("%s:%s: %s is now %s", path, line_number, name, new)
         elif name not in kind.model_fields:
-            raise _unknown(kind, name, is_table=isinstance(value, dict), path=path, line=line_number)
+            message, remedy = _unknown(kind, name, is_table=isinstance(value, dict))
+            raise ConfigError(message, path=str(path), line=line_number, remedy=remedy, field=name)
     return _source(written)
 
 
 def _source(values: Mapping[str, Any]) -> _Source:
-    names: dict[Steps, str] = {MOVED.get(name, (name,)): name for name in values}
-    return _Source(in_tables(values), names)
+    return _Source(in_tables(values), {MOVED.get(name, (name,)): name for name in values})
 
 
-def _written(place: Sequence[str]) -> str:
-    """How mesh.toml has the setting of a place."""
-    return f"{place[1]} of the table [{place[0]}]" if len(place) > 1 else place[0]
-
-
-def _unknown(kind: type[Settings], name: str, *, is_table: bool, path: Path, line: int | None) -> ConfigError:
+def _unknown(kind: type[Settings], name: str, *, is_table: bool) -> tuple[str, str]:
+    """What is wrong with a name that is no setting, and what was probably meant."""
     near = nearest(name, [*kind.model_fields, *MOVED], cutoff=0.5)
     if is_table:
-        message = f"there is no table [{name}]"
         remedy = f"a component brings its table: install its package, which may be called meshwright-{name}"
-        remedy = f"did you mean [{near}]? If not, {remedy}" if near else remedy
-    else:
-        message = f"there is no setting {name!r}"
-        remedy = f"did you mean {near!r}?" if near else f"known are {', '.join(kind.model_fields)}"
-    return ConfigError(message, path=str(path), line=line, remedy=remedy, field=name)
+        return f"there is no table [{name}]", f"did you mean [{near}]? If not, {remedy}" if near else remedy
+    tables = (table for table in kind.model_fields if name in _fields_of(kind, (table,)))
+    inner = " or ".join(f"'{table}.{name}'" for table in tables)
+    meant = inner or (repr(near) if near else "")
+    known = f"known are {', '.join(kind.model_fields)}"
+    return f"there is no setting {name!r}", f"did you mean {meant}?" if meant else known
 
 
 def _environment(kind: type[Settings]) -> _Source:
-    names: dict[Steps, str] = {}
-    usual: dict[str, Any] = {}
-    for variable, (table, field) in _USUAL_NAMES.items():
-        if value := os.environ.get(variable):
-            usual[table] = usual.get(table, {}) | {field: value}
-            names[table, field] = variable
-    for variable in sorted(os.environ):
-        if os.environ[variable] and (old := moved_by(variable)):
-            names[MOVED[old]] = PREFIX + old.upper()
-            if variable.upper() not in _USUAL_NAMES:
-                new = PREFIX + "__".join(MOVED[old]).upper()
-                logger.warning("%s is now %s", variable, new + variable[len(PREFIX + old) :])
-    try:
-        found = OldEnvironment(kind)()
-    except SettingsError as error:
-        raise _no_json(kind, error) from None
-    _warn_of_typos(kind)
-    for name, value in found.items():
-        for place in [(name, field) for field in value] if isinstance(value, dict) else [(name,)]:
-            variable = PREFIX + "__".join(place).upper()
-            if variable in os.environ or place not in names:
-                names[place] = variable
-    return _Source(merged(usual, found), names)
-
-
-def _no_json(kind: type[Settings], error: SettingsError) -> ConfigError:
-    name = next((name for name in (*kind.model_fields, *MOVED) if f'"{name}"' in str(error)), "")
-    remedy = "write lists and tables as JSON"
-    return ConfigError(f"{PREFIX}{name.upper()} is not JSON", field=name, remedy=remedy)
-
-
-def _warn_of_typos(kind: type[Settings]) -> None:
-    """Warn of each variable that is nearly a setting's: it has no effect."""
-    known = [*kind.model_fields, *MOVED]
-    for variable in sorted(os.environ):
-        name = variable.upper().removeprefix(PREFIX).partition("__")[0].lower()
-        if not variable.upper().startswith(PREFIX) or name in (*known, *OTHER_VARIABLES):
+    """The variables that are settings: the usual names first, then old ones, since later ones win."""
+    values: dict[str, Any] = {}
+    names: dict[_Steps, str] = {}
+    variables = {name: value for name, value in sorted(os.environ.items()) if value}
+    for variable in _USUAL_NAMES.keys() & variables.keys():
+        place = _USUAL_NAMES[variable]
+        put(values, place, variables[variable])
+        names[place] = variable
+    found = [(name, _place(name)) for name in variables if name.upper().startswith(_PREFIX)]
+    for variable, place in sorted(found, key=lambda each: each[1][0] not in MOVED):
+        moved = MOVED.get(place[0])
+        steps = (*moved, *place[1:]) if moved else place
+        if steps[0] not in kind.model_fields:
+            _warn_of_typo(kind, variable, place[0])
             continue
-        if near := nearest(name, known, cutoff=0.8):
-            new = "__".join(MOVED.get(near, (near,)))
-            logger.warning(
-                "%s is no setting and has no effect: did you mean %s%s?", variable, PREFIX, new.upper()
-            )
+        setting = place[: 1 if moved else 2]
+        names[steps[: len(moved or setting)]] = _PREFIX + "__".join(setting).upper()
+        if moved and variable.upper() not in _USUAL_NAMES:
+            logger.warning("%s is now %s%s", variable, _PREFIX, "__".join(steps).upper())
+        put(values, steps, _parsed(kind, steps, variables[variable]))
+    if values.get("store") == "embedded":
+        values["store"] = "sqlite"
+    return _Source(values, names)
 
 
-def _invalid(
-    kind: type[Settings],
-    error: ValidationError,
-    given: _Source,
-    environment: _Source,
-    in_file: _Source,
-    path: Path,
-    text: str,
-) -> ConfigError:
-    """Say which setting is wrong, from where it came, and what was expected; never what a secret was."""
-    first = error.errors(include_url=False)[0]
-    steps: Steps = first["loc"]
-    field = str(steps[0]) if steps else ""
-    expected, remedy = _expected(kind, first)
-    if (name := given.name_of(steps)) is not None:
-        return ConfigError(_message(name, steps, given, expected), field=field, remedy=remedy)
-    if (variable := environment.name_of(steps)) is not None:
-        name = _variable(variable, _within(steps, environment))
-        return ConfigError(f"{name}: {expected}", field=field, remedy=remedy or "change or unset it")
-    name = in_file.name_of(steps)
-    line = _line_of(tuple(map(str, (name, *_within(steps, in_file)) if name else steps)), text)
-    if line is None:
-        return ConfigError(_message(name or field, steps, in_file, expected), field=field, remedy=remedy)
-    message = _message(name or field, steps, in_file, expected)
-    return ConfigError(message, path=str(path), line=line, field=field, remedy=remedy)
+def _place(variable: str) -> tuple[str, ...]:
+    return tuple(variable.upper().removeprefix(_PREFIX).lower().split("__"))
+
+
+def _parsed(kind: type[Settings], steps: Sequence[str], text: str) -> Any:
+    """The value of a variable: JSON where a setting holds more than a text."""
+    field = _fields_of(kind, steps[:-1]).get(steps[-1])
+    if text[0] not in "[{" or (field is not None and not _is_composite(field.annotation)):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        name = f"{_PREFIX}{'__'.join(steps)}".upper()
+        remedy = "write lists and tables as JSON"
+        raise ConfigError(f"{name} is not JSON: {error}", field=steps[0], remedy=remedy) from None
+
+
+def _is_composite(annotation: Any) -> bool:
+    parts = get_args(annotation)
+    if annotation in (list, tuple, dict) or any(map(_is_composite, parts)):
+        return True
+    origin = getattr(annotation, "__origin__", annotation)
+    return isinstance(origin, type) and issubclass(origin, (BaseModel, tuple, list, dict))
+
+
+def _warn_of_typo(kind: type[Settings], variable: str, name: str) -> None:
+    """Warn of a variable that is nearly a setting's: it has no effect."""
+    near = nearest(name, [*kind.model_fields, *MOVED], cutoff=0.8)
+    if near and name not in _OTHER_VARIABLES:
+        new = "__".join(MOVED.get(near, (near,))).upper()
+        logger.warning("%s is no setting and has no effect: did you mean %s%s?", variable, _PREFIX, new)
 
 
 def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
-    """What was expected of a setting, and what may be done."""
+    """What was expected of a setting, and what may be done; never what a secret was."""
+    steps, value = first["loc"], first["input"]
     if first["type"] == "missing":
         return "is missing", ""
+    fields = _fields_of(kind, steps[:-1])
     if first["type"] == "extra_forbidden":
-        table, name = _model_at(kind, first["loc"][:-1]), str(first["loc"][-1])
-        near = nearest(name, table.model_fields if table else (), cutoff=0.5)
+        near = nearest(str(steps[-1]), fields, cutoff=0.5)
         return "there is no such setting", f"did you mean {near!r}?" if near else ""
-    found = "" if _is_secret(kind, first["loc"], first["input"]) else f", not {str(first['input'])[:80]!r}"
-    return first["msg"].removeprefix("Value error, ") + found, ""
+    field = fields.get(str(steps[-1])) if steps else None
+    is_secret = field is not None and "Secret" in str(field.annotation)
+    hidden = is_secret or not steps or isinstance(value, Mapping) or "@" in str(value)
+    return first["msg"].removeprefix("Value error, ") + ("" if hidden else f", not {str(value)[:80]!r}"), ""
 
 
-def _message(name: str, steps: Steps, source: _Source, expected: str) -> str:
-    return f"{name}{_place(_within(steps, source))}: {expected}" if name else expected
+def _fields_of(kind: type[BaseModel], steps: Sequence[str | int]) -> Mapping[str, Any]:
+    """The fields of the table at a place; empty where there is no table."""
+    fields: Mapping[str, Any] = kind.model_fields
+    for step in steps:
+        model = fields[str(step)].annotation if str(step) in fields else None
+        fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+    return fields
 
 
-def _within(steps: Steps, source: _Source) -> Steps:
-    """What follows in a place after the setting that a source names."""
-    return next((steps[n:] for n in (2, 1) if steps[:n] in source.names), steps[1:])
-
-
-def _place(steps: Iterable[int | str]) -> str:
+def _within(steps: Iterable[int | str]) -> str:
     """A place within a setting: `[0].limit_usd`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
 
 
-def _variable(name: str, within: Steps) -> str:
+def _variable(name: str, within: _Steps) -> str:
     """The environment's variable that gave a place within a setting: one of its own, or the setting's."""
     own = "__".join((name, *(str(step).upper() for step in within)))
-    return own if own in {variable.upper() for variable in os.environ} else name + _place(within)
-
-
-def _model_at(kind: type[BaseModel], steps: Steps) -> type[BaseModel] | None:
-    model: type[BaseModel] = kind
-    for step in steps:
-        field = model.model_fields.get(str(step))
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        ):
-            return None
-        model = field.annotation
-    return model
-
-
-def _is_secret(kind: type[Settings], steps: Steps, value: object) -> bool:
-    """Whether a value may not be shown: a whole table, a secret, or an address with a password."""
-    if not steps or isinstance(value, Mapping) or "@" in str(value):
-        return True
-    table = _model_at(kind, steps[:-1])
-    field = table.model_fields.get(str(steps[-1])) if table else None
-    return field is not None and "Secret" in str(field.annotation)
+    return own if own in {variable.upper() for variable in os.environ} else name + _within(within)
 
 
 def _line_of(place: Sequence[str], text: str) -> int | None:

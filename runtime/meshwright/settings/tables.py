@@ -2,79 +2,78 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, create_model, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from meshwright.money import Budget, Price
 
-PREFIX = "MESH_"
 ADMIN_PREFIX = "mesh-admin-"
 """How an admin token begins that `mesh up` has made."""
-_MQTT_URL = r"mqtts?://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+)(:\d+)?/?"
 _BUS_TOPICS = "bus/"  # what daprd puts before the topics of the bus
 _RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and what its attempts came to
 
 
-def _http_url(example: str) -> AfterValidator:
-    def check(url: str | None) -> str | None:
-        if url is not None and not re.match(r"https?://[^\s/]", url):
-            raise ValueError(f"expected a URL with http:// or https://, like {example}")
-        return url
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    """Refuse a text, or a secret, of another form; None is no text."""
+
+    def check(value: Any) -> Any:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if text is not None and not re.fullmatch(pattern, text):
+            raise ValueError(f"expected {expected}")
+        return value
 
     return AfterValidator(check)
 
 
-def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", name):
-            raise ValueError("expected host names without scheme and port, like mesh.example.com")
-    return tuple(name.lower() for name in names)
+def _http_url(example: str) -> AfterValidator:
+    return _matching(r"https?://[^\s/].*", f"a URL with http:// or https://, like {example}")
 
 
-def _broker(url: SecretStr | None) -> SecretStr | None:
-    if url is not None and not re.match(r"mqtts?://[^\s/]", url.get_secret_value()):
-        raise ValueError("expected a URL like mqtt://user:password@127.0.0.1:1883, or with mqtts://")
+def _port_is_usable(url: str | None) -> str | None:
+    if url is not None and urlsplit(url).port == 0:
+        raise ValueError("expected a port from 1 to 65535")
     return url
 
 
-def _mqtt_address(url: str | None) -> str | None:
-    if url is not None and not (re.fullmatch(_MQTT_URL, url) and urlsplit(url).port != 0):
-        raise ValueError("expected a URL like mqtt://127.0.0.1:1883; users are for mqtt_username")
-    return url
-
-
-def _topic(prefix: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", prefix):
-        raise ValueError("expected letters, digits, _ and - in parts joined by /, like home/mesh")
-    return prefix
-
-
-def _address(address: str | None) -> str | None:
-    if address is not None and not re.fullmatch(r"[^\s:/,]+:\d+(,[^\s:/,]+:\d+)*", address):
-        raise ValueError("expected host:port, like 127.0.0.1:6379")
-    return address
-
-
-def _label(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name):
-        raise ValueError("expected lower-case letters, digits and hyphens, like team-a")
-    return name
-
-
-Address = Annotated[str | None, AfterValidator(_address)]
-_Topic = Annotated[str, Field(max_length=128), AfterValidator(_topic)]
+_HostName = Annotated[
+    str,
+    _matching(
+        r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", "host names without scheme and port, like mesh.example.com"
+    ),
+    AfterValidator(str.lower),
+]
+_Address = Annotated[
+    str | None, _matching(r"[^\s:/,]+:\d+(,[^\s:/,]+:\d+)*", "host:port, like 127.0.0.1:6379")
+]
+_Topic = Annotated[
+    str,
+    Field(max_length=128),
+    _matching(
+        r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", "letters, digits, _ and - in parts joined by /, like home/mesh"
+    ),
+]
+_Label = Annotated[
+    str,
+    Field(max_length=63),
+    _matching(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", "lower-case letters, digits and hyphens, like team-a"),
+]
+_BrokerUrl = Annotated[
+    SecretStr | None,
+    _matching(r"mqtts?://[^\s/].*", "a URL like mqtt://user:password@127.0.0.1:1883, or with mqtts://"),
+]
+_MqttUrl = Annotated[
+    str | None,
+    _matching(
+        r"mqtts?://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+)(:\d+)?/?",
+        "a URL like mqtt://127.0.0.1:1883; users are for mqtt_username",
+    ),
+    AfterValidator(_port_is_usable),
+]
 
 
 class Table(BaseModel):
@@ -90,7 +89,7 @@ class _HttpSettings(Table):
     """Address that the HTTP API listens on. Off loopback keys must be required, or `insecure` be set."""
     port: int = Field(default=8000, ge=0, le=65_535)
     """Port of the HTTP API; 0 takes any free one."""
-    allowed_hosts: Annotated[tuple[str, ...], AfterValidator(_host_names)] = ()
+    allowed_hosts: tuple[_HostName, ...] = ()
     """Host names under which clients may call the API, such as that of a proxy in front of it. Off loopback
     IP addresses and this machine's own name are allowed too."""
     insecure: bool = False
@@ -233,7 +232,7 @@ class _TracingSettings(Table):
 class _DaprSettings(Table):
     """[dapr]: what a mesh on Dapr rests on."""
 
-    namespace: Annotated[str, Field(max_length=63), AfterValidator(_label)] = "default"
+    namespace: _Label = "default"
     """The mesh's name among those that share a broker and a store."""
     channel: Literal["auto", "grpc", "http"] = "auto"
     """How daprd calls the workers. `auto`: `grpc` where daprd is 1.18 or newer, else `http`."""
@@ -241,22 +240,22 @@ class _DaprSettings(Table):
     """Folder of daprd, placement and scheduler; where unset they are looked for."""
     bus: Literal["mqtt", "redis"] = "mqtt"
     """What carries messages between workers: an MQTT broker, or streams of the Redis that is the store."""
-    broker_url: Annotated[SecretStr | None, AfterValidator(_broker)] = None
+    broker_url: _BrokerUrl = None
     """The MQTT broker, with user and password. Where unset `mesh up` runs a Mosquitto."""
-    redis_host: Address = None
+    redis_host: _Address = None
     """The store, as host:port. Where unset `mesh up` runs a Redis."""
     redis_password: SecretStr | None = None
     """Its password. Better given in the environment than written in a file."""
-    placement: Address = None
+    placement: _Address = None
     """Dapr's placement, as host:port, several by comma. Where unset `mesh up` runs one."""
-    scheduler: Address = None
+    scheduler: _Address = None
     """Dapr's scheduler, as host:port, several by comma. Where unset `mesh up` runs one."""
 
 
 class _MqttSettings(Table):
     """[mqtt]: the broker at which MQTT clients find the mesh."""
 
-    url: Annotated[str | None, AfterValidator(_mqtt_address)] = None
+    url: _MqttUrl = None
     """The broker at which MQTT clients find the mesh, like mqtt://127.0.0.1:1883, or mqtts:// for TLS. Where
     unset it is not on MQTT, but for `dapr`, which has it on its own broker."""
     username: str | None = None
@@ -309,65 +308,40 @@ class _PresenceSettings(Table):
         return self
 
 
-def _moved(table: str, same: str = "", **renamed: str) -> dict[str, tuple[str, ...]]:
-    return {**{name: (table, name) for name in same.split()}, **{o: (table, n) for o, n in renamed.items()}}
-
-
-MOVED: Mapping[str, tuple[str, ...]] = {
-    "host": ("store",),
-    **_moved("http", "allowed_hosts insecure", listen_host="host", listen_port="port"),
-    **_moved("keys", "admin_token", require_keys="required"),
-    **_moved("prompts", prompt_dir="dir", prompt_reload_seconds="reload_seconds"),
-    **_moved("agents", "max_concurrency max_steps max_repeats max_chain", actors_dir="dir"),
-    **_moved("tools", "workspace allow_private_addresses", tool_timeout_seconds="timeout_seconds"),
-    **_moved("models", "stream cache cache_ttl_seconds cache_max_bytes cache_redis_url", model="adapter"),
-    **_moved("models", litellm_base_url="base_url", litellm_api_key="api_key", model_name="name"),
-    **_moved("models", litellm_config="config"),
-    **_moved("ledger", "budgets default_price"),
-    **_moved("orchestration", "max_open_tasks max_thread_tasks max_attempts"),
-    **_moved("context", "memory_max_tokens", context_max_tokens="max_tokens"),
-    **_moved("tracing", "otlp_endpoint", trace="enabled", trace_content="content"),
-    **_moved("dapr", "namespace bus broker_url redis_host redis_password placement scheduler"),
-    **_moved("dapr", dapr_channel="channel", dapr_bin="bin"),
-    **_moved("mqtt", mqtt_url="url", mqtt_username="username", mqtt_password="password"),
-    **_moved("mqtt", mqtt_ca_file="ca_file", mqtt_prefix="prefix", mqtt_reply_prefix="reply_prefix"),
-    **_moved("watchdog", loop_held_seconds="held_seconds", loop_restart_seconds="restart_seconds"),
-    **_moved("presence", "heartbeat_seconds degraded_after_seconds offline_after_seconds"),
+_MOVED = """
+http: allowed_hosts insecure listen_host=host listen_port=port
+keys: admin_token require_keys=required
+prompts: prompt_dir=dir prompt_reload_seconds=reload_seconds
+agents: max_concurrency max_steps max_repeats max_chain actors_dir=dir
+tools: workspace allow_private_addresses tool_timeout_seconds=timeout_seconds
+models: stream cache cache_ttl_seconds cache_max_bytes cache_redis_url model=adapter model_name=name
+models: litellm_base_url=base_url litellm_api_key=api_key litellm_config=config
+ledger: budgets default_price
+orchestration: max_open_tasks max_thread_tasks max_attempts
+context: memory_max_tokens context_max_tokens=max_tokens
+tracing: otlp_endpoint trace=enabled trace_content=content
+dapr: namespace bus broker_url redis_host redis_password placement scheduler
+dapr: dapr_channel=channel dapr_bin=bin
+mqtt: mqtt_url=url mqtt_username=username mqtt_password=password
+mqtt: mqtt_ca_file=ca_file mqtt_prefix=prefix mqtt_reply_prefix=reply_prefix
+watchdog: loop_held_seconds=held_seconds loop_restart_seconds=restart_seconds
+presence: heartbeat_seconds degraded_after_seconds offline_after_seconds
+"""
+MOVED: Mapping[str, tuple[str, ...]] = {"host": ("store",)} | {
+    old: (table, new or old)
+    for table, _, names in (line.partition(": ") for line in _MOVED.strip().splitlines())
+    for old, _, new in (name.partition("=") for name in names.split())
 }
 """Where each setting is that had no table once: it is still read under that name."""
 
 
-class OldEnvironment(EnvSettingsSource):
-    """The environment, with the variables of settings that have moved."""
-
-    def __call__(self) -> dict[str, Any]:
-        """The values, in their tables."""
-        old = {name for variable in os.environ if (name := moved_by(variable))}
-        values = EnvSettingsSource(_flat_settings(old))() if old else {}
-        return merged(in_tables(values), super().__call__())
-
-
-def moved_by(variable: str) -> str:
-    """The old name of the setting that a variable gives; empty where it gives none of these."""
-    name = variable.upper().partition("__")[0]
-    old = name.removeprefix(PREFIX).lower() if name.startswith(PREFIX) else ""
-    return old if old in MOVED else ""
-
-
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that can be set about a mesh. Made by `load_settings`; immutable; secrets print as stars.
 
     Names from before there were tables are understood too: `Settings(listen_port=0)`.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        env_ignore_empty=True,
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     data_dir: Path = Path(".mesh")
     """Folder of the mesh's database; made where it is missing."""
@@ -420,18 +394,6 @@ class Settings(BaseSettings):
         }
         return self.model_copy(update=tables)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment."""
-        return init_settings, OldEnvironment(settings_cls)
-
     @model_validator(mode="after")
     def _records_hold_payloads(self) -> Self:
         if self.max_record_bytes < _RECORD_PAYLOADS * self.max_payload_bytes:
@@ -444,39 +406,22 @@ class Settings(BaseSettings):
 
 def in_tables(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values with those of old names in their tables; where both are given, the new name counts."""
-    old: dict[str, Any] = {}
-    for name in values.keys() & MOVED.keys():
-        table, *field = MOVED[name]
-        value = values[name]
-        if field:
-            old.setdefault(table, {})[field[0]] = value
-        else:
-            old[table] = value
-    both = merged(old, {name: value for name, value in values.items() if name not in MOVED})
+    both: dict[str, Any] = {}
+    for name in sorted(values, key=lambda name: name not in MOVED):
+        put(both, MOVED.get(name, (name,)), values[name])
     return {**both, "store": "sqlite"} if both.get("store") == "embedded" else both
 
 
-def merged(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
-    """Two sources in one: of tables each field, of all else the stronger value."""
-    both = {**weaker, **stronger}
-    for name, value in stronger.items():
-        under = weaker.get(name)
-        if isinstance(value, Mapping) and isinstance(under, Mapping):
-            both[name] = merged(under, value)
-    return both
-
-
-def _flat_settings(names: Iterable[str]) -> type[BaseSettings]:
-    """Settings as they were before there were tables: to read their variables."""
-    fields: dict[str, Any] = {}
-    for name in names:
-        table, *within = MOVED[name]
-        field = Settings.model_fields[table]
-        if within and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            field = field.annotation.model_fields[within[0]]
-        fields[name] = (field.annotation, None)
-    return create_model("FlatSettings", __base__=_Flat, **fields)
-
-
-class _Flat(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True)
+def put(values: dict[str, Any], place: Sequence[str], value: Any) -> None:
+    """Set the value of a place within tables: of what is a table each field, of all else the whole."""
+    if not place:
+        for name, field in value.items():
+            put(values, (name,), field)
+        return
+    name, *within = place
+    inner = values.get(name)
+    if within or (isinstance(value, Mapping) and isinstance(inner, Mapping)):
+        values[name] = dict(inner) if isinstance(inner, Mapping) else {}
+        put(values[name], within, value)
+    else:
+        values[name] = value
