@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from meshwright import topics
+from meshwright.agent import Agent
 from meshwright.agents.binding import bind_agents, check_tables
 from meshwright.agents.loader import project_file, prompts_brought
 from meshwright.agents.tags import start_warnings
@@ -17,7 +18,7 @@ from meshwright.context.memory import Memory
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.text import count_tokens
 from meshwright.edges.replies import Courier
-from meshwright.errors import ModelError, PromptError
+from meshwright.errors import MeshError, ModelError, PromptError
 from meshwright.events.projections import Projection
 from meshwright.host import Subscription
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
@@ -26,11 +27,11 @@ from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CallProjection
 from meshwright.ledger.keys import KEY, KEYS, KeyProjection, Keys, VirtualKey, VirtualKeys
 from meshwright.mesh import FRONT, Mesh
-from meshwright.messages import Event
+from meshwright.messages import Event, Task
 from meshwright.models.adapt import Adapted
 from meshwright.models.cache import cached
 from meshwright.models.picker import Cooldowns
-from meshwright.models.port import Adapter, Model, ModelRequest
+from meshwright.models.port import Adapter, CallContext, Model, ModelRequest
 from meshwright.models.retry import Retrying
 from meshwright.models.select import adapter_for, choose_model, with_named_models
 from meshwright.orchestration.admission import Admission
@@ -51,9 +52,6 @@ from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Worker
 from meshwright.work.protocol import ORCHESTRATOR
 from meshwright.work.thread import thread_of
-
-if TYPE_CHECKING:
-    from meshwright.edges.mqtt import MqttEdge
 
 _COOLED_DOWN = "deployment.cooled_down"
 _ORCHESTRATION = ORCHESTRATOR.lower()
@@ -218,13 +216,11 @@ class ModelsComponent(Component):
         chosen = choose_model(mesh.settings, path, count_tokens=count_tokens, cooldowns=shared)
         if mesh.settings.models.adapter == "offline":
             return chosen
-        own = [agent for agent in mesh.agent_types if mesh.role.runs(agent.agent_id)]
-        return with_named_models(chosen, own, path, cooldowns=shared)
+        return with_named_models(chosen, _agents_here(mesh), path, cooldowns=shared)
 
     def _cooled_down(self, deployment: str, seconds: float, error: ModelError) -> None:
-        fault = {"type": error.code, "message": str(error)}
-        told = {"deployment": deployment, "seconds": round(seconds, 3), "error": fault}
-        self.mesh.tell(_COOLED_DOWN, told)
+        payload = {"deployment": deployment, "seconds": round(seconds, 3), "error": _fault(error)}
+        self.mesh.tell(_COOLED_DOWN, payload)
 
     def _learn(self, event: Event) -> None:
         """Leave a deployment alone that failed in another worker."""
@@ -232,15 +228,9 @@ class ModelsComponent(Component):
         self._cooldowns.learn(event.payload["deployment"], event.payload["seconds"] - age)
 
     def _retried(self, request: ModelRequest, error: ModelError, delay_seconds: float) -> None:
-        fault = {"type": error.code, "message": str(error)}
-        self.mesh.tell(
-            "model.retried",
-            {"error": fault, "delay_seconds": round(delay_seconds, 3), "step": request.context.step},
-            topic=topics.TASK_PROGRESS,
-            task_id=request.context.task_id,
-            agent_id=request.user,
-            tenant_id=request.context.tenant_id,
-        )
+        context, delay = request.context, round(delay_seconds, 3)
+        payload = {"error": _fault(error), "delay_seconds": delay, "step": context.step}
+        _tell_task(self.mesh, "model.retried", payload, context, request.user)
 
 
 class ContextComponent(Component):
@@ -266,10 +256,10 @@ class AgentsComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        own = [agent for agent in mesh.agent_types if mesh.role.runs(agent.agent_id)]
         settings = tool_settings(mesh.settings, mesh.project)
         check_tables(settings.tables, mesh.agent_types)
-        self._agents = mesh.agents = bind_agents(own, settings, self._overran)
+        self._agents = mesh.agents = bind_agents(_agents_here(mesh), settings, self._overran)
+        self.parts += self._agents.values()
         mesh.worker = Worker(mesh.host, Runner(self._services(), mesh.agents), self._slots)
 
     def actors(self) -> Iterable[Actors]:
@@ -279,16 +269,6 @@ class AgentsComponent(Component):
             kind = ActorKind.of(AgentThread, type=agent.agent_id, max_tasks=max_tasks)
             tasks = Subscription(topics.tasks(agent.agent_id), thread_of, "enqueue")
             yield Actors(kind, agent.agent_id, (tasks,))
-
-    async def start(self) -> None:
-        """Start the toolsets, which then say which tools there are."""
-        for bound in self._agents.values():
-            await bound.start()
-
-    async def stop(self) -> None:
-        """Give back what the tools hold."""
-        for bound in self._agents.values():
-            await bound.close()
 
     def checks(self) -> Iterable[Check]:
         """Which agents there are."""
@@ -321,36 +301,33 @@ class AgentsComponent(Component):
         return own or self.mesh.settings.agents.max_concurrency
 
     def _overran(self, overrun: Overrun) -> None:
-        self.mesh.tell(
-            "tool.overran",
-            {"tool": overrun.tool, "seconds": overrun.seconds, "ended": overrun.ended},
-            topic=topics.TASK_PROGRESS,
-            task_id=overrun.task.task_id,
-            agent_id=overrun.agent_id,
-            tenant_id=overrun.task.tenant_id,
-        )
+        payload = {"tool": overrun.tool, "seconds": overrun.seconds, "ended": overrun.ended}
+        _tell_task(self.mesh, "tool.overran", payload, overrun.task, overrun.agent_id)
 
 
 class OrchestrationComponent(Component):
-    """Who is there, which agent gets a task, and how many tasks may be open."""
+    """Which agents are there, which of them gets a task, and how many tasks may be open."""
 
     name = "orchestration"
     apps = (_ORCHESTRATION, FRONT)
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        settings = mesh.settings
+        presence, host = mesh.settings.presence, mesh.host
         mesh.registry = Registry(
-            mesh.host.clock,
-            degraded_after_seconds=settings.presence.degraded_after_seconds,
-            offline_after_seconds=settings.presence.offline_after_seconds,
+            host.clock,
+            degraded_after_seconds=presence.degraded_after_seconds,
+            offline_after_seconds=presence.offline_after_seconds,
         )
         mesh.admission = Admission(
-            mesh.host,
+            host,
             mesh.log,
-            max_open_tasks=settings.orchestration.max_open_tasks,
-            max_thread_tasks=settings.orchestration.max_thread_tasks,
+            max_open_tasks=self.config.max_open_tasks,
+            max_thread_tasks=self.config.max_thread_tasks,
         )
+        seconds = presence.heartbeat_seconds
+        own = Presence(host, mesh.log, mesh.registry, mesh.registrations(), heartbeat_seconds=seconds)
+        self.parts += [mesh.admission, own] if mesh.role.is_front else [own]
 
     def projections(self) -> Iterable[Projection]:
         """How the last attempts of agents ended."""
@@ -358,46 +335,10 @@ class OrchestrationComponent(Component):
 
     def actors(self) -> Iterable[Actors]:
         """One actor for each task."""
-        kind = ActorKind.of(
-            Orchestrator,
-            registry=self.mesh.registry,
-            max_attempts=self.mesh.settings.orchestration.max_attempts,
-        )
+        attempts = self.config.max_attempts
+        kind = ActorKind.of(Orchestrator, registry=self.mesh.registry, max_attempts=attempts)
         results = Subscription(topics.TASK_RESULTS, task_of, "settle")
         return [Actors(kind, _ORCHESTRATION, (results,))]
-
-    async def start(self) -> None:
-        """Count the open tasks, where the log is."""
-        if self.mesh.role.is_front:
-            await self.mesh.admission.start()
-
-    async def stop(self) -> None:
-        """Count no more."""
-        await self.mesh.admission.stop()
-
-
-class PresenceComponent(Component):
-    """Says who is here, and hears who is elsewhere."""
-
-    name = "presence"
-
-    def __init__(self, mesh: Mesh) -> None:
-        super().__init__(mesh)
-        self._presence = Presence(
-            mesh.host,
-            mesh.log,
-            mesh.registry,
-            mesh.registrations(),
-            heartbeat_seconds=mesh.settings.presence.heartbeat_seconds,
-        )
-
-    async def start(self) -> None:
-        """Register, and go on saying it."""
-        await self._presence.start()
-
-    async def stop(self) -> None:
-        """Say it no more."""
-        await self._presence.stop()
 
 
 class MqttComponent(Component):
@@ -407,21 +348,27 @@ class MqttComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        self._edge: MqttEdge | None = None
-        if mesh.settings.mqtt.url and mesh.role.is_front:
+        if self.config.url and mesh.role.is_front:
             from meshwright.edges.mqtt import MqttEdge
 
-            self._edge = MqttEdge(mesh)
+            self.parts.append(MqttEdge(mesh))
 
-    async def start(self) -> None:
-        """Begin to connect."""
-        if self._edge is not None:
-            await self._edge.start()
 
-    async def stop(self) -> None:
-        """Say goodbye."""
-        if self._edge is not None:
-            await self._edge.stop()
+def _agents_here(mesh: Mesh) -> list[type[Agent]]:
+    """The agents whose tasks this process runs."""
+    return [agent for agent in mesh.agent_types if mesh.role.runs(agent.agent_id)]
+
+
+def _fault(error: MeshError) -> dict[str, str]:
+    return {"type": error.code, "message": str(error)}
+
+
+def _tell_task(
+    mesh: Mesh, event_type: str, payload: dict[str, Any], task: Task | CallContext, agent_id: str
+) -> None:
+    """Put an event of a task into the log."""
+    known = {"task_id": task.task_id, "tenant_id": task.tenant_id, "agent_id": agent_id}
+    mesh.tell(event_type, payload, topic=topics.TASK_PROGRESS, **known)
 
 
 def tool_settings(settings: Settings, project: Path) -> ToolSettings:
@@ -447,9 +394,8 @@ BUILTIN: tuple[type[Component], ...] = (
     KeysComponent,
     ModelsComponent,
     ContextComponent,
-    OrchestrationComponent,
     AgentsComponent,
-    PresenceComponent,
+    OrchestrationComponent,
     Courier,
     MqttComponent,
 )

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from meshwright.events.projections import Projection
 from meshwright.host import Subscription
-from meshwright.mesh import EVERYWHERE, Mesh
+from meshwright.mesh import EVERYWHERE, Mesh, Part
 from meshwright.turns import ActorKind
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Component:
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
+        self.parts: list[Part] = []
         made = getattr(mesh.settings, self.name, None)
         self.config: Any = self.settings() if made is None and self.settings else made
 
@@ -92,7 +93,11 @@ class Component:
         return ()
 
     async def start(self) -> None:
-        """Begin; the mesh takes messages already."""
+        """Begin; the mesh takes messages already. Starts the `parts` of the component."""
+        for part in self.parts:
+            await part.start()
 
     async def stop(self) -> None:
         """End. Idempotent, and called also where the start failed."""
+        for part in reversed(self.parts):
+            await part.stop()

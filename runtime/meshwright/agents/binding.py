@@ -49,7 +49,7 @@ class BoundAgent:
             offered += await toolset.tools()
         self._take(offered)
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
         """Give back what the tools hold."""
         self.threads.close()
         for toolset in self._toolsets:
