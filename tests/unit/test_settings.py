@@ -95,6 +95,38 @@ def test_an_unknown_setting_names_its_line_and_the_nearest(tmp_path):
     assert (caught.value.path, caught.value.line, caught.value.field) == (path, 3, "durabilty")
 
 
+def test_a_flat_name_that_is_a_field_of_a_table_names_that_table(tmp_path):
+    write(tmp_path, "port = 9000\n")
+    with pytest.raises(ConfigError, match=r"no setting 'port'. did you mean 'http.port'\?"):
+        load_settings(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['workspace = "/nope"', '[tools]\nworkspace = "/nope"'])
+def test_a_workspace_that_is_not_there_names_its_line(tmp_path, text):
+    path = write(tmp_path, f"# ours\n{text}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(tmp_path)
+    assert str(caught.value).startswith(f"{path}:{len(text.splitlines()) + 1}: ")
+    assert str(caught.value).endswith("workspace: there is no folder '/nope'")
+
+
+def test_a_variable_with_broken_json_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("MESH_LEDGER__BUDGETS", '[{"name": ')
+    with pytest.raises(ConfigError, match="^MESH_LEDGER__BUDGETS is not JSON"):
+        load_settings(tmp_path)
+
+
+def test_a_text_in_the_environment_is_never_read_as_json(tmp_path, monkeypatch):
+    monkeypatch.setenv("MESH_DAPR__REDIS_PASSWORD", "[1]")
+    monkeypatch.setenv("MESH_HTTP__ALLOWED_HOSTS", '["Mesh.example.com"]')
+    monkeypatch.setenv("MESH_TRACING", '{"turns": true}')
+    settings = load_settings(tmp_path)
+    assert settings.dapr.redis_password is not None
+    assert settings.dapr.redis_password.get_secret_value() == "[1]"
+    assert settings.http.allowed_hosts == ("mesh.example.com",)
+    assert settings.tracing.turns and settings.tracing.enabled
+
+
 def test_an_unknown_table_names_its_line_and_who_may_bring_it(tmp_path):
     path = write(tmp_path, "data_dir = 'd'\n[zzz]\nx = 1\n")
     with pytest.raises(ConfigError, match=r"there is no table \[zzz\].*called meshwright-zzz") as caught:

@@ -89,8 +89,9 @@ def load_settings(project: Path, **overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise wrong(first["loc"], *_expected(kind, first)) from None
-    if not (project / settings.tools.workspace).is_dir():
-        raise wrong(("tools", "workspace"), f"there is no folder {str(settings.tools.workspace)!r}")
+    workspace = settings.tools.workspace
+    if "workspace" in settings.tools.model_fields_set and not (project / workspace).is_dir():
+        raise wrong(("tools", "workspace"), f"there is no folder {str(workspace)!r}")
     return settings
 
 
