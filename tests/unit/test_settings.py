@@ -112,7 +112,7 @@ def test_a_workspace_that_is_not_there_names_its_line(tmp_path, text):
 
 def test_a_variable_with_broken_json_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("MESH_LEDGER__BUDGETS", '[{"name": ')
-    with pytest.raises(ConfigError, match="^MESH_LEDGER__BUDGETS is not JSON"):
+    with pytest.raises(ConfigError, match=r"^MESH_LEDGER__BUDGETS is not JSON"):
         load_settings(tmp_path)
 
 
