@@ -16,7 +16,7 @@ from benchmarks.load import drive
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
-from meshwright.ledger.accounting import Accounted, CallEvents
+from meshwright.ledger.accounting import Accounted, call_events
 from meshwright.ledger.budgets import Budgets
 from meshwright.messages import Usage
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest, OnDelta
@@ -98,7 +98,7 @@ async def with_host(folder: str, seconds: float, budgets: list[Budget], **contex
     host = Runtime(SqliteStore(database, EventLog(database)))
     host.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
     await host.start()
-    model = Accounted(Unpriced(), Budgets(budgets, host), Prices(default=PRICE), CallEvents(host))
+    model = Accounted(Unpriced(), Budgets(budgets, host), Prices(default=PRICE), call_events(host))
     try:
         return await call_it(model, seconds, **context)
     finally:

@@ -22,7 +22,7 @@ from meshwright.errors import MeshError, ModelError, PromptError
 from meshwright.events.projections import Projection
 from meshwright.host import Subscription
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
-from meshwright.ledger.accounting import Accounted, CallEvents
+from meshwright.ledger.accounting import Accounted, call_events
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CallProjection
 from meshwright.ledger.keys import KEY, KEYS, KeyProjection, Keys, VirtualKey, VirtualKeys
@@ -196,7 +196,7 @@ class ModelsComponent(Component):
         retrying = Retrying(self.chosen, clock, on_retry=self._retried)
         cache = cached(retrying, settings, mesh.database.folder, path, clock, kind=self.chosen.kind)
         prices = self.chosen.prices(settings.ledger.default_price)
-        return Adapted(Accounted(cache, mesh.budgets, prices, CallEvents(mesh.host)))
+        return Adapted(Accounted(cache, mesh.budgets, prices, call_events(mesh.host)))
 
     def checks(self) -> Iterable[Check]:
         """Which model answers; `mesh models test` calls it."""

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
 from meshwright.errors import InvalidInput
-from meshwright.ledger.costs import Cost, costs_of, since_of
-from meshwright.ledger.rows import COLUMNS, row_of
+from meshwright.ledger.costs import COLUMNS, Cost, costs_of, row_of, since_of
 from meshwright.messages import Event, TaskBudget, Usage
 from meshwright.models.port import Call, CallContext, ModelRequest
 from tests.support.event_logs import START, LogOnFile, event, open_log

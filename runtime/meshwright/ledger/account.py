@@ -72,6 +72,17 @@ class Account(Plain):
         """Its actor."""
         return ActorRef(ACCOUNT, self.id)
 
+    @property
+    def owner(self) -> dict[str, str]:
+        """The fields of an event that name the tenant, agent or task that it is of."""
+        key, tenant_id = self.key, self.tenant_id
+        if self.scope in ("task", "thread"):
+            prefix, separator, key = key.rpartition(":")
+            tenant_id = prefix if separator else tenant_id
+        field = {"tenant": "tenant_id", "agent": "agent_id", "task": "task_id"}.get(self.scope)
+        fields = {"tenant_id": tenant_id, field: key}
+        return {name: value for name, value in fields.items() if name and value is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
@@ -109,8 +120,6 @@ class ReservationResult:
 
 @dataclass(frozen=True, slots=True)
 class _Reservation:
-    """A reservation."""
-
     call: str
     amount: Amount
     until: float
@@ -126,12 +135,11 @@ class Balance(BaseModel):
     held: dict[str, _Reservation] = {}
     notified: list[str] = Field(default_factory=list, validation_alias=AliasChoices("notified", "told"))
 
-    def at(self, now: datetime, window: Window) -> tuple[Decimal, Decimal]:
-        """What is spent and what reserved, were the account asked now."""
+    def at(self, now: datetime, window: Window) -> Balance:
+        """What an account would keep, were it asked now."""
         copy = self.model_copy(update={"held": dict(self.held)})
         copy.renew(window, now)
-        copy.expire(now.timestamp())
-        return copy.spent, copy.reserved
+        return copy
 
     @property
     def reserved(self) -> Decimal:
@@ -139,16 +147,18 @@ class Balance(BaseModel):
         return sum((reservation.amount for reservation in self.held.values()), ZERO)
 
     def renew(self, window: Window, now: datetime) -> None:
-        """Begin a new window where its time has come. What is held goes over into it."""
-        start = _window_start(window, now)
-        if start is None or (self.since is not None and start <= self.since):
-            return
-        self.expire(start.timestamp())
-        self.since, self.spent = start, ZERO
-        self.notified = [event_type for event_type in self.notified if event_type == OPENED]
+        """Begin a new window where its time has come. What is held goes over into it.
 
-    def expire(self, now: float) -> None:
-        """Count as spent what was not settled in time."""
+        What was not settled in time counts as spent, in the window in which its time ran out.
+        """
+        start = _window_start(window, now)
+        if start is not None and (self.since is None or start > self.since):
+            self._expire(start.timestamp())
+            self.since, self.spent = start, ZERO
+            self.notified = [event_type for event_type in self.notified if event_type == OPENED]
+        self._expire(now.timestamp())
+
+    def _expire(self, now: float) -> None:
         for op in [op for op, held in self.held.items() if held.until <= now]:
             self.spent += self.held.pop(op).amount
 
@@ -160,7 +170,6 @@ class BudgetAccount(Actor[Balance]):
     def book(self, turn: Turn, batch: LedgerBatch) -> list[ReservationResult]:
         """Make the entries; returns a result for each that reserves, in order."""
         self.state.renew(batch.account.window, turn.now)
-        self.state.expire(turn.now.timestamp())
         self._reserved = self.state.reserved
         results: list[ReservationResult] = []
         for entry in batch.entries:
@@ -214,7 +223,7 @@ class BudgetAccount(Actor[Balance]):
                     "reserved_usd": f"{self._reserved:f}",
                     "renews_at": renews_at(account.window, turn.now),
                 },
-                **_owner_of(account),
+                **account.owner,
             )
 
 
@@ -255,12 +264,17 @@ class AccountClient:
     async def _book_all(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting[:_MAX_ENTRIES], self._waiting[_MAX_ENTRIES:]
+            waiters = [waiter for _, waiter in batch if waiter is not None]
             try:
                 results = await self._book(tuple(entry for entry, _ in batch))
             except Exception as error:  # noqa: BLE001 whoever waits for a result gets it, whatever it is
-                self._fail(batch, error)
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_exception(error)
+                if lost := len(batch) - len(waiters):
+                    level = logging.WARNING if isinstance(error, HostError) else logging.ERROR
+                    logger.log(level, "%d calls stay reserved in %s: %s", lost, self.account.id, error)
             else:
-                waiters = [waiter for _, waiter in batch if waiter is not None]
                 for waiter, result in zip(waiters, results, strict=True):
                     if not waiter.done():
                         waiter.set_result(result)
@@ -270,32 +284,14 @@ class AccountClient:
     async def _book(self, entries: tuple[LedgerEntry, ...]) -> list[ReservationResult]:
         """Make the turn, again where it may not have been made: a repeat changes nothing."""
         batch = LedgerBatch(account=self.account, entries=entries)
-        for pause in PAUSES_SECONDS:
+        pauses = iter(PAUSES_SECONDS)
+        while True:
             try:
                 return _RESULTS.validate_python(await self._host.call(self.account.ref, "book", batch))
             except (StoreUnavailable, MailboxFull):
+                if (pause := next(pauses, None)) is None:
+                    raise
                 await asyncio.sleep(pause)
-        return _RESULTS.validate_python(await self._host.call(self.account.ref, "book", batch))
-
-    def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
-        for _, waiter in batch:
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(error)
-        lost = sum(waiter is None for _, waiter in batch)
-        if lost:
-            level = logging.WARNING if isinstance(error, HostError) else logging.ERROR
-            logger.log(level, "%d calls stay reserved in %s: %s", lost, self.account.id, error)
-
-
-def _owner_of(account: Account) -> dict[str, str]:
-    """The fields of an event that name the tenant, agent or task that an account is of."""
-    key, tenant_id = account.key, account.tenant_id
-    if account.scope in ("task", "thread"):
-        prefix, separator, key = key.rpartition(":")
-        tenant_id = prefix if separator else tenant_id
-    fields = {"tenant": "tenant_id", "agent": "agent_id", "task": "task_id"}
-    whom = {fields[account.scope]: key} if account.scope in fields else {}
-    return {"tenant_id": tenant_id, **whom} if tenant_id is not None else whom
 
 
 def _window_start(window: Window, now: datetime) -> datetime | None:

@@ -148,46 +148,39 @@ class Accounted:
         return None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens), usage
 
 
-class CallEvents:
-    """Publishes calls that no journal records, on a host's bus."""
+def call_events(host: Runtime) -> OnCall:
+    """Returns what publishes calls that no journal records, on a host's bus."""
 
-    def __init__(self, host: Runtime) -> None:
-        self._host = host
-
-    def __call__(self, call: Call) -> None:
+    def publish(call: Call) -> None:
         """Publish `model.called`; the id of the event ends with the id of the call."""
-        aggregate = f"mesh/{self._host.incarnation}"
+        aggregate = f"mesh/{host.incarnation}"
         event = Event(
             id=f"{aggregate}/{call.call_id}",
             event_type=MODEL_CALLED,
             topic=topics.MESH,
-            time=self._host.clock.now(),
+            time=host.clock.now(),
             tenant_id=call.tenant_id or "default",
             agent_id=call.user,
             aggregate_id=aggregate,
             payload=call.payload(),
         )
         try:
-            self._host.emit([event])
+            host.emit([event])
         except (HostError, TooLarge) as error:  # the call was made: its reply must not be lost with its row
             logger.warning("A call of %s is not in the ledger: %s", call.user, error)
 
+    return publish
+
+
+_OF_REPLY = (
+    *("model", "deployment", "usage", "cost_usd", "cost_source", "cache_hit", "saved_usd", "attempts"),
+    *("latency_ms", "finish_reason"),
+)
+
 
 def _answered(request: ModelRequest, reply: ModelReply) -> Call:
-    return Call(
-        **_known_of(request),
-        model=reply.model,
-        deployment=reply.deployment,
-        usage=reply.usage,
-        cost_usd=reply.cost_usd,
-        cost_source=reply.cost_source,
-        cache_hit=reply.cache_hit,
-        saved_usd=reply.saved_usd,
-        attempts=reply.attempts,
-        tool_calls=tuple(call.name for call in reply.tool_calls),
-        latency_ms=reply.latency_ms,
-        finish_reason=reply.finish_reason,
-    )
+    known = {name: getattr(reply, name) for name in _OF_REPLY}
+    return Call(**_known_of(request), **known, tool_calls=tuple(call.name for call in reply.tool_calls))
 
 
 def _known_of(request: ModelRequest) -> dict[str, Any]:

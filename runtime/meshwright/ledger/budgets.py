@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 
-from meshwright.errors import ConfigError
+from meshwright.errors import ConfigError, ModelError
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import (
     Account,
@@ -24,12 +25,13 @@ from meshwright.money import ZERO, Amount, Budget
 from meshwright.work.protocol import DEFAULT_TENANT, tenant_scoped
 
 _MARGIN_SECONDS = 60.0  # after a call's own limit: clocks differ, and the last word takes its time
-_MAX_CACHED = 1_000
 _EXPENSIVE_TAGS = frozenset({"expensive", "medium"})
 """The tags that a soft budget's cheaper tag takes the place of."""
 TASK_BUDGET = "budget_usd"
 """The name of the budget that a task brings itself."""
 _EVERY = "*"
+_NEVER_RENEWS = "It never renews: raise its limit_usd"
+_SHOWN = {"budget", "scope", "key", "window", "hard", "limit_usd"}
 
 _UpperBound = Callable[[ModelRequest], Decimal | None]
 """The most that a call may cost; None where nobody knows."""
@@ -44,8 +46,8 @@ class Hold:
 
     request: ModelRequest
     op: str
-    call: str
-    amount: Decimal | None
+    call: str = ""
+    amount: Decimal | None = None
     accounts: tuple[Account, ...] = ()
     cheaper_tag: str | None = None
 
@@ -73,12 +75,11 @@ class Budgets:
         self._host = host
         self._clients: dict[str, AccountClient] = {}
         self._under_way: set[str] = set()
-        self._accounts: dict[tuple[str, str], Account] = {}
 
     def applying(self, request: ModelRequest) -> tuple[Account, ...]:
         """The accounts that a call is charged to, in the order in which all ask them."""
         found = [
-            self._account(budget, key)
+            _account_of(budget, key)
             for budget in self._declared
             for key in _keys_of(budget.scope, request)
             if budget.of in (_EVERY, key)
@@ -98,12 +99,12 @@ class Budgets:
         """
         op = _op_of(request)
         op = new_id() if op in self._under_way else op
-        hold = await self._reserve(Hold(request, op, "", None), upper_bound)
+        hold = await self._reserve(Hold(request, op), upper_bound)
         cheaper = _downgraded(request, hold.cheaper_tag)
         if cheaper is request:
             return hold
         self.settle(hold, ZERO)
-        return await self._reserve(Hold(cheaper, op, hold.call, None), upper_bound)
+        return await self._reserve(Hold(cheaper, op, hold.call), upper_bound)
 
     def settle(self, hold: Hold, spent: Decimal | None) -> None:
         """Say what a call cost, 0 where it cost nothing; None, where nobody knows, counts as reserved."""
@@ -127,11 +128,13 @@ class Budgets:
 
         A tenant sees no account of another one; None sees all.
         """
-        named = [
-            _account_of(budget, key) for budget in self._declared if (key := _only_key(budget)) is not None
-        ]
         current = {budget.name: budget for budget in self._declared}
-        accounts = {account.id: account for account in named}
+        accounts = {
+            account.id: account
+            for budget in self._declared
+            if (key := _only_key(budget)) is not None
+            for account in [_account_of(budget, key)]
+        }
         for account in opened:
             budget = current.get(account.budget)
             if budget is not None and budget.of == _EVERY and budget.scope == account.scope:
@@ -146,8 +149,13 @@ class Budgets:
         if not accounts:
             return hold
         amount, call = upper_bound(hold.request), hold.call or new_id()
-        if amount is None:
-            _refuse_unknown_price(hold.request, accounts)
+        hard = next((account for account in accounts if account.hard), None)
+        if amount is None and hard is not None:
+            raise PriceUnknown(
+                f"The price of model {hold.request.model!r} is unknown, and budget {hard.budget} is hard",
+                remedy="Set default_price in mesh.toml, or the deployment's price in litellm_config.yaml",
+                budget=hard.budget,
+            )
         limit = timedelta(seconds=hold.request.timeout_seconds + _MARGIN_SECONDS)
         until = (self._host.clock.now() + limit).timestamp()
         entry = LedgerEntry(kind="reserve", op=hold.op, call=call, amount=amount or ZERO, until=until)
@@ -158,55 +166,31 @@ class Budgets:
             for account in accounts:
                 asked.append(account)
                 result = await self._client(account).reserve(entry)
-                self._check(account, entry, result)
+                if result.answer in ("crowded", "refused"):
+                    raise _exceeded(account, entry.amount, result, self._host.clock.now())
                 if result.answer == "over":
                     cheaper_tag = cheaper_tag or account.cheaper_tag
         except BaseException:  # also cancelled: whatever may have been reserved is released
-            self.settle(Hold(hold.request, hold.op, call, amount, tuple(asked)), ZERO)
+            self.settle(replace(hold, call=call, accounts=tuple(asked)), ZERO)
             raise
-        return Hold(hold.request, hold.op, call, amount, accounts, cheaper_tag)
-
-    def _check(self, account: Account, entry: LedgerEntry, result: ReservationResult) -> None:
-        if result.answer == "crowded":
-            raise ModelUnavailable(
-                f"Budget {account.budget} ({account.key}) has too many calls under way",
-                remedy="Try again when some have ended",
-            )
-        if result.answer == "refused":
-            raise _exceeded(account, entry.amount, result, self._host.clock.now())
+        return replace(hold, call=call, amount=amount, accounts=accounts, cheaper_tag=cheaper_tag)
 
     def _client(self, account: Account) -> AccountClient:
-        client = self._clients.get(account.id)
-        if client is None:
-            client = self._clients[account.id] = AccountClient(self._host, account, self._close)
-        return client
+        if account.id not in self._clients:
+            self._clients[account.id] = AccountClient(self._host, account, self._forget)
+        return self._clients[account.id]
 
-    def _close(self, client: AccountClient) -> None:
+    def _forget(self, client: AccountClient) -> None:
         self._clients.pop(client.account.id, None)
-
-    def _account(self, budget: Budget, key: str) -> Account:
-        """The account of a budget for one of its scope; made once, while there are not too many."""
-        account = self._accounts.get((budget.name, key))
-        if account is None:
-            if len(self._accounts) >= _MAX_CACHED:
-                self._accounts.clear()
-            account = self._accounts[budget.name, key] = _account_of(budget, key)
-        return account
 
     async def _view(self, account: Account) -> BudgetView:
         now = self._host.clock.now()
         state = await self._host.read(account.ref)
-        balance = state if isinstance(state, Balance) else Balance()
-        spent, reserved = balance.at(now, account.window)
+        balance = (state if isinstance(state, Balance) else Balance()).at(now, account.window)
         return BudgetView(
-            budget=account.budget,
-            scope=account.scope,
-            key=account.key,
-            window=account.window,
-            hard=account.hard,
-            limit_usd=account.limit_usd,
-            spent_usd=spent,
-            reserved_usd=reserved,
+            **account.model_dump(include=_SHOWN),
+            spent_usd=balance.spent,
+            reserved_usd=balance.reserved,
             renews_at=renews_at(account.window, now),
         )
 
@@ -257,18 +241,10 @@ def _only_key(budget: Budget) -> str | None:
     return "mesh" if budget.scope == "mesh" else None if budget.of == _EVERY else budget.of
 
 
+@lru_cache(maxsize=1_000)
 def _account_of(budget: Budget, key: str, *, inline: bool = False, tenant_id: str | None = None) -> Account:
-    return Account(
-        budget=budget.name,
-        scope=budget.scope,
-        key=key,
-        limit_usd=budget.limit_usd,
-        window=budget.window,
-        hard=budget.hard,
-        cheaper_tag=budget.cheaper_tag,
-        inline=inline,
-        tenant_id=tenant_id,
-    )
+    terms = budget.model_dump(include={"scope", "limit_usd", "window", "hard", "cheaper_tag"})
+    return Account(budget=budget.name, key=key, inline=inline, tenant_id=tenant_id, **terms)
 
 
 def _inline_accounts(request: ModelRequest) -> Iterator[Account]:
@@ -299,20 +275,22 @@ def _downgraded(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
     return request.model_copy(update={"tags": tags})
 
 
-def _exceeded(account: Account, amount: Decimal, result: ReservationResult, now: datetime) -> BudgetExceeded:
-    """The error of a hard budget that has no room: which, how far it is, and when it renews."""
+def _exceeded(account: Account, amount: Decimal, result: ReservationResult, now: datetime) -> ModelError:
+    """The error of a budget that has no room: which, how far it is, and when it renews."""
+    if result.answer == "crowded":
+        return ModelUnavailable(
+            f"Budget {account.budget} ({account.key}) has too many calls under way",
+            remedy="Try again when some have ended",
+        )
     renews = renews_at(account.window, now)
-    again = (
-        "It never renews: raise its limit_usd"
-        if renews is None
-        else f"It renews at {renews:%Y-%m-%d %H:%M} UTC"
-    )
     owner = "the mesh" if account.scope == "mesh" else f"{account.scope} {account.key}"
     error = BudgetExceeded(
         f"Budget {account.budget} of {owner} exceeded: {_usd(result.spent_usd)} of {_usd(account.limit_usd)} "
         f"spent, {_usd(result.reserved_usd)} reserved; this call may cost up to {_usd(amount)}",
         budget=account.budget,
-        remedy=again,
+        remedy=f"It renews at {renews:%Y-%m-%d %H:%M} UTC"
+        if renews
+        else "It never renews: raise its limit_usd",
     )
     error.retry_after_seconds = None if renews is None else (renews - now).total_seconds()
     return error
@@ -322,17 +300,6 @@ def _usd(amount: Decimal) -> str:
     """Dollars with two digits after the point, or as many as it takes."""
     exponent = amount.normalize().as_tuple().exponent
     return f"${amount:.{max(2, -int(exponent))}f}"
-
-
-def _refuse_unknown_price(request: ModelRequest, accounts: Iterable[Account]) -> None:
-    """Raise PriceUnknown where one of the accounts is of a hard budget."""
-    for account in accounts:
-        if account.hard:
-            raise PriceUnknown(
-                f"The price of model {request.model!r} is unknown, and budget {account.budget} is hard",
-                remedy="Set default_price in mesh.toml, or the deployment's price in litellm_config.yaml",
-                budget=account.budget,
-            )
 
 
 def _is_seen_by(account: Account, tenant_id: str) -> bool:

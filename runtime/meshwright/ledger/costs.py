@@ -1,4 +1,4 @@
-"""What calls of models have cost: the ledger's rows, summed up by who or what they were for."""
+"""What calls of models have cost: a row for each event `model.called`, and their sums."""
 
 from __future__ import annotations
 
@@ -6,24 +6,47 @@ import re
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
+from meshwright.encoding import Json, decode, encode
 from meshwright.errors import InvalidInput
 from meshwright.events.filter import seconds
 from meshwright.events.log import EventLog
-from meshwright.ledger.rows import COLUMNS, row_of
 from meshwright.messages import Event, Plain
 from meshwright.models.port import MODEL_CALLED
-from meshwright.money import ZERO, Amount, from_pico
+from meshwright.money import ZERO, Amount, from_pico, pico, reported_cost
 from meshwright.sql.database import Session
 
+_MAX_COUNT = 1_000_000_000  # of tokens or tries of one call
+_MAX_LATENCY_MS = 1e12
+
+_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+_TEXTS = {
+    "call_id": "",
+    "thread_id": None,
+    "model": "",
+    "deployment": None,
+    "cost_source": "unknown",
+    "outcome": "ok",
+    "error": None,
+}
+"""Fields of text that are columns as they are, and what stands for one that was not told."""
+
+COLUMNS = (
+    *("seq", "time", "task_id", "tenant_id", "agent_id", "model_group", "tags", "cost_pico", "saved_pico"),
+    *("cache_hit", "attempts", "attempt", "step", "latency_ms", *_TOKENS, *_TEXTS),
+)
+
 By = Literal["agent", "tag", "model", "task", "tenant"]
-MAX_KEYS = 500  # listed of one sum
-MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
+_MAX_KEYS = 500  # listed of one sum
+_MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
 _AGO = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
-GROUPS: dict[By, str] = {
+_GROUPS: dict[By, str] = {
     "agent": "agent_id",
     "model": "nullif(model, '')",
     "task": "task_id",
@@ -31,7 +54,7 @@ GROUPS: dict[By, str] = {
 }
 """The key of each way to sum."""
 
-ESTIMATED = "WHERE cost_source = 'estimated'"
+_ESTIMATED = "WHERE cost_source = 'estimated'"
 _SUMS = (
     "count(*)",
     "count(*) FILTER (WHERE outcome <> 'ok')",
@@ -40,15 +63,80 @@ _SUMS = (
     "coalesce(sum(cached_tokens), 0)",
     "coalesce(sum(completion_tokens), 0)",
     "count(*) FILTER (WHERE cost_pico IS NULL)",
-    f"sum(cost_pico / {MILLION})",
-    f"sum(cost_pico % {MILLION})",
-    f"coalesce(sum(cost_pico / {MILLION}) FILTER ({ESTIMATED}), 0)",
-    f"coalesce(sum(cost_pico % {MILLION}) FILTER ({ESTIMATED}), 0)",
-    f"coalesce(sum(saved_pico / {MILLION}), 0)",
-    f"coalesce(sum(saved_pico % {MILLION}), 0)",
+    f"sum(cost_pico / {_MILLION})",
+    f"sum(cost_pico % {_MILLION})",
+    f"coalesce(sum(cost_pico / {_MILLION}) FILTER ({_ESTIMATED}), 0)",
+    f"coalesce(sum(cost_pico % {_MILLION}) FILTER ({_ESTIMATED}), 0)",
+    f"coalesce(sum(saved_pico / {_MILLION}), 0)",
+    f"coalesce(sum(saved_pico % {_MILLION}), 0)",
 )
 _INTO_CALLS = f"calls ({', '.join(COLUMNS)})"
-COUNTS = ("calls", "failed", "cache_hits", "prompt_tokens", "cached_tokens", "completion_tokens", "unpriced")
+_COUNTS = ("calls", "failed", "cache_hits", "prompt_tokens", "cached_tokens", "completion_tokens", "unpriced")
+
+
+def row_of(event: Event, time: float) -> tuple[Any, ...]:
+    """The row that an event makes, its columns in the order of COLUMNS. Never fails for what is in it.
+
+    Each field is taken for itself, whatever the others hold: one that is not of its type, or absurd, counts
+    as missing. They are read by hand, since a model that checks them all would be half the cost of a row.
+    """
+    told = fields_of(event.payload)
+    get = told.get
+    count = fields_of(get("usage")).get
+    return (
+        event.seq,
+        time,
+        event.task_id,
+        _text(get("tenant_id"), event.tenant_id),
+        _text(get("user"), event.agent_id or ""),
+        _text(get("group"), ""),
+        _tag_list(get("tags")),
+        _pico(get("cost_usd")),
+        _pico(get("saved_usd")),
+        int(get("cache_hit") is True),
+        _count(get("attempts"), 1),
+        _count(get("attempt"), None),
+        _count(get("step"), None),
+        _latency(get("latency_ms", get("duration_ms"))),
+        *[_count(count(name), 0) for name in _TOKENS],
+        *[_text(get(name), default) for name, default in _TEXTS.items()],
+    )
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """The fields of an object in an event; none of what is no object."""
+    if isinstance(value, Json):
+        value = decode(value)
+    if isinstance(value, BaseModel):
+        return value.__dict__
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any, default: str | None) -> str | None:
+    return value if isinstance(value, str) and value else default
+
+
+def _count(value: Any, default: int | None) -> int | None:
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else default
+
+
+def _latency(value: Any) -> float:
+    return value if isinstance(value, (int, float)) and 0 <= value < _MAX_LATENCY_MS else 0.0  # NaN is not
+
+
+def _pico(amount: Any) -> int | None:
+    cost = None if amount is None else reported_cost(amount)
+    return None if cost is None else pico(cost)
+
+
+def _tag_list(value: Any) -> str:
+    tags = value if isinstance(value, (list, tuple)) else ()
+    return _json(tuple([tag for tag in tags if isinstance(tag, str)]))
+
+
+@lru_cache(maxsize=1024)
+def _json(tags: tuple[str, ...]) -> str:
+    return encode(list(dict.fromkeys(tags))).decode()
 
 
 class Cost(Plain):
@@ -108,7 +196,7 @@ async def costs_of(
     tenant_id: str | None,
     by: By = "agent",
     since: datetime | None = None,
-    limit: int = MAX_KEYS,
+    limit: int = _MAX_KEYS,
 ) -> Costs:
     """What a tenant's calls of models have cost, most expensive first, and all of them together.
 
@@ -118,7 +206,7 @@ async def costs_of(
 
 
 def _sum_costs(session: Session, tenant_id: str | None, by: By, since: datetime | None, limit: int) -> Costs:
-    key, joined = _tags(session) if by == "tag" else (GROUPS[by], "")
+    key, joined = _tags(session) if by == "tag" else (_GROUPS[by], "")
     wanted: dict[str, Any] = {}
     conditions = ["1 = 1"]
     if tenant_id is not None:
@@ -168,11 +256,11 @@ def since_of(text: str, now: datetime) -> datetime:
 
 def _cost(row: Sequence[Any]) -> Cost:
     key, *counts, cost, cost_rest, estimated, estimated_rest, saved, saved_rest = row
-    fields: dict[str, Any] = {name: int(count) for name, count in zip(COUNTS, counts, strict=True)}
+    fields: dict[str, Any] = {name: int(count) for name, count in zip(_COUNTS, counts, strict=True)}
     known = None if cost is None else _dollars(cost, cost_rest)
     fields |= {"estimated_usd": _dollars(estimated, estimated_rest), "saved_usd": _dollars(saved, saved_rest)}
     return Cost(key=key, cost_usd=known, **fields)
 
 
 def _dollars(millions: int, rest: int) -> Decimal:
-    return from_pico(int(millions) * MILLION + int(rest))
+    return from_pico(int(millions) * _MILLION + int(rest))

@@ -27,7 +27,7 @@ from meshwright.errors import InvalidInput, MeshError, NotFound
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import Window
-from meshwright.ledger.rows import fields_of
+from meshwright.ledger.costs import fields_of
 from meshwright.messages import Event, Identifier, new_id
 from meshwright.money import MAX_DOLLARS, Budget, fit, is_amount
 from meshwright.sql.database import Database, Session
