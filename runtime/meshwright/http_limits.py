@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import socket
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES = 64 * 1024  # request line and headers together, as they are sent
@@ -177,3 +180,46 @@ def _refusal(status: HTTPStatus, headers: Iterable[tuple[bytes, bytes]]) -> byte
         b"connection: close",
     ]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+class LimitedServer(uvicorn.Server):
+    """Uvicorn within these limits, in a loop of ours: signals and logs are left to others."""
+
+    _running: asyncio.Task[None] | None = None
+
+    def __init__(self, app: ASGIApp, **options: Any) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=LimitedProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                **options,
+            )
+        )
+
+    async def start(self, listener: socket.socket) -> None:
+        """Begin to serve on a socket; requests are answered when this returns."""
+        self.config.load()
+        self.lifespan = self.config.lifespan_class(self.config)
+        await self.startup([listener])
+        await self.on_tick(0)  # sets the headers of every answer
+        self._running = asyncio.create_task(self._run(listener), name="http-server")
+
+    def stop(self) -> None:
+        """Take no more requests, and end when those under way have their answers."""
+        self.should_exit = True
+
+    async def close(self) -> None:
+        """Stop, and return when the server has ended. Idempotent."""
+        self.stop()
+        if self._running is not None:
+            await asyncio.shield(self._running)
+
+    async def _run(self, listener: socket.socket) -> None:
+        await self.main_loop()
+        await self.shutdown([listener])

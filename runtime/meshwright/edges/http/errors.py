@@ -28,6 +28,7 @@ from meshwright.models.port import (
 
 ALL_DOWN = "All providers unavailable"
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+_GONE = 499  # for a client that is not there any more
 _RETRY_AFTER_SECONDS = 1  # what a busy or a stopping host asks for
 
 
@@ -46,7 +47,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return _framework_error(request, error)
     if isinstance(error, ClientDisconnect):
-        return Response(status_code=HTTPStatus.REQUEST_TIMEOUT)  # nobody reads it
+        return Response(status_code=_GONE)  # nobody reads it
     # The server logs the traceback; the client learns nothing of it, since it may hold a task's content.
     return _response(
         Problem(

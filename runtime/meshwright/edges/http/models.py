@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import ClientDisconnect
 
 from meshwright.edges.auth import call_context
 from meshwright.edges.bodies import PROBLEM_TYPE
@@ -40,7 +41,6 @@ from meshwright.models.port import ModelRequest, ModelTimeout, ModelUnavailable
 GROUPS = ("default", "quality", "fast")
 _COST_HEADER = "x-litellm-response-cost"
 """By this name a LiteLLM proxy tells what a call cost, and so its clients look for it."""
-_GONE = 499  # for a client that is not there any more
 _UNAVAILABLE = {"error": ALL_DOWN}
 _ResultT = TypeVar("_ResultT")
 
@@ -123,12 +123,9 @@ async def complete_chat(request: Request, mesh: ReadyMesh, caller: CallerDep, as
             field="model",
         )
     wanted = model_request(asked, call_context(caller, tenant_id=asked.tenant_id, user=asked.user))
-    try:
-        if asked.stream:
-            return await _stream(request, mesh, asked, wanted)
-        reply = await _unless_gone(request, mesh.model.complete(wanted))
-    except _ClientGone:
-        return Response(status_code=_GONE)
+    if asked.stream:
+        return await _stream(request, mesh, asked, wanted)
+    reply = await _unless_gone(request, mesh.model.complete(wanted))
     cost = {} if reply.cost_usd is None else {_COST_HEADER: f"{reply.cost_usd:f}"}
     return JsonLine(ChatAnswer(wanted.model).whole(reply), headers=cost)
 
@@ -166,8 +163,6 @@ async def complete(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: 
         reply = await _unless_gone(request, mesh.model.complete(wanted))
     except (ModelUnavailable, ModelTimeout):
         return JsonLine(_UNAVAILABLE, 503)
-    except _ClientGone:
-        return Response(status_code=_GONE)
     used = reply.usage
     usage = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
     return JsonLine({"content": reply.content, "model": reply.model, "usage": usage})
@@ -190,18 +185,14 @@ async def _stream(request: Request, mesh: Mesh, asked: ChatRequest, wanted: Mode
     return ServerSentEvents(call.frames(ChatAnswer(wanted.model), with_usage=with_usage), call.end)
 
 
-class _ClientGone(Exception):
-    """The client has closed its connection."""
-
-
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, _ResultT]) -> _ResultT:
-    """Do the work while the client is there to read the answer. Raises _ClientGone."""
+    """Do the work while the client is there to read the answer. Raises ClientDisconnect."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise _ClientGone
+            raise ClientDisconnect
         return working.result()
     finally:
         leaving.cancel()

@@ -7,18 +7,18 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 
-import uvicorn
 from fastapi import FastAPI
 
 from meshwright.edges.auth import keys_required
 from meshwright.edges.http.app import create_app, is_loopback
 from meshwright.edges.http.events import Streams
 from meshwright.errors import ConfigError
-from meshwright.http_limits import LimitedProtocol
+from meshwright.http_limits import LimitedServer
 from meshwright.mesh import Mesh
+from meshwright.waiting import unless
 
 _BACKLOG = 2048
 _STOP_SECONDS = 10  # what requests under way have to end, once the server stops
@@ -51,41 +51,30 @@ async def serve(
     The socket is what `listen` gave; `on_ready` gets the URL once requests are answered. Raises ConfigError
     where other machines could use a mesh that requires no key, StoreFailed when the mesh cannot go on.
     """
-    await _check_exposure(mesh, listener)
-    loop = asyncio.get_running_loop()
-    async with _serving(mesh, listener, make_app) as server:
-        for number in _STOP_SIGNALS:
-            loop.add_signal_handler(number, server.interrupt)
-        try:
-            on_ready(server.url)
-            await _until_it_ends(server, mesh)
-        finally:
-            for number in _STOP_SIGNALS:
-                loop.remove_signal_handler(number)
-
-
-async def _check_exposure(mesh: Mesh, listener: socket.socket) -> None:
-    """Raise ConfigError for a listener off loopback where callers need no key, unless that is meant."""
     host = listener.getsockname()[0]
-    if is_loopback(host) or mesh.settings.http.insecure or await keys_required(mesh.keys, mesh.settings):
-        return
-    raise ConfigError(
-        f"http.host {host} lets other machines in, and this mesh requires no key",
-        remedy="create one with mesh keys create, set keys.required = true, or start it with --insecure",
-        field="listen_host",
-    )
+    is_open = not (mesh.settings.http.insecure or await keys_required(mesh.keys, mesh.settings))
+    if is_open and not is_loopback(host):
+        raise ConfigError(
+            f"http.host {host} lets other machines in, and this mesh requires no key",
+            remedy="create one with mesh keys create, set keys.required = true, or start it with --insecure",
+            field="listen_host",
+        )
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with ExitStack() as signals:
+        async with _serving(mesh, listener, make_app) as server:
 
+            def interrupt() -> None:
+                server.force_exit = stopping.is_set()
+                stopping.set()
 
-async def _until_it_ends(server: Server, mesh: Mesh) -> None:
-    """Until somebody stops the server; raises why the mesh cannot go on, if that is first."""
-    stopped = asyncio.create_task(server.wait())
-    failed = asyncio.create_task(mesh.failure())
-    await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
-    if failed.done():
-        server.stop()
-        await stopped
-        raise failed.result()
-    failed.cancel()
+            for number in _STOP_SIGNALS:
+                loop.add_signal_handler(number, interrupt)
+                signals.callback(loop.remove_signal_handler, number)
+            on_ready(server.url)
+            failure = await unless(stopping, mesh.failure())
+        if failure is not None:
+            raise failure
 
 
 @asynccontextmanager
@@ -99,77 +88,32 @@ async def serving(mesh: Mesh, host: str, port: int, make_app: _MakeApp = create_
 @asynccontextmanager
 async def _serving(mesh: Mesh, listener: socket.socket, make_app: _MakeApp) -> AsyncIterator[Server]:
     server = Server(mesh, listener, make_app)
-    await server.start()
+    await server.start(listener)
     try:
         yield server
     finally:
-        server.stop()
-        await server.wait()
+        await server.close()
 
 
-class Server(uvicorn.Server):
-    """Uvicorn on a socket of ours: signals are left to us, and event streams end when it stops."""
+class Server(LimitedServer):
+    """A server of the API at a `url`, whose event streams end when it stops."""
 
-    def __init__(self, mesh: Mesh, listener: socket.socket, make_app: _MakeApp = create_app) -> None:
+    def __init__(self, mesh: Mesh, listener: socket.socket, make_app: _MakeApp) -> None:
         self._streams = Streams()
         super().__init__(
-            uvicorn.Config(
-                make_app(mesh, self._streams),
-                http=LimitedProtocol,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                headers=_SECURITY_HEADERS,
-                proxy_headers=False,
-                backlog=_BACKLOG,
-                timeout_graceful_shutdown=_STOP_SECONDS,
-            )
+            make_app(mesh, self._streams),
+            headers=_SECURITY_HEADERS,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=_STOP_SECONDS,
         )
         logging.getLogger("uvicorn.error").addFilter(_is_no_upgrade_warning)  # that filter once, by identity
-        self._listener = listener
-        self._answering = asyncio.Event()
-        self._running: asyncio.Task[None] | None = None
-        self.url = _url(listener)
-
-    async def start(self) -> None:
-        """Begin to serve; requests are answered when this returns."""
-        self._running = asyncio.create_task(self.serve([self._listener]), name="http-server")
-        answering = asyncio.create_task(self._answering.wait())
-        await asyncio.wait({self._running, answering}, return_when=asyncio.FIRST_COMPLETED)
-        answering.cancel()
-        if self._running.done():
-            await self._running
-
-    async def wait(self) -> None:
-        """Return when the server has ended."""
-        if self._running is not None:
-            await asyncio.shield(self._running)
-
-    def stop(self) -> None:
-        """Take no more requests, and end when those under way have their answers."""
-        self.should_exit = True
-
-    def interrupt(self) -> None:
-        """Stop; asked for a second time, at once."""
-        self.force_exit = self.should_exit
-        self.stop()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen."""
-        await super().startup(sockets)
-        self._answering.set()
+        host, port = listener.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams, which would not end by themselves, then everything else."""
         self._streams.close()
         await super().shutdown(sockets)
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Leave the signals to whoever serves."""
-        yield
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -196,22 +140,26 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _no_address(host: str, port: int, error: OSError) -> ConfigError:
-    if error.errno == errno.EADDRINUSE:
-        message = f"port {port} of {host} is in use"
-        return ConfigError(
-            message, remedy="choose another with --port N, or 0 for a free one", field="listen_port"
-        )
-    if error.errno == errno.EACCES:
-        message = f"port {port} may not be listened on: {error.strerror}"
-        return ConfigError(message, remedy="choose one from 1024 up with --port N", field="listen_port")
-    message = f"{host!r} cannot be listened on: {error.strerror or error}"
-    return ConfigError(message, remedy="127.0.0.1 is this machine alone", field="listen_host")
-
-
-def _url(listener: socket.socket) -> str:
-    """Where a socket listens; an unspecified address is all of this machine's."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    message, remedy, field = {
+        errno.EADDRINUSE: (
+            f"port {port} of {host} is in use",
+            "choose another with --port N, or 0 for a free one",
+            "listen_port",
+        ),
+        errno.EACCES: (
+            f"port {port} may not be listened on: {error.strerror}",
+            "choose one from 1024 up with --port N",
+            "listen_port",
+        ),
+    }.get(
+        error.errno or 0,
+        (
+            f"{host!r} cannot be listened on: {error.strerror or error}",
+            "127.0.0.1 is this machine alone",
+            "listen_host",
+        ),
+    )
+    return ConfigError(message, remedy=remedy, field=field)
 
 
 def _is_no_upgrade_warning(record: logging.LogRecord) -> bool:

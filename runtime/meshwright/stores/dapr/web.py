@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import socket
-from collections.abc import Generator
-from contextlib import contextmanager
 
-import uvicorn
 from pydantic_core import from_json
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meshwright.envelope import ActorRef
 from meshwright.errors import MeshError
-from meshwright.http_limits import LimitedProtocol
+from meshwright.http_limits import LimitedServer
 from meshwright.stores.dapr.channels import (
     ANSWER_SECONDS,
     KEEP_ALIVE_SECONDS,
@@ -42,8 +38,7 @@ class HttpChannel(Channel):
     def __init__(self, port: int, app_token: str) -> None:
         super().__init__(port, app_token)
         self._callbacks: Callbacks | None = None
-        self._server: _Server | None = None
-        self._running: asyncio.Task[None] | None = None
+        self._server: LimitedServer | None = None
 
     async def listen(self, app: App) -> None:
         """Open the app port. daprd asks for the types once, when it sees it."""
@@ -55,8 +50,12 @@ class HttpChannel(Channel):
         # Its connections inherit it; asyncio would not see that they are TCP, and each answer wait for 40 ms.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = listener.getsockname()[1]
-        self._server = _Server(self._guarded(_web(self._callbacks)))
-        self._running = asyncio.create_task(self._server.serve([listener]), name="app-channel")
+        self._server = LimitedServer(
+            self._guarded(_web(self._callbacks)),
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=ANSWER_SECONDS,
+        )
+        await self._server.start(listener)
 
     async def serve_actors(self) -> None:
         """Let actor calls through."""
@@ -67,9 +66,8 @@ class HttpChannel(Channel):
         """Let callbacks end, then close."""
         if self._callbacks is not None:
             await self._callbacks.close()
-        if self._server is not None and self._running is not None:
-            self._server.should_exit = True
-            await self._running
+        if self._server is not None:
+            await self._server.close()
 
     def _guarded(self, web: ASGIApp) -> ASGIApp:
         """Let in who has the token and no more than a message's bytes; /healthz is open."""
@@ -156,28 +154,3 @@ def _bounded(receive: Receive) -> Receive:
         return message
 
     return bounded
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn in our loop: signals are left to whoever runs the process."""
-
-    def __init__(self, web: ASGIApp) -> None:
-        super().__init__(
-            uvicorn.Config(
-                web,
-                http=LimitedProtocol,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=ANSWER_SECONDS,
-            )
-        )
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Leave the signals alone."""
-        yield
