@@ -72,8 +72,9 @@ async def measure(seconds: float) -> dict[str, float]:
         assert answer and ANSWER in answer, answer
 
     figures: dict[str, float] = {}
+    warm_up = min(seconds, WARM_UP_SECONDS)
     for level in LEVELS:
-        seen = await drive(task, in_flight=level, seconds=seconds, warm_up_seconds=WARM_UP_SECONDS)
+        seen = await drive(task, in_flight=level, seconds=seconds, warm_up_seconds=warm_up)
         figures |= {f"{name}_{level}": value for name, value in seen.summary().items()}
     return figures
 

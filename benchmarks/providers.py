@@ -60,7 +60,7 @@ async def measure(bench: Bench) -> list[Row]:
         async with FakeProvider(usage=RECORDED) as fake:
             environment = environment_at(fake, model)
             rows += await latency_and_cost(f"{model}, a fake", model, environment, bench.count(CALLS))
-            rows.append(await failover(f"{model}, a fake", model, environment, fake))
+            rows.append(await failover(f"{model}, a fake", model, environment, fake, bench.count(FAILOVERS)))
     return rows
 
 
@@ -138,26 +138,32 @@ def by_hand(model: str, reply: ModelReply) -> Decimal | None:
     return sum((Decimal(str(price)) * tokens for price, tokens in amounts), Decimal(0))
 
 
-async def failover(what: str, model: str, environment: Mapping[str, str], fake: FakeProvider | None) -> Row:
+async def failover(
+    what: str, model: str, environment: Mapping[str, str], fake: FakeProvider | None, chains: int = FAILOVERS
+) -> Row:
     """How long a call takes whose first model cannot answer: the first call of a new chain each time."""
-    figures = {"refused": await failed_over(model, {**environment, **dead()}, None)}
+    figures = {"refused": await failed_over(chains, model, {**environment, **dead()}, None)}
     if fake is not None:
         at_fake = {**environment, "CUSTOM_OPENAI_API_BASE": f"{fake.at('nobody')}/v1"}
         silent = {**at_fake, "CUSTOM_OPENAI_TIMEOUT_SECONDS": str(SILENT_SECONDS)}
-        figures["500"] = await failed_over(model, at_fake, fake, Fault(status=500))
+        figures["500"] = await failed_over(chains, model, at_fake, fake, Fault(status=500))
         figures[f"silent, limit {SILENT_SECONDS:g} s"] = await failed_over(
-            model, silent, fake, Fault(kind="hang")
+            chains, model, silent, fake, Fault(kind="hang")
         )
     said = "; ".join(f"{kind} {figure}" for kind, figure in figures.items())
-    return Row(f"{what}: a call with failover", said, note=f"the first call of {FAILOVERS} new chains each")
+    return Row(f"{what}: a call with failover", said, note=f"the first call of {chains} new chains each")
 
 
 async def failed_over(
-    model: str, environment: Mapping[str, str], fake: FakeProvider | None, fault: Fault | None = None
+    chains: int,
+    model: str,
+    environment: Mapping[str, str],
+    fake: FakeProvider | None,
+    fault: Fault | None = None,
 ) -> Figure:
     """Milliseconds until the fallback has answered."""
     seen: list[float] = []
-    for _ in range(FAILOVERS):
+    for _ in range(chains):
         if fake is not None and fault is not None:
             fake.faults_of["nobody"].append(fault)
         async with opened(with_fallbacks(DEAD, [model], environment=environment), environment) as direct:

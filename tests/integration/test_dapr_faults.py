@@ -21,10 +21,10 @@ from tests.support.faults.node import Item
 from tests.support.services import Services
 
 pytestmark = [pytest.mark.needs("mosquitto", "redis-server", "redis-cli"), pytest.mark.timeout(70)]
-TASKS = 200
-SOME = 50  # outcomes after which harm is done: the load is under way, and most of it to come
+TASKS = 120
+SOME = 30  # outcomes after which harm is done: the load is under way, and most of it to come
 DOWN_SECONDS = 2.0  # how long a service stays away: the outage is what is tested
-LOSS_SECONDS = 12.0  # after which nothing comes any more that nobody asks for again
+LOSS_SECONDS = 8.0  # after which nothing comes any more that nobody asks for again
 NEVER = 3600.0
 
 MakeMesh = Callable[..., DaprMesh]
@@ -32,7 +32,7 @@ MakeMesh = Callable[..., DaprMesh]
 
 @pytest.fixture
 def make_mesh(own_services: Services, tmp_path: Path, rng: random.Random, seed: int) -> MakeMesh:
-    """Makes a mesh with 200 tasks to do; of them some are `cancelled`."""
+    """Makes a mesh with tasks to do; of them some are `cancelled`."""
     print(f"seed {seed}")
 
     def make(*, cancelled: bool = True, **options: Any) -> DaprMesh:
@@ -49,7 +49,7 @@ def mesh(make_mesh: MakeMesh) -> DaprMesh:
 
 def load(number: int, rng: random.Random, *, cancelled: bool) -> Item:
     """A task for load: of a third of them several share a thread, and a few run until they are cancelled."""
-    if cancelled and number % 40 == 7:
+    if cancelled and number % 24 == 7:
         return Item(f"hang {number}", "clerk", cancel=True)
     shape, agent_id = rng.choice([("plain", "clerk"), ("find", "finder"), ("ask", "manager")])
     thread_id = f"thread-{rng.randrange(10)}" if rng.random() < 0.33 else None

@@ -173,9 +173,14 @@ class DaprMesh:
     async def complaints(
         self, *, kills: int = 0, seconds: float = REST_SECONDS
     ) -> tuple[Evidence, list[str]]:
-        """What the oracle complains of at last, and what it has seen."""
+        """What the oracle complains of at last, and what it has seen.
+
+        To gather evidence takes a second of the CPU, so the client has to be told of all outcomes first.
+        """
         clock = asyncio.get_running_loop().time
         until = clock() + seconds
+        while len(self.books.told.read()) < len(self.plan) and clock() < until:
+            await asyncio.sleep(5 * LOOK_SECONDS)
         while True:
             evidence = await self.gather(kills=kills)
             found = [*self._untold(evidence), *complaints(evidence)]
