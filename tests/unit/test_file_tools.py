@@ -8,7 +8,7 @@ import pytest
 
 from meshwright.errors import ConfigError, InvalidInput, MeshError, TooLarge
 from meshwright.tools import FileTools, ToolSettings, tools_of
-from meshwright.tools import workspace as workspace_module
+from meshwright.tools import toolset as workspace_module
 from meshwright.tools.files import path_matches
 
 

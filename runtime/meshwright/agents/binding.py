@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from meshwright.agent import Agent
 from meshwright.errors import ConfigError
 from meshwright.plugins import TOOLSETS, did_you_mean, installed
-from meshwright.tools.mesh import delegate_tool, remember_tool
 from meshwright.tools.threads import Overrun, ToolThreads
-from meshwright.tools.tool import LimitedTool, Tool, tools_of
+from meshwright.tools.tool import LimitedTool, Tool, delegate_tool, remember_tool, tools_of
 from meshwright.tools.toolset import Toolset, ToolSettings
 
 

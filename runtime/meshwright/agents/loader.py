@@ -21,7 +21,7 @@ from meshwright.errors import ConfigError, MeshError
 from meshwright.plugins import AGENTS, installed
 from meshwright.prompts import Brought
 from meshwright.suggestions import nearest
-from meshwright.tools.places import author_place
+from meshwright.tools.tool import author_place
 
 logger = logging.getLogger("meshwright.agents")
 PACKAGED = Path(__file__).parents[1] / "_project"

@@ -2,8 +2,16 @@
 
 from meshwright.tools.files import FileTools
 from meshwright.tools.git import GitTools
-from meshwright.tools.mesh import delegate_tool, remember_tool
-from meshwright.tools.tool import FunctionTool, Tool, ToolContext, ToolWrapper, tool, tools_of
+from meshwright.tools.tool import (
+    FunctionTool,
+    Tool,
+    ToolContext,
+    ToolWrapper,
+    delegate_tool,
+    remember_tool,
+    tool,
+    tools_of,
+)
 from meshwright.tools.toolset import Toolset, ToolSettings
 from meshwright.tools.web import WebTools
 

@@ -14,8 +14,7 @@ from pydantic import Field
 
 from meshwright.errors import InvalidInput
 from meshwright.tools.tool import cut, tool
-from meshwright.tools.toolset import Toolset, ToolSettings
-from meshwright.tools.workspace import File
+from meshwright.tools.toolset import File, Toolset, ToolSettings
 
 _MAX_LINE_CHARS = 300
 _MIN_TERM_CHARS = 3

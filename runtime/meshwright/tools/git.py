@@ -10,7 +10,6 @@ import asyncio
 import os
 import re
 import signal
-import stat
 from asyncio import StreamReader
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +21,7 @@ from pydantic import Field
 
 from meshwright.errors import ToolFailed
 from meshwright.tools.tool import tool
-from meshwright.tools.toolset import Toolset
-from meshwright.tools.workspace import PRIVATE
+from meshwright.tools.toolset import PRIVATE, Toolset
 
 # A name never holds two dots in a row: they are what stands between two.
 _REVISION = r"[A-Za-z0-9_](\.?[A-Za-z0-9_/-])*([~^][0-9]*)*"
@@ -32,13 +30,13 @@ COMMIT = "^{commit}"  # peels a tag; refuses a file or a folder, which would be 
 
 FIELDS = ("commit", "date", "author", "subject")
 FORMAT = "--format=%h%x00%as%x00%an%x00%s"
-_DIFF_OPTIONS = (
+_DIFF_OPTIONS = [
     "--no-color",
     "--no-ext-diff",
     "--no-textconv",
     "--ignore-submodules=dirty",
     "--submodule=short",
-)
+]
 CONFIG = {
     "core.fsmonitor": "",
     "core.hooksPath": os.devnull,
@@ -149,17 +147,13 @@ class GitTools(Toolset):
 
 def _git_dir(root: Path) -> Path:
     """The repository's own folder `.git`. Raises ToolFailed where it is none, or shares another's history."""
-    git_dir = root / ".git"
-    try:
-        mode = git_dir.lstat().st_mode
-    except OSError:
-        raise ToolFailed(_NO_REPOSITORY, remedy=_OWN_REPOSITORY) from None
-    if not stat.S_ISDIR(mode):
-        what = "its .git is a link, or a file that names another folder"
-        raise ToolFailed(f"{_NO_REPOSITORY} of its own: {what}", remedy=_OWN_REPOSITORY)
-    if any(_leads_out(path, git_dir) for path in _git_paths(git_dir)):
-        what = "its .git folder refers to another's"
-        raise ToolFailed(f"{_NO_REPOSITORY} of its own: {what}", remedy=_OWN_REPOSITORY)
+    git_dir, what = root / ".git", ""
+    if git_dir.is_symlink() or git_dir.is_file():
+        what = " of its own: its .git is a link, or a file that names another folder"
+    elif any(_leads_out(path, git_dir) for path in _git_paths(git_dir)):
+        what = " of its own: its .git folder refers to another's"
+    if what or not git_dir.is_dir():
+        raise ToolFailed(f"{_NO_REPOSITORY}{what}", remedy=_OWN_REPOSITORY)
     return git_dir
 
 

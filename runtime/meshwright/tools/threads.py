@@ -12,22 +12,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any
 
 from meshwright.errors import ToolFailed
 from meshwright.messages import Task
 
 _DEFAULT_THREADS = 8
 logger = logging.getLogger("meshwright.tools")
-
-
-class Caller(Protocol):
-    """Who calls a tool."""
-
-    @property
-    def task(self) -> Task:
-        """The task for which it is called."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +37,7 @@ class _ThreadCall:
     """A call that has a thread, and since when, as a time of `perf_counter`."""
 
     tool: str
-    context: Caller
+    task: Task
     result: Future[Any]
     started: float = field(default_factory=time.perf_counter)
     is_overrunning: bool = False
@@ -73,14 +64,14 @@ class ToolThreads:
         self._running: set[_ThreadCall] = set()
         self._waiting: list[Future[None]] = []
 
-    async def run(self, function: Callable[[], Any], *, tool: str, context: Caller) -> Any:
+    async def run(self, function: Callable[[], Any], *, tool: str, task: Task) -> Any:
         """Run a function in a thread and return what it does, or raise what it raises.
 
         Raises ToolFailed while all the threads are held by calls that were given up.
         """
         await self._free_thread(tool)
         loop = asyncio.get_running_loop()
-        call = _ThreadCall(tool, context, loop.create_future())
+        call = _ThreadCall(tool, task, loop.create_future())
         variables = contextvars.copy_context()
 
         def work() -> None:
@@ -141,12 +132,6 @@ class ToolThreads:
     def _report(self, call: _ThreadCall, *, ended: bool) -> None:
         seconds = round(time.perf_counter() - call.started, 3)
         what = "has ended, after" if ended else "was given up and still runs, after"
-        logger.warning(
-            "tool %s of %s %s %.1f s (task %s)",
-            call.tool,
-            self._agent_id,
-            what,
-            seconds,
-            call.context.task.task_id,
-        )
-        self._on_overrun(Overrun(self._agent_id, call.tool, call.context.task, seconds, ended))
+        where = f"tool {call.tool} of {self._agent_id}"
+        logger.warning("%s %s %.1f s (task %s)", where, what, seconds, call.task.task_id)
+        self._on_overrun(Overrun(self._agent_id, call.tool, call.task, seconds, ended))

@@ -20,12 +20,15 @@ import inspect
 import logging
 import math
 import re
+import sysconfig
 import textwrap
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar, get_type_hints, overload
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
@@ -36,12 +39,16 @@ from meshwright.messages import ID_PATTERN, MemoryScope, Task
 from meshwright.models.port import ToolSpec
 from meshwright.models.structure import WithoutTitles, repaired
 from meshwright.redaction import redact, redact_data
-from meshwright.tools.places import author_place
 from meshwright.tools.threads import ToolThreads
 
 logger = logging.getLogger("meshwright.tools")
 MAX_RESULT_CHARS = 32_000
+_MAX_ARGUMENTS_CHARS = 65_536
+_MAX_ERRORS_TOLD = 5
 MARK = "__meshwright_tool__"
+_PACKAGE = str(Path(__file__).parents[1])
+_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_Text = Annotated[str, Field(min_length=1)]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -175,23 +182,57 @@ class FunctionTool(Tool):
         self.description, meanings = _read_docstring(function.__doc__ or "")
         try:
             hints = get_type_hints(function, include_extras=True)
-            own = _parameters(function)
-            self._context_names = [name for name in own if hints[name] is ToolContext]
-            described = {name: own[name] for name in own if name not in self._context_names}
-            self._arguments = Arguments(self.name, described, hints, meanings)
+            parameters = _parameters(function)
+            self._context_names = [name for name in parameters if hints[name] is ToolContext]
+            self._names = [name for name in parameters if name not in self._context_names]
+            fields: dict[str, Any] = {
+                # Numbered, because a parameter's name may be one that a model's attribute has.
+                f"argument_{number}": (hints[name], _field(parameters[name], meanings.get(name)))
+                for number, name in enumerate(self._names)
+            }
+            config = ConfigDict(extra="forbid", allow_inf_nan=False)
+            self._model: type[BaseModel] = create_model("Arguments", __config__=config, **fields)
+            self.parameters = self._model.model_json_schema(schema_generator=WithoutTitles)
         except (NameError, AttributeError, TypeError, PydanticUserError) as error:
             remedy = "use types that pydantic knows, imported for run time too (not under TYPE_CHECKING)"
             raise _refusal(function, f"has a type that cannot be read: {error}", remedy) from error
-        self.parameters = self._arguments.schema
+        del self.parameters["title"]
 
     async def call(self, arguments: str, context: ToolContext) -> Any:
         """Check the arguments, and run the function."""
-        values = self._arguments.read(arguments) | dict.fromkeys(self._context_names, context)
+        values = self._read(arguments) | dict.fromkeys(self._context_names, context)
         if inspect.iscoroutinefunction(self.function):
             return await self.function(**values)
         work = partial(_without_stop_iteration, self.function, values)
-        result = await self.threads.run(work, tool=self.name, context=context)
+        result = await self.threads.run(work, tool=self.name, task=context.task)
         return await result if inspect.isawaitable(result) else result
+
+    def _read(self, text: str) -> dict[str, Any]:
+        """Check JSON text strictly, and return the value of each parameter, defaults included.
+
+        What is nearly JSON and can mean one thing alone is read as that: see `repaired`.
+        """
+        if len(text) > _MAX_ARGUMENTS_CHARS:
+            raise TooLarge(
+                f"{self.name} was not run: its arguments have {len(text):,} characters",
+                remedy=f"stay below {_MAX_ARGUMENTS_CHARS:,}",
+                field="arguments",
+            )
+        # Some servers send an empty text for a tool that takes nothing.
+        if not text and not self._names:
+            return {}
+        try:
+            values = self._model.model_validate_json(repaired(text), strict=True)
+        except ValidationError as error:
+            errors = error.errors(include_input=False, include_url=False)
+            places = [".".join(map(str, each["loc"])) or "arguments" for each in errors]
+            told = [f"{place}: {each['msg']}" for place, each in zip(places, errors, strict=True)]
+            raise InvalidInput(
+                f"{self.name} was not run: {'; '.join(told[:_MAX_ERRORS_TOLD])}",
+                remedy=f"send one JSON object with: {', '.join(self._names) or 'nothing in it'}",
+                field=places[0],
+            ) from error
+        return {name: getattr(values, f"argument_{number}") for number, name in enumerate(self._names)}
 
 
 class LimitedTool(ToolWrapper):
@@ -315,66 +356,6 @@ def _without_stop_iteration(function: Callable[..., Any], values: Mapping[str, A
         raise RuntimeError("StopIteration") from error
 
 
-_MAX_ARGUMENTS_CHARS = 65_536
-_MAX_ERRORS_TOLD = 5
-
-
-class Arguments:
-    """Reads what a model wrote as the arguments of one tool; `schema` is the JSON schema it was shown."""
-
-    def __init__(
-        self,
-        tool: str,
-        parameters: Mapping[str, inspect.Parameter],
-        hints: Mapping[str, Any],
-        meanings: Mapping[str, str],
-    ) -> None:
-        fields: dict[str, Any] = {
-            # Numbered, because a parameter's name may be one that a model's attribute has.
-            f"argument_{number}": (hints[name], _field(parameter, meanings.get(name)))
-            for number, (name, parameter) in enumerate(parameters.items())
-        }
-        config = ConfigDict(extra="forbid", allow_inf_nan=False)
-        self.tool = tool
-        self.names = list(parameters)
-        self._model: type[BaseModel] = create_model("Arguments", __config__=config, **fields)
-        self.schema = self._model.model_json_schema(schema_generator=WithoutTitles)
-        self.schema.pop("title")
-
-    def read(self, text: str) -> dict[str, Any]:
-        """Check JSON text strictly, and return the value of each parameter, defaults included.
-
-        What is nearly JSON and can mean one thing alone is read as that: see `repaired`.
-
-        Raises InvalidInput for text that is not JSON, an unknown or missing parameter, a wrong type;
-        TooLarge for too much of it.
-        """
-        if len(text) > _MAX_ARGUMENTS_CHARS:
-            raise TooLarge(
-                f"{self.tool} was not run: its arguments have {len(text):,} characters",
-                remedy=f"stay below {_MAX_ARGUMENTS_CHARS:,}",
-                field="arguments",
-            )
-        # Some servers send an empty text for a tool that takes nothing.
-        if not text and not self.names:
-            return {}
-        try:
-            values = self._model.model_validate_json(repaired(text), strict=True)
-        except ValidationError as error:
-            raise self._misfit(error) from error
-        return {name: getattr(values, f"argument_{number}") for number, name in enumerate(self.names)}
-
-    def _misfit(self, error: ValidationError) -> InvalidInput:
-        errors = error.errors(include_input=False, include_url=False)
-        places = [".".join(map(str, each["loc"])) or "arguments" for each in errors]
-        told = [f"{place}: {each['msg']}" for place, each in zip(places, errors, strict=True)]
-        return InvalidInput(
-            f"{self.tool} was not run: {'; '.join(told[:_MAX_ERRORS_TOLD])}",
-            remedy=f"send one JSON object with: {', '.join(self.names) or 'nothing in it'}",
-            field=places[0],
-        )
-
-
 def _read_docstring(docstring: str) -> tuple[str, dict[str, str]]:
     """Split a docstring into what the tool does and, from its `Args:` section, what each parameter means."""
     text, *sections = re.split(r"^(Args|Returns|Raises):[ \t]*$", inspect.cleandoc(docstring), flags=re.M)
@@ -394,3 +375,75 @@ def _field(parameter: inspect.Parameter, meaning: str | None) -> Any:
     # A description of None would hide the one of an `Annotated[..., Field(description=...)]`.
     described: dict[str, Any] = {"description": meaning} if meaning else {}
     return Field(default, alias=parameter.name, **described)
+
+
+# Tools that reach into the mesh itself
+
+
+def delegate_tool(agent_ids: Sequence[str]) -> Tool:
+    """The tool by which an agent gives work to the named other agents; its model can name no other.
+
+    It may run again after a crash: the mesh knows a delegated task by the step that delegated it.
+    """
+
+    @tool(idempotent=True, timeout=math.inf)
+    async def delegate(agent_id: str, text: _Text, context: ToolContext) -> str:
+        """Give a task to another agent, wait for it, and get its answer.
+
+        Args:
+            agent_id: who shall do it
+            text: the whole task in words; the other agent knows nothing of this conversation
+        """
+        return await context.delegate(agent_id, text)
+
+    one_of: Any = Literal
+    delegate.__annotations__["agent_id"] = one_of[tuple(agent_ids)]
+    return FunctionTool(delegate)
+
+
+def remember_tool() -> Tool:
+    """The tool by which an agent keeps what later runs should know.
+
+    It may run again after a crash: the mesh knows a memory by the step that stored it.
+    """
+
+    @tool(idempotent=True)
+    async def remember(text: _Text, context: ToolContext, scope: MemoryScope = "agent") -> str:
+        """Remember something for later: a decision, a preference, a fact that was hard to find.
+
+        Args:
+            text: what to remember, in one or two sentences that stand on their own
+            scope: who will recall it: this task, this agent, this project, or everybody (global)
+        """
+        return await context.remember(text, scope)
+
+    return FunctionTool(remember)
+
+
+# Where in an author's code an error comes from: not in ours, nor in a library's
+
+
+class Place(NamedTuple):
+    """A line of a file."""
+
+    path: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}"
+
+    @property
+    def short(self) -> str:
+        """The place without the folders that say where on this machine the project lies."""
+        return f"{'/'.join(Path(self.path).parts[-2:])}:{self.line}"
+
+
+def author_place(error: BaseException) -> Place | None:
+    """The last line of the author's code that an error passed through, if it passed through any."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return next((Place(path, line) for path, line, _, _ in frames if line and is_of_an_author(path)), None)
+
+
+def is_of_an_author(filename: str) -> bool:
+    """Whether a file is part of a project, not of Meshwright or a library."""
+    return not filename.startswith(("<", _PACKAGE, *_LIBRARIES))

@@ -1,18 +1,180 @@
-"""Toolsets: tools that several agents share, made once per agent from the mesh's settings."""
+"""Toolsets: tools that several agents share, made once per agent, and the workspace that they may read.
+
+A path of the workspace is resolved first, links included, and has to lie inside. It is then opened folder by
+folder, from the root on and following no link, so that a link put there after the check leads nowhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import re
+import stat
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from pathlib import Path, PurePath
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from meshwright.errors import ConfigError
+from meshwright.errors import ConfigError, InvalidInput, TooLarge
 from meshwright.tools.threads import ToolThreads
 from meshwright.tools.tool import Tool, tools_of
-from meshwright.tools.workspace import Workspace
+
+_SKIPPED = frozenset({".venv", "venv", "node_modules", "__pycache__", ".tox", ".hypothesis", ".eggs"})
+"""Left out of listings and searches, as are folders named `*_cache`, and all that is private."""
+MAX_WALKED = 50_000
+_BINARY_PROBE_BYTES = 8_192
+
+# Non-blocking, because to open a pipe would wait for its writer.
+_NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+_REPOSITORIES = ".git .hg .svn"
+_OWN = ".mesh mesh.db* mesh.lock mesh.json last-error.txt admin.token redis.conf appendonlydir"
+"""What a data folder holds, wherever one lies and whatever it is called."""
+_ENVIRONMENTS = ".env .env.* *.env .envrc"
+_LOGINS = """
+    .netrc _netrc .git-credentials .npmrc .yarnrc.yml .pypirc .pgpass .my.cnf .htpasswd .aws .azure .boto
+    .gnupg .kube kubeconfig .ssh .vault-token .docker/config.json .config/gcloud .config/gh credentials.json
+    client_secret*.json service-account*.json service_account*.json secrets.* *.secret *.secrets
+    terraform.tfstate* *.tfvars
+"""
+_KEYS = "id_rsa* id_dsa* id_ecdsa* id_ed25519* *.pem *.key *.p12 *.pfx *.jks *.keystore *.kdbx *.ppk *.age"
+PRIVATE = tuple(" ".join((_REPOSITORIES, _OWN, _ENVIRONMENTS, _LOGINS, _KEYS)).split())
+_NAMES = "|".join("[^/]*".join(map(re.escape, name.split("*"))) for name in PRIVATE)
+_PATH = re.compile(rf"(?:^|/)(?:{_NAMES})(?:/|$)")
+
+
+def is_private(path: str) -> bool:
+    """Whether a path, relative to the workspace, names a private file or leads through a private folder."""
+    return _PATH.search(path.casefold()) is not None
+
+
+class File(NamedTuple):
+    """A file of the workspace: its path from the root, and its size in bytes."""
+
+    path: str
+    size: int
+
+
+class _Listing(NamedTuple):
+    """The files that a walk found, in a fixed order; not `complete` if there was too much to walk."""
+
+    files: list[File]
+    complete: bool
+
+
+class Workspace:
+    """The files under `root`; a path or a link that leads anywhere else is refused.
+
+    What is private is refused too: files with names that commonly hold secrets, and whatever lies at or below
+    one of the `hidden` paths, such as the mesh's own data.
+    """
+
+    def __init__(self, root: Path, hidden: Sequence[Path] = ()) -> None:
+        self.root = root.resolve()
+        resolved = [path.resolve() for path in hidden]
+        self._is_hidden = any(self.root.is_relative_to(path) for path in resolved)
+        self.hidden = tuple(
+            path.relative_to(self.root).as_posix() for path in resolved if path.is_relative_to(self.root)
+        )
+        """What is hidden of it, from the root on."""
+
+    def read(self, path: str, max_bytes: int) -> str:
+        """The text of a file, undecodable bytes replaced.
+
+        Raises InvalidInput for what is not there, not inside or not a text file, TooLarge for a big one.
+        """
+        with self._opened(path) as fd:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise InvalidInput(f"{path!r} is not a file", remedy="list_files shows what is", field="path")
+            with open(fd, "rb", closefd=False) as file:
+                data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise TooLarge(f"{path!r} has more than {max_bytes:,} bytes", remedy="search it", field="path")
+        if b"\0" in data[:_BINARY_PROBE_BYTES]:
+            raise InvalidInput(f"{path!r} is not a text file", field="path")
+        return data.decode(errors="replace")
+
+    def walk(self, folder: str = "") -> _Listing:
+        """The files in and below a folder, but for those skipped. Links are not followed, nor listed."""
+        start = self.locate(folder)
+        files: list[File] = []
+        walked = 0
+        with self._opened(folder) as fd:
+            for where, folders, names, folder_fd in os.fwalk(".", dir_fd=fd):
+                inside = (start / where).as_posix()
+                folders[:] = sorted(name for name in folders if self._is_shown(inside, name))
+                walked += len(folders) + len(names)
+                if walked > MAX_WALKED:
+                    return _Listing(files, complete=False)
+                shown = sorted(name for name in names if self._is_shown(inside, name))
+                sizes = {name: _size(name, folder_fd) for name in shown}
+                files += [
+                    File(_joined(inside, name), size) for name, size in sizes.items() if size is not None
+                ]
+        return _Listing(files, complete=True)
+
+    def locate(self, path: str) -> PurePath:
+        """Where a path really leads, links included, from the root on; it need not exist.
+
+        Raises InvalidInput for one that leads out of the workspace, or to what is private.
+        """
+        try:
+            inside = Path(os.path.realpath(self.root / path)).relative_to(self.root)
+        except ValueError as error:
+            remedy = "Give a path from the workspace's root on, as list_files shows them"
+            raise InvalidInput(f"{path!r} leads out of the workspace", remedy=remedy, field="path") from error
+        if self._is_hidden:
+            remedy = "Set another workspace in mesh.toml"
+            raise InvalidInput("the workspace lies in the mesh's own data", remedy=remedy, field="path")
+        if self._is_private(inside.as_posix()):
+            raise InvalidInput(f"{path!r} is private", remedy="Read something else", field="path")
+        return inside
+
+    def _is_private(self, inside: str) -> bool:
+        return is_private(inside) or any(
+            inside == path or inside.startswith(f"{path}/") for path in self.hidden
+        )
+
+    def _is_shown(self, folder: str, name: str) -> bool:
+        skipped = name in _SKIPPED or name.endswith("_cache") or self._is_private(_joined(folder, name))
+        # A name that is not UTF-8 could not be written as JSON, nor be asked for.
+        return not skipped and name.isprintable()
+
+    @contextmanager
+    def _opened(self, path: str) -> Generator[int, None, None]:
+        inside = self.locate(path)
+        try:
+            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise ConfigError(
+                f"the workspace cannot be opened: {error.strerror}", path=str(self.root), field="workspace"
+            ) from error
+        try:
+            for part in inside.parts:
+                parent, fd = fd, os.open(part, _NO_LINK, dir_fd=fd)
+                os.close(parent)
+            yield fd
+        except OSError as error:
+            raise InvalidInput(
+                f"{path!r} cannot be read: {error.strerror}", remedy="list_files shows what can", field="path"
+            ) from error
+        finally:
+            os.close(fd)
+
+
+def _size(name: str, folder_fd: int) -> int | None:
+    """The size of a regular file, or None for anything else."""
+    with suppress(OSError):  # it was removed since the folder was listed
+        found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+    return None
+
+
+def _joined(folder: str, name: str) -> str:
+    return name if folder == "." else f"{folder}/{name}"
 
 
 @dataclass(frozen=True, slots=True)

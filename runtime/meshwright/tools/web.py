@@ -90,9 +90,9 @@ class WebTools(Toolset):
         return bytes(data), True
 
 
-def _page(data: bytes, content_type: str, charset: str | None) -> Page:
+def _page(data: bytes, content_type: str, charset: str | None) -> WebPage:
     text = decode(data, charset)
-    return read_html(text) if content_type in HTML else Page("", text)
+    return read_html(text) if content_type in HTML else WebPage("", text)
 
 
 def _failure(url: HttpUrl, error: ClientError) -> MeshError:
@@ -111,15 +111,10 @@ def _failure(url: HttpUrl, error: ClientError) -> MeshError:
 
 GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
-_SPECIAL = tuple(
-    map(
-        ip_network,
-        (
-            "168.63.129.16/32",  # Azure's metadata and its like, on a public address
-            "192.0.0.0/24",  # protocol assignments, Oracle's metadata among them
-            "192.88.99.0/24",  # relays into 6to4
-        ),
-    )
+_SPECIAL = (
+    ip_network("168.63.129.16/32"),  # Azure's metadata and its like, on a public address
+    ip_network("192.0.0.0/24"),  # protocol assignments, Oracle's metadata among them
+    ip_network("192.88.99.0/24"),  # relays into 6to4
 )
 
 
@@ -171,21 +166,21 @@ _MARKUP = re.compile(r"<(?:(?P<comment>!--)|[!?]|(?P<end>/)?(?P<tag>[A-Za-z][^\s
 _TAG_END = re.compile(r"=\s{0,20}(?P<quote>[\"'])|>")
 
 
-class Page(NamedTuple):
+class WebPage(NamedTuple):
     """A page as text, with its title."""
 
     title: str
     text: str
 
 
-def read_html(html: str) -> Page:
+def read_html(html: str) -> WebPage:
     """Take title and readable text out of HTML, however broken. Its cost is in proportion to the length.
 
     Attributes are skipped, not read: what a page puts into a single tag cannot hold up other threads.
     """
     reader = _Reader()
     reader.read(html)
-    return Page(_tidy("".join(reader.title)).replace("\n", " "), _tidy("".join(reader.text)))
+    return WebPage(_tidy("".join(reader.title)).replace("\n", " "), _tidy("".join(reader.text)))
 
 
 def decode(data: bytes, charset: str | None) -> str:
