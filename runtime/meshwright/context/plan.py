@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from meshwright.context.memory import MemoryItem, within_budget
 from meshwright.context.text import ELLIPSIS, clip, count_tokens
-from meshwright.messages import ID_PATTERN, Identifier, Plain, Task
+from meshwright.messages import Identifier, Plain, Task
 
 _MAX_CONTEXT_TOKENS = 4000  # of memories and history together, before the context-service has its say
 _HISTORY_SHARE = 2  # history takes at most half of the budget
@@ -203,21 +203,8 @@ _Tree = Mapping[str | None, Any]
 """Paths by their segments, each with a verdict or none of its own; the longest path decides."""
 
 
-def _checked(path: str, fields: Collection[str]) -> str:
-    field, *rest = path.split(".")
-    if not all((field, *rest)) or (field == _ANY and not rest):
-        raise ValueError(f"{path!r} is not a dotted path such as sender_memories.score or *.score")
-    if field != _ANY and field not in fields:
-        raise ValueError(f"{path!r} must begin with one of {', '.join(fields)}, or *")
-    return path
-
-
-_StripPath = Annotated[str, AfterValidator(partial(_checked, fields=_OPTIONAL_FIELDS))]
-_PreservePath = Annotated[str, AfterValidator(partial(_checked, fields=tuple(CompressRequest.model_fields)))]
-_Party = Annotated[str, Field(pattern=rf"^\*$|{ID_PATTERN}")]
-
-
-class Rule(BaseModel):
+@dataclass(frozen=True)
+class Rule:
     """How a request from `sender` to `receiver` (each an agent's id, or `*`) is compressed.
 
     `strip_fields`: dotted paths of what is left out; `*` stands for any field of the request, and a path
@@ -226,15 +213,13 @@ class Rule(BaseModel):
     the text. `token_ceiling`: a text of more tokens goes to the compression model.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sender: _Party = _ANY
-    receiver: _Party = _ANY
-    strip_fields: tuple[_StripPath, ...] = _INTERNAL
-    preserve_fields: tuple[_PreservePath, ...] = ("constraints",)
-    max_memories: int = Field(default=10, ge=0)
-    max_conversation_messages: int = Field(default=10, ge=0)
-    token_ceiling: int = Field(default=1000, gt=0)
+    sender: str = _ANY
+    receiver: str = _ANY
+    strip_fields: tuple[str, ...] = _INTERNAL
+    preserve_fields: tuple[str, ...] = ("constraints",)
+    max_memories: int = 10
+    max_conversation_messages: int = 10
+    token_ceiling: int = 1000
 
     @cached_property
     def paths(self) -> _Tree:
@@ -243,7 +228,10 @@ class Rule(BaseModel):
         for keep, paths in ((False, self.strip_fields), (True, self.preserve_fields)):
             for first, *rest in (path.split(".") for path in paths):
                 for name in _OPTIONAL_FIELDS if first == _ANY else (first,):
-                    _decide(tree, [name, *rest], keep=keep)
+                    branch = tree
+                    for segment in (name, *rest):
+                        branch = branch.setdefault(segment, {})
+                    branch[_VERDICT] = keep
         return tree
 
 
@@ -251,17 +239,11 @@ class Rules:
     """The rules of a mesh; of those that match a sender and a receiver the most specific holds.
 
     Both named comes before the receiver alone named, that before the sender alone, and last comes `*` to
-    `*`, which is added with its defaults where it is missing. Raises ValueError for two rules of one pair.
+    `*`, which is added with its defaults where it is missing.
     """
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
-        self._rules: dict[tuple[str, str], Rule] = {}
-        for rule in rules:
-            pair = (rule.sender, rule.receiver)
-            if pair in self._rules:
-                raise ValueError(f"there are two context rules from {pair[0]} to {pair[1]}: keep one")
-            self._rules[pair] = rule
-        self._rules.setdefault((_ANY, _ANY), Rule())
+        self._rules = {(_ANY, _ANY): Rule(), **{(rule.sender, rule.receiver): rule for rule in rules}}
 
     def find(self, sender: str, receiver: str) -> Rule:
         """The rule that holds from this sender to this receiver."""
@@ -291,12 +273,6 @@ def _strip(value: Any, tree: _Tree, dropped: list[str], *, keep: bool = True) ->
     if not keep and value is not None:
         dropped.append(str(value))
     return value if keep else None
-
-
-def _decide(tree: dict[str | None, Any], segments: list[str], *, keep: bool) -> None:
-    for segment in segments:
-        tree = tree.setdefault(segment, {})
-    tree[_VERDICT] = keep
 
 
 # The plan
