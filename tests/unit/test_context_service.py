@@ -126,9 +126,8 @@ async def test_the_model_is_called_as_the_context_service_with_the_compression_t
         (failing(ModelUnavailable("no connection")), "ModelUnavailable: no connection"),
         (failing(KeyError("sk-secret")), "no model could shorten it: KeyError"),
         (None, "there is no compression model"),
-        (lambda: None, "there is no compression model"),
     ],
-    ids=["invented", "empty", "cut off", "unavailable", "broken", "none", "none now"],
+    ids=["invented", "empty", "cut off", "unavailable", "broken", "none"],
 )
 async def test_without_a_valid_text_the_deterministic_one_stands_whole_and_says_why(
     host: Runtime, model: Any, why: str

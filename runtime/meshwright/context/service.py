@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from pydantic import BaseModel
 
@@ -80,14 +80,13 @@ class ContextService(Actor[NoState]):
 class ContextClient:
     """Has requests compressed: planned by the actor, and over the ceiling shortened by a model.
 
-    `model` is a model, or what gives the one to use now; None is a mesh without a compression model. It is
-    called outside of any turn, and given `timeout_seconds`.
+    `model` is called outside of any turn, and given `timeout_seconds`; None is a mesh without one.
     """
 
     def __init__(
         self,
         host: Runtime,
-        model: Model | Callable[[], Model | None] | None,
+        model: Model | None,
         prompts: Prompts,
         *,
         timeout_seconds: float = _COMPRESSION_TIMEOUT_SECONDS,
@@ -114,13 +113,12 @@ class ContextClient:
         made = await self._plan(request, tenant_id, traceparent)
         if not made.over_ceiling:
             return _response(made, started, "deterministic")
-        model = self._model() if callable(self._model) else self._model
-        if model is None:
+        if self._model is None:
             return _response(made, started, "deterministic-fallback", error="there is no compression model")
         known_by = (context or CallContext(tenant_id=tenant_id)).model_copy(update={"purpose": "compression"})
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                reply = await model.complete(self._model_request(made, request, known_by))
+                reply = await self._model.complete(self._model_request(made, request, known_by))
         except Exception as failure:  # noqa: BLE001 an adapter's own mistake must not cost the task its context
             error = f"no model could shorten it{self._reason(failure)}"
         else:

@@ -17,7 +17,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
@@ -25,6 +25,7 @@ from meshwright.encoding import decode, encode
 from meshwright.envelope import ActorRef
 from meshwright.errors import InvalidInput, MeshError, NotFound
 from meshwright.events.log import EventLog
+from meshwright.fields import sentence
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import Window
 from meshwright.ledger.costs import fields_of
@@ -212,13 +213,16 @@ class Keys:
         """Make a key, durable when this returns. `budget` is like `5.00/day`. Raises InvalidInput."""
         key_id = new_id()
         text = f"{PREFIX}{key_id}-{secrets.token_urlsafe(_SECRET_BYTES)}"
-        key = Key(
-            key_id=key_id,
-            agent_id=_identifier(agent_id, "agent_id"),
-            tenant_id=_identifier(tenant_id, "tenant_id"),
-            budget=None if budget is None else budget_of(budget, key_id, agent_id),
-            created_at=self._host.clock.now(),
-        )
+        try:
+            key = Key(
+                key_id=key_id, agent_id=agent_id, tenant_id=tenant_id, created_at=self._host.clock.now()
+            )
+        except ValidationError as error:
+            [problem, *_] = error.errors()
+            field = str(problem["loc"][0])
+            raise InvalidInput(f"{field} {sentence(problem)}", field=field) from None
+        if budget is not None:
+            key = key.model_copy(update={"budget": budget_of(budget, key_id, agent_id)})
         opening = await self._host.call(REQUIREMENT, "require")
         made = KeyState(key=key, hash=digest(text), opening=opening)
         await self._host.call(ActorRef(KEY, key_id), "make", made)
@@ -281,16 +285,6 @@ class Keys:
 def digest(text: str) -> str:
     """The hash that is stored of a key. A key is random and long: no salt or slow hash would add to it."""
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()
-
-
-def _identifier(text: str, field: str) -> str:
-    """An id that may become a part of a topic. Raises InvalidInput, which names the field."""
-    try:
-        return TypeAdapter(Identifier).validate_python(text)
-    except ValidationError:
-        raise InvalidInput(
-            f"{field} may use letters, digits, - and _, at most 64; not {text[:80]!r}", field=field
-        ) from None
 
 
 def budget_of(text: str, key_id: str, agent_id: str) -> Budget:
