@@ -145,7 +145,7 @@ async def test_long_lists_are_read_page_by_page(mesh: Ready, monkeypatch: pytest
 async def test_a_client_in_process_hears_that_its_mesh_has_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshwright.client.client.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("meshwright.client.transports.RETRY_SECONDS", 0.0)
     running = build_mesh(load_settings(tmp_path, host="memory", model="offline"), agents=[Echo])
     async with running, Client.local(running) as client:
         await client.ask("Hello", agent_id="echo")

@@ -20,7 +20,7 @@ from meshwright.models.prices import Prices
 from meshwright.money import ZERO, Budget, Price
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
-from meshwright.testing.clock import BEGINNING, ManualClock
+from meshwright.testing.runtime import BEGINNING, ManualClock
 from meshwright.turns import ActorKind
 
 A_DOLLAR_A_TOKEN = Price(input=ZERO, output=Decimal(1_000_000))

@@ -14,7 +14,7 @@ from meshwright.ledger.budgets import Budgets
 from meshwright.messages import TaskRequest
 from meshwright.models.port import BudgetExceeded, CallContext
 from meshwright.money import Budget
-from meshwright.testing.clock import BEGINNING
+from meshwright.testing.runtime import BEGINNING
 from tests.support.budgets import STEP, budget, spending, until
 
 # Hard budgets

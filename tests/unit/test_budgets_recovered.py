@@ -19,7 +19,7 @@ from meshwright.ledger.account import (
     LedgerEntry,
 )
 from meshwright.models.port import BudgetExceeded
-from meshwright.testing.clock import BEGINNING
+from meshwright.testing.runtime import BEGINNING
 from meshwright.turns import ActorKind
 from tests.support.budgets import STEP, budget, request, spending, until
 from tests.support.turn_driver import Driven

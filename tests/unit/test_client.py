@@ -11,7 +11,7 @@ from aiohttp import web
 
 from meshwright import Client
 from meshwright.client import MeshUnreachable
-from meshwright.client.client import _server_events
+from meshwright.client.transports import server_events
 from meshwright.errors import Conflict, InvalidInput, MeshError, ModelError, NotFound, Overloaded
 from meshwright.messages import Event
 
@@ -20,7 +20,7 @@ RECEIPT = {"task_id": "t1", "status": "dispatched", "dispatched_to": "a", "score
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshwright.client.client.FIRST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr("meshwright.client.transports.FIRST_PAUSE_SECONDS", 0.005)
 
 
 @asynccontextmanager
@@ -120,7 +120,7 @@ async def test_no_mesh_at_the_address_is_one_sentence_at_once() -> None:
 
 
 async def test_a_mesh_that_went_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshwright.client.client.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("meshwright.client.transports.RETRY_SECONDS", 0.05)
 
     answered: list[str] = []
 
@@ -247,5 +247,5 @@ async def test_server_events_are_read_however_they_are_cut(size: int) -> None:
     text = f": ping\n\nid: 7\r\ndata: {halves[0]},\r\ndata:  {halves[2]}\r\n\r\nevent: x\n".encode()
     text += f"data:{json.dumps(second, ensure_ascii=False)}\n\ndata: cut off".encode()
     chunks = [text[start : start + size] for start in range(0, len(text), size)]
-    seen = [found async for found in _server_events(in_chunks(chunks))]
+    seen = [found async for found in server_events(in_chunks(chunks))]
     assert seen == [Event.model_validate(first), Event.model_validate(second)]

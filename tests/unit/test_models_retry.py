@@ -16,7 +16,7 @@ from meshwright.models.port import (
     RateLimited,
 )
 from meshwright.models.retry import Retrying
-from meshwright.testing.clock import ManualClock
+from meshwright.testing.runtime import ManualClock
 
 DOWN = ModelUnavailable("down")
 

@@ -15,7 +15,7 @@ from meshwright.money import Price
 from meshwright.run import Run
 from meshwright.run.calls import RunUsage
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
-from meshwright.testing.model import ScriptEnded
+from meshwright.testing.mesh import ScriptEnded
 from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Cancel, Claim, ThreadState
 from tests.support.interrupted_mesh import keeper

@@ -1,21 +1,30 @@
-"""The async client. Its results are the models that the mesh itself sends, its errors the mesh's own."""
+"""The client, async and blocking. It returns the models that the mesh sends, and raises the mesh's errors."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, aclosing
 from datetime import datetime
 from decimal import Decimal
+from functools import partial, wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
-from meshwright.backoff import Backoff
+from pydantic import BaseModel
+
 from meshwright.capability import AgentInfo
-from meshwright.client.transports import AsgiTransport, HttpTransport, MeshUnreachable, Request
-from meshwright.errors import Draining, MeshError, ModelError, Overloaded, StoreUnavailable
+from meshwright.client.transports import (
+    AsgiTransport,
+    HttpTransport,
+    MeshUnreachable,
+    Request,
+    Retries,
+    error_of,
+    server_events,
+)
+from meshwright.errors import Draining, MeshError, StoreUnavailable
 from meshwright.events.tasks import TaskSummary
 from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.costs import By, Costs
@@ -24,15 +33,17 @@ from meshwright.messages import ENDED, Event, Outcome, Plain, Receipt, ScoreCard
 from meshwright.work.record import TaskView
 
 if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
+
     from meshwright.mesh import Mesh
 
+P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
+ModelT = TypeVar("ModelT", bound=BaseModel)
 DEFAULT_URL = "http://127.0.0.1:8000"
-RETRY_SECONDS = 30.0
-FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 2.0
 CALL_SECONDS, MODEL_SECONDS = 60.0, 600.0
 MAX_TASKS, MAX_EVENTS = 500, 1000  # of one page
-NO_CONTENT = 204
-TRANSIENT = (MeshUnreachable, Draining, StoreUnavailable)
+_TRANSIENT = (MeshUnreachable, Draining, StoreUnavailable)
 ENDINGS = frozenset(f"task.{status}" for status in ENDED)
 """The types of a task's last event, whose payload is its outcome."""
 
@@ -135,9 +146,7 @@ class Client:
         if key is None:
             body.setdefault("task_id", new_id())  # makes it safe to send again
         headers = {"Idempotency-Key": key} if key else {}
-        return Receipt.model_validate(
-            await self._call("POST", "/tasks", body=body, headers=headers, repeats=True)
-        )
+        return await self._get(Receipt, "/tasks", "POST", body=body, headers=headers, repeats=True)
 
     async def ask(self, text: str, **fields: Unpack[TaskFields]) -> Outcome:
         """Submit a task and wait for its outcome. The task continues if the wait is cancelled."""
@@ -155,7 +164,7 @@ class Client:
 
     async def task(self, task_id: str) -> TaskView:
         """A task with its attempts and outcome. Raises NotFound."""
-        return TaskView.model_validate(await self._call("GET", _task_path(task_id)))
+        return await self._get(TaskView, _task_path(task_id))
 
     async def tasks(
         self,
@@ -178,13 +187,12 @@ class Client:
 
     async def cancel(self, task_id: str) -> TaskView:
         """Ask for the end of a task; its outcome follows when its agent has let go. Raises NotFound."""
-        path = f"{_task_path(task_id)}/cancel"
-        return TaskView.model_validate(await self._call("POST", path, repeats=True))
+        return await self._get(TaskView, f"{_task_path(task_id)}/cancel", "POST", repeats=True)
 
     async def answer(self, task_id: str, key: str, value: Any) -> TaskView:
         """Answer what a task waits for, under the `key` of its `task.waiting` event. Raises NotFound."""
         body = {"key": key, "value": value}
-        return TaskView.model_validate(await self._call("POST", f"{_task_path(task_id)}/answer", body=body))
+        return await self._get(TaskView, f"{_task_path(task_id)}/answer", "POST", body=body)
 
     async def follow(self, task_id: str, *, after_seq: int = 0) -> AsyncGenerator[Event]:
         """The events of a task as they happen, from its first to its last. Raises NotFound.
@@ -233,20 +241,19 @@ class Client:
 
     async def agents(self) -> list[AgentInfo]:
         """Registered agents, with their capabilities and status."""
-        return [AgentInfo.model_validate(item) for item in await self._items("/agents")]
+        return await self._list(AgentInfo, "/agents")
 
     async def scores(self, capability: str) -> list[ScoreCard]:
         """How agents score for a capability, best first. Raises NotFound."""
-        path = f"/agents/score/{quote(capability, safe='')}"
-        return [ScoreCard.model_validate(item) for item in await self._items(path)]
+        return await self._list(ScoreCard, f"/agents/score/{quote(capability, safe='')}")
 
     async def budgets(self) -> list[BudgetView]:
         """What each budget allows, and what of it is spent and reserved."""
-        return [BudgetView.model_validate(item) for item in await self._items("/budgets")]
+        return await self._list(BudgetView, "/budgets")
 
     async def costs(self, by: By = "agent", *, since: datetime | str | None = None) -> Costs:
         """What model calls cost, most expensive first. `since` is a time, or a duration such as `24h`."""
-        return Costs.model_validate(await self._call("GET", "/costs", params={"by": by, "since": since}))
+        return await self._get(Costs, "/costs", params={"by": by, "since": since})
 
     async def models(self) -> list[str]:
         """The models that callers may name."""
@@ -258,12 +265,11 @@ class Client:
         """Have a model answer without an agent: `quality` or `fast`. Never repeated, since it costs."""
         said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         body = {"model": model, "messages": said, **options}
-        answer = await self._call("POST", "/complete", body=body, timeout=MODEL_SECONDS)
-        return Completion.model_validate(answer)
+        return await self._get(Completion, "/complete", "POST", body=body, timeout=MODEL_SECONDS)
 
     async def keys(self) -> list[Key]:
         """Keys, oldest first, without their secrets. Managing keys needs the admin token."""
-        return [Key.model_validate(item) for item in await self._items("/keys")]
+        return await self._list(Key, "/keys")
 
     async def keys_required(self) -> bool:
         """Whether callers need a key."""
@@ -277,56 +283,58 @@ class Client:
         Creating the first key makes keys mandatory. `force` allows an agent that the mesh does not have.
         """
         body = {"agent_id": agent_id, "tenant_id": tenant_id, "budget": budget, "force": force}
-        return NewKey.model_validate(await self._call("POST", "/keys", body=body))
+        return await self._get(NewKey, "/keys", "POST", body=body)
 
     async def revoke_key(self, key_id: str) -> Key:
         """Revoke a key. Raises NotFound."""
-        path = f"/keys/{quote(key_id, safe='')}"
-        return Key.model_validate(await self._call("DELETE", path, repeats=True))
+        return await self._get(Key, f"/keys/{quote(key_id, safe='')}", "DELETE", repeats=True)
 
     async def open_keys(self) -> int:
         """Revoke all keys, and require none until another is created. Returns how many were revoked."""
         return (await self._call("POST", "/keys/open"))["revoked"]
 
-    async def _items(self, path: str) -> list[Any]:
-        return (await self._call("GET", path))["items"]
+    async def _get(self, kind: type[ModelT], path: str, method: str = "GET", **options: Any) -> ModelT:
+        return kind.model_validate(await self._call(method, path, **options))
+
+    async def _list(self, kind: type[ModelT], path: str) -> list[ModelT]:
+        return list(map(kind.model_validate, (await self._call("GET", path))["items"]))
 
     async def _call(self, method: str, path: str, *, repeats: bool = False, **options: Any) -> Any:
         """The JSON of an answer. Reads, and what `repeats` without harm, are sent again after a failure."""
-        request, tries = self._request(method, path, **options), _Retries()
+        request, tries = self._request(method, path, **options), Retries()
         while True:
             try:
                 async with self._transport.send(request) as response:
                     self._reached = True
                     text = b"".join([chunk async for chunk in response.chunks])
-                if response.status >= 400:
-                    raise _error_of(self._transport.url + path, response.status, text)
-                return json.loads(text)
-            except TRANSIENT as error:
+                    if response.status < 400:
+                        return json.loads(text)
+                    raise error_of(self._transport.url + path, response.status, text)
+            except _TRANSIENT as error:
                 if not self._reached or not (repeats or method == "GET"):
                     raise
                 await tries.pause_after(error)
 
     async def _resumed(self, path: str, fields: Mapping[str, Any], after_seq: int) -> AsyncGenerator[Event]:
         """The events of a stream, resumed after the last one seen when the connection breaks."""
-        tries, problem = _Retries(), MeshError(f"{path} ends at once")
+        tries, problem = Retries(), MeshError(f"{path} ends at once")
         while True:
             headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after_seq)}
             request = self._request("GET", path, params=fields, headers=headers, timeout=None)
             try:
                 async with self._transport.send(request) as response:
                     self._reached = True
-                    if response.status == NO_CONTENT:
+                    if response.status == 204:  # nothing follows
                         return
                     if response.status != 200:
                         text = b"".join([chunk async for chunk in response.chunks])
-                        raise _error_of(self._transport.url + path, response.status, text)
-                    async with aclosing(_server_events(response.chunks)) as events:
+                        raise error_of(self._transport.url + path, response.status, text)
+                    async with aclosing(server_events(response.chunks)) as events:
                         async for event in events:
-                            tries = _Retries()
+                            tries = Retries()
                             after_seq = event.seq or after_seq
                             yield event
-            except TRANSIENT as error:
+            except _TRANSIENT as error:
                 if not self._reached:
                     raise
                 problem = error
@@ -342,79 +350,101 @@ class Client:
         body: Any = None,
         timeout: float | None = CALL_SECONDS,
     ) -> Request:
-        query = {name: _text(value) for name, value in (params or {}).items() if value is not None}
+        query = {
+            name: value.isoformat() if isinstance(value, datetime) else str(value)
+            for name, value in (params or {}).items()
+            if value is not None
+        }
         content = b"" if body is None else json.dumps(body, default=str).encode()
         kind = {"Content-Type": "application/json"} if content else {}
         limit = self._timeout if timeout == CALL_SECONDS else timeout
         return Request(method, path, query, {**self._headers, **kind, **(headers or {})}, content, limit)
 
 
-class _Retries:
-    """The pauses between tries, until it has been too long."""
-
-    def __init__(self) -> None:
-        self._backoff = Backoff(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, jitter=0.5)
-        self._until = asyncio.get_running_loop().time() + RETRY_SECONDS
-
-    async def pause_after(self, error: MeshError) -> None:
-        """Wait before the next try, or raise the error if time is up."""
-        if asyncio.get_running_loop().time() > self._until:
-            raise error
-        await asyncio.sleep(self._backoff.next())
-
-
-def _text(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
 def _task_path(task_id: str) -> str:
     return f"/tasks/{quote(task_id, safe='')}"
 
 
-async def _server_events(chunks: AsyncIterable[bytes]) -> AsyncGenerator[Event]:
-    """The events of a stream, however it is cut into chunks. Their data names id and type as well."""
-    rest, data = b"", list[bytes]()
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            name, _, value = line.rstrip(b"\r").partition(b":")
-            if name == b"data":
-                data.append(value.removeprefix(b" "))
-            elif not name and not value and data:
-                yield Event.model_validate_json(b"\n".join(data))
-                data.clear()
+def _blocking(
+    method: Callable[Concatenate[Client, P], Awaitable[ResultT]],
+) -> Callable[Concatenate[BlockingClient, P], ResultT]:
+    @wraps(method)
+    def call(self: BlockingClient, *args: P.args, **kwargs: P.kwargs) -> ResultT:
+        return self._portal.call(partial(method, self._client, *args, **kwargs))
+
+    return call
 
 
-def _error_of(url: str, status: int, text: bytes) -> MeshError:
-    """The error that a problem document describes."""
-    try:
-        problem = json.loads(text)
-        message = problem.get("detail") or problem["title"]
-    except (ValueError, AttributeError, KeyError):
-        return MeshError(
-            f"{url} answered {status} in no way that a mesh does",
-            remedy="Check that --url or MESH_URL is the address of a mesh",
-        )
-    kind = _kinds().get(problem.get("code"), MeshError)
-    error = _made(kind, str(message), {name: problem.get(name) or "" for name in ("remedy", "field")})
-    error.status = status
-    wait_seconds = problem.get("retry_after_seconds")
-    if isinstance(error, Overloaded | ModelError) and wait_seconds is not None:
-        error.retry_after_seconds = wait_seconds
-    return error
+def _iterating(
+    method: Callable[Concatenate[Client, P], AsyncGenerator[Event]],
+) -> Callable[Concatenate[BlockingClient, P], Generator[Event]]:
+    @wraps(method)
+    def iterate(self: BlockingClient, *args: P.args, **kwargs: P.kwargs) -> Generator[Event]:
+        events = method(self._client, *args, **kwargs)
+        try:
+            while (event := self._portal.call(anext, events, None)) is not None:
+                yield event
+        finally:
+            self._portal.call(events.aclose)
+
+    return iterate
 
 
-def _kinds(base: type[MeshError] = MeshError) -> dict[str, type[MeshError]]:
-    """The errors that this process knows, by their name on the wire."""
-    kinds = {base.__name__: base}
-    for kind in base.__subclasses__():
-        kinds |= _kinds(kind)
-    return kinds
+class BlockingClient:
+    """`Client` without `await`: the same methods, arguments, results and errors.
 
+    with BlockingClient("http://127.0.0.1:8000") as mesh:
+        print(mesh.ask("What is a turn?", agent_id="simple-agent").text)
+    """
 
-def _made(kind: type[MeshError], message: str, advice: Mapping[str, str]) -> MeshError:
-    """An error of a kind, or of its nearest base where the kind needs more than a problem document says."""
-    try:
-        return kind(message, **advice)
-    except TypeError:
-        return _made(kind.__bases__[0], message, advice)
+    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None, *, timeout: float = 60.0) -> None:
+        self._client = Client(url, api_key, timeout=timeout)
+        self._mesh: Mesh | None = None
+
+    @classmethod
+    def local(cls, mesh: Mesh) -> Self:
+        """A client of a mesh that it starts on its thread, and stops at the end."""
+        client = cls()
+        client._mesh = mesh
+        return client
+
+    def __enter__(self) -> Self:
+        from anyio.from_thread import start_blocking_portal
+
+        with ExitStack() as stack:
+            self._portal: BlockingPortal = stack.enter_context(start_blocking_portal())
+            if self._mesh is not None:
+                stack.enter_context(self._portal.wrap_async_context_manager(self._mesh))
+                self._client = Client.local(self._mesh)
+            stack.enter_context(self._portal.wrap_async_context_manager(self._client))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    is_alive = _blocking(Client.is_alive)
+    submit = _blocking(Client.submit)
+    ask = _blocking(Client.ask)
+    outcome = _blocking(Client.outcome)
+    task = _blocking(Client.task)
+    tasks = _blocking(Client.tasks)
+    cancel = _blocking(Client.cancel)
+    answer = _blocking(Client.answer)
+    follow = _iterating(Client.follow)
+    stream = _iterating(Client.stream)
+    events = _blocking(Client.events)
+    last_seq = _blocking(Client.last_seq)
+    agents = _blocking(Client.agents)
+    scores = _blocking(Client.scores)
+    budgets = _blocking(Client.budgets)
+    costs = _blocking(Client.costs)
+    models = _blocking(Client.models)
+    complete = _blocking(Client.complete)
+    keys = _blocking(Client.keys)
+    keys_required = _blocking(Client.keys_required)
+    create_key = _blocking(Client.create_key)
+    revoke_key = _blocking(Client.revoke_key)
+    open_keys = _blocking(Client.open_keys)

@@ -1,8 +1,12 @@
-"""How requests reach a mesh: over connections, or straight into the HTTP API of a mesh in this process."""
+"""How requests reach a mesh: over connections, or straight into the HTTP API of a mesh in this process.
+
+And what comes back: events of a stream, and problem documents, which become errors.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,12 +15,16 @@ from urllib.parse import unquote, urlencode
 
 from anyio import create_memory_object_stream
 
-from meshwright.errors import HostError
+from meshwright.backoff import Backoff
+from meshwright.errors import HostError, MeshError, ModelError, Overloaded
+from meshwright.messages import Event
 
 if TYPE_CHECKING:
     import aiohttp
 
-CONNECT_SECONDS = 5.0
+RETRY_SECONDS = 30.0
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 2.0
+_CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0  # a stream that sends nothing for so long, not even a comment, is dead
 _MAX_AHEAD = 16  # parts of an answer that wait for their reader, in process
 
@@ -58,7 +66,7 @@ class HttpTransport:
         method, path, params, headers, body, limit = request
         session = self._session = self._session or aiohttp.ClientSession()
         silence = _SILENCE_SECONDS if limit is None else None
-        timeout = aiohttp.ClientTimeout(total=limit, sock_connect=CONNECT_SECONDS, sock_read=silence)
+        timeout = aiohttp.ClientTimeout(total=limit, sock_connect=_CONNECT_SECONDS, sock_read=silence)
         sending = session.request(
             method, self.url + path, params=params, headers=headers, data=body or None, timeout=timeout
         )
@@ -139,3 +147,66 @@ def _scope_of(request: Request) -> dict[str, Any]:
         "client": ("127.0.0.1", 0),
         "server": ("127.0.0.1", 80),
     }
+
+
+class Retries:
+    """The pauses between tries, until it has been too long."""
+
+    def __init__(self) -> None:
+        self._backoff = Backoff(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, jitter=0.5)
+        self._until = asyncio.get_running_loop().time() + RETRY_SECONDS
+
+    async def pause_after(self, error: MeshError) -> None:
+        """Wait before the next try, or raise the error if time is up."""
+        if asyncio.get_running_loop().time() > self._until:
+            raise error
+        await asyncio.sleep(self._backoff.next())
+
+
+async def server_events(chunks: AsyncIterable[bytes]) -> AsyncGenerator[Event]:
+    """The events of a stream, however it is cut into chunks. Their data names id and type as well."""
+    rest, data = b"", list[bytes]()
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            name, _, value = line.rstrip(b"\r").partition(b":")
+            if name == b"data":
+                data.append(value.removeprefix(b" "))
+            elif not name and not value and data:
+                yield Event.model_validate_json(b"\n".join(data))
+                data.clear()
+
+
+def error_of(url: str, status: int, text: bytes) -> MeshError:
+    """The error that a problem document describes."""
+    try:
+        problem = json.loads(text)
+        message = problem.get("detail") or problem["title"]
+    except (ValueError, AttributeError, KeyError):
+        return MeshError(
+            f"{url} answered {status} in no way that a mesh does",
+            remedy="Check that --url or MESH_URL is the address of a mesh",
+        )
+    kind = _kinds().get(problem.get("code"), MeshError)
+    error = _made(kind, str(message), {name: problem.get(name) or "" for name in ("remedy", "field")})
+    error.status = status
+    wait_seconds = problem.get("retry_after_seconds")
+    if isinstance(error, Overloaded | ModelError) and wait_seconds is not None:
+        error.retry_after_seconds = wait_seconds
+    return error
+
+
+def _kinds(base: type[MeshError] = MeshError) -> dict[str, type[MeshError]]:
+    """The errors that this process knows, by their name on the wire."""
+    kinds = {base.__name__: base}
+    for kind in base.__subclasses__():
+        kinds |= _kinds(kind)
+    return kinds
+
+
+def _made(kind: type[MeshError], message: str, advice: Mapping[str, str]) -> MeshError:
+    """An error of a kind, or of its nearest base where the kind needs more than a problem document says."""
+    try:
+        return kind(message, **advice)
+    except TypeError:
+        return _made(kind.__bases__[0], message, advice)

@@ -10,23 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from meshwright.stores.memory import Faults
-    from meshwright.testing.clock import ManualClock
-    from meshwright.testing.mesh import Events, MeshUnderTest, mesh_for
-    from meshwright.testing.model import ScriptedModel, ScriptEnded, tool_call
-    from meshwright.testing.runtime import memory_runtime
-
-HOMES = {
-    "Events": "testing.mesh",
-    "Faults": "stores.memory",
-    "ManualClock": "testing.clock",
-    "MeshUnderTest": "testing.mesh",
-    "ScriptEnded": "testing.model",
-    "ScriptedModel": "testing.model",
-    "memory_runtime": "testing.runtime",
-    "mesh_for": "testing.mesh",
-    "tool_call": "testing.model",
-}
-"""Where each name lives."""
+    from meshwright.testing.mesh import (
+        Events,
+        MeshUnderTest,
+        ScriptedModel,
+        ScriptEnded,
+        mesh_for,
+        tool_call,
+    )
+    from meshwright.testing.runtime import ManualClock, memory_runtime
 
 __all__ = [
     "Events",
@@ -42,9 +34,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'meshwright.testing' has no attribute {name!r}")
-    return getattr(import_module(f"meshwright.{HOMES[name]}"), name)
+    home = "runtime" if name in ("Faults", "ManualClock", "memory_runtime") else "mesh"
+    return getattr(import_module(f"meshwright.testing.{home}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,32 +1,131 @@
-"""A whole mesh in memory, for one test."""
+"""A whole mesh in memory, for one test, and a model that says what the test has it say."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent
 from meshwright.app import build_mesh
 from meshwright.clock import Clock
-from meshwright.errors import MeshError, PromptError
+from meshwright.errors import MeshError, ModelError, PromptError
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.messages import Event, Outcome, Receipt, TaskRequest
-from meshwright.models.port import Model
+from meshwright.models.offline import stream_words
+from meshwright.models.port import Model, ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.prompts.folder import BUILT_IN
 from meshwright.runtimes import StoreDeps
 from meshwright.settings import load_settings
 from meshwright.stores.memory import Faults
-from meshwright.testing.clock import ManualClock
-from meshwright.testing.model import ScriptedModel
-from meshwright.testing.runtime import memory_runtime
+from meshwright.testing.runtime import ManualClock, memory_runtime
 
-PATIENCE_SECONDS = 30.0  # real ones, that a test waits for an outcome
-SHOWN_EVENTS = 5
+_PATIENCE_SECONDS = 30.0  # real ones, that a test waits for an outcome
+_SHOWN_EVENTS = 5
+Reply = str | ToolCall | Sequence[ToolCall] | ModelReply | ModelError | Callable[[ModelRequest], ModelReply]
+"""An answer in words, one or more tools to call, a whole reply, an error to raise, or what makes a reply."""
+
+_COMPRESSOR = "context-service"
+_MAX_SHOWN_CHARS = 200  # of a request, in an error
+
+
+class ScriptEnded(ModelError):
+    """The scripted model was called once more than it has replies."""
+
+
+def tool_call(name: str, /, **arguments: Any) -> ToolCall:
+    """A reply that asks for a tool; the model gives the call its id."""
+    return ToolCall(id="", name=name, arguments=json.dumps(arguments))
+
+
+class ScriptedModel:
+    """Gives the replies of its script, one a call, and keeps the requests.
+
+        model.replies(tool_call("fetch_page", url="https://example.org"), "It greets the world.")
+
+    Replies go to whoever calls, or to one agent alone (`to`). The context-service gets only what is meant
+    for it, and otherwise does without a model. A call too many raises ScriptEnded.
+    """
+
+    name = "scripted"
+
+    def __init__(self, *replies: Reply) -> None:
+        self.requests: list[ModelRequest] = []
+        self.ended: ScriptEnded | None = None
+        """What the first call too many was told, if there was one."""
+        self._scripts: defaultdict[str | None, deque[Reply]] = defaultdict(deque)
+        self._calls = 0
+        self.replies(*replies)
+
+    def replies(self, *replies: Reply, to: str | None = None) -> None:
+        """Add to the script: of one agent, by its id, or of all."""
+        self._scripts[to].extend(replies)
+
+    @property
+    def unsaid(self) -> int:
+        """How many replies of the script nobody has asked for yet."""
+        return sum(map(len, self._scripts.values()))
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Give the next reply of the script; a stream of it comes in words."""
+        reply = self._reply(request)
+        if on_delta is not None:
+            await stream_words(reply.content, on_delta)
+        return reply
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    def _reply(self, request: ModelRequest) -> ModelReply:
+        self.requests.append(request)
+        reply = self._next(request)
+        if callable(reply):
+            return reply(request)
+        if isinstance(reply, ModelError):
+            raise reply
+        if isinstance(reply, ModelReply):
+            return reply
+        if isinstance(reply, str):
+            return ModelReply(content=reply, model=self.name, cost_usd=Decimal(0))
+        calls = [reply] if isinstance(reply, ToolCall) else reply
+        return ModelReply(
+            tool_calls=tuple(map(self._with_id, calls)),
+            model=self.name,
+            cost_usd=Decimal(0),
+            finish_reason="tool_calls",
+        )
+
+    def _next(self, request: ModelRequest) -> Reply:
+        own = self._scripts[request.user]
+        if own:
+            return own.popleft()
+        if request.user == _COMPRESSOR:
+            raise ModelRefused("the script has nothing for the context-service, which does without")
+        if self._scripts[None]:
+            return self._scripts[None].popleft()
+        error = ScriptEnded(
+            f"the script has no reply to call {len(self.requests)}, by {request.user}: {_shown(request)}",
+            remedy='add one with model.replies("...")',
+        )
+        self.ended = self.ended or error
+        raise error
+
+    def _with_id(self, call: ToolCall) -> ToolCall:
+        self._calls += 1
+        return call if call.id else call.model_copy(update={"id": f"call_{self._calls}"})
+
+
+def _shown(request: ModelRequest) -> str:
+    last = request.messages[-1]
+    text = f"{last.role}: {last.content}"
+    return text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + "..."
 
 
 class Events(list[Event]):
@@ -75,12 +174,12 @@ class MeshUnderTest:
     async def outcome(self, task_id: str) -> Outcome:
         """Wait for the outcome of a task. Raises what `ask` does, and MeshError after 30 seconds."""
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(_PATIENCE_SECONDS):
                 outcome = await self.mesh.outcome(task_id)
         except TimeoutError:
-            last = ", ".join(self.events(task_id=task_id).names[-SHOWN_EVENTS:])
+            last = ", ".join(self.events(task_id=task_id).names[-_SHOWN_EVENTS:])
             raise MeshError(
-                f"task {task_id} has no outcome after {PATIENCE_SECONDS:.0f} s; its last events: {last}",
+                f"task {task_id} has no outcome after {_PATIENCE_SECONDS:.0f} s; its last events: {last}",
                 remedy="where it waits for the clock, move that by mesh.advance(seconds)",
             ) from None
         self._check_prompts()

@@ -19,8 +19,7 @@ import pytest
 
 if TYPE_CHECKING:
     from meshwright.agent import Agent
-    from meshwright.testing.mesh import MeshUnderTest
-    from meshwright.testing.model import ScriptedModel
+    from meshwright.testing.mesh import MeshUnderTest, ScriptedModel
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def model() -> ScriptedModel:
     """The model of the test's mesh; it says what `model.replies(...)` has it say."""
-    from meshwright.testing.model import ScriptedModel
+    from meshwright.testing.mesh import ScriptedModel
 
     return ScriptedModel()
 
