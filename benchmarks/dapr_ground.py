@@ -18,11 +18,19 @@ from typing import Any
 
 from benchmarks.sides import ROOT
 from meshwright.errors import ServiceFailed
-from meshwright.stack.child import Child, Log
-from meshwright.stack.network import Ports
-from meshwright.stack.programs import find_program
-from meshwright.stack.service_specs import daprd, mosquitto, placement, redis, scheduler
-from meshwright.stack.services import App, Backends, Service, new_secret
+from meshwright.stack.machine import Ports, find_program
+from meshwright.stack.services import (
+    App,
+    Backends,
+    Service,
+    daprd,
+    mosquitto,
+    new_secret,
+    placement,
+    redis,
+    scheduler,
+)
+from meshwright.stack.supervisor import Child, Log
 
 COMPONENTS = ROOT / "components"
 NAMESPACE = "bench"

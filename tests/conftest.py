@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from meshwright.stack.network import Ports
+from meshwright.stack.machine import Ports
 from tests.run import compile_once, is_there
 
 pytest_plugins = ["tests.support.postgres", "tests.support.services"]

@@ -44,7 +44,7 @@ from meshwright.prompts import Prompts
 from meshwright.run import Runner, Services
 from meshwright.settings import Settings
 from meshwright.settings.loading import FILE_NAME
-from meshwright.stack.folder import LOCK_NAME
+from meshwright.stack.machine import LOCK_NAME
 from meshwright.tools.threads import Overrun
 from meshwright.tools.toolset import ToolSettings
 from meshwright.tracing import Tracing

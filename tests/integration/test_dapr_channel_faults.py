@@ -10,7 +10,7 @@ from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 from google.protobuf.empty_pb2 import Empty
 
 from meshwright.errors import ConfigError, Draining
-from meshwright.stores.dapr.channels import Route, make_channel
+from meshwright.stores.dapr.channels import TopicRoute, make_channel
 from meshwright.stores.dapr.sidecar import decode_reply
 from tests.support.dapr_channels import TYPE, ChannelName, Recorder, beside, own_root, until
 from tests.support.services import Services
@@ -31,7 +31,7 @@ def root() -> str:
 
 
 async def test_only_daprd_may_call_over_grpc(services: Services, root: str) -> None:
-    app = Recorder(Route("bus", root))
+    app = Recorder(TopicRoute("bus", root))
     async with (
         beside(services, "grpc", app) as there,
         grpc.aio.insecure_channel(f"127.0.0.1:{there.channel.port}") as channel,
@@ -51,7 +51,7 @@ async def test_only_daprd_may_call_over_grpc(services: Services, root: str) -> N
 
 
 async def test_only_daprd_may_call_over_http(services: Services, root: str) -> None:
-    app = Recorder(Route("bus", root))
+    app = Recorder(TopicRoute("bus", root))
     async with beside(services, "http", app) as there, aiohttp.ClientSession() as session:
 
         async def ask(method: str, path: str, token: str | None = None) -> int:
@@ -92,7 +92,7 @@ async def test_a_sidecar_of_the_other_channel_is_an_error_that_says_what_to_do(s
 async def test_everything_comes_back_after_kill_9_of_the_sidecar(
     services: Services, name: ChannelName, root: str
 ) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
+    app = Recorder(TopicRoute("bus", f"$share/mesh/{root}", grouped=True))
     async with beside(services, name, app) as there:
         await there.publish(root, 1)
         assert (await app.messages.get())[2] == b"1"
@@ -134,7 +134,7 @@ async def test_actors_come_back_after_a_sidecar_has_refused_them(
 async def test_callbacks_under_way_end_before_the_channel_has_stopped(
     services: Services, name: ChannelName, root: str
 ) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
+    app = Recorder(TopicRoute("bus", f"$share/mesh/{root}", grouped=True))
     async with beside(services, name, app) as there:
         calls = [asyncio.create_task(there.call(f"a{n}", "wait")) for n in range(30)]
         await until(lambda: len(app.calls) == 30)

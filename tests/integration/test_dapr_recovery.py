@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from meshwright.envelope import ActorRef
 from meshwright.errors import Conflict, StoreUnavailable
+from meshwright.stores.dapr.documents import Documents
 from meshwright.stores.dapr.leases import Lease, Watches, WatchList
 from meshwright.stores.dapr.outbox import StoredActors
-from meshwright.stores.dapr.recovery import Reactivation, Recovery
+from meshwright.stores.dapr.recovery import Recovery
 from meshwright.stores.dapr.sidecar import Options, Sidecar
 from meshwright.stores.dapr.state import State
 from tests.support.services import Services
@@ -28,13 +30,13 @@ class Leases(Lease):
         return incarnation in self.gone
 
 
-class Woken(Reactivation):
+class Waking(Recovery):
     """Notes which actors it is to wake."""
 
-    def __init__(self) -> None:
-        self.woken: list[ActorRef] = []
+    woken: list[ActorRef]
 
-    async def recover(self, ref: ActorRef) -> None:
+    async def review(self, ref: ActorRef, *, adopted: bool = False) -> None:
+        assert adopted
         self.woken.append(ref)
 
 
@@ -47,17 +49,13 @@ class Worker:
         self.state = state
         self.adopted = asyncio.Event()
         self.watch = WatchList(state, name, self.adopted.set)
-        self.reactivation = Woken()
         self.watches = Watches(state, leases, "mesh")
         actors = StoredActors()
         actors.watch = self.watch
-        self.recovery = Recovery(
-            Options(redrive_seconds=1.0), sidecar, leases, self.watches, actors, self.reactivation
-        )
-
-    @property
-    def woken(self) -> list[ActorRef]:
-        return self.reactivation.woken
+        unused: Any = None
+        documents = Documents(state)
+        self.recovery = Waking(Options(), unused, documents, leases, self.watches, actors, unused)
+        self.woken = self.recovery.woken = []
 
     async def owe(self, ref: ActorRef) -> None:
         """Have an open actor on the list."""
@@ -89,7 +87,7 @@ async def make_worker(services: Services) -> AsyncIterator[MakeWorker]:
 
 async def test_a_list_is_taken_up_though_there_is_no_scheduler(make_worker: MakeWorker) -> None:
     leases = Leases("dead")
-    await make_worker("alive", leases)  # cannot be given a reminder, and comes first
+    await make_worker("alive", leases)
     dead = await make_worker("dead", leases)
     await dead.owe(OPEN)
     heir = await make_worker("heir", leases)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from meshwright.errors import StoreUnavailable
-from meshwright.stores.dapr.channels import Route
+from meshwright.stores.dapr.channels import TopicRoute
 from tests.support.dapr_channels import ChannelName, Recorder, beside, own_root
 from tests.support.services import Services
 
@@ -22,7 +22,7 @@ def root() -> str:
 
 
 async def test_a_message_that_is_taken_is_acked(services: Services, name: ChannelName, root: str) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}/+"), Route("views", f"{root}/all/#"))
+    app = Recorder(TopicRoute("bus", f"$share/mesh/{root}/+"), TopicRoute("views", f"{root}/all/#"))
     async with beside(services, name, app) as there:
         await there.publish(f"{root}/x", {"n": 1})
         assert await app.messages.get() == ("bus", f"{root}/x", b'{"n":1}')
@@ -35,7 +35,7 @@ async def test_a_message_that_is_taken_is_acked(services: Services, name: Channe
 async def test_a_message_that_is_refused_comes_again_and_is_not_acked(
     services: Services, name: ChannelName, root: str
 ) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
+    app = Recorder(TopicRoute("bus", f"$share/mesh/{root}", grouped=True))
     answers = iter([False, True, False])
     app.takes = lambda data: next(answers, False)
     async with beside(services, name, app) as there:
@@ -50,7 +50,7 @@ async def test_a_message_that_is_refused_comes_again_and_is_not_acked(
 async def test_messages_that_come_while_one_is_under_way_come_together_and_are_refused_alone(
     services: Services, root: str
 ) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
+    app = Recorder(TopicRoute("bus", f"$share/mesh/{root}", grouped=True))
     refused: list[bytes] = []
 
     def takes(data: bytes) -> bool:
@@ -75,7 +75,7 @@ async def test_messages_that_come_while_one_is_under_way_come_together_and_are_r
 async def test_a_message_whose_handling_fails_comes_again(
     services: Services, name: ChannelName, root: str
 ) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
+    app = Recorder(TopicRoute("bus", f"$share/mesh/{root}", grouped=True))
     faults = iter([StoreUnavailable("not now"), ZeroDivisionError("a defect")])
 
     def takes(data: bytes) -> bool:
@@ -97,7 +97,7 @@ async def test_a_message_whose_handling_fails_comes_again(
 async def test_what_a_stranger_publishes_arrives_as_it_is_and_stops_nothing(
     services: Services, name: ChannelName, root: str, payload: bytes
 ) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
+    app = Recorder(TopicRoute("bus", f"$share/mesh/{root}", grouped=True))
     async with beside(services, name, app) as there:
         for each in (payload, b"the next"):  # one that stops cancels what has not been answered by then
             await there.publish_plainly(root, each)
@@ -107,7 +107,7 @@ async def test_what_a_stranger_publishes_arrives_as_it_is_and_stops_nothing(
 
 
 async def test_what_dapr_wraps_is_unwrapped(services: Services, name: ChannelName, root: str) -> None:
-    app = Recorder(Route("bus", f"$share/mesh/{root}", grouped=True))
+    app = Recorder(TopicRoute("bus", f"$share/mesh/{root}", grouped=True))
     async with beside(services, name, app) as there:
         await there.publish(root, b'"JSON"')
         assert (await app.messages.get())[2] == b'"JSON"'
@@ -121,7 +121,7 @@ async def test_what_dapr_wraps_is_unwrapped(services: Services, name: ChannelNam
 
 
 async def test_the_bus_may_be_a_redis_stream(services: Services, name: ChannelName, root: str) -> None:
-    app = Recorder(Route("bus", root))
+    app = Recorder(TopicRoute("bus", root))
     async with beside(services, name, app, bus="redis") as there:
         await there.publish(root, {"n": 1})
         assert await app.messages.get() == ("bus", root, b'{"n":1}')

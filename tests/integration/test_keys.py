@@ -12,7 +12,7 @@ from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.keys import KEY, KEYS, Keys, VirtualKey, VirtualKeys
 from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.stack.network import Ports
+from meshwright.stack.machine import Ports
 from meshwright.stores.dapr import DaprStore, Options
 from meshwright.testing import ScriptedModel
 from meshwright.turns import ActorKind

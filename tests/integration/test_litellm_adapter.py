@@ -21,7 +21,7 @@ from meshwright.models.port import (
     Unauthorized,
     Unsupported,
 )
-from meshwright.stack.network import Ports
+from meshwright.stack.machine import Ports
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.pickers import KEY, LITELLM, TIERS, Make, deployment, pickers, request
 

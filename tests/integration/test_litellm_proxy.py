@@ -28,7 +28,7 @@ from meshwright.models.port import (
     Unauthorized,
 )
 from meshwright.models.server import HttpModel
-from meshwright.stack.network import Ports
+from meshwright.stack.machine import Ports
 from tests.support.fake_provider import FakeProvider, Fault, tool_calls
 
 ROOT = Path(__file__).resolve().parents[2]

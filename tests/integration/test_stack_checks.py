@@ -13,9 +13,8 @@ import pytest
 from meshwright.errors import ServiceFailed
 from meshwright.settings import Settings
 from meshwright.stack.checks import channel_of, check_backends, check_mosquitto, check_redis, reason_of
-from meshwright.stack.network import Ports
-from meshwright.stack.service_specs import mosquitto, redis
-from meshwright.stack.services import Backends
+from meshwright.stack.machine import Ports
+from meshwright.stack.services import Backends, mosquitto, redis
 from tests.support.running_stack import UP
 from tests.support.services import COMPONENTS, Services
 

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from meshwright.errors import ServiceFailed
-from meshwright.stack.child import LAUNCH, Log
-from meshwright.stack.network import Ports
+from meshwright.stack.machine import Ports
 from meshwright.stack.services import Layer, Service
-from meshwright.stack.supervisor import Patience, Supervisor
+from meshwright.stack.supervisor import LAUNCH, Log, Patience, Supervisor
 from tests.support.running_stack import gone, kill, lives
 
 LISTEN = """

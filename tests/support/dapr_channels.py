@@ -20,7 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from meshwright.envelope import ActorRef
 from meshwright.errors import NotFound
 from meshwright.stack.services import new_secret
-from meshwright.stores.dapr.channels import Channel, Route, make_channel
+from meshwright.stores.dapr.channels import Channel, TopicRoute, make_channel
 from tests.support.services import Services, Sidecar
 
 TYPE = "Counter"
@@ -40,13 +40,12 @@ async def until(holds: Callable[[], bool]) -> None:
 class Recorder:
     """An app that notes what it is called with. `wait` ends when `go_on` is set, `fail` and `break` raise."""
 
-    def __init__(self, *routes: Route, name: str = "", kind: str = TYPE) -> None:
+    def __init__(self, *routes: TopicRoute, name: str = "", kind: str = TYPE) -> None:
         self.name = name
         self.routes = routes
         self.actor_types = {kind: ["echo", "fail", "break", "wait"]}
         self.messages: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
         self.calls: list[tuple[ActorRef, str, bytes]] = []
-        self.reminders: asyncio.Queue[tuple[ActorRef, str]] = asyncio.Queue()
         self.takes: Callable[[bytes], bool] = lambda data: True
         self.go_on = asyncio.Event()
 
@@ -66,9 +65,6 @@ class Recorder:
             case "wait":
                 await self.go_on.wait()
         return json.dumps({"by": self.name, "got": json.loads(body)}).encode()
-
-    async def on_reminder(self, ref: ActorRef, name: str) -> None:
-        self.reminders.put_nowait((ref, name))
 
 
 class Beside:

@@ -19,7 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
-from meshwright.stack.network import Ports
+from meshwright.stack.machine import Ports
 from meshwright.stores.dapr import DaprStore, Options
 from tests.support.host_harness import HostHarness, Setup
 from tests.support.services import Services, Sidecar

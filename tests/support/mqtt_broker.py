@@ -18,7 +18,7 @@ from paho.mqtt.properties import Properties
 
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
-from meshwright.stack.network import Ports
+from meshwright.stack.machine import Ports
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20  # that a client waits for what has to come

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import pytest
 
-from meshwright.stack.network import Ports
+from meshwright.stack.machine import Ports
 
 USER, PASSWORD, NAME = "mesh", "s3cret-" + secrets.token_hex(8), "mesh"
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "shared_buffers": "32MB"}

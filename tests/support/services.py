@@ -34,11 +34,20 @@ from typing import Any, NoReturn
 import pytest
 
 from meshwright.errors import ServiceFailed
-from meshwright.stack.child import command_of, write_files
-from meshwright.stack.network import Ports, until_it_answers
-from meshwright.stack.programs import find_program
-from meshwright.stack.service_specs import EdgeRights, daprd, mosquitto, placement, redis, scheduler
-from meshwright.stack.services import App, Backends, Service, new_secret
+from meshwright.stack.machine import Ports, find_program, until_it_answers
+from meshwright.stack.services import (
+    App,
+    Backends,
+    EdgeRights,
+    Service,
+    daprd,
+    mosquitto,
+    new_secret,
+    placement,
+    redis,
+    scheduler,
+)
+from meshwright.stack.supervisor import command_of, write_files
 
 COMPONENTS = Path(__file__).parents[2] / "components"
 VARIABLES = {

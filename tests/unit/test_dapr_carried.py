@@ -4,14 +4,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from meshwright.clock import SystemClock
 from meshwright.envelope import ActorRecord, ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
 from meshwright.stores.dapr import DaprStore, Options
-from meshwright.stores.dapr.documents import Document, Entry
+from meshwright.stores.dapr.documents import Document, OutboxEntry
 from meshwright.stores.dapr.outbox import MAX_CARRIED, StoredActor
-from meshwright.stores.dapr.store import Parts
 
 REF = ActorRef("Diary", "one")
 
@@ -20,18 +18,19 @@ class Stored:
     """An actor whose document has entries of two workers, one of which may have expired."""
 
     def __init__(self, *, expired: bool, theirs: int = 1) -> None:
-        runtime = Runtime(DaprStore(Options()))
-        self.parts = Parts(Options(), runtime, None, SystemClock(), ())
-        own = Entry(event(0), runtime.incarnation)
-        others = [Entry(event(n), "other") for n in range(1, theirs + 1)]
+        self.store = DaprStore(Options())
+        runtime = Runtime(self.store)
+        self.store.assemble(runtime)
+        own = OutboxEntry(event(0), runtime.incarnation)
+        others = [OutboxEntry(event(n), "other") for n in range(1, theirs + 1)]
         self.document = Document(ActorRecord(revision=3), [*others, own], ("other/7",))
         self.expired = expired
-        self.parts.documents.read = self._read
-        self.parts.lease.is_known_expired = self._is_expired
+        self.store.documents.read = self._read
+        self.store.lease.has_expired = self._is_expired
 
     async def load(self) -> StoredActor:
-        actor = self.parts.actors.find(REF)
-        await self.parts.reactivation.load(actor)
+        actor = self.store.actors.find(REF)
+        await self.store.recovery.load(actor)
         return actor
 
     async def _read(self, ref: ActorRef) -> tuple[Document, str | None]:
@@ -52,7 +51,7 @@ def event(n: int) -> Event:
     )
 
 
-def ids(entries: list[Entry]) -> list[str]:
+def ids(entries: list[OutboxEntry]) -> list[str]:
     return [entry.item.id for entry in entries]
 
 

@@ -8,14 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic_core import to_json
 
-from meshwright.clock import SystemClock
 from meshwright.events.log import EventLog
-from meshwright.events.logger import EventLogger
 from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
 from meshwright.stores.dapr import DaprStore, Options
 from meshwright.stores.dapr.outbox import StoredActor
-from meshwright.stores.dapr.store import Parts
 from tests.support.event_logs import event, open_log
 
 PATIENCE_SECONDS = 10
@@ -27,20 +24,18 @@ class Office:
 
     def __init__(self, log: EventLog) -> None:
         self.shown: asyncio.Queue[str] = asyncio.Queue()
-        receiver = Runtime(DaprStore(Options(), log=log))
+        store = DaprStore(Options(), log=log)
+        receiver = Runtime(store)
         receiver.listen("#", lambda told: self.shown.put_nowait(told.id))
         self.emitted: list[Event] = []
-        self.parts = Parts(Options(), receiver, EventLogger(log), SystemClock(), ())
-        self.parts.outbox.emit = self._emit
-        self.parts.broker.publish_raw = self._publish
+        store.assemble(receiver)
+        store.outbox.emit = self._emit
+        store.broker.publish_raw = self._publish
         self.published: list[bytes] = []
-        self.callbacks = self.parts.callbacks
+        self.callbacks = store.callbacks
 
-    def _emit(self, events: Sequence[Event], actor: StoredActor | None = None) -> asyncio.Future[None]:
+    async def _emit(self, events: Sequence[Event], actor: StoredActor | None = None) -> None:
         self.emitted += events
-        emitted = asyncio.get_running_loop().create_future()
-        emitted.set_result(None)
-        return emitted
 
     async def _publish(self, topic: str, body: bytes) -> None:
         self.published.append(body)

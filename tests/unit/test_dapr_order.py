@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from meshwright.stores.dapr import shipping
-from meshwright.stores.dapr.shipping import Order
+from meshwright.stores.dapr import broker
+from meshwright.stores.dapr.broker import Order
 
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipping, "MISSING_SECONDS", 0.05)
+    monkeypatch.setattr(broker, "MISSING_SECONDS", 0.05)
 
 
 async def passed(ordered: Order, *arriving: tuple[str, int]) -> Sequence[tuple[str, int]]:

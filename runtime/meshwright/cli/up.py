@@ -216,7 +216,7 @@ async def _serve_api(
 
 
 async def _answer_probes(mesh: Mesh, listener: socket) -> None:
-    from meshwright.stack.network import answering_probes
+    from meshwright.stack.machine import answering_probes
 
     stopping = asyncio.Event()
     _on_stop_signals(stopping.set)
@@ -257,8 +257,7 @@ async def _drain(mesh: Mesh) -> None:
 
 def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
     """Run a mesh on Dapr until it is told to stop. Raises ServiceFailed, ConfigError, StoreLocked."""
-    from meshwright.stack.folder import locked
-    from meshwright.stack.programs import require_sdk
+    from meshwright.stack.machine import locked, require_sdk
 
     require_sdk()
     apps = _apps(settings, per_agent=per_agent, replicas=replicas)
@@ -286,8 +285,7 @@ def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec
 
 
 async def _supervise(settings: Settings, apps: Sequence[AppSpec], lock: int) -> None:
-    from meshwright.stack.network import Ports
-    from meshwright.stack.programs import components_of
+    from meshwright.stack.machine import Ports, components_of
     from meshwright.stack.stack import Stack
     from meshwright.stack.supervisor import Supervisor
 

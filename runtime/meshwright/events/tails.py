@@ -106,6 +106,13 @@ class Tails:
             for event in events:
                 self._push(event)
 
+    def reach(self, seq: int) -> None:
+        """Have the tails read the table up to that event, which another process has written."""
+        if seq > self.announced:
+            self.announced = seq
+            for tail in self._all():
+                tail.fall_behind()
+
     def show(self, event: Event) -> None:
         """Push an event that no log has to the live tails."""
         for tail in self._wanting(event):

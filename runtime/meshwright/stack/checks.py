@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from asyncio import StreamReader, StreamWriter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,22 +14,22 @@ from urllib.parse import urlsplit
 
 from meshwright.errors import ServiceFailed
 from meshwright.settings import Settings
-from meshwright.stack.network import answers
+from meshwright.stack.machine import RedisRefused, answers, ask_redis
 from meshwright.stack.services import Backends
 
 _GRPC_ACTORS = (1, 18)
 """The first release of Dapr whose sidecars call actors over gRPC."""
-CHECK_SECONDS = 5.0
+_CHECK_SECONDS = 5.0
 _REDIS_SETTINGS = ("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
 _MOSQUITTO_SETTINGS = {"persistence": "true", "autosave_interval": "1"}
 """What a Mosquitto needs to lose no more than a second's messages when it is killed."""
-MAX_TEXT = 300
+_MAX_TEXT = 300
 _IS_ERROR = re.compile(r"level=(error|fatal)|\b(error|fatal)\b", re.IGNORECASE)
 _MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
-COMPONENT = re.compile(
+_COMPONENT = re.compile(
     r"process component (\w+) error: .*initialization error occurred for \S+ \(\S+\): (.*)"
 )
-REMEDIES = {
+_REMEDIES = {
     "connection to broker": "see whether the MQTT broker of MESH_BROKER_URL runs and lets this user in",
     "connecting to redis": "see whether the Redis of MESH_REDIS_HOST runs and takes MESH_REDIS_PASSWORD",
     "actor state store": "one state store has to have actorStateStore set to true",
@@ -42,10 +41,6 @@ class _Reason(NamedTuple):
 
     text: str
     remedy: str = ""
-
-
-class _Refused(Exception):
-    """Redis answered with an error."""
 
 
 async def check_backends(settings: Settings, components: Path, backends: Backends) -> Sequence[str]:
@@ -104,15 +99,12 @@ def check_mosquitto(configuration: Path) -> Sequence[str]:
     ]
 
 
-# Redis
-
-
 async def check_redis(address: str, password: str) -> Sequence[str]:
     """What of its configuration breaks a promise, a line each. Raises ServiceFailed where it is closed."""
     try:
-        async with asyncio.timeout(CHECK_SECONDS):
+        async with asyncio.timeout(_CHECK_SECONDS):
             found = await _redis_configuration(address, password)
-    except _Refused as error:
+    except RedisRefused as error:
         raise ServiceFailed(
             f"Redis at {address} refuses us: {error}", remedy="set MESH_REDIS_PASSWORD to its password"
         ) from None
@@ -122,6 +114,21 @@ async def check_redis(address: str, password: str) -> Sequence[str]:
             remedy="start it, or unset MESH_REDIS_HOST: mesh up starts one then",
         ) from None
     return [f"Redis at {address} {line}" for line in _redis_findings(found)]
+
+
+async def _redis_configuration(address: str, password: str) -> dict[str, str] | None:
+    """The settings that matter; None where Redis does not tell them."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        await ask_redis(reader, writer, password, "PING")
+        try:
+            replies = [await ask_redis(reader, writer, "", "CONFIG", "GET", name) for name in _REDIS_SETTINGS]
+        except RedisRefused:  # renamed, or not for this user: managed services have it so
+            return None
+    finally:
+        writer.close()
+    return {pair[0]: pair[1] for pair in replies if len(pair) == 2}
 
 
 def _redis_findings(found: Mapping[str, str] | None) -> Iterator[str]:
@@ -148,49 +155,13 @@ def _redis_findings(found: Mapping[str, str] | None) -> Iterator[str]:
         )
 
 
-async def _redis_configuration(address: str, password: str) -> dict[str, str] | None:
-    """The settings that matter; None where Redis does not tell them."""
-    host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        if password:
-            await _ask_redis(reader, writer, "AUTH", password)
-        await _ask_redis(reader, writer, "PING")
-        try:
-            replies = [await _ask_redis(reader, writer, "CONFIG", "GET", name) for name in _REDIS_SETTINGS]
-        except _Refused:  # renamed, or not for this user: managed services have it so
-            return None
-    finally:
-        writer.close()
-    return {pair[0]: pair[1] for pair in replies if len(pair) == 2}
-
-
-async def _ask_redis(reader: StreamReader, writer: StreamWriter, *words: str) -> list[str]:
-    """One command and its reply, as a list of texts. Raises _Refused."""
-    parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
-    writer.write(f"*{len(words)}\r\n{''.join(parts)}".encode())
-    head = (await reader.readuntil(b"\r\n")).decode().strip()
-    if head.startswith("-"):
-        raise _Refused(head[1:])
-    if not head.startswith("*"):
-        return [head[1:]]
-    texts = []
-    for _ in range(int(head[1:])):
-        size = int((await reader.readuntil(b"\r\n"))[1:])
-        texts.append((await reader.readexactly(size + 2))[:-2].decode())
-    return texts
-
-
-# Why a program ended
-
-
 def reason_of(tail: Sequence[str]) -> _Reason:
     """Why a program ended, by the line that says most: the last that is an error, else the last."""
     errors = [line for line in tail if _IS_ERROR.search(line)]
     line = (errors or [*tail] or [""])[-1]
     message = _MESSAGE.search(line)
     text = " ".join((message[1].replace("\\n", " ").replace('\\"', '"') if message else line).split())
-    remedy = next((remedy for words, remedy in REMEDIES.items() if words in text), "")
-    if refused := COMPONENT.search(text):
+    remedy = next((remedy for words, remedy in _REMEDIES.items() if words in text), "")
+    if refused := _COMPONENT.search(text):
         text = f"component {refused[1]}: {refused[2]}"
-    return _Reason(text[:MAX_TEXT], remedy)
+    return _Reason(text[:_MAX_TEXT], remedy)

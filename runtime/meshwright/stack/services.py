@@ -1,12 +1,36 @@
-"""What the stack runs, as data: programs, where they are, and how sidecar and worker know each other."""
+"""The programs of a stack as data: what is run, its environment, and how it reports that it is ready.
+
+All of them listen on loopback alone, except the /healthz of placement and scheduler, which Dapr 1.18 answers
+on every interface. Passwords and tokens are in the environment and in files that only this user may read,
+never in arguments, which every user of a machine can see.
+"""
 
 from __future__ import annotations
 
+import base64
+import getpass
+import hashlib
+import os
 import secrets
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
+
+from meshwright.messages import Caller
+from meshwright.stack.machine import LOOPBACK, Ports, url_of
+
+BROKER_USER, EDGE_USER = "mesh", "edge"
+ANONYMOUS = Caller().requested_by
+_READING_SECONDS = 120.0
+"""How long a store may read what it has kept, before it is ready."""
+MAX_BODY = "16Mi"
+"""Of one request to a sidecar: several documents of actors travel together."""
+_BASICS = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ")
+"""What a service gets of this process's environment: the key of a model is no business of a broker."""
+_PROBES = ("--app-health-probe-interval=2", "--app-health-probe-timeout=2000")
+"""An app that died counts as gone after 5 s, where daprd's own figures make it 12."""
 
 
 class Layer(IntEnum):
@@ -94,3 +118,248 @@ class App:
 def new_secret() -> str:
     """A password or token of 256 bits, in letters that nothing needs to quote."""
     return secrets.token_hex(32)
+
+
+def _basics() -> dict[str, str]:
+    """The environment that every service starts from."""
+    return {name: os.environ[name] for name in _BASICS if name in os.environ}
+
+
+def redis(program: Path, ports: Ports, components: Path, folder: Path, password: str) -> Service:
+    """The store: Redis with `components/redis/redis.conf`, and its data in a folder."""
+    [port] = ports.take(1)
+    path = folder / "redis.conf"
+    lines = [
+        f"include {_quoted(components / 'redis' / 'redis.conf')}",
+        f"port {port}",
+        f"dir {_quoted(folder)}",
+        f"requirepass {password}",
+    ]
+    return Service(
+        name="redis",
+        layer=Layer.STORES,
+        argv=(str(program), str(path)),
+        address=f"{LOOPBACK}:{port}",
+        ready=f"redis://:{password}@{LOOPBACK}:{port}",
+        environment=_basics(),
+        files={path: _written(lines)},
+        ready_seconds=_READING_SECONDS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRights:
+    """What the MQTT edge and clients that do not log in may do, below the prefixes of the settings."""
+
+    password: str
+    topics: str
+    replies: str
+
+    def lines(self) -> list[str]:
+        """The lines of Mosquitto's acl_file: those before the first user are for clients without a login."""
+        asked = ("submit", "tasks/+/cancel", "tasks/+/answer")
+        return [
+            f"topic read {self.topics}/#",
+            *(f"topic write {self.topics}/+/{verb}" for verb in asked),
+            *(f"topic write {self.topics}/+/clients/{ANONYMOUS}/{verb}" for verb in asked),
+            f"topic read {self.replies}/{ANONYMOUS}/#",
+            f"user {EDGE_USER}",
+            f"topic readwrite {self.topics}/#",
+            f"topic write {self.replies}/#",
+        ]
+
+
+def mosquitto(
+    program: Path,
+    ports: Ports,
+    components: Path,
+    folder: Path,
+    password: str,
+    edge: EdgeRights | None = None,
+) -> Service:
+    """The broker: Mosquitto with `components/mosquitto/mosquitto.conf`, and its data in a folder.
+
+    The user `mesh` is the bus's and may do everything. With `edge` there are the MQTT edge's user, and
+    clients that do not log in; neither reaches the bus. Its address is the bus's URL, with user and password.
+    """
+    [port] = ports.take(1)
+    path, users, rights = folder / "mosquitto.conf", folder / "users", folder / "rights"
+    lines = [
+        f"include_dir {components / 'mosquitto'}",
+        f"listener {port} {LOOPBACK}",
+        f"persistence_location {folder}/",
+        f"allow_anonymous {'true' if edge else 'false'}",
+        f"password_file {users}",
+        f"acl_file {rights}",
+        # Started by root it would become another user, and the kernel forget that it ends with its parent.
+        f"user {getpass.getuser()}",
+    ]
+    return Service(
+        name="mosquitto",
+        layer=Layer.STORES,
+        argv=(str(program), "-c", str(path)),
+        address=f"mqtt://{BROKER_USER}:{password}@{LOOPBACK}:{port}",
+        ready=f"tcp://{LOOPBACK}:{port}",
+        environment=_basics(),
+        files={
+            path: _written(lines),
+            users: _written(
+                [f"{BROKER_USER}:{_hashed(password)}"]
+                + ([f"{EDGE_USER}:{_hashed(edge.password)}"] if edge else [])
+            ),
+            rights: _written([*(edge.lines() if edge else ()), f"user {BROKER_USER}", "topic readwrite #"]),
+        },
+        ready_seconds=_READING_SECONDS,
+    )
+
+
+def placement(program: Path, ports: Ports) -> Service:
+    """Dapr's placement: which sidecar holds which actor. It keeps nothing: sidecars tell it anew."""
+    port, health, metrics, raft = ports.take(4)
+    return Service(
+        name="placement",
+        layer=Layer.CONTROL,
+        argv=(
+            str(program),
+            f"--port={port}",
+            f"--healthz-port={health}",
+            f"--metrics-port={metrics}",
+            f"--initial-cluster=dapr-placement-0={LOOPBACK}:{raft}",
+            *_on_loopback("--listen-address", "--healthz-listen-address", "--metrics-listen-address"),
+        ),
+        address=f"{LOOPBACK}:{port}",
+        ready=f"http://{LOOPBACK}:{health}/healthz",
+        environment=_basics(),
+    )
+
+
+def scheduler(program: Path, ports: Ports, folder: Path) -> Service:
+    """Dapr's scheduler: the reminders, kept in an etcd of its own in a folder."""
+    port, health, metrics, client, peer = ports.take(5)
+    return Service(
+        name="scheduler",
+        layer=Layer.CONTROL,
+        argv=(
+            str(program),
+            f"--port={port}",
+            f"--healthz-port={health}",
+            f"--metrics-port={metrics}",
+            f"--etcd-data-dir={folder}",
+            f"--etcd-client-port={client}",
+            f"--etcd-initial-cluster=dapr-scheduler-server-0=http://{LOOPBACK}:{peer}",
+            f"--override-broadcast-host-port={LOOPBACK}:{port}",
+            *_on_loopback(
+                "--listen-address",
+                "--healthz-listen-address",
+                "--metrics-listen-address",
+                "--etcd-client-listen-address",
+            ),
+        ),
+        address=f"{LOOPBACK}:{port}",
+        ready=f"http://{LOOPBACK}:{health}/healthz",
+        environment=_basics(),
+    )
+
+
+def daprd(program: Path, ports: Ports, components: Path, bus: str, app: App, backends: Backends) -> Service:
+    """The sidecar of an app. `bus` is the kind of its bus: `mqtt` or `redis`.
+
+    It is ready when its API answers, which does not wait for the app.
+    """
+    internal, metrics = ports.take(2)
+    return Service(
+        name=f"daprd-{app.pod.partition('.')[0]}",
+        layer=Layer.SIDECARS,
+        argv=(
+            str(program),
+            f"--app-id={app.app_id}",
+            f"--dapr-http-port={app.http_port}",
+            f"--dapr-grpc-port={app.grpc_port}",
+            f"--dapr-internal-grpc-port={internal}",
+            f"--metrics-port={metrics}",
+            f"--max-body-size={MAX_BODY}",
+            f"--resources-path={components}",
+            f"--resources-path={components / f'{bus}-bus'}",
+            f"--config={components / 'config.yaml'}",
+            f"--config={components / 'loopback.yaml'}",
+            f"--placement-host-address={backends.placement}",
+            f"--scheduler-host-address={backends.scheduler}",
+            *_app_flags(app),
+            *_on_loopback(
+                "--dapr-listen-addresses", "--dapr-internal-grpc-listen-address", "--metrics-listen-address"
+            ),
+        ),
+        address=f"{LOOPBACK}:{app.grpc_port}",
+        ready=f"http://{LOOPBACK}:{app.http_port}/v1.0/healthz/outbound",
+        environment={**_basics(), **backends.environment(), **app.environment(), "DAPR_HOST_IP": LOOPBACK},
+    )
+
+
+def worker(
+    name: str,
+    app: App,
+    backends: Backends,
+    options: Mapping[str, str],
+    listen: tuple[str, int],
+    *,
+    replica: bool,
+    silent_seconds: float = 0.0,
+) -> Service:
+    """A worker of an app: `mesh worker`, with this process's environment and the settings in `options`.
+
+    `listen` is where it answers probes, and serves the API where it is the one that does. A `replica` leaves
+    event log, API and MQTT edge to the app's first worker.
+    """
+    host, port = listen
+    url = url_of(listen)
+    flags = ["--replica"] if replica else []
+    return Service(
+        name=name,
+        layer=Layer.WORKERS,
+        argv=(sys.executable, "-P", "-m", "meshwright.cli", "worker", "--app", app.app_id, *flags),
+        address=url,
+        ready=f"{url}/readyz",
+        environment={
+            **os.environ,
+            **backends.environment(),
+            **app.environment(),
+            **options,
+            "MESH_HTTP__HOST": host,
+            "MESH_HTTP__PORT": str(port),
+            "PYTHONUNBUFFERED": "1",  # what it said before it was killed is in its log
+        },
+        ready_seconds=60.0,
+        stop_seconds=30.0,
+        alive=f"{url}/healthz",
+        silent_seconds=silent_seconds,
+    )
+
+
+def _app_flags(app: App) -> list[str]:
+    if app.protocol == "none":
+        return []
+    flags = [f"--app-port={app.port}", f"--app-protocol={app.protocol}", f"--app-channel-address={LOOPBACK}"]
+    if app.protocol == "http":  # over gRPC the worker's own streams say whether it lives
+        flags += ["--enable-app-health-check", *_PROBES]
+    return flags
+
+
+def _on_loopback(*flags: str) -> list[str]:
+    return [f"{flag}={LOOPBACK}" for flag in flags]
+
+
+def _written(lines: Sequence[str]) -> str:
+    return "\n".join(["# Written by Meshwright at every start.", *lines, ""])
+
+
+def _quoted(path: Path) -> str:
+    """A path as Redis reads it in its configuration."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def _hashed(password: str) -> str:
+    """A password as `mosquitto_passwd` writes it: PBKDF2 with SHA-512."""
+    salt, rounds = os.urandom(12), 101
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, rounds)
+    return f"$7${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"

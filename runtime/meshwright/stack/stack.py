@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
 from meshwright.settings import Settings
-from meshwright.stack import service_specs
+from meshwright.stack import services
 from meshwright.stack.checks import channel_of, check_backends
-from meshwright.stack.network import LOOPBACK, Ports, url_of
-from meshwright.stack.programs import find_program, version_of
-from meshwright.stack.service_specs import EDGE_USER, EdgeRights
-from meshwright.stack.services import App, Backends, Service, new_secret
+from meshwright.stack.machine import LOOPBACK, Ports, find_program, url_of, version_of
+from meshwright.stack.services import EDGE_USER, App, Backends, EdgeRights, Service, new_secret
 from meshwright.stack.supervisor import Supervisor
 
 MESH = "mesh"
@@ -28,8 +26,6 @@ LLM_SERVICE = "llm-service"
 _INVOCATION = "invocation"
 """The folder of the HTTPEndpoint by which clients of Dapr on this machine reach the llm-service. daprd calls
 a worker over gRPC, which has no room for a status and a body of its own, so this names the HTTP port."""
-KeyT = TypeVar("KeyT")
-ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +81,13 @@ class Stack:
         self._warn = warn
         self._redis_password, self._edge_password = new_secret(), new_secret()
         self._daprd = find_program("daprd", settings.dapr.bin)
-        self._given = self.backends = _given_backends(settings)
+        self._given = self.backends = Backends(
+            broker_url=_text(settings.dapr.broker_url) if settings.dapr.bus == "mqtt" else "",
+            redis_host=settings.dapr.redis_host or "",
+            redis_password=_text(settings.dapr.redis_password),
+            placement=settings.dapr.placement or "",
+            scheduler=settings.dapr.scheduler or "",
+        )
         self._missing = self._missing_backends()
         self._channel, findings = channel_of(settings, version_of(self._daprd))
         front = next(app for app in apps if app.front)
@@ -103,11 +105,8 @@ class Stack:
         Raises ServiceFailed where one cannot be used.
         """
 
-        async def start(field: str) -> str:
-            [service] = await self._supervisor.start([self._missing[field]()])
-            return service.address
-
-        addresses = await _together({field: start(field) for field in self._missing})
+        started = await self._supervisor.start([make() for make in self._missing.values()])
+        addresses = {field: service.address for field, service in zip(self._missing, started, strict=True)}
         if "redis_host" in addresses:
             addresses["redis_password"] = self._redis_password
         self.backends = replace(self.backends, **addresses)
@@ -116,8 +115,13 @@ class Stack:
 
     async def start_workers(self) -> None:
         """Start every worker with its sidecar; `url` is the API's then. Raises ServiceFailed."""
-        workers = [(app, number) for app in self._apps for number in range(app.workers)]
-        await _together({worker: self._start_worker(*worker) for worker in workers})
+        try:
+            async with asyncio.TaskGroup() as group:
+                for app in self._apps:
+                    for number in range(app.workers):
+                        group.create_task(self._start_worker(app, number))
+        except ExceptionGroup as errors:  # the first error ends the others' starts
+            raise errors.exceptions[0] from None
 
     def rows(self) -> list[Row]:
         """What runs where, each after what it rests on."""
@@ -130,38 +134,32 @@ class Stack:
 
     def _missing_backends(self) -> Mapping[str, Callable[[], Service]]:
         """How to make each service that is not given, by its field of Backends."""
-        settings, ports = self._settings, self._ports
+        settings, ports, components = self._settings, self._ports, self._components
         folder = settings.data_dir.absolute()
         edge = EdgeRights(self._edge_password, settings.mqtt.prefix, settings.mqtt.reply_prefix)
         specs: dict[str, tuple[str, Callable[[Path], Service]]] = {
             "broker_url": (
                 "mosquitto",
-                lambda program: service_specs.mosquitto(
-                    program, ports, self._components, folder / "mosquitto", new_secret(), edge
+                lambda path: services.mosquitto(
+                    path, ports, components, folder / "mosquitto", new_secret(), edge
                 ),
             ),
             "redis_host": (
                 "redis-server",
-                lambda program: service_specs.redis(
-                    program, ports, self._components, folder / "redis", self._redis_password
-                ),
+                lambda path: services.redis(path, ports, components, folder / "redis", self._redis_password),
             ),
-            "placement": ("placement", lambda program: service_specs.placement(program, ports)),
-            "scheduler": (
-                "scheduler",
-                lambda program: service_specs.scheduler(program, ports, folder / "scheduler"),
-            ),
+            "placement": ("placement", lambda path: services.placement(path, ports)),
+            "scheduler": ("scheduler", lambda path: services.scheduler(path, ports, folder / "scheduler")),
         }
-        if settings.dapr.bus != "mqtt":
-            del specs["broker_url"]
         return {
             field: partial(make, find_program(program, settings.dapr.bin))
             for field, (program, make) in specs.items()
-            if not getattr(self._given, field)
+            if not getattr(self._given, field) and (field != "broker_url" or settings.dapr.bus == "mqtt")
         }
 
     async def _start_worker(self, app: AppSpec, number: int) -> None:
-        _, worker = await self._supervisor.start(self._pair(app, number))
+        pair = self._pair(app, number)
+        _, worker = await self._supervisor.start(pair)
         if app.front and number == 0:
             self.url = worker.address
 
@@ -190,14 +188,16 @@ class Stack:
             "MESH_DAPR__CHANNEL": self._channel,
             "MESH_ACCEPT_LOSS": str(settings.accept_loss),
         }
+        if settings.database is not None:
+            options["MESH_DATABASE"] = settings.database.get_secret_value()
         if front or (spec is self._models and number == 0):
             options["MESH_HTTP__INSECURE"] = str(settings.http.insecure).lower()
             if settings.keys.admin_token is not None:
                 options["MESH_ADMIN_TOKEN"] = settings.keys.admin_token.get_secret_value()
-        sidecar = service_specs.daprd(
+        sidecar = services.daprd(
             self._daprd, self._ports, self._components, settings.dapr.bus, app, self.backends
         )
-        return self._reaching_models(sidecar), service_specs.worker(
+        return self._reaching_models(sidecar), services.worker(
             name,
             app,
             self.backends,
@@ -251,29 +251,8 @@ class Stack:
         return LOOPBACK, port
 
 
-def _given_backends(settings: Settings) -> Backends:
-    """The services that run already, by the settings; the others are empty."""
-    return Backends(
-        broker_url=_text(settings.dapr.broker_url) if settings.dapr.bus == "mqtt" else "",
-        redis_host=settings.dapr.redis_host or "",
-        redis_password=_text(settings.dapr.redis_password),
-        placement=settings.dapr.placement or "",
-        scheduler=settings.dapr.scheduler or "",
-    )
-
-
 def _text(secret: SecretStr | None) -> str:
     return secret.get_secret_value() if secret else ""
-
-
-async def _together(starts: Mapping[KeyT, Coroutine[None, None, ResultT]]) -> dict[KeyT, ResultT]:
-    """Do several things at once. The first error ends the others."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = {name: group.create_task(start) for name, start in starts.items()}
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return {name: task.result() for name, task in tasks.items()}
 
 
 def _shown(address: str) -> str:

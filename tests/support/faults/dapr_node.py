@@ -27,7 +27,7 @@ from meshwright.mesh import Mesh
 from meshwright.messages import Outcome, Receipt, TaskRequest
 from meshwright.runtimes import StoreDeps
 from meshwright.settings import Settings
-from meshwright.stores.dapr import DaprStore, Options, recovery
+from meshwright.stores.dapr import DaprStore, Options
 from tests.support.faults import dapr_controls
 from tests.support.faults.failpoints import Failpoints
 from tests.support.faults.fleet import Books, CountingModel, agents
@@ -35,7 +35,6 @@ from tests.support.faults.node import ROOT, Client, Job, say
 
 RETRY_SECONDS = 0.2
 LEASE_SECONDS, RENEW_SECONDS = 3.0, 0.5
-SWEEP_SECONDS = 5.0
 ResultT = TypeVar("ResultT")
 logger = logging.getLogger("client")
 
@@ -119,7 +118,6 @@ def mesh_of(post: Post) -> Mesh:
 async def work(post: Post) -> None:
     """Work until SIGTERM."""
     dapr_controls.break_on_purpose(post.job.control)
-    setattr(recovery, "SWEEP_SECONDS", SWEEP_SECONDS)  # noqa: B010 in this process alone
     loop = asyncio.get_running_loop()
     begin, end = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGUSR1, begin.set)

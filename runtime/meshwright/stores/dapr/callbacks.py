@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -15,74 +17,57 @@ from meshwright.envelope import ActorRef, Message
 from meshwright.errors import HostError
 from meshwright.kernel.store import Delivery, Receiver
 from meshwright.messages import Event, new_id
-from meshwright.stores.dapr.broker import EVENTS, LOGGED, Broker, example_of
-from meshwright.stores.dapr.channels import Route
+from meshwright.stores.dapr.broker import EVENTS, LOGGED, Broker
+from meshwright.stores.dapr.channels import TopicRoute
 from meshwright.stores.dapr.outbox import Outbox
-from meshwright.stores.dapr.recovery import Recovery
-from meshwright.stores.dapr.shipping import EventShipper
 from meshwright.stores.dapr.sidecar import BUS, CALL, DELIVER, VIEWS, Options
 
 logger = logging.getLogger("meshwright.dapr")
 
 _TWIN_SECONDS = 1.0
 _LOG_GROUP = "event-logger"
-NONSENSE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
+_NONSENSE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 """What a document raises that has not the shape it should have; a ValidationError is a ValueError."""
-MAX_QUOTED = 200  # characters of a message that is nonsense
+_MAX_PING_BYTES = 100
+_MAX_QUOTED = 200  # characters of a message that is nonsense
 
 
 class AppCallbacks:
     """The app, as a channel sees it. Topics and actor calls wait until it is `opened`."""
 
     def __init__(
-        self,
-        options: Options,
-        receiver: Receiver,
-        broker: Broker,
-        shipper: EventShipper,
-        outbox: Outbox,
-        recovery: Recovery,
-        clock: Clock,
+        self, options: Options, receiver: Receiver, broker: Broker, outbox: Outbox, clock: Clock
     ) -> None:
         self.opened = asyncio.Event()
         self._app_id = options.app_id
         self._receiver = receiver
         self._broker = broker
-        self._shipper = shipper
         self._outbox = outbox
-        self._recovery = recovery
         self._clock = clock
         self._taking: dict[bytes, asyncio.Future[bool]] = {}
 
-    # What daprd is told
-
     @property
     def actor_types(self) -> Mapping[str, Sequence[str]]:
-        """The types that run here, with their turns, and that of the watch lists' reminders."""
-        types = {kind.type: list(kind.methods) for kind in self._receiver.kinds.values()}
-        return {**types, self._recovery.actor_type: []}
+        """The types that run here, with their turns."""
+        return {kind.type: list(kind.methods) for kind in self._receiver.kinds.values()}
 
     @property
-    def routes(self) -> Sequence[Route]:
+    def routes(self) -> Sequence[TopicRoute]:
         """What to subscribe to."""
-        shared = self._broker.shared
-        routes = [Route(BUS, shared(pattern, self._app_id), grouped=True) for pattern in self._patterns]
-        if self._shipper.keeps_log:
-            return [*routes, Route(BUS, shared(EVENTS, _LOG_GROUP))]
-        return [*routes, *(Route(VIEWS, self._broker.everything(topic)) for topic in (EVENTS, LOGGED))]
+        shared, patterns = self._broker.shared, sorted(set(self._receiver.bus.patterns))
+        routes = [
+            TopicRoute(BUS, shared(pattern, self._app_id), pattern, grouped=True) for pattern in patterns
+        ]
+        if self._outbox.shipper.is_logger:
+            return [*routes, TopicRoute(BUS, shared(EVENTS, _LOG_GROUP), EVENTS)]
+        views = [LOGGED] if self._outbox.shipper.is_shared else [EVENTS, LOGGED]
+        return [*routes, *(TopicRoute(VIEWS, self._broker.everything(topic), topic) for topic in views)]
 
     @property
     def examples(self) -> Sequence[tuple[str, str]]:
         """For each route a component and a topic: what is published there comes by it."""
-        topic = self._broker.topic
-        examples = [(BUS, topic(example_of(pattern))) for pattern in self._patterns]
-        if self._shipper.keeps_log:
-            return [*examples, (BUS, topic(EVENTS))]
-        return [*examples, (VIEWS, topic(EVENTS)), (VIEWS, topic(LOGGED))]
-
-    @property
-    def _patterns(self) -> Sequence[str]:
-        return sorted(set(self._receiver.bus.patterns))
+        examples = [(route.pubsub, re.sub(r"[*#]", "ping", route.pattern)) for route in self.routes]
+        return [(pubsub, self._broker.topic(topic)) for pubsub, topic in examples]
 
     # Actors
 
@@ -102,11 +87,6 @@ class AppCallbacks:
         self._receiver.deliver(Delivery(message, is_call=True, reply=reply))
         return to_json(await reply)
 
-    async def on_reminder(self, ref: ActorRef, name: str) -> None:
-        """A watch list's reminder."""
-        await self.opened.wait()
-        await self._recovery.on_reminder(ref.id)
-
     # Topics
 
     async def on_topic(self, pubsub: str, topic: str, data: bytes) -> bool:
@@ -115,7 +95,9 @@ class AppCallbacks:
         False or an exception asks for it again. `data` is a CloudEvent's data (as JSON where that is what it
         holds), or all the bytes of a message that is none.
         """
-        if self._broker.take_ping(data):
+        if data.startswith(b'{"ping":') and len(data) <= _MAX_PING_BYTES:
+            with suppress(*_NONSENSE):
+                self._broker.take_ping(from_json(data))
             return True
         await self.opened.wait()
         twin = self._taking.get(data)
@@ -145,21 +127,21 @@ class AppCallbacks:
                 return await self._take_batch(document)
             if isinstance(document, dict) and "logged" in document:
                 logged = {str(sender): [*map(int, of)] for sender, of in document["logged"].items()}
-                self._shipper.take_confirmation(logged)
+                self._outbox.shipper.take_confirmation(logged)
                 return True
             event = Event.model_validate(document)
-        except NONSENSE as error:
+        except _NONSENSE as error:
             return await self._refuse(topic, data, error)
         return await self._take_event(event)
 
     async def _take_batch(self, batch: dict[str, Any]) -> bool:
         """Log and show the events of another process; ours are logged and shown where they come from."""
         sender, number = str(batch["from"]), int(batch["n"])
-        if sender == self._shipper.sender:
+        if sender == self._broker.sender:
             return True
         events = [Event.model_validate(event) for event in batch["events"]]
         passing = [Event.model_validate(event) for event in batch.get("passing", ())]
-        return await self._shipper.take_batch(sender, number, events, passing)
+        return await self._outbox.shipper.take_batch(sender, number, events, passing)
 
     async def _take_event(self, event: Event) -> bool:
         spread, messages = self._receiver.bus.spread([event])
@@ -174,12 +156,12 @@ class AppCallbacks:
         return True
 
     async def _refuse(self, topic: str, data: bytes, error: Exception) -> bool:
-        reason = " ".join(str(error).split())[:MAX_QUOTED]
+        reason = " ".join(str(error).split())[:_MAX_QUOTED]
         logger.warning("a message on %s is no event, and is dropped: %s", topic, reason)
         payload = {
             "topic": topic,
             "bytes": len(data),
-            "begins": data[:MAX_QUOTED].decode(errors="replace"),
+            "begins": data[:_MAX_QUOTED].decode(errors="replace"),
             "error": reason,
         }
         refused = Event(

@@ -31,6 +31,7 @@ from grpc import StatusCode
 from grpc.aio import EOF  # type: ignore[attr-defined]
 from pydantic_core import from_json, to_json
 
+from meshwright.backoff import Backoff
 from meshwright.envelope import ActorRef
 from meshwright.errors import ConfigError, Draining, MeshError, NotFound, StoreUnavailable, TooLarge
 from meshwright.stores.dapr.sidecar import (
@@ -61,12 +62,11 @@ ANSWER_SECONDS = 1
 LEAVE_SECONDS = 0.2  # what daprd has to read our last answers on a stream
 _HANDSHAKE_SECONDS = 10.0
 _MAX_ATTEMPTS = 3  # to learn why daprd refuses our actors
-FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
-KEEP_ALIVE_SECONDS = 120  # longer than daprd keeps a connection, so that it never writes to a closed one
-JSON_CONTENT = {"content-type": "application/json"}
+_JSON_CONTENT = {"content-type": "application/json"}
 _SIZES = [("grpc.max_receive_message_length", RECEIVE_BYTES), ("grpc.max_send_message_length", _SEND_BYTES)]
 _GROUPED = wire.BulkSubscribeConfig(enabled=True, max_messages_count=100, max_await_duration_ms=1)
 """daprd hands a group over once the one before has been answered, so that a longer wait would win nothing."""
+_STREAM_ENDED = (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
 _NO_STREAM = {
     **NEVER,
     StatusCode.UNIMPLEMENTED: 'run daprd 1.18 or newer, or set dapr.channel = "http"',
@@ -75,20 +75,22 @@ _NO_STREAM = {
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class TopicRoute:
     """A topic of a pub/sub component that daprd is to deliver to this app.
 
-    `topic` is as the component's broker wants it: `$share/mesh/bus/default/task-results`, `bus/default/#`.
+    `topic` is as the component's broker wants it: `$share/mesh/bus/default/task-results`, `bus/default/#`;
+    `pattern` is our own name of it.
     Over grpc, messages of one that is `grouped` come together that arrive while others are under way, which
     costs half as much; each is still acknowledged for itself, once all of its group have an end.
     """
 
     pubsub: str
     topic: str
+    pattern: str = ""
     grouped: bool = False
 
 
-class App(Protocol):
+class ChannelApp(Protocol):
     """What a channel calls: see `AppCallbacks`. What it raises reaches daprd, or the caller."""
 
     @property
@@ -97,7 +99,7 @@ class App(Protocol):
         ...
 
     @property
-    def routes(self) -> Sequence[Route]:
+    def routes(self) -> Sequence[TopicRoute]:
         """What daprd is to deliver."""
         ...
 
@@ -107,10 +109,6 @@ class App(Protocol):
 
     async def on_actor(self, ref: ActorRef, method: str, body: bytes) -> bytes:
         """Run a turn, or CALL or DELIVER with an encoded message as the body. JSON in, JSON out."""
-        ...
-
-    async def on_reminder(self, ref: ActorRef, name: str) -> None:
-        """Take the tick of a reminder; after an exception daprd comes again, three times."""
         ...
 
 
@@ -149,7 +147,7 @@ class Callbacks:
     Actors wait until they are `served`; after `close` nothing is taken.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: ChannelApp) -> None:
         self.app = app
         self.served = asyncio.Event()
         self._turns = {kind: {*turns, CALL, DELIVER} for kind, turns in app.actor_types.items()}
@@ -208,12 +206,6 @@ class Callbacks:
             raise TooLarge(f"the reply of {ref}.{method} has {len(reply)} bytes, over {MAX_REPLY_BYTES}")
         return reply
 
-    async def reminder(self, ref: ActorRef, name: str) -> None:
-        """Hand on the tick of a reminder."""
-        await self.served.wait()
-        with self._counted():
-            await self.app.on_reminder(ref, name)
-
     @contextmanager
     def _counted(self) -> Iterator[None]:
         if self._closed:
@@ -241,7 +233,7 @@ class Channel(ABC):
         self._app_token = app_token.encode()
 
     @abstractmethod
-    async def listen(self, app: App) -> None:
+    async def listen(self, app: ChannelApp) -> None:
         """Open the app port, on loopback; daprd may be up or not yet. Topics flow from here on.
 
         Raises ConfigError where the port cannot be had.
@@ -284,7 +276,7 @@ class _GrpcChannel(Channel):
         self._server: grpc.aio.Server | None = None
         self._stream: _ActorStream | None = None
 
-    async def listen(self, app: App) -> None:
+    async def listen(self, app: ChannelApp) -> None:
         """Open the app port. gRPC refuses calls of other names."""
         self._callbacks = Callbacks(app)
         topics = {
@@ -295,12 +287,9 @@ class _GrpcChannel(Channel):
         health = {"HealthCheck": _call(self._health, Empty, wire.HealthCheckResponse)}
         reuse_port = ("grpc.so_reuseport", 0)  # a port that is taken has to be an error
         self._server = grpc.aio.server(options=[*_SIZES, reuse_port])
-        self._server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler("dapr.proto.runtime.v1.AppCallback", topics),
-                grpc.method_handlers_generic_handler("dapr.proto.runtime.v1.AppCallbackHealthCheck", health),
-            )
-        )
+        for name, methods in (("AppCallback", topics), ("AppCallbackHealthCheck", health)):
+            handler = grpc.method_handlers_generic_handler(f"dapr.proto.runtime.v1.{name}", methods)
+            self._server.add_generic_rpc_handlers((handler,))
         try:
             self.port = self._server.add_insecure_port(f"{LOOPBACK}:{self.port}")
         except RuntimeError as error:
@@ -376,7 +365,7 @@ class _ActorStream:
         self._serving: asyncio.Task[None] | None = None
         self._stream: Any = None
         self._writing = asyncio.Lock()
-        self._pause = FIRST_PAUSE_SECONDS
+        self._backoff = Backoff(0.5, 30.0, jitter=0)
         self._answering: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -389,7 +378,7 @@ class _ActorStream:
         if self._answering:
             await asyncio.wait(self._answering, timeout=STOP_SECONDS)
         if self._stream is not None and self._serving is not None:
-            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            with suppress(*_STREAM_ENDED):
                 await self._stream.done_writing()
                 await asyncio.wait({self._serving}, timeout=LEAVE_SECONDS)
         for task in (*self._answering, *filter(None, [self._serving])):
@@ -410,10 +399,9 @@ class _ActorStream:
                         continue
                     self._registered.set_exception(_refusal(error, self._address))
                     return
-                said = _said(error)
-                logger.warning("the stream of actor calls has ended, again in %g s: %s", self._pause, said)
-                await asyncio.sleep(self._pause)
-                self._pause = min(2 * self._pause, MAX_PAUSE_SECONDS)
+                pause = self._backoff.next()
+                logger.warning("the stream of actor calls has ended, again in %g s: %s", pause, _said(error))
+                await asyncio.sleep(pause)
                 await channel.channel_ready()
 
     async def _run(self, stub: Any) -> None:
@@ -427,7 +415,7 @@ class _ActorStream:
                 await stream.write(api_v1.SubscribeActorEventsRequestAlpha1(initial_request=types))
                 if await stream.read() is EOF:
                     return
-            self._pause = FIRST_PAUSE_SECONDS
+            self._backoff.reset()
             if not self._registered.done():
                 self._registered.set_result(None)
             while (message := await stream.read()) is not EOF:
@@ -439,40 +427,34 @@ class _ActorStream:
             stream.cancel()
 
     async def _answer(self, stream: Any, message: Any) -> None:
-        """Answer one callback. One that fails is told to daprd, which tells its caller or comes again."""
+        """Answer one callback. One that fails is told to daprd, which tells its caller."""
         kind = message.WhichOneof("response_type")
         if kind is None:
             return
         request = getattr(message, kind)
+        answer: dict[str, Any]
         try:
-            reply = await self._reply_to(kind, request)
+            if kind == "invoke_request":
+                ref = ActorRef(request.actor_type, request.actor_id)
+                data = await self._callbacks.actor(ref, request.method, request.data)
+                answer = {"id": request.id, "data": data, "metadata": _JSON_CONTENT}
+            else:
+                answer = {"id": request.id}
+            field = kind.replace("request", "response")
         except Exception as error:  # noqa: BLE001 what a turn raises is its caller's
-            name = error.code if isinstance(error, MeshError) else type(error).__name__
-            failure = api_v1.SubscribeActorEventsRequestFailedAlpha1(
-                id=request.id, code=StatusCode.UNKNOWN.value[0], message=f"{name}: {error}"
-            )
-            reply = api_v1.SubscribeActorEventsRequestAlpha1(request_failed=failure)
-        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the stream has ended meanwhile
+            message = f"{name_of(error)}: {error}"
+            answer = {"id": request.id, "code": StatusCode.UNKNOWN.value[0], "message": message}
+            field = "request_failed"
+        fields: Any = {field: answer}
+        reply = api_v1.SubscribeActorEventsRequestAlpha1(**fields)
+        with suppress(*_STREAM_ENDED):
             async with self._writing:
                 await stream.write(reply)
 
-    async def _reply_to(self, kind: str, request: Any) -> Any:
-        ref = ActorRef(request.actor_type, request.actor_id)
-        if kind == "invoke_request":
-            data = await self._callbacks.actor(ref, request.method, request.data)
-            invoked = api_v1.SubscribeActorEventsRequestInvokeResponseAlpha1(
-                id=request.id, data=data, metadata=JSON_CONTENT
-            )
-            return api_v1.SubscribeActorEventsRequestAlpha1(invoke_response=invoked)
-        if kind == "deactivate_request":
-            deactivated = api_v1.SubscribeActorEventsRequestDeactivateResponseAlpha1(id=request.id)
-            return api_v1.SubscribeActorEventsRequestAlpha1(deactivate_response=deactivated)
-        if kind == "reminder_request":
-            await self._callbacks.reminder(ref, request.name)
-        reminded = api_v1.SubscribeActorEventsRequestReminderResponseAlpha1(id=request.id)
-        if kind == "reminder_request":
-            return api_v1.SubscribeActorEventsRequestAlpha1(reminder_response=reminded)
-        return api_v1.SubscribeActorEventsRequestAlpha1(timer_response=reminded)
+
+def name_of(error: Exception) -> str:
+    """What an error is called on the wire."""
+    return error.code if isinstance(error, MeshError) else type(error).__name__
 
 
 def _call(method: Any, request: Any, reply: Any) -> grpc.RpcMethodHandler[Any, Any]:

@@ -4,10 +4,11 @@
     record/{type}/{id}/{stream}/{n}  {"v": 1, "by": commit, "value": ..., "events": [...]}
     value/{sha256}                   a value of more than 32 KiB within a document
 
-`by` names the last commits, newest first: who lost sight of its own can find it again. The outbox holds what
-was committed and may not have arrived, each entry with the incarnation that committed it and sends it; what
-has arrived is left out of the next commit, so an entry may be there, and be sent, more than once. `events` of
-a record were to be published with it: who reads it after the worker `by` has gone publishes them again.
+`by` names the last commits, newest first, by which a worker that lost sight of its own finds it again. The
+outbox holds what was committed and may not have arrived, each entry with the incarnation that committed it
+and sends it; what has arrived is left out of the next commit, so an entry may be there, and be sent, more
+than once. `events` of a record were to be published with it: who reads it after the worker `by` has gone
+publishes them again.
 
 A large value is written before the document that refers to it, `{"$value": sha256}`, and whose `values` list
 its hash. So a large payload is not written again by every turn.
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -30,18 +30,19 @@ from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.errors import Conflict, StoreTooNew, StoreUnavailable
 from meshwright.host import RECORD_GAP
 from meshwright.messages import Event
-from meshwright.stores.dapr.state import State, Write
+from meshwright.stores.dapr.sidecar import Stored, Write
+from meshwright.stores.dapr.state import State
 
-VERSION = 1
+_VERSION = 1
 _LARGE_BYTES = 32 * 1024
-REFERENCE = "$value"
+_REFERENCE = "$value"
 VALUES = "values"
 _REMEMBERED_COMMITS = 4
 _MAX_KNOWN_VALUES = 1000
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class OutboxEntry:
     """One message or event on its way. It is written more than once, and encoded once.
 
     `by` is the incarnation that committed it, and sends it as long as it lives. An event `is_logged` once the
@@ -55,6 +56,8 @@ class Entry:
     is_logged: bool = False
     is_delivered: bool = False
     is_shown: bool = False
+    owner: Any = None
+    """The StoredActor whose outbox it is in."""
     _data: bytes = b""
 
     @property
@@ -64,25 +67,13 @@ class Entry:
             self._data = self.item.encode()
         return self._data
 
-    def encode(self) -> bytes:
-        """The entry of a document."""
-        kind = b"message" if isinstance(self.item, Message) else b"event"
-        return b'{"by":%b,"%b":%b}' % (to_json(self.by), kind, self.data)
-
-    @classmethod
-    def decode(cls, data: Mapping[str, Any]) -> Entry:
-        """Read `encode` back."""
-        if "message" in data:
-            return cls(Message.decode(to_json(data["message"])), data["by"])
-        return cls(Event.model_validate(data["event"]), data["by"])
-
 
 @dataclass(slots=True)
 class Document:
     """What is stored of an actor."""
 
     record: ActorRecord = field(default_factory=ActorRecord)
-    outbox: list[Entry] = field(default_factory=list)
+    outbox: list[OutboxEntry] = field(default_factory=list)
     by: tuple[str, ...] = ()
 
     @property
@@ -106,19 +97,19 @@ class Document:
             to_json(self.by),
             to_json(envelope),
             record.state or b"null",
-            b",".join([entry.encode() for entry in self.outbox]),
+            b",".join([_encode_entry(entry) for entry in self.outbox]),
         )
 
     @classmethod
     def decode(cls, data: Mapping[str, Any]) -> Document:
         """Read a document whose references are resolved; unknown fields are ignored. Raises StoreTooNew."""
-        if data["v"] > VERSION:
+        if data["v"] > _VERSION:
             raise StoreTooNew(
-                f"an actor's document is of version {data['v']}, and known is {VERSION}",
+                f"an actor's document is of version {data['v']}, and known is {_VERSION}",
                 remedy="run the newer version of Meshwright that wrote it",
             )
         record = ActorRecord.decode(to_json({**data["head"], "state": data["state"]}))
-        return cls(record, [Entry.decode(entry) for entry in data["outbox"]], tuple(data["by"]))
+        return cls(record, [_decode_entry(entry) for entry in data["outbox"]], tuple(data["by"]))
 
 
 class _StoredRecord(NamedTuple):
@@ -134,7 +125,7 @@ class Documents:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._known_values: OrderedDict[str, None] = OrderedDict()
+        self._known_values: dict[str, None] = {}
 
     async def read(self, ref: ActorRef) -> tuple[Document, str | None]:
         """An actor's document and its etag; a new one, without, where it never had a turn."""
@@ -159,7 +150,13 @@ class Documents:
         """
         data, values = _take_out(document.encode())
         for name, value in values.items():
-            await self._put_value(name, value)
+            if name in self._known_values:
+                continue
+            with suppress(Conflict):  # it is there: its name is its content
+                await self._state.swap(Write(self._state.key("value", name), value))
+            self._known_values[name] = None
+            if len(self._known_values) > _MAX_KNOWN_VALUES:
+                del self._known_values[next(iter(self._known_values))]
         try:
             return await self._state.swap(Write(self._key(ref), data, etag))
         except Conflict:
@@ -170,11 +167,10 @@ class Documents:
 
     def put(self, record: Record, events: Sequence[Event], commit: str) -> asyncio.Future[str | None]:
         """Write a record. What is awaited raises Conflict where there was one of that number: it stands."""
-        published = b",".join([event.encode() for event in events])
         value = b'{"v":1,"by":%b,"value":%b,"events":[%b]}' % (
             to_json(commit),
             encode(record.value),
-            published,
+            b",".join([event.encode() for event in events]),
         )
         return self._state.swap(Write(self._record_key(record.ref, record.stream, record.n), value))
 
@@ -183,13 +179,11 @@ class Documents:
         found: list[_StoredRecord] = []
         while last is None or first <= last:
             end = first + RECORD_GAP - 1 if last is None else min(last, first + RECORD_GAP - 1)
-            numbers = range(first, end + 1)
-            values = await asyncio.gather(
-                *(self._state.read(self._record_key(ref, stream, n)) for n in numbers)
-            )
+            keys = {n: self._record_key(ref, stream, n) for n in range(first, end + 1)}
+            values = await asyncio.gather(*map(self._state.read, keys.values()))
             page = [
-                _decode_record(Record(ref, stream, n, None), stored.value)
-                for n, stored in zip(numbers, values, strict=True)
+                _decode_record(Record(ref, stream, n, None), stored)
+                for n, stored in zip(keys, values, strict=True)
                 if stored is not None
             ]
             found += page
@@ -214,22 +208,25 @@ class Documents:
             )
         return values
 
-    async def _put_value(self, name: str, value: bytes) -> None:
-        if name not in self._known_values:
-            with suppress(Conflict):  # it is there: its name is its content
-                await self._state.swap(Write(self._state.key("value", name), value))
-            self._known_values[name] = None
-            if len(self._known_values) > _MAX_KNOWN_VALUES:
-                self._known_values.popitem(last=False)
-
 
 def incarnation_of(commit: str) -> str:
     """The run of a worker that made a commit."""
     return commit.partition("/")[0]
 
 
-def _decode_record(record: Record, data: bytes) -> _StoredRecord:
-    document = from_json(data)
+def _encode_entry(entry: OutboxEntry) -> bytes:
+    kind = b"message" if isinstance(entry.item, Message) else b"event"
+    return b'{"by":%b,"%b":%b}' % (to_json(entry.by), kind, entry.data)
+
+
+def _decode_entry(data: Mapping[str, Any]) -> OutboxEntry:
+    if "message" in data:
+        return OutboxEntry(Message.decode(to_json(data["message"])), data["by"])
+    return OutboxEntry(Event.model_validate(data["event"]), data["by"])
+
+
+def _decode_record(record: Record, stored: Stored) -> _StoredRecord:
+    document = from_json(stored.value)
     events = [Event.model_validate(event) for event in document["events"]]
     return _StoredRecord(replace(record, value=document["value"]), document["by"], events)
 
@@ -246,7 +243,7 @@ def _take_out(data: bytes) -> tuple[bytes, dict[str, bytes]]:
             return value
         name = hashlib.sha256(large).hexdigest()
         taken[name] = large
-        return {REFERENCE: name}
+        return {_REFERENCE: name}
 
     rest = _map(refer, from_json(data))
     return (to_json({**rest, VALUES: sorted(taken)}), taken) if taken else (data, taken)
@@ -257,7 +254,7 @@ def put_back(value: Any, values: Mapping[str, bytes]) -> Any:
 
     Only what is among `values` is one: a payload may look like a reference, and stays what it is.
     """
-    name = value.get(REFERENCE) if isinstance(value, dict) and len(value) == 1 else None
+    name = value.get(_REFERENCE) if isinstance(value, dict) and len(value) == 1 else None
     if isinstance(name, str) and name in values:
         return put_back(from_json(values[name]), values)
     return _map(lambda inner: put_back(inner, values), value)

@@ -3,23 +3,25 @@
     replica/{name}              the last incarnation of a replica
     lease/{incarnation}         expires unless it is renewed; the store's own clock counts
     watches/{app}               the incarnations that have a list; what every worker sweeps
-    watch/{incarnation}         the numbers of its documents
-    watch/{incarnation}/{n}     up to MAX_OPEN actors that are owed something
+    watch/{incarnation}/{n}     from 1: up to MAX_OPEN actors that are owed something
 
 Another worker may take up the work of an incarnation whose lease has expired. A worker that could not renew
 in time (no sidecar, or the process was stopped) takes itself for expired as well, and begins a new one.
 
-A reminder for each task would cost a third of the rate, so a worker writes its open actors into a few
-documents, and one reminder stands for all of them. An actor is on the list before a reply, an acknowledgement
-or an effect rests on it, and leaves it lazily: who looks at one that is owed nothing strikes it off.
+A reminder of Dapr's for each task would cost a third of the rate, so a worker writes its open actors into a
+few documents, which all workers of its app look at now and then. An actor is on the list before a reply, an
+acknowledgement or an effect rests on it, and leaves it lazily: who looks at one that is owed nothing strikes
+it off.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,13 +31,12 @@ from meshwright.envelope import ActorRef
 from meshwright.errors import Conflict, HostError, StoreUnavailable
 from meshwright.messages import new_id
 from meshwright.stores.dapr.sidecar import Options, Sidecar, Write
-from meshwright.stores.dapr.state import State, over
+from meshwright.stores.dapr.state import Grouping, State
 
 logger = logging.getLogger("meshwright.dapr")
 
 KNOWN_ALIVE_SECONDS = 1.0  # how long an answer is believed
 MAX_OPEN = 256  # names in one document: what is written again for each group of new ones
-_ADOPTING_TTL_SECONDS = 30
 _CLOSED_TTL_SECONDS = 86_400  # long enough for a worker that sleeps to find its list closed
 
 
@@ -88,23 +89,19 @@ class Lease:
         return asyncio.get_running_loop().time() < self._valid_until
 
     async def has_expired(self, incarnation: str) -> bool:
-        """Whether that incarnation's lease has expired or was given back. Raises StoreUnavailable."""
+        """Whether its lease has expired or was given back. Not where the store does not answer."""
         now = asyncio.get_running_loop().time()
         if incarnation == self._incarnation or self._alive_until.get(incarnation, 0.0) > now:
             return False
-        if await self._state.read(self._key(incarnation)) is None:
-            self._alive_until.pop(incarnation, None)
-            return True
-        self._alive_until[incarnation] = now + KNOWN_ALIVE_SECONDS
-        return False
-
-    async def is_known_expired(self, incarnation: str) -> bool:
-        """Likewise; where the store does not answer that counts as not."""
         try:
-            return await self.has_expired(incarnation)
+            has_expired = await self._state.read(self._key(incarnation)) is None
         except HostError as error:
             logger.warning("whether worker %s has expired is not known: %s", incarnation, error)
             return False
+        self._alive_until.pop(incarnation, None)
+        if not has_expired:
+            self._alive_until[incarnation] = now + KNOWN_ALIVE_SECONDS
+        return has_expired
 
     async def stop(self, *, give_back: bool) -> None:
         """Renew it no more, and give it back so that others need not wait for its end."""
@@ -151,14 +148,13 @@ class Lease:
         return self._state.key("lease", incarnation)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Page:
     """One document of open actors, as it is wanted, and the etag of what is stored."""
 
     number: int
     open: dict[ActorRef, None] = field(default_factory=dict)
     etag: str | None = None
-    is_dirty: bool = False
 
 
 class WatchList:
@@ -171,15 +167,10 @@ class WatchList:
         self.incarnation = incarnation
         self._state = state
         self._lost = lost
-        self._pages: dict[int, _Page] = {}
+        self._pages: list[_Page] = []
         self._page_of: dict[ActorRef, _Page] = {}
-        self._current: _Page | None = None
-        self._index_etag: str | None = None
-        self._index_written = False
-        self._waiting: list[asyncio.Future[None]] = []
-        self._unanswered: set[asyncio.Future[None]] = set()
         self._closed: HostError | None = None
-        self._flushing: asyncio.Task[None] | None = None
+        self._arming: Grouping[ActorRef, None] = Grouping(self._write, size=MAX_OPEN, width=1)
 
     def __contains__(self, ref: ActorRef) -> bool:
         return ref in self._page_of
@@ -198,21 +189,7 @@ class WatchList:
         """
         if self._closed is not None:
             raise self._closed
-        known = self._page_of.get(ref)
-        if known is not None and not known.is_dirty:
-            return None
-        if known is None:
-            page = self._room()
-            page.open[ref] = None
-            page.is_dirty = True
-            self._page_of[ref] = page
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        self._unanswered.add(future)
-        future.add_done_callback(self._answered)
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._write_all(), name="watch list")
-        return future
+        return None if ref in self._page_of else self._arming.add(ref)
 
     def disarm(self, ref: ActorRef) -> None:
         """Strike an actor off; written with the next that is armed."""
@@ -222,72 +199,52 @@ class WatchList:
 
     def close(self, error: HostError) -> None:
         """Write nothing more: whoever waits is told why."""
-        if self._flushing is not None:
-            self._flushing.cancel()
         self._closed = error
-        _end(self._unanswered, error)
+        self._arming.cancel(error)
 
-    def _answered(self, future: asyncio.Future[None]) -> None:
-        self._unanswered.discard(future)
-        if not future.cancelled():
-            future.exception()  # looked at: the commit that it belongs to may have failed before
-
-    def _room(self) -> _Page:
-        """The page that is filled now: an emptier one where this is full, or a new one."""
-        if self._current is None or len(self._current.open) >= MAX_OPEN:
-            emptiest = min(self._pages.values(), key=lambda page: len(page.open), default=None)
-            if emptiest is None or len(emptiest.open) > MAX_OPEN // 2:
-                emptiest = self._pages[len(self._pages) + 1] = _Page(len(self._pages) + 1)
-                self._index_written = False
-            self._current = emptiest
-        return self._current
-
-    async def _write_all(self) -> None:
-        while self._waiting:
-            waiting = self._waiting
-            self._waiting = list[asyncio.Future[None]]()
-            try:
-                if not self._index_written:
-                    await self._write_index()
-                pages = [page for page in self._pages.values() if page.is_dirty]
-                await asyncio.gather(*map(self._write_page, pages))
-            except (HostError, Conflict) as error:
-                _end(waiting, error)
-                if isinstance(error, Conflict) and self._closed is None:
-                    self._closed = StoreUnavailable(
-                        f"another worker has taken up what {self.incarnation} did"
-                    )
-                    self._lost()
-            else:
-                _end(waiting, None)
-
-    async def _write_index(self) -> None:
-        self._index_written = True
+    async def _write(self, group: list[ActorRef]) -> list[None]:
+        """Write the pages of new actors one after another: who adopts the list reads until one is missing."""
+        changed: dict[_Page, list[ActorRef]] = {}
+        for ref in dict.fromkeys(group):
+            if ref not in self._page_of:
+                page = self._page_with_room()
+                page.open[ref] = None
+                changed.setdefault(page, []).append(ref)
         try:
-            value = _document(docs=list(self._pages))
-            self._index_etag = await self._swap(("watch", self.incarnation), value, self._index_etag)
-        except BaseException:  # a cancelled write too was not made
-            self._index_written = False
+            while changed:
+                page, refs = next(iter(changed.items()))
+                await self._write_page(page)
+                del changed[page]
+                self._page_of.update(dict.fromkeys(refs, page))
+        except Conflict:
+            if self._closed is None:
+                self._closed = StoreUnavailable(f"another worker has taken up what {self.incarnation} did")
+                self._lost()
             raise
+        finally:
+            for page, refs in changed.items():
+                for ref in refs:
+                    del page.open[ref]
+        return [None] * len(group)
+
+    def _page_with_room(self) -> _Page:
+        """The one that is filled now; when it is full an emptier one, or a new one."""
+        if not self._pages or len(self._pages[-1].open) >= MAX_OPEN:
+            self._pages.sort(key=lambda page: len(page.open), reverse=True)
+            if not self._pages or len(self._pages[-1].open) > MAX_OPEN // 2:
+                self._pages.append(_Page(len(self._pages) + 1))
+        return self._pages[-1]
 
     async def _write_page(self, page: _Page) -> None:
-        page.is_dirty = False
-        try:
-            value = _document(open=[str(ref) for ref in page.open])
-            page.etag = await self._swap(("watch", self.incarnation, str(page.number)), value, page.etag)
-        except BaseException:  # likewise
-            page.is_dirty = True
-            raise
-
-    async def _swap(self, parts: tuple[str, ...], value: bytes, etag: str | None) -> str:
-        key = self._state.key(*parts)
-        new = await self._state.swap(Write(key, value, etag))
-        if new is None:
+        key = self._state.key("watch", self.incarnation, str(page.number))
+        value = _document(open=[str(ref) for ref in page.open])
+        etag = await self._state.swap(Write(key, value, page.etag))
+        if etag is None:
             stored = await self._state.read(key)
             if stored is None or stored.value != value:
                 raise Conflict(f"{key} was written by another")
-            new = stored.etag
-        return new
+            etag = stored.etag
+        page.etag = etag
 
 
 class Watches:
@@ -311,60 +268,47 @@ class Watches:
         """Forget a list."""
         await self._change(lambda names: [name for name in names if name != incarnation])
 
-    async def begin_adopting(self, incarnation: str, adopter: str) -> bool:
-        """Whether this worker may adopt a list now: another that is alive may be at it."""
-        key = self._state.key("adopting", incarnation)
-        stored = await self._state.read(key)
-        if stored is not None:
-            other = from_json(stored.value)["adopter"]
-            if other != adopter and not await self._lease.has_expired(other):
-                return False
-        write = Write(key, _document(adopter=adopter), ttl_seconds=_ADOPTING_TTL_SECONDS)
-        try:
-            await self._state.swap(over(write, stored))
-        except Conflict:
-            return False
-        return True
+    async def close(self, incarnation: str, adopter: str) -> list[ActorRef] | None:
+        """Close a list, so that its worker, should it wake, writes no more on it; returns who was on it.
 
-    async def close(self, incarnation: str) -> list[ActorRef]:
-        """Close a list, so that its worker, should it wake, writes no more on it; returns who was on it."""
-        index = await self._close(self._state.key("watch", incarnation))
-        keys = [self._state.key("watch", incarnation, str(number)) for number in index.get("docs", ())]
-        pages = await asyncio.gather(*map(self._close, keys))
-        return [ActorRef.parse(name) for page in pages for name in page.get("open", ())]
+        None where another that is alive is adopting it.
+        """
+        names: list[str] = []
+        for number in itertools.count(1):
+            page = await self._close(self._state.key("watch", incarnation, str(number)), adopter)
+            if page is None:
+                return None
+            if "open" not in page:
+                break
+            names += page["open"]
+        return [ActorRef.parse(name) for name in names]
 
-    async def _close(self, key: str) -> dict[str, Any]:
-        """Mark a document as closed, and return what it held; what was closed before holds it still."""
+    async def _close(self, key: str, adopter: str) -> dict[str, Any] | None:
+        """Mark a page as closed, and return it; what was closed before holds what it held."""
         while True:
             stored = await self._state.read(key)
-            held = from_json(stored.value) if stored else {}
-            closed = to_json({**held, "by": new_id(), "closed": True})
-            try:
-                await self._state.swap(over(Write(key, closed, ttl_seconds=_CLOSED_TTL_SECONDS), stored))
-            except Conflict:
-                continue
-            return held
+            page = from_json(stored.value) if stored else {}
+            other = page.get("adopter", adopter)
+            if other != adopter and not await self._lease.has_expired(other):
+                return None
+            closed = to_json({**page, "by": new_id(), "closed": True, "adopter": adopter})
+            etag = stored.etag if stored else None
+            with suppress(Conflict):
+                await self._state.swap(Write(key, closed, etag, ttl_seconds=_CLOSED_TTL_SECONDS))
+                return page
 
     async def _change(self, change: Callable[[list[str]], list[str]]) -> None:
         while True:
             stored = await self._state.read(self._key)
             names = from_json(stored.value)["incarnations"] if stored else []
-            wanted = change(names)
-            if wanted == names:
+            if (wanted := change(names)) == names:
                 return
-            try:
-                await self._state.swap(over(Write(self._key, _document(incarnations=wanted)), stored))
-            except Conflict:
-                continue
-            return
+            value = _document(incarnations=wanted)
+            with suppress(Conflict):
+                await self._state.swap(Write(self._key, value, stored.etag if stored else None))
+                return
 
 
 def _document(**content: Any) -> bytes:
     """A value that differs from every other one, so that its writer knows it again."""
     return to_json({"v": 1, "by": new_id(), **content})
-
-
-def _end(futures: Any, error: Exception | None) -> None:
-    for future in list(futures):
-        if not future.done():
-            future.set_result(None) if error is None else future.set_exception(error)

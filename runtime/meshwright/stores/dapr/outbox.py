@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,24 +14,21 @@ from typing import Any
 from meshwright.clock import Clock
 from meshwright.envelope import ActorRef, Message
 from meshwright.errors import Draining, MailboxFull, NotFound
+from meshwright.events.log import EventLog
 from meshwright.host import dead_letter
 from meshwright.kernel.store import Delivery, Receiver
 from meshwright.messages import Event
-from meshwright.stores.dapr.broker import Broker
-from meshwright.stores.dapr.documents import Document, Entry
+from meshwright.stores.dapr.broker import Broker, EventShipper
+from meshwright.stores.dapr.documents import Document, OutboxEntry
 from meshwright.stores.dapr.leases import WatchList
-from meshwright.stores.dapr.shipping import EventShipper
 from meshwright.stores.dapr.sidecar import CALL, DELIVER, Sidecar, decode_reply
+from meshwright.stores.dapr.state import growing_pause
 
 logger = logging.getLogger("meshwright.dapr")
 
-RETRY_SECONDS = 0.1
-MAX_RETRY_SECONDS = 5.0
-_LOG_RETRY_SECONDS = 0.5
-MAX_WAITING = 20_000
+_MAX_WAITING = 20_000
 _MAX_ENDED = 64
 MAX_CARRIED = 32  # entries of another worker's that a document carries; of more all are sent once more
-ENDED = Draining("the mesh has stopped", remedy="ask again under the same id when it is up")
 
 
 @dataclass(slots=True, eq=False)
@@ -49,9 +45,9 @@ class StoredActor:
     ref: ActorRef
     document: Document | None = None
     etag: str | None = None
-    outbox: list[Entry] = field(default_factory=list)
-    carried: list[Entry] = field(default_factory=list)
-    to_deliver: deque[Entry] = field(default_factory=deque)
+    outbox: list[OutboxEntry] = field(default_factory=list)
+    carried: list[OutboxEntry] = field(default_factory=list)
+    to_deliver: deque[OutboxEntry] = field(default_factory=deque)
     ended: deque[str] = field(default_factory=lambda: deque(maxlen=_MAX_ENDED))
     is_fresh: bool = False
     is_committing: bool = False
@@ -145,30 +141,33 @@ class Outbox:
         receiver: Receiver,
         sidecar: Sidecar,
         broker: Broker,
-        shipper: EventShipper,
+        log: EventLog | None,
         actors: StoredActors,
         clock: Clock,
+        *,
+        log_is_shared: bool,
     ) -> None:
+        self.shipper = EventShipper(broker, receiver.bus, log, self._logged, is_shared=log_is_shared)
         self._receiver = receiver
         self._sidecar = sidecar
         self._broker = broker
-        self._shipper = shipper
         self._actors = actors
         self._clock = clock
         self._is_open = True
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.waiting = 0
+        self._calls: set[asyncio.Task[None]] = set()
+        self._waiting = 0
 
     def close(self) -> None:
         """Try nothing again."""
         self._is_open = False
-        for task in self._tasks:
-            task.cancel()
+        for call in self._calls:
+            call.cancel()
+        self.shipper.cancel()
 
     @property
     def is_sending(self) -> bool:
         """Whether messages, or events that no turn made, have not arrived."""
-        return bool(self.waiting) or any(actor.to_deliver for actor in self._actors)
+        return bool(self._waiting) or any(actor.to_deliver for actor in self._actors)
 
     @property
     def is_logging(self) -> bool:
@@ -185,28 +184,36 @@ class Outbox:
         for entry in actor.outbox:
             if entry.is_started:
                 continue
-            entry.is_started = True
+            entry.is_started, entry.owner = True, actor
             if isinstance(entry.item, Message):
                 entry.is_logged = True
-                actor.to_deliver.append(entry)
-                continue
-            self._ship(actor, entry)
-            if self._broker.takes(entry.item):
-                actor.to_deliver.append(entry)
             else:
-                entry.is_delivered = True
+                self.shipper.ship(entry)
+                entry.is_delivered = not self._broker.takes(entry.item)
+            if not entry.is_delivered:
+                actor.to_deliver.append(entry)
         if actor.to_deliver and not actor.is_relaying:
             actor.is_relaying = True
-            self._deliver_next(actor)
+            self._deliver_next(actor, 0)
 
-    async def deliver(self, message: Message) -> None:
+    def deliver(self, message: Message) -> asyncio.Future[Any]:
         """Give a message that may arrive again to its actor; one without an actor is recorded."""
-        if message.to.type in self._receiver.kinds:
+        if message.to.type not in self._receiver.kinds:
+            call = asyncio.create_task(self._deliver_elsewhere(message), name="relay")
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+            return call
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        try:
             self._receiver.admit(message.to)
-            reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        except Exception as error:  # noqa: BLE001 whatever it is, who waits is told
+            reply.set_exception(error)
+        else:
             self._receiver.deliver(Delivery(message, remember=True, reply=reply))
-            await reply
-        elif message.to.type in self._receiver.remote_kinds:
+        return reply
+
+    async def _deliver_elsewhere(self, message: Message) -> None:
+        if message.to.type in self._receiver.remote_kinds:
             decode_reply(await self._sidecar.invoke(message.to, DELIVER, message.encode()))
         else:
             error = NotFound(f"no actor type {message.to.type!r} is registered", field="type")
@@ -216,55 +223,42 @@ class Outbox:
         """Call an actor of another app; the reply is plain data."""
         return decode_reply(await self._sidecar.invoke(message.to, CALL, message.encode()))
 
-    def _ship(self, actor: StoredActor, entry: Entry) -> None:
-        def is_logged(logged: asyncio.Future[None]) -> None:
-            if logged.cancelled() or not self._is_open:
-                return
-            if logged.exception() is None:
-                entry.is_logged = True
-                self._ended(actor, entry)
-            else:
-                asyncio.get_running_loop().call_later(_LOG_RETRY_SECONDS, self._ship, actor, entry)
-
-        if self._is_open:
-            self._shipper.ship(entry).logged.add_done_callback(is_logged)
-
-    def _deliver_next(self, actor: StoredActor, pause: float = RETRY_SECONDS) -> None:
+    def _deliver_next(self, actor: StoredActor, failures: int) -> None:
         """Begin to deliver what is first in line; the next is begun when that has ended."""
         if not self._is_open:
             actor.is_relaying = False
             return
         entry = actor.to_deliver[0]
-        delivery: asyncio.Future[None]
-        if isinstance(entry.item, Message):
-            delivery = task = asyncio.create_task(self.deliver(entry.item), name="relay")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        else:
-            delivery = self._broker.publish(entry)
-        delivery.add_done_callback(partial(self._delivered, actor, pause))
+        delivery = (
+            self.deliver(entry.item) if isinstance(entry.item, Message) else self._broker.publish(entry)
+        )
+        delivery.add_done_callback(partial(self._delivered, actor, failures))
 
-    def _delivered(self, actor: StoredActor, pause: float, delivery: asyncio.Future[None]) -> None:
+    def _delivered(self, actor: StoredActor, failures: int, delivery: asyncio.Future[Any]) -> None:
         if delivery.cancelled():
             actor.is_relaying = False
             return
         if (error := delivery.exception()) is not None:  # whatever it was, what is committed has to be sent
+            pause = growing_pause(failures + 1)
             logger.warning("what %s sent is tried again in %.1f s: %s", actor.ref, pause, error)
-            again = min(2 * pause, MAX_RETRY_SECONDS)
-            delay = pause * random.uniform(0.5, 1.0)
-            asyncio.get_running_loop().call_later(delay, self._deliver_next, actor, again)
+            asyncio.get_running_loop().call_later(pause, self._deliver_next, actor, failures + 1)
             return
         entry = actor.to_deliver.popleft()
         entry.is_delivered = True
-        self._ended(actor, entry)
+        self._ended(entry)
         if actor.to_deliver:
-            self._deliver_next(actor)
+            self._deliver_next(actor, 0)
         else:
             actor.is_relaying = False
 
-    def _ended(self, actor: StoredActor, entry: Entry) -> None:
+    def _logged(self, entry: OutboxEntry) -> None:
+        entry.is_logged = True
+        self._ended(entry)
+
+    def _ended(self, entry: OutboxEntry) -> None:
         """Leave an entry out of the next document, once it is both logged and delivered."""
-        if entry.is_logged and entry.is_delivered and entry in actor.outbox:
+        actor: StoredActor | None = entry.owner
+        if actor is not None and entry.is_logged and entry.is_delivered and entry in actor.outbox:
             actor.outbox.remove(entry)
             actor.ended.append(entry.item.id)
             if not actor.outbox:
@@ -272,64 +266,29 @@ class Outbox:
 
     # Of this process
 
-    def emit(self, events: Sequence[Event], actor: StoredActor | None = None) -> asyncio.Future[None]:
-        """Publish events that no turn made; done when the broker has them, or the log where it is here.
+    async def emit(self, events: Sequence[Event], actor: StoredActor | None = None) -> None:
+        """Publish events that no turn made; return when the broker has them, or the log where it is here.
 
         Those of a record belong to an `actor`: with its next document they outlive this worker. What the
         broker does not have when this is closed is lost with it. Raises MailboxFull.
         """
-        if self.waiting + len(events) > MAX_WAITING:
-            raise MailboxFull(f"{self.waiting} events wait for the broker", remedy="see that it is up")
-        entries = [Entry(event, self._receiver.incarnation, is_started=True) for event in events]
+        if self._waiting + len(events) > _MAX_WAITING:
+            raise MailboxFull(f"{self._waiting} events wait for the broker", remedy="see that it is up")
+        incarnation = self._receiver.incarnation
+        entries = [
+            OutboxEntry(event, incarnation, is_started=True, is_delivered=True, owner=actor)
+            for event in events
+        ]
         if actor is not None:
-            for entry in entries:
-                entry.is_delivered = True
             actor.outbox += entries
-        self.waiting += len(entries)
-        emitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._try(entries, actor, emitted, RETRY_SECONDS)
-        return emitted
-
-    def _try(
-        self, entries: list[Entry], actor: StoredActor | None, emitted: asyncio.Future[None], pause: float
-    ) -> None:
-        if not self._is_open:
-            _end(emitted, ENDED)
-            return
-        futures = [self._offer(entry, actor) for entry in entries]
-        for entry in entries:
-            if isinstance(entry.item, Event) and self._broker.takes(entry.item):
-                futures.append(self._broker.publish(entry))
-
-        def ended(results: asyncio.Future[list[BaseException | None]]) -> None:
-            failed = None if results.cancelled() else next(filter(None, results.result()), None)
-            if failed is None:
-                self.waiting -= len(entries)
-                _end(emitted, ENDED if results.cancelled() else None)
-                return
-            logger.warning("%d events are tried again in %.1f s: %s", len(entries), pause, failed)
-            again = min(2 * pause, MAX_RETRY_SECONDS)
-            asyncio.get_running_loop().call_later(pause, self._try, entries, actor, emitted, again)
-
-        asyncio.gather(*futures, return_exceptions=True).add_done_callback(ended)
-
-    def _offer(self, entry: Entry, actor: StoredActor | None) -> asyncio.Future[None]:
-        pending = self._shipper.ship(entry)
-
-        def is_logged(logged: asyncio.Future[None]) -> None:
-            if actor is not None and not logged.cancelled() and logged.exception() is None:
-                entry.is_logged = True
-                self._ended(actor, entry)
-
-        pending.logged.add_done_callback(is_logged)
-        return pending.offered
-
-
-def _end(future: asyncio.Future[None], error: Exception | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
-        future.exception()  # looked at: not everybody waits for what they emit
+        taken = [
+            entry for entry in entries if isinstance(entry.item, Event) and self._broker.takes(entry.item)
+        ]
+        self._waiting += len(entries)
+        try:
+            sending = [*map(self.shipper.ship, entries), *map(self._broker.publish, taken)]
+            await asyncio.wait(sending)
+        finally:
+            self._waiting -= len(entries)
+        if any(future.cancelled() for future in sending):
+            raise Draining("the mesh has stopped", remedy="ask again under the same id when it is up")

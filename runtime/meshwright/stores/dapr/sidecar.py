@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import grpc.aio
 from dapr.proto import api_service_v1, api_v1, common_v1
 from grpc import ChannelConnectivity, StatusCode
-from pydantic_core import from_json
 
-from meshwright.encoding import encode
+from meshwright.encoding import decode, encode
 from meshwright.envelope import ActorRef
 from meshwright.errors import ConfigError, MeshError, StoreUnavailable
 
@@ -35,7 +34,7 @@ RECONNECT_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),  # workers of one process do not share a broken connection
 ]
-FIRST_WRITE = common_v1.StateOptions(concurrency=common_v1.StateOptions.CONCURRENCY_FIRST_WRITE)
+_FIRST_WRITE = common_v1.StateOptions(concurrency=common_v1.StateOptions.CONCURRENCY_FIRST_WRITE)
 _LAST_WRITE = common_v1.StateOptions(concurrency=common_v1.StateOptions.CONCURRENCY_LAST_WRITE)
 NEVER = {
     StatusCode.UNAUTHENTICATED: "give the worker and its sidecar the same DAPR_API_TOKEN",
@@ -203,56 +202,44 @@ class Sidecar:
 
     async def save(self, writes: Sequence[Write]) -> None:
         """Write several keys, each for itself: an error leaves open which of them are written."""
-        items = [_state_item(write) for write in writes]
+        items = [
+            common_v1.StateItem(
+                key=write.key,
+                value=write.value,
+                etag=None if write.etag is None else common_v1.Etag(value=write.etag),
+                metadata={} if write.ttl_seconds is None else {"ttlInSeconds": str(write.ttl_seconds)},
+                options=_LAST_WRITE if write.blind else _FIRST_WRITE,
+            )
+            for write in writes
+        ]
         await self._call(self._stub.SaveState, api_v1.SaveStateRequest(store_name=STATE, states=items))
 
     async def delete(self, key: str) -> None:
         """Forget a key. Only for keys that no commit is guarded by."""
         await self._call(self._stub.DeleteState, api_v1.DeleteStateRequest(store_name=STATE, key=key))
 
-    # Topics
+    # Topics and actors
 
-    async def publish(self, pubsub: str, topic: str, bodies: Sequence[bytes], *, raw: bool = False) -> None:
-        """Give messages of a topic to the broker, as CloudEvents unless `raw`.
-
-        After an error some may have been taken.
-        """
-        metadata = RAW if raw else {}
+    async def publish(self, pubsub: str, topic: str, bodies: Sequence[bytes]) -> None:
+        """Give messages of a topic to the broker as they are; after an error some may have been taken."""
+        known: dict[str, Any] = {"pubsub_name": pubsub, "topic": topic, "metadata": RAW}
         if len(bodies) == 1:
-            request = api_v1.PublishEventRequest(
-                pubsub_name=pubsub, topic=topic, data=bodies[0], data_content_type=JSON, metadata=metadata
-            )
+            request = api_v1.PublishEventRequest(**known, data=bodies[0], data_content_type=JSON)
             await self._call(self._stub.PublishEvent, request)
             return
         entries = [
             api_v1.BulkPublishRequestEntry(entry_id=str(n), event=body, content_type=JSON)
             for n, body in enumerate(bodies)
         ]
-        bulk = api_v1.BulkPublishRequest(pubsub_name=pubsub, topic=topic, entries=entries, metadata=metadata)
-        reply = await self._call(self._stub.BulkPublishEvent, bulk)
-        if reply.failedEntries:
-            failed = reply.failedEntries[0].error
-            raise StoreUnavailable(f"{len(reply.failedEntries)} messages on {topic} were not taken: {failed}")
-
-    # Actors
+        bulk = api_v1.BulkPublishRequest(**known, entries=entries)
+        failed = (await self._call(self._stub.BulkPublishEvent, bulk)).failedEntries
+        if failed:
+            raise StoreUnavailable(f"{len(failed)} messages on {topic} were not taken: {failed[0].error}")
 
     async def invoke(self, ref: ActorRef, method: str, body: bytes) -> bytes:
         """Call a method of an actor, wherever placement has it."""
         request = api_v1.InvokeActorRequest(actor_type=ref.type, actor_id=ref.id, method=method, data=body)
         return (await self._call(self._stub.InvokeActor, request, _INVOKE_SECONDS)).data
-
-    async def remind(self, ref: ActorRef, name: str, seconds: float) -> None:
-        """Have the scheduler call an actor every so many seconds. A second reminder of a name replaces it."""
-        period = f"{round(seconds * 1000)}ms"
-        request = api_v1.RegisterActorReminderRequest(
-            actor_type=ref.type, actor_id=ref.id, name=name, due_time=period, period=period, data=b'""'
-        )
-        await self._call(self._stub.RegisterActorReminder, request)
-
-    async def forget_reminder(self, ref: ActorRef, name: str) -> None:
-        """End a reminder."""
-        request = api_v1.UnregisterActorReminderRequest(actor_type=ref.type, actor_id=ref.id, name=name)
-        await self._call(self._stub.UnregisterActorReminder, request)
 
     async def _call(self, method: Any, request: Any, seconds: float = CALL_SECONDS) -> Any:
         try:
@@ -269,17 +256,6 @@ class Sidecar:
             raise StoreUnavailable("the mesh has stopped") from None
 
 
-def _state_item(write: Write) -> common_v1.StateItem:
-    item = common_v1.StateItem(
-        key=write.key, value=write.value, options=_LAST_WRITE if write.blind else FIRST_WRITE
-    )
-    if write.etag is not None:
-        item.etag.value = write.etag
-    if write.ttl_seconds is not None:
-        item.metadata["ttlInSeconds"] = str(write.ttl_seconds)
-    return item
-
-
 # Replies to calls between workers: an error travels as a reply like any other, so that Dapr neither repeats
 # the call nor hides what was wrong, and the caller raises the same error again.
 
@@ -293,7 +269,7 @@ def encode_error(error: Exception) -> bytes:
     """Wrap what a turn raised: an error of ours, or of Python where the turn has a defect."""
     ours = error if isinstance(error, MeshError) else MeshError(str(error))
     fields = {
-        "type": ours.code if ours is error else type(error).__name__,
+        "type": type(error).__name__,
         "message": ours.message[:_MAX_ERROR_CHARACTERS],
         "remedy": ours.remedy,
         "field": ours.field,
@@ -308,30 +284,19 @@ def decode_reply(data: bytes) -> Any:
     An error that this process does not know comes as a MeshError that names it. StoreUnavailable where the
     data is no such reply: Dapr's HTTP channel may report success for a call that never ran.
     """
-    try:
-        document = from_json(data)
-    except ValueError:
-        document = None
-    match document:
+    match decode(data):
         case {"result": result}:
             return result
         case {"error": {"type": str(name), "message": str(message), **details}}:
-            raise _error(name, message, details)
+            known = next((error for error in _errors(MeshError) if error.__name__ == name), None)
+            error = known(message) if known is not None else MeshError(f"{name}: {message}")
+            for detail in {"remedy", "field", "status"} & details.keys():
+                setattr(error, detail, details[detail])
+            raise error
     raise StoreUnavailable(f"the worker that was called sent no reply, but {data[:200]!r}")
 
 
-def _error(name: str, message: str, details: dict[str, Any]) -> MeshError:
-    known = _errors(MeshError).get(name)
-    error = known(message) if known is not None else MeshError(f"{name}: {message}")
-    for detail in ("remedy", "field", "status"):
-        if detail in details:
-            setattr(error, detail, details[detail])
-    return error
-
-
-def _errors(base: type[MeshError]) -> dict[str, type[MeshError]]:
-    """The errors that this process knows, by name."""
-    errors = {base.__name__: base}
+def _errors(base: type[MeshError]) -> Iterator[type[MeshError]]:
+    yield base
     for error in base.__subclasses__():
-        errors |= _errors(error)
-    return errors
+        yield from _errors(error)

@@ -7,61 +7,82 @@ that is swapped has to differ from every other one (a document names the commit 
 from __future__ import annotations
 
 import asyncio
-import random
+import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
 
+from meshwright.backoff import Backoff
 from meshwright.errors import Conflict, StoreUnavailable
 from meshwright.messages import new_id
 from meshwright.stores.dapr.sidecar import Sidecar, Stored, Write
 
-RETRY_SECONDS = 0.05
-MAX_RETRY_SECONDS = 1.0
+logger = logging.getLogger("meshwright.dapr")
+
 _PROBE_TTL_SECONDS = 60
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+_Queued: TypeAlias = tuple[ItemT, asyncio.Future[ResultT], int]
+"""An item, its result, and how often it has failed."""
+
+
+def growing_pause(failures: int) -> float:
+    """How long to wait, in seconds, after something has failed so often in a row."""
+    return Backoff(0.1, 5.0, 0.5, failures - 1).next()
 
 
 class Grouping(Generic[ItemT, ResultT]):
     """Hands items to `perform` in groups of up to `size`, `width` groups at a time, in order.
 
     What waits behind a call that is under way goes together in the next one. `perform` gives each item its
-    result, or an exception as its result; what it raises is every item's. `delay_seconds` lets more join the
-    first item of a group.
+    result, or an exception as its result; what it raises is every item's. With `retries`, an item that fails
+    is performed again after a growing pause, until it succeeds. `delay_seconds` lets more join the first
+    item of a group.
     """
 
     def __init__(
         self,
-        perform: Callable[[list[ItemT]], Awaitable[list[ResultT | BaseException]]],
+        perform: Callable[[list[ItemT]], Awaitable[Sequence[ResultT | BaseException]]],
         *,
         size: int = 64,
         width: int = 2,
         delay_seconds: float = 0.0,
+        retries: bool = False,
     ) -> None:
         self._perform = perform
         self._size = size
         self._width = width
         self._delay_seconds = delay_seconds
-        self._waiting: deque[tuple[ItemT, asyncio.Future[ResultT]]] = deque()
+        self._retries = retries
+        self._waiting: deque[_Queued[ItemT, ResultT]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
-        self._scheduled = False
+        self._scheduled = self._is_cancelled = False
+        self._reason: Exception | None = None
 
     def add(self, item: ItemT) -> asyncio.Future[ResultT]:
         """Queue an item; the result comes with its group."""
         future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
-        self._schedule()
+        self._waiting.append((item, future, 0))
+        if self._is_cancelled:
+            self._end_all(self._waiting)
+        else:
+            self._schedule()
         return future
 
-    def cancel(self) -> None:
-        """Give up, as a crash would."""
+    def cancel(self, reason: Exception | None = None) -> None:
+        """Give up for good, as a crash would. Those who wait are cancelled, or get the reason."""
+        self._is_cancelled, self._reason = True, reason
         for call in self._calls:
             call.cancel()
-        for _, future in self._waiting:
-            future.cancel()
-        self._waiting.clear()
+        self._end_all(self._waiting)
+
+    def _end_all(self, items: deque[_Queued[ItemT, ResultT]]) -> None:
+        while items:
+            _, future, _ = items.popleft()
+            if self._reason is None:
+                future.cancel()
+            elif not future.done():
+                _fail(future, self._reason)
 
     def _schedule(self) -> None:
         if not self._scheduled and len(self._calls) < self._width:
@@ -85,22 +106,41 @@ class Grouping(Generic[ItemT, ResultT]):
         if self._waiting:
             self._schedule()
 
-    async def _call(self, group: list[tuple[ItemT, asyncio.Future[ResultT]]]) -> None:
+    async def _call(self, group: list[_Queued[ItemT, ResultT]]) -> None:
         try:
-            results = await self._perform([item for item, _ in group])
+            results = await self._perform([item for item, _, _ in group])
         except asyncio.CancelledError:
-            for _, future in group:
-                future.cancel()
+            self._end_all(deque(group))
             raise
         except Exception as error:  # noqa: BLE001 whatever it was, those who wait are told
             results = [error] * len(group)
-        for (_, future), result in zip(group, results, strict=True):
-            if future.done():
+        failed: list[_Queued[ItemT, ResultT]] = []
+        for (item, future, failures), result in zip(group, results, strict=True):
+            if isinstance(result, BaseException) and self._retries:
+                failed.append((item, future, failures + 1))
+            elif future.done():
                 continue
-            if isinstance(result, BaseException):
-                future.set_exception(result)
+            elif isinstance(result, BaseException):
+                _fail(future, result)
             else:
                 future.set_result(result)
+        if failed:
+            pause = growing_pause(max(failures for _, _, failures in failed))
+            errors = [result for result in results if isinstance(result, BaseException)]
+            logger.warning("%d items are tried again in %.1f s: %s", len(failed), pause, errors[0])
+            asyncio.get_running_loop().call_later(pause, self._again, failed)
+
+    def _again(self, failed: list[_Queued[ItemT, ResultT]]) -> None:
+        self._waiting.extendleft(reversed(failed))
+        if self._is_cancelled:
+            self._end_all(self._waiting)
+        else:
+            self._schedule()
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    future.set_exception(error)
+    future.exception()  # looked at: who asked may have failed before, and wait no more
 
 
 class State:
@@ -143,51 +183,53 @@ class State:
         """
         return self._writes.add(write)
 
-    def cancel(self) -> None:
+    def cancel(self, reason: Exception) -> None:
         """Give up what is under way, as a crash would."""
-        self._writes.cancel()
-        self._reads.cancel()
+        self._writes.cancel(reason)
+        self._reads.cancel(reason)
 
     async def _read_group(self, keys: list[str]) -> list[Stored | BaseException | None]:
-        found = await self._patiently(lambda: self._sidecar.get(list(dict.fromkeys(keys))))
+        found = await self._patiently(lambda: self._sidecar.get([*dict.fromkeys(keys)]))
         return [found.get(key) for key in keys]
 
     async def _save_group(self, writes: list[Write]) -> list[str | BaseException | None]:
-        results: dict[int, str | BaseException | None] = {}
-        open_writes = dict(enumerate(writes))
+        results: list[str | BaseException | None] = [None] * len(writes)
+        unclear = list(range(len(writes)))
 
         async def attempt() -> None:
             try:
-                await self._sidecar.save(list(open_writes.values()))
-            except StoreUnavailable as error:
-                await self._look_up(open_writes, results)
-                if open_writes:
-                    raise error
+                await self._sidecar.save([writes[n] for n in unclear])
+            except StoreUnavailable:
+                keys = [writes[n].key for n in unclear]
+                stored = await self._patiently(lambda: self._sidecar.get(keys))
+                unclear[:] = [n for n in unclear if self._is_unclear(n, writes[n], stored, results)]
+                if unclear:
+                    raise
             else:
-                results.update({n: self._next(write.etag) for n, write in open_writes.items()})
-                open_writes.clear()
+                for n in unclear:
+                    results[n] = self._next(writes[n].etag)
+                unclear.clear()
 
         try:
             await self._patiently(attempt)
         except StoreUnavailable as error:
-            results.update(dict.fromkeys(open_writes, error))
-        return [results[n] for n in range(len(writes))]
+            for n in unclear:
+                results[n] = error
+        return results
 
-    async def _look_up(
-        self, open_writes: dict[int, Write], results: dict[int, str | BaseException | None]
-    ) -> None:
-        """After an unclear reply: find what was written by us or by another; the rest stays open."""
-        keys = [write.key for write in open_writes.values()]
-        stored = await self._patiently(lambda: self._sidecar.get(keys))
-        for n, write in list(open_writes.items()):
-            found = stored.get(write.key)
-            if found is not None and found.value == write.value:
-                results[n] = found.etag
-            elif write.blind or (found.etag if found else None) == write.etag:
-                continue
-            else:
-                results[n] = Conflict(f"{write.key} was written by another")
-            del open_writes[n]
+    @staticmethod
+    def _is_unclear(
+        n: int, write: Write, stored: Mapping[str, Stored], results: list[str | BaseException | None]
+    ) -> bool:
+        """Whether, after an unclear reply, a write is still to be made."""
+        found = stored.get(write.key)
+        if found is not None and found.value == write.value:
+            results[n] = found.etag
+            return False
+        if (found.etag if found else None) == write.etag:
+            return True
+        results[n] = Conflict(f"{write.key} was written by another")
+        return False
 
     def _next(self, etag: str | None) -> str | None:
         """The etag after a save, where it can be predicted."""
@@ -198,18 +240,12 @@ class State:
     async def _patiently(self, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
         """Repeat a call that fails, with growing pauses, until patience ends."""
         clock = asyncio.get_running_loop().time
-        until = clock() + self._patience_seconds
-        pause = RETRY_SECONDS
+        until, backoff = clock() + self._patience_seconds, Backoff(0.05, 1.0, 0.5)
         while True:
             try:
                 return await call()
             except StoreUnavailable:
+                pause = backoff.next()
                 if clock() + pause > until:
                     raise
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, MAX_RETRY_SECONDS)
-
-
-def over(write: Write, stored: Stored | None) -> Write:
-    """The same write, over what was found."""
-    return replace(write, etag=stored.etag if stored else None)
+            await asyncio.sleep(pause)

@@ -21,19 +21,18 @@ from meshwright.clock import Clock, SystemClock
 from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.errors import ConfigError, Conflict, HostError, StoreUnavailable
 from meshwright.events.log import EventLog
-from meshwright.events.logger import EventLogger
 from meshwright.kernel.store import Batch, Receiver, SharedStore, Takeover
-from meshwright.messages import Event, new_id
+from meshwright.messages import Event
 from meshwright.sql.database import Database
+from meshwright.sql.folder import make_private
 from meshwright.stores.dapr.broker import Broker
 from meshwright.stores.dapr.callbacks import AppCallbacks
 from meshwright.stores.dapr.channels import Channel, choose, make_channel
-from meshwright.stores.dapr.documents import Document, Documents, Entry, incarnation_of
+from meshwright.stores.dapr.documents import Document, Documents, OutboxEntry, incarnation_of
 from meshwright.stores.dapr.leases import Lease, Watches, WatchList
 from meshwright.stores.dapr.outbox import Outbox, StoredActor, StoredActors
-from meshwright.stores.dapr.recovery import Reactivation, Recovery
-from meshwright.stores.dapr.shipping import EventShipper, LocalShipper, RemoteShipper
-from meshwright.stores.dapr.sidecar import BUS, STATE, VIEWS, Facts, Options, Sidecar
+from meshwright.stores.dapr.recovery import Recovery
+from meshwright.stores.dapr.sidecar import BUS, STATE, VIEWS, Options, Sidecar
 from meshwright.stores.dapr.state import State
 
 logger = logging.getLogger("meshwright.dapr")
@@ -41,50 +40,15 @@ logger = logging.getLogger("meshwright.dapr")
 DRAIN_SECONDS = 10.0
 _LOG_SECONDS = 2.0  # that a stop waits for a log that is away
 POLL_SECONDS = 0.005
+_LOG_LOOK_SECONDS = 1.0
 _ACTORS_POLL_SECONDS = 0.02
-
-
-class Parts:
-    """What a store on Dapr is made of, each part after those that it knows; nothing is opened yet.
-
-    `log` is there where this process keeps the mesh's.
-    """
-
-    def __init__(
-        self,
-        options: Options,
-        receiver: Receiver,
-        log: EventLogger | None,
-        clock: Clock,
-        taken_elsewhere: Sequence[str],
-    ) -> None:
-        sender, bus = new_id(), receiver.bus
-        self.actors = StoredActors()
-        self.sidecar = Sidecar(options.grpc_port, options.api_token)
-        self.state = State(self.sidecar, options.namespace, patience_seconds=options.patience_seconds)
-        self.documents = Documents(self.state)
-        self.lease = Lease(options, self.state, self.sidecar, receiver.lease_lost)
-        self.watches = Watches(self.state, self.lease, options.app_id)
-        self.broker = Broker(self.sidecar, options, bus, sender, taken_elsewhere)
-        self.shipper: EventShipper = RemoteShipper(self.broker, bus, sender)
-        if log is not None:
-            self.shipper = LocalShipper(self.broker, bus, sender, log)
-        self.outbox = Outbox(receiver, self.sidecar, self.broker, self.shipper, self.actors, clock)
-        self.reactivation = Reactivation(
-            options, receiver, self.documents, self.lease, self.actors, self.outbox
-        )
-        self.recovery = Recovery(
-            options, self.sidecar, self.lease, self.watches, self.actors, self.reactivation
-        )
-        self.callbacks = AppCallbacks(
-            options, receiver, self.broker, self.shipper, self.outbox, self.recovery, clock
-        )
 
 
 class DaprStore(SharedStore):
     """Keeps actors behind one sidecar. One process `keeps_log`, the mesh's; that of another stays empty.
 
-    `database` is opened by `open` and closed by `close`. `taken_elsewhere` are patterns of topics from which
+    `database` is opened by `open` and closed by `close`; where it is shared, every process writes the log in
+    it. `taken_elsewhere` are patterns of topics from which
     other apps take messages, besides those that this one subscribes to.
     """
 
@@ -105,36 +69,62 @@ class DaprStore(SharedStore):
         self._clock = clock or SystemClock()
         self._log = log
         self._database = database
-        self._logger = EventLogger(log) if log is not None and keeps_log else None
+        self._shares_log = database is not None and not database.exclusive
+        self._keeps_log = keeps_log or self._shares_log
         self._taken_elsewhere = taken_elsewhere
         self._receiver: Receiver | None = None
-        self._open_parts: Parts | None = None
+        self._is_open = False
         self._channel: Channel | None = None
-        self._following: asyncio.Task[None] | None = None
+        self._following: list[asyncio.Task[None]] = []
         self._has_predecessor = self._is_serving = False
         self._commits = itertools.count(1)
         self._seems_new: dict[tuple[str, str], bool] = {}
         self._contested: set[ActorRef] = set()
         self._returns: dict[tuple[str, str], TypeAdapter[Any]] = {}
 
+    def assemble(self, receiver: Receiver) -> None:
+        """Make the parts, each after those that it knows; nothing is opened yet."""
+        options, clock = self.options, self._clock
+        self._receiver = receiver
+        self.actors = StoredActors()
+        self.sidecar = Sidecar(options.grpc_port, options.api_token)
+        self.state = State(self.sidecar, options.namespace, patience_seconds=options.patience_seconds)
+        self.documents = Documents(self.state)
+        self.lease = Lease(options, self.state, self.sidecar, receiver.lease_lost)
+        self.watches = Watches(self.state, self.lease, options.app_id)
+        self.broker = Broker(self.sidecar, options, receiver.bus, self._taken_elsewhere)
+        log = self._log if self._keeps_log else None
+        self.outbox = Outbox(
+            receiver, self.sidecar, self.broker, log, self.actors, clock, log_is_shared=self._shares_log
+        )
+        self.recovery = Recovery(
+            options, receiver, self.documents, self.lease, self.watches, self.actors, self.outbox
+        )
+        self.callbacks = AppCallbacks(options, receiver, self.broker, self.outbox, clock)
+
     # Lifetime
 
     async def open(self, receiver: Receiver) -> None:
         """Meet the sidecar, and let it call us."""
-        self._receiver = receiver
-        parts = self._open_parts = Parts(
-            self.options, receiver, self._logger, self._clock, self._taken_elsewhere
-        )
-        self._is_serving = False
+        self.assemble(receiver)
+        self._is_open, self._is_serving = True, False
         try:
             if self._database is not None:
+                if self._shares_log:
+                    await asyncio.to_thread(make_private, self._database.folder)
                 await self._database.open()
             if self._log is not None:
                 await self._log.start()
-            parts.sidecar.connect()
-            facts = await parts.sidecar.wait_until_ready(self.options.ready_seconds)
-            _check(facts)
-            parts.broker.meet(facts)
+            self.sidecar.connect()
+            facts = await self.sidecar.wait_until_ready(self.options.ready_seconds)
+            if missing := {STATE, BUS, VIEWS} - facts.components.keys():
+                raise ConfigError(
+                    f"the sidecar has no component named {', '.join(sorted(missing))}",
+                    remedy="start daprd with the files of components/ as its --resources-path; its log names "
+                    "a file that it cannot read",
+                    field="components",
+                )
+            self.broker.is_mqtt = "mqtt" in facts.components[BUS]
             self._channel = make_channel(
                 choose(facts.version) if self.options.channel == "auto" else self.options.channel,
                 app_port=self.options.app_port,
@@ -142,108 +132,101 @@ class DaprStore(SharedStore):
                 api_token=self.options.api_token,
                 app_token=self.options.app_token,
             )
-            await self._channel.listen(parts.callbacks)
-            await parts.state.probe()
+            await self._channel.listen(self.callbacks)
+            await self.state.probe()
         except BaseException:  # a cancelled start too must leave nothing open
             await self.close()
             raise
 
     async def begin(self, incarnation: str) -> Takeover:
         """Take a lease and open a watch list. What others left behind is found by the first sweep."""
-        parts = self._parts
-        parts.callbacks.opened.clear()
-        await parts.recovery.stop()
+        self.callbacks.opened.clear()
+        await self.recovery.stop()
         await self._end_list(StoreUnavailable("the worker has begun anew"))
-        for actor in parts.actors:
+        for actor in self.actors:
             actor.forget()
-        await self._open_list(incarnation)
-        parts.callbacks.opened.set()
+        self._has_predecessor = await self.lease.succeed(self.options.replica, incarnation)
+        await self.lease.take(incarnation)
+        await self.watches.add(incarnation)  # a list that is known, and has no lease, is adopted
+        self.actors.watch = WatchList(self.state, incarnation, self._live.lease_lost)
+        self.callbacks.opened.set()
         if self._is_serving:
-            parts.recovery.start()
+            self.recovery.start()
         return Takeover()
 
     async def ready(self) -> None:
         """Take actor calls and what the broker kept, see that it delivers, and wake what is open."""
-        parts = self._parts
         assert self._channel is not None
-        await self._channel.serve_actors()
-        async with asyncio.timeout(self.options.ready_seconds):
-            while not (await parts.sidecar.facts()).actors_ready:  # noqa: ASYNC110 daprd tells nobody
-                await asyncio.sleep(_ACTORS_POLL_SECONDS)
+        if self._live.kinds:
+            await self._channel.serve_actors()
+            async with asyncio.timeout(self.options.ready_seconds):
+                while not (await self.sidecar.facts()).actors_ready:  # noqa: ASYNC110 daprd tells nobody
+                    await asyncio.sleep(_ACTORS_POLL_SECONDS)
         if self._has_predecessor:  # for whom the broker may have kept something
-            await parts.broker.kick()
-        if not await parts.broker.prove(parts.callbacks.examples):
+            await self.broker.kick()
+        if not await self.broker.prove(self.callbacks.examples):
             logger.warning("the broker does not deliver yet: what is sent meanwhile is sent again later")
         self._is_serving = True
-        parts.recovery.start()
-        self._following = asyncio.create_task(self._follow_sidecar(), name="sidecar")
+        self.recovery.start()
+        self._following = [asyncio.create_task(self._follow_sidecar(), name="sidecar")]
+        if self._log is not None and self._shares_log:
+            self._following.append(asyncio.create_task(_follow_log(self._log), name="log"))
 
     async def drain(self) -> None:
         """Let nothing new in, and send what is on its way."""
         await self._stop_serving()
-        await _until(lambda: not self._parts.outbox.is_sending, DRAIN_SECONDS)
+        await _until(lambda: not self.outbox.is_sending, DRAIN_SECONDS)
 
     async def close(self, *, abrupt: bool = False) -> None:
         """Give the lease back and let go. What is open stays on the list for whoever comes next."""
-        if self._open_parts is None:
+        if not self._is_open:
             return
-        parts = self._parts
         await self._stop_serving()
-        parts.callbacks.opened.clear()
+        self.callbacks.opened.clear()
         if not abrupt:
-            await _until(lambda: not parts.outbox.is_logging, _LOG_SECONDS)
-        parts.outbox.close()
-        parts.broker.cancel()
-        parts.shipper.cancel()
-        watch = parts.actors.watch
+            await _until(lambda: not self.outbox.is_logging, _LOG_SECONDS)
+        self.outbox.close()
+        self.broker.cancel()
+        watch = self.actors.watch
         if watch is not None and not len(watch) and not abrupt:
             try:
-                await parts.watches.remove(watch.incarnation)
+                await self.watches.remove(watch.incarnation)
             except HostError as error:
                 logger.warning("the watch list stays, and is closed by whoever comes next: %s", error)
         await self._end_list(StoreUnavailable("the worker has stopped"), give_back=not abrupt)
-        parts.state.cancel()
-        await parts.sidecar.close()
+        self.state.cancel(StoreUnavailable("the mesh is not running"))
+        await self.sidecar.close()
         if self._log is not None:
             self._log.close()
         if self._database is not None:
             await self._database.close()
-        self._open_parts = None
-
-    async def _open_list(self, incarnation: str) -> None:
-        parts = self._parts
-        self._has_predecessor = await parts.lease.succeed(self.options.replica, incarnation)
-        await parts.lease.take(incarnation)
-        await parts.watches.add(incarnation)  # a list that is known, and has no lease, is adopted
-        parts.actors.watch = WatchList(parts.state, incarnation, self._live.lease_lost)
+        self._is_open = False
 
     async def _end_list(self, reason: HostError, *, give_back: bool = False) -> None:
-        parts = self._parts
-        watch, parts.actors.watch = parts.actors.watch, None
+        watch, self.actors.watch = self.actors.watch, None
         if watch is not None:
             watch.close(reason)
-        await parts.lease.stop(give_back=give_back and watch is not None)
+        await self.lease.stop(give_back=give_back and watch is not None)
 
     async def _stop_serving(self) -> None:
-        await self._parts.recovery.stop()
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait([self._following])
-            self._following = None
+        await self.recovery.stop()
+        for following in self._following:
+            following.cancel()
+            await asyncio.wait([following])
+        self._following = []
         if self._channel is not None:
             await self._channel.stop()
             self._channel = None
 
     async def _follow_sidecar(self) -> None:
         """A sidecar that was away has missed what the broker kept for it."""
-        parts = self._parts
         while True:
-            await parts.sidecar.has_come_back()
+            await self.sidecar.has_come_back()
             logger.info("the sidecar is back")
             try:
-                await parts.sidecar.wait_until_ready(self.options.ready_seconds)
-                await parts.broker.prove(parts.callbacks.examples)  # it has subscribed again
-                await parts.broker.kick()
+                await self.sidecar.wait_until_ready(self.options.ready_seconds)
+                await self.broker.prove(self.callbacks.examples)  # it has subscribed again
+                await self.broker.kick()
             except HostError as error:
                 logger.warning("what the broker kept may come late: %s", error)
 
@@ -251,47 +234,43 @@ class DaprStore(SharedStore):
 
     async def load(self, ref: ActorRef, first: Message | None) -> ActorRecord | None:
         """The record of an actor; unread where the last one that such a message activated was new too."""
-        parts = self._parts
         if first is None:
-            document, _ = await parts.documents.read(ref)
+            document, _ = await self.documents.read(ref)
             return document.record if document.record.revision else None
-        actor = parts.actors.find(ref)
+        actor = self.actors.find(ref)
         kind = self._live.kinds[ref.type]
         is_new = kind.is_stateless or self._seems_new.get((ref.type, first.method), False)
         if is_new and actor.document is None and not actor.outbox and ref not in self._contested:
             actor.is_fresh = False
-            parts.actors.adopt(actor, Document(), None)
+            self.actors.adopt(actor, Document(), None)
             return None
         self._contested.discard(ref)
-        document = await parts.reactivation.load(actor)
+        document = await self.recovery.load(actor)
         self._seems_new[ref.type, first.method] = actor.etag is None
         return document.record if actor.etag is not None else None
 
     async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
         """The records of a stream. What another worker had to publish with them is published again."""
-        found = await self._parts.documents.records(ref, stream, first, last)
+        found = await self.documents.records(ref, stream, first, last)
         own = self._live.incarnation
         events = [event for stored in found if incarnation_of(stored.by) != own for event in stored.events]
         if events:
-            await self._parts.outbox.emit(events)
+            await self.outbox.emit(events)
         return [stored.record for stored in found]
 
     def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
         """The alarms of actors on this worker's watch list."""
-        alarms = self._parts.actors.alarms
+        alarms = self.actors.alarms
         return [(ref, wake_at) for ref, wake_at in alarms.items() if wake_at <= until]
 
     async def has_expired(self, incarnation: str) -> bool:
         """Whether a worker's lease has expired, or it said goodbye. Unknown counts as not."""
-        return await self._parts.lease.is_known_expired(incarnation)
+        return await self.lease.has_expired(incarnation)
 
     def evict(self, refs: Iterable[ActorRef]) -> None:
         """Drop actors that have nothing to send, the others as soon as they have not."""
-        if self._open_parts is not None:
-            for ref in refs:
-                actor = self._open_parts.actors.active(ref)
-                if actor is not None:
-                    self._open_parts.actors.evict(actor)
+        for actor in filter(None, map(self.actors.active, refs)):
+            self.actors.evict(actor)
 
     # Writes
 
@@ -301,19 +280,18 @@ class DaprStore(SharedStore):
             for ref, revision in batch.expected.items():
                 await self._commit_actor(ref, revision, batch)
             return
-        outbox = self._parts.outbox
         if batch.records:
             await self._append(batch.records[0], batch.events)
         elif batch.events:
-            await outbox.emit(batch.events)
+            await self.outbox.emit(batch.events)
         for delivery in batch.messages:
-            await outbox.deliver(delivery.message)
+            await self.outbox.deliver(delivery.message)
 
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners here and elsewhere."""
         self._live.bus.tell(event)
-        if self._parts.callbacks.opened.is_set():
-            self._parts.shipper.show(Entry(event.sealed(mend=True)))
+        if self.callbacks.opened.is_set():
+            self.outbox.shipper.show(OutboxEntry(event.sealed(mend=True)))
 
     async def forward(self, message: Message) -> Any:
         """Call an actor of another app; the reply has the shape that the turn declares."""
@@ -322,25 +300,23 @@ class DaprStore(SharedStore):
             method = self._live.remote_kinds[message.to.type].methods.get(message.method)
             hint = get_type_hints(method.call).get("return", Any) if method else Any
             self._returns[key] = TypeAdapter(hint)
-        return self._returns[key].validate_python(await self._parts.outbox.call(message))
+        return self._returns[key].validate_python(await self.outbox.call(message))
 
     async def _append(self, record: Record, events: Sequence[Event]) -> None:
         """Write a record, then publish its events. One of its number that is there has published its own."""
-        parts = self._parts
-        actor = parts.actors.find(record.ref) if record.ref.type in self._live.kinds else None
+        actor = self.actors.find(record.ref) if record.ref.type in self._live.kinds else None
         try:
-            await parts.documents.put(record, events, self._commit_name())
+            await self.documents.put(record, events, self._commit_name())
         except Conflict:
             return
         if events:
-            await parts.outbox.emit(events, actor)
+            await self.outbox.emit(events, actor)
 
     async def _commit_actor(self, ref: ActorRef, revision: int, batch: Batch) -> None:
-        parts = self._parts
-        actor = parts.actors.find(ref)
+        actor = self.actors.find(ref)
         try:
             if actor.document is None:  # the last write left open what the store has
-                await parts.reactivation.load(actor)
+                await self.recovery.load(actor)
             assert actor.document is not None
             if actor.document.record.revision != revision:
                 raise Conflict(f"{ref} was changed by another worker")
@@ -357,50 +333,44 @@ class DaprStore(SharedStore):
         finally:
             actor.is_committing = False
         if ref not in batch.actors and batch.events:
-            await parts.outbox.emit(batch.events)
+            await self.outbox.emit(batch.events)
 
     async def _swap(self, actor: StoredActor, before: Document, record: ActorRecord, batch: Batch) -> None:
         """Records first, then the document, with the actor on the watch list beside it."""
-        parts, watch, name = self._parts, self._watch(), self._commit_name()
-        for write in [parts.documents.put(record, (), name) for record in batch.records]:
+        watch, name = self._watch(), self._commit_name()
+        for write in [self.documents.put(record, (), name) for record in batch.records]:
             with suppress(Conflict):  # there was one of that number, which stands
                 await write
         entries = _in_order(batch, incarnation_of(name))
         outbox = [*actor.carried, *actor.outbox, *entries]
         document = Document(record, outbox, (name, *before.by[:3]))
         armed = watch.arm(actor.ref) if document.is_owed else None
-        etag = await parts.documents.swap(actor.ref, document, actor.etag)
+        etag = await self.documents.swap(actor.ref, document, actor.etag)
         if armed is not None:
             await _watched(actor.ref, armed)
         document.outbox = []
         actor.is_fresh = False
         actor.outbox += entries
-        parts.actors.adopt(actor, document, etag)
+        self.actors.adopt(actor, document, etag)
         if etag is None:
             actor.forget()
         actor.is_committing = False
-        parts.outbox.send(actor)
+        self.outbox.send(actor)
 
     async def _check_unchanged(self, actor: StoredActor) -> None:
         """What was read must be what is stored; what it owes is watched and sent, whoever committed it."""
         if not actor.is_fresh:
-            if await self._parts.documents.etag(actor.ref) != actor.etag:
+            if await self.documents.etag(actor.ref) != actor.etag:
                 raise Conflict(f"{actor.ref} was changed by another worker")
             return
         if actor.is_owed:
             armed = self._watch().arm(actor.ref)
             if armed is not None:
                 await _watched(actor.ref, armed)
-            self._parts.outbox.send(actor)
+            self.outbox.send(actor)
         actor.is_fresh = False
 
     # Small parts
-
-    @property
-    def _parts(self) -> Parts:
-        if self._open_parts is None:
-            raise StoreUnavailable("the mesh is not running")
-        return self._open_parts
 
     @property
     def _live(self) -> Receiver:
@@ -408,13 +378,21 @@ class DaprStore(SharedStore):
         return self._receiver
 
     def _watch(self) -> WatchList:
-        watch = self._parts.actors.watch
+        watch = self.actors.watch
         if watch is None:
             raise StoreUnavailable("this worker could not renew its lease in time, and begins anew")
         return watch
 
     def _commit_name(self) -> str:
         return f"{self._live.incarnation}/{next(self._commits)}"
+
+
+async def _follow_log(log: EventLog) -> None:
+    """What another process has written is shown when it says so; its word may get lost."""
+    while True:
+        await asyncio.sleep(_LOG_LOOK_SECONDS)
+        with suppress(HostError):
+            await log.catch_up()
 
 
 async def _watched(ref: ActorRef, armed: asyncio.Future[None]) -> None:
@@ -424,14 +402,14 @@ async def _watched(ref: ActorRef, armed: asyncio.Future[None]) -> None:
         raise StoreUnavailable(f"{ref} is not watched: {error}") from error
 
 
-def _in_order(batch: Batch, by: str) -> list[Entry]:
+def _in_order(batch: Batch, by: str) -> list[OutboxEntry]:
     """What turns sent, messages and events, in the order in which they did; what refuses a message last."""
-    entries = [Entry(item, by) for item in (*(sent.message for sent in batch.messages), *batch.events)]
+    entries = [OutboxEntry(item, by) for item in (*(sent.message for sent in batch.messages), *batch.events)]
     if not batch.messages:
         return entries
     last = len(entries)
 
-    def number(entry: Entry) -> int:
+    def number(entry: OutboxEntry) -> int:
         digits = entry.item.id.rpartition("/")[2]
         return int(digits) if digits.isdecimal() else 1 << 62
 
@@ -445,15 +423,3 @@ async def _until(holds: Callable[[], bool], seconds: float) -> None:
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
         logger.warning("what is under way after %g s goes on at the next start", seconds)
-
-
-def _check(facts: Facts) -> None:
-    """Raise ConfigError where the sidecar lacks a component."""
-    missing = [name for name in (STATE, BUS, VIEWS) if name not in facts.components]
-    if missing:
-        raise ConfigError(
-            f"the sidecar has no component named {', '.join(missing)}",
-            remedy="start daprd with the files of components/ as its --resources-path; its log names a file "
-            "that it cannot read",
-            field="components",
-        )

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import base64
 import socket
+from typing import Any
 
-from pydantic_core import from_json
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route as Path
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from pydantic_core import from_json, to_json
+from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from meshwright.envelope import ActorRef
-from meshwright.errors import MeshError
 from meshwright.http_limits import LimitedServer
 from meshwright.stores.dapr.channels import (
     ANSWER_SECONDS,
-    KEEP_ALIVE_SECONDS,
     LOOPBACK,
     RECEIVE_BYTES,
-    App,
     Callbacks,
     Channel,
+    ChannelApp,
+    name_of,
 )
 from meshwright.stores.dapr.sidecar import RAW, TOKEN_HEADER
 
-_HEALTH = "/healthz"
+_KEEP_ALIVE_SECONDS = 120  # longer than daprd keeps a connection, so that it never writes to a closed one
+_Answer = tuple[int, bytes]
 
 
 class HttpChannel(Channel):
@@ -40,7 +36,7 @@ class HttpChannel(Channel):
         self._callbacks: Callbacks | None = None
         self._server: LimitedServer | None = None
 
-    async def listen(self, app: App) -> None:
+    async def listen(self, app: ChannelApp) -> None:
         """Open the app port. daprd asks for the types once, when it sees it."""
         self._callbacks = Callbacks(app)
         try:
@@ -51,8 +47,9 @@ class HttpChannel(Channel):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = listener.getsockname()[1]
         self._server = LimitedServer(
-            self._guarded(_web(self._callbacks)),
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            self._serve,
+            interface="asgi3",
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=ANSWER_SECONDS,
         )
         await self._server.start(listener)
@@ -69,88 +66,61 @@ class HttpChannel(Channel):
         if self._server is not None:
             await self._server.close()
 
-    def _guarded(self, web: ASGIApp) -> ASGIApp:
-        """Let in who has the token and no more than a message's bytes; /healthz is open."""
+    async def _serve(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        assert scope["type"] == "http" and self._callbacks is not None
+        token = dict(scope["headers"]).get(TOKEN_HEADER.encode(), b"")
+        if scope["path"] != "/healthz" and not self._is_known(token):
+            status, body = 401, b'{"message":"wrong APP_API_TOKEN"}'
+        elif (data := await _body(receive)) is None:
+            status, body = 413, b'{"message":"more than %d bytes"}' % RECEIVE_BYTES
+        else:
+            status, body = await _answer(self._callbacks, scope["method"], scope["path"].split("/")[1:], data)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers, "trailers": False})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
-        async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-            token = dict(scope["headers"]).get(TOKEN_HEADER.encode(), b"")
-            if scope["path"] != _HEALTH and not self._is_known(token):
-                await JSONResponse({"message": "wrong APP_API_TOKEN"}, 401)(scope, receive, send)
-            else:
-                await web(scope, _bounded(receive), send)
 
-        return guard
+async def _body(receive: ASGIReceiveCallable) -> bytes | None:
+    """A body, read whole; None where it is too long, whatever its header says."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message: dict[str, Any] = dict(await receive())
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > RECEIVE_BYTES:
+            return None
+        if not message.get("more_body"):
+            return b"".join(parts)
 
 
-def _web(callbacks: Callbacks) -> Starlette:
-    """The routes that daprd asks for: health, the types, the topics, a path for each topic, and actors."""
-
-    async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def types(request: Request) -> Response:
-        return JSONResponse({"entities": sorted(callbacks.app.actor_types)})
-
-    async def subscriptions(request: Request) -> Response:
-        routes = enumerate(callbacks.app.routes)
-        return JSONResponse(
-            [
+async def _answer(callbacks: Callbacks, method: str, path: list[str], body: bytes) -> _Answer:
+    """What daprd asks for: health, the types, the topics, a path for each topic, and actors."""
+    match method, path:
+        case "GET", ["healthz"]:
+            return 200, b'{"status":"ok"}'
+        case "GET", ["dapr", "config"]:
+            return 200, to_json({"entities": sorted(callbacks.app.actor_types)})
+        case "GET", ["dapr", "subscribe"]:
+            wanted = [
                 {"pubsubname": route.pubsub, "topic": route.topic, "route": f"/topics/{n}", "metadata": RAW}
-                for n, route in routes
+                for n, route in enumerate(callbacks.app.routes)
             ]
-        )
-
-    async def message(request: Request) -> Response:
-        event = from_json(await request.body())
-        data = base64.b64decode(event["data_base64"])
-        taken = await callbacks.topic(event["pubsubname"], event["topic"], data)
-        return JSONResponse({"status": "SUCCESS" if taken else "RETRY"})
-
-    async def turn(request: Request) -> Response:
-        where = request.path_params
-        try:
-            reply = await callbacks.actor(_ref(request), where["method"], await request.body())
-        except Exception as error:  # noqa: BLE001 what a turn raises is its caller's
-            name = error.code if isinstance(error, MeshError) else type(error).__name__
-            return JSONResponse({"message": f"{name}: {error}", "errorCode": name}, 500)
-        return Response(reply, media_type="application/json")
-
-    async def reminder(request: Request) -> Response:
-        await callbacks.reminder(_ref(request), request.path_params["name"])
-        return JSONResponse({})
-
-    async def deactivate(request: Request) -> Response:
-        return JSONResponse({})
-
-    actor = "/actors/{type}/{id}"
-    return Starlette(
-        routes=[
-            Path(_HEALTH, health),
-            Path("/dapr/config", types),
-            Path("/dapr/subscribe", subscriptions),
-            Path("/topics/{n:int}", message, methods=["POST"]),
-            Path(f"{actor}/method/remind/{{name}}", reminder, methods=["PUT"]),
-            Path(f"{actor}/method/timer/{{name}}", deactivate, methods=["PUT"]),
-            Path(f"{actor}/method/{{method}}", turn, methods=["PUT"]),
-            Path(actor, deactivate, methods=["DELETE"]),
-        ]
-    )
-
-
-def _ref(request: Request) -> ActorRef:
-    return ActorRef(request.path_params["type"], request.path_params["id"])
-
-
-def _bounded(receive: Receive) -> Receive:
-    """Stop reading a body that is too long, whatever its header says."""
-    read = 0
-
-    async def bounded() -> Message:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        if read > RECEIVE_BYTES:
-            raise HTTPException(413, f"more than {RECEIVE_BYTES} bytes")
-        return message
-
-    return bounded
+            return 200, to_json(wanted)
+        case "POST", ["topics", _]:
+            event = from_json(body)
+            data = base64.b64decode(event["data_base64"])
+            taken = await callbacks.topic(event["pubsubname"], event["topic"], data)
+            return 200, b'{"status":"SUCCESS"}' if taken else b'{"status":"RETRY"}'
+        case "PUT", ["actors", kind, name, "method", turn]:
+            try:
+                return 200, await callbacks.actor(ActorRef(kind, name), turn, body)
+            except Exception as error:  # noqa: BLE001 what a turn raises is its caller's
+                code = name_of(error)
+                return 500, to_json({"message": f"{code}: {error}", "errorCode": code})
+        case (
+            ("DELETE" | "PUT"),
+            ["actors", *_],
+        ):  # it deactivates one, or a timer or reminder of others rings
+            return 200, b"{}"
+    return 404, b'{"message":"Not Found"}'
