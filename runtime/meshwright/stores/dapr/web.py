@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import socket
-from typing import Any
 
 from pydantic_core import from_json, to_json
-from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
+from starlette.types import Receive, Scope, Send
 
 from meshwright.envelope import ActorRef
 from meshwright.http_limits import LimitedServer
@@ -66,7 +65,7 @@ class HttpChannel(Channel):
         if self._server is not None:
             await self._server.close()
 
-    async def _serve(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http" and self._callbacks is not None
         token = dict(scope["headers"]).get(TOKEN_HEADER.encode(), b"")
         if scope["path"] != "/healthz" and not self._is_known(token):
@@ -80,12 +79,12 @@ class HttpChannel(Channel):
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _body(receive: ASGIReceiveCallable) -> bytes | None:
+async def _body(receive: Receive) -> bytes | None:
     """A body, read whole; None where it is too long, whatever its header says."""
     parts: list[bytes] = []
     size = 0
     while True:
-        message: dict[str, Any] = dict(await receive())
+        message = await receive()
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > RECEIVE_BYTES:
