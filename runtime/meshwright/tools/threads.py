@@ -12,10 +12,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshwright.errors import ToolFailed
 from meshwright.messages import Task
+
+if TYPE_CHECKING:
+    from meshwright.tools.tool import ToolContext
 
 _DEFAULT_THREADS = 8
 logger = logging.getLogger("meshwright.tools")
@@ -37,7 +40,7 @@ class _ThreadCall:
     """A call that has a thread, and since when, as a time of `perf_counter`."""
 
     tool: str
-    task: Task
+    context: ToolContext
     result: Future[Any]
     started: float = field(default_factory=time.perf_counter)
     is_overrunning: bool = False
@@ -64,14 +67,14 @@ class ToolThreads:
         self._running: set[_ThreadCall] = set()
         self._waiting: list[Future[None]] = []
 
-    async def run(self, function: Callable[[], Any], *, tool: str, task: Task) -> Any:
+    async def run(self, function: Callable[[], Any], *, tool: str, context: ToolContext) -> Any:
         """Run a function in a thread and return what it does, or raise what it raises.
 
         Raises ToolFailed while all the threads are held by calls that were given up.
         """
         await self._free_thread(tool)
         loop = asyncio.get_running_loop()
-        call = _ThreadCall(tool, task, loop.create_future())
+        call = _ThreadCall(tool, context, loop.create_future())
         variables = contextvars.copy_context()
 
         def work() -> None:
@@ -132,6 +135,6 @@ class ToolThreads:
     def _report(self, call: _ThreadCall, *, ended: bool) -> None:
         seconds = round(time.perf_counter() - call.started, 3)
         what = "has ended, after" if ended else "was given up and still runs, after"
-        where = f"tool {call.tool} of {self._agent_id}"
-        logger.warning("%s %s %.1f s (task %s)", where, what, seconds, call.task.task_id)
-        self._on_overrun(Overrun(self._agent_id, call.tool, call.task, seconds, ended))
+        where, task = f"tool {call.tool} of {self._agent_id}", call.context.task
+        logger.warning("%s %s %.1f s (task %s)", where, what, seconds, task.task_id)
+        self._on_overrun(Overrun(self._agent_id, call.tool, task, seconds, ended))

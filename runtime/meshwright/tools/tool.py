@@ -204,7 +204,7 @@ class FunctionTool(Tool):
         if inspect.iscoroutinefunction(self.function):
             return await self.function(**values)
         work = partial(_without_stop_iteration, self.function, values)
-        result = await self.threads.run(work, tool=self.name, task=context.task)
+        result = await self.threads.run(work, tool=self.name, context=context)
         return await result if inspect.isawaitable(result) else result
 
     def _read(self, text: str) -> dict[str, Any]:
