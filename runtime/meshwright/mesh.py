@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
+from weakref import WeakValueDictionary
 
 from meshwright import topics
 from meshwright.agent import Agent
@@ -28,21 +29,11 @@ from meshwright.ledger.account import OPENED, Account
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.costs import By, Costs, costs_of
 from meshwright.ledger.keys import LLM_SERVICE, Keys
-from meshwright.messages import (
-    ENDED,
-    Caller,
-    Event,
-    Outcome,
-    Receipt,
-    Task,
-    TaskRequest,
-    new_id,
-)
+from meshwright.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest, new_id
 from meshwright.models.port import Model
 from meshwright.orchestration.acceptance import Limits, make_accept
 from meshwright.orchestration.admission import FINAL, Admission
 from meshwright.orchestration.registry import Registry
-from meshwright.orchestration.waiters import Waiters
 from meshwright.prompts import Prompts
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
@@ -52,13 +43,15 @@ from meshwright.work.inbox import Entry
 from meshwright.work.protocol import TaskKey
 from meshwright.work.record import TaskRecord, TaskView
 
-logger = logging.getLogger("meshwright.mesh")
-PartT = TypeVar("PartT")
+_logger = logging.getLogger("meshwright.mesh")
+_PartT = TypeVar("_PartT")
 EVERYWHERE = "*"
 """The place of actors that live in each process of the mesh."""
 FRONT = "event-logger"
 """The app that keeps the event log and serves clients."""
 _MAX_OPENED = 1_000  # accounts of budgets that are listed
+_SHOWN = TaskView.model_fields.keys() & Task.model_fields.keys()
+"""The fields of a task that its view shows as they are."""
 
 
 class Part(Protocol):
@@ -87,6 +80,7 @@ class Role:
         return app == EVERYWHERE or self.apps is None or app in self.apps
 
 
+@dataclass(eq=False, repr=False)
 class Mesh:
     """A running mesh: `async with mesh:` starts and stops it.
 
@@ -94,54 +88,44 @@ class Mesh:
     those before it have set. Several meshes can run in one process.
     """
 
-    registry: Registry
-    admission: Admission
-    model: Model
-    groups: tuple[str, ...] | None
-    """The models that callers may name; None where only a server knows."""
-    budgets: Budgets
-    prompts: Prompts
-    context: ContextClient
-    memory: Memory
-    keys: Keys
-    worker: Worker
-    agents: Mapping[str, BoundAgent]
+    settings: Settings
+    _: KW_ONLY
+    project: Path
+    role: Role
+    host: Runtime
+    database: Database
+    log: EventLog
+    tracing: Tracing | NoTracing
+    agent_types: Sequence[type[Agent]] = ()
+    given_model: Model | None = None
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        project: Path,
-        role: Role,
-        host: Runtime,
-        database: Database,
-        log: EventLog,
-        tracing: Tracing | NoTracing,
-        agent_types: Sequence[type[Agent]] = (),
-        given_model: Model | None = None,
-    ) -> None:
-        self.settings = settings
-        self.project = project
-        self.role = role
-        self.host = host
-        self.database = database
-        self.log = log
-        self.tracing = tracing
-        self.agent_types = agent_types
-        self.given_model = given_model
+    registry: Registry = field(init=False)
+    admission: Admission = field(init=False)
+    model: Model = field(init=False)
+    groups: tuple[str, ...] | None = field(init=False)
+    """The models that callers may name; None where only a server knows."""
+    budgets: Budgets = field(init=False)
+    prompts: Prompts = field(init=False)
+    context: ContextClient = field(init=False)
+    memory: Memory = field(init=False)
+    keys: Keys = field(init=False)
+    worker: Worker = field(init=False)
+    agents: Mapping[str, BoundAgent] = field(init=False)
+
+    def __post_init__(self) -> None:
         self.apps: tuple[str, ...] = ()
         self.components: list[Part] = []
         self.warnings: tuple[str, ...] = ()
         self.ready = False
-        self._limits = Limits(settings.max_payload_bytes, settings.max_payload_depth)
+        self._limits = Limits(self.settings.max_payload_bytes, self.settings.max_payload_depth)
         self._failed = asyncio.Event()
         self._failure: StoreFailed | None = None
-        host.on_failure = self._fail
-        self._waiters = Waiters()
-        host.listen(topics.TASK_PROGRESS, self._tell_waiters, FINAL)
-        host.listen(topics.TASK_PROGRESS, log.show, (topics.MODEL_DELTA,))
+        self._waiting: WeakValueDictionary[TaskKey, asyncio.Future[Outcome]] = WeakValueDictionary()
+        self.host.on_failure = self._fail
+        self.host.listen(topics.TASK_PROGRESS, self._tell_waiting, FINAL)
+        self.host.listen(topics.TASK_PROGRESS, self.log.show, (topics.MODEL_DELTA,))
 
-    def component(self, kind: type[PartT]) -> PartT:
+    def component(self, kind: type[_PartT]) -> _PartT:
         """The component of a class. Raises LookupError where the mesh has none."""
         found = next((part for part in self.components if isinstance(part, kind)), None)
         if found is None:
@@ -173,8 +157,8 @@ class Mesh:
             stack.push_async_callback(self.host.stop)
             for component in self.components:
                 stack.push_async_callback(component.stop)
-        remedy = "what was accepted goes on at the next start"
-        self._waiters.end(Draining("the mesh has stopped", remedy=remedy))
+        remedy = "What was accepted goes on at the next start"
+        self._end_waiting(Draining("The mesh has stopped", remedy=remedy))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -205,7 +189,7 @@ class Mesh:
         try:
             self.host.emit([event])
         except (HostError, TooLarge) as error:
-            logger.warning("%s is not recorded: %s", event_type, error)
+            _logger.warning("%s is not recorded: %s", event_type, error)
 
     async def failure(self) -> StoreFailed:
         """Wait until the store fails, and return why: what was accepted goes on at the next start."""
@@ -244,28 +228,15 @@ class Mesh:
 
     async def task(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """A task as it is now. Raises NotFound."""
-        record = await self._record(task_id, tenant_id)
-        task = record.task
-        assert task is not None
+        record, task = await self._record(task_id, tenant_id)
         entry = await self._entry(record, task)
         return TaskView(
-            task_id=task.task_id,
-            capability=task.capability,
-            payload=task.payload,
+            **{name: getattr(task, name) for name in _SHOWN},
             status=entry.status if entry is not None and entry.status != "queued" else record.status,
             attempts=tuple(record.attempts),
             waits=(entry.suspended.wait,) if entry is not None and entry.suspended is not None else (),
             outcome=record.outcome,
-            priority=task.priority,
-            timeout=task.timeout,
-            deadline_at=task.deadline_at,
-            created_at=task.created_at,
-            requested_by=task.requested_by,
-            tenant_id=task.tenant_id,
-            thread_id=task.thread_id,
             parent_task_id=task.parent.task_id if task.parent else None,
-            chain=task.chain,
-            generation=task.generation,
             trace_id=task.traceparent.split("-")[1] if task.traceparent else None,
         )
 
@@ -280,8 +251,8 @@ class Mesh:
 
         Raises NotFound where it does not wait for that.
         """
-        record = await self._record(task_id, tenant_id)
-        thread = _thread_of(record)
+        record, task = await self._record(task_id, tenant_id)
+        thread = _thread_of(record, task)
         answer = Answer(task_id=task_id, key=key, value=value)
         if thread is None or not await self.host.call(thread, "resume", answer):
             raise NotFound(
@@ -295,9 +266,12 @@ class Mesh:
 
         Raises NotFound, and where the mesh ends by then StoreFailed or Draining.
         """
-        with self._waiters.waiting(TaskKey(tenant_id, task_id)) as waiter:
-            record = await self._record(task_id, tenant_id)
-            return record.outcome or await waiter
+        task = TaskKey(tenant_id, task_id)
+        waiter = self._waiting.get(task)
+        if waiter is None:
+            waiter = self._waiting[task] = asyncio.get_running_loop().create_future()
+        record, _ = await self._record(task_id, tenant_id)
+        return record.outcome or await asyncio.shield(waiter)
 
     async def costs(
         self, by: By = "agent", *, since: datetime | None = None, tenant_id: str | None = "default"
@@ -316,7 +290,7 @@ class Mesh:
 
     def check_agent(self, agent_id: str) -> None:
         """Raise InvalidInput for an agent that is neither registered nor the llm-service."""
-        known = [each.agent_id for each in self.registry.agents() if each.kind != "system"]
+        known = [info.agent_id for info in self.registry.agents() if info.kind != "system"]
         if agent_id not in (*known, LLM_SERVICE):
             raise InvalidInput(
                 f"The mesh has no agent {agent_id!r}; it has {', '.join(known) or 'none'}",
@@ -332,43 +306,44 @@ class Mesh:
         receipt = await self.submit(request)
         return await self.outcome(receipt.task_id)
 
-    async def _record(self, task_id: str, tenant_id: str) -> TaskRecord:
+    async def _record(self, task_id: str, tenant_id: str) -> tuple[TaskRecord, Task]:
         record = await self.host.read(TaskKey(tenant_id, task_id).ref)
         if not isinstance(record, TaskRecord) or record.task is None or record.task.tenant_id != tenant_id:
             raise NotFound(
-                f"there is no task {task_id!r}", remedy="mesh tasks lists those there are", field="task_id"
+                f"There is no task {task_id!r}", remedy="mesh tasks lists those there are", field="task_id"
             )
-        return record
+        return record, record.task
 
     async def _entry(self, record: TaskRecord, task: Task) -> Entry | None:
         """The task in its agent's thread, which knows best between dispatch and outcome."""
-        thread = _thread_of(record)
+        thread = _thread_of(record, task)
         try:
             state = await self.host.read(thread) if thread and record.status not in ENDED else None
         except NotFound:  # no agent of that id is known here
             return None
-        if not isinstance(state, ThreadState):
-            return None
-        return next((entry for entry in state.inbox if entry.task_id == task.task_id), None)
+        inbox = state.inbox if isinstance(state, ThreadState) else ()
+        return next((entry for entry in inbox if entry.task_id == task.task_id), None)
 
     def _fail(self, error: StoreFailed) -> None:
         self.ready = False
         self._failure = error
         self._failed.set()
-        self._waiters.end(error)
+        self._end_waiting(error)
 
-    def _tell_waiters(self, event: Event) -> None:
-        if event.event_type not in FINAL or event.task_id is None:
-            return
-        task, payload = TaskKey(event.tenant_id, event.task_id), event.payload
-        if task not in self._waiters:
-            return
-        outcome = payload if isinstance(payload, Outcome) else Outcome.model_validate(payload)
-        self._waiters.tell(task, outcome)
+    def _end_waiting(self, error: HostError) -> None:
+        for waiter in [*self._waiting.values()]:
+            if not waiter.done():
+                waiter.set_exception(error)
+                waiter.exception()  # seen: perhaps nobody waits any more
+
+    def _tell_waiting(self, event: Event) -> None:
+        waiter = self._waiting.get(TaskKey(event.tenant_id, event.task_id or ""))
+        if event.event_type in FINAL and waiter is not None and not waiter.done():
+            payload = event.payload
+            waiter.set_result(payload if isinstance(payload, Outcome) else Outcome.model_validate(payload))
 
 
-def _thread_of(record: TaskRecord) -> ActorRef | None:
-    if record.task is None or not record.attempts:
+def _thread_of(record: TaskRecord, task: Task) -> ActorRef | None:
+    if not record.attempts:
         return None
-    agent_id = record.attempts[-1].agent_id
-    return ActorRef(agent_id, f"{record.task.tenant_id}:{record.task.thread_id}")
+    return ActorRef(record.attempts[-1].agent_id, f"{task.tenant_id}:{task.thread_id}")

@@ -34,4 +34,4 @@ async def test_the_examples_of_the_page_do_what_it_says(tmp_path: Path) -> None:
     assert "task.accepted\n" in followed
     assert asked.strip() and asked.strip() in followed
     assert "'simple-agent'" in local
-    assert refused == "there is no task 'nope' mesh tasks lists those there are\n"
+    assert refused == "There is no task 'nope' mesh tasks lists those there are\n"
