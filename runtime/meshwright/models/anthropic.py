@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from meshwright.messages import Usage
-from meshwright.models.http import TooMuch, header_key, not_a_completion
+from meshwright.models.http import Pieces, Wire, header_key, not_a_completion
 from meshwright.models.openai import held_back, is_counted
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
 
@@ -28,12 +28,64 @@ _REASONS = {
 _THINKING = ("thinking", "redacted_thinking")
 
 
-class AnthropicMessages:
+class _BlockPieces(Pieces):
+    """Puts the events of a streamed message together into the body of a whole one."""
+
+    def __init__(self, on_delta: OnDelta, max_chars: int) -> None:
+        super().__init__(on_delta, max_chars)
+        self._message: dict[str, Any] = {}
+        self._usage: dict[str, Any] = {}
+        self._blocks: dict[int, dict[str, Any]] = {}
+        self._grown: dict[tuple[int, str], list[str]] = {}
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Take the next event."""
+        match chunk["type"]:
+            case "message_start":
+                self._message = dict(chunk["message"])
+                self._count(self._message.get("usage"))
+            case "content_block_start":
+                self._blocks[chunk["index"]] = dict(chunk["content_block"])
+                self._grow(chunk["index"], "text", chunk["content_block"].get("text") or "")
+            case "content_block_delta":
+                delta = chunk["delta"]
+                for name in ("text", "partial_json", "thinking", "signature"):
+                    self._grow(chunk["index"], name, delta.get(name) or "")
+            case "message_delta":
+                self._message |= {name: value for name, value in chunk["delta"].items() if value is not None}
+                self._count(chunk.get("usage"))
+            case "message_stop":
+                self.done = True
+
+    def body(self) -> dict[str, Any] | None:
+        """The whole message; None where it was cut off."""
+        if not self.done or "content" not in self._message:
+            return None
+        for (index, name), pieces in self._grown.items():
+            text = "".join(pieces)
+            self._blocks[index] |= {"input_text": text} if name == "partial_json" else {name: text}
+        return {**self._message, "content": list(self._blocks.values()), "usage": self._usage}
+
+    def _grow(self, index: int, name: str, text: str) -> None:
+        if not text:
+            return
+        self._take(text)
+        self._grown.setdefault((index, name), []).append(text)
+        if name == "text":
+            self._on_delta(text)
+
+    def _count(self, usage: Mapping[str, Any] | None) -> None:
+        self._usage |= {name: value for name, value in (usage or {}).items() if value is not None}
+
+
+class AnthropicMessages(Wire):
     """The wire. `extra` are fields of every request that ours are stronger than.
 
     `cached` are places of a prompt up to which the provider shall cache it, as LiteLLM's
     `cache_control_injection_points` says them. Answers in a shape are given by a tool that must be called.
     """
+
+    pieces = _BlockPieces
 
     def __init__(
         self, *, extra: Mapping[str, Any] | None = None, cached: Sequence[Mapping[str, Any]] = ()
@@ -76,10 +128,6 @@ class AnthropicMessages:
             body.pop(name, None)
         return body
 
-    def pieces(self, on_delta: OnDelta, max_chars: int) -> _BlockPieces:
-        """Take a streamed message."""
-        return _BlockPieces(on_delta, max_chars)
-
     def read(self, body: Any, request: ModelRequest, source: str, known: Mapping[str, Any]) -> ModelReply:
         """Read a message. Raises ContentRefused, and ModelUnavailable for anything else."""
         try:
@@ -108,10 +156,6 @@ class AnthropicMessages:
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError):
             raise not_a_completion(source) from None  # the cause would quote the reply
 
-    def headers_say(self, headers: Mapping[str, str], *, streamed: bool) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
     def adapts_to(self, words: str) -> bool:
         """Leave out the temperature where the model does not take one."""
         taken = "temperature" not in words or "temperature" in self._without
@@ -135,64 +179,6 @@ class AnthropicMessages:
                 blocks = [message["content"][-1] for message in chosen]
             for block in blocks:
                 block["cache_control"] = point.get("control") or {"type": "ephemeral"}
-
-
-class _BlockPieces:
-    """Puts the events of a streamed message together into the body of a whole one."""
-
-    def __init__(self, on_delta: OnDelta, max_chars: int) -> None:
-        self.done = False
-        self._on_delta = on_delta
-        self._room = max_chars
-        self._message: dict[str, Any] = {}
-        self._usage: dict[str, Any] = {}
-        self._blocks: dict[int, dict[str, Any]] = {}
-        self._grown: dict[tuple[int, str], list[str]] = {}
-
-    def add(self, chunk: Mapping[str, Any]) -> None:
-        """Take the next event."""
-        match chunk["type"]:
-            case "message_start":
-                self._message = dict(chunk["message"])
-                self._count(self._message.get("usage"))
-            case "content_block_start":
-                self._blocks[chunk["index"]] = dict(chunk["content_block"])
-                self._grow(chunk["index"], "text", chunk["content_block"].get("text") or "")
-            case "content_block_delta":
-                delta = chunk["delta"]
-                for name in ("text", "partial_json", "thinking", "signature"):
-                    self._grow(chunk["index"], name, delta.get(name) or "")
-            case "message_delta":
-                self._message |= {name: value for name, value in chunk["delta"].items() if value is not None}
-                self._count(chunk.get("usage"))
-            case "message_stop":
-                self.done = True
-
-    def end(self) -> None:
-        """The stream has ended."""
-        self.done = True
-
-    def body(self) -> dict[str, Any] | None:
-        """The whole message; None where it was cut off."""
-        if not self.done or "content" not in self._message:
-            return None
-        for (index, name), pieces in self._grown.items():
-            text = "".join(pieces)
-            self._blocks[index] |= {"input_text": text} if name == "partial_json" else {name: text}
-        return {**self._message, "content": list(self._blocks.values()), "usage": self._usage}
-
-    def _grow(self, index: int, name: str, text: str) -> None:
-        if not text:
-            return
-        self._room -= len(text)
-        if self._room < 0:
-            raise TooMuch
-        self._grown.setdefault((index, name), []).append(text)
-        if name == "text":
-            self._on_delta(text)
-
-    def _count(self, usage: Mapping[str, Any] | None) -> None:
-        self._usage |= {name: value for name, value in (usage or {}).items() if value is not None}
 
 
 def _messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:

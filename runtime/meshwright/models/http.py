@@ -7,8 +7,8 @@ import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pydantic_core import from_json, to_json
 
@@ -39,53 +39,55 @@ class TooMuch(Exception):
     """A reply is over its limit."""
 
 
-class Pieces(Protocol):
-    """Puts the chunks of a stream together."""
+class Pieces:
+    """Puts the chunks of a stream together, at most `max_chars` of them; text goes on to `on_delta`.
 
-    @property
-    def done(self) -> bool:
-        """Whether the server has said that the stream ends."""
-        ...
+    `done` is whether the server has said that the stream ends.
+    """
 
-    def end(self) -> None:
-        """The server has said so."""
-        ...
+    def __init__(self, on_delta: OnDelta, max_chars: int) -> None:
+        self.done = False
+        self._on_delta = on_delta
+        self._room = max_chars
 
     def add(self, chunk: Any) -> None:
-        """Take the next chunk; text goes on to whoever listens. Raises TooMuch."""
-        ...
+        """Take the next chunk. Raises TooMuch."""
+        raise NotImplementedError
 
     def body(self) -> Any:
         """The body that would have come without a stream; None where the stream was cut off."""
-        ...
+        raise NotImplementedError
+
+    def _take(self, text: str) -> None:
+        self._room -= len(text)
+        if self._room < 0:
+            raise TooMuch
 
 
-class Wire(Protocol):
+class Wire:
     """An API for chat: how a request is written and a reply is read."""
+
+    pieces: type[Pieces]
 
     def headers(self, api_key: str | None) -> dict[str, str]:
         """The headers of every call. Raises ConfigError for a key that no header may hold."""
-        ...
+        raise NotImplementedError
 
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         """Write a request."""
-        ...
-
-    def pieces(self, on_delta: OnDelta, max_chars: int) -> Pieces:
-        """Take a streamed reply."""
-        ...
+        raise NotImplementedError
 
     def read(self, body: Any, request: ModelRequest, source: str, known: Mapping[str, Any]) -> ModelReply:
         """Read a whole reply; `known` is what the headers say of it. Raises ModelError."""
-        ...
+        raise NotImplementedError
 
     def headers_say(self, headers: Mapping[str, str], *, streamed: bool) -> dict[str, Any]:
         """What a reply's headers say of it, as fields of ModelReply."""
-        ...
+        return {}
 
     def adapts_to(self, words: str) -> bool:
         """Whether a refusal names a field that requests can do without; later ones then do."""
-        ...
+        raise NotImplementedError
 
 
 class ApiModel:
@@ -162,7 +164,9 @@ class ApiModel:
             adapts = response.status in (400, 422) and adaptations < _MAX_ADAPTATIONS
             if adapts and self.wire.adapts_to(words):
                 return await self._call(request, on_delta, begun, adaptations + 1)
-            raise self._refusal(response, words, body, request)
+            wait, shown = read_retry_after(response.headers), self._discretion.shown(body, request)
+            fault = ProviderFault(response.status, words, wait, shown)
+            raise error_for(fault, source=self.server, model=request.model)
         if isinstance(body, dict) and body.get("error"):
             raise self._error_in(body, request)
         known["latency_ms"] = (time.perf_counter() - begun) * 1000
@@ -208,7 +212,7 @@ class ApiModel:
         """Read a stream until it says that it is done; one that merely stops was cut off."""
         async for data in _events(response.content.iter_any(), self.max_reply_bytes):
             if data == b"[DONE]":
-                pieces.end()
+                pieces.done = True
             else:
                 chunk = self._parsed(data)
                 if isinstance(chunk, dict) and chunk.get("error"):
@@ -233,13 +237,6 @@ class ApiModel:
 
     def _broken_off(self, how: str) -> ModelUnavailable:
         return ModelUnavailable(f"{self.server} broke off its reply ({how})")
-
-    def _refusal(
-        self, response: aiohttp.ClientResponse, words: str, body: Any, request: ModelRequest
-    ) -> ModelError:
-        wait, shown = read_retry_after(response.headers), self._discretion.shown(body, request)
-        fault = ProviderFault(response.status, words, wait, shown)
-        return error_for(fault, source=self.server, model=request.model)
 
     def _error_in(self, body: dict[str, Any], request: ModelRequest) -> ModelError:
         """The error that a body of status 200 holds."""
@@ -268,22 +265,17 @@ def not_a_completion(source: str) -> ModelUnavailable:
 
 def completions_url(base_url: str) -> str:
     """The address of chat completions below a base URL, with or without `/v1`. Raises ConfigError."""
-    parts = _address(base_url)
-    if parts is None:
-        raise ConfigError(
-            "The model server's base URL is not an http or https address",
-            remedy=_URL_REMEDY,
-            field="litellm_base_url",
-        )
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigError(
-            "The model server's base URL holds more than an address",
-            remedy=f"{_URL_REMEDY}, and the key into LITELLM_API_KEY",
-            field="litellm_base_url",
-        )
-    path = parts.path.rstrip("/").removesuffix("/chat/completions")
-    version = "" if re.search(r"/v\d", path) else "/v1"
-    return f"{parts.scheme}://{parts.netloc}{path}{version}/chat/completions"
+    problem, remedy = "is not an http or https address", _URL_REMEDY
+    with suppress(ValueError):
+        parts = urlsplit(base_url.strip())
+        host = (parts.hostname or "").encode("idna")
+        if parts.scheme in ("http", "https") and host and parts.port != 0:
+            if not (parts.username or parts.password or parts.query or parts.fragment):
+                path = parts.path.rstrip("/").removesuffix("/chat/completions")
+                version = "" if re.search(r"/v\d", path) else "/v1"
+                return f"{parts.scheme}://{parts.netloc}{path}{version}/chat/completions"
+            problem, remedy = "holds more than an address", f"{_URL_REMEDY}, and the key into LITELLM_API_KEY"
+    raise ConfigError(f"The model server's base URL {problem}", remedy=remedy, field="litellm_base_url")
 
 
 def header_key(api_key: str | None) -> str:
@@ -310,16 +302,6 @@ async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> byte
             return None
         pieces.append(piece)
     return b"".join(pieces)
-
-
-def _address(url: str) -> SplitResult | None:
-    """The parts of an http or https URL that names a host; None for anything else."""
-    try:
-        parts = urlsplit(url.strip())
-        host = (parts.hostname or "").encode("idna")
-        return parts if parts.scheme in ("http", "https") and host and parts.port != 0 else None
-    except ValueError:
-        return None
 
 
 def _is_a_stream(response: aiohttp.ClientResponse) -> bool:

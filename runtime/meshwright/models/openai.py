@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
 from meshwright.messages import Usage
-from meshwright.models.http import TooMuch, header_key, not_a_completion
+from meshwright.models.http import Pieces, Wire, header_key, not_a_completion
 from meshwright.models.port import (
     ChatMessage,
     ContentRefused,
@@ -38,12 +39,84 @@ _NOT_STRICT = frozenset(
 """What no schema may hold in OpenAI's strict mode."""
 
 
-class ChatCompletions:
+@dataclass
+class _OpenCall:
+    """A tool call that is still coming."""
+
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+
+class ChunkPieces(Pieces):
+    """Puts the chunks of a streamed completion together into the body of a whole one.
+
+    Text goes to `on_delta` as it comes; tool calls may come interleaved, and are told apart by their index,
+    or by their id where a server gives all of them the same index. Raises TooMuch over `max_chars`.
+    """
+
+    def __init__(self, on_delta: OnDelta, max_chars: int) -> None:
+        super().__init__(on_delta, max_chars)
+        self._finish_reason: str | None = None
+        self._model: str | None = None
+        self._usage: Mapping[str, Any] | None = None
+        self._text: list[str] = []
+        self._refusal = ""
+        self._calls: list[_OpenCall] = []
+        self._open: dict[Any, _OpenCall] = {}
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Take the next chunk."""
+        self._model = self._model or chunk.get("model")
+        self._usage = chunk.get("usage") or self._usage
+        for choice in chunk.get("choices") or ():
+            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+            self._delta(choice.get("delta") or {})
+
+    def body(self) -> dict[str, Any] | None:
+        """The whole completion; None where neither its end nor its reason came."""
+        if not self.done and self._finish_reason is None:
+            return None
+        calls = [
+            {"id": call.id, "function": {"name": call.name, "arguments": "".join(call.arguments)}}
+            for call in self._calls
+        ]
+        message = {"content": "".join(self._text), "tool_calls": calls, "refusal": self._refusal}
+        choices = [{"message": message, "finish_reason": self._finish_reason}]
+        return {"model": self._model, "choices": choices, "usage": self._usage}
+
+    def _delta(self, delta: Mapping[str, Any]) -> None:
+        self._refusal += delta.get("refusal") or ""
+        if text := _read_content(delta.get("content")):
+            self._take(text)
+            self._text.append(text)
+            self._on_delta(text)
+        for fragment in delta.get("tool_calls") or ():
+            self._fragment(fragment)
+
+    def _fragment(self, fragment: Mapping[str, Any]) -> None:
+        index, call_id = fragment.get("index"), fragment.get("id")
+        call = self._open.get(index)
+        if call is None or (call_id and call.id and call_id != call.id):
+            call = self._open[index] = _OpenCall()
+            self._calls.append(call)
+        function = fragment.get("function") or {}
+        call.id = call.id or call_id or ""
+        call.name = call.name or function.get("name") or ""
+        arguments = function.get("arguments") or ""
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        self._take(text)
+        call.arguments.append(text)
+
+
+class ChatCompletions(Wire):
     """The wire. `extra` are fields of every request that ours are stronger than.
 
     `reasons` says that the model is one of OpenAI's that reason: those take `max_completion_tokens`, and no
     temperature. Of other models a refusal teaches it.
     """
+
+    pieces = ChunkPieces
 
     def __init__(self, *, extra: Mapping[str, Any] | None = None, reasons: bool = False) -> None:
         self._extra = dict(extra or {})
@@ -80,17 +153,9 @@ class ChatCompletions:
             body.pop(name, None)
         return body
 
-    def pieces(self, on_delta: OnDelta, max_chars: int) -> ChunkPieces:
-        """Take a streamed completion."""
-        return ChunkPieces(on_delta, max_chars)
-
     def read(self, body: Any, request: ModelRequest, source: str, known: Mapping[str, Any]) -> ModelReply:
         """Read a completion."""
         return read_completion(body, model=request.model, source=source, **known)
-
-    def headers_say(self, headers: Mapping[str, str], *, streamed: bool) -> dict[str, Any]:
-        """Nothing: only a proxy says something of a call there."""
-        return {}
 
     def adapts_to(self, words: str) -> bool:
         """Leave out a field that the model does not take, or rename the limit of tokens."""
@@ -145,87 +210,6 @@ class NamedCompletions(ChatCompletions):
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         """Write a request for that model."""
         return {**super().body(request, stream=stream), "model": self._model_name}
-
-
-class _OpenCall:
-    """A tool call that is still coming."""
-
-    def __init__(self) -> None:
-        self.id = ""
-        self.name = ""
-        self.arguments: list[str] = []
-
-
-class ChunkPieces:
-    """Puts the chunks of a streamed completion together into the body of a whole one.
-
-    Text goes to `on_delta` as it comes; tool calls may come interleaved, and are told apart by their index,
-    or by their id where a server gives all of them the same index. Raises TooMuch over `max_chars`.
-    """
-
-    def __init__(self, on_delta: OnDelta, max_chars: int) -> None:
-        self.done = False
-        self._on_delta = on_delta
-        self._room = max_chars
-        self._finish_reason: str | None = None
-        self._model: str | None = None
-        self._usage: Mapping[str, Any] | None = None
-        self._text: list[str] = []
-        self._refusal = ""
-        self._calls: list[_OpenCall] = []
-        self._open: dict[Any, _OpenCall] = {}
-
-    def add(self, chunk: Mapping[str, Any]) -> None:
-        """Take the next chunk."""
-        self._model = self._model or chunk.get("model")
-        self._usage = chunk.get("usage") or self._usage
-        for choice in chunk.get("choices") or ():
-            self._finish_reason = choice.get("finish_reason") or self._finish_reason
-            self._delta(choice.get("delta") or {})
-
-    def end(self) -> None:
-        """The stream has ended."""
-        self.done = True
-
-    def body(self) -> dict[str, Any] | None:
-        """The whole completion; None where neither its end nor its reason came."""
-        if not self.done and self._finish_reason is None:
-            return None
-        calls = [
-            {"id": call.id, "function": {"name": call.name, "arguments": "".join(call.arguments)}}
-            for call in self._calls
-        ]
-        message = {"content": "".join(self._text), "tool_calls": calls, "refusal": self._refusal}
-        choices = [{"message": message, "finish_reason": self._finish_reason}]
-        return {"model": self._model, "choices": choices, "usage": self._usage}
-
-    def _delta(self, delta: Mapping[str, Any]) -> None:
-        self._refusal += delta.get("refusal") or ""
-        if text := _read_content(delta.get("content")):
-            self._take(text)
-            self._text.append(text)
-            self._on_delta(text)
-        for fragment in delta.get("tool_calls") or ():
-            self._fragment(fragment)
-
-    def _fragment(self, fragment: Mapping[str, Any]) -> None:
-        index, call_id = fragment.get("index"), fragment.get("id")
-        call = self._open.get(index)
-        if call is None or (call_id and call.id and call_id != call.id):
-            call = self._open[index] = _OpenCall()
-            self._calls.append(call)
-        function = fragment.get("function") or {}
-        call.id = call.id or call_id or ""
-        call.name = call.name or function.get("name") or ""
-        arguments = function.get("arguments") or ""
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        self._take(text)
-        call.arguments.append(text)
-
-    def _take(self, text: str) -> None:
-        self._room -= len(text)
-        if self._room < 0:
-            raise TooMuch
 
 
 def read_completion(body: Any, *, model: str, source: str, **known: Any) -> ModelReply:
