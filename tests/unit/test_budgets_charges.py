@@ -20,7 +20,7 @@ from meshwright.models.port import (
     PriceUnknown,
     RateLimited,
 )
-from meshwright.models.schema import InvalidSchema
+from meshwright.models.structure import InvalidSchema
 from meshwright.money import ZERO, Price
 from tests.support.budgets import STEP, budget, replying, request, spending, until
 

@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from meshwright import Agent, Capability
 from meshwright.errors import ConfigError
 from meshwright.models.port import StructureInvalid
-from meshwright.models.schema import InvalidSchema
-from meshwright.models.structure import read_answer, response_schema
+from meshwright.models.structure import InvalidSchema, read_answer, response_schema
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.recipe_agent import NO_SOUP, SOUP, SOUP_TEXT, Cook, Recipe, said

@@ -29,7 +29,7 @@ from meshwright.models.offline_text import (
 )
 from meshwright.models.port import Adapter, ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.models.prices import Prices
-from meshwright.models.schema import check_schema
+from meshwright.models.structure import check_schema
 from meshwright.money import Price
 
 NAME = "offline"

@@ -13,7 +13,7 @@ from heapq import nlargest
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from meshwright.models.schema import InvalidSchema, target
+from meshwright.models.structure import InvalidSchema, target
 
 _WORD = re.compile(r"\w+(?:[-_./]\w+)*")
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_A-Za-z]+")

@@ -26,7 +26,7 @@ from meshwright.models.port import (
     ToolCall,
     ToolSpec,
 )
-from meshwright.models.schema import check_schema
+from meshwright.models.structure import check_schema
 
 _Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _Tags = Annotated[list[_Tag], Field(max_length=16)]
