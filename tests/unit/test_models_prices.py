@@ -158,7 +158,7 @@ def test_the_most_counts_the_default_that_answers_where_the_tagged_cool_down() -
 
 def test_tags_bound_what_a_call_may_cost() -> None:
     config = read_config(ROOT / "litellm_config.yaml")
-    found = Prices.of(config, None, {"OPENAI_API_KEY": "k"})
+    found = Prices(config, None, {"OPENAI_API_KEY": "k"})
     cheap, strong = (found.upper_bound(request(tags=("research", tag)), 10) for tag in ("cheap", "expensive"))
     assert cheap is not None and strong is not None
     assert cheap.output < strong.output
@@ -197,8 +197,8 @@ def test_an_answer_from_a_cache_costs_nothing() -> None:
 
 
 def test_the_offline_model_is_free() -> None:
-    assert Prices.free().upper_bound(request()) == Price(input=Decimal(0), output=Decimal(0))
-    assert Prices.free().of_reply(reply("offline", 10, 10), request()) == 0
+    assert Prices(free=True).upper_bound(request()) == Price(input=Decimal(0), output=Decimal(0))
+    assert Prices(free=True).of_reply(reply("offline", 10, 10), request()) == 0
 
 
 @given(
@@ -242,7 +242,7 @@ def test_without_litellm_openai_and_anthropic_cost_what_its_list_says(
 
 
 def test_what_goes_into_a_providers_cache_costs_what_writing_does() -> None:
-    found = Prices.of(config_of("anthropic/claude-haiku-4-5"), None)
+    found = Prices(config_of("anthropic/claude-haiku-4-5"), None)
     usage = Usage(prompt_tokens=1_000, completion_tokens=0, cached_tokens=200, cache_write_tokens=300)
     told = ModelReply(model="claude-haiku-4-5", usage=usage)
     # 500 at $1, 200 at $0.10 and 300 at $1.25 a million.
@@ -252,7 +252,7 @@ def test_what_goes_into_a_providers_cache_costs_what_writing_does() -> None:
 def test_a_deployment_that_writes_to_the_cache_is_bounded_by_that_price() -> None:
     config = config_of("anthropic/claude-haiku-4-5")
     config.deployments[0]["litellm_params"]["cache_control_injection_points"] = [{"role": "system"}]
-    most = Prices.of(config, None).upper_bound(request(), 10)
+    most = Prices(config, None).upper_bound(request(), 10)
     assert most is not None and most.input == Decimal("1.25")
 
 
@@ -260,7 +260,7 @@ def test_a_deployment_that_writes_to_the_cache_is_bounded_by_that_price() -> Non
 def test_a_deployment_for_many_models_costs_what_the_called_one_does(group: str) -> None:
     params = {"model": "openai/*" if group == "*" else group}
     members = ({"model_name": group, "litellm_params": params, "model_info": {"id": "all"}},)
-    found = Prices.of(LiteLLMConfig(ROOT / "none.yaml", members, {}, {}, {}), None)
+    found = Prices(LiteLLMConfig(ROOT / "none.yaml", members, {}, {}, {}), None)
     name = "gpt-5.4-nano" if group == "*" else "openai/gpt-5.4-nano"
     called = ModelRequest(model=name, messages=(), user="me")
     usage = Usage(prompt_tokens=1_000_000, completion_tokens=0)
@@ -271,5 +271,5 @@ def test_a_deployment_for_many_models_costs_what_the_called_one_does(group: str)
 
 def test_every_deployment_of_the_projects_own_file_has_a_price() -> None:
     config = read_config(ROOT / "litellm_config.yaml")
-    found = Prices.of(config, None)
+    found = Prices(config, None)
     assert [each for each in config.deployments if found.of_deployment(each) is None] == []

@@ -105,7 +105,7 @@ class _ModelsOfProject:
             config = read_config(self._path)
         groups: list[Document] = []
         if config is not None:
-            prices = Prices.of(config, self.settings.ledger.default_price, os.environ)
+            prices = Prices(config, self.settings.ledger.default_price, os.environ)
             states = _by_group(config, health) if server else health
             groups = groups_document(config, prices, None if server else os.environ, states)
         return {

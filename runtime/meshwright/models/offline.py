@@ -119,7 +119,7 @@ class OfflineModel(Adapter):
 
     def prices(self, default: Price | None) -> Prices:
         """Nothing."""
-        return Prices.free()
+        return Prices(free=True)
 
     def reply(self, request: ModelRequest) -> ModelReply:
         """Answer at once."""

@@ -132,7 +132,7 @@ class Picker(Adapter):
                 line=lines.get("routing_strategy") or lines.get(""),
             )
         self._strategy = _STRATEGIES[strategy]
-        self._prices = Prices.of(self._config, None, self.environment)
+        self._prices = Prices(self._config, None, self.environment)
         self._targets = self._make_targets()
         share = f"{len(self._targets)} of {len(self._config.deployments)} deployments"
         self.name = name or f"router {self._config.path.name} ({f'{why}; ' if why else ''}{share})"
@@ -177,7 +177,7 @@ class Picker(Adapter):
 
     def prices(self, default: Price | None) -> Prices:
         """What calls cost."""
-        return Prices.of(self._config, default, self.environment)
+        return Prices(self._config, default, self.environment)
 
     def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
         """A picker of which each usable deployment is a group."""

@@ -12,9 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from meshwright.messages import Usage
 from meshwright.models.config import LiteLLMConfig
 from meshwright.models.port import ModelReply, ModelRequest
+from meshwright.models.providers import bare_name
 from meshwright.models.routing import concrete_model, deployment_id, route
 from meshwright.money import MILLION, ZERO, Price, fit
 
@@ -45,19 +45,22 @@ class Rates:
 
 
 class Prices:
-    """Says what calls cost. Makes no call itself, and is made without a configuration too."""
+    """Says what calls cost, by a configuration; without one by the name of the group, or of the one `model`.
+
+    Only deployments that are usable in an `environment` count in `upper_bound`. A model that runs here is
+    `free`.
+    """
 
     def __init__(
         self,
         config: LiteLLMConfig | None = None,
         default: Price | None = None,
-        *,
         environment: Mapping[str, str] | None = None,
+        *,
         listed: Callable[[], Mapping[str, _Entry]] | None = None,
         free: bool = False,
         model: str | None = None,
     ) -> None:
-        """Prices by a configuration; without one by the name of the group, or of the one `model`."""
         self._config = config
         self._model = model
         self._default = None if default is None else Rates(default, "default")
@@ -69,25 +72,6 @@ class Prices:
         self._reachable = lru_cache(maxsize=_CACHED)(self._rates_of_request)
         self._answered = lru_cache(maxsize=_CACHED)(self._rates_of_answer)
         self._named = lru_cache(maxsize=_CACHED)(self._rates_of_model)
-
-    @classmethod
-    def of(
-        cls,
-        config: LiteLLMConfig | None,
-        default: Price | None,
-        environment: Mapping[str, str] | None = None,
-    ) -> Prices:
-        """Prices of a configuration; only deployments usable in an `environment` count in `upper_bound`."""
-        return cls(config, default, environment=environment)
-
-    @classmethod
-    def free(cls) -> Prices:
-        """Prices of a model that runs here and costs nothing."""
-        return cls(free=True)
-
-    def load(self) -> None:
-        """Read LiteLLM's list, which the first look-up does else (some 10 ms); for a thread."""
-        self._listed()
 
     def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
         """The dearest price of all deployments that could answer, fallbacks included; None if one has none.
@@ -103,7 +87,13 @@ class Prices:
         if reply.cache_hit:
             return ZERO
         rates = self._answered(reply.deployment, reply.model, request.model, request.tags)
-        return None if rates is None else _cost(rates.at(reply.usage.prompt_tokens), reply.usage)
+        if rates is None:
+            return None
+        used = reply.usage
+        price = rates.at(used.prompt_tokens)
+        return price.of(
+            used.prompt_tokens, used.completion_tokens, used.cached_tokens, used.cache_write_tokens
+        )
 
     def of_deployment(self, deployment: Mapping[str, Any], name: str = "") -> Rates | None:
         """What one deployment of the configuration costs; one for many models, the one that is called."""
@@ -146,9 +136,9 @@ class Prices:
         """The price of the deployment that answers to a model's name, where the reply names none."""
         if self._config is None:
             return None
-        names = {model, bare(model), _undated(bare(model))}
+        names = {model, bare_name(model), _undated(model)}
         for each in route(self._config, self._environment, group, tags).candidates():
-            if each.model in names or bare(each.model) in names:
+            if each.model in names or bare_name(each.model) in names:
                 return self.of_deployment(each.settings, group)
         return None
 
@@ -156,16 +146,17 @@ class Prices:
         entry = self._entry(model)
         if entry is not None and (rates := _rates_from(entry, "list")):
             return rates
-        return Rates(_FREE, "local") if provider_of(model) in _FREE_PROVIDERS else self._default
+        return Rates(_FREE, "local") if _provider_of(model) in _FREE_PROVIDERS else self._default
 
     def _entry(self, model: str) -> _Entry | None:
         """The entry of the list for a model: by its full name, else without provider, else without date."""
         listed = self._listed()
         if model in listed:
             return listed[model]
-        for name in (bare(model), _undated(bare(model))):
+        for name in (bare_name(model), _undated(model)):
             entry = listed.get(name)
-            if entry is not None and _same_provider(provider_of(model), entry):
+            offered_by = entry and entry.get("litellm_provider")  # one for nobody in particular is for all
+            if entry is not None and str(offered_by or _provider_of(model)).startswith(_provider_of(model)):
                 return entry
         return None
 
@@ -177,13 +168,6 @@ _PRICED = {
     "cache_write": "cache_creation_input_token_cost",
 }
 """What a deployment may say of its price, in dollars per token."""
-
-
-def _cost(price: Price, usage: Usage) -> Decimal:
-    """What tokens cost; cached ones at the full price where the price for them is not known."""
-    return price.of(
-        usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.cache_write_tokens
-    )
 
 
 def _writing(price: Price) -> Price:
@@ -224,14 +208,14 @@ def read_list() -> Mapping[str, _Entry]:
 
 def _rates_from(entry: _Entry, source: Source) -> Rates | None:
     """The price that an entry gives in dollars per token; None where it lacks that of input or output."""
-    base = price_at(entry, "")
+    base = price_at(entry)
     limits = sorted(int(match[1]) for name in entry if (match := _ABOVE.fullmatch(name)))
     tiers = [(limit * 1000, price_at(entry, f"_above_{limit}k_tokens")) for limit in limits]
     above = tuple((limit, price) for limit, price in tiers if price is not None)
     return None if base is None else Rates(base, source, above)
 
 
-def price_at(entry: _Entry, suffix: str) -> Price | None:
+def price_at(entry: _Entry, suffix: str = "") -> Price | None:
     """The price of one size of prompts; what it does not say is as for all sizes."""
     given = {field: entry.get(f"{name}{suffix}", entry.get(name)) for field, name in _PRICED.items()}
     if given["input"] is None or given["output"] is None:
@@ -244,22 +228,10 @@ def price_at(entry: _Entry, suffix: str) -> Price | None:
     return Price.model_validate(amounts)
 
 
-def provider_of(model: str) -> str:
-    """The provider in a model's name, or nothing."""
+def _provider_of(model: str) -> str:
     return model.partition("/")[0] if "/" in model else ""
-
-
-def bare(model: str) -> str:
-    """A model's name without its provider."""
-    return model.partition("/")[2] or model
 
 
 def _undated(model: str) -> str:
     """A model's name without the date of its version: providers answer with it, and prices are without."""
-    return _DATE.sub("", model)
-
-
-def _same_provider(provider: str, entry: _Entry) -> bool:
-    """Whether an entry of the list is for a provider; one for nobody in particular is for all."""
-    listed = entry.get("litellm_provider")
-    return not provider or listed is None or str(listed).startswith(provider)
+    return _DATE.sub("", bare_name(model))

@@ -54,7 +54,7 @@ class HttpModel(ApiModel, Adapter):
         if self.model_name is not None:
             return Prices(default=default, model=self.model_name)
         file = self._prices_file
-        return Prices.of(read_config(file) if file is not None and file.is_file() else None, default)
+        return Prices(read_config(file) if file is not None and file.is_file() else None, default)
 
     def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
         """Itself, and its groups."""
