@@ -16,7 +16,6 @@ from meshwright.models.offline_text import (
     NUMBER,
     Passage,
     SchemaFiller,
-    centrality,
     nearest,
     passages_in,
     passages_of,
@@ -303,28 +302,27 @@ def _wishes(talk: _Talk, tools: Sequence[ToolSpec]) -> Iterator[tuple[str, dict[
     purposes = [_purpose(result.name) for result in talk.results]
     pages = _urls_in(talk.asked)
     files = [place for place in _places_in(talk.asked) if place not in pages]
+    agents, folder = _AGENT.findall(talk.asked), _FOLDER.search(talk.asked)
+    asks_for = {purpose for purpose, trigger in _TRIGGERS.items() if trigger.search(talk.asked)}
     if told := _REMEMBER.match(talk.question):
         scope = next((each for each in ("project", "global") if each in talk.asked.lower()), None)
         yield "remember", {"text": told[1].strip(), "scope": scope}
     yield from (("fetch", {"url": page}) for page in pages[:2])
-    for purpose in ("log", "diff"):
-        if _TRIGGERS[purpose].search(talk.asked):
-            yield purpose, {"path": next(iter(files), None)}
-    agents = _AGENT.findall(talk.asked)
-    if (agents or _TRIGGERS["delegate"].search(talk.asked)) and not talk.results:
+    yield from (
+        (purpose, {"path": next(iter(files), None)}) for purpose in ("log", "diff") if purpose in asks_for
+    )
+    if (agents or "delegate" in asks_for) and not talk.results:
         yield "delegate", {"text": talk.question, "agent": next(iter(agents), None)}
     yield from (("read", {"path": path}) for path in files[:2])
-    if _TRIGGERS["list"].search(talk.asked) and not talk.results:
-        folder = _FOLDER.search(talk.asked)
+    if "list" in asks_for and not talk.results:
         yield "list", {"folder": folder and folder[1]}
     yield "", {}
     words = telling_words(talk.subject)
-    if talk.is_known or not words or "read" in purposes or "fetch" in purposes:
+    if talk.is_known or not words or not {"read", "fetch"}.isdisjoint(purposes):
         return
-    if not purposes:
-        yield "search", {"query": " ".join(words)}
-    elif not (found := _file_found(talk)):
-        yield "search", {"query": max(words, key=len)}
+    found = _file_found(talk)
+    if found is None:
+        yield "search", {"query": max(words, key=len) if purposes else " ".join(words)}
     else:
         yield "read", {"path": found.source, "start": max(1, (found.line or 1) - 20)}
     if not talk.results and not any(_purpose(tool.name) in _QUOTED for tool in tools):
@@ -437,7 +435,7 @@ def _points(talk: _Talk) -> list[str]:
     """The passages to quote: the best first, or for a summary the central ones in their order."""
     material = [*talk.background, *talk.found] if talk.wanted else talk.found
     texts = [passage.text for passage in material]
-    scores = relevance(texts, talk.wanted) if talk.wanted else centrality(texts)
+    scores = relevance(texts, talk.wanted)
     scores = [
         score * each.weight * _file_weight(each.source) for score, each in zip(scores, material, strict=True)
     ]

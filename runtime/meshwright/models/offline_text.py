@@ -54,28 +54,22 @@ def _is_telling(word: str) -> bool:
     return word.isdigit() or (len(word) > 1 and word.lower() not in _STOP_WORDS)
 
 
-def relevance(texts: Iterable[str], wanted: Iterable[str]) -> list[float]:
-    """How well each text fits the wanted terms, rare ones more than common ones; 0 where it has none."""
-    return _relevance([Counter(terms(text)) for text in texts], set(wanted))
+def relevance(texts: Iterable[str | Counter[str]], wanted: Iterable[str]) -> list[float]:
+    """How well each text, or its terms, fits the wanted ones, rare ones more than common ones.
 
-
-def _relevance(counts: Sequence[Counter[str]], asked: set[str]) -> list[float]:
-    found = [asked & count.keys() for count in counts]
-    frequency = Counter(term for each in found for term in each)
-    weights = {term: math.log(1 + len(counts) / times) for term, times in frequency.items()}
+    Without any that are wanted it is how much a text is about what all are about.
+    """
+    counts = [Counter(terms(text)) if isinstance(text, str) else text for text in texts]
+    asked = set(wanted)
+    found = [asked & count.keys() if asked else count.keys() for count in counts]
+    times = Counter(term for each in found for term in each)
+    if not asked:
+        return [sum(times[term] for term in each) / (len(each) + 4) for each in found]
     return [
-        sum(weights[term] for term in each) * len(each) / (len(asked or " ") * (6 + count.total()) ** 0.5)
+        sum(math.log(1 + len(counts) / times[term]) for term in each)
+        * len(each)
+        / (len(asked) * (6 + count.total()) ** 0.5)
         for each, count in zip(found, counts, strict=True)
-    ]
-
-
-def centrality(texts: Iterable[str]) -> list[float]:
-    """How much each text is about what all of them are about; the earlier a little more."""
-    counts = [set(terms(text)) for text in texts]
-    frequency = Counter(term for count in counts for term in count)
-    return [
-        sum(frequency[term] for term in count) / (len(count) + 4) * (1 + 1 / (1 + place / 4))
-        for place, count in enumerate(counts)
     ]
 
 
@@ -188,12 +182,8 @@ _FORMATS = {
     "date": "1970-01-01",
     "time": "00:00:00Z",
     "email": "nobody@example.org",
-    "uri": "https://example.org/",
-    "url": "https://example.org/",
+    **dict.fromkeys(("uri", "url"), "https://example.org/"),
     "uuid": "00000000-0000-4000-8000-000000000000",
-    "ipv4": "127.0.0.1",
-    "duration": "PT0S",
-    "hostname": "example.org",
 }
 _Schema = Mapping[str, Any]
 
@@ -207,7 +197,7 @@ class SchemaFiller:
 
     def __init__(self, schema: _Schema, texts: Sequence[str], question: str) -> None:
         self.question = quote(question)
-        scores = relevance(texts, terms(self.question))
+        scores = relevance(texts, terms(self.question) or ["-"])
         best = nlargest(_MAX_TEXTS, range(len(texts)), key=lambda place: (scores[place], -place))
         self.texts = [quote(texts[place]) for place in sorted(best)] or [self.question]
         self.steps = 0
@@ -279,7 +269,7 @@ class SchemaFiller:
 
     def _text(self, about: str, nth: int = 0) -> str:
         """The passage that fits a field best, or the one that is nth among them."""
-        scores = _relevance(self._counts, set(terms(re.sub("[-_]", " ", about))))
+        scores = relevance(self._counts, terms(re.sub("[-_]", " ", about)) or ["-"])
         ranked = sorted(range(len(scores)), key=lambda place: -scores[place])
         return self.texts[ranked[nth]] if nth < len(ranked) else "none"
 
@@ -361,13 +351,8 @@ _OPTIONAL = frozenset({"RELEVANT_MEMORIES", "CONVERSATION_CONTEXT"})
 _HEADER_TOKENS = 16  # of the sections that are not needed
 
 
-class _Unit(NamedTuple):
-    """An entry of a section, or one of its sentences, with the white space before it."""
-
-    section: str
-    entry: int
-    text: str
-    needed: bool
+_Unit = tuple[str, int, str]
+"""A section, the number of an entry in it, and the entry or one of its sentences with the space before it."""
 
 
 def shorten(text: str, max_tokens: int, count_tokens: Callable[[str], int]) -> str:
@@ -377,56 +362,52 @@ def shorten(text: str, max_tokens: int, count_tokens: Callable[[str], int]) -> s
     else fits is kept by how much it has to do with the task, in the order of the original; of memories and
     conversation only what says no time, id or score.
     """
-    units = list(_units_of(text))
-    texts = [unit.text for unit in units]
-    task = terms(" ".join(unit.text for unit in units if unit.section == "DOMAIN_CONTEXT"))
-    scores = relevance(texts, task) if task else centrality(texts)
-    kept = {place for place, unit in enumerate(units) if unit.needed}
+    units, kept = _units_of(text)
+    task = terms(" ".join(unit for section, _, unit in units if section == "DOMAIN_CONTEXT"))
+    scores = relevance((unit for _, _, unit in units), task)
     left = max_tokens - count_tokens(_written(units, kept)) - _HEADER_TOKENS
     for place in sorted(set(range(len(units))) - kept, key=lambda place: (-scores[place], place)):
-        cost = count_tokens(texts[place]) + 1
+        cost = count_tokens(units[place][2]) + 1
         if cost <= left:
             kept.add(place)
             left -= cost
     return _written(units, kept)
 
 
-def _units_of(text: str) -> Iterator[_Unit]:
-    seen: set[str] = set()
-    for number, (section, entry) in enumerate(_entries_of(text)):
+def _units_of(text: str) -> tuple[list[_Unit], set[int]]:
+    """The units of a text, and the places of those that are needed."""
+    entries: list[tuple[str, str]] = []
+    section, begins = "", True
+    for line in text.splitlines():
+        header = _HEADER.match(line)
+        section, begins = (header[1], True) if header else (section, begins)
+        content = header[2] if header else line.rstrip() and line
+        if not begins and line.startswith((" ", "\t")):
+            entries[-1] = (section, f"{entries[-1][1]}\n{content}" if content else entries[-1][1])
+        elif content:
+            entries.append((section, content))
+            begins = False
+    units: list[_Unit] = []
+    needed, seen = set[int](), set[str]()
+    for number, (section, entry) in enumerate(entries):
         if section in _OPTIONAL and _LEAK.search(entry):
             continue
         whole = section in _KEPT_WHOLE or (number == 0 and not section)
         for sentence in [entry] if whole else _SENTENCE.split(entry):
-            yield _Unit(section, number, sentence, whole or not (section in _OPTIONAL or section in seen))
+            if whole or not (section in _OPTIONAL or section in seen):
+                needed.add(len(units))
+            units.append((section, number, sentence))
             seen.add(section)
-
-
-def _entries_of(text: str) -> Iterator[tuple[str, str]]:
-    """The entries of each section, with their indented lines."""
-    section, held = "", list[str]()
-    for line in text.splitlines():
-        header = _HEADER.match(line)
-        if held and (header or not line.startswith((" ", "\t"))):
-            yield section, "\n".join(held)
-            held.clear()
-        if header:
-            section = header[1]
-        if kept := header[2] if header else line.rstrip() and line:
-            held.append(kept)
-    if held:
-        yield section, "\n".join(held)
+    return units, needed
 
 
 def _written(units: Sequence[_Unit], kept: set[int]) -> str:
     lines: list[str] = []
-    section, entry = "", -1
-    for unit in (units[place] for place in sorted(kept)):
-        lines += [f"\n{unit.section}:"] if unit.section != section else []
-        if unit.entry == entry:
-            lines.append(unit.text)
-        else:  # the end of an entry that lost its beginning is an entry
-            mark = "- " if unit.text[:1].isspace() and unit.section else ""
-            lines.append(f"\n{mark}{unit.text.lstrip() if mark else unit.text}")
-        section, entry = unit.section, unit.entry
+    before, last = "", -1
+    for section, entry, text in (units[place] for place in sorted(kept)):
+        lines += [f"\n{section}:"] if section != before else []
+        # The end of an entry that lost its beginning is an entry.
+        lost = entry != last and section and text[:1].isspace()
+        lines.append(text if entry == last else f"\n- {text.lstrip()}" if lost else f"\n{text}")
+        before, last = section, entry
     return "".join(lines).removeprefix("\n")

@@ -7,8 +7,8 @@ import copy
 import os
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -151,7 +151,13 @@ class Picker(Adapter):
                 if errors and on_delta is not None:
                     on_delta(STREAM_RESTART)
                 try:
-                    return await self._call(target, group, request, on_delta, ends, len(errors))
+                    async with self._placed(target, request, ends):
+                        begun = time.monotonic()
+                        left = min(ends - begun, target.timeout_seconds)
+                        asked = {"model": target.model_of(group), "timeout_seconds": left}
+                        reply = await target.model.complete(request.model_copy(update=asked), on_delta)
+                    target.answered(reply, time.monotonic() - begun)
+                    return self._priced(reply, request, target, attempts=len(errors) + 1)
                 except ModelError as failed:
                     error = failed
                     errors.append(failed)
@@ -233,29 +239,23 @@ class Picker(Adapter):
     def _is_ready(self, target: _Target) -> bool:
         return target.has_room() and not self._cooldowns.left_seconds(target.name)
 
-    async def _call(
-        self,
-        target: _Target,
-        group: str,
-        request: ModelRequest,
-        on_delta: OnDelta | None,
-        ends: float,
-        failed: int,
-    ) -> ModelReply:
+    @asynccontextmanager
+    async def _placed(self, target: _Target, request: ModelRequest, ends: float) -> AsyncIterator[None]:
+        """Take one of a deployment's places for a call, which may cool it down."""
         target.calls += 1
         async with AsyncExitStack() as places:
             await target.enter(places, ends, request)
-            left = min(ends - time.monotonic(), target.timeout_seconds)
-            changes = {"model": target.model_of(group), "timeout_seconds": left}
-            begun = time.monotonic()
             try:
-                reply = await target.model.complete(request.model_copy(update=changes), on_delta)
+                yield
             except ModelError as error:
                 if seconds := target.failed(error):
                     self._cooldowns.begin(target.name, seconds, error)
                 raise
-        target.answered(reply, time.monotonic() - begun)
-        known: dict[str, Any] = {"deployment": target.name, "attempts": failed + 1}
+
+    def _priced(
+        self, reply: ModelReply, request: ModelRequest, target: _Target, *, attempts: int
+    ) -> ModelReply:
+        known: dict[str, Any] = {"deployment": target.name, "attempts": attempts}
         if reply.cost_usd is None and reply.cost_source != "estimated":
             named = reply.model_copy(update={"deployment": target.name})
             cost = self._prices.of_reply(named, request)

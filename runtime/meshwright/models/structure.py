@@ -61,9 +61,11 @@ def _is_type(value: Any) -> bool:
     return bool(kinds) and all(isinstance(kind, str) and kind in _TYPES for kind in kinds)
 
 
-_COUNT = _is_count, "a whole number from 0"
-_TEXT = (lambda value: isinstance(value, str)), "text"
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+_Rule = tuple[Callable[[Any], bool], str]
+_COUNT: _Rule = _is_count, "a whole number from 0"
+_TEXT: _Rule = lambda value: isinstance(value, str), "text"
+_LIMIT: _Rule = lambda value: isinstance(value, bool) or _is_number(value), "a number"  # as in draft 4
+_RULES: dict[str, _Rule] = {
     "type": (_is_type, f"one or several of {', '.join(_TYPES)}"),
     "required": (
         lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
@@ -75,11 +77,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength"), _COUNT),
     **dict.fromkeys(("minProperties", "maxProperties"), _COUNT),
     **dict.fromkeys(("description", "format", "pattern", "title", "$ref"), _TEXT),
-    # Draft 4 has true and false here.
-    **dict.fromkeys(
-        ("exclusiveMinimum", "exclusiveMaximum"),
-        (lambda value: isinstance(value, bool) or _is_number(value), "a number"),
-    ),
+    **dict.fromkeys(("exclusiveMinimum", "exclusiveMaximum"), _LIMIT),
 }
 
 
