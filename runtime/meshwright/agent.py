@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, RootModel
 
 from meshwright.capability import Capability, Registration
-from meshwright.errors import ConfigError
+from meshwright.errors import ConfigError, nearest
 from meshwright.messages import ID_PATTERN, Task
 from meshwright.money import Budget
-from meshwright.suggestions import nearest
 from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:

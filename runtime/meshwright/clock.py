@@ -1,10 +1,15 @@
-"""Time, as a port: what the mesh reads the time from, so that a test can move it by hand."""
+"""Time: the clock of a mesh, which tests move by hand, pauses between tries, and waits that end early."""
 
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Awaitable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+ResultT = TypeVar("ResultT")
 
 
 class Clock(Protocol):
@@ -29,3 +34,40 @@ class SystemClock:
     async def sleep_until(self, when: datetime) -> None:
         """Return at that time, at once if it has passed."""
         await asyncio.sleep(max(0.0, (when - self.now()).total_seconds()))
+
+
+@dataclass(slots=True)
+class Backoff:
+    """The pauses of one retry loop, in seconds.
+
+    `jitter` is the share of each pause that is random: with 1 (full jitter) a pause is anywhere between 0 and
+    the doubled value, with 0 exactly that.
+    """
+
+    first_seconds: float
+    max_seconds: float
+    jitter: float = 1.0
+    failures: int = 0
+
+    def next(self) -> float:
+        """Returns the pause after one more failure."""
+        ceiling = min(self.max_seconds, self.first_seconds * 2.0 ** min(self.failures, 60))
+        self.failures += 1
+        return ceiling * (1 - self.jitter * random.random())
+
+    def reset(self) -> None:
+        """Makes the next pause a short one again, after a success."""
+        self.failures = 0
+
+
+async def unless(stopping: asyncio.Event, work: Awaitable[ResultT]) -> ResultT | None:
+    """The result of some work; None if the event is set first, which cancels the work."""
+    working = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() and not stopping.is_set() else None
+    finally:
+        stopped.cancel()
+        working.cancel()
+        await asyncio.gather(working, stopped, return_exceptions=True)

@@ -11,8 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from meshwright.errors import ConfigError
-from meshwright.suggestions import nearest
+from meshwright.errors import ConfigError, nearest
 
 COMPONENTS = "meshwright.components"
 AGENTS = "meshwright.agents"

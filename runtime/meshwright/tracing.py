@@ -23,7 +23,6 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 from meshwright.errors import MeshError
-from meshwright.genai import ERROR_TYPE
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Record = dict[str, Any]
@@ -35,6 +34,35 @@ _MAX_MESSAGE_CHARS = 500
 SAMPLED = 1
 _NEW_TRACE_FLAGS = "03"  # sampled, and its id is random where the convention wants that
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+class GenAI:
+    """The names of OpenTelemetry's GenAI conventions that we use.
+
+    Their Python package is deprecated without a successor. Spans are named by operation and object:
+    `invoke_agent {agent}`, `chat {model}`, `execute_tool {tool}`. What messages, arguments and results say is
+    recorded only where settings allow.
+    """
+
+    OPERATION_NAME = "gen_ai.operation.name"
+    CHAT = "chat"
+    INVOKE_AGENT = "invoke_agent"
+    EXECUTE_TOOL = "execute_tool"
+    AGENT_ID = "gen_ai.agent.id"
+    AGENT_NAME = "gen_ai.agent.name"
+    CONVERSATION_ID = "gen_ai.conversation.id"
+    REQUEST_MODEL = "gen_ai.request.model"
+    REQUEST_MAX_TOKENS = "gen_ai.request.max_tokens"
+    REQUEST_TEMPERATURE = "gen_ai.request.temperature"
+    RESPONSE_MODEL = "gen_ai.response.model"
+    RESPONSE_FINISH_REASONS = "gen_ai.response.finish_reasons"
+    USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
+    USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+    TOOL_NAME = "gen_ai.tool.name"
+    TOOL_CALL_ID = "gen_ai.tool.call.id"
+    INPUT_MESSAGES = "gen_ai.input.messages"
+    OUTPUT_MESSAGES = "gen_ai.output.messages"
+    ERROR_TYPE = "error.type"  # of the general conventions
 
 
 class Context(NamedTuple):
@@ -111,7 +139,7 @@ class _RecordedSpan(Span):
         if isinstance(error, MeshError):
             name, message = error.code, str(error)[:_MAX_MESSAGE_CHARS]
         self._record["status"], self._record["status_message"] = "error", message
-        self._record["attributes"][ERROR_TYPE] = name
+        self._record["attributes"][GenAI.ERROR_TYPE] = name
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

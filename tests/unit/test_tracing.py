@@ -15,10 +15,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from meshwright import genai
 from meshwright.errors import ToolFailed
 from meshwright.otel import SdkSpans
-from meshwright.tracing import MAX_BATCH, NoTracing, Tracing, parse
+from meshwright.tracing import MAX_BATCH, GenAI, NoTracing, Tracing, parse
 
 OUTSIDE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 UNSAMPLED = OUTSIDE[:-1] + "0"
@@ -77,9 +76,9 @@ async def test_the_spans_of_a_road_are_one_trace_each_below_its_parent(
 
 
 async def test_attributes_are_those_given_and_those_added(tracing: Tracing, taken: Taken) -> None:
-    given = {genai.OPERATION_NAME: genai.CHAT}
+    given = {GenAI.OPERATION_NAME: GenAI.CHAT}
     with tracing.span("chat offline", attributes=given) as span:
-        span.set({genai.USAGE_INPUT_TOKENS: 5, genai.RESPONSE_FINISH_REASONS: ("stop",)})
+        span.set({GenAI.USAGE_INPUT_TOKENS: 5, GenAI.RESPONSE_FINISH_REASONS: ("stop",)})
     await tracing.flush()
     assert taken.spans["chat offline"]["attributes"] == {
         "gen_ai.operation.name": "chat",
@@ -137,7 +136,7 @@ async def test_an_exception_fails_its_span_and_passes(tracing: Tracing, taken: T
     await tracing.flush()
     span = taken.spans["execute_tool search"]
     assert (span["status"], span["status_message"]) == ("error", "there is no file notes.md")
-    assert span["attributes"][genai.ERROR_TYPE] == "ToolFailed"
+    assert span["attributes"][GenAI.ERROR_TYPE] == "ToolFailed"
 
 
 async def test_what_a_foreign_error_says_is_not_recorded(tracing: Tracing, taken: Taken) -> None:
@@ -146,7 +145,7 @@ async def test_what_a_foreign_error_says_is_not_recorded(tracing: Tracing, taken
     await tracing.flush()
     span_taken = taken.spans["chat"]
     assert (span_taken["status"], span_taken["status_message"]) == ("error", "")
-    assert span_taken["attributes"] == {genai.ERROR_TYPE: "ValueError"}
+    assert span_taken["attributes"] == {GenAI.ERROR_TYPE: "ValueError"}
 
 
 async def test_a_cancellation_is_no_failure(tracing: Tracing, taken: Taken) -> None:
@@ -244,7 +243,7 @@ async def test_no_tracing_passes_a_trace_on_and_records_nothing() -> None:
 async def test_the_sdk_gets_spans_that_its_exporters_understand(tracing: Tracing) -> None:
     exporter = InMemorySpanExporter()
     tracing.publish_to(SdkSpans(SimpleSpanProcessor(exporter), service="mesh-1"))
-    attributes = {genai.REQUEST_MODEL: "offline", genai.RESPONSE_FINISH_REASONS: ("stop",)}
+    attributes = {GenAI.REQUEST_MODEL: "offline", GenAI.RESPONSE_FINISH_REASONS: ("stop",)}
     with tracing.span("chat offline", parent=OUTSIDE, attributes=attributes, kind="client") as span:
         span.fail(ToolFailed("no"))
     await tracing.close()

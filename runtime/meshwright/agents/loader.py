@@ -17,10 +17,9 @@ from zlib import crc32
 from pydantic import ValidationError
 
 from meshwright.agent import Agent
-from meshwright.errors import ConfigError, MeshError
+from meshwright.errors import ConfigError, MeshError, nearest
 from meshwright.plugins import AGENTS, installed
 from meshwright.prompts import Brought
-from meshwright.suggestions import nearest
 from meshwright.tools.tool import author_place
 
 logger = logging.getLogger("meshwright.agents")

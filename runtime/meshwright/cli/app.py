@@ -90,7 +90,7 @@ class _LazyGroup(click.Group):
         name = args[0]
         known = COMMANDS if name in COMMANDS or name.startswith("-") else self.list_commands(ctx)
         if name not in known and not ctx.resilient_parsing and not name.startswith("-"):
-            from meshwright.suggestions import nearest
+            from meshwright.errors import nearest
 
             likely = nearest(name, known)
             hint = f"did you mean: mesh {likely}" if likely else "mesh --help lists them"

@@ -96,7 +96,7 @@ def ask(target: Target, agent: str, text: str, quiet: bool, as_json: bool, **fie
 
 async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFound:
     """The error that an agent is not known, with the one that was probably meant, or all there are."""
-    from meshwright.suggestions import nearest
+    from meshwright.errors import nearest
 
     names = [agent.agent_id for agent in await mesh.client.agents() if agent.kind == "agent"]
     close = nearest(wanted, names)

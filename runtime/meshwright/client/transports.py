@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlencode
 
 from anyio import create_memory_object_stream
 
-from meshwright.backoff import Backoff
+from meshwright.clock import Backoff
 from meshwright.errors import HostError, MeshError, ModelError, Overloaded
 from meshwright.messages import Event
 

@@ -10,10 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from meshwright.encoding import is_deeper
-from meshwright.errors import InvalidInput, MeshError, TooLarge
-from meshwright.fields import sentence
+from meshwright.errors import InvalidInput, MeshError, TooLarge, nearest, sentence
 from meshwright.settings import Settings
-from meshwright.suggestions import nearest
 
 PROBLEM_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:meshwright:problem:"

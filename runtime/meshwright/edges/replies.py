@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, Field
 
 from meshwright.actor import Actor, Turn, turn
-from meshwright.backoff import Backoff
+from meshwright.clock import Backoff
 from meshwright.component import Actors, Component
 from meshwright.encoding import encode
 from meshwright.envelope import ActorRef

@@ -23,9 +23,8 @@ from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
 from meshwright.encoding import decode, encode
 from meshwright.envelope import ActorRef
-from meshwright.errors import InvalidInput, MeshError, NotFound
+from meshwright.errors import InvalidInput, MeshError, NotFound, sentence
 from meshwright.events.log import EventLog
-from meshwright.fields import sentence
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import Window
 from meshwright.ledger.costs import fields_of

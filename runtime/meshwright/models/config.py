@@ -12,9 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from meshwright.errors import ConfigError
+from meshwright.errors import ConfigError, nearest
 from meshwright.money import MAX_DOLLARS, MILLION
-from meshwright.suggestions import nearest
 
 if TYPE_CHECKING:
     from yaml import Node

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, RootModel
 
-from meshwright import genai, topics
+from meshwright import topics
 from meshwright.errors import ModelError
 from meshwright.messages import Event, Outcome, Plain, Usage, new_id, trace_id_of
 from meshwright.models.port import (
@@ -32,6 +32,7 @@ from meshwright.models.structure import read_answer, response_schema
 from meshwright.run.attempt import Attempt
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.tools.tool import cut
+from meshwright.tracing import GenAI
 from meshwright.work.journal import ProgressEvent
 
 _MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
@@ -182,12 +183,12 @@ class ModelCalls:
     async def _complete(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
         services = self._attempt.services
         attributes = {
-            genai.OPERATION_NAME: genai.CHAT,
-            genai.REQUEST_MODEL: request.model,
-            genai.REQUEST_MAX_TOKENS: request.max_tokens,
-            genai.REQUEST_TEMPERATURE: request.temperature,
-            genai.AGENT_ID: request.user,
-            genai.CONVERSATION_ID: self._attempt.task.thread_id,
+            GenAI.OPERATION_NAME: GenAI.CHAT,
+            GenAI.REQUEST_MODEL: request.model,
+            GenAI.REQUEST_MAX_TOKENS: request.max_tokens,
+            GenAI.REQUEST_TEMPERATURE: request.temperature,
+            GenAI.AGENT_ID: request.user,
+            GenAI.CONVERSATION_ID: self._attempt.task.thread_id,
         }
         parent = self._attempt.span.traceparent
         with services.tracing.span(
@@ -196,16 +197,16 @@ class ModelCalls:
             reply = await services.model.complete(request, on_delta)
             span.set(
                 {
-                    genai.RESPONSE_MODEL: reply.model,
-                    genai.USAGE_INPUT_TOKENS: reply.usage.prompt_tokens,
-                    genai.USAGE_OUTPUT_TOKENS: reply.usage.completion_tokens,
-                    genai.RESPONSE_FINISH_REASONS: (reply.finish_reason,),
+                    GenAI.RESPONSE_MODEL: reply.model,
+                    GenAI.USAGE_INPUT_TOKENS: reply.usage.prompt_tokens,
+                    GenAI.USAGE_OUTPUT_TOKENS: reply.usage.completion_tokens,
+                    GenAI.RESPONSE_FINISH_REASONS: (reply.finish_reason,),
                 }
             )
             if services.trace_content:
                 messages = [message.model_dump(mode="json") for message in request.messages]
                 text = json.dumps(messages, ensure_ascii=False)
-                span.set({genai.INPUT_MESSAGES: text, genai.OUTPUT_MESSAGES: reply.content})
+                span.set({GenAI.INPUT_MESSAGES: text, GenAI.OUTPUT_MESSAGES: reply.content})
         return reply
 
     def _show(self, step: int, payload: dict[str, Any]) -> None:

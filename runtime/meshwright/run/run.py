@@ -10,7 +10,6 @@ from typing import Any, overload
 
 from pydantic import BaseModel
 
-from meshwright import genai
 from meshwright.context.memory import MemoryItem
 from meshwright.errors import AgentError, DelegationFailed, InvalidInput, MemoryUnavailable, ToolFailed
 from meshwright.messages import MemoryScope, Outcome, derived_id
@@ -22,6 +21,7 @@ from meshwright.run.calls import ModelCalls, RunUsage, cut_off, is_cut_off
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of, summary_of
 from meshwright.run.tool_calls import Repeats, content_of, error_text, tool_events
 from meshwright.tools.tool import Tool
+from meshwright.tracing import GenAI
 from meshwright.work import Suspended
 from meshwright.work.journal import ProgressEvent
 
@@ -242,10 +242,10 @@ class Run:
 
     async def _run_tool(self, tool: Tool, call: ToolCall) -> dict[str, Any]:
         attributes = {
-            genai.OPERATION_NAME: genai.EXECUTE_TOOL,
-            genai.TOOL_NAME: tool.name,
-            genai.TOOL_CALL_ID: call.id,
-            genai.AGENT_ID: self.agent_id,
+            GenAI.OPERATION_NAME: GenAI.EXECUTE_TOOL,
+            GenAI.TOOL_NAME: tool.name,
+            GenAI.TOOL_CALL_ID: call.id,
+            GenAI.AGENT_ID: self.agent_id,
         }
         tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent
         with tracing.span(f"execute_tool {tool.name}", parent=parent, attributes=attributes) as span:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from meshwright import genai
 from meshwright.agent import Agent
 from meshwright.envelope import ActorRef
 from meshwright.errors import AgentError, HostError, MailboxFull, MeshError
@@ -18,7 +17,7 @@ from meshwright.run.attempt import Attempt, Services
 from meshwright.run.author import fault_of, result_of
 from meshwright.run.run import Run
 from meshwright.tools.tool import Tool
-from meshwright.tracing import Span
+from meshwright.tracing import GenAI, Span
 from meshwright.work import Completed, Journal, Suspended, Work
 from meshwright.work.worker import Stopped, until_stopped
 
@@ -42,10 +41,10 @@ class Runner:
     async def __call__(self, ref: ActorRef, work: Work, journal: Journal) -> Completed:
         """Run an attempt to its end. Raises Suspended where it has to wait, HostError where the host ends."""
         attributes = {
-            genai.OPERATION_NAME: genai.INVOKE_AGENT,
-            genai.AGENT_ID: ref.type,
-            genai.AGENT_NAME: ref.type,
-            genai.CONVERSATION_ID: work.task.thread_id,
+            GenAI.OPERATION_NAME: GenAI.INVOKE_AGENT,
+            GenAI.AGENT_ID: ref.type,
+            GenAI.AGENT_NAME: ref.type,
+            GenAI.CONVERSATION_ID: work.task.thread_id,
             "meshwright.task.id": work.task.task_id,
         }
         with self._services.tracing.span(

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError, create_model
 
-from meshwright.errors import ConfigError
+from meshwright.errors import ConfigError, nearest
 from meshwright.plugins import COMPONENTS, installed
 from meshwright.settings.tables import MOVED, Settings, in_tables, put
-from meshwright.suggestions import nearest
 
 FILE_NAME = "mesh.toml"
 _PREFIX = "MESH_"

@@ -12,13 +12,13 @@ from contextlib import ExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
+from meshwright.clock import unless
 from meshwright.edges.auth import keys_required
 from meshwright.edges.http.app import create_app, is_loopback
 from meshwright.edges.http.events import Streams
 from meshwright.errors import ConfigError
 from meshwright.http_limits import LimitedServer
 from meshwright.mesh import Mesh
-from meshwright.waiting import unless
 
 _BACKLOG = 2048
 _STOP_SECONDS = 10  # what requests under way have to end, once the server stops

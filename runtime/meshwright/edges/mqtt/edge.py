@@ -14,7 +14,7 @@ from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from meshwright.backoff import Backoff
+from meshwright.clock import Backoff
 from meshwright.edges.auth import Authenticator, KeyAuthenticator
 from meshwright.edges.mqtt.commands import Commands
 from meshwright.edges.mqtt.connection import (

@@ -31,7 +31,7 @@ from grpc import StatusCode
 from grpc.aio import EOF  # type: ignore[attr-defined]
 from pydantic_core import from_json, to_json
 
-from meshwright.backoff import Backoff
+from meshwright.clock import Backoff
 from meshwright.envelope import ActorRef
 from meshwright.errors import ConfigError, Draining, MeshError, NotFound, StoreUnavailable, TooLarge
 from meshwright.stores.dapr.sidecar import (

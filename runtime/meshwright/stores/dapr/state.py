@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from meshwright.backoff import Backoff
+from meshwright.clock import Backoff
 from meshwright.errors import Conflict, StoreUnavailable
 from meshwright.messages import new_id
 from meshwright.stores.dapr.sidecar import Sidecar, Stored, Write
