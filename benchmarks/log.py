@@ -41,22 +41,28 @@ async def measure(bench: Bench) -> list[Row]:
         }
     )
     ours, floor = rounds["ours"], rounds["floor"]
+    by_hand = column(floor, "rate", "events/s")
+    rows = f"rows an event: ours {column(ours, 'rows').median:.2f}, floor {column(floor, 'rows').median:.2f}"
     return [
         compared(
-            f"event log, {BATCH} events a commit",
+            f"event log, {BATCH} events a commit, found by each of their keys",
             column(ours, "rate", "events/s"),
-            column(floor, "rate", "events/s"),
+            by_hand,
             target=">= 0.7",
             meets=lambda share, median: share >= 0.7,
-            note=f"rows an event: ours {column(ours, 'rows').median:.2f} (what finds events, and the list of "
-            f"tasks), floor {column(floor, 'rows').median:.2f}; "
-            f"{column(ours, 'us', 'us', 1)} an event, floor {column(floor, 'us', 'us', 1)}",
-        )
+            note=f"{column(ours, 'us', 'us', 1)} an event, floor {column(floor, 'us', 'us', 1)}",
+        ),
+        compared(
+            "the same with the lists of tasks, calls and attempts made from it",
+            column(ours, "rate_with_lists", "events/s"),
+            by_hand,
+            note=rows,
+        ),
     ]
 
 
 async def ours(folder: str, events: list[Any], batches: int) -> dict[str, float]:
-    """The log, in the writer's transactions."""
+    """The log, in the writer's transactions; then the lists, which are made behind it."""
     database = SqliteDatabase(Path(folder))
     log = EventLog(database, projections=(OutcomeProjection(), CallProjection()))
     await database.open()
@@ -64,15 +70,16 @@ async def ours(folder: str, events: list[Any], batches: int) -> dict[str, float]
     seconds = 0.0
     for batch in make_batches(events, batches):
         started = time.perf_counter()
-        log.tell(batch, await database.write(table.insert, *log.rows(batch)))
+        log.number(batch, await database.write(table.insert, *log.rows(batch)))
         seconds += time.perf_counter() - started
     started = time.perf_counter()
-    await log.flush()
-    seconds += time.perf_counter() - started
+    await log.rebuild()
+    lists = time.perf_counter() - started
     changes = await database.write(_changes)
     log.close()
     await database.close()
-    return summary(batches, seconds, changes)
+    count = batches * BATCH
+    return {**summary(batches, seconds, changes), "rate_with_lists": count / (seconds + lists)}
 
 
 def _changes(session: Session) -> int:

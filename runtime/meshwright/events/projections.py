@@ -57,10 +57,23 @@ class Projection(Protocol):
 def fold_next(session: Session, projections: Sequence[Projection]) -> bool:
     """Fold the next events of the log. False once every projection has caught up."""
     last = newest(session)
-    folded = {(name, version): at for name, version, at in session.execute(_SELECT_POSITIONS).fetchall()}
-    behind = [item for item in projections if folded.get((item.name, item.version), -1) < last]
-    are_full = [_fold_next(session, projection, last) for projection in behind]
-    return any(are_full)
+    folded = {name: rest for name, *rest in session.execute(_SELECT_POSITIONS).fetchall()}
+    behind = [item for item in projections if folded.get(item.name) != [item.version, last]]
+    if not behind:
+        return False
+    positions = [_locked_position(session, projection) for projection in behind]
+    types = sorted({name for projection in behind for name in projection.event_types})
+    query = _SELECT_EVENTS.format(COLUMN_LIST, marks(len(types)))
+    rows = session.execute(query, (min(positions), last, *types, FOLDED_AT_ONCE)).fetchall()
+    if is_full := len(rows) == FOLDED_AT_ONCE:
+        last = rows[-1][0]
+    events = [event_of(row, Json) for row in rows]
+    for projection, position in zip(behind, positions, strict=True):
+        own, done = projection.event_types, position
+        if new := [event for event in events if event.event_type in own and (event.seq or 0) > done]:
+            projection.fold(session, new)
+        session.execute(_SET_POSITION, (projection.name, projection.version, max(last, position)))
+    return is_full
 
 
 def clear(session: Session, projections: Iterable[Projection]) -> None:
@@ -69,20 +82,10 @@ def clear(session: Session, projections: Iterable[Projection]) -> None:
         _clear(session, projection)
 
 
-def _fold_next(session: Session, projection: Projection, last: int) -> bool:
+def _locked_position(session: Session, projection: Projection) -> int:
     session.execute(_ADD_POSITION, (projection.name,))
     [(version, position)] = session.execute(_LOCK_POSITION, (projection.name,)).fetchall()
-    if version != projection.version:
-        position = _clear(session, projection)
-    types = sorted(projection.event_types)
-    query = _SELECT_EVENTS.format(COLUMN_LIST, marks(len(types)))
-    rows = session.execute(query, (position, last, *types, FOLDED_AT_ONCE)).fetchall()
-    if rows:
-        projection.fold(session, [event_of(row, Json) for row in rows])
-    if is_full := len(rows) == FOLDED_AT_ONCE:
-        last = rows[-1][0]
-    session.execute(_SET_POSITION, (projection.name, projection.version, max(last, position)))
-    return is_full
+    return position if version == projection.version else _clear(session, projection)
 
 
 def _clear(session: Session, projection: Projection) -> int:
