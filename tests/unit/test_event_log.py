@@ -12,7 +12,6 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from meshwright.events.filter import EventFilter, Matcher
-from meshwright.events.logger import EventLogger
 from meshwright.messages import Event, new_id
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.event_logs import START, LogOnFile, event, open_log, seqs
@@ -233,16 +232,6 @@ async def test_one_who_gives_up_waiting_loses_no_event(kept: LogOnFile) -> None:
     appending.cancel()
     assert (await following).seq == 1
     await tail.aclose()
-
-
-async def test_the_event_logger_keeps_what_the_bus_brings_and_drops_repeats(kept: LogOnFile) -> None:
-    logger = EventLogger(kept.log)
-    await logger.take([event(1), event(2)])
-    await logger.take([event(2), event(3)])
-    assert [each.payload["number"] for each in await kept.log.query(EventFilter())] == [1, 2, 3]
-
-
-# Upkeep
 
 
 async def test_the_newest_events_survive_pruning_and_their_numbers_go_on(place: Place) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from meshwright import topics
 from meshwright.clock import Clock, SystemClock
@@ -28,7 +28,6 @@ from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.mark import Loss
 
 ResultT = TypeVar("ResultT")
-ArgumentsP = ParamSpec("ArgumentsP")
 _MAX_FOUND = 500  # events read in one go
 
 
@@ -272,22 +271,12 @@ class EventLog:
         """(tenant_id, task_id, thread_id) of every task that has no outcome."""
         return await self.view(open_tasks)
 
-    async def view(
-        self,
-        function: Callable[Concatenate[Any, ArgumentsP], ResultT],
-        *args: ArgumentsP.args,
-        **kwargs: ArgumentsP.kwargs,
-    ) -> ResultT:
+    async def view(self, function: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
         """Call `function(session, ...)` on projections that have every durable event."""
         await self.flush()
         return await self._database.read(function, *args, **kwargs)
 
-    async def view_apart(
-        self,
-        function: Callable[Concatenate[Any, ArgumentsP], ResultT],
-        *args: ArgumentsP.args,
-        **kwargs: ArgumentsP.kwargs,
-    ) -> ResultT:
+    async def view_apart(self, function: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
         """The same for a function that may take a second: no other reader waits for it."""
         await self.flush()
         return await self._database.read_apart(function, *args, **kwargs)

@@ -10,13 +10,13 @@ import asyncio
 import pickle
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, ClassVar, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from meshwright.errors import StoreFailed
 from meshwright.sql import migrations
@@ -25,8 +25,8 @@ from meshwright.sql.migrations import MESH, upgrade
 
 _Dialect = Literal["sqlite", "postgres"]
 Row = tuple[Any, ...]
+Values = Sequence[Any] | Mapping[str, Any]
 ResultT = TypeVar("ResultT")
-ArgumentsP = ParamSpec("ArgumentsP")
 
 _MAX_JOBS = 512  # in one transaction
 MAX_ROWS = 100  # in one statement: its values stay far below the 32,766 that both databases accept
@@ -51,29 +51,32 @@ class Cursor(Protocol):
 
 class Session(ABC):
     """A connection, used by one thread at a time. Statements take `?` or `:name`, and are the same for both
-    databases wherever SQL allows."""
+    databases wherever SQL allows. `connection` is the driver's."""
 
     dialect: ClassVar[_Dialect]
-    unbindable: ClassVar[tuple[type[Exception], ...]]
+    unbindable: ClassVar[tuple[type[Exception], ...]] = ()
     """What the driver raises for a value that it cannot send, before anything is written."""
+    connection: Any
 
     @abstractmethod
-    def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> Cursor:
+    def execute(self, statement: str, values: Values = ()) -> Cursor:
         """Run one statement."""
+
+    @abstractmethod
+    def stream(self, statement: str, values: Values = ()) -> Iterator[Row]:
+        """The rows of a statement one by one, for as long as the caller wants more."""
+
+    @abstractmethod
+    def script(self, text: str) -> None:
+        """Run several statements, all or nothing."""
 
     @abstractmethod
     def bindable(self, value: Any) -> Any:
         """The nearest value that the database accepts."""
 
     @abstractmethod
-    def stream(
-        self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
-    ) -> Generator[Row, None, None]:
-        """The rows of a statement one by one, for as long as the caller wants more."""
-
-    @abstractmethod
-    def script(self, text: str) -> None:
-        """Run several statements, all or nothing."""
+    def is_fatal(self, error: Exception) -> bool:
+        """Whether an error says that the database itself is in trouble, so that its transaction fails."""
 
     def by_index(self, table: str, index: str | None) -> str:
         """A table to be read by one of its indices, or by its primary key; all of them are code."""
@@ -82,50 +85,44 @@ class Session(ABC):
     def notify(self, news: str) -> None:  # noqa: B027 nothing, where nobody else reads
         """Tell the other processes that share the database, once the transaction has committed."""
 
-    @abstractmethod
-    def is_fatal(self, error: Exception) -> bool:
-        """Whether an error says that the database itself is in trouble, so that its transaction fails."""
-
-    @abstractmethod
     def close(self) -> None:
         """Close the connection."""
+        self.connection.close()
 
-    def insert(self, into: str, rows: Sequence[Sequence[Any]], *, then: str = "") -> int:
+    def insert(self, into: str, rows: Sequence[Row], *, then: str = "") -> int:
         """Insert rows, many to a statement, and return how many were written.
 
         `into` (table and columns) and `then` (a conflict clause) are code, never input. A value that the
         database cannot take is replaced by one that it can.
         """
         written = 0
-        for start in range(0, len(rows), MAX_ROWS):
-            chunk = rows[start : start + MAX_ROWS]
+        for chunk in _chunks(rows):
             row = f"({marks(len(chunk[0]))})"
             statement = f"INSERT INTO {into} VALUES {','.join([row] * len(chunk))} {then}"  # noqa: S608 code
-            values = [value for row in chunk for value in row]
-            try:
-                written += self.execute(statement, values).rowcount
-            except self.unbindable:
-                written += self.execute(statement, [self.bindable(value) for value in values]).rowcount
+            written += self._execute_bound(statement, [value for row in chunk for value in row]).rowcount
         return written
 
     def select_in(self, select: str, keys: Iterable[Any]) -> list[Row]:
         """The rows of `select`, code that ends with a column, where that column holds one of the keys."""
-        wanted = list(keys)
         found: list[Row] = []
-        for start in range(0, len(wanted), MAX_ROWS):
-            chunk = wanted[start : start + MAX_ROWS]
-            statement = f"{select} IN ({marks(len(chunk))})"
-            try:
-                found += self.execute(statement, chunk).fetchall()
-            except self.unbindable:
-                found += self.execute(statement, [self.bindable(key) for key in chunk]).fetchall()
+        for chunk in _chunks(list(keys)):
+            found += self._execute_bound(f"{select} IN ({marks(len(chunk))})", chunk).fetchall()
         return found
 
     def delete_in(self, table: str, column: str, keys: Sequence[Any]) -> None:
         """Delete the rows whose column holds one of the keys; table and column are code, never input."""
-        for start in range(0, len(keys), MAX_ROWS):
-            chunk = keys[start : start + MAX_ROWS]
+        for chunk in _chunks(keys):
             self.execute(f"DELETE FROM {table} WHERE {column} IN ({marks(len(chunk))})", chunk)  # noqa: S608
+
+    def _execute_bound(self, statement: str, values: Sequence[Any]) -> Cursor:
+        try:
+            return self.execute(statement, values)
+        except self.unbindable:
+            return self.execute(statement, [self.bindable(value) for value in values])
+
+
+def _chunks(rows: Sequence[ResultT]) -> Iterator[Sequence[ResultT]]:
+    return (rows[start : start + MAX_ROWS] for start in range(0, len(rows), MAX_ROWS))
 
 
 class Job(NamedTuple):
@@ -278,12 +275,7 @@ class Database(ABC):
         self._waiting.append(Job(function, args, done))
         self._write_next()
 
-    async def write(
-        self,
-        function: Callable[Concatenate[Any, ArgumentsP], ResultT],
-        *args: ArgumentsP.args,
-        **kwargs: ArgumentsP.kwargs,
-    ) -> ResultT:
+    async def write(self, function: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
         """Call `function(session, ...)` in a write transaction; returns its result once that is durable.
 
         What the function raises is raised here, and undoes only what the function did. Raises StoreFailed.
@@ -305,12 +297,7 @@ class Database(ABC):
         with self._translating():
             return await future
 
-    async def read(
-        self,
-        function: Callable[Concatenate[Any, ArgumentsP], ResultT],
-        *args: ArgumentsP.args,
-        **kwargs: ArgumentsP.kwargs,
-    ) -> ResultT:
+    async def read(self, function: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
         """Call `function(session, ...)` in the reader's thread; it sees committed data."""
         if self._readers is None:
             raise self.failure or StoreFailed(f"{self.location} is not open")
@@ -321,14 +308,8 @@ class Database(ABC):
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
-    async def read_apart(
-        self,
-        function: Callable[Concatenate[Any, ArgumentsP], ResultT],
-        *args: ArgumentsP.args,
-        **kwargs: ArgumentsP.kwargs,
-    ) -> ResultT:
-        """Call `function(session, ...)` on a connection of its own: it may take a second, and other readers
-        do not wait."""
+    async def read_apart(self, function: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
+        """The same on a connection of its own: it may take a second, and other readers do not wait."""
 
         def call() -> ResultT:
             with self._translating(), closing(self.connect_reader()) as session:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic_core import from_json, to_json
 
@@ -26,8 +25,7 @@ FILE_NAME = "mesh.mark"
 _COUNT_TASKS = "SELECT count(*) FROM heads WHERE type = 'Orchestrator'"
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class _Mark(NamedTuple):
     """The store's id, the `seq` of its last event, and how many tasks it has accepted."""
 
     store: str
@@ -35,8 +33,7 @@ class Mark:
     tasks: int
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(NamedTuple):
     """What a store has lost: its events after one `seq` up to another, and about so many tasks."""
 
     seq: int
@@ -61,7 +58,7 @@ class Marker:
         self.tasks = 0
         self._path = folder / FILE_NAME
         self._sync = sync
-        self._mark: Mark | None = None
+        self._mark: _Mark | None = None
 
     def loss(self, connect: Callable[[], Session] | None) -> Loss | None:
         """What the database that this opens (None: there is none) lacks. Changes nothing in the folder."""
@@ -80,16 +77,16 @@ class Marker:
         [(store,)] = session.execute("SELECT value FROM meta WHERE name = 'store'").fetchall()
         known = self._mark is not None and self._mark.store == store
         self.tasks = self._mark.tasks if known and self._mark else session.execute(_COUNT_TASKS).fetchone()[0]
-        self._mark = Mark(store, self._mark.seq if self._mark else 0, self.tasks)
+        self._mark = _Mark(store, self._mark.seq if self._mark else 0, self.tasks)
 
     def write(self, session: Session) -> None:
         """Mark what a session that reads can see."""
         assert self._mark is not None
         tasks = self.tasks  # first: a later one may not be durable yet
-        mark = Mark(self._mark.store, max(self._mark.seq, _last_seq(session)), tasks)
+        mark = _Mark(self._mark.store, max(self._mark.seq, _last_seq(session)), tasks)
         if mark != self._mark:
             self._make_durable()
-            write_private(self._path, to_json(asdict(mark)).decode())
+            write_private(self._path, to_json(mark._asdict()).decode())
             self._mark = mark
 
     def _make_durable(self) -> None:
@@ -102,11 +99,11 @@ class Marker:
                 os.close(wal)
 
 
-def _read(path: Path) -> Mark | None:
+def _read(path: Path) -> _Mark | None:
     """The mark of a folder; None where there is none, or a power cut has left half of one."""
     try:
         known = from_json(read_private(path))
-        return Mark(str(known["store"]), int(known["seq"]), int(known["tasks"]))
+        return _Mark(str(known["store"]), int(known["seq"]), int(known["tasks"]))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):

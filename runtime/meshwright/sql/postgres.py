@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from meshwright.errors import ConfigError, StoreFailed
-from meshwright.sql.database import Cursor, Database, Job, Row, Session
+from meshwright.sql.database import Cursor, Database, Job, Row, Session, Values
 
 try:
     import psycopg
@@ -33,21 +33,18 @@ class PostgresSession(Session):
     """A connection to PostgreSQL; `connection` is the driver's."""
 
     dialect = "postgres"
-    unbindable = ()
 
     def __init__(self, connection: psycopg.Connection[Row]) -> None:
         self.connection = connection
         self._channel = ""
 
-    def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> Cursor:
+    def execute(self, statement: str, values: Values = ()) -> Cursor:
         """Run one statement."""
         if not values:
             return self.connection.execute(statement.encode())
         return self.connection.execute(_converted(statement), self._bound(values))
 
-    def stream(
-        self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
-    ) -> Generator[Row, None, None]:
+    def stream(self, statement: str, values: Values = ()) -> Iterator[Row]:
         """The rows of a statement one by one."""
         yield from self.connection.cursor().stream(_converted(statement), self._bound(values))
 
@@ -82,11 +79,7 @@ class PostgresSession(Session):
         """Tell all workers, once the transaction has committed."""
         self.execute("SELECT pg_notify(?, ?)", (self.channel, news))
 
-    def close(self) -> None:
-        """Close the connection."""
-        self.connection.close()
-
-    def _bound(self, values: Sequence[Any] | Mapping[str, Any]) -> Sequence[Any] | Mapping[str, Any]:
+    def _bound(self, values: Values) -> Values:
         if isinstance(values, Mapping):
             return {name: self.bindable(value) for name, value in values.items()}
         return [self.bindable(value) for value in values]

@@ -14,14 +14,14 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from meshwright.errors import StoreFailed, StoreLocked
 from meshwright.messages import new_id
-from meshwright.sql.database import Cursor, Database, Job, Row, Session
+from meshwright.sql.database import Cursor, Database, Job, Row, Session, Values
 from meshwright.sql.folder import make_private, open_private
 from meshwright.sql.mark import Marker, refusal
 from meshwright.sql.writer import WriterProcess, guarded_apart
@@ -60,13 +60,11 @@ class SqliteSession(Session):
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
 
-    def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> Cursor:
+    def execute(self, statement: str, values: Values = ()) -> Cursor:
         """Run one statement."""
         return self.connection.execute(statement, values)
 
-    def stream(
-        self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
-    ) -> Generator[Row, None, None]:
+    def stream(self, statement: str, values: Values = ()) -> Iterator[Row]:
         """The rows of a statement one by one."""
         yield from self.connection.execute(statement, values)
 
@@ -89,10 +87,6 @@ class SqliteSession(Session):
     def is_fatal(self, error: Exception) -> bool:
         """Whether the file itself is in trouble."""
         return type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self.connection.close()
 
 
 class SqliteDatabase(Database):

@@ -14,7 +14,6 @@ from meshwright.encoding import encode
 from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.errors import Conflict
 from meshwright.events.log import EventLog
-from meshwright.events.logger import EventLogger
 from meshwright.host import RECORD_GAP
 from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, Receiver, SharedStore, Takeover
 from meshwright.messages import Event
@@ -207,7 +206,7 @@ class MemoryStore(SharedStore):
             return
         async with self._logging:
             events = [Event.model_validate_json(self.data.events[each]) for each in self.data.unlogged]
-            new = await EventLogger(self._log).take(events) if self._log is not None and events else events
+            new = await self._log.append(events) if self._log is not None and events else events
             done = {event.id for event in events}
             self.data.unlogged = [each for each in self.data.unlogged if each not in done]
             for event in new:
