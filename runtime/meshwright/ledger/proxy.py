@@ -7,7 +7,7 @@ the report by agent one with LiteLLM's licence, was not there to run it against.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from meshwright.errors import InvalidInput, MeshError, NotFound
 from meshwright.money import ZERO, Budget
 
-TIMEOUT_SECONDS = 30.0
-MAX_REPLY_BYTES = 8 * 1024 * 1024
+_TIMEOUT_SECONDS = 30.0
+_MAX_REPLY_BYTES = 8 * 1024 * 1024
 _DURATIONS = {"hour": "1h", "day": "1d", "month": "1mo", "total": None}
 """How LiteLLM writes the windows of budgets."""
 _OWN_TAGS = "User-Agent: "
@@ -35,7 +35,7 @@ class ProxyFailed(MeshError):
 
 
 class _ProxyKey(NamedTuple):
-    """A key that the proxy has made: `key` is shown this once, `token` is how the proxy names it."""
+    """`key` is shown this once, `token` is how the proxy names it."""
 
     key: str
     token: str
@@ -104,16 +104,12 @@ class LiteLLMProxy:
         path = "/global/spend/report"
         days = {"start_date": since.isoformat(), "end_date": until.isoformat()}
         found = await self._call("GET", path, params={**days, "group_by": "customer"})
-        try:
-            rows = [row for day in found for row in day["customers"]]
-        except (TypeError, KeyError):
-            raise self._unexpected(path) from None
-        return self._sums(path, "customer", rows)
+        return self._sums(path, "customer", found, within="customers")
 
-    def _sums(self, path: str, name: str, rows: Iterable[Any]) -> dict[str, Decimal]:
+    def _sums(self, path: str, name: str, rows: Any, within: str | None = None) -> dict[str, Decimal]:
         spent: dict[str, Decimal] = {}
         try:
-            for row in rows:
+            for row in rows if within is None else [row for day in rows for row in day[within]]:
                 key = str(row[name] or "")
                 spent[key] = spent.get(key, ZERO) + Decimal(str(row["total_spend"] or 0))
         except (TypeError, KeyError, ArithmeticError):
@@ -123,41 +119,38 @@ class LiteLLMProxy:
     async def _call(self, method: str, path: str, **sent: Any) -> Any:
         import aiohttp
 
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS, sock_connect=10)
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS, sock_connect=10)
         options: dict[str, Any] = {"headers": self._headers, "allow_redirects": False, **sent}
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout) as session,
                 session.request(method, self._root + path, **options) as response,
             ):
-                pieces = bytearray()
+                data = bytearray()
                 async for piece in response.content.iter_any():
-                    pieces += piece
-                    if len(pieces) > MAX_REPLY_BYTES:
+                    data += piece
+                    if len(data) > _MAX_REPLY_BYTES:
                         break
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ProxyFailed(
                 f"{self.server} does not answer {path} ({type(error).__name__})",
                 remedy="Start the proxy, or correct LITELLM_BASE_URL",
             ) from None
-        text = pieces[:MAX_REPLY_BYTES].decode(errors="replace")
-        if response.status != 200:
-            raise self._refusal(path, response.status, text.lower())
-        try:
-            return json.loads(text, parse_float=Decimal)
-        except ValueError:
-            raise self._unexpected(path) from None
-
-    def _refusal(self, path: str, status: int, text: str) -> ProxyFailed:
-        """Say what a status means; the text itself may quote a key."""
-        remedy = "The proxy's own log says why"
+        text = data[:_MAX_REPLY_BYTES].decode(errors="replace")
+        if response.status == 200:
+            try:
+                return json.loads(text, parse_float=Decimal)
+            except ValueError:
+                raise self._unexpected(path) from None
+        # What the status means: the text itself may quote a key.
+        status, text, remedy = response.status, text.lower(), "The proxy's own log says why"
         if "not connected" in text or "no_db_connection" in text or "no db" in text:
             remedy = "Give the proxy a database: it keeps keys and spend in one"
         elif "enterprise" in text or "premium" in text:
             remedy = "This report needs LiteLLM's licence; costs by tag do not"
         elif status in (401, 403):
             remedy = "Set LITELLM_API_KEY to the proxy's master key"
-        return ProxyFailed(f"{self.server} answered {status} to {path}", remedy=remedy)
+        raise ProxyFailed(f"{self.server} answered {status} to {path}", remedy=remedy)
 
     def _unexpected(self, path: str) -> ProxyFailed:
         remedy = "Check that LITELLM_BASE_URL is a LiteLLM proxy's"

@@ -14,7 +14,7 @@ from meshwright.errors import PromptError
 from meshwright.messages import ID_PATTERN
 from meshwright.prompts.prompt import MAX_PROMPT_BYTES, Prompt, offered_to, parse_prompt
 
-SUFFIX = ".prompt"
+_SUFFIX = ".prompt"
 _Version = tuple[int, int]  # a file's time of change in nanoseconds, and its size
 
 GENERIC = """\
@@ -108,12 +108,10 @@ class Prompts:
         self,
         directory: Path,
         *,
-        fallbacks: Mapping[str, str] = BUILT_IN,
         brought: Mapping[str, Brought] = MappingProxyType({}),
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
     ) -> None:
         self.directory = directory
-        self._fallbacks = fallbacks
         self._brought = brought
         self._tell = on_event or (lambda event_type, payload: None)
         self._loaded: dict[str, _Loaded] = {}
@@ -142,7 +140,7 @@ class Prompts:
 
     def names(self) -> list[str]:
         """The names of the folder's prompt files, sorted."""
-        return sorted(path.stem for path in self.directory.glob(f"*{SUFFIX}"))
+        return sorted(path.stem for path in self.directory.glob(f"*{_SUFFIX}"))
 
     def check(self) -> list[PromptProblem]:
         """Say what is wrong with the folder: at most one thing of each file, and nothing if all is well."""
@@ -185,7 +183,7 @@ class Prompts:
                     "remedy": error.remedy,
                 },
             )
-        stand_in = kept or parse_prompt(name, self._fallbacks.get(name, GENERIC).encode(), source="built-in")
+        stand_in = kept or parse_prompt(name, BUILT_IN.get(name, GENERIC).encode(), source="built-in")
         return _Loaded(stand_in, version, rejected=kept is not None)
 
     def _read(self, name: str) -> Prompt:
@@ -221,4 +219,4 @@ class Prompts:
                 remedy='use 1 to 64 letters, digits, "_" and "-"',
                 field="prompt",
             )
-        return self.directory / f"{name}{SUFFIX}"
+        return self.directory / f"{name}{_SUFFIX}"

@@ -92,17 +92,6 @@ class Prompt:
     digest: str
     source: _Source
 
-    def render(self, **values: str) -> str:
-        """Fill in the variables, all of them and no others. Raises PromptError."""
-        unknown = sorted(values.keys() - set(self.variables))
-        if unknown:
-            raise PromptError(
-                f"prompt {self.name} has no variable {', '.join(unknown)}",
-                remedy=f"it has {', '.join(self.variables) or 'none'}",
-                field=unknown[0],
-            )
-        return self.render_from(values)
-
     def render_from(self, values: Mapping[str, str]) -> str:
         """Fill in the variables from what is offered; what the prompt does not name is left out.
 

@@ -78,12 +78,8 @@ class Run:
         `max_tokens`; for a `shape` StructureInvalid where it does not answer in it, also when told twice what
         is wrong.
         """
-        prepared = await self.prepare()
-        talk = self._talk(prepared, question_of(self.agent, self.task), shape, self.tools)
-        while not talk.is_over(reply := await self._calls.ask(prepared, talk.messages, talk.specs, shape)):
-            if reply.tool_calls:
-                talk.end_turn(stuck=await self._call_tools(reply, talk))
-        return reply.content if shape is None else await self._parsed(talk, reply, shape)
+        question = question_of(self.agent, self.task)
+        return await self._answer_to(question, await self.prepare(), shape, self.tools)
 
     @overload
     async def ask(self, prompt: str) -> str: ...
@@ -97,11 +93,29 @@ class Run:
         Raises StructureInvalid where it does not answer in the `shape`, also when told twice what is wrong;
         EmptyReply and ReplyCutOff as `converse` does.
         """
-        prepared = self._prepared or await self.prepare()
-        talk = self._talk(prepared, prompt, shape, None)
-        while not talk.is_over(reply := await self._calls.ask(prepared, talk.messages, (), shape)):
-            pass  # an empty reply: it is asked again
-        return reply.content if shape is None else await self._parsed(talk, reply, shape)
+        return await self._answer_to(prompt, self._prepared or await self.prepare(), shape, None)
+
+    async def _answer_to(
+        self,
+        question: str,
+        prepared: PreparedPrompt,
+        shape: type[ShapeT] | None,
+        tools: Mapping[str, Tool] | None,
+    ) -> str | ShapeT:
+        services = self._attempt.services
+        talk = _Talk(prepared, question, shape, tools, services.max_steps, Repeats(services.max_repeats))
+        while not talk.is_over(reply := await self._calls.ask(prepared, talk.messages, talk.specs, shape)):
+            if reply.tool_calls:
+                talk.end_turn(stuck=await self._call_tools(reply, talk))
+        if shape is None:
+            return reply.content
+
+        def ask(messages: Sequence[ChatMessage]) -> Awaitable[ModelReply]:
+            return self._calls.ask(prepared, messages, (), shape)
+
+        answer = await parse_or_repair(shape, reply, talk.messages, ask)
+        self._answer = answer.model_dump_json(by_alias=True)
+        return answer
 
     async def _call_tools(self, reply: ModelReply, talk: _Talk) -> bool:
         """Call tools one after another, and add the results; returns whether they lead nowhere any more."""
@@ -196,24 +210,6 @@ class Run:
             {"role": "user", "content": summary_of(self.task), "task_id": self.task.task_id},
             {"role": "assistant", "content": answer or self._answer, "task_id": self.task.task_id},
         )
-
-    def _talk(
-        self,
-        prepared: PreparedPrompt,
-        question: str,
-        shape: type[BaseModel] | None,
-        tools: Mapping[str, Tool] | None,
-    ) -> _Talk:
-        services = self._attempt.services
-        return _Talk(prepared, question, shape, tools, services.max_steps, Repeats(services.max_repeats))
-
-    async def _parsed(self, talk: _Talk, reply: ModelReply, shape: type[ShapeT]) -> ShapeT:
-        def ask(messages: Sequence[ChatMessage]) -> Awaitable[ModelReply]:
-            return self._calls.ask(talk.prepared, messages, (), shape)
-
-        answer = await parse_or_repair(shape, reply, talk.messages, ask)
-        self._answer = answer.model_dump_json(by_alias=True)
-        return answer
 
     # Tools
 
