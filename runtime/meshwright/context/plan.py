@@ -159,7 +159,8 @@ def context_request(
     summary = task.text.strip() or to_json(task.payload).decode()
     if len(summary) > _MAX_SUMMARY_CHARS:
         summary = summary[: _MAX_SUMMARY_CHARS - 1] + ELLIPSIS
-    # Built here, from checked parts: checking it again would be half the cost of a short request.
+    # Built here, from checked parts: checking it again would be half the cost of a short request. Every field
+    # with a default_factory is given: `model_construct` reads the signature of the factory of any other.
     return CompressRequest.model_construct(
         sender=sender,
         receiver=receiver,
@@ -167,7 +168,10 @@ def context_request(
         task_summary=summary,
         priority=task.priority,
         sender_memories=[item.text for item in within_budget(memories, left)],
+        sender_questions=[],
         conversation_snippet=messages,
+        constraints=[],
+        known_failures=[],
     )
 
 
