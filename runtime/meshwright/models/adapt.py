@@ -65,29 +65,29 @@ class Adapted:
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make the call, in the next form where one is refused. Raises ModelError."""
         key = request.model, request.tags
-        form = first = self._first(request, key)
+        first = None
+        if request.response_schema is not None:
+            first = _modes(request, self._modes.get(key, request.output_mode))[0]
+        form = self._form(request, first, key)
         while True:
-            asked = _adapted(request, form)
+            streams = form.mode != "tool" and not (form.prompted_tools and request.tools)
             try:
-                reply = await self.model.complete(asked, on_delta if _streams(request, form) else None)
+                reply = await self.model.complete(_adapted(request, form), on_delta if streams else None)
             except ModelRefused as refusal:
                 following = self._next(request, form, refusal, key)
                 if following is None:
                     raise
                 form = following
             else:
-                self._remember(first, form, key)
+                if form.prompted_tools:
+                    self._without_tools.add(key)
+                if form.mode is not None and form.mode != first:
+                    self._modes[key] = form.mode
                 return _read(reply, form, request)
 
     async def close(self) -> None:
         """Close the model."""
         await self.model.close()
-
-    def _first(self, request: ModelRequest, key: _Key) -> _Form:
-        if request.response_schema is None:
-            return self._form(request, None, key)
-        first = self._modes.get(key, request.output_mode)
-        return self._form(request, next(_modes(request, first)), key)
 
     def _form(self, request: ModelRequest, mode: OutputMode | None, key: _Key) -> _Form:
         return _Form(mode, key in self._without_tools and _can_prompt(request, mode))
@@ -96,31 +96,19 @@ class Adapted:
         no_tools = isinstance(refusal, Unsupported) and refusal.what == "tools"
         if no_tools and not form.prompted_tools and _can_prompt(request, form.mode):
             return _Form(form.mode, prompted_tools=True)
-        if form.mode is None or not _may_be_of_the_mode(refusal):
+        # Another mode does not help where the context is too long, or the model is not found.
+        of_the_request = type(refusal) is ModelRefused and refusal.answered in _REJECTED
+        if form.mode is None or not (isinstance(refusal, Unsupported) or of_the_request):
             return None
-        _, *others = _modes(request, form.mode)
-        others = [mode for mode in others if not (no_tools and mode == "tool")]
+        others = [mode for mode in _modes(request, form.mode)[1:] if not (no_tools and mode == "tool")]
         return self._form(request, others[0], key) if others else None
 
-    def _remember(self, first: _Form, form: _Form, key: _Key) -> None:
-        if form.prompted_tools:
-            self._without_tools.add(key)
-        if form.mode is not None and form.mode != first.mode:
-            self._modes[key] = form.mode
 
-
-def _modes(request: ModelRequest, first: OutputMode) -> Iterator[OutputMode]:
+def _modes(request: ModelRequest, first: OutputMode) -> list[OutputMode]:
     """The modes from the first on; not by a tool where the request has one of that name itself."""
     taken = any(tool.name == ANSWER_TOOL for tool in request.tools)
     modes = OUTPUT_MODES[OUTPUT_MODES.index(first) :]
-    return (mode for mode in modes if not (taken and mode == "tool"))
-
-
-def _may_be_of_the_mode(refusal: ModelRefused) -> bool:
-    """Whether another mode may do; not where the context is too long, or the model is not found."""
-    if isinstance(refusal, Unsupported):
-        return True
-    return type(refusal) is ModelRefused and refusal.answered in _REJECTED
+    return [mode for mode in modes if not (taken and mode == "tool")]
 
 
 def _can_prompt(request: ModelRequest, mode: OutputMode | None) -> bool:
@@ -131,28 +119,25 @@ def _can_prompt(request: ModelRequest, mode: OutputMode | None) -> bool:
     return mode != "native" or not request.tools
 
 
-def _streams(request: ModelRequest, form: _Form) -> bool:
-    return form.mode != "tool" and not (form.prompted_tools and request.tools)
-
-
 def _adapted(request: ModelRequest, form: _Form) -> ModelRequest:
-    request = _in_mode(request, form.mode)
-    return _with_prompted_tools(request) if form.prompted_tools else request
-
-
-def _in_mode(request: ModelRequest, mode: OutputMode | None) -> ModelRequest:
-    """A request that asks for its `response_schema` in a mode."""
-    schema = request.response_schema
-    if mode is None or mode == "native" or schema is None:
-        return request
-    if mode == "tool":
+    schema, changes = request.response_schema, dict[str, Any]()
+    if schema is not None and form.mode == "tool":
         answer = ToolSpec(name=ANSWER_TOOL, description="Give the answer.", parameters=schema)
         changes = {"tools": (*request.tools, answer), "tool_choice": "required", "response_schema": None}
-        return request.model_copy(update=changes)
-    unless = "Unless you call a tool, answer" if request.tools else "Answer"
-    words = f"{unless} with one JSON object, and nothing else, that fits this JSON schema:\n{_json(schema)}"
-    messages = _with_system(request.messages, words)
-    return request.model_copy(update={"messages": messages, "response_schema": None})
+    elif schema is not None and form.mode == "prompted":
+        unless = "Unless you call a tool, answer" if request.tools else "Answer"
+        words = (
+            f"{unless} with one JSON object, and nothing else, that fits this JSON schema:\n{_json(schema)}"
+        )
+        changes = {"messages": _with_system(request.messages, words), "response_schema": None}
+    if changes:
+        request = request.model_copy(update=changes)
+    if not form.prompted_tools:
+        return request
+    messages = tuple(_as_text(request.messages))
+    if request.tools:
+        messages = _with_system(messages, _HOW_TO_CALL + "\n".join(map(_json, request.tools)))
+    return request.model_copy(update={"messages": messages, "tools": ()})
 
 
 def _read(reply: ModelReply, form: _Form, request: ModelRequest) -> ModelReply:
@@ -190,14 +175,6 @@ class _WrittenCalls(BaseModel):
     tool_calls: tuple[_WrittenCall, ...] = Field(min_length=1)
 
 
-def _with_prompted_tools(request: ModelRequest) -> ModelRequest:
-    """A request whose tools, calls and results are plain text."""
-    messages = tuple(_as_text(request.messages))
-    if request.tools:
-        messages = _with_system(messages, _HOW_TO_CALL + "\n".join(map(_json, request.tools)))
-    return request.model_copy(update={"messages": messages, "tools": ()})
-
-
 def _as_text(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
     """Messages without calls: the assistant writes them as it is to, and the user gives the results."""
     names: dict[str | None, str] = {}
@@ -208,13 +185,11 @@ def _as_text(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
             continue
         for message in group:
             names |= {call.id: call.name for call in message.tool_calls}
-            yield _calls_as_text(message) if message.tool_calls else message
-
-
-def _calls_as_text(message: ChatMessage) -> ChatMessage:
-    calls = [{"name": call.name, "arguments": _arguments_of(call)} for call in message.tool_calls]
-    text = _json({"tool_calls": calls})
-    return ChatMessage(role=message.role, content=f"{message.content}\n{text}" if message.content else text)
+            if message.tool_calls:
+                calls = [{"name": each.name, "arguments": _arguments_of(each)} for each in message.tool_calls]
+                lines = [*filter(None, [message.content]), _json({"tool_calls": calls})]
+                message = ChatMessage(role=message.role, content="\n".join(lines))
+            yield message
 
 
 def _arguments_of(call: ToolCall) -> Any:

@@ -50,7 +50,8 @@ def agent_class(
     for a provider that is unknown; bare names and credentials are looked for when a mesh is built.
     """
     for name in (model, *fallbacks):
-        _check_name(name)
+        if not name or "/" in current(name):  # a bare name may be a group, which a mesh alone can know
+            provider_of(name)
     agent_id = agent_id or re.sub(r"[^A-Za-z0-9_-]+", "-", f"{model.rpartition('/')[2]}-agent")[-64:]
     settings = {"model": model, "temperature": temperature, "max_tokens": max_tokens, "tags": list(tags)}
     named = (each if isinstance(each, Capability) else Capability(each) for each in capabilities)
@@ -65,13 +66,8 @@ def agent_class(
         "prompt_text": prompt_text(instructions, settings if cache else {**settings, "cache": False}),
         **{each.__name__: _method_of(each) for each in tools if not inspect.isclass(each)},
     }
-    return type(_class_name(agent_id), (base,), body)
-
-
-def _check_name(model: str) -> None:
-    """Refuse what names no model. A bare name may be a group, which a mesh alone can know."""
-    if not model or "/" in current(model):
-        provider_of(model)
+    words = re.split(r"[-_]", agent_id)  # `release-agent` is ReleaseAgent
+    return type("".join(word.title() for word in words) or "Agent", (base,), body)
 
 
 def _method_of(function: Callable[..., Any]) -> staticmethod[..., Any]:
@@ -83,11 +79,6 @@ def _method_of(function: Callable[..., Any]) -> staticmethod[..., Any]:
     method = staticmethod(function)
     setattr(method, _MARK, getattr(function, _MARK))
     return method
-
-
-def _class_name(agent_id: str) -> str:
-    """A class's name for an agent's: `release-agent` is ReleaseAgent."""
-    return "".join(part.title() for part in re.split(r"[-_]", agent_id)) or "Agent"
 
 
 def _budgets_of(agent_id: str, max_budget: Decimal | str | int | None) -> tuple[Budget, ...]:

@@ -229,15 +229,18 @@ class Picker(Adapter):
         tried: set[str] = set()
         for stands_in, tier in [*((False, tier) for tier in tiers), (True, instead)]:
             while not (stands_in and tried):
-                ready = [target for target in tier if target.name not in tried and self._is_ready(target)]
+                ready = [
+                    target
+                    for target in tier
+                    if target.name not in tried
+                    and target.has_room()
+                    and not self._cooldowns.left_seconds(target.name)
+                ]
                 if not ready:
                     break
                 target = ready[0] if len(ready) == 1 else self._strategy(ready, self._prices)
                 tried.add(target.name)
                 yield target
-
-    def _is_ready(self, target: _Target) -> bool:
-        return target.has_room() and not self._cooldowns.left_seconds(target.name)
 
     @asynccontextmanager
     async def _placed(self, target: _Target, request: ModelRequest, ends: float) -> AsyncIterator[None]:
@@ -325,7 +328,9 @@ class _Target:
         self.in_flight = 0
         self.latency_seconds = 0.0
         params = deployment["litellm_params"]
-        self.timeout_seconds = _timeout_of(params, config)
+        asked = (params.get("timeout"), config.router_settings.get("timeout"))
+        limits = (*asked, config.litellm_settings.get("request_timeout"), _REQUEST_TIMEOUT_SECONDS)
+        self.timeout_seconds = next(float(seconds) for seconds in limits if seconds is not None)
         self._config = config
         self._discretion = discretion
         self._model: Model | None = None
@@ -432,13 +437,6 @@ _STRATEGIES: dict[str, Callable[[Sequence[_Target], Prices], _Target]] = {
     "usage-based-routing-v2": _by_tokens,
     "cost-based-routing": _by_least(_price),
 }
-
-
-def _timeout_of(params: Mapping[str, Any], config: LiteLLMConfig) -> float:
-    """What one request to a deployment may take."""
-    router, shared = config.router_settings, config.litellm_settings
-    asked = (params.get("timeout"), router.get("timeout"), shared.get("request_timeout"))
-    return next((float(seconds) for seconds in asked if seconds is not None), _REQUEST_TIMEOUT_SECONDS)
 
 
 def _completed(deployment: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:

@@ -78,12 +78,10 @@ class Retrying:
 
     def _wake_after(self, error: ModelError, tries: int, made: int, ends: datetime) -> datetime:
         """When to try again; raises the error where another try makes no sense."""
-        wakes = self.clock.now() + timedelta(seconds=self._delay_seconds(error, tries))
+        ceiling = min(self.max_backoff_seconds, self.backoff_seconds * 2 ** (tries - 1))
+        delay_seconds = max(self.draw() * ceiling, error.retry_after_seconds or 0.0)
+        wakes = self.clock.now() + timedelta(seconds=delay_seconds)
         if tries >= self.max_tries or not error.retryable or wakes >= ends:
             error.attempts = made
             raise error
         return wakes
-
-    def _delay_seconds(self, error: ModelError, tries: int) -> float:
-        ceiling = min(self.max_backoff_seconds, self.backoff_seconds * 2 ** (tries - 1))
-        return max(self.draw() * ceiling, error.retry_after_seconds or 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -23,7 +23,6 @@ from meshwright.models.port import (
     ChatMessage,
     ModelReply,
     ModelRequest,
-    OnDelta,
     ReplyCutOff,
     StructureInvalid,
     ToolSpec,
@@ -171,8 +170,11 @@ class ModelCalls:
                 result = StepResult.model_validate(step.result)
             else:
                 try:
-                    with Deltas(partial(self._show, number)) if streams else nullcontext() as on_delta:
-                        result = StepResult(await self._complete(request, on_delta))
+                    deltas = Deltas(partial(self._show, number)) if streams else nullcontext()
+                    with deltas as on_delta, self._traced(request) as describe:
+                        reply = await attempt.services.model.complete(request, on_delta)
+                        describe(reply)
+                    result = StepResult(reply)
                 except ModelError as error:
                     result = StepResult(RecordedError.of(error))
                 step.finish(result, _events_of(result, shape))
@@ -180,7 +182,9 @@ class ModelCalls:
             raise result.root.error
         return result.root
 
-    async def _complete(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
+    @contextmanager
+    def _traced(self, request: ModelRequest) -> Iterator[Callable[[ModelReply], None]]:
+        """A span around a call, and what describes its reply there."""
         services = self._attempt.services
         attributes = {
             GenAI.OPERATION_NAME: GenAI.CHAT,
@@ -191,23 +195,24 @@ class ModelCalls:
             GenAI.CONVERSATION_ID: self._attempt.task.thread_id,
         }
         parent = self._attempt.span.traceparent
-        with services.tracing.span(
-            f"chat {request.model}", parent=parent, attributes=attributes, kind="client"
-        ) as span:
-            reply = await services.model.complete(request, on_delta)
-            span.set(
-                {
-                    GenAI.RESPONSE_MODEL: reply.model,
-                    GenAI.USAGE_INPUT_TOKENS: reply.usage.prompt_tokens,
-                    GenAI.USAGE_OUTPUT_TOKENS: reply.usage.completion_tokens,
-                    GenAI.RESPONSE_FINISH_REASONS: (reply.finish_reason,),
-                }
-            )
-            if services.trace_content:
-                messages = [message.model_dump(mode="json") for message in request.messages]
-                text = json.dumps(messages, ensure_ascii=False)
-                span.set({GenAI.INPUT_MESSAGES: text, GenAI.OUTPUT_MESSAGES: reply.content})
-        return reply
+        name = f"chat {request.model}"
+        with services.tracing.span(name, parent=parent, attributes=attributes, kind="client") as span:
+
+            def describe(reply: ModelReply) -> None:
+                span.set(
+                    {
+                        GenAI.RESPONSE_MODEL: reply.model,
+                        GenAI.USAGE_INPUT_TOKENS: reply.usage.prompt_tokens,
+                        GenAI.USAGE_OUTPUT_TOKENS: reply.usage.completion_tokens,
+                        GenAI.RESPONSE_FINISH_REASONS: (reply.finish_reason,),
+                    }
+                )
+                if services.trace_content:
+                    messages = [message.model_dump(mode="json") for message in request.messages]
+                    text = json.dumps(messages, ensure_ascii=False)
+                    span.set({GenAI.INPUT_MESSAGES: text, GenAI.OUTPUT_MESSAGES: reply.content})
+
+            yield describe
 
     def _show(self, step: int, payload: dict[str, Any]) -> None:
         """Show a piece of an answer to whoever watches the task."""
