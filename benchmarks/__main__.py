@@ -29,6 +29,7 @@ BENCHMARKS = {
     "actors": "100,000 actors with state, 1,000 of them active",
     "tail": "what ten event streams cost whoever submits",
     "log": "the event log beside bare inserts",
+    "postgres": "the whole lifecycle on PostgreSQL, with one worker and with two",
     "recovery": "kill -9 with 10,000 open tasks",
     "starts": "how long until something is there: help, up, ask; memory of an idle mesh",
     "install": "size of the default install",

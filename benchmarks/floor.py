@@ -82,7 +82,7 @@ class Writer:
             for table, rows in by_table.items():
                 self._insert(table, rows)
             self.connection.execute("COMMIT")
-            self._loop.call_soon_threadsafe(_tell, [durable for _, durable in group])
+            self._loop.call_soon_threadsafe(tell, [durable for _, durable in group])
 
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         for start in range(0, len(rows), MAX_ROWS):
@@ -181,6 +181,7 @@ def statement(table: str, rows: int) -> str:
     return f"{verb} INTO {table} VALUES {','.join([row] * rows)}"
 
 
-def _tell(waiting: list[asyncio.Future[None]]) -> None:
+def tell(waiting: list[asyncio.Future[None]]) -> None:
+    """Say that commits are durable."""
     for durable in waiting:
         durable.set_result(None)

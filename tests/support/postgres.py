@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -47,8 +47,9 @@ Place = Path | Address
 class Cluster:
     """A PostgreSQL server with a data folder of its own."""
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, settings: Mapping[str, str] | None = None) -> None:
         self._programs = programs
+        self._settings = {**SETTINGS, **(settings or {})}
         self._ports = Ports()
         (self.port,) = self._ports.take(1)
         self._folder = Path(tempfile.mkdtemp(prefix="mesh-postgres-"))
@@ -70,7 +71,7 @@ class Cluster:
 
     def start(self) -> None:
         """Start the server; it accepts connections when this returns."""
-        options = [option for name, value in SETTINGS.items() for option in ("-c", f"{name}={value}")]
+        options = [option for name, value in self._settings.items() for option in ("-c", f"{name}={value}")]
         command = [str(self._programs / "postgres"), "-D", str(self._folder / "data")]
         command += ["-h", "127.0.0.1", "-p", str(self.port), "-k", str(self._folder), *options]
         with (self._folder / "log").open("ab") as log:
