@@ -49,7 +49,7 @@ def build_mesh(
         agents = load_agents(project_file(project, settings.agents.dir), project)
     role, tracing = role or Role(), _tracing(settings)
     database = _database(settings, project)
-    log = EventLog(database)
+    log = EventLog(database, keep_days=settings.keep_events_days)
     deps = StoreDeps(settings, role, database, log, clock or SystemClock(), tracing)
     mesh = Mesh(
         settings,

@@ -47,9 +47,12 @@ def database_at(place: Place | None) -> Database:
 
 
 @asynccontextmanager
-async def open_log(place: Place | None, clock: Clock | None = None) -> AsyncIterator[LogOnFile]:
+async def open_log(
+    place: Place | None, clock: Clock | None = None, *, keep_days: float | None = None
+) -> AsyncIterator[LogOnFile]:
     database = database_at(place)
-    log = EventLog(database, projections=(OutcomeProjection(), CallProjection()), clock=clock)
+    projections = (OutcomeProjection(), CallProjection())
+    log = EventLog(database, projections=projections, clock=clock, keep_days=keep_days)
     await database.open()
     try:
         await log.start()

@@ -234,6 +234,21 @@ async def test_one_who_gives_up_waiting_loses_no_event(kept: LogOnFile) -> None:
     await tail.aclose()
 
 
+# Upkeep
+
+
+async def test_a_log_that_keeps_a_day_deletes_what_is_older(place: Place) -> None:
+    clock = MovedClock()
+    async with open_log(place, clock) as kept:
+        await kept.write([event(n) for n in range(BLOCK)])
+    clock.time += timedelta(days=2)
+    async with open_log(place, clock, keep_days=1) as kept:
+        await kept.write([event(n) for n in range(BLOCK, BLOCK + 5)])
+        while seqs(await kept.log.query(EventFilter(limit=1))) == [1]:
+            await asyncio.sleep(0.01)
+        assert seqs(await kept.log.query(EventFilter())) == [*range(BLOCK, BLOCK + 6)]
+
+
 async def test_the_newest_events_survive_pruning_and_their_numbers_go_on(place: Place) -> None:
     async with open_log(place) as kept:
         for start in range(0, 3 * BLOCK, 512):

@@ -28,6 +28,7 @@ from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.mark import Loss
 
 ResultT = TypeVar("ResultT")
+_PRUNE_PAUSE_SECONDS = 3600.0
 _MAX_FOUND = 500  # events read in one go
 
 
@@ -45,12 +46,19 @@ class EventLog:
     """
 
     def __init__(
-        self, database: Database, *, projections: Sequence[Projection] = (), clock: Clock | None = None
+        self,
+        database: Database,
+        *,
+        projections: Sequence[Projection] = (),
+        clock: Clock | None = None,
+        keep_days: float | None = None,
     ) -> None:
         self._database = database
         self._projections: list[Projection] = [TaskProjection(), *projections]
         self._folded = 0  # the last seq that is surely in them
         self._folding: asyncio.Task[None] | None = None
+        self._keep_seconds = None if keep_days is None else keep_days * 86_400
+        self._pruning: asyncio.Task[None] | None = None
         self._tails = Tails(self._search)
         self._now = (clock or SystemClock()).now
 
@@ -64,6 +72,10 @@ class EventLog:
             pass
         self._tails.announced = await self._database.write(self._resume)
         await self._fold()
+        if self._keep_seconds is not None:
+            self._pruning = asyncio.create_task(
+                self._prune_hourly(self._keep_seconds), name="events: pruning"
+            )
         self._database.preloaded += [fold_next, self._projections]
 
     def _resume(self, session: Session) -> int:
@@ -90,8 +102,9 @@ class EventLog:
     def close(self) -> None:
         """End all tails, once each has given out what it holds. Call it before the database is closed."""
         self._tails.close()
-        if self._folding is not None:
-            self._folding.cancel()
+        for task in (self._folding, self._pruning):
+            if task is not None:
+                task.cancel()
 
     @property
     def readers(self) -> int:
@@ -318,6 +331,12 @@ class EventLog:
         for block in await self._database.read(table.old_blocks, end, written_before):
             deleted += await self._database.write(_prune_block, block)
         return deleted
+
+    async def _prune_hourly(self, keep_seconds: float) -> None:
+        while True:
+            with suppress(StoreFailed):  # whoever waits for a commit is told
+                await self.prune(keep_seconds=keep_seconds)
+            await asyncio.sleep(_PRUNE_PAUSE_SECONDS)
 
 
 def _prune_block(session: Session, block: int) -> int:

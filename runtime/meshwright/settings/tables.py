@@ -360,6 +360,8 @@ class Settings(BaseModel):
     accept_loss: bool = False
     """Whether to start on a store that lacks what was committed to it: for one start, after a look at what is
     lost. It is recorded as an event."""
+    keep_events_days: float | None = Field(default=None, gt=0)
+    """How many days events are kept, counted from when they were written; without it, for ever."""
     max_payload_bytes: int = Field(default=262_144, ge=1_024, le=64 * 1024 * 1024)
     """Largest request body that is read, in bytes."""
     max_payload_depth: int = Field(default=32, ge=2, le=100)
