@@ -30,9 +30,9 @@ from meshwright.mesh import FRONT, Mesh
 from meshwright.messages import Event, Task
 from meshwright.models.adapt import Adapted
 from meshwright.models.cache import cached
-from meshwright.models.picker import Cooldowns
 from meshwright.models.port import Adapter, CallContext, Model, ModelRequest
 from meshwright.models.retry import Retrying
+from meshwright.models.routing import Cooldowns
 from meshwright.models.select import adapter_for, choose_model, with_named_models
 from meshwright.orchestration.admission import Admission
 from meshwright.orchestration.orchestrator import Orchestrator, task_of

@@ -11,7 +11,7 @@ import yaml
 from meshwright import build_mesh, create_agent, load_settings, topics
 from meshwright.errors import ModelError
 from meshwright.messages import Event
-from meshwright.models.picker import Cooldowns, Picker
+from meshwright.models.picker import Picker
 from meshwright.models.port import (
     AllProvidersDown,
     ChatMessage,
@@ -21,6 +21,7 @@ from meshwright.models.port import (
     RateLimited,
     Unauthorized,
 )
+from meshwright.models.routing import Cooldowns
 from meshwright.testing import MeshUnderTest
 from tests.support.fake_provider import FakeProvider, Fault
 

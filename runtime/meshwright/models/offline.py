@@ -269,13 +269,9 @@ def _is_deep(value: Any, left: int) -> bool:
     return any(left == 0 or _is_deep(part, left - 1) for part in parts)
 
 
-def _urls_in(text: str) -> list[str]:
-    return list(dict.fromkeys(_URL.findall(text)))
-
-
 def _places_in(text: str) -> list[str]:
     """The pages and files that a text names, each once: `src/app.py` of `src/app.py:12`."""
-    places = _urls_in(text)
+    places = _URL.findall(text)
     for word in _PLACE.findall(_URL.sub(" ", text)):
         path = word.replace(":", "@").partition("@")[0].rstrip(".-/")
         if not path.startswith("/") and _FILE.fullmatch(path.rpartition("/")[2]):
@@ -293,14 +289,15 @@ def _calls(talk: _Talk, tools: Sequence[ToolSpec]) -> Iterator[tuple[ToolSpec, d
         return
     for purpose, known in _wishes(talk, tools):
         for tool in [tool for tool in tools if _purpose(tool.name) == purpose][: 1 if purpose else None]:
-            if purpose or _suits(tool, talk):
+            words = set(terms(tool.name.replace("_", " "))) & talk.wanted
+            if purpose or words or len(set(terms(tool.description)) & talk.wanted) >= 2:
                 yield from _call(tool, known, talk)
 
 
 def _wishes(talk: _Talk, tools: Sequence[ToolSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
     """What the question asks for: a tool's purpose, and what is known of its arguments."""
     purposes = [_purpose(result.name) for result in talk.results]
-    pages = _urls_in(talk.asked)
+    pages = list(dict.fromkeys(_URL.findall(talk.asked)))
     files = [place for place in _places_in(talk.asked) if place not in pages]
     agents, folder = _AGENT.findall(talk.asked), _FOLDER.search(talk.asked)
     asks_for = {purpose for purpose, trigger in _TRIGGERS.items() if trigger.search(talk.asked)}
@@ -361,7 +358,7 @@ def _guess(want: str, schema: Mapping[str, Any], talk: _Talk) -> Any:
     if want == "agent":
         return next(iter([*_AGENT.findall(talk.asked), *_AGENT.findall(talk.prompt)]), None)
     if want in ("url", "path"):
-        return next(iter(_urls_in(talk.asked) if want == "url" else _places_in(talk.asked)), None)
+        return next(iter(_URL.findall(talk.asked) if want == "url" else _places_in(talk.asked)), None)
     quoted = _QUOTATION.search(talk.asked)
     names = re.findall(r"(?<=[\w,] )[A-Z][\w-]*(?: [A-Z][\w-]*)*", talk.asked)
     return quoted[1] if quoted else next(reversed(names or re.findall(r"[\w-]+", talk.asked)), None)
@@ -376,12 +373,6 @@ def _file_found(talk: _Talk) -> Passage | None:
         totals[passage.source] += score * _file_weight(passage.source)
     ranked = zip(found, scores, strict=True)
     return max(ranked, key=lambda each: (totals[each[0].source], each[1]), default=(None, 0.0))[0]
-
-
-def _suits(tool: ToolSpec, talk: _Talk) -> bool:
-    """Whether a tool's words are in the question: one of its name, or two of its description."""
-    named, described = set(terms(tool.name.replace("_", " "))), set(terms(tool.description))
-    return bool(named & talk.wanted) or len(described & talk.wanted) >= 2
 
 
 def _purpose(name: str) -> str:

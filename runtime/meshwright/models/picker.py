@@ -37,6 +37,7 @@ from meshwright.models.prices import Prices
 from meshwright.models.providers import adapter_of, bare_name, needs_litellm, provider_params
 from meshwright.models.routing import (
     BY_CHANCE,
+    Cooldowns,
     check,
     concrete_model,
     deployment_id,
@@ -59,40 +60,6 @@ _REQUEST_TIMEOUT_SECONDS = 600.0
 _MENDABLE_STATUSES = frozenset({402, 404})
 _PLANS = 512  # groups with tags; who calls may make up more
 _NEWER = 0.3  # the weight of the newest answer in a deployment's latency
-
-_OnCooldown = Callable[[str, float, ModelError], None]
-"""Called with a deployment's id, for how many seconds it is left alone, and the error that led to it."""
-
-
-class Cooldowns:
-    """Deployments that are left alone for now, by id. All pickers of a mesh share them.
-
-    `on_begin` tells the other workers, whose cooldowns `learn` takes.
-    """
-
-    def __init__(self) -> None:
-        self.on_begin: _OnCooldown | None = None
-        self._until: dict[str, float] = {}
-        self._errors: dict[str, ModelError] = {}
-
-    def begin(self, deployment: str, seconds: float, error: ModelError) -> None:
-        """Leave a deployment alone, since it failed here."""
-        self.learn(deployment, seconds)
-        self._errors[deployment] = error.with_traceback(None)
-        if self.on_begin is not None:
-            self.on_begin(deployment, seconds, error)
-
-    def learn(self, deployment: str, seconds: float) -> None:
-        """Leave a deployment alone, since it failed somewhere."""
-        self._until[deployment] = max(self._until.get(deployment, 0.0), time.monotonic() + seconds)
-
-    def left_seconds(self, deployment: str) -> float:
-        """How long a deployment is still left alone; 0 where it may be called."""
-        return max(0.0, self._until.get(deployment, 0.0) - time.monotonic())
-
-    def error(self, deployment: str) -> ModelError | None:
-        """What a deployment failed with here."""
-        return self._errors.get(deployment)
 
 
 class Picker(Adapter):

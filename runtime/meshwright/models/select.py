@@ -20,11 +20,11 @@ from meshwright.clock import Clock, SystemClock
 from meshwright.errors import ConfigError
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, names_in, read_config, read_text, with_ids
 from meshwright.models.offline import OfflineModel, estimate_tokens
-from meshwright.models.picker import Cooldowns, Picker
+from meshwright.models.picker import Picker
 from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta, PriceList
 from meshwright.models.providers import OFFLINE, missing, provider_of
 from meshwright.models.retry import Retrying
-from meshwright.models.routing import missing_of
+from meshwright.models.routing import Cooldowns, missing_of
 from meshwright.models.server import HttpModel
 from meshwright.money import Price
 from meshwright.settings import Settings
