@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import BaseModel
 
-from meshwright.encoding import as_json
+from meshwright.encoding import Struct, as_json
 from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.messages import Event, trace_id_of
 
@@ -126,7 +126,7 @@ class Turn:
         self.after_commit.append(signal)
 
 
-StateT = TypeVar("StateT", bound=BaseModel)
+StateT = TypeVar("StateT", bound=BaseModel | Struct)
 
 
 class Actor(Generic[StateT]):
@@ -137,7 +137,7 @@ class Actor(Generic[StateT]):
     """
 
     state: StateT
-    state_type: ClassVar[type[BaseModel]]
+    state_type: ClassVar[type[BaseModel | Struct]]
 
     def __init__(self, ref: ActorRef) -> None:
         self.ref = ref
@@ -146,7 +146,7 @@ class Actor(Generic[StateT]):
         super().__init_subclass__(**kwargs)
         for base in getattr(cls, "__orig_bases__", ()):
             for argument in get_args(base):
-                if isinstance(argument, type) and issubclass(argument, BaseModel):
+                if isinstance(argument, type) and issubclass(argument, (BaseModel, Struct)):
                     cls.state_type = argument
 
     @property

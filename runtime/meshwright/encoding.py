@@ -1,12 +1,20 @@
-"""JSON that never fails: whatever is to be kept can be written, and what was written can be read."""
+"""What the mesh makes, stores and sends: structs, and JSON that never fails.
+
+People's input is read with pydantic. A `Struct` is what the mesh makes of it: its constructor takes values as
+they are, and reading one from JSON or plain data checks them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from datetime import datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, Literal, Self, dataclass_transform
 
-from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, from_json, to_json
+import msgspec
+from pydantic import BaseModel, Field, create_model
+from pydantic_core import PydanticSerializationError, core_schema, from_json, to_json
 
 from meshwright.errors import InvalidInput, TooLarge
 
@@ -15,10 +23,123 @@ MAX_RECORD_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 100  # of a payload that has to be mended
 
 
+_AS_THEY_ARE = (datetime, Decimal)
+"""What `model_dump` leaves as it is where it does not have to be JSON."""
+
+
 class Json(bytes):
     """A value as JSON, encoded once: what it was made of may change, and this does not."""
 
     __slots__ = ()
+
+
+def _foreign(value: Any) -> Any:
+    """What stands in JSON for a value of a type that msgspec does not know."""
+    if type(value) is Json:
+        return msgspec.Raw(value)
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return from_json(to_json(value, inf_nan_mode="null"))
+
+
+def _own(kind: Any, value: Any) -> Any:
+    """A value of a type that msgspec does not know, from what JSON has for it."""
+    if isinstance(value, kind):
+        return value
+    return kind.model_validate(value) if issubclass(kind, BaseModel) else kind(value)
+
+
+write_struct = msgspec.json.Encoder(enc_hook=_foreign).encode
+"""A struct as JSON."""
+
+
+@lru_cache(maxsize=512)
+def struct_reader(kind: Any) -> Any:
+    """Returns what reads structs of a kind from JSON, raising ValueError where it does not fit."""
+    return msgspec.json.Decoder(kind, strict=False, dec_hook=_own).decode
+
+
+class _StructType(msgspec.StructMeta):
+    def __new__(mcls, name: str, bases: tuple[type, ...], fields: dict[str, Any], **options: Any) -> Any:
+        """Fields are given by name, and do not change."""
+        options = {"kw_only": True, "frozen": True, **options}
+        return super().__new__(mcls, name, bases, fields, **options)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
+class Struct(msgspec.Struct, metaclass=_StructType):
+    """Base of what the mesh makes, stores and sends. It reads and writes as pydantic's models do."""
+
+    @classmethod
+    def model_validate(cls, value: Any) -> Self:
+        """Read plain data. Raises ValueError where it does not fit."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, msgspec.Struct):
+            value = msgspec.to_builtins(value, builtin_types=_AS_THEY_ARE, enc_hook=_foreign)
+        try:
+            return msgspec.convert(value, cls, strict=False, dec_hook=_own)
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from error
+
+    @classmethod
+    def model_validate_json(cls, data: bytes | str) -> Self:
+        """Read JSON. Raises ValueError where it is none, or does not fit."""
+        try:
+            return struct_reader(cls)(data)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ValueError(str(error)) from error
+
+    def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
+        """Its fields as plain data, for `json` as JSON has them."""
+        if mode == "json":
+            return from_json(write_struct(self))
+        return msgspec.to_builtins(self, builtin_types=_AS_THEY_ARE, enc_hook=_foreign)
+
+    def model_dump_json(self) -> str:
+        """It as JSON."""
+        return write_struct(self).decode()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self:
+        """A copy with some fields changed."""
+        return msgspec.structs.replace(self, **(update or {}))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Lets pydantic's models have it as a field, and describe it as one of their own."""
+
+        def read(value: Any, check: Any) -> Any:
+            return value if isinstance(value, cls) else cls.model_validate(dict(check(value)))
+
+        return core_schema.no_info_wrap_validator_function(
+            read,
+            handler(_model_of(cls)),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda value, info: value.model_dump(mode=info.mode), info_arg=True
+            ),
+        )
+
+
+def _plain_default(default: Any) -> Any:
+    if isinstance(default, Decimal):
+        return Decimal(default)
+    return default.model_dump(mode="json") if isinstance(default, Struct) else default
+
+
+@lru_cache(maxsize=512)
+def _model_of(kind: type[Struct]) -> type[BaseModel]:
+    """A pydantic model with the fields of a struct."""
+    fields: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind):
+        default: Any = ...
+        if field.default is msgspec.UNSET:
+            continue
+        if field.default is not msgspec.NODEFAULT:
+            default = _plain_default(field.default)
+        elif field.default_factory is not msgspec.NODEFAULT:
+            default = Field(default_factory=field.default_factory)
+        fields[field.encode_name] = (field.type, default)
+    return create_model(kind.__name__, __doc__=kind.__doc__, __module__=kind.__module__, **fields)
 
 
 def as_json(source: object, value: Any) -> Json:
@@ -26,10 +147,19 @@ def as_json(source: object, value: Any) -> Json:
     if type(value) is Json:
         return value
     try:
-        plain = from_json(value) if isinstance(value, bytes) else value
-        return Json(to_json(plain, inf_nan_mode="null"))
-    except (PydanticSerializationError, ValueError) as error:
+        if isinstance(value, Struct):
+            return Json(write_struct(value))
+        value = from_json(value) if isinstance(value, bytes) else value
+        return Json(to_json(value, inf_nan_mode="null", fallback=plain))
+    except (PydanticSerializationError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"{source} sends what cannot be written as JSON: {error}") from error
+
+
+def plain(value: Any) -> Any:
+    """A struct as plain data: what pydantic writes for a value that it does not know."""
+    if isinstance(value, Struct):
+        return value.model_dump()
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def too_large(what: str, size: int, max_bytes: int) -> TooLarge:
@@ -45,9 +175,15 @@ def encode(payload: Any) -> bytes:
     if type(payload) is Json:
         return payload
     try:
-        return to_json(payload, inf_nan_mode="null", serialize_unknown=True)
+        if isinstance(payload, Struct):
+            return write_struct(payload)
+        return to_json(payload, inf_nan_mode="null", serialize_unknown=True, fallback=_plain_or_text)
     except Exception:  # noqa: BLE001 - whatever a foreign object raises, the rest must be kept
         return to_json(_mended(payload, ()))
+
+
+def _plain_or_text(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, Struct) else str(value)
 
 
 def decode(data: bytes) -> Any:
@@ -85,6 +221,8 @@ def _mended(value: Any, above: tuple[int, ...]) -> Any:
     inside = (*above, id(value))
     if isinstance(value, BaseModel):
         value = dict(value)
+    if isinstance(value, Struct):
+        value = msgspec.structs.asdict(value)
     if isinstance(value, Mapping):
         return {_mended(str(key), ()): _mended(each, inside) for key, each in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

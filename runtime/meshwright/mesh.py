@@ -40,7 +40,7 @@ from meshwright.sql.database import Database
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.work import Answer, Cancel, ThreadState, Worker
 from meshwright.work.inbox import Entry
-from meshwright.work.protocol import TaskKey
+from meshwright.work.protocol import Accept, TaskKey
 from meshwright.work.record import TaskRecord, TaskView
 
 _logger = logging.getLogger("meshwright.mesh")
@@ -50,7 +50,7 @@ EVERYWHERE = "*"
 FRONT = "event-logger"
 """The app that keeps the event log and serves clients."""
 _MAX_OPENED = 1_000  # accounts of budgets that are listed
-_SHOWN = TaskView.model_fields.keys() & Task.model_fields.keys()
+_SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__}
 """The fields of a task that its view shows as they are."""
 
 
@@ -221,7 +221,7 @@ class Mesh:
         self.admission.require_room(accept.task)  # before the span: what is refused leaves nothing behind
         with self.tracing.span("submit task", parent=traceparent, kind="producer") as span:
             task = accept.task.model_copy(update={"traceparent": span.traceparent})
-            accept = accept.model_copy(update={"task": task})
+            accept = Accept.of(task, request_hash=accept.request_hash)
             ref = TaskKey(task.tenant_id, task.task_id).ref
             call = partial(self.host.call, ref, "accept", accept, traceparent=span.traceparent)
             return await self.admission.admit(task, call)

@@ -10,16 +10,19 @@ import hashlib
 import random
 import time
 from datetime import datetime
-from decimal import Decimal
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from msgspec import UNSET, Meta, Raw, UnsetType, field
+from msgspec.structs import force_setattr, replace
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import from_json, to_json
 
-from meshwright.encoding import Json, as_json, decode, encode
-from meshwright.money import Amount, Budget, Dollars
+from meshwright.encoding import Json, Struct, as_json, decode, encode, write_struct
+from meshwright.money import ZERO, Amount, Budget, Dollars, exact
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
-Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN), Meta(pattern=ID_PATTERN)]
 """An id that may become a part of a topic, a key or a path: 1 to 64 letters, digits, `_` and `-`."""
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -55,7 +58,7 @@ def derived_id(*parts: str) -> str:
 
 
 class Plain(BaseModel):
-    """Base of what is stored or sent: immutable, and unknown fields survive."""
+    """Base of what is stored or sent and checked when it is made: immutable, and unknown fields survive."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -87,7 +90,7 @@ class TaskRequest(BaseModel):
     )
 
 
-class Caller(Plain):
+class Caller(Struct):
     """Who asks, as the credentials say, and from where (`source` separates idempotency keys).
 
     `budgets` are those of the credentials: what is done for the caller is charged to them. `key_id` is its
@@ -102,7 +105,7 @@ class Caller(Plain):
     roles: frozenset[str] = frozenset()
 
 
-class Parent(Plain):
+class Parent(Struct):
     """The waiting run that a task was delegated by: its actor, and the key under which it waits."""
 
     actor_type: str
@@ -111,14 +114,17 @@ class Parent(Plain):
     task_id: str
 
 
-class TaskBudget(Plain):
+class TaskBudget(Struct):
     """The budget of a task further up, which pays for what it delegates."""
 
     task_id: Identifier
     limit_usd: Amount
 
+    def __post_init__(self) -> None:
+        exact(self, "limit_usd", self.limit_usd)
 
-class Task(Plain):
+
+class Task(Struct):
     """One task as the mesh carries it. `chain` names the agents above it, for limits on delegation.
 
     `budgets_above` are those of the tasks above it, `budgets` those of the credentials that it came with: its
@@ -130,9 +136,9 @@ class Task(Plain):
     task_id: Identifier
     capability: str = ""
     agent_id: Identifier | None = None
-    payload: dict[str, Any] = Field(default_factory=dict)
+    payload: dict[str, Any] = field(default_factory=dict)
     priority: int = 5
-    timeout: float = 120
+    timeout: float = 120.0
     deadline_at: datetime
     requested_by: str = "anonymous"
     tenant_id: Identifier = "default"
@@ -143,9 +149,19 @@ class Task(Plain):
     generation: int = 1
     created_at: datetime
     traceparent: str | None = None
-    budget_usd: Amount | None = Field(default=None, exclude_if=lambda amount: amount is None)
-    budgets_above: tuple[TaskBudget, ...] = Field(default=(), exclude_if=lambda budgets: not budgets)
-    budgets: tuple[Budget, ...] = Field(default=(), exclude_if=lambda budgets: not budgets)
+    budget_usd: Amount | None = None
+    budgets_above: tuple[TaskBudget, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+
+    def __post_init__(self) -> None:
+        if type(self.timeout) is int:
+            force_setattr(self, "timeout", float(self.timeout))
+        exact(self, "budget_usd", self.budget_usd)
+
+    def encode(self) -> Raw:
+        """The task as JSON, as it travels and is stored: unknown fields survive, since it is made once."""
+        data = write_struct(self)
+        return Raw(data[: -len(_NO_BUDGETS)] + b"}" if data.endswith(_NO_BUDGETS) else data)
 
     @property
     def text(self) -> str:
@@ -154,7 +170,34 @@ class Task(Plain):
         return text if isinstance(text, str) else ""
 
 
-class ScoreCard(Plain):
+_NO_BUDGETS = b',"budget_usd":null,"budgets_above":[],"budgets":[]}'
+
+
+class TaskCarrier(Struct, dict=True):
+    """Base of what carries a task: as the JSON that it came in, and decoded where it is asked for."""
+
+    task_json: Raw = field(name="task")
+
+    @classmethod
+    def of(cls, task: Task | Raw, **fields: Any) -> Self:
+        """What carries a task that was just made, or is carried on."""
+        made = cls(task_json=task if isinstance(task, Raw) else task.encode(), **fields)
+        if isinstance(task, Task):
+            made.__dict__["task"] = task
+        return made
+
+    @classmethod
+    def model_validate(cls, value: Any) -> Self:
+        """Read plain data. Raises ValueError where it does not fit."""
+        return value if isinstance(value, cls) else cls.model_validate_json(encode(value))
+
+    @cached_property
+    def task(self) -> Task:
+        """The task."""
+        return Task.model_validate_json(self.task_json)
+
+
+class ScoreCard(Struct):
     """How an agent scored for a capability; `score` is the product of the others."""
 
     agent_id: str
@@ -167,7 +210,7 @@ class ScoreCard(Plain):
     preferred: float = 1.0
 
 
-class Receipt(Plain):
+class Receipt(Struct):
     """The answer to an accepted task."""
 
     task_id: str
@@ -176,16 +219,15 @@ class Receipt(Plain):
     score: float
 
 
-class Dispatch(Plain):
+class Dispatch(TaskCarrier):
     """A task on its way to an agent, on topic `tasks.<agent_id>`."""
 
-    task: Task
     attempt: int
     agent_id: str
     score_card: ScoreCard
 
 
-class Usage(Plain):
+class Usage(Struct):
     """Tokens that models read and wrote.
 
     `cached_tokens` are those of the prompt that the provider had in its cache, `cache_write_tokens` those
@@ -196,7 +238,7 @@ class Usage(Plain):
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
-    cache_write_tokens: int = Field(default=0, exclude_if=lambda tokens: not tokens)
+    cache_write_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -212,14 +254,18 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MAX_FAULT_CHARS else f"{text[:_MAX_FAULT_CHARS]}..."
 
 
-class Fault(Plain):
+class Fault(Struct):
     """Why an attempt or a task failed: the error's name, and what it said, cut off where it is long."""
 
-    type: Annotated[str, AfterValidator(_cut)]
-    message: Annotated[str, AfterValidator(_cut)]
+    type: str
+    message: str
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "type", _cut(self.type))
+        force_setattr(self, "message", _cut(self.message))
 
 
-class Outcome(Plain):
+class Outcome(Struct):
     """How a task, or one attempt at it, ended. `result.text` is the answer in words.
 
     `usage` and `cost_usd` are those of its calls of models and of the tasks that it delegated; the cost is
@@ -237,12 +283,15 @@ class Outcome(Plain):
     error: Fault | None = None
     duration_ms: float = 0.0
     model: str | None = None
-    finish_reason: str | None = Field(default=None, exclude_if=lambda reason: reason is None)
+    finish_reason: str | None = None
     usage: Usage = Usage()
-    cost_usd: Amount | None = Decimal(0)
+    cost_usd: Amount | None = ZERO
     completed_at: datetime
     generation: int = 1
     attempt: int = 1
+
+    def __post_init__(self) -> None:
+        exact(self, "cost_usd", self.cost_usd)
 
     @property
     def text(self) -> str:
@@ -251,7 +300,7 @@ class Outcome(Plain):
         return text if isinstance(text, str) else ""
 
 
-class Event(Plain):
+class Event(Struct):
     """Something that happened, in the past tense (`task.accepted`), on a topic of the bus.
 
     `id` is `{actor}/{n}`, n counting what that actor sent, so that a consumer can drop a repeat.
@@ -270,16 +319,32 @@ class Event(Plain):
     traceparent: str | None = None
     aggregate_id: str = ""
     idempotency_key: str | None = None
-    payload: Any = Field(default_factory=dict)
+    payload: Any = field(default_factory=dict)
     seq: int | None = None
+    unknown: dict[str, Any] | UnsetType = UNSET
+    """Fields of a newer version, which are passed on."""
+
+    @classmethod
+    def model_validate(cls, value: Any) -> Self:
+        """Read plain data. Raises ValueError where it does not fit."""
+        event = super().model_validate(value)
+        if isinstance(value, dict) and not value.keys() <= _EVENT_FIELDS:
+            unknown = {name: field for name, field in value.items() if name not in _EVENT_FIELDS}
+            return event.model_copy(update={"unknown": unknown})
+        return event
+
+    @classmethod
+    def model_validate_json(cls, data: bytes | str) -> Self:
+        """Read JSON. Raises ValueError where it is none, or does not fit."""
+        return cls.model_validate(from_json(data))
 
     @property
     def size(self) -> int:
         """About how many bytes it has as JSON, its payload being JSON already."""
-        payload, extra = self.payload, self.__pydantic_extra__
+        payload = self.payload
         size = len(self.id) + len(self.topic) + len(self.idempotency_key or "")
         size += len(payload) if isinstance(payload, bytes) else 0
-        return size + len(encode(extra)) if extra else size
+        return size + len(encode(self.unknown)) if self.unknown else size
 
     @property
     def title(self) -> str:
@@ -289,16 +354,28 @@ class Event(Plain):
     @property
     def fields(self) -> dict[str, Any]:
         """The payload as plain data; empty where it is no object."""
-        payload = decode(self.payload) if isinstance(self.payload, Json) else self.payload
-        payload = payload.model_dump(mode="json") if isinstance(payload, BaseModel) else payload
+        payload = self.payload
+        if isinstance(payload, (Json, BaseModel, Struct)):
+            payload = decode(encode(payload))
         return payload if isinstance(payload, dict) else {}
 
     def encode(self) -> bytes:
         """The event as JSON, as it is stored and sent. Raises ValueError where it cannot be JSON."""
-        if type(self.payload) is not Json:
-            return self.model_dump_json().encode()
-        head = self.model_dump_json(exclude={"payload"}).encode()
-        return b'%b,"payload":%b}' % (head[:-1], self.payload)
+        event = self if type(self.payload) is Json else self._with(as_json(self.id, self.payload))
+        if not self.unknown:
+            return write_struct(event)
+        return to_json({**from_json(write_struct(replace(event, unknown=UNSET))), **self.unknown})
+
+    def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
+        """Its fields as plain data, for `json` as JSON has them."""
+        if mode == "json":
+            return from_json(self.encode())
+        known = super().model_dump()
+        return {**known, **known.pop("unknown", {})}
+
+    def model_dump_json(self) -> str:
+        """It as JSON."""
+        return self.encode().decode()
 
     def sealed(self, *, mend: bool = False) -> Event:
         """This event, its payload made JSON now.
@@ -314,8 +391,10 @@ class Event(Plain):
         return self._with(decode(encode(self.payload)))
 
     def _with(self, payload: Any) -> Event:
-        # The constructor: `model_copy` takes twice as long, and this is done several times a task.
-        return Event(**{**self.__dict__, **(self.__pydantic_extra__ or {}), "payload": payload})
+        return replace(self, payload=payload)
+
+
+_EVENT_FIELDS = frozenset(Event.__struct_fields__)
 
 
 def trace_id_of(traceparent: str | None) -> str | None:

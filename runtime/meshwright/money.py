@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 PICO = Decimal("1e-12")
 MILLION = Decimal(1_000_000)
-ZERO = Decimal(0)
+
+
+class _Exact(Decimal):
+    """An amount in a struct: JSON has its digits, where a Decimal may get an exponent."""
+
+    __slots__ = ()
+
+
+ZERO: Decimal = _Exact(0)
 MAX_DOLLARS = Decimal(1_000_000_000)
 PLACES = 12  # digits after the point
 MAX_COST = Decimal(1_000_000)  # of one call of a model
@@ -45,6 +54,14 @@ Text in JSON (`"0.0000084"`), since a number there would lose digits.
 """
 Dollars = Annotated[Amount, Field(json_schema_extra={"minimum": 0}), AfterValidator(_bounded)]
 """An amount of US dollars from outside: a budget or a price. See `is_amount` for its bounds."""
+
+
+def exact(holder: Any, name: str, amount: Decimal | None) -> None:
+    """Make a field of a struct exact that may have been given as another number."""
+    if amount is not None and type(amount) is not _Exact:
+        msgspec.structs.force_setattr(
+            holder, name, _Exact(amount if isinstance(amount, Decimal) else str(amount))
+        )
 
 
 def fit(amount: Decimal) -> Decimal:

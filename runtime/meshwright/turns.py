@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from meshwright.actor import Actor, Turn
-from meshwright.encoding import MAX_RECORD_BYTES, Json, as_json, too_large
+from meshwright.encoding import MAX_RECORD_BYTES, Json, Struct, as_json, too_large, write_struct
 from meshwright.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.errors import InvalidInput
 from meshwright.messages import Event
@@ -27,7 +27,7 @@ class Method(NamedTuple):
     """One turn of an actor kind: how it is called, and the shape of the message it takes."""
 
     call: Callable[..., Any]
-    takes: TypeAdapter[Any] | None
+    read: Callable[[Any], Any] | None
     model: type | None
 
 
@@ -37,7 +37,7 @@ class ActorKind:
 
     type: str
     make: Callable[[ActorRef], Actor[Any]]
-    state_type: type[BaseModel]
+    state_type: type[BaseModel | Struct]
     methods: Mapping[str, Method]
 
     @property
@@ -48,7 +48,8 @@ class ActorKind:
     @property
     def is_stateless(self) -> bool:
         """Whether its actors keep nothing between turns but what they have sent."""
-        return not self.state_type.model_fields
+        kind = self.state_type
+        return not (kind.__struct_fields__ if issubclass(kind, Struct) else kind.model_fields)
 
     @property
     def redrives(self) -> bool:
@@ -72,7 +73,7 @@ class ActorKind:
         actor.state = self.decode_state(record.state)
         return actor
 
-    def decode_state(self, data: bytes) -> BaseModel:
+    def decode_state(self, data: bytes) -> Any:
         """Read a state; no data gives the default state."""
         return self.state_type.model_validate_json(data) if data else self.state_type()
 
@@ -81,17 +82,16 @@ class ActorKind:
         method = self.methods.get(message.method)
         if method is None:
             raise InvalidInput(f"{message.to} has no turn named {message.method!r}", field="method")
-        if method.takes is None or (method.model and isinstance(message.body, method.model)):
+        if method.read is None or (method.model and isinstance(message.body, method.model)):
             return message.body
-        body = message.body
         try:
-            if isinstance(body, bytes):
-                return method.takes.validate_json(body)
-            if isinstance(body, BaseModel):
-                body = body.model_dump()
-            return method.takes.validate_python(body)
+            return method.read(message.body)
         except ValidationError as error:
             raise _invalid_body(message, error) from error
+        except ValueError as error:
+            where = str(error).partition(" - at `$.")[2].rstrip("`")
+            what = f"message {message.id} to {message.to}.{message.method} does not fit: {error}"
+            raise InvalidInput(what, field=where) from error
 
 
 def _invalid_body(message: Message, error: ValidationError) -> InvalidInput:
@@ -110,7 +110,20 @@ def _describe(function: Callable[..., Any]) -> Method:
     if not parameters:
         return Method(function, None, None)
     annotation = get_type_hints(function).get(parameters[0].name, Any)
-    return Method(function, TypeAdapter(annotation), annotation if isinstance(annotation, type) else None)
+    if isinstance(annotation, type) and issubclass(annotation, Struct):
+        return Method(function, partial(_read_struct, annotation), annotation)
+    read = partial(_read_checked, TypeAdapter(annotation))
+    return Method(function, read, annotation if isinstance(annotation, type) else None)
+
+
+def _read_struct(kind: type[Struct], body: Any) -> Any:
+    return kind.model_validate_json(body) if isinstance(body, bytes) else kind.model_validate(body)
+
+
+def _read_checked(kind: TypeAdapter[Any], body: Any) -> Any:
+    if isinstance(body, bytes):
+        return kind.validate_json(body)
+    return kind.validate_python(body.model_dump() if isinstance(body, (BaseModel, Struct)) else body)
 
 
 @dataclass(slots=True)
@@ -164,7 +177,7 @@ def take_turn(
     turn = Turn(actor.ref, record, message, now, traceparent or message.traceparent)
     if message.method == "wake":
         turn.wake = None
-    reply = method.call(actor, turn) if method.takes is None else method.call(actor, turn, body)
+    reply = method.call(actor, turn) if method.read is None else method.call(actor, turn, body)
     state = _encode_state(actor)
     _check_sizes(turn, state, max_bytes)
     after = ActorRecord(
@@ -200,9 +213,12 @@ def take_turn(
 
 def _encode_state(actor: Actor[Any]) -> bytes:
     """The actor's state as JSON. Raises InvalidInput where it holds something that JSON cannot."""
+    state = actor.state
     try:
-        return actor.state.__pydantic_serializer__.to_json(actor.state)
-    except PydanticSerializationError as error:
+        if isinstance(state, Struct):
+            return write_struct(state)
+        return state.__pydantic_serializer__.to_json(state)
+    except (PydanticSerializationError, ValueError, TypeError, OverflowError) as error:
         raise InvalidInput(f"the state of {actor.ref} cannot be stored as JSON: {error}") from error
 
 

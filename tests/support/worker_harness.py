@@ -46,7 +46,7 @@ class WorkerHarness:
         """Have a task accepted, and put it into the inbox of its thread."""
         ref = ActorRef("helper", f"default:{thread or task_id}")
         task = a_task(task_id, thread_id=thread or task_id, deadline_at=NEVER)
-        await self.host.call(TaskKey(task.tenant_id, task_id).ref, "accept", Accept(task=task))
+        await self.host.call(TaskKey(task.tenant_id, task_id).ref, "accept", Accept.of(task))
         await self.host.call(ref, "enqueue", a_dispatch(task))
         return ref
 

@@ -159,7 +159,7 @@ class WorkerPool:
 
     async def submit(self, task_id: str, **fields: Any) -> Receipt:
         """Have a task accepted."""
-        accept = Accept(task=a_task(task_id, self.host.clock.now(), **fields))
+        accept = Accept.of(a_task(task_id, self.host.clock.now(), **fields))
         return await self.host.call(ActorRef(ORCHESTRATOR, task_id), "accept", accept)
 
     async def outcome(self, task_id: str) -> Outcome:

@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from pydantic_core import to_json
 
+from meshwright.encoding import encode
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event
@@ -42,7 +42,7 @@ class Office:
 
 
 def batch(number: int, *events: Event) -> bytes:
-    return to_json({"v": 1, "from": "other", "n": number, "events": events, "passing": []})
+    return encode({"v": 1, "from": "other", "n": number, "events": events, "passing": []})
 
 
 async def test_a_call_that_is_broken_off_while_the_log_is_written_hides_nothing(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def failed(attempt: int, agent_id: str = "helper", error: str = "ToolFailed") ->
 
 def test_an_accepted_task_is_dispatched_to_the_best_agent_and_watched() -> None:
     task = an_orchestrator("best", "other")
-    commit = task.take("accept", Accept(task=a_task()))
+    commit = task.take("accept", Accept.of(a_task()))
     assert (commit.reply.dispatched_to, commit.reply.status) == ("best", "dispatched")
     assert [(event.topic, event.event_type) for event in commit.events] == [
         ("task-progress", "task.accepted"),
@@ -49,27 +49,27 @@ def test_an_accepted_task_is_dispatched_to_the_best_agent_and_watched() -> None:
 
 def test_a_repeat_gets_the_same_receipt_and_changes_nothing() -> None:
     task = an_orchestrator("helper")
-    first = task.take("accept", Accept(task=a_task(), request_hash="h"))
-    again = task.take("accept", Accept(task=a_task(), request_hash="h"))
+    first = task.take("accept", Accept.of(a_task(), request_hash="h"))
+    again = task.take("accept", Accept.of(a_task(), request_hash="h"))
     assert again.reply == first.reply
     assert not again.changed
 
 
 def test_another_request_under_the_same_id_is_a_conflict() -> None:
     task = an_orchestrator("helper")
-    task.take("accept", Accept(task=a_task(), request_hash="h"))
+    task.take("accept", Accept.of(a_task(), request_hash="h"))
     with pytest.raises(IdempotencyConflict):
-        task.take("accept", Accept(task=a_task(), request_hash="other"))
+        task.take("accept", Accept.of(a_task(), request_hash="other"))
 
 
 def test_a_task_that_nobody_can_do_is_refused() -> None:
     with pytest.raises(NoAgentAvailable):
-        an_orchestrator("helper").take("accept", Accept(task=a_task(capability="flying")))
+        an_orchestrator("helper").take("accept", Accept.of(a_task(capability="flying")))
 
 
 def test_a_delegated_task_that_nobody_can_do_fails_and_its_parent_hears_of_it() -> None:
     parent = Parent(actor_type="architect", actor_id="default:p", key="k", task_id="p")
-    commit = an_orchestrator("helper").take("accept", Accept(task=a_task(capability="flying", parent=parent)))
+    commit = an_orchestrator("helper").take("accept", Accept.of(a_task(capability="flying", parent=parent)))
     [message] = commit.sends
     assert (message.to, message.method) == (ActorRef("architect", "default:p"), "resume")
     assert message.body["value"]["error"]["type"] == "NoAgentAvailable"
@@ -77,7 +77,7 @@ def test_a_delegated_task_that_nobody_can_do_fails_and_its_parent_hears_of_it() 
 
 def test_a_success_is_the_outcome_and_the_alarm_is_cleared() -> None:
     task = an_orchestrator("helper")
-    task.take("accept", Accept(task=a_task()))
+    task.take("accept", Accept.of(a_task()))
     task.later(2)
     commit = task.take("settle", an_outcome(result={"text": "done"}))
     assert types_of(commit) == ["task.succeeded"]
@@ -88,7 +88,7 @@ def test_a_success_is_the_outcome_and_the_alarm_is_cleared() -> None:
 
 def test_a_failed_attempt_goes_to_another_agent_at_most_three_times() -> None:
     task = an_orchestrator("a1", "a2", "a3", "a4")
-    task.take("accept", Accept(task=a_task()))
+    task.take("accept", Accept.of(a_task()))
     assert types_of(task.take("settle", failed(1, "a1"))) == ["attempt.failed", "task.dispatched"]
     assert types_of(task.take("settle", failed(2, "a2"))) == ["attempt.failed", "task.dispatched"]
     last = task.take("settle", failed(3, "a3"))
@@ -98,20 +98,20 @@ def test_a_failed_attempt_goes_to_another_agent_at_most_three_times() -> None:
 
 def test_an_agent_that_failed_is_not_asked_again() -> None:
     task = an_orchestrator("only")
-    task.take("accept", Accept(task=a_task()))
+    task.take("accept", Accept.of(a_task()))
     assert "task.failed" in types_of(task.take("settle", failed(1, "only")))
 
 
 def test_a_fault_of_the_attempt_alone_may_be_retried_by_the_same_agent() -> None:
     task = an_orchestrator("only")
-    task.take("accept", Accept(task=a_task()))
+    task.take("accept", Accept.of(a_task()))
     commit = task.take("settle", failed(1, "only", error="ReplayMismatch"))
     assert types_of(commit) == ["attempt.failed", "task.dispatched"]
 
 
 def test_late_and_foreign_outcomes_change_nothing() -> None:
     task = an_orchestrator("a1", "a2")
-    task.take("accept", Accept(task=a_task()))
+    task.take("accept", Accept.of(a_task()))
     task.take("settle", failed(1, "a1"))
     assert not task.take("settle", an_outcome(attempt=1)).changed
     assert not task.take("settle", an_outcome(attempt=2, generation=9)).changed
@@ -122,7 +122,7 @@ def test_late_and_foreign_outcomes_change_nothing() -> None:
 
 def test_the_deadline_ends_the_task_and_cancels_its_agent() -> None:
     task = an_orchestrator("helper")
-    task.take("accept", Accept(task=a_task(deadline_at=NOW + timedelta(seconds=5))))
+    task.take("accept", Accept.of(a_task(deadline_at=NOW + timedelta(seconds=5))))
     task.later(5)
     commit = task.take("wake")
     assert types_of(commit) == ["task.dead_lettered", "task.timed_out"]
@@ -134,21 +134,21 @@ def test_the_deadline_ends_the_task_and_cancels_its_agent() -> None:
 
 def test_cancelling_reaches_the_agent_and_its_word_is_the_outcome() -> None:
     task = an_orchestrator("helper", "other")
-    task.take("accept", Accept(task=a_task()))
+    task.take("accept", Accept.of(a_task()))
     assert [message.method for message in task.take("cancel", Cancel(task_id="t1")).sends] == ["cancel"]
     assert types_of(task.take("settle", an_outcome(status="cancelled"))) == ["task.cancelled"]
 
 
 def test_a_task_that_is_being_cancelled_is_not_tried_again_when_its_attempt_fails() -> None:
     task = an_orchestrator("a1", "a2")
-    task.take("accept", Accept(task=a_task()))
+    task.take("accept", Accept.of(a_task()))
     task.take("cancel", Cancel(task_id="t1"))
     assert types_of(task.take("settle", failed(1, "a1"))) == ["task.failed"]
 
 
 def test_a_redrive_asks_the_agent_at_work_again_and_counts_as_no_dispatch() -> None:
     task = an_orchestrator("a1", "a2")
-    task.take("accept", Accept(task=a_task()))
+    task.take("accept", Accept.of(a_task()))
     task.take("settle", failed(1, "a1"))
     [_, dispatched] = task.commits[-1].events
     commit = task.take("redrive")
@@ -161,21 +161,21 @@ def test_a_redrive_asks_the_agent_at_work_again_and_counts_as_no_dispatch() -> N
 
 def test_a_redrive_of_a_task_that_is_being_cancelled_cancels_it_again() -> None:
     task = an_orchestrator("helper")
-    task.take("accept", Accept(task=a_task()))
+    task.take("accept", Accept.of(a_task()))
     task.take("cancel", Cancel(task_id="t1"))
     assert [message.method for message in task.take("redrive").sends] == ["enqueue_again", "cancel"]
 
 
 def test_a_redrive_of_a_task_that_has_ended_does_nothing() -> None:
     task = an_orchestrator("helper")
-    task.take("accept", Accept(task=a_task()))
+    task.take("accept", Accept.of(a_task()))
     task.take("settle", an_outcome())
     assert not task.take("redrive").changed
 
 
 def test_the_outcome_answers_the_parent_and_a_repeated_request_answers_it_again() -> None:
     parent = Parent(actor_type="architect", actor_id="default:p", key="k", task_id="p")
-    accept = Accept(task=a_task(parent=parent))
+    accept = Accept.of(a_task(parent=parent))
     task = an_orchestrator("helper")
     task.take("accept", accept)
     assert [message.method for message in task.take("settle", an_outcome()).sends] == ["resume"]
@@ -184,7 +184,7 @@ def test_the_outcome_answers_the_parent_and_a_repeated_request_answers_it_again(
 
 def test_what_the_actor_sends_is_numbered_without_gaps() -> None:
     task = an_orchestrator("a1", "a2")
-    task.take("accept", Accept(task=a_task()))
+    task.take("accept", Accept.of(a_task()))
     task.take("settle", failed(1, "a1"))
     task.take("settle", an_outcome(attempt=2))
     numbers = [

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from pydantic_core import from_json, to_json
 
+from meshwright.encoding import decode, encode
 from meshwright.messages import Event, Fault
 from tests.support.event_logs import LogOnFile, event, open_log
 from tests.support.postgres import Place
@@ -36,7 +36,7 @@ TABLES = ("SELECT * FROM tasks ORDER BY seq", "SELECT * FROM agent_outcomes ORDE
 
 def plain(events: Sequence[Event]) -> list[Event]:
     """The events as another process would see them."""
-    return [each.model_copy(update={"payload": from_json(to_json(each.payload))}) for each in events]
+    return [each.model_copy(update={"payload": decode(encode(each.payload))}) for each in events]
 
 
 def some_road(rng: random.Random, task_id: str) -> list[Event]:

@@ -15,6 +15,8 @@ import click
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from meshwright.encoding import Struct
+
 Document = dict[str, Any]
 """One JSON object, as the HTTP API sends it."""
 
@@ -25,7 +27,7 @@ _MIN_COLUMN = 8  # characters that a shortened column keeps
 _MORE = "…"
 
 
-def document(model: BaseModel) -> Document:
+def document(model: BaseModel | Struct) -> Document:
     """A result of the client as plain data."""
     return model.model_dump(mode="json")
 

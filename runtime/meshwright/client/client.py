@@ -24,6 +24,7 @@ from meshwright.client.transports import (
     error_of,
     server_events,
 )
+from meshwright.encoding import Struct
 from meshwright.errors import Draining, MeshError, StoreUnavailable
 from meshwright.events.tasks import TaskSummary
 from meshwright.ledger.budgets import BudgetView
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
-ModelT = TypeVar("ModelT", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound=BaseModel | Struct)
 DEFAULT_URL = "http://127.0.0.1:8000"
 CALL_SECONDS, MODEL_SECONDS = 60.0, 600.0
 MAX_TASKS, MAX_EVENTS = 500, 1000  # of one page

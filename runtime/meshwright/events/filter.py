@@ -84,11 +84,10 @@ class Matcher:
 
     def __call__(self, event: Event) -> bool:
         """Whether the event is wanted."""
-        fields = event.__dict__
         for name, value in self._exact:
-            if fields[name] != value:
+            if getattr(event, name) != value:
                 return False
-        if self._before is not None and fields["seq"] >= self._before:
+        if self._before is not None and (event.seq or 0) >= self._before:
             return False
         return not self._timed or self._since <= seconds(event.time) <= self._until
 

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, NamedTuple, TypeVar
 
+from msgspec.structs import force_setattr
+
 from meshwright import topics
 from meshwright.clock import Clock, SystemClock
 from meshwright.errors import StoreFailed
@@ -132,7 +134,7 @@ class EventLog:
         if dropped:
             events = [event for index, event in enumerate(events) if index not in dropped]
         for seq, event in enumerate(events, first):
-            event.__dict__["seq"] = seq  # frozen to all others: the number is the log's to give
+            force_setattr(event, "seq", seq)  # frozen to all others: the number is the log's to give
         self._database.count_accepted(sum(event.event_type == "task.accepted" for event in events))
         return list(events)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -49,7 +49,7 @@ _SELECT_OPEN = "SELECT (SELECT max(block) + 1 FROM event_blocks), (SELECT min(se
 _INTO_BLOCKS = "event_blocks (block, min_time, max_time, written_at, keys)"
 _REPLACE_KEYS = "ON CONFLICT (block) DO UPDATE SET keys = excluded.keys"
 
-_same = itemgetter(*SAME)
+_same = attrgetter(*SAME)
 
 
 class Found(NamedTuple):
@@ -112,16 +112,14 @@ def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
 
 def row_of(event: Event, own: str | None) -> Row:
     """An event as the columns of its row, without its number."""
-    fields = event.__dict__
-    extra = event.__pydantic_extra__
     return (
-        seconds(fields["time"]),
-        *_same(fields),
+        seconds(event.time),
+        *_same(event),
         own,
-        fields["id"] if own is None else None,
-        fields["idempotency_key"],
-        encode(extra) if extra else None,
-        bytes(encode(fields["payload"])),
+        event.id if own is None else None,
+        event.idempotency_key,
+        encode(event.unknown) if event.unknown else None,
+        bytes(encode(event.payload)),
     )
 
 

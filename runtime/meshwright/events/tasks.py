@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from meshwright.encoding import Json
+from meshwright.encoding import Json, Struct
 from meshwright.errors import InvalidInput
 from meshwright.events.filter import seconds
 from meshwright.messages import Dispatch, Event, Outcome, Plain, Task, TaskStatus, Usage
@@ -26,7 +26,7 @@ _MAX_FIGURE = 2**53  # every part of the mesh can hold smaller ones exactly
 _OPEN_TASKS = "SELECT tenant_id, task_id, thread_id FROM tasks WHERE completed_at IS NULL"
 USAGE = ("prompt_tokens", "completion_tokens")
 _TIMES = ("created_at", "updated_at", "completed_at")
-ModelT = TypeVar("ModelT", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound=Struct)
 
 
 class TaskSummary(Plain):
@@ -357,7 +357,7 @@ def _shaped(model: type[ModelT], event: Event) -> ModelT | None:
         if isinstance(payload, Json):
             return model.model_validate_json(payload)
         return model.model_validate(payload.model_dump() if isinstance(payload, BaseModel) else payload)
-    except ValidationError:
+    except ValueError:
         return None
 
 
@@ -375,7 +375,7 @@ def _whole(fields: dict[str, Any], name: str) -> int | None:
 
 def _reason(error: Any) -> str | None:
     """An error in one line."""
-    if isinstance(error, BaseModel):
+    if isinstance(error, (BaseModel, Struct)):
         error = error.model_dump()
     if not isinstance(error, dict):
         return None

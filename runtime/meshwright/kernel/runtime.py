@@ -13,8 +13,6 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel
-
 from meshwright.bus import Bus
 from meshwright.clock import Clock, SystemClock
 from meshwright.encoding import MAX_RECORD_BYTES, as_json
@@ -298,7 +296,7 @@ class Runtime:
         """Show an event to the listeners of every process, at most once; it is not kept."""
         self._store.broadcast(event)
 
-    async def read(self, ref: ActorRef) -> BaseModel | None:
+    async def read(self, ref: ActorRef) -> Any:
         """The actor's committed state, or None if it never had a turn. Do not change it."""
         self._check_open()
         kind = self.remote_kinds.get(ref.type) or self._cells.kind(ref)

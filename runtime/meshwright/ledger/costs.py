@@ -9,9 +9,10 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Literal
 
+from msgspec.structs import asdict
 from pydantic import BaseModel
 
-from meshwright.encoding import Json, decode, encode
+from meshwright.encoding import Json, Struct, decode, encode
 from meshwright.errors import InvalidInput
 from meshwright.events.filter import seconds
 from meshwright.events.log import EventLog
@@ -107,6 +108,8 @@ def fields_of(value: Any) -> dict[str, Any]:
     """The fields of an object in an event; none of what is no object."""
     if isinstance(value, Json):
         value = decode(value)
+    if isinstance(value, Struct):
+        return asdict(value)
     if isinstance(value, BaseModel):
         return value.__dict__
     return value if isinstance(value, dict) else {}

@@ -64,7 +64,7 @@ def make_accept(
         created_at=now,
         traceparent=traceparent,
     )
-    return Accept(task=task, request_hash=_hash(request, caller) if named else "")
+    return Accept.of(task, request_hash=_hash(request, caller) if named else "")
 
 
 def _checked_payload(payload: dict[str, Any], limits: Limits) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from meshwright.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt,
 from meshwright.orchestration.faults import NOBODY_MAY_RETRY, SAME_AGENT_MAY_RETRY
 from meshwright.orchestration.registry import Registry
 from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, TaskKey
-from meshwright.work.record import Attempt, TaskRecord
+from meshwright.work.record import NO_TASK, Attempt, TaskRecord
 
 
 class Orchestrator(Actor[TaskRecord]):
@@ -33,7 +33,7 @@ class Orchestrator(Actor[TaskRecord]):
         Raises IdempotencyConflict for another request under the same id, NoAgentAvailable and NotFound
         where nobody can do it. A delegated task is never refused: it fails, and its parent hears of it.
         """
-        if self.state.task is not None:
+        if self.state.task_json != NO_TASK:
             return self._repeat(turn, accept)
         task = accept.task
         try:
@@ -127,10 +127,7 @@ class Orchestrator(Actor[TaskRecord]):
         return self._receipt()
 
     def _take(self, accept: Accept, capability: str) -> None:
-        task = accept.task
-        self.state.task = (
-            task if task.capability == capability else task.model_copy(update={"capability": capability})
-        )
+        self.state.take(accept, capability)
         self.state.request_hash = accept.request_hash
 
     def _receipt(self) -> Receipt:
@@ -158,7 +155,7 @@ class Orchestrator(Actor[TaskRecord]):
 
     def _dispatch_of(self, attempt: Attempt) -> Dispatch:
         return Dispatch(
-            task=self.task,
+            task_json=self.state.task_json,
             attempt=attempt.attempt,
             agent_id=attempt.agent_id,
             score_card=attempt.score_card,

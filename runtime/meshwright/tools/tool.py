@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from meshwright.encoding import plain
 from meshwright.errors import ConfigError, InvalidInput, MeshError, TooLarge, ToolFailed
 from meshwright.messages import ID_PATTERN, MemoryScope, Task
 from meshwright.models.port import ToolSpec
@@ -303,7 +304,7 @@ def cut(text: str, max_chars: int) -> str:
 
 def _plain(result: Any) -> Any:
     try:
-        data = to_json(result, inf_nan_mode="null")
+        data = to_json(result, inf_nan_mode="null", fallback=plain)
     except (PydanticSerializationError, ValueError) as error:
         raise ToolFailed(f"its result is not what JSON can hold: {error}") from error
     text = result if isinstance(result, str) else data.decode()

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from functools import partial
-from operator import eq
+from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from msgspec import UNSET, UnsetType, field
 
+from meshwright.encoding import Struct
 from meshwright.messages import Dispatch, Outcome, Usage
-from meshwright.money import ZERO, Amount
+from meshwright.money import ZERO, Amount, exact
 from meshwright.work.protocol import Suspend, steps_stream
 
-_NO_USAGE = Usage()
+_UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
 
-def _omitted(default: Any) -> Any:
-    """A field that is not written while it has its default value."""
-    return Field(default=default, exclude_if=partial(eq, default))
-
-
-class Entry(BaseModel):
+class Entry(Struct, frozen=False, omit_defaults=True):
     """One attempt in the inbox of its thread; one that was `redriven` may have been here before.
 
     Every turn of the thread writes its whole inbox, so an entry names its task and does not hold it; what
@@ -29,22 +23,35 @@ class Entry(BaseModel):
     is None once a worker that is gone may have made calls since.
     """
 
-    task_id: str
-    generation: int = _omitted(1)
-    attempt: int = _omitted(1)
+    task_id: str = ""
+    generation: int = 1
+    attempt: int = 1
     capability: str = ""
     priority: int = 5
-    traceparent: str | None = _omitted(None)
-    queued_at: datetime
+    traceparent: str | None = None
+    queued_at: datetime = _UNKNOWN_TIME
     status: Literal["queued", "running", "waiting"] = "queued"
-    fence: int = _omitted(0)
-    redriven: bool = _omitted(False)
-    owner: str | None = _omitted(None)
-    suspended: Suspend | None = _omitted(None)
-    seconds: float = _omitted(0.0)
-    usage: Usage = _omitted(_NO_USAGE)
-    cost_usd: Amount | None = _omitted(ZERO)
-    cancelled: str | None = _omitted(None)
+    fence: int = 0
+    redriven: bool = False
+    owner: str | None = None
+    suspended: Suspend | None = None
+    seconds: float = 0.0
+    usage: Usage = Usage()
+    cost_usd: Amount | None = ZERO
+    cancelled: str | None = None
+    dispatch: dict[str, Any] | UnsetType = UNSET
+    """In the place of what names the task, in an entry of the first versions."""
+
+    def __post_init__(self) -> None:
+        exact(self, "cost_usd", self.cost_usd)
+        if self.dispatch is not UNSET:
+            dispatch = Dispatch.model_validate(self.dispatch)
+            task, self.attempt = dispatch.task, dispatch.attempt
+            self.task_id, self.generation = task.task_id, task.generation
+            self.capability, self.priority = task.capability, task.priority
+            self.traceparent = task.traceparent
+            self.queued_at = task.created_at if self.queued_at is _UNKNOWN_TIME else self.queued_at
+            self.dispatch = UNSET
 
     @classmethod
     def of(cls, dispatch: Dispatch, queued_at: datetime, *, redriven: bool = False) -> Entry:
@@ -61,22 +68,11 @@ class Entry(BaseModel):
             redriven=redriven,
         )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_stored_dispatch(cls, stored: Any) -> Any:
-        """Read an entry of the first versions, which held the whole dispatch."""
-        if not isinstance(stored, dict) or "dispatch" not in stored:
-            return stored
-        dispatch = Dispatch.model_validate(stored["dispatch"])
-        identity = cls.of(dispatch, dispatch.task.created_at).__dict__
-        rest = {name: value for name, value in stored.items() if name != "dispatch"}
-        return {**identity, **rest}
-
     def add(self, outcome: Any) -> None:
         """Count what a delegated task has cost; nobody knows where a person answered in its place."""
         try:
             ended = Outcome.model_validate(outcome)
-        except ValidationError:
+        except ValueError:
             self.cost_usd = None
             return
         self.usage = self.usage + ended.usage
@@ -99,11 +95,11 @@ class Entry(BaseModel):
         return self.suspended.wait.child_task_id if self.suspended is not None else None
 
 
-class ThreadState(BaseModel):
+class ThreadState(Struct, frozen=False, omit_defaults=True):
     """The inbox of a thread in order of arrival, its fence, and the last attempts that ended."""
 
     version: int = 1
     fence: int = 0
     history: int = 0
-    inbox: list[Entry] = Field(default_factory=list)
-    ended: list[Outcome] = Field(default_factory=list)
+    inbox: list[Entry] = field(default_factory=list)
+    ended: list[Outcome] = field(default_factory=list)

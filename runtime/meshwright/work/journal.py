@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from meshwright import topics
-from meshwright.encoding import as_json
+from meshwright.encoding import as_json, plain
 from meshwright.envelope import ActorRef, Record
 from meshwright.errors import AgentError, HostError, ReplayMismatch, ToolFailed
 from meshwright.host import RECORD_GAP
@@ -154,7 +154,7 @@ class Journal:
             if not step.is_replayed:
                 result = await (run() if repeatable else self._run_once(run))
                 if shape is None:
-                    result = from_json(to_json(result))
+                    result = from_json(to_json(result, fallback=plain))
                 step.finish(result, tell(result))
             elif shape is not None:
                 return shape.model_validate(step.result)
@@ -373,4 +373,4 @@ def _is_intent(record: dict[str, Any] | None) -> bool:
 
 def hash_of(request: Any) -> str:
     """A short hash of a step's request, the same for the same JSON."""
-    return hashlib.sha256(to_json(request)).hexdigest()[:16]
+    return hashlib.sha256(to_json(request, fallback=plain)).hexdigest()[:16]

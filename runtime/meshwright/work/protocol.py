@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pydantic import model_validator
+from msgspec import UNSET, UnsetType
+from msgspec.structs import asdict, force_setattr
 
+from meshwright.encoding import Struct
 from meshwright.envelope import ActorRef
-from meshwright.messages import Caller, Dispatch, Outcome, Plain, Task, Usage
-from meshwright.money import ZERO, Amount
+from meshwright.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
+from meshwright.money import ZERO, Amount, exact
 from meshwright.work.waits import Wait
 
 ORCHESTRATOR = "Orchestrator"
@@ -43,7 +45,7 @@ def tenant_scoped(tenant_id: str, name: str) -> str:
     return name if tenant_id == DEFAULT_TENANT else f"{tenant_id}:{name}"
 
 
-class Claim(Plain):
+class Claim(Struct):
     """A worker with a free slot asks for a task. `gone` names an owner that it knows to have ended."""
 
     task_id: str
@@ -51,7 +53,7 @@ class Claim(Plain):
     gone: str | None = None
 
 
-class Grant(Plain):
+class Grant(Struct):
     """A claim that was granted: only who holds this fence may end the attempt.
 
     `journaled` says that an earlier claim may have left steps; `history` how many entries the thread has;
@@ -71,6 +73,9 @@ class Grant(Plain):
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
 
+    def __post_init__(self) -> None:
+        exact(self, "cost_usd", self.cost_usd)
+
 
 class Work(Grant):
     """A granted attempt with its task, which the worker has read from the task's own actor."""
@@ -80,7 +85,7 @@ class Work(Grant):
     @classmethod
     def of(cls, grant: Grant, dispatch: Dispatch) -> Work:
         """The work of a grant, once its task has been read."""
-        return cls(**dict(grant), dispatch=dispatch)
+        return cls(**asdict(grant), dispatch=dispatch)
 
     @property
     def task(self) -> Task:
@@ -98,7 +103,7 @@ class Work(Grant):
         return f"{self.stream}/left-behind"
 
 
-class Completed(Plain):
+class Completed(Struct):
     """The end of an attempt, and what the thread is to remember of it (`history`: role and text)."""
 
     task_id: str
@@ -107,7 +112,7 @@ class Completed(Plain):
     history: tuple[dict[str, Any], ...] = ()
 
 
-class Suspend(Plain):
+class Suspend(Struct):
     """The work gives up slot and claim until `wait` is answered; the answer becomes the result of `step`.
 
     With `child` set, that task is given to the orchestrator in the same commit, and its outcome is the
@@ -118,7 +123,7 @@ class Suspend(Plain):
 
     task_id: str
     fence: int
-    wait: Wait
+    wait: Wait = Wait(wait_id="")
     step: int
     kind: str
     request_hash: str
@@ -127,17 +132,19 @@ class Suspend(Plain):
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
     child: Task | None = None
+    key: str | UnsetType = UNSET
+    known: dict[str, Any] | UnsetType = UNSET
+    """The form of `wait` that 0.1's first data folders hold."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_stored_key(cls, stored: Any) -> Any:
-        if not isinstance(stored, dict) or "key" not in stored:
-            return stored
-        rest = {name: value for name, value in stored.items() if name not in ("key", "known")}
-        return {**rest, "wait": Wait.of_stored(stored["key"], stored.get("known") or {})}
+    def __post_init__(self) -> None:
+        exact(self, "cost_usd", self.cost_usd)
+        if self.key is not UNSET:
+            force_setattr(self, "wait", Wait.of_stored(self.key, self.known or {}))
+            force_setattr(self, "key", UNSET)
+            force_setattr(self, "known", UNSET)
 
 
-class Answer(Plain):
+class Answer(Struct):
     """What a suspended run was waiting for."""
 
     task_id: str
@@ -145,14 +152,14 @@ class Answer(Plain):
     value: Any = None
 
 
-class Cancel(Plain):
+class Cancel(Struct):
     """End an attempt before its time; `status` is the outcome it gets."""
 
     task_id: str
     reason: str = "cancelled on request"
 
 
-class Stop(Plain):
+class Stop(Struct):
     """Signal to the worker that works, here or in another process: end this work now."""
 
     task_id: str
@@ -160,10 +167,9 @@ class Stop(Plain):
     owner: str | None = None
 
 
-class Accept(Plain):
+class Accept(TaskCarrier):
     """A task for the orchestrator. `request_hash` tells a repeat from another request under the same id."""
 
-    task: Task
     request_hash: str = ""
 
 

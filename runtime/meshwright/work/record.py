@@ -7,26 +7,31 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
-from pydantic import BaseModel, Field
+from msgspec import Raw, field
+from pydantic_core import from_json, to_json
 
+from meshwright.encoding import Struct
 from meshwright.messages import (
     ENDED,
     Dispatch,
     Fault,
     Outcome,
-    Plain,
     ScoreCard,
     Task,
+    TaskCarrier,
     TaskStatus,
     Usage,
 )
-from meshwright.money import Amount
+from meshwright.money import ZERO, Amount, exact
 from meshwright.work.waits import Wait
 
+NO_TASK = Raw(b"null")
 
-class Attempt(BaseModel):
+
+class Attempt(Struct, frozen=False):
     """One try at the task by one agent, and what its calls of models cost; None where nobody knows."""
 
     attempt: int
@@ -36,24 +41,40 @@ class Attempt(BaseModel):
     ended_at: datetime | None = None
     error: Fault | None = None
     usage: Usage = Usage()
-    cost_usd: Amount | None = Decimal(0)
+    cost_usd: Amount | None = ZERO
+
+    def __post_init__(self) -> None:
+        exact(self, "cost_usd", self.cost_usd)
 
 
-class TaskRecord(BaseModel):
+class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
     """All that is known of a task."""
 
     version: int = 1
-    task: Task | None = None
+    task_json: Raw = field(name="task", default=NO_TASK)
     request_hash: str = ""
     status: TaskStatus = "accepted"
-    attempts: list[Attempt] = Field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     outcome: Outcome | None = None
     cancelling: bool = False
+
+    @cached_property
+    def task(self) -> Task | None:
+        """The task, once accepted. It is a copy: what is stored is its JSON."""
+        return None if self.task_json == NO_TASK else Task.model_validate_json(self.task_json)
+
+    def take(self, carrier: TaskCarrier, capability: str) -> None:
+        """Set the task, as it came but for its capability."""
+        self.task_json, task = carrier.task_json, carrier.task
+        if task.capability != capability:
+            self.task_json = Raw(to_json({**from_json(bytes(self.task_json)), "capability": capability}))
+            task = task.model_copy(update={"capability": capability})
+        self.__dict__["task"] = task
 
     @property
     def is_open(self) -> bool:
         """Whether the task is accepted and has not ended."""
-        return self.task is not None and self.status not in ENDED
+        return self.task_json != NO_TASK and self.status not in ENDED
 
     @property
     def open_attempt(self) -> Attempt | None:
@@ -63,11 +84,11 @@ class TaskRecord(BaseModel):
 
     def dispatch(self, number: int) -> Dispatch | None:
         """The dispatch of an attempt; None where there is no such attempt."""
-        if self.task is None or not 1 <= number <= len(self.attempts):
+        if self.task_json == NO_TASK or not 1 <= number <= len(self.attempts):
             return None
         attempt = self.attempts[number - 1]
         return Dispatch(
-            task=self.task, attempt=number, agent_id=attempt.agent_id, score_card=attempt.score_card
+            task_json=self.task_json, attempt=number, agent_id=attempt.agent_id, score_card=attempt.score_card
         )
 
     def open_for(self, outcome: Outcome) -> Attempt | None:
@@ -87,7 +108,7 @@ class TaskRecord(BaseModel):
         }
 
 
-class TaskView(Plain):
+class TaskView(Struct):
     """A task, its attempts and its outcome, as clients see them. `waits`: what its run waits for now."""
 
     task_id: str

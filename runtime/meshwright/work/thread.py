@@ -8,11 +8,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel
-
 from meshwright import topics
 from meshwright.actor import Actor, Turn, turn
-from meshwright.encoding import encode
+from meshwright.encoding import Struct, encode
 from meshwright.envelope import ActorRef
 from meshwright.errors import Overloaded
 from meshwright.messages import Dispatch, Event, Fault, Identifier, Outcome
@@ -116,7 +114,7 @@ class AgentThread(Actor[ThreadState]):
             self._end(turn, entry, self._cancelled(entry, turn.now))
             return True
         if suspend.child is not None:
-            accept = Accept(task=suspend.child)
+            accept = Accept.of(suspend.child)
             turn.send(self._task(suspend.child.task_id), "accept", accept)
         entry.status, entry.owner, entry.seconds = "waiting", None, suspend.seconds
         entry.suspended = suspend.model_copy(update={"child": None})
@@ -284,14 +282,14 @@ class AgentThread(Actor[ThreadState]):
         )
 
 
-class _Thread(BaseModel):
+class _Thread(Struct):
     """What names the thread of a task."""
 
     tenant_id: Identifier = "default"
     thread_id: Identifier
 
 
-class _Address(BaseModel):
+class _Address(Struct):
     """What of a dispatch says where it goes; its thread checks the rest."""
 
     agent_id: Identifier

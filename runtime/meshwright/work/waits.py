@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from msgspec import field
 
-from meshwright.messages import Plain
+from meshwright.encoding import Struct
 
 
-class Wait(Plain):
+class Wait(Struct):
     """One thing that a run waits for.
 
     `wait_id` names it in the answer. `kind` says where the answer comes from: a `person`, or a `task` that
@@ -22,7 +22,7 @@ class Wait(Plain):
     wait_id: str
     kind: Literal["person", "task"] = "person"
     reason: str = ""
-    subject: dict[str, Any] = Field(default_factory=dict)
+    subject: dict[str, Any] = field(default_factory=dict)
     child_task_id: str | None = None
     since: datetime | None = None
 

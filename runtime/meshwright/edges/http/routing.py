@@ -12,10 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Problem, check_size, read_json
+from meshwright.encoding import encode
 from meshwright.errors import Draining
 from meshwright.mesh import Mesh
 from meshwright.messages import Caller
@@ -59,7 +59,7 @@ class JsonLine(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         """Returns the document as it goes over the wire."""
-        text = content.model_dump_json().encode() if isinstance(content, BaseModel) else to_json(content)
+        text = content.model_dump_json().encode() if isinstance(content, BaseModel) else encode(content)
         return b"%b\n" % text
 
 

@@ -13,6 +13,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright import topics
 from meshwright.clock import Clock
+from meshwright.encoding import plain
 from meshwright.envelope import ActorRef, Message
 from meshwright.errors import HostError
 from meshwright.kernel.store import Delivery, Receiver
@@ -85,7 +86,7 @@ class AppCallbacks:
         self._receiver.admit(message.to)
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._receiver.deliver(Delivery(message, is_call=True, reply=reply))
-        return to_json(await reply)
+        return to_json(await reply, fallback=plain)
 
     # Topics
 
