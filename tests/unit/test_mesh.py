@@ -292,7 +292,7 @@ async def test_what_is_not_there_and_what_is_anothers_look_the_same(mesh: MeshUn
         for task_id in ("anns", "none"):
             with pytest.raises(NotFound) as refused:
                 await ask(task_id)
-            assert str(refused.value).startswith(f"there is no task '{task_id}'")
+            assert str(refused.value).startswith(f"There is no task '{task_id}'")
 
 
 async def test_a_tenant_cannot_cancel_what_is_anothers(mesh: MeshUnderTest, gate: type[Gate]) -> None:

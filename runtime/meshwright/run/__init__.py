@@ -1,6 +1,6 @@
 """Runs: an agent's work on a task, from its prompt and context to its outcome, each step journaled."""
 
-from meshwright.run.attempt import Services
+from meshwright.run.context import Services
 from meshwright.run.run import Run
 from meshwright.run.runner import Runner
 

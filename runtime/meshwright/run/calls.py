@@ -28,7 +28,7 @@ from meshwright.models.port import (
     ToolSpec,
 )
 from meshwright.models.structure import read_answer, response_schema
-from meshwright.run.attempt import Attempt
+from meshwright.run.context import RunContext
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.tools.tool import cut
 from meshwright.tracing import GenAI
@@ -124,7 +124,7 @@ class StepResult(RootModel[RecordedError | ModelReply]):
 class ModelCalls:
     """The calls of one run; `usage` is what they have cost, those of earlier claims included."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: RunContext) -> None:
         self.usage = RunUsage()
         self._attempt = attempt
         for value in attempt.journal.earlier:

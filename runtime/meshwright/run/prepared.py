@@ -14,7 +14,7 @@ from meshwright.context.plan import context_request
 from meshwright.errors import InvalidInput, MemoryUnavailable
 from meshwright.messages import Task
 from meshwright.models.port import OnCall, OutputMode
-from meshwright.run.attempt import Attempt
+from meshwright.run.context import RunContext
 from meshwright.tools.tool import cut
 from meshwright.work.journal import ProgressEvent
 from meshwright.work.thread import HISTORY
@@ -59,7 +59,7 @@ class PreparedPrompt(BaseModel):
         return [*events, ProgressEvent("context.compressed", self.model_dump(include=fields))]
 
 
-async def prepare_run(attempt: Attempt, step: int, record: OnCall) -> PreparedPrompt:
+async def prepare_run(attempt: RunContext, step: int, record: OnCall) -> PreparedPrompt:
     """Recall memories and history, compress them into the context, and fill in the prompt."""
     agent, task, services = attempt.agent, attempt.task, attempt.services
     prompt = services.prompts.get(agent.prompt)
@@ -108,7 +108,7 @@ async def prepare_run(attempt: Attempt, step: int, record: OnCall) -> PreparedPr
     )
 
 
-async def _recall(attempt: Attempt) -> list[MemoryItem]:
+async def _recall(attempt: RunContext) -> list[MemoryItem]:
     task = attempt.task
     if not task.text:
         return []
@@ -120,7 +120,7 @@ async def _recall(attempt: Attempt) -> list[MemoryItem]:
     )
 
 
-async def _thread_history(attempt: Attempt) -> list[dict[str, Any]]:
+async def _thread_history(attempt: RunContext) -> list[dict[str, Any]]:
     last = attempt.work.history
     if not last:
         return []

@@ -15,9 +15,9 @@ from meshwright.errors import AgentError, DelegationFailed, InvalidInput, Memory
 from meshwright.messages import MemoryScope, Outcome, derived_id
 from meshwright.models.port import ChatMessage, EmptyReply, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair
-from meshwright.run.attempt import Attempt
 from meshwright.run.author import Calls, awaited, noted
 from meshwright.run.calls import ModelCalls, RunUsage, cut_off, is_cut_off
+from meshwright.run.context import RunContext
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of, summary_of
 from meshwright.run.tool_calls import Repeats, content_of, error_text, tool_events
 from meshwright.tools.tool import Tool
@@ -34,7 +34,7 @@ _REPLY_WAS_EMPTY = "Your reply was empty. Answer now, or call a tool."
 class Run:
     """The work of one agent on one task. Tools get it as their context."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: RunContext) -> None:
         self.agent = attempt.agent
         self.task = attempt.task
         """The task being worked on."""
@@ -103,7 +103,7 @@ class Run:
         tools: Mapping[str, Tool] | None,
     ) -> str | ShapeT:
         services = self._attempt.services
-        talk = _Talk(prepared, question, shape, tools, services.max_steps, Repeats(services.max_repeats))
+        talk = _Dialogue(prepared, question, shape, tools, services.max_steps, Repeats(services.max_repeats))
         while not talk.is_over(reply := await self._calls.ask(prepared, talk.messages, talk.specs, shape)):
             if reply.tool_calls:
                 talk.end_turn(stuck=await self._call_tools(reply, talk))
@@ -117,7 +117,7 @@ class Run:
         self._answer = answer.model_dump_json(by_alias=True)
         return answer
 
-    async def _call_tools(self, reply: ModelReply, talk: _Talk) -> bool:
+    async def _call_tools(self, reply: ModelReply, talk: _Dialogue) -> bool:
         """Call tools one after another, and add the results; returns whether they lead nowhere any more."""
         talk.messages.append(reply.message())
         stuck = False
@@ -252,7 +252,7 @@ class Run:
                 return {"value": None, "error": str(error)}
 
 
-class _Talk:
+class _Dialogue:
     """What a run says to the model for one answer: messages, and the tools that it may still call."""
 
     def __init__(

@@ -13,8 +13,8 @@ from meshwright.agent import Agent
 from meshwright.envelope import ActorRef
 from meshwright.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.messages import Fault, Outcome, OutcomeStatus
-from meshwright.run.attempt import Attempt, Services
 from meshwright.run.author import fault_of, result_of
+from meshwright.run.context import RunContext, Services
 from meshwright.run.run import Run
 from meshwright.tools.tool import Tool
 from meshwright.tracing import GenAI, Span
@@ -24,7 +24,7 @@ from meshwright.work.worker import Stopped, until_stopped
 logger = logging.getLogger("meshwright.runner")
 
 
-class ToolUser(Protocol):
+class _ToolUser(Protocol):
     """An agent with its tools, by name."""
 
     agent: Agent
@@ -34,7 +34,7 @@ class ToolUser(Protocol):
 class Runner:
     """What a worker runs: the agent that the task was dispatched to."""
 
-    def __init__(self, services: Services, agents: Mapping[str, ToolUser]) -> None:
+    def __init__(self, services: Services, agents: Mapping[str, _ToolUser]) -> None:
         self._services = services
         self._agents = agents
 
@@ -51,7 +51,7 @@ class Runner:
             f"invoke_agent {ref.type}", parent=work.task.traceparent, attributes=attributes
         ) as span:
             bound = self._agents[ref.type]
-            run = Run(Attempt(self._services, bound.agent, bound.tools, ref, work, journal, span))
+            run = Run(RunContext(self._services, bound.agent, bound.tools, ref, work, journal, span))
             return await self._finish(run, work, span)
 
     async def _finish(self, run: Run, work: Work, span: Span) -> Completed:

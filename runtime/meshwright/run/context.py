@@ -1,4 +1,4 @@
-"""What every run of a mesh uses, and the attempt that one run is of."""
+"""What every run of a mesh uses, and what one run is of."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Services:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class RunContext:
     """One agent's claimed work on one task, with its journal and its span."""
 
     services: Services
