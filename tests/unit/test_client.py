@@ -12,8 +12,9 @@ from aiohttp import web
 from meshwright import Client
 from meshwright.client import MeshUnreachable
 from meshwright.client.transports import server_events
-from meshwright.errors import Conflict, InvalidInput, MeshError, ModelError, NotFound, Overloaded
+from meshwright.errors import Conflict, InvalidInput, MeshError, NotFound, Overloaded
 from meshwright.messages import Event
+from meshwright.models.port import BudgetExceeded
 
 RECEIPT = {"task_id": "t1", "status": "dispatched", "dispatched_to": "a", "score": 1.0}
 
@@ -207,7 +208,7 @@ async def test_a_call_has_a_time_limit() -> None:
             "another body",
         ),
         (422, {"code": "TooLarge", "detail": "large"}, InvalidInput, "large"),
-        (402, {"code": "BudgetExceeded", "detail": "spent"}, ModelError, "spent"),
+        (402, {"code": "BudgetExceeded", "detail": "spent"}, BudgetExceeded, "spent"),
         (500, {"code": "os", "title": "Internal Server Error"}, MeshError, "Internal Server Error"),
         (502, ["a proxy"], MeshError, "/tasks/x answered 502 in no way that a mesh does. Check that --url"),
     ],
@@ -222,6 +223,17 @@ async def test_a_problem_document_becomes_its_error(
         with pytest.raises(kind) as raised:
             await mesh.task("x")
     assert told in str(raised.value)
+
+
+async def test_a_budget_without_room_is_named() -> None:
+    async def refuse(request: web.Request) -> web.Response:
+        problem = {"code": "BudgetExceeded", "detail": "spent", "budget": "daily", "retry_after_seconds": 60}
+        return web.json_response(problem, status=402, content_type="application/problem+json")
+
+    async with served(web.post("/tasks", refuse)) as mesh:
+        with pytest.raises(BudgetExceeded) as raised:
+            await mesh.submit("Hello", agent_id="a")
+    assert (raised.value.budget, raised.value.retry_after_seconds) == ("daily", 60)
 
 
 async def test_an_overloaded_mesh_says_when_to_come_again() -> None:

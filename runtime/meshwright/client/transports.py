@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlencode
 from anyio import create_memory_object_stream
 
 from meshwright.clock import Backoff
-from meshwright.errors import HostError, MeshError, ModelError, Overloaded
+from meshwright.errors import HostError, MeshError
 from meshwright.messages import Event
 
 if TYPE_CHECKING:
@@ -190,9 +190,9 @@ def error_of(url: str, status: int, text: bytes) -> MeshError:
     kind = _kinds().get(problem.get("code"), MeshError)
     error = _made(kind, str(message), {name: problem.get(name) or "" for name in ("remedy", "field")})
     error.status = status
-    wait_seconds = problem.get("retry_after_seconds")
-    if isinstance(error, Overloaded | ModelError) and wait_seconds is not None:
-        error.retry_after_seconds = wait_seconds
+    for name in ("retry_after_seconds", "budget"):
+        if problem.get(name) is not None and hasattr(error, name):
+            setattr(error, name, problem[name])
     return error
 
 

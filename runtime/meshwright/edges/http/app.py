@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import lru_cache, partial
 from importlib.resources import files
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -58,38 +58,15 @@ def create_app(
     *,
     groups: tuple[str, ...] | None = None,
     authenticator: Authenticator | None = None,
+    only_models: bool = False,
 ) -> FastAPI:
     """Makes the HTTP API of a mesh with the routes of its components; the caller starts and stops the mesh.
 
     `streams.close()` ends the event streams, which would otherwise keep a server from stopping. `groups` are
-    the models that may be named, by default those that the mesh knows.
+    the models that may be named, by default those that the mesh knows. A worker without a front offers
+    `only_models`.
     """
-    app = _app(mesh, _ROUTERS, streams, groups, authenticator, _BARE)
-    for component in mesh.components:
-        if isinstance(component, Component) and (router := component.routes()) is not None:
-            app.include_router(router)
-    return app
-
-
-def create_llm_app(
-    mesh: Mesh,
-    streams: Streams | None = None,
-    *,
-    groups: tuple[str, ...] | None = None,
-    authenticator: Authenticator | None = None,
-) -> FastAPI:
-    """Makes the HTTP API of a worker that offers models, and has no front."""
-    return _app(mesh, _MODEL_ROUTERS, streams, groups, authenticator, {})
-
-
-def _app(
-    mesh: Mesh,
-    routers: Iterable[APIRouter],
-    streams: Streams | None,
-    groups: tuple[str, ...] | None,
-    authenticator: Authenticator | None,
-    bare: dict[tuple[str, str], _Bare],
-) -> FastAPI:
+    routers = _MODEL_ROUTERS if only_models else _ROUTERS
     app = _Api(
         title="Meshwright",
         version=__version__,
@@ -103,13 +80,19 @@ def _app(
         redoc_url=None,
     )
     app.state.mesh, app.state.streams, app.state.groups = mesh, streams or Streams(), groups or mesh.groups
+    for component in () if only_models else mesh.components:
+        if isinstance(component, Component) and (router := component.routes()) is not None:
+            app.include_router(router)
     app.add_api_route("/", _welcome, include_in_schema=False, response_class=JsonLine)
     for path, (name, media_type) in _PAGES.items():
         app.add_api_route(path, _page(name, media_type), include_in_schema=False)
     handle_errors(app)
     authenticator = authenticator or KeyAuthenticator(mesh.keys, mesh.settings)
-    app.add_middleware(_Gate, mesh=mesh, authenticator=authenticator, bare=bare)
+    app.add_middleware(_Gate, mesh=mesh, authenticator=authenticator, bare={} if only_models else _BARE)
     return app
+
+
+create_llm_app = partial(create_app, only_models=True)
 
 
 async def _welcome() -> dict[str, str]:

@@ -1,16 +1,4 @@
-"""The edge's topics: what clients publish to, and what they subscribe to.
-
-mesh/<tenant>/submit                       a task, as in POST /tasks
-mesh/<tenant>/tasks/<task_id>/cancel       end it
-mesh/<tenant>/tasks/<task_id>/answer       answer what it waits for
-mesh/<tenant>/clients/<client>/...         the same three, of a client that the broker knows by that name
-mesh/<tenant>/tasks/<task_id>/progress     what happens to it
-mesh/<tenant>/tasks/<task_id>/outcome      how it ended
-mesh/<tenant>/events/<topic>/<event_type>  the whole bus
-mesh/<tenant>/agents/<agent_id>            who is there (retained)
-mesh/<tenant>/status                       whether the mesh is there (retained)
-mesh/<tenant>/errors                       what was refused and could not be answered
-"""
+"""The edge's topics: what clients publish to, and what they subscribe to. docs/mqtt.md lists them."""
 
 from __future__ import annotations
 
