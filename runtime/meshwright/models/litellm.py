@@ -118,7 +118,9 @@ class LiteLLMModel:
             )
         response = await litellm.acompletion(**self._arguments(request, stream=on_delta is not None))
         if on_delta is None:
-            return self._read(_body_of(response), request, _thinking_of(response.choices[0].message))
+            reply = read_completion(_body_of(response), model=request.model, source=_SOURCE)
+            blocks = getattr(response.choices[0].message, "thinking_blocks", None) or ()
+            return reply.model_copy(update={"thinking": tuple(map(dict, blocks))}) if blocks else reply
         pieces = ChunkPieces(on_delta, MAX_REPLY_BYTES)
         counted = False
         try:
@@ -131,12 +133,8 @@ class LiteLLMModel:
             await response.aclose()
         if response.received_finish_reason is None:  # LiteLLM would pass off what was cut off as an answer
             raise ModelUnavailable(f"The provider of model {request.model!r} broke off its reply")
-        reply = self._read(pieces.body(), request)
+        reply = read_completion(pieces.body(), model=request.model, source=_SOURCE)
         return reply if counted else reply.model_copy(update={"cost_source": "estimated"})
-
-    def _read(self, body: Any, request: ModelRequest, thinking: Sequence[dict[str, Any]] = ()) -> ModelReply:
-        reply = read_completion(body, model=request.model, source=_SOURCE)
-        return reply.model_copy(update={"thinking": tuple(thinking)}) if thinking else reply
 
     def _arguments(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         body = copy.deepcopy(self._wire.body(request, stream=stream))  # LiteLLM writes into schemas
@@ -212,22 +210,28 @@ def _body_of(response: Any) -> dict[str, Any]:
         raise not_a_completion(_SOURCE) from None
 
 
-def _thinking_of(message: Any) -> list[dict[str, Any]]:
-    return [dict(block) for block in getattr(message, "thinking_blocks", None) or ()]
-
-
 def _translated(error: Exception, request: ModelRequest, discretion: Discretion) -> ModelError:
     """Make our error of one of LiteLLM's, and log what it was: its own text quotes the prompt."""
     causes = list(_causes_of(error))
     body = _provider_body(causes)
-    own = _own_failure(causes) if body is None else None
+    # The fault of a program, of LiteLLM's or ours, that no provider's answer and no connection led to.
+    foreign = body is not None or any(_is_of_a_connection(each) for each in causes)
+    own = (
+        None
+        if foreign
+        else next((each for each in reversed(causes) if isinstance(each, _OWN_FAILURES)), None)
+    )
     shown = discretion.shown(_litellm_words(causes) if body is None and own is None else body, request)
     made = _kind_of_error(error, causes, request.model, shown)
+    level = logging.DEBUG
     if own is not None and isinstance(made, ModelUnavailable | ModelRefused):
-        made = _failed_itself(own, request.model, discretion.shown(str(own), request), made)
-        level = logging.WARNING
-    else:
-        level = logging.DEBUG
+        level, said = logging.WARNING, discretion.shown(str(own), request)
+        lacks = isinstance(own, ImportError)
+        # Only where LiteLLM failed after an answer may another try end well.
+        kind = ModelUnavailable if made.retryable and not lacks else ModelError
+        what = f"LiteLLM failed by itself, in a call of model {request.model!r}, with {type(own).__name__}"
+        remedy = "Install what this provider needs besides LiteLLM" if lacks else ""
+        made = kind(f"{what}: {said}" if said else what, remedy=remedy)
     described = ", caused by ".join(
         f"{type(each).__module__}.{type(each).__qualname__} "
         f"({discretion.shown(_ADDED.split(str(each))[0], request)})"
@@ -262,21 +266,6 @@ def _kind_of_error(error: Exception, causes: Sequence[BaseException], model: str
     # The last is the provider's own: LiteLLM makes a 500 of what it does not know.
     fault = ProviderFault(known[-1], words_of(_provider_body(causes) or ""), read_retry_after(headers), shown)
     return error_for(fault, source=_SOURCE, model=model)
-
-
-def _own_failure(causes: Sequence[BaseException]) -> BaseException | None:
-    """The fault of a program, of LiteLLM's or ours, that no provider's answer and no connection led to."""
-    if any(_is_of_a_connection(each) for each in causes):
-        return None
-    return next((each for each in reversed(causes) if isinstance(each, _OWN_FAILURES)), None)
-
-
-def _failed_itself(own: BaseException, model: str, shown: str, made: ModelError) -> ModelError:
-    """The error for LiteLLM's own failure: only where it met it after an answer may another try end well."""
-    what = f"LiteLLM failed by itself, in a call of model {model!r}, with {type(own).__name__}"
-    remedy = "Install what this provider needs besides LiteLLM" if isinstance(own, ImportError) else ""
-    kind = ModelUnavailable if made.retryable and not isinstance(own, ImportError) else ModelError
-    return kind(f"{what}: {shown}" if shown else what, remedy=remedy)
 
 
 def _causes_of(error: BaseException | None) -> Iterator[BaseException]:

@@ -19,7 +19,6 @@ from meshwright.models.port import (
     ModelRequest,
     OnDelta,
     ToolCall,
-    ToolSpec,
 )
 from meshwright.money import ZERO, reported_cost
 
@@ -113,13 +112,16 @@ class ChatCompletions(Wire):
     """The wire. `extra` are fields of every request that ours are stronger than.
 
     `reasons` says that the model is one of OpenAI's that reason: those take `max_completion_tokens`, and no
-    temperature. Of other models a refusal teaches it.
+    temperature. Of other models a refusal teaches it. `model` is the one that answers every call.
     """
 
     pieces = ChunkPieces
 
-    def __init__(self, *, extra: Mapping[str, Any] | None = None, reasons: bool = False) -> None:
+    def __init__(
+        self, *, extra: Mapping[str, Any] | None = None, reasons: bool = False, model: str | None = None
+    ) -> None:
         self._extra = dict(extra or {})
+        self._model = model
         self._without: set[str] = {"temperature"} if reasons else set()
         self._limit = "max_completion_tokens" if reasons else "max_tokens"
 
@@ -132,14 +134,16 @@ class ChatCompletions(Wire):
         """Write a request. Servers tell the tokens of a stream only where they are asked."""
         body: dict[str, Any] = {
             **self._extra,
-            "model": request.model,
+            "model": self._model or request.model,
             "messages": [_message_body(message) for message in request.messages],
             "temperature": request.temperature,
             self._limit: request.max_tokens,
             "user": request.user,
         }
         if request.tools:
-            body["tools"] = [_tool_body(tool) for tool in request.tools]
+            names = ("name", "description", "parameters")
+            functions = [{name: getattr(tool, name) for name in names} for tool in request.tools]
+            body["tools"] = [{"type": "function", "function": each} for each in functions]
             if request.tool_choice != "auto":  # which is what servers do anyway, and some refuse to hear
                 body["tool_choice"] = request.tool_choice
         if request.response_schema is not None:
@@ -188,7 +192,8 @@ class ProxyCompletions(ChatCompletions):
         written before anybody knows what it will cost.
         """
         cached = _CACHE_HEADER in headers
-        cost = None if streamed else _read_cost(headers.get(_COST_HEADER))
+        told = None if streamed else headers.get(_COST_HEADER)
+        cost = None if told is None else reported_cost(told)
         tries = [headers.get(name, "") for name in _TRIES_HEADERS]
         known: dict[str, Any] = {
             "deployment": headers.get(_DEPLOYMENT_HEADER) or None,
@@ -198,18 +203,6 @@ class ProxyCompletions(ChatCompletions):
         if cached:
             return {**known, "cost_usd": ZERO, "cost_source": "reported", "saved_usd": cost}
         return known if cost is None else {**known, "cost_usd": cost, "cost_source": "reported"}
-
-
-class NamedCompletions(ChatCompletions):
-    """The wire of a server of which one model answers every call."""
-
-    def __init__(self, model_name: str) -> None:
-        super().__init__()
-        self._model_name = model_name
-
-    def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
-        """Write a request for that model."""
-        return {**super().body(request, stream=stream), "model": self._model_name}
 
 
 def read_completion(body: Any, *, model: str, source: str, **known: Any) -> ModelReply:
@@ -227,7 +220,7 @@ def read_completion(body: Any, *, model: str, source: str, **known: Any) -> Mode
             raise held_back(source, model)
         usage = body.get("usage") or {}
         if "cost" in usage and "cost_usd" not in known:  # so a LiteLLM proxy says it of a stream
-            cost = _read_cost(usage["cost"])
+            cost = None if usage["cost"] is None else reported_cost(usage["cost"])
             known |= {} if cost is None else {"cost_usd": cost, "cost_source": "reported"}
         content = _read_content(message.get("content"))
         calls = tuple(_read_call(n, call) for n, call in enumerate(message.get("tool_calls") or ()))
@@ -294,11 +287,6 @@ def _message_body(message: ChatMessage) -> dict[str, Any]:
     return body
 
 
-def _tool_body(tool: ToolSpec) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return {"type": "function", "function": function}
-
-
 def _read_content(content: str | Sequence[Mapping[str, Any]] | None) -> str:
     """Read text that came whole, in parts, or not at all."""
     if content is None or isinstance(content, str):
@@ -322,8 +310,3 @@ def _read_usage(usage: Mapping[str, Any]) -> Usage:
         cached_tokens=int(prompt.get("cached_tokens") or 0) if prompt else 0,
         reasoning_tokens=int(completion.get("reasoning_tokens") or 0) if completion else 0,
     )
-
-
-def _read_cost(text: str | float | None) -> Any:
-    """Read a price in US dollars; None where it is missing, absurd, or no price at all."""
-    return None if text is None else reported_cost(text)

@@ -192,12 +192,8 @@ STREAM_RESTART = ""
 """The piece of a streamed answer that says: forget what came, another attempt begins."""
 
 
-class OnDelta(Protocol):
-    """Takes a streamed answer piece by piece; called on the event loop, and must not block."""
-
-    def __call__(self, text: str) -> None:
-        """Take the next piece, or STREAM_RESTART."""
-        ...
+OnDelta = Callable[[str], None]
+"""Takes a streamed answer's next piece, or STREAM_RESTART; called on the event loop, and must not block."""
 
 
 class Model(Protocol):

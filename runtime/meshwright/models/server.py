@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from meshwright.models.config import read_config
 from meshwright.models.http import MAX_REPLY_BYTES, ApiModel, completions_url, read_limited
-from meshwright.models.openai import NamedCompletions, ProxyCompletions
+from meshwright.models.openai import ChatCompletions, ProxyCompletions
 from meshwright.models.port import Adapter, Model, ModelUnavailable, Unauthorized
 from meshwright.models.prices import Prices
 from meshwright.money import Price
@@ -36,7 +36,7 @@ class HttpModel(ApiModel, Adapter):
     ) -> None:
         super().__init__(
             completions_url(base_url),
-            NamedCompletions(model_name) if model_name else ProxyCompletions(),
+            ChatCompletions(model=model_name) if model_name else ProxyCompletions(),
             api_key=api_key,
             max_reply_bytes=max_reply_bytes,
             remedy="Start the server, or correct LITELLM_BASE_URL",
@@ -86,7 +86,8 @@ class HttpModel(ApiModel, Adapter):
             ) from None
         deployments = [_deployment_of(entry) for entry in told if entry.get("model_name") in names]
         described = {entry["model_name"] for entry in deployments}
-        return [*deployments, *(_deployment_named(name) for name in names if name not in described)]
+        others = [{"model_name": name, "model_info": {"id": name}} for name in names if name not in described]
+        return [*deployments, *map(_deployment_of, others)]
 
     async def _entries(self, session: Any, url: str) -> list[dict[str, Any]]:
         async with session.get(url, allow_redirects=False) as response:
@@ -114,7 +115,3 @@ def _deployment_of(told: dict[str, Any]) -> dict[str, Any]:
         "litellm_params": {"model": model, **shown},
         "model_info": {"id": info.get("id")},
     }
-
-
-def _deployment_named(name: str) -> dict[str, Any]:
-    return {"model_name": name, "litellm_params": {"model": name}, "model_info": {"id": name}}
