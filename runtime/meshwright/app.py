@@ -47,6 +47,7 @@ def build_mesh(
     project = project or Path.cwd()
     if agents is None:
         agents = load_agents(project_file(project, settings.agents.dir), project)
+    make_runtime = _store(_store_of(settings))  # also where another is given: a wrong name is refused
     role, tracing = role or Role(), _tracing(settings)
     database = _database(settings, project)
     log = EventLog(database, keep_days=settings.keep_events_days)
@@ -55,7 +56,7 @@ def build_mesh(
         settings,
         project=project,
         role=role,
-        host=(host or _store(_store_of(settings)))(deps),
+        host=(host or make_runtime)(deps),
         database=database,
         log=log,
         tracing=tracing,

@@ -54,7 +54,7 @@ from meshwright.work.protocol import ORCHESTRATOR
 from meshwright.work.thread import thread_of
 
 _COOLED_DOWN = "deployment.cooled_down"
-_ORCHESTRATION = ORCHESTRATOR.lower()
+ORCHESTRATION = ORCHESTRATOR.lower()
 """The app in which tasks are orchestrated, and what the whole mesh asks lives."""
 
 
@@ -133,7 +133,7 @@ class LedgerComponent(Component):
 
     def actors(self) -> Iterable[Actors]:
         """The accounts."""
-        return [Actors(ActorKind.of(BudgetAccount, type=ACCOUNT), _ORCHESTRATION)]
+        return [Actors(ActorKind.of(BudgetAccount, type=ACCOUNT), ORCHESTRATION)]
 
 
 class KeysComponent(Component):
@@ -157,8 +157,8 @@ class KeysComponent(Component):
     def actors(self) -> Iterable[Actors]:
         """Each key, and whether callers need one."""
         return [
-            Actors(ActorKind.of(VirtualKey, type=KEY), _ORCHESTRATION),
-            Actors(ActorKind.of(VirtualKeys, type=KEYS), _ORCHESTRATION),
+            Actors(ActorKind.of(VirtualKey, type=KEY), ORCHESTRATION),
+            Actors(ActorKind.of(VirtualKeys, type=KEYS), ORCHESTRATION),
         ]
 
 
@@ -309,7 +309,7 @@ class OrchestrationComponent(Component):
     """Which agents are there, which of them gets a task, and how many tasks may be open."""
 
     name = "orchestration"
-    apps = (_ORCHESTRATION, FRONT)
+    apps = (ORCHESTRATION, FRONT)
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
@@ -338,7 +338,7 @@ class OrchestrationComponent(Component):
         attempts = self.config.max_attempts
         kind = ActorKind.of(Orchestrator, registry=self.mesh.registry, max_attempts=attempts)
         results = Subscription(topics.TASK_RESULTS, task_of, "settle")
-        return [Actors(kind, _ORCHESTRATION, (results,))]
+        return [Actors(kind, ORCHESTRATION, (results,))]
 
 
 class MqttComponent(Component):

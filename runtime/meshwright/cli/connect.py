@@ -152,7 +152,9 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     """A mesh that is open to be read; if there is no data, an empty one. No turn runs."""
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
+    from meshwright.builtin import ORCHESTRATION
     from meshwright.cli.agents import declared_agents
+    from meshwright.mesh import Role
     from meshwright.runtimes import sqlite_runtime
     from meshwright.sql.sqlite import FILE_NAME
 
@@ -162,7 +164,8 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
         type(agent.name, (Agent,), {"agent_id": agent.agent_id, "capabilities": agent.capabilities})
         for agent in declared_agents(settings).agents
     ]
-    mesh = build_mesh(settings, agents=agents, host=sqlite_runtime)
+    role = Role(frozenset({ORCHESTRATION}))  # tools and contexts are of no use here
+    mesh = build_mesh(settings, agents=agents, host=sqlite_runtime, role=role)
     await mesh.host.open()
     try:
         yield mesh

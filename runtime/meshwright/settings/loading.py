@@ -171,7 +171,7 @@ def _environment(kind: type[Settings]) -> _Source:
         moved = MOVED.get(place[0])
         steps = (*moved, *place[1:]) if moved else place
         if steps[0] not in kind.model_fields:
-            _warn_of_typo(kind, variable, place[0])
+            _warn_of_typo(kind, variable, place)
             continue
         setting = place[: 1 if moved else 2]
         names[steps[: len(moved or setting)]] = _PREFIX + "__".join(setting).upper()
@@ -208,11 +208,12 @@ def _is_composite(annotation: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, (BaseModel, tuple, list, dict))
 
 
-def _warn_of_typo(kind: type[Settings], variable: str, name: str) -> None:
+def _warn_of_typo(kind: type[Settings], variable: str, place: Sequence[str]) -> None:
     """Warn of a variable that is nearly a setting's: it has no effect."""
+    name, *within = place
     near = nearest(name, [*kind.model_fields, *MOVED], cutoff=0.8)
     if near and name not in _OTHER_VARIABLES:
-        new = "__".join(MOVED.get(near, (near,))).upper()
+        new = "__".join((*MOVED.get(near, (near,)), *within)).upper()
         logger.warning("%s is no setting and has no effect: did you mean %s%s?", variable, _PREFIX, new)
 
 
@@ -228,7 +229,10 @@ def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
     field = fields.get(str(steps[-1])) if steps else None
     is_secret = field is not None and "Secret" in str(field.annotation)
     hidden = is_secret or not steps or isinstance(value, Mapping) or "@" in str(value)
-    return first["msg"].removeprefix("Value error, ") + ("" if hidden else f", not {str(value)[:80]!r}"), ""
+    expected = (
+        first["msg"].removeprefix("Value error, ").replace("Input should be a valid tuple", "expected a list")
+    )
+    return expected + ("" if hidden else f", not {str(value)[:80]!r}"), ""
 
 
 def _fields_of(kind: type[BaseModel], steps: Sequence[str | int]) -> Mapping[str, Any]:
