@@ -9,7 +9,10 @@ import pytest
 from meshwright.errors import ConfigError, StoreFailed
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
+from meshwright.kernel.runtime import Runtime
 from meshwright.sql.postgres import PostgresDatabase
+from meshwright.stores.postgres import PostgresStore
+from meshwright.stores.postgres.store import RENEW_SECONDS
 from tests.support.event_logs import event, open_log, seqs
 from tests.support.postgres import PASSWORD, Address, Cluster
 
@@ -40,6 +43,21 @@ async def test_projections_have_what_other_processes_wrote(postgres_url: Address
         for log in (one.log, other.log):
             [task] = (await log.tasks(tenant_id="default")).items
             assert (task.capability, task.status) == ("writing", "running")
+
+
+async def test_a_worker_shows_an_event_that_another_process_appends_at_once(
+    postgres_url: Address, tmp_path: Path
+) -> None:
+    database = PostgresDatabase(postgres_url, tmp_path, durable=False)
+    worker = Runtime(PostgresStore(database, EventLog(database)))
+    shown: asyncio.Queue[int | None] = asyncio.Queue()
+    worker.listen("#", lambda told: shown.put_nowait(told.seq))
+    await worker.start()
+    async with open_log(postgres_url) as other:
+        for seq in range(1, 4):
+            await other.log.append([event(seq)])
+            assert await asyncio.wait_for(shown.get(), RENEW_SECONDS / 2) == seq
+    await worker.stop()
 
 
 async def test_several_processes_may_make_the_tables_at_once(postgres_url: Address) -> None:
