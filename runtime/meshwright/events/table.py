@@ -31,6 +31,7 @@ SAME = (
 )
 COLUMNS = ("seq", "time", *SAME, "own_id", "other_id", "idempotency_key", "extra", "payload")
 COLUMN_LIST = ", ".join(COLUMNS)
+_keys_of = itemgetter(*(COLUMNS.index(name) - 1 for name in ("time", *KEYED)))  # of a row without its number
 _OTHER_ID = COLUMNS.index("other_id") - 1  # of a row without its number
 INTO = f"events ({COLUMN_LIST})"
 PAYLOAD = COLUMNS.index("payload")
@@ -104,8 +105,11 @@ def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
         session.execute(_TAKE_NUMBERS, (-len(dropped),)).fetchall()
     if rows:
         session.insert(INTO, [(seq, *row) for seq, row in enumerate(rows, first)])
-        for block in range(_block_of(first), _block_of(last + 1)):
-            summarize(session, block, now)
+        for block in range(_block_of(first), _block_of(last) + 1):
+            low, high = max(first, _first_of(block)), min(last, _last_of(block))
+            gathered = _gathered(session, rows[low - first : high - first + 1], low)
+            if high == _last_of(block):
+                _write_summary(session, block, gathered, now)
         session.notify(f"e{last}")
     return first, dropped
 
@@ -123,17 +127,33 @@ def row_of(event: Event, own: str | None) -> Row:
     )
 
 
+def _gathered(session: Session, rows: Sequence[Row], first: int) -> Sequence[set[Any]]:
+    """The times and keys of a block up to these rows; nothing where some of it was not written here."""
+    expected, columns = session.gathered or (0, ())
+    if first == _first_of(_block_of(first)):
+        columns = tuple(set[Any]() for _ in range(len(KEYED) + 1))
+    elif first != expected or session.dialect != "sqlite":  # else other workers may have written in between
+        return ()
+    for column, values in zip(columns, zip(*map(_keys_of, rows), strict=True), strict=False):
+        column.update(values)
+    session.gathered = first + len(rows), columns
+    return columns
+
+
 def summarize(session: Session, block: int, now: float) -> None:
-    """Write the summary of a block that is full."""
+    """Write the summary of a block that is full, from its rows."""
     rows = session.execute(_SELECT_KEYS, (_first_of(block), _last_of(block))).fetchall()
     if rows:
-        times, *columns = zip(*rows, strict=True)
-        keys = (
-            _hash_of(kind, key) for kind, column in zip(KEYED, columns, strict=True) for key in set(column)
-        )
-        session.insert(
-            _INTO_BLOCKS, [(block, min(times), max(times), now, b"".join(keys))], then=_REPLACE_KEYS
-        )
+        _write_summary(session, block, [set(column) for column in zip(*rows, strict=True)], now)
+
+
+def _write_summary(session: Session, block: int, gathered: Sequence[set[Any]], now: float) -> None:
+    if not gathered:
+        summarize(session, block, now)
+        return
+    times, *columns = gathered
+    keys = (_hash_of(kind, key) for kind, column in zip(KEYED, columns, strict=True) for key in column)
+    session.insert(_INTO_BLOCKS, [(block, min(times), max(times), now, b"".join(keys))], then=_REPLACE_KEYS)
 
 
 def skip_to(session: Session, seq: int, now: float) -> None:

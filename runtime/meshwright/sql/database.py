@@ -57,6 +57,8 @@ class Session(ABC):
     unbindable: ClassVar[tuple[type[Exception], ...]] = ()
     """What the driver raises for a value that it cannot send, before anything is written."""
     connection: Any
+    gathered: Any = None
+    """What the event log has gathered of the rows that it wrote here."""
 
     @abstractmethod
     def execute(self, statement: str, values: Values = ()) -> Cursor:
