@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 from zlib import crc32
+
+from msgspec import UNSET
 
 from meshwright.encoding import decode, encode
 from meshwright.events.filter import KEYED, EventFilter, seconds
@@ -234,9 +236,7 @@ def event_of(row: Row, payload: Callable[[bytes], Any] = decode) -> Event:
     fields["id"] = f"{fields['aggregate_id']}/{own}" if other is None else other
     fields["time"] = datetime.fromtimestamp(fields["time"], UTC)
     fields["payload"] = payload(fields["payload"])
-    if extra is not None:
-        fields = {**decode(extra), **fields}
-    return Event.model_validate(fields)
+    return Event(**fields, unknown=UNSET if extra is None else decode(extra))
 
 
 def knows(session: Session, event_id: str) -> bool:
