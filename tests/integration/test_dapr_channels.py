@@ -11,7 +11,8 @@ import pytest
 from meshwright.envelope import ActorRef
 from meshwright.errors import ConfigError, MeshError, NotFound, StoreUnavailable, TooLarge
 from meshwright.models.port import RateLimited
-from meshwright.stores.dapr.channels import Callbacks, choose
+from meshwright.stores.dapr.callbacks import Callbacks
+from meshwright.stores.dapr.channels import choose
 from meshwright.stores.dapr.sidecar import decode_reply, encode_error, encode_result
 from tests.support.dapr_channels import TYPE, ChannelName, Recorder, beside
 from tests.support.services import Services
@@ -139,10 +140,12 @@ async def test_two_meshes_in_one_process_know_nothing_of_each_other(
 
 
 def test_no_turn_may_have_a_name_that_hosts_use() -> None:
-    app = Recorder()
-    app.actor_types = {"Courier": ["deliver"]}
+    class Courier(Recorder):
+        def __init__(self) -> None:
+            Callbacks.__init__(self, {"Courier": ["deliver"]})
+
     with pytest.raises(ValueError, match="'deliver'"):
-        Callbacks(app)
+        Courier()
 
 
 # Reminders

@@ -9,11 +9,10 @@ import pytest
 from meshwright.envelope import ActorRef
 from meshwright.errors import Conflict, StoreUnavailable
 from meshwright.stores.dapr.documents import Documents
-from meshwright.stores.dapr.leases import Lease, Watches, WatchList
 from meshwright.stores.dapr.outbox import StoredActors
-from meshwright.stores.dapr.recovery import Recovery
+from meshwright.stores.dapr.recovery import Recovery, Watches, WatchList
 from meshwright.stores.dapr.sidecar import Options, Sidecar
-from meshwright.stores.dapr.state import State
+from meshwright.stores.dapr.state import Lease, State
 from tests.support.services import Services
 
 pytestmark = pytest.mark.needs("mosquitto", "redis-server")

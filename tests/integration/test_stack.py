@@ -46,6 +46,12 @@ async def test_a_stop_leaves_no_process_and_no_port(tmp_path: Path, number: sign
         assert not (tmp_path / "a folder" / "mesh.json").exists()
 
 
+async def test_an_old_variable_is_warned_of_once(tmp_path: Path) -> None:
+    async with stack_up(tmp_path, MESH_DAPR_CHANNEL="auto") as stack:
+        assert stack.errors.text.count("MESH_DAPR_CHANNEL is now MESH_DAPR__CHANNEL") == 1
+    assert stack.errors.text.count(" is now ") == 1
+
+
 async def test_kill_9_leaves_no_process_and_the_next_start_finds_everything(tmp_path: Path) -> None:
     async with stack_up(tmp_path) as stack:
         pids = list(stack.pids.values())

@@ -20,7 +20,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from meshwright.envelope import ActorRef
 from meshwright.errors import NotFound
 from meshwright.stack.services import new_secret
-from meshwright.stores.dapr.channels import Channel, TopicRoute, make_channel
+from meshwright.stores.dapr.callbacks import Callbacks, TopicRoute
+from meshwright.stores.dapr.channels import Channel, make_channel
 from tests.support.services import Services, Sidecar
 
 TYPE = "Counter"
@@ -37,13 +38,12 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-class Recorder:
+class Recorder(Callbacks):
     """An app that notes what it is called with. `wait` ends when `go_on` is set, `fail` and `break` raise."""
 
     def __init__(self, *routes: TopicRoute, name: str = "", kind: str = TYPE) -> None:
+        super().__init__({kind: ["echo", "fail", "break", "wait"]}, routes)
         self.name = name
-        self.routes = routes
-        self.actor_types = {kind: ["echo", "fail", "break", "wait"]}
         self.messages: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
         self.calls: list[tuple[ActorRef, str, bytes]] = []
         self.takes: Callable[[bytes], bool] = lambda data: True

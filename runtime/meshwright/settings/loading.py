@@ -39,6 +39,8 @@ _Steps = tuple[str | int, ...]
 """The place of a value: its table, its name, and where within it."""
 
 logger = logging.getLogger(__name__)
+WARNED = "MESHWRIGHT_WARNED"
+"""The variable of workers that a stack starts: it has warned of the settings that they share."""
 
 
 class _Source(NamedTuple):
@@ -133,7 +135,7 @@ def _file(kind: type[Settings], path: Path, text: str) -> _Source:
         if name in MOVED:
             table, *field = MOVED[name]
             new = f"{field[0]} of the table [{table}]" if field else table
-            logger.warning("%s:%s: %s is now %s", path, line_number, name, new)
+            _warn("%s:%s: %s is now %s", path, line_number, name, new)
         elif name not in kind.model_fields:
             message, remedy = _unknown(kind, name, is_table=isinstance(value, dict))
             raise ConfigError(message, path=str(path), line=line_number, remedy=remedy, field=name)
@@ -176,7 +178,7 @@ def _environment(kind: type[Settings]) -> _Source:
         setting = place[: 1 if moved else 2]
         names[steps[: len(moved or setting)]] = _PREFIX + "__".join(setting).upper()
         if moved and variable.upper() not in _USUAL_NAMES:
-            logger.warning("%s is now %s%s", variable, _PREFIX, "__".join(steps).upper())
+            _warn("%s is now %s%s", variable, _PREFIX, "__".join(steps).upper())
         put(values, steps, _parsed(kind, steps, variables[variable]))
     if values.get("store") == "embedded":
         values["store"] = "sqlite"
@@ -214,7 +216,7 @@ def _warn_of_typo(kind: type[Settings], variable: str, place: Sequence[str]) -> 
     near = nearest(name, [*kind.model_fields, *MOVED], cutoff=0.8)
     if near and name not in _OTHER_VARIABLES:
         new = "__".join((*MOVED.get(near, (near,)), *within)).upper()
-        logger.warning("%s is no setting and has no effect: did you mean %s%s?", variable, _PREFIX, new)
+        _warn("%s is no setting and has no effect: did you mean %s%s?", variable, _PREFIX, new)
 
 
 def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
@@ -275,3 +277,8 @@ def _line_of(place: Sequence[str], text: str) -> int | None:
 
 def _keys(written: str) -> tuple[str, ...]:
     return tuple(part.strip().strip("\"'") for part in written.split("."))
+
+
+def _warn(message: str, *args: object) -> None:
+    if not os.environ.get(WARNED):
+        logger.warning(message, *args)

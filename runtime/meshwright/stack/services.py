@@ -19,6 +19,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from meshwright.messages import Caller
+from meshwright.settings.loading import WARNED
 from meshwright.stack.machine import LOOPBACK, Ports, url_of
 
 BROKER_USER, EDGE_USER = "mesh", "edge"
@@ -326,6 +327,7 @@ def worker(
             **options,
             "MESH_HTTP__HOST": host,
             "MESH_HTTP__PORT": str(port),
+            WARNED: "1",
             "PYTHONUNBUFFERED": "1",  # what it said before it was killed is in its log
         },
         ready_seconds=60.0,

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 from meshwright.envelope import ActorRef
 from meshwright.stores.dapr.callbacks import AppCallbacks
-from meshwright.stores.dapr.leases import WatchList
+from meshwright.stores.dapr.recovery import WatchList
 from tests.support.faults import controls
 
 ACK_FIRST = "ack before the commit"  # what the broker delivers is acknowledged, and taken a moment later

@@ -29,7 +29,7 @@ from meshwright.errors import ConfigError, HostError, StoreUnavailable
 from meshwright.events.log import EventLog
 from meshwright.messages import Event, new_id
 from meshwright.stores.dapr.documents import OutboxEntry
-from meshwright.stores.dapr.sidecar import BUS, Options, Sidecar
+from meshwright.stores.dapr.sidecar import BUS, OWN_DATA, Options, Sidecar
 from meshwright.stores.dapr.state import Grouping
 
 logger = logging.getLogger("meshwright.dapr")
@@ -378,7 +378,7 @@ def _as_cloud_event(event: Event, data: bytes) -> bytes:
     }
     if event.traceparent is not None:
         attributes["traceparent"] = event.traceparent
-    return b'%b,"data":%b}' % (to_json(attributes)[:-1], data)
+    return b"%b%b%b}" % (to_json(attributes)[:-1], OWN_DATA, data)
 
 
 def _connect_for_a_moment(broker_url: str, client_id: str) -> None:

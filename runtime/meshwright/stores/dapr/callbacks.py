@@ -1,12 +1,15 @@
-"""What daprd calls of this worker, whichever channel it uses: topics, actors and reminders."""
+"""What daprd calls of this worker, whichever channel it uses: topics and actors."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -15,16 +18,29 @@ from meshwright import topics
 from meshwright.clock import Clock
 from meshwright.encoding import plain
 from meshwright.envelope import ActorRef, Message
-from meshwright.errors import HostError
+from meshwright.errors import Draining, HostError, MeshError, NotFound, TooLarge
 from meshwright.kernel.store import Delivery, Receiver
 from meshwright.messages import Event, new_id
 from meshwright.stores.dapr.broker import EVENTS, LOGGED, Broker
-from meshwright.stores.dapr.channels import TopicRoute
 from meshwright.stores.dapr.outbox import Outbox
-from meshwright.stores.dapr.sidecar import BUS, CALL, DELIVER, VIEWS, Options
+from meshwright.stores.dapr.sidecar import (
+    BUS,
+    CALL,
+    DELIVER,
+    OWN_DATA,
+    VIEWS,
+    Options,
+    encode_error,
+    encode_result,
+)
 
 logger = logging.getLogger("meshwright.dapr")
 
+SEND_BYTES = 4 * 1024 * 1024
+"""Of what we send to daprd: its own limit, where it is started without `--max-body-size`."""
+_MAX_REPLY_BYTES = SEND_BYTES - 64 * 1024  # something is wrapped around it
+STOP_SECONDS = 10.0
+"""What callbacks under way have to end, once a channel stops."""
 _TWIN_SECONDS = 1.0
 _LOG_GROUP = "event-logger"
 _NONSENSE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
@@ -33,13 +49,117 @@ _MAX_PING_BYTES = 100
 _MAX_QUOTED = 200  # characters of a message that is nonsense
 
 
-class AppCallbacks:
-    """The app, as a channel sees it. Topics and actor calls wait until it is `opened`."""
+@dataclass(frozen=True, slots=True)
+class TopicRoute:
+    """A topic of a pub/sub component that daprd is to deliver to this app.
+
+    `topic` is as the component's broker wants it: `$share/mesh/bus/default/task-results`, `bus/default/#`.
+    Over grpc, messages of one that is `grouped` come together that arrive while others are under way, which
+    costs half as much; each is still acknowledged for itself, once all of its group have an end.
+    """
+
+    pubsub: str
+    topic: str
+    grouped: bool = False
+
+
+class Callbacks(ABC):
+    """What daprd calls of a worker: counted, and answered in a way that daprd understands.
+
+    `routes` are the topics to deliver, `actor_types` the names of the turns of each type of actor. Actors
+    wait until they are `served`; after `close` nothing is taken.
+    """
+
+    def __init__(self, actor_types: Mapping[str, Sequence[str]], routes: Sequence[TopicRoute] = ()) -> None:
+        self.actor_types = actor_types
+        self.routes = routes
+        self.served = asyncio.Event()
+        self._closed = False
+        self._under_way = 0
+        self._all_ended = asyncio.Event()
+        for kind, turns in actor_types.items():
+            for name in {CALL, DELIVER} & set(turns):
+                raise ValueError(
+                    f"{kind} has a turn named {name!r}, which workers on Dapr call one another by"
+                )
+
+    @abstractmethod
+    async def on_topic(self, pubsub: str, topic: str, data: bytes) -> bool:
+        """Take a message; whether it may be acknowledged. After an exception it comes again."""
+
+    @abstractmethod
+    async def on_actor(self, ref: ActorRef, method: str, body: bytes) -> bytes:
+        """Run a turn, or CALL or DELIVER with an encoded message as the body. JSON in, JSON out."""
+
+    async def close(self) -> None:
+        """Refuse what comes from now on, and wait STOP_SECONDS at most for what is under way."""
+        self._closed = True
+        self.served.set()
+        if self._under_way:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._all_ended.wait(), STOP_SECONDS)
+
+    async def topic(self, pubsub: str, topic: str, message: bytes) -> bool:
+        """Give a message to the app; whether it may be acknowledged."""
+        if self._closed:
+            return False
+        with self._counted():
+            try:
+                return await self.on_topic(pubsub, topic, _payload(message))
+            except Exception as error:  # whatever it was, the message was not taken
+                defect = None if isinstance(error, MeshError) else error
+                logger.warning("a message on %s has to come again: %r", topic, error, exc_info=defect)
+                return False
+
+    async def actor(self, ref: ActorRef, method: str, body: bytes) -> bytes:
+        """Run a turn: for another worker, the reply holds what it returned or raised (see `decode_reply`).
+
+        For anybody else it is plain JSON, never empty, and what the turn raises is raised.
+        """
+        is_between_workers = method in (CALL, DELIVER)
+        try:
+            reply = await self._turn(ref, method, body)
+        except Exception as error:
+            if not isinstance(error, MeshError):
+                logger.warning("%s.%s has a defect", ref, method, exc_info=error)
+            if not is_between_workers:
+                raise
+            return encode_error(error)
+        return encode_result(reply) if is_between_workers else reply
+
+    async def _turn(self, ref: ActorRef, method: str, body: bytes) -> bytes:
+        if ref.type not in self.actor_types or method not in (CALL, DELIVER, *self.actor_types[ref.type]):
+            raise NotFound(f"{ref} has no turn named {method!r} here", field="method")
+        await self.served.wait()
+        with self._counted():
+            reply = await self.on_actor(ref, method, body or b"null") or b"null"
+        if len(reply) > _MAX_REPLY_BYTES:
+            raise TooLarge(f"the reply of {ref}.{method} has {len(reply)} bytes, over {_MAX_REPLY_BYTES}")
+        return reply
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self._closed:
+            raise Draining("this worker is stopping", remedy="try again: another takes its place")
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if self._closed and not self._under_way:
+                self._all_ended.set()
+
+
+class AppCallbacks(Callbacks):
+    """Gives what daprd calls to the runtime. Topics and actor calls wait until it is `opened`."""
 
     def __init__(
         self, options: Options, receiver: Receiver, broker: Broker, outbox: Outbox, clock: Clock
     ) -> None:
+        super().__init__({kind.type: list(kind.methods) for kind in receiver.kinds.values()})
         self.opened = asyncio.Event()
+        self.examples: Sequence[tuple[str, str]] = ()
+        """For each route a component and a topic: what is published there comes by it."""
         self._app_id = options.app_id
         self._receiver = receiver
         self._broker = broker
@@ -47,28 +167,24 @@ class AppCallbacks:
         self._clock = clock
         self._taking: dict[bytes, asyncio.Future[bool]] = {}
 
-    @property
-    def actor_types(self) -> Mapping[str, Sequence[str]]:
-        """The types that run here, with their turns."""
-        return {kind.type: list(kind.methods) for kind in self._receiver.kinds.values()}
-
-    @property
-    def routes(self) -> Sequence[TopicRoute]:
-        """What to subscribe to."""
-        shared, patterns = self._broker.shared, sorted(set(self._receiver.bus.patterns))
-        routes = [
-            TopicRoute(BUS, shared(pattern, self._app_id), pattern, grouped=True) for pattern in patterns
+    def subscribe(self) -> None:
+        """Find what to subscribe to, now that the kind of the broker is known. Raises ConfigError."""
+        broker, shipper = self._broker, self._outbox.shipper
+        patterns = sorted(set(self._receiver.bus.patterns))
+        routes = {
+            pattern: TopicRoute(BUS, broker.shared(pattern, self._app_id), grouped=True)
+            for pattern in patterns
+        }
+        if shipper.is_logger:
+            routes[EVENTS] = TopicRoute(BUS, broker.shared(EVENTS, _LOG_GROUP))
+        else:
+            for topic in [LOGGED] if shipper.is_shared else [EVENTS, LOGGED]:
+                routes[topic] = TopicRoute(VIEWS, broker.everything(topic))
+        self.routes = list(routes.values())
+        self.examples = [
+            (route.pubsub, broker.topic(re.sub(r"[*#]", "ping", pattern)))
+            for pattern, route in routes.items()
         ]
-        if self._outbox.shipper.is_logger:
-            return [*routes, TopicRoute(BUS, shared(EVENTS, _LOG_GROUP), EVENTS)]
-        views = [LOGGED] if self._outbox.shipper.is_shared else [EVENTS, LOGGED]
-        return [*routes, *(TopicRoute(VIEWS, self._broker.everything(topic), topic) for topic in views)]
-
-    @property
-    def examples(self) -> Sequence[tuple[str, str]]:
-        """For each route a component and a topic: what is published there comes by it."""
-        examples = [(route.pubsub, re.sub(r"[*#]", "ping", route.pattern)) for route in self.routes]
-        return [(pubsub, self._broker.topic(topic)) for pubsub, topic in examples]
 
     # Actors
 
@@ -123,14 +239,15 @@ class AppCallbacks:
     async def take(self, topic: str, data: bytes) -> bool:
         """Take one message. Nonsense is acknowledged, since it would come for ever: see `bus.refused`."""
         try:
-            document = from_json(data)
-            if isinstance(document, dict) and "events" in document:
-                return await self._take_batch(document)
-            if isinstance(document, dict) and "logged" in document:
-                logged = {str(sender): [*map(int, of)] for sender, of in document["logged"].items()}
-                self._outbox.shipper.take_confirmation(logged)
+            if data.startswith(b'{"v":1,"from":'):
+                return await self._take_batch(from_json(data))
+            if data.startswith(b'{"logged":'):
+                logged = from_json(data)["logged"]
+                self._outbox.shipper.take_confirmation(
+                    {sender: [*map(int, of)] for sender, of in logged.items()}
+                )
                 return True
-            event = Event.model_validate(document)
+            event = Event.model_validate_json(data)
         except _NONSENSE as error:
             return await self._refuse(topic, data, error)
         return await self._take_event(event)
@@ -178,3 +295,22 @@ class AppCallbacks:
         except HostError:
             return False
         return True
+
+
+def _payload(message: bytes) -> bytes:
+    """The data of a CloudEvent, or the whole of a message that is none."""
+    if b'"specversion"' not in message or not message.lstrip().startswith(b"{"):
+        return message
+    _, is_ours, data = message.partition(OWN_DATA)
+    if is_ours:
+        return data[:-1]
+    try:
+        match from_json(message):
+            case {"specversion": _, "id": _, "source": _, "type": _, "data_base64": str(data)}:
+                return base64.b64decode(data, validate=True)
+            case {"specversion": _, "id": _, "source": _, "type": _, "data": data, **rest}:
+                is_text = "json" not in str(rest.get("datacontenttype", "json"))
+                return data.encode() if isinstance(data, str) and is_text else to_json(data)
+    except ValueError:  # neither JSON nor base64 after all
+        pass
+    return message

@@ -16,11 +16,10 @@ import hmac
 import itertools
 import logging
 import re
+import socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal
 
 import grpc
 import grpc.aio
@@ -33,37 +32,35 @@ from pydantic_core import from_json, to_json
 
 from meshwright.clock import Backoff
 from meshwright.envelope import ActorRef
-from meshwright.errors import ConfigError, Draining, MeshError, NotFound, StoreUnavailable, TooLarge
+from meshwright.errors import ConfigError, MeshError, StoreUnavailable
+from meshwright.stores.dapr.callbacks import SEND_BYTES, STOP_SECONDS, Callbacks
 from meshwright.stores.dapr.sidecar import (
-    CALL,
-    DELIVER,
     NEVER,
     RAW,
     RECONNECT_OPTIONS,
     TOKEN_HEADER,
-    encode_error,
-    encode_result,
 )
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from meshwright.http_limits import LimitedServer
 
 logger = logging.getLogger("meshwright.dapr")
 
 _STREAMS_SINCE = (1, 18)  # the first daprd that serves actors over a gRPC stream
-LOOPBACK = "127.0.0.1"
-_SEND_BYTES = 4 * 1024 * 1024
-"""Of what we send to daprd: its own limit, where it is started without `--max-body-size`."""
-RECEIVE_BYTES = 32 * 1024 * 1024
+_LOOPBACK = "127.0.0.1"
+_RECEIVE_BYTES = 32 * 1024 * 1024
 """Of what daprd sends to us. A longer call would end the stream of calls, a longer message never be taken:
 the limits of daprd and of the broker have to be well below."""
-MAX_REPLY_BYTES = _SEND_BYTES - 64 * 1024  # something is wrapped around it
-STOP_SECONDS = 10.0
-"""What callbacks under way have to end, once a channel stops."""
-ANSWER_SECONDS = 1
+_ANSWER_SECONDS = 1
 """What the answers of callbacks that have ended have to leave."""
-LEAVE_SECONDS = 0.2  # what daprd has to read our last answers on a stream
+_LEAVE_SECONDS = 0.2  # what daprd has to read our last answers on a stream
 _HANDSHAKE_SECONDS = 10.0
 _MAX_ATTEMPTS = 3  # to learn why daprd refuses our actors
+_KEEP_ALIVE_SECONDS = 120  # longer than daprd keeps a connection, so that it never writes to a closed one
 _JSON_CONTENT = {"content-type": "application/json"}
-_SIZES = [("grpc.max_receive_message_length", RECEIVE_BYTES), ("grpc.max_send_message_length", _SEND_BYTES)]
+_SIZES = [("grpc.max_receive_message_length", _RECEIVE_BYTES), ("grpc.max_send_message_length", SEND_BYTES)]
 _GROUPED = wire.BulkSubscribeConfig(enabled=True, max_messages_count=100, max_await_duration_ms=1)
 """daprd hands a group over once the one before has been answered, so that a longer wait would win nothing."""
 _STREAM_ENDED = (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
@@ -72,44 +69,6 @@ _NO_STREAM = {
     StatusCode.UNIMPLEMENTED: 'run daprd 1.18 or newer, or set dapr.channel = "http"',
     StatusCode.FAILED_PRECONDITION: "start daprd with --app-protocol grpc",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class TopicRoute:
-    """A topic of a pub/sub component that daprd is to deliver to this app.
-
-    `topic` is as the component's broker wants it: `$share/mesh/bus/default/task-results`, `bus/default/#`;
-    `pattern` is our own name of it.
-    Over grpc, messages of one that is `grouped` come together that arrive while others are under way, which
-    costs half as much; each is still acknowledged for itself, once all of its group have an end.
-    """
-
-    pubsub: str
-    topic: str
-    pattern: str = ""
-    grouped: bool = False
-
-
-class ChannelApp(Protocol):
-    """What a channel calls: see `AppCallbacks`. What it raises reaches daprd, or the caller."""
-
-    @property
-    def actor_types(self) -> Mapping[str, Sequence[str]]:
-        """The names of the turns of each type of actor. CALL and DELIVER are there besides."""
-        ...
-
-    @property
-    def routes(self) -> Sequence[TopicRoute]:
-        """What daprd is to deliver."""
-        ...
-
-    async def on_topic(self, pubsub: str, topic: str, data: bytes) -> bool:
-        """Take a message; whether it may be acknowledged."""
-        ...
-
-    async def on_actor(self, ref: ActorRef, method: str, body: bytes) -> bytes:
-        """Run a turn, or CALL or DELIVER with an encoded message as the body. JSON in, JSON out."""
-        ...
 
 
 def choose(version: str) -> Literal["grpc", "http"]:
@@ -135,92 +94,12 @@ def make_channel(
     of it.
     """
     if name == "grpc":
-        return _GrpcChannel(app_port, app_token, f"{LOOPBACK}:{sidecar_port}", api_token)
-    from meshwright.stores.dapr.web import HttpChannel  # uvicorn and Starlette, where they are used
-
+        return _GrpcChannel(app_port, app_token, f"{_LOOPBACK}:{sidecar_port}", api_token)
     return HttpChannel(app_port, app_token)
 
 
-class Callbacks:
-    """The app as a channel calls it: counted, and answered in a way that daprd understands.
-
-    Actors wait until they are `served`; after `close` nothing is taken.
-    """
-
-    def __init__(self, app: ChannelApp) -> None:
-        self.app = app
-        self.served = asyncio.Event()
-        self._turns = {kind: {*turns, CALL, DELIVER} for kind, turns in app.actor_types.items()}
-        self._closed = False
-        self._under_way = 0
-        self._all_ended = asyncio.Event()
-        for kind, turns in app.actor_types.items():
-            for name in {CALL, DELIVER} & set(turns):
-                raise ValueError(
-                    f"{kind} has a turn named {name!r}, which workers on Dapr call one another by"
-                )
-
-    async def close(self) -> None:
-        """Refuse what comes from now on, and wait STOP_SECONDS at most for what is under way."""
-        self._closed = True
-        self.served.set()
-        if self._under_way:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._all_ended.wait(), STOP_SECONDS)
-
-    async def topic(self, pubsub: str, topic: str, message: bytes) -> bool:
-        """Give a message to the app; whether it may be acknowledged."""
-        if self._closed:
-            return False
-        with self._counted():
-            try:
-                return await self.app.on_topic(pubsub, topic, _payload(message))
-            except Exception as error:  # whatever it was, the message was not taken
-                defect = None if isinstance(error, MeshError) else error
-                logger.warning("a message on %s has to come again: %r", topic, error, exc_info=defect)
-                return False
-
-    async def actor(self, ref: ActorRef, method: str, body: bytes) -> bytes:
-        """Run a turn: for another worker, the reply holds what it returned or raised (see `decode_reply`).
-
-        For anybody else it is plain JSON, never empty, and what the turn raises is raised.
-        """
-        is_between_workers = method in (CALL, DELIVER)
-        try:
-            reply = await self._turn(ref, method, body)
-        except Exception as error:
-            if not isinstance(error, MeshError):
-                logger.warning("%s.%s has a defect", ref, method, exc_info=error)
-            if not is_between_workers:
-                raise
-            return encode_error(error)
-        return encode_result(reply) if is_between_workers else reply
-
-    async def _turn(self, ref: ActorRef, method: str, body: bytes) -> bytes:
-        if method not in self._turns.get(ref.type, ()):
-            raise NotFound(f"{ref} has no turn named {method!r} here", field="method")
-        await self.served.wait()
-        with self._counted():
-            reply = await self.app.on_actor(ref, method, body or b"null") or b"null"
-        if len(reply) > MAX_REPLY_BYTES:
-            raise TooLarge(f"the reply of {ref}.{method} has {len(reply)} bytes, over {MAX_REPLY_BYTES}")
-        return reply
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self._closed:
-            raise Draining("this worker is stopping", remedy="try again: another takes its place")
-        self._under_way += 1
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-            if self._closed and not self._under_way:
-                self._all_ended.set()
-
-
 class Channel(ABC):
-    """Carries daprd's calls to an app. One channel, one app; once stopped it stays so.
+    """Carries daprd's calls to a worker; once stopped it stays so.
 
     `port` is the app port; where 0 was asked for, known once `listen` has returned.
     """
@@ -228,12 +107,14 @@ class Channel(ABC):
     name: str
     """"grpc" or "http", as `--app-protocol` of daprd has to say."""
 
+    _callbacks: Callbacks
+
     def __init__(self, port: int, app_token: str) -> None:
         self.port = port
         self._app_token = app_token.encode()
 
     @abstractmethod
-    async def listen(self, app: ChannelApp) -> None:
+    async def listen(self, callbacks: Callbacks) -> None:
         """Open the app port, on loopback; daprd may be up or not yet. Topics flow from here on.
 
         Raises ConfigError where the port cannot be had.
@@ -272,13 +153,12 @@ class _GrpcChannel(Channel):
         super().__init__(port, app_token)
         self._sidecar = sidecar
         self._api_token = api_token
-        self._callbacks: Callbacks | None = None
         self._server: grpc.aio.Server | None = None
         self._stream: _ActorStream | None = None
 
-    async def listen(self, app: ChannelApp) -> None:
+    async def listen(self, callbacks: Callbacks) -> None:
         """Open the app port. gRPC refuses calls of other names."""
-        self._callbacks = Callbacks(app)
+        self._callbacks = callbacks
         topics = {
             "ListTopicSubscriptions": _call(self._subscriptions, Empty, wire.ListTopicSubscriptionsResponse),
             "OnTopicEvent": _call(self._message, wire.TopicEventRequest, wire.TopicEventResponse),
@@ -291,29 +171,26 @@ class _GrpcChannel(Channel):
             handler = grpc.method_handlers_generic_handler(f"dapr.proto.runtime.v1.{name}", methods)
             self._server.add_generic_rpc_handlers((handler,))
         try:
-            self.port = self._server.add_insecure_port(f"{LOOPBACK}:{self.port}")
+            self.port = self._server.add_insecure_port(f"{_LOOPBACK}:{self.port}")
         except RuntimeError as error:
             raise self._port_taken(error) from error
         await self._server.start()
 
     async def serve_actors(self) -> None:
         """Open the stream."""
-        assert self._callbacks is not None, "listen comes first"
         self._callbacks.served.set()
         self._stream = _ActorStream(self._sidecar, self._api_token, self._callbacks)
         await self._stream.open()
 
     async def stop(self) -> None:
         """Let callbacks end and their answers leave, then close."""
-        if self._callbacks is not None:
-            await self._callbacks.close()
+        await self._callbacks.close()
         if self._stream is not None:
             await self._stream.close()
         if self._server is not None:
-            await self._server.stop(ANSWER_SECONDS)
+            await self._server.stop(_ANSWER_SECONDS)
 
     async def _subscriptions(self, _: Empty, context: Any) -> wire.ListTopicSubscriptionsResponse:
-        assert self._callbacks is not None
         wanted = [
             wire.TopicSubscription(
                 pubsub_name=route.pubsub,
@@ -321,20 +198,18 @@ class _GrpcChannel(Channel):
                 metadata=RAW,
                 bulk_subscribe=_GROUPED if route.grouped else None,
             )
-            for route in self._callbacks.app.routes
+            for route in self._callbacks.routes
         ]
         return wire.ListTopicSubscriptionsResponse(subscriptions=wanted)
 
     async def _message(self, request: wire.TopicEventRequest, context: Any) -> wire.TopicEventResponse:
         await self._check(context)
-        assert self._callbacks is not None
         taken = await self._callbacks.topic(request.pubsub_name, request.topic, request.data)
         return wire.TopicEventResponse(status=_status(taken))
 
     async def _group(self, request: wire.TopicEventBulkRequest, context: Any) -> wire.TopicEventBulkResponse:
         """Messages that came while others were under way."""
         await self._check(context)
-        assert self._callbacks is not None
         topic = self._callbacks.topic
         taken = await asyncio.gather(
             *(topic(request.pubsub_name, request.topic, entry.bytes) for entry in request.entries)
@@ -380,7 +255,7 @@ class _ActorStream:
         if self._stream is not None and self._serving is not None:
             with suppress(*_STREAM_ENDED):
                 await self._stream.done_writing()
-                await asyncio.wait({self._serving}, timeout=LEAVE_SECONDS)
+                await asyncio.wait({self._serving}, timeout=_LEAVE_SECONDS)
         for task in (*self._answering, *filter(None, [self._serving])):
             task.cancel()
         if self._serving is not None:
@@ -409,7 +284,7 @@ class _ActorStream:
         stream = self._stream = stub.SubscribeActorEventsAlpha1(metadata=self._metadata)
         try:
             types = api_v1.SubscribeActorEventsRequestInitialAlpha1(
-                entities=sorted(self._callbacks.app.actor_types)
+                entities=sorted(self._callbacks.actor_types)
             )
             async with asyncio.timeout(_HANDSHAKE_SECONDS):
                 await stream.write(api_v1.SubscribeActorEventsRequestAlpha1(initial_request=types))
@@ -442,7 +317,7 @@ class _ActorStream:
                 answer = {"id": request.id}
             field = kind.replace("request", "response")
         except Exception as error:  # noqa: BLE001 what a turn raises is its caller's
-            message = f"{name_of(error)}: {error}"
+            message = f"{_name_of(error)}: {error}"
             answer = {"id": request.id, "code": StatusCode.UNKNOWN.value[0], "message": message}
             field = "request_failed"
         fields: Any = {field: answer}
@@ -450,11 +325,6 @@ class _ActorStream:
         with suppress(*_STREAM_ENDED):
             async with self._writing:
                 await stream.write(reply)
-
-
-def name_of(error: Exception) -> str:
-    """What an error is called on the wire."""
-    return error.code if isinstance(error, MeshError) else type(error).__name__
 
 
 def _call(method: Any, request: Any, reply: Any) -> grpc.RpcMethodHandler[Any, Any]:
@@ -484,17 +354,101 @@ def _said(error: Exception) -> str:
     return str(error) or repr(error)
 
 
-def _payload(message: bytes) -> bytes:
-    """The data of a CloudEvent, or the whole of a message that is none."""
-    if b'"specversion"' not in message or not message.lstrip().startswith(b"{"):
-        return message
-    try:
-        match from_json(message):
-            case {"specversion": _, "id": _, "source": _, "type": _, "data_base64": str(data)}:
-                return base64.b64decode(data, validate=True)
-            case {"specversion": _, "id": _, "source": _, "type": _, "data": data, **rest}:
-                is_text = "json" not in str(rest.get("datacontenttype", "json"))
-                return data.encode() if isinstance(data, str) and is_text else to_json(data)
-    except ValueError:  # neither JSON nor base64 after all
-        pass
-    return message
+def _name_of(error: Exception) -> str:
+    """What an error is called on the wire."""
+    return error.code if isinstance(error, MeshError) else type(error).__name__
+
+
+class HttpChannel(Channel):
+    """For any daprd, with `--app-protocol http`."""
+
+    name = "http"
+
+    def __init__(self, port: int, app_token: str) -> None:
+        super().__init__(port, app_token)
+        self._server: LimitedServer | None = None
+
+    async def listen(self, callbacks: Callbacks) -> None:
+        """Open the app port. daprd asks for the types once, when it sees it."""
+        self._callbacks = callbacks
+        from meshwright.http_limits import LimitedServer  # uvicorn, where it is used
+
+        try:
+            listener = socket.create_server((_LOOPBACK, self.port))
+        except OSError as error:
+            raise self._port_taken(error) from error
+        # Its connections inherit it; asyncio would not see that they are TCP, and each answer wait for 40 ms.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.port = listener.getsockname()[1]
+        self._server = LimitedServer(
+            self._serve,
+            interface="asgi3",
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_ANSWER_SECONDS,
+        )
+        await self._server.start(listener)
+
+    async def serve_actors(self) -> None:
+        """Let actor calls through."""
+        self._callbacks.served.set()
+
+    async def stop(self) -> None:
+        """Let callbacks end, then close."""
+        await self._callbacks.close()
+        if self._server is not None:
+            await self._server.close()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        token = dict(scope["headers"]).get(TOKEN_HEADER.encode(), b"")
+        if scope["path"] != "/healthz" and not self._is_known(token):
+            status, body = 401, b'{"message":"wrong APP_API_TOKEN"}'
+        elif (data := await _body(receive)) is None:
+            status, body = 413, b'{"message":"more than %d bytes"}' % _RECEIVE_BYTES
+        else:
+            status, body = await _answer(self._callbacks, scope["method"], scope["path"].split("/")[1:], data)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers, "trailers": False})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """A body, read whole; None where it is too long, whatever its header says."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > _RECEIVE_BYTES:
+            return None
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def _answer(callbacks: Callbacks, method: str, path: list[str], body: bytes) -> tuple[int, bytes]:
+    """What daprd asks for: health, the types, the topics, a path for each topic, and actors."""
+    match method, path:
+        case "GET", ["healthz"]:
+            return 200, b'{"status":"ok"}'
+        case "GET", ["dapr", "config"]:
+            return 200, to_json({"entities": sorted(callbacks.actor_types)})
+        case "GET", ["dapr", "subscribe"]:
+            wanted = [
+                {"pubsubname": route.pubsub, "topic": route.topic, "route": f"/topics/{n}", "metadata": RAW}
+                for n, route in enumerate(callbacks.routes)
+            ]
+            return 200, to_json(wanted)
+        case "POST", ["topics", _]:
+            event = from_json(body)
+            data = base64.b64decode(event["data_base64"])
+            taken = await callbacks.topic(event["pubsubname"], event["topic"], data)
+            return 200, b'{"status":"SUCCESS"}' if taken else b'{"status":"RETRY"}'
+        case "PUT", ["actors", kind, name, "method", turn]:
+            try:
+                return 200, await callbacks.actor(ActorRef(kind, name), turn, body)
+            except Exception as error:  # noqa: BLE001 what a turn raises is its caller's
+                code = _name_of(error)
+                return 500, to_json({"message": f"{code}: {error}", "errorCode": code})
+        case "DELETE" | "PUT", ["actors", *_]:
+            return 200, b"{}"  # it deactivates one, or a timer or reminder of others rings
+    return 404, b'{"message":"Not Found"}'

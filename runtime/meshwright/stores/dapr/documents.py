@@ -21,6 +21,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
@@ -103,13 +104,26 @@ class Document:
     @classmethod
     def decode(cls, data: Mapping[str, Any]) -> Document:
         """Read a document whose references are resolved; unknown fields are ignored. Raises StoreTooNew."""
-        if data["v"] > _VERSION:
-            raise StoreTooNew(
-                f"an actor's document is of version {data['v']}, and known is {_VERSION}",
-                remedy="run the newer version of Meshwright that wrote it",
-            )
-        record = ActorRecord.decode(to_json({**data["head"], "state": data["state"]}))
-        return cls(record, [_decode_entry(entry) for entry in data["outbox"]], tuple(data["by"]))
+        return cls(_record_in(data), list(map(_decode_entry, data["outbox"])), tuple(data["by"]))
+
+
+def _record_in(data: Mapping[str, Any]) -> ActorRecord:
+    """The record in a document. Raises StoreTooNew."""
+    if data["v"] > _VERSION:
+        raise StoreTooNew(
+            f"an actor's document is of version {data['v']}, and known is {_VERSION}",
+            remedy="run the newer version of Meshwright that wrote it",
+        )
+    head, state = data["head"], data["state"]
+    return ActorRecord(
+        revision=head["revision"],
+        last_turn=head["last_turn"],
+        sent=head["sent"],
+        wake_at=datetime.fromisoformat(head["wake_at"]) if head["wake_at"] else None,
+        has_pending_work=head["obliged"],
+        processed_ids=head["seen"],
+        state=to_json(state) if state is not None else b"",
+    )
 
 
 class _StoredRecord(NamedTuple):
@@ -129,13 +143,22 @@ class Documents:
 
     async def read(self, ref: ActorRef) -> tuple[Document, str | None]:
         """An actor's document and its etag; a new one, without, where it never had a turn."""
+        data, etag = await self._data(ref)
+        return Document.decode(data) if data is not None else Document(), etag
+
+    async def record(self, ref: ActorRef) -> ActorRecord | None:
+        """An actor's record alone, None where it never had a turn."""
+        data, _ = await self._data(ref)
+        return _record_in(data) if data is not None else None
+
+    async def _data(self, ref: ActorRef) -> tuple[dict[str, Any] | None, str | None]:
         stored = await self._state.read(self._key(ref))
         if stored is None:
-            return Document(), None
+            return None, None
         data = from_json(stored.value)
         if VALUES in data:
             data = put_back(data, await self._values(ref, data[VALUES]))
-        return Document.decode(data), stored.etag
+        return data, stored.etag
 
     async def etag(self, ref: ActorRef) -> str | None:
         """The etag of what is stored now."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshwright.clock import Clock
 from meshwright.envelope import ActorRef, Message
@@ -20,9 +20,11 @@ from meshwright.kernel.store import Delivery, Receiver
 from meshwright.messages import Event
 from meshwright.stores.dapr.broker import Broker, EventShipper
 from meshwright.stores.dapr.documents import Document, OutboxEntry
-from meshwright.stores.dapr.leases import WatchList
 from meshwright.stores.dapr.sidecar import CALL, DELIVER, Sidecar, decode_reply
 from meshwright.stores.dapr.state import growing_pause
+
+if TYPE_CHECKING:
+    from meshwright.stores.dapr.recovery import WatchList
 
 logger = logging.getLogger("meshwright.dapr")
 

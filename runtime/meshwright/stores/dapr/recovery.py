@@ -3,6 +3,13 @@
 Every worker sweeps the lists of its app, when it starts and every few seconds, and adopts those of workers
 whose lease has expired. And it reviews its own open actors, with growing pauses, since a broker may have lost
 what they sent.
+
+    watches/{app}               the incarnations that have a list; what every worker sweeps
+    watch/{incarnation}/{n}     from 1: up to MAX_OPEN actors that are owed something
+
+A reminder of Dapr's for each task would cost a third of the rate, so a worker writes its open actors into a
+few documents. An actor is on the list before a reply, an acknowledgement or an effect rests on it, and leaves
+it lazily: who looks at one that is owed nothing strikes it off.
 """
 
 from __future__ import annotations
@@ -10,23 +17,196 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Coroutine, Set
+from collections.abc import Awaitable, Callable, Iterator, Set
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from pydantic_core import from_json, to_json
+
 from meshwright.envelope import ActorRef, Message
-from meshwright.errors import MeshError
+from meshwright.errors import Conflict, HostError, MeshError, StoreUnavailable
 from meshwright.kernel.store import Delivery, Receiver
 from meshwright.messages import new_id
 from meshwright.stores.dapr.documents import Document, Documents, incarnation_of
-from meshwright.stores.dapr.leases import KNOWN_ALIVE_SECONDS, Lease, Watches, WatchList
 from meshwright.stores.dapr.outbox import MAX_CARRIED, Outbox, StoredActor, StoredActors
-from meshwright.stores.dapr.sidecar import Options
+from meshwright.stores.dapr.sidecar import Options, Write
+from meshwright.stores.dapr.state import KNOWN_ALIVE_SECONDS, Grouping, Lease, State
 
 logger = logging.getLogger("meshwright.dapr")
 
 _REVIEW_SECONDS = 1.0  # how often the open actors are gone through for those whose time has come
 _MAX_PAUSE_SECONDS = 60.0
 _WOKEN_AT_ONCE = 32
+MAX_OPEN = 256  # names in one document: what is written again for each group of new ones
+_CLOSED_TTL_SECONDS = 86_400  # long enough for a worker that sleeps to find its list closed
+
+
+@dataclass(slots=True, eq=False)
+class _Page:
+    """One document of open actors, as it is wanted, and the etag of what is stored."""
+
+    number: int
+    open: dict[ActorRef, None] = field(default_factory=dict)
+    etag: str | None = None
+
+
+class WatchList:
+    """The list of one incarnation. `arm` before anything rests on it, `disarm` when nothing does any more.
+
+    `lost` is called, once, where another has closed it: this worker was taken for expired.
+    """
+
+    def __init__(self, state: State, incarnation: str, lost: Callable[[], None]) -> None:
+        self.incarnation = incarnation
+        self._state = state
+        self._lost = lost
+        self._pages: list[_Page] = []
+        self._page_of: dict[ActorRef, _Page] = {}
+        self._closed: HostError | None = None
+        self._arming: Grouping[ActorRef, None] = Grouping(self._write, size=MAX_OPEN, width=1)
+
+    def __contains__(self, ref: ActorRef) -> bool:
+        return ref in self._page_of
+
+    def __iter__(self) -> Iterator[ActorRef]:
+        return iter(list(self._page_of))
+
+    def __len__(self) -> int:
+        return len(self._page_of)
+
+    def arm(self, ref: ActorRef) -> asyncio.Future[None] | None:
+        """Put an actor on the list; await the result, if there is one, to know that durable.
+
+        Raises Conflict (from what is awaited) where another has adopted the list. Raises the reason where it
+        is closed.
+        """
+        if self._closed is not None:
+            raise self._closed
+        return None if ref in self._page_of else self._arming.add(ref)
+
+    def disarm(self, ref: ActorRef) -> None:
+        """Strike an actor off; written with the next that is armed."""
+        page = self._page_of.pop(ref, None)
+        if page is not None:
+            page.open.pop(ref, None)
+
+    def close(self, error: HostError) -> None:
+        """Write nothing more: whoever waits is told why."""
+        self._closed = error
+        self._arming.cancel(error)
+
+    async def _write(self, group: list[ActorRef]) -> list[None]:
+        """Write the pages of new actors one after another: who adopts the list reads until one is missing."""
+        changed: dict[_Page, list[ActorRef]] = {}
+        for ref in dict.fromkeys(group):
+            if ref not in self._page_of:
+                page = self._page_with_room()
+                page.open[ref] = None
+                changed.setdefault(page, []).append(ref)
+        try:
+            while changed:
+                page, refs = next(iter(changed.items()))
+                await self._write_page(page)
+                del changed[page]
+                self._page_of.update(dict.fromkeys(refs, page))
+        except Conflict:
+            if self._closed is None:
+                self._closed = StoreUnavailable(f"another worker has taken up what {self.incarnation} did")
+                self._lost()
+            raise
+        finally:
+            for page, refs in changed.items():
+                for ref in refs:
+                    del page.open[ref]
+        return [None] * len(group)
+
+    def _page_with_room(self) -> _Page:
+        """The one that is filled now; when it is full an emptier one, or a new one."""
+        if not self._pages or len(self._pages[-1].open) >= MAX_OPEN:
+            self._pages.sort(key=lambda page: len(page.open), reverse=True)
+            if not self._pages or len(self._pages[-1].open) > MAX_OPEN // 2:
+                self._pages.append(_Page(len(self._pages) + 1))
+        return self._pages[-1]
+
+    async def _write_page(self, page: _Page) -> None:
+        key = self._state.key("watch", self.incarnation, str(page.number))
+        value = _document(open=[str(ref) for ref in page.open])
+        etag = await self._state.swap(Write(key, value, page.etag))
+        if etag is None:
+            stored = await self._state.read(key)
+            if stored is None or stored.value != value:
+                raise Conflict(f"{key} was written by another")
+            etag = stored.etag
+        page.etag = etag
+
+
+class Watches:
+    """The lists of all incarnations of an app: which there are, and how one is adopted."""
+
+    def __init__(self, state: State, lease: Lease, app_id: str) -> None:
+        self._state = state
+        self._lease = lease
+        self._key = state.key("watches", app_id)
+
+    async def incarnations(self) -> list[str]:
+        """Those that have a list."""
+        stored = await self._state.read(self._key)
+        return from_json(stored.value)["incarnations"] if stored else []
+
+    async def add(self, incarnation: str) -> None:
+        """Make a list known, before anything is armed on it."""
+        await self._change(lambda names: [*names, incarnation])
+
+    async def remove(self, incarnation: str) -> None:
+        """Forget a list."""
+        await self._change(lambda names: [name for name in names if name != incarnation])
+
+    async def close(self, incarnation: str, adopter: str) -> list[ActorRef] | None:
+        """Close a list, so that its worker, should it wake, writes no more on it; returns who was on it.
+
+        None where another that is alive is adopting it.
+        """
+        names: list[str] = []
+        for number in itertools.count(1):
+            page = await self._close(self._state.key("watch", incarnation, str(number)), adopter)
+            if page is None:
+                return None
+            if "open" not in page:
+                break
+            names += page["open"]
+        return [ActorRef.parse(name) for name in names]
+
+    async def _close(self, key: str, adopter: str) -> dict[str, Any] | None:
+        """Mark a page as closed, and return it; what was closed before holds what it held."""
+        while True:
+            stored = await self._state.read(key)
+            page = from_json(stored.value) if stored else {}
+            other = page.get("adopter", adopter)
+            if other != adopter and not await self._lease.has_expired(other):
+                return None
+            closed = to_json({**page, "by": new_id(), "closed": True, "adopter": adopter})
+            etag = stored.etag if stored else None
+            with suppress(Conflict):
+                await self._state.swap(Write(key, closed, etag, ttl_seconds=_CLOSED_TTL_SECONDS))
+                return page
+
+    async def _change(self, change: Callable[[list[str]], list[str]]) -> None:
+        while True:
+            stored = await self._state.read(self._key)
+            names = from_json(stored.value)["incarnations"] if stored else []
+            if (wanted := change(names)) == names:
+                return
+            value = _document(incarnations=wanted)
+            with suppress(Conflict):
+                await self._state.swap(Write(self._key, value, stored.etag if stored else None))
+                return
+
+
+def _document(**content: Any) -> bytes:
+    """A value that differs from every other one, so that its writer knows it again."""
+    return to_json({"v": 1, "by": new_id(), **content})
 
 
 class Recovery:
@@ -77,7 +257,9 @@ class Recovery:
     async def sweep(self) -> None:
         """Adopt every list whose worker is gone."""
         lists = await self._watches.incarnations()
-        await asyncio.gather(*(_or_later(f"open work of worker {name}", self._adopt(name)) for name in lists))
+        await asyncio.gather(
+            *(_or_later(f"open work of worker {name}", partial(self._adopt, name)) for name in lists)
+        )
 
     async def _adopt(self, incarnation: str) -> None:
         watch = self._actors.watch
@@ -100,7 +282,7 @@ class Recovery:
 
     async def _sweep_on(self) -> None:
         while True:
-            await _or_later("open work of other workers", self.sweep())
+            await _or_later("open work of other workers", self.sweep)
             await asyncio.sleep(self._redrive_seconds)
 
     # This worker's own list
@@ -111,7 +293,7 @@ class Recovery:
             await asyncio.sleep(min(_REVIEW_SECONDS, self._redrive_seconds))
             if self._actors.watch is not None:
                 for ref in self._next_due(self._actors.watch, loop.time()):
-                    await _or_later(str(ref), self.review(ref))
+                    await _or_later(str(ref), partial(self.review, ref))
 
     def _next_due(self, watch: WatchList, now: float) -> list[ActorRef]:
         """The actors whose time has come: each after pauses that double."""
@@ -228,8 +410,8 @@ class Recovery:
         return {by for by in others if not await self._lease.has_expired(by)}
 
 
-async def _or_later(what: str, look: Coroutine[Any, Any, None]) -> None:
+async def _or_later(what: str, look: Callable[[], Awaitable[None]]) -> None:
     try:
-        await look
+        await look()
     except MeshError as error:
         logger.warning("%s: looked at again later: %s", what, error)

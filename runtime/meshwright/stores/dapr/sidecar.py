@@ -47,6 +47,8 @@ CALL = "call"
 DELIVER = "deliver"
 """The same for a message that may arrive again: its actor drops a repeat."""
 _MAX_ERROR_CHARACTERS = 4000
+OWN_DATA = b',"meshwright":"1","data":'
+"""What precedes the data of a CloudEvent of ours, to its end: it is cut out unread."""
 ChannelName = Literal["auto", "grpc", "http"]
 
 

@@ -2,24 +2,34 @@
 
 A write whose reply is unclear is looked up: it is ours if the store holds our very bytes. So every value
 that is swapped has to differ from every other one (a document names the commit that wrote it).
+
+    replica/{name}              the last incarnation of a replica
+    lease/{incarnation}         expires unless it is renewed; the store's own clock counts
+
+Another worker may take up the work of an incarnation whose lease has expired. A worker that could not renew
+in time (no sidecar, or the process was stopped) takes itself for expired as well, and begins a new one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from pydantic_core import from_json, to_json
+
 from meshwright.clock import Backoff
-from meshwright.errors import Conflict, StoreUnavailable
+from meshwright.errors import Conflict, HostError, StoreUnavailable
 from meshwright.messages import new_id
-from meshwright.stores.dapr.sidecar import Sidecar, Stored, Write
+from meshwright.stores.dapr.sidecar import Options, Sidecar, Stored, Write
 
 logger = logging.getLogger("meshwright.dapr")
 
 _PROBE_TTL_SECONDS = 60
+KNOWN_ALIVE_SECONDS = 1.0  # how long an answer is believed
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 _Queued: TypeAlias = tuple[ItemT, asyncio.Future[ResultT], int]
@@ -249,3 +259,111 @@ class State:
                 if clock() + pause > until:
                     raise
             await asyncio.sleep(pause)
+
+
+class Lease:
+    """Leases of incarnations in the store; this process holds one at a time.
+
+    `lost` is called where it was not renewed in time.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        state: State,
+        sidecar: Sidecar,
+        lost: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._sidecar = sidecar
+        self._lost = lost
+        self._lease_seconds = options.lease_seconds
+        self._renew_seconds = options.renew_seconds
+        self._incarnation = ""
+        self._valid_until = -math.inf
+        self._version = 0
+        self._alive_until: dict[str, float] = {}
+        self._renewing: asyncio.Task[None] | None = None
+
+    async def succeed(self, replica: str, incarnation: str) -> bool:
+        """Follow the last incarnation of the same replica, if there was one: it has ended, since we are here.
+
+        Should it live after all, only work is done twice: its commits are refused as those of any other.
+        """
+        key = self._state.key("replica", replica)
+        stored = await self._state.read(key)
+        if stored is not None and (last := from_json(stored.value)["incarnation"]) != incarnation:
+            await self._sidecar.delete(self._key(last))
+        value = to_json({"v": 1, "incarnation": incarnation})
+        await self._sidecar.save([Write(key, value, blind=True)])
+        return stored is not None
+
+    async def take(self, incarnation: str) -> None:
+        """Hold a lease for this incarnation, and renew it until `stop`. Raises StoreUnavailable."""
+        self._incarnation, self._version = incarnation, 0
+        await self._renew()
+        self._renewing = asyncio.create_task(self._renew_on(), name="lease")
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the lease can still be relied upon."""
+        return asyncio.get_running_loop().time() < self._valid_until
+
+    async def has_expired(self, incarnation: str) -> bool:
+        """Whether its lease has expired or was given back. Not where the store does not answer."""
+        now = asyncio.get_running_loop().time()
+        if incarnation == self._incarnation or self._alive_until.get(incarnation, 0.0) > now:
+            return False
+        try:
+            has_expired = await self._state.read(self._key(incarnation)) is None
+        except HostError as error:
+            logger.warning("whether worker %s has expired is not known: %s", incarnation, error)
+            return False
+        self._alive_until.pop(incarnation, None)
+        if not has_expired:
+            self._alive_until[incarnation] = now + KNOWN_ALIVE_SECONDS
+        return has_expired
+
+    async def stop(self, *, give_back: bool) -> None:
+        """Renew it no more, and give it back so that others need not wait for its end."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.wait([self._renewing])
+            self._renewing = None
+        self._valid_until = -math.inf
+        if give_back:
+            try:
+                await self._sidecar.delete(self._key(self._incarnation))
+            except StoreUnavailable as error:
+                logger.warning("the lease is not given back, and runs out by itself: %s", error)
+
+    async def _renew_on(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self.is_held:
+            await asyncio.sleep(min(self._renew_seconds, max(0.0, self._valid_until - loop.time())))
+            try:
+                if self.is_held:
+                    await self._renew()
+            except StoreUnavailable as error:
+                logger.warning("the lease is not renewed yet: %s", error)
+        logger.warning("worker %s could not renew its lease in time", self._incarnation)
+        self._lost()
+
+    async def _renew(self) -> None:
+        """Write the key, and see that it was still there: one that comes too late would begin it anew.
+
+        Redis counts the writes of a key, and forgets the count with it. Where a store does not count, a
+        worker that was taken for expired finds that out by its watch list, which another has closed.
+        """
+        asked_at = asyncio.get_running_loop().time()
+        key, ttl = self._key(self._incarnation), math.ceil(self._lease_seconds)
+        await self._sidecar.save([Write(key, b'{"v":1}', blind=True, ttl_seconds=ttl)])
+        stored = (await self._sidecar.get([key])).get(key)
+        etag = stored.etag if stored is not None else None
+        version = int(etag) if etag is not None and etag.isdecimal() else self._version + 1
+        is_lost = stored is None or version <= self._version
+        self._valid_until = -math.inf if is_lost else asked_at + self._lease_seconds
+        self._version = version
+
+    def _key(self, incarnation: str) -> str:
+        return self._state.key("lease", incarnation)

@@ -29,11 +29,10 @@ from meshwright.stores.dapr.broker import Broker
 from meshwright.stores.dapr.callbacks import AppCallbacks
 from meshwright.stores.dapr.channels import Channel, choose, make_channel
 from meshwright.stores.dapr.documents import Document, Documents, OutboxEntry, incarnation_of
-from meshwright.stores.dapr.leases import Lease, Watches, WatchList
 from meshwright.stores.dapr.outbox import Outbox, StoredActor, StoredActors
-from meshwright.stores.dapr.recovery import Recovery
+from meshwright.stores.dapr.recovery import Recovery, Watches, WatchList
 from meshwright.stores.dapr.sidecar import BUS, STATE, VIEWS, Options, Sidecar
-from meshwright.stores.dapr.state import State
+from meshwright.stores.dapr.state import Lease, State
 
 logger = logging.getLogger("meshwright.dapr")
 
@@ -125,6 +124,7 @@ class DaprStore(SharedStore):
                     field="components",
                 )
             self.broker.is_mqtt = "mqtt" in facts.components[BUS]
+            self.callbacks.subscribe()
             self._channel = make_channel(
                 choose(facts.version) if self.options.channel == "auto" else self.options.channel,
                 app_port=self.options.app_port,
@@ -235,8 +235,7 @@ class DaprStore(SharedStore):
     async def load(self, ref: ActorRef, first: Message | None) -> ActorRecord | None:
         """The record of an actor; unread where the last one that such a message activated was new too."""
         if first is None:
-            document, _ = await self.documents.read(ref)
-            return document.record if document.record.revision else None
+            return await self.documents.record(ref)
         actor = self.actors.find(ref)
         kind = self._live.kinds[ref.type]
         is_new = kind.is_stateless or self._seems_new.get((ref.type, first.method), False)
