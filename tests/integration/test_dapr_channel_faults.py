@@ -112,7 +112,7 @@ async def test_actors_come_back_after_a_sidecar_was_away_for_some_time(
     async with beside(services, "grpc", Recorder()) as there:
         there.sidecar.kill()
         await until(lambda: "the stream of actor calls has ended" in caplog.text)
-        await asyncio.sleep(2)  # longer than the pauses at first
+        await asyncio.sleep(1)  # longer than the pause at first
         await there.sidecar.start()
         await there.until_hosting()
         assert (await there.call("a", "echo"))[0] == 200
@@ -142,7 +142,7 @@ async def test_callbacks_under_way_end_before_the_channel_has_stopped(
         await there.publish_plainly(root, b'"wait"')
         await app.messages.get()
         stopping = asyncio.create_task(there.channel.stop())
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0)  # it has begun to stop
         with pytest.raises(Draining):
             decode_reply(await there.invoke("b", "call", b"8"))
         app.go_on.set()

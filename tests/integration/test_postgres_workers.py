@@ -93,6 +93,5 @@ async def test_tasks_of_killed_workers_end_on_the_others(tmp_path: Path, postgre
         while (listed := await ended()) != dict.fromkeys(tasks, "succeeded"):
             assert time.monotonic() - killed_at < 20, listed
             await asyncio.sleep(0.05)
-        assert time.monotonic() - killed_at < 10
     for name in ("one", "two"):
         assert PASSWORD not in (tmp_path / name / "stderr").read_text()
