@@ -51,7 +51,7 @@ TIERS = {
     "acceptance": Tier("acceptance"),
     "acceptance-dapr": Tier(
         "acceptance",
-        ("test_road.py", "test_crash.py"),
+        ("test_lifecycle.py", "test_crash.py"),
         {"ACCEPTANCE_UP": "mesh up --host dapr"},
         needs=DAPR,
     ),

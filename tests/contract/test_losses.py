@@ -1,4 +1,4 @@
-"""The whole road on a bus that loses what it is to deliver: each task has one outcome, and is run once."""
+"""Whole tasks on a bus that loses what it is to deliver: each task has one outcome, and is run once."""
 
 import asyncio
 from collections import Counter

@@ -63,7 +63,7 @@ def load(number: int, rng: random.Random, *, cancelled: bool) -> Item:
 async def test_a_worker_is_killed_and_restarted(mesh: DaprMesh, name: str) -> None:
     worker = getattr(mesh, name)
     async with mesh:
-        await mesh.told(SOME)
+        await mesh.outcomes(SOME)
         worker.kill()
         await worker.start()
         evidence = await mesh.judge(kills=1)
@@ -72,7 +72,7 @@ async def test_a_worker_is_killed_and_restarted(mesh: DaprMesh, name: str) -> No
 
 async def test_another_worker_takes_up_what_one_that_never_comes_back_has_left(mesh: DaprMesh) -> None:
     async with mesh:
-        await mesh.told(SOME)
+        await mesh.outcomes(SOME)
         mesh.replica.kill()
         mesh.replica.sidecar.kill()
         evidence = await mesh.judge(kills=1)
@@ -81,7 +81,7 @@ async def test_another_worker_takes_up_what_one_that_never_comes_back_has_left(m
 
 async def test_a_worker_never_comes_back_and_its_sidecar_stays(mesh: DaprMesh) -> None:
     async with mesh:
-        await mesh.told(SOME)
+        await mesh.outcomes(SOME)
         mesh.replica.kill()
         await mesh.judge(kills=1)
 
@@ -90,7 +90,7 @@ async def test_a_worker_never_comes_back_and_its_sidecar_stays(mesh: DaprMesh) -
 async def test_a_sidecar_is_killed_and_restarted(mesh: DaprMesh, name: str) -> None:
     worker = getattr(mesh, name)
     async with mesh:
-        await mesh.told(SOME)
+        await mesh.outcomes(SOME)
         worker.sidecar.kill()
         await worker.sidecar.start()
         await mesh.judge()
@@ -98,7 +98,7 @@ async def test_a_sidecar_is_killed_and_restarted(mesh: DaprMesh, name: str) -> N
 
 async def test_a_worker_and_its_sidecar_are_killed_together_and_restarted(mesh: DaprMesh) -> None:
     async with mesh:
-        await mesh.told(SOME)
+        await mesh.outcomes(SOME)
         mesh.front.kill()
         mesh.front.sidecar.kill()
         mesh.front.sidecar.launch()
@@ -111,7 +111,7 @@ async def test_a_worker_and_its_sidecar_are_killed_together_and_restarted(mesh: 
 
 async def test_the_broker_is_killed_and_restarted(mesh: DaprMesh) -> None:
     async with mesh:
-        await mesh.told(SOME)
+        await mesh.outcomes(SOME)
         mesh.services.kill("mosquitto")
         await asyncio.sleep(DOWN_SECONDS)
         mesh.services.start_again("mosquitto")
@@ -126,7 +126,7 @@ async def test_the_broker_is_killed_and_has_kept_nothing(mesh: DaprMesh) -> None
 
 async def lose_what_the_broker_keeps(mesh: DaprMesh) -> None:
     """Kill a broker without persistence while messages wait in it, for a sidecar that is away."""
-    await mesh.told(SOME)
+    await mesh.outcomes(SOME)
     mesh.replica.sidecar.kill()
     await asyncio.sleep(DOWN_SECONDS / 2)
     mesh.services.kill("mosquitto")
@@ -137,7 +137,7 @@ async def lose_what_the_broker_keeps(mesh: DaprMesh) -> None:
 
 async def test_redis_is_killed_and_restarted(mesh: DaprMesh) -> None:
     async with mesh:
-        await mesh.told(SOME)
+        await mesh.outcomes(SOME)
         mesh.services.kill("redis")
         await asyncio.sleep(DOWN_SECONDS)
         mesh.services.start_again("redis")
@@ -146,7 +146,7 @@ async def test_redis_is_killed_and_restarted(mesh: DaprMesh) -> None:
 
 async def test_placement_is_killed_and_restarted(mesh: DaprMesh) -> None:
     async with mesh:
-        await mesh.told(SOME)
+        await mesh.outcomes(SOME)
         mesh.services.kill("placement")
         await asyncio.sleep(DOWN_SECONDS)
         mesh.services.start_again("placement")
@@ -156,7 +156,7 @@ async def test_placement_is_killed_and_restarted(mesh: DaprMesh) -> None:
 @pytest.mark.parametrize("data", ["kept", "lost"])
 async def test_the_scheduler_is_killed_and_restarted(mesh: DaprMesh, data: str) -> None:
     async with mesh:
-        await mesh.told(SOME)
+        await mesh.outcomes(SOME)
         mesh.services.kill("scheduler")
         if data == "lost":
             shutil.rmtree(mesh.services.folder / "scheduler")
@@ -173,7 +173,7 @@ async def test_the_scheduler_is_killed_and_restarted(mesh: DaprMesh, data: str) 
 async def test_a_worker_that_slept_beyond_its_lease_commits_nothing(make_mesh: MakeMesh) -> None:
     mesh = make_mesh(model_seconds=0.5)
     async with mesh:
-        await mesh.told(SOME)
+        await mesh.outcomes(SOME)
         mesh.replica.send(signal.SIGSTOP)
         await asyncio.sleep(LEASE_SECONDS + 2)
         mesh.replica.send(signal.SIGCONT)
@@ -189,7 +189,7 @@ async def test_a_worker_that_is_restarted_as_it_should_repeats_no_call(
     mesh = make_mesh(cancelled=False)  # what runs for ever outlasts a stop, and has to be begun again
     worker = getattr(mesh, name)
     async with mesh:
-        await mesh.told(SOME)
+        await mesh.outcomes(SOME)
         await worker.stop()
         await worker.start()
         await mesh.judge(kills=0)
@@ -220,7 +220,7 @@ async def test_a_fence_keeps_out_the_second_end_of_a_worker_thought_dead(make_me
 
 async def test_the_oracle_reports_ends_that_no_fence_kept_out(make_mesh: MakeMesh) -> None:
     async with make_mesh(control=controls.NO_FENCE) as mesh:
-        await mesh.told(TASKS)
+        await mesh.outcomes(TASKS)
         _, found = await mesh.complaints(seconds=5.0)
     assert sum("ended 2 times" in complaint for complaint in found) >= TASKS // 2
 
@@ -238,7 +238,7 @@ async def test_the_oracle_reports_loss_where_a_message_is_acknowledged_before_it
     make_mesh: MakeMesh,
 ) -> None:
     async with make_mesh(control=dapr_controls.ACK_FIRST, redrive_seconds=NEVER) as mesh:
-        await mesh.told(SOME)
+        await mesh.outcomes(SOME)
         mesh.replica.kill()
         await mesh.replica.start()
         _, found = await mesh.complaints(kills=1, seconds=LOSS_SECONDS)

@@ -19,8 +19,8 @@ from tests.support.mqtt_broker import (
     ask,
     client,
     mosquitto,
+    payloads_of,
     publish,
-    told,
 )
 
 OF_ADA = "mesh/default/clients/ada/submit"
@@ -298,7 +298,7 @@ async def test_a_named_client_cancels_and_answers_only_its_own(api: Api, broker:
 async def test_no_client_displaces_the_reply_of_another(api: Api, caller: Client) -> None:
     await caller.subscribe("replies/#")
     caller.publish(OF_ADA, GATE, reply_to="replies/ada/first", reply="outcome")
-    await told(api.mesh, "task.started")
+    await payloads_of(api.mesh, "task.started")
     for number in range(20):
         reply_to = f"replies/bob/{number}"
         caller.publish("mesh/default/clients/bob/submit", GATE, reply_to=reply_to, reply="outcome")

@@ -21,9 +21,9 @@ from tests.support.mqtt_broker import (
     client,
     mosquitto,
     network,
+    payloads_of,
     publish,
     quota_exceeded,
-    told,
 )
 from tests.support.running_mesh import mesh_up
 
@@ -37,9 +37,9 @@ async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
 
 
 @pytest.fixture
-async def road(broker: Mosquitto) -> AsyncIterator[Network]:
-    async with network(broker) as road:
-        yield road
+async def link(broker: Mosquitto) -> AsyncIterator[Network]:
+    async with network(broker) as link:
+        yield link
 
 
 # The same message again
@@ -50,24 +50,24 @@ async def test_a_new_message_under_an_old_number_is_a_new_task(tmp_path: Path) -
     async with mosquitto(tmp_path / "broker") as broker, http_mesh(tmp_path, mqtt_url=broker.url) as api:
         for number in (1, 2):
             await publish(broker, SUBMIT, HELLO)
-            await told(api.mesh, "task.succeeded", number)
+            await payloads_of(api.mesh, "task.succeeded", number)
             await broker.kill()
             await broker.start()
-            await told(api.mesh, "edge.connected", number + 1)
+            await payloads_of(api.mesh, "edge.connected", number + 1)
         assert len((await api.get("/tasks"))["items"]) == 2
 
 
 async def test_a_message_whose_acknowledgement_was_lost_is_no_second_task(
-    tmp_path: Path, broker: Mosquitto, road: Network
+    tmp_path: Path, broker: Mosquitto, link: Network
 ) -> None:
-    async with http_mesh(tmp_path, mqtt_url=road.url) as api, client(broker, "replies/anonymous/#") as caller:
-        road.loses_what_is_sent = True
+    async with http_mesh(tmp_path, mqtt_url=link.url) as api, client(broker, "replies/anonymous/#") as caller:
+        link.loses_what_is_sent = True
         for _ in range(10):  # alike in all that their sender wrote
             caller.publish(SUBMIT, HELLO, reply_to="replies/anonymous/receipt", correlation=b"1")
-        accepted = await told(api.mesh, "task.accepted", 10)
+        accepted = await payloads_of(api.mesh, "task.accepted", 10)
         await caller.silence(0.2)
-        road.breaks()
-        road.loses_what_is_sent = False
+        link.breaks()
+        link.loses_what_is_sent = False
         receipts = await caller.documents("replies/anonymous/receipt", lambda found: len(found) == 10)
         assert len(accepted) == len({receipt["task_id"] for receipt in receipts}) == 10
         await ask(broker, SUBMIT, {**HELLO, "task_id": "last"}, reply="outcome")
@@ -75,13 +75,13 @@ async def test_a_message_whose_acknowledgement_was_lost_is_no_second_task(
 
 
 async def test_a_message_that_a_killed_mesh_did_not_acknowledge_is_no_second_task(
-    tmp_path: Path, broker: Mosquitto, road: Network
+    tmp_path: Path, broker: Mosquitto, link: Network
 ) -> None:
     hello = {"agent_id": "simple-agent", "payload": {"text": "hello"}}
-    up = (tmp_path / "data", "--mqtt", road.url)
+    up = (tmp_path / "data", "--mqtt", link.url)
     async with client(broker, "replies/anonymous/#") as caller:
         async with mesh_up(*up) as first:
-            road.loses_what_is_sent = True
+            link.loses_what_is_sent = True
             for _ in range(3):
                 caller.publish(SUBMIT, hello, reply_to="replies/anonymous/receipt")
             ids: set[str] = set()
@@ -91,7 +91,7 @@ async def test_a_message_that_a_killed_mesh_did_not_acknowledge_is_no_second_tas
                     break
             await caller.silence(0.2)
             await first.kill()
-        road.loses_what_is_sent = False
+        link.loses_what_is_sent = False
         async with mesh_up(*up) as second:
             receipts = await caller.documents("replies/anonymous/receipt", lambda found: len(found) == 3)
             assert {receipt["task_id"] for receipt in receipts} == ids
@@ -118,14 +118,14 @@ async def test_an_outcome_that_the_broker_has_is_not_sent_again_after_a_kill(
 
 
 async def test_an_outcome_is_sent_until_a_full_broker_takes_it(
-    tmp_path: Path, broker: Mosquitto, road: Network
+    tmp_path: Path, broker: Mosquitto, link: Network
 ) -> None:
-    async with http_mesh(tmp_path, mqtt_url=road.url) as api, client(broker, OUTCOMES) as caller:
-        road.forged[PUBACK] = quota_exceeded
+    async with http_mesh(tmp_path, mqtt_url=link.url) as api, client(broker, OUTCOMES) as caller:
+        link.forged[PUBACK] = quota_exceeded
         await api.finished(agent_id="echo", task_id="mine")
         for _ in range(2):  # the broker has it, and says that it has not
             assert (await caller.document())["task_id"] == "mine"
-        road.forged.clear()
+        link.forged.clear()
         await api.finished(agent_id="echo", task_id="next")
         await caller.documents(OUTCOMES, lambda found: bool(found) and found[-1]["task_id"] == "next")
 
@@ -140,9 +140,9 @@ async def test_what_is_too_large_for_the_broker_is_said_and_passed_by(tmp_path: 
         await api.finished(agent_id="echo", task_id="large", payload={"text": "x" * 30_000})
         await api.finished(agent_id="echo", task_id="small")
         assert (await caller.document())["task_id"] == "small"
-        dropped = await told(api.mesh, "edge.dropped")
+        dropped = await payloads_of(api.mesh, "edge.dropped")
         assert dropped[0]["reason"] == "Packet too large"
-        assert len(await told(api.mesh, "edge.connected")) == 1
+        assert len(await payloads_of(api.mesh, "edge.connected")) == 1
 
 
 async def test_events_that_nobody_takes_make_room_for_newer_ones(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ async def test_events_that_nobody_takes_make_room_for_newer_ones(tmp_path: Path)
         await caller.subscribe("mesh/default/events/test/#")
         async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
             await broker.stop()
-            await told(api.mesh, "edge.disconnected")
+            await payloads_of(api.mesh, "edge.disconnected")
             for n in range(6000):
                 now = api.mesh.host.clock.now()
                 api.mesh.host.broadcast(
@@ -166,6 +166,6 @@ async def test_events_that_nobody_takes_make_room_for_newer_ones(tmp_path: Path)
         assert [event["payload"] for event in events] == list(range(first, 6000))
         assert 6000 - 4096 <= first <= 6000 - 4096 + 10  # beside the events of the mesh itself
         async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
-            dropped = await told(api.mesh, "edge.dropped", 2)
+            dropped = await payloads_of(api.mesh, "edge.dropped", 2)
         assert {each["what"] for each in dropped} == {"events"}
         assert first <= sum(each["count"] for each in dropped) <= first + 10

@@ -17,9 +17,9 @@ from tests.support.mqtt_broker import (
     client,
     mosquitto,
     network,
+    payloads_of,
     publish,
     run,
-    told,
 )
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr", "mosquitto_passwd", "openssl")
@@ -102,15 +102,15 @@ async def test_messages_that_came_in_one_piece_are_all_read(tmp_path: Path, cert
     known = {"mqtt_ca_file": certificates / "ca.pem"}
     async with (
         mosquitto(tmp_path / "broker") as broker,
-        network(broker, tls) as road,
+        network(broker, tls) as link,
         client(broker, "mesh/default/errors") as caller,
-        http_mesh(tmp_path, mqtt_url=road.url, **known),
+        http_mesh(tmp_path, mqtt_url=link.url, **known),
     ):
-        road.holds_what_comes_back = True
+        link.holds_what_comes_back = True
         for _ in range(5):
             caller.publish("mesh/default/nothing", "", qos=0)
         await caller.silence(0.3)
-        road.holds_what_comes_back = False
+        link.holds_what_comes_back = False
         caller.publish("mesh/default/nothing", "", qos=0)
         await caller.documents("#", lambda found: sum(error["count"] for error in found) == 6)
 
@@ -143,7 +143,7 @@ async def test_no_caller_makes_the_mesh_answer_another(
         await publish(
             broker, SUBMIT.replace("caller", "caller2"), HELLO, *forged
         )  # the mesh: not its replies
-        [refused] = await told(api.mesh, "edge.refused")
+        [refused] = await payloads_of(api.mesh, "edge.refused")
         assert (refused["problem"]["field"], refused["answered"]) == ("response-topic", False)
         broker.login = login
         await ask(broker, SUBMIT, {**HELLO, "task_id": "mine"}, reply_to="replies/caller/1")
@@ -165,7 +165,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(
     tmp_path: Path, broker: Mosquitto, certificates: Path
 ) -> None:
     async with http_mesh(tmp_path, **settings(broker, certificates) | {"mqtt_ca_file": None}) as api:
-        [away] = await told(api.mesh, "edge.disconnected")
+        [away] = await payloads_of(api.mesh, "edge.disconnected")
         assert away["reason"].startswith("its certificate is not trusted: ")
         assert "Set mqtt.ca_file" in away["reason"]
 
@@ -174,7 +174,7 @@ async def test_a_wrong_password_is_not_repeated(
     tmp_path: Path, broker: Mosquitto, certificates: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with http_mesh(tmp_path, **settings(broker, certificates) | {"mqtt_password": "hers"}) as api:
-        [away] = await told(api.mesh, "edge.disconnected")
+        [away] = await payloads_of(api.mesh, "edge.disconnected")
         assert "Check username and password of [mqtt]" in away["reason"]
         assert "hers" not in caplog.text + away["reason"]
 

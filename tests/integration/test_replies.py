@@ -22,7 +22,7 @@ from meshwright.messages import Plain
 from meshwright.turns import ActorKind
 from meshwright.work.protocol import TaskKey
 from tests.support.http_mesh import http_mesh
-from tests.support.mqtt_broker import Mosquitto, client, mosquitto, told
+from tests.support.mqtt_broker import Mosquitto, client, mosquitto, payloads_of
 
 TASK = TaskKey("default", "t1")
 
@@ -179,7 +179,7 @@ async def test_a_reply_that_nobody_will_take_is_reported(tmp_path: Path) -> None
     sender = MailSender(failures=1, error=Undeliverable)
     async with mailing(tmp_path, sender) as mesh:
         await submit(mesh, "ada")
-        [dropped] = await told(mesh, "reply.dropped")
+        [dropped] = await payloads_of(mesh, "reply.dropped")
     assert dropped == {"scheme": "mail", "reason": "nobody answers"}
     assert sender.tries.qsize() == 1
 

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from meshwright.sql.database import migration_steps
+from meshwright.sql.migrations import migration_steps
 from meshwright.sql.sqlite import FILE_NAME
 from tests.support.faults.oracle import complaints
 from tests.support.sqlite_mesh import evidence_of, up

@@ -233,7 +233,7 @@ HARNESSES: dict[str, tuple[type[HostHarness], int]] = {
 LOSSY: dict[str, tuple[type[HostHarness], int]] = {f"lossy-{n}": (LossyHarness, n) for n in range(1, 6)}
 """Those whose bus may lose an event on its way to a subscriber, by name, likewise."""
 
-PARTLY = {"dapr-http": ("test_claims", "test_messages", "test_deaf_apps")}
+PARTLY = {"dapr-http": ("test_claims", "test_messages", "test_missing_apps")}
 """Those that are tried on some modules alone: the rest is the same as on another."""
 
 OF_ONE_WORKER = {

@@ -29,6 +29,6 @@ def a_clerk() -> type[Clerk]:
     return type("TestClerk", (Clerk,), {"looked_up": []})
 
 
-def told(model: ScriptedModel) -> list[str]:
-    """What the tools answered, as the model was last told."""
+def tool_answers(model: ScriptedModel) -> list[str]:
+    """What the tools answered, as the model last read it."""
     return [message.content for message in model.requests[-1].messages if message.role == "tool"]

@@ -97,7 +97,7 @@ async def mosquitto(folder: Path, *lines: str) -> AsyncIterator[Mosquitto]:
         broker.ports.close()
 
 
-async def told(mesh: Mesh, event_type: str, count: int = 1) -> list[dict[str, Any]]:
+async def payloads_of(mesh: Mesh, event_type: str, count: int = 1) -> list[dict[str, Any]]:
     """Wait for so many events of a type since the log began, and return what they tell."""
     events = []
     async with asyncio.timeout(SECONDS):
@@ -264,7 +264,7 @@ async def client(broker: Mosquitto, *topics: str, client_id: str = "", **login: 
 
 
 class Network:
-    """A road to the broker that can lose what is sent on it, hold or forge what comes back, and break."""
+    """A link to the broker that can lose what is sent on it, hold or forge what comes back, and break."""
 
     def __init__(self, broker: Mosquitto) -> None:
         self._broker = broker
@@ -338,12 +338,12 @@ def length(size: int) -> bytes:
 
 @asynccontextmanager
 async def network(broker: Mosquitto, tls: ssl.SSLContext | None = None) -> AsyncIterator[Network]:
-    """A road to a broker, at an address of its own."""
-    road = Network(broker)
-    server = await asyncio.start_server(road.serve, "127.0.0.1", 0, ssl=tls)
-    road.url = f"mqtt{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    """A link to a broker, at an address of its own."""
+    link = Network(broker)
+    server = await asyncio.start_server(link.serve, "127.0.0.1", 0, ssl=tls)
+    link.url = f"mqtt{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
-        yield road
+        yield link
     finally:
         server.close()
-        road.breaks()
+        link.breaks()

@@ -1,7 +1,7 @@
 """A mesh as a process, and what it shows: its command line and its HTTP API, nothing else.
 
 `ACCEPTANCE_UP` is the command that starts it (`mesh up` by default), so that the same scripts take a task
-down its road on another host: `ACCEPTANCE_UP="mesh up --host ..." pytest tests/acceptance`.
+on another host: `ACCEPTANCE_UP="mesh up --host ..." pytest tests/acceptance`.
 """
 
 from __future__ import annotations

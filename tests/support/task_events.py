@@ -1,4 +1,4 @@
-"""The events on the road of a task, as orchestrator and threads tell them."""
+"""The events of a task, as orchestrator and threads tell them."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,7 +12,7 @@ CARD = ScoreCard(agent_id="writer", capability="writing", score=1.0, weight=1.0,
 
 
 def about(task_id: str, event_type: str, payload: Any = None, **fields: Any) -> Event:
-    """An event of a task's road."""
+    """An event of a task."""
     fields = {"agent_id": "writer", "trace_id": f"{7:032x}", "payload": payload or {}, **fields}
     return event(len(task_id), event_type, task_id=task_id, aggregate_id=f"Orchestrator/{task_id}", **fields)
 

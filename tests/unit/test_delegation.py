@@ -8,7 +8,7 @@ from meshwright import Agent, Capability
 from meshwright.models.port import ModelRefused
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-from tests.support.lookup_agent import told
+from tests.support.lookup_agent import tool_answers
 
 
 def delegating(agent_id: str, *to: str) -> type[Agent]:
@@ -40,7 +40,7 @@ async def test_what_a_child_failed_at_is_told_to_its_parents_model() -> None:
     model.replies(ModelRefused("too hard"), to="b")
     async with mesh_for(delegating("a", "b"), delegating("b"), model=model) as mesh:
         assert (await mesh.ask("a", "Have it done.")).text == "b could not."
-    assert "b did not succeed: too hard" in told(model)[0]
+    assert "b did not succeed: too hard" in tool_answers(model)[0]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ async def test_a_model_may_name_only_those_that_its_agent_may_ask() -> None:
     async with mesh_for(delegating("a", "b"), delegating("b"), delegating("c"), model=model) as mesh:
         assert (await mesh.ask("a", "Greet c.")).text == "I may not."
         assert not mesh.events("task.waiting")
-    assert "delegate was not run: agent_id" in told(model)[0]
+    assert "delegate was not run: agent_id" in tool_answers(model)[0]
 
 
 async def test_a_delegated_task_inherits_priority_timeout_and_deadline() -> None:

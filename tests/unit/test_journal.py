@@ -134,7 +134,7 @@ async def test_a_run_that_lost_its_road_behind_a_note_of_steps_that_raised_asks_
     journal = await resumed(host)
     for _ in range(RECORD_GAP):
         with pytest.raises(ToolFailed):
-            await journal.step("another road", {}, effects("polled", ToolFailed("not yet")))
+            await journal.step("another step", {}, effects("polled", ToolFailed("not yet")))
     with pytest.raises(ReplayMismatch):
         await journal.step("refund", {}, effects("refunded"))
 
@@ -254,11 +254,11 @@ async def test_a_person_is_asked_before_a_run_that_lost_its_road_repeats_what_ma
     journal = await resumed(host)
     await journal.step("deploy", {}, effects("again"), repeatable=False)
     with pytest.raises(Suspended) as asked:
-        await journal.step("another road", {}, effects("again"))
+        await journal.step("another step", {}, effects("again"))
     assert "deploy" in str(asked.value.suspend.wait.subject)
     await answer(host, asked.value, "start anew")
     journal = await resumed(host)
     await journal.step("deploy", {}, effects("again"), repeatable=False)
     with pytest.raises(ReplayMismatch):
-        await journal.step("another road", {}, effects("again"))
+        await journal.step("another step", {}, effects("again"))
     assert effects == ["deployed", "checked"]

@@ -66,7 +66,7 @@ async def test_a_cost_that_nobody_knows_is_listed_as_unknown(kept: LogOnFile) ->
 
 
 async def test_each_step_of_the_road_shows(kept: LogOnFile) -> None:
-    road = [
+    history = [
         (accepted("t"), "accepted", 0, None),
         (dispatched("t"), "dispatched", 1, None),
         (progress("t", "task.started"), "running", 1, None),
@@ -81,7 +81,7 @@ async def test_each_step_of_the_road_shows(kept: LogOnFile) -> None:
         (dispatched("t", 2, agent_id="other"), "dispatched", 2, None),
         (ended("t", "failed", attempt=2), "failed", 2, "ToolFailed: no such file"),
     ]
-    for each, status, attempts, reason in road:
+    for each, status, attempts, reason in history:
         item = await summary(kept, [each])
         assert (item.status, item.attempts, item.reason) == (status, attempts, reason)
         assert (item.completed_at is not None) == (status == "failed")

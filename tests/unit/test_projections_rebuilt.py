@@ -39,7 +39,7 @@ def plain(events: Sequence[Event]) -> list[Event]:
     return [each.model_copy(update={"payload": decode(encode(each.payload))}) for each in events]
 
 
-def some_road(rng: random.Random, task_id: str) -> list[Event]:
+def some_history(rng: random.Random, task_id: str) -> list[Event]:
     attempt, generation = rng.randrange(1, 4), rng.randrange(1, 3)
     fault = Fault(type="Timeout", message="no answer")
     known = [
@@ -57,11 +57,11 @@ def some_road(rng: random.Random, task_id: str) -> list[Event]:
 
 
 def shuffled_roads(rng: random.Random, tasks: int) -> list[Event]:
-    """The roads of many tasks side by side, each in its own order."""
-    roads = [some_road(rng, f"task-{n}") for n in range(tasks)]
+    """The histories of many tasks side by side, each in its own order."""
+    histories = [some_history(rng, f"task-{n}") for n in range(tasks)]
     events: list[Event] = []
-    while roads := [road for road in roads if road]:
-        events.append(rng.choice(roads[:20]).pop(0))
+    while histories := [history for history in histories if history]:
+        events.append(rng.choice(histories[:20]).pop(0))
     return events
 
 

@@ -11,7 +11,7 @@ from meshwright import Agent, Capability, tool
 from meshwright.messages import Usage
 from meshwright.models.port import ModelRefused, ModelReply, ToolCall
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-from tests.support.lookup_agent import Clerk, a_clerk, told
+from tests.support.lookup_agent import Clerk, a_clerk, tool_answers
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def test_what_tools_answer_is_told_to_the_model_call_by_call(clerk: type[C
     async with mesh_for(clerk, model=model) as mesh:
         outcome = await mesh.ask("clerk", "Where are they?")
     assert outcome.text == "Found them all."
-    assert told(model) == ["fence is on page 1", "slot is on page 2", "turn is on page 1"]
+    assert tool_answers(model) == ["fence is on page 1", "slot is on page 2", "turn is on page 1"]
     asked = [call.id for message in model.requests[-1].messages for call in message.tool_calls]
     answered = [message.tool_call_id for message in model.requests[-1].messages if message.role == "tool"]
     assert asked == answered
@@ -91,7 +91,7 @@ async def test_a_repeated_call_runs_again_while_results_change() -> None:
     async with mesh_for(poller, model=model) as mesh:
         assert (await mesh.ask("poller", "Wait until it is healthy.")).text == "It is healthy."
         assert not mesh.events("tool.repeated")
-    assert told(model) == ["pending", "pending", "healthy"]
+    assert tool_answers(model) == ["pending", "pending", "healthy"]
     assert all(request.tools for request in model.requests)
 
 
@@ -101,7 +101,7 @@ async def test_the_same_calls_after_an_edit_run_again() -> None:
     model = ScriptedModel(*map(tool_call, steps), "The tests pass.")
     async with mesh_for(poller, model=model) as mesh:
         assert (await mesh.ask("poller", "Repair it.")).success
-    assert told(model) == ["1 failed", "edited", "passed"]
+    assert tool_answers(model) == ["1 failed", "edited", "passed"]
 
 
 async def test_the_same_call_twice_in_one_reply_runs_twice(clerk: type[Clerk]) -> None:
@@ -121,7 +121,7 @@ async def test_the_same_result_again_and_again_ends_the_tools(clerk: type[Clerk]
         [repeated] = mesh.events("tool.repeated").payloads
     assert outcome.text == "Page 1, as I said."
     assert clerk.looked_up == ["fence"] * 3
-    assert "was not called" in told(model)[3]
+    assert "was not called" in tool_answers(model)[3]
     assert model.requests[-1].tools == ()
     assert (repeated["tool"], repeated["times"]) == ("look_up", 3)
 
@@ -130,7 +130,7 @@ async def test_a_tool_that_does_not_exist_is_told_with_those_that_do(clerk: type
     model = ScriptedModel(tool_call("fly", to="Rome"), "I cannot fly.")
     async with mesh_for(clerk, model=model) as mesh:
         assert (await mesh.ask("clerk", "Fly.")).text == "I cannot fly."
-    [answer] = told(model)
+    [answer] = tool_answers(model)
     assert "there is no tool 'fly'" in answer
     assert "look_up" in answer
 
@@ -154,7 +154,7 @@ async def test_malformed_arguments_are_never_run_and_are_told(
         assert (await mesh.ask("clerk", "Where is it?")).text == "I was wrong."
         [called] = mesh.events("tool.called").payloads
     assert clerk.looked_up == []
-    assert complaint in told(model)[0]
+    assert complaint in tool_answers(model)[0]
     assert (called["ok"], complaint in called["error"]) == (False, True)
 
 
@@ -167,7 +167,7 @@ async def test_what_a_tool_failed_at_is_told_and_the_run_goes_on(
     model = ScriptedModel(tool_call("look_up", word=word), "It is not there.")
     async with mesh_for(clerk, model=model) as mesh:
         assert (await mesh.ask("clerk", "Where is it?")).text == "It is not there."
-    assert said in told(model)[0]
+    assert said in tool_answers(model)[0]
 
 
 async def test_a_model_that_refuses_fails_the_attempt_with_its_reason(clerk: type[Clerk]) -> None:

@@ -14,7 +14,7 @@ from meshwright.models.port import ModelReply, ToolCall
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import keeper, kept, told_of
-from tests.support.lookup_agent import Clerk, a_clerk, told
+from tests.support.lookup_agent import Clerk, a_clerk, tool_answers
 from tests.support.recipe_agent import NO_SOUP, SOUP, SOUP_TEXT, Cook, said
 
 
@@ -105,5 +105,5 @@ async def test_a_resumed_run_asks_again_for_what_was_empty_once(tmp_path: Path) 
     async with kept(tmp_path, keeper(opened=True), model=model) as mesh:
         outcome = await mesh.outcome(task_id)
     assert (outcome.text, outcome.attempt) == ("Done.", 1)
-    assert told(model) == ["held"]
+    assert tool_answers(model) == ["held"]
     assert len(model.requests) == 1

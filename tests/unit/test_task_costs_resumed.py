@@ -37,7 +37,7 @@ async def test_calls_from_before_a_crash_count_once(tmp_path: Path) -> None:
 async def test_calls_that_a_resumed_run_does_not_come_to_again_count_too(tmp_path: Path) -> None:
     async def runs_away(self: Agent, run: Run) -> str:
         await run.prepare()
-        raise ValueError("another road")
+        raise ValueError("another step")
 
     task_id = await begun(tmp_path, ScriptedModel(asks("0.25")))
     async with kept(tmp_path, keeper(run=runs_away), model=ScriptedModel()) as mesh:
@@ -60,7 +60,7 @@ async def test_an_attempt_that_begins_anew_after_a_crash_adds_to_the_one_before(
     async def other_road(self: Agent, run: Run) -> str:
         tried.append(run.task.text)
         if len(tried) == 1:
-            await run.step("another road", asyncio.Event().wait)
+            await run.step("another step", asyncio.Event().wait)
         return await run.converse()
 
     task_id = await begun(tmp_path, ScriptedModel(asks("0.25")))

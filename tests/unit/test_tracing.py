@@ -1,4 +1,4 @@
-"""Spans of one road share a trace, and are handed on in batches when they have finished."""
+"""Spans of one task share a trace, and are handed on in batches when they have finished."""
 
 import asyncio
 import re

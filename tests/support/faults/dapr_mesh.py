@@ -147,7 +147,7 @@ class DaprMesh:
             worker.kill()
             worker.sidecar.end()
 
-    async def told(self, count: int) -> None:
+    async def outcomes(self, count: int) -> None:
         """Wait until the client was told so many outcomes."""
         while len(self.books.told.read()) < count:
             await asyncio.sleep(LOOK_SECONDS)

@@ -1,4 +1,4 @@
-"""A task down its whole road: published, dispatched, worked on, logged, seen; by HTTP and by command line."""
+"""A task from end to end: published, dispatched, worked on, logged, seen; by HTTP and by command line."""
 
 import json
 import signal
@@ -15,14 +15,14 @@ QUESTION = "Where does the code decide which agent gets a task?"
 
 @pytest.fixture(scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningMesh]:
-    async with mesh_up(tmp_path_factory.mktemp("road") / "data") as running:
+    async with mesh_up(tmp_path_factory.mktemp("lifecycle") / "data") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 async def task_id(running: RunningMesh) -> str:
     """A task of the researcher that has ended."""
-    task_id = await running.submit(QUESTION, key="road-1", capability="deep-research")
+    task_id = await running.submit(QUESTION, key="lifecycle-1", capability="deep-research")
     await running.story(task_id)
     return task_id
 
@@ -37,14 +37,14 @@ async def test_an_accepted_task_says_who_got_it_and_why(running: RunningMesh) ->
 
 
 async def test_a_repeated_key_is_the_same_task(running: RunningMesh, task_id: str) -> None:
-    assert await running.submit(QUESTION, key="road-1", capability="deep-research") == task_id
+    assert await running.submit(QUESTION, key="lifecycle-1", capability="deep-research") == task_id
     accepted = (await running.get("/events", task_id=task_id, event_type="task.accepted")).body["items"]
     assert len(accepted) == 1
 
 
 async def test_a_repeated_key_with_another_body_is_a_conflict(running: RunningMesh, task_id: str) -> None:
     body = {"capability": "deep-research", "payload": {"text": "something else"}}
-    reply = await running.post("/tasks", body, Idempotency_Key="road-1")
+    reply = await running.post("/tasks", body, Idempotency_Key="lifecycle-1")
     assert reply.status == 409
     assert reply.body["code"] == "IdempotencyConflict"
 

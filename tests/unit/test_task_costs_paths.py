@@ -1,4 +1,4 @@
-"""Whichever road tasks take, their outcomes cost what the ledger says, and together all of it."""
+"""Whichever path tasks take, their outcomes cost what the ledger says, and together all of it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Roadside:
     It `stops` until the mesh is stopped, and answers when it is asked again.
     """
 
-    name = "roadside"
+    name = "pathside"
 
     def __init__(self) -> None:
         self.asked: set[str] = set()
@@ -64,24 +64,24 @@ class Roadside:
 
 
 class Walker(Agent):
-    """Goes down a road; the mesh is stopped at each `restart` that it has not `passed` yet."""
+    """Goes down a path; the mesh is stopped at each `restart` that it has not `passed` yet."""
 
     agent_id = "walker"
     capabilities = (Capability("walking", preferred=True),)
     delegates_to = ("other",)
-    road: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
     passed: int
     stops: asyncio.Event
 
     async def run(self, run: Run) -> str:
-        for n, move in enumerate(self.road):
+        for n, move in enumerate(self.path):
             match move.split():
                 case ["delegate", what]:
                     await run.delegate("other", f"{what} {n}")
                 case ["nested", what]:
                     await run.step("tool", partial(run.ask, f"{what} {n}"))
                 case ["restart"]:
-                    await run.step("restart", partial(self.restart, self.road[:n].count("restart")))
+                    await run.step("restart", partial(self.restart, self.path[:n].count("restart")))
                 case ["repeat"]:
                     await run.ask("priced as before")
                 case ["caught", what]:
@@ -113,28 +113,28 @@ reported; priced; repeat; flaky; refused; forbidden; hang; restart; nested repor
 caught refused; caught forbidden; caught reported; stop; nested stop;
 delegate reported; delegate refused; delegate hang; delegate stop
 """
-ROADS = st.lists(st.sampled_from([move.strip() for move in MOVES.split(";")]), min_size=1, max_size=6)
+PATHS = st.lists(st.sampled_from([move.strip() for move in MOVES.split(";")]), min_size=1, max_size=6)
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
-@given(road=ROADS.map(tuple), price=st.sampled_from([PRICE, None]))
-@example(road=("repeat", "nested reported", "restart", "repeat", "delegate hang"), price=PRICE)
-@example(road=("reported", "restart", "delegate reported", "forbidden"), price=PRICE)
-@example(road=("reported", "stop", "delegate stop", "nested stop", "priced"), price=PRICE)
-@example(road=("caught forbidden", "delegate reported", "restart", "reported"), price=PRICE)
+@given(path=PATHS.map(tuple), price=st.sampled_from([PRICE, None]))
+@example(path=("repeat", "nested reported", "restart", "repeat", "delegate hang"), price=PRICE)
+@example(path=("reported", "restart", "delegate reported", "forbidden"), price=PRICE)
+@example(path=("reported", "stop", "delegate stop", "nested stop", "priced"), price=PRICE)
+@example(path=("caught forbidden", "delegate reported", "restart", "reported"), price=PRICE)
 def test_whichever_road_tasks_take_their_outcomes_cost_what_the_ledger_says(
-    road: tuple[str, ...], price: Price | None
+    path: tuple[str, ...], price: Price | None
 ) -> None:
     with TemporaryDirectory() as folder:
-        asyncio.run(walk(Path(folder), road, price))
+        asyncio.run(walk(Path(folder), path, price))
 
 
-async def walk(folder: Path, road: tuple[str, ...], price: Price | None) -> None:
-    """Go down a road to its end; what never ends is cancelled."""
+async def walk(folder: Path, path: tuple[str, ...], price: Price | None) -> None:
+    """Go down a path to its end; what never ends is cancelled."""
     model, task_id, passed = Roadside(), None, 0
     while True:
         stops = asyncio.Event()
-        walker = type("TestWalker", (Walker,), {"road": road, "passed": passed, "stops": stops})
+        walker = type("TestWalker", (Walker,), {"path": path, "passed": passed, "stops": stops})
         async with kept(folder, walker, Follower, model=model, default_price=price, cache="memory") as mesh:
             if task_id is None:
                 request = TaskRequest(capability="walking", payload={"text": "Walk."})

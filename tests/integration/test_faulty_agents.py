@@ -1,4 +1,4 @@
-"""Bad days of a mesh on one file: poison, agents that hang or misbehave, cancels, more than it can take."""
+"""What a mesh on one file endures: poison, agents that hang or misbehave, cancels, more than it can take."""
 
 import asyncio
 from contextlib import suppress
@@ -168,7 +168,7 @@ async def test_work_that_breaks_off_without_an_end_is_taken_up_again(tmp_path: P
 
 
 class Fickle(Agent):
-    """Takes another road each time that it runs."""
+    """Takes other steps each time that it runs."""
 
     agent_id = "fickle"
     capabilities = (Capability("whims"),)

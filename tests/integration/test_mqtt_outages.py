@@ -30,8 +30,8 @@ from tests.support.mqtt_broker import (
     mosquitto,
     network,
     not_authorized,
+    payloads_of,
     publish,
-    told,
 )
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr")
@@ -44,9 +44,9 @@ async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
 
 
 @pytest.fixture
-async def road(broker: Mosquitto) -> AsyncIterator[Network]:
-    async with network(broker) as road:
-        yield road
+async def link(broker: Mosquitto) -> AsyncIterator[Network]:
+    async with network(broker) as link:
+        yield link
 
 
 # Away
@@ -59,14 +59,14 @@ async def test_a_mesh_starts_without_its_broker_and_comes_to_it_later(
         await broker.stop()
         async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
             await api.finished(agent_id="echo")
-            [away] = await told(api.mesh, "edge.disconnected")
+            [away] = await payloads_of(api.mesh, "edge.disconnected")
             assert away == {"broker": broker.url, "reason": "cannot be reached: Connection refused"}
             await asyncio.sleep(1)  # for some tries
             assert [each.getMessage() for each in caplog.records] == [
                 f"{broker.url}: cannot be reached: Connection refused; trying on"
             ]
             await broker.start()
-            await told(api.mesh, "edge.connected")
+            await payloads_of(api.mesh, "edge.connected")
             assert (await ask(broker, SUBMIT, HELLO, reply="outcome"))["success"]
     assert caplog.records[-1].getMessage() == f"{broker.url}: connected again"
 
@@ -84,10 +84,10 @@ async def test_a_broker_that_does_not_answer_holds_up_neither_start_nor_stop(tmp
 
 
 async def test_a_stop_is_not_held_up_by_a_broker_that_fell_silent(
-    tmp_path: Path, road: Network, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, link: Network, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with asyncio.timeout(15), http_mesh(tmp_path, mqtt_url=road.url) as api:
-        road.loses_what_is_sent = True
+    async with asyncio.timeout(15), http_mesh(tmp_path, mqtt_url=link.url) as api:
+        link.loses_what_is_sent = True
         await api.finished(agent_id="echo")
     assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
 
@@ -111,13 +111,13 @@ async def test_a_broker_that_is_killed_in_the_middle_loses_nothing_that_was_acce
         api.gate.set()
         for task_id in asked:
             await api.mesh.outcome(task_id)
-        await told(api.mesh, "edge.disconnected")
+        await payloads_of(api.mesh, "edge.disconnected")
         await broker.start()
         outcomes = await caller.documents(
             "replies/anonymous/outcome", lambda found: {each["task_id"] for each in found} == asked
         )
         assert {each["result"]["text"] for each in outcomes} == {"opened"}
-        assert len(await told(api.mesh, "task.accepted", len(asked) + 1)) == len(asked) + 1
+        assert len(await payloads_of(api.mesh, "task.accepted", len(asked) + 1)) == len(asked) + 1
     await caller.close()
 
 
@@ -219,12 +219,12 @@ async def test_a_broker_that_refuses_us_says_what_to_do_and_is_tried_again(
         mosquitto(tmp_path / "broker", "allow_anonymous false") as broker,
         http_mesh(tmp_path, mqtt_url=broker.url) as api,
     ):
-        [away] = await told(api.mesh, "edge.disconnected")
+        [away] = await payloads_of(api.mesh, "edge.disconnected")
         assert away["reason"].startswith("it says: not authorized. Check username and password of [mqtt]")
         await broker.stop()
         broker.lines = PLAIN
         await broker.start()
-        await told(api.mesh, "edge.connected")
+        await payloads_of(api.mesh, "edge.connected")
     warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert [each.getMessage().split(":")[-1].strip() for each in warnings][-1] == "connected again"
 
@@ -247,11 +247,11 @@ async def test_two_meshes_under_one_prefix_are_told(tmp_path: Path, broker: Mosq
 
 
 async def test_a_mesh_that_may_not_subscribe_says_so_and_asks_again(
-    tmp_path: Path, broker: Mosquitto, road: Network
+    tmp_path: Path, broker: Mosquitto, link: Network
 ) -> None:
-    road.forged[SUBACK] = not_authorized
-    async with http_mesh(tmp_path, mqtt_url=road.url) as api:
-        [away] = await told(api.mesh, "edge.disconnected")
+    link.forged[SUBACK] = not_authorized
+    async with http_mesh(tmp_path, mqtt_url=link.url) as api:
+        [away] = await payloads_of(api.mesh, "edge.disconnected")
         assert away["reason"].startswith("it does not let us subscribe to mesh/#: Not authorized. Check ")
-        road.forged.clear()
+        link.forged.clear()
         assert (await ask(broker, SUBMIT, HELLO, reply="outcome"))["success"]
