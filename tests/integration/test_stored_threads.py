@@ -64,7 +64,7 @@ def old_entry(connection: sqlite3.Connection, kind: str, entry: dict[str, Any]) 
     return {
         "dispatch": dispatch,
         "queued_at": entry["queued_at"],
-        "status": entry["status"],
+        "status": entry.get("status", "queued"),
         "fence": entry.get("fence", 0),
         "redriven": False,
         "owner": entry.get("owner"),
@@ -88,7 +88,14 @@ def first_tables(connection: sqlite3.Connection) -> str:
     for number in range(1, FIRST_SCHEMA + 1):
         first.executescript(steps[number])
     rows = connection.execute("SELECT * FROM tasks").fetchall()
-    for table in ("component_versions", "event_log", "projection_positions", "event_blocks", "tasks"):
+    for table in (
+        "component_versions",
+        "event_log",
+        "projection_positions",
+        "event_blocks",
+        "virtual_keys",
+        "tasks",
+    ):
         connection.execute(f"DROP TABLE {table}")
     select = "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL"
     for table in ("tasks", "event_keys", "event_blocks", "projections"):
