@@ -87,6 +87,13 @@ def test_columns_give_way_in_order() -> None:
     assert lines[1].split() == ["…6789ABC", "an-agent-…", "$1"]
 
 
+def test_a_table_that_is_too_wide_even_so_leaves_columns_out() -> None:
+    lines = table(TASKS, [TASK], width=60).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[0].split() == ["task", "status", "capabil…", "agent", "created", "cost"]
+    assert lines[1].endswith("$0.0123")
+
+
 KEYS = ["steps/01M7/1/1/6", "steps/01M7/1/1/7", "approval"]
 
 

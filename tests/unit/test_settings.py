@@ -116,6 +116,12 @@ def test_a_variable_with_broken_json_is_named(tmp_path, monkeypatch):
         load_settings(tmp_path)
 
 
+def test_the_folder_of_a_build_is_no_setting(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("MESH_CACHE", "/var/cache")
+    assert load_settings(tmp_path).models.cache == "off"
+    assert caplog.messages == []
+
+
 def test_a_text_in_the_environment_is_never_read_as_json(tmp_path, monkeypatch):
     monkeypatch.setenv("MESH_DAPR__REDIS_PASSWORD", "[1]")
     monkeypatch.setenv("MESH_HTTP__ALLOWED_HOSTS", '["Mesh.example.com"]')

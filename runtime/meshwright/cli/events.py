@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from meshwright.messages import Event
 
 _SOME_EVENTS, _MAX_EVENTS = 50, 1000
-_NARROW = 120  # columns of a terminal
+_NARROW, _VERY_NARROW = 120, 80  # columns of a terminal
 _DATE, _NARROW_AGENT = 11, 10  # characters
 _TYPE_WIDTH, _TASK_WIDTH, _AGENT_WIDTH = 18, 7, 16
 _SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
@@ -120,9 +120,11 @@ def line_of(event: Document) -> Line | None:
 def event_line(event: Document, width: int | None = None) -> str:
     """An event of the log: seq, time, type, task and agent, and what it says.
 
-    `width` is that of the terminal, None if nothing is cut. A narrow one has no room for the date.
+    `width` is that of the terminal, None if nothing is cut. A narrow one has no room for the date, a very
+    narrow one none for the agent either.
     """
     narrow = width is not None and width < _NARROW
+    very_narrow = width is not None and width < _VERY_NARROW
     task = short_id(event["task_id"]) if event.get("task_id") else ""
     agent = event.get("agent_id") or ""
     line = line_of(event)
@@ -134,6 +136,8 @@ def event_line(event: Document, width: int | None = None) -> str:
         fitted(agent, _NARROW_AGENT).ljust(_NARROW_AGENT) if narrow else f"{agent:<{_AGENT_WIDTH}}",
         line.text.removeprefix(task).lstrip().removeprefix(agent).lstrip() if line else _gist(event),
     ]
+    if width is not None and width < _VERY_NARROW:
+        del parts[4]
     return clipped("  ".join(parts).rstrip(), width)
 
 

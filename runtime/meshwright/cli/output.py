@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -101,7 +101,8 @@ class Column(NamedTuple):
     """One column of a table: a field of each item, or without one the whole item, and how it is written.
 
     In a narrow terminal the columns with a number in `cut` are shortened in that order, `from_end` at their
-    beginning, the others at their end. The last column is shortened after them.
+    beginning, the others at their end. The last column is shortened after them; where that is not enough,
+    columns are left out in the same order, but for the first.
     """
 
     head: str
@@ -125,7 +126,7 @@ def show(found: Sequence[Document], columns: Sequence[Column], *, as_json: bool,
         click.echo(empty, err=True)
 
 
-def table(columns: Sequence[Column], items: Iterable[Document], *, width: int | None = None) -> str:
+def table(columns: Sequence[Column], items: Sequence[Document], *, width: int | None = None) -> str:
     """A line for each item, in columns as wide as what they hold, but no wider than the terminal."""
     rows = [
         [column.head for column in columns],
@@ -139,6 +140,9 @@ def table(columns: Sequence[Column], items: Iterable[Document], *, width: int | 
             excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
             if excess > 0:
                 widths[place] = max(widths[place] - excess, min(widths[place], _MIN_COLUMN))
+        dropped = next((columns[place] for _, place in cut if place), None)
+        if dropped is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+            return table([column for column in columns if column is not dropped], items, width=width)
     lines = (
         _GAP.join(
             fitted(cell, room, from_end=column.from_end).ljust(room)

@@ -164,6 +164,8 @@ def _environment(kind: type[Settings]) -> _Source:
     values: dict[str, Any] = {}
     names: dict[_Steps, str] = {}
     variables = {name: value for name, value in sorted(os.environ.items()) if value}
+    if os.path.isabs(variables.get("MESH_CACHE", "")):  # the folder of `make dapr`
+        del variables["MESH_CACHE"]
     for variable in _USUAL_NAMES.keys() & variables.keys():
         place = _USUAL_NAMES[variable]
         put(values, place, variables[variable])
