@@ -7,8 +7,6 @@ import shutil
 import sys
 import tempfile
 import textwrap
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,15 +19,15 @@ from meshwright.cli.options import data_option, trust_option
 if TYPE_CHECKING:
     from meshwright.cli.output import Document
 
-FOLDER = Path(".mesh", "demo")
-MAX_KEPT = 3  # demos whose data stays
+_FOLDER = Path(".mesh", "demo")
+_MAX_KEPT = 3  # demos whose data stays
 _MAX_ANSWER_LINES = 12
 _QUOTE = "  | "
-SOURCES = Path(__file__).parents[1]
+_SOURCES = Path(__file__).parents[1]
 _MATERIAL = ("docs/writing-an-agent.md", "host.py")
 
 
-class Question(NamedTuple):
+class _Question(NamedTuple):
     """What one agent is asked, and the file whose text goes with it, if any."""
 
     agent_id: str
@@ -38,7 +36,7 @@ class Question(NamedTuple):
 
 
 # A few words a line: the agents search this file too, and would find their own questions.
-SCRIPT = """
+_SCRIPT = """
 simple-agent
 Summarise {material}
 in three points.
@@ -82,51 +80,45 @@ def demo(data: Path | None) -> int:
 
 
 async def _run(data: Path) -> int:
+    from meshwright.settings import load_settings
+
     workspace, questions = _questions()
     click.echo("Four agents in one process, on real files; no key, no network, no service.")
-    async with _mesh(data, workspace) as mesh:
+    settings = load_settings(Path(), data_dir=data, workspace=workspace, model="offline")
+    async with in_process(settings, "work", f" --data {data}") as mesh:
         click.echo(f"{mesh.about}\nA real model answers once LITELLM_BASE_URL or a provider's key is set.")
         outcomes = [await _show(mesh, number, question) for number, question in enumerate(questions, start=1)]
         await _sum_up(mesh, outcomes)
     return 0 if all(outcome["success"] for outcome in outcomes) else 1
 
 
-def _questions() -> tuple[Path, list[Question]]:
+def _questions() -> tuple[Path, list[_Question]]:
     """The folder that the agents see, and what they are asked: about this checkout, or about the package."""
     here = Path.cwd()
     workspace, sources = (
-        (here, f"{SOURCES.relative_to(here)}/") if SOURCES.is_relative_to(here) else (SOURCES, "")
+        (here, f"{_SOURCES.relative_to(here)}/") if _SOURCES.is_relative_to(here) else (_SOURCES, "")
     )
     names = [name for name in _MATERIAL if (workspace / name).is_file()]
     questions = []
-    for entry in SCRIPT.strip().split("\n\n"):
+    for entry in _SCRIPT.strip().split("\n\n"):
         agent_id, _, text = entry.partition("\n")
         material = workspace / names[0] if "{material}" in text else None
         text = " ".join(text.split()).format(sources=sources, material=names[0])
-        questions.append(Question(agent_id, text, material))
+        questions.append(_Question(agent_id, text, material))
     return workspace, questions
-
-
-@asynccontextmanager
-async def _mesh(data: Path, workspace: Path) -> AsyncIterator[Connection]:
-    from meshwright.settings import load_settings
-
-    settings = load_settings(Path(), data_dir=data, workspace=workspace, model="offline")
-    async with in_process(settings, "work", f" --data {data}") as mesh:
-        yield mesh
 
 
 def _fresh_folder() -> Path:
     from meshwright.sql.folder import make_private
 
-    make_private(FOLDER.parent)
-    FOLDER.mkdir(mode=0o700, exist_ok=True)
-    for old in sorted(FOLDER.iterdir(), key=lambda path: path.stat().st_mtime)[: -MAX_KEPT + 1]:
+    make_private(_FOLDER.parent)
+    _FOLDER.mkdir(mode=0o700, exist_ok=True)
+    for old in sorted(_FOLDER.iterdir(), key=lambda path: path.stat().st_mtime)[: -_MAX_KEPT + 1]:
         shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix="", dir=FOLDER))
+    return Path(tempfile.mkdtemp(prefix="", dir=_FOLDER))
 
 
-async def _show(mesh: Connection, number: int, question: Question) -> Document:
+async def _show(mesh: Connection, number: int, question: _Question) -> Document:
     """Ask an agent, draw the timeline, and quote the answer."""
     from meshwright.cli.timeline import draw, drawing
 

@@ -124,7 +124,6 @@ def event_line(event: Document, width: int | None = None) -> str:
     narrow one none for the agent either.
     """
     narrow = width is not None and width < _NARROW
-    very_narrow = width is not None and width < _VERY_NARROW
     task = short_id(event["task_id"]) if event.get("task_id") else ""
     agent = event.get("agent_id") or ""
     line = line_of(event)
