@@ -16,7 +16,7 @@ from meshwright.events import table
 from meshwright.events.log import EventLog
 from meshwright.ledger.costs import CallProjection
 from meshwright.messages import Dispatch, Event, Outcome, new_id
-from meshwright.orchestration.recent_outcomes import OutcomeProjection
+from meshwright.orchestration.scoring import OutcomeProjection
 from meshwright.sql.database import Session
 from meshwright.sql.sqlite import SqliteDatabase, SqliteSession
 

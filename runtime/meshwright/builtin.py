@@ -34,11 +34,11 @@ from meshwright.models.port import Adapter, CallContext, Model, ModelRequest
 from meshwright.models.retry import Retrying
 from meshwright.models.routing import Cooldowns
 from meshwright.models.select import adapter_for, choose_model, with_named_models
-from meshwright.orchestration.admission import Admission
+from meshwright.orchestration.acceptance import Admission
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence, every
-from meshwright.orchestration.recent_outcomes import OutcomeProjection
 from meshwright.orchestration.registry import Registry
+from meshwright.orchestration.scoring import OutcomeProjection
 from meshwright.plugins import MODELS, installed
 from meshwright.prompts import Prompts
 from meshwright.run import Runner, Services

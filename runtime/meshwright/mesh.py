@@ -31,17 +31,15 @@ from meshwright.ledger.costs import By, Costs, costs_of
 from meshwright.ledger.keys import LLM_SERVICE, Keys
 from meshwright.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest, new_id
 from meshwright.models.port import Model
-from meshwright.orchestration.acceptance import Limits, make_accept
-from meshwright.orchestration.admission import FINAL, Admission
+from meshwright.orchestration.acceptance import FINAL, Admission, Limits, make_accept
 from meshwright.orchestration.registry import Registry
 from meshwright.prompts import Prompts
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from meshwright.tracing import NoTracing, Tracing
 from meshwright.work import Answer, Cancel, ThreadState, Worker
-from meshwright.work.inbox import Entry
 from meshwright.work.protocol import Accept, TaskKey
-from meshwright.work.record import TaskRecord, TaskView
+from meshwright.work.record import Entry, TaskRecord, TaskView
 
 _logger = logging.getLogger("meshwright.mesh")
 _PartT = TypeVar("_PartT")

@@ -12,7 +12,7 @@ import pytest
 from meshwright.errors import IdempotencyConflict, NotFound, Overloaded
 from meshwright.messages import Caller, TaskRequest
 from meshwright.orchestration.acceptance import Limits, make_accept
-from meshwright.orchestration.recent_outcomes import recent_outcomes
+from meshwright.orchestration.scoring import recent_outcomes
 from meshwright.work.protocol import TaskKey
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import SUBMIT, Mosquitto, client, mosquitto

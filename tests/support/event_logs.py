@@ -12,7 +12,7 @@ from meshwright.clock import Clock
 from meshwright.events.log import EventLog
 from meshwright.ledger.costs import CallProjection
 from meshwright.messages import Event
-from meshwright.orchestration.recent_outcomes import OutcomeProjection
+from meshwright.orchestration.scoring import OutcomeProjection
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.postgres import Place

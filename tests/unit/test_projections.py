@@ -10,7 +10,7 @@ import pytest
 from meshwright.errors import InvalidInput
 from meshwright.events.tasks import TaskSummary
 from meshwright.messages import Fault, Usage
-from meshwright.orchestration.recent_outcomes import recent_outcomes
+from meshwright.orchestration.scoring import recent_outcomes
 from tests.support.event_logs import START, LogOnFile, open_log
 from tests.support.postgres import Place
 from tests.support.task_events import (

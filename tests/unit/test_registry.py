@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from meshwright.capability import Capability, Registration
 from meshwright.errors import NoAgentAvailable, NotFound
-from meshwright.orchestration.health import HealthProbes
+from meshwright.orchestration.presence import HealthProbes
 from meshwright.orchestration.registry import Registry
 
 START = datetime(2030, 1, 1, tzinfo=UTC)

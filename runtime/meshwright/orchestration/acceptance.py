@@ -1,18 +1,23 @@
-"""Acceptance: what every front (HTTP, MQTT, the command line) makes of a request before it is a task."""
+"""What every edge makes of a request before it is a task, and how many tasks may be open at a time."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from meshwright import topics
 from meshwright.encoding import is_deeper
-from meshwright.errors import InvalidInput, TooLarge
-from meshwright.messages import Caller, Task, TaskRequest, derived_id, new_id
-from meshwright.work.protocol import Accept
+from meshwright.errors import InvalidInput, Overloaded, TooLarge
+from meshwright.events.log import EventLog
+from meshwright.kernel.runtime import Runtime
+from meshwright.messages import ENDED, Caller, Event, Receipt, Task, TaskRequest, derived_id, new_id
+from meshwright.work.protocol import Accept, TaskKey
 
 _MAX_KEY_CHARS = 255
 _DEADLINE_TIMEOUTS = 3  # a task may take this many attempts' time, where it names no deadline
@@ -122,3 +127,125 @@ def _task_id(request: TaskRequest, caller: Caller, key: str | None) -> str:
 def _hash(request: TaskRequest, caller: Caller) -> str:
     body = {"request": request, "tenant": caller.tenant_id, "source": caller.source}
     return hashlib.sha256(to_json(body)).hexdigest()[:32]
+
+
+ACCEPTED = "task.accepted"
+FINAL = frozenset(f"task.{status}" for status in ENDED)
+
+Thread = tuple[str, str]
+"""A tenant and one of its threads."""
+
+
+class Admission:
+    """Counts the open tasks, and refuses a task from outside where there are too many.
+
+    Tasks that agents delegate count, and are never refused. The count is that of the event log: it belongs
+    to the process that keeps the log, and is right from the start. A task is counted before its acceptance
+    is durable, so that tasks accepted at the same time cannot exceed a limit together.
+    """
+
+    def __init__(self, host: Runtime, log: EventLog, *, max_open_tasks: int, max_thread_tasks: int) -> None:
+        self._host = host
+        self._log = log
+        self._max_open_tasks = max_open_tasks
+        self._max_thread_tasks = max_thread_tasks
+        self._open: dict[TaskKey, Thread | None] = {}
+        self._threads: Counter[Thread] = Counter()
+        self._unconfirmed: set[TaskKey] = set()
+        self._ended_meanwhile: set[TaskKey] | None = None
+        self._unlisten: Callable[[], None] = lambda: None
+
+    @property
+    def open_tasks(self) -> int:
+        """How many tasks are open."""
+        return len(self._open)
+
+    async def start(self) -> None:
+        """Count what is open, as far as the log knows, and follow what happens from now on."""
+        self._ended_meanwhile = set()
+        self._unlisten = self._host.listen(topics.TASK_PROGRESS, self._on_event, {ACCEPTED, *FINAL})
+        for tenant_id, task_id, thread_id in await self._log.open_tasks():
+            key = TaskKey(tenant_id, task_id)
+            if key not in self._ended_meanwhile:
+                self._add(key, thread_id)
+        self._ended_meanwhile = None
+
+    async def stop(self) -> None:
+        """Count no more."""
+        self._unlisten()
+        self._open.clear()
+        self._threads.clear()
+
+    async def admit(self, task: Task, accept: Callable[[], Awaitable[Receipt]]) -> Receipt:
+        """Have a task accepted if there is room for it. A task that is open already needs none.
+
+        Raises Overloaded, and what `accept` raises.
+        """
+        key = TaskKey(task.tenant_id, task.task_id)
+        if key in self._open:
+            return await accept()
+        self.require_room(task)
+        self._add(key, task.thread_id)
+        self._unconfirmed.add(key)
+        try:
+            receipt = await accept()
+        except BaseException:  # where it was accepted all the same, its event will say so
+            self._withdraw(key)
+            raise
+        if receipt.status in ENDED:  # the repeat of a task that has ended
+            self._withdraw(key)
+        self._unconfirmed.discard(key)
+        return receipt
+
+    def require_room(self, task: Task) -> None:
+        """Raise Overloaded where there is no room for a task, unless it is open already."""
+        if TaskKey(task.tenant_id, task.task_id) in self._open:
+            return
+        if len(self._open) >= self._max_open_tasks:
+            raise Overloaded(
+                f"The mesh has {len(self._open):,} open tasks, and may have {self._max_open_tasks:,}",
+                remedy="Send the task again when some have ended, cancel some, or raise max_open_tasks",
+            )
+        in_thread = self._threads[task.tenant_id, task.thread_id]
+        if in_thread >= self._max_thread_tasks:
+            raise Overloaded(
+                f"Thread {task.thread_id} has {in_thread:,} open tasks, and may have "
+                f"{self._max_thread_tasks:,}",
+                remedy="Send the task again when some have ended, use another thread_id, or raise "
+                "max_thread_tasks",
+                field="thread_id",
+            )
+
+    def _on_event(self, event: Event) -> None:
+        if event.task_id is None:
+            return
+        key = TaskKey(event.tenant_id, event.task_id)
+        if event.event_type == ACCEPTED:
+            self._unconfirmed.discard(key)
+            self._add(key, event.payload.get("thread_id"))
+        else:
+            self._unconfirmed.discard(key)
+            self._remove(key)
+            if self._ended_meanwhile is not None:
+                self._ended_meanwhile.add(key)
+
+    def _add(self, key: TaskKey, thread_id: str | None) -> None:
+        if key in self._open:
+            return
+        has_company = thread_id is not None and thread_id != key.task_id
+        thread = self._open[key] = (key.tenant_id, thread_id) if has_company else None
+        if thread is not None:
+            self._threads[thread] += 1
+
+    def _remove(self, key: TaskKey) -> None:
+        thread = self._open.pop(key, None)
+        if thread is not None:
+            self._threads[thread] -= 1
+            if not self._threads[thread]:
+                del self._threads[thread]
+
+    def _withdraw(self, key: TaskKey) -> None:
+        """Take back what was counted ahead, unless an event has confirmed it."""
+        if key in self._unconfirmed:
+            self._unconfirmed.discard(key)
+            self._remove(key)

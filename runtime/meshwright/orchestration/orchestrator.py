@@ -7,8 +7,8 @@ from meshwright.actor import Actor, Turn, turn
 from meshwright.envelope import ActorRef
 from meshwright.errors import IdempotencyConflict, MeshError, NoAgentAvailable
 from meshwright.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt, ScoreCard, Task
-from meshwright.orchestration.faults import NOBODY_MAY_RETRY, SAME_AGENT_MAY_RETRY
 from meshwright.orchestration.registry import Registry
+from meshwright.orchestration.scoring import NOBODY_MAY_RETRY, SAME_AGENT_MAY_RETRY
 from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, TaskKey
 from meshwright.work.record import NO_TASK, Attempt, TaskRecord
 

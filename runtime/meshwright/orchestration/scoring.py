@@ -9,18 +9,24 @@
 - preferred  1.05 if the agent declares the capability as preferred
 
 No history counts as a success of 1.
+
+An attempt counts as the agent's where its fault is none of `_NOT_THE_AGENTS`: an error of its code, an answer
+that is empty, cut off or of the wrong shape, a tool that failed. Where a delegated task fails, that counts
+against the agent that was asked.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
 
 from meshwright.capability import Capability
-from meshwright.messages import ScoreCard
+from meshwright.events.tasks import outcome_of
+from meshwright.messages import Event, Outcome, ScoreCard
+from meshwright.sql.database import Session
 
-MAX_OUTCOMES = 20
+MAX_OUTCOMES = 20  # kept of each agent and capability
 _STREAK_LENGTH = 3
 _STREAK_FACTOR = 1.1
 _PREFERRED_FACTOR = 1.05
@@ -68,3 +74,103 @@ def score_card(agent_id: str, capability: Capability, *, healthy: bool, history:
         streak=history.streak,
         preferred=preferred,
     )
+
+
+_NOT_THE_AGENTS = frozenset(
+    {
+        # the caller's
+        "BudgetExceeded",
+        "Cancelled",
+        "ContentRefused",
+        "ContextTooLong",
+        "DeadlineExceeded",
+        "InvalidInput",
+        "PriceUnknown",
+        "Timeout",
+        # the model provider's
+        "AllProvidersDown",
+        "ModelError",
+        "ModelRefused",
+        "ModelTimeout",
+        "ModelUnavailable",
+        "RateLimited",
+        "Unauthorized",
+        "Unsupported",
+        # the mesh's
+        "BrokeOff",
+        "DelegationFailed",
+        "Draining",
+        "HostError",
+        "MailboxFull",
+        "MemoryUnavailable",
+        "NoAgentAvailable",
+        "NotFound",
+        "Overloaded",
+        "ReplayMismatch",
+        "ServiceFailed",
+        "StoreFailed",
+        "StoreLocked",
+        "StoreTooNew",
+        "StoreUnavailable",
+    }
+)
+_ENOUGH_SECONDS = 120.0  # for an attempt: the default timeout
+
+SAME_AGENT_MAY_RETRY = frozenset({"ReplayMismatch"})
+"""Faults of the attempt rather than of the agent."""
+NOBODY_MAY_RETRY = frozenset({"BudgetExceeded", "PriceUnknown"})
+"""Faults that another agent would meet as well."""
+
+
+def counts(outcome: Outcome) -> bool:
+    """Whether the end of an attempt says something about its agent."""
+    if outcome.status == "cancelled":
+        return False
+    if outcome.success or outcome.error is None:
+        return True
+    if outcome.error.type == "Timeout":  # the agent's, if it had the time that is the default
+        return outcome.duration_ms / 1000 >= _ENOUGH_SECONDS
+    return outcome.error.type not in _NOT_THE_AGENTS
+
+
+_INTO = "agent_outcomes (agent_id, capability, last_seq, recent)"
+_REPLACE = (
+    "ON CONFLICT (agent_id, capability) DO UPDATE SET last_seq = excluded.last_seq, recent = excluded.recent"
+)
+_SELECT_ONE = "SELECT recent FROM agent_outcomes WHERE agent_id = ? AND capability = ?"
+_SELECT_ALL = "SELECT agent_id, capability, recent FROM agent_outcomes"
+
+
+class OutcomeProjection:
+    """The table `agent_outcomes`."""
+
+    name = "outcomes"
+    version = 1
+    event_types: Collection[str] = ("attempt.ended",)
+
+    def fold(self, session: Session, events: Sequence[Event]) -> None:
+        """Count the ends of attempts that say something about their agents."""
+        recent: dict[tuple[str, str], tuple[int, str]] = {}
+        for event in events:
+            outcome = outcome_of(event)
+            if outcome is None or not counts(outcome) or not outcome.capability:
+                continue
+            key = outcome.agent_id, outcome.capability
+            before = recent[key][1] if key in recent else _stored(session, key)
+            recent[key] = event.seq or 0, (before + ("1" if outcome.success else "0"))[-MAX_OUTCOMES:]
+        session.insert(_INTO, [(*key, *value) for key, value in recent.items()], then=_REPLACE)
+
+    def clear(self, session: Session, oldest: int) -> None:
+        """Forget what events of the log have made."""
+        session.execute("DELETE FROM agent_outcomes WHERE last_seq >= ?", (oldest,))
+
+
+def recent_outcomes(session: Session, last: int = MAX_OUTCOMES) -> list[tuple[str, str, bool]]:
+    """(agent_id, capability, success) of the last attempts, at most 20 of each pair, oldest first."""
+    rows = session.execute(_SELECT_ALL).fetchall()
+    return [(agent_id, name, mark == "1") for agent_id, name, recent in rows for mark in recent[-last:]]
+
+
+def _stored(session: Session, key: tuple[str, str]) -> str:
+    row = session.execute(_SELECT_ONE, key).fetchone()
+    return row[0] if row else ""

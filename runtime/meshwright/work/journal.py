@@ -24,8 +24,7 @@ from meshwright.errors import AgentError, HostError, ReplayMismatch, ToolFailed
 from meshwright.host import RECORD_GAP
 from meshwright.kernel.runtime import Runtime
 from meshwright.messages import Event, Task, trace_id_of
-from meshwright.work.protocol import Suspend, Work
-from meshwright.work.waits import Wait
+from meshwright.work.protocol import Suspend, Wait, Work
 
 
 class ProgressEvent(NamedTuple):

@@ -14,7 +14,6 @@ from meshwright.encoding import Struct, encode
 from meshwright.envelope import ActorRef
 from meshwright.errors import Overloaded
 from meshwright.messages import Dispatch, Event, Fault, Identifier, Outcome
-from meshwright.work.inbox import Entry, ThreadState
 from meshwright.work.protocol import (
     Accept,
     Answer,
@@ -27,6 +26,7 @@ from meshwright.work.protocol import (
     TaskKey,
     tenant_of,
 )
+from meshwright.work.record import Entry, ThreadState
 from meshwright.work.slots import Offer, Withdraw
 
 HISTORY = "history"
