@@ -128,7 +128,7 @@ def provider_of(model: str) -> tuple[Provider, str]:
     return provider, name
 
 
-def provider_name(model: str) -> str:
+def _provider_name(model: str) -> str:
     """Whose model a deployment's is, as LiteLLM names providers; "" where its name does not say it."""
     prefix, slash, _ = model.partition("/")
     if slash:
@@ -138,7 +138,7 @@ def provider_name(model: str) -> str:
 
 def provider_params(model: str) -> tuple[_Param, ...]:
     """What gives the credentials and the address of a model's provider; nothing where it is not known."""
-    prefix = provider_name(model)
+    prefix = _provider_name(model)
     name = _SAME.get(prefix, prefix)
     return next((each.params for each in PROVIDERS if each.name == name), ())
 
@@ -258,7 +258,7 @@ def _maker_of(params: _Params) -> _Maker | None:
 
     What nobody knows is passed on. This is the registry: a new provider is a line here.
     """
-    provider = provider_name(params["model"])
+    provider = _provider_name(params["model"])
     if provider not in ("anthropic", *_ADDRESSES) or not _address_of(params):
         return None
     ours = _ROUTING | _CALLING | _OURS | (_MESSAGES if provider == "anthropic" else _COMPLETIONS)
@@ -280,12 +280,12 @@ def _passed_on(params: _Params) -> dict[str, Any]:
 
 
 def _address_of(params: _Params) -> str:
-    usual = _ADDRESSES.get(provider_name(params["model"]), ANTHROPIC_URL)
+    usual = _ADDRESSES.get(_provider_name(params["model"]), ANTHROPIC_URL)
     return str(params.get("api_base") or params.get("base_url") or usual).rstrip("/")
 
 
 def _openai(params: _Params, discretion: Discretion) -> Model:
-    provider, model = provider_name(params["model"]), bare_name(params["model"])
+    provider, model = _provider_name(params["model"]), bare_name(params["model"])
     url = _address_of(params).removesuffix("/chat/completions")
     if provider.startswith("ollama") and not url.endswith("/v1"):
         url += "/v1"

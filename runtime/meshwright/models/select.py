@@ -270,7 +270,7 @@ def adapter_for(model: Model) -> Adapter:
     return model if isinstance(model, Adapter) else Adapter(model)
 
 
-class ModelChoice(Protocol):
+class _ModelChoice(Protocol):
     """What says which model it wants: an agent class. No `model` leaves it to the prompt."""
 
     agent_id: str
@@ -280,7 +280,7 @@ class ModelChoice(Protocol):
 
 def with_named_models(
     others: Adapter,
-    agents: Iterable[ModelChoice],
+    agents: Iterable[_ModelChoice],
     config_path: Path | None = None,
     *,
     environment: Mapping[str, str] | None = None,
@@ -297,7 +297,7 @@ def with_named_models(
     if others.config is None:  # the built-in model answers for the groups of a file whose keys are not set
         read = config_path is not None and config_path.is_file()
         own = read_config(config_path).groups if read and config_path else frozenset({_DEFAULT_GROUP})
-    wanted: dict[str, ModelChoice] = {}
+    wanted: dict[str, _ModelChoice] = {}
     named: dict[str, Adapter] = {}
     chains: list[Chain] = []
     for agent in (agent for agent in agents if agent.model):
@@ -327,7 +327,7 @@ def with_named_models(
     return NamedModels(named, others) if named else others
 
 
-def _chain_of(agent: ModelChoice, environment: Mapping[str, str] | None) -> Chain:
+def _chain_of(agent: _ModelChoice, environment: Mapping[str, str] | None) -> Chain:
     try:
         return with_fallbacks(agent.model, tuple(agent.fallbacks), environment=environment)
     except ConfigError as error:
