@@ -13,8 +13,7 @@ import pytest
 
 from meshwright import Client
 from meshwright.edges.http.events import Streams
-from meshwright.edges.mqtt.outgoing import Notices, Views
-from meshwright.edges.mqtt.topics import Topics
+from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
 from meshwright.envelope import ActorRef
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.runtime import Runtime

@@ -18,9 +18,16 @@ from meshwright import __version__
 from meshwright.component import Component
 from meshwright.edges.auth import Authenticator, Credentials, KeyAuthenticator, require_admin
 from meshwright.edges.http import events, mesh_routes, models, tasks
-from meshwright.edges.http.errors import answer_error, error_response, handle_errors
 from meshwright.edges.http.events import Streams
-from meshwright.edges.http.routing import ANY_PROBLEM, CALLER, JsonLine, complete_document
+from meshwright.edges.http.routing import (
+    ANY_PROBLEM,
+    CALLER,
+    JsonLine,
+    answer_error,
+    complete_document,
+    error_response,
+    handle_errors,
+)
 from meshwright.errors import InvalidInput, MeshError
 from meshwright.mesh import Mesh
 

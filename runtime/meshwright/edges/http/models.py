@@ -21,8 +21,8 @@ from meshwright.edges.http.chat import (
     messages_of,
     model_request,
 )
-from meshwright.edges.http.errors import ALL_DOWN
 from meshwright.edges.http.routing import (
+    ALL_DOWN,
     PROBLEM,
     STREAM,
     CallerDep,

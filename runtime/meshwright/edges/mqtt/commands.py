@@ -20,8 +20,7 @@ from meshwright.edges.mqtt.connection import (
     MqttMessage,
     Publication,
 )
-from meshwright.edges.mqtt.outgoing import MqttAddress, Notices
-from meshwright.edges.mqtt.topics import ANONYMOUS, Topics
+from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
 from meshwright.edges.replies import Courier, until_answered
 from meshwright.encoding import encode
 from meshwright.errors import InvalidInput, MeshError, NotFound, TooLarge

@@ -24,8 +24,7 @@ from meshwright.edges.mqtt.connection import (
     BrokerOverrun,
     BrokerRefuses,
 )
-from meshwright.edges.mqtt.outgoing import Notices, OutcomeSender, RetainedPresence, Views, will
-from meshwright.edges.mqtt.topics import Topics
+from meshwright.edges.mqtt.outgoing import Notices, OutcomeSender, RetainedPresence, Topics, Views, will
 from meshwright.edges.replies import Courier
 from meshwright.errors import ConfigError
 from meshwright.mesh import Mesh
