@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from meshwright.envelope import ActorRef
 from meshwright.events.filter import EventFilter
@@ -119,7 +119,7 @@ async def read_store(services: Services, namespace: str) -> Stored:
 def document_of(data: dict[str, Any], found: Mapping[str, str]) -> Document:
     """A document, its large values in their places."""
     values = {name: found[f"value/{name}"].encode() for name in data.get(VALUES, ())}
-    return Document.decode(put_back(data, values))
+    return Document.decode(to_json(put_back(data, values)))
 
 
 def undelivered(stored: Stored, events: Sequence[Event], taken: Collection[str]) -> int:

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from msgspec import Raw, Struct
+from msgspec.json import Decoder
 from pydantic_core import from_json, to_json
 
 from meshwright.encoding import encode
@@ -102,28 +104,66 @@ class Document:
         )
 
     @classmethod
-    def decode(cls, data: Mapping[str, Any]) -> Document:
+    def decode(cls, data: bytes) -> Document:
         """Read a document whose references are resolved; unknown fields are ignored. Raises StoreTooNew."""
-        return cls(_record_in(data), list(map(_decode_entry, data["outbox"])), tuple(data["by"]))
+        return _decode(data).document
 
 
-def _record_in(data: Mapping[str, Any]) -> ActorRecord:
-    """The record in a document. Raises StoreTooNew."""
-    if data["v"] > _VERSION:
+class _StoredHead(Struct):
+    """An actor record as it is written, but for its state."""
+
+    revision: int
+    last_turn: str
+    sent: int
+    wake_at: datetime | None
+    obliged: bool
+    seen: dict[str, float]
+
+
+class _StoredDocument(Struct):
+    """A document as it is written; state and outbox are read where they are wanted."""
+
+    by: tuple[str, ...]
+    head: _StoredHead
+    state: Raw
+    outbox: list[Raw]
+    values: list[str] = []
+    v: int = _VERSION
+
+    @property
+    def record(self) -> ActorRecord:
+        head, state = self.head, bytes(self.state)
+        return ActorRecord(
+            revision=head.revision,
+            last_turn=head.last_turn,
+            sent=head.sent,
+            wake_at=head.wake_at,
+            has_pending_work=head.obliged,
+            processed_ids=head.seen,
+            state=state if state != b"null" else b"",
+        )
+
+    @property
+    def document(self) -> Document:
+        return Document(self.record, list(map(_decode_entry, self.outbox)), self.by)
+
+
+class _StoredEntry(Struct):
+    """An entry of an outbox as it is written."""
+
+    by: str
+    message: Raw = Raw()
+    event: Raw = Raw()
+
+
+def _decode(data: bytes) -> _StoredDocument:
+    stored = _decoder.decode(data)
+    if stored.v > _VERSION:
         raise StoreTooNew(
-            f"an actor's document is of version {data['v']}, and known is {_VERSION}",
+            f"an actor's document is of version {stored.v}, and known is {_VERSION}",
             remedy="run the newer version of Meshwright that wrote it",
         )
-    head, state = data["head"], data["state"]
-    return ActorRecord(
-        revision=head["revision"],
-        last_turn=head["last_turn"],
-        sent=head["sent"],
-        wake_at=datetime.fromisoformat(head["wake_at"]) if head["wake_at"] else None,
-        has_pending_work=head["obliged"],
-        processed_ids=head["seen"],
-        state=to_json(state) if state is not None else b"",
-    )
+    return stored
 
 
 class _StoredRecord(NamedTuple):
@@ -143,22 +183,23 @@ class Documents:
 
     async def read(self, ref: ActorRef) -> tuple[Document, str | None]:
         """An actor's document and its etag; a new one, without, where it never had a turn."""
-        data, etag = await self._data(ref)
-        return Document.decode(data) if data is not None else Document(), etag
+        stored, etag = await self._stored(ref)
+        return stored.document if stored is not None else Document(), etag
 
     async def record(self, ref: ActorRef) -> ActorRecord | None:
         """An actor's record alone, None where it never had a turn."""
-        data, _ = await self._data(ref)
-        return _record_in(data) if data is not None else None
+        stored, _ = await self._stored(ref)
+        return stored.record if stored is not None else None
 
-    async def _data(self, ref: ActorRef) -> tuple[dict[str, Any] | None, str | None]:
-        stored = await self._state.read(self._key(ref))
-        if stored is None:
+    async def _stored(self, ref: ActorRef) -> tuple[_StoredDocument | None, str | None]:
+        found = await self._state.read(self._key(ref))
+        if found is None:
             return None, None
-        data = from_json(stored.value)
-        if VALUES in data:
-            data = put_back(data, await self._values(ref, data[VALUES]))
-        return data, stored.etag
+        stored = _decode(found.value)
+        if stored.values:
+            values = await self._values(ref, stored.values)
+            stored = _decode(to_json(put_back(from_json(found.value), values)))
+        return stored, found.etag
 
     async def etag(self, ref: ActorRef) -> str | None:
         """The etag of what is stored now."""
@@ -242,10 +283,11 @@ def _encode_entry(entry: OutboxEntry) -> bytes:
     return b'{"by":%b,"%b":%b}' % (to_json(entry.by), kind, entry.data)
 
 
-def _decode_entry(data: Mapping[str, Any]) -> OutboxEntry:
-    if "message" in data:
-        return OutboxEntry(Message.decode(to_json(data["message"])), data["by"])
-    return OutboxEntry(Event.model_validate(data["event"]), data["by"])
+def _decode_entry(data: Raw) -> OutboxEntry:
+    entry = _entry_decoder.decode(data)
+    if message := bytes(entry.message):
+        return OutboxEntry(Message.decode(message), entry.by)
+    return OutboxEntry(Event.model_validate_json(bytes(entry.event)), entry.by)
 
 
 def _decode_record(record: Record, stored: Stored) -> _StoredRecord:
@@ -290,3 +332,6 @@ def _map(change: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, list):
         return [change(item) for item in value]
     return value
+
+
+_decoder, _entry_decoder = Decoder(_StoredDocument), Decoder(_StoredEntry)
