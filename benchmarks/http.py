@@ -28,6 +28,7 @@ from benchmarks.sides import run_side, side
 from benchmarks.stand import build_stand
 from meshwright.cli.serving import collect_young
 from meshwright.edges.http.server import serving
+from meshwright.encoding import encode
 from meshwright.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.settings import Settings
 
@@ -165,7 +166,7 @@ class HttpFloor:
         self._running.add(running)
         running.add_done_callback(self._running.discard)
         receipt = Receipt(task_id=task_id, status="dispatched", dispatched_to="bench-agent", score=1.0)
-        return Response(to_json(receipt), 202, media_type="application/json")
+        return Response(encode(receipt), 202, media_type="application/json")
 
     async def stream(self, request: Request) -> Response:
         """The ends of tasks from now on."""
@@ -199,6 +200,6 @@ class HttpFloor:
             payload=outcome,
             seq=self._seq,
         )
-        frame = b"id: %d\nevent: task.succeeded\ndata: %b\n\n" % (self._seq, to_json(event))
+        frame = b"id: %d\nevent: task.succeeded\ndata: %b\n\n" % (self._seq, encode(event))
         for ends in self._ends:
             ends.put_nowait(frame)
