@@ -27,9 +27,9 @@ from benchmarks.road import stall_row, warm_up
 from benchmarks.sides import run_side, side
 from benchmarks.stand import build_stand
 from meshwright.cli.serving import collect_young
+from meshwright.core.encoding import encode
+from meshwright.core.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.edges.http.server import serving
-from meshwright.encoding import encode
-from meshwright.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.settings import Settings
 
 IN_FLIGHT = 128

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 
-from meshwright.messages import TaskRequest, Usage
+from meshwright.core.messages import TaskRequest, Usage
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 
 QUESTION = "What changed between the last two releases, and does anything that we rely on break?"

@@ -13,18 +13,18 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Row, column
 from benchmarks.instant import ANSWER, QUESTION, InstantModel
 from benchmarks.load import drive
+from meshwright.core.messages import Usage
+from meshwright.core.money import Budget, Price
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, call_events
 from meshwright.ledger.budgets import Budgets
-from meshwright.messages import Usage
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
-from meshwright.money import Budget, Price
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
-from meshwright.turns import ActorKind
 
 SECONDS, WARM_UP_SECONDS = 2.0, 0.5
 IN_FLIGHT = 128

@@ -12,10 +12,10 @@ from typing import Any
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Row, column, compared
+from meshwright.core.messages import Dispatch, Event, Outcome, new_id
 from meshwright.events import table
 from meshwright.events.log import EventLog
 from meshwright.ledger.costs import CallProjection
-from meshwright.messages import Dispatch, Event, Outcome, new_id
 from meshwright.orchestration.scoring import OutcomeProjection
 from meshwright.sql.database import Session
 from meshwright.sql.sqlite import SqliteDatabase, SqliteSession

@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Row, percentile
 from benchmarks.table import as_markdown, as_text
-from meshwright.errors import ConfigError, ModelError
+from meshwright.core.errors import ConfigError, ModelError
 from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 from meshwright.models.providers import PROVIDERS, missing, provider_of

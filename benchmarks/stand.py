@@ -13,8 +13,8 @@ from benchmarks.sides import ROOT
 from benchmarks.written import written
 from meshwright.agent import Agent
 from meshwright.app import build_mesh
-from meshwright.capability import Capability
 from meshwright.cli.serving import collect_young, writes_apart
+from meshwright.core.capability import Capability
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.runtimes import StoreDeps, sqlite_runtime

@@ -10,16 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meshwright.actor import Actor, Turn, turn
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
-    from meshwright.capability import Capability
     from meshwright.client import BlockingClient, Client
     from meshwright.component import Actors, Check, Component
-    from meshwright.envelope import ActorRef
-    from meshwright.errors import MeshError, ToolFailed
+    from meshwright.core.capability import Capability
+    from meshwright.core.errors import MeshError, ToolFailed
+    from meshwright.core.messages import Event, Outcome, Receipt, Task, TaskRequest
+    from meshwright.kernel.actor import Actor, Turn, turn
+    from meshwright.kernel.envelope import ActorRef
     from meshwright.mesh import Mesh
-    from meshwright.messages import Event, Outcome, Receipt, Task, TaskRequest
     from meshwright.models.select import ModelSettings, open_model, with_fallbacks
     from meshwright.run import Run
     from meshwright.settings import Settings, load_settings
@@ -29,34 +29,34 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 HOMES = {
-    "Actor": "actor",
-    "ActorRef": "envelope",
+    "Actor": "kernel.actor",
+    "ActorRef": "kernel.envelope",
     "Actors": "component",
     "Agent": "agent",
     "BlockingClient": "client",
-    "Capability": "capability",
+    "Capability": "core.capability",
     "Check": "component",
     "Client": "client",
     "Component": "component",
-    "Event": "messages",
+    "Event": "core.messages",
     "Mesh": "mesh",
-    "MeshError": "errors",
+    "MeshError": "core.errors",
     "ModelSettings": "models.select",
-    "Outcome": "messages",
-    "Receipt": "messages",
+    "Outcome": "core.messages",
+    "Receipt": "core.messages",
     "Run": "run",
     "Settings": "settings",
-    "Task": "messages",
-    "TaskRequest": "messages",
+    "Task": "core.messages",
+    "TaskRequest": "core.messages",
     "ToolContext": "tools.tool",
-    "ToolFailed": "errors",
+    "ToolFailed": "core.errors",
     "Toolset": "tools.toolset",
-    "Turn": "actor",
+    "Turn": "kernel.actor",
     "build_mesh": "app",
     "load_settings": "settings",
     "open_model": "models.select",
     "tool": "tools.tool",
-    "turn": "actor",
+    "turn": "kernel.actor",
     "with_fallbacks": "models.select",
 }
 """Where each public name lives."""

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, RootModel
 
-from meshwright.capability import Capability, Registration
-from meshwright.errors import ConfigError, nearest
-from meshwright.messages import ID_PATTERN, Task
-from meshwright.money import Budget
+from meshwright.core.capability import Capability, Registration
+from meshwright.core.errors import ConfigError, nearest
+from meshwright.core.messages import ID_PATTERN, Task
+from meshwright.core.money import Budget
 from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:

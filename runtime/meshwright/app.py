@@ -9,20 +9,20 @@ from pathlib import Path
 from meshwright.agent import Agent
 from meshwright.agents.loader import load_agents, project_file
 from meshwright.builtin import BUILTIN
-from meshwright.clock import Clock, SystemClock
 from meshwright.component import Component
-from meshwright.errors import ConfigError
+from meshwright.core.clock import Clock, SystemClock
+from meshwright.core.errors import ConfigError
+from meshwright.core.plugins import COMPONENTS, STORES, did_you_mean, installed
+from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import FRONT, Mesh, Role
 from meshwright.models.port import Model
-from meshwright.plugins import COMPONENTS, STORES, did_you_mean, installed
 from meshwright.runtimes import RUNTIMES, StoreDeps
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.tracing import NoTracing, Tracing
 
 WHOLE_MESH = "mesh"
 """The app that is all the others."""
@@ -188,7 +188,7 @@ def _tracing(settings: Settings) -> Tracing | NoTracing:
         return NoTracing()
     tracing = Tracing(content=settings.tracing.content)
     if settings.tracing.otlp_endpoint:
-        from meshwright.otel import otlp_spans
+        from meshwright.core.otel import otlp_spans
 
         spans = otlp_spans(settings.tracing.otlp_endpoint)
         tracing.publish_to(spans)

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from meshwright import topics
 from meshwright.agent import Agent
 from meshwright.agents.binding import bind_agents, check_tables
 from meshwright.agents.loader import project_file, prompts_brought
@@ -17,17 +16,21 @@ from meshwright.component import Actors, Check, Component
 from meshwright.context.memory import Memory
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.text import count_tokens
+from meshwright.core import topics
+from meshwright.core.errors import MeshError, ModelError, PromptError
+from meshwright.core.messages import Event, Task
+from meshwright.core.plugins import MODELS, installed
+from meshwright.core.tracing import Tracing
 from meshwright.edges.replies import Courier
-from meshwright.errors import MeshError, ModelError, PromptError
 from meshwright.events.projections import Projection
-from meshwright.host import Subscription
+from meshwright.kernel.host import Subscription
+from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, call_events
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CallProjection
 from meshwright.ledger.keys import KEY, KEYS, KeyProjection, Keys, VirtualKey, VirtualKeys
 from meshwright.mesh import FRONT, Mesh
-from meshwright.messages import Event, Task
 from meshwright.models.adapt import Adapted
 from meshwright.models.cache import cached
 from meshwright.models.port import Adapter, CallContext, Model, ModelRequest
@@ -39,7 +42,6 @@ from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence, every
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.scoring import OutcomeProjection
-from meshwright.plugins import MODELS, installed
 from meshwright.prompts import Prompts
 from meshwright.run import Runner, Services
 from meshwright.settings import Settings
@@ -47,8 +49,6 @@ from meshwright.settings.loading import FILE_NAME
 from meshwright.stack.machine import LOCK_NAME
 from meshwright.tools.threads import Overrun
 from meshwright.tools.toolset import ToolSettings
-from meshwright.tracing import Tracing
-from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Worker
 from meshwright.work.protocol import ORCHESTRATOR
 from meshwright.work.thread import thread_of

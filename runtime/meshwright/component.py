@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from pydantic import BaseModel
 
 from meshwright.events.projections import Projection
-from meshwright.host import Subscription
+from meshwright.kernel.host import Subscription
+from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import EVERYWHERE, Mesh, Part
-from meshwright.turns import ActorKind
 
 if TYPE_CHECKING:
     import click

@@ -14,29 +14,29 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 from weakref import WeakValueDictionary
 
-from meshwright import topics
 from meshwright.agent import Agent
 from meshwright.agents.binding import BoundAgent
-from meshwright.capability import Registration
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
-from meshwright.envelope import ActorRef
-from meshwright.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge
+from meshwright.core import topics
+from meshwright.core.capability import Registration
+from meshwright.core.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge
+from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest, new_id
+from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import OPENED, Account
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.costs import By, Costs, costs_of
 from meshwright.ledger.keys import LLM_SERVICE, Keys
-from meshwright.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest, new_id
 from meshwright.models.port import Model
 from meshwright.orchestration.acceptance import FINAL, Admission, Limits, make_accept
 from meshwright.orchestration.registry import Registry
 from meshwright.prompts import Prompts
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
-from meshwright.tracing import NoTracing, Tracing
 from meshwright.work import Answer, Cancel, ThreadState, Worker
 from meshwright.work.protocol import Accept, TaskKey
 from meshwright.work.record import Entry, TaskRecord, TaskView

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from meshwright import topics
-from meshwright.clock import Clock
-from meshwright.errors import ConfigError
+from meshwright.core import topics
+from meshwright.core.clock import Clock
+from meshwright.core.errors import ConfigError
+from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import Store
@@ -16,7 +17,6 @@ from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from meshwright.stores.memory import MemoryStore
 from meshwright.stores.sqlite import SqliteStore
-from meshwright.tracing import NoTracing, Tracing
 
 
 class StoreDeps(NamedTuple):

@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 import pytest
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, Turn, turn
-from meshwright.envelope import ActorRef, Message
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef, Message
+from meshwright.kernel.turns import ActorKind
 from meshwright.testing import ManualClock
-from meshwright.turns import ActorKind
 from tests.support.host_harness import HostHarness
 
 ONE = ActorRef("Sleeper", "one")

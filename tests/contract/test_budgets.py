@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from meshwright.core.messages import Usage, new_id
+from meshwright.core.money import ZERO, Budget, Price
 from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, Account, Balance, BudgetAccount, LedgerBatch, LedgerEntry
 from meshwright.ledger.accounting import Accounted
 from meshwright.ledger.budgets import Budgets
-from meshwright.messages import Usage, new_id
 from meshwright.models.port import (
     BudgetExceeded,
     CallContext,
@@ -22,8 +24,6 @@ from meshwright.models.port import (
     OnDelta,
 )
 from meshwright.models.prices import Prices
-from meshwright.money import ZERO, Budget, Price
-from meshwright.turns import ActorKind
 from tests.support.host_harness import HostHarness
 
 KIND = ActorKind.of(BudgetAccount, type=ACCOUNT)

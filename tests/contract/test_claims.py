@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from meshwright.envelope import ActorRef
-from meshwright.errors import ToolFailed
-from meshwright.messages import new_id
+from meshwright.core.errors import ToolFailed
+from meshwright.core.messages import new_id
+from meshwright.kernel.envelope import ActorRef
 from meshwright.testing import ManualClock
 from meshwright.work import Claim, Offer, ThreadState, Worker
 from tests.support.host_harness import STEADY, HostHarness

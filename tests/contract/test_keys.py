@@ -4,10 +4,12 @@ import asyncio
 
 import pytest
 
-from meshwright.envelope import ActorRef
-from meshwright.errors import NotFound
+from meshwright.core.errors import NotFound
+from meshwright.core.messages import new_id
 from meshwright.events.log import EventLog
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.keys import (
     KEY,
     KEYS,
@@ -22,10 +24,8 @@ from meshwright.ledger.keys import (
     VirtualKeys,
     digest,
 )
-from meshwright.messages import new_id
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.turns import ActorKind
 from tests.support.host_harness import SHARED, HostHarness, Setup
 from tests.support.postgres_harness import PostgresHarness
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.errors import ToolFailed
+from meshwright.core.errors import ToolFailed
 from tests.support.host_harness import LOSSY, HostHarness
 from tests.support.work_scripts import delegates, one_step, three_steps
 from tests.support.worker_pool import Shift, StartWorkers

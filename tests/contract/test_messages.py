@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from pydantic_core import from_json
 
-from meshwright.envelope import ActorRef, Message
-from meshwright.errors import MailboxFull
+from meshwright.core.errors import MailboxFull
+from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.testing import ManualClock
 from tests.support.host_harness import HostHarness
 from tests.support.sample_actors import DIARY, SENDER, Line, Round, diary, lines_of

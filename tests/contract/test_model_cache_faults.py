@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.errors import CacheUnavailable
+from meshwright.core.errors import CacheUnavailable
 from meshwright.models.cache import TIMEOUT_SECONDS, Cached, RedisCache
 from meshwright.models.port import ModelReply
 from meshwright.sql.cache import SqliteCache

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.errors import ModelError
+from meshwright.core.errors import ModelError
 from meshwright.models.port import (
     ContentRefused,
     ContextTooLong,

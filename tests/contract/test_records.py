@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, Turn, turn
-from meshwright.envelope import ActorRef, Record
-from meshwright.errors import Conflict
-from meshwright.host import RECORD_GAP
+from meshwright.core.errors import Conflict
+from meshwright.core.messages import Event
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef, Record
+from meshwright.kernel.host import RECORD_GAP
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event
-from meshwright.turns import ActorKind
+from meshwright.kernel.turns import ActorKind
 from tests.support.host_harness import HostHarness
 from tests.support.sample_actors import DIARY, diary, lines_of, to_diary
 

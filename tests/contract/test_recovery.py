@@ -5,10 +5,10 @@ import asyncio
 import pytest
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, Turn, turn
-from meshwright.envelope import ActorRef, Message
-from meshwright.errors import Draining, HostError
-from meshwright.turns import ActorKind
+from meshwright.core.errors import Draining, HostError
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef, Message
+from meshwright.kernel.turns import ActorKind
 from tests.support.host_harness import HostHarness
 from tests.support.observer import Worker
 from tests.support.sample_actors import DIARY, Line, diary, lines_of

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, Turn, turn
-from meshwright.envelope import ActorRef, Message, Record
+from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.host import Subscription
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef, Message, Record
+from meshwright.kernel.host import Subscription
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event
+from meshwright.kernel.turns import ActorKind
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
-from meshwright.turns import ActorKind
 from tests.support.host_harness import HostHarness
 
 SPEAKER, HEARER, READER = (ActorRef(kind, "one") for kind in ("Speaker", "Hearer", "Hearer"))

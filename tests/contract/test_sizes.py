@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, Turn, turn
-from meshwright.envelope import ActorRef, Message, Record
-from meshwright.errors import TooLarge
+from meshwright.core.errors import TooLarge
+from meshwright.core.messages import Event
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef, Message, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event
-from meshwright.turns import ActorKind
+from meshwright.kernel.turns import ActorKind
 from tests.support.host_harness import HostHarness
 from tests.support.sample_actors import DIARY, diary, lines_of
 from tests.support.work_scripts import one_step

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from meshwright.envelope import ActorRef
-from meshwright.host import Subscription
-from meshwright.messages import Event
+from meshwright.core.messages import Event
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.host import Subscription
 from tests.support.host_harness import HostHarness
 from tests.support.sample_actors import DIARY, SENDER, Round, diary, lines_of, to_diary
 

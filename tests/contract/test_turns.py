@@ -6,11 +6,11 @@ import time
 import pytest
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, Turn, turn
-from meshwright.envelope import ActorRef, Message, Record
-from meshwright.errors import Conflict, InvalidInput, NotFound, StoreLocked
-from meshwright.messages import Event
-from meshwright.turns import ActorKind
+from meshwright.core.errors import Conflict, InvalidInput, NotFound, StoreLocked
+from meshwright.core.messages import Event
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef, Message, Record
+from meshwright.kernel.turns import ActorKind
 from tests.support.host_harness import HostHarness
 from tests.support.observer import Worker
 from tests.support.sample_actors import DIARY, NO_JSON, SENDER, Round, diary, lines_of

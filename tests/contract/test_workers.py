@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from meshwright.envelope import ActorRef
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work import Cancel
 from tests.support.host_harness import SHARED, HostHarness

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from meshwright.errors import IdempotencyConflict, NotFound, Overloaded
-from meshwright.messages import Caller, TaskRequest
+from meshwright.core.errors import IdempotencyConflict, NotFound, Overloaded
+from meshwright.core.messages import Caller, TaskRequest
 from meshwright.orchestration.acceptance import Limits, make_accept
 from meshwright.orchestration.scoring import recent_outcomes
 from meshwright.work.protocol import TaskKey

@@ -10,13 +10,13 @@ import aiohttp
 import pytest
 
 from meshwright import Client, Mesh, build_mesh, load_settings
+from meshwright.core.messages import Caller
 from meshwright.edges.auth import ADMIN, Credentials
 from meshwright.edges.http.app import create_app
 from meshwright.edges.http.server import serving
 from meshwright.edges.mqtt import MqttEdge
 from meshwright.edges.replies import Courier
 from meshwright.ledger.keys import Unauthenticated
-from meshwright.messages import Caller
 from tests.support.http_mesh import Api, Echo
 from tests.support.mqtt_broker import Mosquitto, ask, mosquitto
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.errors import StoreFailed, StoreLocked, StoreTooNew
-from meshwright.messages import TaskRequest
+from meshwright.core.errors import StoreFailed, StoreLocked, StoreTooNew
+from meshwright.core.messages import TaskRequest
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from tests.support.faults.fleet import Books
 from tests.support.faults.node import Item, Job

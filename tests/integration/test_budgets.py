@@ -15,8 +15,8 @@ from typing import Any
 import aiohttp
 
 from meshwright import Agent, Capability, Mesh, build_mesh, load_settings
+from meshwright.core.messages import Usage
 from meshwright.edges.http.server import serving
-from meshwright.messages import Usage
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
 

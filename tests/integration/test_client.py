@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from meshwright import BlockingClient, Client, build_mesh, load_settings
-from meshwright.errors import Draining, IdempotencyConflict, InvalidInput, MeshError, NotFound, TooLarge
+from meshwright.core.errors import Draining, IdempotencyConflict, InvalidInput, MeshError, NotFound, TooLarge
 from meshwright.ledger.keys import Unauthenticated
 from meshwright.settings import ADMIN_PREFIX
 from tests.support.http_mesh import Api, Echo, http_mesh

@@ -17,8 +17,8 @@ import aiohttp
 import pytest
 
 from meshwright import Agent, Capability, Mesh, build_mesh, load_settings
+from meshwright.core.messages import Task, Usage
 from meshwright.edges.http.server import serving
-from meshwright.messages import Task, Usage
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
 from tests.unit.test_keys import ANSWERS, MASTER, FakeProxy

@@ -9,7 +9,7 @@ import pytest
 from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 from google.protobuf.empty_pb2 import Empty
 
-from meshwright.errors import ConfigError, Draining
+from meshwright.core.errors import ConfigError, Draining
 from meshwright.stores.dapr.callbacks import TopicRoute
 from meshwright.stores.dapr.channels import make_channel
 from meshwright.stores.dapr.sidecar import decode_reply

@@ -8,8 +8,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from meshwright.envelope import ActorRef
-from meshwright.errors import ConfigError, MeshError, NotFound, StoreUnavailable, TooLarge
+from meshwright.core.errors import ConfigError, MeshError, NotFound, StoreUnavailable, TooLarge
+from meshwright.kernel.envelope import ActorRef
 from meshwright.models.port import RateLimited
 from meshwright.stores.dapr.callbacks import Callbacks
 from meshwright.stores.dapr.channels import choose

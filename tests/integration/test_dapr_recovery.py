@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from meshwright.envelope import ActorRef
-from meshwright.errors import Conflict, StoreUnavailable
+from meshwright.core.errors import Conflict, StoreUnavailable
+from meshwright.kernel.envelope import ActorRef
 from meshwright.stores.dapr.documents import Documents
 from meshwright.stores.dapr.outbox import StoredActors
 from meshwright.stores.dapr.recovery import Recovery, Watches, WatchList

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
-from meshwright.messages import Event
 from tests.support.faults import controls
 from tests.support.faults.evidence import gather
 from tests.support.faults.failpoints import Failpoints

@@ -49,7 +49,7 @@ class Clerk(Agent):
 '''
 REDIS = """
 import asyncio, sys
-from meshwright.errors import CacheUnavailable
+from meshwright.core.errors import CacheUnavailable
 from meshwright.models.cache import RedisCache
 
 async def answer(ask):

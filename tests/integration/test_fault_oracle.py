@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.envelope import ActorRef
+from meshwright.kernel.envelope import ActorRef
 from tests.support.faults import controls
 from tests.support.faults.evidence import gather
 from tests.support.faults.node import Job

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from meshwright.agent import Agent
-from meshwright.capability import Capability
-from meshwright.errors import DelegationFailed, HostError, MailboxFull
+from meshwright.core.capability import Capability
+from meshwright.core.errors import DelegationFailed, HostError, MailboxFull
+from meshwright.core.messages import Event, TaskRequest, new_id
 from meshwright.events.filter import EventFilter
-from meshwright.messages import Event, TaskRequest, new_id
 from meshwright.run import Run
 from tests.support.faults.oracle import complaints
 from tests.support.sqlite_mesh import evidence_of, up
@@ -202,7 +202,7 @@ async def test_a_run_that_leaves_its_journal_begins_anew_with_the_same_agent(tmp
 
 
 def thread_of(agent_id: str, task_id: str) -> Any:
-    from meshwright.envelope import ActorRef
+    from meshwright.kernel.envelope import ActorRef
 
     return ActorRef(agent_id, f"default:{task_id}")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Run
+from meshwright.core.topics import MESH
 from meshwright.edges.http.app import create_app
 from meshwright.ledger.keys import NewKey
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
-from meshwright.topics import MESH
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.model_api import HELLO, service
 

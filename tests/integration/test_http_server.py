@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 
 from meshwright import Mesh, build_mesh, load_settings
+from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import listen, serve, serving
-from meshwright.errors import ConfigError
 from tests.support.http_mesh import Echo, http_mesh
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from meshwright.errors import StoreUnavailable
+from meshwright.core.errors import StoreUnavailable
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.keys import KEY, KEYS, Keys, VirtualKey, VirtualKeys
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stack.machine import Ports
 from meshwright.stores.dapr import DaprStore, Options
 from meshwright.testing import ScriptedModel
-from meshwright.turns import ActorKind
 from tests.run import DAPR
 from tests.support.model_api import HELLO, service
 from tests.support.running_mesh import MESH, mesh, mesh_up

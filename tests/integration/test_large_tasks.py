@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from meshwright import Client
+from meshwright.core.messages import Event
 from meshwright.edges.http.events import Streams
 from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
-from meshwright.envelope import ActorRef
 from meshwright.events.filter import EventFilter
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event
+from meshwright.kernel.turns import ActorKind
 from meshwright.stores.sqlite import SqliteStore
-from meshwright.turns import ActorKind
 from tests.support.event_logs import LogOnFile, event, open_log
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.sample_actors import Diary, Line

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from meshwright.errors import ModelError
+from meshwright.core.errors import ModelError
 from meshwright.models.port import (
     ChatMessage,
     ModelRefused,
@@ -194,7 +194,7 @@ async def test_nothing_of_a_reply_is_on_stderr(tmp_path: Path, fake: FakeProvide
     fake.replies.append({"content": [{"type": "text", "text": "a secret answer"}]})
     code = """
 import asyncio, contextlib, pathlib
-from meshwright.errors import ModelError
+from meshwright.core.errors import ModelError
 from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.picker import Picker
 

@@ -13,8 +13,8 @@ import pytest
 from meshwright import Agent
 from meshwright.agents.loader import load_agents
 from meshwright.app import role_of
+from meshwright.core.errors import Draining, ModelError
 from meshwright.edges.http.app import create_llm_app
-from meshwright.errors import Draining, ModelError
 from meshwright.models.port import (
     AllProvidersDown,
     BudgetExceeded,

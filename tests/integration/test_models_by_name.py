@@ -17,14 +17,14 @@ from meshwright import (
     load_settings,
     tool,
 )
-from meshwright.errors import ConfigError
-from meshwright.messages import Usage
+from meshwright.core.errors import ConfigError
+from meshwright.core.messages import Usage
+from meshwright.core.money import Price
 from meshwright.models.offline import OfflineModel
 from meshwright.models.picker import Picker
 from meshwright.models.port import ModelReply
 from meshwright.models.select import NamedModels, adapter_for, with_named_models
 from meshwright.models.server import HttpModel
-from meshwright.money import Price
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from tests.support.fake_provider import FakeProvider, Fault, tool_call
 from tests.support.named_models import KEY, at_fakes, request

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.messages import Caller, TaskRequest
+from meshwright.core.messages import Caller, TaskRequest
 from tests.support.http_mesh import TRACE_ID, WRONG_TASKS, Api, http_mesh
 from tests.support.mqtt_broker import (
     HELLO,

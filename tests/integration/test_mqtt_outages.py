@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from meshwright.errors import MailboxFull, StoreUnavailable
+from meshwright.core.errors import MailboxFull, StoreUnavailable
+from meshwright.core.messages import Receipt
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
-from meshwright.messages import Receipt
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import (
     DURABLE,

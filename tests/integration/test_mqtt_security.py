@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import (
     HELLO,

@@ -11,9 +11,9 @@ import openai
 import pytest
 
 from meshwright import MeshError
+from meshwright.core.errors import ModelError
+from meshwright.core.messages import Usage
 from meshwright.edges.http.models import GROUPS
-from meshwright.errors import ModelError
-from meshwright.messages import Usage
 from meshwright.models.port import (
     AllProvidersDown,
     BudgetExceeded,

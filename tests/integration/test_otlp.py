@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from meshwright import Agent, Capability, Run, build_mesh, load_settings
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 
 
 class Greeter(Agent):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.errors import ConfigError, StoreFailed
+from meshwright.core.errors import ConfigError, StoreFailed
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime

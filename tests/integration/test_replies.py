@@ -13,13 +13,13 @@ import pytest
 from pydantic import BaseModel, Field
 
 from meshwright import Agent, Capability, Mesh, Run, TaskRequest, build_mesh, load_settings
-from meshwright.actor import Actor, Turn, turn
+from meshwright.core.errors import TooLarge
+from meshwright.core.messages import Plain
 from meshwright.edges.replies import MAX_CLIENTS, Address, Courier, Progress, Undeliverable
-from meshwright.envelope import ActorRef
-from meshwright.errors import TooLarge
 from meshwright.events.filter import EventFilter
-from meshwright.messages import Plain
-from meshwright.turns import ActorKind
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.turns import ActorKind
 from meshwright.work.protocol import TaskKey
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import Mosquitto, client, mosquitto, payloads_of

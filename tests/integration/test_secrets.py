@@ -20,7 +20,7 @@ import pytest
 import redis.asyncio
 
 from meshwright.client import Client
-from meshwright.errors import ModelError
+from meshwright.core.errors import ModelError
 from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.sql.sqlite import FILE_NAME
 from tests.support.leaky_providers import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.errors import ServiceFailed
+from meshwright.core.errors import ServiceFailed
 from meshwright.settings import Settings
 from meshwright.stack.checks import channel_of, check_backends, check_mosquitto, check_redis, reason_of
 from meshwright.stack.machine import Ports

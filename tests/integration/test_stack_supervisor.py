@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.errors import ServiceFailed
+from meshwright.core.errors import ServiceFailed
 from meshwright.stack.machine import Ports
 from meshwright.stack.services import Layer, Service
 from meshwright.stack.supervisor import LAUNCH, Log, Patience, Supervisor

@@ -13,7 +13,7 @@ from random import Random
 import aiohttp
 import pytest
 
-from meshwright.errors import StoreFailed
+from meshwright.core.errors import StoreFailed
 from meshwright.events.filter import EventFilter
 from meshwright.sql.mark import FILE_NAME as MARK
 from meshwright.sql.sqlite import FILE_NAME

@@ -7,21 +7,21 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from meshwright.envelope import ActorRef
+from meshwright.core.messages import Event, Usage
+from meshwright.core.money import ZERO, Budget, Price
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, OPENED, Account, Balance, BudgetAccount
 from meshwright.ledger.accounting import Accounted
 from meshwright.ledger.budgets import Budgets, BudgetView
-from meshwright.messages import Event, Usage
 from meshwright.models.port import Call, CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
-from meshwright.money import ZERO, Budget, Price
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
 from meshwright.testing.runtime import BEGINNING, ManualClock
-from meshwright.turns import ActorKind
 
 A_DOLLAR_A_TOKEN = Price(input=ZERO, output=Decimal(1_000_000))
 """Of what is written: `max_tokens` is the estimate of a call in dollars."""

@@ -4,7 +4,7 @@ import asyncio
 from decimal import Decimal
 from typing import Any
 
-from meshwright.messages import Usage
+from meshwright.core.messages import Usage
 from meshwright.models.cache import Cached, CacheStore, MemoryCache
 from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ManualClock

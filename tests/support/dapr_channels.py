@@ -17,8 +17,8 @@ from dapr.proto import api_service_v1, api_v1
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
-from meshwright.envelope import ActorRef
-from meshwright.errors import NotFound
+from meshwright.core.errors import NotFound
+from meshwright.kernel.envelope import ActorRef
 from meshwright.stack.services import new_secret
 from meshwright.stores.dapr.callbacks import Callbacks, TopicRoute
 from meshwright.stores.dapr.channels import Channel, make_channel

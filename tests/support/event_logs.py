@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from meshwright.clock import Clock
+from meshwright.core.clock import Clock
+from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
 from meshwright.ledger.costs import CallProjection
-from meshwright.messages import Event
 from meshwright.orchestration.scoring import OutcomeProjection
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase

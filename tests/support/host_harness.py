@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from meshwright.clock import Clock, SystemClock
-from meshwright.encoding import MAX_RECORD_BYTES
-from meshwright.envelope import ActorRef
-from meshwright.host import Signals, Subscription
+from meshwright.core.clock import Clock, SystemClock
+from meshwright.core.encoding import MAX_RECORD_BYTES
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.host import Signals, Subscription
 from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.turns import ActorKind
 from meshwright.sql.sqlite import FILE_NAME
 from meshwright.stores.memory import Faults, MemoryData
 from meshwright.stores.sqlite import SqliteStore
 from meshwright.testing.runtime import memory_runtime
-from meshwright.turns import ActorKind
 from tests.support.observer import Watch
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from meshwright import Agent, Capability, Mesh, build_mesh, load_settings, tool
+from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
-from meshwright.messages import Event
 from meshwright.models.port import Model
 from meshwright.testing import ScriptedModel
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from meshwright.envelope import ActorRef, Record
+from meshwright.core.messages import Event
+from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event
 from meshwright.stores.memory import MemoryStore
 from meshwright.work import Journal, Suspended, Work
 from tests.support.turn_driver import a_dispatch, a_task

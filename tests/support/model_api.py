@@ -10,10 +10,10 @@ import aiohttp
 import openai
 
 from meshwright import Agent, Mesh, build_mesh, load_settings
+from meshwright.core.errors import ModelError
 from meshwright.edges.http.app import create_app
 from meshwright.edges.http.models import GROUPS
 from meshwright.edges.http.server import serving
-from meshwright.errors import ModelError
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]

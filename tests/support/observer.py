@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from meshwright.envelope import ActorRef
-from meshwright.messages import Event
+from meshwright.core.messages import Event
+from meshwright.kernel.envelope import ActorRef
 
 PATIENCE_SECONDS = 10
 

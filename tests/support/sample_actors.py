@@ -4,12 +4,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, Turn, turn
-from meshwright.envelope import ActorRef
-from meshwright.errors import Conflict
-from meshwright.host import Subscription
+from meshwright.core.errors import Conflict
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.host import Subscription
 from meshwright.kernel.runtime import Runtime
-from meshwright.turns import ActorKind
+from meshwright.kernel.turns import ActorKind
 
 
 class Page(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from meshwright.errors import NotFound
+from meshwright.core.errors import NotFound
 from meshwright.tools import Tool, ToolContext, tool, tools_of
 from meshwright.tools.tool import LimitedTool
 

@@ -33,7 +33,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from meshwright.errors import ServiceFailed
+from meshwright.core.errors import ServiceFailed
 from meshwright.stack.machine import Ports, find_program, until_it_answers
 from meshwright.stack.services import (
     App,

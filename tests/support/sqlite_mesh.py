@@ -12,11 +12,11 @@ from typing import Any
 
 from meshwright.agent import Agent
 from meshwright.app import build_mesh
-from meshwright.capability import Capability
+from meshwright.core.capability import Capability
+from meshwright.core.messages import Event, Outcome, TaskRequest
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
-from meshwright.messages import Event, Outcome, TaskRequest
 from meshwright.models.offline import OfflineModel
 from meshwright.run import Run
 from meshwright.runtimes import StoreDeps, sqlite_runtime

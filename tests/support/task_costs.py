@@ -6,10 +6,10 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright import Agent, Capability, Mesh
+from meshwright.core.messages import Outcome, Usage
+from meshwright.core.money import Price
 from meshwright.ledger.costs import Cost
-from meshwright.messages import Outcome, Usage
 from meshwright.models.port import ModelReply, ToolCall
-from meshwright.money import Price
 
 PRICE = Price(input=Decimal(3), output=Decimal(15))
 HOLD = (ToolCall(id="c1", name="hold", arguments="{}"),)

@@ -6,10 +6,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from meshwright.encoding import decode, encode
-from meshwright.envelope import ActorRecord, ActorRef, Message
-from meshwright.messages import Dispatch, Outcome, ScoreCard, Task
-from meshwright.turns import ActorKind, Commit, take_turn
+from meshwright.core.encoding import decode, encode
+from meshwright.core.messages import Dispatch, Outcome, ScoreCard, Task
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message
+from meshwright.kernel.turns import ActorKind, Commit, take_turn
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

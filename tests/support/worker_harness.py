@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from meshwright.capability import Capability, Registration
-from meshwright.envelope import ActorRef
+from meshwright.core.capability import Capability, Registration
+from meshwright.core.messages import Event, Outcome
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event, Outcome
+from meshwright.kernel.turns import ActorKind
 from meshwright.orchestration.orchestrator import Orchestrator
 from meshwright.orchestration.registry import Registry
 from meshwright.testing.runtime import memory_runtime
-from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Completed, Journal, ThreadState, Work, Worker
 from meshwright.work.protocol import Accept, TaskKey
 from tests.support.turn_driver import a_dispatch, a_task, an_outcome

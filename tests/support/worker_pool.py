@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from meshwright import topics
-from meshwright.capability import Capability, Registration
-from meshwright.clock import Clock, SystemClock
-from meshwright.envelope import ActorRef
-from meshwright.errors import MeshError
-from meshwright.host import Subscription
+from meshwright.core import topics
+from meshwright.core.capability import Capability, Registration
+from meshwright.core.clock import Clock, SystemClock
+from meshwright.core.errors import MeshError
+from meshwright.core.messages import ENDED, Event, Fault, Outcome, Parent, Receipt, Task
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.host import Subscription
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import ENDED, Event, Fault, Outcome, Parent, Receipt, Task
+from meshwright.kernel.turns import ActorKind
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.registry import Registry
-from meshwright.turns import ActorKind
 from meshwright.work import (
     AgentThread,
     Answer,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from meshwright.errors import InvalidInput, TooLarge
-from meshwright.messages import ID_PATTERN, Caller, TaskRequest
+from meshwright.core.errors import InvalidInput, TooLarge
+from meshwright.core.messages import ID_PATTERN, Caller, TaskRequest
 from meshwright.orchestration.acceptance import Limits, make_accept
 from meshwright.work.protocol import Accept
 from tests.support.turn_driver import NOW

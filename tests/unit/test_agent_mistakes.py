@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest, tool
-from meshwright.errors import StoreUnavailable
-from meshwright.messages import Outcome
+from meshwright.core.errors import StoreUnavailable
+from meshwright.core.messages import Outcome
 from meshwright.models.port import ModelRefused
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call

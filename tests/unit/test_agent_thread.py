@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from meshwright.envelope import ActorRef
-from meshwright.messages import Dispatch, Outcome, Task
-from meshwright.turns import ActorKind
+from meshwright.core.messages import Dispatch, Outcome, Task
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.turns import ActorKind
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Wait, Withdraw
 from meshwright.work.protocol import Grant, Stop
 from meshwright.work.thread import MAX_REMEMBERED_ENDS

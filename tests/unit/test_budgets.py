@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from meshwright.envelope import ActorRef
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
+from meshwright.core.messages import TaskRequest
+from meshwright.core.money import Budget
+from meshwright.kernel.envelope import ActorRef
 from meshwright.ledger.account import ACCOUNT, Balance
 from meshwright.ledger.budgets import Budgets
-from meshwright.messages import TaskRequest
 from meshwright.models.port import BudgetExceeded, CallContext
-from meshwright.money import Budget
 from meshwright.testing.runtime import BEGINNING
 from tests.support.budgets import STEP, budget, spending, until
 

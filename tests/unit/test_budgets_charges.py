@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from meshwright.errors import StoreUnavailable
+from meshwright.core.errors import StoreUnavailable
+from meshwright.core.messages import Usage
+from meshwright.core.money import ZERO, Price
 from meshwright.ledger.accounting import max_prompt_tokens
-from meshwright.messages import Usage
 from meshwright.models.port import (
     STREAM_RESTART,
     BudgetExceeded,
@@ -21,7 +22,6 @@ from meshwright.models.port import (
     RateLimited,
 )
 from meshwright.models.structure import InvalidSchema
-from meshwright.money import ZERO, Price
 from tests.support.budgets import STEP, budget, replying, request, spending, until
 
 # How a call ends

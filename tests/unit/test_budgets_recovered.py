@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import (
     ACCOUNT,
     MAX_HELD,
@@ -20,7 +21,6 @@ from meshwright.ledger.account import (
 )
 from meshwright.models.port import BudgetExceeded
 from meshwright.testing.runtime import BEGINNING
-from meshwright.turns import ActorKind
 from tests.support.budgets import STEP, budget, request, spending, until
 from tests.support.turn_driver import Driven
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from meshwright.cli.demo import quoted
 from meshwright.cli.events import Line, line_of
 from meshwright.cli.timeline import Drawing, TerminalDrawing, draw, drawing, print_answer, timeline
-from meshwright.messages import Event
+from meshwright.core.messages import Event
 
 CARD = {
     "agent_id": "architect-agent",

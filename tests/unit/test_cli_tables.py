@@ -8,7 +8,7 @@ from meshwright.cli.events import event_line
 from meshwright.cli.models import overview_text
 from meshwright.cli.output import Column, table
 from meshwright.cli.tasks import REASON, TASKS, one_of
-from meshwright.errors import InvalidInput
+from meshwright.core.errors import InvalidInput
 
 WIDTHS = [80, 100]
 TASK = {

@@ -12,8 +12,8 @@ from aiohttp import web
 from meshwright import Client
 from meshwright.client import MeshUnreachable
 from meshwright.client.transports import server_events
-from meshwright.errors import Conflict, InvalidInput, MeshError, NotFound, Overloaded
-from meshwright.messages import Event
+from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound, Overloaded
+from meshwright.core.messages import Event
 from meshwright.models.port import BudgetExceeded
 
 RECEIPT = {"task_id": "t1", "status": "dispatched", "dispatched_to": "a", "score": 1.0}

@@ -13,7 +13,7 @@ from meshwright.context.plan import (
     plan,
 )
 from meshwright.context.text import count_tokens
-from meshwright.messages import Task
+from meshwright.core.messages import Task
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

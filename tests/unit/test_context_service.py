@@ -11,13 +11,13 @@ from meshwright.context import service
 from meshwright.context.plan import CompressRequest, CompressResponse, Rule, Rules
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.text import count_tokens
-from meshwright.envelope import ActorRef
+from meshwright.core.messages import Usage
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Usage
+from meshwright.kernel.turns import ActorKind
 from meshwright.models.port import CallContext, ModelReply, ModelRequest, ModelUnavailable, OnDelta
 from meshwright.prompts import Prompts
 from meshwright.testing.runtime import memory_runtime
-from meshwright.turns import ActorKind
 
 PROMPTS = Path(__file__).resolve().parents[2] / "prompts"
 SHORT = CompressRequest(

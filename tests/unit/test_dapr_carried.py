@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from meshwright.envelope import ActorRecord, ActorRef
+from meshwright.core.messages import Event
+from meshwright.kernel.envelope import ActorRecord, ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event
 from meshwright.stores.dapr import DaprStore, Options
 from meshwright.stores.dapr.documents import Document, OutboxEntry
 from meshwright.stores.dapr.outbox import MAX_CARRIED, StoredActor

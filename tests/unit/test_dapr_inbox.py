@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.encoding import encode
+from meshwright.core.encoding import encode
+from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event
 from meshwright.stores.dapr import DaprStore, Options
 from meshwright.stores.dapr.outbox import StoredActor
 from tests.support.event_logs import event, open_log

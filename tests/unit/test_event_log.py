@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from meshwright.core.messages import Event, new_id
 from meshwright.events.filter import EventFilter, Matcher
-from meshwright.messages import Event, new_id
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.event_logs import START, LogOnFile, event, open_log, seqs
 from tests.support.postgres import Place

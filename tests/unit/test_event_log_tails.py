@@ -8,9 +8,9 @@ from contextlib import aclosing
 import pytest
 from pydantic import BaseModel
 
+from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.events.tails import MAX_BUFFERED
-from meshwright.messages import Event
 from tests.support.event_logs import LogOnFile, event, open_log, seqs
 from tests.support.postgres import Place
 

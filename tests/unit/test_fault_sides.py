@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
-from meshwright.errors import MeshError, ToolFailed
+from meshwright.core.errors import MeshError, ToolFailed
 from meshwright.models.port import BudgetExceeded, ModelRefused, ModelReply, ModelUnavailable, RateLimited
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for

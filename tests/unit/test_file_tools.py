@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.errors import ConfigError, InvalidInput, MeshError, TooLarge
+from meshwright.core.errors import ConfigError, InvalidInput, MeshError, TooLarge
 from meshwright.tools import FileTools, ToolSettings, tools_of
 from meshwright.tools import toolset as workspace_module
 from meshwright.tools.files import path_matches

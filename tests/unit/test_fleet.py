@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.agents.loader import PACKAGED, load_agents, project_file
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 from meshwright.testing import ScriptedModel, mesh_for
 
 GREETER = """\

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.errors import InvalidInput, ToolFailed
+from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.tools import GitTools, ToolSettings
 from meshwright.tools.git import run
 from tests.support.sample_tools import limited_tools

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from meshwright.errors import AgentError, ReplayMismatch, ToolFailed
-from meshwright.host import RECORD_GAP
+from meshwright.core.errors import AgentError, ReplayMismatch, ToolFailed
+from meshwright.kernel.host import RECORD_GAP
 from meshwright.kernel.runtime import Runtime
 from meshwright.testing.runtime import memory_runtime
 from meshwright.work import Journal, Suspended

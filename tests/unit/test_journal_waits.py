@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from meshwright.envelope import Record
-from meshwright.errors import ToolFailed
+from meshwright.core.errors import ToolFailed
+from meshwright.core.messages import Event
+from meshwright.kernel.envelope import Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event
 from meshwright.stores.memory import MemoryStore
 from meshwright.testing.runtime import memory_runtime
 from meshwright.work import Journal, Suspended

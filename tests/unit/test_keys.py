@@ -18,10 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.cli.app import mesh
-from meshwright.envelope import ActorRef, Message
-from meshwright.errors import InvalidInput, NotFound, StoreUnavailable
+from meshwright.core.errors import InvalidInput, NotFound, StoreUnavailable
+from meshwright.core.messages import new_id
 from meshwright.events.log import EventLog
+from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.keys import (
     KEY,
     KEYS,
@@ -35,11 +37,9 @@ from meshwright.ledger.keys import (
     budget_of,
 )
 from meshwright.ledger.proxy import Difference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
-from meshwright.messages import new_id
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
 from meshwright.testing import ManualClock
-from meshwright.turns import ActorKind
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MASTER = "sk-master"

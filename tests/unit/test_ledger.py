@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
-from meshwright.errors import InvalidInput
+from meshwright.core.errors import InvalidInput
+from meshwright.core.messages import Event, TaskBudget, Usage
 from meshwright.ledger.costs import COLUMNS, Cost, costs_of, row_of, since_of
-from meshwright.messages import Event, TaskBudget, Usage
 from meshwright.models.port import Call, CallContext, ModelRequest
 from tests.support.event_logs import START, LogOnFile, event, open_log
 from tests.support.postgres import Place

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from meshwright.context.memory import Memory, MemoryItem, query_words
 from meshwright.context.text import count_tokens
-from meshwright.errors import InvalidInput, MemoryUnavailable, TooLarge
+from meshwright.core.errors import InvalidInput, MemoryUnavailable, TooLarge
 from meshwright.sql.database import Database
 from meshwright.testing import ManualClock
 from tests.support.event_logs import database_at

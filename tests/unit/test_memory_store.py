@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, Turn, turn
-from meshwright.envelope import ActorRef, Message
-from meshwright.errors import HostError, InvalidInput, StoreFailed, StoreUnavailable
+from meshwright.core.errors import HostError, InvalidInput, StoreFailed, StoreUnavailable
+from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.host import Subscription
 from meshwright.kernel import shared
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef, Message
+from meshwright.kernel.host import Subscription
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import Batch, Delivery
-from meshwright.messages import Event
+from meshwright.kernel.turns import ActorKind
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.memory import DisturbedMail, Faults, MemoryData, MemoryStore
 from meshwright.testing.runtime import memory_runtime
-from meshwright.turns import ActorKind
 
 ONE = ActorRef("Book", "one")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest, build_mesh, load_settings
-from meshwright.errors import (
+from meshwright.core.errors import (
     ConfigError,
     Draining,
     IdempotencyConflict,
@@ -21,8 +21,8 @@ from meshwright.errors import (
     NotFound,
     TooLarge,
 )
+from meshwright.core.messages import Caller, Receipt, derived_id
 from meshwright.events.filter import EventFilter
-from meshwright.messages import Caller, Receipt, derived_id
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, build_mesh, load_settings, tool
-from meshwright.errors import PromptError
+from meshwright.core.errors import PromptError
 from meshwright.models.port import ModelReply
 from meshwright.testing import (
     Faults,

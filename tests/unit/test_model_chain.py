@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from meshwright import build_mesh, load_settings
+from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
-from meshwright.messages import Usage
 from meshwright.models.http import ApiModel
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, Unsupported
 from meshwright.testing import mesh_for

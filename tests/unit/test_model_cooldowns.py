@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from meshwright import build_mesh, create_agent, load_settings, topics
-from meshwright.errors import ModelError
-from meshwright.messages import Event
+from meshwright import build_mesh, create_agent, load_settings
+from meshwright.core import topics
+from meshwright.core.errors import ModelError
+from meshwright.core.messages import Event
 from meshwright.models.picker import Picker
 from meshwright.models.port import (
     AllProvidersDown,

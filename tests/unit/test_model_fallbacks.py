@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.errors import ModelError
+from meshwright.core.errors import ModelError
 from meshwright.models.port import STREAM_RESTART, AllProvidersDown, ModelRefused, ModelUnavailable
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.pickers import TIERS, Make, asked, deployment, pickers, request, three

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 from meshwright.models.picker import Picker
 from meshwright.models.port import AllProvidersDown, CallContext, ModelRefused, ModelTimeout, ToolSpec
 from tests.support.fake_provider import TOKENS, FakeProvider, Fault

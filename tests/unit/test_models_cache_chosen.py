@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from meshwright.agent import Agent
-from meshwright.capability import Capability
-from meshwright.errors import ConfigError, PromptError
+from meshwright.core.capability import Capability
+from meshwright.core.errors import ConfigError, PromptError
 from meshwright.models.cache import cache_of, cached
 from meshwright.models.offline import OfflineModel
 from meshwright.models.port import ModelReply

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.errors import CacheUnavailable
+from meshwright.core.errors import CacheUnavailable
 from meshwright.models.cache import MAX_VALUE_BYTES, MemoryCache, key_of
 from meshwright.models.port import ModelUnavailable
 from meshwright.testing import ManualClock

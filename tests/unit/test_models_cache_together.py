@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from meshwright.errors import ModelError
+from meshwright.core.errors import ModelError
 from meshwright.models.cache import Cached
 from meshwright.models.port import ModelReply, ModelTimeout, ModelUnavailable
 from meshwright.testing import ManualClock

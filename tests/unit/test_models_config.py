@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 from meshwright.models.config import known_names, missing_names, names_in, read_config, resolved
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 from meshwright.models.port import CallContext, ChatMessage, ModelTimeout, ToolCall, ToolSpec
 from meshwright.models.server import HttpModel
 from meshwright.models.structure import response_schema

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from meshwright.errors import ModelError
+from meshwright.core.errors import ModelError
 from meshwright.models.port import (
     AllProvidersDown,
     ChatMessage,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.errors import ModelError
+from meshwright.core.errors import ModelError
 from meshwright.models.port import ContentRefused, ModelUnavailable, RateLimited, Unauthorized
 from meshwright.models.server import HttpModel
 from tests.support.fake_provider import FakeProvider, Fault

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright.messages import Usage
+from meshwright.core.messages import Usage
+from meshwright.core.money import Price
 from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.port import ModelReply, ModelRequest
 from meshwright.models.prices import Prices, dearest, read_list
-from meshwright.money import Price
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = {

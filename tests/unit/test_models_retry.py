@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from meshwright.errors import ModelError
+from meshwright.core.errors import ModelError
 from meshwright.models.port import (
     ChatMessage,
     ModelRefused,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 from meshwright.models.litellm import RELEASE
 from meshwright.models.offline import OfflineModel
 from meshwright.models.picker import Picker

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from meshwright import Agent, Capability, Run, load_settings
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
+from meshwright.core.messages import Outcome, Task
+from meshwright.core.money import MAX_DOLLARS, PICO, Budget, Price, fit, is_amount
 from meshwright.ledger.keys import KeyState
-from meshwright.messages import Outcome, Task
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import price_at
-from meshwright.money import MAX_DOLLARS, PICO, Budget, Price, fit, is_amount
 from meshwright.testing import mesh_for
 
 ABSURD = ["1e20000000", "1e300000000", "1e3000000000", "1e-1000000", "0e-300000000", "-0.01", "NaN", "sNaN"]

@@ -6,13 +6,13 @@ from datetime import timedelta
 
 import pytest
 
-from meshwright.capability import Capability, Registration
-from meshwright.envelope import ActorRef
-from meshwright.errors import IdempotencyConflict, NoAgentAvailable
-from meshwright.messages import Fault, Parent
+from meshwright.core.capability import Capability, Registration
+from meshwright.core.errors import IdempotencyConflict, NoAgentAvailable
+from meshwright.core.messages import Fault, Parent
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.turns import ActorKind
 from meshwright.orchestration.orchestrator import Orchestrator
 from meshwright.orchestration.registry import Registry
-from meshwright.turns import ActorKind
 from meshwright.work import Cancel
 from meshwright.work.protocol import Accept
 from tests.support.turn_driver import NOW, Driven, a_task, an_outcome, types_of

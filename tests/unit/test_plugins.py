@@ -10,7 +10,7 @@ import pytest
 from meshwright.agents.binding import check_tables, toolsets_of
 from meshwright.agents.loader import installed_agents, load_agents
 from meshwright.app import build_mesh, component_types
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 from meshwright.settings import Settings, load_settings
 
 ACTORS = """\

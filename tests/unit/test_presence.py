@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, build_mesh, load_settings, topics
-from meshwright.capability import AgentStatus, Registration
-from meshwright.errors import MailboxFull, NoAgentAvailable, ToolFailed
-from meshwright.messages import Event
+from meshwright import Agent, Capability, build_mesh, load_settings
+from meshwright.core import topics
+from meshwright.core.capability import AgentStatus, Registration
+from meshwright.core.errors import MailboxFull, NoAgentAvailable, ToolFailed
+from meshwright.core.messages import Event
 from meshwright.orchestration.presence import every
 from meshwright.run import Run
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for

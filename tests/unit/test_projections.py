@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from meshwright.errors import InvalidInput
+from meshwright.core.errors import InvalidInput
+from meshwright.core.messages import Fault, Usage
 from meshwright.events.tasks import TaskSummary
-from meshwright.messages import Fault, Usage
 from meshwright.orchestration.scoring import recent_outcomes
 from tests.support.event_logs import START, LogOnFile, open_log
 from tests.support.postgres import Place

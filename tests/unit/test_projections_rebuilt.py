@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from meshwright.encoding import decode, encode
-from meshwright.messages import Event, Fault
+from meshwright.core.encoding import decode, encode
+from meshwright.core.messages import Event, Fault
 from tests.support.event_logs import LogOnFile, event, open_log
 from tests.support.postgres import Place
 from tests.support.task_events import (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright.errors import PromptError
+from meshwright.core.errors import PromptError
 from meshwright.prompts import Brought, Prompts, parse_prompt
 from meshwright.prompts.folder import BUILT_IN, GENERIC
 from meshwright.prompts.prompt import MAX_PROMPT_BYTES, RUN_VARIABLES

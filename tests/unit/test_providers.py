@@ -11,7 +11,7 @@ import pytest
 
 import meshwright
 from meshwright import Agent, ModelSettings, create_agent, create_router_agent, tool, with_fallbacks
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 from meshwright.models.factory import VARIABLES, agent_class
 from meshwright.models.providers import ALIASES, PROVIDERS, LegacyModelName, Provider, provider_of
 from meshwright.models.select import litellm_config

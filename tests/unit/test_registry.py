@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from meshwright.capability import Capability, Registration
-from meshwright.errors import NoAgentAvailable, NotFound
+from meshwright.core.capability import Capability, Registration
+from meshwright.core.errors import NoAgentAvailable, NotFound
 from meshwright.orchestration.presence import HealthProbes
 from meshwright.orchestration.registry import Registry
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
-from meshwright.envelope import ActorRef
-from meshwright.messages import Caller
+from meshwright.core.messages import Caller
+from meshwright.kernel.envelope import ActorRef
 from meshwright.models.port import ModelRefused, ModelRequest
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, tool
-from meshwright.messages import Usage
+from meshwright.core.messages import Usage
 from meshwright.models.port import ModelRefused, ModelReply, ToolCall
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.lookup_agent import Clerk, a_clerk, tool_answers

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability
-from meshwright.messages import MemoryScope
+from meshwright.core.messages import MemoryScope
 from meshwright.models.port import ModelReply
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
-from meshwright.errors import ModelError
+from meshwright.core.errors import ModelError
 from meshwright.models.port import (
     AllProvidersDown,
     BudgetExceeded,

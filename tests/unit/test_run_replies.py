@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
-from meshwright.messages import Usage
+from meshwright.core.messages import Usage
 from meshwright.models.port import ModelReply, ToolCall
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call

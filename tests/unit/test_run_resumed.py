@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from meshwright import Agent, Capability, Mesh, TaskRequest, tool
-from meshwright.envelope import ActorRef
+from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
-from meshwright.messages import Usage
+from meshwright.kernel.envelope import ActorRef
 from meshwright.models.adapt import ANSWER_TOOL
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall, Unsupported
 from meshwright.run import Run

@@ -13,9 +13,9 @@ import pytest
 from pydantic import BaseModel
 
 from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, load_settings, tool
+from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.events.tails import MAX_UNLOGGED
-from meshwright.messages import Event
 from meshwright.models.port import STREAM_RESTART, ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.run.calls import MAX_CHARS, PAUSE_SECONDS, Deltas
 from meshwright.testing import MeshUnderTest, mesh_for

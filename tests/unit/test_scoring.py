@@ -2,7 +2,7 @@
 
 import pytest
 
-from meshwright.capability import Capability
+from meshwright.core.capability import Capability
 from meshwright.orchestration.scoring import History, score_card
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 from meshwright.settings import Settings, load_settings
 from meshwright.settings.tables import MOVED
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshwright.envelope import ActorRef
+from meshwright.kernel.envelope import ActorRef
 from meshwright.work import Offer, SlotTable
 from meshwright.work.slots import AGEING_SECONDS
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from meshwright import Agent, Capability
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 from meshwright.models.port import StructureInvalid
 from meshwright.models.structure import InvalidSchema, read_answer, response_schema
 from meshwright.run import Run

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from meshwright import Agent, Capability, Task
 from meshwright.agents.loader import load_agents
 from meshwright.agents.tags import start_warnings, warnings_of
-from meshwright.messages import Outcome
+from meshwright.core.messages import Outcome
 from meshwright.models.config import read_config
 from meshwright.models.routing import matching
 from meshwright.models.select import adapter_for

@@ -8,15 +8,15 @@ from decimal import Decimal
 import pytest
 
 from meshwright import Agent
+from meshwright.core.messages import Usage
+from meshwright.core.money import Price
 from meshwright.events.filter import EventFilter
-from meshwright.messages import Usage
+from meshwright.kernel.turns import ActorKind
 from meshwright.models.port import Call, ModelRefused, ModelReply, ModelRequest, ModelTimeout, OnDelta
-from meshwright.money import Price
 from meshwright.run import Run
 from meshwright.run.calls import RunUsage
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
 from meshwright.testing.mesh import ScriptEnded
-from meshwright.turns import ActorKind
 from meshwright.work import AgentThread, Cancel, Claim, ThreadState
 from tests.support.interrupted_mesh import keeper
 from tests.support.task_costs import HOLD, LONG, PRICE, Other, asks, ledger_of, reply

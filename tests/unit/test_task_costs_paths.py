@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from meshwright import Agent, Capability, Mesh, TaskRequest
-from meshwright.errors import ModelError
+from meshwright.core.errors import ModelError
+from meshwright.core.money import Price
 from meshwright.models.port import (
     ContentRefused,
     ModelRefused,
@@ -23,7 +24,6 @@ from meshwright.models.port import (
     OnDelta,
     RateLimited,
 )
-from meshwright.money import Price
 from meshwright.run import Run
 from tests.support.interrupted_mesh import kept
 from tests.support.task_costs import PRICE, check_ledger, reply

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Run, build_mesh, load_settings
-from meshwright.messages import TaskRequest
+from meshwright.core.messages import TaskRequest
 from meshwright.testing import ScriptedModel
 
 GIVEN = {"text": "given", "parts": [1, 2]}

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from meshwright import TaskRequest, build_mesh, load_settings
-from meshwright.encoding import encode
-from meshwright.errors import Overloaded
+from meshwright.core.encoding import encode
+from meshwright.core.errors import Overloaded
 from meshwright.kernel.store import Batch
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field
 
-from meshwright.errors import InvalidInput, NotFound, TooLarge, ToolFailed
-from meshwright.messages import Task
+from meshwright.core.errors import InvalidInput, NotFound, TooLarge, ToolFailed
+from meshwright.core.messages import Task
 from meshwright.models.port import ToolSpec
 from meshwright.tools import Tool, delegate_tool, remember_tool, tool
 from meshwright.tools.tool import MAX_RESULT_CHARS

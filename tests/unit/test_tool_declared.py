@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 from meshwright.tools import tool, tools_of
 from tests.support.sample_tools import Almanac, Place
 

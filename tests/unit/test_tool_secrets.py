@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, tool, tools
+from meshwright.core.redaction import REDACTED, redact
 from meshwright.models.port import ToolCall
-from meshwright.redaction import REDACTED, redact
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from meshwright.tools import Tool, Toolset, ToolSettings
 from tests.support.sample_tools import limited_tools
@@ -221,7 +221,7 @@ def assert_tools_work(mesh: MeshUnderTest, *, has_history: bool) -> None:
 
 def test_the_data_folder_is_hidden_whatever_its_name(workspace: Path) -> None:
     from meshwright.builtin import tool_settings
-    from meshwright.errors import InvalidInput
+    from meshwright.core.errors import InvalidInput
     from meshwright.settings import load_settings
 
     shutil.copy(workspace / "docs/a.md", workspace / OWN_DATA / "a.md")
@@ -245,7 +245,7 @@ def test_a_worker_hides_the_folder_of_its_stack(tmp_path: Path) -> None:
 
 
 def test_a_workspace_within_the_data_folder_is_not_shown(workspace: Path) -> None:
-    from meshwright.errors import InvalidInput
+    from meshwright.core.errors import InvalidInput
 
     settings = ToolSettings(workspace=workspace / "docs", hidden=(workspace,))
     with pytest.raises(InvalidInput, match="the workspace lies in the mesh's own data"):

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, tool
-from meshwright.errors import ConfigError
-from meshwright.messages import Event, Outcome
+from meshwright.core.errors import ConfigError
+from meshwright.core.messages import Event, Outcome
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.tools import FileTools
 

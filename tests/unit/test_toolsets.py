@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability
-from meshwright.errors import ConfigError, InvalidInput
+from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.tools import Tool, ToolContext, Toolset, ToolWrapper, tool
 

@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from meshwright.errors import ToolFailed
-from meshwright.otel import SdkSpans
-from meshwright.tracing import MAX_BATCH, GenAI, NoTracing, Tracing, parse
+from meshwright.core.errors import ToolFailed
+from meshwright.core.otel import SdkSpans
+from meshwright.core.tracing import MAX_BATCH, GenAI, NoTracing, Tracing, parse
 
 OUTSIDE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 UNSAMPLED = OUTSIDE[:-1] + "0"
@@ -269,5 +269,5 @@ async def test_the_sdk_reads_our_traceparent(tracing: Tracing) -> None:
 
 
 def test_tracing_does_not_load_the_sdk() -> None:
-    code = "import sys, meshwright.tracing; sys.exit('opentelemetry' in sys.modules)"
+    code = "import sys, meshwright.core.tracing; sys.exit('opentelemetry' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from meshwright.errors import InvalidInput, ToolFailed
+from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.tools import ToolSettings, WebTools, tools_of
 from meshwright.tools import web as web_tools
 from meshwright.tools.web import decode, is_public, read_html

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from meshwright.envelope import ActorRef, Message
-from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed
+from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed
+from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.runtime import Runtime
 from meshwright.stores.memory import MemoryData
 from meshwright.testing.runtime import memory_runtime

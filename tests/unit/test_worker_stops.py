@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from meshwright.envelope import ActorRef
+from meshwright.core.messages import Event
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event
 from meshwright.stores.memory import MemoryData
 from meshwright.testing.runtime import memory_runtime
 from meshwright.work import Cancel

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from meshwright.agent import Agent
-from meshwright.errors import ConfigError
-from meshwright.plugins import TOOLSETS, did_you_mean, installed
+from meshwright.core.errors import ConfigError
+from meshwright.core.plugins import TOOLSETS, did_you_mean, installed
 from meshwright.tools.threads import Overrun, ToolThreads
 from meshwright.tools.tool import LimitedTool, Tool, delegate_tool, remember_tool, tools_of
 from meshwright.tools.toolset import Toolset, ToolSettings

@@ -17,8 +17,8 @@ from zlib import crc32
 from pydantic import ValidationError
 
 from meshwright.agent import Agent
-from meshwright.errors import ConfigError, MeshError, nearest
-from meshwright.plugins import AGENTS, installed
+from meshwright.core.errors import ConfigError, MeshError, nearest
+from meshwright.core.plugins import AGENTS, installed
 from meshwright.prompts import Brought
 from meshwright.tools.tool import author_place
 

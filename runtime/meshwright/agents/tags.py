@@ -7,8 +7,8 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from meshwright.agent import Agent
-from meshwright.errors import ConfigError
-from meshwright.messages import Task
+from meshwright.core.errors import ConfigError
+from meshwright.core.messages import Task
 from meshwright.models.config import LiteLLMConfig
 from meshwright.models.port import Adapter
 from meshwright.models.routing import CallerTags, tags_nobody_answers

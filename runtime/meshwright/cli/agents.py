@@ -15,10 +15,10 @@ import click
 from meshwright.cli.connect import running_mesh
 from meshwright.cli.options import Target, data_option, json_option, mesh_options, require_trust, trust_option
 from meshwright.cli.output import Column, Document, document, local_time, show
-from meshwright.errors import MeshError, in_one_line
+from meshwright.core.errors import MeshError, in_one_line
 
 if TYPE_CHECKING:
-    from meshwright.capability import Capability, Registration
+    from meshwright.core.capability import Capability, Registration
     from meshwright.prompts import Brought
     from meshwright.settings import Settings
 
@@ -202,7 +202,7 @@ def _read_file(path: Path, found: Declared) -> None:
 
 def _read_agent(path: Path, node: ast.ClassDef, attributes: dict[str, ast.expr], found: Declared) -> bool:
     """Take in what a class declares; whether all of it that matters here is literal."""
-    from meshwright.capability import Registration
+    from meshwright.core.capability import Registration
     from meshwright.prompts import Brought
 
     try:
@@ -238,7 +238,7 @@ def _attributes(node: ast.ClassDef) -> dict[str, ast.expr]:
 
 def _capabilities(node: ast.expr | None) -> Iterator[Capability]:
     """The capabilities that a literal names. Raises ValueError for anything else."""
-    from meshwright.capability import Capability
+    from meshwright.core.capability import Capability
 
     if node is not None and not isinstance(node, ast.Tuple | ast.List):
         raise ValueError("no literal")

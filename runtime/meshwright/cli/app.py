@@ -20,7 +20,7 @@ import click
 
 from meshwright import __version__
 from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
-from meshwright.errors import MeshError, in_one_line
+from meshwright.core.errors import MeshError, in_one_line
 
 _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
 _REPORT = "last-error.txt"
@@ -61,7 +61,7 @@ class _Unexpected(click.ClickException):
 
 def _commands_of_packages() -> dict[str, click.Command]:
     """The commands that installed packages bring; where one has the name of ours, ours counts."""
-    from meshwright.plugins import COMPONENTS, installed
+    from meshwright.core.plugins import COMPONENTS, installed
 
     commands = [command for plugin in installed(COMPONENTS) for command in plugin.load().commands()]
     for command in commands:
@@ -90,7 +90,7 @@ class _LazyGroup(click.Group):
         name = args[0]
         known = COMMANDS if name in COMMANDS or name.startswith("-") else self.list_commands(ctx)
         if name not in known and not ctx.resilient_parsing and not name.startswith("-"):
-            from meshwright.errors import nearest
+            from meshwright.core.errors import nearest
 
             likely = nearest(name, known)
             hint = f"did you mean: mesh {likely}" if likely else "mesh --help lists them"
@@ -226,8 +226,8 @@ def _keep_traceback(error: BaseException, folder: Path) -> str:
 
 def keep_text(text: str, folder: Path) -> str:
     """Do the same with a traceback that is a text already."""
-    from meshwright.errors import StoreFailed
-    from meshwright.redaction import redact  # most commands do without
+    from meshwright.core.errors import StoreFailed
+    from meshwright.core.redaction import redact  # most commands do without
     from meshwright.sql.folder import make_private, write_private
 
     text = redact(text)
@@ -253,7 +253,7 @@ class _OneLine(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line, redacted, and keep the traceback that came with it."""
-        from meshwright.redaction import redact
+        from meshwright.core.redaction import redact
 
         text = " ".join(record.getMessage().split())
         error = record.exc_info[1] if record.exc_info else None

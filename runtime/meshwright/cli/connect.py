@@ -21,15 +21,15 @@ import click
 
 from meshwright.cli.options import Target, require_trust
 from meshwright.cli.output import Document, document
-from meshwright.errors import ConfigError, InvalidInput
+from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.sql.folder import make_private, open_private, read_private, write_private
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from meshwright.client import Client
+    from meshwright.core.messages import Event
     from meshwright.mesh import Mesh
-    from meshwright.messages import Event
     from meshwright.settings import Settings
 
 ResultT = TypeVar("ResultT")
@@ -175,7 +175,7 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
 
 def report_prompts(mesh: Mesh) -> None:
     """Say on stderr which prompt file of a mesh in this process cannot be used, and which was read again."""
-    from meshwright import topics
+    from meshwright.core import topics
 
     mesh.host.listen(topics.MESH, _report_prompt)
 

@@ -48,7 +48,7 @@ def _time(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
     """The time that `24h` or `2026-01-01T00:00Z` means."""
     if value is None:
         return None
-    from meshwright.errors import InvalidInput
+    from meshwright.core.errors import InvalidInput
     from meshwright.ledger.costs import since_of
 
     try:

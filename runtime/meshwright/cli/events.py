@@ -27,11 +27,11 @@ from meshwright.cli.output import (
     terminal_width,
     tokens,
 )
-from meshwright.errors import NotFound
+from meshwright.core.errors import NotFound
 
 if TYPE_CHECKING:
     from meshwright.client import EventFields
-    from meshwright.messages import Event
+    from meshwright.core.messages import Event
 
 _SOME_EVENTS, _MAX_EVENTS = 50, 1000
 _NARROW, _VERY_NARROW = 120, 80  # columns of a terminal

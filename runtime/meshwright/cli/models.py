@@ -17,11 +17,11 @@ import click
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import Target, data_option, json_option, require_trust
 from meshwright.cli.output import Column, Document, echo_json, local_time, seconds, table
-from meshwright.errors import ConfigError, HostError
+from meshwright.core.errors import ConfigError, HostError
 from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
-    from meshwright.messages import Event
+    from meshwright.core.messages import Event
     from meshwright.models.config import LiteLLMConfig
     from meshwright.models.port import Adapter
     from meshwright.settings import Settings

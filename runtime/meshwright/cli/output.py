@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from meshwright.encoding import Struct
+    from meshwright.core.encoding import Struct
 
 Document = dict[str, Any]
 """One JSON object, as the HTTP API sends it."""

@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic_core import from_json, to_json
 
 from meshwright.cli.app import keep_text
-from meshwright.envelope import ActorRef
-from meshwright.errors import StoreFailed
+from meshwright.core.errors import StoreFailed
+from meshwright.kernel.envelope import ActorRef
 from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from meshwright.cli.options import (
     trust_option,
 )
 from meshwright.cli.output import Column, Document, document, dollars, local_time, short
-from meshwright.errors import InvalidInput, NotFound
+from meshwright.core.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from meshwright.work.record import TaskView
@@ -96,7 +96,7 @@ def ask(target: Target, agent: str, text: str, quiet: bool, as_json: bool, **fie
 
 async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFound:
     """The error that an agent is not known, with the one that was probably meant, or all there are."""
-    from meshwright.errors import nearest
+    from meshwright.core.errors import nearest
 
     names = [agent.agent_id for agent in await mesh.client.agents() if agent.kind == "agent"]
     close = nearest(wanted, names)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from meshwright.cli.connect import Connection
-    from meshwright.messages import Event
+    from meshwright.core.messages import Event
 
 MAX_LAG_SECONDS = 2.0  # a child's last events may reach us after its parent's next
 _DELTA = "model.delta"

@@ -18,7 +18,7 @@ import click
 from meshwright.cli.connect import announced, report_prompts, with_admin_token
 from meshwright.cli.options import data_option, database_option, require_trust, trust_option
 from meshwright.cli.output import Column, Document, table
-from meshwright.clock import unless
+from meshwright.core.clock import unless
 
 if TYPE_CHECKING:
     from socket import socket

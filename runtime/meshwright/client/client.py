@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from meshwright.capability import AgentInfo
 from meshwright.client.transports import (
     AsgiTransport,
     HttpTransport,
@@ -24,13 +23,24 @@ from meshwright.client.transports import (
     error_of,
     server_events,
 )
-from meshwright.encoding import Struct
-from meshwright.errors import Draining, MeshError, StoreUnavailable
+from meshwright.core.capability import AgentInfo
+from meshwright.core.encoding import Struct
+from meshwright.core.errors import Draining, MeshError, StoreUnavailable
+from meshwright.core.messages import (
+    ENDED,
+    Event,
+    Outcome,
+    Plain,
+    Receipt,
+    ScoreCard,
+    TaskStatus,
+    Usage,
+    new_id,
+)
 from meshwright.events.tasks import TaskSummary
 from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.costs import By, Costs
 from meshwright.ledger.keys import Key, NewKey
-from meshwright.messages import ENDED, Event, Outcome, Plain, Receipt, ScoreCard, TaskStatus, Usage, new_id
 from meshwright.work.record import TaskView
 
 if TYPE_CHECKING:

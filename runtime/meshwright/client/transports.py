@@ -15,9 +15,9 @@ from urllib.parse import unquote, urlencode
 
 from anyio import create_memory_object_stream
 
-from meshwright.clock import Backoff
-from meshwright.errors import HostError, MeshError
-from meshwright.messages import Event
+from meshwright.core.clock import Backoff
+from meshwright.core.errors import HostError, MeshError
+from meshwright.core.messages import Event
 
 if TYPE_CHECKING:
     import aiohttp

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from meshwright.clock import Clock
 from meshwright.context.text import count_tokens, function_words
-from meshwright.errors import HostError, InvalidInput, MemoryUnavailable, TooLarge
-from meshwright.messages import Identifier, MemoryScope, Plain
+from meshwright.core.clock import Clock
+from meshwright.core.errors import HostError, InvalidInput, MemoryUnavailable, TooLarge
+from meshwright.core.messages import Identifier, MemoryScope, Plain
 from meshwright.sql.database import Database, Session
 
 _GLOBAL = "global"

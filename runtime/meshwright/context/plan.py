@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from meshwright.context.memory import MemoryItem, within_budget
 from meshwright.context.text import ELLIPSIS, clip, count_tokens
-from meshwright.messages import Identifier, Plain, Task
+from meshwright.core.messages import Identifier, Plain, Task
 
 _MAX_CONTEXT_TOKENS = 4000  # of memories and history together, before the context-service has its say
 _HISTORY_SHARE = 2  # history takes at most half of the budget

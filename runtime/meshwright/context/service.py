@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import BaseModel
 
-from meshwright.actor import Actor, Turn, turn
 from meshwright.context.plan import (
     DEFAULT_RULES,
     DOMAIN_CONTEXT,
@@ -24,8 +23,9 @@ from meshwright.context.plan import (
     plan,
 )
 from meshwright.context.text import common_forms, count_tokens, forms, is_form_of
-from meshwright.envelope import ActorRef
-from meshwright.errors import MailboxFull, MeshError
+from meshwright.core.errors import MailboxFull, MeshError
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelRequest
 from meshwright.prompts import Prompts

@@ -6,9 +6,9 @@ import hmac
 from dataclasses import dataclass
 from typing import Protocol
 
-from meshwright.errors import MeshError
+from meshwright.core.errors import MeshError
+from meshwright.core.messages import Caller
 from meshwright.ledger.keys import LLM_SERVICE, PREFIX, Forbidden, Keys, Unauthenticated
-from meshwright.messages import Caller
 from meshwright.models.port import CallContext
 from meshwright.settings import ADMIN_PREFIX, Settings
 

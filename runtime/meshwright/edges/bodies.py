@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from meshwright.encoding import is_deeper
-from meshwright.errors import InvalidInput, MeshError, TooLarge, nearest, sentence
+from meshwright.core.encoding import is_deeper
+from meshwright.core.errors import InvalidInput, MeshError, TooLarge, nearest, sentence
 from meshwright.settings import Settings
 
 PROBLEM_TYPE = "application/problem+json"

@@ -18,17 +18,17 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 
-from meshwright.actor import Actor, Turn, turn
-from meshwright.clock import Backoff
 from meshwright.component import Actors, Component
-from meshwright.encoding import encode
-from meshwright.envelope import ActorRef
-from meshwright.errors import HostError, MeshError, TooLarge
+from meshwright.core.clock import Backoff
+from meshwright.core.encoding import encode
+from meshwright.core.errors import HostError, MeshError, TooLarge
+from meshwright.core.messages import Caller, Plain
+from meshwright.core.topics import TASK_PROGRESS
 from meshwright.events.filter import EventFilter
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import FINAL, FRONT, Mesh
-from meshwright.messages import Caller, Plain
-from meshwright.topics import TASK_PROGRESS
-from meshwright.turns import ActorKind
 from meshwright.work.protocol import TaskKey, tenant_scoped
 
 _logger = logging.getLogger("meshwright.edges.replies")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshwright.messages import Event
+from meshwright.core.messages import Event
 
 MAX_LIMIT = 1000
 KEYED = (

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import force_setattr
 
-from meshwright import topics
-from meshwright.clock import Clock, SystemClock
-from meshwright.errors import StoreFailed
+from meshwright.core import topics
+from meshwright.core.clock import Clock, SystemClock
+from meshwright.core.errors import StoreFailed
+from meshwright.core.messages import Event, new_id
 from meshwright.events import table
 from meshwright.events.filter import EventFilter
 from meshwright.events.projections import FOLDED_AT_ONCE, Projection, clear, fold_next
@@ -25,7 +26,6 @@ from meshwright.events.tasks import (
     open_tasks,
     position_of,
 )
-from meshwright.messages import Event, new_id
 from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.mark import Loss
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
-from meshwright.encoding import Json
+from meshwright.core.encoding import Json
+from meshwright.core.messages import Event
 from meshwright.events.table import COLUMN_LIST, event_of, newest
-from meshwright.messages import Event
 from meshwright.sql.database import Session, marks
 
 FOLDED_AT_ONCE = 1000  # events

@@ -15,9 +15,9 @@ from zlib import crc32
 
 from msgspec import UNSET
 
-from meshwright.encoding import decode, encode
+from meshwright.core.encoding import decode, encode
+from meshwright.core.messages import Event
 from meshwright.events.filter import KEYED, EventFilter, seconds
-from meshwright.messages import Event
 from meshwright.sql.database import Row, Session
 
 SAME = (

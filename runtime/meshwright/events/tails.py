@@ -6,10 +6,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
-from meshwright.encoding import decode, encode
+from meshwright.core.encoding import decode, encode
+from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter, Matcher
 from meshwright.events.table import Found
-from meshwright.messages import Event
 
 MAX_BUFFERED = 1000  # events that one tail keeps; further behind it reads the table
 _MAX_BUFFERED_BYTES = 4 * 1024 * 1024  # of their payloads

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from meshwright.encoding import Json, Struct
-from meshwright.errors import InvalidInput
+from meshwright.core.encoding import Json, Struct
+from meshwright.core.errors import InvalidInput
+from meshwright.core.messages import Dispatch, Event, Outcome, Plain, Task, TaskStatus, Usage
+from meshwright.core.money import Amount
 from meshwright.events.filter import seconds
-from meshwright.messages import Dispatch, Event, Outcome, Plain, Task, TaskStatus, Usage
-from meshwright.money import Amount
 from meshwright.sql.database import Row, Session
 
 _MAX_PAGE = 1000

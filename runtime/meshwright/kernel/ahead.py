@@ -15,14 +15,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from meshwright.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.errors import NotFound, StoreFailed
-from meshwright.host import dead_letter
+from meshwright.core.errors import NotFound, StoreFailed
+from meshwright.core.messages import Event
 from meshwright.kernel.cells import Cell
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.execution import Surroundings, settle, without_alarm
+from meshwright.kernel.host import dead_letter
 from meshwright.kernel.store import Batch, Delivery, ExclusiveStore
-from meshwright.messages import Event
-from meshwright.turns import Commit
+from meshwright.kernel.turns import Commit
 
 MAX_TURNS_A_ROUND = 64  # of the event loop, so that nothing else waits longer than some milliseconds
 _MAX_CALLBACKS_A_ROUND = 8  # replies and started work wake others: a whole batch at once stalls the loop

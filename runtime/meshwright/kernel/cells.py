@@ -11,11 +11,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from meshwright.actor import Actor
-from meshwright.envelope import ActorRecord, ActorRef
-from meshwright.errors import NotFound
+from meshwright.core.errors import NotFound
+from meshwright.kernel.actor import Actor
+from meshwright.kernel.envelope import ActorRecord, ActorRef
 from meshwright.kernel.store import Delivery
-from meshwright.turns import ActorKind
+from meshwright.kernel.turns import ActorKind
 
 IDLE_SECONDS = 60.0
 ROOM = 0.9  # of a limit, once it was passed: to look for idle actors again and again would take longer

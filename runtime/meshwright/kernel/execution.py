@@ -9,16 +9,16 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from meshwright.bus import Bus
-from meshwright.clock import Clock
-from meshwright.encoding import as_json
-from meshwright.envelope import ActorRecord, ActorRef, Message
-from meshwright.errors import StoreFailed
+from meshwright.core.clock import Clock
+from meshwright.core.encoding import as_json
+from meshwright.core.errors import StoreFailed
+from meshwright.core.tracing import NoTracing, Tracing
+from meshwright.kernel.bus import Bus
 from meshwright.kernel.cells import Cell, Cells
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message
 from meshwright.kernel.store import Delivery
 from meshwright.kernel.timers import Timers
-from meshwright.tracing import NoTracing, Tracing
-from meshwright.turns import Commit, take_turn
+from meshwright.kernel.turns import Commit, take_turn
 
 
 @dataclass(slots=True, eq=False)

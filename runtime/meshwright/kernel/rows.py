@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from meshwright.encoding import encode
-from meshwright.envelope import ActorRecord, ActorRef, Record
+from meshwright.core.encoding import encode
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Record
 
 REPLACE_HEAD = (
     "ON CONFLICT (type, id) DO UPDATE SET revision=excluded.revision, last_turn=excluded.last_turn, "

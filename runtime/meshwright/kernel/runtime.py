@@ -1,6 +1,6 @@
 """The runtime: runs actors on a store, the same on every store.
 
-What it promises is in `meshwright.host`; tests/contract holds it to that on each store.
+What it promises is in `meshwright.kernel.host`; tests/contract holds it to that on each store.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from meshwright.bus import Bus
-from meshwright.clock import Clock, SystemClock
-from meshwright.encoding import MAX_RECORD_BYTES, as_json
-from meshwright.envelope import ActorRef, Message, Record
-from meshwright.errors import Draining, HostError, MailboxFull, NotFound, StoreFailed
-from meshwright.host import Listener, Signals, Subscription
+from meshwright.core.clock import Clock, SystemClock
+from meshwright.core.encoding import MAX_RECORD_BYTES, as_json
+from meshwright.core.errors import Draining, HostError, MailboxFull, NotFound, StoreFailed
+from meshwright.core.messages import Event, new_id
+from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.kernel.ahead import AheadExecutor
+from meshwright.kernel.bus import Bus
 from meshwright.kernel.cells import IDLE_SECONDS, Cell, Cells
+from meshwright.kernel.envelope import ActorRef, Message, Record
 from meshwright.kernel.execution import Surroundings
+from meshwright.kernel.host import Listener, Signals, Subscription
 from meshwright.kernel.shared import SharedExecutor
 from meshwright.kernel.store import Delivery, ExclusiveStore, SharedStore, Store
 from meshwright.kernel.timers import Timers
-from meshwright.messages import Event, new_id
-from meshwright.tracing import NoTracing, Tracing
-from meshwright.turns import ActorKind, seal_events, seal_message, seal_record
+from meshwright.kernel.turns import ActorKind, seal_events, seal_message, seal_record
 
 logger = logging.getLogger("meshwright.kernel")
 

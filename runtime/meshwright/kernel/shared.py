@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from meshwright.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.errors import Conflict, NotFound, StoreFailed
-from meshwright.host import dead_letter
+from meshwright.core.errors import Conflict, NotFound, StoreFailed
+from meshwright.core.messages import Event
 from meshwright.kernel.cells import Cell
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.execution import Surroundings, settle, without_alarm
+from meshwright.kernel.host import dead_letter
 from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, SharedStore
-from meshwright.messages import Event
-from meshwright.turns import Commit
+from meshwright.kernel.turns import Commit
 
 MAX_TURNS_A_COMMIT = 32
 _CONFLICT_PAUSE_SECONDS = 0.02

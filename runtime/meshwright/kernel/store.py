@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
-from meshwright.bus import Bus
-from meshwright.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.errors import Conflict, NotFound, StoreFailed
-from meshwright.messages import Event
-from meshwright.turns import ActorKind
+from meshwright.core.errors import Conflict, NotFound, StoreFailed
+from meshwright.core.messages import Event
+from meshwright.kernel.bus import Bus
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
+from meshwright.kernel.turns import ActorKind
 
 
 @dataclass(slots=True, eq=False)

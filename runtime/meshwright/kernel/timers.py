@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from meshwright.clock import Clock
-from meshwright.envelope import ActorRef
+from meshwright.core.clock import Clock
+from meshwright.kernel.envelope import ActorRef
 
 _HORIZON = timedelta(seconds=60)  # alarms further off are left to the store
 _SWEEP = timedelta(seconds=30)  # how often the store is asked for those that came within the horizon

@@ -18,13 +18,13 @@ from typing import Literal
 
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
 
-from meshwright import topics
-from meshwright.actor import Actor, Turn, turn
-from meshwright.envelope import ActorRef
-from meshwright.errors import HostError, MailboxFull, StoreUnavailable
+from meshwright.core import topics
+from meshwright.core.errors import HostError, MailboxFull, StoreUnavailable
+from meshwright.core.messages import Plain, derived_id
+from meshwright.core.money import ZERO, Amount
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Plain, derived_id
-from meshwright.money import ZERO, Amount
 
 logger = logging.getLogger("meshwright.budgets")
 

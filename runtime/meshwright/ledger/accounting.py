@@ -10,11 +10,12 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from meshwright import topics
-from meshwright.errors import HostError, InvalidInput, MeshError, ModelError, TooLarge
+from meshwright.core import topics
+from meshwright.core.errors import HostError, InvalidInput, MeshError, ModelError, TooLarge
+from meshwright.core.messages import Event, Usage, new_id
+from meshwright.core.money import ZERO, reported_cost
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.budgets import Budgets, Hold
-from meshwright.messages import Event, Usage, new_id
 from meshwright.models.port import (
     MODEL_CALLED,
     STREAM_RESTART,
@@ -29,7 +30,6 @@ from meshwright.models.port import (
     OnDelta,
     PriceList,
 )
-from meshwright.money import ZERO, reported_cost
 
 logger = logging.getLogger("meshwright.ledger")
 _BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few

@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 
-from meshwright.errors import ConfigError, ModelError
+from meshwright.core.errors import ConfigError, ModelError
+from meshwright.core.messages import Plain, derived_id, new_id
+from meshwright.core.money import ZERO, Amount, Budget
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import (
     Account,
@@ -19,9 +21,7 @@ from meshwright.ledger.account import (
     Window,
     renews_at,
 )
-from meshwright.messages import Plain, derived_id, new_id
 from meshwright.models.port import BudgetExceeded, ModelRequest, ModelUnavailable, PriceUnknown
-from meshwright.money import ZERO, Amount, Budget
 from meshwright.work.protocol import DEFAULT_TENANT, tenant_scoped
 
 _MARGIN_SECONDS = 60.0  # after a call's own limit: clocks differ, and the last word takes its time

@@ -12,13 +12,13 @@ from typing import Any, Literal
 from msgspec.structs import asdict
 from pydantic import BaseModel
 
-from meshwright.encoding import Json, Struct, decode, encode
-from meshwright.errors import InvalidInput
+from meshwright.core.encoding import Json, Struct, decode, encode
+from meshwright.core.errors import InvalidInput
+from meshwright.core.messages import Event, Plain
+from meshwright.core.money import ZERO, Amount, from_pico, pico, reported_cost
 from meshwright.events.filter import seconds
 from meshwright.events.log import EventLog
-from meshwright.messages import Event, Plain
 from meshwright.models.port import MODEL_CALLED
-from meshwright.money import ZERO, Amount, from_pico, pico, reported_cost
 from meshwright.sql.database import Session
 
 _MAX_COUNT = 1_000_000_000  # of tokens or tries of one call

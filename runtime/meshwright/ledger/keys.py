@@ -19,17 +19,17 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from meshwright import topics
-from meshwright.actor import Actor, Turn, turn
-from meshwright.encoding import decode, encode
-from meshwright.envelope import ActorRef
-from meshwright.errors import InvalidInput, MeshError, NotFound, sentence
+from meshwright.core import topics
+from meshwright.core.encoding import decode, encode
+from meshwright.core.errors import InvalidInput, MeshError, NotFound, sentence
+from meshwright.core.messages import Event, Identifier, new_id
+from meshwright.core.money import MAX_DOLLARS, Budget, fit, is_amount
 from meshwright.events.log import EventLog
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import Window
 from meshwright.ledger.costs import fields_of
-from meshwright.messages import Event, Identifier, new_id
-from meshwright.money import MAX_DOLLARS, Budget, fit, is_amount
 from meshwright.sql.database import Database, Session
 
 LLM_SERVICE = "llm-service"

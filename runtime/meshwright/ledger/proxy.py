@@ -13,8 +13,8 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from meshwright.errors import InvalidInput, MeshError, NotFound
-from meshwright.money import ZERO, Budget
+from meshwright.core.errors import InvalidInput, MeshError, NotFound
+from meshwright.core.money import ZERO, Budget
 
 _TIMEOUT_SECONDS = 30.0
 _MAX_REPLY_BYTES = 8 * 1024 * 1024

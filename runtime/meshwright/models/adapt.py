@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json, to_json
 
-from meshwright.messages import new_id
+from meshwright.core.messages import new_id
 from meshwright.models.port import (
     OUTPUT_MODES,
     ChatMessage,

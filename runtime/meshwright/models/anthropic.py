@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
-from meshwright.messages import Usage
+from meshwright.core.messages import Usage
 from meshwright.models.http import Pieces, Wire, header_key, not_a_completion
 from meshwright.models.openai import held_back, is_counted
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall

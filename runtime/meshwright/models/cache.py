@@ -20,12 +20,12 @@ from weakref import WeakValueDictionary
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from meshwright.clock import Clock
-from meshwright.errors import CacheUnavailable, ConfigError
-from meshwright.messages import Plain
+from meshwright.core.clock import Clock
+from meshwright.core.errors import CacheUnavailable, ConfigError
+from meshwright.core.messages import Plain
+from meshwright.core.money import ZERO
 from meshwright.models.config import names_in, read_text
 from meshwright.models.port import Model, ModelReply, ModelRequest, ModelTimeout, OnDelta
-from meshwright.money import ZERO
 from meshwright.settings import Settings
 from meshwright.sql.cache import SqliteCache
 

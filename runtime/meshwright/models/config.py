@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from meshwright.errors import ConfigError, nearest
-from meshwright.money import MAX_DOLLARS, MILLION
+from meshwright.core.errors import ConfigError, nearest
+from meshwright.core.money import MAX_DOLLARS, MILLION
 
 if TYPE_CHECKING:
     from yaml import Node

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
-from meshwright.capability import Capability
-from meshwright.errors import ConfigError
+from meshwright.core.capability import Capability
+from meshwright.core.errors import ConfigError
+from meshwright.core.money import Budget, is_amount
 from meshwright.models.providers import current, provider_of
-from meshwright.money import Budget, is_amount
 
 _AgentT = TypeVar("_AgentT")
 _DEFAULT_INSTRUCTIONS = """\

@@ -11,7 +11,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from meshwright.errors import ModelError
+from meshwright.core.errors import ModelError
+from meshwright.core.redaction import REDACTED, redact
 from meshwright.models.port import (
     AllProvidersDown,
     ContentRefused,
@@ -25,7 +26,6 @@ from meshwright.models.port import (
     Unauthorized,
     Unsupported,
 )
-from meshwright.redaction import REDACTED, redact
 
 _CONTEXT_SIGNS = (
     *("context_length_exceeded", "contextwindowexceeded", "context window", "context length"),

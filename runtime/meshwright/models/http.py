@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic_core import from_json, to_json
 
-from meshwright.errors import ConfigError, ModelError
+from meshwright.core.errors import ConfigError, ModelError
 from meshwright.models.faults import (
     Discretion,
     ProviderFault,

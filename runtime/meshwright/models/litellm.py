@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from meshwright.errors import ConfigError, ModelError
+from meshwright.core.errors import ConfigError, ModelError
 from meshwright.models.faults import (
     Discretion,
     ProviderFault,

@@ -11,7 +11,8 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any, NamedTuple
 
-from meshwright.messages import Usage
+from meshwright.core.messages import Usage
+from meshwright.core.money import Price
 from meshwright.models.offline_text import (
     NUMBER,
     Passage,
@@ -29,7 +30,6 @@ from meshwright.models.offline_text import (
 from meshwright.models.port import Adapter, ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.models.prices import Prices
 from meshwright.models.structure import check_schema
-from meshwright.money import Price
 
 NAME = "offline"
 _MAX_INLINE_CHARACTERS = 16_000  # of a request; a larger one is read in a thread, beside the event loop

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from meshwright.messages import Usage
+from meshwright.core.messages import Usage
+from meshwright.core.money import ZERO, reported_cost
 from meshwright.models.http import Pieces, Wire, header_key, not_a_completion
 from meshwright.models.port import (
     ChatMessage,
@@ -20,7 +21,6 @@ from meshwright.models.port import (
     OnDelta,
     ToolCall,
 )
-from meshwright.money import ZERO, reported_cost
 
 _REFUSED = "content_filter"
 _COST_HEADER = "x-litellm-response-cost"

@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from meshwright.errors import MeshError
-from meshwright.messages import Usage
+from meshwright.core.errors import MeshError
+from meshwright.core.messages import Usage
+from meshwright.core.money import ZERO
 from meshwright.models.config import LiteLLMConfig
 from meshwright.models.port import (
     ChatMessage,
@@ -29,7 +30,6 @@ from meshwright.models.routing import (
     route,
     tags_of,
 )
-from meshwright.money import ZERO
 
 Document = dict[str, Any]
 _UNKNOWN = {"status": "unknown"}

@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from meshwright.errors import ConfigError, ModelError
+from meshwright.core.errors import ConfigError, ModelError
+from meshwright.core.money import Price
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, read_config, resolved
 from meshwright.models.faults import Discretion, secrets_in
 from meshwright.models.litellm import require_tested_release
@@ -50,7 +51,6 @@ from meshwright.models.routing import (
     setting,
     shares_of,
 )
-from meshwright.money import Price
 
 _ALLOWED_FAILS = 3
 _COOLDOWN_SECONDS = 5.0

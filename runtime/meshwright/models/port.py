@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from pydantic import ConfigDict, Field
 
-from meshwright.errors import ModelError
-from meshwright.messages import Plain, TaskBudget, Usage
-from meshwright.money import Amount, Budget, Price
+from meshwright.core.errors import ModelError
+from meshwright.core.messages import Plain, TaskBudget, Usage
+from meshwright.core.money import Amount, Budget, Price
 
 if TYPE_CHECKING:
     from meshwright.models.config import LiteLLMConfig

@@ -12,11 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from meshwright.core.money import MILLION, ZERO, Price, fit
 from meshwright.models.config import LiteLLMConfig
 from meshwright.models.port import ModelReply, ModelRequest
 from meshwright.models.providers import bare_name
 from meshwright.models.routing import concrete_model, deployment_id, route
-from meshwright.money import MILLION, ZERO, Price, fit
 
 Source = Literal["file", "list", "local", "default"]
 """Who says a price: litellm_config.yaml, LiteLLM's list, nobody since it runs here, or the setting."""

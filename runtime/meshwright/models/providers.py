@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 from meshwright.models.anthropic import URL as ANTHROPIC_URL
 from meshwright.models.anthropic import AnthropicMessages
 from meshwright.models.config import known_names

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from meshwright.clock import Clock
-from meshwright.errors import ModelError
+from meshwright.core.clock import Clock
+from meshwright.core.errors import ModelError
 from meshwright.models.port import STREAM_RESTART, Model, ModelReply, ModelRequest, OnDelta
 
 MAX_TRIES = 3

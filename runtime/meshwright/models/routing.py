@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any
 
-from meshwright.errors import ConfigError, ModelError
+from meshwright.core.errors import ConfigError, ModelError
 from meshwright.models.config import LiteLLMConfig, missing_names
 from meshwright.models.litellm import INSTALL, installed_release
 from meshwright.models.port import ModelRefused, ModelRequest

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from meshwright.clock import Clock, SystemClock
-from meshwright.errors import ConfigError
+from meshwright.core.clock import Clock, SystemClock
+from meshwright.core.errors import ConfigError
+from meshwright.core.money import Price
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, names_in, read_config, read_text, with_ids
 from meshwright.models.offline import OfflineModel, estimate_tokens
 from meshwright.models.picker import Picker
@@ -26,7 +27,6 @@ from meshwright.models.providers import OFFLINE, missing, provider_of
 from meshwright.models.retry import Retrying
 from meshwright.models.routing import Cooldowns, missing_of
 from meshwright.models.server import HttpModel
-from meshwright.money import Price
 from meshwright.settings import Settings
 
 _WELL_KNOWN_KEYS = tuple(

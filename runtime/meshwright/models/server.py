@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from meshwright.core.money import Price
 from meshwright.models.config import read_config
 from meshwright.models.http import MAX_REPLY_BYTES, ApiModel, completions_url, read_limited
 from meshwright.models.openai import ChatCompletions, ProxyCompletions
 from meshwright.models.port import Adapter, Model, ModelUnavailable, Unauthorized
 from meshwright.models.prices import Prices
-from meshwright.money import Price
 
 _LISTING_SECONDS = 10.0
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import from_json, to_json
 
-from meshwright.errors import InvalidInput
+from meshwright.core.errors import InvalidInput
 from meshwright.models.port import ChatMessage, ModelReply, StructureInvalid
 
 _MAX_REPAIRS = 2

@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from meshwright import topics
-from meshwright.encoding import is_deeper
-from meshwright.errors import InvalidInput, Overloaded, TooLarge
+from meshwright.core import topics
+from meshwright.core.encoding import is_deeper
+from meshwright.core.errors import InvalidInput, Overloaded, TooLarge
+from meshwright.core.messages import ENDED, Caller, Event, Receipt, Task, TaskRequest, derived_id, new_id
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import ENDED, Caller, Event, Receipt, Task, TaskRequest, derived_id, new_id
 from meshwright.work.protocol import Accept, TaskKey
 
 _MAX_KEY_CHARS = 255

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from meshwright import topics
-from meshwright.actor import Actor, Turn, turn
-from meshwright.envelope import ActorRef
-from meshwright.errors import IdempotencyConflict, MeshError, NoAgentAvailable
-from meshwright.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt, ScoreCard, Task
+from meshwright.core import topics
+from meshwright.core.errors import IdempotencyConflict, MeshError, NoAgentAvailable
+from meshwright.core.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt, ScoreCard, Task
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.scoring import NOBODY_MAY_RETRY, SAME_AGENT_MAY_RETRY
 from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, TaskKey

@@ -10,13 +10,13 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from meshwright import topics
-from meshwright.capability import Registration
-from meshwright.clock import Clock
-from meshwright.errors import HostError, NotFound
+from meshwright.core import topics
+from meshwright.core.capability import Registration
+from meshwright.core.clock import Clock
+from meshwright.core.errors import HostError, NotFound
+from meshwright.core.messages import Event, Outcome, new_id
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event, Outcome, new_id
 from meshwright.orchestration.registry import Registry, StatusChange
 from meshwright.orchestration.scoring import counts, recent_outcomes
 

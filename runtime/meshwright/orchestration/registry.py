@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from meshwright.capability import AgentInfo, AgentStatus, Registration
-from meshwright.clock import Clock, SystemClock
-from meshwright.errors import InvalidInput, NoAgentAvailable, NotFound
-from meshwright.messages import ScoreCard
+from meshwright.core.capability import AgentInfo, AgentStatus, Registration
+from meshwright.core.clock import Clock, SystemClock
+from meshwright.core.errors import InvalidInput, NoAgentAvailable, NotFound
+from meshwright.core.messages import ScoreCard
 from meshwright.orchestration.scoring import History, score_card
 
 _DEGRADED_AFTER_SECONDS = 60.0

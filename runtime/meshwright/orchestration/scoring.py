@@ -21,9 +21,9 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
 
-from meshwright.capability import Capability
+from meshwright.core.capability import Capability
+from meshwright.core.messages import Event, Outcome, ScoreCard
 from meshwright.events.tasks import outcome_of
-from meshwright.messages import Event, Outcome, ScoreCard
 from meshwright.sql.database import Session
 
 MAX_OUTCOMES = 20  # kept of each agent and capability

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from meshwright.errors import PromptError
-from meshwright.messages import ID_PATTERN
+from meshwright.core.errors import PromptError
+from meshwright.core.messages import ID_PATTERN
 from meshwright.prompts.prompt import MAX_PROMPT_BYTES, Prompt, offered_to, parse_prompt
 
 _SUFFIX = ".prompt"

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from yaml.events import Event
 from yaml.nodes import MappingNode, Node, ScalarNode
 
-from meshwright.errors import PromptError, nearest
+from meshwright.core.errors import PromptError, nearest
 
 MAX_PROMPT_BYTES = 65_536
 RUN_VARIABLES = ("agent_name", "task", "context")

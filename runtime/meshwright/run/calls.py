@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel, RootModel
 
-from meshwright import topics
-from meshwright.errors import ModelError
-from meshwright.messages import Event, Outcome, Plain, Usage, new_id, trace_id_of
+from meshwright.core import topics
+from meshwright.core.errors import ModelError
+from meshwright.core.messages import Event, Outcome, Plain, Usage, new_id, trace_id_of
+from meshwright.core.tracing import GenAI
 from meshwright.models.port import (
     MODEL_CALLED,
     STREAM_RESTART,
@@ -31,7 +32,6 @@ from meshwright.models.structure import read_answer, response_schema
 from meshwright.run.context import RunContext
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.tools.tool import cut
-from meshwright.tracing import GenAI
 from meshwright.work.journal import ProgressEvent
 
 _MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from meshwright.agent import Agent
-from meshwright.clock import Clock
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
-from meshwright.envelope import ActorRef
-from meshwright.errors import ToolFailed
+from meshwright.core.clock import Clock
+from meshwright.core.errors import ToolFailed
+from meshwright.core.messages import MemoryScope, Parent, Task, TaskBudget, derived_id
+from meshwright.core.tracing import NoTracing, Span, Tracing
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import MemoryScope, Parent, Task, TaskBudget, derived_id
 from meshwright.models.port import CallContext, Model, OnCall
 from meshwright.prompts import Prompts
 from meshwright.tools.tool import Tool
-from meshwright.tracing import NoTracing, Span, Tracing
 from meshwright.work import Journal, Work
 
 

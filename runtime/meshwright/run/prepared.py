@@ -11,8 +11,8 @@ from pydantic import BaseModel, BeforeValidator
 from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
 from meshwright.context.plan import context_request
-from meshwright.errors import InvalidInput, MemoryUnavailable
-from meshwright.messages import Task
+from meshwright.core.errors import InvalidInput, MemoryUnavailable
+from meshwright.core.messages import Task
 from meshwright.models.port import OnCall, OutputMode
 from meshwright.run.context import RunContext
 from meshwright.tools.tool import cut

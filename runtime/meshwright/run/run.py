@@ -11,8 +11,9 @@ from typing import Any, overload
 from pydantic import BaseModel
 
 from meshwright.context.memory import MemoryItem
-from meshwright.errors import AgentError, DelegationFailed, InvalidInput, MemoryUnavailable, ToolFailed
-from meshwright.messages import MemoryScope, Outcome, derived_id
+from meshwright.core.errors import AgentError, DelegationFailed, InvalidInput, MemoryUnavailable, ToolFailed
+from meshwright.core.messages import MemoryScope, Outcome, derived_id
+from meshwright.core.tracing import GenAI
 from meshwright.models.port import ChatMessage, EmptyReply, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair
 from meshwright.run.author import Calls, awaited, noted
@@ -21,7 +22,6 @@ from meshwright.run.context import RunContext
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of, summary_of
 from meshwright.run.tool_calls import Repeats, content_of, error_text, tool_events
 from meshwright.tools.tool import Tool
-from meshwright.tracing import GenAI
 from meshwright.work import Suspended
 from meshwright.work.journal import ProgressEvent
 

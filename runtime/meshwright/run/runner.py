@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from meshwright.agent import Agent
-from meshwright.envelope import ActorRef
-from meshwright.errors import AgentError, HostError, MailboxFull, MeshError
-from meshwright.messages import Fault, Outcome, OutcomeStatus
+from meshwright.core.errors import AgentError, HostError, MailboxFull, MeshError
+from meshwright.core.messages import Fault, Outcome, OutcomeStatus
+from meshwright.core.tracing import GenAI, Span
+from meshwright.kernel.envelope import ActorRef
 from meshwright.run.author import fault_of, result_of
 from meshwright.run.context import RunContext, Services
 from meshwright.run.run import Run
 from meshwright.tools.tool import Tool
-from meshwright.tracing import GenAI, Span
 from meshwright.work import Completed, Journal, Suspended, Work
 from meshwright.work.worker import Stopped, until_stopped
 

@@ -7,9 +7,9 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from meshwright.core.redaction import redact
 from meshwright.models.port import ToolCall
 from meshwright.models.structure import repaired
-from meshwright.redaction import redact
 from meshwright.work.journal import ProgressEvent
 
 _MAX_SUMMARY_CHARS = 120  # of a tool's arguments, and of its result, in an event

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError, create_model
 
-from meshwright.errors import ConfigError, nearest
-from meshwright.plugins import COMPONENTS, installed
+from meshwright.core.errors import ConfigError, nearest
+from meshwright.core.plugins import COMPONENTS, installed
 from meshwright.settings.tables import MOVED, Settings, in_tables, put
 
 FILE_NAME = "mesh.toml"

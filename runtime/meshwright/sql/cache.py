@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from meshwright.clock import Clock
-from meshwright.errors import CacheUnavailable
+from meshwright.core.clock import Clock
+from meshwright.core.errors import CacheUnavailable
 from meshwright.sql.folder import open_private
 
 logger = logging.getLogger("meshwright.cache")

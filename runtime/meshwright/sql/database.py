@@ -18,7 +18,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
-from meshwright.errors import StoreFailed
+from meshwright.core.errors import StoreFailed
 from meshwright.sql import migrations
 from meshwright.sql.mark import Loss
 from meshwright.sql.migrations import MESH, upgrade

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from meshwright.errors import StoreFailed
+from meshwright.core.errors import StoreFailed
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from meshwright.errors import StoreFailed
-from meshwright.messages import new_id
+from meshwright.core.errors import StoreFailed
+from meshwright.core.messages import new_id
 from meshwright.sql.folder import read_private, write_private
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from meshwright.errors import ConfigError, StoreFailed
+from meshwright.core.errors import ConfigError, StoreFailed
 from meshwright.sql.database import Cursor, Database, Job, Row, Session, Values
 
 try:

@@ -19,8 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from meshwright.errors import StoreFailed, StoreLocked
-from meshwright.messages import new_id
+from meshwright.core.errors import StoreFailed, StoreLocked
+from meshwright.core.messages import new_id
 from meshwright.sql.database import Cursor, Database, Job, Row, Session, Values
 from meshwright.sql.folder import make_private, open_private
 from meshwright.sql.mark import Marker, refusal

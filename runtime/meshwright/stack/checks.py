@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from meshwright.errors import ServiceFailed
+from meshwright.core.errors import ServiceFailed
 from meshwright.settings import Settings
 from meshwright.stack.machine import RedisRefused, answers, ask_redis
 from meshwright.stack.services import Backends

@@ -21,7 +21,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from meshwright.agents.loader import PACKAGED, project_file
-from meshwright.errors import ConfigError, ServiceFailed, StoreFailed, StoreLocked
+from meshwright.core.errors import ConfigError, ServiceFailed, StoreFailed, StoreLocked
 from meshwright.sql.folder import make_private, open_private
 
 LOOPBACK = "127.0.0.1"

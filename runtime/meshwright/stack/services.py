@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
-from meshwright.messages import Caller
+from meshwright.core.messages import Caller
 from meshwright.settings.loading import WARNED
 from meshwright.stack.machine import LOOPBACK, Ports, url_of
 

@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Self
 
-from meshwright.errors import ServiceFailed
+from meshwright.core.errors import ServiceFailed
 from meshwright.sql.folder import open_private, write_private
 from meshwright.stack.checks import reason_of
 from meshwright.stack.machine import PROBE_SECONDS, answers, until_it_answers

@@ -11,11 +11,12 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from meshwright.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.errors import StoreFailed
+from meshwright.core.errors import StoreFailed
+from meshwright.core.messages import Event
 from meshwright.events import table
 from meshwright.events.log import EventLog
 from meshwright.events.table import Written
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.rows import (
     MAX_N,
     RECORDS,
@@ -26,7 +27,6 @@ from meshwright.kernel.rows import (
     row_of,
 )
 from meshwright.kernel.store import Batch, Delivery, ExclusiveStore, Receiver, Takeover
-from meshwright.messages import Event
 from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.sqlite import RESTORE, Durability, SqliteDatabase, SqliteSession
 

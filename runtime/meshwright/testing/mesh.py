@@ -14,11 +14,11 @@ from typing import Any
 
 from meshwright.agent import Agent
 from meshwright.app import build_mesh
-from meshwright.clock import Clock
-from meshwright.errors import MeshError, ModelError, PromptError
+from meshwright.core.clock import Clock
+from meshwright.core.errors import MeshError, ModelError, PromptError
+from meshwright.core.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
-from meshwright.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.models.offline import stream_words
 from meshwright.models.port import Model, ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.prompts.folder import BUILT_IN

@@ -8,7 +8,7 @@ import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from meshwright.clock import Clock
+from meshwright.core.clock import Clock
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.sql.database import Database

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from meshwright.errors import InvalidInput
+from meshwright.core.errors import InvalidInput
 from meshwright.tools.tool import cut, tool
 from meshwright.tools.toolset import File, Toolset, ToolSettings
 

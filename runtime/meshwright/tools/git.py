@@ -19,7 +19,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from meshwright.errors import ToolFailed
+from meshwright.core.errors import ToolFailed
 from meshwright.tools.tool import tool
 from meshwright.tools.toolset import PRIVATE, Toolset
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from meshwright.errors import ToolFailed
-from meshwright.messages import Task
+from meshwright.core.errors import ToolFailed
+from meshwright.core.messages import Task
 
 if TYPE_CHECKING:
     from meshwright.tools.tool import ToolContext

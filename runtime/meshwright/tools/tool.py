@@ -34,12 +34,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from meshwright.encoding import plain
-from meshwright.errors import ConfigError, InvalidInput, MeshError, TooLarge, ToolFailed
-from meshwright.messages import ID_PATTERN, MemoryScope, Task
+from meshwright.core.encoding import plain
+from meshwright.core.errors import ConfigError, InvalidInput, MeshError, TooLarge, ToolFailed
+from meshwright.core.messages import ID_PATTERN, MemoryScope, Task
+from meshwright.core.redaction import redact, redact_data
 from meshwright.models.port import ToolSpec
 from meshwright.models.structure import WithoutTitles, repaired
-from meshwright.redaction import redact, redact_data
 from meshwright.tools.threads import ToolThreads
 
 logger = logging.getLogger("meshwright.tools")

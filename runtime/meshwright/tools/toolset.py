@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from meshwright.errors import ConfigError, InvalidInput, TooLarge
+from meshwright.core.errors import ConfigError, InvalidInput, TooLarge
 from meshwright.tools.threads import ToolThreads
 from meshwright.tools.tool import Tool, tools_of
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import HttpUrl
 
-from meshwright.errors import InvalidInput, MeshError, ToolFailed
+from meshwright.core.errors import InvalidInput, MeshError, ToolFailed
 from meshwright.tools.tool import cut, tool
 from meshwright.tools.toolset import Toolset
 

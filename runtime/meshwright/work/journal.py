@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-from meshwright import topics
-from meshwright.encoding import as_json, plain
-from meshwright.envelope import ActorRef, Record
-from meshwright.errors import AgentError, HostError, ReplayMismatch, ToolFailed
-from meshwright.host import RECORD_GAP
+from meshwright.core import topics
+from meshwright.core.encoding import as_json, plain
+from meshwright.core.errors import AgentError, HostError, ReplayMismatch, ToolFailed
+from meshwright.core.messages import Event, Task, trace_id_of
+from meshwright.kernel.envelope import ActorRef, Record
+from meshwright.kernel.host import RECORD_GAP
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event, Task, trace_id_of
 from meshwright.work.protocol import Suspend, Wait, Work
 
 

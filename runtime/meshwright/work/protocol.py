@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple
 from msgspec import UNSET, UnsetType, field
 from msgspec.structs import asdict, force_setattr
 
-from meshwright.encoding import Struct
-from meshwright.envelope import ActorRef
-from meshwright.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
-from meshwright.money import ZERO, Amount, exact
+from meshwright.core.encoding import Struct
+from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
+from meshwright.core.money import ZERO, Amount, exact
+from meshwright.kernel.envelope import ActorRef
 
 
 class Wait(Struct):

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from msgspec import UNSET, Raw, UnsetType, field
 from pydantic_core import from_json, to_json
 
-from meshwright.encoding import Struct
-from meshwright.messages import (
+from meshwright.core.encoding import Struct
+from meshwright.core.messages import (
     ENDED,
     Dispatch,
     Fault,
@@ -25,7 +25,7 @@ from meshwright.messages import (
     TaskStatus,
     Usage,
 )
-from meshwright.money import ZERO, Amount, exact
+from meshwright.core.money import ZERO, Amount, exact
 from meshwright.work.protocol import Suspend, Wait, steps_stream
 
 NO_TASK = Raw(b"null")

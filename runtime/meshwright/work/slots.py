@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from meshwright.envelope import ActorRef
+from meshwright.kernel.envelope import ActorRef
 
 AGEING_SECONDS = 30.0
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from meshwright import topics
-from meshwright.actor import Actor, Turn, turn
-from meshwright.encoding import Struct, encode
-from meshwright.envelope import ActorRef
-from meshwright.errors import Overloaded
-from meshwright.messages import Dispatch, Event, Fault, Identifier, Outcome
+from meshwright.core import topics
+from meshwright.core.encoding import Struct, encode
+from meshwright.core.errors import Overloaded
+from meshwright.core.messages import Dispatch, Event, Fault, Identifier, Outcome
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef
 from meshwright.work.protocol import (
     Accept,
     Answer,

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from meshwright import topics
-from meshwright.encoding import encode, too_large
-from meshwright.envelope import ActorRef
-from meshwright.errors import Draining, HostError, MailboxFull, StoreFailed, TooLarge
+from meshwright.core import topics
+from meshwright.core.encoding import encode, too_large
+from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed, TooLarge
+from meshwright.core.messages import Event, Fault, Outcome, new_id
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event, Fault, Outcome, new_id
 from meshwright.work.journal import Journal, Suspended
 from meshwright.work.protocol import Claim, Completed, Grant, Stop, Suspend, TaskKey, Work, tenant_of
 from meshwright.work.record import TaskRecord

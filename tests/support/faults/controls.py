@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from meshwright import topics
-from meshwright.actor import Turn, turn
-from meshwright.envelope import ActorRef
-from meshwright.messages import Caller, derived_id
+from meshwright.core import topics
+from meshwright.core.messages import Caller, derived_id
+from meshwright.kernel.actor import Turn, turn
+from meshwright.kernel.envelope import ActorRef
 from meshwright.work.protocol import Claim, Completed, Work
 from meshwright.work.thread import AgentThread
 from meshwright.work.worker import Running, Worker

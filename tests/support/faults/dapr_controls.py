@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
-from meshwright.envelope import ActorRef
+from meshwright.kernel.envelope import ActorRef
 from meshwright.stores.dapr.callbacks import AppCallbacks
 from meshwright.stores.dapr.recovery import WatchList
 from tests.support.faults import controls

@@ -15,11 +15,11 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from meshwright.envelope import ActorRef
+from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.events.tasks import TaskSummary
-from meshwright.messages import Event
+from meshwright.kernel.envelope import ActorRef
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.stores.dapr.documents import VALUES, Document, put_back
 from tests.support.faults.evidence import AGENTS, listed_in

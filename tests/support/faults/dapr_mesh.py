@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from meshwright.messages import ENDED
+from meshwright.core.messages import ENDED
 from meshwright.stack.services import Layer, Service
 from tests.support.faults.dapr_evidence import gather, read_store
 from tests.support.faults.dapr_node import Post

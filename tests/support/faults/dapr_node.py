@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import uvloop
 from pydantic import TypeAdapter
 
-from meshwright import topics
 from meshwright.app import WHOLE_MESH, build_mesh, role_of
-from meshwright.errors import HostError
+from meshwright.core import topics
+from meshwright.core.errors import HostError
+from meshwright.core.messages import Outcome, Receipt, TaskRequest
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
-from meshwright.messages import Outcome, Receipt, TaskRequest
 from meshwright.runtimes import StoreDeps
 from meshwright.settings import Settings
 from meshwright.stores.dapr import DaprStore, Options

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from meshwright.envelope import ActorRecord, ActorRef
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.events.tasks import TaskSummary
+from meshwright.kernel.envelope import ActorRecord, ActorRef
 from meshwright.kernel.rows import record_of
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase

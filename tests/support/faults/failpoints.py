@@ -16,16 +16,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from meshwright.clock import Clock
-from meshwright.envelope import ActorRef, Record
-from meshwright.errors import StoreFailed
+from meshwright.core.clock import Clock
+from meshwright.core.errors import StoreFailed
+from meshwright.core.messages import Event
+from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
+from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.messages import Event
+from meshwright.kernel.turns import ActorKind, Method
 from meshwright.sql.database import Database, Session
 from meshwright.stores.sqlite import SqliteStore, write_batch
-from meshwright.tracing import NoTracing, Tracing
-from meshwright.turns import ActorKind, Method
 from meshwright.work.protocol import ORCHESTRATOR
 
 

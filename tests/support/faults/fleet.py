@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from meshwright.agent import Agent
-from meshwright.capability import Capability
+from meshwright.core.capability import Capability
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.tools.tool import tool
 

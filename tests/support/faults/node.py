@@ -21,11 +21,11 @@ import uvloop
 from pydantic import TypeAdapter
 
 from meshwright.app import build_mesh
+from meshwright.core.messages import Outcome, Receipt, TaskRequest
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel import ahead
 from meshwright.mesh import Mesh
-from meshwright.messages import Outcome, Receipt, TaskRequest
 from meshwright.runtimes import StoreDeps
 from meshwright.settings import Settings
 from meshwright.sql.sqlite import SqliteDatabase

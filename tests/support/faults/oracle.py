@@ -10,10 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from meshwright.envelope import ActorRecord, ActorRef
+from meshwright.core.messages import Event, Outcome
 from meshwright.events.tasks import TaskSummary
+from meshwright.kernel.envelope import ActorRecord, ActorRef
 from meshwright.mesh import FINAL
-from meshwright.messages import Event, Outcome
 from meshwright.work.protocol import ORCHESTRATOR, TaskKey
 from meshwright.work.record import TaskRecord
 

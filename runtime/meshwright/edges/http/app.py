@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from meshwright import __version__
 from meshwright.component import Component
+from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.edges.auth import Authenticator, Credentials, KeyAuthenticator, require_admin
 from meshwright.edges.http import events, mesh_routes, models, tasks
 from meshwright.edges.http.events import Streams
@@ -28,7 +29,6 @@ from meshwright.edges.http.routing import (
     error_response,
     handle_errors,
 )
-from meshwright.errors import InvalidInput, MeshError
 from meshwright.mesh import Mesh
 
 _DESCRIPTION = """

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import to_json
 
+from meshwright.core.errors import InvalidInput, MeshError
+from meshwright.core.messages import Identifier, Usage, new_id
 from meshwright.edges.http.routing import openai_error
-from meshwright.errors import InvalidInput, MeshError
 from meshwright.ledger.keys import LLM_SERVICE
-from meshwright.messages import Identifier, Usage, new_id
 from meshwright.models.port import (
     STREAM_RESTART,
     CallContext,

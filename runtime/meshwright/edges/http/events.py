@@ -15,6 +15,8 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
+from meshwright.core.errors import InvalidInput
+from meshwright.core.messages import Event
 from meshwright.edges.http.routing import (
     EVENTS,
     CallerDep,
@@ -23,10 +25,8 @@ from meshwright.edges.http.routing import (
     ServerSentEvents,
     make_router,
 )
-from meshwright.errors import InvalidInput
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.messages import Event
 
 router = make_router("events")
 _RETRY_MS = 1000  # a browser waits so long before it connects again

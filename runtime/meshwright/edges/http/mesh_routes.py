@@ -8,15 +8,15 @@ from fastapi import Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright import __version__
-from meshwright.capability import AgentInfo
 from meshwright.context.plan import CompressRequest, CompressResponse
+from meshwright.core.capability import AgentInfo
+from meshwright.core.errors import NotFound
+from meshwright.core.messages import ID_PATTERN, Identifier, ScoreCard
 from meshwright.edges.auth import keys_required, visible_spender
 from meshwright.edges.http.routing import CallerDep, MeshDep, ReadyMesh, make_router, problems, valid_trace
-from meshwright.errors import NotFound
 from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.costs import By, Costs, since_of
 from meshwright.ledger.keys import Key, NewKey
-from meshwright.messages import ID_PATTERN, Identifier, ScoreCard
 from meshwright.models.port import CallContext
 
 router = make_router()

@@ -10,6 +10,8 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
+from meshwright.core.errors import NotFound
+from meshwright.core.messages import Identifier
 from meshwright.edges.auth import call_context
 from meshwright.edges.bodies import PROBLEM_TYPE
 from meshwright.edges.http.chat import (
@@ -32,10 +34,8 @@ from meshwright.edges.http.routing import (
     make_router,
     problems,
 )
-from meshwright.errors import NotFound
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
-from meshwright.messages import Identifier
 from meshwright.models.port import ModelRequest, ModelTimeout, ModelUnavailable
 
 GROUPS = ("default", "quality", "fast")

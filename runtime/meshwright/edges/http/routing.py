@@ -18,6 +18,18 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+from meshwright.core.encoding import encode
+from meshwright.core.errors import (
+    Draining,
+    HostError,
+    InvalidInput,
+    MeshError,
+    ModelError,
+    NotFound,
+    TooLarge,
+)
+from meshwright.core.messages import Caller
+from meshwright.core.tracing import parse
 from meshwright.edges.bodies import (
     PROBLEM_TYPE,
     InvalidFields,
@@ -26,11 +38,8 @@ from meshwright.edges.bodies import (
     problem_of,
     read_json,
 )
-from meshwright.encoding import encode
-from meshwright.errors import Draining, HostError, InvalidInput, MeshError, ModelError, NotFound, TooLarge
 from meshwright.ledger.keys import Forbidden, Unauthenticated
 from meshwright.mesh import Mesh
-from meshwright.messages import Caller
 from meshwright.models.port import (
     BudgetExceeded,
     ContentRefused,
@@ -42,7 +51,6 @@ from meshwright.models.port import (
     Unauthorized,
 )
 from meshwright.settings import Settings
-from meshwright.tracing import parse
 
 ALL_DOWN = "All providers unavailable"
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")

@@ -12,12 +12,12 @@ from contextlib import ExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
-from meshwright.clock import unless
+from meshwright.core.clock import unless
+from meshwright.core.errors import ConfigError
+from meshwright.core.http_limits import LimitedServer
 from meshwright.edges.auth import keys_required
 from meshwright.edges.http.app import create_app, is_loopback
 from meshwright.edges.http.events import Streams
-from meshwright.errors import ConfigError
-from meshwright.http_limits import LimitedServer
 from meshwright.mesh import Mesh
 
 _BACKLOG = 2048

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Header, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from meshwright.core.messages import ENDED, ID_PATTERN, Event, Identifier, Receipt, TaskRequest, TaskStatus
 from meshwright.edges.bodies import AnswerRequest, read_model
 from meshwright.edges.http.events import EventPage, Range, event_page, make_filter, resume_after, streams_of
 from meshwright.edges.http.routing import (
@@ -22,7 +23,6 @@ from meshwright.edges.http.routing import (
 )
 from meshwright.events.tasks import TaskPage
 from meshwright.mesh import FINAL, Mesh, TaskView
-from meshwright.messages import ENDED, ID_PATTERN, Event, Identifier, Receipt, TaskRequest, TaskStatus
 
 router = make_router("tasks")
 _TaskId = Annotated[str, Path(pattern=ID_PATTERN)]

@@ -11,6 +11,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from meshwright.core.encoding import encode
+from meshwright.core.errors import InvalidInput, MeshError, NotFound, TooLarge
+from meshwright.core.messages import Caller, TaskRequest, derived_id, new_id
+from meshwright.core.tracing import parse
 from meshwright.edges.auth import Authenticator, Credentials
 from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, problem_of, read_model
 from meshwright.edges.mqtt.connection import (
@@ -22,11 +26,7 @@ from meshwright.edges.mqtt.connection import (
 )
 from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
 from meshwright.edges.replies import Courier, until_answered
-from meshwright.encoding import encode
-from meshwright.errors import InvalidInput, MeshError, NotFound, TooLarge
 from meshwright.mesh import Mesh
-from meshwright.messages import Caller, TaskRequest, derived_id, new_id
-from meshwright.tracing import parse
 from meshwright.work.protocol import TaskKey
 
 _logger = logging.getLogger("meshwright.edges.mqtt")

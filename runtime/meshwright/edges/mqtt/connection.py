@@ -22,7 +22,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from meshwright.errors import MeshError
+from meshwright.core.errors import MeshError
 
 _logger = logging.getLogger("meshwright.edges.mqtt")
 _ANSWER_SECONDS = 10.0  # that the broker has to answer CONNECT and SUBSCRIBE

@@ -14,7 +14,9 @@ from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from meshwright.clock import Backoff
+from meshwright.core.clock import Backoff
+from meshwright.core.errors import ConfigError
+from meshwright.core.messages import Event
 from meshwright.edges.auth import Authenticator, KeyAuthenticator
 from meshwright.edges.mqtt.commands import Commands
 from meshwright.edges.mqtt.connection import (
@@ -26,9 +28,7 @@ from meshwright.edges.mqtt.connection import (
 )
 from meshwright.edges.mqtt.outgoing import Notices, OutcomeSender, RetainedPresence, Topics, Views, will
 from meshwright.edges.replies import Courier
-from meshwright.errors import ConfigError
 from meshwright.mesh import Mesh
-from meshwright.messages import Event
 
 _logger = logging.getLogger("meshwright.edges.mqtt")
 _FIRST_TRY_SECONDS = 2.0  # that a start waits, so that a ready mesh is at its broker where there is one

@@ -16,7 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from meshwright import __version__
-from meshwright.capability import AgentInfo
+from meshwright.core.capability import AgentInfo
+from meshwright.core.encoding import encode
+from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.core.messages import ID_PATTERN, Caller, Event
+from meshwright.core.topics import AGENTS, TASK_PROGRESS
 from meshwright.edges.mqtt.connection import (
     JSON,
     QUOTA_EXCEEDED,
@@ -26,11 +30,7 @@ from meshwright.edges.mqtt.connection import (
     Publication,
 )
 from meshwright.edges.replies import Address
-from meshwright.encoding import encode
-from meshwright.errors import InvalidInput, NotFound
 from meshwright.mesh import Mesh
-from meshwright.messages import ID_PATTERN, Caller, Event
-from meshwright.topics import AGENTS, TASK_PROGRESS
 from meshwright.work.protocol import TaskKey
 
 _MAX_WAITING = 4096  # events; more, and the oldest are dropped

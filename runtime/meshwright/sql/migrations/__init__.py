@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
-from meshwright.errors import StoreTooNew
+from meshwright.core.errors import StoreTooNew
 
 if TYPE_CHECKING:
     from meshwright.sql.database import Session

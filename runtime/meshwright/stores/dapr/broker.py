@@ -23,11 +23,11 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic_core import to_json
 
-from meshwright import topics
-from meshwright.bus import Bus
-from meshwright.errors import ConfigError, HostError, StoreUnavailable
+from meshwright.core import topics
+from meshwright.core.errors import ConfigError, HostError, StoreUnavailable
+from meshwright.core.messages import Event, new_id
 from meshwright.events.log import EventLog
-from meshwright.messages import Event, new_id
+from meshwright.kernel.bus import Bus
 from meshwright.stores.dapr.documents import OutboxEntry
 from meshwright.stores.dapr.sidecar import BUS, OWN_DATA, Options, Sidecar
 from meshwright.stores.dapr.state import Grouping

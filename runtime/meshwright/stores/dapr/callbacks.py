@@ -14,13 +14,13 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from meshwright import topics
-from meshwright.clock import Clock
-from meshwright.encoding import plain
-from meshwright.envelope import ActorRef, Message
-from meshwright.errors import Draining, HostError, MeshError, NotFound, TooLarge
+from meshwright.core import topics
+from meshwright.core.clock import Clock
+from meshwright.core.encoding import plain
+from meshwright.core.errors import Draining, HostError, MeshError, NotFound, TooLarge
+from meshwright.core.messages import Event, new_id
+from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.store import Delivery, Receiver
-from meshwright.messages import Event, new_id
 from meshwright.stores.dapr.broker import EVENTS, LOGGED, Broker
 from meshwright.stores.dapr.outbox import Outbox
 from meshwright.stores.dapr.sidecar import (

@@ -30,9 +30,9 @@ from grpc import StatusCode
 from grpc.aio import EOF  # type: ignore[attr-defined]
 from pydantic_core import from_json, to_json
 
-from meshwright.clock import Backoff
-from meshwright.envelope import ActorRef
-from meshwright.errors import ConfigError, MeshError, StoreUnavailable
+from meshwright.core.clock import Backoff
+from meshwright.core.errors import ConfigError, MeshError, StoreUnavailable
+from meshwright.kernel.envelope import ActorRef
 from meshwright.stores.dapr.callbacks import SEND_BYTES, STOP_SECONDS, Callbacks
 from meshwright.stores.dapr.sidecar import (
     NEVER,
@@ -44,7 +44,7 @@ from meshwright.stores.dapr.sidecar import (
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from meshwright.http_limits import LimitedServer
+    from meshwright.core.http_limits import LimitedServer
 
 logger = logging.getLogger("meshwright.dapr")
 
@@ -371,7 +371,7 @@ class HttpChannel(Channel):
     async def listen(self, callbacks: Callbacks) -> None:
         """Open the app port. daprd asks for the types once, when it sees it."""
         self._callbacks = callbacks
-        from meshwright.http_limits import LimitedServer  # uvicorn, where it is used
+        from meshwright.core.http_limits import LimitedServer  # uvicorn, where it is used
 
         try:
             listener = socket.create_server((_LOOPBACK, self.port))

@@ -28,11 +28,11 @@ from msgspec import Raw, Struct
 from msgspec.json import Decoder
 from pydantic_core import from_json, to_json
 
-from meshwright.encoding import encode
-from meshwright.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.errors import Conflict, StoreTooNew, StoreUnavailable
-from meshwright.host import RECORD_GAP
-from meshwright.messages import Event
+from meshwright.core.encoding import encode
+from meshwright.core.errors import Conflict, StoreTooNew, StoreUnavailable
+from meshwright.core.messages import Event
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
+from meshwright.kernel.host import RECORD_GAP
 from meshwright.stores.dapr.sidecar import Stored, Write
 from meshwright.stores.dapr.state import State
 

@@ -11,13 +11,13 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from meshwright.clock import Clock
-from meshwright.envelope import ActorRef, Message
-from meshwright.errors import Draining, MailboxFull, NotFound
+from meshwright.core.clock import Clock
+from meshwright.core.errors import Draining, MailboxFull, NotFound
+from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
-from meshwright.host import dead_letter
+from meshwright.kernel.envelope import ActorRef, Message
+from meshwright.kernel.host import dead_letter
 from meshwright.kernel.store import Delivery, Receiver
-from meshwright.messages import Event
 from meshwright.stores.dapr.broker import Broker, EventShipper
 from meshwright.stores.dapr.documents import Document, OutboxEntry
 from meshwright.stores.dapr.sidecar import CALL, DELIVER, Sidecar, decode_reply

@@ -25,10 +25,10 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from meshwright.envelope import ActorRef, Message
-from meshwright.errors import Conflict, HostError, MeshError, StoreUnavailable
+from meshwright.core.errors import Conflict, HostError, MeshError, StoreUnavailable
+from meshwright.core.messages import new_id
+from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.store import Delivery, Receiver
-from meshwright.messages import new_id
 from meshwright.stores.dapr.documents import Document, Documents, incarnation_of
 from meshwright.stores.dapr.outbox import MAX_CARRIED, Outbox, StoredActor, StoredActors
 from meshwright.stores.dapr.sidecar import Options, Write

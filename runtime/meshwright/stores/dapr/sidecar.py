@@ -16,9 +16,9 @@ import grpc.aio
 from dapr.proto import api_service_v1, api_v1, common_v1
 from grpc import ChannelConnectivity, StatusCode
 
-from meshwright.encoding import decode, encode
-from meshwright.envelope import ActorRef
-from meshwright.errors import ConfigError, MeshError, StoreUnavailable
+from meshwright.core.encoding import decode, encode
+from meshwright.core.errors import ConfigError, MeshError, StoreUnavailable
+from meshwright.kernel.envelope import ActorRef
 
 STATE, BUS, VIEWS = "state", "bus", "views"  # the names of the components
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # of one gRPC message, either way; daprd has to allow as much

@@ -21,9 +21,9 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from pydantic_core import from_json, to_json
 
-from meshwright.clock import Backoff
-from meshwright.errors import Conflict, HostError, StoreUnavailable
-from meshwright.messages import new_id
+from meshwright.core.clock import Backoff
+from meshwright.core.errors import Conflict, HostError, StoreUnavailable
+from meshwright.core.messages import new_id
 from meshwright.stores.dapr.sidecar import Options, Sidecar, Stored, Write
 
 logger = logging.getLogger("meshwright.dapr")

@@ -17,12 +17,12 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
-from meshwright.clock import Clock, SystemClock
-from meshwright.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.errors import ConfigError, Conflict, HostError, StoreUnavailable
+from meshwright.core.clock import Clock, SystemClock
+from meshwright.core.errors import ConfigError, Conflict, HostError, StoreUnavailable
+from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.store import Batch, Receiver, SharedStore, Takeover
-from meshwright.messages import Event
 from meshwright.sql.database import Database
 from meshwright.sql.folder import make_private
 from meshwright.stores.dapr.broker import Broker

@@ -10,13 +10,13 @@ from datetime import datetime
 
 from pydantic_core import from_json
 
-from meshwright.encoding import encode
-from meshwright.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.errors import Conflict
+from meshwright.core.encoding import encode
+from meshwright.core.errors import Conflict
+from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
-from meshwright.host import RECORD_GAP
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
+from meshwright.kernel.host import RECORD_GAP
 from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, Receiver, SharedStore, Takeover
-from meshwright.messages import Event
 from meshwright.sql.database import Database
 from meshwright.stores.memory.faults import DisturbedMail, Faults
 

@@ -13,14 +13,14 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any
 
-from meshwright.envelope import ActorRef, Record
-from meshwright.errors import Conflict, StoreFailed, StoreUnavailable
+from meshwright.core.errors import Conflict, StoreFailed, StoreUnavailable
+from meshwright.core.messages import Event
 from meshwright.events import table
 from meshwright.events.log import EventLog
 from meshwright.events.table import Written
+from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.rows import RECORDS, REPLACE_HEAD, record_row, row_of
 from meshwright.kernel.store import AlreadyTaken, Batch, Delivery
-from meshwright.messages import Event
 from meshwright.sql.database import Database, Row, Session
 
 HEADS = "heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state, owner)"

@@ -19,14 +19,14 @@ from typing import Any
 import psycopg
 from pydantic_core import from_json, to_json
 
-from meshwright.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.errors import Conflict, StoreFailed, StoreUnavailable
+from meshwright.core.errors import Conflict, StoreFailed, StoreUnavailable
+from meshwright.core.messages import Event
 from meshwright.events import table
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.rows import MAX_N, SELECT_RECORDS, record_of
 from meshwright.kernel.store import Batch, Delivery, Receiver, SharedStore, Takeover
-from meshwright.messages import Event
 from meshwright.sql.database import Row, Session
 from meshwright.sql.folder import make_private
 from meshwright.sql.postgres import PostgresDatabase, PostgresSession

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from meshwright.errors import ConfigError
+from meshwright.core.errors import ConfigError
 
 _SERVICE_NAME = "service.name"
 _FLAGS = TraceFlags(TraceFlags.SAMPLED)

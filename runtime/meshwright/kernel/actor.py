@@ -22,9 +22,9 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import BaseModel
 
-from meshwright.encoding import Struct, as_json
-from meshwright.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.messages import Event, trace_id_of
+from meshwright.core.encoding import Struct, as_json
+from meshwright.core.messages import Event, trace_id_of
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 
 
 class Turn:

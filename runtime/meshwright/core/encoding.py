@@ -16,7 +16,7 @@ import msgspec
 from pydantic import BaseModel, Field, create_model
 from pydantic_core import PydanticSerializationError, core_schema, from_json, to_json
 
-from meshwright.errors import InvalidInput, TooLarge
+from meshwright.core.errors import InvalidInput, TooLarge
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 """How large a record may be as JSON where no setting says otherwise."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, AnyHttpUrl, ConfigDict, Field, StringConstraints
 from pydantic.dataclasses import dataclass
 
-from meshwright.messages import Identifier, Plain
+from meshwright.core.messages import Identifier, Plain
 
 AgentStatus = Literal["online", "degraded", "offline"]
 _AgentKind = Literal["agent", "system"]

@@ -6,7 +6,7 @@ finished one is plain data:
     {trace_id, span_id, parent_span_id, name, kind, start_time, end_time, attributes, status, status_message}
 
 with ids in hexadecimal, times in unix nanoseconds, and `status` "unset" or "error". A span of the
-OpenTelemetry SDK costs its maker five times as much, and a task has a dozen; `meshwright.otel` makes SDK
+OpenTelemetry SDK costs its maker five times as much, and a task has a dozen; `meshwright.core.otel` makes SDK
 spans of these, for exporters, off the road.
 """
 
@@ -22,7 +22,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
-from meshwright.errors import MeshError
+from meshwright.core.errors import MeshError
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Record = dict[str, Any]

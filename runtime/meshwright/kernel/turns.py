@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from meshwright.actor import Actor, Turn
-from meshwright.encoding import MAX_RECORD_BYTES, Json, Struct, as_json, too_large, write_struct
-from meshwright.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.errors import InvalidInput
-from meshwright.messages import Event
+from meshwright.core.encoding import MAX_RECORD_BYTES, Json, Struct, as_json, too_large, write_struct
+from meshwright.core.errors import InvalidInput
+from meshwright.core.messages import Event
+from meshwright.kernel.actor import Actor, Turn
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 
 _GIVEN_BY_HOSTS = ("wake", "recover", "redrive")  # turns that every actor has
 _SEEN_SECONDS = 3600.0  # how long a message's id is remembered when it names no end itself

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 
-from meshwright import topics
-from meshwright.envelope import ActorRef, Message
-from meshwright.host import DEAD, Listener, Subscription, dead_letter
-from meshwright.messages import Event
+from meshwright.core import topics
+from meshwright.core.messages import Event
+from meshwright.kernel.envelope import ActorRef, Message
+from meshwright.kernel.host import DEAD, Listener, Subscription, dead_letter
 
 logger = logging.getLogger(__name__)
 NOBODY = ActorRef("", "")

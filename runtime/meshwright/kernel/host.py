@@ -23,11 +23,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from meshwright import topics
-from meshwright.encoding import Json, encode
-from meshwright.envelope import ActorRef, Message
-from meshwright.errors import MeshError
-from meshwright.messages import Event
+from meshwright.core import topics
+from meshwright.core.encoding import Json, encode
+from meshwright.core.errors import MeshError
+from meshwright.core.messages import Event
+from meshwright.kernel.envelope import ActorRef, Message
 
 Listener = Callable[[Event], None]
 RECORD_GAP = 32

@@ -18,8 +18,8 @@ from msgspec.structs import force_setattr, replace
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import from_json, to_json
 
-from meshwright.encoding import Json, Struct, as_json, decode, encode, write_struct
-from meshwright.money import ZERO, Amount, Budget, Dollars, exact
+from meshwright.core.encoding import Json, Struct, as_json, decode, encode, write_struct
+from meshwright.core.money import ZERO, Amount, Budget, Dollars, exact
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN), Meta(pattern=ID_PATTERN)]

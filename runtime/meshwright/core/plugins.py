@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from meshwright.errors import ConfigError, nearest
+from meshwright.core.errors import ConfigError, nearest
 
 COMPONENTS = "meshwright.components"
 AGENTS = "meshwright.agents"

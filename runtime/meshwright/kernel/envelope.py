@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from meshwright.encoding import encode
+from meshwright.core.encoding import encode
 
 
 class ActorRef(NamedTuple):
