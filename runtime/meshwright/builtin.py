@@ -143,7 +143,8 @@ class KeysComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        mesh.keys = Keys(mesh.host, mesh.log, mesh.database)
+        has_log = mesh.role.is_front or mesh.settings.database is not None
+        mesh.keys = Keys(mesh.host, mesh.log, mesh.database, has_log=has_log)
 
     def projections(self) -> Iterable[Projection]:
         """The list of keys."""

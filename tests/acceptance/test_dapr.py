@@ -73,7 +73,9 @@ async def test_a_mesh_of_an_app_for_each_agent_answers_and_has_one_set_of_keys(t
         assert [await completes(url, key) for url in (front, models)] == [200, 200]
         assert [await completes(url) for url in (front, models)] == [401, 401]
         token = (data / "admin.token").read_text().strip()
-        assert key_id in (await mesh("keys", "list", "--url", models, MESH_ADMIN_TOKEN=token)).out
+        assert key_id in (await mesh("keys", "list", "--url", front, MESH_ADMIN_TOKEN=token)).out
+        elsewhere = await mesh("keys", "list", "--url", models, MESH_ADMIN_TOKEN=token)
+        assert (elsewhere.status, "front" in elsewhere.err) == (1, True), elsewhere.err
         revoked = await mesh("keys", "revoke", key_id, "--data", str(data))
         assert [await completes(url, key) for url in (models, front)] == [401, 401], revoked.err
         assert (await mesh("keys", "open", "--yes", "--data", str(data))).status == 0

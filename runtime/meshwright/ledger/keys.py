@@ -191,14 +191,15 @@ class NewKey(Key):
 class Keys:
     """The keys of a mesh, the same in each of its processes.
 
-    Every method raises HostError where the store cannot be asked. `list` and `open` want the process that
-    has the event log.
+    Every method raises HostError where the store cannot be asked. `list` and `open` need the event log: in a
+    process that has none (`has_log`) they raise NotFound.
     """
 
-    def __init__(self, host: Runtime, log: EventLog, database: Database) -> None:
+    def __init__(self, host: Runtime, log: EventLog, database: Database, *, has_log: bool = True) -> None:
         self._host = host
         self._log = log
         self._database = database
+        self._has_log = has_log
 
     async def start(self) -> None:
         """List the keys of an earlier version, whose events may have been pruned."""
@@ -229,6 +230,10 @@ class Keys:
 
     async def list(self) -> list[Key]:
         """Every key that was made, the oldest first."""
+        if not self._has_log:
+            raise NotFound(
+                "This worker has no list of the keys", remedy="Ask the mesh's front, where its event log is"
+            )
         found = await self._log.view(_read_all)
         requirement = await self._requirement()
         return [requirement.applied_to(key, opening) for key, opening in found]
