@@ -1,11 +1,14 @@
 """A disk that is full, read-only, damaged or taken: a clear refusal, and nothing lost that was accepted."""
 
 import asyncio
+import fcntl
 import os
 import resource
 import signal
 import sqlite3
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -262,6 +265,21 @@ async def test_a_second_mesh_on_the_same_folder_is_refused_and_disturbs_nobody(t
         with pytest.raises(StoreLocked, match=r"is in use by process \d+"):
             await build(tmp_path).mesh.start()
         assert (await running.ask("echo")).success
+
+
+async def test_a_start_waits_for_the_writer_of_a_mesh_that_is_gone(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / "data").mkdir(mode=0o700)
+    with (tmp_path / "data" / "mesh.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(str(gone.pid))
+        lock.flush()
+        writer_ends = threading.Timer(1.5, fcntl.flock, (lock, fcntl.LOCK_UN))  # later than for one that runs
+        writer_ends.start()
+        async with up(tmp_path) as running:
+            assert (await running.ask("echo")).success
+        writer_ends.join()
 
 
 async def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path: Path) -> None:

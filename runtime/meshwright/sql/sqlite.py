@@ -45,7 +45,8 @@ _CACHED_STATEMENTS = 1024  # multi-row statements are one per number of rows
 _CHECKPOINT_PAGES = 4000  # about 16 MB of WAL between checkpoints
 MAX_INTEGER = 2**63 - 1
 _MARK_SECONDS = 1.0  # that the mark may be behind
-_LOCK_SECONDS, _LOCK_PAUSE_SECONDS = 1.0, 0.02  # for the writer of a process that was killed
+_LOCK_SECONDS, _ENDING_SECONDS = 1.0, 10.0  # the second for the writer of a process that is gone
+_LOCK_PAUSE_SECONDS = 0.02
 
 
 class SqliteSession(Session):
@@ -159,7 +160,7 @@ class SqliteDatabase(Database):
 
     def _take_lock(self) -> IO[str]:
         lock = os.fdopen(open_private(self.folder / "mesh.lock", os.O_RDWR | os.O_CREAT), "r+")
-        ends = time.monotonic() + _LOCK_SECONDS
+        began = time.monotonic()
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -167,7 +168,7 @@ class SqliteDatabase(Database):
             except BlockingIOError:
                 lock.seek(0)
                 owner = lock.read().strip() or "unknown"
-                if time.monotonic() < ends:
+                if time.monotonic() - began < (_LOCK_SECONDS if _is_running(owner) else _ENDING_SECONDS):
                     time.sleep(_LOCK_PAUSE_SECONDS)
                     continue
                 lock.close()
@@ -278,3 +279,14 @@ def _is_refused(error: sqlite3.Error) -> bool:
     """Whether the system refused SQLite the disk. Our statements are right, so all else is in the file."""
     # Python's own errors, as for text that is no UTF-8, have no code; extended codes keep it in the low byte.
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in REFUSED
+
+
+def _is_running(pid: str) -> bool:
+    """Whether there is such a process, as far as this user can see."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, PermissionError):
+        pass
+    return True
