@@ -268,7 +268,7 @@ class AgentsComponent(Component):
         max_tasks = self.mesh.settings.orchestration.max_thread_tasks
         for agent in self.mesh.agent_types:
             kind = ActorKind.of(AgentThread, type=agent.agent_id, max_tasks=max_tasks)
-            tasks = Subscription(topics.tasks(agent.agent_id), thread_of, "enqueue")
+            tasks = Subscription(topics.tasks(agent.agent_id), thread_of, "enqueue", sealed=True)
             yield Actors(kind, agent.agent_id, (tasks,))
 
     def checks(self) -> Iterable[Check]:
@@ -338,7 +338,7 @@ class OrchestrationComponent(Component):
         """One actor for each task."""
         attempts = self.config.max_attempts
         kind = ActorKind.of(Orchestrator, registry=self.mesh.registry, max_attempts=attempts)
-        results = Subscription(topics.TASK_RESULTS, task_of, "settle")
+        results = Subscription(topics.TASK_RESULTS, task_of, "settle", sealed=True)
         return [Actors(kind, ORCHESTRATION, (results,))]
 
 

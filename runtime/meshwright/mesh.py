@@ -20,6 +20,7 @@ from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
 from meshwright.core import topics
 from meshwright.core.capability import Registration
+from meshwright.core.encoding import encode
 from meshwright.core.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge
 from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest, new_id
 from meshwright.core.tracing import NoTracing, Tracing
@@ -120,7 +121,7 @@ class Mesh:
         self._failure: StoreFailed | None = None
         self._waiting: WeakValueDictionary[TaskKey, asyncio.Future[Outcome]] = WeakValueDictionary()
         self.host.on_failure = self._fail
-        self.host.listen(topics.TASK_PROGRESS, self._tell_waiting, FINAL)
+        self.host.listen(topics.TASK_PROGRESS, self._tell_waiting, FINAL, sealed=True)
         self.host.listen(topics.TASK_PROGRESS, self.log.show, (topics.MODEL_DELTA,))
 
     def component(self, kind: type[_PartT]) -> _PartT:
@@ -337,8 +338,7 @@ class Mesh:
     def _tell_waiting(self, event: Event) -> None:
         waiter = self._waiting.get(TaskKey(event.tenant_id, event.task_id or ""))
         if event.event_type in FINAL and waiter is not None and not waiter.done():
-            payload = event.payload
-            waiter.set_result(payload if isinstance(payload, Outcome) else Outcome.model_validate(payload))
+            waiter.set_result(Outcome.model_validate_json(encode(event.payload)))
 
 
 def _thread_of(record: TaskRecord, task: Task) -> ActorRef | None:

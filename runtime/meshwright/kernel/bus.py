@@ -21,18 +21,23 @@ class Bus:
 
     def __init__(self) -> None:
         self._subscriptions: list[tuple[Callable[[str], bool], Subscription]] = []
-        self._listeners: list[tuple[Callable[[str], bool], Listener, Collection[str]]] = []
+        self._listeners: list[tuple[Callable[[str], bool], Listener, Collection[str], bool]] = []
         self._by_topic: dict[str, list[Subscription]] = {}
-        self._listening: dict[str, list[tuple[Listener, Collection[str]]]] = {}
+        self._listening: dict[str, list[tuple[Listener, Collection[str], bool]]] = {}
 
     def subscribe(self, subscription: Subscription) -> None:
         """Send the events of a pattern to actors."""
         self._subscriptions.append((topics.matcher(subscription.pattern), subscription))
         self._by_topic.clear()
 
-    def listen(self, pattern: str, listener: Listener, types: Collection[str] = ()) -> Callable[[], None]:
-        """Show the events of a pattern to a listener, those of some types or all; the result ends it."""
-        entry = (topics.matcher(pattern), listener, types)
+    def listen(
+        self, pattern: str, listener: Listener, types: Collection[str] = (), *, sealed: bool = False
+    ) -> Callable[[], None]:
+        """Show the events of a pattern to a listener, those of some types or all; the result ends it.
+
+        It gets each event as it is kept where it takes them `sealed`, else a copy with plain data.
+        """
+        entry = (topics.matcher(pattern), listener, types, sealed)
         self._listeners.append(entry)
         self._listening.clear()
 
@@ -53,19 +58,17 @@ class Bus:
         return bool(self._subscribed(topic))
 
     def tell(self, event: Event) -> None:
-        """Show a copy of an event to each listener of its topic and type."""
+        """Show an event to each listener of its topic and type."""
         found = self._listening.get(event.topic)
         if found is None:
-            found = [
-                (listener, types) for matches, listener, types in self._listeners if matches(event.topic)
-            ]
+            found = [entry for matches, *entry in self._listeners if matches(event.topic)]
             if len(self._listening) < _MAX_TOPICS:
                 self._listening[event.topic] = found
-        for listener, types in found:
+        for listener, types, sealed in found:
             if types and event.event_type not in types:
                 continue
             try:
-                listener(event.plain())
+                listener(event if sealed else event.plain())
             except Exception:  # a view must not harm the host that it looks at
                 logger.exception("a listener failed on event %s", event.id)
 
@@ -79,10 +82,9 @@ class Bus:
             subscriptions = self._subscribed(event.topic)
             if not subscriptions or event.id.startswith(_TWICE_DEAD):
                 continue
-            shown = event.plain()
             for subscription in subscriptions:
                 try:
-                    ref = subscription.route(shown)
+                    ref = subscription.route(event if subscription.sealed else event.plain())
                 except Exception as error:  # noqa: BLE001 one route's trouble is recorded, the rest flows on
                     spread.append(dead_letter(message_of(event, subscription, NOBODY), error, event.time))
                 else:

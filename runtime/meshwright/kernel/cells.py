@@ -6,7 +6,7 @@ active; never while a commit of it is not durable, since the store would still h
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -104,7 +104,7 @@ class Cells:
             cell = self._cells[ref] = Cell(ref, self.kind(ref))
         else:
             self._cells.move_to_end(ref)
-        cell.used_at = asyncio.get_running_loop().time()
+        cell.used_at = time.monotonic()
         return cell
 
     def set_record(self, cell: Cell, record: ActorRecord) -> None:
@@ -129,7 +129,7 @@ class Cells:
 
     def trim(self) -> None:
         """Evict those idle for long and, over a limit, the least recently used until there is room."""
-        idle_since = asyncio.get_running_loop().time() - IDLE_SECONDS
+        idle_since = time.monotonic() - IDLE_SECONDS
         share = ROOM if self.are_too_many else 1.0
         most, most_bytes = self._max_active * share, self._max_bytes * share
         count, size = len(self._cells), self._bytes

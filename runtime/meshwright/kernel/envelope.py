@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import msgspec
 from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import encode
@@ -27,8 +27,7 @@ class ActorRef(NamedTuple):
         return cls(kind, name)
 
 
-@dataclass(slots=True)  # not frozen: that quadruples the cost of each
-class Message:
+class Message(msgspec.Struct):
     """One message to one actor. `body` is what the method takes: a model, plain data, or JSON bytes.
 
     The receiver drops a second message of the same id until `expires_at` (unix seconds), and one that
@@ -83,8 +82,7 @@ class Message:
         )
 
 
-@dataclass(slots=True)
-class Record:
+class Record(msgspec.Struct):
     """An immutable, numbered value that belongs to an actor and is too much for its state.
 
     Known by actor, stream and `n`; the first write of a number stands. Steps and history are records.
@@ -106,8 +104,7 @@ class Record:
         return f"the record {self.stream}/{self.n}"
 
 
-@dataclass(slots=True)
-class ActorRecord:
+class ActorRecord(msgspec.Struct):
     """What a store keeps of an actor, replaced as a whole by every turn (compare-and-swap on `revision`).
 
     `sent` counts what the actor ever sent; `processed_ids` holds the ids of messages that may arrive again,
@@ -120,7 +117,7 @@ class ActorRecord:
     sent: int = 0
     wake_at: datetime | None = None
     has_pending_work: bool = False
-    processed_ids: dict[str, float] = field(default_factory=dict)
+    processed_ids: dict[str, float] = {}
     state: bytes = b""
 
     def encode(self) -> bytes:

@@ -13,15 +13,17 @@ tests/contract holds the runtime to this on each store:
 - A message that its actor cannot take (no such turn, wrong shape, expired, too large, the turn raised) is
   recorded as a `message.dead_lettered` event on the topic `mesh-events`; the messages behind it go on.
 - What is sent, published or appended is made JSON at that moment, once: what its objects become later shows
-  nowhere. Listeners and subscribers get copies.
+  nowhere. Listeners and subscribers get copies, or what they cannot change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from meshwright.core import topics
 from meshwright.core.encoding import Json, encode
@@ -44,11 +46,13 @@ class Subscription:
     """Gives the events of some topics to actors: `route` names the actor, or None to pass the event by.
 
     The actor's `method` gets the event's payload; the message's id is derived from the event's.
+    The route gets the event as it is kept where it takes it `sealed`, else a copy with plain data.
     """
 
     pattern: str
     route: Callable[[Event], ActorRef | None]
     method: str
+    sealed: bool = False
 
 
 class Signals(Protocol):

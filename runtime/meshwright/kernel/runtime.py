@@ -123,9 +123,14 @@ class Runtime:
         """Send the events of a pattern to actors, durably."""
         self.bus.subscribe(subscription)
 
-    def listen(self, pattern: str, listener: Listener, types: Collection[str] = ()) -> Callable[[], None]:
-        """Call back for each event committed from now on, of some types or of all; the result ends it."""
-        return self.bus.listen(pattern, listener, types)
+    def listen(
+        self, pattern: str, listener: Listener, types: Collection[str] = (), *, sealed: bool = False
+    ) -> Callable[[], None]:
+        """Call back for each event committed from now on, of some types or of all; the result ends it.
+
+        A listener gets a copy with plain data or, `sealed`, the event as it is kept.
+        """
+        return self.bus.listen(pattern, listener, types, sealed=sealed)
 
     def attach(self, worker: Signals) -> None:
         """Give the signals of turns to this worker."""

@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
+import msgspec
+
 from meshwright.core.errors import Conflict, NotFound, StoreFailed
 from meshwright.core.messages import Event
 from meshwright.kernel.bus import Bus
@@ -33,8 +35,7 @@ from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.turns import ActorKind
 
 
-@dataclass(slots=True, eq=False)
-class Delivery:
+class Delivery(msgspec.Struct, eq=False):
     """A message on its way to its turn.
 
     `number` is its key in the store, in order of sending; None for one that no batch has to take, as a call.

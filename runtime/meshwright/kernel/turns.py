@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
+import msgspec
+from msgspec.structs import replace
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
@@ -126,8 +128,7 @@ def _read_checked(kind: TypeAdapter[Any], body: Any) -> Any:
     return kind.validate_python(body.model_dump() if isinstance(body, (BaseModel, Struct)) else body)
 
 
-@dataclass(slots=True)
-class Commit:
+class Commit(msgspec.Struct):
     """What a turn came to: the next record, and the effects to commit with it.
 
     `duplicate`: the message had been taken before; nothing changes and `reply` is None.
@@ -138,11 +139,11 @@ class Commit:
     message: Message
     record: ActorRecord
     reply: Any = None
-    sends: list[Message] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
-    early: list[Any] = field(default_factory=list)
-    after_commit: list[Any] = field(default_factory=list)
+    sends: list[Message] = []
+    events: list[Event] = []
+    records: list[Record] = []
+    early: list[Any] = []
+    after_commit: list[Any] = []
     duplicate: bool = False
     changed: bool = True
 

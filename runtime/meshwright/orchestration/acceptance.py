@@ -163,7 +163,9 @@ class Admission:
     async def start(self) -> None:
         """Count what is open, as far as the log knows, and follow what happens from now on."""
         self._ended_meanwhile = set()
-        self._unlisten = self._host.listen(topics.TASK_PROGRESS, self._on_event, {ACCEPTED, *FINAL})
+        self._unlisten = self._host.listen(
+            topics.TASK_PROGRESS, self._on_event, {ACCEPTED, *FINAL}, sealed=True
+        )
         for tenant_id, task_id, thread_id in await self._log.open_tasks():
             key = TaskKey(tenant_id, task_id)
             if key not in self._ended_meanwhile:
@@ -222,7 +224,7 @@ class Admission:
         key = TaskKey(event.tenant_id, event.task_id)
         if event.event_type == ACCEPTED:
             self._unconfirmed.discard(key)
-            self._add(key, event.payload.get("thread_id"))
+            self._add(key, event.fields.get("thread_id"))
         else:
             self._unconfirmed.discard(key)
             self._remove(key)

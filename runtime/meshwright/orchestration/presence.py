@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from meshwright.core import topics
 from meshwright.core.capability import Registration
 from meshwright.core.clock import Clock
+from meshwright.core.encoding import encode
 from meshwright.core.errors import HostError, NotFound
 from meshwright.core.messages import Event, Outcome, new_id
 from meshwright.events.log import EventLog
@@ -120,7 +121,7 @@ class Presence:
         self._tasks: list[asyncio.Task[None]] = []
         for registration in registrations:  # before the host starts: recovered tasks may ask at once
             registry.register(registration)
-        host.listen(topics.TASK_RESULTS, self._count)
+        host.listen(topics.TASK_RESULTS, self._count, sealed=True)
         host.listen(topics.AGENTS, self._hear)
 
     async def start(self) -> None:
@@ -179,7 +180,7 @@ class Presence:
         )
 
     def _count(self, event: Event) -> None:
-        outcome = Outcome.model_validate(event.payload)
+        outcome = Outcome.model_validate_json(encode(event.payload))
         if counts(outcome):
             self._registry.record(outcome.agent_id, outcome.capability, outcome.success)
 

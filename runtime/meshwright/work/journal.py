@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
@@ -75,13 +75,29 @@ class Step:
 
 
 class _OpenStep:
-    """A step under way: its result, and the events and calls that commit with it."""
+    """A step under way: its result, and the events and calls that commit with it when its block ends."""
 
-    def __init__(self, *, is_replayed: bool = False, result: Any = None) -> None:
-        self.is_replayed = is_replayed
-        self.result = result
+    def __init__(self, journal: Journal, step: Step, *, repeatable: bool = True, costly: bool = True) -> None:
+        self.is_replayed = False
+        self.result: Any = None
         self.events: list[ProgressEvent] = []
         self.calls: list[dict[str, Any]] = []
+        self.step = step
+        self.repeatable = repeatable
+        self.costly = costly
+        self.outer: tuple[int, _OpenStep | None] = (0, None)
+        self.token: Token[tuple[Journal, int] | None] | None = None
+        self._journal = journal
+
+    async def __aenter__(self) -> Self:
+        await self._journal.enter(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.is_replayed:
+            self._journal.leave(self, error)
 
     def finish(self, result: Any, events: Sequence[ProgressEvent] = ()) -> None:
         """Set the result, and add events of it."""
@@ -159,10 +175,9 @@ class Journal:
                 return shape.model_validate(step.result)
         return step.result
 
-    @asynccontextmanager
-    async def open_step(
+    def open_step(
         self, kind: str, request: Any, *, repeatable: bool = True, costly: bool = True
-    ) -> AsyncIterator[_OpenStep]:
+    ) -> _OpenStep:
         """Begin a step: one that was journaled before has its result, another gets it by `finish`.
 
         A step that is not `repeatable` journals its intent first. Found with an intent and no result it is
@@ -170,37 +185,63 @@ class Journal:
         One that is not `costly` need not be durable before the next starts: it is run again for nothing.
         Where the block raises there is no step; only the calls that were made in it are recorded.
         """
-        step = self._next(kind, request)
+        return _OpenStep(self, self._next(kind, request), repeatable=repeatable, costly=costly)
+
+    async def enter(self, opened: _OpenStep) -> None:
+        """Begin the step that was opened, or give it the result that it had."""
+        step = opened.step
         if step.result in self._known:
-            yield _OpenStep(is_replayed=True, result=self._replayed(step))
+            opened.is_replayed, opened.result = True, self._replayed(step)
             return
         if _is_intent(self._known.get(step.intent)):
             self._check_road(step, self._known[step.intent])
             raise self._waits(self._ask_person(step))
-        with self._within(step) as opened:
-            if repeatable:
+        opened.outer = self._under_way, self._opened
+        self._under_way, self._opened = step.number, opened
+        opened.token = WITHIN.set((self, step.number))
+        try:
+            if opened.repeatable:
                 self._fill_gap(step)
             else:
                 self._write(step.intent, step.stamp, (), costly=True)
-            if costly:
-                await self._confirm_costly()
-            yield opened
-            events = [self._event(step.number, n, event) for n, event in enumerate(opened.events, start=1)]
-            value = {**step.stamp, "result": opened.result, "last": self._step}
-            if opened.calls:
-                value["calls"] = opened.calls
-            self._write(step.result, value, events, costly=costly or bool(opened.calls))
+            if opened.costly and self._costly:
+                await self.confirm()
+        except BaseException as error:
+            self.leave(opened, error)
+            raise
+
+    def leave(self, opened: _OpenStep, error: BaseException | None) -> None:
+        """Journal the step, or what its calls have cost where it failed; also cancelled, since it is paid."""
+        step = opened.step
+        try:
+            if error is None:
+                events = [
+                    self._event(step.number, n, event) for n, event in enumerate(opened.events, start=1)
+                ]
+                value = {**step.stamp, "result": opened.result, "last": self._step}
+                if opened.calls:
+                    value["calls"] = opened.calls
+                self._write(step.result, value, events, costly=opened.costly or bool(opened.calls))
+        except BaseException as lost:
+            error = lost
+            raise
+        finally:
+            if error is not None and opened.calls:
+                self._write_orphans(step.number, opened.calls, opened.events)
+            if opened.token is not None:
+                WITHIN.reset(opened.token)
+            self._under_way, self._opened = opened.outer
 
     def add_call(self, call: dict[str, Any], event: ProgressEvent) -> None:
         """Record what a call of the step under way has cost, and publish an event of it.
 
         Both commit with the step, or at once where there is none, or it fails.
         """
-        opened = self._opened or _OpenStep()
-        opened.calls.append(call)
-        opened.events.append(event)
         if self._opened is None:
-            self._write_orphans(self._step, opened)
+            self._write_orphans(self._step, [call], [event])
+        else:
+            self._opened.calls.append(call)
+            self._opened.events.append(event)
 
     @property
     def earlier(self) -> list[dict[str, Any]]:
@@ -237,26 +278,12 @@ class Journal:
         self._step += 1
         return Step(self._step, kind, request, hash_of(request))
 
-    @contextmanager
-    def _within(self, step: Step) -> Iterator[_OpenStep]:
-        outer, outer_opened = self._under_way, self._opened
-        self._under_way, self._opened = step.number, _OpenStep()
-        token = WITHIN.set((self, step.number))
-        opened = self._opened
-        try:
-            yield opened
-        except BaseException:  # also cancelled: what its calls have cost is known all the same
-            if opened.calls:
-                self._write_orphans(step.number, opened)
-            raise
-        finally:
-            WITHIN.reset(token)
-            self._under_way, self._opened = outer, outer_opened
-
-    def _write_orphans(self, step: int, opened: _OpenStep) -> None:
+    def _write_orphans(
+        self, step: int, calls: Sequence[dict[str, Any]], told: Sequence[ProgressEvent]
+    ) -> None:
         self._last_orphan += 1
-        record = Record(self._ref, self._work.orphaned_calls, self._last_orphan, {"calls": opened.calls})
-        events = [self._event(step, n, event) for n, event in enumerate(opened.events, start=1) if event.id]
+        record = Record(self._ref, self._work.orphaned_calls, self._last_orphan, {"calls": calls})
+        events = [self._event(step, n, event) for n, event in enumerate(told, start=1) if event.id]
         try:
             self._queued = self._host.append(record, events)
         except HostError as lost:  # the work is another's by now, or nobody's: the error itself matters more
@@ -275,10 +302,6 @@ class Journal:
         self._costly = False
         if queued is not None:
             await queued
-
-    async def _confirm_costly(self) -> None:
-        if self._costly:
-            await self.confirm()
 
     def _write(self, n: int, value: dict[str, Any], events: Sequence[Event], *, costly: bool) -> None:
         self._queued = self._host.append(

@@ -298,7 +298,7 @@ class _Address(Struct):
 
 def thread_of(event: Event) -> ActorRef | None:
     """Route a dispatched task to the thread of its agent."""
-    dispatch = _Address.model_validate(event.payload)
+    dispatch = _Address.model_validate_json(encode(event.payload))
     return ActorRef(dispatch.agent_id, f"{dispatch.task.tenant_id}:{dispatch.task.thread_id}")
 
 
