@@ -15,7 +15,7 @@ from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import Event, new_id
 from meshwright.events import table
 from meshwright.events.filter import EventFilter
-from meshwright.events.projections import FOLDED_AT_ONCE, Projection, clear, fold_next
+from meshwright.events.projections import FOLDED_AT_ONCE, FOLDED_BETWEEN_COMMITS, Projection, clear, fold_next
 from meshwright.events.table import MAX_BYTES_READ, Found, Written
 from meshwright.events.tails import Tails
 from meshwright.events.tasks import (
@@ -301,15 +301,15 @@ class EventLog:
         if self._folded < self._tails.announced or not self._database.exclusive:
             await self._fold()
 
-    async def _fold(self) -> None:
+    async def _fold(self, at_once: int = FOLDED_AT_ONCE) -> None:
         end = self._tails.announced
-        while await self._database.write(fold_next, self._projections):
+        while await self._database.write(fold_next, self._projections, at_once):
             pass
         self._folded = max(self._folded, end)
 
     async def _fold_behind(self) -> None:
         with suppress(StoreFailed):  # whoever waits for a commit is told
-            await self._fold()
+            await self._fold(FOLDED_BETWEEN_COMMITS)
 
     # Upkeep
 

@@ -15,6 +15,7 @@ from meshwright.events.table import COLUMN_LIST, event_of, newest
 from meshwright.sql.database import Session, marks
 
 FOLDED_AT_ONCE = 1000  # events
+FOLDED_BETWEEN_COMMITS = 100  # where others wait for the writer meanwhile
 
 _SELECT_EVENTS = (
     "SELECT {} FROM events WHERE seq > ? AND seq <= ? AND event_type IN ({}) ORDER BY seq LIMIT ?"
@@ -54,7 +55,7 @@ class Projection(Protocol):
         ...
 
 
-def fold_next(session: Session, projections: Sequence[Projection]) -> bool:
+def fold_next(session: Session, projections: Sequence[Projection], limit: int = FOLDED_AT_ONCE) -> bool:
     """Fold the next events of the log. False once every projection has caught up."""
     last = newest(session)
     folded = {name: rest for name, *rest in session.execute(_SELECT_POSITIONS).fetchall()}
@@ -64,8 +65,8 @@ def fold_next(session: Session, projections: Sequence[Projection]) -> bool:
     positions = [_locked_position(session, projection) for projection in behind]
     types = sorted({name for projection in behind for name in projection.event_types})
     query = _SELECT_EVENTS.format(COLUMN_LIST, marks(len(types)))
-    rows = session.execute(query, (min(positions), last, *types, FOLDED_AT_ONCE)).fetchall()
-    if is_full := len(rows) == FOLDED_AT_ONCE:
+    rows = session.execute(query, (min(positions), last, *types, limit)).fetchall()
+    if is_full := len(rows) == limit:
         last = rows[-1][0]
     events = [event_of(row, Json) for row in rows]
     for projection, position in zip(behind, positions, strict=True):
