@@ -61,7 +61,11 @@ class Bus:
         """Show an event to each listener of its topic and type."""
         found = self._listening.get(event.topic)
         if found is None:
-            found = [entry for matches, *entry in self._listeners if matches(event.topic)]
+            found = [
+                (show, types, sealed)
+                for matches, show, types, sealed in self._listeners
+                if matches(event.topic)
+            ]
             if len(self._listening) < _MAX_TOPICS:
                 self._listening[event.topic] = found
         for listener, types, sealed in found:
