@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
+from meshwright.core.encoding import plain
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event, TaskBudget, Usage
 from meshwright.ledger.costs import COLUMNS, Cost, costs_of, row_of, since_of
@@ -331,7 +332,7 @@ def test_a_call_of_a_task_is_hashed_as_journals_have_it() -> None:
         step=2,
     )
     asked = ModelRequest(messages=(), user="writer", context=context)
-    assert to_json(asked).partition(b'"metadata":')[2] == (
+    assert to_json(asked, fallback=plain).partition(b'"metadata":')[2] == (
         b'{"budget_usd":"1.50","budgets_above":[{"task_id":"above","limit_usd":"3"}],"task_id":"t1",'
         b'"agent_id":"writer","tenant_id":"default","attempt":1,"step":2},"tools":[],"tool_choice":"auto",'
         b'"response_schema":null,"temperature":0.0,"max_tokens":1024,"timeout_seconds":120.0,"cache":true}'

@@ -19,7 +19,7 @@ from meshwright.models.port import (
     Unsupported,
 )
 from meshwright.run import Run
-from meshwright.run.calls import RecordedError, StepResult
+from meshwright.run.calls import RecordedError
 from meshwright.testing import ScriptedModel
 from tests.support.interrupted_mesh import kept
 
@@ -87,8 +87,7 @@ async def test_a_resumed_run_hears_the_same_failure_and_asks_nobody_again(tmp_pa
 )
 def test_a_failure_is_kept_with_its_class_and_all_that_it_says(error: ModelError) -> None:
     error.attempts = 3
-    kept = StepResult.model_validate_json(StepResult(RecordedError.of(error)).model_dump_json()).root
-    assert isinstance(kept, RecordedError)
+    kept = RecordedError.model_validate_json(RecordedError.of(error).model_dump_json())
     again = kept.error
     assert type(again) is type(error)
     assert (str(again), vars(again)) == (str(error), vars(error))

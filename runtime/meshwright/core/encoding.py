@@ -66,7 +66,12 @@ class _StructType(msgspec.StructMeta):
         return super().__new__(mcls, name, bases, fields, **options)
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
+def kept(*, default: Any) -> Any:
+    """A default that JSON has too, in a struct that leaves out its other defaults (`omit_defaults`)."""
+    return msgspec.field(default_factory=lambda: default)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field, kept))
 class Struct(msgspec.Struct, metaclass=_StructType):
     """Base of what the mesh makes, stores and sends. It reads and writes as pydantic's models do."""
 

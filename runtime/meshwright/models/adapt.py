@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json, to_json
 
+from meshwright.core.encoding import plain
 from meshwright.core.messages import new_id
 from meshwright.models.port import (
     OUTPUT_MODES,
@@ -223,4 +224,4 @@ def _with_system(messages: Sequence[ChatMessage], words: str) -> tuple[ChatMessa
 
 
 def _json(value: Any) -> str:
-    return to_json(value).decode()
+    return to_json(value, fallback=plain).decode()

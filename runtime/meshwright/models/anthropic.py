@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from meshwright.core.messages import Usage
@@ -143,17 +142,17 @@ class AnthropicMessages(Wire):
             finish = "stop" if answers and not others else _REASONS.get(reason, "stop")
             usage = _usage(body.get("usage") or {})
             counted = is_counted(usage, wrote=bool(content or calls))
-            return ModelReply(
-                content=content,
-                tool_calls=others,
-                thinking=tuple(block for block in blocks if block["type"] in _THINKING),
-                model=body.get("model") or request.model,
-                usage=usage,
-                finish_reason=finish,
-                cost_source="unknown" if counted else "estimated",
-                **known,
-            )
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError):
+            said = {
+                "content": content,
+                "tool_calls": others,
+                "thinking": tuple(block for block in blocks if block["type"] in _THINKING),
+                "model": body.get("model") or request.model,
+                "usage": usage,
+                "finish_reason": finish,
+                "cost_source": "unknown" if counted else "estimated",
+            }
+            return ModelReply.model_validate(said).model_copy(update=known)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise not_a_completion(source) from None  # the cause would quote the reply
 
     def adapts_to(self, words: str) -> bool:
@@ -228,7 +227,7 @@ def _tool(name: str, description: str, schema: Mapping[str, Any]) -> dict[str, A
 
 def _call(block: Mapping[str, Any]) -> ToolCall:
     arguments = block.get("input_text") or to_json(block.get("input") or {}).decode()
-    return ToolCall(id=block["id"], name=block["name"], arguments=arguments)
+    return ToolCall.model_validate({"id": block["id"], "name": block["name"], "arguments": arguments})
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic_core import to_json
 
 from meshwright.core.clock import Clock
+from meshwright.core.encoding import Struct, write_struct
 from meshwright.core.errors import CacheUnavailable, ConfigError
-from meshwright.core.messages import Plain
 from meshwright.core.money import ZERO
 from meshwright.models.config import names_in, read_text
 from meshwright.models.port import Model, ModelReply, ModelRequest, ModelTimeout, OnDelta
@@ -41,7 +40,7 @@ _CACHED_FINISH_REASONS = ("stop", "tool_calls")
 _PAUSE = timedelta(seconds=1)  # a store that failed is not asked at once: each call would wait for it
 _QUIET = timedelta(minutes=1)
 _FORMAT = 1  # of keys and entries
-_WITHOUT_EFFECT = {"user", "context", "timeout_seconds", "cache"}  # on an answer; all other fields count
+_WITHOUT_EFFECT = ("user", "metadata", "timeout_seconds", "cache")  # on an answer; all other fields count
 _ENTRY_BYTES = 512  # what an entry in memory takes beside its value, about
 _PREFIX = "mesh:answers:"
 _MAX_CONNECTIONS = 8  # more get no more out of one thread
@@ -70,7 +69,7 @@ class CacheStore(Protocol):
         ...
 
 
-class _Entry(Plain):
+class _Entry(Struct):
     """A reply, and its key: a store that mixed up its answers would show one tenant another's."""
 
     key: str
@@ -151,7 +150,7 @@ class Cached:
             return None
         try:
             entry = _Entry.model_validate_json(value)
-        except ValidationError:  # of another version, or not ours: the next reply takes its place
+        except ValueError:  # of another version, or not ours: the next reply takes its place
             return None
         return entry.reply if entry.key == key else None
 
@@ -159,8 +158,8 @@ class Cached:
         if reply.finish_reason not in _CACHED_FINISH_REASONS or not (reply.content or reply.tool_calls):
             return
         try:
-            value = _Entry(key=key, reply=reply).model_dump_json().encode()
-        except PydanticSerializationError:  # half a character, which no JSON can hold
+            value = write_struct(_Entry(key=key, reply=reply))
+        except ValueError:  # half a character, which no JSON can hold
             return
         if len(value) <= MAX_VALUE_BYTES:
             await self._try(lambda: self._store.put(key, value, self._ttl_seconds))
@@ -187,10 +186,13 @@ def key_of(request: ModelRequest, identity: str) -> str | None:
     """
     try:
         whose = json.dumps([_FORMAT, identity, request.context.tenant_id])
-        asked = request.model_dump_json(exclude=_WITHOUT_EFFECT)
+        asked = request.model_dump()
+        for name in _WITHOUT_EFFECT:
+            del asked[name]
+        text = to_json(asked, inf_nan_mode="null").decode()
     except (TypeError, ValueError, RecursionError):  # what is foreign, half a character, a circle
         return None
-    return hashlib.sha256(f"{whose}\n{asked}".encode()).hexdigest()
+    return hashlib.sha256(f"{whose}\n{text}".encode()).hexdigest()
 
 
 async def _take(turn: asyncio.Lock, timeout_seconds: float) -> None:

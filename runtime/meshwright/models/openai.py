@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
-
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, reported_cost
 from meshwright.models.http import Pieces, Wire, header_key, not_a_completion
@@ -227,15 +225,10 @@ def read_completion(body: Any, *, model: str, source: str, **known: Any) -> Mode
         counted = _read_usage(usage)
         if not is_counted(counted, wrote=bool(content or calls)):
             known.setdefault("cost_source", "estimated")
-        return ModelReply(
-            content=content,
-            tool_calls=calls,
-            model=body.get("model") or model,
-            usage=counted,
-            finish_reason=reason,
-            **known,
-        )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError):
+        said = {"content": content, "tool_calls": calls, "model": body.get("model") or model}
+        reply = ModelReply.model_validate({**said, "usage": counted, "finish_reason": reason})
+        return reply.model_copy(update=known)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise not_a_completion(source) from None  # the cause would quote the reply
 
 
@@ -299,7 +292,8 @@ def _read_call(number: int, call: Mapping[str, Any]) -> ToolCall:
     function = call["function"]
     arguments = function.get("arguments") or "{}"
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-    return ToolCall(id=call.get("id") or f"call_{number}", name=function["name"], arguments=text)
+    known = {"id": call.get("id") or f"call_{number}", "name": function["name"], "arguments": text}
+    return ToolCall.model_validate(known)
 
 
 def _read_usage(usage: Mapping[str, Any]) -> Usage:

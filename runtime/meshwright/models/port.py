@@ -10,18 +10,19 @@ from collections.abc import Callable, Collection
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from pydantic import ConfigDict, Field
+from msgspec import field
+from msgspec.structs import force_setattr, replace
 
+from meshwright.core.encoding import Struct, kept
 from meshwright.core.errors import ModelError
-from meshwright.core.messages import Plain, TaskBudget, Usage
-from meshwright.core.money import Amount, Budget, Price
+from meshwright.core.messages import TaskBudget, Usage
+from meshwright.core.money import Amount, Budget, Price, exact
 
 if TYPE_CHECKING:
     from meshwright.models.config import LiteLLMConfig
 
-_UNSET: Any = Field(default=None, exclude_if=lambda value: value is None)
-_NO_BLOCKS: Any = Field(default=(), exclude_if=lambda blocks: not blocks)
-_BUDGETS = {"budget_usd", "budgets_above", "budgets"}
+_LEFT_OUT = ("finish_reason", "step", "attempt")
+"""What the JSON of a call does not have where it is not set."""
 
 MODEL_CALLED = "model.called"
 """The event of a call; a `Call` is its payload."""
@@ -35,7 +36,7 @@ the prompt."""
 OUTPUT_MODES: tuple[OutputMode, ...] = get_args(OutputMode)
 
 
-class ToolCall(Plain):
+class ToolCall(Struct):
     """A tool that the model wants called; `arguments` is JSON text as the model wrote it, unchecked."""
 
     id: str
@@ -43,20 +44,20 @@ class ToolCall(Plain):
     arguments: str = "{}"
 
 
-class ChatMessage(Plain):
+class ChatMessage(Struct, omit_defaults=True):
     """One message of a conversation. A `tool` message answers the call named by `tool_call_id`.
 
     `thinking` are the blocks that came with the reply that an assistant's message repeats, unchanged.
     """
 
     role: Literal["system", "user", "assistant", "tool"]
-    content: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str | None = None
-    thinking: tuple[dict[str, Any], ...] = _NO_BLOCKS
+    content: str = kept(default="")
+    tool_calls: tuple[ToolCall, ...] = kept(default=())
+    tool_call_id: str | None = kept(default=None)
+    thinking: tuple[dict[str, Any], ...] = ()
 
 
-class ToolSpec(Plain):
+class ToolSpec(Struct):
     """A tool as the model sees it; `parameters` is a JSON schema of an object."""
 
     name: str
@@ -64,7 +65,7 @@ class ToolSpec(Plain):
     parameters: dict[str, Any]
 
 
-class Call(Plain):
+class Call(Struct):
     """One call of a model, as the ledger has it. `user` is the agent that called.
 
     `error` is the code of the error that ended it, `reason` its message. `cost_usd` is None where nobody
@@ -91,20 +92,29 @@ class Call(Plain):
     reason: str | None = None
     tool_calls: tuple[str, ...] = ()
     latency_ms: float = 0.0
-    finish_reason: str | None = _UNSET
-    step: int | None = _UNSET
-    attempt: int | None = _UNSET
+    finish_reason: str | None = None
+    step: int | None = None
+    attempt: int | None = None
+
+    def __post_init__(self) -> None:
+        exact(self, "cost_usd", self.cost_usd)
+        exact(self, "saved_usd", self.saved_usd)
 
     def payload(self) -> dict[str, Any]:
         """The payload of `model.called`."""
-        return {**self.model_dump(mode="json"), "duration_ms": self.latency_ms}
+        payload = self.model_dump()
+        for name in _LEFT_OUT:
+            if payload[name] is None:
+                del payload[name]
+        payload["duration_ms"] = self.latency_ms
+        return payload
 
 
 OnCall = Callable[[Call], None]
 """Takes a call that has ended."""
 
 
-class CallContext(Plain):
+class CallContext(Struct, omit_defaults=True):
     """Who makes a call and what for: budgets, ledger and cache go by it. What is not set is left out of JSON.
 
     `budget_usd` is what the task itself may cost, `budgets_above` are those of the tasks that it works for,
@@ -112,28 +122,34 @@ class CallContext(Plain):
     once; without it the ledger publishes the call by itself.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    budget_usd: Amount | None = None
+    budgets_above: tuple[TaskBudget, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    task_id: str | None = None
+    thread_id: str | None = None
+    agent_id: str | None = None
+    tenant_id: str = kept(default="default")
+    generation: int | None = None
+    attempt: int | None = None
+    step: int | None = None
+    purpose: str | None = None
+    key_id: str | None = None
+    record: OnCall | None = None
 
-    budget_usd: Amount | None = _UNSET
-    budgets_above: tuple[TaskBudget, ...] = Field(default=(), exclude_if=lambda budgets: not budgets)
-    budgets: tuple[Budget, ...] = Field(default=(), exclude_if=lambda budgets: not budgets)
-    task_id: str | None = _UNSET
-    thread_id: str | None = _UNSET
-    agent_id: str | None = _UNSET
-    tenant_id: str = "default"
-    generation: int | None = _UNSET
-    attempt: int | None = _UNSET
-    step: int | None = _UNSET
-    purpose: str | None = _UNSET
-    key_id: str | None = _UNSET
-    record: OnCall | None = Field(default=None, exclude=True, repr=False)
+    def __post_init__(self) -> None:
+        exact(self, "budget_usd", self.budget_usd)
+
+    def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
+        """Its fields as plain data, without what takes the call."""
+        context = self if self.record is None else replace(self, record=None)
+        return Struct.model_dump(context, mode=mode)
 
     def metadata(self) -> dict[str, Any]:
         """What a provider is told of a call: its ids, and no budget."""
-        return self.model_dump(exclude=_BUDGETS)
+        return replace(self, budget_usd=None, budgets_above=(), budgets=()).model_dump()
 
 
-class ModelRequest(Plain):
+class ModelRequest(Struct):
     """One call to a model.
 
     `output_mode` is how the model is asked first for an answer in the `response_schema`. `timeout_seconds`
@@ -145,18 +161,30 @@ class ModelRequest(Plain):
     messages: tuple[ChatMessage, ...]
     tags: tuple[str, ...] = ()
     user: str
-    context: CallContext = Field(default=CallContext(), serialization_alias="metadata")  # as journals have it
+    context: CallContext = field(default=CallContext(), name="metadata")  # as journals have it
     tools: tuple[ToolSpec, ...] = ()
     tool_choice: Literal["auto", "required"] = "auto"
     response_schema: dict[str, Any] | None = None
-    output_mode: OutputMode = Field(default="native", exclude=True)
+    output_mode: OutputMode = "native"
     temperature: float = 0.0
     max_tokens: int = 1024
     timeout_seconds: float = 120.0
     cache: bool = True
 
+    def __post_init__(self) -> None:
+        for name in ("temperature", "timeout_seconds"):
+            if type(value := getattr(self, name)) is int:
+                force_setattr(self, name, float(value))
 
-class ModelReply(Plain):
+    def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
+        """Its fields as plain data, without those that change no answer: a run is resumed by it."""
+        request = replace(self, context=replace(self.context, record=None))
+        fields = Struct.model_dump(request, mode=mode)
+        del fields["output_mode"]
+        return fields
+
+
+class ModelReply(Struct, omit_defaults=True):
     """What a model answered: text, or tools that it wants called. `model` is the one that answered.
 
     `thinking` are the provider's own blocks of thinking, which it wants back with the calls of tools.
@@ -167,19 +195,23 @@ class ModelReply(Plain):
     estimates what is missing.
     """
 
-    content: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    thinking: tuple[dict[str, Any], ...] = _NO_BLOCKS
+    content: str = kept(default="")
+    tool_calls: tuple[ToolCall, ...] = kept(default=())
+    thinking: tuple[dict[str, Any], ...] = ()
     model: str
-    deployment: str | None = None
-    usage: Usage = Usage()
-    cost_usd: Amount | None = None
-    cost_source: CostSource = "unknown"
-    cache_hit: bool = False
-    saved_usd: Amount | None = None
-    attempts: int = 1
-    latency_ms: float = 0.0
-    finish_reason: str = "stop"
+    deployment: str | None = kept(default=None)
+    usage: Usage = kept(default=Usage())
+    cost_usd: Amount | None = kept(default=None)
+    cost_source: CostSource = kept(default="unknown")
+    cache_hit: bool = kept(default=False)
+    saved_usd: Amount | None = kept(default=None)
+    attempts: int = kept(default=1)
+    latency_ms: float = kept(default=0.0)
+    finish_reason: str = kept(default="stop")
+
+    def __post_init__(self) -> None:
+        exact(self, "cost_usd", self.cost_usd)
+        exact(self, "saved_usd", self.saved_usd)
 
     def message(self) -> ChatMessage:
         """The reply as a message of the conversation that goes on."""

@@ -11,11 +11,12 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, RootModel
+from pydantic import BaseModel
 
 from meshwright.core import topics
+from meshwright.core.encoding import Struct
 from meshwright.core.errors import ModelError
-from meshwright.core.messages import Event, Outcome, Plain, Usage, new_id, trace_id_of
+from meshwright.core.messages import Event, Outcome, Usage, new_id, trace_id_of
 from meshwright.core.tracing import GenAI
 from meshwright.models.port import (
     MODEL_CALLED,
@@ -39,7 +40,7 @@ _MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
 PAUSE_SECONDS = 0.1  # at least, between two pieces of one answer
 _MIN_CHARS = 32  # that need not wait for more
 MAX_CHARS = 65_536  # of one piece
-_COUNTED = {"model", "usage", "cost_usd", "finish_reason"}
+_COUNTED = ("model", "usage", "cost_usd", "finish_reason")
 
 
 @dataclass(slots=True)
@@ -91,10 +92,10 @@ class RunUsage:
             case _:
                 return
         for call in calls:
-            self.add(Call.model_validate({name: call[name] for name in _COUNTED & call.keys()}))
+            self.add(Call.model_validate({name: call[name] for name in _COUNTED if name in call}))
 
 
-class RecordedError(Plain):
+class RecordedError(Struct):
     """A ModelError as a journal keeps it: its class by name, its message, and other plain fields."""
 
     failed: str
@@ -117,8 +118,8 @@ class RecordedError(Plain):
         return error
 
 
-class StepResult(RootModel[RecordedError | ModelReply]):
-    """How a call of a model ended: the result of its step, so that a resumed run gets the same again."""
+StepResult = RecordedError | ModelReply
+"""How a call of a model ended: the result of its step, so that a resumed run gets the same again."""
 
 
 class ModelCalls:
@@ -133,8 +134,9 @@ class ModelCalls:
     def record(self, call: Call) -> None:
         """Count a call that has ended, and journal it with the step that made it."""
         self.usage.add(call)
-        event = ProgressEvent(MODEL_CALLED, call.payload(), call.call_id)
-        self._attempt.journal.add_call(call.model_dump(mode="json", include=_COUNTED), event)
+        payload = call.payload()
+        counted = {name: payload[name] for name in _COUNTED if name in payload}
+        self._attempt.journal.add_call(counted, ProgressEvent(MODEL_CALLED, payload, call.call_id))
 
     async def ask(
         self,
@@ -167,20 +169,20 @@ class ModelCalls:
         streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
         async with attempt.journal.open_step("model", request) as step:
             if step.is_replayed:
-                result = StepResult.model_validate(step.result)
+                kind = RecordedError if "failed" in step.result else ModelReply
+                result: StepResult = kind.model_validate(step.result)
             else:
                 try:
                     deltas = Deltas(partial(self._show, number)) if streams else nullcontext()
                     with deltas as on_delta, self._traced(request) as describe:
-                        reply = await attempt.services.model.complete(request, on_delta)
-                        describe(reply)
-                    result = StepResult(reply)
+                        result = await attempt.services.model.complete(request, on_delta)
+                        describe(result)
                 except ModelError as error:
-                    result = StepResult(RecordedError.of(error))
+                    result = RecordedError.of(error)
                 step.finish(result, _events_of(result, shape))
-        if isinstance(result.root, RecordedError):
-            raise result.root.error
-        return result.root
+        if isinstance(result, RecordedError):
+            raise result.error
+        return result
 
     @contextmanager
     def _traced(self, request: ModelRequest) -> Iterator[Callable[[ModelReply], None]]:
@@ -248,9 +250,8 @@ def cut_off(reply: ModelReply, prepared: PreparedPrompt) -> ReplyCutOff:
     )
 
 
-def _events_of(result: StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
+def _events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
     """What is wrong with a reply, and its text, so that nothing that was paid for is lost."""
-    reply = result.root
     events: list[ProgressEvent] = []
     if isinstance(reply, RecordedError):
         return events
