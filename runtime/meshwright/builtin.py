@@ -14,6 +14,7 @@ from meshwright.agents.loader import project_file, prompts_brought
 from meshwright.agents.tags import start_warnings
 from meshwright.component import Actors, Check, Component
 from meshwright.context.memory import Memory
+from meshwright.context.plan import DEFAULT_RULES
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.text import count_tokens
 from meshwright.core import topics
@@ -243,7 +244,10 @@ class ContextComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         mesh.memory = Memory(mesh.database, mesh.host.clock)
-        mesh.context = ContextClient(mesh.host, mesh.model, mesh.prompts)
+        here = mesh.role.runs(CONTEXT_SERVICE)
+        mesh.context = ContextClient(
+            mesh.host, mesh.model, mesh.prompts, rules=DEFAULT_RULES if here else None
+        )
 
     def actors(self) -> Iterable[Actors]:
         """The context-service."""

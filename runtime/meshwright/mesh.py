@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
-from weakref import WeakValueDictionary
+
+from msgspec.structs import replace
 
 from meshwright.agent import Agent
 from meshwright.agents.binding import BoundAgent
@@ -33,7 +34,7 @@ from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.costs import By, Costs, costs_of
 from meshwright.ledger.keys import LLM_SERVICE, Keys
 from meshwright.models.port import Model
-from meshwright.orchestration.acceptance import FINAL, Admission, Limits, make_accept
+from meshwright.orchestration.acceptance import FINAL, Admission, Limits, hash_of, make_task
 from meshwright.orchestration.registry import Registry
 from meshwright.prompts import Prompts
 from meshwright.settings import Settings
@@ -119,7 +120,7 @@ class Mesh:
         self._limits = Limits(self.settings.max_payload_bytes, self.settings.max_payload_depth)
         self._failed = asyncio.Event()
         self._failure: StoreFailed | None = None
-        self._waiting: WeakValueDictionary[TaskKey, asyncio.Future[Outcome]] = WeakValueDictionary()
+        self._waiting: dict[TaskKey, set[asyncio.Future[Outcome]]] = {}
         self.host.on_failure = self._fail
         self.host.listen(topics.TASK_PROGRESS, self._tell_waiting, FINAL, sealed=True)
         self.host.listen(topics.TASK_PROGRESS, self.log.show, (topics.MODEL_DELTA,))
@@ -209,21 +210,18 @@ class Mesh:
         Raises InvalidInput, NoAgentAvailable, NotFound (an unknown agent), IdempotencyConflict, and
         Overloaded where the mesh or the thread has as many open tasks as it may.
         """
-        accept = make_accept(
-            request,
-            caller or Caller(),
-            now=self.host.clock.now(),
-            limits=self._limits,
-            idempotency_key=idempotency_key,
-            traceparent=traceparent,
-        )
-        self.admission.require_room(accept.task)  # before the span: what is refused leaves nothing behind
+        caller = caller or Caller()
+        now, key = self.host.clock.now(), idempotency_key
+        task = make_task(request, caller, now=now, limits=self._limits, idempotency_key=key)
+        accept = partial(self._accept, task, hash_of(request, caller, key), traceparent)
+        return await self.admission.admit(task, accept)
+
+    async def _accept(self, task: Task, request_hash: str, traceparent: str | None) -> Receipt:
         with self.tracing.span("submit task", parent=traceparent, kind="producer") as span:
-            task = accept.task.model_copy(update={"traceparent": span.traceparent})
-            accept = Accept.of(task, request_hash=accept.request_hash)
+            traced = replace(task, traceparent=span.traceparent)
+            accept = Accept.of(traced, request_hash=request_hash)
             ref = TaskKey(task.tenant_id, task.task_id).ref
-            call = partial(self.host.call, ref, "accept", accept, traceparent=span.traceparent)
-            return await self.admission.admit(task, call)
+            return await self.host.call(ref, "accept", accept, traceparent=span.traceparent)
 
     async def task(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """A task as it is now. Raises NotFound."""
@@ -265,12 +263,16 @@ class Mesh:
 
         Raises NotFound, and where the mesh ends by then StoreFailed or Draining.
         """
-        task = TaskKey(tenant_id, task_id)
-        waiter = self._waiting.get(task)
-        if waiter is None:
-            waiter = self._waiting[task] = asyncio.get_running_loop().create_future()
-        record, _ = await self._record(task_id, tenant_id)
-        return record.outcome or await asyncio.shield(waiter)
+        waiters = self._waiting.setdefault(TaskKey(tenant_id, task_id), set())
+        waiter = asyncio.get_running_loop().create_future()
+        waiters.add(waiter)
+        try:
+            record, _ = await self._record(task_id, tenant_id)
+            return record.outcome or await waiter
+        finally:
+            waiters.discard(waiter)
+            if not waiters:
+                self._waiting.pop(TaskKey(tenant_id, task_id), None)
 
     async def costs(
         self, by: By = "agent", *, since: datetime | None = None, tenant_id: str | None = "default"
@@ -330,15 +332,18 @@ class Mesh:
         self._end_waiting(error)
 
     def _end_waiting(self, error: HostError) -> None:
-        for waiter in [*self._waiting.values()]:
+        for waiter in [waiter for waiters in self._waiting.values() for waiter in waiters]:
             if not waiter.done():
                 waiter.set_exception(error)
-                waiter.exception()  # seen: perhaps nobody waits any more
+                waiter.exception()  # seen: what it waits for may have been read meanwhile
 
     def _tell_waiting(self, event: Event) -> None:
-        waiter = self._waiting.get(TaskKey(event.tenant_id, event.task_id or ""))
-        if event.event_type in FINAL and waiter is not None and not waiter.done():
-            waiter.set_result(Outcome.model_validate_json(encode(event.payload)))
+        waiters = self._waiting.get(TaskKey(event.tenant_id, event.task_id or ""))
+        if waiters:
+            outcome = Outcome.model_validate_json(encode(event.payload))
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(outcome)
 
 
 def _thread_of(record: TaskRecord, task: Task) -> ActorRef | None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from meshwright.core.errors import InvalidInput, TooLarge
 from meshwright.core.messages import ID_PATTERN, Caller, TaskRequest
-from meshwright.orchestration.acceptance import Limits, make_accept
+from meshwright.orchestration.acceptance import Limits, hash_of, make_task
 from meshwright.work.protocol import Accept
 from tests.support.turn_driver import NOW
 
@@ -28,7 +28,8 @@ def accepted(
 ) -> Accept:
     request = request or TaskRequest(**({"agent_id": "helper"} | fields))
     caller = caller or Caller()
-    return make_accept(request, caller, now=NOW, limits=limits or Limits(), idempotency_key=key)
+    task = make_task(request, caller, now=NOW, limits=limits or Limits(), idempotency_key=key)
+    return Accept.of(task, request_hash=hash_of(request, caller, key))
 
 
 # Limits

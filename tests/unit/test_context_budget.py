@@ -9,6 +9,7 @@ from meshwright.context.memory import MemoryItem
 from meshwright.context.plan import (
     DEFAULT_RULES,
     CompressRequest,
+    ContextRequest,
     context_request,
     plan,
 )
@@ -37,7 +38,7 @@ def task(**payload: Any) -> Task:
     )
 
 
-def fitting(history: list[dict[str, Any]], recalled: list[MemoryItem], max_tokens: int) -> CompressRequest:
+def fitting(history: list[dict[str, Any]], recalled: list[MemoryItem], max_tokens: int) -> ContextRequest:
     return context_request(
         sender="a", receiver="b", task=task(), history=history, memories=recalled, max_tokens=max_tokens
     )
@@ -100,7 +101,8 @@ def test_a_run_s_request_is_what_the_check_would_have_made_of_it() -> None:
     made = context_request(
         sender="a", receiver="b", task=task(text="x"), history=messages("y"), memories=memories("z")
     )
-    assert CompressRequest.model_validate_json(made.model_dump_json()) == made
+    checked = CompressRequest.model_validate_json(made.model_dump_json())
+    assert checked.model_dump_json() == made.model_dump_json()
 
 
 @pytest.mark.parametrize(

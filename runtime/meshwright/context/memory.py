@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -111,6 +112,8 @@ class Memory:
         """
         with _unavailable_if_failing("read"):
             known = await self._known_owners()
+            if not known:
+                return []
             owners = [owner for scope in scopes if (owner := _owner_of(tenant_id, *scope)) in known]
             words = query_words(query) if owners else []
             if not words:
@@ -191,6 +194,7 @@ def _check(item: MemoryItem) -> None:
         ) from error
 
 
+@lru_cache(maxsize=1024)
 def _owner_of(tenant_id: str, scope: str, scope_id: str) -> str:
     """One word that stands for a scope of a tenant, for the index."""
     name = "\x00".join((tenant_id, scope, "" if scope == _GLOBAL else scope_id))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
+from msgspec import field
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -20,7 +21,8 @@ from pydantic_core import to_json
 
 from meshwright.context.memory import MemoryItem, within_budget
 from meshwright.context.text import ELLIPSIS, clip, count_tokens
-from meshwright.core.messages import Identifier, Plain, Task
+from meshwright.core.encoding import Struct
+from meshwright.core.messages import Identifier, Task
 
 _MAX_CONTEXT_TOKENS = 4000  # of memories and history together, before the context-service has its say
 _HISTORY_SHARE = 2  # history takes at most half of the budget
@@ -48,7 +50,7 @@ _Priority = Annotated[int, Field(ge=0, le=10)] | Annotated[str, StringConstraint
 
 
 class CompressRequest(BaseModel):
-    """Everything that a sender knows and a receiver may need for one task.
+    """Everything that a sender knows and a receiver may need for one task, as it comes in: it is checked.
 
     An item is a text, or an object whose `text` (or `content`) is the text and whose other fields say more
     about it, such as a memory's score; the rules decide which of those are told. Memories are in order of
@@ -92,7 +94,23 @@ def _sizes(value: object, depth: int) -> Iterator[int]:
         yield len(str(value))
 
 
-class Plan(Plain):
+class ContextRequest(Struct):
+    """What `CompressRequest` has, made by a run of checked parts."""
+
+    sender: str
+    receiver: str
+    project_id: str
+    task_summary: str
+    priority: int | str = 5
+    workflow_state: str | dict[str, Any] = ""
+    sender_memories: list[_Item] = field(default_factory=list)
+    sender_questions: list[_Item] = field(default_factory=list)
+    conversation_snippet: list[_Item] = field(default_factory=list)
+    constraints: list[_Item] = field(default_factory=list)
+    known_failures: list[_Item] = field(default_factory=list)
+
+
+class Plan(Struct):
     """What the rules make of a request.
 
     `text` is the deterministic text, whole. `input_tokens` is what the request would have been without
@@ -104,7 +122,7 @@ class Plan(Plain):
     input_tokens: int
     output_tokens: int
     token_ceiling: int
-    verbatim: list[str] = Field(default_factory=list)
+    verbatim: list[str] = field(default_factory=list)
 
     @property
     def over_ceiling(self) -> bool:
@@ -112,7 +130,7 @@ class Plan(Plain):
         return self.output_tokens > self.token_ceiling
 
 
-class CompressStats(Plain):
+class CompressStats(Struct):
     """What compression came to: tokens before and after, their ratio, and how long it took."""
 
     input_tokens: int
@@ -121,7 +139,7 @@ class CompressStats(Plain):
     duration_ms: float
 
 
-class CompressResponse(Plain):
+class CompressResponse(Struct):
     """The context to give to the receiver, and how it was made.
 
     `method` is `deterministic` (by rules alone, the text was under the ceiling), `model` (a model made it
@@ -146,7 +164,7 @@ def context_request(
     history: Sequence[Mapping[str, Any]] = (),
     memories: Sequence[MemoryItem] = (),
     max_tokens: int = _MAX_CONTEXT_TOKENS,
-) -> CompressRequest:
+) -> ContextRequest:
     """Ask for the context of an agent's run at a task.
 
     `history` is the thread's messages `{role, content}`, oldest first, and `memories` what was recalled, in
@@ -154,39 +172,34 @@ def context_request(
     short, and memories in what that leaves. `sender` is who asks the agent: the one that delegated to it, or
     the orchestrator.
     """
-    messages = _recent(history, max_tokens // _HISTORY_SHARE)
-    left = max_tokens - sum(count_tokens(message["content"]) for message in messages)
+    messages, tokens = _recent(history, max_tokens // _HISTORY_SHARE) if history else ([], 0)
     summary = task.text.strip() or to_json(task.payload).decode()
     if len(summary) > _MAX_SUMMARY_CHARS:
         summary = summary[: _MAX_SUMMARY_CHARS - 1] + ELLIPSIS
-    # Built here, from checked parts: checking it again would be half the cost of a short request. Every field
-    # with a default_factory is given: `model_construct` reads the signature of the factory of any other.
-    return CompressRequest.model_construct(
+    return ContextRequest(
         sender=sender,
         receiver=receiver,
         project_id=project_id,
         task_summary=summary,
         priority=task.priority,
-        sender_memories=[item.text for item in within_budget(memories, left)],
-        sender_questions=[],
+        sender_memories=[item.text for item in within_budget(memories, max_tokens - tokens)],
         conversation_snippet=messages,
-        constraints=[],
-        known_failures=[],
     )
 
 
-def _recent(history: Sequence[Mapping[str, Any]], max_tokens: int) -> list[dict[str, str]]:
-    """The latest messages that have at most so many tokens together, oldest first."""
-    chosen: list[dict[str, str]] = []
-    left = max_tokens
+def _recent(history: Sequence[Mapping[str, Any]], max_tokens: int) -> tuple[list[_Item], int]:
+    """The latest messages that have at most so many tokens together, oldest first, and their tokens."""
+    chosen: list[_Item] = []
+    used = 0
     longest = max(1, max_tokens // _MESSAGE_SHARE)
     for message in reversed(history):
         content = clip(str(message["content"]), longest)
-        left -= count_tokens(content)
-        if left < 0:
+        tokens = count_tokens(content)
+        if used + tokens > max_tokens:
             break
+        used += tokens
         chosen.append({"role": str(message["role"]), "content": content})
-    return chosen[::-1]
+    return chosen[::-1], used
 
 
 # Rules
@@ -251,8 +264,10 @@ class Rules:
 
     def find(self, sender: str, receiver: str) -> Rule:
         """The rule that holds from this sender to this receiver."""
-        pairs = (sender, receiver), (_ANY, receiver), (sender, _ANY), (_ANY, _ANY)
-        return next(self._rules[pair] for pair in pairs if pair in self._rules)
+        for pair in ((sender, receiver), (_ANY, receiver), (sender, _ANY)):
+            if pair in self._rules:
+                return self._rules[pair]
+        return self._rules[_ANY, _ANY]
 
 
 DEFAULT_RULES = Rules(
@@ -299,7 +314,7 @@ _TEXT_KEYS = ("text", "content", "memory", "summary", "message", "question", "de
 class _Draft:
     """What a rule makes of a request: the entries of each section, and every text that it left out."""
 
-    def __init__(self, request: CompressRequest, rule: Rule) -> None:
+    def __init__(self, request: CompressRequest | ContextRequest, rule: Rule) -> None:
         self.rule = rule
         self.kept: dict[str, Any] = {}
         self.dropped: list[str] = []
@@ -336,7 +351,7 @@ class _Draft:
         self.kept[name] = kept = _strip(value, self.rule.paths.get(name, {}), self.dropped)
         return kept
 
-    def _metadata(self, request: CompressRequest) -> Iterator[str]:
+    def _metadata(self, request: CompressRequest | ContextRequest) -> Iterator[str]:
         yield f"sender: {request.sender}"
         yield f"receiver: {request.receiver}"
         yield f"project_id: {request.project_id}"
@@ -410,17 +425,48 @@ def _texts_at(value: Any, path: list[str]) -> Iterator[str]:
         yield str(value)
 
 
-def plan(request: CompressRequest, rules: Rules) -> Plan:
+@lru_cache(maxsize=1024)
+def _head(
+    rule: Rule, sender: str, receiver: str, project_id: str, priority: int | str
+) -> tuple[str, int, int]:
+    """What the text of a task alone begins with, its tokens, and the tokens that the rule left out of it."""
+    nothing = ContextRequest(
+        sender=sender, receiver=receiver, project_id=project_id, priority=priority, task_summary=""
+    )
+    made = _Draft(nothing, rule)
+    text = made.render().rstrip(" ")  # a token may begin with a space, and none ends with one
+    return text, count_tokens(text), count_tokens("\n".join(made.dropped))
+
+
+def plan(request: CompressRequest | ContextRequest, rules: Rules) -> Plan:
     """Apply the rule of a request's sender and receiver to it, and count what came of it."""
     rule = rules.find(request.sender, request.receiver)
+    if not (
+        request.conversation_snippet
+        or request.sender_memories
+        or request.workflow_state
+        or request.sender_questions
+        or request.constraints
+        or request.known_failures
+    ):  # as most tasks are: nothing is chosen, and the text differs in its end alone
+        head, head_tokens, dropped = _head(
+            rule, request.sender, request.receiver, request.project_id, request.priority
+        )
+        entry = f" {_entry(request.task_summary)}"
+        tokens = head_tokens + count_tokens(entry)
+        if tokens <= rule.token_ceiling:
+            return Plan(
+                text=head + entry,
+                input_tokens=tokens + dropped,
+                output_tokens=tokens,
+                token_ceiling=rule.token_ceiling,
+            )
     made = _Draft(request, rule)
     text = made.render()
     tokens = count_tokens(text)
-    # Built here, from checked parts: checking it again would take longer than making it.
-    return Plan.model_construct(
-        version=1,
+    return Plan(
         text=text,
-        input_tokens=tokens + (count_tokens("\n".join(made.dropped)) if made.dropped else 0),
+        input_tokens=tokens + count_tokens("\n".join(made.dropped)),
         output_tokens=tokens,
         token_ceiling=rule.token_ceiling,
         verbatim=made.verbatim() if tokens > rule.token_ceiling else [],

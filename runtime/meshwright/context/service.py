@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pydantic import BaseModel
 
@@ -18,6 +18,7 @@ from meshwright.context.plan import (
     CompressRequest,
     CompressResponse,
     CompressStats,
+    ContextRequest,
     Plan,
     Rules,
     plan,
@@ -80,7 +81,9 @@ class ContextService(Actor[NoState]):
 class ContextClient:
     """Has requests compressed: planned by the actor, and over the ceiling shortened by a model.
 
-    `model` is called outside of any turn, and given `timeout_seconds`; None is a mesh without one.
+    `model` is called outside of any turn, and given `timeout_seconds`; None is a mesh without one. `rules`
+    are those of the context-service where it is in this process: to plan needs no turn there, since it
+    reads and changes nothing. Without them its actor is asked, wherever it is.
     """
 
     def __init__(
@@ -89,33 +92,39 @@ class ContextClient:
         model: Model | None,
         prompts: Prompts,
         *,
+        rules: Rules | None = None,
         timeout_seconds: float = _COMPRESSION_TIMEOUT_SECONDS,
     ) -> None:
         self._host = host
         self._model = model
         self._prompts = prompts
+        self._rules = rules
         self._timeout_seconds = timeout_seconds
 
     async def compress(
         self,
-        request: CompressRequest,
+        request: CompressRequest | ContextRequest,
         *,
         tenant_id: str = "default",
         traceparent: str | None = None,
-        context: CallContext | None = None,
+        context: Callable[[], CallContext] | None = None,
     ) -> CompressResponse:
-        """Make the context for a request's receiver. `context` is what a call of the model is known by.
+        """Make the context for a request's receiver. `context` makes what a call of the model is known by.
 
         Never fails because of the model: without a valid shorter text the answer is the deterministic one,
         whole, and says why. Raises what `Runtime.call` raises, but waits where the service is too busy.
         """
         started = time.perf_counter()
-        made = await self._plan(request, tenant_id, traceparent)
+        if self._rules is not None:
+            made = plan(request, self._rules)
+        else:
+            made = await self._plan(request, tenant_id, traceparent)
         if not made.over_ceiling:
             return _response(made, started, "deterministic")
         if self._model is None:
             return _response(made, started, "deterministic-fallback", error="there is no compression model")
-        known_by = (context or CallContext(tenant_id=tenant_id)).model_copy(update={"purpose": "compression"})
+        known_by = context() if context is not None else CallContext(tenant_id=tenant_id)
+        known_by = known_by.model_copy(update={"purpose": "compression"})
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 reply = await self._model.complete(self._model_request(made, request, known_by))
@@ -129,7 +138,9 @@ class ContextClient:
             error = f"the model's text is not valid: {wrong}"
         return _response(made, started, "deterministic-fallback", error=error)
 
-    async def _plan(self, request: CompressRequest, tenant_id: str, traceparent: str | None) -> Plan:
+    async def _plan(
+        self, request: CompressRequest | ContextRequest, tenant_id: str, traceparent: str | None
+    ) -> Plan:
         ref = ActorRef(CONTEXT_SERVICE, tenant_id)
         while True:
             try:
@@ -137,7 +148,7 @@ class ContextClient:
             except MailboxFull:  # a thousand runs that begin at once all ask the same actor
                 await asyncio.sleep(_BUSY_SECONDS)
             else:
-                return reply if isinstance(reply, Plan) else Plan.model_validate(reply)
+                return Plan.model_validate(reply)
 
     def _reason(self, failure: Exception) -> str:
         if isinstance(failure, TimeoutError):
@@ -146,7 +157,9 @@ class ContextClient:
             return f": {failure.code}: {failure.message}"
         return f": {type(failure).__name__}"  # its message may hold a key
 
-    def _model_request(self, made: Plan, request: CompressRequest, context: CallContext) -> ModelRequest:
+    def _model_request(
+        self, made: Plan, request: CompressRequest | ContextRequest, context: CallContext
+    ) -> ModelRequest:
         prompt = self._prompts.get(CONTEXT_SERVICE)
         values = {"sender": request.sender, "receiver": request.receiver}
         return ModelRequest(
@@ -174,12 +187,11 @@ def _response(
     error: str | None = None,
 ) -> CompressResponse:
     output_tokens = made.output_tokens if text is None else count_tokens(text)
-    # Built here, from checked parts: no second check on the way of every task.
-    return CompressResponse.model_construct(
+    return CompressResponse(
         success=True,
         compressed_context=made.text if text is None else text,
         method=method,
-        stats=CompressStats.model_construct(
+        stats=CompressStats(
             input_tokens=made.input_tokens,
             output_tokens=output_tokens,
             ratio=round(output_tokens / made.input_tokens, 4),

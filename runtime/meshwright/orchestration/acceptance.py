@@ -17,7 +17,7 @@ from meshwright.core.errors import InvalidInput, Overloaded, TooLarge
 from meshwright.core.messages import ENDED, Caller, Event, Receipt, Task, TaskRequest, derived_id, new_id
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.protocol import Accept, TaskKey
+from meshwright.work.protocol import TaskKey
 
 _MAX_KEY_CHARS = 255
 _DEADLINE_TIMEOUTS = 3  # a task may take this many attempts' time, where it names no deadline
@@ -31,15 +31,9 @@ class Limits:
     max_payload_depth: int = 32
 
 
-def make_accept(
-    request: TaskRequest,
-    caller: Caller,
-    *,
-    now: datetime,
-    limits: Limits,
-    idempotency_key: str | None = None,
-    traceparent: str | None = None,
-) -> Accept:
+def make_task(
+    request: TaskRequest, caller: Caller, *, now: datetime, limits: Limits, idempotency_key: str | None = None
+) -> Task:
     """Make the task of a request. The same key of the same caller always gives the same task id.
 
     Raises InvalidInput or TooLarge, naming the field.
@@ -51,8 +45,7 @@ def make_accept(
     payload = _checked_payload(request.payload, limits)
     _check_key(idempotency_key)
     task_id = _task_id(request, caller, idempotency_key)
-    named = request.task_id is not None or idempotency_key is not None
-    task = Task(
+    return Task(
         task_id=task_id,
         capability=request.capability or "",
         agent_id=request.agent_id,
@@ -67,9 +60,7 @@ def make_accept(
         thread_id=request.thread_id or task_id,
         idempotency_key=idempotency_key,
         created_at=now,
-        traceparent=traceparent,
     )
-    return Accept.of(task, request_hash=_hash(request, caller) if named else "")
 
 
 def _checked_payload(payload: dict[str, Any], limits: Limits) -> dict[str, Any]:
@@ -124,7 +115,10 @@ def _task_id(request: TaskRequest, caller: Caller, key: str | None) -> str:
     return derived_id(caller.tenant_id, caller.source, key)
 
 
-def _hash(request: TaskRequest, caller: Caller) -> str:
+def hash_of(request: TaskRequest, caller: Caller, idempotency_key: str | None = None) -> str:
+    """What tells a repeat from another request of the same task id; nothing where that was made up."""
+    if request.task_id is None and idempotency_key is None:
+        return ""
     body = {"request": request, "tenant": caller.tenant_id, "source": caller.source}
     return hashlib.sha256(to_json(body)).hexdigest()[:32]
 
@@ -181,12 +175,12 @@ class Admission:
     async def admit(self, task: Task, accept: Callable[[], Awaitable[Receipt]]) -> Receipt:
         """Have a task accepted if there is room for it. A task that is open already needs none.
 
-        Raises Overloaded, and what `accept` raises.
+        Raises Overloaded without a call of `accept`, and what that raises.
         """
         key = TaskKey(task.tenant_id, task.task_id)
         if key in self._open:
             return await accept()
-        self.require_room(task)
+        self._require_room(task)
         self._add(key, task.thread_id)
         self._unconfirmed.add(key)
         try:
@@ -199,10 +193,7 @@ class Admission:
         self._unconfirmed.discard(key)
         return receipt
 
-    def require_room(self, task: Task) -> None:
-        """Raise Overloaded where there is no room for a task, unless it is open already."""
-        if TaskKey(task.tenant_id, task.task_id) in self._open:
-            return
+    def _require_room(self, task: Task) -> None:
         if len(self._open) >= self._max_open_tasks:
             raise Overloaded(
                 f"The mesh has {len(self._open):,} open tasks, and may have {self._max_open_tasks:,}",

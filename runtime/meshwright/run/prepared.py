@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any
-
-from pydantic import BaseModel, BeforeValidator
+from functools import partial
+from typing import Any, Self
 
 from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
 from meshwright.context.plan import context_request
+from meshwright.core.encoding import Struct
 from meshwright.core.errors import InvalidInput, MemoryUnavailable
 from meshwright.core.messages import Task
 from meshwright.models.port import OnCall, OutputMode
@@ -24,11 +24,7 @@ _MAX_FIELD_CHARS = 32_000  # of one field of a payload, beside the words
 _MAX_QUESTION_CHARS = 100_000  # of all of them
 
 
-def _renamed(mode: object) -> object:
-    return "prompted" if mode == "instruction" else mode  # as earlier versions called it
-
-
-class PreparedPrompt(BaseModel):
+class PreparedPrompt(Struct):
     """What a run was begun with, and keeps when it is resumed: prompt, context and model settings."""
 
     system: str
@@ -37,7 +33,7 @@ class PreparedPrompt(BaseModel):
     max_tokens: int
     tags: tuple[str, ...]
     cache: bool = True
-    structure: Annotated[OutputMode, BeforeValidator(_renamed)] = "native"
+    structure: OutputMode = "native"
     memories: int = 0
     memory_tokens: int = 0
     memory_error: str | None = None
@@ -47,6 +43,15 @@ class PreparedPrompt(BaseModel):
     validation_passed: bool = True
     error: str | None = None
 
+    @classmethod
+    def model_validate(cls, value: Any) -> Self:
+        """Read plain data. Raises ValueError where it does not fit."""
+        if (
+            isinstance(value, dict) and value.get("structure") == "instruction"
+        ):  # as earlier versions called it
+            value = {**value, "structure": "prompted"}
+        return super().model_validate(value)
+
     def events(self) -> list[ProgressEvent]:
         """What was recalled, and how the context was made."""
         events: list[ProgressEvent] = []
@@ -55,8 +60,14 @@ class PreparedPrompt(BaseModel):
             events.append(ProgressEvent("memory.recalled", recalled))
         if self.memory_error is not None:
             events.append(ProgressEvent("memory.unavailable", {"error": self.memory_error}))
-        fields = {"method", "input_tokens", "output_tokens", "validation_passed", "error"}
-        return [*events, ProgressEvent("context.compressed", self.model_dump(include=fields))]
+        compressed = {
+            "method": self.method,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "validation_passed": self.validation_passed,
+            "error": self.error,
+        }
+        return [*events, ProgressEvent("context.compressed", compressed)]
 
 
 async def prepare_run(attempt: RunContext, step: int, record: OnCall) -> PreparedPrompt:
@@ -83,7 +94,7 @@ async def prepare_run(attempt: RunContext, step: int, record: OnCall) -> Prepare
         request,
         tenant_id=task.tenant_id,
         traceparent=attempt.span.traceparent,
-        context=attempt.call_context(step, record),
+        context=partial(attempt.call_context, step, record),
     )
     text = context.compressed_context
     system = prompt.render_from({"agent_name": agent.agent_id, "task": summary_of(task), "context": text})
@@ -115,7 +126,7 @@ async def _recall(attempt: RunContext) -> list[MemoryItem]:
     return await attempt.services.memory.recall(
         task.text,
         tenant_id=task.tenant_id,
-        scopes=list(attempt.scopes.items()),
+        scopes=[*attempt.scopes.items()],
         max_tokens=attempt.services.max_memory_tokens,
     )
 

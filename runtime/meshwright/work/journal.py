@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from meshwright.core import topics
-from meshwright.core.encoding import as_json, plain
+from meshwright.core.encoding import Struct, as_json, plain
 from meshwright.core.errors import AgentError, HostError, ReplayMismatch, ToolFailed
 from meshwright.core.messages import Event, Task, trace_id_of
 from meshwright.kernel.envelope import ActorRef, Record
@@ -156,7 +156,7 @@ class Journal:
         request: Any,
         run: Callable[[], Awaitable[Any]],
         *,
-        shape: type[BaseModel] | None = None,
+        shape: type[BaseModel | Struct] | None = None,
         repeatable: bool = True,
         costly: bool = True,
         tell: Callable[[Any], Sequence[ProgressEvent]] = lambda result: (),

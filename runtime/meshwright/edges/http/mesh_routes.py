@@ -138,7 +138,7 @@ async def compress(
         wanted,
         tenant_id=caller.tenant_id,
         traceparent=valid_trace(request.headers.get("traceparent")),
-        context=CallContext(tenant_id=caller.tenant_id, budgets=caller.budgets),
+        context=lambda: CallContext(tenant_id=caller.tenant_id, budgets=caller.budgets),
     )
 
 
