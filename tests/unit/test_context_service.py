@@ -186,3 +186,15 @@ async def test_a_cancelled_caller_is_not_answered(host: Runtime) -> None:
 async def test_planning_leaves_nothing_behind(host: Runtime) -> None:
     await compress(host, None, SHORT)
     assert await host.read(ActorRef(CONTEXT_SERVICE, "default")) in (None, service.NoState())
+
+
+@pytest.mark.parametrize("request_", [SHORT, LONG], ids=["short", "long"])
+async def test_rules_in_this_process_give_what_the_actor_gives(
+    host: Runtime, request_: CompressRequest
+) -> None:
+    asked = await compress(host, None, request_)
+    rules = Rules([Rule(token_ceiling=100)])
+    here = ContextClient(memory_runtime(), None, Prompts(PROMPTS), rules=rules)  # not started: nobody to ask
+    response = await here.compress(request_)
+    assert response.model_copy(update={"stats": asked.stats}) == asked
+    assert response.stats.input_tokens == asked.stats.input_tokens
