@@ -213,14 +213,13 @@ class Admission:
         if event.task_id is None:
             return
         key = TaskKey(event.tenant_id, event.task_id)
-        if event.event_type == ACCEPTED:
-            self._unconfirmed.discard(key)
-            self._add(key, event.fields.get("thread_id"))
-        else:
-            self._unconfirmed.discard(key)
+        self._unconfirmed.discard(key)
+        if event.event_type != ACCEPTED:
             self._remove(key)
             if self._ended_meanwhile is not None:
                 self._ended_meanwhile.add(key)
+        elif key not in self._open:  # most were counted ahead
+            self._add(key, event.fields.get("thread_id"))
 
     def _add(self, key: TaskKey, thread_id: str | None) -> None:
         if key in self._open:
