@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -17,7 +17,7 @@ from meshwright.core import topics
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Event, Outcome, Usage, new_id, trace_id_of
-from meshwright.core.tracing import GenAI
+from meshwright.core.tracing import GenAI, Span
 from meshwright.models.port import (
     MODEL_CALLED,
     STREAM_RESTART,
@@ -174,9 +174,9 @@ class ModelCalls:
             else:
                 try:
                     deltas = Deltas(partial(self._show, number)) if streams else nullcontext()
-                    with deltas as on_delta, self._traced(request) as describe:
+                    with deltas as on_delta, self._span(request) as span:
                         result = await attempt.services.model.complete(request, on_delta)
-                        describe(result)
+                        self._describe(span, request, result)
                 except ModelError as error:
                     result = RecordedError.of(error)
                 step.finish(result, _events_of(result, shape))
@@ -184,10 +184,10 @@ class ModelCalls:
             raise result.error
         return result
 
-    @contextmanager
-    def _traced(self, request: ModelRequest) -> Iterator[Callable[[ModelReply], None]]:
-        """A span around a call, and what describes its reply there."""
-        services = self._attempt.services
+    def _span(self, request: ModelRequest) -> Span:
+        tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent
+        if not tracing.enabled:
+            return Span(parent)
         attributes = {
             GenAI.OPERATION_NAME: GenAI.CHAT,
             GenAI.REQUEST_MODEL: request.model,
@@ -196,25 +196,25 @@ class ModelCalls:
             GenAI.AGENT_ID: request.user,
             GenAI.CONVERSATION_ID: self._attempt.task.thread_id,
         }
-        parent = self._attempt.span.traceparent
-        name = f"chat {request.model}"
-        with services.tracing.span(name, parent=parent, attributes=attributes, kind="client") as span:
+        return tracing.span(f"chat {request.model}", parent=parent, attributes=attributes, kind="client")
 
-            def describe(reply: ModelReply) -> None:
-                span.set(
-                    {
-                        GenAI.RESPONSE_MODEL: reply.model,
-                        GenAI.USAGE_INPUT_TOKENS: reply.usage.prompt_tokens,
-                        GenAI.USAGE_OUTPUT_TOKENS: reply.usage.completion_tokens,
-                        GenAI.RESPONSE_FINISH_REASONS: (reply.finish_reason,),
-                    }
-                )
-                if services.trace_content:
-                    messages = [message.model_dump(mode="json") for message in request.messages]
-                    text = json.dumps(messages, ensure_ascii=False)
-                    span.set({GenAI.INPUT_MESSAGES: text, GenAI.OUTPUT_MESSAGES: reply.content})
-
-            yield describe
+    def _describe(self, span: Span, request: ModelRequest, reply: ModelReply) -> None:
+        """Say in a span what came of its call."""
+        services = self._attempt.services
+        if not services.tracing.enabled:
+            return
+        span.set(
+            {
+                GenAI.RESPONSE_MODEL: reply.model,
+                GenAI.USAGE_INPUT_TOKENS: reply.usage.prompt_tokens,
+                GenAI.USAGE_OUTPUT_TOKENS: reply.usage.completion_tokens,
+                GenAI.RESPONSE_FINISH_REASONS: (reply.finish_reason,),
+            }
+        )
+        if services.trace_content:
+            messages = [message.model_dump(mode="json") for message in request.messages]
+            text = json.dumps(messages, ensure_ascii=False)
+            span.set({GenAI.INPUT_MESSAGES: text, GenAI.OUTPUT_MESSAGES: reply.content})
 
     def _show(self, step: int, payload: dict[str, Any]) -> None:
         """Show a piece of an answer to whoever watches the task."""
