@@ -114,20 +114,12 @@ class Span:
 class _RecordedSpan(Span):
     """A span that is handed on when it has ended."""
 
-    __slots__ = ("_context", "_end", "_record")
+    __slots__ = ("_end", "_record")
 
-    def __init__(self, context: Context, record: Record, end: Callable[[Record], None]) -> None:
-        super().__init__()
-        self._context = context
+    def __init__(self, traceparent: str, record: Record, end: Callable[[Record], None]) -> None:
+        self._parent = traceparent
         self._record = record
         self._end = end
-
-    @property
-    def traceparent(self) -> str:
-        """What the spans below it are given as their parent."""
-        if self._parent is None:
-            self._parent = f"00-{self._context.trace_id}-{self._context.span_id}-{self._context.flags}"
-        return self._parent
 
     def set(self, attributes: Mapping[str, Any]) -> None:
         """Add attributes."""
@@ -216,14 +208,15 @@ class Tracing:
         """
         above = parse(parent) if parent is not None else None
         if above is None:
-            context = Context(_new_trace_id(), f"{random.getrandbits(64):016x}", _NEW_TRACE_FLAGS)
+            trace_id, flags = _new_trace_id(), _NEW_TRACE_FLAGS
         elif int(above.flags, 16) & SAMPLED:
-            context = Context(above.trace_id, f"{random.getrandbits(64):016x}", above.flags)
+            trace_id, flags = above.trace_id, above.flags
         else:
             return Span(parent)
+        span_id = f"{random.getrandbits(64):016x}"
         record = {
-            "trace_id": context.trace_id,
-            "span_id": context.span_id,
+            "trace_id": trace_id,
+            "span_id": span_id,
             "parent_span_id": above.span_id if above else None,
             "name": name,
             "kind": kind,
@@ -233,7 +226,7 @@ class Tracing:
             "status": "unset",
             "status_message": "",
         }
-        return _RecordedSpan(context, record, self._ended)
+        return _RecordedSpan(f"00-{trace_id}-{span_id}-{flags}", record, self._ended)
 
     async def flush(self) -> None:
         """Hand on all that has finished."""

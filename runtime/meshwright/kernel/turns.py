@@ -165,10 +165,9 @@ def take_turn(
     turn raises is passed on: the caller must then activate the actor anew, from `record`, since its state
     may be half changed. Raises TooLarge where its state, or one of its effects, has over `max_bytes`.
     """
-    unix_now = now.timestamp()
     if message.id in record.processed_ids:
         return Commit(actor.ref, message, record, duplicate=True, changed=False)
-    if message.expires_at is not None and message.expires_at < unix_now:
+    if message.expires_at is not None and message.expires_at < now.timestamp():
         raise InvalidInput(
             f"message {message.id} to {message.to}.{message.method} arrived after it had expired",
             remedy="send it again under a new id",
@@ -187,7 +186,7 @@ def take_turn(
         sent=turn.sent,
         wake_at=turn.wake,
         has_pending_work=actor.has_pending_work,
-        processed_ids=_remembered(record, message, unix_now) if remember else record.processed_ids,
+        processed_ids=_remembered(record, message, now.timestamp()) if remember else record.processed_ids,
         state=state,
     )
     changed = (
