@@ -176,7 +176,7 @@ def test_accounts_of_earlier_versions_can_be_read() -> None:
     stored = {"budget": "key-1", "scope": "agent", "key": "clerk", "limit_usd": "1", "brought": True}
     account = Account.model_validate(stored)
     assert account.inline
-    assert account.model_dump(mode="json", by_alias=True)["brought"] is True
+    assert account.model_dump(mode="json")["brought"] is True
     held = {"op": {"call": "c", "amount": "2", "until": 9.0}}
     balance = Balance.model_validate({"spent": "1", "held": held, "told": ["budget.opened"]})
     assert (balance.reserved, balance.notified) == (2, ["budget.opened"])

@@ -66,9 +66,9 @@ class _StructType(msgspec.StructMeta):
         return super().__new__(mcls, name, bases, fields, **options)
 
 
-def kept(*, default: Any) -> Any:
+def kept(*, default: Any, name: str | None = None) -> Any:
     """A default that JSON has too, in a struct that leaves out its other defaults (`omit_defaults`)."""
-    return msgspec.field(default_factory=lambda: default)
+    return msgspec.field(default_factory=lambda: default, name=name)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field, kept))

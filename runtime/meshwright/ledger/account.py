@@ -16,12 +16,13 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Literal
 
-from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
+from pydantic import AliasChoices, BaseModel, Field
 
 from meshwright.core import topics
+from meshwright.core.encoding import Struct, kept
 from meshwright.core.errors import HostError, MailboxFull, StoreUnavailable
-from meshwright.core.messages import Plain, derived_id
-from meshwright.core.money import ZERO, Amount
+from meshwright.core.messages import derived_id
+from meshwright.core.money import ZERO, Amount, exact
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
@@ -42,7 +43,7 @@ Window = Literal["hour", "day", "month", "total"]
 Answer = Literal["held", "over", "refused", "crowded"]
 
 
-class Account(Plain):
+class Account(Struct, omit_defaults=True, dict=True):
     """One budget of one of its scope: `key` names the agent, tenant, tag, thread or task.
 
     An `inline` budget is declared by no setting: calls of `tenant_id` bring it, as those of a task do that
@@ -53,13 +54,14 @@ class Account(Plain):
     scope: Scope
     key: str
     limit_usd: Amount
-    window: Window = "total"
-    hard: bool = True
-    cheaper_tag: str | None = None
-    inline: bool = Field(
-        default=False, validation_alias=AliasChoices("brought", "inline"), serialization_alias="brought"
-    )
-    tenant_id: str | None = Field(default=None, exclude_if=lambda tenant_id: tenant_id is None)
+    window: Window = kept(default="total")
+    hard: bool = kept(default=True)
+    cheaper_tag: str | None = kept(default=None)
+    inline: bool = kept(default=False, name="brought")
+    tenant_id: str | None = None
+
+    def __post_init__(self) -> None:
+        exact(self, "limit_usd", self.limit_usd)
 
     @cached_property
     def id(self) -> str:
@@ -84,8 +86,7 @@ class Account(Plain):
         return {name: value for name, value in fields.items() if name and value is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
+class LedgerEntry(Struct):
     """One entry. `op` is the same when a call is repeated, also after a crash; `call` names the one try.
 
     To reserve, `amount` is the most that the call may cost and `until` (unix seconds) when it has ended for
@@ -98,16 +99,18 @@ class LedgerEntry:
     amount: Amount
     until: float = 0.0
 
+    def __post_init__(self) -> None:
+        exact(self, "amount", self.amount)
 
-class LedgerBatch(Plain):
+
+class LedgerBatch(Struct):
     """Entries for one account, in order."""
 
     account: Account
     entries: tuple[LedgerEntry, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ReservationResult:
+class ReservationResult(Struct):
     """What came of a reservation: `over` is held although a soft budget has no room for it.
 
     `crowded` is refused because too many are held. The sums are those found, without what was asked for.
@@ -116,6 +119,10 @@ class ReservationResult:
     answer: Answer
     spent_usd: Amount
     reserved_usd: Amount
+
+    def __post_init__(self) -> None:
+        exact(self, "spent_usd", self.spent_usd)
+        exact(self, "reserved_usd", self.reserved_usd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +225,7 @@ class BudgetAccount(Actor[Balance]):
                 topics.SPEND,
                 event_type,
                 {
-                    **account.model_dump(mode="json", by_alias=True),
+                    **account.model_dump(),
                     "spent_usd": f"{self.state.spent:f}",
                     "reserved_usd": f"{self._reserved:f}",
                     "renews_at": renews_at(account.window, turn.now),
@@ -227,7 +234,6 @@ class BudgetAccount(Actor[Balance]):
             )
 
 
-_RESULTS = TypeAdapter(list[ReservationResult])
 _Waiting = tuple[LedgerEntry, asyncio.Future[ReservationResult] | None]
 
 
@@ -287,7 +293,8 @@ class AccountClient:
         pauses = iter(PAUSES_SECONDS)
         while True:
             try:
-                return _RESULTS.validate_python(await self._host.call(self.account.ref, "book", batch))
+                results = await self._host.call(self.account.ref, "book", batch)
+                return list(map(ReservationResult.model_validate, results))
             except (StoreUnavailable, MailboxFull):
                 if (pause := next(pauses, None)) is None:
                     raise

@@ -31,7 +31,7 @@ TASK_BUDGET = "budget_usd"
 """The name of the budget that a task brings itself."""
 _EVERY = "*"
 _NEVER_RENEWS = "It never renews: raise its limit_usd"
-_SHOWN = {"budget", "scope", "key", "window", "hard", "limit_usd"}
+_SHOWN = ("budget", "scope", "key", "window", "hard", "limit_usd")
 
 _UpperBound = Callable[[ModelRequest], Decimal | None]
 """The most that a call may cost; None where nobody knows."""
@@ -188,7 +188,7 @@ class Budgets:
         state = await self._host.read(account.ref)
         balance = (state if isinstance(state, Balance) else Balance()).at(now, account.window)
         return BudgetView(
-            **account.model_dump(include=_SHOWN),
+            **{name: getattr(account, name) for name in _SHOWN},
             spent_usd=balance.spent,
             reserved_usd=balance.reserved,
             renews_at=renews_at(account.window, now),
