@@ -110,10 +110,10 @@ class Memory:
         left out. Together they have at most `max_tokens`: the least relevant are dropped. A query's marks
         and operators mean nothing; one without a word of meaning finds nothing.
         """
+        if self._owners is not None and not self._owners and self._database.exclusive:
+            return []  # there is no memory, and nobody else can write one
         with _unavailable_if_failing("read"):
             known = await self._known_owners()
-            if not known:
-                return []
             owners = [owner for scope in scopes if (owner := _owner_of(tenant_id, *scope)) in known]
             words = query_words(query) if owners else []
             if not words:
