@@ -218,7 +218,10 @@ class Journal:
                 events = [
                     self._event(step.number, n, event) for n, event in enumerate(opened.events, start=1)
                 ]
-                value = {**step.stamp, "result": opened.result, "last": self._step}
+                result = opened.result
+                if isinstance(result, Struct):  # at half the cost of the encoder's asking for it
+                    result = result.model_dump()
+                value = {**step.stamp, "result": result, "last": self._step}
                 if opened.calls:
                     value["calls"] = opened.calls
                 self._write(step.result, value, events, costly=opened.costly or bool(opened.calls))
