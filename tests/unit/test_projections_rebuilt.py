@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +11,9 @@ from pydantic import BaseModel
 
 from meshwright.core.encoding import decode, encode
 from meshwright.core.messages import Event, Fault
+from meshwright.events.log import EventLog
+from meshwright.sql.database import Session
+from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.event_logs import LogOnFile, event, open_log
 from tests.support.postgres import Place
 from tests.support.task_events import (
@@ -153,3 +156,36 @@ class Unknown(BaseModel):
 async def test_another_model_of_the_same_shape_says_the_same(kept: LogOnFile) -> None:
     item = await summary(kept, [accepted("t"), about("t", "task.succeeded", Unknown())])
     assert (item.status, item.completed_at) == ("succeeded", datetime(2030, 1, 1, tzinfo=UTC))
+
+
+class Folds:
+    """Notes how many events it is given at a time."""
+
+    name, version = "folds", 1
+    event_types: Collection[str] = ("line.written",)
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def fold(self, session: Session, events: Sequence[Event]) -> None:
+        self.sizes.append(len(events))
+
+    def clear(self, session: Session, oldest: int) -> None:
+        """There is nothing to clear."""
+
+
+async def test_commits_go_on_between_parts_of_what_is_folded_behind_the_log() -> None:
+    folds = Folds()
+    database = SqliteDatabase(None)
+    log = EventLog(database, projections=[folds])
+    await database.open()
+    try:
+        await log.start()
+        await LogOnFile(database, log).write([event(number) for number in range(1, 1201)])
+        async with asyncio.timeout(30):
+            while sum(folds.sizes) < 1200:
+                await database.write(lambda session: None)
+        assert max(folds.sizes) == 100
+    finally:
+        log.close()
+        await database.close()

@@ -1,7 +1,7 @@
 """Projections: tables made from events, which can be rebuilt from the log at any time.
 
-Events are folded behind the log, some hundreds at a time or when somebody asks, so that a task whose life is
-short is written once. The last folded `seq` is stored with each projection.
+Events are folded behind the log when some hundreds wait, in parts between commits, or when somebody asks, so
+that a task whose life is short is written once. The last folded `seq` is stored with each projection.
 """
 
 from __future__ import annotations
