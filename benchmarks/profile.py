@@ -32,7 +32,7 @@ HOPS = (
     ("work/thread.py", "enqueue"),
     ("work/thread.py", "claim"),
     ("work/thread.py", "complete"),
-    ("context/service.py", "plan"),
+    ("context/plan.py", "plan"),
     ("run.py", "_recall"),
     ("run.py", "_compress"),
     ("run.py", "_prepare"),
