@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from meshwright.kernel.envelope import ActorRef
 from tests.support.faults import controls
@@ -81,7 +82,7 @@ def swapped(seen: Evidence, event_type: str, thread: str) -> Evidence:
 
 
 def with_heads(seen: Evidence, **changed: Any) -> Evidence:
-    heads: dict[ActorRef, Any] = {ref: replace(head, **changed) for ref, head in seen.heads.items()}
+    heads: dict[ActorRef, Any] = {ref: structs.replace(head, **changed) for ref, head in seen.heads.items()}
     return replace(seen, heads=heads)
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from msgspec import UNSET, Meta, Raw, UnsetType, field
+from msgspec import UNSET, Meta, Raw, UnsetType, convert, field
 from msgspec.structs import force_setattr, replace
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import from_json, to_json
@@ -323,6 +323,10 @@ class Event(Struct):
     seq: int | None = None
     unknown: dict[str, Any] | UnsetType = UNSET
     """Fields of a newer version, which are passed on."""
+
+    def __post_init__(self) -> None:
+        if type(self.time) is not datetime:
+            force_setattr(self, "time", convert(self.time, datetime))
 
     @classmethod
     def model_validate(cls, value: Any) -> Self:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from meshwright.kernel.execution import Surroundings, settle, without_alarm
 from meshwright.kernel.host import dead_letter
 from meshwright.kernel.store import Batch, Delivery, ExclusiveStore
 from meshwright.kernel.turns import Commit
+
+logger = logging.getLogger("meshwright.kernel")
 
 MAX_TURNS_A_ROUND = 64  # of the event loop, so that nothing else waits longer than some milliseconds
 _MAX_CALLBACKS_A_ROUND = 8  # replies and started work wake others: a whole batch at once stalls the loop
@@ -372,7 +375,11 @@ class AheadExecutor:
         batch.messages = [delivery for delivery in batch.messages if not delivery.is_taken]
         for delivery in batch.messages:
             delivery.is_written = True
-        self._store.write(batch, partial(self._settled, group))
+        try:
+            self._store.write(batch, partial(self._settled, group))
+        except Exception as error:  # whatever it is: those who wait for the commit must not wait for ever
+            logger.exception("a commit cannot be written")
+            self._settled(group, StoreFailed(f"A commit cannot be written: {type(error).__name__}: {error}"))
 
     def _settled(self, group: _Group, error: StoreFailed | None) -> None:
         self._writing = False
