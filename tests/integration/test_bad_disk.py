@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from meshwright.core.errors import StoreFailed, StoreLocked, StoreTooNew
 from meshwright.core.messages import TaskRequest
+from meshwright.sql.database import Session
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from tests.support.faults.fleet import Books
 from tests.support.faults.node import Item, Job
@@ -265,6 +267,29 @@ async def test_a_second_mesh_on_the_same_folder_is_refused_and_disturbs_nobody(t
         with pytest.raises(StoreLocked, match=r"is in use by process \d+"):
             await build(tmp_path).mesh.start()
         assert (await running.ask("echo")).success
+
+
+def held_up(session: Session, until: threading.Event) -> None:
+    until.wait(PATIENCE_SECONDS)
+
+
+def told(session: Session, value: Decimal) -> Decimal:
+    return value + 1
+
+
+async def test_what_waited_for_the_thread_is_written_by_the_process(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path)
+    await database.open()
+    release = threading.Event()
+    first = asyncio.create_task(database.write(held_up, release))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(database.write(told, Decimal(1)))
+    await asyncio.sleep(0)
+    await database.write_apart()
+    release.set()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert [await first, await second] == [None, 2]
+    await database.close()
 
 
 async def test_a_start_waits_for_the_writer_of_a_mesh_that_is_gone(tmp_path: Path) -> None:

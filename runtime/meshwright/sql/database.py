@@ -295,7 +295,7 @@ class Database(ABC):
             else:
                 future.set_result(result)
 
-        self.submit(*self._guarded(function, args, kwargs), done)
+        self.submit(guarded, (function, args, kwargs), done)
         with self._translating():
             return await future
 
@@ -326,10 +326,6 @@ class Database(ABC):
         return self._reader
 
     # Writing
-
-    def _guarded(self, *call: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """A function and its arguments that do what `write` promises of this call."""
-        return guarded, call
 
     def _write_next(self) -> None:
         if self._is_writing or not self._waiting:

@@ -14,14 +14,14 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from meshwright.core.errors import StoreFailed, StoreLocked
 from meshwright.core.messages import new_id
-from meshwright.sql.database import Cursor, Database, Job, Row, Session, Values
+from meshwright.sql.database import Cursor, Database, Job, Row, Session, Values, guarded
 from meshwright.sql.folder import make_private, open_private
 from meshwright.sql.mark import Marker, refusal
 from meshwright.sql.writer import WriterProcess, guarded_apart
@@ -191,15 +191,16 @@ class SqliteDatabase(Database):
 
     # Writing
 
-    def _guarded(self, *call: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return (guarded_apart, (pickle.dumps(call),)) if self._is_apart else super()._guarded(*call)
-
     def _write(self, jobs: Sequence[Job]) -> None:
-        if self._process is not None and self._is_apart:
-            self._sent = jobs
-            self._process.write(jobs)
-        else:
+        if self._process is None or not self._is_apart:
             super()._write(jobs)
+            return
+        self._sent = jobs
+        try:
+            self._process.write([_packed(job) for job in jobs])  # some may have waited for the thread
+        except Exception as error:  # noqa: BLE001 whatever cannot be sent, those who wait for it must learn it
+            self._sent = ()
+            asyncio.get_running_loop().call_soon(self._written, jobs, [], self._failed(error))
 
     def _answered(self, results: Sequence[Any], error: Exception | None) -> None:
         """The process is ready, has written a group, or (an EOFError) has ended."""
@@ -290,3 +291,10 @@ def _is_running(pid: str) -> bool:
     except (ValueError, PermissionError):
         pass
     return True
+
+
+def _packed(job: Job) -> Job:
+    """A job whose arguments are plain data."""
+    if job.function is not guarded:
+        return job
+    return Job(guarded_apart, (pickle.dumps(job.args),), job.done)
