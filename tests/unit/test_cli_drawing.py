@@ -118,7 +118,7 @@ def event(event_type: str, task_id: str = "01KAGDW9YJ3M0Q6M5S8R9VTKZB", **payloa
         ),
         (event("task.succeeded", duration_ms=10, cost_usd=None), Line("succeeded", "0.01 s  $?")),
         (event("model.delta", text="The next\nwords.", n=2), Line("model", "The next words.")),
-        (event("model.delta", anew=True), Line("model", "begins anew")),
+        (event("model.delta", anew=True), Line("model", "starts over")),
         (
             event("structure.invalid", shape="Recipe", error="title: Field required", raw="{}"),
             Line("model", "does not fit Recipe: title: Field required"),

@@ -301,7 +301,7 @@ _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] 
     "context.compressed": ("context", _compressed),
     "model.delta": (
         "model",
-        lambda said, _: ("begins anew" if said.get("anew") else short(said.get("text", "")),),
+        lambda said, _: ("starts over" if said.get("anew") else short(said.get("text", "")),),
     ),
     "model.called": ("model", _model),
     "structure.invalid": (

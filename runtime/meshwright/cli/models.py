@@ -79,7 +79,7 @@ def test(group: str | None, as_json: bool, data: Path | None) -> int:
 
 
 class _ModelsOfProject:
-    """Answers questions about the models of a project. Reads files; calls nobody but where it says so."""
+    """Answers questions about the models of a project. Reads files; only `test` calls a model."""
 
     def __init__(self, data: Path | None) -> None:
         from meshwright.agents.loader import project_file
@@ -109,7 +109,7 @@ class _ModelsOfProject:
             states = _by_group(config, health) if server else health
             groups = groups_document(config, prices, None if server else os.environ, states)
         return {
-            "answers": model.name if model else f"nobody: {problem}",
+            "answers": model.name if model else f"none: {problem}",
             "file": None if server or config is None else str(config.path),
             "groups": groups,
             "warnings": [] if server or config is None else self._warnings(config),

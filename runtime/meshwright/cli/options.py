@@ -143,7 +143,7 @@ def require_trust(settings: Settings) -> None:
 
 
 def _risks(folder: Path, settings: Settings) -> list[str]:
-    """What of a folder is used that may do harm, in words."""
+    """Says which files of a folder are used that may do harm."""
     from meshwright.agents.loader import CHECKOUT, PACKAGED, project_file
 
     if folder in (CHECKOUT.resolve(), PACKAGED.resolve()):

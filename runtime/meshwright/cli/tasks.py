@@ -79,7 +79,7 @@ class _Json(click.ParamType[Any]):
 def ask(target: Target, agent: str, text: str, quiet: bool, as_json: bool, **fields: Any) -> int:
     """Ask an agent, follow its progress, print the answer.
 
-    TEXT is the request in words; - reads it from stdin. Progress goes to stderr, the answer alone to stdout.
+    TEXT is the request; - reads it from stdin. Progress goes to stderr, only the answer to stdout.
     Uses a running mesh if there is one; otherwise the command runs a mesh of its own.
     """
     from meshwright.cli.timeline import print_answer, watch

@@ -375,9 +375,7 @@ class Runtime:
         if self._refusal is not None:
             raise self._refusal
         if not self._begun.is_set():
-            raise Draining(
-                "this worker could not renew its lease in time, and begins anew", remedy=_TRY_AGAIN
-            )
+            raise Draining("This worker could not renew its lease in time, and restarts", remedy=_TRY_AGAIN)
 
     def _check_open(self) -> None:
         if isinstance(self._refusal, StoreFailed) or (self._refusal is not None and not self._is_open):

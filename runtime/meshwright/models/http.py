@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ class TooMuch(Exception):
     """A reply is over its limit."""
 
 
-class Pieces:
+class Pieces(ABC):
     """Puts the chunks of a stream together, at most `max_chars` of them; text goes on to `on_delta`.
 
     `done` is whether the server has said that the stream ends.
@@ -50,13 +51,13 @@ class Pieces:
         self._on_delta = on_delta
         self._room = max_chars
 
+    @abstractmethod
     def add(self, chunk: Any) -> None:
         """Take the next chunk. Raises TooMuch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def body(self) -> Any:
         """The body that would have come without a stream; None where the stream was cut off."""
-        raise NotImplementedError
 
     def _take(self, text: str) -> None:
         self._room -= len(text)
@@ -64,30 +65,30 @@ class Pieces:
             raise TooMuch
 
 
-class Wire:
+class Wire(ABC):
     """An API for chat: how a request is written and a reply is read."""
 
     pieces: type[Pieces]
 
+    @abstractmethod
     def headers(self, api_key: str | None) -> dict[str, str]:
         """The headers of every call. Raises ConfigError for a key that no header may hold."""
-        raise NotImplementedError
 
+    @abstractmethod
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         """Write a request."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, body: Any, request: ModelRequest, source: str, known: Mapping[str, Any]) -> ModelReply:
         """Read a whole reply; `known` is what the headers say of it. Raises ModelError."""
-        raise NotImplementedError
 
     def headers_say(self, headers: Mapping[str, str], *, streamed: bool) -> dict[str, Any]:
         """What a reply's headers say of it, as fields of ModelReply."""
         return {}
 
+    @abstractmethod
     def adapts_to(self, words: str) -> bool:
         """Whether a refusal names a field that requests can do without; later ones then do."""
-        raise NotImplementedError
 
 
 class ApiModel:

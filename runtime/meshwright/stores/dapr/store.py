@@ -379,7 +379,7 @@ class DaprStore(SharedStore):
     def _watch(self) -> WatchList:
         watch = self.actors.watch
         if watch is None:
-            raise StoreUnavailable("this worker could not renew its lease in time, and begins anew")
+            raise StoreUnavailable("This worker could not renew its lease in time, and restarts")
         return watch
 
     def _commit_name(self) -> str:
