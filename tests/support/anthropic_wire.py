@@ -86,10 +86,11 @@ def opened(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]
 def tokens(usage: dict[str, Any]) -> dict[str, Any]:
     """Anthropic counts what came from its cache apart from the input."""
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    written = usage.get("cache_write_tokens", 0)
     return {
-        "input_tokens": usage["prompt_tokens"] - cached,
+        "input_tokens": usage["prompt_tokens"] - cached - written,
         "cache_read_input_tokens": cached,
-        "cache_creation_input_tokens": 0,
+        "cache_creation_input_tokens": written,
         "output_tokens": usage["completion_tokens"],
     }
 

@@ -19,6 +19,10 @@ class ToolResult:
     text: str
 
 
+class Unasked(ValueError):
+    """A result of a tool that no call asked for; its text is the id of the call."""
+
+
 @dataclass
 class Conversation:
     """What a model is told: `texts` of system and user, the results of tools in order, and what it said last.
@@ -94,7 +98,7 @@ def _answer(
     found: Conversation, calls: dict[str, tuple[str, dict[str, Any]]], call_id: str, text: str
 ) -> None:
     if call_id not in calls:
-        raise ValueError(f"a result of {call_id}, which no call has")
+        raise Unasked(call_id)
     result = ToolResult(*calls[call_id], text)
     found.results.append(result)
     found.last.append(result)

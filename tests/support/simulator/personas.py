@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.simulator.conversation import Conversation
+from tests.support.simulator.conversation import Conversation, ToolResult
 
 
 @dataclass(frozen=True)
@@ -33,57 +33,96 @@ class Reply:
 
 Persona = Callable[[Conversation], Reply]
 _WORK = re.compile(r"work item ([\w-]+)")
+_WORKED = {
+    "edit_file": re.compile("characters written"),
+    "run_tests": re.compile("failing, first|tests pass"),
+    "check_health": re.compile("starting|healthy"),
+    "search": re.compile("fact "),
+}
 
 
 def fixer(told: Conversation) -> Reply:
     """Edits, runs the tests, fixes the next, until all pass."""
-    item = _item(told)
-    newest = told.last[-1] if told.last else None
-    if newest is None or newest.name == "edit_file":
+    item, newest = item_of(told), _newest(told)
+    if newest is None or newest.name != "run_tests":
         return Reply(asks=(Ask("run_tests", {"project": item}),))
-    if failing := re.search(r"(\d+) failing, first (test_\d+)", newest.text):
-        path = f"src/{failing[2].removeprefix('test_')}.py"
+    if failing := re.search(r"failing, first (test_\d+)", newest.text):
+        path = f"src/{failing[1].removeprefix('test_')}.py"
         return Reply(
-            asks=(Ask("edit_file", {"project": item, "path": path, "text": f"fixed for {failing[2]}"}),)
+            asks=(Ask("edit_file", {"project": item, "path": path, "text": f"fixed for {failing[1]}"}),)
         )
-    if passed := re.search(r"all (\d+) tests pass", newest.text):
-        return Reply(f"Done: all {passed[1]} tests of {item} pass.")
-    return Reply(asks=(Ask("run_tests", {"project": item}),))  # a tool that failed: look again
+    return Reply(f"Done: {newest.text.removesuffix(' pass')} of {item} pass.")
 
 
 def poller(told: Conversation) -> Reply:
     """Looks at a service until it is healthy, with the same call each time."""
-    item = _item(told)
-    if told.last and (healthy := re.search(r"healthy since look (\d+)", told.last[-1].text)):
-        return Reply(f"Done: {item} is healthy since look {healthy[1]}.")
+    item, newest = item_of(told), _newest(told)
+    if newest is not None and (healthy := re.search(r"healthy since look \d+", newest.text)):
+        return Reply(f"Done: {item} is {healthy[0]}.")
     return Reply(asks=(Ask("check_health", {"service": item}),))
 
 
 def researcher(told: Conversation) -> Reply:
     """Searches five times at once, and again for what failed."""
-    item = _item(told)
+    item = item_of(told)
     found = {r.arguments.get("query"): m[1] for r in told.results if (m := re.search(r"fact (\w+)", r.text))}
-    queries = [f"{item} question {n}" for n in range(1, 6)]
-    if missing := [query for query in queries if query not in found]:
-        return Reply(asks=tuple(Ask("search", {"query": query}) for query in missing))
-    return Reply(f"Done: {item} is {', '.join(found[query] for query in queries)}.")
+    if missing := [ask for ask in _searches(item) if ask.arguments["query"] not in found]:
+        return Reply(asks=tuple(missing))
+    return Reply(f"Done: {item} is {', '.join(found[ask.arguments['query']] for ask in _searches(item))}.")
+
+
+def releaser(told: Conversation) -> Reply:
+    """Searches five times at once, edits and tests until all pass, then looks until it is healthy."""
+    item, newest = item_of(told), _newest(told)
+    if newest is None or (newest.name == "search" and researcher(told).asks):
+        return researcher(told)
+    if newest.name in ("search", "edit_file") or "failing" in newest.text:
+        return fixer(told)
+    if healthy := re.search(r"healthy since look \d+", newest.text):
+        tests = re.findall(r"all \d+ tests", "".join(told.pieces))
+        return Reply(f"Done: {tests[-1] if tests else 'what'} of {item} pass, {healthy[0]}.")
+    return Reply(asks=(Ask("check_health", {"service": item}),))
 
 
 def reader(told: Conversation) -> Reply:
     """Answers with each `secret-word-*` of the request, which only a whole payload has."""
     words = sorted(set(re.findall(r"secret-word-\w+", told.text)))
-    return Reply(f"Done: {_item(told)} says {' '.join(words)}.")
+    return Reply(f"Done: {item_of(told)} says {' '.join(words)}.")
 
 
 PERSONAS: dict[str, Persona] = {
     "fixer": fixer,
     "poller": poller,
     "researcher": researcher,
+    "releaser": releaser,
     "reader": reader,
 }
 
 
-def _item(told: Conversation) -> str:
+def decide(persona: str, told: Conversation) -> Reply:
+    """What a persona says; where it may not call what it wants, as when it is told to sum up, its notes."""
+    reply = PERSONAS[persona](told)
+    if all(ask.name in told.tools for ask in reply.asks):
+        return reply
+    known = {result.name: result.text[:80] for result in told.results}
+    return Reply(f"Notes on work item {item_of(told)}: {'; '.join(known.values())}")
+
+
+def _newest(told: Conversation) -> ToolResult | None:
+    """The newest result of a call that was right; a persona tries again what went wrong."""
+    worked = (
+        result
+        for result in reversed(told.results)
+        if result.name in _WORKED and _WORKED[result.name].search(result.text)
+    )
+    return next(worked, None)
+
+
+def _searches(item: str) -> tuple[Ask, ...]:
+    return tuple(Ask("search", {"query": f"{item} question {number}"}) for number in range(1, 6))
+
+
+def item_of(told: Conversation) -> str:
     """The work that it is about, which stands in the request: without it nobody could know."""
     found = _WORK.search(told.text)
     return found[1] if found else "nothing"

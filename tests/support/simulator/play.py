@@ -1,20 +1,21 @@
-"""Plays a scenario on a mesh, and counts what got done."""
+"""Works on a scenario with a mesh: in this process, or by `mesh up` on the files that it writes."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
 from meshwright import Agent, Capability, Client, build_mesh, load_settings, tool
+from tests.support.simulator.job import Job
 from tests.support.simulator.scenario import Scenario
+from tests.support.simulator.score import Score, job_of, judge
 from tests.support.simulator.server import Simulator
 from tests.support.simulator.world import World
 
 Wire = Literal["openai", "anthropic"]
-_WORK_SECONDS = 600.0
+WORK_SECONDS = 3600.0
 _PROMPT = """---
 description: Works on what it is given.
 model: default
@@ -26,28 +27,16 @@ You are {{agent_name}}.
 
 {{context}}
 """
+_ACTOR = """from tests.support.simulator.job import Job
+from tests.support.simulator.play import agent_of
 
-
-@dataclass(frozen=True)
-class Score:
-    """How a scenario went: `done` tasks have the right result, `wrong` ones another.
-
-    `repeated` counts executions of tools beyond those that the work takes. `billed` is the provider's own
-    count of dollars, `booked` the mesh's; `wasted` is what the provider billed beyond one clean pass.
-    """
-
-    scenario: str
-    done: int
-    wrong: int
-    failed: int
-    repeated: int
-    billed: Decimal
-    booked: Decimal
-    reasons: tuple[str, ...] = ()
+Simulated = agent_of(Job.decode({job!r}).world())
+Simulated.__module__ = __name__
+"""
 
 
 def agent_of(world: World) -> type[Agent]:
-    """An agent with the tools of a world."""
+    """An agent with the tools of a world; each of them may be repeated."""
 
     class Simulated(Agent):
         """Does what its model wants."""
@@ -55,8 +44,9 @@ def agent_of(world: World) -> type[Agent]:
         agent_id = "simulated"
         capabilities = (Capability("work"),)
         remembers = False
+        max_concurrency = 100
 
-        @tool
+        @tool(idempotent=True)
         async def edit_file(self, project: str, path: str, text: str) -> str:
             """Replace a file of a project."""
             return world.edit_file(project, path, text)
@@ -79,63 +69,60 @@ def agent_of(world: World) -> type[Agent]:
     return Simulated
 
 
-def write_project(folder: Path, scenario: Scenario, url: str, wire: Wire) -> None:
-    """Write the files of a project whose model is a simulator at a URL."""
+def write_project(job: Job, *, actor: bool = False) -> Path:
+    """Write a project whose model is a simulator, with `actor` its agent too; returns its folder."""
+    folder = job.path
     (folder / "prompts").mkdir(parents=True, exist_ok=True)
     (folder / "prompts" / "simulated.prompt").write_text(_PROMPT)
-    million = Decimal(1_000_000)
-    prices = scenario.prices
-    base = f"{url}/v1" if wire == "openai" else url
+    if actor:
+        (folder / "actors").mkdir(exist_ok=True)
+        (folder / "actors" / "simulated.py").write_text(_ACTOR.format(job=job.encode()))
+    base = f"{job.url}/v1" if job.wire == "openai" else job.url
+    prices = "".join(f"\n      {name}: {price}" for name, price in job.prices.items())
     (folder / "litellm_config.yaml").write_text(
         f"""model_list:
   - model_name: default
     litellm_params:
-      model: {wire}/simulated
+      model: {job.wire}/simulated
       api_base: {base}
       api_key: sk-simulated
       tags: [default]
     model_info:
-      input_cost_per_token: {Decimal(str(prices.input)) / million:f}
-      output_cost_per_token: {Decimal(str(prices.output)) / million:f}
-      cache_read_input_token_cost: {Decimal(str(prices.cached)) / million:f}
-      cache_creation_input_token_cost: {Decimal(str(prices.cache_write)) / million:f}
-      max_input_tokens: {scenario.window}
+      max_input_tokens: {job.window}{prices}
 """
     )
+    return folder
 
 
-async def play(scenario: Scenario, folder: Path, *, wire: Wire = "openai", **settings: Any) -> Score:
-    """Play a scenario once on a mesh in this process, with its project in an empty folder."""
-    world = World(folder / "world.db", scenario.steps)
-    async with Simulator(scenario) as simulator:
-        write_project(folder, scenario, simulator.url, wire)
-        chosen = load_settings(folder, **{"data_dir": folder / ".mesh", "model": "router", **settings})
-        async with build_mesh(chosen, project=folder, agents=[agent_of(world)]) as mesh:
-            client = Client.local(mesh)
-            items = [f"item-{n}" for n in range(1, scenario.tasks + 1)]
-            outcomes = await asyncio.gather(
-                *(
-                    client.ask(f"Do work item {item}.", agent_id="simulated", timeout=_WORK_SECONDS)
-                    for item in items
-                )
+async def work(job: Job, **settings: Any) -> Decimal:
+    """Have a mesh in this process work on the open items of a job; returns what it has booked.
+
+    What was begun goes on where it is begun again with the same job.
+    """
+    folder, world = write_project(job), job.world()
+    limits = {"max_steps": min(1000, job.max_steps), "max_repeats": 1000}
+    chosen = load_settings(folder, **{"data_dir": folder / ".mesh", "model": "router", **limits, **settings})
+    async with build_mesh(chosen, project=folder, agents=[agent_of(world)]) as mesh:
+        client = Client.local(mesh)
+
+        async def do(item: str) -> None:
+            outcome = await client.ask(
+                job.request(item), agent_id="simulated", idempotency_key=item, timeout=WORK_SECONDS
             )
-            costs = await client.costs()
-    done = wrong = repeated = 0
-    for item, outcome in zip(items, outcomes, strict=True):
-        is_right = outcome.success and (outcome.result or {}).get("text") == world.expected(
-            scenario.persona, item
-        )
-        done += is_right
-        wrong += outcome.success and not is_right
-        repeated += max(0, world.executions(item) - world.needed(scenario.persona))
+            text = (outcome.result or {}).get("text") if outcome.success else None
+            job.write(item, text, None if outcome.success else str(outcome.error))
+
+        await asyncio.gather(*map(do, job.open_items()))
+        costs = await client.costs()
     world.close()
-    return Score(
-        scenario=scenario.name,
-        done=done,
-        wrong=wrong,
-        failed=len(outcomes) - done - wrong,
-        repeated=repeated,
-        billed=Decimal(str(round(simulator.ledger.dollars, 9))),
-        booked=costs.total.cost_usd or Decimal(0),
-        reasons=tuple(str(outcome.error) for outcome in outcomes if not outcome.success),
-    )
+    return costs.total.cost_usd or Decimal(0)
+
+
+async def play(
+    scenario: Scenario, folder: Path, *, wire: Wire = "openai", speed: float = 1.0, **settings: Any
+) -> Score:
+    """Play a scenario once on a mesh in this process, with its project in a folder."""
+    async with Simulator(scenario, speed=speed) as simulator:
+        job = job_of(scenario, str(folder), simulator.url, wire)
+        booked = await work(job, **settings)
+    return judge(scenario, job, simulator.ledger, booked)

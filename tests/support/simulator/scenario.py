@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
 FILE = Path(__file__).with_name("scenarios.toml")
 Kind = Literal[
-    "outage", "rate-limit", "overload", "slow", "dying-streams", "empty", "cut-off", "refusal",
-    "broken-arguments", "unknown-tool",
+    "outage", "rate-limit", "overload", "disconnect", "slow", "dying-streams", "stream-error", "no-usage",
+    "empty", "cut-off", "refusal", "broken-arguments", "unknown-tool",
 ]  # fmt: skip
 
 
@@ -37,18 +38,20 @@ class Weather:
 class Prices:
     """Dollars for a million tokens."""
 
-    input: float = 3.0
-    cached: float = 0.3
-    cache_write: float = 3.75
-    output: float = 15.0
+    input: Decimal = Decimal("3")
+    cached: Decimal = Decimal("0.3")
+    cache_write: Decimal = Decimal("3.75")
+    output: Decimal = Decimal("15")
 
 
 @dataclass(frozen=True)
 class Scenario:
     """One scenario: `tasks` tasks of `steps` steps each, which `persona` works on.
 
-    `window` is the model's, in tokens (four characters each); `thinking` makes it think before it answers,
-    in OpenAI's wire as `reasoning_content`, in Anthropic's as signed blocks that it wants back.
+    `window` is the model's, in tokens (four characters each), for what it reads and may write; `thinking`
+    makes it think before it answers, in OpenAI's wire as `reasoning_content`, in Anthropic's as signed blocks
+    that it wants back. `seconds` is how long it takes to answer; `kill_seconds` are the times at which
+    whatever works on the tasks is killed and started again, counted from the first call.
     """
 
     name: str
@@ -58,9 +61,16 @@ class Scenario:
     steps: int = 1
     window: int = 200_000
     thinking: bool = False
+    seconds: float = 0.0
+    kill_seconds: tuple[float, ...] = ()
     seed: int = 1
     prices: Prices = field(default_factory=Prices)
     weather: tuple[Weather, ...] = ()
+
+    @property
+    def items(self) -> list[str]:
+        """The work items, one a task."""
+        return [f"item-{number}" for number in range(1, self.tasks + 1)]
 
 
 def load_scenarios(path: Path = FILE) -> dict[str, Scenario]:
@@ -71,5 +81,6 @@ def load_scenarios(path: Path = FILE) -> dict[str, Scenario]:
 
 def _scenario(name: str, table: dict[str, Any]) -> Scenario:
     weather = tuple(Weather(**one) for one in table.pop("weather", ()))
-    prices = Prices(**table.pop("prices", {}))
-    return Scenario(name=name, weather=weather, prices=prices, **table)
+    prices = Prices(**{kind: Decimal(str(price)) for kind, price in table.pop("prices", {}).items()})
+    kills = tuple(table.pop("kill_seconds", ()))
+    return Scenario(name=name, weather=weather, prices=prices, kill_seconds=kills, **table)

@@ -3,56 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import random
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from decimal import Decimal
+from types import ModuleType
 from typing import Any, Self
 
 from aiohttp import web
 
 from tests.support import anthropic_wire, openai_wire
-from tests.support.simulator.conversation import Conversation, read_conversation
-from tests.support.simulator.personas import PERSONAS, Reply, arguments_of
+from tests.support.simulator import errors
+from tests.support.simulator.conversation import Conversation, Unasked, read_conversation
+from tests.support.simulator.errors import Refusal, WireName
+from tests.support.simulator.ledger import Charge, Ledger
+from tests.support.simulator.personas import Reply, arguments_of, decide, item_of
 from tests.support.simulator.scenario import Scenario, Weather
 
 SERVER = "meshwright-provider-simulator"
+_WIRES: dict[WireName, ModuleType] = {"openai": openai_wire, "anthropic": anthropic_wire}
 _MAX_OUTPUT = 4096
-
-
-@dataclass
-class Ledger:
-    """What the provider counted: its own bill, to which a mesh's ledger must agree to the cent."""
-
-    calls: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-    dollars: float = 0.0
-    dollars_of: Counter[str] = field(default_factory=Counter)
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "calls": self.calls,
-            "refused": dict(self.refused),
-            "dollars": round(self.dollars, 9),
-            "dollars_of": {user: round(dollars, 9) for user, dollars in self.dollars_of.items()},
-            "input_tokens": self.input_tokens,
-            "cached_tokens": self.cached_tokens,
-            "output_tokens": self.output_tokens,
-        }
+_MIN_CACHED = 1024  # tokens; shorter prefixes are not cached
+_REFUSING = ("outage", "rate-limit", "overload")
+_MILLION = Decimal(1_000_000)
 
 
 class Simulator:
-    """A provider for one scenario; `url` is its base URL once it is entered. `GET /report` is its ledger."""
+    """A provider for one scenario; `url` is its base URL once it is entered. `GET /report` is its ledger.
 
-    def __init__(self, scenario: Scenario, port: int = 0) -> None:
+    The scenario's time starts with the first call and runs `speed` times as fast as `clock`.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        port: int = 0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        speed: float = 1.0,
+    ) -> None:
         self.scenario = scenario
         self.ledger = Ledger()
         self.url = ""
+        self.called = asyncio.Event()
         self._port = port
+        self._clock = clock
+        self._speed = speed
         self._began: float | None = None
         self._hits: Counter[tuple[int, str]] = Counter()
         self._prefixes: set[str] = set()
@@ -79,165 +78,206 @@ class Simulator:
         return web.json_response(self.ledger.as_json())
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
-        wire = anthropic_wire if request.path.endswith(f"/{anthropic_wire.PATH}") else openai_wire
+        wire: WireName = "anthropic" if request.path.endswith(f"/{anthropic_wire.PATH}") else "openai"
         body = await request.json()
         self.ledger.calls += 1
+        self.called.set()
         try:
             told = read_conversation(body)
-        except ValueError as error:
-            return self._refuse(wire, 400, f"Invalid request: {error}", "invalid")
-        if told.unanswered:
-            return self._refuse(wire, 400, f"No result follows the call {told.unanswered[0]}", "invalid")
-        if self._lost_thinking(wire, told):
-            return self._refuse(
-                wire, 400, "Expected `thinking` blocks with their signatures, as given", "invalid"
-            )
-        if told.tokens > self.scenario.window:
-            return self._too_long(wire, told)
+        except Unasked as error:
+            return self._refuse(errors.unasked(wire, str(error)))
+        if refusal := self._broken_rule(wire, body, told):
+            return self._refuse(refusal)
         hit = self._weather(told)
-        if hit is not None:
-            match hit.kind:
-                case "outage" | "rate-limit" | "overload":
-                    return self._refuse(
-                        wire, hit.status, f"The provider fails: {hit.kind}", hit.kind, hit.retry_after
-                    )
-                case "slow":
-                    await asyncio.sleep(hit.seconds)
+        if hit is not None and hit.kind in _REFUSING:
+            wait = None if hit.retry_after is None else hit.retry_after / self._speed
+            return self._refuse(errors.trouble(wire, hit.kind, hit.status, wait), wait)
+        if hit is not None and hit.kind == "disconnect":
+            self.ledger.refused[hit.kind] += 1
+            _abort(request)
+            return web.Response()
+        await self._pause(self.scenario.seconds)
+        if hit is not None and hit.kind == "slow":
+            await self._pause(hit.seconds)
         return await self._answer(request, wire, body, told, hit)
+
+    async def _pause(self, seconds: float) -> None:
+        if seconds:
+            await asyncio.sleep(seconds / self._speed)
+
+    def _broken_rule(self, wire: WireName, body: dict[str, Any], told: Conversation) -> Refusal | None:
+        """The rule of the API that a request breaks, if any."""
+        if told.unanswered:
+            return errors.unanswered(wire, told.unanswered[0])
+        if wire == "anthropic" and self.scenario.thinking and told.last:
+            if not told.thinking:
+                return errors.lost_thinking("tool_use")
+            if any(part.get("signature") != _signature(part["thinking"]) for part in told.thinking):
+                return errors.lost_thinking(None)
+        may_write = body.get("max_completion_tokens") or body.get("max_tokens") or 0
+        if told.tokens + may_write > self.scenario.window:
+            return errors.too_long(wire, told.tokens, may_write, self.scenario.window)
+        return None
 
     def _weather(self, told: Conversation) -> Weather | None:
         """What hits this call, if anything."""
-        now = time.monotonic()
-        self._began = self._began or now
-        for n, weather in enumerate(self.scenario.weather):
+        now = self._clock() * self._speed
+        if self._began is None:
+            self._began = now
+        for number, weather in enumerate(self.scenario.weather):
             age = now - self._began - weather.start
             length = weather.end - weather.start
             share = weather.share * (1 - age / length) if weather.kind == "overload" else weather.share
             if (
                 0 <= age < length
-                and self._hits[n, told.digest] < weather.tries
+                and self._hits[number, told.digest] < weather.tries
                 and self._chance.random() < share
             ):
-                self._hits[n, told.digest] += 1
+                self._hits[number, told.digest] += 1
                 return weather
         return None
 
-    def _lost_thinking(self, wire: Any, told: Conversation) -> bool:
-        """Anthropic wants back the thinking that led to a call of tools, signature and all."""
-        if wire is openai_wire or not self.scenario.thinking or not told.last:
-            return False
-        return not any(part.get("signature") == _signature(part["thinking"]) for part in told.thinking)
+    def _refuse(self, refusal: Refusal, retry_after: float | None = None) -> web.Response:
+        self.ledger.refused[refusal.kind] += 1
+        headers = {"server": SERVER}
+        if retry_after is not None:
+            headers["retry-after"] = f"{retry_after:g}"
+        return web.json_response(refusal.body, status=refusal.status, headers=headers)
 
-    def _too_long(self, wire: Any, told: Conversation) -> web.Response:
-        if wire is anthropic_wire:
-            text = f"prompt is too long: {told.tokens} tokens > {self.scenario.window} maximum"
-            return self._refuse(wire, 400, text, "too-long")
-        text = (
-            f"This model's maximum context length is {self.scenario.window} tokens. "
-            f"However, your messages resulted in {told.tokens} tokens."
-        )
-        error = {"message": text, "type": "invalid_request_error", "code": "context_length_exceeded"}
-        self.ledger.refused["too-long"] += 1
-        return web.json_response({"error": error}, status=400)
-
-    def _refuse(
-        self, wire: Any, status: int, text: str, kind: str, retry_after: float | None = None
-    ) -> web.Response:
-        self.ledger.refused[kind] += 1
-        headers = {"server": SERVER} | (
-            {"retry-after": f"{retry_after:g}"} if retry_after is not None else {}
-        )
-        return web.json_response(wire.error(status, text), status=status, headers=headers)
-
-    def _reply(self, wire: Any, told: Conversation, hit: Weather | None) -> dict[str, Any]:
+    def _reply(self, wire: WireName, told: Conversation, hit: Weather | None) -> dict[str, Any]:
         """The persona's reply as a message, spoilt as the weather says."""
-        reply = PERSONAS[self.scenario.persona](told)
+        reply = decide(self.scenario.persona, told)
         kind = hit.kind if hit else ""
-        broken = "{}" if wire is anthropic_wire else '{"text": "'  # Anthropic's are JSON, but may lack fields
         if kind == "empty":
             return {"content": ""}
         if kind == "refusal":
             return {"content": "I can't help with that.", "finish_reason": "content_filter"}
         if not reply.asks:
-            return self._text(told, reply, cut=kind == "cut-off")
+            return _text(told, reply, cut=kind == "cut-off")
         calls = []
-        for n, ask in enumerate(reply.asks):
+        for number, ask in enumerate(reply.asks):
             name = "no_such_tool" if kind == "unknown-tool" else ask.name
-            arguments = broken if kind == "broken-arguments" else arguments_of(ask)
-            call_id = f"call_{told.digest}_{n}"
-            calls.append(
-                {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
-            )
-        return {"content": reply.text or None, "tool_calls": calls}
-
-    @staticmethod
-    def _text(told: Conversation, reply: Reply, cut: bool) -> dict[str, Any]:
-        """A text; what was said of it before it was cut off is not said again."""
-        text = reply.text.removeprefix(told.partial) or reply.text
-        if cut:
-            return {"content": text[: max(1, len(text) // 2)], "finish_reason": "length"}
-        return {"content": text}
+            arguments = arguments_of(ask)
+            if kind in ("broken-arguments", "cut-off"):  # Anthropic's are JSON, but may lack fields
+                arguments = "{}" if wire == "anthropic" else arguments[: len(arguments) // 2]
+            function = {"name": name, "arguments": arguments}
+            calls.append({"id": f"call_{told.digest}_{number}", "type": "function", "function": function})
+        message = {"content": reply.text or None, "tool_calls": calls}
+        return message | ({"finish_reason": "length"} if kind == "cut-off" else {})
 
     async def _answer(
-        self, request: web.Request, wire: Any, body: dict[str, Any], told: Conversation, hit: Weather | None
+        self,
+        request: web.Request,
+        wire: WireName,
+        body: dict[str, Any],
+        told: Conversation,
+        hit: Weather | None,
     ) -> web.StreamResponse:
+        module, kind = _WIRES[wire], hit.kind if hit else ""
         message = self._reply(wire, told, hit)
         if self.scenario.thinking:
             thought = f"I think about {told.digest}."
             message |= {"reasoning_content": thought, "signature": _signature(thought)}
-        usage = self._bill(wire, body, told, message)
-        if not body.get("stream"):
-            return web.json_response(wire.completion(body, message, usage), headers={"server": SERVER})
+        charge = self._charge(wire, body, told, message)
+        usage = {} if kind == "no-usage" and wire == "openai" else _usage(charge)
+        streamed = bool(body.get("stream"))
+        dies = kind == "dying-streams" or (streamed and kind == "stream-error")
+        whole = module.stream(body, message, usage) if streamed else None
+        place = len(self.ledger.charges)
+        self.ledger.charges.append(_undelivered(charge))  # it is billed, whoever is still there to read it
+        if dies and whole is None:
+            _abort(request)
+            return web.Response()
+        if whole is None:
+            done = web.json_response(module.completion(body, message, usage), headers={"server": SERVER})
+            await done.prepare(request)
+            await done.write_eof()
+            self.ledger.charges[place] = charge
+            return done
         response = web.StreamResponse(headers={"content-type": "text/event-stream", "server": SERVER})
         await response.prepare(request)
-        pieces = wire.stream(body, message, usage)
-        dies = hit is not None and hit.kind == "dying-streams"
-        for piece in pieces[: len(pieces) // 2] if dies else pieces:
+        for piece in whole[: len(whole) // 2] if dies else whole:
             await response.write(piece)
-        if dies:
-            assert request.transport is not None
-            request.transport.abort()
+        if kind == "stream-error":
+            await response.write(module.stream_error(errors.trouble(wire, "overload", 529, None).body))
+        elif dies:
+            _abort(request)
             return response
         await response.write_eof()
+        if not dies:
+            self.ledger.charges[place] = charge
         return response
 
-    def _bill(
-        self, wire: Any, body: dict[str, Any], told: Conversation, message: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Count and price a reply; a stream that dies is billed as well, as real providers do."""
-        cached = self._cached(wire, told)
+    def _charge(
+        self, wire: WireName, body: dict[str, Any], told: Conversation, message: dict[str, Any]
+    ) -> Charge:
+        """Count and price an answer."""
+        cached, written = self._cached(wire, told)
         spoken = str(message.get("content") or "") + str(message.get("tool_calls") or "")
         output = min(_MAX_OUTPUT, max(1, len(spoken + message.get("reasoning_content", "")) // 4))
         prices = self.scenario.prices
-        dollars = (
-            (told.tokens - cached) * prices.input + cached * prices.cached + output * prices.output
-        ) / 1e6
-        self.ledger.dollars += dollars
-        self.ledger.dollars_of[str(body.get("user") or (body.get("metadata") or {}).get("user_id"))] += (
-            dollars
+        return Charge(
+            item=item_of(told),
+            request=told.digest,
+            user=str(body.get("user") or (body.get("metadata") or {}).get("user_id")),
+            dollars=(
+                (told.tokens - cached - written) * prices.input
+                + cached * prices.cached
+                + written * prices.cache_write
+                + output * prices.output
+            )
+            / _MILLION,
+            input_tokens=told.tokens,
+            cached_tokens=cached,
+            written_tokens=written,
+            output_tokens=output,
         )
-        self.ledger.input_tokens += told.tokens
-        self.ledger.cached_tokens += cached
-        self.ledger.output_tokens += output
-        return {
-            "prompt_tokens": told.tokens,
-            "completion_tokens": output,
-            "total_tokens": told.tokens + output,
-            "prompt_tokens_details": {"cached_tokens": cached},
-        }
 
-    def _cached(self, wire: Any, told: Conversation) -> int:
-        """How many tokens were read before: OpenAI caches by itself, Anthropic where it is marked."""
-        at = told.marked if wire is anthropic_wire else range(1, len(told.pieces) + 1)
-        best, hashes = 0, []
-        for end in at:
-            prefix = hashlib.sha256("\x00".join(told.pieces[:end]).encode()).hexdigest()
+    def _cached(self, wire: WireName, told: Conversation) -> tuple[int, int]:
+        """How many tokens were read before, and how many are now kept at a price.
+
+        OpenAI caches by itself and for nothing, Anthropic where it is marked.
+        """
+        places = told.marked if wire == "anthropic" else range(1, len(told.pieces) + 1)
+        read, kept, hashes = 0, 0, []
+        for end in places:
             tokens = sum(map(len, told.pieces[:end])) // 4
-            if tokens >= 1024:
-                hashes.append(prefix)
-                best = max(best, tokens if prefix in self._prefixes else 0)
+            if tokens < _MIN_CACHED:
+                continue
+            prefix = hashlib.sha256("\x00".join(told.pieces[:end]).encode()).hexdigest()
+            hashes.append(prefix)
+            read = max(read, tokens if prefix in self._prefixes else 0)
+            kept = max(kept, tokens)
         self._prefixes.update(hashes)
-        return best
+        return read, max(0, kept - read) if wire == "anthropic" else 0
+
+
+def _text(told: Conversation, reply: Reply, *, cut: bool) -> dict[str, Any]:
+    """A text; what was said of it before it was cut off is not said again."""
+    text = reply.text.removeprefix(told.partial) or reply.text
+    if cut:
+        return {"content": text[: max(1, len(text) // 2)], "finish_reason": "length"}
+    return {"content": text}
+
+
+def _usage(charge: Charge) -> dict[str, Any]:
+    return {
+        "prompt_tokens": charge.input_tokens,
+        "completion_tokens": charge.output_tokens,
+        "total_tokens": charge.input_tokens + charge.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": charge.cached_tokens},
+        "cache_write_tokens": charge.written_tokens,
+    }
+
+
+def _undelivered(charge: Charge) -> Charge:
+    return dataclasses.replace(charge, delivered=False)
+
+
+def _abort(request: web.Request) -> None:
+    """Close the connection in the middle."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _signature(thought: str) -> str:
