@@ -29,7 +29,7 @@ from meshwright.models.port import (
 
 _CONTEXT_SIGNS = (
     *("context_length_exceeded", "contextwindowexceeded", "context window", "context length"),
-    *("prompt is too long", "input is too long"),  # Anthropic, Bedrock
+    *("prompt is too long", "exceed context limit", "input is too long"),  # Anthropic, Bedrock
     *("request too large", "request_too_large"),
 )
 _POLICY_SIGNS = (
