@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from meshwright.component import Actors, Check, Component
     from meshwright.core.capability import Capability
     from meshwright.core.errors import MeshError, ToolFailed
+    from meshwright.core.limits import Limits
     from meshwright.core.messages import Event, Outcome, Receipt, Task, TaskRequest
     from meshwright.kernel.actor import Actor, Turn, turn
     from meshwright.kernel.envelope import ActorRef
@@ -39,6 +40,7 @@ HOMES = {
     "Client": "client",
     "Component": "component",
     "Event": "core.messages",
+    "Limits": "core.limits",
     "Mesh": "mesh",
     "MeshError": "core.errors",
     "ModelSettings": "models.select",
@@ -72,6 +74,7 @@ __all__ = [
     "Client",
     "Component",
     "Event",
+    "Limits",
     "Mesh",
     "MeshError",
     "ModelSettings",

@@ -20,6 +20,7 @@ from pydantic import BaseModel, RootModel
 
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.errors import ConfigError, nearest
+from meshwright.core.limits import Limits
 from meshwright.core.messages import ID_PATTERN, Task
 from meshwright.core.money import Budget
 from meshwright.tools.toolset import Toolset
@@ -39,7 +40,8 @@ class Agent:
     `answers` the shape of its answers (default: text); `task_tags` the tags that whoever asks may choose
     (`payload.tags`) in place of the agent's own; `model` a group of models or one named outright (default:
     what the prompt says), with `fallbacks` for the latter; `budgets` what it may spend, besides those of the
-    settings; `prompt_text` stands where there is no prompt file; `delegates_to` the agents to which it may
+    settings; `limits` how far a conversation with its model may go, where those of the settings are not to
+    hold; `prompt_text` stands where there is no prompt file; `delegates_to` the agents to which it may
     give tasks; `max_concurrency` how many tasks a worker runs at once (default: a setting);
     `health_check_urls` what must answer for it to be chosen.
     """
@@ -53,6 +55,7 @@ class Agent:
     model: ClassVar[str] = ""
     fallbacks: ClassVar[Sequence[str]] = ()
     budgets: ClassVar[Sequence[Budget]] = ()
+    limits: ClassVar[Limits] = Limits()
     prompt_text: ClassVar[str] = ""
     delegates_to: ClassVar[Sequence[str]] = ()
     remembers: ClassVar[bool] = True
@@ -72,6 +75,9 @@ class Agent:
         _check_lists(cls)
         _check_capabilities(cls)
         _check_init(cls)
+        if not isinstance(cls.limits, Limits):
+            complaint = f"has limits that are no Limits: {cls.limits!r}"
+            raise _refusal(cls, complaint, "Write limits = Limits(max_steps=...)", "limits")
         if cls.answers is not None and not _is_shape(cls.answers):
             raise ConfigError(
                 f"agent {agent_id} answers {cls.answers!r}, which is no pydantic model with fields",

@@ -169,11 +169,6 @@ class Mesh:
     ) -> None:
         await self.stop()
 
-    @property
-    def aggregate_id(self) -> str:
-        """What the events of this process are known by."""
-        return f"mesh/{self.host.incarnation}"
-
     def tell(
         self, event_type: str, payload: Mapping[str, Any], *, topic: str = topics.MESH, **known: Any
     ) -> None:
@@ -181,12 +176,13 @@ class Mesh:
 
         Called where nobody could handle an error: an event that cannot be recorded becomes a warning.
         """
+        aggregate = f"mesh/{self.host.incarnation}"
         event = Event(
-            id=f"{self.aggregate_id}/{new_id()}",
+            id=f"{aggregate}/{new_id()}",
             event_type=event_type,
             topic=topic,
             time=self.host.clock.now(),
-            aggregate_id=self.aggregate_id,
+            aggregate_id=aggregate,
             payload=dict(payload),
             **known,
         )

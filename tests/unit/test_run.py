@@ -56,41 +56,12 @@ async def test_what_tools_answer_is_told_to_the_model_call_by_call(clerk: type[C
     assert clerk.looked_up == ["fence", "slot", "turn"]
 
 
-async def test_after_the_last_step_the_model_must_answer_without_tools(clerk: type[Clerk]) -> None:
-    model = ScriptedModel(*(tool_call("look_up", word=word) for word in "abc"), "That is all I found.")
-    async with mesh_for(clerk, model=model, max_steps=3) as mesh:
-        outcome = await mesh.ask("clerk", "Find everything.")
-    assert outcome.text == "That is all I found."
-    assert [bool(request.tools) for request in model.requests] == [True, True, True, False]
-    assert "no more tools" in model.requests[-1].messages[-1].content
-    assert clerk.looked_up == ["a", "b", "c"]
-
-
-async def test_a_model_that_never_answers_fails_its_task(clerk: type[Clerk]) -> None:
-    model = ScriptedModel(*(tool_call("look_up", word=word) for word in "abc"))
-    async with mesh_for(clerk, model=model, max_steps=2) as mesh:
-        outcome = await mesh.ask("clerk", "Find everything.")
-    assert outcome.status == "failed"
-    assert outcome.error is not None
-    assert "never answers" in outcome.error.message
-    assert outcome.error.message.endswith("Raise max_steps, or say in its prompt when to stop")
-    assert clerk.looked_up == ["a", "b"]
-
-
-async def test_a_model_that_only_repeats_a_call_fails_its_task() -> None:
-    model = ScriptedModel(*[tool_call("status")] * 4)
-    async with mesh_for(polling("pending", "pending", "pending"), model=model, max_repeats=3) as mesh:
-        outcome = await mesh.ask("poller", "Wait until it is healthy.")
-    assert outcome.error is not None
-    assert outcome.error.message.endswith("Raise max_repeats, or say in its prompt when to stop")
-
-
 async def test_a_repeated_call_runs_again_while_results_change() -> None:
     poller = polling("pending", "pending", "healthy")
     model = ScriptedModel(*[tool_call("status")] * 3, "It is healthy.")
     async with mesh_for(poller, model=model) as mesh:
         assert (await mesh.ask("poller", "Wait until it is healthy.")).text == "It is healthy."
-        assert not mesh.events("tool.repeated")
+        assert not mesh.events("limit.reached")
     assert tool_answers(model) == ["pending", "pending", "healthy"]
     assert all(request.tools for request in model.requests)
 
@@ -110,20 +81,6 @@ async def test_the_same_call_twice_in_one_reply_runs_twice(clerk: type[Clerk]) -
         assert (await mesh.ask("clerk", "Where is it?")).text == "Page 1."
     assert clerk.looked_up == ["fence", "fence"]
     assert model.requests[-1].tools
-
-
-async def test_the_same_result_again_and_again_ends_the_tools(clerk: type[Clerk]) -> None:
-    again = ToolCall(id="", name="look_up", arguments='{ "page": 1, "word": "fence" }')
-    once = tool_call("look_up", word="fence", page=1)
-    model = ScriptedModel(once, again, [once, once], "Page 1, as I said.")
-    async with mesh_for(clerk, model=model, max_repeats=3) as mesh:
-        outcome = await mesh.ask("clerk", "Where is it?")
-        [repeated] = mesh.events("tool.repeated").payloads
-    assert outcome.text == "Page 1, as I said."
-    assert clerk.looked_up == ["fence"] * 3
-    assert "was not called" in tool_answers(model)[3]
-    assert model.requests[-1].tools == ()
-    assert (repeated["tool"], repeated["times"]) == ("look_up", 3)
 
 
 async def test_a_tool_that_does_not_exist_is_told_with_those_that_do(clerk: type[Clerk]) -> None:

@@ -1,4 +1,4 @@
-"""Replies that are no answer: empty ones are asked for again, and what is cut off fails."""
+"""Replies that are no answer: empty ones are asked for again, and those cut off are continued."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.messages import Usage
-from meshwright.models.port import ModelReply, ToolCall
+from meshwright.models.port import ModelRefused, ModelReply, ReplyCutOff, ToolCall
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import keeper, kept, told_of
@@ -23,7 +23,6 @@ def reply(content: str = "", **fields: Any) -> ModelReply:
     return ModelReply(content=content, model="thinker", usage=usage, cost_usd=Decimal("0.01"), **fields)
 
 
-CUT_OFF = reply("The event log is a table of", finish_reason="length")
 CUT_CALL = reply(
     finish_reason="length",
     tool_calls=(ToolCall(id="c1", name="look_up", arguments='{"word": "fence"}'),),
@@ -53,39 +52,84 @@ async def test_replies_that_stay_empty_fail_the_attempt() -> None:
     assert len(mesh.events("model.called")) == 3
 
 
-async def test_an_answer_that_is_cut_off_fails_and_is_kept() -> None:
-    outcome, mesh = await asked(ScriptedModel(CUT_OFF))
-    assert (outcome.error.type, outcome.finish_reason) == ("ReplyCutOff", "length")
-    assert "reached max_tokens (" in outcome.error.message
-    assert "Raise max_tokens in the prompt file" in outcome.error.message
-    [cut_off] = mesh.events("reply.cut_off").payloads
-    assert cut_off["text"] == CUT_OFF.content
-    [called] = mesh.events("model.called").payloads
-    assert called["finish_reason"] == "length"
+def cut(text: str) -> ModelReply:
+    return reply(text, finish_reason="length")
 
 
-async def test_a_call_that_is_cut_off_is_not_run() -> None:
-    clerk = a_clerk()
-    outcome, mesh = await asked(ScriptedModel(CUT_CALL), clerk)
-    assert outcome.error.type == "ReplyCutOff"
-    assert "in a tool call, which was not run" in outcome.error.message
-    assert clerk.looked_up == []
-    [cut_off] = mesh.events("reply.cut_off").payloads
-    assert cut_off["tool_calls"] == [{"tool": "look_up", "arguments": '{"word": "fence"}'}]
+async def test_an_answer_that_is_cut_off_is_continued() -> None:
+    model = ScriptedModel(cut("The event log "), reply(), cut("is a table of the data"), reply("base."))
+    outcome, mesh = await asked(model)
+    assert outcome.text == "The event log is a table of the database."
+    *_, said, last = model.requests[1].messages
+    assert (said.role, said.content) == ("assistant", "The event log ")
+    assert "Continue exactly where it stopped" in last.content
+    texts = [payload["text"] for payload in mesh.events("reply.cut_off").payloads]
+    assert texts == ["The event log ", "is a table of the data"]
 
 
-async def test_an_answer_to_a_question_in_code_may_not_be_empty_or_cut_off() -> None:
+@pytest.mark.parametrize("more", ["log is a table of the text.", "The event log is a table of the text."])
+async def test_what_a_continuation_repeats_is_said_once(more: str) -> None:
+    outcome, _ = await asked(ScriptedModel(cut("The event log is a table of"), reply(more)))
+    assert outcome.text == "The event log is a table of the text."
+
+
+async def test_an_answer_that_stays_cut_off_fails_and_is_kept() -> None:
+    caught: list[ReplyCutOff] = []
+
     class Asker(Agent):
         agent_id = "asker"
         capabilities = (Capability("asking"),)
 
         async def run(self, run: Run) -> str:
-            return await run.ask("What is it?")
+            try:
+                return await run.ask("What is it?")
+            except ReplyCutOff as error:
+                caught.append(error)
+                raise
 
-    outcome, _ = await asked(ScriptedModel(CUT_OFF), Asker)
+    outcome, mesh = await asked(ScriptedModel(*(cut(f"part {n} ") for n in range(20))), Asker)
+    assert (outcome.error.type, outcome.finish_reason) == ("ReplyCutOff", "length")
+    assert "Raise max_tokens in the prompt file" in outcome.error.message
+    parts = [payload["text"] for payload in mesh.events("reply.cut_off").payloads]
+    assert len(parts) == 11
+    assert caught[0].text == "".join(parts)
+
+
+async def test_a_call_that_is_cut_off_is_asked_for_again_with_more_room() -> None:
+    clerk = a_clerk()
+    model = ScriptedModel(CUT_CALL, tool_call("look_up", word="fence"), "Page 1.")
+    outcome, mesh = await asked(model, clerk)
+    assert outcome.text == "Page 1."
+    assert clerk.looked_up == ["fence"]
+    first, second, third = (request.max_tokens for request in model.requests)
+    assert (second, third) == (2 * first, 2 * first)
+    [cut_off] = mesh.events("reply.cut_off").payloads
+    assert cut_off["tool_calls"] == [{"tool": "look_up", "arguments": '{"word": "fence"}'}]
+
+
+async def test_where_there_is_no_more_room_the_model_is_told_to_write_less() -> None:
+    refused = ModelRefused("max_tokens is too large: 2048")
+    model = ScriptedModel(CUT_CALL, refused, tool_call("look_up", word="fence"), "Page 1.")
+    outcome, _ = await asked(model)
+    assert outcome.text == "Page 1."
+    first, second, third, _ = model.requests
+    assert [second.max_tokens, third.max_tokens] == [2 * first.max_tokens, first.max_tokens]
+    assert "Write less in one reply" in third.messages[-1].content
+
+
+async def test_a_call_that_stays_cut_off_is_not_run() -> None:
+    clerk = a_clerk()
+    outcome, _ = await asked(ScriptedModel(*[CUT_CALL] * 4), clerk)
     assert outcome.error.type == "ReplyCutOff"
-    outcome, _ = await asked(ScriptedModel(reply(), "A log."), Asker)
-    assert outcome.text == "A log."
+    assert "in a tool call, which was not run" in outcome.error.message
+    assert clerk.looked_up == []
+
+
+async def test_a_model_that_only_thought_gets_more_room() -> None:
+    model = ScriptedModel(cut(""), "Page 1.")
+    outcome, _ = await asked(model)
+    assert outcome.text == "Page 1."
+    assert model.requests[1].max_tokens == 2 * model.requests[0].max_tokens
 
 
 async def test_an_answer_in_a_shape_that_is_cut_off_is_repaired_as_before() -> None:

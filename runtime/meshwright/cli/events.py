@@ -260,9 +260,9 @@ def _overran(payload: Document, event: Document) -> Sequence[object]:
     return (f"{payload.get('tool', '?')} {what}, after {payload.get('seconds', '?')} s",)
 
 
-def _repeated(payload: Document, event: Document) -> Sequence[object]:
-    times = payload.get("times", "?")
-    return (f"{payload.get('tool', '?')} gave the same result {times} times in a row; no more tools",)
+def _limit_reached(payload: Document, event: Document) -> Sequence[object]:
+    limit, most = payload.get("limit", "?"), payload.get("most", "?")
+    return (f"{limit} ({most}) is reached: the model has to answer without more tools",)
 
 
 def _stored(payload: Document, event: Document) -> Sequence[object]:
@@ -272,13 +272,6 @@ def _stored(payload: Document, event: Document) -> Sequence[object]:
 def _prompt_problem(then: str, payload: Document, event: Document) -> Sequence[object]:
     parts = [payload.get("error") or "?", then, payload.get("remedy")]
     return ("; ".join(short(part) for part in parts if part),)
-
-
-def _left_alone(payload: Document, event: Document) -> Sequence[object]:
-    status = f"refused with {payload['status']}" if payload.get("status") else "down"
-    why = payload.get("reason") or fault(payload.get("error"))
-    name, pause = payload.get("deployment", "?"), payload.get("seconds", "?")
-    return (f"{name} is {status}, left alone for {pause} s: {short(why)}",)
 
 
 def _attempt_failed(payload: Document, event: Document) -> Sequence[object]:
@@ -318,13 +311,10 @@ _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] 
     "reply.cut_off": ("model", lambda said, _: ("cut off", short(said.get("text", "")))),
     "tool.called": ("tool", _tool),
     "tool.overran": ("tool", _overran),
-    "tool.repeated": ("tool", _repeated),
+    "limit.reached": ("limit", _limit_reached),
     "prompt.fallback": ("prompt", partial(_prompt_problem, "a built-in prompt takes its place")),
     "prompt.rejected": ("prompt", partial(_prompt_problem, "the last good prompt stays in use")),
     "prompt.reloaded": ("prompt", lambda said, _: (f"{said.get('path', '?')} was read again",)),
-    "deployment.refused": ("model", _left_alone),
-    "deployment.cooled_down": ("model", _left_alone),
-    "deployment.recovered": ("model", lambda said, _: (f"{said.get('deployment', '?')} answers again",)),
     "attempt.failed": ("attempt", _attempt_failed),
     "work.broke_off": ("broke off", _broke_off),
     "task.cancelling": ("cancelling", lambda said, _: (fault(said.get("reason")),)),

@@ -20,6 +20,7 @@
     │   ├── StoreUnavailable      the store, or the sidecar before it, does not answer now
     │   └── ServiceFailed         a program that the mesh rests on cannot be started, or does not stay up
     ├── AgentError                an agent's code does what it may not (its file and line)
+    ├── LimitReached              a run reached a limit, and its model did not answer
     ├── ReplayMismatch            a resumed run took another road than its journal
     ├── ToolFailed                a tool could not do what was asked
     │   └── DelegationFailed      ... since the agent that it asked did not succeed
@@ -169,6 +170,14 @@ class AgentError(MeshError):
     """An agent's code does what it may not; the attempt's fault names the author's file and line."""
 
 
+class LimitReached(MeshError):
+    """A run reached `limit` (such as `max_steps`), and its model, asked for its answer, gave none."""
+
+    def __init__(self, message: str, *, limit: str = "", **advice: Any) -> None:
+        super().__init__(message, **advice)
+        self.limit = limit
+
+
 class ReplayMismatch(MeshError):
     """A resumed run asked for another step than the one in its journal."""
 
@@ -196,16 +205,13 @@ class CacheUnavailable(MeshError):
 class ModelError(MeshError):
     """A model call failed. `retryable` says whether the same call may succeed later.
 
-    `retry_after_seconds` is how long the provider wants us to wait, where it said so; `attempts` how many
-    were made. `answered` is the HTTP status that the provider answered with, and `reason` its own words,
-    without keys and the prompt; None and "" where it did not answer.
+    `retry_after_seconds` is how long whoever answered wants us to wait, where it said so; `attempts` how many
+    were made.
     """
 
     status = 502
     retryable = False
     attempts = 1
-    answered: int | None = None
-    reason = ""
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Json, Struct, as_json, decode, encode, write_struct
+from meshwright.core.limits import Limits
 from meshwright.core.money import ZERO, Amount, Budget, Dollars, exact
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
@@ -83,6 +84,11 @@ class TaskRequest(BaseModel):
         default=None, gt=0, le=604_800, description="Seconds that the task may take; default three timeouts."
     )
     thread_id: Identifier | None = None
+    limits: Limits | None = Field(
+        default=None,
+        exclude_if=lambda limits: limits is None,
+        description="Limits of its agent's conversation with the model, where they are to be lower.",
+    )
     budget_usd: Dollars | None = Field(
         default=None,
         exclude_if=lambda amount: amount is None,
@@ -149,6 +155,7 @@ class Task(Struct):
     generation: int = 1
     created_at: datetime
     traceparent: str | None = None
+    limits: Limits | None = None
     budget_usd: Amount | None = None
     budgets_above: tuple[TaskBudget, ...] = ()
     budgets: tuple[Budget, ...] = ()
@@ -170,7 +177,7 @@ class Task(Struct):
         return text if isinstance(text, str) else ""
 
 
-_NO_BUDGETS = b',"budget_usd":null,"budgets_above":[],"budgets":[]}'
+_NO_BUDGETS = b',"limits":null,"budget_usd":null,"budgets_above":[],"budgets":[]}'
 
 
 class TaskCarrier(Struct, dict=True):

@@ -335,9 +335,13 @@ class Unauthorized(ModelError):
 
 
 class ModelRefused(ModelError):
-    """The provider rejected the request itself: the same request would be rejected again."""
+    """The provider rejected the request itself: the same request would be rejected again.
+
+    `answered` is the HTTP status that it said so with; None where nobody was asked.
+    """
 
     status = 502
+    answered: int | None = None
 
 
 Part = Literal["tools", "response_format", ""]
@@ -367,9 +371,16 @@ class EmptyReply(ModelError):
 
 
 class ReplyCutOff(ModelError):
-    """The model's reply ended at `max_tokens`: what there is of it is no answer, and no call to run."""
+    """The model's reply ended at `max_tokens`: what there is of it is no answer, and no call to run.
+
+    `text` is what there is, all continuations together.
+    """
 
     status = 502
+
+    def __init__(self, message: str, *, text: str = "", **advice: Any) -> None:
+        super().__init__(message, **advice)
+        self.text = text
 
 
 class BudgetExceeded(ModelError):

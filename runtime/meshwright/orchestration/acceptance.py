@@ -51,6 +51,7 @@ def make_task(
         agent_id=request.agent_id,
         payload=payload,
         priority=request.priority,
+        limits=request.limits,
         budget_usd=request.budget_usd,
         budgets=caller.budgets,
         timeout=request.timeout,

@@ -25,7 +25,6 @@ from meshwright.models.port import (
     ChatMessage,
     ModelReply,
     ModelRequest,
-    ReplyCutOff,
     StructureInvalid,
     ToolSpec,
 )
@@ -144,8 +143,13 @@ class ModelCalls:
         messages: Sequence[ChatMessage],
         specs: tuple[ToolSpec, ...],
         shape: type[BaseModel] | None,
+        *,
+        max_tokens: int | None = None,
+        events: Sequence[ProgressEvent] = (),
     ) -> ModelReply:
         """Call the model, in a step of the journal. For a `shape` the reply's content is JSON, unchecked.
+
+        `max_tokens` is instead of the prompt's; `events` are published with the step.
 
         Raises ModelError, and the same again when the run is resumed, so that an agent which went on without
         an answer does so again.
@@ -162,7 +166,7 @@ class ModelCalls:
             response_schema=None if shape is None else response_schema(shape),
             output_mode=prepared.structure,
             temperature=prepared.temperature,
-            max_tokens=prepared.max_tokens,
+            max_tokens=max_tokens or prepared.max_tokens,
             timeout_seconds=attempt.task.timeout,
             cache=prepared.cache,
         )
@@ -179,7 +183,7 @@ class ModelCalls:
                         self._describe(span, request, result)
                 except ModelError as error:
                     result = RecordedError.of(error)
-                step.finish(result, _events_of(result, shape))
+                step.finish(result, [*events, *_events_of(result, shape)])
         if isinstance(result, RecordedError):
             raise result.error
         return result
@@ -236,20 +240,6 @@ class ModelCalls:
         )
 
 
-def is_cut_off(reply: ModelReply, shape: type[BaseModel] | None) -> bool:
-    """Whether a reply is no answer, and no call to run, since it ended at `max_tokens`."""
-    return reply.finish_reason == "length" and (shape is None or bool(reply.tool_calls))
-
-
-def cut_off(reply: ModelReply, prepared: PreparedPrompt) -> ReplyCutOff:
-    """The error for a reply that is cut off."""
-    what = "in a tool call, which was not run" if reply.tool_calls else "before its answer was whole"
-    return ReplyCutOff(
-        f"{reply.model or prepared.model} reached max_tokens ({prepared.max_tokens}) {what}",
-        remedy="Raise max_tokens in the prompt file; what it wrote is in the task's reply.cut_off event",
-    )
-
-
 def _events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
     """What is wrong with a reply, and its text, so that nothing that was paid for is lost."""
     events: list[ProgressEvent] = []
@@ -261,7 +251,7 @@ def _events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[Progres
         except StructureInvalid as error:
             payload = {"shape": shape.__name__, "error": error.message, "raw": cut(error.raw, _MAX_RAW_CHARS)}
             events.append(ProgressEvent("structure.invalid", payload))
-    if is_cut_off(reply, shape):
+    if reply.finish_reason == "length" and (shape is None or reply.tool_calls):
         calls = [
             {"tool": call.name, "arguments": cut(call.arguments, _MAX_CUT_CHARS)} for call in reply.tool_calls
         ]

@@ -11,6 +11,7 @@ from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
 from meshwright.core.clock import Clock
 from meshwright.core.errors import ToolFailed
+from meshwright.core.limits import MAX_REPEATS, MAX_STEPS, Limits
 from meshwright.core.messages import MemoryScope, Parent, Task, TaskBudget, derived_id
 from meshwright.core.tracing import NoTracing, Span, Tracing
 from meshwright.kernel.envelope import ActorRef
@@ -19,6 +20,8 @@ from meshwright.models.port import CallContext, Model, OnCall
 from meshwright.prompts import Prompts
 from meshwright.tools.tool import Tool
 from meshwright.work import Journal, Work
+
+_LIMITS = Limits(max_steps=MAX_STEPS, max_repeats=MAX_REPEATS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +36,7 @@ class Services:
     tracing: Tracing | NoTracing
     clock: Clock
     project_id: str = "default"
-    max_steps: int = 12
-    max_repeats: int = 5
+    limits: Limits = _LIMITS
     max_chain: int = 5
     max_context_tokens: int = 4000
     max_memory_tokens: int = 400

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, ToolFailed
 from meshwright.core.tracing import GenAI
-from meshwright.models.port import ChatMessage, EmptyReply, ModelReply, ToolCall
+from meshwright.models.port import ChatMessage, ContextTooLong, ModelRefused, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair
-from meshwright.run.calls import ModelCalls, cut_off, is_cut_off
+from meshwright.run import replies
+from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
+from meshwright.run.limits import Limit, Progress, limits_of
 from meshwright.run.prepared import PreparedPrompt
-from meshwright.run.tool_calls import Repeats, content_of, error_text, tool_events
+from meshwright.run.tool_calls import content_of, seconds_of, tool_events
 from meshwright.tools.tool import Tool
 from meshwright.work.journal import ProgressEvent
-
-_MAX_EMPTY = 2  # replies in a row that are asked for again
-_ANSWER_NOW = "Answer now, with what you have; no more tools can be called."
-_NOT_CALLED = "This was not called: the call before it gave the same result again and again."
-_REPLY_WAS_EMPTY = "Your reply was empty. Answer now, or call a tool."
 
 
 class Dialogues:
@@ -36,6 +33,7 @@ class Dialogues:
         self._attempt = attempt
         self._calls = calls
         self._run = run
+        self._limits = limits_of(attempt.services.limits, attempt.agent, attempt.task)
 
     async def answer(
         self,
@@ -45,55 +43,53 @@ class Dialogues:
         tools: Mapping[str, Tool] | None,
     ) -> str | ShapeT:
         """The model's answer to a question: text, or an object of the `shape`; see `Run.converse`."""
-        services = self._attempt.services
-        talk = _Dialogue(prepared, question, shape, tools, services.max_steps, Repeats(services.max_repeats))
-        while not talk.is_over(reply := await self._calls.ask(prepared, talk.messages, talk.specs, shape)):
-            if reply.tool_calls:
-                talk.end_turn(stuck=await self._call_tools(reply, talk))
+        talk = _Dialogue(self._calls, prepared, question, shape, tools, Progress(self._limits))
+        while (reply := await talk.reply()).tool_calls and talk.may_call_tools:
+            await self._call_tools(reply, talk)
+        if talk.limit is not None and shape is None and not reply.content.strip():
+            raise talk.limit.error(self._attempt.agent.agent_id)
         if shape is None:
             return reply.content
-
-        def ask(messages: Sequence[ChatMessage]) -> Awaitable[ModelReply]:
-            return self._calls.ask(prepared, messages, (), shape)
-
-        answer = await parse_or_repair(shape, reply, talk.messages, ask)
+        answer = await parse_or_repair(shape, reply, talk.messages, talk.ask)
         self.last_answer = answer.model_dump_json(by_alias=True)
         return answer
 
-    async def _call_tools(self, reply: ModelReply, talk: _Dialogue) -> bool:
-        """Call tools one after another, and add the results; returns whether they lead nowhere any more."""
-        talk.messages.append(reply.message())
-        stuck = False
-        for call in reply.tool_calls:
-            content = _NOT_CALLED if stuck else await self._call_tool(call, talk.repeats)
-            stuck = stuck or talk.repeats.add(call, content)
-            talk.messages.append(ChatMessage(role="tool", content=content, tool_call_id=call.id))
-        return stuck
+    async def _call_tools(self, reply: ModelReply, talk: _Dialogue) -> None:
+        """Call the tools of a reply, side by side where they may, and add their results in order."""
+        results: list[Any] = []
+        for calls in self._together(reply.tool_calls):
+            results += [await self._call_tool(call) for call in calls]
+        talk.add_results(reply, [content_of(result) for result in results], max(map(seconds_of, results)))
 
-    async def _call_tool(self, call: ToolCall, repeats: Repeats) -> str:
-        """The result of a call as the model is told it: a fault of the call is told too, not raised."""
+    def _together(self, calls: Sequence[ToolCall]) -> Iterator[list[ToolCall]]:
+        """The calls in their order, in groups that run side by side: those of exclusive tools alone."""
+        group: list[ToolCall] = []
+        for call in calls:
+            tool = self._attempt.tools.get(call.name)
+            if tool is not None and tool.exclusive:
+                yield from ([group] if group else [])
+                yield [call]
+                group = []
+            else:
+                group.append(call)
+        if group:
+            yield group
+
+    async def _call_tool(self, call: ToolCall) -> Any:
+        """What came of a call, as the journal has it; a fault of the call is told to the model."""
         tool = self._attempt.tools.get(call.name)
         if tool is None:
-            return error_text(
-                f"there is no tool {call.name!r}; there are {', '.join(self._attempt.tools) or 'none'}"
-            )
+            names = ", ".join(self._attempt.tools) or "none"
+            return {"value": None, "error": f"there is no tool {call.name!r}; there are {names}"}
         started = time.perf_counter()
         self.has_waited = False
-
-        def tell(result: dict[str, Any]) -> list[ProgressEvent]:
-            events = tool_events(call, result, None if self.has_waited else started)
-            if repeats.times(call, content_of(result)) == repeats.most:
-                events.append(ProgressEvent("tool.repeated", {"tool": call.name, "times": repeats.most}))
-            return events
-
-        result = await self._attempt.journal.step(
+        return await self._attempt.journal.step(
             f"tool {call.name}",
             {"arguments": call.arguments},
             lambda: self._run_tool(tool, call),
             repeatable=tool.idempotent,
-            tell=tell,
+            tell=lambda result: tool_events(call, result, None if self.has_waited else started),
         )
-        return content_of(result)
 
     async def _run_tool(self, tool: Tool, call: ToolCall) -> dict[str, Any]:
         attributes = {
@@ -102,73 +98,131 @@ class Dialogues:
             GenAI.TOOL_CALL_ID: call.id,
             GenAI.AGENT_ID: self._attempt.agent.agent_id,
         }
+        started = time.perf_counter()
+        result: dict[str, Any] = {"value": None, "error": None}
         tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent
         with tracing.span(f"execute_tool {tool.name}", parent=parent, attributes=attributes) as span:
             try:
-                return {"value": await tool.call(call.arguments, self._run), "error": None}
+                result["value"] = await tool.call(call.arguments, self._run)
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
                 span.fail(error)
-                return {"value": None, "error": str(error)}
+                result["error"] = str(error)
+        if not self.has_waited:
+            result["seconds"] = round(time.perf_counter() - started, 3)
+        return result
 
 
 class _Dialogue:
-    """What a run says to the model for one answer: messages, and the tools that it may still call."""
+    """What a run says to the model for one answer: messages, and the tools that it may still call.
+
+    All that it decides by is in the journal, so that a resumed run says the same.
+    """
 
     def __init__(
         self,
+        calls: ModelCalls,
         prepared: PreparedPrompt,
         question: str,
         shape: type[BaseModel] | None,
         tools: Mapping[str, Tool] | None,
-        max_steps: int,
-        repeats: Repeats,
+        progress: Progress,
     ) -> None:
-        self.prepared = prepared
         self.messages = [
             ChatMessage(role="system", content=prepared.system),
             ChatMessage(role="user", content=question),
         ]
-        self.specs = tuple(tool.spec for tool in (tools or {}).values())
-        self.repeats = repeats
+        self.limit: Limit | None = None
+        """The limit that was reached: only an answer will do."""
+        self._calls = calls
+        self._prepared = prepared
         self._shape = shape
-        self._may_call = tools is not None
-        self._turns_left = max_steps
-        self._empty = 0
-        self._limit = ""
+        self._specs = tuple(tool.spec for tool in (tools or {}).values())
+        self._has_tools = tools is not None
+        self._progress = progress
+        self._events: tuple[ProgressEvent, ...] = ()
+        self._room = prepared.max_tokens
+        self._most_room = replies.MAX_ROOM * prepared.max_tokens
 
-    def is_over(self, reply: ModelReply) -> bool:
-        """Whether a reply is the answer; an empty one is to be asked for again.
+    @property
+    def may_call_tools(self) -> bool:
+        """Whether the tools that a reply asks for are called."""
+        return self._has_tools and self.limit is None
 
-        Raises ReplyCutOff and EmptyReply, and ToolFailed for no answer without tools. An answer in a shape
-        that is empty or cut off is repaired with what else is wrong with it.
+    async def reply(self) -> ModelReply:
+        """The model's next reply: an empty one is asked for again, one that is cut off continued.
+
+        Raises EmptyReply and ReplyCutOff where it stays so. An answer in a shape that is empty or cut off is
+        repaired with what else is wrong with it.
         """
-        if is_cut_off(reply, self._shape):
-            raise cut_off(reply, self.prepared)
-        if not (reply.tool_calls or reply.content.strip() or self._shape is not None):
-            self._ask_again(reply)
-            return False
-        self._empty = 0
-        if self._limit and not reply.content and self._shape is None:
-            raise ToolFailed(
-                "the model calls tools and never answers",
-                remedy=f"Raise {self._limit}, or say in its prompt when to stop",
-            )
-        return bool(self._limit) or not (reply.tool_calls and self._may_call)
+        asked = [*self.messages]
+        text = ""
+        empty = parts = 0
+        while True:
+            reply = await self.ask(asked)
+            if self._shape is not None and not reply.tool_calls:
+                return reply
+            if replies.is_empty(reply):
+                empty += 1
+                if empty > replies.MAX_EMPTY:
+                    raise replies.unusable(reply, self._prepared, self._room, text)
+                asked.append(replies.REPLY_WAS_EMPTY)
+                continue
+            if not replies.is_cut_off(reply) or replies.must_be_whole(reply, self._shape):
+                return reply.model_copy(update={"content": replies.joined(text, reply.content)})
+            parts += 1
+            if parts > replies.MAX_PARTS:
+                raise replies.unusable(reply, self._prepared, self._room, text)
+            text = replies.joined(text, reply.content)
+            asked += [reply.message(), replies.CONTINUE]
 
-    def end_turn(self, *, stuck: bool) -> None:
-        """Count a turn of tools; after the last, or where they lead nowhere, only an answer will do."""
-        self._turns_left -= 1
-        if stuck or not self._turns_left:
-            self._limit = "max_repeats" if stuck else "max_steps"
-            self.specs = ()
-            self.messages.append(ChatMessage(role="user", content=_ANSWER_NOW))
+    async def ask(self, messages: Sequence[ChatMessage]) -> ModelReply:
+        """Ask, and where the reply has to be whole and is cut off, ask again with more room for it.
 
-    def _ask_again(self, reply: ModelReply) -> None:
-        self._empty += 1
-        if self._empty > _MAX_EMPTY:
-            model = reply.model or self.prepared.model
-            raise EmptyReply(
-                f"{model} gave neither text nor a tool call, {self._empty} times",
-                remedy="Raise max_tokens in the prompt file, since reasoning counts, or name another model",
-            )
-        self.messages.append(ChatMessage(role="user", content=_REPLY_WAS_EMPTY))
+        Where there is no more the model is told to write less. Raises ReplyCutOff where that does not help.
+        """
+        note: tuple[ChatMessage, ...] = ()
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                reply = await self._ask((*messages, *note))
+            except ContextTooLong:
+                raise
+            except ModelRefused:
+                if self._room == self._prepared.max_tokens:
+                    raise
+                # More than the model may write, as far as anybody can tell.
+                self._room = self._most_room = self._prepared.max_tokens
+                note = (replies.write_less(self._room),)
+                continue
+            if not (replies.is_cut_off(reply) and replies.must_be_whole(reply, self._shape)):
+                return reply
+            if tries >= replies.MAX_TRIES:
+                raise replies.unusable(reply, self._prepared, self._room)
+            if self._room < self._most_room:
+                self._room = min(2 * self._room, self._most_room)
+            elif self._shape is not None and not reply.tool_calls:
+                return reply
+            else:
+                note = (replies.write_less(self._room),)
+
+    def add_results(self, reply: ModelReply, contents: Sequence[str], seconds: float) -> None:
+        """Add what came of a reply's calls; at a limit only an answer will do."""
+        self.messages.append(reply.message())
+        for call, content in zip(reply.tool_calls, contents, strict=True):
+            self.messages.append(ChatMessage(role="tool", content=content, tool_call_id=call.id))
+        self._progress.add_calls(reply.tool_calls, contents, seconds)
+        self.limit = self._progress.reached()
+        if self.limit is not None:
+            reached = {"limit": self.limit.name, "most": self.limit.most, "setting": self.limit.setting}
+            self._events = (ProgressEvent("limit.reached", reached),)
+            self._specs = ()
+            self.messages.append(replies.ANSWER_NOW)
+
+    async def _ask(self, messages: Sequence[ChatMessage]) -> ModelReply:
+        events, self._events = self._events, ()
+        reply = await self._calls.ask(
+            self._prepared, messages, self._specs, self._shape, max_tokens=self._room, events=events
+        )
+        self._progress.add_reply(reply)
+        return reply

@@ -1,55 +1,32 @@
-"""What came of calls of tools: their events, what the model is told, and calls that lead nowhere."""
+"""What came of calls of tools: their events, and what the model is told."""
 
 from __future__ import annotations
 
 import json
 import time
-from contextlib import suppress
 from typing import Any
 
 from meshwright.core.redaction import redact
 from meshwright.models.port import ToolCall
-from meshwright.models.structure import repaired
 from meshwright.work.journal import ProgressEvent
 
 _MAX_SUMMARY_CHARS = 120  # of a tool's arguments, and of its result, in an event
 
 
-class Repeats:
-    """Counts how often the same call in a row gave the same result; `most` is how often it may."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._last: tuple[str, str, str] | None = None
-        self._times = 0
-
-    def times(self, call: ToolCall, content: str) -> int:
-        """How often it has been in a row, with this call."""
-        return self._times + 1 if _key(call, content) == self._last else 1
-
-    def add(self, call: ToolCall, content: str) -> bool:
-        """Count a call; returns whether no further one may follow."""
-        self._times = self.times(call, content)
-        self._last = _key(call, content)
-        return self._times >= self.most
-
-
-def _key(call: ToolCall, content: str) -> tuple[str, str, str]:
-    """What the same calls with the same result have in common, however their arguments are written."""
-    arguments = call.arguments
-    with suppress(ValueError):
-        arguments = json.dumps(json.loads(repaired(arguments or "{}")), sort_keys=True)
-    return call.name, arguments, content
-
-
 def content_of(result: Any) -> str:
     """What a model is told of the result of a tool."""
-    if not isinstance(result, dict) or result.keys() != {"value", "error"}:
+    if not isinstance(result, dict) or result.keys() - {"seconds"} != {"value", "error"}:
         result = {"value": result, "error": None}  # what a person says came of it
     if result["error"] is not None:
         return error_text(str(result["error"]))
     value = result["value"]
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def seconds_of(result: Any) -> float:
+    """How long a tool took, as its result in the journal says."""
+    seconds = result.get("seconds") if isinstance(result, dict) else None
+    return seconds if isinstance(seconds, float) else 0.0
 
 
 def error_text(message: str) -> str:

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from meshwright.core.money import Budget, Price
+from meshwright.core.limits import MAX_REPEATS, MAX_STEPS
+from meshwright.core.money import Budget, Dollars, Price
 
 ADMIN_PREFIX = "mesh-admin-"
 """How an admin token begins that `mesh up` has made."""
@@ -122,11 +123,17 @@ class _AgentsSettings(Table):
     """Folder of the agents: a Python file or package each."""
     max_concurrency: int = Field(default=8, ge=1, le=1_000)
     """Tasks that one agent works on at a time, where it declares no number itself."""
-    max_steps: int = Field(default=12, ge=1, le=1_000)
-    """Model calls of one attempt at a task; after them the model is asked once more, without tools."""
-    max_repeats: int = Field(default=5, ge=2, le=1_000)
-    """The same tool call with the same result so often in a row ends the tools of a run: the model is asked
-    for its answer."""
+    max_steps: int = Field(default=MAX_STEPS, ge=1, le=100_000)
+    """Replies of a model that call tools, in one conversation. At this limit and the next four the model is
+    asked once for its answer, without tools. Agents (`limits`) and tasks may have their own."""
+    max_repeats: int = Field(default=MAX_REPEATS, ge=2, le=100_000)
+    """How often in a row the same calls of tools may have the same results."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that a conversation may read and write in all its calls of the model; unset: no limit."""
+    max_usd: Dollars | None = None
+    """Dollars that a conversation may cost; unset: no limit but budgets."""
+    max_seconds: float | None = Field(default=None, gt=0)
+    """Seconds that models and tools may take in a conversation; unset: no limit but the task's timeout."""
     max_chain: int = Field(default=5, ge=1, le=50)
     """How deep agents may delegate to one another."""
 

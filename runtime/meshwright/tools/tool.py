@@ -86,6 +86,7 @@ class _Declaration:
     name: str
     idempotent: bool
     timeout: float | None
+    exclusive: bool
 
 
 @overload
@@ -94,7 +95,11 @@ def tool(function: FunctionT, /) -> FunctionT: ...
 
 @overload
 def tool(
-    *, idempotent: bool = False, name: str | None = None, timeout: float | None = None
+    *,
+    idempotent: bool = False,
+    name: str | None = None,
+    timeout: float | None = None,
+    exclusive: bool = False,
 ) -> Callable[[FunctionT], FunctionT]: ...
 
 
@@ -105,15 +110,17 @@ def tool(
     idempotent: bool = False,
     name: str | None = None,
     timeout: float | None = None,
+    exclusive: bool = False,
 ) -> FunctionT | Callable[[FunctionT], FunctionT]:
     """Let the model call a method: with a docstring, every parameter annotated, async or not.
 
     A function that is not async runs in a thread. `idempotent` says that to run it twice does no harm, so
     that a run which was cut short in the middle of it may call it again; for any other tool a person is
     asked. `timeout` is how many seconds a call may take, by default the setting `tools.timeout_seconds`;
-    `math.inf` sets no limit. It returns whatever pydantic can write as JSON; over 32,000 characters are cut.
-    Raise ToolFailed to tell the model what went wrong; other exceptions reach it as ToolFailed too, with the
-    line that raised them, and are logged.
+    `math.inf` sets no limit. The calls of one reply run side by side; one of an `exclusive` tool runs alone,
+    after those before it and before those behind it. It returns whatever pydantic can write as JSON; over
+    32,000 characters are cut. Raise ToolFailed to tell the model what went wrong; other exceptions reach it
+    as ToolFailed too, with the line that raised them, and are logged.
 
     Raises ConfigError, with file and line, where the function cannot be a tool.
     """
@@ -121,7 +128,7 @@ def tool(
     def declare(function: FunctionT) -> FunctionT:
         if not inspect.isfunction(function):
             raise ConfigError(f"@tool is for functions, not for {function!r}", remedy="put it innermost")
-        setattr(function, MARK, _Declaration(name or function.__name__, idempotent, timeout))
+        setattr(function, MARK, _Declaration(name or function.__name__, idempotent, timeout, exclusive))
         _check(function)
         return function
 
@@ -133,6 +140,7 @@ class Tool(ABC):
 
     `parameters` is the JSON schema of the arguments, an object. `idempotent`: to call it twice does no harm.
     `timeout`: seconds that a call may take, None for what its agent allows, `math.inf` for no limit.
+    `exclusive`: no other tool of the same reply runs beside it.
     """
 
     name: str
@@ -140,6 +148,7 @@ class Tool(ABC):
     parameters: dict[str, Any]
     idempotent: bool = False
     timeout: float | None = None
+    exclusive: bool = False
 
     @property
     def spec(self) -> ToolSpec:
@@ -162,6 +171,7 @@ class ToolWrapper(Tool):
         self.inner = inner
         self.name, self.description, self.parameters = inner.name, inner.description, inner.parameters
         self.idempotent, self.timeout = inner.idempotent, inner.timeout
+        self.exclusive = inner.exclusive
 
     async def call(self, arguments: str, context: ToolContext) -> Any:
         """Call the inner tool."""
@@ -178,7 +188,7 @@ class FunctionTool(Tool):
         declaration: _Declaration = getattr(function, MARK)
         self.function = function
         self.name, self.idempotent = declaration.name, declaration.idempotent
-        self.timeout = declaration.timeout
+        self.timeout, self.exclusive = declaration.timeout, declaration.exclusive
         self.threads = threads or ToolThreads()
         self.description, meanings = _read_docstring(function.__doc__ or "")
         try:

@@ -1,0 +1,145 @@
+"""The limits of a conversation: at each the model is asked once for its answer, and then the task fails."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from meshwright import Agent, Capability, Limits, TaskRequest, tool
+from meshwright.core.errors import ConfigError
+from meshwright.core.messages import Usage
+from meshwright.models.port import ModelReply
+from meshwright.testing import ScriptedModel, mesh_for, tool_call
+from tests.support.lookup_agent import a_clerk, tool_answers
+
+
+def asks(word: str, **fields: Any) -> ModelReply:
+    """A reply that looks a word up."""
+    call = tool_call("look_up", word=word).model_copy(update={"id": f"call_{word}"})
+    return ModelReply(model="m", tool_calls=(call,), finish_reason="tool_calls", **fields)
+
+
+COSTLY = {
+    "usage": Usage(prompt_tokens=90, completion_tokens=10),
+    "cost_usd": Decimal("0.01"),
+}
+LIMITS: list[tuple[str, Any]] = [
+    ("max_steps", 3),
+    ("max_tokens", 300),
+    ("max_usd", Decimal("0.03")),
+]
+
+
+@pytest.mark.parametrize(("name", "most"), LIMITS)
+async def test_at_a_limit_the_model_must_answer_without_tools(name: str, most: Any) -> None:
+    clerk = a_clerk()
+    model = ScriptedModel(*(asks(word, **COSTLY) for word in "abc"), "That is all I found.")
+    async with mesh_for(clerk, model=model, agents={name: most}) as mesh:
+        outcome = await mesh.ask("clerk", "Find everything.")
+        [reached] = mesh.events("limit.reached").payloads
+    assert outcome.text == "That is all I found."
+    assert [bool(request.tools) for request in model.requests] == [True, True, True, False]
+    assert "no more tools" in model.requests[-1].messages[-1].content
+    assert clerk.looked_up == ["a", "b", "c"]
+    assert (reached["limit"], reached["setting"]) == (name, f"{name} in [agents] of mesh.toml")
+
+
+@pytest.mark.parametrize(("name", "most"), LIMITS)
+async def test_a_model_that_never_answers_fails_its_task(name: str, most: Any) -> None:
+    model = ScriptedModel(*(asks(word, **COSTLY) for word in "abcd"))
+    async with mesh_for(a_clerk(), model=model, agents={name: most}) as mesh:
+        outcome = await mesh.ask("clerk", "Find everything.")
+    assert outcome.error is not None
+    assert outcome.error.type == "LimitReached"
+    assert f"clerk reached {name} ({most})" in outcome.error.message
+    assert f"Raise {name} in [agents] of mesh.toml" in outcome.error.message
+
+
+async def test_the_time_of_model_and_tools_is_a_limit() -> None:
+    model = ScriptedModel(asks("fence"), "Page 1.")
+    async with mesh_for(a_clerk(), model=model, agents={"max_seconds": 1e-6}) as mesh:
+        assert (await mesh.ask("clerk", "Where is it?")).text == "Page 1."
+        [reached] = mesh.events("limit.reached").payloads
+    assert reached["limit"] == "max_seconds"
+    assert model.requests[-1].tools == ()
+
+
+async def test_the_same_results_of_the_same_calls_in_a_row_end_the_tools() -> None:
+    clerk = a_clerk()
+    again = asks("fence").tool_calls[0].model_copy(update={"arguments": '{ "word": "fence" }'})
+    model = ScriptedModel(asks("fence"), again, asks("fence"), "Page 1, as I said.")
+    async with mesh_for(clerk, model=model, max_repeats=3) as mesh:
+        outcome = await mesh.ask("clerk", "Where is it?")
+        [reached] = mesh.events("limit.reached").payloads
+    assert outcome.text == "Page 1, as I said."
+    assert clerk.looked_up == ["fence"] * 3
+    assert (reached["limit"], reached["most"]) == ("max_repeats", 3)
+
+
+async def test_another_call_between_is_progress() -> None:
+    clerk = a_clerk()
+    words = ["fence", "fence", "slot"] * 4
+    model = ScriptedModel(*map(asks, words), "Done.")
+    async with mesh_for(clerk, model=model, max_repeats=3) as mesh:
+        assert (await mesh.ask("clerk", "Look.")).text == "Done."
+        assert not mesh.events("limit.reached")
+    assert clerk.looked_up == words
+
+
+async def test_polling_goes_on_far_beyond_a_dozen_looks() -> None:
+    class Poller(Agent):
+        agent_id = "poller"
+        capabilities = (Capability("polling"),)
+        looks = 0
+
+        @tool(idempotent=True)
+        async def status(self) -> str:
+            """Tell the status."""
+            type(self).looks += 1
+            return "healthy" if self.looks > 20 else "pending"
+
+    model = ScriptedModel(*[tool_call("status")] * 21, "It is healthy.")
+    async with mesh_for(Poller, model=model) as mesh:
+        assert (await mesh.ask("poller", "Wait until it is healthy.")).text == "It is healthy."
+    assert tool_answers(model) == ["pending"] * 20 + ["healthy"]
+
+
+@pytest.mark.parametrize(
+    ("own", "of_task", "steps", "setting"),
+    [
+        (None, None, 4, "max_steps in [agents] of mesh.toml"),
+        (5, None, 5, "max_steps in the limits of Limited"),
+        (5, 2, 2, "limits.max_steps of the task"),
+        (5, 9, 5, "max_steps in the limits of Limited"),
+        (None, 9, 4, "max_steps in [agents] of mesh.toml"),
+    ],
+)
+async def test_an_agent_sets_its_own_limits_and_a_task_lowers_them(
+    own: int | None, of_task: int | None, steps: int, setting: str
+) -> None:
+    class Limited(a_clerk()):  # type: ignore[misc]
+        agent_id = "limited"
+        limits = Limits(max_steps=own)
+
+    model = ScriptedModel(*(asks(str(n)) for n in range(10)))
+    request = TaskRequest(
+        agent_id="limited",
+        payload={"text": "Find everything."},
+        limits=None if of_task is None else Limits(max_steps=of_task),
+    )
+    async with mesh_for(Limited, model=model, max_steps=4) as mesh:
+        outcome = await mesh.outcome((await mesh.submit(request)).task_id)
+    assert outcome.error is not None
+    assert len(model.requests) == steps + 1
+    assert setting in outcome.error.message
+
+
+def test_limits_that_are_none_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"limits that are no Limits.*Limits\(max_steps=\.\.\.\)"):
+
+        class Wrong(Agent):
+            agent_id = "wrong"
+            capabilities = (Capability("nothing"),)
+            limits = "max_steps=3"  # type: ignore[assignment]
