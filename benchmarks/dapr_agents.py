@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
-import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from functools import partial
 from pathlib import Path
@@ -18,13 +16,13 @@ from benchmarks.bench import Bench, Round
 from benchmarks.dapr import OURS, on_ground, timing_of
 from benchmarks.dapr_ground import COMPONENTS, ground, missing
 from benchmarks.figures import Row, column, compared
+from benchmarks.rivals import DAPR_AGENTS, installed
 from benchmarks.sides import ROOT, clean_environment
 
-REQUIREMENT = "dapr-agents==1.0.9"
 LEVELS, JUDGED = (1, 32), 32
 ROUNDS = 2
 SECONDS, MIN_SECONDS = 8.0, 1.0
-INSTALL_SECONDS, RUN_SECONDS = 300.0, 120.0
+RUN_SECONDS = 120.0
 MIN_TIMES = 20.0
 CONFIGURATION = """
 apiVersion: dapr.io/v1alpha1
@@ -43,9 +41,9 @@ async def measure(bench: Bench) -> list[Row]:
     if reason := missing():
         return [Row(what, f"not run: {reason}")]
     try:
-        python = await installed()
+        python = await installed(DAPR_AGENTS)
     except (OSError, RuntimeError, TimeoutError) as error:
-        return [Row(what, f"not run: {REQUIREMENT} cannot be installed: {error}")]
+        return [Row(what, f"not run: {DAPR_AGENTS} cannot be installed: {error}")]
     rounds = await bench.in_turns(
         {
             "ours": partial(on_ground, bench, OURS, timing=timing_of(bench, LEVELS)),
@@ -65,28 +63,6 @@ async def measure(bench: Bench) -> list[Row]:
         )
         for level in LEVELS
     ]
-
-
-async def installed() -> Path:
-    """The interpreter of the rival's environment, which is made if need be. Raises RuntimeError."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "meshwright" / "bench" / REQUIREMENT
-    done, python = folder / "done", folder / "bin" / "python"
-    if not done.exists():
-        uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-        if uv is None:
-            raise RuntimeError("there is no uv here")
-        await _run(uv, "venv", "-q", "--clear", "--python", sys.executable, str(folder))
-        await _run(uv, "pip", "install", "-q", "--python", str(python), REQUIREMENT)
-        done.touch()
-    return python
-
-
-async def _run(*command: str) -> None:
-    process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE)
-    _, errors = await asyncio.wait_for(process.communicate(), INSTALL_SECONDS)
-    if process.returncode:
-        raise RuntimeError(" ".join(errors.decode(errors="replace").split())[-300:])
 
 
 async def rival(bench: Bench, python: Path) -> Round:

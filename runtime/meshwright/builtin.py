@@ -35,9 +35,9 @@ from meshwright.ledger.keys import KEY, KEYS, KeyProjection, Keys, VirtualKey, V
 from meshwright.mesh import FRONT, Mesh
 from meshwright.models.adapt import Adapted
 from meshwright.models.cache import cached
+from meshwright.models.circuits import COOLED_DOWN, RECOVERED, REFUSED, Circuits, Guarded
 from meshwright.models.port import Adapter, CallContext, Model, ModelRequest
 from meshwright.models.retry import Retrying
-from meshwright.models.routing import Cooldowns
 from meshwright.models.select import adapter_for, choose_model, with_named_models
 from meshwright.orchestration.acceptance import Admission
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
@@ -55,7 +55,6 @@ from meshwright.work import AgentThread, Worker
 from meshwright.work.protocol import ORCHESTRATOR
 from meshwright.work.thread import thread_of
 
-_COOLED_DOWN = "deployment.cooled_down"
 ORCHESTRATION = ORCHESTRATOR.lower()
 """The app in which tasks are orchestrated, and what the whole mesh asks lives."""
 
@@ -174,12 +173,12 @@ class ModelsComponent(Component):
         super().__init__(mesh)
         settings = mesh.settings
         path = project_file(mesh.project, settings.models.config)
-        self._cooldowns = Cooldowns()
+        self.circuits = Circuits()
         self.chosen = self._choose() if mesh.given_model is None else adapter_for(mesh.given_model)
         mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
         mesh.model = self._chain(path)
-        self._cooldowns.on_begin = self._cooled_down
-        mesh.host.listen(topics.MESH, self._learn, (_COOLED_DOWN,))
+        self.circuits.on_change = mesh.tell
+        mesh.host.listen(topics.MESH, self._learn, (COOLED_DOWN, REFUSED, RECOVERED))
 
     async def stop(self) -> None:
         """Book what is still to be booked, and close the connections."""
@@ -196,7 +195,9 @@ class ModelsComponent(Component):
         a row that costs nothing; retries and fallbacks are part of one call.
         """
         mesh, settings, clock = self.mesh, self.mesh.settings, self.mesh.host.clock
-        retrying = Retrying(self.chosen, clock, on_retry=self._retried)
+        is_server = self.chosen.kind == "http"
+        guarded = Guarded(self.chosen, self.circuits) if is_server else self.chosen
+        retrying = Retrying(guarded, clock, on_retry=self._retried)
         cache = cached(retrying, settings, mesh.database.folder, path, clock, kind=self.chosen.kind)
         prices = self.chosen.prices(settings.ledger.default_price)
         return Adapted(Accounted(cache, mesh.budgets, prices, call_events(mesh.host)))
@@ -215,20 +216,17 @@ class ModelsComponent(Component):
         if brought is not None:
             return adapter_for(brought.load()(mesh.settings))
         path = project_file(mesh.project, mesh.settings.models.config)
-        shared = self._cooldowns
-        chosen = choose_model(mesh.settings, path, count_tokens=count_tokens, cooldowns=shared)
+        shared = self.circuits
+        chosen = choose_model(mesh.settings, path, count_tokens=count_tokens, circuits=shared)
         if mesh.settings.models.adapter == "offline":
             return chosen
-        return with_named_models(chosen, _agents_here(mesh), path, cooldowns=shared)
-
-    def _cooled_down(self, deployment: str, seconds: float, error: ModelError) -> None:
-        payload = {"deployment": deployment, "seconds": round(seconds, 3), "error": _fault(error)}
-        self.mesh.tell(_COOLED_DOWN, payload)
+        return with_named_models(chosen, _agents_here(mesh), path, circuits=shared)
 
     def _learn(self, event: Event) -> None:
-        """Leave a deployment alone that failed in another worker."""
-        age = (self.mesh.host.clock.now() - event.time).total_seconds()
-        self._cooldowns.learn(event.payload["deployment"], event.payload["seconds"] - age)
+        """Take what another worker has told of a deployment."""
+        if event.aggregate_id != self.mesh.aggregate_id:
+            age = (self.mesh.host.clock.now() - event.time).total_seconds()
+            self.circuits.learn(event.event_type, event.payload, age)
 
     def _retried(self, request: ModelRequest, error: ModelError, delay_seconds: float) -> None:
         context, delay = request.context, round(delay_seconds, 3)

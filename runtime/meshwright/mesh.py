@@ -169,6 +169,11 @@ class Mesh:
     ) -> None:
         await self.stop()
 
+    @property
+    def aggregate_id(self) -> str:
+        """What the events of this process are known by."""
+        return f"mesh/{self.host.incarnation}"
+
     def tell(
         self, event_type: str, payload: Mapping[str, Any], *, topic: str = topics.MESH, **known: Any
     ) -> None:
@@ -176,13 +181,12 @@ class Mesh:
 
         Called where nobody could handle an error: an event that cannot be recorded becomes a warning.
         """
-        aggregate = f"mesh/{self.host.incarnation}"
         event = Event(
-            id=f"{aggregate}/{new_id()}",
+            id=f"{self.aggregate_id}/{new_id()}",
             event_type=event_type,
             topic=topic,
             time=self.host.clock.now(),
-            aggregate_id=aggregate,
+            aggregate_id=self.aggregate_id,
             payload=dict(payload),
             **known,
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.errors import MeshError, ToolFailed
+from meshwright.core.messages import Fault, Outcome
 from meshwright.models.port import BudgetExceeded, ModelRefused, ModelReply, ModelUnavailable, RateLimited
+from meshwright.orchestration.faults import class_of, counts
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.interrupted_mesh import kept
@@ -53,6 +56,50 @@ async def test_faults_of_others_lower_no_score(tmp_path: Path, error: MeshError)
         assert [card.success for card in mesh.registry.scores("asking")] == [1.0]
     async with kept(tmp_path, Asker) as mesh:
         assert [card.success for card in mesh.registry.scores("asking")] == [1.0]
+
+
+def ended(error: str, seconds: float = 1.0) -> Outcome:
+    """The failed end of an attempt."""
+    return Outcome(
+        task_id="t",
+        agent_id="asker",
+        status="failed",
+        success=False,
+        error=Fault(type=error, message="It failed"),
+        duration_ms=seconds * 1000,
+        completed_at=datetime.now(UTC),
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds", "fault_class"),
+    [
+        ("ValueError", 1, "agent"),
+        ("EmptyReply", 1, "agent"),
+        ("ToolFailed", 1, "agent"),
+        ("Timeout", 120, "agent"),
+        ("Timeout", 1, "caller"),
+        ("BudgetExceeded", 1, "caller"),
+        ("ContextTooLong", 1, "caller"),
+        ("ModelRefused", 1, "provider"),
+        ("AllProvidersDown", 1, "provider"),
+        ("Overloaded", 1, "mesh"),
+        ("BrokeOff", 1, "mesh"),
+    ],
+)
+def test_faults_are_classed_and_the_agents_own_alone_count(
+    error: str, seconds: float, fault_class: str
+) -> None:
+    outcome = ended(error, seconds)
+    assert (class_of(outcome), counts(outcome)) == (fault_class, fault_class == "agent")
+
+
+async def test_a_failed_attempt_says_whose_fault_it_was() -> None:
+    async with mesh_for(Asker, model=ScriptedModel(ModelRefused("400"))) as mesh:
+        receipt = await mesh.submit(agent_id="asker", payload={"text": "Ask."})
+        await mesh.outcome(receipt.task_id)
+        [event] = mesh.events("attempt.failed", task_id=receipt.task_id)
+    assert event.payload["fault"] == "provider"
 
 
 @pytest.mark.parametrize("reply", ["fail", "empty"])

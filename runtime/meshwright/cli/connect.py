@@ -39,7 +39,14 @@ _Need = Literal["log", "state", "change", "work"]
 To read its `log`, or also the `state` of tasks, budgets and keys: no code of the folder runs. To `change`
 something: the agents are loaded, and what waits for them stays untouched. That they `work`.
 """
-_PROMPT_EVENTS = {"prompt.fallback": "warning: ", "prompt.rejected": "warning: ", "prompt.reloaded": ""}
+_REPORTED_EVENTS = {
+    "prompt.fallback": "warning: ",
+    "prompt.rejected": "warning: ",
+    "prompt.reloaded": "",
+    "deployment.refused": "warning: ",
+    "deployment.cooled_down": "warning: ",
+    "deployment.recovered": "",
+}
 _URL_FILE, _TOKEN_FILE = "mesh.json", "admin.token"
 _SECRET_BYTES = 32
 _REMEDY = "remove the file, and mesh up makes another"
@@ -142,7 +149,7 @@ async def _started(settings: Settings, *, works: bool) -> AsyncIterator[Mesh]:
     mesh = build_mesh(settings)
     if not works:
         await mesh.worker.drain(0)
-    report_prompts(mesh)
+    report_problems(mesh)
     async with mesh:
         yield mesh
 
@@ -173,18 +180,18 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
         await mesh.host.stop()
 
 
-def report_prompts(mesh: Mesh) -> None:
-    """Say on stderr which prompt file of a mesh in this process cannot be used, and which was read again."""
+def report_problems(mesh: Mesh) -> None:
+    """Say on stderr which prompt files and deployments of a mesh in this process cannot be used."""
     from meshwright.core import topics
 
-    mesh.host.listen(topics.MESH, _report_prompt)
+    mesh.host.listen(topics.MESH, _report_problem)
 
 
-def _report_prompt(event: Event) -> None:
+def _report_problem(event: Event) -> None:
     from meshwright.cli.events import line_of
 
-    if event.event_type in _PROMPT_EVENTS and (line := line_of(event.model_dump(mode="json"))):
-        click.echo(f"mesh: {_PROMPT_EVENTS[event.event_type]}{line.text}", err=True)
+    if event.event_type in _REPORTED_EVENTS and (line := line_of(event.model_dump(mode="json"))):
+        click.echo(f"mesh: {_REPORTED_EVENTS[event.event_type]}{line.text}", err=True)
 
 
 @contextmanager

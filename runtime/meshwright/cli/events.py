@@ -274,6 +274,13 @@ def _prompt_problem(then: str, payload: Document, event: Document) -> Sequence[o
     return ("; ".join(short(part) for part in parts if part),)
 
 
+def _left_alone(payload: Document, event: Document) -> Sequence[object]:
+    status = f"refused with {payload['status']}" if payload.get("status") else "down"
+    why = payload.get("reason") or fault(payload.get("error"))
+    name, pause = payload.get("deployment", "?"), payload.get("seconds", "?")
+    return (f"{name} is {status}, left alone for {pause} s: {short(why)}",)
+
+
 def _attempt_failed(payload: Document, event: Document) -> Sequence[object]:
     agent_id = payload.get("agent_id") or event["agent_id"]
     return (f"{payload.get('attempt', '?')} of {agent_id} failed: {fault(payload.get('error'))}",)
@@ -315,6 +322,9 @@ _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] 
     "prompt.fallback": ("prompt", partial(_prompt_problem, "a built-in prompt takes its place")),
     "prompt.rejected": ("prompt", partial(_prompt_problem, "the last good prompt stays in use")),
     "prompt.reloaded": ("prompt", lambda said, _: (f"{said.get('path', '?')} was read again",)),
+    "deployment.refused": ("model", _left_alone),
+    "deployment.cooled_down": ("model", _left_alone),
+    "deployment.recovered": ("model", lambda said, _: (f"{said.get('deployment', '?')} answers again",)),
     "attempt.failed": ("attempt", _attempt_failed),
     "work.broke_off": ("broke off", _broke_off),
     "task.cancelling": ("cancelling", lambda said, _: (fault(said.get("reason")),)),

@@ -34,6 +34,9 @@ _FALLBACKS = {
 }
 _HEALTH_FILE = "models.json"
 _CALLS = 1000  # the last ones, from which health is read
+_CIRCUITS = 100  # the last events of each type
+_COOLED_DOWN = "deployment.cooled_down"
+_CIRCUIT_EVENTS = (_COOLED_DOWN, "deployment.refused", "deployment.recovered")
 
 
 @click.group(invoke_without_command=True)
@@ -209,7 +212,13 @@ def overview_text(found: Document) -> str:
         for kind, groups in group["fallbacks"].items()
         if groups
     ]
-    parts = [f"answers: {found['answers']}", table(_GROUPS, rows) if rows else "", "\n".join(chains)]
+    reasons = [
+        f"{row['deployment']}: {row['health']['status']}: {row['health']['reason']}"
+        for row in rows
+        if row["health"].get("reason")
+    ]
+    shown = table(_GROUPS, rows) if rows else ""
+    parts = [f"answers: {found['answers']}", shown, "\n".join(reasons), "\n".join(chains)]
     return "\n\n".join([*filter(None, parts), *(f"warning: {warning}" for warning in found["warnings"])])
 
 
@@ -265,7 +274,10 @@ def _health(settings: Settings, data: Path | None) -> dict[str, Document]:
 
 def _called_health(settings: Settings, data: Path | None) -> dict[str, Document]:
     async def last_calls(mesh: Connection) -> list[Event]:
-        return await mesh.client.events(limit=_CALLS, event_type="model.called")
+        found = await mesh.client.events(limit=_CALLS, event_type="model.called")
+        for event_type in _CIRCUIT_EVENTS:
+            found += await mesh.client.events(limit=_CIRCUITS, event_type=event_type)
+        return sorted(found, key=lambda event: event.seq or 0)
 
     if not settings.data_dir.is_dir():
         return {}
@@ -274,13 +286,20 @@ def _called_health(settings: Settings, data: Path | None) -> dict[str, Document]
     except HostError:  # the data is in use, or cannot be read: what was called is not known
         return {}
     return {
-        event.payload["deployment"]: {
-            "status": event.payload.get("error") or "ok",
-            "at": event.time.isoformat(),
-        }
+        event.payload["deployment"]: _health_told(event)
         for event in events
         if event.payload.get("deployment") and event.payload.get("outcome") != "cancelled"
     }
+
+
+def _health_told(event: Event) -> Document:
+    """What an event of a call or a circuit says of its deployment's health."""
+    at, error = event.time.isoformat(), event.payload.get("error")
+    if not isinstance(error, dict):
+        return {"status": error or "ok", "at": at}
+    status = event.payload.get("status")
+    name = "cooling down" if event.event_type == _COOLED_DOWN else f"refused {status or ''}".strip()
+    return {"status": name, "at": at, "reason": event.payload.get("reason") or error.get("message", "")}
 
 
 def _tested_health(settings: Settings) -> dict[str, Document]:

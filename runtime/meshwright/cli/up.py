@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.connect import announced, report_prompts, with_admin_token
+from meshwright.cli.connect import announced, report_problems, with_admin_token
 from meshwright.cli.options import data_option, database_option, require_trust, trust_option
 from meshwright.cli.output import Column, Document, table
 from meshwright.core.clock import unless
@@ -189,7 +189,7 @@ async def _serve(
     """Run a mesh until it is told to stop, or cannot go on, and let running work end."""
     from meshwright.cli.serving import collecting, writes_apart
 
-    report_prompts(mesh)
+    report_problems(mesh)
     with watched:
         async with mesh:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)

@@ -205,13 +205,16 @@ class CacheUnavailable(MeshError):
 class ModelError(MeshError):
     """A model call failed. `retryable` says whether the same call may succeed later.
 
-    `retry_after_seconds` is how long whoever answered wants us to wait, where it said so; `attempts` how many
-    were made.
+    `retry_after_seconds` is how long the provider wants us to wait, where it said so; `attempts` how many
+    were made. `answered` is the HTTP status that the provider answered with, and `reason` its own words,
+    without keys and the prompt; None and "" where it did not answer.
     """
 
     status = 502
     retryable = False
     attempts = 1
+    answered: int | None = None
+    reason = ""
 
     def __init__(
         self,

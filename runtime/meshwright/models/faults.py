@@ -29,7 +29,7 @@ from meshwright.models.port import (
 
 _CONTEXT_SIGNS = (
     *("context_length_exceeded", "contextwindowexceeded", "context window", "context length"),
-    *("prompt is too long", "input is too long"),  # Anthropic, Bedrock
+    *("prompt is too long", "exceed context limit", "input is too long"),  # Anthropic, Bedrock
     *("request too large", "request_too_large"),
 )
 _POLICY_SIGNS = (
@@ -152,9 +152,9 @@ def error_for(fault: ProviderFault, *, source: str, model: str) -> ModelError:
     error = kind(f"{what}; it said: {fault.shown}" if fault.shown else what, remedy=remedy)
     if isinstance(error, Unsupported):
         error.what = part or ""
-    if isinstance(error, ModelRefused):
-        error.answered = 402 if kind is ModelRefused and fault.says(_CREDIT_SIGNS) else fault.status
-    elif kind.retryable:  # the header, or where there is none a proxy's words
+    error.reason = fault.shown
+    error.answered = 402 if kind is ModelRefused and fault.says(_CREDIT_SIGNS) else fault.status
+    if kind.retryable:  # the header, or where there is none a proxy's words
         waits = _AGAIN.search(fault.words) if fault.retry_after_seconds is None else None
         error.retry_after_seconds = float(waits[1]) if waits else fault.retry_after_seconds
     return error

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from meshwright.core.errors import ConfigError, ModelError
 from meshwright.core.money import Price
+from meshwright.models.circuits import Circuits, Policy, is_mendable
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, read_config, resolved
 from meshwright.models.faults import Discretion, secrets_in
 from meshwright.models.litellm import require_tested_release
@@ -31,14 +32,12 @@ from meshwright.models.port import (
     ModelRequest,
     ModelTimeout,
     OnDelta,
-    RateLimited,
     Unauthorized,
 )
 from meshwright.models.prices import Prices
 from meshwright.models.providers import adapter_of, bare_name, needs_litellm, provider_params
 from meshwright.models.routing import (
     BY_CHANCE,
-    Cooldowns,
     check,
     concrete_model,
     deployment_id,
@@ -52,12 +51,7 @@ from meshwright.models.routing import (
     shares_of,
 )
 
-_ALLOWED_FAILS = 3
-_COOLDOWN_SECONDS = 5.0
-_BROKEN_COOLDOWN_SECONDS = 300.0
-"""How long a deployment is left alone whose key, credit or model is refused, unless the file says longer."""
 _REQUEST_TIMEOUT_SECONDS = 600.0
-_MENDABLE_STATUSES = frozenset({402, 404})
 _PLANS = 512  # groups with tags; who calls may make up more
 _NEWER = 0.3  # the weight of the newest answer in a deployment's latency
 
@@ -78,7 +72,7 @@ class Picker(Adapter):
         config: Path | LiteLLMConfig,
         *,
         environment: Mapping[str, str] | None = None,
-        cooldowns: Cooldowns | None = None,
+        circuits: Circuits | None = None,
         name: str = "",
         why: str = "",
     ) -> None:
@@ -89,7 +83,7 @@ class Picker(Adapter):
         """
         self.environment = os.environ if environment is None else environment
         self.config = self._config = read_config(config) if isinstance(config, Path) else config
-        self._cooldowns = cooldowns or Cooldowns()
+        self._circuits = circuits or Circuits()
         strategy = self._config.router_settings.get("routing_strategy") or BY_CHANCE
         if strategy not in _STRATEGIES:
             lines, expected = self._config.lines, ", ".join(_STRATEGIES)
@@ -118,7 +112,7 @@ class Picker(Adapter):
                 if errors and on_delta is not None:
                     on_delta(STREAM_RESTART)
                 try:
-                    async with self._placed(target, request, ends):
+                    async with self._placed(target, group, request, ends):
                         begun = time.monotonic()
                         left = min(ends - begun, target.timeout_seconds)
                         asked = {"model": target.model_of(group), "timeout_seconds": left}
@@ -128,13 +122,13 @@ class Picker(Adapter):
                 except ModelError as failed:
                     error = failed
                     errors.append(failed)
-                if not _is_mendable(error) or time.monotonic() >= ends:
+                if not is_mendable(error) or time.monotonic() >= ends:
                     break
             if error is None:
                 error = self._nobody(group, request.tags)
                 errors.append(error)
             following = self._after(group, error, seen) if time.monotonic() < ends else list[str]()
-            if not following and not _is_mendable(error):
+            if not following and not is_mendable(error):
                 raise error
             groups[:0] = following
         raise _ended(errors, request)
@@ -201,7 +195,7 @@ class Picker(Adapter):
                     for target in tier
                     if target.name not in tried
                     and target.has_room()
-                    and not self._cooldowns.left_seconds(target.name)
+                    and not self._circuits.left_seconds(target.circuit(group))
                 ]
                 if not ready:
                     break
@@ -210,17 +204,16 @@ class Picker(Adapter):
                 yield target
 
     @asynccontextmanager
-    async def _placed(self, target: _Target, request: ModelRequest, ends: float) -> AsyncIterator[None]:
-        """Take one of a deployment's places for a call, which may cool it down."""
+    async def _placed(
+        self, target: _Target, group: str, request: ModelRequest, ends: float
+    ) -> AsyncIterator[None]:
+        """Take one of a deployment's places for a call, whose failure may open its circuit."""
         target.calls += 1
-        async with AsyncExitStack() as places:
-            await target.enter(places, ends, request)
-            try:
+        given_seconds = min(ends - time.monotonic(), target.timeout_seconds)
+        with self._circuits.call(target.circuit(group), target.policy, given_seconds):
+            async with AsyncExitStack() as places:
+                await target.enter(places, ends, request)
                 yield
-            except ModelError as error:
-                if seconds := target.failed(error):
-                    self._cooldowns.begin(target.name, seconds, error)
-                raise
 
     def _priced(
         self, reply: ModelReply, request: ModelRequest, target: _Target, *, attempts: int
@@ -239,7 +232,7 @@ class Picker(Adapter):
             kind = "context_window_fallbacks"
         elif isinstance(error, ContentRefused):
             kind = "content_policy_fallbacks"
-        elif not _is_mendable(error):
+        elif not is_mendable(error):
             return []
         following = [name for name in next_groups(self._config, group, kind) if name not in seen]
         seen.update(following)
@@ -256,25 +249,19 @@ class Picker(Adapter):
                 f"no deployment of model {group!r} is for tags {list(tags)}",
                 remedy="Tag one deployment of the group with default",
             )
-        waits = {target.name: self._cooldowns.left_seconds(target.name) for target in targets}
-        if any(waits.values()):
-            met = [error for name in waits if (error := self._cooldowns.error(name)) is not None]
-            if all(waits.values()) and len(met) == len(waits) and not any(each.retryable for each in met):
-                return copy.copy(met[0])  # of a key that was refused, waiting tells nobody
+        names = [target.circuit(group) for target in targets]
+        waits = {name: left for name in names if (left := self._circuits.left_seconds(name))}
+        if waits:
+            met = [error for name in waits if (error := self._circuits.error(name)) is not None]
+            if len(met) == len(targets) and not any(error.retryable for error in met):
+                return copy.copy(met[0])  # to wait does not help where a key is refused
             what = f"All deployments of model {group!r} that fit tags {list(tags)} are cooling down"
             return AllProvidersDown(
                 f"{what}, after: {met[0]}" if met else what,
-                retry_after_seconds=min(wait for wait in waits.values() if wait),
+                retry_after_seconds=min(waits.values()),
             )
         what = f"All deployments of model {group!r} are at their limit (rpm, tpm)"
         return AllProvidersDown(what, retry_after_seconds=60 - time.time() % 60)
-
-
-def _is_mendable(error: ModelError) -> bool:
-    """Whether another deployment may answer what this one could not: not a bad request."""
-    if type(error) is ModelRefused:
-        return error.answered in _MENDABLE_STATUSES
-    return error.retryable or isinstance(error, Unauthorized)
 
 
 class _Plan(NamedTuple):
@@ -298,10 +285,17 @@ class _Target:
         asked = (params.get("timeout"), config.router_settings.get("timeout"))
         limits = (*asked, config.litellm_settings.get("request_timeout"), _REQUEST_TIMEOUT_SECONDS)
         self.timeout_seconds = next(float(seconds) for seconds in limits if seconds is not None)
+        router = config.router_settings
+        allowed = setting(config, "allowed_fails")
+        cooldown = params.get("cooldown_time") or router.get("cooldown_time")
+        self.policy = Policy(
+            Policy().allowed_fails if allowed is None else int(allowed),
+            Policy().cooldown_seconds if cooldown is None else float(cooldown),
+            is_off=bool(router.get("disable_cooldowns")),
+        )
         self._config = config
         self._discretion = discretion
         self._model: Model | None = None
-        self._failures: list[float] = []
         self._minute = 0
         places = params.get("max_parallel_requests") or setting(config, "default_max_parallel_requests")
         self._places = asyncio.Semaphore(int(places)) if places else None
@@ -352,26 +346,9 @@ class _Target:
         self.tokens += reply.usage.prompt_tokens + reply.usage.completion_tokens
         self.latency_seconds += (seconds - self.latency_seconds) * (_NEWER if self.latency_seconds else 1)
 
-    def failed(self, error: ModelError) -> float:
-        """Count a failure; for how many seconds to leave it alone now, 0 where not."""
-        router = self._config.router_settings
-        if router.get("disable_cooldowns") or not _is_mendable(error):
-            return 0.0
-        usual = self.deployment["litellm_params"].get("cooldown_time") or router.get("cooldown_time")
-        seconds = float(_COOLDOWN_SECONDS if usual is None else usual)
-        now = time.monotonic()
-        if not error.retryable:
-            seconds = max(seconds, _BROKEN_COOLDOWN_SECONDS)
-        elif isinstance(error, RateLimited) and error.retry_after_seconds:
-            seconds = error.retry_after_seconds
-        else:
-            allowed = setting(self._config, "allowed_fails")
-            self._failures = [*(at for at in self._failures if at > now - 60), now]
-            if len(self._failures) <= (_ALLOWED_FAILS if allowed is None else allowed):
-                return 0.0
-            seconds = max(seconds, error.retry_after_seconds or 0.0)
-        self._failures = []
-        return seconds
+    def circuit(self, group: str) -> str:
+        """The name of its circuit; of a deployment for many models each has its own."""
+        return f"{self.name}:{self.model_of(group)}" if "*" in self.deployment["model_name"] else self.name
 
     def _leave(self) -> None:
         self.in_flight -= 1
@@ -433,8 +410,9 @@ def _ended(errors: Sequence[ModelError], request: ModelRequest) -> ModelError:
     if len(errors) == 1 or not any(each.retryable for each in errors):
         return errors[0]
     pauses = [each.retry_after_seconds for each in errors if each.retry_after_seconds is not None]
+    said = "; ".join(dict.fromkeys(map(str, errors)))
     down = AllProvidersDown(
-        f"Neither model {request.model!r} nor its fallbacks answered: {'; '.join(map(str, errors))}",
+        f"Neither model {request.model!r} nor its fallbacks answered: {said}",
         retry_after_seconds=min(pauses, default=None) if len(pauses) == len(errors) else None,
     )
     down.attempts = sum(each.attempts for each in errors)

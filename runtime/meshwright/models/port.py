@@ -335,13 +335,9 @@ class Unauthorized(ModelError):
 
 
 class ModelRefused(ModelError):
-    """The provider rejected the request itself: the same request would be rejected again.
-
-    `answered` is the HTTP status that it said so with; None where nobody was asked.
-    """
+    """The provider rejected the request itself: the same request would be rejected again."""
 
     status = 502
-    answered: int | None = None
 
 
 Part = Literal["tools", "response_format", ""]

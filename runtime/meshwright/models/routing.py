@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any
 
-from meshwright.core.errors import ConfigError, ModelError
+from meshwright.core.errors import ConfigError
 from meshwright.models.config import LiteLLMConfig, missing_names
 from meshwright.models.litellm import INSTALL, installed_release
 from meshwright.models.port import ModelRefused, ModelRequest
@@ -346,35 +345,3 @@ def concrete_model(deployment: _Deployment, name: str) -> str:
         return model
     before, _, after = deployment["model_name"].partition("*")
     return model.replace("*", name.removeprefix(before).removesuffix(after), 1)
-
-
-class Cooldowns:
-    """Deployments that are left alone for now, by id. All pickers of a mesh share them.
-
-    `on_begin` tells the other workers of a deployment's id, for how many seconds it is left alone, and the
-    error that led to it; they `learn` it.
-    """
-
-    def __init__(self) -> None:
-        self.on_begin: Callable[[str, float, ModelError], None] | None = None
-        self._until: dict[str, float] = {}
-        self._errors: dict[str, ModelError] = {}
-
-    def begin(self, deployment: str, seconds: float, error: ModelError) -> None:
-        """Leave a deployment alone, since it failed here."""
-        self.learn(deployment, seconds)
-        self._errors[deployment] = error.with_traceback(None)
-        if self.on_begin is not None:
-            self.on_begin(deployment, seconds, error)
-
-    def learn(self, deployment: str, seconds: float) -> None:
-        """Leave a deployment alone, since it failed somewhere."""
-        self._until[deployment] = max(self._until.get(deployment, 0.0), time.monotonic() + seconds)
-
-    def left_seconds(self, deployment: str) -> float:
-        """How long a deployment is still left alone; 0 where it may be called."""
-        return max(0.0, self._until.get(deployment, 0.0) - time.monotonic())
-
-    def error(self, deployment: str) -> ModelError | None:
-        """What a deployment failed with here."""
-        return self._errors.get(deployment)

@@ -19,13 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError
 from meshwright.core.money import Price
+from meshwright.models.circuits import Circuits
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, names_in, read_config, read_text, with_ids
 from meshwright.models.offline import OfflineModel, estimate_tokens
 from meshwright.models.picker import Picker
 from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta, PriceList
 from meshwright.models.providers import OFFLINE, missing, provider_of
 from meshwright.models.retry import Retrying
-from meshwright.models.routing import Cooldowns, missing_of
+from meshwright.models.routing import missing_of
 from meshwright.models.server import HttpModel
 from meshwright.settings import Settings
 
@@ -42,7 +43,7 @@ def choose_model(
     *,
     environment: Mapping[str, str] | None = None,
     count_tokens: Callable[[str], int] = estimate_tokens,
-    cooldowns: Cooldowns | None = None,
+    circuits: Circuits | None = None,
 ) -> Adapter:
     """Make the model that the settings name, or that the environment offers (`adapter = "auto"`).
 
@@ -63,7 +64,7 @@ def choose_model(
     if kind == "offline":
         return OfflineModel(count_tokens=count_tokens, why=why)
     if kind == "router":
-        return Picker(config_path, environment=known, cooldowns=cooldowns, why=why)
+        return Picker(config_path, environment=known, circuits=circuits, why=why)
     if not settings.models.base_url:
         raise ConfigError(
             'model = "http" needs the address of a server',
@@ -203,7 +204,7 @@ def named_models(
     chains: Iterable[Chain],
     *,
     environment: Mapping[str, str] | None = None,
-    cooldowns: Cooldowns | None = None,
+    circuits: Circuits | None = None,
 ) -> Picker:
     """Calls models by their own names, each for at most its `timeout_seconds`. Raises ConfigError.
 
@@ -212,7 +213,7 @@ def named_models(
     chains = list(chains)
     names = ", ".join(chain.primary.name for chain in chains)
     config = litellm_config(chains)
-    return Picker(config, environment=environment, cooldowns=cooldowns, name=f"direct {names}")
+    return Picker(config, environment=environment, circuits=circuits, name=f"direct {names}")
 
 
 def open_model(*chains: Chain | ModelSettings, clock: Clock | None = None) -> Model:
@@ -284,7 +285,7 @@ def with_named_models(
     config_path: Path | None = None,
     *,
     environment: Mapping[str, str] | None = None,
-    cooldowns: Cooldowns | None = None,
+    circuits: Circuits | None = None,
 ) -> Adapter:
     """The mesh's adapter, and beside it the models that agents name and that are no groups of its file.
 
@@ -322,7 +323,7 @@ def with_named_models(
                 field="fallbacks",
             )
     if chains:
-        picker = named_models(chains, environment=environment, cooldowns=cooldowns)
+        picker = named_models(chains, environment=environment, circuits=circuits)
         named |= {chain.primary.name: picker for chain in chains}
     return NamedModels(named, others) if named else others
 

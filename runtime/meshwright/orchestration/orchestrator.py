@@ -7,8 +7,8 @@ from meshwright.core.errors import IdempotencyConflict, MeshError, NoAgentAvaila
 from meshwright.core.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt, ScoreCard, Task
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
+from meshwright.orchestration.faults import class_of, may_retry, rules_out
 from meshwright.orchestration.registry import Registry
-from meshwright.orchestration.scoring import NOBODY_MAY_RETRY, SAME_AGENT_MAY_RETRY
 from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, TaskKey
 from meshwright.work.record import NO_TASK, Attempt, TaskRecord
 
@@ -61,9 +61,9 @@ class Orchestrator(Actor[TaskRecord]):
         if outcome.success or outcome.status == "cancelled" or self.state.cancelling:
             self._end(turn, outcome)
             return
-        self._publish(turn, "attempt.failed", {"attempt": attempt.attempt, "error": outcome.error})
-        may_retry = outcome.error is None or outcome.error.type not in NOBODY_MAY_RETRY
-        card = self._next_choice(turn) if may_retry else None
+        failed = {"attempt": attempt.attempt, "error": outcome.error, "fault": class_of(outcome)}
+        self._publish(turn, "attempt.failed", failed)
+        card = self._next_choice(turn) if may_retry(outcome) else None
         if card is not None:
             self._dispatch(turn, card)
         else:
@@ -165,11 +165,7 @@ class Orchestrator(Actor[TaskRecord]):
         """Another agent for the task, unless it had its attempts, its time, or every agent."""
         if len(self.state.attempts) >= self._max_attempts or turn.now >= self.task.deadline_at:
             return None
-        failed = frozenset(
-            attempt.agent_id
-            for attempt in self.state.attempts
-            if attempt.error is None or attempt.error.type not in SAME_AGENT_MAY_RETRY
-        )
+        failed = frozenset(attempt.agent_id for attempt in self.state.attempts if rules_out(attempt.error))
         if self.task.agent_id in failed:
             return None
         try:

@@ -8,11 +8,7 @@
 - streak     1.1 if the last three all succeeded (there must have been three)
 - preferred  1.05 if the agent declares the capability as preferred
 
-No history counts as a success of 1.
-
-An attempt counts as the agent's where its fault is none of `_NOT_THE_AGENTS`: an error of its code, an answer
-that is empty, cut off or of the wrong shape, a tool that failed. Where a delegated task fails, that counts
-against the agent that was asked.
+No history counts as a success of 1. `orchestration.faults` says which attempts count.
 """
 
 from __future__ import annotations
@@ -22,8 +18,9 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
 
 from meshwright.core.capability import Capability
-from meshwright.core.messages import Event, Outcome, ScoreCard
+from meshwright.core.messages import Event, ScoreCard
 from meshwright.events.tasks import outcome_of
+from meshwright.orchestration.faults import counts
 from meshwright.sql.database import Session
 
 MAX_OUTCOMES = 20  # kept of each agent and capability
@@ -74,63 +71,6 @@ def score_card(agent_id: str, capability: Capability, *, healthy: bool, history:
         streak=history.streak,
         preferred=preferred,
     )
-
-
-_NOT_THE_AGENTS = frozenset(
-    {
-        # the caller's
-        "BudgetExceeded",
-        "Cancelled",
-        "ContentRefused",
-        "ContextTooLong",
-        "DeadlineExceeded",
-        "InvalidInput",
-        "PriceUnknown",
-        "Timeout",
-        # the model provider's
-        "AllProvidersDown",
-        "ModelError",
-        "ModelRefused",
-        "ModelTimeout",
-        "ModelUnavailable",
-        "RateLimited",
-        "Unauthorized",
-        "Unsupported",
-        # the mesh's
-        "BrokeOff",
-        "DelegationFailed",
-        "Draining",
-        "HostError",
-        "MailboxFull",
-        "MemoryUnavailable",
-        "NoAgentAvailable",
-        "NotFound",
-        "Overloaded",
-        "ReplayMismatch",
-        "ServiceFailed",
-        "StoreFailed",
-        "StoreLocked",
-        "StoreTooNew",
-        "StoreUnavailable",
-    }
-)
-_ENOUGH_SECONDS = 120.0  # for an attempt: the default timeout
-
-SAME_AGENT_MAY_RETRY = frozenset({"ReplayMismatch"})
-"""Faults of the attempt rather than of the agent."""
-NOBODY_MAY_RETRY = frozenset({"BudgetExceeded", "PriceUnknown"})
-"""Faults that another agent would meet as well."""
-
-
-def counts(outcome: Outcome) -> bool:
-    """Whether the end of an attempt says something about its agent."""
-    if outcome.status == "cancelled":
-        return False
-    if outcome.success or outcome.error is None:
-        return True
-    if outcome.error.type == "Timeout":  # the agent's, if it had the time that is the default
-        return outcome.duration_ms / 1000 >= _ENOUGH_SECONDS
-    return outcome.error.type not in _NOT_THE_AGENTS
 
 
 _INTO = "agent_outcomes (agent_id, capability, last_seq, recent)"

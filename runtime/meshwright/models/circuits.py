@@ -1,0 +1,232 @@
+"""Circuits: which deployments are left alone for now, and when one call may try them again.
+
+    closed      calls pass; more than `allowed_fails` failures within a minute, or one refusal, open it
+    open        no call passes for a while: as long as the provider asked, else twice as long each time
+    half-open   one call passes, the probe: its success closes the circuit, its failure opens it again
+
+Each process has its own, and tells the others: what one learns of a deployment holds for all. They probe a
+little later than the one that opened the circuit, whose success closes theirs.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from meshwright.core.errors import ModelError
+from meshwright.models.port import (
+    AllProvidersDown,
+    Model,
+    ModelRefused,
+    ModelReply,
+    ModelRequest,
+    ModelTimeout,
+    ModelUnavailable,
+    OnDelta,
+    RateLimited,
+    Unauthorized,
+)
+
+COOLED_DOWN = "deployment.cooled_down"
+REFUSED = "deployment.refused"
+RECOVERED = "deployment.recovered"
+_REFUSED_SECONDS = 300.0
+"""How long a deployment is left alone whose key, credit or model is refused, or longer by its policy."""
+_MAX_COOLDOWN_SECONDS = 60.0  # without a word of the provider
+_PROBE_SECONDS = 1.0  # after which to look whether a probe has succeeded
+_WINDOW_SECONDS = 60.0
+_LATER_SECONDS = 2.0  # than the process that opened a circuit, the others probe
+_ENOUGH_SECONDS = 30.0  # for an answer: a deployment is not to blame where a caller gave it less
+_MENDABLE_STATUSES = frozenset({402, 404})
+
+
+class Policy(NamedTuple):
+    """When a circuit opens, and for how long; `is_off`: never."""
+
+    allowed_fails: int = 3
+    cooldown_seconds: float = 5.0
+    is_off: bool = False
+
+
+_USUAL = Policy()
+
+
+class OpenCircuit(NamedTuple):
+    """A deployment that is left alone, and why."""
+
+    deployment: str
+    since: datetime
+    until: datetime
+    error: ModelError
+
+
+_OnChange = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(slots=True)
+class _Circuit:
+    since: datetime
+    failures: list[float] = field(default_factory=list)
+    until: float | None = None  # by time.monotonic(); None while it is closed
+    times: int = 0  # opened in a row
+    error: ModelError | None = None
+    is_probed: bool = False
+
+
+class Circuits:
+    """The circuits of deployments, by id. `on_change` tells others of an opening or a recovery."""
+
+    def __init__(self, *, draw: Callable[[], float] = random.random) -> None:
+        self.on_change: _OnChange | None = None
+        self._draw = draw
+        self._circuits: dict[str, _Circuit] = {}
+
+    def left_seconds(self, deployment: str) -> float:
+        """After how many seconds a call may pass; 0 where it may pass now."""
+        circuit = self._circuits.get(deployment)
+        if circuit is None or circuit.until is None:
+            return 0.0
+        return max(circuit.until - time.monotonic(), _PROBE_SECONDS if circuit.is_probed else 0.0)
+
+    def error(self, deployment: str) -> ModelError | None:
+        """What opened a deployment's circuit."""
+        circuit = self._circuits.get(deployment)
+        return None if circuit is None else circuit.error
+
+    def open(self) -> list[OpenCircuit]:
+        """The deployments that are left alone, or probed, by id."""
+        now, clock = datetime.now(UTC), time.monotonic()
+        return [
+            OpenCircuit(name, circuit.since, now + timedelta(seconds=circuit.until - clock), circuit.error)
+            for name, circuit in sorted(self._circuits.items())
+            if circuit.until is not None and circuit.error is not None
+        ]
+
+    @contextmanager
+    def call(
+        self, deployment: str, policy: Policy = _USUAL, given_seconds: float = _ENOUGH_SECONDS
+    ) -> Iterator[None]:
+        """Around a call that `left_seconds` lets pass, which has `given_seconds` for its answer."""
+        circuit = self._circuits.setdefault(deployment, _Circuit(datetime.now(UTC)))
+        is_probe = circuit.until is not None and not circuit.is_probed
+        circuit.is_probed = circuit.is_probed or is_probe
+        try:
+            yield
+        except ModelError as error:
+            if isinstance(error, ModelTimeout) and given_seconds < _ENOUGH_SECONDS:
+                raise
+            if is_mendable(error):
+                self._failed(deployment, circuit, policy, error, is_probe=is_probe)
+            elif is_probe:  # it answered
+                self._close(deployment, circuit)
+            raise
+        else:
+            if is_probe:
+                self._close(deployment, circuit)
+        finally:
+            if is_probe:
+                circuit.is_probed = False
+
+    def learn(self, event_type: str, payload: Mapping[str, Any], age_seconds: float = 0.0) -> None:
+        """Take what another process has told of a deployment."""
+        name = str(payload["deployment"])
+        circuit = self._circuits.setdefault(name, _Circuit(datetime.now(UTC)))
+        if event_type == RECOVERED:
+            circuit.until, circuit.times = None, 0
+            return
+        seconds = float(payload["seconds"]) - age_seconds
+        if seconds <= 0:
+            return
+        if circuit.until is None:
+            circuit.since = datetime.now(UTC) - timedelta(seconds=age_seconds)
+        until = time.monotonic() + seconds + _LATER_SECONDS * (1 + self._draw())
+        circuit.until = max(circuit.until or 0.0, until)
+        circuit.error = _told_error(payload)
+
+    def _failed(
+        self, deployment: str, circuit: _Circuit, policy: Policy, error: ModelError, *, is_probe: bool
+    ) -> None:
+        """Count a failure; that of a call which began before the circuit opened changes nothing."""
+        if policy.is_off or (circuit.until is not None and not is_probe):
+            return
+        asked = error.retry_after_seconds or 0.0
+        if not error.retryable:
+            seconds = max(policy.cooldown_seconds, _REFUSED_SECONDS)
+        elif isinstance(error, RateLimited) and asked:
+            seconds = asked
+        else:
+            now = time.monotonic()
+            circuit.failures = [*(at for at in circuit.failures if at > now - _WINDOW_SECONDS), now]
+            if not is_probe and len(circuit.failures) <= policy.allowed_fails:
+                return
+            longest = max(policy.cooldown_seconds, _MAX_COOLDOWN_SECONDS)
+            seconds = max(asked, min(longest, policy.cooldown_seconds * 2**circuit.times))
+        if circuit.until is None:
+            circuit.since, circuit.times = datetime.now(UTC), 0
+        circuit.failures.clear()
+        circuit.times = min(circuit.times + 1, 16)
+        circuit.until, circuit.error = time.monotonic() + seconds, error.with_traceback(None)
+        told = {"type": error.code, "message": str(error)}
+        payload = {"deployment": deployment, "seconds": round(seconds, 3), "error": told}
+        if error.retryable:
+            self._tell(COOLED_DOWN, payload)
+        else:
+            self._tell(REFUSED, {**payload, "status": error.answered, "reason": error.reason})
+
+    def _close(self, deployment: str, circuit: _Circuit) -> None:
+        circuit.until, circuit.times = None, 0
+        circuit.failures.clear()
+        away = (datetime.now(UTC) - circuit.since).total_seconds()
+        self._tell(RECOVERED, {"deployment": deployment, "seconds": round(away, 3)})
+
+    def _tell(self, event_type: str, payload: dict[str, Any]) -> None:
+        if self.on_change is not None:
+            self.on_change(event_type, payload)
+
+
+class Guarded:
+    """A server whose deployments are not known here: each group, with its tags, has a circuit."""
+
+    def __init__(self, model: Model, circuits: Circuits) -> None:
+        self.name = model.name
+        self._model = model
+        self._circuits = circuits
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Make one attempt. Raises ModelError, also without asking the server while it is left alone."""
+        name = " ".join([request.model, *(f"#{tag}" for tag in request.tags)])
+        if left := self._circuits.left_seconds(name):
+            met = self._circuits.error(name)
+            if met is not None and not met.retryable:
+                raise copy.copy(met)
+            what = f"Model {request.model!r} is left alone for {left:.0f} seconds"
+            raise AllProvidersDown(f"{what}, after: {met}" if met else what, retry_after_seconds=left)
+        with self._circuits.call(name, given_seconds=request.timeout_seconds):
+            return await self._model.complete(request, on_delta)
+
+    async def close(self) -> None:
+        """Close the model."""
+        await self._model.close()
+
+
+def is_mendable(error: ModelError) -> bool:
+    """Whether another deployment may answer what this one could not: not a bad request."""
+    if type(error) is ModelRefused:
+        return error.answered in _MENDABLE_STATUSES
+    return error.retryable or isinstance(error, Unauthorized)
+
+
+def _told_error(payload: Mapping[str, Any]) -> ModelError:
+    """The error that another process met."""
+    told = payload["error"]
+    kinds = (Unauthorized, ModelRefused, RateLimited, ModelTimeout, AllProvidersDown)
+    kind = next((kind for kind in kinds if kind.__name__ == told["type"]), ModelUnavailable)
+    error = kind(str(told["message"]))
+    error.answered, error.reason = payload.get("status"), str(payload.get("reason", ""))
+    return error

@@ -1,0 +1,278 @@
+"""When a failing deployment is left alone, by this worker and by the others of a mesh."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meshwright import build_mesh, create_agent, load_settings
+from meshwright.builtin import ModelsComponent
+from meshwright.core import topics
+from meshwright.core.errors import ModelError
+from meshwright.core.messages import Event
+from meshwright.models.circuits import Circuits, Guarded, Policy
+from meshwright.models.picker import Picker
+from meshwright.models.port import (
+    AllProvidersDown,
+    ChatMessage,
+    ModelRefused,
+    ModelRequest,
+    ModelTimeout,
+    ModelUnavailable,
+    RateLimited,
+    Unauthorized,
+)
+from meshwright.models.server import HttpModel
+from meshwright.testing import MeshUnderTest
+from tests.support.fake_provider import FakeProvider, Fault
+
+CALLS = 8
+
+
+async def calls_of_the_failing(folder: Path, status: int, **settings: int) -> int:
+    """How many of some calls reach a deployment that fails, beside a good one for when it cools down."""
+    async with FakeProvider() as fake:
+        fake.faults_of["bad"].extend(Fault(status=status) for _ in range(CALLS))
+        deployments = [
+            {
+                "model_name": "default",
+                "litellm_params": {
+                    "model": f"openai/{name}",
+                    "api_key": "k",
+                    "api_base": fake.at(name),
+                    "tags": ["default"],
+                    "weight": weight,
+                },
+            }
+            for name, weight in (("bad", 1), ("good", 0))
+        ]
+        path = folder / "litellm_config.yaml"
+        router = {"enable_tag_filtering": True, "cooldown_time": 60, **settings}
+        path.write_text(yaml.safe_dump({"model_list": deployments, "router_settings": router}))
+        model = Picker(path, environment={})
+        message = ChatMessage(role="user", content="Hello")
+        try:
+            for _ in range(CALLS):
+                try:
+                    await model.complete(ModelRequest(messages=(message,), user="a"))
+                except ModelError:
+                    continue
+        finally:
+            await model.close()
+        return len(fake.calls_of("bad"))
+
+
+@pytest.mark.parametrize(("allowed", "status"), [(1, 500), (2, 500), (2, 429)])
+async def test_a_deployment_cools_down_after_the_failures_that_it_is_allowed(
+    tmp_path: Path, allowed: int, status: int
+) -> None:
+    assert await calls_of_the_failing(tmp_path, status, allowed_fails=allowed) == allowed + 1
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+async def test_a_refused_key_or_a_lost_model_cools_a_deployment_down_at_once(
+    tmp_path: Path, status: int
+) -> None:
+    assert await calls_of_the_failing(tmp_path, status, allowed_fails=2) == 1
+
+
+@dataclass
+class Pair:
+    """Two workers of a mesh, each with a picker, and the fake that fails."""
+
+    one: Picker
+    other: Picker
+    fake: FakeProvider
+    told: list[tuple[str, str, float]]
+
+
+@pytest.fixture
+async def pair(fake: FakeProvider, tmp_path: Path) -> AsyncIterator[Pair]:
+    path = tmp_path / "litellm_config.yaml"
+    params = {"model": "openai/gpt-5.4", "api_base": f"{fake.url}/v1", "api_key": "k"}
+    config = {"model_list": [{"model_name": "default", "litellm_params": params}]}
+    path.write_text(yaml.safe_dump({**config, "router_settings": {"allowed_fails": 0, "cooldown_time": 60}}))
+    here, there = Circuits(), Circuits()
+    told: list[tuple[str, str, float]] = []
+
+    def tell(event_type: str, payload: dict[str, Any]) -> None:
+        told.append((event_type, payload["deployment"], payload["seconds"]))
+        there.learn(event_type, payload)
+
+    here.on_change = tell
+    one, other = (Picker(path, environment={}, circuits=shared) for shared in (here, there))
+    yield Pair(one, other, fake, told)
+    await one.close()
+    await other.close()
+
+
+def request() -> ModelRequest:
+    return ModelRequest(messages=(ChatMessage(role="user", content="Hello"),), user="a")
+
+
+async def test_a_deployment_that_failed_in_one_worker_is_left_alone_by_the_other(pair: Pair) -> None:
+    pair.fake.faults.append(Fault(status=500))
+    with pytest.raises(ModelUnavailable):
+        await pair.one.complete(request())
+    assert pair.told == [("deployment.cooled_down", "default/openai/gpt-5.4", 60)]
+    for model in (pair.one, pair.other):
+        with pytest.raises(AllProvidersDown, match="are cooling down") as down:
+            await model.complete(request())
+        assert 0 < (down.value.retry_after_seconds or 0) <= 64  # the other probes a little later
+    assert len(pair.fake.calls) == 1
+
+
+async def test_what_a_provider_asks_to_wait_is_waited(pair: Pair) -> None:
+    pair.fake.faults.append(Fault(status=429, headers={"retry-after": "7"}))
+    with pytest.raises(RateLimited):
+        await pair.one.complete(request())
+    assert pair.told == [("deployment.cooled_down", "default/openai/gpt-5.4", 7)]
+
+
+async def test_a_refused_key_is_said_again_while_its_deployment_cools_down(pair: Pair) -> None:
+    pair.fake.faults.append(Fault(status=401))
+    for _ in range(2):
+        with pytest.raises(Unauthorized, match="refused the credentials"):
+            await pair.one.complete(request())
+    assert len(pair.fake.calls) == 1
+    assert pair.told == [("deployment.refused", "default/openai/gpt-5.4", 300)]
+
+
+async def test_a_bad_request_cools_nothing_down(pair: Pair) -> None:
+    pair.fake.faults.append(Fault(status=400))
+    with pytest.raises(ModelRefused):
+        await pair.one.complete(request())
+    assert (await pair.one.complete(request())).content and pair.told == []
+
+
+def opened() -> tuple[Circuits, list[tuple[str, float]]]:
+    """A circuit `d` that a failure has opened, and what it has told."""
+    circuits, told = Circuits(), list[tuple[str, float]]()
+    circuits.on_change = lambda event_type, payload: told.append((event_type, payload["seconds"]))
+    with pytest.raises(ModelUnavailable), circuits.call("d", AT_ONCE):
+        raise ModelUnavailable("It is away")
+    return circuits, told
+
+
+AT_ONCE = Policy(allowed_fails=0, cooldown_seconds=0.0)
+
+
+def test_one_call_alone_probes_a_deployment_and_its_success_lets_the_others_pass() -> None:
+    circuits, told = opened()
+    assert not circuits.left_seconds("d") and circuits.open()
+    with circuits.call("d", AT_ONCE):
+        assert circuits.left_seconds("d") > 0
+    assert not circuits.left_seconds("d") and not circuits.open()
+    assert [event_type for event_type, _ in told] == ["deployment.cooled_down", "deployment.recovered"]
+
+
+def test_a_probe_that_is_cancelled_leaves_the_next_call_to_probe() -> None:
+    circuits, _ = opened()
+    with pytest.raises(asyncio.CancelledError), circuits.call("d", AT_ONCE):
+        raise asyncio.CancelledError
+    assert not circuits.left_seconds("d") and circuits.open()
+
+
+def test_pauses_between_probes_double_up_to_a_minute() -> None:
+    circuits, told = Circuits(), list[float]()
+    circuits.on_change = lambda _, payload: told.append(payload["seconds"])
+    policy = Policy(allowed_fails=0, cooldown_seconds=5.0)
+    for _ in range(6):
+        with pytest.raises(ModelUnavailable), circuits.call("d", policy):
+            raise ModelUnavailable("It is away")
+    assert told == [5, 10, 20, 40, 60, 60]
+
+
+def test_calls_that_began_before_a_circuit_opened_do_not_open_it_again() -> None:
+    circuits, told = Circuits(), list[str]()
+    circuits.on_change = lambda event_type, _: told.append(event_type)
+    policy = Policy(allowed_fails=0)
+    with pytest.raises(ModelUnavailable), circuits.call("d", policy):
+        with pytest.raises(ModelUnavailable), circuits.call("d", policy):
+            raise ModelUnavailable("It is away")
+        raise ModelUnavailable("It is away here too")
+    assert told == ["deployment.cooled_down"]
+
+
+def test_a_caller_with_too_little_time_opens_no_circuit() -> None:
+    circuits = Circuits()
+    with pytest.raises(ModelTimeout), circuits.call("d", AT_ONCE, given_seconds=1.0):
+        raise ModelTimeout("No answer in 1 second")
+    assert not circuits.open()
+
+
+async def test_a_server_of_unknown_deployments_is_left_alone_by_group(fake: FakeProvider) -> None:
+    model = Guarded(HttpModel(fake.url, "k"), Circuits())
+    fake.faults.append(Fault(status=429, headers={"retry-after": "60"}))
+    with pytest.raises(RateLimited):
+        await model.complete(request())
+    with pytest.raises(AllProvidersDown, match="left alone"):
+        await model.complete(request())
+    assert len(fake.calls) == 1
+    assert (await model.complete(request().model_copy(update={"model": "fast"}))).content
+    await model.close()
+
+
+async def test_a_model_that_is_gone_leaves_the_others_of_its_deployment_alone(
+    fake: FakeProvider, tmp_path: Path
+) -> None:
+    path = tmp_path / "litellm_config.yaml"
+    params = {"model": "openai/*", "api_base": f"{fake.url}/v1", "api_key": "k"}
+    path.write_text(yaml.safe_dump({"model_list": [{"model_name": "openai/*", "litellm_params": params}]}))
+    model = Picker(path, environment={})
+    fake.faults.append(Fault(status=404))
+    for _ in range(2):
+        with pytest.raises(ModelRefused, match="not found"):
+            await model.complete(request().model_copy(update={"model": "openai/retired"}))
+    assert len(fake.calls) == 1
+    assert (await model.complete(request().model_copy(update={"model": "openai/gpt-5.4"}))).content
+    await model.close()
+
+
+async def test_a_refusal_is_an_event_and_other_workers_take_it(
+    fake: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{fake.url}/v1")
+    agent = create_agent("gpt-5.4", agent_id="poet")
+    settings = load_settings(tmp_path, host="memory", max_attempts=1)
+    async with build_mesh(settings, project=tmp_path, agents=[agent]) as mesh:
+        seen: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        mesh.host.listen(topics.MESH, seen.set_result, ("deployment.refused",))
+        fake.faults.append(Fault(status=401))
+        outcome = await MeshUnderTest(mesh, mesh.model, None, [agent]).ask("poet", "Sing.")
+        event = await asyncio.wait_for(seen, 10)
+        assert outcome.error is not None and outcome.error.type == "Unauthorized"
+        assert event.payload["deployment"] == "gpt-5.4/openai/gpt-5.4"
+        assert (event.payload["seconds"], event.payload["status"]) == (300, 401)
+        assert event.payload["error"]["type"] == "Unauthorized"
+
+
+async def test_a_worker_leaves_alone_what_another_was_refused_by(
+    fake: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{fake.url}/v1")
+    agent = create_agent("gpt-5.4", agent_id="poet")
+    settings = load_settings(tmp_path, host="memory", max_attempts=1)
+    async with build_mesh(settings, project=tmp_path, agents=[agent]) as mesh:
+        said = {"type": "Unauthorized", "message": "The key was refused"}
+        event = Event(
+            id="mesh/other/1",
+            event_type="deployment.refused",
+            topic=topics.MESH,
+            time=mesh.host.clock.now(),
+            aggregate_id="mesh/other",
+            payload={"deployment": "gpt-5.4/openai/gpt-5.4", "seconds": 60, "status": 401, "error": said},
+        )
+        mesh.host.emit([event])
+        async with asyncio.timeout(10):
+            while not mesh.component(ModelsComponent).circuits.open():
+                await asyncio.sleep(0)
+        outcome = await MeshUnderTest(mesh, mesh.model, None, [agent]).ask("poet", "Sing.")
+        assert outcome.error is not None and outcome.error.type == "Unauthorized"
+        assert not fake.calls
