@@ -30,7 +30,7 @@ from tests.support.simulator.server import Simulator
 
 OURS = "meshwright"
 MAX_SECONDS = 240.0
-SHORT = ("poll", "research")  # what a look of a few seconds plays
+SHORT = ("poll",)  # what a short look plays
 WHOLE = 0.3  # of a full run: less is but a look
 _LAST_WORDS = 300
 

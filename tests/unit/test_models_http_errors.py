@@ -61,6 +61,12 @@ async def model(fake: FakeProvider) -> AsyncIterator[HttpModel]:
             ContextTooLong,
         ),
         (
+            Fault(
+                status=400, body={"error": {"message": "input length and `max_tokens` exceed context limit"}}
+            ),
+            ContextTooLong,
+        ),
+        (
             Fault(status=400, body={"message": "Input is too long for requested model."}),
             ContextTooLong,
         ),

@@ -25,8 +25,6 @@ MAX_DEPTH = 100  # of a payload that has to be mended
 
 _AS_THEY_ARE = (datetime, Decimal)
 """What `model_dump` leaves as it is where it does not have to be JSON."""
-_TEXT = frozenset({str})
-_SCALARS = frozenset({str, int, float, bool, type(None), datetime})
 
 
 class Json(bytes):
@@ -156,24 +154,10 @@ def as_json(source: object, value: Any) -> Json:
     try:
         if isinstance(value, Struct):
             return Json(write_struct(value))
-        if _is_plain(value):
-            return Json(write_struct(value))
         value = from_json(value) if isinstance(value, bytes) else value
         return Json(to_json(value, inf_nan_mode="null", fallback=plain))
     except (PydanticSerializationError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"{source} sends what cannot be written as JSON: {error}") from error
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether msgspec writes a value as pydantic does, at half the cost: data made of usual types."""
-    kind = type(value)
-    if kind is dict:
-        if not _TEXT.issuperset(map(type, value)):
-            return False
-        value = value.values()
-    elif kind is not list and kind is not tuple:
-        return kind in _SCALARS or (isinstance(value, Struct) and kind.model_dump is Struct.model_dump)
-    return all(_is_plain(inner) for inner in value if type(inner) not in _SCALARS)
 
 
 def plain(value: Any) -> Any:
@@ -196,7 +180,7 @@ def encode(payload: Any) -> bytes:
     if type(payload) is Json:
         return payload
     try:
-        if isinstance(payload, Struct) or _is_plain(payload):
+        if isinstance(payload, Struct):
             return write_struct(payload)
         return to_json(payload, inf_nan_mode="null", serialize_unknown=True, fallback=_plain_or_text)
     except Exception:  # noqa: BLE001 - whatever a foreign object raises, the rest must be kept

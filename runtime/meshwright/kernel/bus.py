@@ -81,21 +81,18 @@ class Bus:
 
         An event that a route cannot read adds its dead letter, which is spread like any other.
         """
-        spread, messages, by_topic = list(events), list[Message](), self._by_topic
+        spread, messages = list(events), list[Message]()
         for event in spread:  # grows meanwhile
-            subscriptions = by_topic.get(event.topic)
-            if subscriptions is None:
-                subscriptions = self._subscribed(event.topic)
+            subscriptions = self._subscribed(event.topic)
+            if not subscriptions or event.id.startswith(_TWICE_DEAD):
+                continue
             for subscription in subscriptions:
-                if event.id.startswith(_TWICE_DEAD):
-                    break
                 try:
                     ref = subscription.route(event if subscription.sealed else event.plain())
                 except Exception as error:  # noqa: BLE001 one route's trouble is recorded, the rest flows on
                     spread.append(dead_letter(message_of(event, subscription, NOBODY), error, event.time))
                 else:
-                    if ref is not None:
-                        messages.append(message_of(event, subscription, ref))
+                    messages += [message_of(event, subscription, ref)] if ref is not None else []
         return spread, messages
 
     def _subscribed(self, topic: str) -> list[Subscription]:

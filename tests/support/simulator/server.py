@@ -196,8 +196,11 @@ class Simulator:
             return done
         response = web.StreamResponse(headers={"content-type": "text/event-stream", "server": SERVER})
         await response.prepare(request)
-        for piece in whole[: len(whole) // 2] if dies else whole:
-            await response.write(piece)
+        try:
+            for piece in whole[: len(whole) // 2] if dies else whole:
+                await response.write(piece)
+        except ConnectionResetError:  # the client is gone; it was billed
+            return response
         if kind == "stream-error":
             await response.write(module.stream_error(errors.trouble(wire, "overload", 529, None).body))
         elif dies:
