@@ -37,6 +37,7 @@ from meshwright.models.port import Model
 from meshwright.orchestration.acceptance import FINAL, Admission, Limits, hash_of, make_task
 from meshwright.orchestration.registry import Registry
 from meshwright.prompts import Prompts
+from meshwright.run.transcript import Transcript, transcripts
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from meshwright.work import Answer, Cancel, ThreadState, Worker
@@ -240,6 +241,13 @@ class Mesh:
             parent_task_id=task.parent.task_id if task.parent else None,
             trace_id=task.traceparent.split("-")[1] if task.traceparent else None,
         )
+
+    async def transcripts(self, task_id: str, tenant_id: str = "default") -> list[Transcript]:
+        """The steps of a task, attempt by attempt. Raises NotFound."""
+        record, task = await self._record(task_id, tenant_id)
+        entry = await self._entry(record, task)
+        waits = (entry.suspended.wait,) if entry is not None and entry.suspended is not None else ()
+        return await transcripts(self.host, self.log, record, task, waits)
 
     async def cancel(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """Ask for a task to end; its outcome follows when its agent has let go. Raises NotFound."""

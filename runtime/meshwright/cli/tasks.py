@@ -23,6 +23,7 @@ from meshwright.cli.options import (
     trust_option,
 )
 from meshwright.cli.output import Column, Document, document, dollars, local_time, short
+from meshwright.cli.steps import show_steps, step_path
 from meshwright.core.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -164,18 +165,39 @@ def tasks(target: Target, as_json: bool, **filters: Any) -> None:
 
 @click.command()
 @click.argument("task_id", metavar="ID")
+@click.option(
+    "--steps",
+    "step",
+    is_flag=False,
+    flag_value="",
+    callback=step_path,
+    metavar="[N]",
+    help="List its steps; with a number, show all that was said at that step.",
+)
+@click.option(
+    "--attempt", type=click.IntRange(1), metavar="N", help="The attempt whose steps are shown (default: all)."
+)
 @json_option
 @mesh_options
-def task(target: Target, task_id: str, as_json: bool) -> None:
+def task(target: Target, task_id: str, step: str | None, attempt: int | None, as_json: bool) -> None:
     """Show one task with its attempts and outcome.
 
-    ID may be the end or the beginning of an id that only one task has.
+    --steps lists what its agent did, --steps N shows what was said at one step; with --json each step is
+    one line. ID may be the end or the beginning of an id that only one task has.
     """
+    if attempt is not None and step is None:
+        raise click.UsageError(
+            "--attempt says whose steps are shown: add --steps", click.get_current_context()
+        )
 
-    async def show(mesh: Connection) -> str:
-        return await _page(mesh, await mesh.client.task(await whole_id(mesh, task_id)), as_json=as_json)
+    async def show(mesh: Connection) -> None:
+        whole = await whole_id(mesh, task_id)
+        if step is not None:
+            await show_steps(mesh, whole, step, attempt, as_json=as_json)
+        else:
+            click.echo(await _page(mesh, await mesh.client.task(whole), as_json=as_json))
 
-    click.echo(talk(target, show, need="state"))
+    talk(target, show, need="state")
 
 
 @click.command()
@@ -259,6 +281,8 @@ async def _page(mesh: Connection, view: TaskView, *, as_json: bool) -> str:
     if as_json:
         return json.dumps(shown, ensure_ascii=False, indent=2)
     rows = [*_rows(shown), *await _waiting(mesh, view)]
+    if view.attempts:
+        rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
     lines = [f"{label:<{_LABEL_WIDTH}} {output.printable(text)}".rstrip() for label, text in rows]
     text = view.outcome.text if view.outcome else ""

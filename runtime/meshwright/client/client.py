@@ -42,6 +42,7 @@ from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.costs import By, Costs
 from meshwright.ledger.keys import Key, NewKey
 from meshwright.work.record import TaskView
+from meshwright.work.steps import StepSummary, StepView
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -54,6 +55,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel | Struct)
 DEFAULT_URL = "http://127.0.0.1:8000"
 CALL_SECONDS, MODEL_SECONDS = 60.0, 600.0
 MAX_TASKS, MAX_EVENTS = 500, 1000  # of one page
+_STEPS_A_PAGE = 50  # with what was said
 _TRANSIENT = (MeshUnreachable, Draining, StoreUnavailable)
 ENDINGS = frozenset(f"task.{status}" for status in ENDED)
 """The types of a task's last event, whose payload is its outcome."""
@@ -195,6 +197,41 @@ class Client:
             if (cursor := answer.get("cursor")) is None:
                 break
         return found
+
+    async def steps(self, task_id: str, *, attempt: int | None = None) -> list[StepSummary]:
+        """What an agent did for a task, step by step: those of one attempt, or of all. Raises NotFound."""
+        pages = self._step_pages(task_id, {"attempt": attempt, "limit": MAX_TASKS})
+        return [StepSummary.model_validate(item) async for item in pages]
+
+    async def step(
+        self, task_id: str, path: str, *, attempt: int | None = None, max_chars: int | None = None
+    ) -> StepView:
+        """One step with what was said, by default of the last attempt. Raises NotFound.
+
+        A text over `max_chars` characters is cut, and says so.
+        """
+        params = {"attempt": attempt, "max_chars": max_chars}
+        return await self._get(StepView, f"{_task_path(task_id)}/steps/{quote(path, safe='')}", params=params)
+
+    async def transcript(
+        self, task_id: str, *, attempt: int | None = None, max_chars: int | None = None
+    ) -> AsyncGenerator[StepView]:
+        """All steps with what was said, the messages of each being those that no step before it had.
+
+        Raises NotFound.
+        """
+        params = {"attempt": attempt, "max_chars": max_chars, "contents": "true", "limit": _STEPS_A_PAGE}
+        async for item in self._step_pages(task_id, params):
+            yield StepView.model_validate(item)
+
+    async def _step_pages(self, task_id: str, params: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        path, cursor = f"{_task_path(task_id)}/steps", None
+        while True:
+            answer = await self._call("GET", path, params={**params, "cursor": cursor})
+            for item in answer["items"]:
+                yield item
+            if (cursor := answer.get("cursor")) is None:
+                return
 
     async def cancel(self, task_id: str) -> TaskView:
         """Ask for the end of a task; its outcome follows when its agent has let go. Raises NotFound."""
@@ -387,16 +424,16 @@ def _blocking(
 
 
 def _iterating(
-    method: Callable[Concatenate[Client, P], AsyncGenerator[Event]],
-) -> Callable[Concatenate[BlockingClient, P], Generator[Event]]:
+    method: Callable[Concatenate[Client, P], AsyncGenerator[ResultT]],
+) -> Callable[Concatenate[BlockingClient, P], Generator[ResultT]]:
     @wraps(method)
-    def iterate(self: BlockingClient, *args: P.args, **kwargs: P.kwargs) -> Generator[Event]:
-        events = method(self._client, *args, **kwargs)
+    def iterate(self: BlockingClient, *args: P.args, **kwargs: P.kwargs) -> Generator[ResultT]:
+        items = method(self._client, *args, **kwargs)
         try:
-            while (event := self._portal.call(anext, events, None)) is not None:
-                yield event
+            while (item := self._portal.call(anext, items, None)) is not None:
+                yield item
         finally:
-            self._portal.call(events.aclose)
+            self._portal.call(items.aclose)
 
     return iterate
 
@@ -442,6 +479,9 @@ class BlockingClient:
     outcome = _blocking(Client.outcome)
     task = _blocking(Client.task)
     tasks = _blocking(Client.tasks)
+    steps = _blocking(Client.steps)
+    step = _blocking(Client.step)
+    transcript = _iterating(Client.transcript)
     cancel = _blocking(Client.cancel)
     answer = _blocking(Client.answer)
     follow = _iterating(Client.follow)

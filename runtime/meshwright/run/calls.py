@@ -31,6 +31,7 @@ from meshwright.models.port import (
 from meshwright.models.structure import read_answer, response_schema
 from meshwright.run.context import RunContext
 from meshwright.run.prepared import PreparedPrompt
+from meshwright.run.told import Told
 from meshwright.tools.tool import cut
 from meshwright.work.journal import ProgressEvent
 
@@ -39,6 +40,7 @@ _MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
 PAUSE_SECONDS = 0.1  # at least, between two pieces of one answer
 _MIN_CHARS = 32  # that need not wait for more
 MAX_CHARS = 65_536  # of one piece
+_TOLD_PARTS = 8  # of a record are characters of what the model is told: in JSON one may take six bytes
 _COUNTED = ("model", "usage", "cost_usd", "finish_reason")
 
 
@@ -126,6 +128,7 @@ class ModelCalls:
 
     def __init__(self, attempt: RunContext) -> None:
         self.usage = RunUsage()
+        self.told = Told(attempt.services.host.max_record_bytes // _TOLD_PARTS)
         self._attempt = attempt
         for value in attempt.journal.earlier:
             self.usage.add_record(value)
@@ -183,7 +186,10 @@ class ModelCalls:
                         self._describe(span, request, result)
                 except ModelError as error:
                     result = RecordedError.of(error)
+                step.told = self.told.of(request)
                 step.finish(result, [*events, *_events_of(result, shape)])
+        reply = result if isinstance(result, ModelReply) else None
+        self.told.add(str(step.step.number), request, reply)
         if isinstance(result, RecordedError):
             raise result.error
         return result

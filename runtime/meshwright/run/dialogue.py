@@ -59,7 +59,9 @@ class Dialogues:
         results: list[Any] = []
         for calls in self._together(reply.tool_calls):
             results += [await self._call_tool(call) for call in calls]
-        talk.add_results(reply, [content_of(result) for result in results], max(map(seconds_of, results)))
+        contents = [content_of(result) for result in results]
+        self._calls.told.add_results(contents)
+        talk.add_results(reply, contents, max(map(seconds_of, results)))
 
     def _together(self, calls: Sequence[ToolCall]) -> Iterator[list[ToolCall]]:
         """The calls in their order, in groups that run side by side: those of exclusive tools alone."""

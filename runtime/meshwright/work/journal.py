@@ -82,6 +82,8 @@ class _OpenStep:
         self.result: Any = None
         self.events: list[ProgressEvent] = []
         self.calls: list[dict[str, Any]] = []
+        self.told: dict[str, Any] | None = None
+        """What the model was told, for its record; a replay does without."""
         self.step = step
         self.repeatable = repeatable
         self.costly = costly
@@ -224,6 +226,8 @@ class Journal:
                 value = {**step.stamp, "result": result, "last": self._step}
                 if opened.calls:
                     value["calls"] = opened.calls
+                if opened.told is not None:
+                    value["told"] = opened.told
                 self._write(step.result, value, events, costly=opened.costly or bool(opened.calls))
         except BaseException as lost:
             error = lost

@@ -1,0 +1,179 @@
+"""`mesh task ID --steps`: what an agent did for a task, step by step, and what was said at one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshwright.cli import output
+from meshwright.cli.output import Column, Document, document, dollars, for_terminal, printable
+
+if TYPE_CHECKING:
+    from meshwright.cli.connect import Connection
+
+_MAX_CHARS = 20_000  # of one text of a step, on a terminal
+_EXPORTED_CHARS = 4_194_304  # of one text, in JSON
+_LABEL_WIDTH = 11
+_PATH = re.compile(r"[A-Za-z0-9]+(\.[A-Za-z0-9]+)*")
+_INDENT = "  "
+
+
+def step_path(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The path of a step as it was typed; "" for all of them. Raises BadParameter."""
+    if value and not _PATH.fullmatch(value):
+        raise click.BadParameter("a step is a number, or a path such as 3.1", ctx, param)
+    return value
+
+
+async def show_steps(
+    mesh: Connection, task_id: str, path: str, attempt: int | None, *, as_json: bool
+) -> None:
+    """Print the steps of a task, or one with all that was said; as JSON each is one line."""
+    client = mesh.client
+    if path:
+        max_chars = _EXPORTED_CHARS if as_json else _MAX_CHARS
+        view = document(await client.step(task_id, path, attempt=attempt, max_chars=max_chars))
+        click.echo(json.dumps(view, ensure_ascii=False) if as_json else "\n".join(_page(view, mesh.options)))
+    elif as_json:
+        async for step in client.transcript(task_id, attempt=attempt, max_chars=_EXPORTED_CHARS):
+            click.echo(json.dumps(document(step), ensure_ascii=False))
+    else:
+        found = [document(step) for step in await client.steps(task_id, attempt=attempt)]
+        several = len({step["attempt"] for step in found}) > 1
+        columns = _COLUMNS if several else tuple(column for column in _COLUMNS if column.field != "attempt")
+        empty = f"no steps yet; mesh events --task {task_id}{mesh.options} shows what happened"
+        output.show(found, columns, as_json=False, empty=empty)
+        if found:
+            more = f"mesh task {task_id} --steps N{mesh.options} shows one in full"
+            click.echo(more, err=True)
+
+
+def _tokens(usage: Any) -> str:
+    """Tokens read and written: `1,204 + 88`."""
+    usage = usage or {}
+    told, said = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    return f"{told:,} + {said:,}" if told or said else ""
+
+
+def _cached(step: Document) -> str:
+    """How much of what a model read was in a cache."""
+    if step["cache_hit"]:
+        return "all"
+    usage = step.get("usage") or {}
+    told, cached = usage.get("prompt_tokens", 0), usage.get("cached_tokens", 0)
+    return f"{cached / told:.0%}" if told and cached else ""
+
+
+def _seconds(duration_ms: Any) -> str:
+    return "" if duration_ms is None else f"{duration_ms / 1000:.2f}"
+
+
+def _cost(step: Document) -> str:
+    return dollars(step["cost_usd"]) if step["calls"] else ""
+
+
+def _what(step: Document) -> str:
+    """What kind of step it is: `model`, `tool read_file`."""
+    name = "" if step["kind"] in ("model", "context") else step["name"]
+    return f"{step['kind']} {name}".strip() if step["kind"] != "step" else name
+
+
+def _status(step: Document) -> str:
+    return "" if step["status"] == "done" else step["status"]
+
+
+_COLUMNS = (
+    Column("attempt", "attempt", str),
+    Column("step", "path"),
+    Column("what", write=_what, cut=4),
+    Column("", write=_status),
+    Column("model", "model", cut=1),
+    Column("tokens", "usage", _tokens),
+    Column("cached", write=_cached, cut=2),
+    Column("cost", write=_cost),
+    Column("seconds", "duration_ms", _seconds, cut=3),
+    Column("", "summary"),
+)
+
+
+def _page(step: Document, options: str) -> Iterator[str]:
+    """A step as a person reads it: its figures, then what was said."""
+    rows = [
+        ("step", f"{step['path']} of attempt {step['attempt']}, by {step['agent_id']}"),
+        ("what", f"{_what(step)}{', ' if _status(step) else ''}{_status(step)}"),
+        ("error", step["error"] or ""),
+        ("model", _listed([step["model"] or "", *_settings(step["request"] or {})])),
+        ("spent", _listed(_spent(step))),
+        ("ended", output.local_time(step["ended_at"])),
+        ("task", f"mesh task {step['child_task_id']} --steps{options}" if step["child_task_id"] else ""),
+    ]
+    for label, text in rows:
+        if text:
+            yield f"{label:<{_LABEL_WIDTH}} {printable(text)}"
+    for note in step["notes"]:
+        yield f"{'note':<{_LABEL_WIDTH}} {printable(note)}"
+    told, new = step["messages"], step["new_messages"]
+    for number, message in enumerate(told, start=1):
+        is_new = "" if new == len(told) or number <= len(told) - new else " (new)"
+        yield from _message(f"told {number}: {message.get('role', '')}{is_new}", message)
+    if step["reply"] is not None:
+        yield from _message("said", step["reply"])
+    if step["arguments"] is not None:
+        yield from _section("arguments", _text(step["arguments"]))
+    if step["result"] is not None:
+        yield from _section("result", _text(step["result"]))
+
+
+def _listed(parts: Iterable[str]) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _settings(request: Document) -> Iterator[str]:
+    if tags := request.get("tags"):
+        yield f"tags {' '.join(tags)}"
+    if "max_tokens" in request:
+        yield f"max_tokens {request['max_tokens']}"
+    if "temperature" in request:
+        yield f"temperature {output.number(request['temperature'])}"
+    if tools := request.get("tools"):
+        yield f"tools {', '.join(tool.get('name', '') for tool in tools)}"
+
+
+def _spent(step: Document) -> Iterator[str]:
+    if step["calls"]:
+        yield output.tokens(step["usage"])
+        if cached := _cached(step):
+            yield f"{cached} of it cached"
+        yield _cost(step)
+        yield step["finish_reason"] or ""
+    if step["duration_ms"] is not None:
+        yield output.seconds(step["duration_ms"])
+
+
+def _message(title: str, message: Document) -> Iterator[str]:
+    content = message.get("content") or ""
+    parts = [_text(block) for block in message.get("thinking") or ()]
+    parts += [_text(content)] if content else []
+    parts += [f"{call.get('name')}({call.get('arguments')})" for call in message.get("tool_calls") or ()]
+    yield from _section(title, "\n".join(parts))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def _section(title: str, text: str) -> Iterator[str]:
+    yield ""
+    yield click.style(title, bold=True)
+    width = max(40, shutil.get_terminal_size().columns if output.terminal_width() else 10**6)
+    for line in for_terminal(text).splitlines():
+        indent = _INDENT + line[: len(line) - len(line.lstrip())]
+        yield from textwrap.wrap(
+            line, width, initial_indent=_INDENT, subsequent_indent=indent, drop_whitespace=False
+        ) or [""]

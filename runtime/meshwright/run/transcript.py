@@ -1,0 +1,457 @@
+"""What happened at each step of a task: read from its journal, with the figures of its events.
+
+The journal has the contents: what the model was told and said, arguments and results of tools. The event
+log has the facts: when, how long, how many tokens, what it cost. They are deleted apart, so either may be
+missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.core.messages import Event, Task, Usage
+from meshwright.core.redaction import redact, redact_data
+from meshwright.events.filter import EventFilter
+from meshwright.events.log import EventLog
+from meshwright.kernel.envelope import ActorRef, Record
+from meshwright.kernel.runtime import Runtime
+from meshwright.models.port import MODEL_CALLED
+from meshwright.run.told import digest_of
+from meshwright.run.tool_calls import content_of, result_summary, seconds_of
+from meshwright.tools.tool import cut
+from meshwright.work.journal import hash_of
+from meshwright.work.protocol import Wait, steps_stream
+from meshwright.work.record import TaskRecord
+from meshwright.work.steps import StepStatus, StepSummary, StepView
+
+_MAX_SUMMARY_CHARS = 200
+_READ_CHARS = 4_000  # of a text, for its summary
+_TOOL, _DELEGATE = "tool ", "delegate"
+_NOT_STORED = "What was said at this step is not stored: the step never ended, or its contents were deleted."
+_OLD = "What the model was told at this step was not stored by the version that ran it."
+
+
+class _Step(NamedTuple):
+    """What is known of a step: its record, or the intent of one that never ended, and its events."""
+
+    path: str
+    number: int
+    record: Mapping[str, Any] | None
+    events: Sequence[Event]
+
+    @property
+    def kind(self) -> str:
+        """As its record calls it, else as its events do."""
+        if self.record is not None:
+            return str(self.record.get("kind", ""))
+        called = next((event for event in self.events if event.event_type == "tool.called"), None)
+        if called is not None:
+            return f"{_TOOL}{called.fields.get('tool', '')}"
+        return "model" if any(event.event_type == MODEL_CALLED for event in self.events) else ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has a result."""
+        return self.record is not None and "result" in self.record
+
+    @property
+    def result(self) -> Any:
+        """What it gave, as the journal has it."""
+        return None if self.record is None else self.record.get("result")
+
+
+class Transcript:
+    """The steps of one attempt, in order."""
+
+    def __init__(
+        self,
+        task_id: str,
+        attempt: int,
+        agent_id: str,
+        records: Sequence[Record],
+        events: Sequence[Event] = (),
+        waits: Sequence[Wait] = (),
+    ) -> None:
+        self.task_id = task_id
+        self.attempt = attempt
+        self.agent_id = agent_id
+        self._steps = _joined(records, events)
+        self._waits = {wait.wait_id.rpartition("/")[2]: wait for wait in waits}
+        for path, wait in self._waits.items():
+            if path not in self._steps:
+                number = int(path) if path.isdecimal() else len(self._steps) + 1
+                self._steps[path] = _Step(path, number, {"kind": wait.kind}, ())
+        self._told: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {}
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of its steps, in the order of their numbers."""
+        return sorted(self._steps, key=lambda path: self._steps[path].number)
+
+    def summary(self, path: str) -> StepSummary:
+        """A step in short. Raises NotFound."""
+        return StepSummary(**self._fields(self._step(path)))
+
+    def view(self, path: str, *, max_chars: int, whole: bool = True) -> StepView:
+        """A step with what was said; a longer text is cut, and says so. Raises NotFound.
+
+        Not `whole`: without the messages that an earlier step was told, which `request` names as `since`.
+        """
+        step = self._step(path)
+        fields = self._fields(step) | self._contents(step, whole=whole)
+        shown = {name: _shown(fields[name], max_chars) for name in _CONTENTS if name in fields}
+        return StepView(task_id=self.task_id, **{**fields, **shown})
+
+    def _step(self, path: str) -> _Step:
+        if path not in self._steps:
+            paths = self.paths
+            known = f"it has {paths[0]} to {paths[-1]}" if paths else "it has none yet"
+            raise NotFound(
+                f"Attempt {self.attempt} of task {self.task_id} has no step {path!r}; {known}",
+                remedy=f"mesh task {self.task_id} --steps lists them",
+                field="step",
+            )
+        return self._steps[path]
+
+    # Facts
+
+    def _fields(self, step: _Step) -> dict[str, Any]:
+        kind, name = _kind_of(step)
+        wait = self._waits.get(step.path) if not step.has_ended else None
+        error = _error_of(step)
+        result = step.result if isinstance(step.result, dict) else {}
+        fields: dict[str, Any] = {
+            "path": step.path,
+            "number": step.number,
+            "attempt": self.attempt,
+            "agent_id": self.agent_id,
+            "kind": kind,
+            "name": name,
+            "status": self._status(step, wait, error),
+            "error": None if error is None else redact(error),
+            "has_contents": step.has_ended,
+            **_figures(step),
+        }
+        if kind == "delegate":
+            fields["child_task_id"] = wait.child_task_id if wait is not None else result.get("task_id")
+        if kind == "model":
+            fields["cache_hit"] = bool(result.get("cache_hit"))
+            fields["name"] = fields["model"] or ""
+        text = wait.reason if wait is not None else error or self._text(step, kind)
+        fields["summary"] = _short(text)
+        return fields
+
+    def _status(self, step: _Step, wait: Wait | None, error: str | None) -> StepStatus:
+        if wait is not None:
+            return "waiting"
+        if error is not None:
+            return "failed"
+        is_known = step.has_ended or any(event.event_type == "tool.called" for event in step.events)
+        return "done" if is_known or _was_answered(step) else "unfinished"
+
+    def _text(self, step: _Step, kind: str) -> str:
+        """A step in one line."""
+        result = step.result
+        if kind == "model" and isinstance(result, dict):
+            calls = [f"{call['name']}({_read(call['arguments'])})" for call in result.get("tool_calls", ())]
+            return " ".join([result.get("content", "")[:_READ_CHARS], *calls]).strip()
+        if kind == "tool":
+            called = next((event.fields for event in step.events if event.event_type == "tool.called"), {})
+            arguments = self._arguments.get(_call_key(step), called.get("arguments", ""))
+            given = called.get("result") if result is None else result_summary(_value_of(result))
+            return f"{_read(arguments)} -> {'' if given is None else given}"
+        if kind == "context" and isinstance(result, dict):
+            return f"{result.get('output_tokens', 0):,} tokens, {result.get('memories', 0)} memories"
+        if kind == "delegate" and isinstance(result, dict):
+            inner = result.get("result") or {}
+            return f"{result.get('agent_id', '')}: {inner.get('text') or _json(inner)}"
+        return "" if result is None else _json(result)
+
+    # Contents
+
+    def _contents(self, step: _Step, *, whole: bool) -> dict[str, Any]:
+        kind, _ = _kind_of(step)
+        if not step.has_ended:
+            return {"notes": (_NOT_STORED,)}
+        if kind == "model":
+            return self._dialogue(step, whole=whole)
+        contents: dict[str, Any] = {"result": step.result}
+        if kind == "tool":
+            contents["result"] = _value_of(step.result)
+            contents["arguments"] = self._arguments.get(_call_key(step))
+        return contents
+
+    def _dialogue(self, step: _Step, *, whole: bool) -> dict[str, Any]:
+        """What the model was told and said."""
+        assert step.record is not None
+        told, reply = step.record.get("told"), step.result
+        contents: dict[str, Any] = {"notes": ()}
+        if isinstance(reply, dict) and "failed" not in reply:
+            contents["reply"] = {name: reply[name] for name in _OF_REPLY if reply.get(name)}
+        if not isinstance(told, dict):
+            return {**contents, "notes": (_OLD,)}
+        messages, notes = self._messages(step.path)
+        same = told.get("same", 0)
+        contents["new_messages"] = len(messages) - same
+        contents["messages"] = tuple(messages if whole else messages[same:])
+        contents["request"] = self._request(step)
+        if not whole and same:
+            contents["request"] |= {"since": told["since"], "same": same}
+        return {**contents, "notes": notes}
+
+    def _messages(self, path: str) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+        """All that the model was told at a step, and what is missing of it."""
+        chain = []
+        while path not in self._told:  # not by recursion: a run may have thousands of steps
+            step = self._steps.get(path)
+            told = step.record.get("told") if step is not None and step.record is not None else None
+            if not isinstance(told, dict):
+                self._told[path] = [], (f"What was said before, at step {path}, is not stored.",)
+                break
+            chain.append((path, told))
+            if "since" not in told:
+                break
+            path = told["since"]
+        for path, told in reversed(chain):
+            before, notes = self._told.get(told.get("since", ""), ([], ()))
+            messages = before[: told.get("same", 0)]
+            for message in told.get("messages", ()):
+                messages.append(self._message(message, told.get("since", "")))
+            self._told[path] = messages, notes
+        return self._told[chain[0][0] if chain else path]
+
+    def _message(self, message: dict[str, Any], since: str) -> dict[str, Any]:
+        """A message in full, from what a step has kept of it."""
+        if message.get("reply"):
+            reply = self._steps[since].result if since in self._steps else None
+            reply = reply if isinstance(reply, dict) else {}
+            return {"role": "assistant", **{name: reply[name] for name in _OF_REPLY if reply.get(name)}}
+        digest = message.get("result")
+        if digest is None:
+            return message
+        content = self._results.get(digest, "[not stored]")
+        return {"role": "tool", "tool_call_id": message.get("tool_call_id"), "content": content}
+
+    def _request(self, step: _Step) -> dict[str, Any]:
+        """What a call was asked with beside its messages: as at the last step that said so."""
+        record = step.record
+        while record is not None:
+            told = record.get("told") or {}
+            if "request" in told:
+                return dict(told["request"])
+            before = self._steps.get(told.get("since", ""))
+            record = before.record if before is not None else None
+        return {}
+
+    @cached_property
+    def _results(self) -> dict[str, str]:
+        """The results of tools in the words in which the model is told them, by hash."""
+        results = (step.result for step in self._steps.values() if step.kind.startswith(_TOOL))
+        return {digest_of(content): content for content in map(content_of, results)}
+
+    @cached_property
+    def _arguments(self) -> dict[tuple[str, str], str]:
+        """What tools were called with, by name and hash of the request: journals have the hash alone."""
+        replies = (step.result for step in self._steps.values() if isinstance(step.result, dict))
+        calls = (call for reply in replies for call in reply.get("tool_calls") or () if _is_call(call))
+        return {
+            (call["name"], hash_of({"arguments": call["arguments"]})): call["arguments"] for call in calls
+        }
+
+
+_CONTENTS = ("request", "messages", "reply", "arguments", "result")
+_OF_REPLY = ("content", "thinking", "tool_calls")
+
+
+async def transcripts(
+    host: Runtime, log: EventLog, record: TaskRecord, task: Task, waits: Sequence[Wait]
+) -> list[Transcript]:
+    """The attempts of a task, with their steps."""
+    by_attempt = await _events(log, record, task)
+    found: list[Transcript] = []
+    for attempt in record.attempts:
+        ref = ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}")
+        stream = steps_stream(task.task_id, task.generation, attempt.attempt)
+        records = await host.records(ref, stream)
+        events = by_attempt.get(attempt.attempt, ())
+        own = [wait for wait in waits if wait.wait_id.startswith(f"{stream}/")]
+        found.append(Transcript(task.task_id, attempt.attempt, attempt.agent_id, records, events, own))
+    return found
+
+
+async def _events(log: EventLog, record: TaskRecord, task: Task) -> dict[int, list[Event]]:
+    """What the log has of the steps of each attempt of this generation."""
+    by_attempt: defaultdict[int, list[Event]] = defaultdict(list)
+    since = record.attempts[0].started_at if record.attempts else None
+    wanted = EventFilter(task_id=task.task_id, tenant_id=task.tenant_id, since=since)
+    async for event in log.replay(wanted):
+        attempt = event.fields.get("attempt")
+        if isinstance(event.fields.get("step"), int) and isinstance(attempt, int):
+            by_attempt[attempt].append(event)
+    return by_attempt
+
+
+def _joined(records: Iterable[Record], events: Iterable[Event]) -> dict[str, _Step]:
+    """Steps by path, from their records and events."""
+    by_number: defaultdict[int, list[Event]] = defaultdict(list)
+    for event in events:
+        by_number[event.fields["step"]].append(event)
+    steps: dict[str, _Step] = {}
+    for record in records:
+        value = record.value
+        number = value.get("number", record.n // 2)
+        path = value.get("path") or str(number)
+        known = steps.get(path)
+        if number and (known is None or not known.has_ended):
+            steps[path] = _Step(path, number, value, by_number.pop(number, known.events if known else ()))
+    for number, known_events in by_number.items():
+        steps.setdefault(str(number), _Step(str(number), number, None, known_events))
+    return steps
+
+
+def _kind_of(step: _Step) -> tuple[str, str]:
+    """What a step is, and its name; an author may call a step of the agent's own as ours are called."""
+    kind, result = step.kind, step.result
+    if kind.startswith(_TOOL):
+        return "tool", kind.removeprefix(_TOOL)
+    if kind == "model" and (step.record is None or _is_reply(result)):
+        return "model", ""
+    if kind == "context" and isinstance(result, dict) and "system" in result:
+        return "context", ""
+    if kind == _DELEGATE or (isinstance(result, dict) and "completed_at" in result and "agent_id" in result):
+        return "delegate", str(result.get("agent_id", "")) if isinstance(result, dict) else ""
+    return ("wait" if not step.has_ended and kind in ("person", "task") else "step"), kind
+
+
+def _is_reply(result: Any) -> bool:
+    return isinstance(result, dict) and ("failed" in result or "usage" in result)
+
+
+def _is_call(call: Any) -> bool:
+    return isinstance(call, dict) and isinstance(call.get("name"), str) and "arguments" in call
+
+
+def _hash_of_call(call: Mapping[str, Any]) -> str:
+    """The hash of the request of the step that makes a call."""
+    return hash_of({"arguments": call["arguments"]})
+
+
+def _call_key(step: _Step) -> tuple[str, str]:
+    return step.kind.removeprefix(_TOOL), str((step.record or {}).get("hash", ""))
+
+
+def _value_of(result: Any) -> Any:
+    """What a tool gave, or its error."""
+    if isinstance(result, dict) and result.keys() - {"seconds"} == {"value", "error"}:
+        return result["value"] if result["error"] is None else {"error": result["error"]}
+    return result
+
+
+def _error_of(step: _Step) -> str | None:
+    """Why a step failed, if it did."""
+    result = step.result
+    if isinstance(result, dict):
+        if step.kind == "model" and "failed" in result:
+            return f"{result['failed']}: {result.get('message', '')}"
+        if step.kind.startswith(_TOOL) and result.get("error") is not None:
+            return str(result["error"])
+        if _kind_of(step)[0] == "delegate" and result.get("success") is False:
+            error = result.get("error") or {}
+            return f"{result.get('status', 'failed')}: {error.get('message', '')}"
+    if step.has_ended:
+        return None
+    for event in reversed(step.events):
+        fields = event.fields
+        if event.event_type == "tool.called" and fields.get("error"):
+            return str(fields["error"])
+        if event.event_type == MODEL_CALLED and fields.get("outcome", "ok") != "ok":
+            return f"{fields.get('error') or fields['outcome']}: {fields.get('reason') or ''}".rstrip(": ")
+    return None
+
+
+def _was_answered(step: _Step) -> bool:
+    called = [event for event in step.events if event.event_type == MODEL_CALLED]
+    return bool(called) and called[-1].fields.get("outcome") == "ok"
+
+
+def _figures(step: _Step) -> dict[str, Any]:
+    """Tokens, cost and times: of the events, else of the record."""
+    events = [event for event in step.events if event.event_type == MODEL_CALLED]
+    calls = [event.fields for event in events] or (step.record or {}).get("calls") or []
+    usage, cost, known = Usage(), Decimal(0), bool(calls)
+    for call in calls:
+        with suppress(ValueError):
+            usage = usage + Usage.model_validate(call.get("usage") or {})
+        known = known and call.get("cost_usd") is not None
+        cost += Decimal(str(call.get("cost_usd") or 0))
+    durations = [event.fields.get("duration_ms") for event in step.events]
+    measured = [duration for duration in durations if isinstance(duration, (int, float))]
+    if not measured and step.kind.startswith(_TOOL):
+        measured = [1000 * seconds_of(step.result)]
+    last = calls[-1] if calls else {}
+    ended: datetime | None = step.events[-1].time if step.events else None
+    return {
+        "ended_at": ended,
+        "duration_ms": round(sum(measured), 3) if measured else None,
+        "calls": len(calls),
+        "model": last.get("model"),
+        "finish_reason": last.get("finish_reason"),
+        "usage": usage,
+        "cost_usd": cost if known else None,
+    }
+
+
+def _shown(value: Any, max_chars: int) -> Any:
+    """A content as people see it: without secrets, its long texts cut."""
+    return _cut(redact_data(list(value) if isinstance(value, tuple) else value), max_chars)
+
+
+def _cut(value: Any, max_chars: int) -> Any:
+    match value:
+        case str():
+            return cut(value, max_chars)
+        case list():
+            return [_cut(item, max_chars) for item in value]
+        case dict():
+            return {name: _cut(item, max_chars) for name, item in value.items()}
+        case _:
+            return value
+
+
+def _short(text: str) -> str:
+    """A text on one line, without secrets."""
+    line = " ".join(redact(text[:_READ_CHARS]).split())
+    return line if len(line) <= _MAX_SUMMARY_CHARS else f"{line[: _MAX_SUMMARY_CHARS - 1]}…"
+
+
+def _read(arguments: Any) -> str:
+    """A tool's arguments as a person writes them, where they are an object of JSON."""
+    text = arguments if isinstance(arguments, str) else _json(arguments)
+    with suppress(ValueError, AttributeError):
+        return ", ".join(f"{name}={_json(value)}" for name, value in json.loads(text).items())
+    return text
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def attempt_of(found: Sequence[Transcript], attempt: int | None) -> Transcript:
+    """The transcript of an attempt, without a number of the last. Raises NotFound and InvalidInput."""
+    if not found:
+        raise NotFound("The task has no attempt yet, hence no steps", field="attempt")
+    if attempt is None:
+        return found[-1]
+    if not 1 <= attempt <= len(found):
+        raise InvalidInput(
+            f"The task has no attempt {attempt}", remedy=f"It has 1 to {len(found)}", field="attempt"
+        )
+    return found[attempt - 1]

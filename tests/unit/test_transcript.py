@@ -1,0 +1,219 @@
+"""The transcript of a task: what was told, said, called and given at each step, from the client's side."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from meshwright import Agent, Capability, Client, TaskRequest, tool
+from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.core.messages import Caller
+from meshwright.kernel.envelope import ActorRef
+from meshwright.models.port import ChatMessage, ModelRequest, ModelUnavailable
+from meshwright.run import Run
+from meshwright.run.told import Told
+from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
+from meshwright.work.steps import StepView
+from tests.support.interrupted_mesh import keeper, kept, told_of
+
+SECRET = "sk-" + "a1B2" * 8
+LONG = "a long line of a file\n" * 100
+
+
+class Reader(Agent):
+    """Reads files, and delegates where the text says so."""
+
+    agent_id = "reader"
+    capabilities = (Capability("reading", preferred=True),)
+
+    @tool(idempotent=True)
+    async def read(self, name: str) -> str:
+        """Read a file."""
+        if name == "secret":
+            return f"api_key = {SECRET}"
+        if name == "huge":
+            return "word " * 6_000
+        return f"{name}: {LONG}"
+
+
+async def steps_of(mesh: MeshUnderTest, text: str = "Read it.") -> tuple[Client, str]:
+    outcome = await mesh.ask("reader", text)
+    return Client.local(mesh.mesh), outcome.task_id
+
+
+def roles(view: StepView) -> list[str]:
+    return [message["role"] for message in view.messages]
+
+
+async def test_steps_show_what_was_told_said_called_and_given() -> None:
+    model = ScriptedModel(tool_call("read", name="a"), "It says a.")
+    async with mesh_for(Reader, model=model) as mesh:
+        client, task_id = await steps_of(mesh)
+        listed = await client.steps(task_id)
+        assert [(step.path, step.kind, step.name, step.status) for step in listed] == [
+            ("1", "context", "", "done"),
+            ("2", "model", "scripted", "done"),
+            ("3", "tool", "read", "done"),
+            ("4", "model", "scripted", "done"),
+        ]
+        assert listed[1].calls == 1
+        assert listed[1].cost_usd == 0
+        assert listed[2].summary == "name=a -> lines: 100"
+        assert listed[3].summary == "It says a."
+        assert all(step.ended_at is not None and step.duration_ms is not None for step in listed[1:])
+        first, called, last = [await client.step(task_id, path) for path in ("2", "3", "4")]
+    said = first.messages
+    assert [message["content"] for message in said] == [m.content for m in model.requests[0].messages]
+    assert first.new_messages == 2
+    assert first.request is not None
+    assert [spec["name"] for spec in first.request["tools"]] == ["read", "remember"]
+    assert first.reply is not None
+    assert first.reply["tool_calls"][0]["name"] == "read"
+    assert (called.arguments, called.result) == ('{"name": "a"}', f"a: {LONG}")
+    assert roles(last) == ["system", "user", "assistant", "tool"]
+    assert last.messages[3]["content"] == f"a: {LONG}" == model.requests[1].messages[3].content
+    assert (last.new_messages, last.request) == (2, first.request)
+    assert last.reply == {"content": "It says a."}
+
+
+async def test_transcript_exports_each_message_once() -> None:
+    model = ScriptedModel(*(tool_call("read", name=name) for name in "abc"), "All read.")
+    async with mesh_for(Reader, model=model) as mesh:
+        client, task_id = await steps_of(mesh)
+        exported = [step async for step in client.transcript(task_id)]
+    models = [step for step in exported if step.kind == "model"]
+    assert [len(step.messages) for step in models] == [2, 2, 2, 2]
+    assert [(step.request or {}).get("since") for step in models] == [None, "2", "4", "6"]
+    assert [(step.request or {}).get("same", 0) for step in models] == [0, 2, 4, 6]
+
+
+async def test_journal_keeps_each_result_of_a_tool_once() -> None:
+    model = ScriptedModel(tool_call("read", name="a"), "Read.")
+    async with mesh_for(Reader, model=model) as mesh:
+        receipt = await mesh.submit(agent_id="reader", payload={"text": "Read it."}, thread_id="t1")
+        await mesh.outcome(receipt.task_id)
+        ref = ActorRef("reader", "default:t1")
+        records = await mesh.mesh.host.records(ref, f"steps/{receipt.task_id}/1/1")
+    assert sum("a long line" in str(stored.value) for stored in records) == 1
+
+
+async def test_secrets_are_redacted_and_long_texts_cut() -> None:
+    model = ScriptedModel(tool_call("read", name="secret"), tool_call("read", name="huge"), "Read.")
+    async with mesh_for(Reader, model=model) as mesh:
+        client, task_id = await steps_of(mesh)
+        everything = [step async for step in client.transcript(task_id)]
+        listed = await client.steps(task_id)
+        short = await client.step(task_id, "5", max_chars=200)
+    assert SECRET not in str(everything) + str(listed)
+    assert "[redacted]" in str(everything)
+    assert isinstance(short.result, str)
+    assert short.result.endswith("[cut: the first 200 of 30,000 characters]")
+
+
+async def test_failed_call_of_a_model_shows_the_reason() -> None:
+    refusal = ModelUnavailable("openai answered 404: the model gpt-9 does not exist")
+    async with mesh_for(Reader, model=ScriptedModel(*[refusal] * 9)) as mesh:
+        receipt = await mesh.submit(agent_id="reader", payload={"text": "x"})
+        outcome = await mesh.mesh.outcome(receipt.task_id)
+        client = Client.local(mesh.mesh)
+        last = (await client.steps(receipt.task_id))[-1]
+        view = await client.step(receipt.task_id, last.path)
+    assert not outcome.success
+    assert (last.kind, last.status) == ("model", "failed")
+    assert "the model gpt-9 does not exist" in (last.error or "")
+    assert roles(view) == ["system", "user"]
+
+
+async def test_resumed_run_has_one_transcript(tmp_path: Path) -> None:
+    first, first_model = keeper(), ScriptedModel(tool_call("hold"))
+    async with kept(tmp_path, first, model=first_model) as mesh:
+        receipt = await mesh.submit(TaskRequest(agent_id="keeper", payload={"text": "Do it."}))
+        await first.began.wait()
+        listed = await Client.local(mesh).steps(receipt.task_id)
+        assert [step.kind for step in listed] == ["context", "model"]
+    second = keeper(opened=True)
+    async with kept(tmp_path, second, model=ScriptedModel("Done.")) as mesh:
+        await mesh.outcome(receipt.task_id)
+        views = [step async for step in Client.local(mesh).transcript(receipt.task_id)]
+        last = await Client.local(mesh).step(receipt.task_id, "4")
+    assert [step.kind for step in views] == ["context", "model", "tool", "model"]
+    assert roles(last) == ["system", "user", "assistant", "tool"]
+    assert last.messages[-1]["content"] == "held"
+    assert (last.request or {}).get("tools")
+
+
+async def test_side_by_side_questions_have_each_their_messages(tmp_path: Path) -> None:
+    class Asker(Agent):
+        agent_id = "asker"
+        capabilities = (Capability("asking"),)
+
+        async def run(self, run: Run) -> str:
+            one = await run.ask("First question?")
+            two = await run.ask("Second question?")
+            return one + two
+
+    async with mesh_for(Asker, model=ScriptedModel("1", "2")) as mesh:
+        outcome = await mesh.ask("asker", "Go.")
+        client = Client.local(mesh.mesh)
+        views = [await client.step(outcome.task_id, path) for path in ("2", "3")]
+    assert [view.messages[1]["content"] for view in views] == ["First question?", "Second question?"]
+    assert views[1].new_messages == 1
+
+
+async def test_unknown_steps_attempts_and_tasks_are_refused_with_what_there_is() -> None:
+    async with mesh_for(Reader, model=ScriptedModel("Done.")) as mesh:
+        client, task_id = await steps_of(mesh)
+        with pytest.raises(NotFound, match=r"no step '9'; it has 1 to 2"):
+            await client.step(task_id, "9")
+        with pytest.raises(InvalidInput, match="no attempt 4") as refused:
+            await client.steps(task_id, attempt=4)
+        assert "1 to 1" in refused.value.remedy
+        with pytest.raises(NotFound, match="There is no task 'nope'"):
+            await client.steps("nope")
+
+
+async def test_another_tenants_steps_are_not_shown() -> None:
+    async with mesh_for(Reader, model=ScriptedModel("Done.")) as mesh:
+        request = TaskRequest(agent_id="reader", payload={"text": "x"})
+        receipt = await mesh.mesh.submit(request, Caller(tenant_id="acme", requested_by="ada"))
+        await mesh.mesh.outcome(receipt.task_id, "acme")
+        assert len((await mesh.mesh.transcripts(receipt.task_id, "acme"))[0].paths) == 2
+        with pytest.raises(NotFound):
+            await Client.local(mesh.mesh).steps(receipt.task_id)
+
+
+async def test_waiting_step_shows_the_question(tmp_path: Path) -> None:
+    began = asyncio.Event()
+
+    class Deployer(Agent):
+        agent_id = "deployer"
+        capabilities = (Capability("deploying"),)
+
+        @tool
+        async def deploy(self, to: str) -> str:
+            """Deploy."""
+            began.set()
+            await asyncio.Event().wait()
+            return to
+
+    model = ScriptedModel(tool_call("deploy", to="production"))
+    async with kept(tmp_path, Deployer, model=model) as mesh:
+        receipt = await mesh.submit(TaskRequest(agent_id="deployer", payload={"text": "Go."}))
+        await began.wait()
+    async with kept(tmp_path, Deployer, model=ScriptedModel()) as mesh:
+        await told_of(mesh, "task.waiting")
+        last = (await Client.local(mesh).steps(receipt.task_id))[-1]
+    assert (last.kind, last.name, last.status) == ("tool", "deploy", "waiting")
+    assert "was running" in last.summary
+
+
+def test_large_texts_and_files_are_not_kept_whole() -> None:
+    def content_of(text: str) -> str:
+        request = ModelRequest(messages=(ChatMessage(role="user", content=text),), user="reader")
+        return Told(max_chars=1_000).of(request)["messages"][0]["content"]
+
+    assert content_of("word " * 400).endswith("[not kept: 1,000 more characters]")
+    image = content_of("data:image/png;base64," + "A" * 5_000)
+    assert image.startswith("[data:image/png;base64, 5,022 characters, sha256 ")
