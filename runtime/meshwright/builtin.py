@@ -25,6 +25,7 @@ from meshwright.core.plugins import MODELS, installed
 from meshwright.core.tracing import Tracing
 from meshwright.edges.replies import Courier
 from meshwright.events.projections import Projection
+from meshwright.events.status import DeploymentStatus, WaitProjection
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
@@ -178,6 +179,7 @@ class ModelsComponent(Component):
         mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
         mesh.model = self._chain(path)
         self.circuits.on_change = mesh.tell
+        mesh.deployments_left_alone = self._left_alone
         mesh.host.listen(topics.MESH, self._learn, (COOLED_DOWN, REFUSED, RECOVERED))
 
     async def stop(self) -> None:
@@ -221,6 +223,18 @@ class ModelsComponent(Component):
         if mesh.settings.models.adapter == "offline":
             return chosen
         return with_named_models(chosen, _agents_here(mesh), path, circuits=shared)
+
+    def _left_alone(self) -> list[DeploymentStatus]:
+        return [
+            DeploymentStatus(
+                deployment=circuit.deployment,
+                since=circuit.since,
+                until=circuit.until,
+                status=None if circuit.error.retryable else circuit.error.answered,
+                reason=circuit.error.reason or str(circuit.error),
+            )
+            for circuit in self.circuits.open()
+        ]
 
     def _learn(self, event: Event) -> None:
         """Take what another worker has told of a deployment."""
@@ -333,8 +347,8 @@ class OrchestrationComponent(Component):
         self.parts += [mesh.admission, own] if mesh.role.is_front else [own]
 
     def projections(self) -> Iterable[Projection]:
-        """How the last attempts of agents ended."""
-        return [OutcomeProjection()]
+        """How the last attempts of agents ended, and what tasks wait for."""
+        return [OutcomeProjection(), WaitProjection()]
 
     def actors(self) -> Iterable[Actors]:
         """One actor for each task."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
@@ -27,6 +27,7 @@ from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, Tas
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
+from meshwright.events.status import DeploymentStatus, MeshStatus, status_of
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import OPENED, Account
@@ -103,6 +104,8 @@ class Mesh:
     registry: Registry = field(init=False)
     admission: Admission = field(init=False)
     model: Model = field(init=False)
+    deployments_left_alone: Callable[[], Sequence[DeploymentStatus]] = field(init=False)
+    """Which deployments of models get no call now, and why."""
     groups: tuple[str, ...] | None = field(init=False)
     """The models that callers may name; None where only a server knows."""
     budgets: Budgets = field(init=False)
@@ -248,6 +251,13 @@ class Mesh:
         entry = await self._entry(record, task)
         waits = (entry.suspended.wait,) if entry is not None and entry.suspended is not None else ()
         return await transcripts(self.host, self.log, record, task, waits)
+
+    async def status(self, tenant_id: str | None = "default") -> MeshStatus:
+        """How a tenant's open tasks are doing; None: those of all tenants, and the deployments of models."""
+        found = await self.log.view(status_of, tenant_id)
+        if tenant_id is not None:
+            return found
+        return found.model_copy(update={"deployments": tuple(self.deployments_left_alone())})
 
     async def cancel(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """Ask for a task to end; its outcome follows when its agent has let go. Raises NotFound."""

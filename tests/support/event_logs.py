@@ -11,6 +11,7 @@ from typing import Any
 from meshwright.core.clock import Clock
 from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
+from meshwright.events.status import WaitProjection
 from meshwright.ledger.costs import CallProjection
 from meshwright.orchestration.scoring import OutcomeProjection
 from meshwright.sql.database import Database
@@ -51,7 +52,7 @@ async def open_log(
     place: Place | None, clock: Clock | None = None, *, keep_days: float | None = None
 ) -> AsyncIterator[LogOnFile]:
     database = database_at(place)
-    projections = (OutcomeProjection(), CallProjection())
+    projections = (OutcomeProjection(), CallProjection(), WaitProjection())
     log = EventLog(database, projections=projections, clock=clock, keep_days=keep_days)
     await database.open()
     try:

@@ -47,6 +47,7 @@ COMMANDS = {
     "events": _Listed("events", "Show events, oldest first."),
     "costs": _Listed("costs", "Sum up what model calls cost."),
     "budgets": _Listed("costs", "Show budgets and spend."),
+    "status": _Listed("status", "Show what is open, what waits, and which models are away."),
     "agents": _Listed("agents", "List agents with their capabilities and status."),
     "models": _Listed("models", "Show groups, deployments, tags and prices; say where a call goes."),
     "keys": _Listed("keys", "Manage virtual API keys."),

@@ -37,6 +37,7 @@ from meshwright.core.messages import (
     Usage,
     new_id,
 )
+from meshwright.events.status import MeshStatus
 from meshwright.events.tasks import TaskSummary
 from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.costs import By, Costs
@@ -295,6 +296,10 @@ class Client:
         """How agents score for a capability, best first. Raises NotFound."""
         return await self._list(ScoreCard, f"/agents/score/{quote(capability, safe='')}")
 
+    async def status(self) -> MeshStatus:
+        """Open tasks by status, what they wait for, and the deployments that are left alone."""
+        return await self._get(MeshStatus, "/status")
+
     async def budgets(self) -> list[BudgetView]:
         """What each budget allows, and what of it is spent and reserved."""
         return await self._list(BudgetView, "/budgets")
@@ -490,6 +495,7 @@ class BlockingClient:
     last_seq = _blocking(Client.last_seq)
     agents = _blocking(Client.agents)
     scores = _blocking(Client.scores)
+    status = _blocking(Client.status)
     budgets = _blocking(Client.budgets)
     costs = _blocking(Client.costs)
     models = _blocking(Client.models)

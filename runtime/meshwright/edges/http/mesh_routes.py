@@ -14,6 +14,7 @@ from meshwright.core.errors import NotFound
 from meshwright.core.messages import ID_PATTERN, Identifier, ScoreCard
 from meshwright.edges.auth import keys_required, visible_spender
 from meshwright.edges.http.routing import CallerDep, MeshDep, ReadyMesh, make_router, problems, valid_trace
+from meshwright.events.status import MeshStatus
 from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.costs import By, Costs, since_of
 from meshwright.ledger.keys import Key, NewKey
@@ -118,6 +119,15 @@ async def sum_costs(mesh: MeshDep, caller: CallerDep, query: Annotated[CostQuery
     """
     since = None if query.since is None else since_of(query.since, mesh.host.clock.now())
     return await mesh.costs(query.by, since=since, tenant_id=visible_spender(caller))
+
+
+@router.get("/status", summary="How is the mesh doing?", tags=["tasks"])
+async def show_status(mesh: MeshDep, caller: CallerDep) -> MeshStatus:
+    """Count open tasks by status and by what they wait for, and show which deployments are left alone.
+
+    The holder of a key sees the tasks of the key's tenant, the administrator all of it.
+    """
+    return await mesh.status(visible_spender(caller))
 
 
 @router.get("/budgets", summary="List budgets", tags=["costs"])

@@ -1,0 +1,150 @@
+"""How a mesh is doing: open tasks by status, what they wait for, and the deployments that are left alone.
+
+What tasks wait for is a projection of the log, the table `waits`. No actor is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import Field
+
+from meshwright.core.messages import Event, Plain
+from meshwright.events.filter import seconds
+from meshwright.events.tasks import MAX_REASON_CHARS
+from meshwright.sql.database import Row, Session
+
+_WAITING, _WAIT_ENDED = "task.waiting", "wait.ended"
+_NO_MORE = ("task.dispatched", "task.succeeded", "task.failed", "task.cancelled", "task.timed_out")
+"""After these a task waits for nothing: it has ended, or begins again."""
+_COLUMNS = ("tenant_id", "wait_key", "task_id", "seq", "kind", "reason", "since", "due_at")
+_INTO = f"waits ({', '.join(_COLUMNS)})"
+_REPLACE = "ON CONFLICT (tenant_id, wait_key) DO UPDATE SET " + ", ".join(
+    f"{name} = excluded.{name}" for name in _COLUMNS[2:]
+)
+_END = "DELETE FROM waits WHERE tenant_id = ? AND wait_key = ?"
+_END_ALL = "DELETE FROM waits WHERE tenant_id = ? AND task_id = ?"
+_COUNT_TASKS = "SELECT status, count(*) FROM tasks WHERE completed_at IS NULL {} GROUP BY status"
+_COUNT_WAITS = (
+    "SELECT kind, count(*), min(since), min(due_at), max(seq) FROM waits WHERE 1 = 1 {} "
+    "GROUP BY kind ORDER BY count(*) DESC, kind"
+)
+_REASONS = "SELECT seq, reason FROM waits WHERE seq"
+_OF_TENANT = "AND tenant_id = :tenant_id"
+
+
+class WaitSummary(Plain):
+    """What some tasks wait for: the `kind`, how many waits, since when the oldest, and when the next is due.
+
+    `reason` is that of the newest.
+    """
+
+    kind: str
+    count: int
+    oldest: datetime
+    next_due: datetime | None = None
+    reason: str = ""
+
+
+class DeploymentStatus(Plain):
+    """A deployment of a model that is left alone until then. `status` is what its provider refused with.
+
+    None: it is down, or asked to wait. `reason` holds no keys and no prompt.
+    """
+
+    deployment: str
+    since: datetime
+    until: datetime
+    status: int | None = None
+    reason: str = ""
+
+
+class MeshStatus(Plain):
+    """How a mesh is doing: how many tasks are open by their status, what waits, and what cools down."""
+
+    tasks: dict[str, int] = Field(default_factory=dict)
+    waits: tuple[WaitSummary, ...] = ()
+    deployments: tuple[DeploymentStatus, ...] = ()
+
+
+class WaitProjection:
+    """The table `waits`."""
+
+    name = "waits"
+    version = 1
+    event_types: Collection[str] = (_WAITING, _WAIT_ENDED, *_NO_MORE)
+
+    def fold(self, session: Session, events: Sequence[Event]) -> None:
+        """Add waits, and forget those that have ended."""
+        begun: dict[tuple[str, str], Row] = {}
+        for event in events:
+            if not event.task_id:
+                continue
+            if event.event_type in _NO_MORE:
+                begun = {key: row for key, row in begun.items() if row[2] != event.task_id}
+                session.execute(_END_ALL, (event.tenant_id, event.task_id))
+                continue
+            key = event.fields.get("key")
+            if not isinstance(key, str):
+                continue
+            if event.event_type == _WAITING:
+                begun[event.tenant_id, key] = _row_of(event, key)
+            else:
+                begun.pop((event.tenant_id, key), None)
+                session.execute(_END, (event.tenant_id, key))
+        session.insert(_INTO, list(begun.values()), then=_REPLACE)
+
+    def clear(self, session: Session, oldest: int) -> None:
+        """Forget what events of the log have made."""
+        session.execute("DELETE FROM waits WHERE seq >= ?", (oldest,))
+
+
+def status_of(session: Session, tenant_id: str | None) -> MeshStatus:
+    """How the tasks of a tenant are doing; None: of all tenants."""
+    named = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
+    condition = "" if tenant_id is None else _OF_TENANT
+    tasks = dict(session.execute(_COUNT_TASKS.format(condition), named).fetchall())
+    rows = session.execute(_COUNT_WAITS.format(condition), named).fetchall()
+    reasons = dict(session.select_in(_REASONS, {row[4] for row in rows}))
+    waits = tuple(
+        WaitSummary(
+            kind=kind,
+            count=count,
+            oldest=datetime.fromtimestamp(oldest, UTC),
+            next_due=None if due is None else datetime.fromtimestamp(due, UTC),
+            reason=reasons.get(seq) or "",
+        )
+        for kind, count, oldest, due, seq in rows
+    )
+    return MeshStatus(tasks=tasks, waits=waits)
+
+
+def _row_of(event: Event, key: str) -> Row:
+    fields = event.fields
+    kind = fields.get("kind") or ("task" if fields.get("child_task_id") else "person")
+    reason = fields.get("asked")
+    ends = [at for name in ("due_at", "expires_at") if (at := _time(fields.get(name))) is not None]
+    return (
+        event.tenant_id,
+        key,
+        event.task_id,
+        event.seq,
+        str(kind),
+        reason[:MAX_REASON_CHARS] if isinstance(reason, str) else None,
+        _time(fields.get("since")) or seconds(event.time),
+        min(ends, default=None),
+    )
+
+
+def _time(value: Any) -> float | None:
+    """A time of an event as unix seconds; None for anything else."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
