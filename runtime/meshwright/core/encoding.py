@@ -25,6 +25,8 @@ MAX_DEPTH = 100  # of a payload that has to be mended
 
 _AS_THEY_ARE = (datetime, Decimal)
 """What `model_dump` leaves as it is where it does not have to be JSON."""
+_TEXT = frozenset({str})
+_SCALARS = frozenset({str, int, float, bool, type(None), datetime})
 
 
 class Json(bytes):
@@ -154,10 +156,31 @@ def as_json(source: object, value: Any) -> Json:
     try:
         if isinstance(value, Struct):
             return Json(write_struct(value))
+        if (data := _of_plain(value)) is not None:
+            return Json(data)
         value = from_json(value) if isinstance(value, bytes) else value
         return Json(to_json(value, inf_nan_mode="null", fallback=plain))
     except (PydanticSerializationError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"{source} sends what cannot be written as JSON: {error}") from error
+
+
+def _of_plain(value: Any) -> bytes | None:
+    """Data of usual types as JSON, which msgspec writes as pydantic does, at half the cost; else None."""
+    try:
+        return write_struct(value) if _is_plain(value) else None
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        if not _TEXT.issuperset(map(type, value)):
+            return False
+        value = value.values()
+    elif kind is not list and kind is not tuple:
+        return kind in _SCALARS or (isinstance(value, Struct) and kind.model_dump is Struct.model_dump)
+    return all(_is_plain(inner) for inner in value if type(inner) not in _SCALARS)
 
 
 def plain(value: Any) -> Any:
@@ -182,6 +205,8 @@ def encode(payload: Any) -> bytes:
     try:
         if isinstance(payload, Struct):
             return write_struct(payload)
+        if (data := _of_plain(payload)) is not None:
+            return data
         return to_json(payload, inf_nan_mode="null", serialize_unknown=True, fallback=_plain_or_text)
     except Exception:  # noqa: BLE001 - whatever a foreign object raises, the rest must be kept
         return to_json(_mended(payload, ()))

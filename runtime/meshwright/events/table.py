@@ -118,8 +118,9 @@ def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
 
 def row_of(event: Event, own: str | None) -> Row:
     """An event as the columns of its row, without its number."""
+    time = event.time
     return (
-        seconds(event.time),
+        time.timestamp() if time.tzinfo is UTC else seconds(time),
         *_same(event),
         own,
         event.id if own is None else None,

@@ -22,15 +22,18 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import BaseModel
 
-from meshwright.core.encoding import Struct, as_json
+from meshwright.core.encoding import Json, Struct, as_json
 from meshwright.core.messages import Event, trace_id_of
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
+
+_ITEM_BYTES = 1_000  # at most, of a message, event or record beside what it holds: ids and names
 
 
 class Turn:
     """One turn under way: what the actor may know (`now`, who sent what) and the effects it asks for."""
 
     __slots__ = (
+        "_name",
         "_sent",
         "_trace_id",
         "after_commit",
@@ -41,6 +44,7 @@ class Turn:
         "records",
         "ref",
         "sends",
+        "size",
         "traceparent",
         "wake",
     )
@@ -49,6 +53,7 @@ class Turn:
         self, ref: ActorRef, record: ActorRecord, message: Message, now: datetime, traceparent: str | None
     ) -> None:
         self.ref = ref
+        self._name = f"{ref.type}/{ref.id}"
         self.message = message
         self.now = now
         self.traceparent = traceparent
@@ -59,6 +64,7 @@ class Turn:
         self.early: list[Any] = []
         self.after_commit: list[Any] = []
         self.wake = record.wake_at
+        self.size = 0
         self._sent = record.sent
 
     @property
@@ -68,16 +74,22 @@ class Turn:
 
     def _next_id(self) -> str:
         self._sent += 1
-        return f"{self.ref.type}/{self.ref.id}/{self._sent}"
+        return f"{self._name}/{self._sent}"
+
+    def _as_json(self, value: Any) -> Json:
+        """What an effect holds as JSON; `size` bounds what all effects have together, in bytes."""
+        data = as_json(self.ref, value)
+        self.size += len(data) + _ITEM_BYTES
+        return data
 
     def send(self, to: ActorRef, method: str, body: Any = None, *, expires_at: float | None = None) -> None:
         """Send a message to another actor: at least once, in the order of sending, deduped by its id.
 
         The body is made JSON now, as are a payload and a record's value: InvalidInput where it cannot be.
         """
-        data = None if body is None else as_json(self.ref, body)
+        data = None if body is None else self._as_json(body)
         self.sends.append(
-            Message(self._next_id(), to, method, data, str(self.ref), self.traceparent, expires_at)
+            Message(self._next_id(), to, method, data, self._name, self.traceparent, expires_at)
         )
 
     def publish(
@@ -92,6 +104,7 @@ class Turn:
         idempotency_key: str | None = None,
     ) -> None:
         """Publish an event: to the subscribers of its topic, at least once, and into the event log."""
+        self.size += len(idempotency_key or "")
         self.events.append(
             Event(
                 id=self._next_id(),
@@ -103,9 +116,9 @@ class Turn:
                 agent_id=agent_id,
                 trace_id=self._trace_id,
                 traceparent=self.traceparent,
-                aggregate_id=str(self.ref),
+                aggregate_id=self._name,
                 idempotency_key=idempotency_key,
-                payload=as_json(self.ref, {} if payload is None else payload),
+                payload=self._as_json({} if payload is None else payload),
             )
         )
 
@@ -115,7 +128,7 @@ class Turn:
 
     def append(self, stream: str, n: int, value: Any) -> None:
         """Write an immutable record of this actor, in the same commit."""
-        self.records.append(Record(self.ref, stream, n, as_json(self.ref, value)))
+        self.records.append(Record(self.ref, stream, n, self._as_json(value)))
 
     def signal_early(self, signal: Any) -> None:
         """Tell this worker something that may run ahead of the commit, and may be lost in a crash."""

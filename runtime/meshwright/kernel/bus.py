@@ -81,18 +81,21 @@ class Bus:
 
         An event that a route cannot read adds its dead letter, which is spread like any other.
         """
-        spread, messages = list(events), list[Message]()
+        spread, messages, by_topic = list(events), list[Message](), self._by_topic
         for event in spread:  # grows meanwhile
-            subscriptions = self._subscribed(event.topic)
-            if not subscriptions or event.id.startswith(_TWICE_DEAD):
-                continue
+            subscriptions = by_topic.get(event.topic)
+            if subscriptions is None:
+                subscriptions = self._subscribed(event.topic)
             for subscription in subscriptions:
+                if event.id.startswith(_TWICE_DEAD):
+                    break
                 try:
                     ref = subscription.route(event if subscription.sealed else event.plain())
                 except Exception as error:  # noqa: BLE001 one route's trouble is recorded, the rest flows on
                     spread.append(dead_letter(message_of(event, subscription, NOBODY), error, event.time))
                 else:
-                    messages += [message_of(event, subscription, ref)] if ref is not None else []
+                    if ref is not None:
+                        messages.append(message_of(event, subscription, ref))
         return spread, messages
 
     def _subscribed(self, topic: str) -> list[Subscription]:

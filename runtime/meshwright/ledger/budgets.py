@@ -97,6 +97,8 @@ class Budgets:
         the call goes on with its cheaper tag. Raises BudgetExceeded or PriceUnknown, naming the hard budget
         that has none, and HostError where an account cannot be asked; nothing is reserved then.
         """
+        if not self._declared and not request.context.has_budgets:
+            return Hold(request, "")
         op = _op_of(request)
         op = new_id() if op in self._under_way else op
         hold = await self._reserve(Hold(request, op), upper_bound)

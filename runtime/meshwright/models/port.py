@@ -139,6 +139,11 @@ class CallContext(Struct, omit_defaults=True):
     def __post_init__(self) -> None:
         exact(self, "budget_usd", self.budget_usd)
 
+    @property
+    def has_budgets(self) -> bool:
+        """Whether it brings budgets, which its calls are charged to beside those of the mesh."""
+        return bool(self.budget_usd is not None or self.budgets_above or self.budgets)
+
     def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
         """Its fields as plain data, without what takes the call."""
         context = self if self.record is None else replace(self, record=None)
