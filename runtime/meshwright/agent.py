@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, RootModel
@@ -23,6 +23,7 @@ from meshwright.core.errors import ConfigError, nearest
 from meshwright.core.limits import Limits
 from meshwright.core.messages import ID_PATTERN, Task
 from meshwright.core.money import Budget
+from meshwright.core.params import reserved_param
 from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Agent:
     as classes, or by the names under which installed packages bring them;
     `answers` the shape of its answers (default: text); `task_tags` the tags that whoever asks may choose
     (`payload.tags`) in place of the agent's own; `model` a group of models or one named outright (default:
-    what the prompt says), with `fallbacks` for the latter; `budgets` what it may spend, besides those of the
+    what the prompt says), with `fallbacks` for the latter; `params` what its models are asked with besides
+    what the prompt says, like {"reasoning_effort": "low"}; `budgets` what it may spend, besides those of the
     settings; `limits` how far a conversation with its model may go, where those of the settings are not to
     hold; `prompt_text` stands where there is no prompt file; `delegates_to` the agents to which it may
     give tasks; `max_concurrency` how many tasks a worker runs at once (default: a setting);
@@ -54,6 +56,7 @@ class Agent:
     task_tags: ClassVar[frozenset[str]] = frozenset()
     model: ClassVar[str] = ""
     fallbacks: ClassVar[Sequence[str]] = ()
+    params: ClassVar[Mapping[str, Any]] = {}
     budgets: ClassVar[Sequence[Budget]] = ()
     limits: ClassVar[Limits] = Limits()
     prompt_text: ClassVar[str] = ""
@@ -133,6 +136,9 @@ def _check_lists(agent: type[Agent]) -> None:
         if isinstance(value, str) or not isinstance(value, Sequence):
             complaint = f"has {name} that are no list: {value!r}"
             raise _refusal(agent, complaint, f"Write {name} = [...], or a tuple with its comma", name)
+    if name := reserved_param(agent.params):
+        complaint = f"has {name!r} among its params"
+        raise _refusal(agent, complaint, "Say it in its prompt file, or in litellm_config.yaml", "params")
     for toolset in agent.toolsets:
         if not (isinstance(toolset, str) or (isinstance(toolset, type) and issubclass(toolset, Toolset))):
             complaint = f"has {toolset!r} among its toolsets, which is no class of a Toolset"

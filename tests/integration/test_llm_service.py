@@ -143,7 +143,7 @@ async def test_a_key_spends_no_more_than_its_budget(tmp_path: Path) -> None:
         made = await there.mesh.keys.create("helper", budget="0.10/day")
         free = await there.mesh.keys.create("helper")
         async with there.client(made.key) as client:
-            create = partial(client.chat.completions.create, model="fast", messages=HELLO)
+            create = partial(client.chat.completions.create, model="fast", messages=HELLO, max_tokens=1024)
             calls = [create() for _ in range(10)]
             ends = await asyncio.gather(*calls, return_exceptions=True)
         refused = [end for end in ends if isinstance(end, openai.RateLimitError)]

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from meshwright.models.port import (
     ModelTimeout,
     ModelUnavailable,
     RateLimited,
+    ToolCall,
     Unauthorized,
 )
 from meshwright.models.retry import MAX_TRIES
@@ -42,6 +44,12 @@ async def there(fake: FakeProvider, tmp_path: Path) -> AsyncIterator[Service]:
         yield running
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 LONG_SECONDS = 200  # longer than a call may take: nobody waits for it
 
 
@@ -118,12 +126,105 @@ async def test_tool_choice_narrows_the_tools(tmp_path: Path) -> None:
         with pytest.raises(openai.BadRequestError, match="not among the tools"):
             await create(tool_choice={"type": "function", "function": {"name": "absent"}})
     asked = [([tool.name for tool in request.tools], request.tool_choice) for request in model.requests]
-    assert asked == [([], "auto"), (["weather", "other"], "required"), (["weather"], "required")]
+    both = ["weather", "other"]
+    assert asked == [(both, "none"), (both, "required"), (["weather"], "required")]
 
 
-async def test_models_are_listed(there: Service) -> None:
+async def test_models_are_listed_and_described(tmp_path: Path) -> None:
+    async with service(tmp_path) as there, there.client() as client:
+        listed = [model.id async for model in client.models.list()]
+        assert {*GROUPS} <= {*listed}
+        assert (await client.models.retrieve(listed[0])).id == listed[0]
+        with pytest.raises(openai.NotFoundError, match="does not exist"):
+            await client.models.retrieve("absent/model")
+
+
+# Embeddings and responses
+
+
+async def test_texts_are_embedded_by_the_provider_and_priced(there: Service, fake: FakeProvider) -> None:
     async with there.client() as client:
-        assert [model.id async for model in client.models.list()] == list(GROUPS)
+        for asked in ({"encoding_format": "float"}, {}):  # for which the client asks for base64
+            made = await client.embeddings.create(model="fast", input=["a", "b"], dimensions=3, **asked)
+            assert [each.embedding for each in made.data] == [[0.0, 0.5, 1.0], [1.0, 0.5, 1.0]]
+        [one] = (await client.embeddings.create(model="fast", input=[1, 2, 3])).data
+    assert one.index == 0
+    assert [call.path for call in fake.calls] == ["/v1/embeddings"] * 3
+    assert fake.calls[0].body["dimensions"] == 3
+    assert [call.body["input"] for call in fake.calls[1:]] == [["a", "b"], [[1, 2, 3]]]
+    costs = await there.mesh.costs("agent")
+    assert (costs.total.calls, costs.total.prompt_tokens) == (3, 12)
+
+
+async def test_a_response_holds_text_calls_and_shapes(tmp_path: Path) -> None:
+    call = ToolCall(id="c1", name="weather", arguments='{"city": "Bern"}')
+    cut = ModelReply(content="It", model="m", finish_reason="length")
+    model = ScriptedModel("Hello!", ModelReply(tool_calls=(call,), model="m"), '{"city": "Bern"}', cut)
+    tool: Any = {"type": "function", "strict": True, **WEATHER["function"]}
+    shape: Any = {"format": {"type": "json_schema", "name": "city", "schema": SCHEMA, "strict": True}}
+    async with service(tmp_path, answering=model) as there, there.client() as client:
+        create = partial(client.responses.create, model="fast")
+        plain = await create(input="Hello?", instructions="Be brief.", reasoning={"effort": "low"})
+        asked = await create(input="Weather?", tools=[tool], max_output_tokens=50)
+        result: Any = {"type": "function_call_output", "call_id": "c1", "output": "sunny"}
+        items: Any = [{"role": "user", "content": "Weather?"}, asked.output[0].to_dict(), result]
+        shaped = await create(input=items, text=shape)
+        assert (await create(input="Go on")).status == "incomplete"
+    assert (plain.output_text, plain.status) == ("Hello!", "completed")
+    assert (asked.output[0].type, asked.output[0].to_dict()["arguments"]) == ("function_call", call.arguments)
+    assert shaped.output_text == '{"city": "Bern"}'
+    first, second, third, _ = model.requests
+    assert [(each.role, each.content) for each in first.messages] == [
+        ("system", "Be brief."),
+        ("user", "Hello?"),
+    ]
+    assert (first.params, first.max_tokens, first.temperature) == ({"reasoning_effort": "low"}, None, None)
+    assert (second.tools[0].strict, second.max_tokens) == (True, 50)
+    assert [(each.role, each.tool_call_id) for each in third.messages] == [
+        ("user", None),
+        ("assistant", None),
+        ("tool", "c1"),
+    ]
+    assert third.messages[1].tool_calls == (call,)
+    assert third.response_schema == SCHEMA
+
+
+async def test_a_response_is_streamed_as_the_client_reads_it(tmp_path: Path) -> None:
+    call = ToolCall(id="c1", name="weather", arguments='{"city": "Bern"}')
+    model = ScriptedModel(
+        ModelReply(content="Let me look.", tool_calls=(call,), model="m"), ModelRefused("no")
+    )
+    async with service(tmp_path, answering=model) as there, there.client() as client:
+        async with client.responses.stream(model="fast", input="Weather?") as stream:
+            events = [event.type async for event in stream]
+            whole = await stream.get_final_response()
+        with pytest.raises(openai.BadRequestError):
+            await client.responses.create(model="fast", input="Weather?", stream=True)
+    assert events[:2] == ["response.created", "response.in_progress"]
+    assert events.count("response.output_text.delta") > 1
+    assert events[-1] == "response.completed"
+    assert whole.output_text == "Let me look."
+    assert [item.type for item in whole.output] == ["message", "function_call"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"background": True}, "background"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"input": [{"type": "computer_call"}]}, "input.0.type"),
+        ({"input": [{"role": "nobody", "content": "Hello?"}]}, "messages.0.role"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+    ],
+)
+async def test_a_response_that_cannot_be_made_is_refused_by_name(
+    tmp_path: Path, wrong: dict[str, Any], param: str
+) -> None:
+    async with service(tmp_path, answering=ScriptedModel()) as there, there.client() as client:
+        with pytest.raises(openai.BadRequestError) as raised:
+            await client.responses.create(**{"model": "fast", "input": "Hello?", **wrong})
+    assert raised.value.param == param
 
 
 async def test_a_mesh_may_have_another_mesh_for_its_model(tmp_path: Path) -> None:
@@ -220,13 +321,19 @@ async def test_a_client_is_told_how_long_to_wait(tmp_path: Path) -> None:
     [
         ({"model": "gtp-5"}, openai.NotFoundError, "model_not_found", "model"),
         ({"n": 2}, openai.BadRequestError, "UnsupportedParameter", "n"),
-        ({"stop": ["END"]}, openai.BadRequestError, "UnsupportedParameter", "stop"),
-        ({"extra_body": {"colour": "red"}}, openai.BadRequestError, "UnknownParameter", "colour"),
+        ({"logprobs": True}, openai.BadRequestError, "UnsupportedParameter", "logprobs"),
+        (
+            {"extra_body": {"api_base": "http://x"}},
+            openai.BadRequestError,
+            "UnsupportedParameter",
+            "api_base",
+        ),
+        ({"extra_body": {"fallbacks": ["x"]}}, openai.BadRequestError, "UnsupportedParameter", "fallbacks"),
         ({"temperature": 3}, openai.BadRequestError, "InvalidInput", "temperature"),
         ({"user": "a b"}, openai.BadRequestError, "InvalidInput", "user"),
         ({"messages": []}, openai.BadRequestError, "InvalidInput", "messages"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
             openai.BadRequestError,
             "UnsupportedParameter",
             "messages.0.content",
@@ -248,26 +355,60 @@ async def test_what_cannot_be_done_is_refused_by_name(
     assert (raised.value.code, raised.value.param) == (code, param)
 
 
-async def test_parameters_that_change_nothing_are_passed_over(tmp_path: Path) -> None:
-    async with service(tmp_path, answering=ScriptedModel("Hello!")) as there, there.client() as client:
-        reply = await client.chat.completions.create(
-            model="fast",
-            messages=HELLO,
-            n=1,
-            top_p=1,
-            stop=None,
-            seed=7,
-            presence_penalty=0,
-            parallel_tool_calls=True,
-            service_tier="auto",
+async def test_what_the_caller_says_and_nothing_else_reaches_the_provider(
+    there: Service, fake: FakeProvider
+) -> None:
+    wanted: dict[str, Any] = {
+        "top_p": 0.5,
+        "stop": ["END"],
+        "seed": 7,
+        "presence_penalty": 0.5,
+        "reasoning_effort": "low",
+        "service_tier": "auto",
+        "logit_bias": {"42": 1},
+    }
+    said = {"messages": HELLO, "model": "fast", "n": 1}
+    async with there.client() as client:
+        await client.chat.completions.create(**said)
+        await client.chat.completions.create(**said, **wanted, extra_body={"min_p": 0.1})
+    plain, full = (call.body for call in fake.calls)
+    assert not plain.keys() & {"temperature", "max_tokens", "max_completion_tokens", "n", *wanted}
+    assert {name: full[name] for name in wanted} == wanted
+    assert full["min_p"] == 0.1
+
+
+async def test_formats_tools_and_pictures_reach_the_provider_as_they_were_written(
+    there: Service, fake: FakeProvider
+) -> None:
+    function = {"name": "look", "description": "Look.", "parameters": SCHEMA, "strict": True}
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO", "detail": "low"}}
+    content = [{"type": "text", "text": "What is this?"}, picture, {"type": "text", "text": "And why?"}]
+    formats: list[dict[str, Any]] = [
+        {"type": "json_object"},
+        {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA, "strict": True}},
+    ]
+    async with there.client() as client:
+        create: Any = partial(client.chat.completions.create, model="fast")
+        for written in formats:
+            await create(messages=HELLO, response_format=written)
+        tools = [{"type": "function", "function": function}]
+        await create(
+            messages=[{"role": "user", "content": content}],
+            tools=tools,
+            tool_choice="none",
+            parallel_tool_calls=False,
         )
-    assert reply.choices[0].message.content == "Hello!"
+    bodies = [call.body for call in fake.calls]
+    assert [body["response_format"] for body in bodies[:2]] == formats
+    assert bodies[2]["messages"] == [{"role": "user", "content": content}]
+    assert (bodies[2]["tools"], bodies[2]["tool_choice"]) == (tools, "none")
+    assert bodies[2]["parallel_tool_calls"] is False
 
 
 async def test_a_body_that_is_no_json_or_too_large_is_refused_as_openai_does(tmp_path: Path) -> None:
     async with service(tmp_path, answering=ScriptedModel()) as there:
-        for body, status in ((b"{", 400), (b"x" * 300_000, 413)):
-            async with there.session.post("/v1/chat/completions", data=body) as response:
+        for body, status in ((b"{", 400), (b" " * 17_000_000, 413)):
+            async with there.session.post("/v1/chat/completions", data=BytesIO(body)) as response:
                 document = await response.json()
                 assert (response.status, document["error"]["type"]) == (status, "invalid_request_error")
 

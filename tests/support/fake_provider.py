@@ -96,6 +96,7 @@ class FakeProvider:
         for prefix in ("", "/v1", "/at/{name}", "/at/{name}/v1"):
             application.router.add_post(f"{prefix}/{openai_wire.PATH}", self.complete)
             application.router.add_post(f"{prefix}/{anthropic_wire.PATH}", self.complete)
+            application.router.add_post(f"{prefix}/{openai_wire.EMBEDDINGS}", self.embed)
             application.router.add_get(f"{prefix}/models", self.models)
         application.router.add_post("/faults", self.command)
         self.runner = web.AppRunner(
@@ -138,6 +139,11 @@ class FakeProvider:
         except (asyncio.CancelledError, ConnectionError):
             self.abandoned.set()
             raise
+
+    async def embed(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.calls.append(Call(request.path, dict(request.headers), body, None, body["model"]))
+        return web.json_response(openai_wire.embeddings(body))
 
     def refusal_of(self, body: dict[str, Any]) -> web.Response | None:
         """What a server says that has one model, and no field beside OpenAI's."""

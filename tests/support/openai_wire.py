@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 PATH = "chat/completions"
+EMBEDDINGS = "embeddings"
 FIELDS = frozenset(
     {
         "model",
@@ -45,6 +46,16 @@ def completion(body: dict[str, Any], message: dict[str, Any], usage: dict[str, A
         "choices": [choice],
         **({"usage": usage} if usage else {}),
     }
+
+
+def embeddings(body: dict[str, Any]) -> dict[str, Any]:
+    """Vectors of three numbers, which count the inputs; the last comes first: no order is promised."""
+    data = [
+        {"object": "embedding", "index": n, "embedding": [float(n), 0.5, 1.0]}
+        for n in range(len(body["input"]))
+    ]
+    usage = {"prompt_tokens": 4, "total_tokens": 4}
+    return {"object": "list", "data": data[::-1], "model": body["model"], "usage": usage}
 
 
 def stream(body: dict[str, Any], message: dict[str, Any], usage: dict[str, Any]) -> list[bytes]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meshwright.models.picker import Picker
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec, Unsupported
 from tests.support.fake_provider import FakeProvider, Fault, tool_call
 from tests.support.pickers import KEY, Make, deployment, pickers
 
@@ -61,12 +61,76 @@ async def test_a_conversation_is_written_as_the_api_wants_it(model: Picker, fake
     await model.complete(request(*said, tools=(LOOK,), tool_choice="required"))
     [call] = fake.calls
     assert (call.headers["x-api-key"], call.headers["anthropic-version"]) == (KEY, "2023-06-01")
-    assert call.body["system"] == [{"type": "text", "text": "Be brief."}]
+    cached = {"cache_control": {"type": "ephemeral"}}
+    assert call.body["system"] == [{"type": "text", "text": "Be brief.", **cached}]
     assert [each["role"] for each in call.body["messages"]] == ["user", "assistant", "user"]
     assert [each["tool_use_id"] for each in call.body["messages"][2]["content"]] == ["c1", "c2"]
     assert call.body["messages"][1]["content"][0]["input"] == {"n": 1}
     assert call.body["tools"] == [{"name": "look", "description": "Look.", "input_schema": LOOK.parameters}]
     assert (call.body["tool_choice"], call.body["metadata"]) == ({"type": "any"}, {"user_id": "poet"})
+
+
+async def test_a_conversation_that_goes_on_is_cached_up_to_its_last_questions(
+    model: Picker, fake: FakeProvider
+) -> None:
+    call = ToolCall(id="c1", name="look")
+    said = (
+        ChatMessage(role="user", content="One."),
+        ChatMessage(role="assistant", tool_calls=(call,)),
+        ChatMessage(role="tool", content="seen", tool_call_id="c1"),
+    )
+    await model.complete(request(*said, tools=(LOOK,)))
+    await model.complete(request(*said[:1]))
+    first, once = (call.body for call in fake.calls)
+    marked = [block.get("cache_control") for each in first["messages"] for block in each["content"]]
+    assert marked == [{"type": "ephemeral"}, None, {"type": "ephemeral"}]
+    assert first["tools"][0]["cache_control"] == {"type": "ephemeral"}
+    assert "cache_control" not in json.dumps(once)
+
+
+async def test_parameters_of_openai_are_written_in_the_words_of_the_api(
+    model: Picker, fake: FakeProvider
+) -> None:
+    params = {"stop": "END", "top_p": 0.5, "top_k": 3, "seed": 7, "parallel_tool_calls": False}
+    await model.complete(request(tools=(LOOK,), params=params, temperature=None))
+    await model.complete(request(params={"reasoning_effort": "low"}, max_tokens=8000))
+    await model.complete(request(params={"reasoning_effort": "high"}, max_tokens=1000))
+    plain, thinking, short = (call.body for call in fake.calls)
+    assert (plain["stop_sequences"], plain["top_p"], plain["top_k"]) == (["END"], 0.5, 3)
+    assert plain["tool_choice"] == {"type": "auto", "disable_parallel_tool_use": True}
+    assert not plain.keys() & {"stop", "seed", "temperature", "parallel_tool_calls"}
+    assert thinking["thinking"] == {"type": "enabled", "budget_tokens": 2048}
+    assert "temperature" not in thinking
+    assert "thinking" not in short  # nothing would be left for an answer
+    with pytest.raises(Unsupported, match="presence_penalty"):
+        await model.complete(request(params={"presence_penalty": 1}))
+
+
+async def test_pictures_and_files_are_written_as_blocks(model: Picker, fake: FakeProvider) -> None:
+    parts: tuple[dict[str, Any], ...] = (
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}},
+        {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
+        {"type": "text", "text": "and"},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBE", "filename": "a.pdf"}},
+        {"type": "file", "file": {"file_data": "data:text/plain;base64,SGk="}},
+    )
+    said = ChatMessage(role="user", content="Look:", parts=parts)
+    await model.complete(request(said))
+    assert fake.calls[0].body["messages"][0]["content"] == [
+        {"type": "text", "text": "Look:"},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"}},
+        {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}},
+        {"type": "text", "text": "and"},
+        {
+            "type": "document",
+            "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBE"},
+            "title": "a.pdf",
+        },
+        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Hi"}},
+    ]
+    sound = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
+    with pytest.raises(Unsupported, match="input_audio"):
+        await model.complete(request(ChatMessage(role="user", parts=(sound,))))
 
 
 async def test_a_conversation_that_the_assistant_begins_or_nobody_is_completed(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
+from meshwright.models.port import ModelRequest
 from meshwright.run import run as run_module
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import keeper, kept
@@ -83,3 +84,76 @@ async def test_a_run_begun_with_another_question_is_attempted_once_more(
     assert (outcome.text, outcome.attempt) == ("Done.", 2)
     assert [attempt.error and attempt.error.type for attempt in attempts] == ["ReplayMismatch", None]
     assert model.requests[0].messages[-1].content == "Do it.\n\ndiff:\n-x"
+
+
+PICTURE = {"url": "data:image/png;base64,iVBO"}
+
+
+async def test_files_reach_the_model_as_parts_and_not_as_words() -> None:
+    text = {"url": "data:text/csv;base64,YSxi", "name": "a.csv"}
+    page = {"url": "https://example.org/a.pdf"}
+    document = {"url": "data:application/pdf;base64,JVBE", "name": "b.pdf"}
+    part = {"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav"}}
+    files = [PICTURE, text, page, document, part]
+    [request] = await requests({"text": "Look.", "files": files})
+    assert request.messages[-1].content == "Look."
+    assert request.messages[-1].parts == (
+        {"type": "image_url", "image_url": PICTURE},
+        {"type": "text", "text": "a.csv:\na,b"},
+        {"type": "file", "file": {"file_id": "https://example.org/a.pdf", "filename": "a.pdf"}},
+        {"type": "file", "file": {"file_data": document["url"], "filename": "b.pdf"}},
+        part,
+    )
+    assert not any("base64" in message.text for message in request.messages)
+
+
+async def test_a_picture_without_words_is_a_task() -> None:
+    [request] = await requests({"files": [PICTURE]})
+    assert len(request.messages[-1].parts) == 1
+    assert not any("base64" in message.text for message in request.messages)
+
+
+async def test_a_field_of_that_name_with_other_things_is_told_as_words() -> None:
+    assert await question({"text": "Read.", "files": ["a.py", "b.py"]}) == 'Read.\n\nfiles:\n["a.py", "b.py"]'
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([{"path": "a.png"}], "payload.files[0] has no url"),
+        ([PICTURE, {"url": "file:///etc/passwd"}], "payload.files[1] has no url"),
+        ([{"url": "data:text/plain;base64,!"}], "payload.files[0] is no base64"),
+        ([{"url": "data:text/plain,Hi"}], "payload.files[0] is no base64"),
+        ([PICTURE] * 17, "payload.files has 17 files, and 16 are allowed"),
+    ],
+)
+async def test_what_is_no_file_is_refused_by_name(files: list[Any], said: str) -> None:
+    model = ScriptedModel()
+    async with mesh_for(Reviewer, model=model) as mesh:
+        receipt = await mesh.submit(agent_id="reviewer", payload={"text": "Look.", "files": files})
+        outcome = await mesh.outcome(receipt.task_id)
+    assert outcome.error is not None
+    assert said in outcome.error.message
+    assert not model.requests
+
+
+class Careful(Reviewer):
+    """Reviews with care."""
+
+    agent_id = "careful"
+    params = {"reasoning_effort": "high", "seed": 7}  # noqa: RUF012 - as authors write it
+    prompt_text = "---\ntags: [default]\nparams: {reasoning_effort: low, top_p: 0.9}\n---\nReview."
+
+
+async def test_params_of_prompt_and_agent_reach_the_model() -> None:
+    [request] = await requests({"text": "Look."}, Careful)
+    assert request.params == {"reasoning_effort": "high", "seed": 7, "top_p": 0.9}
+
+
+async def requests(payload: dict[str, Any], agent: type[Agent] = Reviewer) -> list[ModelRequest]:
+    """What the model of an agent is asked with, all of it."""
+    model = ScriptedModel("Reviewed.")
+    async with mesh_for(agent, model=model) as mesh:
+        receipt = await mesh.submit(agent_id=agent.agent_id, payload=payload)
+        assert (await mesh.outcome(receipt.task_id)).success
+    return model.requests

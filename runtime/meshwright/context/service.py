@@ -173,6 +173,7 @@ class ContextClient:
             context=context,
             temperature=prompt.temperature,
             max_tokens=prompt.max_tokens,
+            params=dict(prompt.params),
             timeout_seconds=self._timeout_seconds,
             cache=prompt.cache,
         )

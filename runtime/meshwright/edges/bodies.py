@@ -36,20 +36,22 @@ class MalformedJson(InvalidInput):
     status = 400
 
 
-def check_size(size: int, settings: Settings) -> None:
-    """Raises TooLarge for a body of so many bytes."""
-    limit = settings.max_payload_bytes + _ENVELOPE_BYTES
+def check_size(size: int, settings: Settings, *, of_model_call: bool = False) -> None:
+    """Raises TooLarge for a body of so many bytes; a model call is not stored, and may be larger."""
+    setting, limit = "max_payload_bytes", settings.max_payload_bytes + _ENVELOPE_BYTES
+    if of_model_call:
+        setting, limit = "models.max_request_bytes", max(limit, settings.models.max_request_bytes)
     if size > limit:
         raise TooLarge(
             f"The body is larger than {limit} bytes",
-            remedy="Send less, or raise max_payload_bytes in mesh.toml",
+            remedy=f"Send less, or raise {setting} in mesh.toml",
             field="body",
         )
 
 
-def read_json(body: bytes, settings: Settings) -> Any:
+def read_json(body: bytes, settings: Settings, *, of_model_call: bool = False) -> Any:
     """Returns a body as plain data. Raises TooLarge, also where it is nested too deep, or MalformedJson."""
-    check_size(len(body), settings)
+    check_size(len(body), settings, of_model_call=of_model_call)
     max_depth = settings.max_payload_depth + _ENVELOPE_DEPTH
     document: Any = None
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -34,6 +35,8 @@ from meshwright.models.port import (
 logger = logging.getLogger("meshwright.ledger")
 _BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few
 _EXTRA_TOKENS = 16  # what a provider may add around a message, a call, a tool or a schema
+_IMAGE_TOKENS = 10_000  # providers make fewer of nearly every picture, however many bytes it has
+_FILE_TOKENS = 50_000  # of one that only the provider has
 MAY_COST = (ModelTimeout, ContentRefused)
 """Failures after which the provider may have worked, and bill for it; the others cost nothing."""
 
@@ -84,7 +87,7 @@ class Accounted:
         """The most that a call may cost."""
         tokens = max_prompt_tokens(request)
         price = self._prices.upper_bound(request, tokens)
-        return None if price is None else price.of(tokens, request.max_tokens)
+        return None if price is None else price.of(tokens, request.output_limit)
 
     def _priced(self, reply: ModelReply, request: ModelRequest, started: float) -> ModelReply:
         """The reply with what it cost: as whoever answered says, else by our prices."""
@@ -248,7 +251,7 @@ class _StreamMeter:
         """A bound on the tokens that were read and written, those of attempts before the last included."""
         return Usage(
             prompt_tokens=len(self._attempts) * max_prompt_tokens(request),
-            completion_tokens=self.bytes or request.max_tokens,
+            completion_tokens=self.bytes or request.output_limit,
         )
 
     def lost_usage(self, reply: ModelReply) -> Usage | None:
@@ -274,13 +277,28 @@ class _StreamMeter:
 
 def _parts_of(request: ModelRequest) -> list[int]:
     """The bytes of each part of a prompt: its messages, the calls in them, tools, and their schemas."""
-    texts = [message.content for message in request.messages]
+    inputs = [each if isinstance(each, str) else " " * len(each) for each in request.inputs]
+    texts = [*inputs, *(message.text for message in request.messages)]
     for message in request.messages:
         texts += [f"{call.id}{call.name}{call.arguments}" for call in message.tool_calls]
     texts += [f"{tool.name}{tool.description}" for tool in request.tools]
     schemas = [tool.parameters for tool in request.tools]
     schemas += [] if request.response_schema is None else [request.response_schema]
-    return [*map(_size_of, texts), *(len(to_json(schema)) for schema in schemas)]
+    media = [_media_tokens(part) for message in request.messages for part in message.parts]
+    return [*map(_size_of, texts), *(len(to_json(schema)) for schema in schemas), *filter(None, media)]
+
+
+def _media_tokens(part: Mapping[str, Any]) -> int:
+    """About the most tokens of a picture or a file in a message; nothing for text, which is counted so."""
+    match part:
+        case {"type": "text"}:
+            return 0
+        case {"type": "file", "file": {"file_data": str(data)}} | {"input_audio": {"data": str(data)}}:
+            return len(data)
+        case {"type": "file"}:
+            return _FILE_TOKENS
+        case _:
+            return _IMAGE_TOKENS
 
 
 def _estimated_tokens(size: int) -> int:

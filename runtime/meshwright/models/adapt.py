@@ -125,12 +125,14 @@ def _adapted(request: ModelRequest, form: _Form) -> ModelRequest:
     if schema is not None and form.mode == "tool":
         answer = ToolSpec(name=ANSWER_TOOL, description="Give the answer.", parameters=schema)
         changes = {"tools": (*request.tools, answer), "tool_choice": "required", "response_schema": None}
+        changes["response_format"] = None
     elif schema is not None and form.mode == "prompted":
         unless = "Unless you call a tool, answer" if request.tools else "Answer"
         words = (
             f"{unless} with one JSON object, and nothing else, that fits this JSON schema:\n{_json(schema)}"
         )
         changes = {"messages": _with_system(request.messages, words), "response_schema": None}
+        changes["response_format"] = None
     if changes:
         request = request.model_copy(update=changes)
     if not form.prompted_tools:
@@ -181,14 +183,16 @@ def _as_text(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
     names: dict[str | None, str] = {}
     for role, group in groupby(messages, key=lambda message: message.role):
         if role == "tool":
-            results = [f"Result of {names.get(m.tool_call_id, 'a tool')}:\n{m.content}" for m in group]
-            yield ChatMessage(role="user", content="\n\n".join(results))
+            told = list(group)
+            results = [f"Result of {names.get(m.tool_call_id, 'a tool')}:\n{m.content}" for m in told]
+            parts = tuple(part for message in told for part in message.parts)
+            yield ChatMessage(role="user", content="\n\n".join(results), parts=parts)
             continue
         for message in group:
             names |= {call.id: call.name for call in message.tool_calls}
             if message.tool_calls:
                 calls = [{"name": each.name, "arguments": _arguments_of(each)} for each in message.tool_calls]
-                lines = [*filter(None, [message.content]), _json({"tool_calls": calls})]
+                lines = [*filter(None, [message.text]), _json({"tool_calls": calls})]
                 message = ChatMessage(role=message.role, content="\n".join(lines))
             yield message
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,15 @@ from pydantic_core import from_json, to_json
 from meshwright.core.messages import Usage
 from meshwright.models.http import Pieces, Wire, header_key, not_a_completion
 from meshwright.models.openai import held_back, is_counted
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.port import (
+    ChatMessage,
+    ModelReply,
+    ModelRequest,
+    OnDelta,
+    ToolCall,
+    ToolSpec,
+    Unsupported,
+)
 
 URL = "https://api.anthropic.com"
 _VERSION = "2023-06-01"
@@ -25,6 +34,17 @@ _REASONS = {
     "model_context_window_exceeded": "length",
 }
 _THINKING = ("thinking", "redacted_thinking")
+_MAX_TOKENS = 8192  # where the caller names no limit: the API wants one
+_MIN_THINKING = 1024
+_EFFORTS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24_576, "xhigh": 32_768}
+"""The tokens of thinking that an effort of reasoning stands for."""
+_LEFT_OUT = frozenset(
+    {"seed", "store", "verbosity", "prediction", "safety_identifier", "prompt_cache_key"}
+    | {"prompt_cache_retention", "parallel_tool_calls", "stop", "reasoning_effort"}
+)
+"""OpenAI's parameters that promise nothing, or that are written in another form."""
+_CANNOT = ("presence_penalty", "frequency_penalty", "logit_bias")
+_EPHEMERAL = {"type": "ephemeral"}
 
 
 class _BlockPieces(Pieces):
@@ -81,17 +101,19 @@ class AnthropicMessages(Wire):
     """The wire. `extra` are fields of every request that ours are stronger than.
 
     `cached` are places of a prompt up to which the provider shall cache it, as LiteLLM's
-    `cache_control_injection_points` says them. Answers in a shape are given by a tool that must be called.
+    `cache_control_injection_points` says them; None has it cache a conversation that goes on: its system
+    prompt and tools, and its last messages. Answers in a shape are given by a tool that must be called.
     """
 
     pieces = _BlockPieces
 
     def __init__(
-        self, *, extra: Mapping[str, Any] | None = None, cached: Sequence[Mapping[str, Any]] = ()
+        self, *, extra: Mapping[str, Any] | None = None, cached: Sequence[Mapping[str, Any]] | None = None
     ) -> None:
         self._extra = dict(extra or {})
         self._cached = cached
-        self._without: set[str] = {"temperature"} if "thinking" in self._extra else set()
+        self._without: set[str] = set()
+        self._adaptive = False
 
     def headers(self, api_key: str | None) -> dict[str, str]:
         """The key in Anthropic's own header."""
@@ -99,30 +121,32 @@ class AnthropicMessages(Wire):
         return {"anthropic-version": _VERSION, **({"x-api-key": key} if key else {})}
 
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
-        """Write a request."""
-        system = [_text(each.content) for each in request.messages if each.role == "system" and each.content]
+        """Write a request. Raises Unsupported for a part of it that the API does not have."""
+        if request.inputs:
+            raise Unsupported("Anthropic embeds no texts", remedy="Name a model of embeddings")
+        system = [_text(each.text) for each in request.messages if each.role == "system" and each.text]
         messages = _messages(request.messages)
-        tools = [_tool(each.name, each.description, each.parameters) for each in request.tools]
+        tools = [_tool(each) for each in request.tools]
         body: dict[str, Any] = {
             **self._extra,
+            **self._params_of(request),
             "model": request.model,
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
+            "max_tokens": request.max_tokens or _MAX_TOKENS,
             "metadata": {"user_id": request.user},
             "messages": messages,
         }
+        if request.temperature is not None and "thinking" not in body:
+            body["temperature"] = request.temperature
         if request.response_schema is not None:
-            tools.append(_tool(_ANSWER, "Give the answer.", request.response_schema))
-            body["tool_choice"] = {"type": "any"} if request.tools else {"type": "tool", "name": _ANSWER}
-        elif request.tools and request.tool_choice == "required":
-            body["tool_choice"] = {"type": "any"}
-        if system:
-            body["system"] = system
-        if tools:
-            body["tools"] = tools
-        if stream:
-            body["stream"] = True
-        self._mark(system, messages, tools)
+            schema = request.response_schema
+            tools.append(_tool(ToolSpec(name=_ANSWER, description="Give the answer.", parameters=schema)))
+        choice = _tool_choice(request)
+        parts = {"tool_choice": choice, "system": system, "tools": tools, "stream": stream}
+        body |= {name: value for name, value in parts.items() if value}
+        if self._cached is not None:
+            self._mark(system, messages, tools)
+        elif request.tools or any(each.role == "assistant" for each in request.messages):
+            _mark_conversation(system, messages, tools)
         for name in self._without:
             body.pop(name, None)
         return body
@@ -156,7 +180,10 @@ class AnthropicMessages(Wire):
             raise not_a_completion(source) from None  # the cause would quote the reply
 
     def adapts_to(self, words: str) -> bool:
-        """Leave out the temperature where the model does not take one."""
+        """Leave out the temperature where the model does not take one; let it think as it likes."""
+        if "budget_tokens" in words or "thinking.type" in words:
+            self._adaptive, before = True, self._adaptive
+            return not before
         taken = "temperature" not in words or "temperature" in self._without
         if taken or not any(sign in words for sign in ("deprecated", "not support", "may only be set")):
             return False
@@ -165,7 +192,7 @@ class AnthropicMessages(Wire):
 
     def _mark(self, system: list[Any], messages: list[Any], tools: list[Any]) -> None:
         """Mark where a part of the prompt ends that the provider shall cache."""
-        for point in self._cached:
+        for point in self._cached or ():
             if point.get("location") == "tool_config":
                 blocks = tools[-1:]
             elif point.get("role") == "system":
@@ -177,7 +204,50 @@ class AnthropicMessages(Wire):
                 chosen = fitting[place : place + 1 or None] if -len(fitting) <= place < len(fitting) else []
                 blocks = [message["content"][-1] for message in chosen]
             for block in blocks:
-                block["cache_control"] = point.get("control") or {"type": "ephemeral"}
+                block["cache_control"] = point.get("control") or _EPHEMERAL
+
+    def _params_of(self, request: ModelRequest) -> dict[str, Any]:
+        """The caller's further parameters in the words of the API."""
+        given = request.params
+        if refused := next((name for name in _CANNOT if given.get(name)), None):
+            raise Unsupported(f"Anthropic has no parameter {refused}", remedy="Leave it out", field=refused)
+        params = {name: value for name, value in given.items() if name not in (*_LEFT_OUT, *_CANNOT)}
+        if params.get("service_tier") not in (None, "auto", "standard_only"):
+            del params["service_tier"]
+        if stop := given.get("stop"):
+            params["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+        forced = request.response_schema is not None or request.tool_choice == "required"
+        if "reasoning_effort" not in given or forced or "thinking" in params:
+            return params  # a model that must call a tool cannot think first
+        effort = str(given["reasoning_effort"])
+        limit = (request.max_tokens or _MAX_TOKENS) * 3 // 4
+        budget = min(_EFFORTS.get(effort, 0), limit)
+        if self._adaptive and effort in _EFFORTS:
+            effort = "low" if effort == "minimal" else effort
+            return {**params, "thinking": {"type": "adaptive"}, "output_config": {"effort": effort}}
+        if budget >= _MIN_THINKING:
+            params["thinking"] = {"type": "enabled", "budget_tokens": budget}
+        return params
+
+
+def _tool_choice(request: ModelRequest) -> dict[str, Any]:
+    """Whether tools must, may or must not be called, and several at once; {} where nothing is to be said."""
+    choice: dict[str, Any] = {}
+    if request.response_schema is not None:
+        choice = {"type": "any"} if request.tools else {"type": "tool", "name": _ANSWER}
+    elif request.tools and request.tool_choice != "auto":
+        choice = {"type": {"required": "any", "none": "none"}[request.tool_choice]}
+    if request.tools and request.params.get("parallel_tool_calls") is False and choice.get("type") != "none":
+        choice = {"type": "auto", **choice, "disable_parallel_tool_use": True}
+    return choice
+
+
+def _mark_conversation(system: list[Any], messages: list[Any], tools: list[Any]) -> None:
+    """Have a conversation cached: what stands before its messages, and those up to its two last questions."""
+    asked = [message for message in messages if message["role"] == "user"]
+    ends = [(system or tools)[-1:], *([message["content"][-1]] for message in asked[-2:])]
+    for block in (block for blocks in ends for block in blocks):
+        block["cache_control"] = _EPHEMERAL
 
 
 def _messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
@@ -197,10 +267,13 @@ def _messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
 
 
 def _blocks(message: ChatMessage) -> list[dict[str, Any]]:
+    words = [_text(message.content)] if message.content.strip() else []
     if message.role == "tool":
-        return [{"type": "tool_result", "tool_use_id": message.tool_call_id, "content": message.content}]
-    blocks = [dict(block) for block in message.thinking]
-    blocks += [_text(message.content)] if message.content.strip() else []
+        content: Any = message.content
+        if message.parts:
+            content = [*words, *map(_part, message.parts)]
+        return [{"type": "tool_result", "tool_use_id": message.tool_call_id, "content": content}]
+    blocks = [*(dict(block) for block in message.thinking), *words, *map(_part, message.parts)]
     blocks += [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": _arguments(call)}
         for call in message.tool_calls
@@ -221,8 +294,41 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text if text.strip() else _NO_TEXT}
 
 
-def _tool(name: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": name, "description": description, "input_schema": schema}
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of a message, which is written as OpenAI does. Raises Unsupported for one of another kind."""
+    match part:
+        case {"type": "text", "text": text}:
+            return {**_text(text), **{name: part[name] for name in ("cache_control",) if name in part}}
+        case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
+            return {"type": "image", "source": _source(url)}
+        case {"type": "file", "file": {"file_data": str(data), **about}}:
+            source = _source(data)
+            if source["type"] == "base64" and source["media_type"].startswith("text/"):
+                text = base64.b64decode(source["data"]).decode(errors="replace")
+                source = {"type": "text", "media_type": "text/plain", "data": text}
+            title = {"title": about["filename"]} if about.get("filename") else {}
+            return {"type": "document", "source": source, **title}
+        case {"type": "file", "file": {"file_id": str(file_id)}}:
+            known = file_id.startswith(("http://", "https://"))
+            source = {"type": "url", "url": file_id} if known else {"type": "file", "file_id": file_id}
+            return {"type": "document", "source": source}
+        case {"type": "image" | "document"}:
+            return dict(part)
+        case _:
+            raise Unsupported(f"Anthropic takes no {part.get('type')!r} in a message", field="messages")
+
+
+def _source(url: str) -> dict[str, Any]:
+    """Where a picture or a file is: in a `data:` URL itself, or elsewhere."""
+    head, _, data = url.partition(",")
+    if not head.startswith("data:"):
+        return {"type": "url", "url": url}
+    return {"type": "base64", "media_type": head[5:].partition(";")[0], "data": data}
+
+
+def _tool(spec: ToolSpec) -> dict[str, Any]:
+    strict = {} if spec.strict is None else {"strict": spec.strict}
+    return {"name": spec.name, "description": spec.description, "input_schema": spec.parameters, **strict}
 
 
 def _call(block: Mapping[str, Any]) -> ToolCall:

@@ -110,7 +110,8 @@ class Cached:
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Answer from the cache, or else by the model. Raises the model's ModelError."""
-        key = key_of(request, self._identity) if request.cache and request.temperature == 0 else None
+        cached = request.cache and request.temperature == 0 and not request.inputs
+        key = key_of(request, self._identity) if cached else None
         if key is None:
             return await self._model.complete(request, on_delta)
         started = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
@@ -41,13 +41,15 @@ def agent_class(
     tags: Sequence[str] = ("default",),
     temperature: float = 0.0,
     max_tokens: int = 1024,
+    params: Mapping[str, Any] | None = None,
 ) -> type[_AgentT]:
     """Derive an agent from `base` that is answered by a model named outright.
 
     `tools` are functions marked by `@tool` and toolsets; `max_budget` is what it may spend in all, in
-    dollars; `cache=False` lets no cache answer it. `instructions` may use {{agent_name}}, {{task}} and
-    {{context}}; a prompt file of the agent's id is stronger. `model` may also be a group. Raises ConfigError
-    for a provider that is unknown; bare names and credentials are looked for when a mesh is built.
+    dollars; `cache=False` lets no cache answer it; `params` go to its provider as they are. `instructions`
+    may use {{agent_name}}, {{task}} and {{context}}; a prompt file of the agent's id is stronger. `model` may
+    also be a group. Raises ConfigError for a provider that is unknown; bare names and credentials are looked
+    for when a mesh is built.
     """
     for name in (model, *fallbacks):
         if not name or "/" in current(name):  # a bare name may be a group, which a mesh alone can know
@@ -61,6 +63,7 @@ def agent_class(
         "capabilities": tuple(named),
         "model": model,
         "fallbacks": tuple(fallbacks),
+        "params": dict(params or {}),
         "toolsets": tuple(each for each in tools if inspect.isclass(each)),
         "budgets": _budgets_of(agent_id, max_budget),
         "prompt_text": prompt_text(instructions, settings if cache else {**settings, "cache": False}),

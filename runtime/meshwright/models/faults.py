@@ -262,7 +262,7 @@ class Discretion:
         for secret in self._secrets:
             text = _without(text, secret, REDACTED, _SECRET_OVERLAP)
         for message in request.messages if request else ():
-            for part in (message.content, *(call.arguments for call in message.tool_calls)):
+            for part in (message.text, *(call.arguments for call in message.tool_calls)):
                 text = _without(text, _ESCAPE.sub(_unescaped, part), _PROMPT, _PROMPT_OVERLAP)
                 text = _TELLING.sub(_marked(part), text)
         text = redact(text).strip()

@@ -23,7 +23,14 @@ from meshwright.models.faults import (
     reason_of,
     words_of,
 )
-from meshwright.models.port import ModelReply, ModelRequest, ModelTimeout, ModelUnavailable, OnDelta
+from meshwright.models.port import (
+    ModelRefused,
+    ModelReply,
+    ModelRequest,
+    ModelTimeout,
+    ModelUnavailable,
+    OnDelta,
+)
 
 if TYPE_CHECKING:
     import aiohttp
@@ -33,6 +40,7 @@ MAX_REPLY_BYTES = 4 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
 _DRAIN_SECONDS = 0.1
 _MAX_ADAPTATIONS = 3
+_COMPLETIONS = "/chat/completions"
 _URL_REMEDY = "Write it like http://127.0.0.1:4000"
 
 
@@ -118,7 +126,7 @@ class ApiModel:
         self._discretion = discretion or Discretion([api_key or ""])
         self._headers = {"content-type": "application/json", **wire.headers(api_key), **(headers or {})}
         self._session: aiohttp.ClientSession | None = None
-        self._target: str | URL = url
+        self._targets: dict[bool, str | URL] = {False: url}
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt; cancelling it closes its connection. Raises ModelError."""
@@ -152,8 +160,11 @@ class ApiModel:
     ) -> ModelReply:
         session = self._session or self._open()
         known: dict[str, Any] = {}
+        target = self._targets.get(bool(request.inputs))
+        if target is None:
+            raise ModelRefused(f"{self.server} embeds no texts", remedy="Name a model of embeddings")
         data = to_json(self.wire.body(request, stream=on_delta is not None))
-        async with session.post(self._target, data=data, allow_redirects=False) as response:
+        async with session.post(target, data=data, allow_redirects=False) as response:
             if response.status == 200:
                 body = await self._read(response, request, on_delta)
                 streamed = on_delta is not None and _is_a_stream(response)
@@ -177,7 +188,9 @@ class ApiModel:
         import aiohttp
         from yarl import URL
 
-        self._target = URL(self.url)  # a text would be parsed at every call
+        self._targets = {False: URL(self.url)}  # a text would be parsed at every call
+        if self.url.endswith(_COMPLETIONS):
+            self._targets[True] = URL(self.url.removesuffix(_COMPLETIONS) + "/embeddings")
         # How many calls run at once is for the slots of the worker to say, not for the pool.
         self._session = aiohttp.ClientSession(
             headers=self._headers,
@@ -272,9 +285,9 @@ def completions_url(base_url: str) -> str:
         host = (parts.hostname or "").encode("idna")
         if parts.scheme in ("http", "https") and host and parts.port != 0:
             if not (parts.username or parts.password or parts.query or parts.fragment):
-                path = parts.path.rstrip("/").removesuffix("/chat/completions")
+                path = parts.path.rstrip("/").removesuffix(_COMPLETIONS)
                 version = "" if re.search(r"/v\d", path) else "/v1"
-                return f"{parts.scheme}://{parts.netloc}{path}{version}/chat/completions"
+                return f"{parts.scheme}://{parts.netloc}{path}{version}{_COMPLETIONS}"
             problem, remedy = "holds more than an address", f"{_URL_REMEDY}, and the key into LITELLM_API_KEY"
     raise ConfigError(f"The model server's base URL {problem}", remedy=remedy, field="litellm_base_url")
 

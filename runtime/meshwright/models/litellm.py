@@ -27,7 +27,7 @@ from meshwright.models.faults import (
     words_of,
 )
 from meshwright.models.http import MAX_REPLY_BYTES, TooMuch, not_a_completion
-from meshwright.models.openai import ChatCompletions, ChunkPieces, read_completion
+from meshwright.models.openai import ChatCompletions, ChunkPieces, read_completion, read_embeddings
 from meshwright.models.port import (
     ContentRefused,
     ContextTooLong,
@@ -51,6 +51,13 @@ _CLIENTS = frozenset({"litellm", "openai", "httpx"})
 _ADDED = re.compile(r"\s*(?:Traceback|LiteLLM Retried)")
 _OWN_FAILURES = (ImportError, TypeError, AttributeError, NameError, LookupError, AssertionError)
 _MAX_CAUSES = 8
+_ARGUMENTS = frozenset(
+    {"top_p", "top_k", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "store"}
+    | {"reasoning_effort", "verbosity", "thinking", "service_tier", "parallel_tool_calls", "prediction"}
+    | {"safety_identifier", "prompt_cache_key", "prompt_cache_retention", "web_search_options"}
+    | {"dimensions", "encoding_format"}
+)
+"""The callers' parameters that LiteLLM translates; it puts any other into the provider's body as it is."""
 
 
 def installed_release() -> str | None:
@@ -116,7 +123,11 @@ class LiteLLMModel:
             raise Unauthorized(
                 f"The key of model {request.model!r} is missing", remedy=f"Set {' and '.join(self._missing)}"
             )
-        response = await litellm.acompletion(**self._arguments(request, stream=on_delta is not None))
+        arguments = self._arguments(request, stream=on_delta is not None)
+        if request.inputs:
+            response = await litellm.aembedding(**arguments)
+            return read_embeddings(response.model_dump(), request, source=_SOURCE)
+        response = await litellm.acompletion(**arguments)
         if on_delta is None:
             reply = read_completion(_body_of(response), model=request.model, source=_SOURCE)
             blocks = getattr(response.choices[0].message, "thinking_blocks", None) or ()
@@ -138,9 +149,13 @@ class LiteLLMModel:
 
     def _arguments(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         body = copy.deepcopy(self._wire.body(request, stream=stream))  # LiteLLM writes into schemas
-        for written, message in zip(body["messages"], request.messages, strict=True):
+        for written, message in zip(body.get("messages", ()), request.messages, strict=True):
             if message.thinking:
                 written["thinking_blocks"] = [dict(block) for block in message.thinking]
+        others = {name: body.pop(name) for name in request.params if name not in _ARGUMENTS}
+        if others:
+            fixed: Any = self._params.get("extra_body") or {}
+            body["extra_body"] = {**fixed, **others}
         return {
             **self._params,
             **body,

@@ -26,6 +26,7 @@ from meshwright.models.offline_text import (
     shorten,
     telling_words,
     terms,
+    word_vector,
 )
 from meshwright.models.port import Adapter, ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.models.prices import Prices
@@ -104,7 +105,7 @@ class OfflineModel(Adapter):
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Answer. A stream comes in words. Raises InvalidSchema for a schema that it cannot fill."""
-        size = sum(len(message.content) for message in request.messages) + len(str(request.tools))
+        size = sum(len(message.text) for message in request.messages) + len(str(request.tools))
         if request.response_schema is not None or size > _MAX_INLINE_CHARACTERS:
             reply = await asyncio.to_thread(self.reply, request)
         else:
@@ -122,6 +123,11 @@ class OfflineModel(Adapter):
 
     def reply(self, request: ModelRequest) -> ModelReply:
         """Answer at once."""
+        if request.inputs:
+            texts = [each if isinstance(each, str) else " ".join(map(str, each)) for each in request.inputs]
+            vectors = tuple(word_vector(text, request.params.get("dimensions")) for text in texts)
+            tokens = Usage(prompt_tokens=sum(map(self.count_tokens, texts)))
+            return self._made(request, "").model_copy(update={"embeddings": vectors, "usage": tokens})
         if "compression" in request.tags and not request.tools and request.response_schema is None:
             return self._made(request, self._shortened(request))
         talk = _Talk(request.messages)
@@ -136,22 +142,22 @@ class OfflineModel(Adapter):
             value = SchemaFiller(request.response_schema, texts, talk.question).value()
             return self._made(request, json.dumps(value, ensure_ascii=False))
         content = _answer(talk)
-        if self.count_tokens(content) <= request.max_tokens:
+        if self.count_tokens(content) <= request.output_limit:
             return self._made(request, content)
         ends = range(len(content))
-        end = bisect_right(ends, request.max_tokens, key=lambda end: self.count_tokens(content[:end]))
+        end = bisect_right(ends, request.output_limit, key=lambda end: self.count_tokens(content[:end]))
         return self._made(request, content[: max(end - 1, 0)].rpartition(" ")[0], "length")
 
     def _shortened(self, request: ModelRequest) -> str:
-        prompt = "\n".join(message.content for message in request.messages if message.role == "system")
-        text = request.messages[-1].content if request.messages else ""
+        prompt = "\n".join(message.text for message in request.messages if message.role == "system")
+        text = request.messages[-1].text if request.messages else ""
         start = re.search(r"^METADATA:", text, re.MULTILINE)
         limits = [int(digits.replace(",", "") or 0) for digits in _LIMIT.findall(prompt)]
-        limit = min([request.max_tokens, *filter(None, limits)])
+        limit = min([request.output_limit, *filter(None, limits)])
         return shorten(text[start.start() :] if start else text, limit, self.count_tokens)
 
     def _made(self, request: ModelRequest, content: str, finish_reason: str = "stop") -> ModelReply:
-        prompt = sum(self.count_tokens(message.content) for message in request.messages)
+        prompt = sum(self.count_tokens(message.text) for message in request.messages)
         return ModelReply(
             content=content,
             model=NAME,
@@ -200,10 +206,10 @@ class _Talk:
             if message.role == "user" and not (place and messages[place - 1].role == "tool")
         ]
         place = asked[-1] if asked else len(messages)
-        self.question, given = _split(messages[place].content.strip() if asked else "")
+        self.question, given = _split(messages[place].text.strip() if asked else "")
         self.results = list(_results(messages[place + 1 :]))
-        said = [message.content for message in messages[:place] if message.role in ("user", "assistant")]
-        prompt = "\n".join(message.content for message in messages if message.role == "system")
+        said = [message.text for message in messages[:place] if message.role in ("user", "assistant")]
+        prompt = "\n".join(message.text for message in messages if message.role == "system")
         known = (passage for text in [_known(prompt), *said] for passage in passages_of(text))
         self.prompt = prompt[:_MAX_ASKED_CHARACTERS]
         self.background = [
@@ -248,7 +254,7 @@ def _results(messages: Sequence[ChatMessage]) -> Iterator[_Result]:
     for message in messages:
         call = calls.get(message.tool_call_id or "") if message.role == "tool" else None
         if call is not None:
-            arguments, value = _parsed(call.arguments), _parsed(message.content)
+            arguments, value = _parsed(call.arguments), _parsed(message.text)
             fault = value.get("error") if isinstance(value, dict) and len(value) == 1 else None
             yield _Result(
                 call.name, arguments if isinstance(arguments, dict) else {}, value, str(fault or "")

@@ -12,6 +12,7 @@ from fractions import Fraction
 from heapq import nlargest
 from itertools import accumulate
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from meshwright.models.structure import InvalidSchema, target
 
@@ -32,6 +33,8 @@ _STOP_WORDS = frozenset(
     happens happened mean means kind research review""".split()  # noqa: SIM905 - a list would be 150 lines
 )
 _MAX_QUOTE_CHARACTERS = 320
+_DIMENSIONS = 256
+_MAX_DIMENSIONS = 4096
 NUMBER = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,15})?\b")
 
 
@@ -43,6 +46,15 @@ def terms(text: str) -> list[str]:
         found += [word.lower()] if len(parts) > 1 else []
         found += [_INFLECTION.sub("", part.lower()) for part in parts if _is_telling(part)]
     return found
+
+
+def word_vector(text: str, size: object = None) -> tuple[float, ...]:
+    """A text as a vector of length 1, by its words alone: texts with words in common are near one another."""
+    vector = [0.0] * (size if isinstance(size, int) and 0 < size <= _MAX_DIMENSIONS else _DIMENSIONS)
+    for term, count in Counter(terms(text) or [text]).items():
+        vector[crc32(term.encode(errors="replace")) % len(vector)] += count
+    length = math.hypot(*vector)
+    return tuple(value / length for value in vector)
 
 
 def telling_words(text: str) -> list[str]:

@@ -130,25 +130,28 @@ class ChatCompletions(Wire):
 
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         """Write a request. Servers tell the tokens of a stream only where they are asked."""
+        if request.inputs:
+            model = self._model or request.model
+            return {**self._extra, **request.params, "model": model, "input": request.inputs}
         body: dict[str, Any] = {
             **self._extra,
+            **request.params,
             "model": self._model or request.model,
             "messages": [_message_body(message) for message in request.messages],
-            "temperature": request.temperature,
-            self._limit: request.max_tokens,
             "user": request.user,
         }
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
+        if request.max_tokens is not None:
+            body[self._limit] = request.max_tokens
         if request.tools:
-            names = ("name", "description", "parameters")
-            functions = [{name: getattr(tool, name) for name in names} for tool in request.tools]
-            body["tools"] = [{"type": "function", "function": each} for each in functions]
+            body["tools"] = [
+                {"type": "function", "function": tool.model_dump(mode="json")} for tool in request.tools
+            ]
             if request.tool_choice != "auto":  # which is what servers do anyway, and some refuse to hear
                 body["tool_choice"] = request.tool_choice
         if request.response_schema is not None:
-            schema: dict[str, Any] = {"name": "answer", "schema": request.response_schema}
-            if _is_for_strict_mode(request.response_schema):
-                schema["strict"] = True
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+            body["response_format"] = request.response_format or _format_of(request.response_schema)
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         for name in self._without:
@@ -156,7 +159,9 @@ class ChatCompletions(Wire):
         return body
 
     def read(self, body: Any, request: ModelRequest, source: str, known: Mapping[str, Any]) -> ModelReply:
-        """Read a completion."""
+        """Read a completion, or embeddings."""
+        if request.inputs:
+            return read_embeddings(body, request, source=source, **known)
         return read_completion(body, model=request.model, source=source, **known)
 
     def adapts_to(self, words: str) -> bool:
@@ -232,6 +237,21 @@ def read_completion(body: Any, *, model: str, source: str, **known: Any) -> Mode
         raise not_a_completion(source) from None  # the cause would quote the reply
 
 
+def read_embeddings(body: Any, request: ModelRequest, *, source: str, **known: Any) -> ModelReply:
+    """Read the vectors of a request's inputs. Raises ModelUnavailable for anything else."""
+    try:
+        vectors = [each["embedding"] for each in sorted(body["data"], key=lambda each: each["index"])]
+        if len(vectors) != len(request.inputs):
+            raise not_a_completion(source)
+        counted = _read_usage(body.get("usage") or {})
+        if not counted.prompt_tokens:
+            known.setdefault("cost_source", "estimated")
+        said = {"model": body.get("model") or request.model, "usage": counted, "embeddings": vectors}
+        return ModelReply.model_validate(said).model_copy(update=known)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        raise not_a_completion(source) from None  # the cause would quote the reply
+
+
 def held_back(source: str, model: str) -> ContentRefused:
     """The error for an answer that the provider's policy cut off."""
     return ContentRefused(f"{source} held back the answer of model {model!r}: its policy forbids it")
@@ -262,11 +282,22 @@ def _is_strict(schema: Any) -> bool:
     return all(map(_is_strict, [*parts, schema["items"]] if "items" in schema else parts))
 
 
+def _format_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema as `response_format`, strict where it can be."""
+    named: dict[str, Any] = {"name": "answer", "schema": schema}
+    if _is_for_strict_mode(schema):
+        named["strict"] = True
+    return {"type": "json_schema", "json_schema": named}
+
+
 def _message_body(message: ChatMessage) -> dict[str, Any]:
     """Write one message; an assistant that only calls tools has no content."""
     body: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.parts:
+        words = [{"type": "text", "text": message.content}] if message.content else []
+        body["content"] = [*words, *message.parts]
     if message.tool_calls:
-        body["content"] = message.content or None
+        body["content"] = body["content"] or None
         body["tool_calls"] = [
             {
                 "id": call.id,

@@ -6,7 +6,7 @@ Adapters make exactly one attempt: retries, and the deadline, belong to whoever 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 _LEFT_OUT = ("finish_reason", "step", "attempt")
 """What the JSON of a call does not have where it is not set."""
+_UNSET_LEFT_OUT = ("response_format", "params", "inputs")
+"""What the JSON of a request does not have where it is not set: older journals know no such field."""
+
+UNSTATED_MAX_TOKENS = 4096
+"""The tokens of a reply that budgets allow for where the caller names no limit."""
 
 MODEL_CALLED = "model.called"
 """The event of a call; a `Call` is its payload."""
@@ -47,22 +52,41 @@ class ToolCall(Struct):
 class ChatMessage(Struct, omit_defaults=True):
     """One message of a conversation. A `tool` message answers the call named by `tool_call_id`.
 
-    `thinking` are the blocks that came with the reply that an assistant's message repeats, unchanged.
+    `content` is text, and `parts` what follows it: images, files, audio, and text between them, each as
+    OpenAI writes it (`{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}`). `thinking`
+    are the blocks that came with the reply that an assistant's message repeats, unchanged.
     """
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str = kept(default="")
+    parts: tuple[dict[str, Any], ...] = ()
     tool_calls: tuple[ToolCall, ...] = kept(default=())
     tool_call_id: str | None = kept(default=None)
     thinking: tuple[dict[str, Any], ...] = ()
 
+    @property
+    def text(self) -> str:
+        """All of its text, without what else its parts are."""
+        return (
+            "\n".join([*filter(None, [self.content]), *texts_of(self.parts)]) if self.parts else self.content
+        )
 
-class ToolSpec(Struct):
-    """A tool as the model sees it; `parameters` is a JSON schema of an object."""
+
+def texts_of(parts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The text of each part that is text."""
+    return [str(part.get("text") or "") for part in parts if part.get("type") == "text"]
+
+
+class ToolSpec(Struct, omit_defaults=True):
+    """A tool as the model sees it; `parameters` is a JSON schema of an object.
+
+    `strict` is whether the model is held to the schema; None leaves it to the provider.
+    """
 
     name: str
     description: str
     parameters: dict[str, Any]
+    strict: bool | None = None
 
 
 class Call(Struct):
@@ -159,7 +183,12 @@ class ModelRequest(Struct):
 
     `output_mode` is how the model is asked first for an answer in the `response_schema`. `timeout_seconds`
     bounds the whole call, its retries included. `cache` is whether an answer from a cache will do, where the
-    mesh has one.
+    mesh has one. A `temperature` or `max_tokens` of None is left to the provider.
+
+    `params` are further parameters, in OpenAI's words (`top_p`, `stop`, `reasoning_effort`), which go to the
+    provider as they are. `response_format` is how a caller wrote it, in place of the one that is made of the
+    schema. `inputs` are texts, or their tokens, to embed: such a
+    request has no messages.
     """
 
     model: str = "default"
@@ -168,11 +197,14 @@ class ModelRequest(Struct):
     user: str
     context: CallContext = field(default=CallContext(), name="metadata")  # as journals have it
     tools: tuple[ToolSpec, ...] = ()
-    tool_choice: Literal["auto", "required"] = "auto"
+    tool_choice: Literal["auto", "required", "none"] = "auto"
     response_schema: dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
     output_mode: OutputMode = "native"
-    temperature: float = 0.0
-    max_tokens: int = 1024
+    temperature: float | None = 0.0
+    max_tokens: int | None = 1024
+    params: dict[str, Any] = field(default_factory=dict)
+    inputs: tuple[str | tuple[int, ...], ...] = ()
     timeout_seconds: float = 120.0
     cache: bool = True
 
@@ -181,11 +213,21 @@ class ModelRequest(Struct):
             if type(value := getattr(self, name)) is int:
                 force_setattr(self, name, float(value))
 
+    @property
+    def output_limit(self) -> int:
+        """The tokens that the reply may have, as far as anybody said: what budgets reserve."""
+        if self.inputs:
+            return 0
+        return UNSTATED_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+
     def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
         """Its fields as plain data, without those that change no answer: a run is resumed by it."""
         request = replace(self, context=replace(self.context, record=None))
         fields = Struct.model_dump(request, mode=mode)
         del fields["output_mode"]
+        for name in _UNSET_LEFT_OUT:
+            if not fields[name]:
+                del fields[name]
         return fields
 
 
@@ -193,6 +235,7 @@ class ModelReply(Struct, omit_defaults=True):
     """What a model answered: text, or tools that it wants called. `model` is the one that answered.
 
     `thinking` are the provider's own blocks of thinking, which it wants back with the calls of tools.
+    `embeddings` are the vectors of a request's `inputs`, in their order.
 
     `deployment` names which of its group's did, where that is known. `cost_usd` is None where nobody knows
     the price, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts` are those of
@@ -213,6 +256,7 @@ class ModelReply(Struct, omit_defaults=True):
     attempts: int = kept(default=1)
     latency_ms: float = kept(default=0.0)
     finish_reason: str = kept(default="stop")
+    embeddings: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from meshwright.core.money import MILLION, ZERO, Price, fit
 from meshwright.models.config import LiteLLMConfig
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.models.providers import bare_name
+from meshwright.models.providers import bare_name, writes_cache
 from meshwright.models.routing import concrete_model, deployment_id, route
 
 Source = Literal["file", "list", "local", "default"]
@@ -118,7 +118,7 @@ class Prices:
     def _bound(self, deployment: Mapping[str, Any], name: str) -> Rates | None:
         """What a deployment may cost: where it writes to the provider's cache, all input at that price."""
         rates = self.of_deployment(deployment, name)
-        if rates is None or not deployment["litellm_params"].get("cache_control_injection_points"):
+        if rates is None or not writes_cache(deployment["litellm_params"]):
             return rates
         above = tuple((limit, _writing(price)) for limit, price in rates.above)
         return Rates(_writing(rates.base), rates.source, above)

@@ -268,6 +268,12 @@ def _maker_of(params: _Params) -> _Maker | None:
     return None
 
 
+def writes_cache(params: _Params) -> bool:
+    """Whether calls of a deployment ask its provider to cache prompts, at a price for what is written."""
+    points = params.get("cache_control_injection_points")
+    return bool(points) if points is not None else _provider_name(params["model"]) == "anthropic"
+
+
 def _is_price(name: str) -> bool:
     return "cost" in name.split("_")
 
@@ -296,7 +302,7 @@ def _openai(params: _Params, discretion: Discretion) -> Model:
 
 def _anthropic(params: _Params, discretion: Discretion) -> Model:
     url = _address_of(params).removesuffix("/v1/messages").removesuffix("/v1") + "/v1/messages"
-    points = params.get("cache_control_injection_points") or ()
+    points = params.get("cache_control_injection_points")
     return _at(url, AnthropicMessages(extra=_passed_on(params), cached=points), params, discretion)
 
 

@@ -16,6 +16,7 @@ from yaml.events import Event
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from meshwright.core.errors import PromptError, nearest
+from meshwright.core.params import reserved_param
 
 MAX_PROMPT_BYTES = 65_536
 RUN_VARIABLES = ("agent_name", "task", "context")
@@ -32,6 +33,7 @@ _EXPECTED = {
     "model": "write model as the name of a model group, such as: model: default",
     "temperature": "write temperature as a number from 0 to 2, such as: temperature: 0.2",
     "max_tokens": "write max_tokens as a whole number above 0, such as: max_tokens: 1024",
+    "params": "write params as names and values of the provider, such as: params: {top_p: 0.9}",
     "tags": "write tags as a list of at least one name, such as: tags: [default]",
     "cache": "write cache as true or false, such as: cache: false",
     "structure": "write structure as native, tool or prompted, such as: structure: tool",
@@ -39,6 +41,7 @@ _EXPECTED = {
 }
 _Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 _VariableName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+_ParamName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 _Source = Literal["file", "built-in", "agent"]
 
 
@@ -54,7 +57,8 @@ def _renamed(structure: object) -> object:
 class _FrontMatter(BaseModel):
     """What a prompt file says besides its text.
 
-    `model` is a group of deployments and `tags` pick one of it; `cache` is whether an answer may come from a
+    `model` is a group of deployments and `tags` pick one of it; `params` go to the provider as they are;
+    `cache` is whether an answer may come from a
     cache; `structure` is how an answer in a shape is asked for first; `variables` are the names that stand in
     the text as `{{name}}`.
     """
@@ -65,6 +69,7 @@ class _FrontMatter(BaseModel):
     model: Annotated[str, StringConstraints(min_length=1, max_length=128)] = "default"
     temperature: float = Field(default=0.0, ge=0, le=2)
     max_tokens: int = Field(default=1024, gt=0, le=1_000_000)
+    params: dict[_ParamName, Any] = Field(default_factory=dict, max_length=32)
     tags: list[_Tag] = Field(min_length=1, max_length=32)
     cache: bool = True
     structure: Annotated[Literal["native", "tool", "prompted"], BeforeValidator(_renamed)] = "native"
@@ -83,6 +88,7 @@ class Prompt:
     model: str
     temperature: float
     max_tokens: int
+    params: Mapping[str, Any]
     tags: tuple[str, ...]
     cache: bool
     structure: Literal["native", "tool", "prompted"]
@@ -120,6 +126,14 @@ def parse_prompt(
     if not body:
         remedy = "write it below the front matter"
         raise PromptError("the prompt has no text", path=path, line=line, remedy=remedy)
+    if reserved := reserved_param(fields.params):
+        raise PromptError(
+            f"params cannot hold {reserved!r}",
+            path=path,
+            line=lines.get("params"),
+            remedy="say it in a field of its own (temperature, max_tokens, tags), or in litellm_config.yaml",
+            field="params",
+        )
     variables = tuple(fields.variables)
     pieces = _pieces(body, variables, path, line)
     for variable in variables:

@@ -170,6 +170,7 @@ class ModelCalls:
             output_mode=prepared.structure,
             temperature=prepared.temperature,
             max_tokens=max_tokens or prepared.max_tokens,
+            params=prepared.params,
             timeout_seconds=attempt.task.timeout,
             cache=prepared.cache,
         )

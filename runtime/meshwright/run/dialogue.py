@@ -37,7 +37,7 @@ class Dialogues:
 
     async def answer(
         self,
-        question: str,
+        question: ChatMessage,
         prepared: PreparedPrompt,
         shape: type[ShapeT] | None,
         tools: Mapping[str, Tool] | None,
@@ -124,15 +124,12 @@ class _Dialogue:
         self,
         calls: ModelCalls,
         prepared: PreparedPrompt,
-        question: str,
+        question: ChatMessage,
         shape: type[BaseModel] | None,
         tools: Mapping[str, Tool] | None,
         progress: Progress,
     ) -> None:
-        self.messages = [
-            ChatMessage(role="system", content=prepared.system),
-            ChatMessage(role="user", content=question),
-        ]
+        self.messages = [ChatMessage(role="system", content=prepared.system), question]
         self.limit: Limit | None = None
         """The limit that was reached: only an answer will do."""
         self._calls = calls

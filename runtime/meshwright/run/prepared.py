@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
 
+from msgspec import field
+
 from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
 from meshwright.context.plan import context_request
@@ -15,6 +17,7 @@ from meshwright.core.errors import InvalidInput, MemoryUnavailable
 from meshwright.core.messages import Task
 from meshwright.models.port import OnCall, OutputMode
 from meshwright.run.context import RunContext
+from meshwright.run.files import parts_of
 from meshwright.tools.tool import cut
 from meshwright.work.journal import ProgressEvent
 from meshwright.work.thread import HISTORY
@@ -34,6 +37,7 @@ class PreparedPrompt(Struct):
     tags: tuple[str, ...]
     cache: bool = True
     structure: OutputMode = "native"
+    params: dict[str, Any] = field(default_factory=dict)
     memories: int = 0
     memory_tokens: int = 0
     memory_error: str | None = None
@@ -86,7 +90,7 @@ async def prepare_run(attempt: RunContext, step: int, record: OnCall) -> Prepare
         receiver=agent.agent_id,
         project_id=services.project_id,
         max_tokens=services.max_context_tokens,
-        task=task,
+        task=task.model_copy(update={"payload": _without_files(task)}),
         history=history,
         memories=memories,
     )
@@ -108,6 +112,7 @@ async def prepare_run(attempt: RunContext, step: int, record: OnCall) -> Prepare
         tags=_tags_of(agent, task, prompt.tags),
         cache=prompt.cache,
         structure=prompt.structure,
+        params={**prompt.params, **agent.params},
         memories=len(memories),
         memory_tokens=sum(item.tokens for item in memories),
         memory_error=memory_error,
@@ -163,11 +168,12 @@ def _tags_of(agent: Agent, task: Task, of_prompt: Sequence[str]) -> tuple[str, .
 def question_of(agent: Agent, task: Task) -> str:
     """The words of a task, then each other field of its payload under its name: text as it is, else as JSON.
 
-    Fields over the limits are cut, and say so. `tags` are left out where they choose the agent's model.
+    Fields over the limits are cut, and say so. `tags` are left out where they choose the agent's model, and
+    `files`, which are parts of the message.
     """
     parts = [task.text] if task.text.strip() else []
     left = _MAX_QUESTION_CHARS
-    for name, value in task.payload.items():
+    for name, value in _without_files(task).items():
         is_words = name == "text" and isinstance(value, str)
         if is_words or (name == "tags" and agent.task_tags):
             continue
@@ -180,4 +186,10 @@ def question_of(agent: Agent, task: Task) -> str:
 
 def summary_of(task: Task) -> str:
     """What a task asks in short: its words, or else its payload as JSON."""
-    return task.text or json.dumps(task.payload, ensure_ascii=False)
+    return task.text or json.dumps(_without_files(task), ensure_ascii=False)
+
+
+def _without_files(task: Task) -> dict[str, Any]:
+    """The payload without what goes to the model as parts of a message."""
+    has_files = "files" in task.payload and parts_of(task)
+    return {name: value for name, value in task.payload.items() if not (has_files and name == "files")}

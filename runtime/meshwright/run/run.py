@@ -10,11 +10,13 @@ from typing import Any, overload
 from meshwright.context.memory import MemoryItem
 from meshwright.core.errors import AgentError, DelegationFailed
 from meshwright.core.messages import MemoryScope, Outcome, derived_id
+from meshwright.models.port import ChatMessage
 from meshwright.models.structure import ShapeT
 from meshwright.run.author import Calls, awaited, noted
 from meshwright.run.calls import ModelCalls, RunUsage
 from meshwright.run.context import RunContext
 from meshwright.run.dialogue import Dialogues
+from meshwright.run.files import parts_of
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of, summary_of
 from meshwright.work import Suspended
 
@@ -65,7 +67,9 @@ class Run:
         `max_tokens`; for a `shape` StructureInvalid where it does not answer in it, also when told twice what
         is wrong.
         """
-        question = question_of(self.agent, self.task)
+        question = ChatMessage(
+            role="user", content=question_of(self.agent, self.task), parts=parts_of(self.task)
+        )
         return await self._dialogues.answer(question, await self.prepare(), shape, self.tools)
 
     @overload
@@ -80,7 +84,8 @@ class Run:
         Raises StructureInvalid where it does not answer in the `shape`, also when told twice what is wrong;
         EmptyReply and ReplyCutOff as `converse` does.
         """
-        return await self._dialogues.answer(prompt, self._prepared or await self.prepare(), shape, None)
+        question = ChatMessage(role="user", content=prompt)
+        return await self._dialogues.answer(question, self._prepared or await self.prepare(), shape, None)
 
     @noted
     async def prepare(self) -> PreparedPrompt:

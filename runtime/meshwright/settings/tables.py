@@ -179,6 +179,8 @@ class _ModelsSettings(Table):
     fields that OpenAI does not know are then left out. For Ollama, vLLM and others that are no proxy."""
     config: Path = Path("litellm_config.yaml")
     """The deployments of "router", in LiteLLM's own format."""
+    max_request_bytes: int = Field(default=16 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024)
+    """How large a body of /v1 may be, with its pictures and files; `max_payload_bytes` where that is more."""
     stream: bool = True
     """Whether answers reach the task's event stream while the model still writes them."""
     cache: Literal["off", "memory", "disk", "redis"] = "off"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -12,6 +13,7 @@ from pydantic_core import to_json
 
 from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.messages import Identifier, Usage, new_id
+from meshwright.core.params import reserved_param
 from meshwright.edges.http.routing import openai_error
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.models.port import (
@@ -30,26 +32,17 @@ from meshwright.models.structure import check_schema
 _Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _Tags = Annotated[list[_Tag], Field(max_length=16)]
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+_CallId = Annotated[str, StringConstraints(min_length=1, max_length=65_536)]  # providers put signatures in it
 _DEFAULTS: dict[str, Any] = {
     "n": 1,
-    "top_p": 1,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
     "logprobs": False,
     "top_logprobs": 0,
-    "logit_bias": {},
-    "stop": [],
-    "parallel_tool_calls": True,
     "modalities": ["text"],
     "functions": [],
     "function_call": "auto",
 }
-"""Parameters that would change an answer, and that the port does not have: only these values will do."""
-_HINTS = frozenset(
-    {"seed", "store", "service_tier", "reasoning_effort", "verbosity", "prediction", "safety_identifier"}
-    | {"prompt_cache_key", "prompt_cache_retention"}
-)
-"""Parameters that promise nothing: an answer without them is as right."""
+"""Parameters for whose effect a reply has no place: only these values will do. Others go to the provider."""
+_PARTS = ("text", "image_url", "file", "input_audio", "refusal")
 
 
 class UnsupportedParameter(InvalidInput):
@@ -58,14 +51,10 @@ class UnsupportedParameter(InvalidInput):
     status = 400
 
 
-class UnknownParameter(InvalidInput):
-    """A parameter that there is not."""
-
-    status = 400
-
-
 class ChatPart(BaseModel):
-    """A piece of a message."""
+    """A piece of a message: text, a picture, a file or sound."""
+
+    model_config = ConfigDict(extra="allow")
 
     type: str
     text: str = ""
@@ -81,7 +70,7 @@ class CalledFunction(BaseModel):
 class PastCall(BaseModel):
     """A call of a tool that a model made earlier."""
 
-    id: _Name
+    id: _CallId
     type: Literal["function"] = "function"
     function: CalledFunction
 
@@ -92,7 +81,7 @@ class RequestMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ChatPart] | None = None
     tool_calls: list[PastCall] | None = None
-    tool_call_id: _Name | None = None
+    tool_call_id: _CallId | None = None
 
 
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
@@ -104,6 +93,7 @@ class OfferedFunction(BaseModel):
     name: _Name
     description: str = ""
     parameters: dict[str, Any] = _NO_PARAMETERS
+    strict: bool | None = None
 
 
 class ChatTool(BaseModel):
@@ -119,7 +109,9 @@ class JsonSchema(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
 
     name: str = "answer"
+    description: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
 
 
 class ResponseFormat(BaseModel):
@@ -168,13 +160,8 @@ class ChatRequest(BaseModel):
 
 def model_request(asked: ChatRequest, context: CallContext) -> ModelRequest:
     """Make the request that the mesh's model takes. Raises InvalidInput for what it cannot do."""
-    _check_parameters(asked)
-    limit = asked.max_completion_tokens or asked.max_tokens
-    options: dict[str, Any] = {
-        "max_tokens": limit,
-        "temperature": asked.temperature,
-        "response_schema": _schema_of(asked),
-    }
+    schema = _schema_of(asked)
+    written = asked.response_format if schema is not None else None
     return ModelRequest(
         model=asked.model,
         messages=messages_of(asked.messages),
@@ -182,27 +169,32 @@ def model_request(asked: ChatRequest, context: CallContext) -> ModelRequest:
         user=context.agent_id or LLM_SERVICE,
         context=context,
         tools=_tools_of(asked),
-        tool_choice="required" if _must_call(asked) else "auto",
+        tool_choice="required" if _must_call(asked) else "none" if asked.tool_choice == "none" else "auto",
+        response_schema=schema,
+        response_format=None if written is None else written.model_dump(by_alias=True, exclude_none=True),
+        temperature=asked.temperature,
+        max_tokens=asked.max_completion_tokens or asked.max_tokens,
+        params=params_of(asked.model_extra or {}),
         cache=not any((asked.cache or {}).get(word) for word in ("no-cache", "no-store")),
-        **given(options),
     )
 
 
-def given(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields that have a value."""
-    return {name: value for name, value in fields.items() if value is not None}
+def params_of(others: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes to the provider as it is, of the fields that have no place here.
 
-
-def _check_parameters(asked: ChatRequest) -> None:
-    """Refuse what would change the answer if it were left out, and what OpenAI would not know either."""
-    for name, value in (asked.model_extra or {}).items():
-        if value is None or name in _HINTS or (name in _DEFAULTS and value == _DEFAULTS[name]):
-            continue
-        if name in _DEFAULTS:
+    Raises UnsupportedParameter for one that would have no effect, and for one that is the operator's.
+    """
+    params = {name: value for name, value in others.items() if value is not None}
+    for name, usual in _DEFAULTS.items():
+        if name in params and params.pop(name) != usual:
             raise UnsupportedParameter(
-                f"{name}: only {_DEFAULTS[name]!r} is possible here", remedy="leave it out", field=name
+                f"{name}: only {usual!r} is possible here", remedy="leave it out", field=name
             )
-        raise UnknownParameter(f"Unrecognized request argument supplied: {name}", field=name)
+    if reserved := reserved_param(params):
+        raise UnsupportedParameter(
+            f"{reserved} is not for clients to say", remedy="Leave it out", field=reserved
+        )
+    return params
 
 
 def _tags_of(asked: ChatRequest) -> tuple[str, ...]:
@@ -226,11 +218,10 @@ def _tools_of(asked: ChatRequest) -> tuple[ToolSpec, ...]:
             name=tool.function.name,
             description=tool.function.description,
             parameters=tool.function.parameters,
+            strict=tool.function.strict,
         )
         for tool in asked.tools or ()
     ]
-    if asked.tool_choice == "none":
-        return ()
     if isinstance(asked.tool_choice, ChatTool):
         specs = [spec for spec in specs if spec.name == asked.tool_choice.function.name]
     if _must_call(asked) and not specs:
@@ -252,15 +243,17 @@ def _schema_of(asked: ChatRequest) -> dict[str, Any] | None:
 
 
 def messages_of(messages: Sequence[RequestMessage]) -> tuple[ChatMessage, ...]:
-    """The conversation as the port has it. Raises InvalidInput for what is not text."""
+    """The conversation as the port has it. Raises UnsupportedParameter for parts of other kinds."""
     return tuple(_message_of(number, message) for number, message in enumerate(messages))
 
 
 def _message_of(number: int, message: RequestMessage) -> ChatMessage:
+    text, parts = _content_of(number, message.content)
     return ChatMessage(
         # Developers speak as the system does.
         role="system" if message.role == "developer" else message.role,
-        content=_text_of(number, message.content),
+        content=text,
+        parts=parts,
         tool_calls=tuple(
             ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
             for call in message.tool_calls or ()
@@ -269,14 +262,21 @@ def _message_of(number: int, message: RequestMessage) -> ChatMessage:
     )
 
 
-def _text_of(number: int, content: str | list[ChatPart] | None) -> str:
+def _content_of(number: int, content: str | list[ChatPart] | None) -> tuple[str, tuple[dict[str, Any], ...]]:
+    """The text that a message begins with, and the parts that follow it."""
     if content is None or isinstance(content, str):
-        return content or ""
-    other = next((part.type for part in content if part.type not in ("text", "refusal")), None)
+        return content or "", ()
+    other = next((part.type for part in content if part.type not in _PARTS), None)
     if other is not None:
         where = f"messages.{number}.content"
-        raise UnsupportedParameter(f"{where}: {other!r} is not possible here, only text", field=where)
-    return "".join(part.text for part in content)
+        raise UnsupportedParameter(
+            f"{where}: {other!r} is not possible here", remedy=f"There are {', '.join(_PARTS)}", field=where
+        )
+    words = list(takewhile(lambda part: part.type == "text" and not part.model_extra, content))
+    if all(part.type in ("text", "refusal") and not part.model_extra for part in content):
+        words = content
+    parts = tuple(part.model_dump(exclude_unset=True) for part in content[len(words) :])
+    return "".join(part.text for part in words), parts
 
 
 # Answers
@@ -316,7 +316,10 @@ class ChatAnswer:
             yield self.piece({"tool_calls": calls})
         yield self.piece({}, _ending(reply))
         if with_usage:
-            yield {**self._chunk([]), "usage": _usage_body(reply.usage)}
+            usage = _usage_body(reply.usage)
+            if reply.cost_usd is not None:
+                usage["cost"] = float(reply.cost_usd)  # no header can say it before
+            yield {**self._chunk([]), "usage": usage}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._head, "object": "chat.completion.chunk", "model": self._model, "choices": choices}

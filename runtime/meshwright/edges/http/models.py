@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import Path, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Identifier
 from meshwright.edges.auth import call_context
-from meshwright.edges.bodies import PROBLEM_TYPE
+from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields
 from meshwright.edges.http.chat import (
     ChatAnswer,
     ChatRequest,
     RequestMessage,
     StreamedCall,
-    given,
     messages_of,
     model_request,
 )
+from meshwright.edges.http.embeddings import (
+    EmbeddingList,
+    EmbeddingRequest,
+    embedding_document,
+    embedding_request,
+)
+from meshwright.edges.http.responses import ResponseAnswer, ResponseDocument, ResponsesRequest, chat_request
 from meshwright.edges.http.routing import (
     ALL_DOWN,
     PROBLEM,
@@ -36,7 +42,7 @@ from meshwright.edges.http.routing import (
 )
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
-from meshwright.models.port import ModelRequest, ModelTimeout, ModelUnavailable
+from meshwright.models.port import ModelReply, ModelRequest, ModelTimeout, ModelUnavailable
 
 GROUPS = ("default", "quality", "fast")
 _COST_HEADER = "x-litellm-response-cost"
@@ -64,11 +70,20 @@ class ChatCompletion(BaseModel):
     usage: dict[str, Any]
 
 
+class ModelEntry(BaseModel):
+    """A model, as OpenAI has it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "meshwright"
+
+
 class ModelList(BaseModel):
     """The models, as OpenAI has them."""
 
     object: Literal["list"]
-    data: list[dict[str, Any]]
+    data: list[ModelEntry]
 
 
 class CompleteRequest(BaseModel):
@@ -103,8 +118,18 @@ _OPENAI_ERRORS: dict[int | str, Any] = {
 @router.get("/v1/models", summary="List the models, as OpenAI's API does", responses=_OPENAI_ERRORS)
 async def list_models(request: Request) -> ModelList:
     """List the groups that may be named as `model`."""
-    known = {"object": "model", "created": 0, "owned_by": "meshwright"}
-    return ModelList(object="list", data=[{"id": group, **known} for group in _groups(request) or GROUPS])
+    return ModelList(object="list", data=[ModelEntry(id=group) for group in _groups(request) or GROUPS])
+
+
+@router.get(
+    "/v1/models/{model_id:path}", summary="Describe a model, as OpenAI's API does", responses=_OPENAI_ERRORS
+)
+async def describe_model(
+    request: Request, model_id: Annotated[str, Path(min_length=1, max_length=128)]
+) -> ModelEntry:
+    """Describe a group that may be named as `model`."""
+    _check_group(request, model_id)
+    return ModelEntry(id=model_id)
 
 
 @router.post(
@@ -115,19 +140,51 @@ async def list_models(request: Request) -> ModelList:
 )
 async def complete_chat(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: ChatRequest) -> Response:
     """Have a model answer. A client that goes away ends the call, and closes its connection."""
-    groups = _groups(request)
-    if groups is not None and asked.model not in groups:
-        raise NotFound(
-            f"The model {asked.model[:80]!r} does not exist",
-            remedy=f"There are {', '.join(groups)}",
-            field="model",
-        )
+    _check_group(request, asked.model)
     wanted = model_request(asked, call_context(caller, tenant_id=asked.tenant_id, user=asked.user))
+    answer = ChatAnswer(wanted.model)
     if asked.stream:
-        return await _stream(request, mesh, asked, wanted)
+        with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+        call = await _begun(request, mesh, wanted)
+        return ServerSentEvents(call.frames(answer, with_usage=with_usage), call.end)
     reply = await _unless_gone(request, mesh.model.complete(wanted))
-    cost = {} if reply.cost_usd is None else {_COST_HEADER: f"{reply.cost_usd:f}"}
-    return JsonLine(ChatAnswer(wanted.model).whole(reply), headers=cost)
+    return JsonLine(answer.whole(reply), headers=_cost_of(reply))
+
+
+@router.post(
+    "/v1/responses",
+    summary="Make a response, as OpenAI's API does",
+    response_model=ResponseDocument,
+    responses={200: {"content": STREAM}, **_OPENAI_ERRORS},
+)
+async def respond(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: ResponsesRequest) -> Response:
+    """Have a model answer, in the words of the Responses API. Nothing of it is stored."""
+    _check_group(request, asked.model)
+    try:
+        chat = chat_request(asked)
+    except ValidationError as error:
+        raise InvalidFields.of(error.errors(include_url=False, include_input=False)) from None
+    wanted = model_request(chat, call_context(caller, tenant_id=asked.tenant_id, user=asked.user))
+    answer = ResponseAnswer(asked)
+    if asked.stream:
+        call = await _begun(request, mesh, wanted)
+        return ServerSentEvents(answer.frames(call), call.end)
+    reply = await _unless_gone(request, mesh.model.complete(wanted))
+    return JsonLine(answer.whole(reply), headers=_cost_of(reply))
+
+
+@router.post(
+    "/v1/embeddings",
+    summary="Embed texts, as OpenAI's API does",
+    response_model=EmbeddingList,
+    responses=_OPENAI_ERRORS,
+)
+async def embed(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: EmbeddingRequest) -> Response:
+    """Make texts vectors. A client that goes away ends the call, and closes its connection."""
+    _check_group(request, asked.model)
+    wanted = embedding_request(asked, call_context(caller, tenant_id=asked.tenant_id, user=asked.user))
+    reply = await _unless_gone(request, mesh.model.complete(wanted))
+    return JsonLine(embedding_document(asked, reply), headers=_cost_of(reply))
 
 
 @router.post(
@@ -157,7 +214,8 @@ async def complete(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: 
         messages=messages_of(asked.messages),
         user=context.agent_id or LLM_SERVICE,
         context=context,
-        **given({"max_tokens": asked.max_tokens, "temperature": asked.temperature}),
+        max_tokens=asked.max_tokens,
+        temperature=asked.temperature,
     )
     try:
         reply = await _unless_gone(request, mesh.model.complete(wanted))
@@ -173,16 +231,27 @@ def _groups(request: Request) -> tuple[str, ...] | None:
     return request.app.state.groups
 
 
-async def _stream(request: Request, mesh: Mesh, asked: ChatRequest, wanted: ModelRequest) -> Response:
-    """Stream the answer, once it has begun: what fails before has the status of its error."""
+def _check_group(request: Request, name: str) -> None:
+    groups = _groups(request)
+    if groups is not None and name not in groups:
+        raise NotFound(
+            f"The model {name[:80]!r} does not exist", remedy=f"There are {', '.join(groups)}", field="model"
+        )
+
+
+def _cost_of(reply: ModelReply) -> dict[str, str]:
+    return {} if reply.cost_usd is None else {_COST_HEADER: f"{reply.cost_usd:f}"}
+
+
+async def _begun(request: Request, mesh: Mesh, wanted: ModelRequest) -> StreamedCall:
+    """A call whose answer has begun to stream: what fails before has the status of its error."""
     call = StreamedCall(mesh.model, wanted)
     try:
         await _unless_gone(request, call.begun())
     except BaseException:  # also where the server ends: nobody else would end the call
         await call.end()
         raise
-    with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-    return ServerSentEvents(call.frames(ChatAnswer(wanted.model), with_usage=with_usage), call.end)
+    return call
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, _ResultT]) -> _ResultT:

@@ -127,10 +127,12 @@ class _JsonRoute(APIRoute):
         if self.body_field is None:
             return handle
         model: Any = self.body_field.field_info.annotation
+        calls_model = self.path.startswith("/v1/")
 
         async def read_and_handle(request: Request) -> Response:
             settings = (await _mesh_of(request)).settings
-            document = read_json(await read_body(request, settings), settings)
+            body = await read_body(request, settings, of_model_call=calls_model)
+            document = read_json(body, settings, of_model_call=calls_model)
             try:
                 return await handle(_ReadRequest(request, document))
             except RequestValidationError as error:
@@ -154,15 +156,15 @@ class _ReadRequest(Request):
         return self._document
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
+async def read_body(request: Request, settings: Settings, *, of_model_call: bool = False) -> bytes:
     """Reads no more of a body than its limit. Raises TooLarge."""
     announced = request.headers.get("content-length", "")
-    check_size(int(announced) if announced.isdecimal() else 0, settings)
+    check_size(int(announced) if announced.isdecimal() else 0, settings, of_model_call=of_model_call)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        check_size(size, settings)
+        check_size(size, settings, of_model_call=of_model_call)
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -277,6 +279,8 @@ def openai_error(error: MeshError) -> dict[str, Any]:
     refusal = _refusal_of(error)
     # Of providers that are down no more is said, since who they are is ours.
     message = ALL_DOWN if isinstance(error, ModelUnavailable) else str(error)
+    if isinstance(error, ContextTooLong):  # words that clients look for
+        message = f"This model's maximum context length is exceeded. {message}"
     known = {"type": refusal.type, "param": error.field or None, "code": refusal.code or error.code}
     return {"error": {"message": message, **known}}
 

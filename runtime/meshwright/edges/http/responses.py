@@ -1,0 +1,282 @@
+"""OpenAI's Responses API, in what it has in common with chat completions. Nothing is stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from itertools import count
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
+
+from meshwright.core.errors import InvalidInput, MeshError
+from meshwright.core.messages import Identifier, new_id
+from meshwright.edges.http.chat import ChatRequest, StreamedCall, UnsupportedParameter
+from meshwright.edges.http.routing import openai_error
+from meshwright.models.port import ModelReply, ToolCall
+
+_PASSED_OVER = frozenset(
+    {"store", "truncation", "include", "metadata", "background", "conversation", "prompt"}
+)
+"""What has no effect here; those of _STORED must not ask for one."""
+_STORED = ("previous_response_id", "conversation", "prompt", "background")
+_REMEDY = "Send the whole conversation as `input`: responses are not stored here"
+_PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "text"}
+
+
+class ResponsesRequest(BaseModel):
+    """A response to be made, as OpenAI's API has it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(min_length=1, max_length=128)
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    stream: bool | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    text: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    user: Identifier | None = None
+    tenant_id: Identifier | None = None
+
+
+class ResponseDocument(BaseModel):
+    """A response, as OpenAI has it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: str
+    model: str
+    output: list[dict[str, Any]]
+
+
+def chat_request(asked: ResponsesRequest) -> ChatRequest:
+    """The chat completion that a response is made of. Raises InvalidInput for what there is not here."""
+    others = dict(asked.model_extra or {})
+    for name in _STORED:
+        if others.pop(name, None):
+            raise UnsupportedParameter(f"{name} is not possible here", remedy=_REMEDY, field=name)
+    tags = (others.get("metadata") or {}).get("tags")
+    written = asked.text or {}
+    fields: dict[str, Any] = {
+        **{name: value for name, value in others.items() if name not in _PASSED_OVER},
+        "model": asked.model,
+        "messages": _messages_of(asked),
+        "stream": asked.stream,
+        "tools": [_tool_of(number, tool) for number, tool in enumerate(asked.tools or ())] or None,
+        "tool_choice": _choice_of(asked.tool_choice),
+        "response_format": _format_of(written.get("format")),
+        "verbosity": written.get("verbosity"),
+        "reasoning_effort": (asked.reasoning or {}).get("effort"),
+        "max_completion_tokens": asked.max_output_tokens,
+        "temperature": asked.temperature,
+        "user": asked.user,
+        "tenant_id": asked.tenant_id,
+        "metadata": {"tags": tags} if isinstance(tags, list) else None,
+    }
+    return ChatRequest.model_validate(fields)
+
+
+def _messages_of(asked: ResponsesRequest) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    if asked.instructions:
+        messages.append({"role": "system", "content": asked.instructions})
+    items = [{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input
+    for number, item in enumerate(items):
+        match item.get("type") or "message":
+            case "message":
+                messages.append(
+                    {"role": item.get("role"), "content": _content_of(number, item.get("content"))}
+                )
+            case "function_call":
+                function = {"name": item.get("name"), "arguments": item.get("arguments") or "{}"}
+                call = {"id": item.get("call_id"), "type": "function", "function": function}
+                if not messages or messages[-1]["role"] != "assistant":
+                    messages.append({"role": "assistant", "content": None})
+                messages[-1].setdefault("tool_calls", []).append(call)
+            case "function_call_output":
+                content = _content_of(number, item.get("output"))
+                messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
+            case "reasoning":
+                pass  # a summary for people; providers want back what they wrote themselves
+            case other:
+                raise _refused(f"input.{number}.type", other)
+    return messages
+
+
+def _content_of(number: int, content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    return [_part_of(f"input.{number}.content.{place}", part) for place, part in enumerate(content)]
+
+
+def _part_of(where: str, part: Any) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind in _PARTS:
+        return {"type": "text", "text": part.get("text") or part.get("refusal") or ""}
+    if kind == "input_image" and isinstance(part.get("image_url"), str):
+        detail = {"detail": part["detail"]} if part.get("detail") else {}
+        return {"type": "image_url", "image_url": {"url": part["image_url"], **detail}}
+    if kind == "input_file":
+        names = {
+            "file_data": "file_data",
+            "file_id": "file_id",
+            "file_url": "file_id",
+            "filename": "filename",
+        }
+        return {"type": "file", "file": {ours: part[name] for name, ours in names.items() if part.get(name)}}
+    raise _refused(f"{where}.type", kind)
+
+
+def _tool_of(number: int, tool: Mapping[str, Any]) -> dict[str, Any]:
+    if tool.get("type") != "function":
+        raise _refused(f"tools.{number}.type", tool.get("type"))
+    names = ("name", "description", "parameters", "strict")
+    return {
+        "type": "function",
+        "function": {name: tool[name] for name in names if tool.get(name) is not None},
+    }
+
+
+def _choice_of(choice: str | dict[str, Any] | None) -> Any:
+    if not isinstance(choice, dict):
+        return choice
+    if choice.get("type") != "function":
+        raise _refused("tool_choice.type", choice.get("type"))
+    return {"type": "function", "function": {"name": choice.get("name")}}
+
+
+def _format_of(written: Any) -> Any:
+    if not isinstance(written, Mapping) or written.get("type") != "json_schema":
+        return written
+    return {
+        "type": "json_schema",
+        "json_schema": {name: value for name, value in written.items() if name != "type"},
+    }
+
+
+def _refused(where: str, kind: Any) -> InvalidInput:
+    return UnsupportedParameter(f"{where}: {kind!r} is not possible here", remedy=_REMEDY, field=where)
+
+
+# Answers
+
+
+class ResponseAnswer:
+    """One response: its id and time, and its parts as OpenAI writes them."""
+
+    def __init__(self, asked: ResponsesRequest) -> None:
+        self._asked = asked
+        self._ids = {name: f"{name}_{new_id()}" for name in ("resp", "msg")}
+        self._created_at = int(time.time())
+
+    def whole(self, reply: ModelReply) -> dict[str, Any]:
+        """The response at once."""
+        cut_off = reply.finish_reason == "length"
+        usage = reply.usage
+        return {
+            **self._document("incomplete" if cut_off else "completed", self._output(reply), reply.model),
+            "incomplete_details": {"reason": "max_output_tokens"} if cut_off else None,
+            "usage": {
+                "input_tokens": usage.prompt_tokens,
+                "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+                "output_tokens": usage.completion_tokens,
+                "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+                "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            },
+        }
+
+    async def frames(self, call: StreamedCall) -> AsyncGenerator[bytes]:
+        """The response as server-sent events; an error ends it."""
+        numbers = count()
+
+        def frame(kind: str, **fields: Any) -> bytes:
+            document = to_json({"type": kind, "sequence_number": next(numbers), **fields})
+            return b"event: %s\ndata: %s\n\n" % (kind.encode(), document)
+
+        for kind in ("response.created", "response.in_progress"):
+            yield frame(kind, response=self._document("in_progress", [], self._asked.model))
+        place = {"item_id": self._ids["msg"], "output_index": 0, "content_index": 0}
+        text = ""
+        try:
+            async for piece in call.pieces():
+                if not text:
+                    item = {**self._message(""), "status": "in_progress", "content": list[Any]()}
+                    yield frame("response.output_item.added", output_index=0, item=item)
+                    yield frame("response.content_part.added", **place, part=_text_part(""))
+                text += piece
+                yield frame("response.output_text.delta", **place, delta=piece, logprobs=[])
+            reply = await call.reply()
+        except MeshError as error:
+            document = openai_error(error)
+            yield frame("error", **document["error"], **document)
+            return
+        if text:
+            yield frame("response.output_text.done", **place, text=text, logprobs=[])
+            yield frame("response.content_part.done", **place, part=_text_part(text))
+            yield frame("response.output_item.done", output_index=0, item=self._message(text))
+        for index, tool_call in enumerate(reply.tool_calls, start=int(bool(text))):
+            item, at = _call_item(tool_call), {"output_index": index}
+            unwritten = {**item, "arguments": "", "status": "in_progress"}
+            yield frame("response.output_item.added", **at, item=unwritten)
+            at_item = {"item_id": item["id"], **at}
+            arguments = tool_call.arguments
+            yield frame("response.function_call_arguments.delta", **at_item, delta=arguments)
+            done = {"name": tool_call.name, "arguments": arguments}
+            yield frame("response.function_call_arguments.done", **at_item, **done)
+            yield frame("response.output_item.done", **at, item=item)
+        response = self.whole(reply)
+        yield frame(f"response.{response['status']}", response=response)
+
+    def _output(self, reply: ModelReply) -> list[dict[str, Any]]:
+        said = [self._message(reply.content)] if reply.content or not reply.tool_calls else []
+        return [*said, *map(_call_item, reply.tool_calls)]
+
+    def _message(self, text: str) -> dict[str, Any]:
+        content = [_text_part(text)]
+        head = {"type": "message", "id": self._ids["msg"], "role": "assistant", "status": "completed"}
+        return {**head, "content": content}
+
+    def _document(self, status: str, output: list[dict[str, Any]], model: str) -> dict[str, Any]:
+        asked, others = self._asked, self._asked.model_extra or {}
+        return {
+            "id": self._ids["resp"],
+            "object": "response",
+            "created_at": self._created_at,
+            "status": status,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": asked.instructions,
+            "max_output_tokens": asked.max_output_tokens,
+            "metadata": others.get("metadata") or {},
+            "model": model,
+            "output": output,
+            "parallel_tool_calls": others.get("parallel_tool_calls") is not False,
+            "previous_response_id": None,
+            "reasoning": {"effort": None, "summary": None, **(asked.reasoning or {})},
+            "store": False,
+            "temperature": asked.temperature,
+            "text": {"format": {"type": "text"}, **(asked.text or {})},
+            "tool_choice": asked.tool_choice or "auto",
+            "tools": asked.tools or [],
+            "top_p": others.get("top_p"),
+            "truncation": "disabled",
+            "usage": None,
+            "user": asked.user,
+        }
+
+
+def _text_part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _call_item(call: ToolCall) -> dict[str, Any]:
+    about = {"call_id": call.id, "name": call.name, "arguments": call.arguments}
+    return {"type": "function_call", "id": f"fc_{call.id[:64]}", "status": "completed", **about}
