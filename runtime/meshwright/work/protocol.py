@@ -133,7 +133,7 @@ class Work(Grant):
     @property
     def orphaned_calls(self) -> str:
         """The stream of records of calls that claims of the attempt made in steps that never ended."""
-        return f"{self.stream}/left-behind"
+        return orphans_stream(self.stream)
 
 
 class Completed(Struct):
@@ -209,3 +209,8 @@ class Accept(TaskCarrier):
 def steps_stream(task_id: str, generation: int, attempt: int) -> str:
     """The stream of an attempt's steps: a new attempt starts with an empty journal."""
     return f"steps/{task_id}/{generation}/{attempt}"
+
+
+def orphans_stream(steps: str) -> str:
+    """The stream of calls of models in steps of an attempt that never ended."""
+    return f"{steps}/left-behind"
