@@ -80,7 +80,7 @@ _MqttUrl = Annotated[
 class Table(BaseModel):
     """Base of a table of settings; a component's own may be any pydantic model with defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _HttpSettings(Table):
@@ -350,7 +350,7 @@ class Settings(BaseModel):
     Names from before there were tables are understood too: `Settings(listen_port=0)`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     data_dir: Path = Path(".mesh")
     """Folder of the mesh's database; made where it is missing."""
