@@ -54,6 +54,7 @@ from meshwright.stack.machine import LOCK_NAME
 from meshwright.tools.threads import Overrun
 from meshwright.tools.toolset import ToolSettings
 from meshwright.work import AgentThread, Worker
+from meshwright.work.conversation import CONVERSATION, Conversation
 from meshwright.work.protocol import ORCHESTRATOR
 from meshwright.work.thread import thread_of
 
@@ -367,11 +368,14 @@ class OrchestrationComponent(Component):
         return [OutcomeProjection(), WaitProjection()]
 
     def actors(self) -> Iterable[Actors]:
-        """One actor for each task."""
+        """One actor for each task, and one for the conversation of each thread."""
         attempts = self.config.max_attempts
         kind = ActorKind.of(Orchestrator, registry=self.mesh.registry, max_attempts=attempts)
         results = Subscription(topics.TASK_RESULTS, task_of, "settle", sealed=True)
-        return [Actors(kind, ORCHESTRATION, (results,))]
+        return [
+            Actors(kind, ORCHESTRATION, (results,)),
+            Actors(ActorKind.of(Conversation, type=CONVERSATION), ORCHESTRATION),
+        ]
 
 
 class MqttComponent(Component):

@@ -13,6 +13,7 @@ from meshwright.core.encoding import Struct
 from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
 from meshwright.core.money import ZERO, Amount, exact
 from meshwright.kernel.envelope import ActorRef
+from meshwright.work.conversation import Message
 
 
 class Wait(Struct):
@@ -137,12 +138,12 @@ class Work(Grant):
 
 
 class Completed(Struct):
-    """The end of an attempt, and what the thread is to remember of it (`history`: role and text)."""
+    """The end of an attempt, and what the conversation of its thread is to keep of it."""
 
     task_id: str
     fence: int
     outcome: Outcome
-    history: tuple[dict[str, Any], ...] = ()
+    history: tuple[Message, ...] = ()
 
 
 class Suspend(Struct):
