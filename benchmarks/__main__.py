@@ -31,6 +31,7 @@ BENCHMARKS = {
     "log": "the event log beside bare inserts",
     "postgres": "the whole lifecycle on PostgreSQL, with one worker and with two",
     "recovery": "kill -9 with 10,000 open tasks",
+    "long_run": "one task of 500 steps: its journal, the store, its replay",
     "starts": "how long until something is there: help, up, ask; memory of an idle mesh",
     "install": "size of the default install",
     "dapr": "the whole road on Dapr; 1, 32 and 128 in flight",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 _Call = tuple[str, dict[str, Any]]
 
@@ -65,7 +66,7 @@ def read_conversation(body: dict[str, Any]) -> Conversation:
     messages = [{"role": "system", "content": system}, *body["messages"]] if system else body["messages"]
     for message in messages:
         role, parts = message["role"], _parts(message.get("content"))
-        found.pieces.append(json.dumps(message, sort_keys=True, ensure_ascii=False))
+        found.pieces.append(_encode(message))
         if any("cache_control" in part for part in parts):
             found.marked.append(len(found.pieces))
         text = "".join(part.get("text", "") for part in parts if part.get("type", "text") == "text")
@@ -89,7 +90,7 @@ def read_conversation(body: dict[str, Any]) -> Conversation:
             if text:
                 found.texts.append(text)
     for tool in body.get("tools") or []:
-        found.pieces.append(json.dumps(tool, sort_keys=True))
+        found.pieces.append(_encode(tool))
         found.tools.append((tool.get("function") or tool)["name"])
     return found
 
@@ -107,10 +108,14 @@ def _answer(
 
 def _function(call: dict[str, Any]) -> _Call:
     try:
-        arguments = json.loads(call["function"]["arguments"])
-    except ValueError:  # the model's own broken JSON, which comes back to it as it was
+        arguments = msgspec.json.decode(call["function"]["arguments"])
+    except msgspec.DecodeError:  # the model's own broken JSON, which comes back to it as it was
         arguments = {}
     return call["function"]["name"], arguments
+
+
+def _encode(value: Any) -> str:
+    return msgspec.json.encode(value, order="sorted").decode()
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from decimal import Decimal
 from types import ModuleType
 from typing import Any, Self
 
+import msgspec
 from aiohttp import web
 
 from tests.support import anthropic_wire, openai_wire
@@ -79,7 +80,7 @@ class Simulator:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         wire: WireName = "anthropic" if request.path.endswith(f"/{anthropic_wire.PATH}") else "openai"
-        body = await request.json()
+        body = msgspec.json.decode(await request.read())
         self.ledger.calls += 1
         self.called.set()
         try:
@@ -241,16 +242,17 @@ class Simulator:
 
         OpenAI caches by itself and for nothing, Anthropic where it is marked.
         """
-        places = told.marked if wire == "anthropic" else range(1, len(told.pieces) + 1)
-        read, kept, hashes = 0, 0, []
-        for end in places:
-            tokens = sum(map(len, told.pieces[:end])) // 4
-            if tokens < _MIN_CACHED:
+        places = set(told.marked if wire == "anthropic" else range(1, len(told.pieces) + 1))
+        read, kept, characters, hashes, prefix = 0, 0, 0, [], hashlib.sha256()
+        for end, piece in enumerate(told.pieces, 1):
+            prefix.update(piece.encode())
+            prefix.update(b"\0")
+            characters += len(piece)
+            if end not in places or characters // 4 < _MIN_CACHED:
                 continue
-            prefix = hashlib.sha256("\x00".join(told.pieces[:end]).encode()).hexdigest()
-            hashes.append(prefix)
-            read = max(read, tokens if prefix in self._prefixes else 0)
-            kept = max(kept, tokens)
+            hashes.append(prefix.hexdigest())
+            read = max(read, characters // 4 if hashes[-1] in self._prefixes else 0)
+            kept = max(kept, characters // 4)
         self._prefixes.update(hashes)
         return read, max(0, kept - read) if wire == "anthropic" else 0
 
