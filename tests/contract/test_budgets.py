@@ -61,9 +61,12 @@ def accounted(host: Runtime, provider: Provider, *declared: Budget) -> Accounted
     return Accounted(provider, Budgets(declared or (POT, EACH), host), PRICES, lambda call: None)
 
 
-def asked(dollars: int, user: str = "clerk", **context: Any) -> ModelRequest:
+def asked(
+    dollars: int, user: str = "clerk", *, timeout_seconds: float = 120.0, **context: Any
+) -> ModelRequest:
     message = ChatMessage(role="user", content="?")
-    return ModelRequest(messages=(message,), user=user, max_tokens=dollars, context=CallContext(**context))
+    fields = {"max_tokens": dollars, "timeout_seconds": timeout_seconds, "context": CallContext(**context)}
+    return ModelRequest(messages=(message,), user=user, **fields)
 
 
 async def balance(host: Runtime, account: Account = POT_ACCOUNT) -> tuple[Decimal, Decimal]:
@@ -118,7 +121,9 @@ async def test_no_more_is_owed_than_there_is_where_workers_die(
 def begin(host: Runtime, provider: Provider, chance: random.Random) -> list[asyncio.Task[ModelReply]]:
     """Calls of three agents at once, some of them of steps that others are at as well."""
     model = accounted(host, provider)
-    requests = [asked(chance.randint(1, 5), f"agent{n % 3}", **where(chance)) for n in range(25)]
+    requests = [
+        asked(chance.randint(1, 5), f"agent{n % 3}", timeout_seconds=1, **where(chance)) for n in range(25)
+    ]
     return [asyncio.create_task(model.complete(request)) for request in requests]
 
 
@@ -154,8 +159,8 @@ async def test_what_is_reserved_and_spent_outlives_a_crash(harness: HostHarness,
     await model.budgets.hold(asked(90), lambda request: Decimal(90))
     host = await harness.crash(host)
     assert await balance(host) == (spent, 90)
-    with pytest.raises(BudgetExceeded):
-        await accounted(host, Provider(rng), POT).complete(asked(11))
+    with pytest.raises(BudgetExceeded, match=r"\$90.00 reserved"):
+        await accounted(host, Provider(rng), POT).complete(asked(11, timeout_seconds=0.2))
 
 
 async def test_a_soft_budget_tells_once_that_it_is_exceeded(harness: HostHarness, rng: random.Random) -> None:
@@ -178,4 +183,4 @@ async def test_names_of_any_sort_have_accounts_of_their_own(harness: HostHarness
         await budgets.hold(asked(1, name), lambda request: Decimal(1))
     for name in names:
         with pytest.raises(BudgetExceeded):
-            await budgets.hold(asked(1, name), lambda request: Decimal(1))
+            await budgets.hold(asked(1, name, timeout_seconds=0.05), lambda request: Decimal(1))

@@ -85,9 +85,16 @@ class Spending:
     async def balance(self, account: str) -> tuple[Decimal, Decimal]:
         """What is spent and reserved."""
         await self.model.budgets.settled()
+        state = await self.state(account)
+        return state.spent, state.reserved
+
+    async def state(self, account: str) -> Balance:
         state = await self.host.read(ActorRef(ACCOUNT, account))
         assert isinstance(state, Balance)
-        return state.spent, state.reserved
+        return state
+
+    def request(self, dollars: int = 1, **fields: Any) -> ModelRequest:
+        return request(dollars, **fields)
 
     async def views(self) -> list[BudgetView]:
         await self.model.budgets.settled()

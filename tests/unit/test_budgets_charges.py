@@ -9,7 +9,7 @@ import pytest
 from meshwright.core.errors import StoreUnavailable
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, Price
-from meshwright.ledger.accounting import max_prompt_tokens
+from meshwright.ledger.estimates import max_prompt_tokens
 from meshwright.models.port import (
     STREAM_RESTART,
     BudgetExceeded,
@@ -98,7 +98,7 @@ async def test_an_account_that_cannot_be_asked_allows_no_call(monkeypatch: pytes
         raise StoreUnavailable("the store is away")
 
     async with spending(budget(10)) as mesh:
-        monkeypatch.setattr("meshwright.ledger.account.PAUSES_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr("meshwright.ledger.account_client.PAUSES_SECONDS", (0.0, 0.0))
         with monkeypatch.context() as patch:
             patch.setattr(mesh.host, "call", away)
             with pytest.raises(StoreUnavailable):
@@ -110,7 +110,7 @@ async def test_an_account_that_cannot_be_asked_allows_no_call(monkeypatch: pytes
 
 async def test_an_account_that_is_away_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async with spending(budget(10)) as mesh:
-        monkeypatch.setattr("meshwright.ledger.account.PAUSES_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr("meshwright.ledger.account_client.PAUSES_SECONDS", (0.0, 0.0))
         honest, answers = mesh.host.call, iter([True, False])
 
         async def lose_the_first_answer(*args: Any, **kwargs: Any) -> Any:

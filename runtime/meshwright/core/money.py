@@ -25,6 +25,11 @@ PLACES = 12  # digits after the point
 MAX_COST = Decimal(1_000_000)  # of one call of a model
 
 
+OnEmpty = Literal["fail", "wait", "ask", "cheaper"]
+"""What a call does for which a hard budget has no money left: fail, wait until it renews, wait until a person
+raises it, or go on with a cheaper tag."""
+
+
 def is_amount(amount: Decimal) -> bool:
     """Whether an amount is 0 to MAX_DOLLARS, with at most PLACES digits after the point.
 

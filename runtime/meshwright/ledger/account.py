@@ -2,17 +2,18 @@
 
 A call reserves the most that it may cost, and settles what it did cost. What is not settled in time counts
 as spent: the call may have been made. So an account never says that less was spent than was.
+
+A call for which there is money, but none that is not reserved, waits in the account's queue: by priority,
+then by arrival. Each settlement names the calls in front that have room now, and their workers ask again.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from functools import cached_property
 from typing import Literal
 
@@ -20,27 +21,28 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from meshwright.core import topics
 from meshwright.core.encoding import Struct, kept
-from meshwright.core.errors import HostError, MailboxFull, StoreUnavailable
 from meshwright.core.messages import derived_id
-from meshwright.core.money import ZERO, Amount, exact
+from meshwright.core.money import PICO, ZERO, Amount, OnEmpty, exact
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.runtime import Runtime
-
-logger = logging.getLogger("meshwright.budgets")
 
 ACCOUNT = "budget-account"
 """The type of the actors that are accounts."""
 OPENED, WARNED, EXCEEDED = "budget.opened", "budget.warned", "budget.exceeded"
+RAISED = "budget.raised"
+FREED = "budget.freed"
+"""Names calls that have room now, to the workers where they wait. No log has it."""
 WARNED_AT = Decimal("0.8")
-_MAX_ENTRIES = 500  # of one turn
-PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before an account that cannot be reached is asked again
 MAX_HELD = 1_000  # reservations of one account: its state stays small
+_MAX_QUEUE = 100  # calls that an account knows of; the last ones ask again
+BEAT_SECONDS = 5.0  # after which a worker asks again for its calls in the queue, whatever has happened
+_QUEUED_SECONDS = 3 * BEAT_SECONDS  # after which a call that nobody asks for again has left the queue
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 Scope = Literal["mesh", "tenant", "agent", "tag", "thread", "task"]
 Window = Literal["hour", "day", "month", "total"]
-Answer = Literal["held", "over", "refused", "crowded"]
+Answer = Literal["held", "over", "wait", "busy", "refused", "crowded"]
+_Rank = tuple[int, float, str]
 
 
 class Account(Struct, omit_defaults=True, dict=True):
@@ -59,6 +61,7 @@ class Account(Struct, omit_defaults=True, dict=True):
     cheaper_tag: str | None = kept(default=None)
     inline: bool = kept(default=False, name="brought")
     tenant_id: str | None = None
+    on_empty: OnEmpty = "fail"
 
     def __post_init__(self) -> None:
         exact(self, "limit_usd", self.limit_usd)
@@ -86,21 +89,39 @@ class Account(Struct, omit_defaults=True, dict=True):
         return {name: value for name, value in fields.items() if name and value is not None}
 
 
-class LedgerEntry(Struct):
+class LedgerEntry(Struct, omit_defaults=True):
     """One entry. `op` is the same when a call is repeated, also after a crash; `call` names the one try.
 
-    To reserve, `amount` is the most that the call may cost and `until` (unix seconds) when it has ended for
-    sure; to settle, what it cost; nothing to release.
+    To reserve, `amount` is the most that the call may cost, `least` what it will do with where that has no
+    room, and `until` (unix seconds) when it has ended for sure. One that `may_wait` is queued by `priority`,
+    then by `since` (unix seconds). To settle, `amount` is what it cost, nothing to release or to leave the
+    queue; `estimated` where nobody has counted it.
     """
 
-    kind: Literal["reserve", "settle"]
+    kind: Literal["reserve", "settle"] = kept(default="reserve")
     op: str
     call: str
     amount: Amount
     until: float = 0.0
+    least: Amount | None = None
+    may_wait: bool = False
+    priority: int = 5
+    since: float = 0.0
+    estimated: bool = False
 
     def __post_init__(self) -> None:
         exact(self, "amount", self.amount)
+        exact(self, "least", self.least)
+
+    @property
+    def need(self) -> Decimal:
+        """What it will do with."""
+        return self.amount if self.least is None else min(self.least, self.amount)
+
+    @property
+    def rank(self) -> _Rank:
+        """Its place in the queue."""
+        return -self.priority, self.since, self.op
 
 
 class LedgerBatch(Struct):
@@ -111,18 +132,39 @@ class LedgerBatch(Struct):
 
 
 class ReservationResult(Struct):
-    """What came of a reservation: `over` is held although a soft budget has no room for it.
+    """The answer to a reservation, of which `granted_usd` is reserved.
 
-    `crowded` is refused because too many are held. The sums are those found, without what was asked for.
+    `over`: reserved although a soft budget has no room for it. `wait`: it is in the queue, since the money
+    for it is reserved by others; `busy`: the same for a call that may not wait. `crowded`: refused because
+    too many are held. The sums are those found, without what was asked for.
     """
 
     answer: Answer
+    limit_usd: Amount = ZERO
     spent_usd: Amount
     reserved_usd: Amount
+    granted_usd: Amount = ZERO
 
     def __post_init__(self) -> None:
-        exact(self, "spent_usd", self.spent_usd)
-        exact(self, "reserved_usd", self.reserved_usd)
+        for name in ("limit_usd", "spent_usd", "reserved_usd", "granted_usd"):
+            exact(self, name, getattr(self, name))
+
+
+class LedgerReply(Struct):
+    """The results of a batch's reservations, in order, and the calls of the queue that have room now."""
+
+    results: tuple[ReservationResult, ...]
+    ready: tuple[str, ...] = ()
+
+
+class Raise(Struct):
+    """More money for an account: of its window, or for good where that has no end."""
+
+    account: Account
+    amount: Amount
+
+    def __post_init__(self) -> None:
+        exact(self, "amount", self.amount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +174,27 @@ class _Reservation:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    need: Amount
+    priority: int
+    since: float
+    until: float
+
+
 class Balance(BaseModel):
-    """What an account keeps of the window that began at `since`: what is spent, what is held, and which
-    events it has published.
+    """What an account keeps of the window that began at `since`: what is spent, what is held, who waits for
+    room, and which events it has published.
+
+    `estimated` is the part of what is spent that nobody has counted; `raised` is added to the limit.
     """
 
     since: datetime | None = None
     spent: Amount = ZERO
+    estimated: Amount = ZERO
+    raised: Amount = ZERO
     held: dict[str, _Reservation] = {}
+    queue: dict[str, _Queued] = {}
     notified: list[str] = Field(default_factory=list, validation_alias=AliasChoices("notified", "told"))
 
     def at(self, now: datetime, window: Window) -> Balance:
@@ -161,56 +216,139 @@ class Balance(BaseModel):
         start = _window_start(window, now)
         if start is not None and (self.since is None or start > self.since):
             self._expire(start.timestamp())
-            self.since, self.spent = start, ZERO
-            self.notified = [event_type for event_type in self.notified if event_type == OPENED]
+            self.since, self.spent, self.estimated, self.raised = start, ZERO, ZERO, ZERO
+            self.notify_again()
         self._expire(now.timestamp())
+        for op in [op for op, queued in self.queue.items() if queued.until <= now.timestamp()]:
+            del self.queue[op]
+
+    def notify_again(self) -> None:
+        """Forget which events were published, but for the first."""
+        self.notified = [event_type for event_type in self.notified if event_type == OPENED]
 
     def _expire(self, now: float) -> None:
         for op in [op for op, held in self.held.items() if held.until <= now]:
-            self.spent += self.held.pop(op).amount
+            amount = self.held.pop(op).amount
+            self.spent += amount
+            self.estimated += amount
 
 
 class BudgetAccount(Actor[Balance]):
     """Books what calls may cost and did cost. A repeat of an entry changes nothing."""
 
     @turn
-    def book(self, turn: Turn, batch: LedgerBatch) -> list[ReservationResult]:
-        """Make the entries; returns a result for each that reserves, in order."""
-        self.state.renew(batch.account.window, turn.now)
-        self._reserved = self.state.reserved
+    def book(self, turn: Turn, batch: LedgerBatch) -> LedgerReply:
+        """Make the entries; the reply has a result for each that reserves, in order."""
+        account = batch.account
+        self._begin(turn, account)
         results: list[ReservationResult] = []
         for entry in batch.entries:
             if entry.kind == "reserve":
-                results.append(self._reserve(entry, batch.account))
+                results.append(self._reserve(entry, account, turn.now.timestamp()))
             else:
                 self._settle(entry)
-        self._notify(turn, batch.account, results)
-        return results
+        self._notify(turn, account, results)
+        return LedgerReply(results=tuple(results), ready=tuple(self._ready()))
 
-    def _reserve(self, entry: LedgerEntry, account: Account) -> ReservationResult:
-        held = self.state.held.get(entry.op)
+    @turn
+    def add(self, turn: Turn, more: Raise) -> LedgerReply:
+        """Raise the limit; the reply names the calls of the queue that have room now."""
+        self._begin(turn, more.account)
+        self.state.raised += more.amount
+        self._limit += more.amount
+        self.state.notify_again()
+        self._publish(turn, more.account, RAISED, amount_usd=f"{more.amount:f}")
+        return LedgerReply(results=(), ready=tuple(self._ready()))
+
+    def _begin(self, turn: Turn, account: Account) -> None:
+        self.state.renew(account.window, turn.now)
+        self._reserved = self.state.reserved
+        self._limit = account.limit_usd + self.state.raised
+
+    def _reserve(self, entry: LedgerEntry, account: Account, now: float) -> ReservationResult:
+        state = self.state
+        held = state.held.get(entry.op)
         if held is not None and held.call == entry.call:
-            return self._result("held")
+            return self._result("held", held.amount)
         if held is not None:  # the try before this one has no known end: it may have spent it all
-            self._settle(LedgerEntry(kind="settle", op=entry.op, call=held.call, amount=held.amount))
-        fits = self.state.spent + self._reserved + entry.amount <= account.limit_usd
-        result = self._result("held" if fits or not entry.amount else "refused" if account.hard else "over")
-        if len(self.state.held) >= MAX_HELD:
-            return self._result("crowded")
-        if result.answer != "refused":
-            self.state.held[entry.op] = _Reservation(call=entry.call, amount=entry.amount, until=entry.until)
-            self._reserved += entry.amount
+            self._settle(
+                LedgerEntry(kind="settle", op=entry.op, call=held.call, amount=held.amount, estimated=True)
+            )
+        state.queue.pop(entry.op, None)
+        answer, granted = self._decide(entry, account)
+        if len(state.held) >= MAX_HELD and answer in ("held", "over"):
+            answer, granted = "wait" if entry.may_wait else "crowded", ZERO
+        result = self._result(answer, granted)
+        if answer in ("held", "over"):
+            state.held[entry.op] = _Reservation(call=entry.call, amount=granted, until=entry.until)
+            self._reserved += granted
+        elif answer == "wait":
+            state.queue[entry.op] = _Queued(entry.need, entry.priority, entry.since, now + _QUEUED_SECONDS)
+            if len(state.queue) > _MAX_QUEUE:
+                del state.queue[self._in_order()[-1][2]]
         return result
 
+    def _decide(self, entry: LedgerEntry, account: Account) -> tuple[Answer, Decimal]:
+        """The answer to a reservation, and how much of it is granted.
+
+        Where the whole has no room but the least has, half of what is free stays for the next.
+        """
+        left = self._limit - self.state.spent
+        if not account.hard:
+            return "held" if entry.amount <= left - self._reserved else "over", entry.amount
+        free = left - self._reserved - self._before(entry.rank)
+        if not entry.amount or entry.amount <= free:
+            return "held", entry.amount
+        if entry.need <= free:
+            return "held", min(entry.amount, max(entry.need, (free / 2).quantize(PICO, ROUND_DOWN)))
+        if entry.need <= left:
+            return "wait" if entry.may_wait else "busy", ZERO
+        return "refused", ZERO
+
+    def _before(self, rank: _Rank) -> Decimal:
+        """What the calls before one in the queue need, as far as they can ever have it."""
+        left = self._limit - self.state.spent
+        return sum((need for other, need, _ in self._in_order() if other < rank and need <= left), ZERO)
+
+    def _in_order(self) -> list[tuple[_Rank, Decimal, str]]:
+        queue = self.state.queue
+        return sorted(((-each.priority, each.since, op), each.need, op) for op, each in queue.items())
+
+    def _ready(self) -> list[str]:
+        """The calls of the queue that are to ask again: those in front that have room, and those that
+        cannot have any.
+        """
+        if not self.state.queue:
+            return []
+        left = self._limit - self.state.spent
+        free, ready, blocked = left - self._reserved, list[str](), len(self.state.held) >= MAX_HELD
+        for _, need, op in self._in_order():
+            if need > left:
+                ready.append(op)
+            elif need <= free and not blocked:
+                ready.append(op)
+                free -= need
+            else:
+                blocked = True
+        return ready
+
     def _settle(self, entry: LedgerEntry) -> None:
+        self.state.queue.pop(entry.op, None)
         held = self.state.held.get(entry.op)
         if held is not None and held.call == entry.call:
             del self.state.held[entry.op]
             self._reserved -= held.amount
             self.state.spent += entry.amount
+            self.state.estimated += entry.amount if entry.estimated else ZERO
 
-    def _result(self, answer: Answer) -> ReservationResult:
-        return ReservationResult(answer=answer, spent_usd=self.state.spent, reserved_usd=self._reserved)
+    def _result(self, answer: Answer, granted: Decimal) -> ReservationResult:
+        return ReservationResult(
+            answer=answer,
+            limit_usd=self._limit,
+            spent_usd=self.state.spent,
+            reserved_usd=self._reserved,
+            granted_usd=granted,
+        )
 
     def _notify(self, turn: Turn, account: Account, results: Sequence[ReservationResult]) -> None:
         """Publish once that the account is open, and once a window how far it is."""
@@ -221,84 +359,22 @@ class BudgetAccount(Actor[Balance]):
         }
         for event_type in [name for name, has in happened.items() if has and name not in self.state.notified]:
             self.state.notified.append(event_type)
-            turn.publish(
-                topics.SPEND,
-                event_type,
-                {
-                    **account.model_dump(),
-                    "spent_usd": f"{self.state.spent:f}",
-                    "reserved_usd": f"{self._reserved:f}",
-                    "renews_at": renews_at(account.window, turn.now),
-                },
-                **account.owner,
-            )
+            self._publish(turn, account, event_type)
 
-
-_Waiting = tuple[LedgerEntry, asyncio.Future[ReservationResult] | None]
-
-
-class AccountClient:
-    """Books with one account, in the order of asking; `on_idle` is called when nothing is left to book."""
-
-    def __init__(self, host: Runtime, account: Account, on_idle: Callable[[AccountClient], None]) -> None:
-        self.account = account
-        self._host = host
-        self._on_idle = on_idle
-        self._waiting: list[_Waiting] = []
-        self._work: asyncio.Task[None] | None = None
-
-    async def reserve(self, entry: LedgerEntry) -> ReservationResult:
-        """Reserve, and return the result, which is durable. Raises HostError where it is not known."""
-        result: asyncio.Future[ReservationResult] = asyncio.get_running_loop().create_future()
-        self._put((entry, result))
-        return await result
-
-    def settle(self, entry: LedgerEntry) -> None:
-        """Settle soon; nobody has to wait. What cannot be booked counts as spent when its time is over."""
-        self._put((entry, None))
-
-    async def settled(self) -> None:
-        """Return once everything is booked."""
-        if self._work is not None:
-            await asyncio.shield(self._work)
-
-    def _put(self, waiting: _Waiting) -> None:
-        self._waiting.append(waiting)
-        if self._work is None:
-            self._work = asyncio.create_task(self._book_all(), name=f"budget {self.account.id}")
-
-    async def _book_all(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting[:_MAX_ENTRIES], self._waiting[_MAX_ENTRIES:]
-            waiters = [waiter for _, waiter in batch if waiter is not None]
-            try:
-                results = await self._book(tuple(entry for entry, _ in batch))
-            except Exception as error:  # noqa: BLE001 whoever waits for a result gets it, whatever it is
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_exception(error)
-                if lost := len(batch) - len(waiters):
-                    level = logging.WARNING if isinstance(error, HostError) else logging.ERROR
-                    logger.log(level, "%d calls stay reserved in %s: %s", lost, self.account.id, error)
-            else:
-                for waiter, result in zip(waiters, results, strict=True):
-                    if not waiter.done():
-                        waiter.set_result(result)
-        self._work = None
-        self._on_idle(self)
-
-    async def _book(self, entries: tuple[LedgerEntry, ...]) -> list[ReservationResult]:
-        """Make the turn, again where it may not have been made: a repeat changes nothing."""
-        batch = LedgerBatch(account=self.account, entries=entries)
-        pauses = iter(PAUSES_SECONDS)
-        while True:
-            try:
-                results = await self._host.call(self.account.ref, "book", batch)
-                return list(map(ReservationResult.model_validate, results))
-            except (StoreUnavailable, MailboxFull):
-                if (pause := next(pauses, None)) is None:
-                    raise
-                await asyncio.sleep(pause)
+    def _publish(self, turn: Turn, account: Account, event_type: str, **fields: str) -> None:
+        turn.publish(
+            topics.SPEND,
+            event_type,
+            {
+                **account.model_dump(),
+                **fields,
+                "limit_usd": f"{self._limit:f}",
+                "spent_usd": f"{self.state.spent:f}",
+                "reserved_usd": f"{self._reserved:f}",
+                "renews_at": renews_at(account.window, turn.now),
+            },
+            **account.owner,
+        )
 
 
 def _window_start(window: Window, now: datetime) -> datetime | None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
-
-from pydantic_core import to_json
 
 from meshwright.core import topics
 from meshwright.core.errors import HostError, InvalidInput, MeshError, ModelError, TooLarge
@@ -17,6 +14,13 @@ from meshwright.core.messages import Event, Usage, new_id
 from meshwright.core.money import ZERO, reported_cost
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.budgets import Budgets, Hold
+from meshwright.ledger.estimates import (
+    Estimates,
+    estimated_tokens,
+    estimated_usage,
+    max_prompt_tokens,
+    size_of,
+)
 from meshwright.models.port import (
     MODEL_CALLED,
     STREAM_RESTART,
@@ -33,10 +37,6 @@ from meshwright.models.port import (
 )
 
 logger = logging.getLogger("meshwright.ledger")
-_BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few
-_EXTRA_TOKENS = 16  # what a provider may add around a message, a call, a tool or a schema
-_IMAGE_TOKENS = 10_000  # providers make fewer of nearly every picture, however many bytes it has
-_FILE_TOKENS = 50_000  # of one that only the provider has
 MAY_COST = (ModelTimeout, ContentRefused)
 """Failures after which the provider may have worked, and bill for it; the others cost nothing."""
 
@@ -54,25 +54,43 @@ class Accounted:
         self.budgets = budgets
         self._prices = prices
         self._publish = publish
+        self._estimates = Estimates(prices)
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make the call, if the budgets allow it; the reply says what it cost, where that is known.
 
+        Where the money left pays for an answer of the usual length alone, the answer may have no more; one
+        that is cut off by this is made again, with room for all of it, if the budgets allow that.
         Raises BudgetExceeded or PriceUnknown where one does not, and what the model raises.
         """
+        reply, limited = await self._make(request, on_delta, self._estimates)
+        if not limited or reply.finish_reason != "length":
+            return reply
+        if on_delta is not None:
+            on_delta(STREAM_RESTART)
+        reply, _ = await self._make(request, on_delta, None)
+        return reply
+
+    async def _make(
+        self, request: ModelRequest, on_delta: OnDelta | None, limiter: Estimates | None
+    ) -> tuple[ModelReply, bool]:
+        """Make the call; returns also whether the length of the answer was limited."""
         started = time.perf_counter()
         meter = _StreamMeter(on_delta)
         hold: Hold | None = None
         try:
-            hold = await self.budgets.hold(request, self._upper_bound)
+            hold = await self.budgets.hold(request, self._estimates.upper_bound, limiter)
             reply = await self.model.complete(hold.request, meter.on_delta)
         except BaseException as error:  # also cancelled: it may have cost something all the same
             self._record(self._failed(request, hold, meter, error, _ms_since(started)), request)
             raise
-        reply = self._with_lost(self._priced(reply, hold.request, started), hold.request, meter)
-        self.budgets.settle(hold, reply.cost_usd)
+        reply = self._priced(reply, hold.request, started)
+        if hold.accounts and not reply.cache_hit:
+            self._estimates.learn(hold.request, reply.usage)
+        reply = self._with_lost(reply, hold.request, meter)
+        self.budgets.settle(hold, reply.cost_usd, estimated=reply.cost_source == "estimated")
         self._record(_answered(hold.request, reply), request)
-        return reply
+        return reply, hold.is_limited
 
     async def close(self) -> None:
         """Book what is still to be booked, and close the model."""
@@ -82,12 +100,6 @@ class Accounted:
     def _record(self, call: Call, request: ModelRequest) -> None:
         record = request.context.record or self._publish
         record(call)
-
-    def _upper_bound(self, request: ModelRequest) -> Decimal | None:
-        """The most that a call may cost."""
-        tokens = max_prompt_tokens(request)
-        price = self._prices.upper_bound(request, tokens)
-        return None if price is None else price.of(tokens, request.output_limit)
 
     def _priced(self, reply: ModelReply, request: ModelRequest, started: float) -> ModelReply:
         """The reply with what it cost: as whoever answered says, else by our prices."""
@@ -101,7 +113,7 @@ class Accounted:
         elif reported is None:
             source = "estimated" if reply.cost_source == "estimated" else "priced"
             if source == "estimated":
-                update["usage"] = _estimated_usage(reply, request)
+                update["usage"] = estimated_usage(reply, request)
             cost = self._prices.of_reply(reply.model_copy(update=update), request)
             update |= {"cost_usd": cost, "cost_source": "unknown" if cost is None else source}
         return reply.model_copy(update=update)
@@ -123,7 +135,7 @@ class Accounted:
         """Settle a call that ended without a reply."""
         cost, usage = (ZERO, Usage()) if hold is None else self._lost(hold, meter, error)
         if hold is not None:
-            self.budgets.settle(hold, cost)
+            self.budgets.settle(hold, cost, estimated=bool(cost))
             request = hold.request
         source: CostSource = "unknown" if cost is None else "estimated" if cost else "priced"
         return Call(
@@ -210,26 +222,6 @@ def _ms_since(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 3)
 
 
-# Estimates
-
-
-def max_prompt_tokens(request: ModelRequest) -> int:
-    """A bound on the tokens of a prompt: no tokenizer makes more tokens than there are bytes."""
-    parts = _parts_of(request)
-    return sum(parts) + _EXTRA_TOKENS * (1 + len(parts))
-
-
-def _estimated_usage(reply: ModelReply, request: ModelRequest) -> Usage:
-    """The tokens of a reply, those that nobody has counted estimated: one for each three bytes of text."""
-    wrote = [reply.content, *(f"{call.name}{call.arguments}" for call in reply.tool_calls)]
-    usage = reply.usage
-    counts = {
-        "prompt_tokens": usage.prompt_tokens or _estimated_tokens(sum(_parts_of(request))),
-        "completion_tokens": usage.completion_tokens or _estimated_tokens(sum(map(_size_of, wrote))),
-    }
-    return usage.model_copy(update=counts)
-
-
 class _StreamMeter:
     """Passes on the pieces of a streamed answer, and counts them: `on_delta` is what takes them."""
 
@@ -264,47 +256,12 @@ class _StreamMeter:
             return None
         return Usage(
             prompt_tokens=len(cut) * reply.usage.prompt_tokens,
-            completion_tokens=sum(map(_estimated_tokens, cut)),
+            completion_tokens=sum(map(estimated_tokens, cut)),
         )
 
     def _take(self, text: str) -> None:
         assert self._pass_on is not None
         if text == STREAM_RESTART:
             self._attempts.append(0)
-        self._attempts[-1] += _size_of(text)
+        self._attempts[-1] += size_of(text)
         self._pass_on(text)
-
-
-def _parts_of(request: ModelRequest) -> list[int]:
-    """The bytes of each part of a prompt: its messages, the calls in them, tools, and their schemas."""
-    inputs = [each if isinstance(each, str) else " " * len(each) for each in request.inputs]
-    texts = [*inputs, *(message.text for message in request.messages)]
-    for message in request.messages:
-        texts += [f"{call.id}{call.name}{call.arguments}" for call in message.tool_calls]
-    texts += [f"{tool.name}{tool.description}" for tool in request.tools]
-    schemas = [tool.parameters for tool in request.tools]
-    schemas += [] if request.response_schema is None else [request.response_schema]
-    media = [_media_tokens(part) for message in request.messages for part in message.parts]
-    return [*map(_size_of, texts), *(len(to_json(schema)) for schema in schemas), *filter(None, media)]
-
-
-def _media_tokens(part: Mapping[str, Any]) -> int:
-    """About the most tokens of a picture or a file in a message; nothing for text, which is counted so."""
-    match part:
-        case {"type": "text"}:
-            return 0
-        case {"type": "file", "file": {"file_data": str(data)}} | {"input_audio": {"data": str(data)}}:
-            return len(data)
-        case {"type": "file"}:
-            return _FILE_TOKENS
-        case _:
-            return _IMAGE_TOKENS
-
-
-def _estimated_tokens(size: int) -> int:
-    return -(-size // _BYTES_PER_TOKEN)
-
-
-def _size_of(text: str) -> int:
-    """The bytes of a text, which may hold half of a character."""
-    return len(text.encode(errors="surrogatepass"))

@@ -6,24 +6,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Protocol
 
+from meshwright.core import topics
 from meshwright.core.errors import ConfigError, ModelError
-from meshwright.core.messages import Plain, derived_id, new_id
-from meshwright.core.money import ZERO, Amount, Budget
+from meshwright.core.messages import Event, Plain, derived_id, new_id
+from meshwright.core.money import ZERO, Amount, Budget, OnEmpty
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import (
+    FREED,
     Account,
-    AccountClient,
     Balance,
     LedgerEntry,
     ReservationResult,
     Window,
     renews_at,
 )
+from meshwright.ledger.account_client import AccountClient
 from meshwright.models.port import BudgetExceeded, ModelRequest, ModelUnavailable, PriceUnknown
 from meshwright.work.protocol import DEFAULT_TENANT, tenant_scoped
 
+_WAITING_SHARE = 0.5  # of a call's time that it may wait for money
 _MARGIN_SECONDS = 60.0  # after a call's own limit: clocks differ, and the last word takes its time
 _EXPENSIVE_TAGS = frozenset({"expensive", "medium"})
 """The tags that a soft budget's cheaper tag takes the place of."""
@@ -37,11 +41,24 @@ _UpperBound = Callable[[ModelRequest], Decimal | None]
 """The most that a call may cost; None where nobody knows."""
 
 
+class Limiter(Protocol):
+    """Makes do with less than the most that a call may cost."""
+
+    def least(self, request: ModelRequest) -> Decimal | None:
+        """What such a call will do with; None where nobody knows."""
+        ...
+
+    def limited(self, request: ModelRequest, amount: Decimal) -> ModelRequest:
+        """The request, such that it cannot cost more than this amount."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Hold:
     """A call that may be made: the request, which may have a cheaper tag, and what is reserved for it.
 
-    `amount` is None where nobody knows what it may cost, or no budget asks.
+    `amount` is None where nobody knows what it may cost, or no budget asks. `is_limited`: it is less than the
+    call may cost, and the request may write less.
     """
 
     request: ModelRequest
@@ -50,10 +67,14 @@ class Hold:
     amount: Decimal | None = None
     accounts: tuple[Account, ...] = ()
     cheaper_tag: str | None = None
+    is_limited: bool = False
 
 
 class BudgetView(Plain):
-    """An account as clients see it. `renews_at` is None where it never does."""
+    """An account as clients see it. `renews_at` is None where it never does.
+
+    `estimated_usd` is the part of what is spent that nobody has counted.
+    """
 
     budget: str
     scope: str
@@ -62,8 +83,10 @@ class BudgetView(Plain):
     hard: bool
     limit_usd: Amount
     spent_usd: Amount
+    estimated_usd: Amount = ZERO
     reserved_usd: Amount
     renews_at: datetime | None
+    on_empty: OnEmpty = "fail"
 
 
 class Budgets:
@@ -75,6 +98,7 @@ class Budgets:
         self._host = host
         self._clients: dict[str, AccountClient] = {}
         self._under_way: set[str] = set()
+        host.listen(topics.SPEND, self._wake, (FREED,))
 
     def applying(self, request: ModelRequest) -> tuple[Account, ...]:
         """The accounts that a call is charged to, in the order in which all ask them."""
@@ -90,9 +114,14 @@ class Budgets:
         accounts = {account.id: account for account in reversed(found)}  # a declared one is the stronger
         return tuple(accounts[name] for name in sorted(accounts))
 
-    async def hold(self, request: ModelRequest, upper_bound: _UpperBound) -> Hold:
+    async def hold(
+        self, request: ModelRequest, upper_bound: _UpperBound, limiter: Limiter | None = None
+    ) -> Hold:
         """Reserve the most that a call may cost with every budget that it is charged to, before it is made.
 
+        Where that has no room, it is what the `limiter` says that such a call will do with, and the request
+        is limited to it. Where calls under way hold the money, it waits for them: by priority, then by
+        arrival, for half of the request's `timeout_seconds`; the call has the rest.
         A call that is repeated after a crash takes its earlier reservation. Where a soft budget has no room
         the call goes on with its cheaper tag. Raises BudgetExceeded or PriceUnknown, naming the hard budget
         that has none, and HostError where an account cannot be asked; nothing is reserved then.
@@ -101,19 +130,20 @@ class Budgets:
             return Hold(request, "")
         op = _op_of(request)
         op = new_id() if op in self._under_way else op
-        hold = await self._reserve(Hold(request, op), upper_bound)
+        hold = await self._reserve(Hold(request, op), upper_bound, limiter)
         cheaper = _downgraded(request, hold.cheaper_tag)
         if cheaper is request:
             return hold
         self.settle(hold, ZERO)
-        return await self._reserve(Hold(cheaper, op, hold.call), upper_bound)
+        return await self._reserve(Hold(cheaper, op, hold.call), upper_bound, limiter)
 
-    def settle(self, hold: Hold, spent: Decimal | None) -> None:
+    def settle(self, hold: Hold, spent: Decimal | None, *, estimated: bool = False) -> None:
         """Say what a call cost, 0 where it cost nothing; None, where nobody knows, counts as reserved."""
         if not hold.accounts:
             return
         cost = (hold.amount or ZERO) if spent is None else spent
-        entry = LedgerEntry(kind="settle", op=hold.op, call=hold.call, amount=cost)
+        estimated = estimated or (spent is None and bool(cost))
+        entry = LedgerEntry(kind="settle", op=hold.op, call=hold.call, amount=cost, estimated=estimated)
         for account in hold.accounts:
             self._client(account).settle(entry)
         self._under_way.discard(hold.op)
@@ -146,36 +176,59 @@ class Budgets:
         mine = [each for each in accounts.values() if tenant_id is None or _is_seen_by(each, tenant_id)]
         return [await self._view(account) for account in mine]
 
-    async def _reserve(self, hold: Hold, upper_bound: _UpperBound) -> Hold:
+    async def _reserve(self, hold: Hold, upper_bound: _UpperBound, limiter: Limiter | None) -> Hold:
         accounts = self.applying(hold.request)
         if not accounts:
             return hold
-        amount, call = upper_bound(hold.request), hold.call or new_id()
+        request, call = hold.request, hold.call or new_id()
+        amount = upper_bound(request)
         hard = next((account for account in accounts if account.hard), None)
         if amount is None and hard is not None:
             raise PriceUnknown(
-                f"The price of model {hold.request.model!r} is unknown, and budget {hard.budget} is hard",
+                f"The price of model {request.model!r} is unknown, and budget {hard.budget} is hard",
                 remedy="Set default_price in mesh.toml, or the deployment's price in litellm_config.yaml",
                 budget=hard.budget,
             )
-        limit = timedelta(seconds=hold.request.timeout_seconds + _MARGIN_SECONDS)
-        until = (self._host.clock.now() + limit).timestamp()
-        entry = LedgerEntry(kind="reserve", op=hold.op, call=call, amount=amount or ZERO, until=until)
+        least = None if limiter is None else partial(limiter.least, request)
+        now, seconds = self._host.clock.now(), request.timeout_seconds
+        entry = LedgerEntry(
+            kind="reserve",
+            op=hold.op,
+            call=call,
+            amount=amount or ZERO,
+            priority=request.context.priority,
+            since=(request.context.since or now).timestamp(),
+            until=(now + timedelta(seconds=seconds + _MARGIN_SECONDS)).timestamp(),
+        )
         self._under_way.add(hold.op)
         cheaper_tag: str | None = None
         asked: list[Account] = []
+        granted, give_up_at = entry.amount, now + timedelta(seconds=seconds * _WAITING_SHARE)
         try:
             for account in accounts:
                 asked.append(account)
-                result = await self._client(account).reserve(entry)
-                if result.answer in ("crowded", "refused"):
-                    raise _exceeded(account, entry.amount, result, self._host.clock.now())
+                result = await self._client(account).reserve(entry, give_up_at, least)
+                if result.answer in ("crowded", "refused", "busy"):
+                    raise _exceeded(account, entry, result, self._host.clock.now())
                 if result.answer == "over":
                     cheaper_tag = cheaper_tag or account.cheaper_tag
+                granted = min(granted, result.granted_usd)
         except BaseException:  # also cancelled: whatever may have been reserved is released
             self.settle(replace(hold, call=call, accounts=tuple(asked)), ZERO)
             raise
-        return replace(hold, call=call, amount=amount, accounts=accounts, cheaper_tag=cheaper_tag)
+        waited = (self._host.clock.now() - now).total_seconds()
+        if waited > 0:
+            request = request.model_copy(update={"timeout_seconds": seconds - waited})
+        limited = limiter is not None and granted < entry.amount
+        if limiter is not None and limited:
+            request, amount = limiter.limited(request, granted), granted
+        found = {"request": request, "amount": amount, "accounts": accounts, "is_limited": limited}
+        return replace(hold, call=call, cheaper_tag=cheaper_tag, **found)
+
+    def _wake(self, event: Event) -> None:
+        client = self._clients.get(event.payload["account"])
+        if client is not None:
+            client.wake(event.payload["calls"])
 
     def _client(self, account: Account) -> AccountClient:
         if account.id not in self._clients:
@@ -192,6 +245,7 @@ class Budgets:
         return BudgetView(
             **{name: getattr(account, name) for name in _SHOWN},
             spent_usd=balance.spent,
+            estimated_usd=balance.estimated,
             reserved_usd=balance.reserved,
             renews_at=renews_at(account.window, now),
         )
@@ -277,7 +331,7 @@ def _downgraded(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
     return request.model_copy(update={"tags": tags})
 
 
-def _exceeded(account: Account, amount: Decimal, result: ReservationResult, now: datetime) -> ModelError:
+def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, now: datetime) -> ModelError:
     """The error of a budget that has no room: which, how far it is, and when it renews."""
     if result.answer == "crowded":
         return ModelUnavailable(
@@ -286,13 +340,24 @@ def _exceeded(account: Account, amount: Decimal, result: ReservationResult, now:
         )
     renews = renews_at(account.window, now)
     owner = "the mesh" if account.scope == "mesh" else f"{account.scope} {account.key}"
+    spent = (
+        f"{_usd(result.spent_usd)} of {_usd(result.limit_usd)} spent, {_usd(result.reserved_usd)} reserved"
+    )
+    if result.answer == "busy":
+        message = (
+            f"Budget {account.budget} of {owner} has all that is left reserved by calls under way: {spent}"
+        )
+        remedy = "Try again when some have ended"
+    else:
+        message = f"Budget {account.budget} of {owner} exceeded: {spent}"
+        remedy = f"It renews at {renews:%Y-%m-%d %H:%M} UTC" if renews else _NEVER_RENEWS
     error = BudgetExceeded(
-        f"Budget {account.budget} of {owner} exceeded: {_usd(result.spent_usd)} of {_usd(account.limit_usd)} "
-        f"spent, {_usd(result.reserved_usd)} reserved; this call may cost up to {_usd(amount)}",
+        f"{message}; this call may cost up to {_usd(entry.amount)}",
         budget=account.budget,
-        remedy=f"It renews at {renews:%Y-%m-%d %H:%M} UTC"
-        if renews
-        else "It never renews: raise its limit_usd",
+        account=account.id,
+        on_empty=account.on_empty,
+        is_busy=result.answer == "busy",
+        remedy=remedy,
     )
     error.retry_after_seconds = None if renews is None else (renews - now).total_seconds()
     return error

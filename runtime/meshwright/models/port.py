@@ -7,6 +7,7 @@ Adapters make exactly one attempt: retries, and the deadline, belong to whoever 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -16,7 +17,7 @@ from msgspec.structs import force_setattr, replace
 from meshwright.core.encoding import Struct, kept
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import TaskBudget, Usage
-from meshwright.core.money import Amount, Budget, Price, exact
+from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
 
 if TYPE_CHECKING:
     from meshwright.models.config import LiteLLMConfig
@@ -143,7 +144,8 @@ class CallContext(Struct, omit_defaults=True):
 
     `budget_usd` is what the task itself may cost, `budgets_above` are those of the tasks that it works for,
     and `budgets` those of the caller's key, `key_id`. `record` takes each call that is made, however it ends,
-    once; without it the ledger publishes the call by itself.
+    once; without it the ledger publishes the call by itself. Where calls wait for money, one of a higher
+    `priority` goes first, then the one that came first (`since`).
     """
 
     budget_usd: Amount | None = None
@@ -159,6 +161,8 @@ class CallContext(Struct, omit_defaults=True):
     purpose: str | None = None
     key_id: str | None = None
     record: OnCall | None = None
+    priority: int = 5
+    since: datetime | None = None
 
     def __post_init__(self) -> None:
         exact(self, "budget_usd", self.budget_usd)
@@ -169,8 +173,8 @@ class CallContext(Struct, omit_defaults=True):
         return bool(self.budget_usd is not None or self.budgets_above or self.budgets)
 
     def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
-        """Its fields as plain data, without what takes the call."""
-        context = self if self.record is None else replace(self, record=None)
+        """Its fields as plain data, without what takes the call, and its place among others."""
+        context = replace(self, record=None, priority=5, since=None)
         return Struct.model_dump(context, mode=mode)
 
     def metadata(self) -> dict[str, Any]:
@@ -222,8 +226,8 @@ class ModelRequest(Struct):
 
     def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
         """Its fields as plain data, without those that change no answer: a run is resumed by it."""
-        request = replace(self, context=replace(self.context, record=None))
-        fields = Struct.model_dump(request, mode=mode)
+        context = replace(self.context, record=None, priority=5, since=None)
+        fields = Struct.model_dump(replace(self, context=context), mode=mode)
         del fields["output_mode"]
         for name in _UNSET_LEFT_OUT:
             if not fields[name]:
@@ -429,13 +433,29 @@ class ReplyCutOff(ModelError):
 
 
 class BudgetExceeded(ModelError):
-    """A hard budget has no room for the call, which was not made. It is named, and when it renews."""
+    """A hard budget has no room for the call, which was not made. It is named, and when it renews.
+
+    `on_empty` is what the budget says to do then; `is_busy`: there is money, but calls under way have
+    reserved it.
+    """
 
     status = 402
 
-    def __init__(self, message: str, *, budget: str = "", **advice: Any) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        budget: str = "",
+        account: str = "",
+        on_empty: OnEmpty = "fail",
+        is_busy: bool = False,
+        **advice: Any,
+    ) -> None:
         super().__init__(message, **advice)
         self.budget = budget
+        self.account = account
+        self.on_empty: OnEmpty = on_empty
+        self.is_busy = is_busy
 
 
 class PriceUnknown(BudgetExceeded):

@@ -82,6 +82,8 @@ class RunContext:
             attempt=self.work.dispatch.attempt,
             step=step,
             record=record,
+            priority=task.priority,
+            since=task.created_at,
         )
 
     def check_delegation(self, agent_id: str) -> None:

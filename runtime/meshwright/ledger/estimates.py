@@ -1,0 +1,169 @@
+"""What calls of models may cost: the most, and what such calls will do with as a rule, learned from them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from pydantic_core import to_json
+
+from meshwright.core.messages import Usage
+from meshwright.core.money import MILLION
+from meshwright.models.port import ModelReply, ModelRequest, PriceList
+
+_BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few
+_EXTRA_TOKENS = 16  # what a provider may add around a message, a call, a tool or a schema
+_IMAGE_TOKENS = 10_000  # providers make fewer of nearly every picture, however many bytes it has
+_FILE_TOKENS = 50_000  # of one that only the provider has
+_LETTERS = b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_TOKENS_PER_LETTER = 0.5  # of a prompt: words have 0.25, letters by chance just under this
+_MARGIN = 1.5  # on the longest of the last answers
+_MIN_SEEN = 3  # calls, before anything is learned from them
+_MAX_SEEN = 20
+_MAX_KINDS = 1_000  # of calls, by agent, group and tags
+_Kind = tuple[str, str, tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The last calls of one kind: the tokens that each wrote, and the most that a letter of a prompt took."""
+
+    written: list[int]
+    tokens_per_letter: float = _TOKENS_PER_LETTER
+
+
+class Estimates:
+    """Says what calls may cost, by a price list and by the calls before them."""
+
+    def __init__(self, prices: PriceList) -> None:
+        self._prices = prices
+        self._seen: OrderedDict[_Kind, _Seen] = OrderedDict()
+
+    def upper_bound(self, request: ModelRequest) -> Decimal | None:
+        """The most that a call may cost; None where nobody knows."""
+        tokens = max_prompt_tokens(request)
+        price = self._prices.upper_bound(request, tokens)
+        return None if price is None else price.of(tokens, request.output_limit)
+
+    def least(self, request: ModelRequest) -> Decimal | None:
+        """What such a call will do with: the longest of its last answers, with a margin.
+
+        None where it cannot be known yet, or no price is.
+        """
+        seen = self._seen.get(_kind_of(request))
+        if seen is None or len(seen.written) < _MIN_SEEN or request.inputs:
+            return None
+        prompt = _prompt_tokens(request, seen)
+        price = self._prices.upper_bound(request, prompt)
+        written = round(_MARGIN * max(seen.written)) + _EXTRA_TOKENS
+        return None if price is None else price.of(prompt, min(written, request.output_limit))
+
+    def limited(self, request: ModelRequest, amount: Decimal) -> ModelRequest:
+        """The request with as many `max_tokens` as an amount pays for; the same one where it pays for all."""
+        prompt = _prompt_tokens(request, self._seen.get(_kind_of(request)) or _Seen([]))
+        price = self._prices.upper_bound(request, prompt)
+        if price is None or not price.output:
+            return request
+        tokens = int((amount - price.of(prompt, 0)) * MILLION / price.output)
+        return request.model_copy(update={"max_tokens": max(1, min(tokens, request.output_limit))})
+
+    def learn(self, request: ModelRequest, usage: Usage) -> None:
+        """Learn from a call whose tokens were counted."""
+        kind = _kind_of(request)
+        seen = self._seen.setdefault(kind, _Seen([]))
+        self._seen.move_to_end(kind)
+        if len(self._seen) > _MAX_KINDS:
+            self._seen.popitem(last=False)
+        seen.written = [*seen.written[1 - _MAX_SEEN :], usage.completion_tokens]
+        letters, others = _letters_of(request)
+        if letters:
+            taken = (usage.prompt_tokens - others) / letters
+            seen.tokens_per_letter = min(1.0, max(seen.tokens_per_letter, taken))
+
+
+def max_prompt_tokens(request: ModelRequest) -> int:
+    """A bound on the tokens of a prompt: no tokenizer makes more tokens than there are bytes."""
+    parts = [*map(len, _parts_of(request)), *_media_of(request)]
+    return sum(parts) + _EXTRA_TOKENS * (1 + len(parts))
+
+
+def estimated_usage(reply: ModelReply, request: ModelRequest) -> Usage:
+    """The tokens of a reply, those that nobody has counted estimated: one for each three bytes of text."""
+    wrote = [reply.content, *(f"{call.name}{call.arguments}" for call in reply.tool_calls)]
+    usage = reply.usage
+    counts = {
+        "prompt_tokens": usage.prompt_tokens
+        or estimated_tokens(sum([*map(len, _parts_of(request)), *_media_of(request)])),
+        "completion_tokens": usage.completion_tokens or estimated_tokens(sum(map(size_of, wrote))),
+    }
+    return usage.model_copy(update=counts)
+
+
+def estimated_tokens(size: int) -> int:
+    """The tokens of so many bytes of text."""
+    return -(-size // _BYTES_PER_TOKEN)
+
+
+def size_of(text: str) -> int:
+    """The bytes of a text, which may hold half of a character."""
+    return len(_encoded(text))
+
+
+def _kind_of(request: ModelRequest) -> _Kind:
+    return request.user, request.model, request.tags
+
+
+def _prompt_tokens(request: ModelRequest, seen: _Seen) -> int:
+    """About the most tokens of a prompt: a letter takes half of one, every other byte a whole one."""
+    letters, others = _letters_of(request)
+    return min(max_prompt_tokens(request), round(seen.tokens_per_letter * letters) + others)
+
+
+def _letters_of(request: ModelRequest) -> tuple[int, int]:
+    """The ASCII letters and spaces of a prompt; and its other bytes, with what a provider may add."""
+    parts, media = list(_parts_of(request)), _media_of(request)
+    size, others = sum(map(len, parts)), sum(len(part.translate(None, _LETTERS)) for part in parts)
+    return size - others, others + sum(media) + _EXTRA_TOKENS * (1 + len(parts) + len(media))
+
+
+def _parts_of(request: ModelRequest) -> Iterator[bytes]:
+    """Each text of a prompt: what is to be embedded, its messages, the calls in them, tools, and schemas."""
+    for given in request.inputs:
+        yield _encoded(given) if isinstance(given, str) else b"1" * len(given)
+    for message in request.messages:
+        yield _encoded(message.text)
+    for message in request.messages:
+        yield from map(to_json, message.thinking)
+        for call in message.tool_calls:
+            yield _encoded(f"{call.id}{call.name}{call.arguments}")
+    for tool in request.tools:
+        yield _encoded(f"{tool.name}{tool.description}")
+        yield to_json(tool.parameters)
+    if request.response_schema is not None:
+        yield to_json(request.response_schema)
+
+
+def _media_of(request: ModelRequest) -> list[int]:
+    """About the most tokens of each picture and file in a prompt."""
+    media = [_media_tokens(part) for message in request.messages for part in message.parts]
+    return [tokens for tokens in media if tokens]
+
+
+def _media_tokens(part: Mapping[str, Any]) -> int:
+    """About the most tokens of a picture or a file in a message; nothing for text, which is counted so."""
+    match part:
+        case {"type": "text"}:
+            return 0
+        case {"type": "file", "file": {"file_data": str(data)}} | {"input_audio": {"data": str(data)}}:
+            return len(data)
+        case {"type": "file"}:
+            return _FILE_TOKENS
+        case _:
+            return _IMAGE_TOKENS
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
