@@ -40,7 +40,7 @@ STAGES = {
     "accept": ("task.accepted", "task.dispatched"),
     "enqueue": (),
     "claim": ("task.started",),
-    "complete": ("memory.recalled", "context.compressed", "model.called", "attempt.ended"),
+    "complete": ("model.called", "attempt.ended"),
     "settle": ("task.succeeded", "trace.spans"),
 }
 # Which stages write the document and the list's row, where the mesh writes them less often than at each.

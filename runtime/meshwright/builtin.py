@@ -47,12 +47,14 @@ from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.scoring import OutcomeProjection
 from meshwright.prompts import Prompts
 from meshwright.run import Runner, Services
+from meshwright.run.contents import Contents
 from meshwright.settings import Settings
 from meshwright.settings.loading import FILE_NAME
 from meshwright.stack.machine import LOCK_NAME
 from meshwright.tools.threads import Overrun
 from meshwright.tools.toolset import ToolSettings
 from meshwright.work import AgentThread, Worker
+from meshwright.work.conversation import CONVERSATION, Conversation
 from meshwright.work.protocol import ORCHESTRATOR
 from meshwright.work.thread import thread_of
 
@@ -322,6 +324,21 @@ class AgentsComponent(Component):
         _tell_task(self.mesh, "tool.overran", payload, overrun.task, overrun.agent_id)
 
 
+class ContentsComponent(Component):
+    """Deletes what was said at the steps of old tasks, where the settings say after how many days."""
+
+    name = "contents"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        settings = mesh.settings
+        limits = [
+            days for days in (settings.keep_contents_days, settings.keep_events_days) if days is not None
+        ]
+        if limits and mesh.role.is_front:
+            self.parts.append(Contents(mesh.host, mesh.log, mesh.tell, keep_days=min(limits)))
+
+
 class OrchestrationComponent(Component):
     """Which agents are there, which of them gets a task, and how many tasks may be open."""
 
@@ -351,11 +368,14 @@ class OrchestrationComponent(Component):
         return [OutcomeProjection(), WaitProjection()]
 
     def actors(self) -> Iterable[Actors]:
-        """One actor for each task."""
+        """One actor for each task, and one for the conversation of each thread."""
         attempts = self.config.max_attempts
         kind = ActorKind.of(Orchestrator, registry=self.mesh.registry, max_attempts=attempts)
         results = Subscription(topics.TASK_RESULTS, task_of, "settle", sealed=True)
-        return [Actors(kind, ORCHESTRATION, (results,))]
+        return [
+            Actors(kind, ORCHESTRATION, (results,)),
+            Actors(ActorKind.of(Conversation, type=CONVERSATION), ORCHESTRATION),
+        ]
 
 
 class MqttComponent(Component):
@@ -413,6 +433,7 @@ BUILTIN: tuple[type[Component], ...] = (
     ContextComponent,
     AgentsComponent,
     OrchestrationComponent,
+    ContentsComponent,
     Courier,
     MqttComponent,
 )

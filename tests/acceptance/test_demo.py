@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.support.running_mesh import mesh
 
-ROAD = {"accepted", "dispatched", "memory", "context", "model", "tool", "waiting", "succeeded"}
+ROAD = {"accepted", "dispatched", "memory", "model", "tool", "waiting", "succeeded"}
 
 
 async def test_the_demo_takes_tasks_of_several_agents_down_their_whole_road(tmp_path: Path) -> None:
@@ -18,7 +18,6 @@ async def test_the_demo_takes_tasks_of_several_agents_down_their_whole_road(tmp_
     asked = re.findall(r"^\d\. ([a-z-]+): ", done.out, flags=re.M)
     assert len(set(asked)) >= 3
     assert "\n    accepted" in done.out, "no agent asked another"
-    assert re.search(r"context +[\d,]+ -> \d+ tokens \(model\)", done.out), "no context was compressed"
     assert re.search(r"memory +1 recalled", done.out)
     assert "demo.py" not in done.out, "an agent found the questions themselves"
     sources = re.findall(r"\(([\w/.-]+):\d+\)$", done.out, flags=re.M)

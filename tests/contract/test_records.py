@@ -115,6 +115,20 @@ async def test_streams_and_actors_keep_their_records_apart(harness: HostHarness)
     assert await values(host, "no such stream") == []
 
 
+async def test_deleted_streams_are_gone_and_others_stay(harness: HostHarness) -> None:
+    host = await harness.open(KEEPER)
+    other = ActorRef("Keeper", "other")
+    for n in range(1, 6):
+        await host.append(record(n))
+    await host.append(record(1, "word", "history"))
+    await host.append(record(1, "other", ref=other))
+    await host.delete_records(ONE, ["steps", "no such stream"])
+    host = await harness.reopen(host)
+    assert await values(host) == []
+    assert await values(host, "history") == ["word"]
+    assert await values(host, ref=other) == ["other"]
+
+
 async def test_a_record_of_a_turn_that_raised_is_not_written(harness: HostHarness) -> None:
     host = await harness.open(KEEPER)
     with pytest.raises(Conflict):

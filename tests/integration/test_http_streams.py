@@ -182,7 +182,7 @@ async def test_whoever_comes_in_the_middle_sees_what_comes_from_then_on(tmp_path
             seen = []
             async for event in remote.follow(task_id):
                 seen.append(event)
-                if event.event_type == "context.compressed":
+                if event.event_type == "task.started":
                     opened.set()
     texts = [event.payload["text"] for event in seen if event.event_type == "model.delta"]
     assert texts[-1] == " and its end."

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -261,3 +263,10 @@ async def test_server_events_are_read_however_they_are_cut(size: int) -> None:
     chunks = [text[start : start + size] for start in range(0, len(text), size)]
     seen = [found async for found in server_events(in_chunks(chunks))]
     assert seen == [Event.model_validate(first), Event.model_validate(second)]
+
+
+def test_the_client_loads_nothing_of_what_runs_a_mesh() -> None:
+    code = "import sys, meshwright.client; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    parts = {name.split(".")[1] for name in done.stdout.split() if name.startswith("meshwright.")}
+    assert parts.isdisjoint({"kernel", "ledger", "models", "work", "stores", "mesh"})

@@ -81,12 +81,3 @@ async def test_a_delegated_task_inherits_priority_timeout_and_deadline() -> None
         child = await mesh.mesh.task(waiting["child_task_id"])
     assert (child.priority, child.timeout, child.deadline_at) == (9, 33, parent.deadline_at)
     assert (parent.deadline_at - parent.created_at).total_seconds() == pytest.approx(444)
-
-
-async def test_the_context_names_who_delegated() -> None:
-    model = ScriptedModel(tool_call("delegate", agent_id="b", text="Do it."), "Done.", "b did.")
-    async with mesh_for(delegating("a", "b"), delegating("b"), model=model) as mesh:
-        assert (await mesh.ask("a", "Have it done.")).success
-    by_a, by_b, _ = (request.messages[0].content for request in model.requests)
-    assert "sender: orchestrator" in by_a
-    assert "sender: a" in by_b

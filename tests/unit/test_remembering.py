@@ -18,6 +18,10 @@ def clerk() -> type[Clerk]:
     return a_clerk()
 
 
+def all_of(request: ModelRequest) -> str:
+    return "\n".join(message.content for message in request.messages)
+
+
 def system_of(request: ModelRequest) -> str:
     return request.messages[0].content
 
@@ -29,7 +33,7 @@ async def test_a_thread_remembers_what_was_said_in_it_and_no_other_does(clerk: t
         await mesh.ask("clerk", "Say it again.", thread_id="talk")
         await mesh.ask("clerk", "Say it again.", thread_id="other")
         await mesh.ask("clerk", "Say it again.")
-    second, third, fourth = map(system_of, model.requests[1:])
+    second, third, fourth = map(all_of, model.requests[1:])
     assert "What is Peru's capital?" in second
     assert "The capital is Lima." in second
     assert "Lima" not in third + fourth
@@ -40,14 +44,14 @@ async def test_a_failed_task_leaves_nothing_in_its_thread(clerk: type[Clerk]) ->
     async with mesh_for(clerk, model=model) as mesh:
         await mesh.ask("clerk", "Tell me a secret.", thread_id="talk")
         await mesh.ask("clerk", "How are you?", thread_id="talk")
-    assert "secret" not in system_of(model.requests[1])
+    assert "secret" not in all_of(model.requests[1])
 
 
 async def test_a_task_without_a_thread_keeps_no_history(clerk: type[Clerk]) -> None:
     async with mesh_for(clerk, model=ScriptedModel("Fine.")) as mesh:
         outcome = await mesh.ask("clerk", "How are you?")
-        ref = ActorRef("clerk", f"default:{outcome.task_id}")
-        assert await mesh.mesh.host.records(ref, "history") == []
+        ref = ActorRef("Conversation", f"default:{outcome.task_id}")
+        assert await mesh.mesh.host.records(ref, "messages") == []
 
 
 async def test_what_an_agent_remembers_is_recalled_in_a_later_run(clerk: type[Clerk]) -> None:

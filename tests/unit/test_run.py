@@ -159,13 +159,11 @@ async def test_the_road_of_a_task_is_told_in_order(clerk: type[Clerk]) -> None:
     async with mesh_for(clerk, model=model) as mesh:
         outcome = await mesh.ask("clerk", "Where is it?")
         names = [event.event_type for event in mesh.events(task_id=outcome.task_id)]
-        compressed = mesh.events("context.compressed").payloads[0]
         called = mesh.events("model.called").payloads[0]
     assert [name for name in names if name != "trace.spans"] == [
         "task.accepted",
         "task.dispatched",
         "task.started",
-        "context.compressed",
         "model.called",
         "tool.called",
         "model.delta",
@@ -173,9 +171,6 @@ async def test_the_road_of_a_task_is_told_in_order(clerk: type[Clerk]) -> None:
         "attempt.ended",
         "task.succeeded",
     ]
-    assert compressed["method"] == "deterministic"
-    assert compressed["input_tokens"] > 0
-    assert compressed["output_tokens"] > 0
     assert (called["user"], called["model"], called["tool_calls"]) == ("clerk", "scripted", ["look_up"])
 
 

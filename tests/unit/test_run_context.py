@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability
-from meshwright.core.messages import MemoryScope
-from meshwright.models.port import ModelReply
+from meshwright import Agent, Capability, TaskRequest
+from meshwright.core.messages import Caller, MemoryScope
+from meshwright.models.port import ModelReply, ModelRequest
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.unit.test_fault_sides import Asker, Other
@@ -35,27 +35,81 @@ class Noter(Agent):
         return await run.remember(text, known)
 
 
-async def test_a_run_looks_back_on_the_whole_conversation() -> None:
-    model = ScriptedModel(*(f"Answer {n}." for n in range(5)))
+def told(request: ModelRequest) -> list[tuple[str, str]]:
+    """The messages of a request behind the system's."""
+    return [(message.role, message.content) for message in request.messages[1:]]
+
+
+async def test_a_run_sees_the_conversation_as_chat_messages() -> None:
+    model = ScriptedModel(*(f"Answer {n}." for n in range(3)))
     async with mesh_for(Talker, model=model) as mesh:
-        for n in range(5):
+        for n in range(3):
             await mesh.ask("talker", f"Question {n}?", thread_id="talk")
-    told = model.requests[-1].messages[0].content
-    assert all(f"Question {n}?" in told and f"Answer {n}." in told for n in range(4))
+    assert told(model.requests[-1]) == [
+        ("user", "Question 0?"),
+        ("assistant", "Answer 0."),
+        ("user", "Question 1?"),
+        ("assistant", "Answer 1."),
+        ("user", "Question 2?"),
+    ]
 
 
-async def test_a_conversation_reaches_a_prompt_without_context(tmp_path: Path) -> None:
+class Listener(Agent):
+    """Listens."""
+
+    agent_id = "listener"
+    capabilities = (Capability("listening"),)
+
+
+async def test_every_agent_of_a_thread_sees_its_conversation() -> None:
+    model = ScriptedModel("Hello, Ada.", "You are Ada.", "I told you.")
+    async with mesh_for(Talker, Listener, model=model) as mesh:
+        await mesh.ask("talker", "My name is Ada.", thread_id="talk")
+        await mesh.ask("listener", "What is my name?", thread_id="talk")
+        await mesh.ask("talker", "Who am I?", thread_id="talk")
+    first = [("user", "My name is Ada."), ("assistant", "Hello, Ada.")]
+    second = [("user", "What is my name?"), ("assistant", "You are Ada.")]
+    assert told(model.requests[1]) == [*first, ("user", "What is my name?")]
+    assert told(model.requests[2]) == [*first, *second, ("user", "Who am I?")]
+
+
+async def test_conversations_of_threads_and_tenants_are_apart() -> None:
+    model = ScriptedModel("Hello, Ada.", "No.", "No.", "No.")
+    async with mesh_for(Talker, model=model) as mesh:
+        await mesh.ask("talker", "My name is Ada.", thread_id="talk")
+        await mesh.ask("talker", "Do you know me?", thread_id="other")
+        await mesh.ask("talker", "Do you know me?")
+        request = TaskRequest(agent_id="talker", payload={"text": "Do you know me?"}, thread_id="talk")
+        receipt = await mesh.mesh.submit(request, Caller(tenant_id="acme"))
+        await mesh.mesh.outcome(receipt.task_id, tenant_id="acme")
+    assert [told(request) for request in model.requests[1:]] == [[("user", "Do you know me?")]] * 3
+
+
+async def test_the_request_is_told_once() -> None:
+    model = ScriptedModel("Sixteen.")
+    async with mesh_for(Talker, model=model) as mesh:
+        receipt = await mesh.submit(
+            agent_id="talker", payload={"text": "Count the words.", "page": {"words": ["secret-word"]}}
+        )
+        await mesh.outcome(receipt.task_id)
+    [request] = model.requests
+    everything = "\n".join(message.content for message in request.messages)
+    assert (everything.count("Count the words."), everything.count("secret-word")) == (1, 1)
+    assert "METADATA" not in everything
+    assert told(request) == [("user", 'Count the words.\n\npage:\n{"words": ["secret-word"]}')]
+
+
+async def test_memories_reach_a_prompt_without_context(tmp_path: Path) -> None:
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts/talker.prompt").write_text(WITHOUT_CONTEXT)
-    model = ScriptedModel("Lima.", "Lima.", "Quito.")
-    async with mesh_for(Talker, model=model, project=tmp_path) as mesh:
-        await mesh.ask("talker", "What is the capital of Peru?", thread_id="talk")
-        await mesh.ask("talker", "Say it again.", thread_id="talk")
-        await mesh.ask("talker", "And of Ecuador?")
-    first, second, third = (request.messages[0].content for request in model.requests)
-    assert first.strip() == third.strip() == "You answer in one word."
-    assert second.startswith("You answer in one word.")
-    assert "What is the capital of Peru?" in second
+    model = ScriptedModel("Green.", "Lima.")
+    async with mesh_for(Noter, Talker, model=model, project=tmp_path) as mesh:
+        await mesh.ask("noter", "project The favourite colour of the team is green.")
+        await mesh.ask("talker", "Which favourite colour does the team have?")
+        await mesh.ask("talker", "What is the capital of Peru?")
+    first, second = (request.messages[0].content for request in model.requests)
+    assert first.startswith("You answer in one word.\n\nRELEVANT_MEMORIES:\n- The favourite colour")
+    assert second.strip() == "You answer in one word."
 
 
 @pytest.mark.parametrize(("scope", "is_recalled"), [("project", True), ("agent", False)])

@@ -165,15 +165,17 @@ class Talker(Agent):
 async def test_the_history_of_a_thread_outlives_a_restart(tmp_path: Path) -> None:
     async with kept(tmp_path, Talker, model=ScriptedModel("The capital is Lima.")) as mesh:
         await mesh.ask("talker", "What is Peru's capital?", thread_id="talk")
-        ref = ActorRef("talker", "default:talk")
-        assert [record.value["role"] for record in await mesh.host.records(ref, "history")] == [
-            "user",
-            "assistant",
-        ]
+        ref = ActorRef("Conversation", "default:talk")
+        records = await mesh.host.records(ref, "messages")
+        assert [record.value["role"] for record in records] == ["user", "assistant"]
     model = ScriptedModel("Lima.")
     async with kept(tmp_path, Talker, model=model) as mesh:
         await mesh.ask("talker", "Say it again.", thread_id="talk")
-    assert "The capital is Lima." in system_of(model.requests[0])
+    assert [message.content for message in model.requests[0].messages[1:]] == [
+        "What is Peru's capital?",
+        "The capital is Lima.",
+        "Say it again.",
+    ]
 
 
 class Verdict(BaseModel):

@@ -14,7 +14,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.models.port import ChatMessage, ModelRequest, ModelUnavailable
 from meshwright.run import Run
 from meshwright.run.told import Told
-from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
+from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.work.steps import StepView
 from tests.support.interrupted_mesh import keeper, kept, told_of
 
@@ -217,3 +217,26 @@ def test_large_texts_and_files_are_not_kept_whole() -> None:
     assert content_of("word " * 400).endswith("[not kept: 1,000 more characters]")
     image = content_of("data:image/png;base64," + "A" * 5_000)
     assert image.startswith("[data:image/png;base64, 5,022 characters, sha256 ")
+
+
+async def test_old_contents_are_deleted_and_their_figures_stay() -> None:
+    clock = ManualClock()
+    model = ScriptedModel(tool_call("read", name="a"), "Read.", "Read again.")
+    async with mesh_for(Reader, model=model, clock=clock, keep_contents_days=0.1) as mesh:
+        client, old = await steps_of(mesh)
+        await mesh.advance(2 * 3_600)
+        outcome = await mesh.ask("reader", "Once more.")
+        await mesh.advance(2 * 3_600)
+        pruned = await told_of(mesh.mesh, "contents.pruned")
+        steps = await client.steps(old)
+        view = await client.step(old, "2")
+        kept_steps = await client.steps(outcome.task_id)
+    assert pruned.payload["tasks"] == 1
+    assert [(step.kind, step.status, step.has_contents) for step in steps[1:]] == [
+        ("model", "done", False),
+        ("tool", "done", False),
+        ("model", "done", False),
+    ]
+    assert (view.calls, view.model, view.messages) == (1, "scripted", ())
+    assert "deleted" in view.notes[0]
+    assert all(step.has_contents for step in kept_steps)

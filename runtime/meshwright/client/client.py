@@ -37,18 +37,18 @@ from meshwright.core.messages import (
     Usage,
     new_id,
 )
-from meshwright.events.status import MeshStatus
 from meshwright.events.tasks import TaskSummary
-from meshwright.ledger.budgets import BudgetView
-from meshwright.ledger.costs import By, Costs
-from meshwright.ledger.keys import Key, NewKey
-from meshwright.work.record import TaskView
-from meshwright.work.steps import StepSummary, StepView
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
     from anyio.from_thread import BlockingPortal
 
+    from meshwright.events.status import MeshStatus
+    from meshwright.ledger.budgets import BudgetView
+    from meshwright.ledger.costs import By, Costs
+    from meshwright.ledger.keys import Key, NewKey
     from meshwright.mesh import Mesh
+    from meshwright.work.record import TaskView
+    from meshwright.work.steps import StepSummary, StepView
 
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
@@ -178,6 +178,8 @@ class Client:
 
     async def task(self, task_id: str) -> TaskView:
         """A task with its attempts and outcome. Raises NotFound."""
+        from meshwright.work.record import TaskView
+
         return await self._get(TaskView, _task_path(task_id))
 
     async def tasks(
@@ -201,6 +203,8 @@ class Client:
 
     async def steps(self, task_id: str, *, attempt: int | None = None) -> list[StepSummary]:
         """What an agent did for a task, step by step: those of one attempt, or of all. Raises NotFound."""
+        from meshwright.work.steps import StepSummary
+
         pages = self._step_pages(task_id, {"attempt": attempt, "limit": MAX_TASKS})
         return [StepSummary.model_validate(item) async for item in pages]
 
@@ -211,6 +215,8 @@ class Client:
 
         A text over `max_chars` characters is cut, and says so.
         """
+        from meshwright.work.steps import StepView
+
         params = {"attempt": attempt, "max_chars": max_chars}
         return await self._get(StepView, f"{_task_path(task_id)}/steps/{quote(path, safe='')}", params=params)
 
@@ -221,6 +227,8 @@ class Client:
 
         Raises NotFound.
         """
+        from meshwright.work.steps import StepView
+
         params = {"attempt": attempt, "max_chars": max_chars, "contents": "true", "limit": _STEPS_A_PAGE}
         async for item in self._step_pages(task_id, params):
             yield StepView.model_validate(item)
@@ -236,10 +244,14 @@ class Client:
 
     async def cancel(self, task_id: str) -> TaskView:
         """Ask for the end of a task; its outcome follows when its agent has let go. Raises NotFound."""
+        from meshwright.work.record import TaskView
+
         return await self._get(TaskView, f"{_task_path(task_id)}/cancel", "POST", repeats=True)
 
     async def answer(self, task_id: str, key: str, value: Any) -> TaskView:
         """Answer what a task waits for, under the `key` of its `task.waiting` event. Raises NotFound."""
+        from meshwright.work.record import TaskView
+
         body = {"key": key, "value": value}
         return await self._get(TaskView, f"{_task_path(task_id)}/answer", "POST", body=body)
 
@@ -298,14 +310,20 @@ class Client:
 
     async def status(self) -> MeshStatus:
         """Open tasks by status, what they wait for, and the deployments that are left alone."""
+        from meshwright.events.status import MeshStatus
+
         return await self._get(MeshStatus, "/status")
 
     async def budgets(self) -> list[BudgetView]:
         """What each budget allows, and what of it is spent and reserved."""
+        from meshwright.ledger.budgets import BudgetView
+
         return await self._list(BudgetView, "/budgets")
 
     async def costs(self, by: By = "agent", *, since: datetime | str | None = None) -> Costs:
         """What model calls cost, most expensive first. `since` is a time, or a duration such as `24h`."""
+        from meshwright.ledger.costs import Costs
+
         return await self._get(Costs, "/costs", params={"by": by, "since": since})
 
     async def models(self) -> list[str]:
@@ -322,6 +340,8 @@ class Client:
 
     async def keys(self) -> list[Key]:
         """Keys, oldest first, without their secrets. Managing keys needs the admin token."""
+        from meshwright.ledger.keys import Key
+
         return await self._list(Key, "/keys")
 
     async def keys_required(self) -> bool:
@@ -335,11 +355,15 @@ class Client:
 
         Creating the first key makes keys mandatory. `force` allows an agent that the mesh does not have.
         """
+        from meshwright.ledger.keys import NewKey
+
         body = {"agent_id": agent_id, "tenant_id": tenant_id, "budget": budget, "force": force}
         return await self._get(NewKey, "/keys", "POST", body=body)
 
     async def revoke_key(self, key_id: str) -> Key:
         """Revoke a key. Raises NotFound."""
+        from meshwright.ledger.keys import Key
+
         return await self._get(Key, f"/keys/{quote(key_id, safe='')}", "DELETE", repeats=True)
 
     async def open_keys(self) -> int:

@@ -13,8 +13,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlencode
 
-from anyio import create_memory_object_stream
-
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import HostError, MeshError
 from meshwright.core.messages import Event
@@ -101,6 +99,8 @@ class AsgiTransport:
     @asynccontextmanager
     async def send(self, request: Request) -> AsyncIterator[Response]:
         """Run the application for this request. Raises what it does not catch."""
+        from anyio import create_memory_object_stream  # a client over HTTP does without
+
         put, parts = create_memory_object_stream[dict[str, Any]](_MAX_AHEAD)
         unread = [{"type": "http.request", "body": request.body, "more_body": False}]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from msgspec import field
@@ -17,16 +17,13 @@ from pydantic import (
     StringConstraints,
     model_validator,
 )
-from pydantic_core import to_json
 
 from meshwright.context.memory import MemoryItem, within_budget
-from meshwright.context.text import ELLIPSIS, clip, count_tokens
+from meshwright.context.text import count_tokens
 from meshwright.core.encoding import Struct
-from meshwright.core.messages import Identifier, Task
+from meshwright.core.messages import Identifier
 
-_MAX_CONTEXT_TOKENS = 4000  # of memories and history together, before the context-service has its say
-_HISTORY_SHARE = 2  # history takes at most half of the budget
-_MESSAGE_SHARE = 4  # and one message a quarter of that
+_MAX_CONTEXT_TOKENS = 4000  # of memories, before the context-service has its say
 _MAX_SUMMARY_CHARS = 16_000
 _MAX_ITEMS = 200  # of one list
 _MAX_REQUEST_CHARS = 100_000  # all text of a request; keeps planning under 20 ms
@@ -95,12 +92,12 @@ def _sizes(value: object, depth: int) -> Iterator[int]:
 
 
 class ContextRequest(Struct):
-    """What `CompressRequest` has, made by a run of checked parts."""
+    """What `CompressRequest` has, made by a run of checked parts, and without a summary of its task."""
 
     sender: str
     receiver: str
     project_id: str
-    task_summary: str
+    task_summary: str = ""
     priority: int | str = 5
     workflow_state: str | dict[str, Any] = ""
     sender_memories: list[_Item] = field(default_factory=list)
@@ -159,47 +156,21 @@ def context_request(
     *,
     sender: str,
     receiver: str,
-    task: Task,
+    memories: Sequence[MemoryItem],
     project_id: str = "default",
-    history: Sequence[Mapping[str, Any]] = (),
-    memories: Sequence[MemoryItem] = (),
     max_tokens: int = _MAX_CONTEXT_TOKENS,
 ) -> ContextRequest:
-    """Ask for the context of an agent's run at a task.
+    """Ask for the context of an agent's run: of what was recalled, in order of relevance, as much as fits.
 
-    `history` is the thread's messages `{role, content}`, oldest first, and `memories` what was recalled, in
-    order of relevance; of both goes in what fits: the latest messages in half of `max_tokens`, a long one cut
-    short, and memories in what that leaves. `sender` is who asks the agent: the one that delegated to it, or
-    the orchestrator.
+    The request that it works on and the conversation reach its model by themselves, as messages. `sender` is
+    who asks the agent: the one that delegated to it, or the orchestrator.
     """
-    messages, tokens = _recent(history, max_tokens // _HISTORY_SHARE) if history else ([], 0)
-    summary = task.text.strip() or to_json(task.payload).decode()
-    if len(summary) > _MAX_SUMMARY_CHARS:
-        summary = summary[: _MAX_SUMMARY_CHARS - 1] + ELLIPSIS
     return ContextRequest(
         sender=sender,
         receiver=receiver,
         project_id=project_id,
-        task_summary=summary,
-        priority=task.priority,
-        sender_memories=[item.text for item in within_budget(memories, max_tokens - tokens)],
-        conversation_snippet=messages,
+        sender_memories=[item.text for item in within_budget(memories, max_tokens)],
     )
-
-
-def _recent(history: Sequence[Mapping[str, Any]], max_tokens: int) -> tuple[list[_Item], int]:
-    """The latest messages that have at most so many tokens together, oldest first, and their tokens."""
-    chosen: list[_Item] = []
-    used = 0
-    longest = max(1, max_tokens // _MESSAGE_SHARE)
-    for message in reversed(history):
-        content = clip(str(message["content"]), longest)
-        tokens = count_tokens(content)
-        if used + tokens > max_tokens:
-            break
-        used += tokens
-        chosen.append({"role": str(message["role"]), "content": content})
-    return chosen[::-1], used
 
 
 # Rules
@@ -318,10 +289,10 @@ class _Draft:
         self.rule = rule
         self.kept: dict[str, Any] = {}
         self.dropped: list[str] = []
-        self.sections = {
-            METADATA: list(self._metadata(request)),
-            DOMAIN_CONTEXT: [_entry(request.task_summary)],
-        }
+        self.sections: dict[str, list[str]] = {}
+        if request.task_summary:
+            self.sections[METADATA] = list(self._metadata(request))
+            self.sections[DOMAIN_CONTEXT] = [_entry(request.task_summary)]
         for name, section in SECTIONS.items():
             items: list[Any] = getattr(request, name)
             kept = self._keep(name, self._chosen(name, items)) if items else None
@@ -425,42 +396,9 @@ def _texts_at(value: Any, path: list[str]) -> Iterator[str]:
         yield str(value)
 
 
-@lru_cache(maxsize=1024)
-def _head(
-    rule: Rule, sender: str, receiver: str, project_id: str, priority: int | str
-) -> tuple[str, int, int]:
-    """What the text of a task alone begins with, its tokens, and the tokens that the rule left out of it."""
-    nothing = ContextRequest(
-        sender=sender, receiver=receiver, project_id=project_id, priority=priority, task_summary=""
-    )
-    made = _Draft(nothing, rule)
-    text = made.render().rstrip(" ")  # a token may begin with a space, and none ends with one
-    return text, count_tokens(text), count_tokens("\n".join(made.dropped))
-
-
 def plan(request: CompressRequest | ContextRequest, rules: Rules) -> Plan:
     """Apply the rule of a request's sender and receiver to it, and count what came of it."""
     rule = rules.find(request.sender, request.receiver)
-    if not (
-        request.conversation_snippet
-        or request.sender_memories
-        or request.workflow_state
-        or request.sender_questions
-        or request.constraints
-        or request.known_failures
-    ):  # as most tasks are: nothing is chosen, and the text differs in its end alone
-        head, head_tokens, dropped = _head(
-            rule, request.sender, request.receiver, request.project_id, request.priority
-        )
-        entry = f" {_entry(request.task_summary)}"
-        tokens = head_tokens + count_tokens(entry)
-        if tokens <= rule.token_ceiling:
-            return Plan(
-                text=head + entry,
-                input_tokens=tokens + dropped,
-                output_tokens=tokens,
-                token_ceiling=rule.token_ceiling,
-            )
     made = _Draft(request, rule)
     text = made.render()
     tokens = count_tokens(text)

@@ -233,8 +233,9 @@ def _split_sections(text: str) -> dict[str, str]:
 
 
 def _shape(text: str, plan: Plan) -> Iterator[str]:
-    if not text.startswith(f"{METADATA}:"):
-        yield f"it does not begin with {METADATA}:"
+    first = plan.text.partition("\n")[0]
+    if not text.startswith(first):
+        yield f"it does not begin with {first}"
     tokens = count_tokens(text)
     if tokens > plan.output_tokens:
         yield f"it is longer than what it was made from: {tokens} tokens instead of {plan.output_tokens}"
@@ -245,7 +246,7 @@ def _lost(made: dict[str, str], original: dict[str, str], plan: Plan) -> Iterato
         if not made.get(name):
             yield f"section {name} is missing"
     metadata = _squeezed(made.get(METADATA, ""))
-    for line in original[METADATA].splitlines():
+    for line in original.get(METADATA, "").splitlines():
         key, _, value = line.partition(": ")
         if key.lower() not in metadata or _squeezed(value) not in metadata:
             yield f"field {key} of {METADATA} is missing"

@@ -74,8 +74,8 @@ class Plain(BaseModel):
 class TaskRequest(BaseModel):
     """What a client asks for: a capability or one agent by name, and a payload.
 
-    `payload.text` is the request in words. `thread_id` joins a conversation with an agent: it runs the tasks
-    of a thread one at a time, in order, and sees their history. Tenant and requester are not fields: they
+    `payload.text` is the request in words. `thread_id` joins a conversation: every agent of it is told what
+    was said before, and runs its tasks one at a time, in order. Tenant and requester are not fields: they
     come from the credentials.
     """
 

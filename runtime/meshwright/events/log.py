@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,7 +11,7 @@ from msgspec.structs import force_setattr
 
 from meshwright.core import topics
 from meshwright.core.clock import Clock, SystemClock
-from meshwright.core.errors import StoreFailed
+from meshwright.core.errors import HostError, StoreFailed
 from meshwright.core.messages import Event, new_id
 from meshwright.events import table
 from meshwright.events.filter import EventFilter
@@ -61,6 +61,8 @@ class EventLog:
         self._folding: asyncio.Task[None] | None = None
         self._keep_seconds = None if keep_days is None else keep_days * 86_400
         self._pruning: asyncio.Task[None] | None = None
+        self.before_prune: Callable[[], Awaitable[None]] | None = None
+        """Called before old events are deleted by age."""
         self._tails = Tails(self._search)
         self._now = (clock or SystemClock()).now
 
@@ -336,7 +338,9 @@ class EventLog:
 
     async def _prune_hourly(self, keep_seconds: float) -> None:
         while True:
-            with suppress(StoreFailed):  # whoever waits for a commit is told
+            with suppress(HostError):  # whoever waits for a commit is told
+                if self.before_prune is not None:
+                    await self.before_prune()
                 await self.prune(keep_seconds=keep_seconds)
             await asyncio.sleep(_PRUNE_PAUSE_SECONDS)
 

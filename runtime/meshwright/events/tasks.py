@@ -144,6 +144,15 @@ def open_tasks(session: Session) -> list[tuple[str, str, str | None]]:
     return session.execute(_OPEN_TASKS).fetchall()
 
 
+def ended_tasks(session: Session, after: float, before: float, limit: int) -> list[tuple[str, str, float]]:
+    """(tenant_id, task_id, completed_at) of the tasks that ended between two times, the oldest first."""
+    query = (
+        "SELECT tenant_id, task_id, completed_at FROM tasks WHERE completed_at > ? AND completed_at <= ? "
+        "ORDER BY completed_at LIMIT ?"
+    )
+    return session.execute(query, (after, before, limit)).fetchall()
+
+
 def delete_ended_tasks(session: Session, before: int) -> None:
     """Forget the ended tasks whose every event came before a `seq`."""
     session.execute(

@@ -10,6 +10,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import encode
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Record
+from meshwright.sql.database import Session
 
 REPLACE_HEAD = (
     "ON CONFLICT (type, id) DO UPDATE SET revision=excluded.revision, last_turn=excluded.last_turn, "
@@ -17,6 +18,7 @@ REPLACE_HEAD = (
     "state=excluded.state"
 )
 RECORDS = "records (type, id, stream, n, value)"
+DELETE_RECORDS = "DELETE FROM records WHERE type = ? AND id = ? AND stream = ?"
 SELECT_RECORDS = """
     SELECT n, value FROM records WHERE type = ? AND id = ? AND stream = ? AND n BETWEEN ? AND ? ORDER BY n
 """
@@ -35,6 +37,12 @@ def record_of(row: Sequence[Any]) -> ActorRecord:
         processed_ids=from_json(seen) if seen else {},
         state=state,
     )
+
+
+def delete_streams(session: Session, ref: ActorRef, streams: Sequence[str]) -> None:
+    """Delete whole streams of an actor."""
+    for stream in streams:
+        session.execute(DELETE_RECORDS, (*ref, stream))
 
 
 def record_row(record: Record) -> tuple[object, ...]:

@@ -330,6 +330,12 @@ class Runtime:
         await self._executor.settled(ref)
         return await self._store.records(ref, stream, first, last)
 
+    async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
+        """Delete whole streams of an actor, of which nothing is read or written any more."""
+        self._check_open()
+        await self._executor.settled(ref)
+        await self._store.delete_records(ref, streams)
+
     async def has_expired(self, incarnation: str) -> bool:
         """Whether a run of a worker has ended for sure: its lease has run out or it has said goodbye."""
         if incarnation == self.incarnation:

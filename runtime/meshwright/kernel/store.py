@@ -184,6 +184,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
+        """Delete whole streams of an actor, of which nothing is read or written any more."""
+
+    @abstractmethod
     def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
         """The durable alarms due until then, of the actors that this worker answers for.
 

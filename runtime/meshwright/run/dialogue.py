@@ -50,7 +50,7 @@ class Dialogues:
             raise talk.limit.error(self._attempt.agent.agent_id)
         if shape is None:
             return reply.content
-        answer = await parse_or_repair(shape, reply, talk.messages, talk.ask)
+        answer = await parse_or_repair(shape, reply, talk.messages, talk.repair)
         self.last_answer = answer.model_dump_json(by_alias=True)
         return answer
 
@@ -129,7 +129,7 @@ class _Dialogue:
         tools: Mapping[str, Tool] | None,
         progress: Progress,
     ) -> None:
-        self.messages = [ChatMessage(role="system", content=prepared.system), question]
+        self.messages = [ChatMessage(role="system", content=prepared.system), *prepared.history, question]
         self.limit: Limit | None = None
         """The limit that was reached: only an answer will do."""
         self._calls = calls
@@ -173,6 +173,11 @@ class _Dialogue:
                 raise replies.unusable(reply, self._prepared, self._room, text)
             text = replies.joined(text, reply.content)
             asked += [reply.message(), replies.CONTINUE]
+
+    async def repair(self, messages: Sequence[ChatMessage]) -> ModelReply:
+        """Ask for an answer in the shape again, without tools."""
+        self._specs = ()
+        return await self.ask(messages)
 
     async def ask(self, messages: Sequence[ChatMessage]) -> ModelReply:
         """Ask, and where the reply has to be whole and is cut off, ask again with more room for it.

@@ -1,4 +1,4 @@
-"""What a run begins with: its question, and its prompt with a context of history and memories."""
+"""What a run begins with: its question, its prompt with a context of memories, and the conversation."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import Any, Self
 from msgspec import field
 
 from meshwright.agent import Agent
+from meshwright.context.history import chat_messages
 from meshwright.context.memory import MemoryItem
 from meshwright.context.plan import context_request
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import InvalidInput, MemoryUnavailable
 from meshwright.core.messages import Task
-from meshwright.models.port import OnCall, OutputMode
+from meshwright.models.port import ChatMessage, OnCall, OutputMode
 from meshwright.run.context import RunContext
 from meshwright.run.files import parts_of
 from meshwright.tools.tool import cut
+from meshwright.work.conversation import Message, Recent, conversation_of
 from meshwright.work.journal import ProgressEvent
 from meshwright.work.thread import HISTORY
 
-_MAX_HISTORY = 20  # entries of the thread that a run looks back on
+_MAX_HISTORY = 20  # entries of an agent's own conversation that a run looks back on
 _MAX_FIELD_CHARS = 32_000  # of one field of a payload, beside the words
 _MAX_QUESTION_CHARS = 100_000  # of all of them
 
@@ -46,6 +48,7 @@ class PreparedPrompt(Struct):
     output_tokens: int = 0
     validation_passed: bool = True
     error: str | None = None
+    history: tuple[ChatMessage, ...] = ()
 
     @classmethod
     def model_validate(cls, value: Any) -> Self:
@@ -64,6 +67,8 @@ class PreparedPrompt(Struct):
             events.append(ProgressEvent("memory.recalled", recalled))
         if self.memory_error is not None:
             events.append(ProgressEvent("memory.unavailable", {"error": self.memory_error}))
+        if self.method == "deterministic":
+            return events
         compressed = {
             "method": self.method,
             "input_tokens": self.input_tokens,
@@ -75,37 +80,11 @@ class PreparedPrompt(Struct):
 
 
 async def prepare_run(attempt: RunContext, step: int, record: OnCall) -> PreparedPrompt:
-    """Recall memories and history, compress them into the context, and fill in the prompt."""
+    """Recall memories into the context, fill in the prompt, and read the conversation."""
     agent, task, services = attempt.agent, attempt.task, attempt.services
     prompt = services.prompts.get(agent.prompt)
-    memories: list[MemoryItem] = []
-    memory_error = None
-    try:
-        memories = await _recall(attempt)
-    except MemoryUnavailable as error:  # an agent without its memories still has its task
-        memory_error = str(error)
-    history = await _thread_history(attempt)
-    request = context_request(
-        sender=task.chain[-1] if task.chain else "orchestrator",
-        receiver=agent.agent_id,
-        project_id=services.project_id,
-        max_tokens=services.max_context_tokens,
-        task=task.model_copy(update={"payload": _without_files(task)}),
-        history=history,
-        memories=memories,
-    )
-    context = await services.context.compress(
-        request,
-        tenant_id=task.tenant_id,
-        traceparent=attempt.span.traceparent,
-        context=partial(attempt.call_context, step, record),
-    )
-    text = context.compressed_context
-    system = prompt.render_from({"agent_name": agent.agent_id, "task": summary_of(task), "context": text})
-    if "context" not in prompt.variables and (memories or history):
-        system = f"{system.rstrip()}\n\n{text}"
-    return PreparedPrompt(
-        system=system,
+    prepared = PreparedPrompt(
+        system="",
         model=agent.model or prompt.model,
         temperature=prompt.temperature,
         max_tokens=prompt.max_tokens,
@@ -113,15 +92,43 @@ async def prepare_run(attempt: RunContext, step: int, record: OnCall) -> Prepare
         cache=prompt.cache,
         structure=prompt.structure,
         params={**prompt.params, **agent.params},
-        memories=len(memories),
-        memory_tokens=sum(item.tokens for item in memories),
-        memory_error=memory_error,
-        method=context.method,
-        input_tokens=context.stats.input_tokens,
-        output_tokens=context.stats.output_tokens,
-        validation_passed=context.validation_passed,
-        error=context.error,
+        history=await _conversation(attempt),
     )
+    memories: list[MemoryItem] = []
+    try:
+        memories = await _recall(attempt)
+    except MemoryUnavailable as error:  # an agent without its memories still has its task
+        prepared = prepared.model_copy(update={"memory_error": str(error)})
+    text = ""
+    if memories:
+        request = context_request(
+            sender=task.chain[-1] if task.chain else "orchestrator",
+            receiver=agent.agent_id,
+            project_id=services.project_id,
+            max_tokens=services.max_context_tokens,
+            memories=memories,
+        )
+        context = await services.context.compress(
+            request,
+            tenant_id=task.tenant_id,
+            traceparent=attempt.span.traceparent,
+            context=partial(attempt.call_context, step, record),
+        )
+        text = context.compressed_context
+        known = {
+            "memories": len(memories),
+            "memory_tokens": sum(item.tokens for item in memories),
+            "method": context.method,
+            "input_tokens": context.stats.input_tokens,
+            "output_tokens": context.stats.output_tokens,
+            "validation_passed": context.validation_passed,
+            "error": context.error,
+        }
+        prepared = prepared.model_copy(update=known)
+    system = prompt.render_from({"agent_name": agent.agent_id, "task": summary_of(task), "context": text})
+    if text and "context" not in prompt.variables:
+        system = f"{system.rstrip()}\n\n{text}"
+    return prepared.model_copy(update={"system": system})
 
 
 async def _recall(attempt: RunContext) -> list[MemoryItem]:
@@ -136,13 +143,17 @@ async def _recall(attempt: RunContext) -> list[MemoryItem]:
     )
 
 
-async def _thread_history(attempt: RunContext) -> list[dict[str, Any]]:
-    last = attempt.work.history
-    if not last:
-        return []
-    first = max(1, last - _MAX_HISTORY + 1)
-    records = await attempt.services.host.records(attempt.ref, HISTORY, first=first, last=last)
-    return [record.value for record in records]
+async def _conversation(attempt: RunContext) -> tuple[ChatMessage, ...]:
+    """What was said in the thread before, whoever said it, in half of the context's tokens."""
+    task, host = attempt.task, attempt.services.host
+    if task.thread_id == task.task_id:
+        return ()
+    answer = await host.call(conversation_of(attempt.ref), "recent", None)
+    said = Recent.model_validate(answer).messages
+    if last := attempt.work.history:  # of a version whose agents had a conversation each
+        records = await host.records(attempt.ref, HISTORY, first=max(1, last - _MAX_HISTORY + 1), last=last)
+        said = (*(Message.model_validate(record.value) for record in records), *said)
+    return chat_messages(said, attempt.services.max_context_tokens // 2)
 
 
 def _tags_of(agent: Agent, task: Task, of_prompt: Sequence[str]) -> tuple[str, ...]:

@@ -17,8 +17,9 @@ from meshwright.run.calls import ModelCalls, RunUsage
 from meshwright.run.context import RunContext
 from meshwright.run.dialogue import Dialogues
 from meshwright.run.files import parts_of
-from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of, summary_of
+from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of
 from meshwright.work import Suspended
+from meshwright.work.conversation import Message
 
 
 class Run:
@@ -61,11 +62,10 @@ class Run:
     async def converse(self, shape: type[ShapeT] | None = None) -> str | ShapeT:
         """Prepare the context, then let the model call tools until it answers; returns its answer.
 
-        It stops when the same call gives the same result `max_repeats` times in a row, or after `max_steps`
-        calls of the model: it is then asked once more, without tools. Raises ToolFailed where even so it does
-        not answer, EmptyReply for replies without anything, and ReplyCutOff for one that ends at
-        `max_tokens`; for a `shape` StructureInvalid where it does not answer in it, also when told twice what
-        is wrong.
+        It may call the same tool as often as it takes. At a limit (see `Limits`) it is asked once for its
+        answer, without tools. Raises LimitReached where it then gives none, EmptyReply and ReplyCutOff for a
+        reply that stays empty or cut off; for a `shape` StructureInvalid where it does not answer in it, also
+        when told twice what is wrong.
         """
         question = ChatMessage(
             role="user", content=question_of(self.agent, self.task), parts=parts_of(self.task)
@@ -89,7 +89,7 @@ class Run:
 
     @noted
     async def prepare(self) -> PreparedPrompt:
-        """Recall memories and history, compress them into the context, and fill in the prompt."""
+        """Recall memories and the conversation, and fill in the prompt."""
         number = self._journal.step_number + 1
         self._prepared = prepared = await self._journal.step(
             "context",
@@ -159,18 +159,16 @@ class Run:
         """Return once all that the run has journaled is durable."""
         await self._journal.confirm()
 
-    def history(self, answer: str) -> tuple[dict[str, Any], ...]:
-        """What the thread is to keep of this run; nothing where nobody asked for a thread.
+    def history(self, answer: str) -> tuple[Message, ...]:
+        """What the conversation is to keep of this run; nothing where nobody asked for a thread.
 
         An answer without words is the last that a model gave in a shape.
         """
         if self.task.thread_id == self.task.task_id:
             return ()
+        ids = {"task_id": self.task.task_id, "agent_id": self.agent_id}
+        asked, answered = question_of(self.agent, self.task), answer or self._dialogues.last_answer
         return (
-            {"role": "user", "content": summary_of(self.task), "task_id": self.task.task_id},
-            {
-                "role": "assistant",
-                "content": answer or self._dialogues.last_answer,
-                "task_id": self.task.task_id,
-            },
+            Message(role="user", content=asked, **ids),
+            Message(role="assistant", content=answered, **ids),
         )

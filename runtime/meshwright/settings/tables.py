@@ -80,7 +80,7 @@ _MqttUrl = Annotated[
 class Table(BaseModel):
     """Base of a table of settings; a component's own may be any pydantic model with defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _HttpSettings(Table):
@@ -350,7 +350,7 @@ class Settings(BaseModel):
     Names from before there were tables are understood too: `Settings(listen_port=0)`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     data_dir: Path = Path(".mesh")
     """Folder of the mesh's database; made where it is missing."""
@@ -371,6 +371,9 @@ class Settings(BaseModel):
     lost. It is recorded as an event."""
     keep_events_days: float | None = Field(default=None, gt=0)
     """How many days events are kept, counted from when they were written; without it, for ever."""
+    keep_contents_days: float | None = Field(default=None, gt=0)
+    """How many days after the end of a task what was said at its steps is kept: prompts, replies, arguments
+    and results of tools. Without it, as long as its events."""
     max_payload_bytes: int = Field(default=262_144, ge=1_024, le=64 * 1024 * 1024)
     """Largest request body that is read, in bytes."""
     max_payload_depth: int = Field(default=32, ge=2, le=100)

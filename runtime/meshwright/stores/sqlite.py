@@ -22,6 +22,7 @@ from meshwright.kernel.rows import (
     RECORDS,
     REPLACE_HEAD,
     SELECT_RECORDS,
+    delete_streams,
     record_of,
     record_row,
     row_of,
@@ -60,7 +61,7 @@ class SqliteStore(ExclusiveStore):
         """Lock the folder and open the file."""
         self._receiver = receiver
         self._database.on_failure = receiver.fail
-        self._database.preloaded.append(write_batch)
+        self._database.preloaded += [write_batch, delete_streams]
         await self._database.open()
         try:
             await self._log.start()
@@ -119,6 +120,10 @@ class SqliteStore(ExclusiveStore):
         """The records of a stream from one number to another, in order."""
         rows = self._read(SELECT_RECORDS, (*ref, stream, first, MAX_N if last is None else last))
         return [Record(ref, stream, n, from_json(value)) for n, value in rows]
+
+    async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
+        """Delete whole streams of an actor."""
+        await self._database.write(delete_streams, ref, streams)
 
     def has_record(self, record: Record) -> bool:
         """Whether a record of that number is in the file."""

@@ -13,6 +13,7 @@ from meshwright.core.encoding import Struct
 from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
 from meshwright.core.money import ZERO, Amount, exact
 from meshwright.kernel.envelope import ActorRef
+from meshwright.work.conversation import Message
 
 
 class Wait(Struct):
@@ -133,16 +134,16 @@ class Work(Grant):
     @property
     def orphaned_calls(self) -> str:
         """The stream of records of calls that claims of the attempt made in steps that never ended."""
-        return f"{self.stream}/left-behind"
+        return orphans_stream(self.stream)
 
 
 class Completed(Struct):
-    """The end of an attempt, and what the thread is to remember of it (`history`: role and text)."""
+    """The end of an attempt, and what the conversation of its thread is to keep of it."""
 
     task_id: str
     fence: int
     outcome: Outcome
-    history: tuple[dict[str, Any], ...] = ()
+    history: tuple[Message, ...] = ()
 
 
 class Suspend(Struct):
@@ -209,3 +210,8 @@ class Accept(TaskCarrier):
 def steps_stream(task_id: str, generation: int, attempt: int) -> str:
     """The stream of an attempt's steps: a new attempt starts with an empty journal."""
     return f"steps/{task_id}/{generation}/{attempt}"
+
+
+def orphans_stream(steps: str) -> str:
+    """The stream of calls of models in steps of an attempt that never ended."""
+    return f"{steps}/left-behind"

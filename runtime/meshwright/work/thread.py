@@ -14,6 +14,7 @@ from meshwright.core.errors import Overloaded
 from meshwright.core.messages import Dispatch, Event, Fault, Identifier, Outcome
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
+from meshwright.work.conversation import Said, conversation_of
 from meshwright.work.protocol import (
     Accept,
     Answer,
@@ -30,6 +31,7 @@ from meshwright.work.record import Entry, ThreadState
 from meshwright.work.slots import Offer, Withdraw
 
 HISTORY = "history"
+"""The stream in which threads of earlier versions keep their own conversation."""
 MAX_TASKS = 1_000  # in the inbox, all of which every turn writes
 _MAX_REMEMBERED_BYTES = 32 * 1024  # of their results: the state is written with every turn
 MAX_REMEMBERED_ENDS = 8  # attempts whose outcome a repeated dispatch gets again
@@ -97,9 +99,8 @@ class AgentThread(Actor[ThreadState]):
         entry = self._fenced(turn, completed.task_id, completed.fence)
         if entry is None:
             return False
-        for item in completed.history:
-            self.state.history += 1
-            turn.append(HISTORY, self.state.history, item)
+        if completed.history:
+            turn.send(conversation_of(self.ref), "add", Said(messages=completed.history))
         self._end(turn, entry, completed.outcome)
         return True
 

@@ -257,6 +257,12 @@ class Documents:
             first = end + 1
         return found
 
+    async def delete_records(self, ref: ActorRef, stream: str) -> None:
+        """Delete a stream."""
+        found = await self.records(ref, stream, 1, None)
+        for stored in reversed(found):  # where that breaks off, the rest is found again
+            await self._state.delete(self._record_key(ref, stream, stored.record.n))
+
     def _key(self, ref: ActorRef) -> str:
         return self._state.key("actor", ref.type, ref.id)
 

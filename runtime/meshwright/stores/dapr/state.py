@@ -193,6 +193,10 @@ class State:
         """
         return self._writes.add(write)
 
+    async def delete(self, key: str) -> None:
+        """Forget a key that no commit is guarded by. Raises StoreUnavailable."""
+        await self._patiently(lambda: self._sidecar.delete(key))
+
     def cancel(self, reason: Exception) -> None:
         """Give up what is under way, as a crash would."""
         self._writes.cancel(reason)

@@ -253,9 +253,14 @@ class DaprStore(SharedStore):
         found = await self.documents.records(ref, stream, first, last)
         own = self._live.incarnation
         events = [event for stored in found if incarnation_of(stored.by) != own for event in stored.events]
-        if events:
+        if events and ref.type in self._live.kinds:  # else somebody reads who does not take the work over
             await self.outbox.emit(events)
         return [stored.record for stored in found]
+
+    async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
+        """Delete whole streams of an actor."""
+        for stream in streams:
+            await self.documents.delete_records(ref, stream)
 
     def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
         """The alarms of actors on this worker's watch list."""

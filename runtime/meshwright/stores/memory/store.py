@@ -182,6 +182,11 @@ class MemoryStore(SharedStore):
                 break
         return found
 
+    async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
+        """Delete whole streams of an actor."""
+        for stream in streams:
+            self.data.records.pop((ref, stream), None)
+
     def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
         """The alarms of all actors: those that others ring too find nothing to do."""
         for ref in list(self.data.actors):

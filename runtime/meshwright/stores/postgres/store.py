@@ -25,7 +25,7 @@ from meshwright.events import table
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.kernel.rows import MAX_N, SELECT_RECORDS, record_of
+from meshwright.kernel.rows import MAX_N, SELECT_RECORDS, delete_streams, record_of
 from meshwright.kernel.store import Batch, Delivery, Receiver, SharedStore, Takeover
 from meshwright.sql.database import Row, Session
 from meshwright.sql.folder import make_private
@@ -190,6 +190,10 @@ class PostgresStore(SharedStore):
         values = (*ref, stream, first, MAX_N if last is None else last)
         rows = await self._database.read(_rows, SELECT_RECORDS, values)
         return [Record(ref, stream, n, from_json(value)) for n, value in rows]
+
+    async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
+        """Delete whole streams of an actor."""
+        await self._database.write(delete_streams, ref, streams)
 
     def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
         """The alarms of the actors that committed here last, or were adopted; none while it is away."""

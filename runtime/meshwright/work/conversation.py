@@ -1,0 +1,79 @@
+"""The conversation of a thread: what was asked and answered in it, in order, whoever answered.
+
+The actor's id is `{tenant}:{thread}`, as that of each agent's thread, which sends it what a task said.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import field
+
+from meshwright.core.encoding import Struct, encode
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef
+
+CONVERSATION = "Conversation"
+MESSAGES = "messages"
+"""The stream of records that holds all messages."""
+_MAX_RECENT = 40
+_MAX_RECENT_BYTES = 64 * 1024
+
+
+class Message(Struct):
+    """One message: what somebody asked, or an agent answered."""
+
+    role: Literal["user", "assistant"]
+    content: str
+    task_id: str = ""
+    agent_id: str = ""
+
+
+class Said(Struct):
+    """Messages to add."""
+
+    messages: tuple[Message, ...]
+
+
+class Recent(Struct):
+    """The latest messages, oldest first."""
+
+    messages: tuple[Message, ...] = ()
+
+
+class ConversationState(Struct, frozen=False):
+    """How many messages there are, and the latest of them."""
+
+    count: int = 0
+    recent: list[Message] = field(default_factory=list)
+
+
+class Conversation(Actor[ConversationState]):
+    """Keeps the messages of a thread, and tells the latest."""
+
+    @turn
+    def add(self, turn: Turn, said: Said) -> None:
+        """Add messages at the end."""
+        for message in said.messages:
+            self.state.count += 1
+            turn.append(MESSAGES, self.state.count, message)
+        self.state.recent = _latest([*self.state.recent, *said.messages])
+
+    @turn
+    def recent(self, turn: Turn) -> Recent:
+        """The latest messages; changes nothing."""
+        return Recent(messages=tuple(self.state.recent))
+
+
+def conversation_of(thread: ActorRef) -> ActorRef:
+    """The conversation of an agent's thread."""
+    return ActorRef(CONVERSATION, thread.id)
+
+
+def _latest(messages: list[Message]) -> list[Message]:
+    """As many of the last messages as may be told, and the very last however large it is."""
+    kept = messages[-_MAX_RECENT:]
+    sizes: list[Any] = [len(encode(message)) for message in kept]
+    while len(kept) > 1 and sum(sizes) > _MAX_RECENT_BYTES:
+        del kept[0], sizes[0]
+    return kept
