@@ -38,7 +38,7 @@ from meshwright.models.adapt import Adapted
 from meshwright.models.cache import cached
 from meshwright.models.circuits import COOLED_DOWN, RECOVERED, REFUSED, Circuits, Guarded
 from meshwright.models.port import Adapter, CallContext, Model, ModelRequest
-from meshwright.models.retry import Retrying
+from meshwright.models.retry import MAX_WAIT_SECONDS, Retrying
 from meshwright.models.select import adapter_for, choose_model, with_named_models
 from meshwright.orchestration.acceptance import Admission
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
@@ -48,6 +48,7 @@ from meshwright.orchestration.scoring import OutcomeProjection
 from meshwright.prompts import Prompts
 from meshwright.run import Runner, Services
 from meshwright.run.contents import Contents
+from meshwright.run.parking import Parking
 from meshwright.settings import Settings
 from meshwright.settings.loading import FILE_NAME
 from meshwright.stack.machine import LOCK_NAME
@@ -201,7 +202,8 @@ class ModelsComponent(Component):
         mesh, settings, clock = self.mesh, self.mesh.settings, self.mesh.host.clock
         is_server = self.chosen.kind == "http"
         guarded = Guarded(self.chosen, self.circuits) if is_server else self.chosen
-        retrying = Retrying(guarded, clock, on_retry=self._retried)
+        max_wait = MAX_WAIT_SECONDS if settings.models.park else None
+        retrying = Retrying(guarded, clock, on_retry=self._retried, max_wait_seconds=max_wait)
         cache = cached(retrying, settings, mesh.database.folder, path, clock, kind=self.chosen.kind)
         prices = self.chosen.prices(settings.ledger.default_price)
         return Adapted(Accounted(cache, mesh.budgets, prices, call_events(mesh.host)))
@@ -298,7 +300,8 @@ class AgentsComponent(Component):
         return ", ".join(self._agents) or "none"
 
     def _services(self) -> Services:
-        mesh, settings = self.mesh, self.mesh.settings
+        mesh, settings, models = self.mesh, self.mesh.settings, self.mesh.settings.models
+        parking = Parking(models.park_seconds, models.max_park_seconds) if models.park else None
         return Services(
             host=mesh.host,
             model=mesh.model,
@@ -313,6 +316,7 @@ class AgentsComponent(Component):
             max_memory_tokens=settings.context.memory_max_tokens,
             trace_content=settings.tracing.content,
             stream=settings.models.stream,
+            parking=parking,
         )
 
     def _slots(self, agent_id: str) -> int:

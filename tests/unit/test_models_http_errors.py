@@ -71,6 +71,18 @@ async def model(fake: FakeProvider) -> AsyncIterator[HttpModel]:
             ContextTooLong,
         ),
         (Fault(status=413), ContextTooLong),
+        (
+            Fault(
+                status=429,
+                body={
+                    "error": {
+                        "message": "Request too large for gpt-5.4 on tokens per min (TPM): Limit 30000",
+                        "code": "rate_limit_exceeded",
+                    }
+                },
+            ),
+            ContextTooLong,
+        ),
         (Fault(status=400, body=["not an error body"]), ModelRefused),
         (Fault(status=400, body={"error": {"code": "content_filter"}}), ContentRefused),
         (

@@ -106,6 +106,13 @@ async def test_a_provider_that_asks_for_a_wait_gets_it(clock: ManualClock) -> No
     assert model.times == [0.0, 20.0]
 
 
+async def test_a_wait_longer_than_a_call_may_wait_is_not_begun(clock: ManualClock) -> None:
+    error = RateLimited("wait", retry_after_seconds=20.0)
+    model = Flaky(clock, error)
+    assert await outcome(Retrying(model, clock, max_wait_seconds=10.0), clock) is error
+    assert len(model.calls) == 1
+
+
 async def test_a_wait_beyond_the_deadline_is_not_begun(clock: ManualClock) -> None:
     error = RateLimited("wait", retry_after_seconds=20.0)
     model = Flaky(clock, error)

@@ -27,10 +27,11 @@ from meshwright.models.port import (
     Unsupported,
 )
 
+_LARGE_SIGNS = ("request too large", "request_too_large")
 _CONTEXT_SIGNS = (
     *("context_length_exceeded", "contextwindowexceeded", "context window", "context length"),
     *("prompt is too long", "exceed context limit", "input is too long"),  # Anthropic, Bedrock
-    *("request too large", "request_too_large"),
+    *_LARGE_SIGNS,
 )
 _POLICY_SIGNS = (
     "content_filter",
@@ -101,6 +102,12 @@ _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str]
         Unauthorized,
         ": it refused the credentials",
         "Check the key that is set for it",
+    ),
+    (
+        lambda fault: fault.status == 429 and fault.says(_LARGE_SIGNS),  # over the limit of a whole minute
+        ContextTooLong,
+        ": the messages are too long",
+        "Shorten the context",
     ),
     (lambda fault: fault.status == 429 and not fault.says(_CREDIT_SIGNS), RateLimited, ": rate limit", ""),
     (lambda fault: fault.status == 408, ModelTimeout, "", ""),
@@ -283,12 +290,12 @@ def secrets_in(values: Any, name: str = "") -> Iterator[str]:
 
 
 def _words(said: Any) -> str:
-    """An error body's type, code and message; any other as it stands."""
+    """An error body's type, code and message; any other as it stands. A number repeats the status."""
     error = said.get("error", said) if isinstance(said, Mapping) else said
     if not isinstance(error, Mapping):
         return str(error or "")
     known = [str(error[name]) for name in ("type", "code", "message", "detail") if error.get(name)]
-    return ": ".join(dict.fromkeys(known))
+    return ": ".join(dict.fromkeys(words for words in known if not words.isdigit()))
 
 
 def _unescaped(match: re.Match[str]) -> str:

@@ -255,11 +255,14 @@ class Picker(Adapter):
             met = [error for name in waits if (error := self._circuits.error(name)) is not None]
             if len(met) == len(targets) and not any(error.retryable for error in met):
                 return copy.copy(met[0])  # to wait does not help where a key is refused
-            what = f"All deployments of model {group!r} that fit tags {list(tags)} are cooling down"
-            return AllProvidersDown(
+            fit = f" that fit tags {list(tags)}" if tags else ""
+            what = f"All deployments of model {group!r}{fit} are cooling down"
+            down = AllProvidersDown(
                 f"{what}, after: {met[0]}" if met else what,
                 retry_after_seconds=min(waits.values()),
             )
+            down.reason = met[0].reason if met else ""
+            return down
         what = f"All deployments of model {group!r} are at their limit (rpm, tpm)"
         return AllProvidersDown(what, retry_after_seconds=60 - time.time() % 60)
 
@@ -416,4 +419,5 @@ def _ended(errors: Sequence[ModelError], request: ModelRequest) -> ModelError:
         retry_after_seconds=min(pauses, default=None) if len(pauses) == len(errors) else None,
     )
     down.attempts = sum(each.attempts for each in errors)
+    down.reason = "; ".join(dict.fromkeys(each.reason for each in errors if each.reason))
     return down

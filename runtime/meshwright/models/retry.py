@@ -14,6 +14,8 @@ from meshwright.models.port import STREAM_RESTART, Model, ModelReply, ModelReque
 MAX_TRIES = 3
 _BACKOFF_SECONDS = 0.5
 _MAX_BACKOFF_SECONDS = 8.0
+MAX_WAIT_SECONDS = 10.0
+"""A run that can wait without a slot does not wait longer within a call."""
 
 
 _OnRetry = Callable[[ModelRequest, ModelError, float], None]
@@ -25,7 +27,8 @@ class Retrying:
 
     Waits a random part of a doubling backoff (full jitter), and never less than a provider asked for. All
     tries and waits together stay within the request's `timeout_seconds`: a wait that would end after it is
-    not begun, the error is raised at once. `on_retry` is called before each wait.
+    not begun, the error is raised at once; the same for a wait of more than `max_wait_seconds`. `on_retry` is
+    called before each wait.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Retrying:
         max_tries: int = MAX_TRIES,
         backoff_seconds: float = _BACKOFF_SECONDS,
         max_backoff_seconds: float = _MAX_BACKOFF_SECONDS,
+        max_wait_seconds: float | None = None,
         draw: Callable[[], float] = random.random,
         on_retry: _OnRetry | None = None,
     ) -> None:
@@ -45,6 +49,7 @@ class Retrying:
         self.max_tries = max_tries
         self.backoff_seconds = backoff_seconds
         self.max_backoff_seconds = max_backoff_seconds
+        self.max_wait_seconds = max_wait_seconds
         self.draw = draw
         self.on_retry = on_retry
 
@@ -81,7 +86,8 @@ class Retrying:
         ceiling = min(self.max_backoff_seconds, self.backoff_seconds * 2 ** (tries - 1))
         delay_seconds = max(self.draw() * ceiling, error.retry_after_seconds or 0.0)
         wakes = self.clock.now() + timedelta(seconds=delay_seconds)
-        if tries >= self.max_tries or not error.retryable or wakes >= ends:
+        is_long = self.max_wait_seconds is not None and delay_seconds > self.max_wait_seconds
+        if tries >= self.max_tries or not error.retryable or wakes >= ends or is_long:
             error.attempts = made
             raise error
         return wakes

@@ -18,6 +18,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.models.port import CallContext, Model, OnCall
 from meshwright.prompts import Prompts
+from meshwright.run.parking import Parking
 from meshwright.tools.tool import Tool
 from meshwright.work import Journal, Work
 
@@ -42,6 +43,7 @@ class Services:
     max_memory_tokens: int = 400
     trace_content: bool = False
     stream: bool = True
+    parking: Parking | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,6 +183,13 @@ class _ModelsSettings(Table):
     """How large a body of /v1 may be, with its pictures and files; `max_payload_bytes` where that is more."""
     stream: bool = True
     """Whether answers reach the task's event stream while the model still writes them."""
+    park: bool = True
+    """Whether a run whose provider is away waits without a slot, and goes on at the same step; else it
+    fails."""
+    park_seconds: float = Field(default=5.0, gt=0)
+    """Its first pause. Each one after it is twice as long."""
+    max_park_seconds: float = Field(default=120.0, gt=0)
+    """Its longest pause. A provider may ask for a longer one."""
     cache: Literal["off", "memory", "disk", "redis"] = "off"
     """Where answers of models are kept, so that the same call again costs nothing. Tenants share none."""
     cache_ttl_seconds: float = Field(default=600.0, gt=0)

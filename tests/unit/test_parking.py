@@ -1,0 +1,45 @@
+"""When a run whose provider is away tries again."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from meshwright.models.port import ModelRefused, ModelUnavailable, RateLimited
+from meshwright.run.parking import Parking
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+TOMORROW = NOW + timedelta(days=1)
+DOWN = ModelUnavailable("It is away")
+
+
+def pause(parking: Parking, pauses: int, error: RateLimited | ModelUnavailable = DOWN) -> float:
+    due_at = parking.due_at(error, NOW, pauses, TOMORROW)
+    assert due_at is not None
+    return (due_at - NOW).total_seconds()
+
+
+def test_pauses_double_up_to_the_longest() -> None:
+    parking = Parking(5.0, 120.0, draw=lambda: 1.0)
+    assert [pause(parking, pauses) for pauses in (0, 1, 2, 3, 4, 5, 500)] == [5, 10, 20, 40, 80, 120, 120]
+
+
+def test_a_pause_is_a_random_half_to_whole() -> None:
+    shares = iter((0.0, 0.5, 1.0))
+    parking = Parking(8.0, 120.0, draw=lambda: next(shares))
+    assert [pause(parking, 0) for _ in range(3)] == [4, 6, 8]
+
+
+def test_runs_that_a_provider_sends_away_come_back_later_and_not_together() -> None:
+    error = RateLimited("wait", retry_after_seconds=30.0)
+    shares = iter((0.0, 1.0))
+    parking = Parking(8.0, 120.0, draw=lambda: next(shares))
+    assert [pause(parking, 0, error), pause(parking, 0, error)] == [34, 38]
+
+
+def test_nothing_waits_beyond_its_deadline() -> None:
+    assert Parking(8.0, 120.0, draw=lambda: 1.0).due_at(DOWN, NOW, 0, NOW + timedelta(seconds=8)) is None
+
+
+@pytest.mark.parametrize("pauses", [0, 5])
+def test_nothing_waits_for_what_would_be_refused_again(pauses: int) -> None:
+    assert Parking().due_at(ModelRefused("no"), NOW, pauses, TOMORROW) is None
