@@ -275,9 +275,10 @@ def _prompt_problem(then: str, payload: Document, event: Document) -> Sequence[o
 
 
 def _left_alone(payload: Document, event: Document) -> Sequence[object]:
-    status = f"refused with {payload['status']}" if payload.get("status") else "down"
+    is_refused = event["event_type"] == "deployment.refused"
+    status = f"refused with {payload.get('status')}" if is_refused else "down"
     why = payload.get("reason") or fault(payload.get("error"))
-    name, pause = payload.get("deployment", "?"), payload.get("seconds", "?")
+    name, pause = payload.get("deployment", "?"), number(payload.get("seconds", "?"))
     return (f"{name} is {status}, left alone for {pause} s: {short(why)}",)
 
 

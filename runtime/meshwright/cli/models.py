@@ -297,8 +297,9 @@ def _health_told(event: Event) -> Document:
     at, error = event.time.isoformat(), event.payload.get("error")
     if not isinstance(error, dict):
         return {"status": error or "ok", "at": at}
-    status = event.payload.get("status")
-    name = "cooling down" if event.event_type == _COOLED_DOWN else f"refused {status or ''}".strip()
+    name = f"refused {event.payload.get('status') or ''}".strip()
+    if event.event_type == _COOLED_DOWN:
+        name = "cooling down"
     return {"status": name, "at": at, "reason": event.payload.get("reason") or error.get("message", "")}
 
 

@@ -174,10 +174,8 @@ class Circuits:
         circuit.until, circuit.error = time.monotonic() + seconds, error.with_traceback(None)
         told = {"type": error.code, "message": str(error)}
         payload = {"deployment": deployment, "seconds": round(seconds, 3), "error": told}
-        if error.retryable:
-            self._tell(COOLED_DOWN, payload)
-        else:
-            self._tell(REFUSED, {**payload, "status": error.answered, "reason": error.reason})
+        payload |= {"status": error.answered, "reason": error.reason}
+        self._tell(COOLED_DOWN if error.retryable else REFUSED, payload)
 
     def _close(self, deployment: str, circuit: _Circuit) -> None:
         circuit.until, circuit.times = None, 0
