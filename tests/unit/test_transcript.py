@@ -215,8 +215,11 @@ def test_large_texts_and_files_are_not_kept_whole() -> None:
         return Told(max_chars=1_000).of(request)["messages"][0]["content"]
 
     assert content_of("word " * 400).endswith("[not kept: 1,000 more characters]")
-    image = content_of("data:image/png;base64," + "A" * 5_000)
-    assert image.startswith("[data:image/png;base64, 5,022 characters, sha256 ")
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 5_000}}
+    shown = ChatMessage(role="user", content="Look.", parts=(image,))
+    [told] = Told(max_chars=1_000).of(ModelRequest(messages=(shown,), user="reader"))["messages"]
+    assert told["content"] == "Look."
+    assert told["parts"][0]["image_url"]["url"].startswith("[data:image/png;base64, 5,022 characters, sha256")
 
 
 async def test_old_contents_are_deleted_and_their_figures_stay() -> None:

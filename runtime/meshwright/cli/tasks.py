@@ -306,9 +306,14 @@ def _rows(view: Document) -> Iterator[tuple[str, str]]:
             output.tokens(outcome.get("usage")),
             dollars(outcome.get("cost_usd")),
             finish(outcome.get("finish_reason")),
-            fault(outcome.get("error")),
+            _whole_fault(outcome.get("error")),
         ]
         yield "outcome", join(parts)
+
+
+def _whole_fault(error: Document | None) -> str:
+    """Why a task failed, with all that a provider said of it."""
+    return f"{error.get('type', 'error')}: {error.get('message', '')}" if error else ""
 
 
 async def _waiting(mesh: Connection, view: TaskView) -> list[tuple[str, str]]:

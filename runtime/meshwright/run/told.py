@@ -90,8 +90,10 @@ class Told:
         if message.role == "tool" and content in self._results:
             return {"role": "tool", "tool_call_id": message.tool_call_id, "result": digest_of(content)}, 0
         fields = message.model_dump()
-        if not (isinstance(content, str) and len(content) <= max_chars):
-            fields["content"] = _slim(fields["content"], max_chars)
+        if len(content) > max_chars:
+            fields["content"] = _slim(content, max_chars)
+        if message.parts:
+            fields["parts"] = _slim(fields["parts"], max_chars)
         return fields, len(content)
 
 
@@ -116,10 +118,10 @@ def _shared(before: Sequence[ChatMessage], now: Sequence[ChatMessage]) -> int:
 
 
 def _slim(value: Any, max_chars: int) -> Any:
-    """The content of a message without what is too large to keep: a file becomes its kind and its size."""
+    """Contents of a message without what is too large to keep: a file becomes its kind and its size."""
     if isinstance(value, dict):
         return {name: _slim(item, max_chars) for name, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_slim(item, max_chars) for item in value]
     if not isinstance(value, str):
         return value
