@@ -72,6 +72,7 @@ def test_the_help_of_a_command_begins_with_what_the_list_says(name: str) -> None
         (["ask", "simple-agent"], "mesh: Missing argument 'TEXT'; type: mesh ask [OPTIONS] AGENT TEXT"),
         (["ask", "a", ""], "mesh: Invalid value for 'TEXT': it is empty; type: mesh ask [OPTIONS] AGENT"),
         (["ask", "a", "-"], "Invalid value for 'TEXT': it is empty"),
+        (["submit", "research"], 'a task needs words: mesh submit research "..."'),
         (["submit", "research", " "], "TEXT]': it is empty; type: mesh submit"),
         (["ask", "a", "b", "--tread", "x"], "Did you mean '--thread'?; type: mesh ask [OPTIONS] AGENT TEXT"),
         (["ask", "a", "b", "--timeout", "0"], "Invalid value for '--timeout': 0.0 is not in the range"),

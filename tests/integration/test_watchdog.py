@@ -20,7 +20,7 @@ AGENTS = """
 import asyncio
 import time
 
-from meshwright import Agent, Capability, Run
+from meshwright import Agent, Capability, Run, tool
 
 
 class Spinner(Agent):
@@ -31,10 +31,18 @@ class Spinner(Agent):
         if run.task.text == "a moment":
             time.sleep(1.5)  # holds the loop
             return "done"
+        if run.task.text == "a moment in a tool":
+            return await run.tools["doze"].call("{}", run)
         if run.task.text == "in a task of its own":
             await asyncio.create_task(self.spin())
         await self.spin()
         return "never"
+
+    @tool
+    async def doze(self) -> str:
+        "Sleep."
+        time.sleep(1.5)  # holds the loop
+        return "done"
 
     async def spin(self) -> None:
         while True:
@@ -126,9 +134,12 @@ async def test_a_task_that_holds_the_loop_for_ever_fails_after_three_restarts(
         assert mesh.process.pid == pid and mesh.process.returncode is None
 
 
-async def test_a_loop_that_was_held_a_moment_is_an_event(tmp_path: Path, environment: dict[str, str]) -> None:
+@pytest.mark.parametrize(("text", "tool"), [("a moment", None), ("a moment in a tool", "doze")])
+async def test_a_loop_that_was_held_a_moment_is_an_event(
+    tmp_path: Path, environment: dict[str, str], text: str, tool: str | None
+) -> None:
     async with up(tmp_path, environment) as mesh:
-        task_id = await mesh.submit("spinner", "a moment")
+        task_id = await mesh.submit("spinner", text)
         assert (await mesh.outcome(task_id))["success"]
         async with asyncio.timeout(PATIENCE_SECONDS):  # the watchdog sees a moment later that it goes on
             path = f"/events?event_type=loop.held&task_id={task_id}"
@@ -137,5 +148,6 @@ async def test_a_loop_that_was_held_a_moment_is_an_event(tmp_path: Path, environ
         [event] = events
         assert event["agent_id"] == "spinner" and event["payload"]["seconds"] >= 0.8
         assert re.fullmatch(rf"{tmp_path}/actors/agents.py:\d+", event["payload"]["where"])
+        assert event["payload"]["tool"] == tool
         assert json.loads((tmp_path / ".mesh" / "held.json").read_text()) == {}
         assert "time.sleep(1.5)" in (tmp_path / ".mesh" / "last-error.txt").read_text()

@@ -107,6 +107,13 @@ async def test_a_valid_text_of_the_model_is_used_over_the_ceiling(host: Runtime)
     assert response.stats.duration_ms > 0
 
 
+async def test_the_prompt_files_tags_choose_the_model(host: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "context-service.prompt").write_text("---\ntags: [small, local]\n---\nShorten it.")
+    model = saying(GOOD)
+    await ContextClient(host, model, Prompts(tmp_path)).compress(LONG)
+    assert model.asked[0].tags == ("small", "local")
+
+
 async def test_the_model_is_called_as_the_context_service_with_the_compression_tag(host: Runtime) -> None:
     model = saying(GOOD)
     await compress(host, model)

@@ -26,6 +26,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from socket import socket
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import from_json, to_json
@@ -34,6 +35,7 @@ from meshwright.cli.app import keep_text
 from meshwright.core.errors import StoreFailed
 from meshwright.kernel.envelope import ActorRef
 from meshwright.sql.folder import make_private, read_private, write_private
+from meshwright.tools.tool import FunctionTool
 
 if TYPE_CHECKING:
     from meshwright.mesh import Mesh
@@ -149,10 +151,12 @@ class _Holder(NamedTuple):
 
     where: str
     works: Sequence[tuple[ActorRef, str]]
+    tool: str | None = None
 
     def __str__(self) -> str:
+        tool = [f"in the tool {self.tool}"] if self.tool else []
         works = [f"in task {task_id} of {ref.type}" for ref, task_id in self.works]
-        return ", ".join([self.where, *works])
+        return ", ".join([self.where, *tool, *works])
 
 
 @contextmanager
@@ -217,7 +221,7 @@ class _Watchdog:
         """Say who holds the loop, once, and note it where the next process finds it."""
         frame = sys._current_frames().get(self._of_loop)
         stack = traceback.extract_stack(frame)
-        self._holder = self._find_holder(stack)
+        self._holder = self._find_holder(stack, _tool_in(frame))
         text = f"The event loop is held at {self._holder}:\n{''.join(traceback.format_list(stack))}"
         logger.warning(
             "The event loop has been held for %g s at %s; nothing else runs meanwhile (%s). "
@@ -228,17 +232,17 @@ class _Watchdog:
         )
         self._note(self._holder, +1)
 
-    def _find_holder(self, stack: traceback.StackSummary) -> _Holder:
+    def _find_holder(self, stack: traceback.StackSummary, tool: str | None) -> _Holder:
         """The place, and the work whose asyncio task is running; else all work of the agent of that file."""
         where, worker = _place(stack), self._mesh.worker
         if work := worker.at_work(asyncio.current_task(self._loop)):
-            return _Holder(where, [work])
+            return _Holder(where, [work], tool)
         agents = {
             agent_id
             for agent_id, employed in self._mesh.agents.items()
             if inspect.getfile(type(employed.agent)) == where.rpartition(":")[0]
         }
-        return _Holder(where, [work for work in worker.works() if work[0].type in agents])
+        return _Holder(where, [work for work in worker.works() if work[0].type in agents], tool)
 
     def _went_on(self, holder: _Holder, seconds: float) -> None:
         self._holder = None
@@ -249,7 +253,8 @@ class _Watchdog:
 
     def _publish(self, holder: _Holder, seconds: float) -> None:
         known = {"agent_id": holder.works[0][0].type, "task_id": holder.works[0][1]} if holder.works else {}
-        self._mesh.tell("loop.held", {"seconds": round(seconds, 1), "where": holder.where, **known}, **known)
+        held = {"seconds": round(seconds, 1), "where": holder.where, "tool": holder.tool}
+        self._mesh.tell("loop.held", {**held, **known}, **known)
 
     def _note(self, holder: _Holder, times: int) -> None:
         if not holder.works:
@@ -262,6 +267,15 @@ class _Watchdog:
         kept = {key: entry for key, entry in entries.items() if entry["times"] > 0}
         with suppress(OSError, StoreFailed):  # a full disk: the mesh says so itself
             write_private(make_private(self._path.parent) / _HELD_FILE, to_json(kept).decode())
+
+
+def _tool_in(frame: FrameType | None) -> str | None:
+    """The tool whose call a frame is within."""
+    while frame is not None:
+        if frame.f_code is FunctionTool.call.__code__:
+            return frame.f_locals["self"].name
+        frame = frame.f_back
+    return None
 
 
 def _place(stack: traceback.StackSummary) -> str:

@@ -129,6 +129,12 @@ def submit(target: Target, text: str | None, wait: bool, quiet: bool, as_json: b
     """
     from meshwright.cli.timeline import print_answer, watch
 
+    if not (text or "").strip() and not fields["payload"]:
+        raise click.UsageError(
+            f'a task needs words: mesh submit {fields["capability"]} "..." (or --payload JSON)',
+            click.get_current_context(),
+        )
+
     async def submit_it(mesh: Connection) -> Document:
         receipt = await mesh.client.submit(text, **fields)
         if wait:

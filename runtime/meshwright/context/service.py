@@ -32,7 +32,6 @@ from meshwright.models.port import CallContext, ChatMessage, Model, ModelRequest
 from meshwright.prompts import Prompts
 
 CONTEXT_SERVICE = "context-service"
-_COMPRESSION_TAGS = ("compression",)
 _COMPRESSION_TIMEOUT_SECONDS = 30.0
 _BUSY_SECONDS = 0.01
 # What a summary may leave out: it was chosen by relevance, and another choice is as good.
@@ -168,7 +167,7 @@ class ContextClient:
                 ChatMessage(role="system", content=prompt.render_from(values)),
                 ChatMessage(role="user", content=made.text),
             ),
-            tags=_COMPRESSION_TAGS,
+            tags=prompt.tags,
             user=CONTEXT_SERVICE,
             context=context,
             temperature=prompt.temperature,
