@@ -24,6 +24,7 @@ from meshwright.core.messages import Event, Task
 from meshwright.core.plugins import MODELS, installed
 from meshwright.core.tracing import Tracing
 from meshwright.edges.replies import Courier
+from meshwright.events.inbox import Inbox, InboxProjection
 from meshwright.events.projections import Projection
 from meshwright.events.status import DeploymentStatus, WaitProjection
 from meshwright.kernel.host import Subscription
@@ -342,6 +343,20 @@ class ContentsComponent(Component):
             self.parts.append(Contents(mesh.host, mesh.log, mesh.tell, keep_days=min(limits)))
 
 
+class PeopleComponent(Component):
+    """What tasks wait for people to say."""
+
+    name = "people"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        mesh.inbox = Inbox(mesh.log)
+
+    def projections(self) -> Iterable[Projection]:
+        """The list of questions."""
+        return [InboxProjection()]
+
+
 class OrchestrationComponent(Component):
     """Which agents are there, which of them gets a task, and how many tasks may be open."""
 
@@ -436,6 +451,7 @@ BUILTIN: tuple[type[Component], ...] = (
     ContextComponent,
     AgentsComponent,
     OrchestrationComponent,
+    PeopleComponent,
     ContentsComponent,
     Courier,
     MqttComponent,

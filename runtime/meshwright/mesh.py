@@ -26,6 +26,7 @@ from meshwright.core.errors import Draining, HostError, InvalidInput, NotFound, 
 from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest, new_id
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.filter import EventFilter
+from meshwright.events.inbox import Inbox
 from meshwright.events.log import EventLog
 from meshwright.events.status import DeploymentStatus, MeshStatus, status_of
 from meshwright.kernel.envelope import ActorRef
@@ -109,6 +110,7 @@ class Mesh:
     groups: tuple[str, ...] | None = field(init=False)
     """The models that callers may name; None where only a server knows."""
     budgets: Budgets = field(init=False)
+    inbox: Inbox = field(init=False)
     prompts: Prompts = field(init=False)
     context: ContextClient = field(init=False)
     memory: Memory = field(init=False)

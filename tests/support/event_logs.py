@@ -10,6 +10,7 @@ from typing import Any
 
 from meshwright.core.clock import Clock
 from meshwright.core.messages import Event
+from meshwright.events.inbox import InboxProjection
 from meshwright.events.log import EventLog
 from meshwright.events.status import WaitProjection
 from meshwright.ledger.costs import CallProjection
@@ -52,7 +53,7 @@ async def open_log(
     place: Place | None, clock: Clock | None = None, *, keep_days: float | None = None
 ) -> AsyncIterator[LogOnFile]:
     database = database_at(place)
-    projections = (OutcomeProjection(), CallProjection(), WaitProjection())
+    projections = (OutcomeProjection(), CallProjection(), WaitProjection(), InboxProjection())
     log = EventLog(database, projections=projections, clock=clock, keep_days=keep_days)
     await database.open()
     try:

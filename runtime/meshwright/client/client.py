@@ -37,6 +37,8 @@ from meshwright.core.messages import (
     Usage,
     new_id,
 )
+from meshwright.events.inbox import Question
+from meshwright.events.status import MeshStatus
 from meshwright.events.tasks import TaskSummary
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
@@ -254,6 +256,20 @@ class Client:
 
         body = {"key": key, "value": value}
         return await self._get(TaskView, f"{_task_path(task_id)}/answer", "POST", body=body)
+
+    async def inbox(self, *, id: str | None = None, ended: bool = False, limit: int = 50) -> list[Question]:
+        """What waits for people, the oldest first; also what has `ended`, where asked for.
+
+        `id` is the beginning or the end of an id, or of the id of a task.
+        """
+        found, cursor = list[Question](), None
+        while len(found) < limit:
+            page = {"limit": min(limit - len(found), MAX_TASKS), "cursor": cursor}
+            answer = await self._call("GET", "/inbox", params={"id": id, "ended": ended, **page})
+            found += map(Question.model_validate, answer["items"])
+            if (cursor := answer.get("cursor")) is None:
+                break
+        return found
 
     async def follow(self, task_id: str, *, after_seq: int = 0) -> AsyncGenerator[Event]:
         """The events of a task as they happen, from its first to its last. Raises NotFound.

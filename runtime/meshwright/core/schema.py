@@ -1,0 +1,259 @@
+"""JSON schemas of what people and models send: what is wrong with a value, its defaults, its form in words.
+
+The keywords are those that pydantic writes. An unknown keyword allows everything: what reads the value into a
+type checks the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+_MAX_DEPTH = 64  # of references within one another
+_MAX_TOLD = 8  # values of an enumeration, or fields of an object, in a sentence
+_WORDS = {
+    "string": "text",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "object": "an object",
+    "array": "a list",
+    "null": "null",
+}
+Schema = Mapping[str, Any]
+
+
+class SchemaFault(NamedTuple):
+    """What is wrong with one part of a value: its dotted path, empty for the whole, and a clause."""
+
+    path: str
+    message: str
+
+
+def faults(schema: Any, value: Any) -> list[SchemaFault]:
+    """What is wrong with a value of plain JSON data; nothing where it fits the schema."""
+    root = schema if isinstance(schema, Mapping) else {}
+    return list(_faults(root, root, value, "", 0))
+
+
+def with_defaults(schema: Any, value: Any) -> Any:
+    """An object with the defaults of the properties that it lacks."""
+    if not (isinstance(schema, Mapping) and isinstance(value, dict)):
+        return value
+    properties = _object(schema.get("properties"))
+    missing = {
+        name: known["default"]
+        for name, known in properties.items()
+        if name not in value and isinstance(known, Mapping) and "default" in known
+    }
+    return {**value, **missing}
+
+
+def described(schema: Any) -> str:
+    """The form of a value in words: `text`, or `{"approve": true or false, "reason": text (optional)}`."""
+    root = schema if isinstance(schema, Mapping) else {}
+    return _described(root, root, 0)
+
+
+def _described(schema: Any, root: Schema, depth: int) -> str:
+    schema = _resolved(schema, root)
+    if "const" in schema:
+        return _json(schema["const"])
+    if isinstance(schema.get("enum"), list):
+        return _choice([_json(value) for value in schema["enum"]])
+    for name in ("anyOf", "oneOf"):
+        if isinstance(schema.get(name), list) and depth < 4:
+            return _choice([_described(part, root, depth + 1) for part in schema[name]])
+    properties = _object(schema.get("properties"))
+    if properties and depth < 4:
+        required = schema.get("required", ())
+        fields = [
+            f'"{name}": {_described(known, root, depth + 1)}{"" if name in required else " (optional)"}'
+            for name, known in [*properties.items()][:_MAX_TOLD]
+        ]
+        return "{" + ", ".join([*fields, *(["..."] if len(properties) > _MAX_TOLD else [])]) + "}"
+    kinds = _types(schema)
+    if kinds == ["array"] and "items" in schema and depth < 4:
+        return f"[{_described(schema['items'], root, depth + 1)}, ...]"
+    return _choice([_WORDS[kind] + _range_of(schema, kind) for kind in kinds]) if kinds else "any JSON"
+
+
+def _range_of(schema: Schema, kind: str) -> str:
+    """The bounds of a number in words."""
+    least, most = schema.get("minimum"), schema.get("maximum")
+    if kind not in ("integer", "number") or (least is None and most is None):
+        return ""
+    return f" up to {most}" if least is None else f" from {least}{'' if most is None else f' to {most}'}"
+
+
+def _faults(schema: Any, root: Schema, value: Any, path: str, depth: int) -> Iterator[SchemaFault]:
+    if schema is False:
+        yield SchemaFault(path, "is not allowed")
+    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+        return
+    yield from _faults_of_parts(schema, root, value, path, depth)
+    yield from _faults_of_choice(schema, value, path)
+    kinds = _types(schema)
+    if kinds and not any(_IS_OF[kind](value) for kind in kinds):
+        yield SchemaFault(path, f"must be {_choice([_WORDS[kind] for kind in kinds])}")
+        return
+    match value:
+        case dict():
+            yield from _faults_of_object(schema, root, value, path, depth)
+        case list():
+            yield from _faults_of_list(schema, root, value, path, depth)
+        case str():
+            yield from _faults_of_text(schema, value, path)
+        case int() | float() if not isinstance(value, bool):
+            yield from _faults_of_number(schema, value, path)
+
+
+def _faults_of_parts(
+    schema: Schema, root: Schema, value: Any, path: str, depth: int
+) -> Iterator[SchemaFault]:
+    """What is wrong by the schemas that one refers to."""
+    if "$ref" in schema:
+        yield from _faults(_target(schema, root), root, value, path, depth + 1)
+    for part in _list(schema.get("allOf")):
+        yield from _faults(part, root, value, path, depth + 1)
+    for parts in (_list(schema.get("anyOf")), _list(schema.get("oneOf"))):
+        found = [list(_faults(part, root, value, path, depth + 1)) for part in parts]
+        if found and all(found):
+            yield from _closest(schema, root, found, path)
+
+
+def _faults_of_choice(schema: Schema, value: Any, path: str) -> Iterator[SchemaFault]:
+    choice = [schema["const"]] if "const" in schema else schema.get("enum")
+    if isinstance(choice, list) and not any(_same(one, value) for one in choice):
+        yield SchemaFault(path, f"must be {_choice([_json(one) for one in choice])}")
+
+
+def _faults_of_object(
+    schema: Schema, root: Schema, value: dict[str, Any], path: str, depth: int
+) -> Iterator[SchemaFault]:
+    properties = _object(schema.get("properties"))
+    for name in _list(schema.get("required")):
+        if name not in value:
+            yield SchemaFault(_below(path, name), "is required")
+    others = schema.get("additionalProperties", True)
+    for name, field in value.items():
+        if name in properties:
+            yield from _faults(properties[name], root, field, _below(path, name), depth + 1)
+        elif others is False:
+            known = ", ".join([*properties][:_MAX_TOLD]) or "no fields"
+            yield SchemaFault(_below(path, name), f"is not a field of it; there are {known}")
+        else:
+            yield from _faults(others, root, field, _below(path, name), depth + 1)
+
+
+def _faults_of_list(
+    schema: Schema, root: Schema, value: list[Any], path: str, depth: int
+) -> Iterator[SchemaFault]:
+    yield from _bounds(schema, len(value), path, ("minItems", "maxItems"), "items")
+    first = _list(schema.get("prefixItems"))
+    for index, item in enumerate(value):
+        part = first[index] if index < len(first) else schema.get("items", True)
+        yield from _faults(part, root, item, _below(path, str(index)), depth + 1)
+
+
+def _faults_of_text(schema: Schema, value: str, path: str) -> Iterator[SchemaFault]:
+    yield from _bounds(schema, len(value), path, ("minLength", "maxLength"), "characters")
+    pattern = schema.get("pattern")
+    with suppress(re.error, TypeError):  # the dialects of patterns differ
+        if pattern is not None and not re.search(pattern, value):
+            yield SchemaFault(path, f"must match {pattern}")
+
+
+def _faults_of_number(schema: Schema, value: float, path: str) -> Iterator[SchemaFault]:
+    for name, fits, words in _NUMBER_BOUNDS:
+        bound = schema.get(name)
+        if isinstance(bound, int | float) and not fits(value, bound):
+            yield SchemaFault(path, f"must be {words} {bound:g}")
+
+
+def _bounds(schema: Schema, size: int, path: str, names: tuple[str, str], what: str) -> Iterator[SchemaFault]:
+    least, most = (schema.get(name) for name in names)
+    if isinstance(least, int) and size < least:
+        yield SchemaFault(path, "must not be empty" if least == 1 else f"must have at least {least} {what}")
+    if isinstance(most, int) and size > most:
+        yield SchemaFault(path, f"must have at most {most} {what}")
+
+
+def _closest(
+    schema: Schema, root: Schema, found: Sequence[list[SchemaFault]], path: str
+) -> Iterator[SchemaFault]:
+    """The faults of the one choice that the value may be meant as; where none is, what may be chosen."""
+    within = [those for those in found if all(fault.path != path for fault in those)]
+    if len(within) == 1:
+        yield from within[0]
+    else:
+        yield SchemaFault(path, f"must be {_described(schema, root, 1)}")
+
+
+_IS_OF: dict[str, Callable[[Any], bool]] = {
+    "string": lambda value: isinstance(value, str),
+    "boolean": lambda value: isinstance(value, bool),
+    "integer": lambda value: (
+        not isinstance(value, bool)
+        and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
+    ),
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "object": lambda value: isinstance(value, dict),
+    "array": lambda value: isinstance(value, list),
+    "null": lambda value: value is None,
+}
+_NUMBER_BOUNDS: tuple[tuple[str, Callable[[float, float], bool], str], ...] = (
+    ("minimum", lambda value, bound: value >= bound, "at least"),
+    ("maximum", lambda value, bound: value <= bound, "at most"),
+    ("exclusiveMinimum", lambda value, bound: value > bound, "greater than"),
+    ("exclusiveMaximum", lambda value, bound: value < bound, "less than"),
+)
+
+
+def _types(schema: Schema) -> list[str]:
+    kinds = schema.get("type")
+    return [kind for kind in ([kinds] if isinstance(kinds, str) else _list(kinds)) if kind in _WORDS]
+
+
+def _resolved(schema: Any, root: Schema) -> Schema:
+    for _ in range(_MAX_DEPTH):
+        if not (isinstance(schema, Mapping) and "$ref" in schema):
+            break
+        schema = _target(schema, root)
+    return schema if isinstance(schema, Mapping) else {}
+
+
+def _target(schema: Schema, root: Schema) -> Any:
+    found: Any = root
+    for part in str(schema["$ref"]).removeprefix("#").strip("/").split("/"):
+        found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are the same JSON: true is not 1."""
+    return _json(one) == _json(other)
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _choice(words: Sequence[str]) -> str:
+    told = [*words[:_MAX_TOLD], *(["..."] if len(words) > _MAX_TOLD else [])]
+    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} or {told[-1]}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,232 @@
+"""The inbox: what tasks wait for people to say, a projection of the log with one row for each question.
+
+A question is open until it is answered or expires, while its attempt at the task goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_core import from_json
+
+from meshwright.core.encoding import encode
+from meshwright.core.messages import Event, Plain, derived_id
+from meshwright.events.filter import seconds
+from meshwright.events.log import EventLog
+from meshwright.events.tasks import position_of
+from meshwright.sql.database import Row, Session
+
+_WAITING, _ENDED = "task.waiting", "wait.ended"
+_MAX_PAGE = 500
+_COLUMNS = ("id", "seq", "tenant_id", "task_id", "generation", "attempt", "ended_at", "document")
+_INTO = f"inbox ({', '.join(_COLUMNS)})"
+_REPLACE = (
+    "ON CONFLICT (id) DO UPDATE SET ended_at = excluded.ended_at, document = excluded.document, "
+    "generation = excluded.generation, attempt = excluded.attempt"
+)
+_IS_CURRENT = (
+    "EXISTS (SELECT 1 FROM tasks WHERE tasks.task_id = inbox.task_id AND tasks.tenant_id = inbox.tenant_id "
+    "AND tasks.completed_at IS NULL AND tasks.generation = inbox.generation "
+    "AND tasks.attempts = inbox.attempt)"
+)
+_IS_OPEN = f"ended_at IS NULL AND {_IS_CURRENT}"
+_FORGET = (
+    "DELETE FROM inbox WHERE seq < (SELECT coalesce(min(seq), 1) FROM events) AND NOT EXISTS "
+    "(SELECT 1 FROM tasks WHERE tasks.task_id = inbox.task_id AND tasks.tenant_id = inbox.tenant_id)"
+)
+
+QuestionStatus = Literal["open", "answered", "expired", "closed"]
+
+
+class Question(Plain):
+    """One thing that a task waits for a person to say.
+
+    `wait_id` is the `key` to answer with; `id` is a short name for people, of which an end will do. `subject`
+    says what it is about, `answer_schema` is the JSON schema of its answer (None: any JSON), `may_answer` who
+    may give it (none named: every caller but the agent that asks). `closed` is what its task no longer needs.
+    """
+
+    id: str
+    seq: int
+    wait_id: str
+    task_id: str
+    tenant_id: str
+    agent_id: str | None = None
+    status: QuestionStatus = "open"
+    question: str = ""
+    subject: dict[str, Any] = Field(default_factory=dict)
+    answer_schema: dict[str, Any] | None = None
+    may_answer: tuple[str, ...] = ()
+    since: datetime
+    expires_at: datetime | None = None
+    answered_by: str | None = None
+    ended_at: datetime | None = None
+
+
+class InboxPage(Plain):
+    """Some questions, the oldest first; `cursor` asks for those that follow, and is None at the end."""
+
+    items: tuple[Question, ...]
+    cursor: str | None = None
+
+
+class Inbox:
+    """The questions of a mesh."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    async def page(
+        self,
+        tenant_id: str,
+        *,
+        id: str | None = None,
+        ended: bool = False,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> InboxPage:
+        """A tenant's questions, the oldest first, at most 500; those that have `ended` only where asked for.
+
+        `id` is an end or a beginning of their ids, or of the ids of their tasks. Raises InvalidInput for a
+        wrong cursor.
+        """
+        after = 0 if cursor is None else position_of(cursor)
+        return await self._log.view(_list, tenant_id, id, ended, limit, after)
+
+    async def find(self, tenant_id: str, wait_id: str) -> Question | None:
+        """The question of a wait, open or not; None where there is none."""
+        page = await self.page(tenant_id, id=question_id(tenant_id, wait_id), ended=True, limit=1)
+        return page.items[0] if page.items else None
+
+    async def tenants(self) -> list[str]:
+        """The tenants that have or had questions."""
+        return await self._log.view(_tenants)
+
+
+def question_id(tenant_id: str, wait_id: str) -> str:
+    """The short name of a wait."""
+    return derived_id("question", tenant_id, wait_id)
+
+
+class InboxProjection:
+    """The table `inbox`."""
+
+    name = "inbox"
+    version = 1
+    event_types: Collection[str] = (_WAITING, _ENDED)
+
+    def fold(self, session: Session, events: Sequence[Event]) -> None:
+        """Add questions, and end them. An end may arrive before its question."""
+        changes = [(key, event) for event in events for key in _named(event)]
+        rows = _stored(session, {question_id(event.tenant_id, key) for key, event in changes})
+        for key, event in changes:
+            row_id = question_id(event.tenant_id, key)
+            rows[row_id] = {**rows.get(row_id, _begun(row_id, key, event)), **_change(event)}
+        session.insert(_INTO, [_row_of(rows[row_id]) for row_id in rows], then=_REPLACE)
+        session.execute(_FORGET)
+
+    def clear(self, session: Session, oldest: int) -> None:
+        """Forget the questions whose first event is in the log."""
+        session.execute("DELETE FROM inbox WHERE seq >= ?", (oldest,))
+
+
+def _named(event: Event) -> Iterator[str]:
+    """The key that an event of a person's question names, if it does."""
+    key = event.fields.get("key")
+    if event.task_id and isinstance(key, str) and event.fields.get("kind") == "person":
+        yield key
+
+
+def _begun(row_id: str, key: str, event: Event) -> dict[str, Any]:
+    """A question of which nothing was known before this event."""
+    return {
+        "id": row_id,
+        "seq": event.seq or 0,
+        "wait_id": key,
+        "task_id": event.task_id,
+        "tenant_id": event.tenant_id,
+        "since": event.time,
+    }
+
+
+def _change(event: Event) -> dict[str, Any]:
+    """What an event says of its question."""
+    fields = event.fields
+    if event.event_type != _WAITING:
+        status = "expired" if fields.get("how") == "expired" else "answered"
+        return {"status": status, "answered_by": fields.get("answered_by"), "ended_at": event.time}
+    told = {
+        "question": fields.get("asked") or "",
+        "agent_id": event.agent_id,
+        **{name: fields.get(name) for name in ("subject", "answer_schema", "may_answer", "expires_at")},
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _row_of(document: dict[str, Any]) -> Row:
+    try:
+        question = Question.model_validate(document)
+    except ValidationError:  # an event that another program has published: the names are ours
+        names = ("id", "seq", "wait_id", "task_id", "tenant_id", "since")
+        question = Question.model_validate({name: document[name] for name in names})
+    generation, attempt = _attempt_of(question.wait_id)
+    ended = None if question.ended_at is None else seconds(question.ended_at)
+    text = encode(question.model_dump(exclude_none=True)).decode()
+    return (
+        question.id,
+        question.seq,
+        question.tenant_id,
+        question.task_id,
+        generation,
+        attempt,
+        ended,
+        text,
+    )
+
+
+def _attempt_of(wait_id: str) -> tuple[int, int]:
+    """The generation and the attempt that a wait is of: `steps/{task}/{generation}/{attempt}/{path}`."""
+    parts = wait_id.split("/")
+    numbers = [int(part) if part.isdecimal() and len(part) < 10 else 0 for part in parts[2:4]]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)
+
+
+def _stored(session: Session, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    rows = session.select_in("SELECT id, document FROM inbox WHERE id", ids)
+    return {row_id: from_json(document) for row_id, document in rows}
+
+
+def _list(
+    session: Session, tenant_id: str, wanted: str | None, ended: bool, limit: int, after: int
+) -> InboxPage:
+    limit = max(1, min(limit, _MAX_PAGE))
+    values: dict[str, Any] = {"tenant_id": session.bindable(tenant_id), "after": after, "limit": limit + 1}
+    conditions = ["tenant_id = :tenant_id", "seq > :after", *([] if ended else [_IS_OPEN])]
+    if wanted is not None:
+        values["wanted"] = session.bindable(wanted)
+        ends = [
+            f"substr({name}, 1, length(:wanted)), substr({name}, length({name}) - length(:wanted) + 1)"
+            for name in ("id", "task_id")
+        ]
+        conditions.append(f":wanted IN ({', '.join(ends)})")
+    query = (
+        f"SELECT document, {_IS_CURRENT} FROM inbox "  # noqa: S608 conditions are code
+        f"WHERE {' AND '.join(conditions)} ORDER BY seq, id LIMIT :limit"
+    )
+    rows = session.execute(query, values).fetchall()
+    items = tuple(_question(document, bool(current)) for document, current in rows[:limit])
+    return InboxPage(items=items, cursor=str(items[-1].seq) if len(rows) > limit else None)
+
+
+def _question(document: str, current: bool) -> Question:
+    question = Question.model_validate_json(document)
+    if question.status == "open" and not current:
+        return question.model_copy(update={"status": "closed"})
+    return question
+
+
+def _tenants(session: Session) -> list[str]:
+    return [name for (name,) in session.execute("SELECT DISTINCT tenant_id FROM inbox").fetchall()]
