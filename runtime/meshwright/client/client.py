@@ -37,13 +37,12 @@ from meshwright.core.messages import (
     Usage,
     new_id,
 )
-from meshwright.events.inbox import Question
-from meshwright.events.status import MeshStatus
 from meshwright.events.tasks import TaskSummary
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
     from anyio.from_thread import BlockingPortal
 
+    from meshwright.events.inbox import Question
     from meshwright.events.status import MeshStatus
     from meshwright.ledger.budgets import BudgetView
     from meshwright.ledger.costs import By, Costs
@@ -262,6 +261,8 @@ class Client:
 
         `id` is the beginning or the end of an id, or of the id of a task.
         """
+        from meshwright.events.inbox import Question
+
         found, cursor = list[Question](), None
         while len(found) < limit:
             page = {"limit": min(limit - len(found), MAX_TASKS), "cursor": cursor}
