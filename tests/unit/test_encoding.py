@@ -13,9 +13,10 @@ from uuid import UUID
 import pytest
 from pydantic_core import from_json, to_json
 
-from meshwright.core.encoding import as_json, encode, plain
+from meshwright.core.encoding import as_json, encode, plain, stable_json
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event, Fault, ScoreCard
+from meshwright.models.port import CallContext, ChatMessage, ModelRequest, ToolCall, ToolSpec
 
 NOW = datetime(2026, 3, 1, 12, 30, 0, 5, tzinfo=UTC)
 CARD = ScoreCard(agent_id="a", capability="c", score=0.5, weight=1.0, health=1.0, success=0.5)
@@ -70,3 +71,34 @@ def test_a_circle_is_refused_or_mended() -> None:
     with pytest.raises(InvalidInput):
         as_json("a turn", circle)
     assert from_json(encode(circle)) == {"name": "circle", "inner": ["..."]}
+
+
+SAID = ModelRequest(
+    messages=(
+        ChatMessage(role="system", content="Answer.\n\x00 \u00e9\u4f60"),
+        ChatMessage(role="assistant", tool_calls=(ToolCall(id="1", name="look", arguments="{}"),)),
+    ),
+    user="simple-agent",
+    context=CallContext(task_id="t", budget_usd=Decimal("0.0000001"), record=print, step=3),
+    temperature=1e-7,
+)
+SCHEMA = {"type": "object", "properties": {"n": {"maximum": 1e20, "multipleOf": 0.1, "title": "a e1 b"}}}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        SAID,
+        SAID.model_copy(update={"tools": (ToolSpec(name="look", description="", parameters=SCHEMA),)}),
+        SAID.model_copy(update={"response_schema": SCHEMA, "output_mode": "tool", "params": {"top_p": 0.5}}),
+    ],
+    ids=["plain", "with tools", "with a schema"],
+)
+def test_a_request_is_hashed_by_the_bytes_that_older_journals_have(request_: ModelRequest) -> None:
+    assert stable_json(request_.asked()) == to_json(request_, fallback=plain)
+    assert b"output_mode" not in stable_json(request_.asked())
+
+
+@pytest.mark.parametrize("value", [*VALUES[:2], {"n": 1e16, "m": [1e-9, 123456789012345678.0]}], ids=range(3))
+def test_what_is_hashed_is_written_as_ever(value: Any) -> None:
+    assert stable_json(value) == to_json(value, fallback=plain)

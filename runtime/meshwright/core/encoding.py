@@ -25,6 +25,8 @@ MAX_DEPTH = 100  # of a payload that has to be mended
 
 _AS_THEY_ARE = (datetime, Decimal)
 """What `model_dump` leaves as it is where it does not have to be JSON."""
+_EXPONENTS = tuple(b"e%d" % digit for digit in range(1, 10))
+"""What may be in a number of 1e16 and more, which pydantic writes as 1e+16."""
 _TEXT = frozenset({str})
 _SCALARS = frozenset({str, int, float, bool, type(None), datetime})
 
@@ -162,6 +164,14 @@ def as_json(source: object, value: Any) -> Json:
         return Json(to_json(value, inf_nan_mode="null", fallback=plain))
     except (PydanticSerializationError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"{source} sends what cannot be written as JSON: {error}") from error
+
+
+def stable_json(value: Any) -> bytes:
+    """A value as JSON whose bytes are the same in every version: what hashes are made of."""
+    data = write_struct(value) if isinstance(value, Struct) else _of_plain(value)
+    if data is None or any(exponent in data for exponent in _EXPONENTS):
+        return to_json(value, fallback=plain)
+    return data
 
 
 def _of_plain(value: Any) -> bytes | None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from msgspec import field
+from msgspec import UNSET, field
 from msgspec.structs import force_setattr, replace
 
 from meshwright.core.encoding import Struct, kept
@@ -225,14 +225,14 @@ class ModelRequest(Struct):
         return UNSTATED_MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
     def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
-        """Its fields as plain data, without those that change no answer: a run is resumed by it."""
+        """Its fields as plain data, without those that change no answer."""
+        return Struct.model_dump(self.asked(), mode=mode)
+
+    def asked(self) -> ModelRequest:
+        """The request without what changes no answer: by it a step is known, and no call is made of it."""
         context = replace(self.context, record=None, priority=5, since=None)
-        fields = Struct.model_dump(replace(self, context=context), mode=mode)
-        del fields["output_mode"]
-        for name in _UNSET_LEFT_OUT:
-            if not fields[name]:
-                del fields[name]
-        return fields
+        left_out = {name: UNSET for name in _UNSET_LEFT_OUT if not getattr(self, name)}
+        return replace(self, context=context, output_mode=UNSET, **left_out)
 
 
 class ModelReply(Struct, omit_defaults=True):

@@ -175,7 +175,7 @@ class ModelCalls:
             cache=prepared.cache,
         )
         streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
-        async with attempt.journal.open_step("model", request) as step:
+        async with attempt.journal.open_step("model", request.asked()) as step:
             if step.is_replayed:
                 kind = RecordedError if "failed" in step.result else ModelReply
                 result: StepResult = kind.model_validate(step.result)

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from meshwright.core import topics
-from meshwright.core.encoding import Struct, as_json, plain
+from meshwright.core.encoding import Struct, as_json, plain, stable_json
 from meshwright.core.errors import AgentError, HostError, ReplayMismatch, ToolFailed
 from meshwright.core.messages import Event, Task, trace_id_of
 from meshwright.kernel.envelope import ActorRef, Record
@@ -402,4 +402,4 @@ def _is_intent(record: dict[str, Any] | None) -> bool:
 
 def hash_of(request: Any) -> str:
     """A short hash of a step's request, the same for the same JSON."""
-    return hashlib.sha256(to_json(request, fallback=plain)).hexdigest()[:16]
+    return hashlib.sha256(stable_json(request)).hexdigest()[:16]
