@@ -287,7 +287,7 @@ def test_check_names_each_broken_file_with_its_line(prompts: Prompts) -> None:
     write(prompts, "x", "bad name")
     bad, bad_name = prompts.check()
     assert (bad.path, bad.line) == (str(prompts.directory / "bad.prompt"), 5)
-    assert str(bad).startswith(f"{bad.path}:5: variable 'mood' is not declared. ")
+    assert str(bad).startswith(f"{bad.path}:5: nothing fills in variable 'mood'. ")
     assert "'bad name' cannot be a prompt's name" in bad_name.message
 
 

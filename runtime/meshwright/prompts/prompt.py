@@ -135,12 +135,11 @@ def parse_prompt(
             field="params",
         )
     variables = tuple(fields.variables)
-    pieces = _pieces(body, variables, path, line)
+    pieces = _pieces(body, variables, path, line, offered)
     for variable in variables:
         problem = remedy = ""
         if offered is not None and variable not in offered:
-            problem = f"nothing fills in variable {variable!r}"
-            remedy = f"there are {', '.join(offered)}: use those, or write the text itself"
+            problem, remedy = _not_offered(variable, offered)
         elif variable not in pieces[1::2]:
             problem = f"variable {variable!r} is declared and not used"
             remedy = f"write {{{{{variable}}}}} where its value goes, or take it out of the list"
@@ -169,7 +168,19 @@ def _decode(data: bytes, path: str) -> str:
     return text.replace("\r\n", "\n")
 
 
-def _pieces(body: str, variables: Sequence[str], path: str, first_line: int) -> tuple[str, ...]:
+def _not_offered(variable: str, offered: Sequence[str]) -> tuple[str, str]:
+    """What is wrong with a variable that no run fills in, and what to do."""
+    close = nearest(variable, offered)
+    use = f"did you mean {close!r}? There are" if close else "there are"
+    return (
+        f"nothing fills in variable {variable!r}",
+        f"{use} {', '.join(offered)}: use those, or write the text itself",
+    )
+
+
+def _pieces(
+    body: str, variables: Sequence[str], path: str, first_line: int, offered: Sequence[str] | None
+) -> tuple[str, ...]:
     pieces: list[str] = []
     end = 0
     for mark in _MARK.finditer(body):
@@ -182,9 +193,12 @@ def _pieces(body: str, variables: Sequence[str], path: str, first_line: int) -> 
                 remedy="write {{name}} with a lower-case name; there are no blocks, expressions or roles",
             )
         if mark[1] not in variables:
+            problem = f"variable {mark[1]!r} is not declared"
             remedy = f"add it to the list: variables: [{', '.join((*variables, mark[1]))}]"
+            if offered is not None and mark[1] not in offered:
+                problem, remedy = _not_offered(mark[1], offered)
             raise PromptError(
-                f"variable {mark[1]!r} is not declared",
+                problem,
                 path=path,
                 line=line,
                 remedy=remedy,
