@@ -56,7 +56,7 @@ class Simulator:
         self._began: float | None = None
         self._hits: Counter[tuple[int, str]] = Counter()
         self._prefixes: set[str] = set()
-        self._chance = random.Random(scenario.seed)
+        self._tries: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
         application = web.Application(client_max_size=64 * 1024 * 1024)
@@ -129,14 +129,17 @@ class Simulator:
             age = now - self._began - weather.start
             length = weather.end - weather.start
             share = weather.share * (1 - age / length) if weather.kind == "overload" else weather.share
-            if (
-                0 <= age < length
-                and self._hits[number, told.digest] < weather.tries
-                and self._chance.random() < share
-            ):
+            is_on = 0 <= age < length and self._hits[number, told.digest] < weather.tries
+            if is_on and self._draw(number, told) < share:
                 self._hits[number, told.digest] += 1
                 return weather
         return None
+
+    def _draw(self, number: int, told: Conversation) -> float:
+        """A number below 1 for one try at a step of an item: the same for whoever works on it."""
+        step = f"{self.scenario.seed} {number} {item_of(told)} {len(told.results)} {bool(told.partial)}"
+        self._tries[step] += 1
+        return random.Random(f"{step} {self._tries[step]}").random()
 
     def _refuse(self, refusal: Refusal, retry_after: float | None = None) -> web.Response:
         self.ledger.refused[refusal.kind] += 1
