@@ -80,6 +80,20 @@ async def test_the_task_shows_its_attempts_and_its_outcome(running: RunningMesh,
     assert outcome["usage"]["prompt_tokens"] > 0 and outcome["cost_usd"] == "0"
 
 
+async def test_the_steps_of_a_task_show_what_was_told_and_said(running: RunningMesh, task_id: str) -> None:
+    status, page = await running.get(f"/tasks/{task_id}/steps")
+    steps = page["items"]
+    assert status == 200
+    assert {"context", "model", "tool"} <= {step["kind"] for step in steps}
+    assert all(step["has_contents"] and step["status"] == "done" for step in steps)
+    _, last = await running.get(f"/tasks/{task_id}/steps/{steps[-1]['path']}")
+    assert QUESTION in [message["content"] for message in last["messages"]]
+    _, view = await running.get(f"/tasks/{task_id}")
+    assert last["reply"]["content"] == view["outcome"]["result"]["text"]
+    done = await mesh("task", task_id, "--steps", "--url", running.url)
+    assert done.out.count("\n") == len(steps) + 1
+
+
 async def test_there_is_one_outcome_and_the_log_has_it(running: RunningMesh, task_id: str) -> None:
     events = (await running.get("/events", task_id=task_id)).body["items"]
     ends = [event for event in events if event["event_type"] in ENDINGS]

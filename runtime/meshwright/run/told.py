@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from operator import is_
 from typing import Any, NamedTuple
 
 from meshwright.core.encoding import Struct
@@ -109,6 +110,8 @@ def _settings(request: ModelRequest) -> tuple[Any, ...]:
 
 def _shared(before: Sequence[ChatMessage], now: Sequence[ChatMessage]) -> int:
     """With how many of the same messages both begin."""
+    if all(map(is_, before, now)):  # the usual case, at a fifth of the cost
+        return min(len(before), len(now))
     same = 0
     for one, other in zip(before, now, strict=False):
         if one is not other and one != other:

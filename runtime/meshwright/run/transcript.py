@@ -195,7 +195,7 @@ class Transcript:
         told, reply = step.record.get("told"), step.result
         contents: dict[str, Any] = {"notes": ()}
         if isinstance(reply, dict) and "failed" not in reply:
-            contents["reply"] = {name: reply[name] for name in _OF_REPLY if reply.get(name)}
+            contents["reply"] = _said(reply)
         if not isinstance(told, dict):
             return {**contents, "notes": (_OLD,)}
         messages, notes = self._messages(step.path)
@@ -233,7 +233,7 @@ class Transcript:
         if message.get("reply"):
             reply = self._steps[since].result if since in self._steps else None
             reply = reply if isinstance(reply, dict) else {}
-            return {"role": "assistant", **{name: reply[name] for name in _OF_REPLY if reply.get(name)}}
+            return {"role": "assistant", **_said(reply)}
         digest = message.get("result")
         if digest is None:
             return message
@@ -268,7 +268,6 @@ class Transcript:
 
 
 _CONTENTS = ("request", "messages", "reply", "arguments", "result")
-_OF_REPLY = ("content", "thinking", "tool_calls")
 
 
 async def transcripts(
@@ -346,6 +345,12 @@ def _hash_of_call(call: Mapping[str, Any]) -> str:
 
 def _call_key(step: _Step) -> tuple[str, str]:
     return step.kind.removeprefix(_TOOL), str((step.record or {}).get("hash", ""))
+
+
+def _said(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model said."""
+    others = {name: reply[name] for name in ("thinking", "tool_calls") if reply.get(name)}
+    return {"content": reply.get("content", ""), **others}
 
 
 def _value_of(result: Any) -> Any:
