@@ -292,7 +292,7 @@ async def test_a_proxy_says_what_its_groups_are_made_of_where_it_may(project: Pa
     try:
         done = await mesh(project, LITELLM_BASE_URL=url, LITELLM_API_KEY=SECRET)
         assert row(done, "opus").split() == [
-            *("quality", "anthropic/claude-opus-4-8", "default", "5", "25", "unknown")
+            *("quality", "anthropic/claude-opus-4-8", "abc", "default", "5", "25", "unknown")
         ]
         assert row(done, "fast").split()[:2] == ["fast", "fast"]
         assert "sk-proxys-own" not in done.out

@@ -39,6 +39,30 @@ async def test_shipped_agents_work_with_a_strict_server(
     assert costs.total.cost_usd == Decimal(len(strict.calls) * (11 + 2 * 7)) / 1_000_000
 
 
+@pytest.mark.parametrize("named", ["ollama/llama3.1", "hosted_vllm/llama3.1"])
+async def test_one_name_of_a_model_is_enough_for_every_agent(
+    strict: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    for variable in ("OLLAMA_API_BASE", "HOSTED_VLLM_API_BASE"):
+        monkeypatch.setenv(variable, strict.url)
+    strict.replies.extend([tool_call("glob", '{"pattern": "*.md"}'), {"content": "There is README.md."}])
+    async with build_mesh(load_settings(ROOT, model=named, data_dir=tmp_path), project=ROOT) as running:
+        assert running.model.name == f"model {named}"
+        outcome = await running.ask("researcher-agent", "Which files are there?")
+        assert (await running.ask("simple-agent", "Hello")).error is None
+    assert (outcome.text, outcome.error) == ("There is README.md.", None)
+    assert {call.body["model"] for call in strict.calls} == {MODEL}
+
+
+async def test_the_variable_mesh_model_names_it_without_a_warning(
+    strict: FakeProvider, tmp_path: Path
+) -> None:
+    environment = {"MESH_MODEL": "ollama/llama3.1", "OLLAMA_API_BASE": strict.url}
+    done = await mesh("models", "test", "--data", str(tmp_path), **environment)
+    assert (done.status, done.err) == (0, ""), done
+    assert done.out.splitlines()[1].split()[:2] == ["ollama/llama3.1", "ok"]
+
+
 async def test_without_the_name_the_server_says_which_field_it_refuses(
     strict: FakeProvider, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from meshwright.core.errors import ConfigError
 from meshwright.models.port import CallContext, ChatMessage, ModelTimeout, ToolCall, ToolSpec
-from meshwright.models.server import HttpModel
+from meshwright.models.server import AgentKeys, HttpModel
 from meshwright.models.structure import response_schema
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_requests import KEY, request
@@ -55,6 +56,27 @@ def test_a_key_within_the_base_url_is_refused_without_being_shown(base: str) -> 
     with pytest.raises(ConfigError, match="LITELLM_API_KEY") as refused:
         HttpModel(base)
     assert KEY not in str(refused.value)
+
+
+async def test_a_proxy_is_called_with_the_key_of_the_agent_that_calls(
+    fake: FakeProvider, tmp_path: Path
+) -> None:
+    keys = AgentKeys(tmp_path)
+    model = HttpModel(fake.url, KEY, agent_keys=AgentKeys(tmp_path))
+    try:
+        await model.complete(request())
+        keys.put("default", "researcher-agent", key="sk-own", token="88dc")
+        keys.put("acme", "researcher-agent", key="sk-acme", token="99dc")
+        await model.complete(request())
+        await model.complete(request(context=CallContext(tenant_id="acme")))
+        await model.complete(request(user="simple-agent"))
+        keys.forget("88dc")
+        await model.complete(request())
+    finally:
+        await model.close()
+    sent = [call.headers["Authorization"] for call in fake.calls]
+    assert sent == [f"Bearer {key}" for key in (KEY, "sk-own", "sk-acme", KEY, KEY)]
+    assert (tmp_path / "proxy-keys.json").stat().st_mode & 0o077 == 0
 
 
 def test_a_key_that_no_header_can_hold_is_refused_without_being_shown() -> None:

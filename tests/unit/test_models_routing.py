@@ -227,13 +227,25 @@ def request(**fields: Any) -> ModelRequest:
         ({"model": "defualt"}, r"has no model group 'defualt'\. Did you mean 'default'\?"),
         ({"model": "x"}, "has no model group 'x'. Groups are default"),
         ({"tags": ("reserch",)}, r"no deployment tagged 'reserch'\. Did you mean 'research'\?"),
-        ({"tags": ("cheap", "zzz")}, "tagged 'zzz'. Tags are cheap, default, expensive, medium, research"),
     ],
 )
 def test_an_unknown_group_or_tag_is_refused_with_the_near_ones(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ModelRefused, match=said) as refused:
         check(FLEET, request(**fields))
     assert not refused.value.retryable
+
+
+def test_a_file_with_one_deployment_for_all_serves_tags_that_it_does_not_know() -> None:
+    for tags in (["default"], []):
+        config = config_of(
+            deployment("default", "one", tags=tags), deployment("default", "two", tags=["gpu"])
+        )
+        check(config, request(tags=("cheap", "research")))
+        assert asked(route(config, {}, "default", ["cheap", "research"])) == ["one"]
+        assert asked(route(config, {}, "default", ["gpu"])) == ["two"]
+    only = config_of(deployment("default", "two", tags=["gpu"]))
+    with pytest.raises(ModelRefused, match=r"tagged 'zzz'\. Tags are gpu"):
+        check(only, request(tags=("zzz",)))
 
 
 def test_known_tags_that_none_has_together_are_not_refused() -> None:

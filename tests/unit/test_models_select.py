@@ -72,6 +72,50 @@ def test_a_usual_key_that_the_configuration_does_not_name_is_said(path: Path) ->
     assert model.name == "offline (OPENAI_API_KEY is set, but no model of litellm_config.yaml uses it)"
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        "{model: openai/gpt-5.4-mini, api_key: sk-in-the-file}",
+        "{model: hosted_vllm/qwen, api_base: 'http://127.0.0.1:8000/v1'}",
+        "{model: ollama/llama3.1}",
+    ],
+)
+def test_a_configuration_with_all_it_needs_is_used_without_any_variable(path: Path, params: str) -> None:
+    path.write_text(f"model_list:\n  - model_name: default\n    litellm_params: {params}\n")
+    model = choose(path)
+    assert isinstance(model, Picker)
+    assert model.name.startswith("router litellm_config.yaml (litellm_config.yaml has what it needs")
+    assert "sk-" not in model.name
+
+
+@pytest.mark.parametrize("name", ["ollama/llama3.1", "anthropic/claude-sonnet-4-6", "gpt-5.4"])
+def test_a_model_by_its_name_answers_every_group(path: Path, name: str) -> None:
+    environment = {"ANTHROPIC_API_KEY": SECRET, "OPENAI_API_KEY": SECRET}
+    model = choose(path, environment, model=name)
+    assert isinstance(model, Picker)
+    assert model.name == f"model {name}"
+    assert {"default", "quality", "fast", name} <= model.groups()
+
+
+def test_a_name_beside_an_address_is_of_that_server(path: Path) -> None:
+    model = choose(path, model="llama3.1", litellm_base_url=URL)
+    assert isinstance(model, HttpModel)
+    assert model.model_name == "llama3.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rooter", "does not say who offers it.*or write one of auto, offline, http, router"),
+        ("opnai/gpt-5.4", "there is no provider 'opnai'.*Did you mean openai"),
+        ("mistral/small", "MISTRAL_API_KEY is not set"),
+    ],
+)
+def test_a_model_that_cannot_be_called_is_refused_with_what_to_do(path: Path, name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        choose(path, model=name)
+
+
 def test_a_broken_configuration_does_not_pass_for_one_that_uses_no_key(path: Path) -> None:
     path.write_text("model_list: [\n")
     with pytest.raises(ConfigError, match=r"litellm_config.yaml:\d"):

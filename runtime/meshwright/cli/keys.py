@@ -16,6 +16,7 @@ from meshwright.cli.output import Column, Document, document, echo_json, local_t
 
 if TYPE_CHECKING:
     from meshwright.ledger.proxy import LiteLLMProxy
+    from meshwright.models.server import AgentKeys
 
 ResultT = TypeVar("ResultT")
 _CLOSES = (
@@ -59,7 +60,11 @@ def keys() -> None:
 @click.option("--agent", "agent_id", required=True, metavar="ID", help="Whose calls they are.")
 @click.option("--tenant", "tenant_id", default="default", metavar="ID", help="Whose data they are.")
 @click.option("--budget", metavar="USD/WINDOW", help="What may be spent: 5.00/day, or hour, month, total.")
-@click.option("--proxy", is_flag=True, help="Experimental: a key of the LiteLLM proxy at LITELLM_BASE_URL.")
+@click.option(
+    "--proxy",
+    is_flag=True,
+    help="A key of the LiteLLM proxy at LITELLM_BASE_URL, which the agent calls it with.",
+)
 @click.option("--force", is_flag=True, help="Also for an agent that the mesh does not have.")
 @yes_option
 @json_option
@@ -76,6 +81,8 @@ def create(
 ) -> None:
     """Create a key and print it on stdout, this once.
 
+    With --proxy it is the proxy's, and this mesh uses it for the agent's calls from now on.
+
     The first key makes keys mandatory for every caller, and so it asks before; `mesh keys open` undoes that.
     """
 
@@ -90,6 +97,7 @@ def create(
 
         limit = budget_of(budget, "proxy", agent_id) if budget else None
         made = await there.create_key(agent_id, tenant_id=tenant_id, budget=limit)
+        agent_keys().put(tenant_id, agent_id, key=made.key, token=made.token)
         return {"key_id": made.token, "agent_id": agent_id, "tenant_id": tenant_id, "key": made.key}
 
     made = on_proxy(make_there) if proxy else talk(target, make, need="change")
@@ -127,6 +135,7 @@ def revoke(target: Target, key_id: str, proxy: bool) -> None:
 
     async def end_there(there: LiteLLMProxy) -> str:
         await there.delete_key(key_id)
+        agent_keys().forget(key_id)
         return key_id
 
     ended = on_proxy(end_there) if proxy else talk(target, end, need="change")
@@ -158,6 +167,14 @@ def _confirm(what: str) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError(f"{what} Add --yes to confirm.", click.get_current_context())
     click.confirm(f"{what} Continue?", abort=True, err=True)
+
+
+def agent_keys() -> AgentKeys:
+    """The proxy's keys of single agents, which the mesh of this project calls it with."""
+    from meshwright.models.server import AgentKeys
+    from meshwright.settings import load_settings
+
+    return AgentKeys(load_settings(Path()).data_dir)
 
 
 def on_proxy(use: Callable[[LiteLLMProxy], Awaitable[ResultT]]) -> ResultT:

@@ -188,6 +188,12 @@ def _price(field: str, row: Document) -> str:
     return price[field] + (_SOURCES[price["source"]] if field == "output" else "")
 
 
+def _own_id(row: Document) -> str:
+    """The id of a deployment as far as group and model do not say it."""
+    own: str = row.get("deployment") or ""
+    return "" if own == row["group"] else own.removeprefix(f"{row['group']}/{row['model']}")
+
+
 def _state(health: Document) -> str:
     return f"{health['status']} {local_time(health.get('at'))}".strip()
 
@@ -195,6 +201,7 @@ def _state(health: Document) -> str:
 _GROUPS = (
     Column("group", "group", cut=4),
     Column("deployment", "model", cut=3),
+    Column("id", write=_own_id, cut=4),
     Column("tags", "tags", ", ".join, cut=1),
     Column("in", write=partial(_price, "input")),
     Column("out", write=partial(_price, "output")),

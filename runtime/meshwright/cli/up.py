@@ -66,6 +66,7 @@ _ROW_STYLES = ("bold", "cyan", "dim")
     default=None,
     help="Listen off loopback although no key is required: everybody may use the mesh then.",
 )
+@click.option("--model", metavar="NAME", help="One model that answers every agent, like ollama/llama3.1.")
 @click.option(
     "--mqtt", metavar="URL", help="Serve MQTT clients at this broker, such as mqtt://127.0.0.1:1883."
 )

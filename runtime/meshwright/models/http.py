@@ -164,7 +164,8 @@ class ApiModel:
         if target is None:
             raise ModelRefused(f"{self.server} embeds no texts", remedy="Name a model of embeddings")
         data = to_json(self.wire.body(request, stream=on_delta is not None))
-        async with session.post(target, data=data, allow_redirects=False) as response:
+        headers = self._headers_of(request)
+        async with session.post(target, data=data, headers=headers, allow_redirects=False) as response:
             if response.status == 200:
                 body = await self._read(response, request, on_delta)
                 streamed = on_delta is not None and _is_a_stream(response)
@@ -183,6 +184,10 @@ class ApiModel:
             raise self._error_in(body, request)
         known["latency_ms"] = (time.perf_counter() - begun) * 1000
         return self.wire.read(body, request, self.server, known)
+
+    def _headers_of(self, request: ModelRequest) -> Mapping[str, str] | None:
+        """What one request has in place of the headers of every one."""
+        return None
 
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp

@@ -17,6 +17,7 @@ from meshwright.models.providers import needs_litellm, provider_params
 
 BY_CHANCE = "simple-shuffle"
 _DEFAULT_TAG = "default"
+_MISSPELT = 0.8  # of two tags, from 0 to 1: so alike that one is taken for the other
 _WEIGHTS = ("weight", "rpm", "tpm")
 """What LiteLLM draws by, the first that its first deployment has."""
 _Deployment = Mapping[str, Any]
@@ -108,10 +109,12 @@ def check(config: LiteLLMConfig, request: ModelRequest) -> None:
 
     Raises ModelRefused, which names those that there are.
     """
-    if deployments_of(config, request.model) is None:
+    deployments = deployments_of(config, request.model)
+    if deployments is None:
         what, remedy = no_group(config, request.model)
         raise ModelRefused(what, remedy=remedy, field="model")
-    if unknown := _unknown_tags(config, request.tags):
+    unknown = _unknown_tags(config, request.tags)
+    if unknown and not (_for_all(deployments) and _is_foreign(unknown[0], config)):
         raise ModelRefused(
             f"{config.path.name} has no deployment tagged {unknown[0]!r}",
             remedy=_did_you_mean(unknown[0], _known_tags(config), "Tags"),
@@ -168,7 +171,7 @@ def _route(
         )
         if names := sorted({name for each in absent for name in missing[deployment_id(each)]}):
             problem = f"set one of {', '.join(names)}"
-    default = [each for each in ready if _DEFAULT_TAG in tags_of(each) and each not in chosen]
+    default = [each for each in _for_all(ready) if each not in chosen]
     stand_in = default if tags and config.router_settings.get("enable_tag_filtering") else []
     return ModelRoute(
         group,
@@ -190,15 +193,22 @@ def _fitting(
     """Those of a group's deployments that a call with these tags is for, and who they are in words."""
     if not config.router_settings.get("enable_tag_filtering"):
         return list(deployments), "all, since enable_tag_filtering is not set"
-    default = [each for each in deployments if _DEFAULT_TAG in tags_of(each)]
-    if not tags and default:
+    default = _for_all(deployments)
+    if not tags and any(tags_of(each) for each in default):
         return default, "those tagged default, since the call has no tags"
     if not tags:
         return list(deployments), "all, since the call has no tags and none is tagged default"
     joined = (" or " if _any_tag_fits(config) else " and ").join(tags)
     if fit := matching(config, deployments, tags):
         return fit, f"those tagged {joined}"
-    return default, f"those tagged default, since none is tagged {joined}"
+    named = any(tags_of(each) for each in default)
+    return default, f"those {'tagged default' if named else 'without tags'}, since none is tagged {joined}"
+
+
+def _for_all(deployments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that answer where no other fits a call's tags: tagged default, else without any tag."""
+    default = [each for each in deployments if _DEFAULT_TAG in tags_of(each)]
+    return default or [each for each in deployments if not tags_of(each)]
 
 
 def _asked(config: LiteLLMConfig, chosen: Sequence[_Deployment]) -> tuple[_Candidate, ...]:
@@ -241,6 +251,11 @@ def _unknown_tags(config: LiteLLMConfig, tags: Iterable[str]) -> list[str]:
         return []
     known = _known_tags(config)
     return [tag for tag in tags if tag not in known]
+
+
+def _is_foreign(tag: str, config: LiteLLMConfig) -> bool:
+    """Whether a tag is none of the file's misspelt, so that the deployment for all may answer."""
+    return not get_close_matches(tag, _known_tags(config), n=1, cutoff=_MISSPELT)
 
 
 def _known_tags(config: LiteLLMConfig) -> frozenset[str]:

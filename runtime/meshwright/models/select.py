@@ -9,6 +9,7 @@ Picker calls them.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -27,13 +28,19 @@ from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnD
 from meshwright.models.providers import OFFLINE, missing, provider_of
 from meshwright.models.retry import Retrying
 from meshwright.models.routing import missing_of
-from meshwright.models.server import HttpModel
+from meshwright.models.server import AgentKeys, HttpModel
 from meshwright.settings import Settings
 
 _WELL_KNOWN_KEYS = tuple(
     f"{provider}_API_KEY"
     for provider in ("ANTHROPIC", "OPENAI", "GEMINI", "MISTRAL", "GROQ", "DEEPSEEK", "OPENROUTER", "AZURE")
 )
+_OWN_VALUE = re.compile(
+    r"""^[^#\n]*\bapi_(?:key|base)["']?\s*:\s*["']?(?!os\.environ/)[^\s"'#]""", re.MULTILINE
+)
+"""What makes a file usable without any variable: a key or an address in itself."""
+_NO_KEY = "neither LITELLM_BASE_URL nor a provider's key is set"
+_EVERY = "*"
 _KINDS = ("auto", "offline", "http", "router")
 
 
@@ -49,16 +56,18 @@ def choose_model(
 
     `config_path` is the litellm_config.yaml of `router`; it need not exist for the other kinds.
 
-    `auto`: `http` where LITELLM_BASE_URL is set, `router` where a provider's key is (and a configuration is
-    there), else `offline`. Its `name` says which, and why; never a key. `count_tokens` is what the offline
-    model reports as usage. Raises ConfigError.
+    `auto`: `http` where LITELLM_BASE_URL is set, `router` where the configuration has a deployment that can
+    be called, else `offline`. Any other adapter is the name of one model, which answers every call; where
+    LITELLM_BASE_URL is set and it names no provider, one of that server. The `name` of what is made says
+    which, and why; never a key. `count_tokens` is what the offline model reports as usage. Raises
+    ConfigError.
     """
     known = os.environ if environment is None else environment
-    kind, why = settings.models.adapter, ""
+    kind, why, name = settings.models.adapter, "", settings.models.name
     if kind not in _KINDS:
-        raise ConfigError(
-            f"There is no kind of model {kind!r}", remedy=f"Expected {', '.join(_KINDS)}", field="adapter"
-        )
+        if not settings.models.base_url or "/" in kind:
+            return _one_model(kind, known, circuits)
+        kind, name = "http", kind
     if kind == "auto":
         kind, why = _offered(settings, config_path, known)
     if kind == "offline":
@@ -71,13 +80,14 @@ def choose_model(
             remedy="Set LITELLM_BASE_URL, like http://127.0.0.1:4000",
             field="litellm_base_url",
         )
-    key, name = settings.models.api_key, settings.models.name
+    key = settings.models.api_key
     return HttpModel(
         settings.models.base_url,
         key.get_secret_value() if key else None,
         model_name=name,
         why=f"every call is of {name}" if name else "",
         prices_file=config_path,
+        agent_keys=None if name else AgentKeys(settings.data_dir),
     )
 
 
@@ -85,22 +95,47 @@ def _offered(settings: Settings, config_path: Path, environment: Mapping[str, st
     """The kind that the environment offers, and why. Raises ConfigError for a broken file."""
     if settings.models.base_url:
         return "http", ""
-    is_file = config_path.exists()
-    named = names_in(read_text(config_path)) if is_file else _WELL_KNOWN_KEYS
-    keys = [name for name in named if environment.get(name)]
-    if not keys:
-        unused = [name for name in _WELL_KNOWN_KEYS if environment.get(name)]
-        if not unused or not is_file:
-            return "offline", "neither LITELLM_BASE_URL nor a provider's key is set"
-        read_config(config_path)
-        return "offline", f"{unused[0]} is set, but no model of {config_path.name} uses it"
-    if not is_file:
-        return "offline", f"{keys[0]} is set, but there is no {config_path.name}"
+    unused = [name for name in _WELL_KNOWN_KEYS if environment.get(name)]
+    if not config_path.exists():
+        if unused:
+            return "offline", f"{unused[0]} is set, but there is no {config_path.name}"
+        return "offline", _NO_KEY
+    text = read_text(config_path)
+    keys = [name for name in names_in(text) if environment.get(name)]
+    needs_none = "ollama" in text and "OLLAMA_API_BASE" not in text
+    if not (keys or unused or needs_none or _OWN_VALUE.search(text)):
+        return "offline", _NO_KEY
     missing = [missing_of(each, environment) for each in read_config(config_path).deployments]
-    if all(missing):
+    if not all(missing):
+        return "router", f"{keys[0]} is set" if keys else f"{config_path.name} has what it needs"
+    if keys:
         names = ", ".join(sorted({name for names in missing for name in names}))
         return "offline", f"{keys[0]} is set, but nothing can be called without one of {names}"
-    return "router", f"{keys[0]} is set"
+    if unused:
+        return "offline", f"{unused[0]} is set, but no model of {config_path.name} uses it"
+    return "offline", _NO_KEY
+
+
+def _one_model(name: str, environment: Mapping[str, str], circuits: Circuits | None) -> Picker:
+    """Answers every call, whatever its group and tags, by one model. Raises ConfigError."""
+    try:
+        model = ModelSettings.from_env(name, environment)
+    except ConfigError as error:
+        kinds = ", ".join(_KINDS)
+        raise ConfigError(
+            error.message, remedy=f"{error.remedy}; or write one of {kinds}", field="adapter"
+        ) from None
+    deployment = {**model.deployment(_EVERY), "model_info": {"id": name}}
+    if "timeout_seconds" not in model.model_fields_set:
+        del deployment["litellm_params"]["timeout"]  # a call's own holds: a local model may be slow
+    config = LiteLLMConfig(
+        path=_WHERE,
+        deployments=with_ids([deployment]),
+        router_settings={"model_group_alias": dict.fromkeys(("default", "quality", "fast", name), _EVERY)},
+        litellm_settings={"drop_params": True},
+        lines={},
+    )
+    return Picker(config, environment=environment, circuits=circuits, name=f"model {name}")
 
 
 # By name

@@ -3,20 +3,61 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from meshwright.core.money import Price
 from meshwright.models.config import read_config
 from meshwright.models.http import MAX_REPLY_BYTES, ApiModel, completions_url, read_limited
 from meshwright.models.openai import ChatCompletions, ProxyCompletions
-from meshwright.models.port import Adapter, Model, ModelUnavailable, Unauthorized
+from meshwright.models.port import Adapter, Model, ModelRequest, ModelUnavailable, Unauthorized
 from meshwright.models.prices import Prices
+from meshwright.sql.folder import make_private, read_private, write_private
 
 _LISTING_SECONDS = 10.0
+
+
+class AgentKeys:
+    """The keys that a proxy has for single agents, in a file that only this user may read.
+
+    `mesh keys create --proxy` writes it; a running mesh reads it again when it changes.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / "proxy-keys.json"
+        self._read_at: int | None = None
+        self._keys: dict[str, dict[str, str]] = {}
+
+    def key_of(self, tenant_id: str, agent_id: str) -> str | None:
+        """The key of an agent of a tenant; None where it has none."""
+        try:
+            changed_at = self._path.stat().st_mtime_ns
+        except OSError:  # no key was ever made
+            return None
+        if changed_at != self._read_at:
+            self._read_at, self._keys = changed_at, self._read()
+        return self._keys.get(f"{tenant_id}/{agent_id}", {}).get("key")
+
+    def put(self, tenant_id: str, agent_id: str, *, key: str, token: str) -> None:
+        """Keep a key, in place of an earlier one of the agent. `token` is how the proxy names it."""
+        self._write({**self._read(), f"{tenant_id}/{agent_id}": {"key": key, "token": token}})
+
+    def forget(self, token: str) -> None:
+        """Use a key no longer."""
+        self._write({name: each for name, each in self._read().items() if each.get("token") != token})
+
+    def _read(self) -> dict[str, dict[str, str]]:
+        try:
+            return dict(from_json(read_private(self._path)))
+        except (OSError, ValueError):
+            return {}
+
+    def _write(self, keys: dict[str, dict[str, str]]) -> None:
+        make_private(self._path.parent)
+        write_private(self._path, to_json(keys, indent=2).decode())
 
 
 class HttpModel(ApiModel, Adapter):
@@ -33,6 +74,7 @@ class HttpModel(ApiModel, Adapter):
         max_reply_bytes: int = MAX_REPLY_BYTES,
         why: str = "",
         prices_file: Path | None = None,
+        agent_keys: AgentKeys | None = None,
     ) -> None:
         super().__init__(
             completions_url(base_url),
@@ -43,8 +85,14 @@ class HttpModel(ApiModel, Adapter):
         )
         self.model_name = model_name
         self._prices_file = prices_file
+        self._agent_keys = agent_keys
         if why:
             self.name = f"{self.name} ({why})"
+
+    def _headers_of(self, request: ModelRequest) -> Mapping[str, str] | None:
+        keys = self._agent_keys
+        key = None if keys is None else keys.key_of(request.context.tenant_id, request.user)
+        return None if key is None else self.wire.headers(key)
 
     def groups(self) -> None:
         """Only the server knows them."""

@@ -23,6 +23,7 @@ _USUAL_NAMES = {
     "PROMPT_DIR": ("prompts", "dir"),
     "LITELLM_BASE_URL": ("models", "base_url"),
     "LITELLM_API_KEY": ("models", "api_key"),
+    "MESH_MODEL": ("models", "adapter"),
     "MESH_ADMIN_TOKEN": ("keys", "admin_token"),
     "MESH_DAPR_BIN": ("dapr", "bin"),
     "MESH_BROKER_URL": ("dapr", "broker_url"),

@@ -169,7 +169,8 @@ class _ModelsSettings(Table):
 
     adapter: str = "auto"
     """What answers the agents. `auto`: `http` where `base_url` is set, `router` where provider keys are, else
-    `offline`, the built-in model that needs neither key nor network. Packages may bring others."""
+    `offline`, the built-in model that needs neither key nor network. Any other is one model for every call,
+    by its name: `ollama/llama3.1`, `anthropic/claude-sonnet-4-6`. Packages may bring others."""
     base_url: Annotated[str | None, _http_url("http://127.0.0.1:4000")] = None
     """Address of a LiteLLM proxy or another server with the OpenAI API."""
     api_key: SecretStr | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Path, Request, Response
@@ -233,7 +234,7 @@ def _groups(request: Request) -> tuple[str, ...] | None:
 
 def _check_group(request: Request, name: str) -> None:
     groups = _groups(request)
-    if groups is not None and name not in groups:
+    if groups is not None and not any(fnmatchcase(name, group) for group in groups):
         raise NotFound(
             f"The model {name[:80]!r} does not exist", remedy=f"There are {', '.join(groups)}", field="model"
         )
