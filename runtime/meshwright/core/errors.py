@@ -190,6 +190,10 @@ class DelegationFailed(ToolFailed):
     """The agent that was asked did not succeed: that counts against it, not against the one that asked."""
 
 
+class WaitExpired(ToolFailed):
+    """There was no answer to a question in time."""
+
+
 class MemoryUnavailable(MeshError):
     """Memories cannot be read or written right now."""
 

@@ -9,7 +9,7 @@ from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.orchestration.faults import class_of, may_retry, rules_out
 from meshwright.orchestration.registry import Registry
-from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, TaskKey
+from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, Pause, TaskKey
 from meshwright.work.record import NO_TASK, Attempt, TaskRecord
 
 
@@ -79,6 +79,23 @@ class Orchestrator(Actor[TaskRecord]):
         self.state.cancelling = True
         self._publish(turn, "task.cancelling", {"reason": cancel.reason})
         turn.send(self._thread(attempt), "cancel", cancel)
+
+    @turn
+    def pause(self, turn: Turn, pause: Pause) -> None:
+        """Let the deadline stand still while a person is waited for, or go on; and that of the task above."""
+        was_paused = bool(self.state.pauses)
+        keys = [key for key in self.state.pauses if key != pause.key]
+        self.state.pauses = [*keys, pause.key] if pause.on else keys
+        if not self.state.is_open or bool(self.state.pauses) == was_paused:
+            return
+        if not was_paused:
+            self.state.paused_at = turn.now
+            turn.wake_at(None)
+        else:
+            waited = turn.now - (self.state.paused_at or turn.now)
+            self.state.change(deadline_at=self.task.deadline_at + waited)
+            turn.wake_at(self.task.deadline_at)
+        self._pause_parent(turn, on=not was_paused)
 
     def wake(self, turn: Turn) -> None:
         """The deadline has passed: the task has timed out, whatever its agent does."""
@@ -197,7 +214,16 @@ class Orchestrator(Actor[TaskRecord]):
         self.state.outcome = outcome
         turn.wake_at(None)
         self._publish(turn, f"task.{outcome.status}", outcome, agent_id=outcome.agent_id)
+        if self.state.pauses:
+            self.state.pauses = []
+            self._pause_parent(turn, on=False)
         self._answer_parent(turn, outcome)
+
+    def _pause_parent(self, turn: Turn, *, on: bool) -> None:
+        parent = self.task.parent
+        if parent is not None:
+            above = TaskKey(self.task.tenant_id, parent.task_id).ref
+            turn.send(above, "pause", Pause(key=self._task_id, on=on))
 
     def _answer_parent(self, turn: Turn, outcome: Outcome) -> None:
         parent = self.task.parent

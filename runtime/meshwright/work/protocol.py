@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
-from msgspec import UNSET, UnsetType, field
-from msgspec.structs import asdict, force_setattr
+from msgspec import field
+from msgspec.structs import asdict
 
 from meshwright.core.encoding import Struct
 from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
@@ -16,35 +16,71 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.work.conversation import Message
 
 
+class StepKey(Struct):
+    """What a step is found by: its path, its kind and a hash of its request. `number` is for people."""
+
+    path: str
+    number: int
+    kind: str
+    hash: str
+
+
+WaitKind = Literal["person", "task", "timer", "event", "provider", "money"]
+
+
 class Wait(Struct):
     """One thing that a run waits for.
 
-    `wait_id` names it in the answer. `kind` says where the answer comes from: a `person`, or a `task` that
-    was delegated, whose outcome it is (`child_task_id`). `reason` is the question as a sentence; `subject`
-    says what it is about: the `kind` of step, its `request`, and the `steps` that would be repeated.
+    `wait_id` names it in the answer. `kind` says where the answer comes from: a `person`; a `task` that was
+    delegated, whose outcome it is (`child_task_id`); a `timer`, at `due_at`; an `event`; or the step is tried
+    again at `due_at`, since its `provider` or its `money` was not there. `reason` is the question, or why it
+    waits, as a sentence; `subject` says what it is about. `answer_schema` is the JSON schema of the answer,
+    `binds` a hash of what the answer is bound to, `may_answer` who may give it (empty: everybody with the
+    right to), `expires_at` when it ends without one. `step` is the step whose result the answer is; with
+    `again` that step has none, and is run again.
     """
 
     wait_id: str
-    kind: Literal["person", "task"] = "person"
+    kind: WaitKind = "person"
     reason: str = ""
     subject: dict[str, Any] = field(default_factory=dict)
+    answer_schema: dict[str, Any] | None = None
+    binds: str = ""
+    may_answer: tuple[str, ...] = ()
     child_task_id: str | None = None
+    step: StepKey = StepKey(path="", number=0, kind="", hash="")
     since: datetime | None = None
+    due_at: datetime | None = None
+    expires_at: datetime | None = None
+    again: bool = False
 
     @classmethod
-    def of_stored(cls, key: str, known: Mapping[str, Any]) -> Wait:
-        """Read the form that 0.1's first data folders hold."""
-        subject = dict(known)
-        reason, child = subject.pop("asked", ""), subject.pop("child_task_id", None)
-        kind: Literal["person", "task"] = "task" if child else "person"
-        return cls(wait_id=key, kind=kind, reason=reason, subject=subject, child_task_id=child)
+    def of_stored(cls, suspend: Mapping[str, Any]) -> Wait:
+        """Read what 0.1's first data folders hold of a run that waits."""
+        wait = dict(suspend.get("wait") or {})
+        if not wait:
+            subject = dict(suspend.get("known") or {})
+            reason, child = subject.pop("asked", ""), subject.pop("child_task_id", None)
+            kind = "task" if child else "person"
+            wait = {"wait_id": suspend["key"], "kind": kind, "reason": reason, "child_task_id": child}
+            wait["subject"] = subject
+        number = suspend["step"]
+        step = {"path": str(number), "number": number, "kind": suspend["kind"], "hash": suspend["request_hash"]}
+        return cls.model_validate({**wait, "step": step})
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When it ends by itself, answered or not."""
+        times = [at for at in (self.due_at, self.expires_at) if at is not None]
+        return min(times, default=None)
 
     @property
     def event_fields(self) -> dict[str, Any]:
         """The payload of a `task.waiting` event."""
-        asked = {"asked": self.reason} if self.reason else {}
-        child = {"child_task_id": self.child_task_id} if self.child_task_id is not None else {}
-        return {"key": self.wait_id, **asked, **self.subject, **child}
+        fields: dict[str, Any] = {"key": self.wait_id, "kind": self.kind, "asked": self.reason}
+        fields |= {"child_task_id": self.child_task_id, "due_at": self.due_at, "expires_at": self.expires_at}
+        fields |= {"subject": self.subject, "answer_schema": self.answer_schema, "may_answer": self.may_answer}
+        return {name: value for name, value in fields.items() if value}
 
 
 ORCHESTRATOR = "Orchestrator"
@@ -90,9 +126,10 @@ class Claim(Struct):
 class Grant(Struct):
     """A claim that was granted: only who holds this fence may end the attempt.
 
-    `journaled` says that an earlier claim may have left steps; `history` how many entries the thread has;
-    `seconds` what the run has had of its attempt's time before it waited; `usage` and `cost_usd` what its
-    calls of models had come to by then, None where a worker that is gone may have made more.
+    `journaled` says that an earlier claim may have left steps; `claim` how many there were; `waits` are the
+    steps that it waits for; `pauses` how often in a row it was parked. `history` says how many entries the
+    thread has, `seconds` what the run has had of its attempt's time before it waited; `usage` and `cost_usd`
+    what its calls of models had come to by then, None where a worker that is gone may have made more.
     """
 
     task_id: str
@@ -103,6 +140,9 @@ class Grant(Struct):
     owner: str
     journaled: bool
     history: int
+    claim: int = 0
+    waits: tuple[StepKey, ...] = ()
+    pauses: int = 0
     seconds: float = 0.0
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
@@ -127,14 +167,23 @@ class Work(Grant):
         return self.dispatch.task
 
     @property
-    def stream(self) -> str:
-        """The stream of records that holds the attempt's steps."""
+    def steps(self) -> str:
+        """What names the attempt's steps: the stream of those that its first claim made."""
         return steps_stream(self.task_id, self.generation, self.attempt)
 
     @property
-    def orphaned_calls(self) -> str:
-        """The stream of records of calls that claims of the attempt made in steps that never ended."""
-        return orphans_stream(self.stream)
+    def stream(self) -> str:
+        """The stream of records that this claim writes."""
+        return self.stream_of(self.claim)
+
+    def stream_of(self, claim: int) -> str:
+        """The stream of a claim; the first is 0."""
+        return claim_stream(self.steps, claim)
+
+    @property
+    def answers(self) -> str:
+        """The stream of answers to what the attempt waited for."""
+        return f"{self.steps}/answers"
 
 
 class Completed(Struct):
@@ -146,44 +195,43 @@ class Completed(Struct):
     history: tuple[Message, ...] = ()
 
 
-class Suspend(Struct):
-    """The work gives up slot and claim until `wait` is answered; the answer becomes the result of `step`.
+class Waiting(Struct):
+    """A run waits for these, besides what it waits for already; it may still work on other branches.
 
-    With `child` set, that task is given to the orchestrator in the same commit, and its outcome is the
-    answer. `last` is the last step within this one, if any.
-    `seconds` is what the run has had of its attempt's time, `usage` and `cost_usd` what all calls of models
-    in the attempt have come to.
+    The `children` are given to the orchestrator in the same commit. `answers` is how many of the attempt's
+    answers the run has read.
     """
 
     task_id: str
     fence: int
-    wait: Wait = Wait(wait_id="")
-    step: int
-    kind: str
-    request_hash: str
-    last: int | None = None
+    waits: tuple[Wait, ...] = ()
+    children: tuple[Task, ...] = ()
+    answers: int = 0
+
+
+class Suspend(Waiting):
+    """The work gives up slot and claim until one of its waits is answered.
+
+    `seconds` is what the run has had of its attempt's time, `usage` and `cost_usd` what all calls of models
+    in the attempt have come to, `pauses` how often in a row it was parked.
+    """
+
+    pauses: int = 0
     seconds: float = 0.0
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
-    child: Task | None = None
-    key: str | UnsetType = UNSET
-    known: dict[str, Any] | UnsetType = UNSET
-    """The form of `wait` that 0.1's first data folders hold."""
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
-        if self.key is not UNSET:
-            force_setattr(self, "wait", Wait.of_stored(self.key, self.known or {}))
-            force_setattr(self, "key", UNSET)
-            force_setattr(self, "known", UNSET)
 
 
 class Answer(Struct):
-    """What a suspended run was waiting for."""
+    """What a suspended run was waiting for, and who says so."""
 
     task_id: str
     key: str
     value: Any = None
+    answered_by: str | None = None
 
 
 class Cancel(Struct):
@@ -191,6 +239,13 @@ class Cancel(Struct):
 
     task_id: str
     reason: str = "cancelled on request"
+
+
+class Pause(Struct):
+    """A task's deadline stands still, or goes on: an attempt, or a task below (`key`), waits for a person."""
+
+    key: str
+    on: bool = True
 
 
 class Stop(Struct):
@@ -212,6 +267,6 @@ def steps_stream(task_id: str, generation: int, attempt: int) -> str:
     return f"steps/{task_id}/{generation}/{attempt}"
 
 
-def orphans_stream(steps: str) -> str:
-    """The stream of calls of models in steps of an attempt that never ended."""
-    return f"{steps}/left-behind"
+def claim_stream(steps: str, claim: int) -> str:
+    """The stream of records that a claim of an attempt writes, so that no two claims write the same."""
+    return f"{steps}/{claim}" if claim else steps

@@ -26,7 +26,7 @@ from meshwright.core.messages import (
     Usage,
 )
 from meshwright.core.money import ZERO, Amount, exact
-from meshwright.work.protocol import Suspend, Wait, steps_stream
+from meshwright.work.protocol import Wait, steps_stream
 
 NO_TASK = Raw(b"null")
 
@@ -57,6 +57,8 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
     attempts: list[Attempt] = field(default_factory=list)
     outcome: Outcome | None = None
     cancelling: bool = False
+    pauses: list[str] = field(default_factory=list)
+    paused_at: datetime | None = None
 
     @cached_property
     def task(self) -> Task | None:
@@ -65,11 +67,17 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
 
     def take(self, carrier: TaskCarrier, capability: str) -> None:
         """Set the task, as it came but for its capability."""
-        self.task_json, task = carrier.task_json, carrier.task
-        if task.capability != capability:
-            self.task_json = Raw(to_json({**from_json(bytes(self.task_json)), "capability": capability}))
-            task = task.model_copy(update={"capability": capability})
-        self.__dict__["task"] = task
+        self.task_json = carrier.task_json
+        self.__dict__["task"] = carrier.task
+        if carrier.task.capability != capability:
+            self.change(capability=capability)
+
+    def change(self, **fields: Any) -> None:
+        """Change fields of the task, and leave the others as they came, unknown ones too."""
+        task = self.task
+        if task is not None:
+            self.task_json = Raw(to_json({**from_json(bytes(self.task_json)), **fields}))
+            self.__dict__["task"] = task.model_copy(update=fields)
 
     @property
     def is_open(self) -> bool:
@@ -138,8 +146,10 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     """One attempt in the inbox of its thread; one that was `redriven` may have been here before.
 
     Every turn of the thread writes its whole inbox, so an entry names its task and does not hold it; what
-    has its default value is not written. `seconds`, `usage` and `cost_usd` are as of its last wait; the cost
-    is None once a worker that is gone may have made calls since.
+    has its default value is not written. `claims` is how often it was claimed, `waits` what it waits for,
+    `answers` how many answers its journal has; `has_news` that an answer came while it ran. `seconds`,
+    `usage` and `cost_usd` are as of its last wait; the cost is None once a worker that is gone may have made
+    calls since.
     """
 
     task_id: str = ""
@@ -153,16 +163,28 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     fence: int = 0
     redriven: bool = False
     owner: str | None = None
-    suspended: Suspend | None = None
+    claims: int = 0
+    waits: list[Wait] = field(default_factory=list)
+    answers: int = 0
+    has_news: bool = False
+    is_paused: bool = False
+    pauses: int = 0
     seconds: float = 0.0
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
     cancelled: str | None = None
     dispatch: dict[str, Any] | UnsetType = UNSET
     """In the place of what names the task, in an entry of the first versions."""
+    suspended: dict[str, Any] | None | UnsetType = UNSET
+    """In the place of `waits`, in an entry of the first versions."""
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
+        if self.fence and not self.claims:
+            self.claims = 1
+        if self.suspended is not UNSET:
+            self.waits = [Wait.of_stored(self.suspended)] if self.suspended else []
+            self.suspended = UNSET
         if self.dispatch is not UNSET:
             dispatch = Dispatch.model_validate(self.dispatch)
             task, self.attempt = dispatch.task, dispatch.attempt
@@ -209,9 +231,9 @@ class Entry(Struct, frozen=False, omit_defaults=True):
         return steps_stream(*self.identity)
 
     @property
-    def child_task_id(self) -> str | None:
-        """The task that it waits for, if it waits for one."""
-        return self.suspended.wait.child_task_id if self.suspended is not None else None
+    def children(self) -> list[str]:
+        """The tasks that it waits for."""
+        return [wait.child_task_id for wait in self.waits if wait.child_task_id is not None]
 
 
 class ThreadState(Struct, frozen=False, omit_defaults=True):

@@ -6,7 +6,7 @@ Its id is `{tenant}:{thread}`. It holds the inbox, the fence and who works; the 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from meshwright.core import topics
 from meshwright.core.encoding import Struct, encode
@@ -22,9 +22,13 @@ from meshwright.work.protocol import (
     Claim,
     Completed,
     Grant,
+    Pause,
     Stop,
     Suspend,
     TaskKey,
+    Wait,
+    Waiting,
+    claim_stream,
     tenant_of,
 )
 from meshwright.work.record import Entry, ThreadState
@@ -34,6 +38,7 @@ HISTORY = "history"
 """The stream in which threads of earlier versions keep their own conversation."""
 MAX_TASKS = 1_000  # in the inbox, all of which every turn writes
 _MAX_REMEMBERED_BYTES = 32 * 1024  # of their results: the state is written with every turn
+_STOPS_DEADLINE = ("person", "money")
 MAX_REMEMBERED_ENDS = 8  # attempts whose outcome a repeated dispatch gets again
 
 
@@ -72,12 +77,15 @@ class AgentThread(Actor[ThreadState]):
         if entry.status == "running":  # its journal, which no turn reads, may hold calls that nobody told of
             entry.cost_usd = None
         if entry.cancelled is not None:
-            self._end(turn, entry, self._cancelled(entry, turn.now))
+            self._let_go(turn, entry)
             return None
         again = entry.fence > 0
         self.state.fence += 1
         entry.fence, entry.owner = self.state.fence, claim.owner
-        entry.status, entry.suspended = "running", None
+        entry.status, entry.has_news = "running", False
+        if again:
+            turn.append(claim_stream(entry.steps, entry.claims), 1, {"fence": entry.fence})
+        entry.claims += 1
         self._tell(turn, entry, "task.resumed" if again else "task.started", {"owner": claim.owner})
         return Grant(
             task_id=entry.task_id,
@@ -88,6 +96,9 @@ class AgentThread(Actor[ThreadState]):
             owner=claim.owner,
             journaled=again or entry.redriven,
             history=self.state.history,
+            claim=entry.claims - 1,
+            waits=tuple(wait.step for wait in entry.waits),
+            pauses=entry.pauses,
             seconds=entry.seconds,
             usage=entry.usage,
             cost_usd=entry.cost_usd,
@@ -105,40 +116,47 @@ class AgentThread(Actor[ThreadState]):
         return True
 
     @turn
+    def wait_for(self, turn: Turn, waiting: Waiting) -> bool:
+        """Note what a run waits for that still works on something else."""
+        entry = self._fenced(turn, waiting.task_id, waiting.fence)
+        if entry is None:
+            return False
+        if entry.cancelled is None:
+            self._take_waits(turn, entry, waiting)
+        return True
+
+    @turn
     def suspend(self, turn: Turn, suspend: Suspend) -> bool:
-        """Put a task aside until its question is answered; the thread takes its next one meanwhile."""
+        """Put a task aside until one of its waits is answered; the thread takes its next one meanwhile."""
         entry = self._fenced(turn, suspend.task_id, suspend.fence)
         if entry is None:
             return False
-        entry.usage, entry.cost_usd = suspend.usage, suspend.cost_usd
+        entry.usage, entry.cost_usd, entry.seconds = suspend.usage, suspend.cost_usd, suspend.seconds
         if entry.cancelled is not None:
-            self._end(turn, entry, self._cancelled(entry, turn.now))
+            self._let_go(turn, entry)
             return True
-        if suspend.child is not None:
-            accept = Accept.of(suspend.child)
-            turn.send(self._task(suspend.child.task_id), "accept", accept)
-        entry.status, entry.owner, entry.seconds = "waiting", None, suspend.seconds
-        entry.suspended = suspend.model_copy(update={"child": None})
-        self._tell(turn, entry, "task.waiting", suspend.wait.event_fields)
+        entry.status, entry.owner, entry.pauses = "waiting", None, suspend.pauses
+        if not self._take_waits(turn, entry, suspend) and entry.waits:
+            self._tell(turn, entry, "task.waiting", entry.waits[0].event_fields)
+        if entry.has_news or not entry.waits:
+            entry.status = "queued"
         self._offer_next(turn)
         return True
 
     @turn
     def resume(self, turn: Turn, answer: Answer) -> bool:
-        """Give a waiting task its answer, as the result of the step that asked. False if none waits."""
+        """Give a task an answer, as the result of the step that asked. False if it does not wait for it."""
         entry = self._entry(answer.task_id)
-        if entry is None or entry.suspended is None or entry.suspended.wait.wait_id != answer.key:
+        waits = [] if entry is None else [wait for wait in entry.waits if wait.wait_id == answer.key]
+        if entry is None or not waits:
             return False
-        if entry.cancelled is not None:  # what it delegated has ended, and says what it cost
+        [wait] = waits
+        if entry.cancelled is not None:  # a task that it delegated has ended, and says what it cost
+            entry.waits.remove(wait)
             entry.add(answer.value)
-            self._end(turn, entry, self._cancelled(entry, turn.now))
+            self._end_cancelled(turn, entry)
             return True
-        asked = entry.suspended
-        result = {"kind": asked.kind, "hash": asked.request_hash, "result": answer.value}
-        if asked.last is not None:
-            result["last"] = asked.last
-        turn.append(entry.steps, 2 * asked.step + 1, result)
-        entry.status, entry.suspended = "queued", None
+        self._answer(turn, entry, wait, {"result": answer.value}, answer.answered_by)
         self._offer_next(turn)
         return True
 
@@ -146,7 +164,7 @@ class AgentThread(Actor[ThreadState]):
     def cancel(self, turn: Turn, cancel: Cancel) -> None:
         """End a task: at once where it is queued or waits for a person, through its worker where it runs.
 
-        One that waits for a task that it delegated ends with that, whose cost is a part of its own.
+        One that waits for tasks that it delegated ends with those, whose cost is a part of its own.
         """
         entry = self._entry(cancel.task_id)
         if entry is None:
@@ -155,12 +173,17 @@ class AgentThread(Actor[ThreadState]):
         if entry.status == "running":
             turn.signal_after_commit(self._stop(entry))
             return
-        child = entry.child_task_id
-        if child is not None:
-            turn.send(self._task(child), "cancel", Cancel(task_id=child, reason=cancel.reason))
-            return
         turn.signal_early(Withdraw(self.ref, entry.task_id))
-        self._end(turn, entry, self._cancelled(entry, turn.now))
+        self._let_go(turn, entry)
+
+    def wake(self, turn: Turn) -> None:
+        """A wait has come to its time: a timer has its answer, a question has none, a step is run again."""
+        for entry in self.state.inbox:
+            for wait in [wait for wait in entry.waits if wait.ends_at is not None and wait.ends_at <= turn.now]:
+                is_due = wait.due_at is not None and wait.due_at <= turn.now
+                self._answer(turn, entry, wait, {"result": None} if is_due else {"expired": True})
+        self._set_alarm(turn)
+        self._offer_next(turn)
 
     def recover(self, turn: Turn) -> None:
         """Offer again what was queued or running when the worker went; the claim makes sure it is gone.
@@ -194,8 +217,8 @@ class AgentThread(Actor[ThreadState]):
             self._offer_next(turn)
         else:
             self.redrive(turn)
-            if known.child_task_id is not None:
-                turn.send(self._task(known.child_task_id), "redrive")
+            for child in known.children:
+                turn.send(self._task(child), "redrive")
 
     @property
     def _tenant(self) -> str:
@@ -242,8 +265,80 @@ class AgentThread(Actor[ThreadState]):
         )
         return None
 
+    def _take_waits(self, turn: Turn, entry: Entry, waiting: Waiting) -> list[Wait]:
+        """Add the waits that are new, and give their children to the orchestrator."""
+        entry.answers = max(entry.answers, waiting.answers)
+        known = {wait.wait_id for wait in entry.waits}
+        new = [wait for wait in waiting.waits if wait.wait_id not in known]
+        children = {child.task_id: child for child in waiting.children}
+        for wait in new:
+            entry.waits.append(wait)
+            if wait.child_task_id is not None:
+                accept = Accept.of(children[wait.child_task_id])
+                turn.send(self._task(wait.child_task_id), "accept", accept)
+            still = {"running": True} if entry.status == "running" else {}
+            self._tell(turn, entry, "task.waiting", {**wait.event_fields, **still})
+        if any(wait.ends_at is not None for wait in new):
+            self._set_alarm(turn)
+        self._pause(turn, entry)
+        return new
+
+    def _answer(
+        self, turn: Turn, entry: Entry, wait: Wait, answer: dict[str, Any], answered_by: str | None = None
+    ) -> None:
+        """End a wait, and let its task go on."""
+        entry.waits.remove(wait)
+        if not wait.again:
+            entry.answers += 1
+            by = {} if answered_by is None else {"answered_by": answered_by}
+            value = {**wait.step.model_dump(), **answer, **by, "answered_at": turn.now}
+            turn.append(f"{entry.steps}/answers", entry.answers, value)
+        if entry.status == "waiting":
+            entry.status = "queued"
+        else:
+            entry.has_news = True
+        how = "expired" if "expired" in answer else "due" if wait.due_at is not None else "answered"
+        ended = {"key": wait.wait_id, "kind": wait.kind, "how": how, "answered_by": answered_by}
+        self._tell(turn, entry, "wait.ended", ended)
+        self._pause(turn, entry)
+
+    def _pause(self, turn: Turn, entry: Entry) -> None:
+        """Stop the task's deadline while it waits for people or money, and let it go on afterwards."""
+        stops = any(wait.kind in _STOPS_DEADLINE for wait in entry.waits)
+        if stops != entry.is_paused:
+            entry.is_paused = stops
+            turn.send(self._task(entry.task_id), "pause", Pause(key=str(self.ref), on=stops))
+
+    def _set_alarm(self, turn: Turn) -> None:
+        """Have the thread woken when the next wait comes to its time."""
+        times = [wait.ends_at for entry in self.state.inbox for wait in entry.waits]
+        turn.wake_at(min((at for at in times if at is not None), default=None))
+
+    def _let_go(self, turn: Turn, entry: Entry) -> None:
+        """Cancel what a cancelled task has delegated; it ends with that."""
+        entry.waits = [wait for wait in entry.waits if wait.child_task_id is not None]
+        self._cancel_children(turn, entry, entry.cancelled or "cancelled")
+        self._end_cancelled(turn, entry)
+
+    def _end_cancelled(self, turn: Turn, entry: Entry) -> None:
+        """End a cancelled task once it waits for no task of its own."""
+        if entry.children:
+            entry.status, entry.owner = "waiting", None
+            self._offer_next(turn)
+        else:
+            self._end(turn, entry, self._cancelled(entry, turn.now))
+
+    def _cancel_children(self, turn: Turn, entry: Entry, reason: str) -> None:
+        for child in entry.children:
+            turn.send(self._task(child), "cancel", Cancel(task_id=child, reason=reason))
+
     def _end(self, turn: Turn, entry: Entry, outcome: Outcome) -> None:
         self.state.inbox.remove(entry)
+        if entry.waits:
+            self._cancel_children(turn, entry, "its result is no longer needed")
+            entry.waits = []
+            self._set_alarm(turn)
+        self._pause(turn, entry)
         self._remember_end(turn, outcome)
         self._offer_next(turn)
 
