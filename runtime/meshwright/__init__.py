@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from meshwright.mesh import Mesh
     from meshwright.models.select import ModelSettings, open_model, with_fallbacks
     from meshwright.run import Run
+    from meshwright.run.delegation import Delegation
     from meshwright.settings import Settings, load_settings
     from meshwright.tools.tool import ToolContext, tool
     from meshwright.tools.toolset import Toolset
@@ -39,6 +40,7 @@ HOMES = {
     "Check": "component",
     "Client": "client",
     "Component": "component",
+    "Delegation": "run.delegation",
     "Event": "core.messages",
     "Limits": "core.limits",
     "Mesh": "mesh",
@@ -73,6 +75,7 @@ __all__ = [
     "Check",
     "Client",
     "Component",
+    "Delegation",
     "Event",
     "Limits",
     "Mesh",

@@ -241,7 +241,7 @@ class Mesh:
             **{name: getattr(task, name) for name in _SHOWN},
             status=entry.status if entry is not None and entry.status != "queued" else record.status,
             attempts=tuple(record.attempts),
-            waits=(entry.suspended.wait,) if entry is not None and entry.suspended is not None else (),
+            waits=tuple(entry.waits) if entry is not None else (),
             outcome=record.outcome,
             parent_task_id=task.parent.task_id if task.parent else None,
             trace_id=task.traceparent.split("-")[1] if task.traceparent else None,

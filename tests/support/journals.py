@@ -40,12 +40,12 @@ async def begun(host: Runtime) -> Journal:
     return await Journal.open(host, REF, work(journaled=False))
 
 
-async def resumed(host: Runtime) -> Journal:
+async def resumed(host: Runtime, claim: int = 0) -> Journal:
     """The journal of a later claim of the same attempt."""
-    return await Journal.open(host, REF, work(journaled=True))
+    return await Journal.open(host, REF, work(journaled=True, claim=claim))
 
 
-def work(*, journaled: bool) -> Work:
+def work(*, journaled: bool, claim: int = 0) -> Work:
     dispatch = a_dispatch(a_task("t1"))
     return Work(
         task_id="t1",
@@ -56,6 +56,7 @@ def work(*, journaled: bool) -> Work:
         fence=1,
         owner="worker",
         journaled=journaled,
+        claim=claim,
         history=0,
     )
 
@@ -76,12 +77,10 @@ class Effects(list[str]):
 
 
 async def answer(host: Runtime, asked: Suspended, value: Any) -> None:
-    """Write an answer as the thread of the run does."""
-    suspend = asked.suspend
-    given: dict[str, Any] = {"kind": suspend.kind, "hash": suspend.request_hash, "result": value}
-    if suspend.last is not None:
-        given["last"] = suspend.last
-    await host.append(Record(REF, STREAM, 2 * suspend.step + 1, given))
+    """Write answers to all that a run waits for, as its thread does."""
+    answers = len(await host.records(REF, f"{STREAM}/answers"))
+    for n, wait in enumerate(asked.suspend.waits, start=answers + 1):
+        await host.append(Record(REF, f"{STREAM}/answers", n, {**wait.step.model_dump(), "result": value}))
 
 
 HostT = TypeVar("HostT", bound=Runtime)

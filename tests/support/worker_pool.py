@@ -63,11 +63,14 @@ class Shift:
 
     async def delegate(self, task_id: str) -> Any:
         """Wait for a task of the same agent's, on a thread of its own."""
-        key = f"{self.work.stream}/{self.journal.step_number + 1}"
         thread = thread_ref(self.work.task, self.work.dispatch.agent_id)
-        parent = Parent(actor_type=thread.type, actor_id=thread.id, key=key, task_id=self.task_id)
-        child = a_task(task_id, self.work.task.created_at, parent=parent)
-        return await self.journal.wait("delegate", {"task_id": task_id}, child)
+
+        def child(path: str) -> Task:
+            key = f"{self.work.steps}/{path}"
+            parent = Parent(actor_type=thread.type, actor_id=thread.id, key=key, task_id=self.task_id)
+            return a_task(task_id, self.work.task.created_at, parent=parent)
+
+        return await self.journal.wait("delegate", {"task_id": task_id}, kind="task", child=child)
 
 
 Script = Callable[[Shift], Awaitable[str]]

@@ -161,51 +161,6 @@ async def test_a_step_that_cannot_be_run_is_named_with_its_line(run: Any, compla
     assert line_of(run, "await run.step(") + complaint in outcome.error.message
 
 
-async def gather_delegations(self: Agent, run: Run) -> str:
-    return " ".join(await asyncio.gather(run.delegate("helper", "One."), run.delegate("helper", "Two.")))
-
-
-async def delegate_in_a_group(self: Agent, run: Run) -> str:
-    async with asyncio.TaskGroup() as group:
-        asked = group.create_task(run.delegate("helper", "One."))
-    return asked.result()
-
-
-@pytest.mark.parametrize(
-    ("run", "words"), [(gather_delegations, "asyncio.gather("), (delegate_in_a_group, "async with")]
-)
-async def test_delegations_side_by_side_are_refused_at_once(run: Any, words: str) -> None:
-    outcome = await failed(agent_with(run))
-    assert outcome.error is not None
-    assert outcome.error.type == "AgentError"
-    assert outcome.error.message.startswith(line_of(run, words))
-    assert "Await each delegation before the next, in `run` itself" in outcome.error.message
-
-
-async def test_delegations_side_by_side_in_a_tool_are_refused() -> None:
-    class Author(Agent):
-        agent_id = "author"
-        capabilities = (Capability("writing"),)
-        delegates_to = ("helper",)
-
-        @tool(idempotent=True)
-        async def ask_both(self) -> str:
-            """Ask twice."""
-            assert this is not None
-            return " ".join(await asyncio.gather(this.delegate("helper", "1"), this.delegate("helper", "2")))
-
-        async def run(self, run: Run) -> str:
-            nonlocal this
-            this = run
-            return await run.converse()
-
-    this: Run | None = None
-    outcome = await failed(Author, tool_call("ask_both"))
-    assert outcome.error is not None
-    assert outcome.error.type == "AgentError"
-    assert str(Path(__file__)) in outcome.error.message
-
-
 class Strange(BaseException):
     """No Exception."""
 

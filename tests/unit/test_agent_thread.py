@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from meshwright.core.messages import Dispatch, Outcome, Task
@@ -9,9 +11,9 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Wait, Withdraw
 from meshwright.work.conversation import Message
-from meshwright.work.protocol import Grant, Stop
+from meshwright.work.protocol import Grant, StepKey, Stop, Waiting, WaitKind
 from meshwright.work.thread import MAX_REMEMBERED_ENDS
-from tests.support.turn_driver import Driven, a_dispatch, a_task, an_outcome, types_of
+from tests.support.turn_driver import NOW, Driven, a_dispatch, a_task, an_outcome, types_of
 
 
 def a_thread(*tasks: str) -> Driven:
@@ -31,10 +33,31 @@ def claim(thread: Driven, task_id: str, owner: str = "w1", gone: str | None = No
     return work
 
 
+STEP = StepKey(path="2", number=2, kind="wait", hash="h")
+
+
 def waiting_for(work: Grant, child: Task | None = None, **fields: object) -> Suspend:
-    wait = Wait(wait_id="k", child_task_id=None if child is None else child.task_id)
-    asked = {"wait": wait, "child": child, "step": 2, "kind": "wait", "request_hash": "h", **fields}
-    return Suspend(task_id=work.task_id, fence=work.fence, **asked)
+    wait = Wait(wait_id="k", step=STEP)
+    if child is not None:
+        wait = Wait(wait_id="k", step=STEP, kind="task", child_task_id=child.task_id)
+    children = () if child is None else (child,)
+    return Suspend(task_id=work.task_id, fence=work.fence, waits=(wait,), children=children, **fields)
+
+
+def two_waits(work: Grant, *kinds: WaitKind) -> Suspend:
+    """A run that waits for several things, called k1, k2, ...: the first is due in an hour."""
+    waits = [
+        Wait(
+            wait_id=f"k{n}",
+            kind=kind,
+            step=StepKey(path=f"b{n}.1", number=n, kind="wait", hash="h"),
+            due_at=NOW + timedelta(hours=n) if kind in ("timer", "provider") else None,
+            expires_at=NOW + timedelta(hours=n) if kind == "person" else None,
+            again=kind == "provider",
+        )
+        for n, kind in enumerate(kinds, start=1)
+    ]
+    return Suspend(task_id=work.task_id, fence=work.fence, waits=tuple(waits), pauses=3)
 
 
 def test_a_queued_task_is_offered_and_a_claim_raises_the_fence() -> None:
@@ -166,8 +189,9 @@ def test_an_answer_becomes_the_result_of_the_step_and_the_task_is_offered_again(
     thread.take("suspend", waiting_for(claim(thread, "t1")))
     commit = thread.take("resume", Answer(task_id="t1", key="k", value={"text": "yes"}))
     [record] = commit.records
-    assert (record.stream, record.n) == ("steps/t1/1/1", 5)
-    assert record.value == {"kind": "wait", "hash": "h", "result": {"text": "yes"}}
+    assert (record.stream, record.n) == ("steps/t1/1/1/answers", 1)
+    known = {"path": "2", "number": 2, "kind": "wait", "hash": "h"}
+    assert record.value.items() >= {**known, "result": {"text": "yes"}}.items()
     assert [hint.task_id for hint in commit.early] == ["t1"]
     assert claim(thread, "t1").journaled
 
@@ -255,15 +279,80 @@ def test_the_reason_of_the_first_cancel_stands() -> None:
     assert ended.payload["error"]["message"] == "too late"
 
 
-def test_an_answer_for_a_step_with_steps_inside_says_which_was_the_last() -> None:
-    thread = a_thread("t1")
-    thread.take("suspend", waiting_for(claim(thread, "t1"), last=4))
-    [record] = thread.take("resume", Answer(task_id="t1", key="k", value="yes")).records
-    assert (record.n, record.value["last"]) == (5, 4)
-
-
 def test_the_time_that_a_run_has_had_goes_with_it_through_a_wait() -> None:
     thread = a_thread("t1")
     thread.take("suspend", waiting_for(claim(thread, "t1"), seconds=7.5))
     thread.take("resume", Answer(task_id="t1", key="k"))
     assert claim(thread, "t1").seconds == 7.5
+
+
+# Several waits
+
+
+def test_each_of_several_answers_lets_the_task_go_on_and_is_kept() -> None:
+    thread = a_thread("t1")
+    thread.take("suspend", two_waits(claim(thread, "t1"), "person", "person"))
+    commit = thread.take("resume", Answer(task_id="t1", key="k2", value="second", answered_by="ada"))
+    assert types_of(commit) == ["wait.ended"]
+    work = claim(thread, "t1")
+    assert [step.path for step in work.waits] == ["b1.1"]
+    commits = [thread.take("resume", Answer(task_id="t1", key=key, value="first")) for key in ("k1", "k2")]
+    assert [commit.reply for commit in commits] == [True, False]
+    records = [record for commit in thread.commits for record in commit.records if "answers" in record.stream]
+    assert [(record.n, record.value["path"]) for record in records] == [(1, "b2.1"), (2, "b1.1")]
+    assert (records[0].value["result"], records[0].value["answered_by"]) == ("second", "ada")
+
+
+def test_an_answer_that_comes_while_the_task_runs_offers_it_as_soon_as_it_waits() -> None:
+    thread = a_thread("t1")
+    work = claim(thread, "t1")
+    registered = two_waits(work, "person", "person")
+    waiting = Waiting(task_id="t1", fence=work.fence, waits=registered.waits)
+    assert types_of(thread.take("wait_for", waiting)) == ["task.waiting", "task.waiting"]
+    assert thread.take("resume", Answer(task_id="t1", key="k1")).early == []
+    commit = thread.take("suspend", Suspend(task_id="t1", fence=work.fence))
+    assert [offer.task_id for offer in commit.early] == ["t1"]
+    assert [step.path for step in claim(thread, "t1").waits] == ["b2.1"]
+
+
+def test_a_thread_is_woken_by_the_first_of_its_waits_and_then_by_the_next() -> None:
+    thread = a_thread("t1")
+    commit = thread.take("suspend", two_waits(claim(thread, "t1"), "timer", "person", "provider"))
+    assert commit.record.wake_at == NOW + timedelta(hours=1)
+    for hours, left, results in ((1, ["b2.1", "b3.1"], 1), (2, ["b3.1"], 2), (3, [], 2)):
+        thread.now = NOW + timedelta(hours=hours)
+        commit = thread.take("wake")
+        assert [offer.task_id for offer in commit.early] == ["t1"]
+        work = claim(thread, "t1")
+        assert [step.path for step in work.waits] == left
+        records = [record for each in thread.commits for record in each.records if "answers" in record.stream]
+        assert len(records) == results
+        thread.take("suspend", Suspend(task_id="t1", fence=work.fence))
+    assert records[-1].value["expired"] is True
+    assert commit.record.wake_at is None
+
+
+def test_how_often_a_task_was_parked_goes_with_it() -> None:
+    thread = a_thread("t1")
+    thread.take("suspend", two_waits(claim(thread, "t1"), "provider"))
+    thread.now = NOW + timedelta(hours=1)
+    thread.take("wake")
+    assert claim(thread, "t1").pauses == 3
+
+
+def test_a_deadline_stands_still_while_a_person_is_waited_for_and_no_longer() -> None:
+    thread = a_thread("t1")
+    commits = [thread.take("suspend", two_waits(claim(thread, "t1"), "person", "person"))]
+    commits += [thread.take("resume", Answer(task_id="t1", key=key)) for key in ("k1", "k2")]
+    told = [[(message.method, message.body["on"]) for message in commit.sends] for commit in commits]
+    assert told == [[("pause", True)], [], [("pause", False)]]
+
+
+def test_a_task_that_ends_cancels_the_tasks_that_it_still_waits_for() -> None:
+    thread = a_thread("t1")
+    work = claim(thread, "t1")
+    suspend = waiting_for(work, child=a_task("child"))
+    thread.take("wait_for", Waiting(task_id="t1", fence=1, waits=suspend.waits, children=suspend.children))
+    ended = Completed(task_id="t1", fence=work.fence, outcome=an_outcome())
+    [message] = thread.take("complete", ended).sends
+    assert (message.to, message.method) == (ActorRef("Orchestrator", "child"), "cancel")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from meshwright.core.errors import AgentError, ReplayMismatch, ToolFailed
-from meshwright.kernel.host import RECORD_GAP
+from meshwright.core.errors import ReplayMismatch, ToolFailed
 from meshwright.kernel.runtime import Runtime
 from meshwright.testing.runtime import memory_runtime
 from meshwright.work import Journal, Suspended
@@ -79,7 +77,7 @@ async def test_a_resumed_run_goes_on_behind_what_it_replays(host: Runtime, effec
     for name in ("a", "b", "c"):
         await journal.step(name, {}, effects(name))
     assert effects == ["a", "b", "c"]
-    assert [record.n for record in await host.records(REF, STREAM)] == [3, 5, 7]
+    assert [record.n for record in await host.records(REF, STREAM)] == [1, 2, 3]
 
 
 async def test_of_two_claims_that_write_a_step_the_first_stands(host: Runtime, effects: Effects) -> None:
@@ -87,56 +85,6 @@ async def test_of_two_claims_that_write_a_step_the_first_stands(host: Runtime, e
     await first.step("pay", {}, effects("first"))
     await second.step("pay", {}, effects("second"))
     assert await (await resumed(host)).step("pay", {}, effects("third")) == "first"
-
-
-async def test_steps_that_raised_leave_no_gap_that_a_reader_would_take_for_the_end(
-    host: Runtime, effects: Effects
-) -> None:
-    async def polls(journal: Journal) -> Any:
-        for _ in range(3 * RECORD_GAP):
-            with pytest.raises(ToolFailed):
-                await journal.step("poll", {}, effects("polled", ToolFailed("not yet")))
-        return await journal.step("pay", {}, effects("paid"), repeatable=False)
-
-    for opened in (begun, resumed):
-        journal = await opened(host)
-        assert await polls(journal) == "paid"
-        await journal.confirm()
-    numbers = [record.n for record in await host.records(REF, STREAM)]
-    assert all(after - before < RECORD_GAP for before, after in itertools.pairwise([0, *numbers]))
-    assert effects.count("paid") == 1
-
-
-@pytest.mark.parametrize("raised", range(RECORD_GAP // 2 - 3, RECORD_GAP // 2 + 3))
-async def test_an_answer_behind_steps_that_raised_is_found(
-    host: Runtime, effects: Effects, raised: int
-) -> None:
-    async def asks(journal: Journal) -> Any:
-        for _ in range(raised):
-            with pytest.raises(ToolFailed):
-                await journal.step("poll", {}, effects("polled", ToolFailed("not yet")))
-        return await journal.wait("ask", {})
-
-    with pytest.raises(Suspended) as asked:
-        await asks(await begun(host))
-    await answer(host, asked.value, "yes")
-    assert await asks(await resumed(host)) == "yes"
-
-
-async def test_a_run_that_lost_its_road_behind_a_note_of_steps_that_raised_asks_nobody(
-    host: Runtime, effects: Effects
-) -> None:
-    journal = await begun(host)
-    for _ in range(RECORD_GAP):
-        with pytest.raises(ToolFailed):
-            await journal.step("poll", {}, effects("polled", ToolFailed("not yet")))
-    await journal.step("pay", {}, effects("paid"))
-    journal = await resumed(host)
-    for _ in range(RECORD_GAP):
-        with pytest.raises(ToolFailed):
-            await journal.step("another step", {}, effects("polled", ToolFailed("not yet")))
-    with pytest.raises(ReplayMismatch):
-        await journal.step("refund", {}, effects("refunded"))
 
 
 # Steps within steps
@@ -177,22 +125,56 @@ async def test_what_was_done_inside_a_step_that_broke_off_is_kept(host: Runtime,
     assert effects == ["inner one", "outer", "inner two", "behind"]
 
 
-async def test_steps_side_by_side_are_refused_since_they_could_not_be_told_apart(
+# Steps side by side
+
+
+async def test_steps_side_by_side_are_each_found_again(host: Runtime, effects: Effects) -> None:
+    for opened in (begun, resumed):
+        journal = await opened(host)
+        work = [journal.step("look", {"at": name}, effects(name)) for name in ("a", "b", "c")]
+        assert await asyncio.gather(*work) == ["a", "b", "c"]
+        await journal.confirm()
+    assert sorted(effects) == ["a", "b", "c"]
+
+
+async def test_a_branch_is_found_again_whatever_the_order_in_which_they_start(
     host: Runtime, effects: Effects
 ) -> None:
-    journal = await begun(host)
-    turn_back = asyncio.Event()
+    async def branch(journal: Journal, name: str) -> str:
+        first = await journal.step("first", {"of": name}, effects(f"first of {name}"))
+        return f"{first}, {await journal.step('second', {}, effects(f'second of {name}'))}"
 
-    async def slowly() -> None:
-        await turn_back.wait()
+    answers = []
+    for opened, order in ((begun, "abc"), (resumed, "cab")):
+        journal = await opened(host)
+        found = await asyncio.gather(*(branch(journal, name) for name in order))
+        answers.append(dict(zip(order, found, strict=True)))
+        await journal.confirm()
+    assert answers[0] == answers[1]
+    assert len(effects) == 6
 
-    first = asyncio.create_task(journal.step("a", {}, slowly))
-    await asyncio.sleep(0)
-    with pytest.raises(AgentError, match="one after another"):
-        await journal.step("b", {}, effects("b"))
-    turn_back.set()
-    await first
-    assert effects == []
+
+async def test_what_finished_beside_a_step_that_failed_is_kept(host: Runtime, effects: Effects) -> None:
+    async def both(journal: Journal, fails: Exception | None) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(journal.step("a", {}, effects("a")))
+            group.create_task(journal.step("b", {}, effects("b", fails)))
+
+    with pytest.raises(ExceptionGroup):
+        await both(await begun(host), ToolFailed("not yet"))
+    await both(await resumed(host), None)
+    assert effects == ["a", "b", "b"]
+
+
+async def test_a_worker_that_lost_its_claim_overwrites_nothing(host: Runtime, effects: Effects) -> None:
+    lost, claimed = await begun(host), await resumed(host, claim=1)
+    for n in range(3):
+        await lost.step(f"lost {n}", {}, effects("lost"))
+        await claimed.step("new", {"n": n}, effects(f"new {n}"))
+    await claimed.confirm()
+    journal = await resumed(host, claim=2)
+    for n in range(3):
+        assert await journal.step("new", {"n": n}, effects("again")) == f"new {n}"
 
 
 # Steps that may not be repeated
@@ -206,9 +188,9 @@ async def test_what_may_have_happened_is_not_run_again_but_asked_about(
         await journal.step("deploy", {"to": "prod"}, effects("deployed", ConnectionError()), repeatable=False)
     with pytest.raises(Suspended) as asked:
         await (await resumed(host)).step("deploy", {"to": "prod"}, effects("again"), repeatable=False)
-    assert asked.value.suspend.wait.wait_id == f"{STREAM}/1"
-    assert asked.value.suspend.wait.subject["kind"] == "deploy"
-    assert asked.value.suspend.wait.subject["request"] == {"to": "prod"}
+    assert asked.value.suspend.waits[0].wait_id == f"{STREAM}/1"
+    assert asked.value.suspend.waits[0].subject["kind"] == "deploy"
+    assert asked.value.suspend.waits[0].subject["request"] == {"to": "prod"}
     await answer(host, asked.value, "it did")
     journal = await resumed(host)
     assert await journal.step("deploy", {"to": "prod"}, effects("again"), repeatable=False) == "it did"
@@ -255,7 +237,7 @@ async def test_a_person_is_asked_before_a_run_that_lost_its_road_repeats_what_ma
     await journal.step("deploy", {}, effects("again"), repeatable=False)
     with pytest.raises(Suspended) as asked:
         await journal.step("another step", {}, effects("again"))
-    assert "deploy" in str(asked.value.suspend.wait.subject)
+    assert "deploy" in str(asked.value.suspend.waits[0].subject)
     await answer(host, asked.value, "start anew")
     journal = await resumed(host)
     await journal.step("deploy", {}, effects("again"), repeatable=False)

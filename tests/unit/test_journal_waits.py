@@ -50,9 +50,9 @@ async def test_a_run_that_waits_says_for_what_and_goes_on_with_the_answer(
 
     with pytest.raises(Suspended) as asked:
         await run(await begun(host))
-    suspend = asked.value.suspend
-    assert (suspend.wait.wait_id, suspend.step, suspend.kind) == (f"{STREAM}/2", 2, "ask")
-    assert (suspend.wait.kind, suspend.wait.reason) == ("person", "why?")
+    [wait] = asked.value.suspend.waits
+    assert (wait.wait_id, wait.step.path, wait.step.kind) == (f"{STREAM}/2", "2", "ask")
+    assert (wait.kind, wait.reason) == ("person", "why?")
     await answer(host, asked.value, {"text": "because"})
     assert await run(await resumed(host)) == {"text": "because"}
     assert effects == ["before"]
@@ -61,8 +61,8 @@ async def test_a_run_that_waits_says_for_what_and_goes_on_with_the_answer(
 async def test_a_child_goes_with_the_wait_for_it(host: Runtime) -> None:
     child = a_task("child")
     with pytest.raises(Suspended) as asked:
-        await (await begun(host)).wait("delegate", {}, child)
-    assert asked.value.suspend.child == child
+        await (await begun(host)).wait("delegate", {}, child=lambda path: child)
+    assert asked.value.suspend.children == (child,)
 
 
 async def test_no_tool_can_swallow_a_wait(host: Runtime) -> None:
@@ -139,16 +139,19 @@ async def test_what_may_not_be_repeated_starts_only_when_its_intent_is_durable(
     deploying = asyncio.create_task(journal.step("deploy", {}, effects("deployed"), repeatable=False))
     await passes_of_the_loop()
     assert effects == []
-    assert [record.n for record in await slow.records(REF, STREAM)] == [2]
+    assert [record.n for record in await slow.records(REF, STREAM)] == [1]
     slow.reached_the_disk.set()
     await deploying
     assert effects == ["deployed"]
 
 
 async def test_a_run_waits_only_when_all_it_did_is_durable(slow: SlowDisk, effects: Effects) -> None:
-    journal = await begun(slow)
-    await journal.step("model", {}, effects("call"))
-    waiting = asyncio.create_task(journal.wait("ask", {}))
+    async def run() -> None:
+        journal = await begun(slow)
+        await journal.step("model", {}, effects("call"))
+        await journal.wait("ask", {})
+
+    waiting = asyncio.create_task(run())
     await passes_of_the_loop()
     assert not waiting.done()
     slow.reached_the_disk.set()
@@ -174,7 +177,7 @@ async def test_a_step_tells_once_what_came_of_it(host: Runtime, effects: Effects
         (f"{REF}/{STREAM}/1.1", "model.called"),
         (f"{REF}/{STREAM}/1.2", "money.spent"),
     ]
-    assert told[0].payload == {"step": 1, "attempt": 1, "said": "yes"}
+    assert told[0].payload == {"step": 1, "path": "1", "attempt": 1, "said": "yes"}
     assert (told[0].task_id, told[0].agent_id) == ("t1", "helper")
 
 
@@ -201,7 +204,7 @@ async def test_a_call_commits_with_its_step_and_its_event_has_its_id() -> None:
     async with started(Commits()) as host:
         journal = await begun(host)
         async with journal.open_step("model", {}) as step:
-            journal.add_call(*call("refused"))
+            step.add_call(*call("refused"))
             journal.add_call(*call("made"))
             step.finish("yes")
         await journal.confirm()
@@ -217,7 +220,7 @@ async def test_a_call_of_a_step_that_fails_is_recorded_at_once() -> None:
             async with journal.open_step("model", {}):
                 journal.add_call(*call("broken off"))
                 raise asyncio.CancelledError
-        assert host.appended == [(f"{STREAM}/left-behind", [f"{REF}/broken off"])]
+        assert host.appended == [(STREAM, [f"{REF}/broken off"])]
         journal = await resumed(host)
         assert journal.earlier == [{"calls": [{"model": "broken off"}]}]
         journal.add_call(*call("late"))

@@ -119,7 +119,7 @@ async def test_a_step_that_may_not_be_repeated_waits_for_a_person(tmp_path: Path
     async with kept(tmp_path, stepper) as mesh:
         waiting = await told_of(mesh, "task.waiting")
         assert (await mesh.task(task_id)).status == "waiting"
-        assert (waiting.payload["kind"], waiting.task_id) == ("second", task_id)
+        assert (waiting.payload["subject"]["kind"], waiting.task_id) == ("second", task_id)
         await mesh.answer(task_id, waiting.payload["key"], "it went well")
         outcome = await mesh.outcome(task_id)
     assert outcome.result == {"first": "first", "second": "it went well", "third": "third"}
@@ -148,7 +148,7 @@ async def test_a_tool_that_may_not_be_repeated_is_asked_about_and_its_model_is_t
     model = ScriptedModel("It is deployed.")
     async with kept(tmp_path, Deployer, model=model) as mesh:
         waiting = await told_of(mesh, "task.waiting")
-        assert "prod" in str(waiting.payload["request"])
+        assert "prod" in str(waiting.payload["subject"]["request"])
         await mesh.answer(task_id, waiting.payload["key"], "I looked: it is there.")
         assert (await mesh.outcome(task_id)).text == "It is deployed."
     assert deployed == ["prod"]

@@ -142,8 +142,8 @@ def test_an_inbox_and_a_wait_from_before_they_knew_costs_can_be_read() -> None:
     dispatch = a_dispatch(a_task("t1")).model_dump(mode="json")
     stored = {"dispatch": dispatch, "queued_at": "2026-01-01T00:00:00Z", "suspended": asked}
     [entry] = ThreadState.model_validate({"version": 1, "inbox": [stored]}).inbox
-    assert entry.suspended is not None
-    assert (entry.cost_usd, entry.usage, entry.suspended.cost_usd) == (0, Usage(), 0)
+    assert [(wait.wait_id, wait.step.path) for wait in entry.waits] == [("k", "2")]
+    assert (entry.cost_usd, entry.usage) == (0, Usage())
 
 
 # What else calls a model for a task

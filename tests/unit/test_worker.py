@@ -72,7 +72,7 @@ async def test_an_answer_that_comes_while_its_task_is_put_aside_is_not_lost() ->
             reply = await super().call(ref, method, body, **options)
             if method == "suspend":
                 await super().call(
-                    ref, "resume", Answer(task_id=body.task_id, key=body.wait.wait_id, value="yes")
+                    ref, "resume", Answer(task_id=body.task_id, key=body.waits[0].wait_id, value="yes")
                 )
             return reply
 

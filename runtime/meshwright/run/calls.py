@@ -11,6 +11,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from meshwright.core import topics
@@ -22,6 +23,7 @@ from meshwright.models.port import (
     MODEL_CALLED,
     STREAM_RESTART,
     Call,
+    CallContext,
     ChatMessage,
     ModelReply,
     ModelRequest,
@@ -33,7 +35,7 @@ from meshwright.run.context import RunContext
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.told import Told
 from meshwright.tools.tool import cut
-from meshwright.work.journal import ProgressEvent
+from meshwright.work.journal import OpenStep, ProgressEvent
 
 _MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
 _MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
@@ -133,12 +135,21 @@ class ModelCalls:
         for value in attempt.journal.earlier:
             self.usage.add_record(value)
 
-    def record(self, call: Call) -> None:
+    def context(self, step: OpenStep | None) -> CallContext:
+        """Whose the calls of a step are, and where they are recorded."""
+        number = None if step is None else step.number
+        return self._attempt.call_context(number, partial(self._record, step))
+
+    def _record(self, step: OpenStep | None, call: Call) -> None:
         """Count a call that has ended, and journal it with the step that made it."""
         self.usage.add(call)
         payload = call.payload()
         counted = {name: payload[name] for name in _COUNTED if name in payload}
-        self._attempt.journal.add_call(counted, ProgressEvent(MODEL_CALLED, payload, call.call_id))
+        event = ProgressEvent(MODEL_CALLED, payload, call.call_id)
+        if step is None:
+            self._attempt.journal.add_call(counted, event)
+        else:
+            step.add_call(counted, event)
 
     async def ask(
         self,
@@ -158,13 +169,12 @@ class ModelCalls:
         an answer does so again.
         """
         attempt = self._attempt
-        number = attempt.journal.step_number + 1
         request = ModelRequest(
             model=prepared.model,
             messages=tuple(messages),
             tags=prepared.tags,
             user=attempt.agent.agent_id,
-            context=attempt.call_context(number, self.record),
+            context=attempt.call_context(attempt.journal.step_number, None),
             tools=specs,
             response_schema=None if shape is None else response_schema(shape),
             output_mode=prepared.structure,
@@ -180,8 +190,9 @@ class ModelCalls:
                 kind = RecordedError if "failed" in step.result else ModelReply
                 result: StepResult = kind.model_validate(step.result)
             else:
+                request = replace(request, context=self.context(step))
                 try:
-                    deltas = Deltas(partial(self._show, number)) if streams else nullcontext()
+                    deltas = Deltas(partial(self._show, step.number)) if streams else nullcontext()
                     with deltas as on_delta, self._span(request) as span:
                         result = await attempt.services.model.complete(request, on_delta)
                         self._describe(span, request, result)
@@ -190,7 +201,7 @@ class ModelCalls:
                 step.told = self.told.of(request)
                 step.finish(result, [*events, *_events_of(result, shape)])
         reply = result if isinstance(result, ModelReply) else None
-        self.told.add(str(step.step.number), request, reply)
+        self.told.add(step.key.path, request, reply)
         if isinstance(result, RecordedError):
             raise result.error
         return result

@@ -15,7 +15,8 @@ from meshwright.events.tasks import ended_tasks
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.orchestration.presence import every
-from meshwright.work.protocol import TaskKey, orphans_stream, steps_stream
+from meshwright.work.journal import streams_of
+from meshwright.work.protocol import TaskKey, steps_stream
 from meshwright.work.record import TaskRecord
 
 PRUNED = "contents.pruned"
@@ -83,8 +84,8 @@ class Contents:
             attempts = await self._all_attempts(key)
         for agent_id, generation, attempt in attempts:
             ref = ActorRef(agent_id, f"{task.tenant_id}:{task.thread_id}")
-            stream = steps_stream(task.task_id, generation, attempt)
-            await self._host.delete_records(ref, (stream, orphans_stream(stream)))
+            streams = await streams_of(self._host, ref, steps_stream(task.task_id, generation, attempt))
+            await self._host.delete_records(ref, streams)
 
     async def _all_attempts(self, key: TaskKey) -> list[tuple[str, int, int]]:
         """The attempts of each generation: the task itself knows those of its last."""

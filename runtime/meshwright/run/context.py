@@ -18,6 +18,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.models.port import CallContext, Model, OnCall
 from meshwright.prompts import Prompts
+from meshwright.run.delegation import Delegation
 from meshwright.run.parking import Parking
 from meshwright.tools.tool import Tool
 from meshwright.work import Journal, Work
@@ -69,7 +70,7 @@ class RunContext:
         agent_id, project_id = self.agent.agent_id, self.services.project_id
         return {"task": self.task.task_id, "agent": agent_id, "project": project_id, "global": "global"}
 
-    def call_context(self, step: int, record: OnCall) -> CallContext:
+    def call_context(self, step: int | None, record: OnCall | None) -> CallContext:
         """Whose a call of a model is: what budgets, ledger and cache know it by."""
         task = self.task
         return CallContext(
@@ -103,30 +104,32 @@ class RunContext:
         if len(chain) > self.services.max_chain:
             raise ToolFailed(f"delegation is {len(chain)} deep already: {' -> '.join(chain)}")
 
-    def child(self, step: int, agent_id: str, text: str, budget_usd: Decimal | None) -> Task:
+    def child(self, path: str, wanted: Delegation, left: Decimal | None) -> Task:
         """The task for another agent: the same each time that step of the work is run."""
         task, work = self.task, self.work
         above = task.budgets_above
         if task.budget_usd is not None:
             above = (*above, TaskBudget(task_id=task.task_id, limit_usd=task.budget_usd))
-        task_id = derived_id(task.tenant_id, work.stream, str(step))
-        key = f"{work.stream}/{step}"
+        task_id = derived_id(task.tenant_id, work.steps, path)
+        parent = Parent(
+            actor_type=self.ref.type, actor_id=self.ref.id, key=f"{work.steps}/{path}", task_id=task.task_id
+        )
         return Task(
             task_id=task_id,
-            capability="",
-            agent_id=agent_id,
-            payload={"text": text},
+            capability=wanted.capability,
+            agent_id=wanted.agent_id or None,
+            payload=wanted.data,
             priority=task.priority,
-            timeout=task.timeout,
+            timeout=task.timeout if wanted.timeout is None else float(wanted.timeout),
             budgets=task.budgets,
             deadline_at=task.deadline_at,
             requested_by=work.dispatch.agent_id,
             tenant_id=task.tenant_id,
             thread_id=task_id,
-            parent=Parent(actor_type=self.ref.type, actor_id=self.ref.id, key=key, task_id=task.task_id),
+            parent=parent,
             chain=(*task.chain, work.dispatch.agent_id),
             created_at=self.services.clock.now(),
             traceparent=self.span.traceparent,
-            budget_usd=budget_usd,
+            budget_usd=wanted.budget(left),
             budgets_above=above,
         )

@@ -28,8 +28,6 @@ class Dialogues:
     def __init__(self, attempt: RunContext, calls: ModelCalls, run: Any) -> None:
         self.last_answer = ""
         """The last answer that a model gave in a shape, as JSON."""
-        self.has_waited = False
-        """Whether the tool that is being called has waited."""
         self._attempt = attempt
         self._calls = calls
         self._run = run
@@ -84,14 +82,19 @@ class Dialogues:
             names = ", ".join(self._attempt.tools) or "none"
             return {"value": None, "error": f"there is no tool {call.name!r}; there are {names}"}
         started = time.perf_counter()
-        self.has_waited = False
         return await self._attempt.journal.step(
             f"tool {call.name}",
             {"arguments": call.arguments},
             lambda: self._run_tool(tool, call),
             repeatable=tool.idempotent,
-            tell=lambda result: tool_events(call, result, None if self.has_waited else started),
+            tell=lambda result: tool_events(call, result, None if self._has_waited else started),
         )
+
+    @property
+    def _has_waited(self) -> bool:
+        """Whether the tool that is being called has waited."""
+        step = self._attempt.journal.inside
+        return step is not None and step.has_waited
 
     async def _run_tool(self, tool: Tool, call: ToolCall) -> dict[str, Any]:
         attributes = {
@@ -109,7 +112,7 @@ class Dialogues:
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
                 span.fail(error)
                 result["error"] = str(error)
-        if not self.has_waited:
+        if not self._has_waited:
             result["seconds"] = round(time.perf_counter() - started, 3)
         return result
 

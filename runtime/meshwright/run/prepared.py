@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from msgspec import field
@@ -16,7 +15,7 @@ from meshwright.context.plan import context_request
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import InvalidInput, MemoryUnavailable
 from meshwright.core.messages import Task
-from meshwright.models.port import ChatMessage, OnCall, OutputMode
+from meshwright.models.port import CallContext, ChatMessage, OutputMode
 from meshwright.run.context import RunContext
 from meshwright.run.files import parts_of
 from meshwright.tools.tool import cut
@@ -79,7 +78,7 @@ class PreparedPrompt(Struct):
         return [*events, ProgressEvent("context.compressed", compressed)]
 
 
-async def prepare_run(attempt: RunContext, step: int, record: OnCall) -> PreparedPrompt:
+async def prepare_run(attempt: RunContext, context_of_calls: Callable[[], CallContext]) -> PreparedPrompt:
     """Recall memories into the context, fill in the prompt, and read the conversation."""
     agent, task, services = attempt.agent, attempt.task, attempt.services
     prompt = services.prompts.get(agent.prompt)
@@ -112,7 +111,7 @@ async def prepare_run(attempt: RunContext, step: int, record: OnCall) -> Prepare
             request,
             tenant_id=task.tenant_id,
             traceparent=attempt.span.traceparent,
-            context=partial(attempt.call_context, step, record),
+            context=context_of_calls,
         )
         text = context.compressed_context
         known = {

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable
-from typing import Any, overload
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any, Literal, TypeVar, overload
+
+from pydantic import BaseModel
 
 from meshwright.context.memory import MemoryItem
-from meshwright.core.errors import AgentError, DelegationFailed
 from meshwright.core.messages import MemoryScope, Outcome, derived_id
 from meshwright.models.port import ChatMessage
 from meshwright.models.structure import ShapeT
 from meshwright.run.author import Calls, awaited, noted
 from meshwright.run.calls import ModelCalls, RunUsage
 from meshwright.run.context import RunContext
+from meshwright.run.delegation import Delegation
 from meshwright.run.dialogue import Dialogues
 from meshwright.run.files import parts_of
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of
+from meshwright.tools.tool import cut
 from meshwright.work import Suspended
 from meshwright.work.conversation import Message
+from meshwright.work.journal import ProgressEvent
+
+_MAX_PROGRESS_CHARS = 1_000
+ResultT = TypeVar("ResultT")
+DataT = TypeVar("DataT", bound=BaseModel | dict[str, Any])
 
 
 class Run:
@@ -34,7 +45,6 @@ class Run:
         self._attempt = attempt
         self._journal = attempt.journal
         self._calls = ModelCalls(attempt)
-        self._asyncio_task = asyncio.current_task()
         self._dialogues = Dialogues(attempt, self._calls, self)
         self._prepared: PreparedPrompt | None = None
 
@@ -90,11 +100,10 @@ class Run:
     @noted
     async def prepare(self) -> PreparedPrompt:
         """Recall memories and the conversation, and fill in the prompt."""
-        number = self._journal.step_number + 1
         self._prepared = prepared = await self._journal.step(
             "context",
             {"task_id": self.task.task_id},
-            lambda: prepare_run(self._attempt, number, self._calls.record),
+            lambda: prepare_run(self._attempt, partial(self._calls.context, self._journal.inside)),
             shape=PreparedPrompt,
             costly=False,
             tell=PreparedPrompt.events,
@@ -102,48 +111,127 @@ class Run:
         return prepared
 
     @noted
-    async def step(self, name: str, run: Callable[[], Awaitable[Any]], *, repeatable: bool = True) -> Any:
+    async def step(
+        self, name: str, run: Callable[[], Awaitable[ResultT]], *, repeatable: bool = True
+    ) -> ResultT:
         """Run an async function once, however often the work is resumed; the result is plain JSON data.
 
-        With `repeatable=False` it is never run a second time where it may have happened already. Raises
-        AgentError where `run` is no async function, or gives what JSON cannot hold.
+        With `repeatable=False` it is never run a second time where it may have happened already. Steps may
+        run side by side. Raises AgentError where `run` is no async function, or gives what JSON cannot hold.
         """
-        return await self._journal.step(name, {}, lambda: awaited(run, name), repeatable=repeatable)
+        started = time.perf_counter()
+
+        def tell(result: Any) -> list[ProgressEvent]:
+            duration_ms = round((time.perf_counter() - started) * 1000, 3)
+            return [ProgressEvent("step.finished", {"name": name, "duration_ms": duration_ms})]
+
+        return await self._journal.step(
+            name, {}, lambda: awaited(run, name), repeatable=repeatable, tell=tell
+        )
+
+    @overload
+    async def gather(
+        self, *work: Awaitable[ResultT], return_exceptions: Literal[False] = False
+    ) -> list[ResultT]: ...
+    @overload
+    async def gather(
+        self, *work: Awaitable[ResultT], return_exceptions: Literal[True]
+    ) -> list[ResultT | BaseException]: ...
 
     @noted
-    async def delegate(self, agent_id: str, text: str) -> str:
+    async def gather(self, *work: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
+        """Do things side by side, and return their results in order once all have ended.
+
+        Unlike asyncio's, it lets the others finish when one fails, and raises the first error afterwards;
+        with `return_exceptions` errors stand in the place of results. While all that is left is waiting the
+        run holds no slot.
+        """
+        results = await asyncio.gather(*work, return_exceptions=True)
+        failed = [result for result in results if isinstance(result, BaseException)]
+        if failed and not return_exceptions:
+            raise failed[0]
+        return results
+
+    @overload
+    async def delegate(
+        self,
+        agent_id: str = "",
+        text: str = "",
+        *,
+        capability: str = "",
+        payload: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        budget_usd: Decimal | str | None = None,
+    ) -> str: ...
+    @overload
+    async def delegate(
+        self,
+        agent_id: str = "",
+        text: str = "",
+        *,
+        shape: type[DataT],
+        capability: str = "",
+        payload: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        budget_usd: Decimal | str | None = None,
+    ) -> DataT: ...
+
+    @noted
+    async def delegate(self, agent_id: str = "", text: str = "", **wishes: Any) -> Any:
         """Give a task to another agent, wait for its outcome without holding a slot, return its answer.
 
-        An answer without words comes as JSON. Raises ToolFailed where that agent may not be asked, and
-        DelegationFailed, which is one, where it did not succeed; AgentError within asyncio.gather, a
-        TaskGroup or any other asyncio task.
+        The agent is named, or chosen by `capability`. `payload` goes beside the text; `timeout` is in
+        seconds; `budget_usd` is what it may cost of what this task has left. The answer is text (JSON
+        where it has no words), or with a `shape` an object of that pydantic model; `dict` gives the result
+        as it is. Raises ToolFailed where that agent may not be asked, and DelegationFailed, which is one,
+        where it did not succeed or its answer has another shape.
         """
-        if asyncio.current_task() is not self._asyncio_task:
-            raise AgentError(
-                "run.delegate is called in an asyncio task of its own, by gather, TaskGroup, create_task or "
-                "wait_for; a run waits for one agent at a time",
-                remedy="Await each delegation before the next, in `run` itself",
-            )
-        self._attempt.check_delegation(agent_id)
+        return await self._delegate(Delegation(agent_id, text, **wishes))
+
+    @noted
+    async def delegate_all(
+        self, delegations: Sequence[Delegation], *, return_exceptions: bool = False
+    ) -> list[Any]:
+        """Give tasks to other agents side by side, and return their answers in order; see `gather`."""
+        work = [self._delegate(each) for each in delegations]
+        return await self.gather(*work, return_exceptions=return_exceptions)  # type: ignore[call-overload]
+
+    async def _delegate(self, wanted: Delegation) -> Any:
+        self._attempt.check_delegation(wanted.whom)
         left = self.usage.left_of(self.task.budget_usd)
-        child = self._attempt.child(self._journal.step_number + 1, agent_id, text, left)
-        answer = await self._journal.wait("delegate", {"agent_id": agent_id, "text": text}, child)
-        outcome = Outcome.model_validate(answer)  # its cost is counted with the journal
-        self._dialogues.has_waited = True
-        if not outcome.success:
-            reason = outcome.error.message if outcome.error is not None else outcome.status
-            raise DelegationFailed(f"{agent_id} did not succeed: {reason}")
-        result = outcome.result or {}
-        if not result or "text" in result:
-            return result.get("text", "")
-        return json.dumps(result, ensure_ascii=False)
+        answer = await self._journal.wait(
+            "delegate",
+            wanted.request,
+            kind="task",
+            subject={"to": wanted.whom},
+            child=lambda path: self._attempt.child(path, wanted, left),
+        )
+        return wanted.answer_of(Outcome.model_validate(answer))  # its cost is counted with the journal
+
+    @noted
+    async def sleep(
+        self, seconds: float = 0, *, minutes: float = 0, hours: float = 0, days: float = 0
+    ) -> None:
+        """Wait for some time, through restarts, without holding a slot; the attempt's clock stands still."""
+        pause = timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days)
+        due_at = self._attempt.services.clock.now() + pause
+        request = {"seconds": pause.total_seconds()}
+        await self._journal.wait("sleep", request, kind="timer", due_at=due_at, reason=f"sleeps for {pause}")
+
+    @noted
+    async def progress(self, text: str) -> None:
+        """Say how far the work is, as an event of the task."""
+        async with self._journal.open_step("progress", {"text": text}, costly=False) as step:
+            if not step.is_replayed:
+                step.finish(None, [ProgressEvent("run.progress", {"text": cut(text, _MAX_PROGRESS_CHARS)})])
 
     @noted
     async def remember(self, text: str, scope: MemoryScope) -> str:
         """Store a memory in a scope."""
-        services, stream = self._attempt.services, self._attempt.work.stream
+        services, inside = self._attempt.services, self._journal.inside
+        path = "" if inside is None else inside.key.path
         item = MemoryItem(
-            memory_id=derived_id(stream, str(self._journal.step_number), scope, text),
+            memory_id=derived_id(self._attempt.work.steps, path, scope, text),
             tenant_id=self.task.tenant_id,
             scope=scope,
             scope_id=self._attempt.scopes[scope],
@@ -154,6 +242,18 @@ class Run:
         )
         await services.memory.remember(item)
         return f"Remembered for {scope}."
+
+    def let_go(self) -> bool:
+        """Take back that the journal cancelled the run's asyncio task, if it did; whether only it had."""
+        task = asyncio.current_task()
+        if task is None or not self._journal.cancelled_run:
+            return False
+        self._journal.cancelled_run = False
+        return task.uncancel() == 0
+
+    async def close(self) -> None:
+        """End what the run has left behind."""
+        await self._journal.close()
 
     async def confirm(self) -> None:
         """Return once all that the run has journaled is durable."""

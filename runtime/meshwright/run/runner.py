@@ -112,12 +112,16 @@ class Runner:
             async with limit:
                 result = await self._result(run)
         except BaseException as error:  # whatever the agent's code makes of a Suspended that it catches
+            is_ours = run.let_go()
             if isinstance(error, (TimeoutError, asyncio.CancelledError)) and limit.expired():
                 raise _OutOfTime from error
-            if run.suspended is None or isinstance(error, asyncio.CancelledError):
+            if run.suspended is None or (isinstance(error, asyncio.CancelledError) and not is_ours):
                 raise
+        finally:
+            await run.close()
         if run.suspended is None:
             return result
+        run.let_go()
         seconds = work.seconds + time.perf_counter() - started
         known = {"seconds": seconds, "usage": run.usage.usage, "cost_usd": run.usage.cost_usd}
         raise Suspended(run.suspended.suspend.model_copy(update=known))

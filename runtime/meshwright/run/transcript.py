@@ -27,7 +27,7 @@ from meshwright.models.port import MODEL_CALLED
 from meshwright.run.told import digest_of
 from meshwright.run.tool_calls import content_of, result_summary, seconds_of
 from meshwright.tools.tool import cut
-from meshwright.work.journal import hash_of
+from meshwright.work.journal import hash_of, read_steps
 from meshwright.work.protocol import Wait, steps_stream
 from meshwright.work.record import TaskRecord
 from meshwright.work.steps import StepStatus, StepSummary, StepView
@@ -279,10 +279,12 @@ async def transcripts(
     for attempt in record.attempts:
         ref = ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}")
         stream = steps_stream(task.task_id, task.generation, attempt.attempt)
-        records = await host.records(ref, stream)
+        records, answers = await read_steps(host, ref, stream)
         events = by_attempt.get(attempt.attempt, ())
         own = [wait for wait in waits if wait.wait_id.startswith(f"{stream}/")]
-        found.append(Transcript(task.task_id, attempt.attempt, attempt.agent_id, records, events, own))
+        found.append(
+            Transcript(task.task_id, attempt.attempt, attempt.agent_id, [*records, *answers], events, own)
+        )
     return found
 
 
@@ -306,6 +308,8 @@ def _joined(records: Iterable[Record], events: Iterable[Event]) -> dict[str, _St
     steps: dict[str, _Step] = {}
     for record in records:
         value = record.value
+        if "kind" not in value:
+            continue
         number = value.get("number", record.n // 2)
         path = value.get("path") or str(number)
         known = steps.get(path)

@@ -26,7 +26,16 @@ from meshwright.core.errors import HostError, MailboxFull, ReplayMismatch, ToolF
 from meshwright.core.messages import Event, Task, trace_id_of
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.protocol import StepKey, Suspend, Wait, Waiting, WaitKind, Work
+from meshwright.work.protocol import (
+    StepKey,
+    Suspend,
+    Wait,
+    Waiting,
+    WaitKind,
+    Work,
+    answers_stream,
+    claim_stream,
+)
 
 
 class ProgressEvent(NamedTuple):
@@ -41,8 +50,6 @@ logger = logging.getLogger("meshwright.work")
 
 _SETTLING_SECONDS = 0.02  # without a step under way, until a run counts as only waiting
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
-SUSPENDING = "suspended"
-"""What the run's asyncio task is cancelled with, once all that is left of it is waiting."""
 
 
 class Suspended(BaseException):
@@ -89,6 +96,7 @@ class OpenStep:
         self.costly = costly
         self.scope = scope
         self.waits = 0
+        self.has_waited = False
         self.token: Token[tuple[Journal, _Scope] | None] | None = None
         self._journal = journal
 
@@ -147,6 +155,8 @@ class Journal:
         answers: Sequence[Record] = (),
     ) -> None:
         self.suspended: Suspended | None = None
+        self.cancelled_run = False
+        """Whether it has cancelled the asyncio task of the run, so that it lets go."""
         self._host = host
         self._ref = ref
         self._work = work
@@ -182,12 +192,7 @@ class Journal:
         """Read what earlier claims of the attempt left."""
         if not work.journaled:
             return cls(host, ref, work)
-        records: list[Record] = []
-        claim = 0
-        while (found := await host.records(ref, work.stream_of(claim))) or claim < work.claim:
-            records += found
-            claim += 1
-        return cls(host, ref, work, records, await host.records(ref, work.answers))
+        return cls(host, ref, work, *await read_steps(host, ref, work.steps, work.claim))
 
     @property
     def earlier(self) -> list[dict[str, Any]]:
@@ -198,6 +203,11 @@ class Journal:
     def step_number(self) -> int | None:
         """The number that the next step will have; None in a branch, where it is not always the same."""
         return None if "b" in self._scope().prefix else self._counter + 1
+
+    @property
+    def inside(self) -> OpenStep | None:
+        """The step that the code is within."""
+        return self._scope().step
 
     @property
     def pauses(self) -> int:
@@ -229,9 +239,7 @@ class Journal:
                 return shape.model_validate(step.result)
         return step.result
 
-    def open_step(
-        self, kind: str, request: Any, *, repeatable: bool = True, costly: bool = True
-    ) -> OpenStep:
+    def open_step(self, kind: str, request: Any, *, repeatable: bool = True, costly: bool = True) -> OpenStep:
         """Begin a step: one that was journaled before has its result, another gets it by `finish`.
 
         A step that is not `repeatable` journals its intent first. Found with an intent and no result it is
@@ -326,6 +334,8 @@ class Journal:
         """
         scope, key = self._next(step_kind, request)
         if key.path in self._results:
+            for step in _steps_around(scope):
+                step.has_waited = True
             return await self._replayed(scope, key)
         if scope.step is not None and scope.step.runs_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for something")
@@ -421,7 +431,7 @@ class Journal:
         return scope, StepKey(path=path, number=number, kind=kind, hash=request_hash)
 
     def _branch(self, scope: _Scope, kind: str, request_hash: str, task: asyncio.Task[Any] | None) -> _Scope:
-        """The branch that an asyncio task begins by this step: the first that began so before, else a new one."""
+        """The branch that an asyncio task begins by this step: one that began so before, or a new one."""
         before = self._branches.setdefault(scope.prefix, {})
         free = [n for n in sorted(before) if n not in scope.claimed]
         like_this = [n for n in free if before[n] == (kind, request_hash)]
@@ -547,9 +557,9 @@ class Journal:
                 self._sending = asyncio.create_task(self._send_waits())
         elif activity != self._activity:
             self._check_soon()
-        elif self._main is not None:
+        elif self._main is not None and not self._main.cancelling():
             self._suspend()
-            self._main.cancel(SUSPENDING)
+            self.cancelled_run = self._main.cancel()
 
     def _suspend(self) -> Suspended:
         waits, children = self._to_send()
@@ -631,6 +641,24 @@ class Journal:
             aggregate_id=str(self._ref),
             payload=as_json(self._ref, {**place, **event.payload}),
         )
+
+
+async def read_steps(
+    host: Runtime, ref: ActorRef, steps: str, claims: int = 0
+) -> tuple[list[Record], list[Record]]:
+    """What the claims of an attempt wrote, at least so many, and the answers to what it waited for."""
+    records: list[Record] = []
+    claim = 0
+    while (found := await host.records(ref, claim_stream(steps, claim))) or claim < claims:
+        records += found
+        claim += 1
+    return records, await host.records(ref, answers_stream(steps))
+
+
+async def streams_of(host: Runtime, ref: ActorRef, steps: str) -> list[str]:
+    """The streams in which the steps of an attempt are."""
+    records, _ = await read_steps(host, ref, steps)
+    return [steps, *dict.fromkeys(record.stream for record in records), answers_stream(steps)]
 
 
 def _steps_around(scope: _Scope) -> Iterator[OpenStep]:

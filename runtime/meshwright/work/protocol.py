@@ -65,7 +65,12 @@ class Wait(Struct):
             wait = {"wait_id": suspend["key"], "kind": kind, "reason": reason, "child_task_id": child}
             wait["subject"] = subject
         number = suspend["step"]
-        step = {"path": str(number), "number": number, "kind": suspend["kind"], "hash": suspend["request_hash"]}
+        step = {
+            "path": str(number),
+            "number": number,
+            "kind": suspend["kind"],
+            "hash": suspend["request_hash"],
+        }
         return cls.model_validate({**wait, "step": step})
 
     @property
@@ -79,7 +84,11 @@ class Wait(Struct):
         """The payload of a `task.waiting` event."""
         fields: dict[str, Any] = {"key": self.wait_id, "kind": self.kind, "asked": self.reason}
         fields |= {"child_task_id": self.child_task_id, "due_at": self.due_at, "expires_at": self.expires_at}
-        fields |= {"subject": self.subject, "answer_schema": self.answer_schema, "may_answer": self.may_answer}
+        fields |= {
+            "subject": self.subject,
+            "answer_schema": self.answer_schema,
+            "may_answer": self.may_answer,
+        }
         return {name: value for name, value in fields.items() if value}
 
 
@@ -174,16 +183,7 @@ class Work(Grant):
     @property
     def stream(self) -> str:
         """The stream of records that this claim writes."""
-        return self.stream_of(self.claim)
-
-    def stream_of(self, claim: int) -> str:
-        """The stream of a claim; the first is 0."""
-        return claim_stream(self.steps, claim)
-
-    @property
-    def answers(self) -> str:
-        """The stream of answers to what the attempt waited for."""
-        return f"{self.steps}/answers"
+        return claim_stream(self.steps, self.claim)
 
 
 class Completed(Struct):
@@ -270,3 +270,8 @@ def steps_stream(task_id: str, generation: int, attempt: int) -> str:
 def claim_stream(steps: str, claim: int) -> str:
     """The stream of records that a claim of an attempt writes, so that no two claims write the same."""
     return f"{steps}/{claim}" if claim else steps
+
+
+def answers_stream(steps: str) -> str:
+    """The stream of answers to what an attempt waited for."""
+    return f"{steps}/answers"

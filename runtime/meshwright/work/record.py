@@ -175,7 +175,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     cancelled: str | None = None
     dispatch: dict[str, Any] | UnsetType = UNSET
     """In the place of what names the task, in an entry of the first versions."""
-    suspended: dict[str, Any] | None | UnsetType = UNSET
+    suspended: dict[str, Any] | UnsetType | None = UNSET
     """In the place of `waits`, in an entry of the first versions."""
 
     def __post_init__(self) -> None:
@@ -229,6 +229,10 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     def steps(self) -> str:
         """The stream of records that holds the attempt's steps."""
         return steps_stream(*self.identity)
+
+    def wait(self, wait_id: str) -> Wait | None:
+        """What it waits for under that name, if it does."""
+        return next((wait for wait in self.waits if wait.wait_id == wait_id), None)
 
     @property
     def children(self) -> list[str]:

@@ -28,6 +28,7 @@ from meshwright.work.protocol import (
     TaskKey,
     Wait,
     Waiting,
+    answers_stream,
     claim_stream,
     tenant_of,
 )
@@ -147,10 +148,9 @@ class AgentThread(Actor[ThreadState]):
     def resume(self, turn: Turn, answer: Answer) -> bool:
         """Give a task an answer, as the result of the step that asked. False if it does not wait for it."""
         entry = self._entry(answer.task_id)
-        waits = [] if entry is None else [wait for wait in entry.waits if wait.wait_id == answer.key]
-        if entry is None or not waits:
+        wait = None if entry is None else entry.wait(answer.key)
+        if entry is None or wait is None:
             return False
-        [wait] = waits
         if entry.cancelled is not None:  # a task that it delegated has ended, and says what it cost
             entry.waits.remove(wait)
             entry.add(answer.value)
@@ -179,7 +179,9 @@ class AgentThread(Actor[ThreadState]):
     def wake(self, turn: Turn) -> None:
         """A wait has come to its time: a timer has its answer, a question has none, a step is run again."""
         for entry in self.state.inbox:
-            for wait in [wait for wait in entry.waits if wait.ends_at is not None and wait.ends_at <= turn.now]:
+            for wait in [
+                wait for wait in entry.waits if wait.ends_at is not None and wait.ends_at <= turn.now
+            ]:
                 is_due = wait.due_at is not None and wait.due_at <= turn.now
                 self._answer(turn, entry, wait, {"result": None} if is_due else {"expired": True})
         self._set_alarm(turn)
@@ -292,13 +294,18 @@ class AgentThread(Actor[ThreadState]):
             entry.answers += 1
             by = {} if answered_by is None else {"answered_by": answered_by}
             value = {**wait.step.model_dump(), **answer, **by, "answered_at": turn.now}
-            turn.append(f"{entry.steps}/answers", entry.answers, value)
+            turn.append(answers_stream(entry.steps), entry.answers, value)
         if entry.status == "waiting":
             entry.status = "queued"
         else:
             entry.has_news = True
         how = "expired" if "expired" in answer else "due" if wait.due_at is not None else "answered"
-        ended = {"key": wait.wait_id, "kind": wait.kind, "how": how, "answered_by": answered_by}
+        ended: dict[str, object] = {
+            "key": wait.wait_id,
+            "kind": wait.kind,
+            "how": how,
+            "answered_by": answered_by,
+        }
         self._tell(turn, entry, "wait.ended", ended)
         self._pause(turn, entry)
 
