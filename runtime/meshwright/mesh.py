@@ -251,7 +251,7 @@ class Mesh:
         """The steps of a task, attempt by attempt. Raises NotFound."""
         record, task = await self._record(task_id, tenant_id)
         entry = await self._entry(record, task)
-        waits = (entry.suspended.wait,) if entry is not None and entry.suspended is not None else ()
+        waits = tuple(entry.waits) if entry is not None else ()
         return await transcripts(self.host, self.log, record, task, waits)
 
     async def status(self, tenant_id: str | None = "default") -> MeshStatus:

@@ -88,7 +88,7 @@ class TaskRequest(BaseModel):
     priority: int = Field(default=5, ge=0, le=10)
     timeout: float = Field(default=120, gt=0, le=86_400, description="Seconds that one attempt may take.")
     deadline: float | None = Field(
-        default=None, gt=0, le=604_800, description="Seconds that the task may take; default three timeouts."
+        default=None, gt=0, le=604_800, description="Seconds that the task may take; default one day."
     )
     thread_id: Identifier | None = None
     limits: Limits | None = Field(

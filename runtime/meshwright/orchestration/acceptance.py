@@ -20,7 +20,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.work.protocol import TaskKey
 
 _MAX_KEY_CHARS = 255
-_DEADLINE_TIMEOUTS = 3  # a task may take this many attempts' time, where it names no deadline
+_DEADLINE_SECONDS = 86_400.0  # of a task that names none: a provider may be away for hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def make_task(
         budget_usd=request.budget_usd,
         budgets=caller.budgets,
         timeout=request.timeout,
-        deadline_at=now + timedelta(seconds=request.deadline or _DEADLINE_TIMEOUTS * request.timeout),
+        deadline_at=now + timedelta(seconds=request.deadline or max(_DEADLINE_SECONDS, request.timeout)),
         requested_by=caller.requested_by,
         tenant_id=caller.tenant_id,
         thread_id=request.thread_id or task_id,

@@ -279,7 +279,8 @@ async def transcripts(
     for attempt in record.attempts:
         ref = ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}")
         stream = steps_stream(task.task_id, task.generation, attempt.attempt)
-        records, answers = await read_steps(host, ref, stream)
+        written, answers = await read_steps(host, ref, stream)
+        records = [*written, *answers]
         events = by_attempt.get(attempt.attempt, ())
         own = [wait for wait in waits if wait.wait_id.startswith(f"{stream}/")]
         found.append(
