@@ -127,7 +127,7 @@ def _page(step: Document, options: str) -> Iterator[str]:
     if step["arguments"] is not None:
         yield from _section("arguments", _text(step["arguments"]))
     if step["result"] is not None:
-        yield from _section("result", _text(step["result"]))
+        yield from _result(step["result"])
 
 
 def _listed(parts: Iterable[str]) -> str:
@@ -162,6 +162,24 @@ def _message(title: str, message: Document) -> Iterator[str]:
     parts += [_text(content)] if content else []
     parts += [f"{call.get('name')}({call.get('arguments')})" for call in message.get("tool_calls") or ()]
     yield from _section(title, "\n".join(parts))
+
+
+def _result(result: Any) -> Iterator[str]:
+    """What a step gave; a field of several lines, such as a prompt, is shown as text."""
+    texts = {name: text for name, text in result.items() if _has_lines(text)} if _is_object(result) else {}
+    rest = {name: value for name, value in result.items() if name not in texts} if texts else result
+    if rest not in ({}, None):
+        yield from _section("result", _text(rest))
+    for name, text in texts.items():
+        yield from _section(f"result: {name}", text)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _has_lines(value: Any) -> bool:
+    return isinstance(value, str) and "\n" in value.strip()
 
 
 def _text(value: Any) -> str:

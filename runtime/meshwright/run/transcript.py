@@ -169,7 +169,10 @@ class Transcript:
             given = called.get("result") if result is None else result_summary(_value_of(result))
             return f"{_read(arguments)} -> {'' if given is None else given}"
         if kind == "context" and isinstance(result, dict):
-            return f"{result.get('output_tokens', 0):,} tokens, {result.get('memories', 0)} memories"
+            parts = [f"a prompt of {len(result['system']):,} characters"]
+            parts += [f"{count} memories"] if (count := result.get("memories")) else []
+            parts += [f"{len(said)} messages of the thread"] if (said := result.get("history")) else []
+            return ", ".join(parts)
         if kind == "delegate" and isinstance(result, dict):
             inner = result.get("result") or {}
             return f"{result.get('agent_id', '')}: {inner.get('text') or _json(inner)}"
