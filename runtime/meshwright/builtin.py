@@ -18,6 +18,7 @@ from meshwright.context.plan import DEFAULT_RULES
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.text import count_tokens
 from meshwright.core import topics
+from meshwright.core.encoding import own_json
 from meshwright.core.errors import MeshError, ModelError, PromptError
 from meshwright.core.limits import Limits
 from meshwright.core.messages import Event, Task
@@ -74,7 +75,10 @@ class TracingComponent(Component):
         if isinstance(mesh.tracing, Tracing):
             mesh.tracing.publish_to(
                 lambda trace_id, spans: mesh.tell(
-                    "trace.spans", {"spans": list(spans)}, topic=topics.TRACES, trace_id=trace_id
+                    "trace.spans",
+                    own_json(trace_id, {"spans": spans}),
+                    topic=topics.TRACES,
+                    trace_id=trace_id,
                 )
             )
 

@@ -21,7 +21,7 @@ from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
 from meshwright.core import topics
 from meshwright.core.capability import Registration
-from meshwright.core.encoding import encode
+from meshwright.core.encoding import Json, encode
 from meshwright.core.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge
 from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest, new_id
 from meshwright.core.tracing import NoTracing, Tracing
@@ -181,7 +181,7 @@ class Mesh:
         return f"mesh/{self.host.incarnation}"
 
     def tell(
-        self, event_type: str, payload: Mapping[str, Any], *, topic: str = topics.MESH, **known: Any
+        self, event_type: str, payload: Mapping[str, Any] | Json, *, topic: str = topics.MESH, **known: Any
     ) -> None:
         """Put an event of this process into the log; `known` are further fields of it.
 
@@ -193,7 +193,7 @@ class Mesh:
             topic=topic,
             time=self.host.clock.now(),
             aggregate_id=self.aggregate_id,
-            payload=dict(payload),
+            payload=payload if isinstance(payload, Json) else dict(payload),
             **known,
         )
         try:

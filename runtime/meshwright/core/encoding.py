@@ -28,7 +28,8 @@ _AS_THEY_ARE = (datetime, Decimal)
 _EXPONENTS = tuple(b"e%d" % digit for digit in range(1, 10))
 """What may be in a number of 1e16 and more, which pydantic writes as 1e+16."""
 _TEXT = frozenset({str})
-_SCALARS = frozenset({str, int, float, bool, type(None), datetime})
+_PLAIN: set[type] = {str, int, float, bool, type(None), datetime}
+"""What both encoders write alike; all structs that write themselves as they are belong to it."""
 
 
 class Json(bytes):
@@ -67,7 +68,10 @@ class _StructType(msgspec.StructMeta):
     def __new__(mcls, name: str, bases: tuple[type, ...], fields: dict[str, Any], **options: Any) -> Any:
         """Fields are given by name, and do not change."""
         options = {"kw_only": True, "frozen": True, **options}
-        return super().__new__(mcls, name, bases, fields, **options)
+        kind = super().__new__(mcls, name, bases, fields, **options)
+        if all("model_dump" not in vars(base) for base in kind.__mro__ if base.__name__ != "Struct"):
+            _PLAIN.add(kind)
+        return kind
 
 
 def kept(*, default: Any, name: str | None = None) -> Any:
@@ -174,23 +178,24 @@ def stable_json(value: Any) -> bytes:
     return data
 
 
-def _of_plain(value: Any) -> bytes | None:
-    """Data of usual types as JSON, which msgspec writes as pydantic does, at half the cost; else None."""
+def own_json(source: object, value: Any) -> Json:
+    """`as_json` of what the mesh itself has made of plain data, without a look at what it holds."""
     try:
-        return write_struct(value) if _is_plain(value) else None
+        return Json(write_struct(value))
     except (ValueError, TypeError, OverflowError, RecursionError):
+        return as_json(source, value)
+
+
+def _of_plain(value: Any) -> bytes | None:
+    """A flat object as JSON, which msgspec writes as pydantic does, at half the cost; None for all else."""
+    if type(value) is not dict or not (
+        _TEXT.issuperset(map(type, value)) and _PLAIN.issuperset(map(type, value.values()))
+    ):
         return None
-
-
-def _is_plain(value: Any) -> bool:
-    kind = type(value)
-    if kind is dict:
-        if not _TEXT.issuperset(map(type, value)):
-            return False
-        value = value.values()
-    elif kind is not list and kind is not tuple:
-        return kind in _SCALARS or (isinstance(value, Struct) and kind.model_dump is Struct.model_dump)
-    return all(_is_plain(inner) for inner in value if type(inner) not in _SCALARS)
+    try:
+        return write_struct(value)
+    except ValueError:  # half of a character
+        return None
 
 
 def plain(value: Any) -> Any:
