@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from weakref import ref
 
 from pydantic import BaseModel
 
@@ -30,7 +31,9 @@ class Dialogues:
         """The last answer that a model gave in a shape, as JSON."""
         self._attempt = attempt
         self._calls = calls
-        self._run = run
+        self._run: Callable[[], Any] = ref(
+            run
+        )  # which has this: a circle would wait for the garbage collector
         self._limits = limits_of(attempt.services.limits, attempt.agent, attempt.task)
 
     async def answer(
@@ -108,7 +111,7 @@ class Dialogues:
         tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent
         with tracing.span(f"execute_tool {tool.name}", parent=parent, attributes=attributes) as span:
             try:
-                result["value"] = await tool.call(call.arguments, self._run)
+                result["value"] = await tool.call(call.arguments, self._run())
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
                 span.fail(error)
                 result["error"] = str(error)

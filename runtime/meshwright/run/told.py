@@ -18,6 +18,7 @@ from meshwright.run.tool_calls import error_text
 _MAX_TELLINGS = 8  # conversations of one run that go on side by side
 _SHORT_CHARS = 200  # a result of a tool that is as short is kept whole
 _MAX_DATA_CHARS = 1_000  # of a file in a message
+_NO_CONTEXT = CallContext()
 _APART = ("messages", "context", "user", "timeout_seconds", "cache")
 _SETTINGS = tuple(name for name in ModelRequest.__struct_fields__ if name not in _APART)
 
@@ -71,7 +72,7 @@ class Told:
             told["messages"].append(fields)
             left = max(0, left - size)
         if telling is None or _settings(telling.request) != _settings(request):
-            others = request.model_copy(update={"messages": (), "context": CallContext()})
+            others = request.model_copy(update={"messages": (), "context": _NO_CONTEXT})
             fields = Struct.model_dump(others)
             told["request"] = {name: fields[name] for name in _SETTINGS}
         return told
@@ -82,7 +83,8 @@ class Told:
             if len(known.request.messages) <= _shared(known.request.messages, request.messages):
                 del self._tellings[index]
                 break
-        self._tellings.append(_Telling(path, request, reply))
+        apart = request.model_copy(update={"context": _NO_CONTEXT})  # which has this: not to be a circle
+        self._tellings.append(_Telling(path, apart, reply))
         del self._tellings[:-_MAX_TELLINGS]
 
     def _kept(self, message: ChatMessage, max_chars: int) -> tuple[dict[str, Any], int]:
