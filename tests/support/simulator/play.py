@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from meshwright import Agent, Capability, Client, build_mesh, load_settings, tool
+from meshwright.run.delegation import Delegation
+
+from meshwright import Agent, Capability, Client, Run, build_mesh, load_settings, tool
 from tests.support.simulator.job import Job
 from tests.support.simulator.scenario import Scenario
 from tests.support.simulator.score import Score, job_of, judge
@@ -28,10 +31,11 @@ You are {{agent_name}}.
 {{context}}
 """
 _ACTOR = """from tests.support.simulator.job import Job
-from tests.support.simulator.play import agent_of
+from tests.support.simulator.play import agent_of, lead_of
 
-Simulated = agent_of(Job.decode({job!r}).world())
-Simulated.__module__ = __name__
+JOB = Job.decode({job!r})
+Simulated, Lead = agent_of(JOB.world()), lead_of(JOB)
+Simulated.__module__ = Lead.__module__ = __name__
 """
 
 
@@ -67,6 +71,26 @@ def agent_of(world: World) -> type[Agent]:
             return world.search(query)
 
     return Simulated
+
+
+def lead_of(job: Job) -> type[Agent]:
+    """An agent that has all items of a job done at once, and answers with their answers as JSON."""
+
+    class Lead(Agent):
+        """Delegates."""
+
+        agent_id = "lead"
+        capabilities = (Capability("leading"),)
+        delegates_to = ("simulated",)
+        prompt = "simulated"
+        remembers = False
+
+        async def run(self, run: Run) -> str:
+            wanted = [Delegation("simulated", job.request(item)) for item in job.items]
+            answers = await run.delegate_all(wanted, return_exceptions=True)
+            return json.dumps([None if isinstance(answer, Exception) else answer for answer in answers])
+
+    return Lead
 
 
 def write_project(job: Job, *, actor: bool = False) -> Path:

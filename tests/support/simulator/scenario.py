@@ -21,7 +21,8 @@ class Weather:
 
     `share` of the calls are hit; that of an `overload` falls to nothing until `end`. `status` is that of the
     error, `retry_after` its header in seconds, without which there is none. `seconds` is how long `slow`
-    waits for the first byte. `tries` bounds how often one and the same request is hit.
+    waits for the first byte. `tries` bounds how often one and the same request is hit. With `item` only calls
+    for that work item are hit.
     """
 
     kind: Kind
@@ -32,6 +33,7 @@ class Weather:
     retry_after: float | None = None
     seconds: float = 1.0
     tries: int = 1_000_000
+    item: str = ""
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,7 @@ class Simulator:
             length = weather.end - weather.start
             share = weather.share * (1 - age / length) if weather.kind == "overload" else weather.share
             is_on = 0 <= age < length and self._hits[number, told.digest] < weather.tries
+            is_on = is_on and weather.item in ("", item_of(told))
             if is_on and self._draw(number, told) < share:
                 self._hits[number, told.digest] += 1
                 return weather
