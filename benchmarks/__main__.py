@@ -39,6 +39,7 @@ BENCHMARKS = {
     "dapr_failover": "kill -9 of one of two workers on Dapr",
     "dapr_agents": "dapr-agents on the same daprd",
     "dapr_up": "mesh up --host dapr; a task's acceptance over MQTT and HTTP",
+    "children": "fifty children of one run at once",
     "scenarios": "tasks done with a provider that misbehaves, beside pydantic-ai and dapr-agents",
     "model_http": "the HTTP adapter of the model port",
     "model_picker": "the routing in front of the HTTP adapter",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 
-from meshwright.run.delegation import Delegation
-
 from benchmarks.bench import Bench
 from benchmarks.figures import Row, column
 from benchmarks.instant import InstantModel
 from benchmarks.stand import build_stand
-from meshwright import Agent, Capability, Run
+from meshwright import Agent, Capability, Delegation, Run
 from meshwright.core.messages import TaskRequest
 
 CHILDREN = 50

@@ -156,8 +156,8 @@ def _row(scenario: Scenario, scores: Mapping[str, Score]) -> Row:
 
 
 def _rank(score: Score) -> tuple[float, ...]:
-    """Right results first, then fewer wrong ones, fewer repeated steps, and less waste."""
-    return (score.done, -score.wrong, -score.repeated, -float(round(score.wasted, 2)))
+    """Right results first, then fewer wrong ones, fewer repeated steps, and fewer whole cents of waste."""
+    return (score.done, -score.wrong, -score.repeated, -int(100 * score.wasted))
 
 
 def _cell(score: Score) -> str:
