@@ -11,7 +11,7 @@ from meshwright import Agent, Capability, Client, TaskRequest, tool
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.messages import Caller
 from meshwright.kernel.envelope import ActorRef
-from meshwright.models.port import ChatMessage, ModelRequest, ModelUnavailable
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ModelUnavailable
 from meshwright.run import Run
 from meshwright.run.told import Told
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
@@ -144,22 +144,52 @@ async def test_resumed_run_has_one_transcript(tmp_path: Path) -> None:
     assert (last.request or {}).get("tools")
 
 
-async def test_side_by_side_questions_have_each_their_messages(tmp_path: Path) -> None:
+async def test_side_by_side_questions_have_each_their_messages() -> None:
     class Asker(Agent):
         agent_id = "asker"
         capabilities = (Capability("asking"),)
 
         async def run(self, run: Run) -> str:
-            one = await run.ask("First question?")
-            two = await run.ask("Second question?")
-            return one + two
+            await run.progress("begins")
+            answers = await run.gather(run.ask("First?"), run.ask("Second?"), run.step("own", self.own))
+            return " ".join(map(str, answers))
 
-    async with mesh_for(Asker, model=ScriptedModel("1", "2")) as mesh:
+        async def own(self) -> list[int]:
+            return [1, 2]
+
+    def reply(request: ModelRequest) -> ModelReply:
+        return ModelReply(content=f"to {request.messages[-1].content}", model="scripted")
+
+    async with mesh_for(Asker, model=ScriptedModel(reply, reply)) as mesh:
         outcome = await mesh.ask("asker", "Go.")
         client = Client.local(mesh.mesh)
-        views = [await client.step(outcome.task_id, path) for path in ("2", "3")]
-    assert [view.messages[1]["content"] for view in views] == ["First question?", "Second question?"]
-    assert views[1].new_messages == 1
+        listed = await client.steps(outcome.task_id)
+        asked = [step.path for step in listed if step.kind == "model"]
+        views = [await client.step(outcome.task_id, path) for path in asked]
+    assert len({step.path for step in listed}) == len(listed)
+    assert (listed[0].name, listed[0].summary) == ("progress", "begins")
+    assert [step.summary for step in listed if step.name == "own"] == ["[1, 2]"]
+    assert sorted(view.messages[-1]["content"] for view in views) == ["First?", "Second?"]
+    for view in views:
+        assert view.reply == {"content": f"to {view.messages[-1]['content']}"}
+
+
+async def test_delegation_shows_the_other_task() -> None:
+    class Lead(Agent):
+        agent_id = "lead"
+        capabilities = (Capability("leading"),)
+        delegates_to = ("reader",)
+
+        async def run(self, run: Run) -> str:
+            return await run.delegate("reader", "Read it.")
+
+    async with mesh_for(Lead, Reader, model=ScriptedModel("Read.")) as mesh:
+        outcome = await mesh.ask("lead", "Go.")
+        client = Client.local(mesh.mesh)
+        [step] = await client.steps(outcome.task_id)
+        child = await client.steps(step.child_task_id or "")
+    assert (step.kind, step.name, step.status, step.summary) == ("delegate", "reader", "done", "Read.")
+    assert [below.kind for below in child] == ["context", "model"]
 
 
 async def test_unknown_steps_attempts_and_tasks_are_refused_with_what_there_is() -> None:

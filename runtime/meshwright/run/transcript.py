@@ -60,7 +60,7 @@ class _Step(NamedTuple):
     @property
     def has_ended(self) -> bool:
         """Whether it has a result."""
-        return self.record is not None and "result" in self.record
+        return self.record is not None and ("result" in self.record or "expired" in self.record)
 
     @property
     def result(self) -> Any:
@@ -84,11 +84,9 @@ class Transcript:
         self.attempt = attempt
         self.agent_id = agent_id
         self._steps = _joined(records, events)
-        self._waits = {wait.wait_id.rpartition("/")[2]: wait for wait in waits}
+        self._waits = {wait.step.path: wait for wait in waits if wait.step.path}
         for path, wait in self._waits.items():
-            if path not in self._steps:
-                number = int(path) if path.isdecimal() else len(self._steps) + 1
-                self._steps[path] = _Step(path, number, {"kind": wait.kind}, ())
+            self._steps.setdefault(path, _Step(path, wait.step.number, wait.step.model_dump(), ()))
         self._told: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {}
 
     @property
@@ -175,8 +173,11 @@ class Transcript:
             return ", ".join(parts)
         if kind == "delegate" and isinstance(result, dict):
             inner = result.get("result") or {}
-            return f"{result.get('agent_id', '')}: {inner.get('text') or _json(inner)}"
-        return "" if result is None else _json(result)
+            return inner.get("text") or _json(inner)
+        if result is None:
+            said = [event.fields.get("text") for event in step.events if event.event_type == "run.progress"]
+            return str(said[0]) if said else ""
+        return _json(result)
 
     # Contents
 
@@ -282,8 +283,7 @@ async def transcripts(
     for attempt in record.attempts:
         ref = ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}")
         stream = steps_stream(task.task_id, task.generation, attempt.attempt)
-        written, answers = await read_steps(host, ref, stream)
-        records = [*written, *answers]
+        records, answers = await read_steps(host, ref, stream, 1)  # the first claim may have left nothing
         events = by_attempt.get(attempt.attempt, ())
         own = [wait for wait in waits if wait.wait_id.startswith(f"{stream}/")]
         found.append(
@@ -306,9 +306,9 @@ async def _events(log: EventLog, record: TaskRecord, task: Task) -> dict[int, li
 
 def _joined(records: Iterable[Record], events: Iterable[Event]) -> dict[str, _Step]:
     """Steps by path, from their records and events."""
-    by_number: defaultdict[int, list[Event]] = defaultdict(list)
+    by_path: defaultdict[str, list[Event]] = defaultdict(list)
     for event in events:
-        by_number[event.fields["step"]].append(event)
+        by_path[event.fields.get("path") or str(event.fields["step"])].append(event)
     steps: dict[str, _Step] = {}
     for record in records:
         value = record.value
@@ -316,11 +316,10 @@ def _joined(records: Iterable[Record], events: Iterable[Event]) -> dict[str, _St
             continue
         number = value.get("number", record.n // 2)
         path = value.get("path") or str(number)
-        known = steps.get(path)
-        if number and (known is None or not known.has_ended):
-            steps[path] = _Step(path, number, value, by_number.pop(number, known.events if known else ()))
-    for number, known_events in by_number.items():
-        steps.setdefault(str(number), _Step(str(number), number, None, known_events))
+        if number and (path not in steps or not steps[path].has_ended):
+            steps[path] = _Step(path, number, value, by_path.get(path, ()))
+    for path, known in by_path.items():
+        steps.setdefault(path, _Step(path, known[0].fields["step"], None, known))
     return steps
 
 
@@ -335,7 +334,7 @@ def _kind_of(step: _Step) -> tuple[str, str]:
         return "context", ""
     if kind == _DELEGATE or (isinstance(result, dict) and "completed_at" in result and "agent_id" in result):
         return "delegate", str(result.get("agent_id", "")) if isinstance(result, dict) else ""
-    return ("wait" if not step.has_ended and kind in ("person", "task") else "step"), kind
+    return "step", kind
 
 
 def _is_reply(result: Any) -> bool:
@@ -371,6 +370,8 @@ def _value_of(result: Any) -> Any:
 def _error_of(step: _Step) -> str | None:
     """Why a step failed, if it did."""
     result = step.result
+    if step.record is not None and "expired" in step.record:
+        return "there was no answer in time"
     if isinstance(result, dict):
         if step.kind == "model" and "failed" in result:
             return f"{result['failed']}: {result.get('message', '')}"
@@ -410,7 +411,8 @@ def _figures(step: _Step) -> dict[str, Any]:
     if not measured and step.kind.startswith(_TOOL):
         measured = [1000 * seconds_of(step.result)]
     last = calls[-1] if calls else {}
-    ended: datetime | None = step.events[-1].time if step.events else None
+    answered = (step.record or {}).get("answered_at")
+    ended = step.events[-1].time if step.events else datetime.fromisoformat(answered) if answered else None
     return {
         "ended_at": ended,
         "duration_ms": round(sum(measured), 3) if measured else None,

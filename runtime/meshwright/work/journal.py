@@ -657,7 +657,7 @@ async def read_steps(
 
 async def streams_of(host: Runtime, ref: ActorRef, steps: str) -> list[str]:
     """The streams in which the steps of an attempt are."""
-    records, _ = await read_steps(host, ref, steps)
+    records, _ = await read_steps(host, ref, steps, 1)  # the first claim may have left nothing
     return [steps, *dict.fromkeys(record.stream for record in records), answers_stream(steps)]
 
 
