@@ -39,7 +39,7 @@ from meshwright.mesh import FRONT, Mesh
 from meshwright.models.adapt import Adapted
 from meshwright.models.cache import cached
 from meshwright.models.circuits import COOLED_DOWN, RECOVERED, REFUSED, Circuits, Guarded
-from meshwright.models.port import Adapter, CallContext, Model, ModelRequest
+from meshwright.models.port import Adapter, CallContext, Model, ModelRequest, ModelWindow
 from meshwright.models.retry import Retrying
 from meshwright.models.select import adapter_for, choose_model, with_named_models
 from meshwright.orchestration.acceptance import Admission
@@ -209,7 +209,7 @@ class ModelsComponent(Component):
         guarded = Guarded(self.chosen, self.circuits) if is_server else self.chosen
         retrying = Retrying(guarded, clock, on_retry=self._retried)
         cache = cached(retrying, settings, mesh.database.folder, path, clock, kind=self.chosen.kind)
-        prices = self.chosen.prices(settings.ledger.default_price)
+        prices = mesh.prices = self.chosen.prices(settings.ledger.default_price)
         return Adapted(Accounted(cache, mesh.budgets, prices, call_events(mesh.host)))
 
     def checks(self) -> Iterable[Check]:
@@ -318,10 +318,15 @@ class AgentsComponent(Component):
             max_chain=settings.agents.max_chain,
             max_context_tokens=settings.context.max_tokens,
             max_memory_tokens=settings.context.memory_max_tokens,
+            window=self._window,
             trace_content=settings.tracing.content,
             stream=settings.models.stream,
             parking=parking,
         )
+
+    def _window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
+        known = self.mesh.prices.window(model, tags)
+        return ModelWindow(known.input or self.mesh.settings.context.window_tokens, known.output)
 
     def _slots(self, agent_id: str) -> int:
         own = self._agents[agent_id].agent.max_concurrency if agent_id in self._agents else None

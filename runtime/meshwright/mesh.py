@@ -35,7 +35,7 @@ from meshwright.ledger.account import OPENED, Account
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.costs import By, Costs, costs_of
 from meshwright.ledger.keys import LLM_SERVICE, Keys
-from meshwright.models.port import Model
+from meshwright.models.port import Model, PriceList
 from meshwright.orchestration.acceptance import FINAL, Admission, Limits, hash_of, make_task
 from meshwright.orchestration.registry import Registry
 from meshwright.prompts import Prompts
@@ -105,6 +105,7 @@ class Mesh:
     registry: Registry = field(init=False)
     admission: Admission = field(init=False)
     model: Model = field(init=False)
+    prices: PriceList = field(init=False)
     deployments_left_alone: Callable[[], Sequence[DeploymentStatus]] = field(init=False)
     """Which deployments of models get no call now, and why."""
     groups: tuple[str, ...] | None = field(init=False)

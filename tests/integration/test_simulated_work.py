@@ -19,6 +19,8 @@ DEFAULTS = {"max_steps": 500, "max_repeats": 25}
         ("sloppy", 5, "openai"),
         ("sloppy", 5, "anthropic"),
         ("fix-tests", 1, "openai"),
+        ("small-window", 1, "openai"),
+        ("small-window", 1, "anthropic"),
     ],
 )
 async def test_work_gets_done_within_the_limits_of_the_settings(

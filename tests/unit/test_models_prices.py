@@ -215,6 +215,26 @@ def test_no_reply_costs_more_than_the_most(tokens: tuple[int, int, int], model: 
     assert spent <= most.of(prompt, completion)
 
 
+@pytest.mark.parametrize(
+    ("models", "info", "window"),
+    [
+        (("openai/wide", "openai/narrow"), {}, (8_000, 1_000)),
+        (("openai/wide",), {"max_input_tokens": 5}, (5, 2_000)),
+        (("openai/wide", "openai/small"), {}, (9_000, 2_000)),
+        (("openai/small",), {}, (None, None)),
+    ],
+)
+def test_the_window_of_a_call_is_the_smallest_that_is_known(
+    models: tuple[str, ...], info: dict[str, Any], window: tuple[int | None, int | None]
+) -> None:
+    listed = {
+        "wide": {"litellm_provider": "openai", "max_input_tokens": 9_000, "max_output_tokens": 2_000},
+        "narrow": {"litellm_provider": "openai", "max_input_tokens": 8_000, "max_output_tokens": 1_000},
+    }
+    found = Prices(config_of(*models, info=info, api_key="k"), None, listed=lambda: {**LIST, **listed})
+    assert found.window("default", ("default",)) == window
+
+
 def test_the_dearest_takes_each_side_from_whoever_is_dearer() -> None:
     first, second = Price(input=Decimal(1), output=Decimal(9)), Price(input=Decimal(2), output=Decimal(3))
     assert dearest([first, second]) == Price(input=Decimal(2), output=Decimal(9))

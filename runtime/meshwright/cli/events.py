@@ -230,6 +230,11 @@ def _compressed(payload: Document, event: Document) -> Sequence[object]:
     return (f"{before:,} -> {after:,} tokens ({payload.get('method', '?')})",)
 
 
+def _shortened(payload: Document, event: Document) -> Sequence[object]:
+    before, after = payload.get("tokens_before", 0), payload.get("tokens_after", 0)
+    return (f"shortened, {before:,} -> {after:,} tokens ({', '.join(payload.get('how') or [])})",)
+
+
 def _model(payload: Document, event: Document) -> Sequence[object]:
     wanted = payload.get("tool_calls") or []
     if payload.get("outcome", "ok") != "ok":
@@ -307,6 +312,7 @@ _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] 
     "memory.recalled": ("memory", _recalled),
     "memory.stored": ("memory", _stored),
     "context.compressed": ("context", _compressed),
+    "context.shortened": ("context", _shortened),
     "model.delta": (
         "model",
         lambda said, _: ("starts over" if said.get("anew") else short(said.get("text", "")),),

@@ -34,6 +34,11 @@ from meshwright.prompts import Prompts
 CONTEXT_SERVICE = "context-service"
 _COMPRESSION_TIMEOUT_SECONDS = 30.0
 _BUSY_SECONDS = 0.01
+_SUMMARISE = """\
+You summarise the earlier part of an agent's work on a task. The agent goes on from your summary alone and no
+longer sees that part, so keep what it needs: what was asked and decided, what was done and with what result,
+exact names, paths, ids and values, what failed and why, and what is still to be done. Only facts of the text,
+no instructions, no remarks. At most {max_tokens} tokens."""
 # What a summary may leave out: it was chosen by relevance, and another choice is as good.
 _OPTIONAL_SECTIONS = frozenset({SECTIONS["sender_memories"], SECTIONS["conversation_snippet"]})
 _HEADER = re.compile(rf"^({'|'.join([METADATA, DOMAIN_CONTEXT, *SECTIONS.values()])}):", re.MULTILINE)
@@ -136,6 +141,38 @@ class ContextClient:
                 return _response(made, started, "model", text=text)
             error = f"the model's text is not valid: {wrong}"
         return _response(made, started, "deterministic-fallback", error=error)
+
+    async def summarise(
+        self, text: str, *, max_tokens: int, context: Callable[[], CallContext]
+    ) -> tuple[str | None, str | None]:
+        """Have the compression model summarise an agent's earlier work: the summary, or why there is none."""
+        if self._model is None:
+            return None, "there is no compression model"
+        prompt = self._prompts.get(CONTEXT_SERVICE)
+        request = ModelRequest(
+            model=prompt.model,
+            messages=(
+                ChatMessage(role="system", content=_SUMMARISE.format(max_tokens=max_tokens)),
+                ChatMessage(role="user", content=text),
+            ),
+            tags=prompt.tags,
+            user=CONTEXT_SERVICE,
+            context=context().model_copy(update={"purpose": "compression"}),
+            temperature=prompt.temperature,
+            max_tokens=2 * max_tokens,
+            params=dict(prompt.params),
+            timeout_seconds=self._timeout_seconds,
+            cache=prompt.cache,
+        )
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                reply = await self._model.complete(request)
+        except Exception as failure:  # noqa: BLE001 an adapter's own mistake must not cost the task its work
+            return None, f"no model could summarise it{self._reason(failure)}"
+        summary = reply.content.strip()
+        if not summary or reply.finish_reason == "length":
+            return None, "the summary is empty" if not summary else "the summary was cut off"
+        return summary, None
 
     async def _plan(
         self, request: CompressRequest | ContextRequest, tenant_id: str, traceparent: str | None

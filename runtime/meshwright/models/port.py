@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from msgspec import UNSET, field
 from msgspec.structs import force_setattr, replace
@@ -299,8 +299,19 @@ class Model(Protocol):
         ...
 
 
+class ModelWindow(NamedTuple):
+    """The most tokens that a model reads and writes in one call; None where nobody knows."""
+
+    input: int | None = None
+    output: int | None = None
+
+
 class PriceList(Protocol):
     """Says what calls cost; None where it does not know."""
+
+    def window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
+        """The smallest window of the deployments that a call is for."""
+        ...
 
     def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
         """The highest price of all that could answer a request."""

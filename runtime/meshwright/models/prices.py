@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from meshwright.core.money import MILLION, ZERO, Price, fit
 from meshwright.models.config import LiteLLMConfig
-from meshwright.models.port import ModelReply, ModelRequest
+from meshwright.models.port import ModelReply, ModelRequest, ModelWindow
 from meshwright.models.providers import bare_name, writes_cache
 from meshwright.models.routing import concrete_model, deployment_id, route
 
@@ -94,6 +94,20 @@ class Prices:
         return price.of(
             used.prompt_tokens, used.completion_tokens, used.cached_tokens, used.cache_write_tokens
         )
+
+    def window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
+        """The smallest known window of the deployments that a call is for."""
+        if self._config is None:
+            return _window_from(self._entry(self._model or model) or {})
+        found = route(self._config, self._environment, model, tags)
+        windows = [self._window_of(each.settings, model) for each in (found.asked or found.instead)]
+        reads, writes = [each.input for each in windows], [each.output for each in windows]
+        return ModelWindow(_least(reads), _least(writes))
+
+    def _window_of(self, deployment: Mapping[str, Any], name: str) -> ModelWindow:
+        own = {**(deployment.get("model_info") or {}), **deployment["litellm_params"]}
+        listed = self._entry(str(own.get("base_model") or concrete_model(deployment, name)))
+        return _window_from({**(listed or {}), **own})
 
     def of_deployment(self, deployment: Mapping[str, Any], name: str = "") -> Rates | None:
         """What one deployment of the configuration costs; one for many models, the one that is called."""
@@ -226,6 +240,16 @@ def price_at(entry: _Entry, suffix: str = "") -> Price | None:
         if value is not None
     }
     return Price.model_validate(amounts)
+
+
+def _window_from(entry: _Entry) -> ModelWindow:
+    """The window that an entry tells; nothing of what is no number."""
+    told = [entry.get("max_input_tokens"), entry.get("max_output_tokens")]
+    return ModelWindow(*(tokens if isinstance(tokens, int) and tokens > 0 else None for tokens in told))
+
+
+def _least(tokens: Sequence[int | None]) -> int | None:
+    return min((each for each in tokens if each is not None), default=None)
 
 
 def _provider_of(model: str) -> str:

@@ -24,7 +24,15 @@ from meshwright.models.circuits import Circuits
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, names_in, read_config, read_text, with_ids
 from meshwright.models.offline import OfflineModel, estimate_tokens
 from meshwright.models.picker import Picker
-from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta, PriceList
+from meshwright.models.port import (
+    Adapter,
+    Model,
+    ModelReply,
+    ModelRequest,
+    ModelWindow,
+    OnDelta,
+    PriceList,
+)
 from meshwright.models.providers import OFFLINE, missing, provider_of
 from meshwright.models.retry import Retrying
 from meshwright.models.routing import missing_of
@@ -293,6 +301,9 @@ class NamedModels(Adapter):
 class _NamedPrices(NamedTuple):
     named: Mapping[str, PriceList]
     others: PriceList
+
+    def window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
+        return self.named.get(model, self.others).window(model, tags)
 
     def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
         return self.named.get(request.model, self.others).upper_bound(request, prompt_tokens)

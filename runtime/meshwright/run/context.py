@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -16,12 +16,17 @@ from meshwright.core.messages import MemoryScope, Parent, Task, TaskBudget, deri
 from meshwright.core.tracing import NoTracing, Span, Tracing
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.models.port import CallContext, Model, OnCall
+from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
 from meshwright.prompts import Prompts
 from meshwright.run.delegation import Delegation
 from meshwright.run.parking import Parking
 from meshwright.tools.tool import Tool
 from meshwright.work import Journal, Work
+
+
+def _unknown_window(model: str, tags: tuple[str, ...]) -> ModelWindow:
+    return ModelWindow()
+
 
 _LIMITS = Limits(max_steps=MAX_STEPS, max_repeats=MAX_REPEATS)
 
@@ -42,6 +47,7 @@ class Services:
     max_chain: int = 5
     max_context_tokens: int = 4000
     max_memory_tokens: int = 400
+    window: Callable[[str, tuple[str, ...]], ModelWindow] = _unknown_window
     trace_content: bool = False
     stream: bool = True
     parking: Parking | None = None

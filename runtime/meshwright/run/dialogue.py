@@ -19,6 +19,7 @@ from meshwright.run.context import RunContext
 from meshwright.run.limits import Limit, Progress, limits_of
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.tool_calls import content_of, seconds_of, tool_events
+from meshwright.run.window import ContextWindow
 from meshwright.tools.tool import Tool
 from meshwright.work.journal import ProgressEvent
 
@@ -44,7 +45,7 @@ class Dialogues:
         tools: Mapping[str, Tool] | None,
     ) -> str | ShapeT:
         """The model's answer to a question: text, or an object of the `shape`; see `Run.converse`."""
-        talk = _Dialogue(self._calls, prepared, question, shape, tools, Progress(self._limits))
+        talk = _Dialogue(self._attempt, self._calls, prepared, question, shape, tools, Progress(self._limits))
         while (reply := await talk.reply()).tool_calls and talk.may_call_tools:
             await self._call_tools(reply, talk)
         if talk.limit is not None and shape is None and not reply.content.strip():
@@ -128,6 +129,7 @@ class _Dialogue:
 
     def __init__(
         self,
+        attempt: RunContext,
         calls: ModelCalls,
         prepared: PreparedPrompt,
         question: ChatMessage,
@@ -146,7 +148,10 @@ class _Dialogue:
         self._progress = progress
         self._events: tuple[ProgressEvent, ...] = ()
         self._room = prepared.max_tokens
-        self._most_room = replies.MAX_ROOM * prepared.max_tokens
+        self._most_room = max(self._room, prepared.max_output or replies.MAX_ROOM * self._room)
+        if prepared.window is not None:
+            self._most_room = max(self._room, min(self._most_room, prepared.window // 4))
+        self._window = ContextWindow(attempt, calls, prepared, len(self.messages), self._specs)
 
     @property
     def may_call_tools(self) -> bool:
@@ -159,18 +164,25 @@ class _Dialogue:
         Raises EmptyReply and ReplyCutOff where it stays so. An answer in a shape that is empty or cut off is
         repaired with what else is wrong with it.
         """
-        asked = [*self.messages]
+        await self._window.fit(self.messages)
+        more: list[ChatMessage] = []
         text = ""
         empty = parts = 0
         while True:
-            reply = await self.ask(asked)
+            try:
+                reply = await self.ask((*self.messages, *more))
+            except ContextTooLong:
+                self._window.refused()
+                if not await self._window.fit(self.messages, is_refused=True):
+                    raise
+                continue
             if self._shape is not None and not reply.tool_calls:
                 return reply
             if replies.is_empty(reply):
                 empty += 1
                 if empty > replies.MAX_EMPTY:
                     raise replies.unusable(reply, self._prepared, self._room, text)
-                asked.append(replies.REPLY_WAS_EMPTY)
+                more.append(replies.REPLY_WAS_EMPTY)
                 continue
             if not replies.is_cut_off(reply) or replies.must_be_whole(reply, self._shape):
                 return reply.model_copy(update={"content": replies.joined(text, reply.content)})
@@ -178,7 +190,7 @@ class _Dialogue:
             if parts > replies.MAX_PARTS:
                 raise replies.unusable(reply, self._prepared, self._room, text)
             text = replies.joined(text, reply.content)
-            asked += [reply.message(), replies.CONTINUE]
+            more += [reply.message(), replies.CONTINUE]
 
     async def repair(self, messages: Sequence[ChatMessage]) -> ModelReply:
         """Ask for an answer in the shape again, without tools."""
@@ -231,8 +243,10 @@ class _Dialogue:
 
     async def _ask(self, messages: Sequence[ChatMessage]) -> ModelReply:
         events, self._events = self._events, ()
+        self._window.ask(messages)
         reply = await self._calls.ask(
             self._prepared, messages, self._specs, self._shape, max_tokens=self._room, events=events
         )
         self._progress.add_reply(reply)
+        self._window.learn(reply)
         return reply

@@ -48,6 +48,8 @@ class PreparedPrompt(Struct):
     validation_passed: bool = True
     error: str | None = None
     history: tuple[ChatMessage, ...] = ()
+    window: int | None = None
+    max_output: int | None = None
 
     @classmethod
     def model_validate(cls, value: Any) -> Self:
@@ -82,16 +84,20 @@ async def prepare_run(attempt: RunContext, context_of_calls: Callable[[], CallCo
     """Recall memories into the context, fill in the prompt, and read the conversation."""
     agent, task, services = attempt.agent, attempt.task, attempt.services
     prompt = services.prompts.get(agent.prompt)
+    model, tags = agent.model or prompt.model, _tags_of(agent, task, prompt.tags)
+    window = services.window(model, tags)
     prepared = PreparedPrompt(
         system="",
-        model=agent.model or prompt.model,
+        model=model,
         temperature=prompt.temperature,
         max_tokens=prompt.max_tokens,
-        tags=_tags_of(agent, task, prompt.tags),
+        tags=tags,
         cache=prompt.cache,
         structure=prompt.structure,
         params={**prompt.params, **agent.params},
-        history=await _conversation(attempt),
+        history=await _conversation(attempt, window.input),
+        window=window.input,
+        max_output=window.output,
     )
     memories: list[MemoryItem] = []
     try:
@@ -142,8 +148,8 @@ async def _recall(attempt: RunContext) -> list[MemoryItem]:
     )
 
 
-async def _conversation(attempt: RunContext) -> tuple[ChatMessage, ...]:
-    """What was said in the thread before, whoever said it, in half of the context's tokens."""
+async def _conversation(attempt: RunContext, window: int | None) -> tuple[ChatMessage, ...]:
+    """What was said in the thread before, in half of the context's tokens and a quarter of the window."""
     task, host = attempt.task, attempt.services.host
     if task.thread_id == task.task_id:
         return ()
@@ -152,7 +158,8 @@ async def _conversation(attempt: RunContext) -> tuple[ChatMessage, ...]:
     if last := attempt.work.history:  # of a version whose agents had a conversation each
         records = await host.records(attempt.ref, HISTORY, first=max(1, last - _MAX_HISTORY + 1), last=last)
         said = (*(Message.model_validate(record.value) for record in records), *said)
-    return chat_messages(said, attempt.services.max_context_tokens // 2)
+    most = attempt.services.max_context_tokens // 2
+    return chat_messages(said, most if window is None else min(most, window // 4))
 
 
 def _tags_of(agent: Agent, task: Task, of_prompt: Sequence[str]) -> tuple[str, ...]:
