@@ -60,7 +60,10 @@ class Dialogues:
         """Call the tools of a reply, side by side where they may, and add their results in order."""
         results: list[Any] = []
         for calls in self._together(reply.tool_calls):
-            results += [await self._call_tool(call) for call in calls]
+            if len(calls) == 1:  # in the run's own asyncio task, so that its path stays flat
+                results.append(await self._call_tool(calls[0]))
+            else:
+                results += await self._run().gather(*map(self._call_tool, calls))
         contents = [content_of(result) for result in results]
         self._calls.told.add_results(contents)
         talk.add_results(reply, contents, max(map(seconds_of, results)))

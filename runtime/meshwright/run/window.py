@@ -180,11 +180,10 @@ class ContextWindow:
     ) -> tuple[str, str | None]:
         """A text in place of older turns, by the compression model; where it fails, the list of calls."""
         attempt = self._attempt
-        number = attempt.journal.step_number
         text, error = await attempt.services.context.summarise(
             _told(messages, int(limit * _ENOUGH / self._scale)),
             max_tokens=max_tokens,
-            context=partial(attempt.call_context, number, self._calls.record),
+            context=partial(self._calls.context, attempt.journal.inside),
         )
         text = _listed(messages, max_tokens) if text is None else text
         return f"Earlier messages of this conversation were left out. What happened in them:\n{text}", error

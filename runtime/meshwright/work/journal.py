@@ -388,11 +388,11 @@ class Journal:
 
     async def confirm(self) -> None:
         """Return once every step so far is durable."""
-        queued, self._costly = self._queued, False
+        queued = self._queued
         if queued is not None:
             await queued
-            if self._queued is queued:
-                self._queued = None
+        if self._queued is queued:  # steps that start side by side wait for it, all of them
+            self._queued, self._costly = None, False
 
     async def close(self) -> None:
         """End the branches that the run has left behind."""
