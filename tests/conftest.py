@@ -26,6 +26,7 @@ LONG = (
     "test_litellm_proxy.py",
     "test_benchmark_rows_dapr.py",
     "test_extras.py",
+    "test_real_clients.py",
     "test_dapr_faults.py",
     "test_benchmark_rows.py",
 )
