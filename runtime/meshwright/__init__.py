@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from meshwright.client import BlockingClient, Client
     from meshwright.component import Actors, Check, Component
     from meshwright.core.capability import Capability
-    from meshwright.core.errors import MeshError, ToolFailed
+    from meshwright.core.errors import MeshError, ToolFailed, WaitExpired
     from meshwright.core.limits import Limits
     from meshwright.core.messages import Event, Outcome, Receipt, Task, TaskRequest
     from meshwright.kernel.actor import Actor, Turn, turn
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from meshwright.run import Run
     from meshwright.run.delegation import Delegation
     from meshwright.settings import Settings, load_settings
+    from meshwright.tools.approval import Approval
     from meshwright.tools.tool import ToolContext, tool
     from meshwright.tools.toolset import Toolset
 
@@ -35,6 +36,7 @@ HOMES = {
     "ActorRef": "kernel.envelope",
     "Actors": "component",
     "Agent": "agent",
+    "Approval": "tools.approval",
     "BlockingClient": "client",
     "Capability": "core.capability",
     "Check": "component",
@@ -56,6 +58,7 @@ HOMES = {
     "ToolFailed": "core.errors",
     "Toolset": "tools.toolset",
     "Turn": "kernel.actor",
+    "WaitExpired": "core.errors",
     "build_mesh": "app",
     "load_settings": "settings",
     "open_model": "models.select",
@@ -70,6 +73,7 @@ __all__ = [
     "ActorRef",
     "Actors",
     "Agent",
+    "Approval",
     "BlockingClient",
     "Capability",
     "Check",
@@ -91,6 +95,7 @@ __all__ = [
     "ToolFailed",
     "Toolset",
     "Turn",
+    "WaitExpired",
     "__version__",
     "build_mesh",
     "create_agent",

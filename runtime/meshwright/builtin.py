@@ -316,6 +316,8 @@ class AgentsComponent(Component):
             clock=mesh.host.clock,
             limits=Limits(**{name: getattr(settings.agents, name) for name in Limits.model_fields}),
             max_chain=settings.agents.max_chain,
+            approval_rules=settings.approvals.rules,
+            patience_days=settings.people.patience_days,
             max_context_tokens=settings.context.max_tokens,
             max_memory_tokens=settings.context.memory_max_tokens,
             window=self._window,

@@ -25,6 +25,7 @@ from meshwright.core.encoding import Json, encode
 from meshwright.core.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge
 from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest, new_id
 from meshwright.core.tracing import NoTracing, Tracing
+from meshwright.events.answers import checked_answer, not_waiting
 from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Inbox
 from meshwright.events.log import EventLog
@@ -268,20 +269,24 @@ class Mesh:
         await self.host.call(TaskKey(tenant_id, task_id).ref, "cancel", Cancel(task_id=task_id))
         return await self.task(task_id, tenant_id)
 
-    async def answer(self, task_id: str, key: str, value: Any, tenant_id: str = "default") -> None:
-        """Answer what a task waits for: a person's word, under the key that its `task.waiting` event names.
+    async def answer(self, task_id: str, key: str, value: Any, caller: Caller | None = None) -> None:
+        """Answer what a task waits for; `key` is the `wait_id` of a question of the inbox.
 
-        Raises NotFound where it does not wait for that.
+        Durable when this returns. Raises NotFound where the task does not wait for that, Conflict where that
+        was answered or has expired, InvalidInput for an answer that does not fit, Forbidden for a caller who
+        may not give it.
         """
-        record, task = await self._record(task_id, tenant_id)
-        thread = _thread_of(record, task)
-        answer = Answer(task_id=task_id, key=key, value=value)
-        if thread is None or not await self.host.call(thread, "resume", answer):
-            raise NotFound(
-                f"task {task_id} does not wait for {key!r}",
-                remedy=f"look up its task.waiting event: mesh events --task {task_id}",
-                field="key",
-            )
+        caller = caller or Caller()
+        record, task = await self._record(task_id, caller.tenant_id)
+        thread, entry = _thread_of(record, task), await self._entry(record, task)
+        wait = next((wait for wait in entry.waits if wait.wait_id == key), None) if entry else None
+        if thread is not None and wait is not None:
+            agents, now = (*task.chain, thread.type), self.host.clock.now()
+            checked = checked_answer(wait, value, caller, agents, now)
+            answer = Answer(task_id=task_id, key=key, value=checked, answered_by=caller.requested_by)
+            if await self.host.call(thread, "resume", answer):
+                return
+        raise not_waiting(task_id, key, await self.inbox.find(caller.tenant_id, key))
 
     async def outcome(self, task_id: str, tenant_id: str = "default") -> Outcome:
         """Wait for the outcome of a task.

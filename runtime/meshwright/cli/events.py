@@ -216,8 +216,16 @@ def _dispatched(payload: Document, event: Document) -> Sequence[object]:
 
 
 def _waiting(payload: Document, event: Document) -> Sequence[object]:
-    child = payload.get("child_task_id")
-    return (f"for task {short_id(child)}, no slot held" if child else f"for {payload.get('key', '')}",)
+    if child := payload.get("child_task_id"):
+        return (f"for task {short_id(child)}, no slot held",)
+    if payload.get("kind") == "person":
+        return (f"for a person: {short(payload.get('asked', ''))}", "mesh inbox")
+    return (f"for {payload.get('key', '')}", short(payload.get("asked", "")))
+
+
+def _decided(payload: Document, event: Document) -> Sequence[object]:
+    by = payload.get("decided_by")
+    return (payload.get("tool"), by and f"by {by}", short(payload.get("reason") or ""))
 
 
 def _recalled(payload: Document, event: Document) -> Sequence[object]:
@@ -309,6 +317,10 @@ _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] 
     "task.accepted": ("accepted", _accepted),
     "task.dispatched": ("dispatched", _dispatched),
     "task.waiting": ("waiting", _waiting),
+    "approval.requested": ("approval", lambda said, _: (f"asked for {said.get('tool')}",)),
+    "approval.given": ("approved", _decided),
+    "approval.denied": ("denied", _decided),
+    "approval.expired": ("expired", _decided),
     "memory.recalled": ("memory", _recalled),
     "memory.stored": ("memory", _stored),
     "context.compressed": ("context", _compressed),

@@ -1,10 +1,9 @@
-"""Commands for tasks: `mesh ask`, `submit`, `tasks`, `task`, `cancel` and `answer`."""
+"""Commands for tasks: `mesh ask`, `submit`, `tasks`, `task` and `cancel`."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from meshwright.cli.steps import show_steps, step_path
 from meshwright.core.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
+    from meshwright.work.protocol import Wait
     from meshwright.work.record import TaskView
 
 _STATUSES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"]
@@ -45,22 +45,17 @@ TASKS = (
 REASON = Column("reason", "reason", cut=1)
 
 
-class _Json(click.ParamType[Any]):
-    """A JSON value, in a tuple since null is one too; or an object alone."""
+class _JsonObject(click.ParamType[Any]):
+    """A JSON object."""
 
     name = "JSON"
 
-    def __init__(self, *, is_object: bool) -> None:
-        self._is_object = is_object
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse it, or say where it stops being JSON."""
+        """Parse it, or say where it stops being one."""
         try:
             parsed = json.loads(value)
         except ValueError as error:
             self.fail(f"not JSON: {error}", param, ctx)
-        if not self._is_object:
-            return (parsed,)
         if not isinstance(parsed, dict):
             self.fail('not a JSON object, such as {"text": "..."}', param, ctx)
         return parsed
@@ -109,9 +104,7 @@ async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFoun
 @click.argument("capability")
 @click.argument("text", required=False, callback=from_stdin)
 @click.option("--agent", "agent_id", metavar="ID", help="Only this agent may do it.")
-@click.option(
-    "--payload", type=_Json(is_object=True), default="{}", help="More of the request; TEXT is its `text`."
-)
+@click.option("--payload", type=_JsonObject(), default="{}", help="More of the request; TEXT is its `text`.")
 @click.option("--priority", type=click.IntRange(0, 10), default=5, show_default=True, help="10 goes first.")
 @click.option("--thread", "thread_id", metavar="ID", help="The conversation that the task belongs to.")
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key is the same task.")
@@ -201,7 +194,7 @@ def task(target: Target, task_id: str, step: str | None, attempt: int | None, as
         if step is not None:
             await show_steps(mesh, whole, step, attempt, as_json=as_json)
         else:
-            click.echo(await _page(mesh, await mesh.client.task(whole), as_json=as_json))
+            click.echo(_page(mesh, await mesh.client.task(whole), as_json=as_json))
 
     talk(target, show, need="state")
 
@@ -217,42 +210,9 @@ def cancel(target: Target, task_id: str, as_json: bool) -> None:
     """
 
     async def end(mesh: Connection) -> str:
-        return await _page(mesh, await mesh.client.cancel(await whole_id(mesh, task_id)), as_json=as_json)
+        return _page(mesh, await mesh.client.cancel(await whole_id(mesh, task_id)), as_json=as_json)
 
     click.echo(talk(target, end, need="change"))
-
-
-@click.command()
-@click.argument("task_id", metavar="ID")
-@click.argument("key")
-@click.argument("text", required=False, callback=from_stdin)
-@click.option(
-    "--json",
-    "value",
-    type=_Json(is_object=False),
-    metavar="VALUE",
-    help="The answer as JSON, not as text.",
-)
-@mesh_options
-def answer(target: Target, task_id: str, key: str, text: str | None, value: tuple[Any] | None) -> None:
-    """Answer what a task waits for.
-
-    mesh task ID shows the KEY and the question. TEXT is the answer in words; - reads it from stdin. ID and
-    KEY may be an end or a beginning that only one has.
-    """
-    if (text is None) == (value is None):
-        raise click.UsageError(
-            "give the answer either as TEXT or with --json VALUE", click.get_current_context()
-        )
-
-    async def send(mesh: Connection) -> str:
-        whole = await whole_id(mesh, task_id)
-        asked = await mesh.client.events(limit=100, task_id=whole, event_type="task.waiting")
-        waits_for = one_of(key, (str(event.payload.get("key") or "") for event in asked), "key")
-        view = await mesh.client.answer(whole, waits_for, text if value is None else value[0])
-        return await _page(mesh, view, as_json=False)
-
-    click.echo(talk(target, send, need="change"))
 
 
 async def whole_id(mesh: Connection, given: str) -> str:
@@ -281,12 +241,12 @@ def one_of(given: str, known: Iterable[str], what: str) -> str:
     return fitting[0]
 
 
-async def _page(mesh: Connection, view: TaskView, *, as_json: bool) -> str:
+def _page(mesh: Connection, view: TaskView, *, as_json: bool) -> str:
     """A task as a person, or a program, reads it: its attempts, how it ended, and last its answer."""
     shown = document(view)
     if as_json:
         return json.dumps(shown, ensure_ascii=False, indent=2)
-    rows = [*_rows(shown), *await _waiting(mesh, view)]
+    rows = [*_rows(shown), *_waiting(view, mesh.options)]
     if view.attempts:
         rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
@@ -322,23 +282,34 @@ def _whole_fault(error: Document | None) -> str:
     return f"{error.get('type', 'error')}: {error.get('message', '')}" if error else ""
 
 
-async def _waiting(mesh: Connection, view: TaskView) -> list[tuple[str, str]]:
-    """What a waiting task asks, and what to type; another task's answer comes by itself."""
-    if view.status != "waiting":
-        return []
-    asked = await mesh.client.events(limit=1, task_id=view.task_id, event_type="task.waiting")
-    if not asked:
-        return []
-    waiting = asked[-1].payload
-    if child := waiting.get("child_task_id"):
-        return [("waits for", f"task {child}")]
-    key = str(waiting.get("key"))
-    typed = f'mesh answer {view.task_id} {shlex.quote(key)} "..."{mesh.options}'
-    return [("waits for", key), ("asked", join(list(_asked(waiting)))), ("answer", typed)]
+def _waiting(view: TaskView, options: str) -> Iterator[tuple[str, str]]:
+    """What a task waits for; of a person the question, and what to type."""
+    from meshwright.cli.inbox import question_lines
+    from meshwright.events.inbox import Question, question_id
+
+    for wait in view.waits:
+        if wait.kind != "person":
+            yield "waits for", join([_waited_for(wait), wait.reason])
+            continue
+        question = Question(
+            id=question_id(view.tenant_id, wait.wait_id),
+            seq=0,
+            wait_id=wait.wait_id,
+            task_id=view.task_id,
+            tenant_id=view.tenant_id,
+            question=wait.reason,
+            subject=wait.subject,
+            answer_schema=wait.answer_schema,
+            may_answer=wait.may_answer,
+            since=wait.since or view.created_at,
+            expires_at=wait.expires_at,
+        )
+        yield "waits for", "a person"
+        yield from question_lines(document(question), options)
 
 
-def _asked(waiting: Document) -> Iterator[str]:
-    for name, value in waiting.items():
-        if name not in ("key", "attempt", "fence") and value not in (None, "", {}):
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield short(text if name == "asked" else f"{name}={text}")
+def _waited_for(wait: Wait) -> str:
+    if wait.child_task_id is not None:
+        return f"task {wait.child_task_id}"
+    until = f" until {local_time(wait.due_at.isoformat())}" if wait.due_at is not None else ""
+    return f"{wait.kind}{until}"

@@ -250,7 +250,11 @@ class Client:
         return await self._get(TaskView, f"{_task_path(task_id)}/cancel", "POST", repeats=True)
 
     async def answer(self, task_id: str, key: str, value: Any) -> TaskView:
-        """Answer what a task waits for, under the `key` of its `task.waiting` event. Raises NotFound."""
+        """Answer what a task waits for: `key` is the `wait_id` of a question of the inbox.
+
+        Raises NotFound where it does not wait for that, Conflict where that was answered or has expired,
+        InvalidInput for a value that does not fit its `answer_schema`, and Forbidden.
+        """
         from meshwright.work.record import TaskView
 
         body = {"key": key, "value": value}

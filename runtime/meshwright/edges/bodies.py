@@ -22,7 +22,7 @@ _ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 
 class AnswerRequest(BaseModel):
-    """A person's answer to what a task waits for, under the `key` of its `task.waiting` event."""
+    """A person's answer to what a task waits for; `key` is the `wait_id` of the question."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -286,7 +286,7 @@ def _work(status: str) -> Callable[[_TaskRow, Event], None]:
         if not row.ended and attempt >= row.attempts:
             row.status, row.attempts = status, attempt
             row.agent_id = event.agent_id or row.agent_id
-            row.reason = _text(fields, "key") if status == "waiting" else None
+            row.reason = _text(fields, "asked") or _text(fields, "key") if status == "waiting" else None
 
     return change
 

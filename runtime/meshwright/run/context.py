@@ -20,6 +20,7 @@ from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
 from meshwright.prompts import Prompts
 from meshwright.run.delegation import Delegation
 from meshwright.run.parking import Parking
+from meshwright.settings import ApprovalRule
 from meshwright.tools.tool import Tool
 from meshwright.work import Journal, Work
 
@@ -45,6 +46,8 @@ class Services:
     project_id: str = "default"
     limits: Limits = _LIMITS
     max_chain: int = 5
+    approval_rules: tuple[ApprovalRule, ...] = ()
+    patience_days: float = 7.0
     max_context_tokens: int = 4000
     max_memory_tokens: int = 400
     window: Callable[[str, tuple[str, ...]], ModelWindow] = _unknown_window

@@ -17,9 +17,11 @@ from meshwright.run import replies
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
 from meshwright.run.limits import Limit, Progress, limits_of
+from meshwright.run.people import Approvals
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.tool_calls import content_of, seconds_of, tool_events
 from meshwright.run.window import ContextWindow
+from meshwright.tools.approval import Decision
 from meshwright.tools.tool import Tool
 from meshwright.work.journal import ProgressEvent
 
@@ -36,6 +38,7 @@ class Dialogues:
             run
         )  # which has this: a circle would wait for the garbage collector
         self._limits = limits_of(attempt.services.limits, attempt.agent, attempt.task)
+        self._approvals = Approvals(attempt)
 
     async def answer(
         self,
@@ -88,11 +91,12 @@ class Dialogues:
         if tool is None:
             names = ", ".join(self._attempt.tools) or "none"
             return {"value": None, "error": f"there is no tool {call.name!r}; there are {names}"}
+        decision = await self._approvals.decide(tool, call.arguments)
         started = time.perf_counter()
         return await self._attempt.journal.step(
             f"tool {call.name}",
             {"arguments": call.arguments},
-            lambda: self._run_tool(tool, call),
+            lambda: self._run_tool(tool, call, decision),
             repeatable=tool.idempotent,
             tell=lambda result: tool_events(call, result, None if self._has_waited else started),
         )
@@ -103,7 +107,7 @@ class Dialogues:
         step = self._attempt.journal.inside
         return step is not None and step.has_waited
 
-    async def _run_tool(self, tool: Tool, call: ToolCall) -> dict[str, Any]:
+    async def _run_tool(self, tool: Tool, call: ToolCall, decision: Decision | None) -> dict[str, Any]:
         attributes = {
             GenAI.OPERATION_NAME: GenAI.EXECUTE_TOOL,
             GenAI.TOOL_NAME: tool.name,
@@ -115,6 +119,7 @@ class Dialogues:
         tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent
         with tracing.span(f"execute_tool {tool.name}", parent=parent, attributes=attributes) as span:
             try:
+                self._approvals.check(tool, call.arguments, decision)
                 result["value"] = await tool.call(call.arguments, self._run())
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
                 span.fail(error)

@@ -22,6 +22,7 @@ from meshwright.run.context import RunContext
 from meshwright.run.delegation import Delegation
 from meshwright.run.dialogue import Dialogues
 from meshwright.run.files import parts_of
+from meshwright.run.people import ask_person
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of
 from meshwright.tools.tool import cut
 from meshwright.work import Suspended
@@ -224,6 +225,45 @@ class Run:
         async with self._journal.open_step("progress", {"text": text}, costly=False) as step:
             if not step.is_replayed:
                 step.finish(None, [ProgressEvent("run.progress", {"text": cut(text, _MAX_PROGRESS_CHARS)})])
+
+    @overload
+    async def ask_person(
+        self,
+        question: str,
+        *,
+        expires: timedelta | datetime | None = None,
+        about: Mapping[str, Any] | None = None,
+        may_answer: Sequence[str] = (),
+    ) -> str: ...
+    @overload
+    async def ask_person(
+        self,
+        question: str,
+        *,
+        shape: type[ShapeT],
+        expires: timedelta | datetime | None = None,
+        about: Mapping[str, Any] | None = None,
+        may_answer: Sequence[str] = (),
+    ) -> ShapeT: ...
+
+    @noted
+    async def ask_person(
+        self,
+        question: str,
+        *,
+        shape: type[ShapeT] | None = None,
+        expires: timedelta | datetime | None = None,
+        about: Mapping[str, Any] | None = None,
+        may_answer: Sequence[str] = (),
+    ) -> str | ShapeT:
+        """Ask a person, and wait for the answer, for days and through restarts, without holding a slot.
+
+        The answer is text, or an object of the pydantic model `shape`; one that does not fit is refused where
+        it is given. `about` is data that is shown with the question, and `may_answer` names the callers that
+        may answer (none named: all but the agents that ask). Raises WaitExpired where nobody has answered by
+        `expires` (by default after `people.patience_days`), AgentError for what cannot be asked.
+        """
+        return await ask_person(self._attempt, question, shape, expires, about, may_answer)
 
     @noted
     async def remember(self, text: str, scope: MemoryScope) -> str:

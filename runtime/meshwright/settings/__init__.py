@@ -5,6 +5,6 @@ project's folder, the defaults of `tables.py`. Relative paths are of the project
 """
 
 from meshwright.settings.loading import load_settings
-from meshwright.settings.tables import ADMIN_PREFIX, Settings
+from meshwright.settings.tables import ADMIN_PREFIX, ApprovalRule, Settings
 
-__all__ = ["ADMIN_PREFIX", "Settings", "load_settings"]
+__all__ = ["ADMIN_PREFIX", "ApprovalRule", "Settings", "load_settings"]

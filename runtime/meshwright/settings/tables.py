@@ -164,6 +164,44 @@ class _ToolsSettings(Table):
         return self
 
 
+class ApprovalRule(Table):
+    """One of [[approvals.rules]]: which calls of tools a person approves before they run.
+
+    A rule is for the calls that fit all that it names; patterns are those of file names (`deploy_*`).
+    """
+
+    tool: str = Field(default="*", min_length=1)
+    """Pattern of the tool's name."""
+    arguments: Mapping[str, str] = {}
+    """Patterns of arguments by their names: of a text as it is, of anything else as JSON. A call that has no
+    such argument does not fit."""
+    agent: str = Field(default="*", min_length=1)
+    """Pattern of the id of the agent that calls it."""
+    tenant: str = Field(default="*", min_length=1)
+    """Pattern of the task's tenant."""
+    ask: Literal["always", "never", "once"] = "always"
+    """`always`: each call needs an approval; `once`: the first of the tool in a task; `never`: none does."""
+    approvers: tuple[str, ...] = ()
+    """Who may approve: a caller as its tasks are `requested_by` (the agent of its key, its name at the
+    broker, `admin`). None named: every caller of the tenant, but never the agent that asks."""
+    expires_days: float | None = Field(default=None, gt=0, le=3_650)
+    """After how many days without an answer the call counts as denied; by default people.patience_days."""
+
+
+class _ApprovalsSettings(Table):
+    """[approvals]: which calls of tools wait for a person."""
+
+    rules: tuple[ApprovalRule, ...] = ()
+    """The first rule that fits a call counts. Where none does, only tools with `needs_approval` ask."""
+
+
+class _PeopleSettings(Table):
+    """[people]: tasks that wait for people."""
+
+    patience_days: float = Field(default=7.0, gt=0, le=3_650)
+    """How many days a task waits for an answer, where it does not say itself."""
+
+
 class _ModelsSettings(Table):
     """[models]: what answers the agents, and the cache of its answers."""
 
@@ -398,6 +436,8 @@ class Settings(BaseModel):
     prompts: _PromptsSettings = _PromptsSettings()
     agents: _AgentsSettings = _AgentsSettings()
     tools: _ToolsSettings = _ToolsSettings()
+    people: _PeopleSettings = _PeopleSettings()
+    approvals: _ApprovalsSettings = _ApprovalsSettings()
     models: _ModelsSettings = _ModelsSettings()
     ledger: _LedgerSettings = _LedgerSettings()
     orchestration: _OrchestrationSettings = _OrchestrationSettings()

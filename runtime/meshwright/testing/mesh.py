@@ -14,9 +14,11 @@ from typing import Any
 
 from meshwright.agent import Agent
 from meshwright.app import build_mesh
+from meshwright.core import topics
 from meshwright.core.clock import Clock
 from meshwright.core.errors import MeshError, ModelError, PromptError
-from meshwright.core.messages import Event, Outcome, Receipt, TaskRequest
+from meshwright.core.messages import Caller, Event, Outcome, Receipt, TaskRequest
+from meshwright.events.inbox import Question
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.models.offline import stream_words
@@ -204,6 +206,29 @@ class MeshUnderTest:
             for event in self._events
             if event_type in (None, event.event_type) and task_id in (None, event.task_id)
         )
+
+    async def questions(self, count: int = 1) -> list[Question]:
+        """Wait until so many questions wait for people, and return all that do, the oldest first.
+
+        Raises MeshError after 30 seconds.
+        """
+        news = asyncio.Event()
+        stop = self.mesh.host.listen(topics.TASK_PROGRESS, lambda event: news.set(), ("task.waiting",))
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                while len(found := (await self.mesh.inbox.page(Caller().tenant_id)).items) < count:
+                    await news.wait()
+                    news.clear()
+        except TimeoutError:
+            raise MeshError(f"no {count} questions wait for people after {_PATIENCE_SECONDS:.0f} s") from None
+        finally:
+            stop()
+        return list(found)
+
+    async def answer(self, question: Question, value: Any, *, by: str = "tester") -> None:
+        """Answer a question, as the caller `by`. Raises what `Mesh.answer` does."""
+        caller = Caller(requested_by=by)
+        await self.mesh.answer(question.task_id, question.wait_id, value, caller)
 
     async def advance(self, seconds: float) -> None:
         """Move the clock, and let run what is due. Only for a mesh with a ManualClock."""

@@ -38,6 +38,7 @@ from meshwright.core.encoding import plain
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError, TooLarge, ToolFailed
 from meshwright.core.messages import ID_PATTERN, MemoryScope, Task
 from meshwright.core.redaction import redact, redact_data
+from meshwright.core.schema import faults, with_defaults
 from meshwright.models.port import ToolSpec
 from meshwright.models.structure import WithoutTitles, repaired
 from meshwright.tools.threads import ToolThreads
@@ -87,6 +88,7 @@ class _Declaration:
     idempotent: bool
     timeout: float | None
     exclusive: bool
+    needs_approval: bool
 
 
 @overload
@@ -100,6 +102,7 @@ def tool(
     name: str | None = None,
     timeout: float | None = None,
     exclusive: bool = False,
+    needs_approval: bool = False,
 ) -> Callable[[FunctionT], FunctionT]: ...
 
 
@@ -111,6 +114,7 @@ def tool(
     name: str | None = None,
     timeout: float | None = None,
     exclusive: bool = False,
+    needs_approval: bool = False,
 ) -> FunctionT | Callable[[FunctionT], FunctionT]:
     """Let the model call a method: with a docstring, every parameter annotated, async or not.
 
@@ -118,7 +122,8 @@ def tool(
     that a run which was cut short in the middle of it may call it again; for any other tool a person is
     asked. `timeout` is how many seconds a call may take, by default the setting `tools.timeout_seconds`;
     `math.inf` sets no limit. The calls of one reply run side by side; one of an `exclusive` tool runs alone,
-    after those before it and before those behind it. It returns whatever pydantic can write as JSON; over
+    after those before it and before those behind it. With `needs_approval` a person approves each call before
+    it runs, unless a rule in the settings says otherwise. It returns whatever pydantic can write as JSON; over
     32,000 characters are cut. Raise ToolFailed to tell the model what went wrong; other exceptions reach it
     as ToolFailed too, with the line that raised them, and are logged.
 
@@ -128,7 +133,8 @@ def tool(
     def declare(function: FunctionT) -> FunctionT:
         if not inspect.isfunction(function):
             raise ConfigError(f"@tool is for functions, not for {function!r}", remedy="put it innermost")
-        setattr(function, MARK, _Declaration(name or function.__name__, idempotent, timeout, exclusive))
+        made = _Declaration(name or function.__name__, idempotent, timeout, exclusive, needs_approval)
+        setattr(function, MARK, made)
         _check(function)
         return function
 
@@ -141,6 +147,7 @@ class Tool(ABC):
     `parameters` is the JSON schema of the arguments, an object. `idempotent`: to call it twice does no harm.
     `timeout`: seconds that a call may take, None for what its agent allows, `math.inf` for no limit.
     `exclusive`: no other tool of the same reply runs beside it.
+    `needs_approval`: a person approves each call, where no rule in the settings says otherwise.
     """
 
     name: str
@@ -149,6 +156,7 @@ class Tool(ABC):
     idempotent: bool = False
     timeout: float | None = None
     exclusive: bool = False
+    needs_approval: bool = False
 
     @property
     def spec(self) -> ToolSpec:
@@ -163,6 +171,22 @@ class Tool(ABC):
         ToolFailed to tell the model what went wrong.
         """
 
+    def validated(self, arguments: str) -> dict[str, Any]:
+        """The arguments of a call as plain data, checked and with their defaults: what a person approves.
+
+        Raises InvalidInput, as `call` does for them.
+        """
+        try:
+            values = with_defaults(self.parameters, from_json(repaired(arguments or "{}")))
+        except ValueError as error:
+            raise InvalidInput(f"{self.name} was not run: {error}", field="arguments") from error
+        if found := faults({"type": "object", **self.parameters}, values):
+            told = "; ".join(
+                f"{path or 'arguments'}: {message}" for path, message in found[:_MAX_ERRORS_TOLD]
+            )
+            raise InvalidInput(f"{self.name} was not run: {told}", field=found[0].path or "arguments")
+        return values
+
 
 class ToolWrapper(Tool):
     """Base of a tool around another: it looks the same, and calls it. Override `call` to do more."""
@@ -172,10 +196,15 @@ class ToolWrapper(Tool):
         self.name, self.description, self.parameters = inner.name, inner.description, inner.parameters
         self.idempotent, self.timeout = inner.idempotent, inner.timeout
         self.exclusive = inner.exclusive
+        self.needs_approval = inner.needs_approval
 
     async def call(self, arguments: str, context: ToolContext) -> Any:
         """Call the inner tool."""
         return await self.inner.call(arguments, context)
+
+    def validated(self, arguments: str) -> dict[str, Any]:
+        """The inner tool's arguments."""
+        return self.inner.validated(arguments)
 
 
 class FunctionTool(Tool):
@@ -189,6 +218,7 @@ class FunctionTool(Tool):
         self.function = function
         self.name, self.idempotent = declaration.name, declaration.idempotent
         self.timeout, self.exclusive = declaration.timeout, declaration.exclusive
+        self.needs_approval = declaration.needs_approval
         self.threads = threads or ToolThreads()
         self.description, meanings = _read_docstring(function.__doc__ or "")
         try:
@@ -217,6 +247,10 @@ class FunctionTool(Tool):
         work = partial(_without_stop_iteration, self.function, values)
         result = await self.threads.run(work, tool=self.name, context=context)
         return await result if inspect.isawaitable(result) else result
+
+    def validated(self, arguments: str) -> dict[str, Any]:
+        """The arguments of a call, with the defaults of the function."""
+        return from_json(to_json(self._read(arguments), inf_nan_mode="null", fallback=plain))
 
     def _read(self, text: str) -> dict[str, Any]:
         """Check JSON text strictly, and return the value of each parameter, defaults included.

@@ -15,6 +15,7 @@ from meshwright.core.messages import Dispatch, Event, Fault, Identifier, Outcome
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.work.conversation import Said, conversation_of
+from meshwright.work.people import approval_ended, approval_requested
 from meshwright.work.protocol import (
     Accept,
     Answer,
@@ -280,6 +281,8 @@ class AgentThread(Actor[ThreadState]):
                 turn.send(self._task(wait.child_task_id), "accept", accept)
             still = {"running": True} if entry.status == "running" else {}
             self._tell(turn, entry, "task.waiting", {**wait.event_fields, **still})
+            if (event := approval_requested(wait)) is not None:
+                self._tell(turn, entry, *event)
         if any(wait.ends_at is not None for wait in new):
             self._set_alarm(turn)
         self._pause(turn, entry)
@@ -307,6 +310,8 @@ class AgentThread(Actor[ThreadState]):
             "answered_by": answered_by,
         }
         self._tell(turn, entry, "wait.ended", ended)
+        if (event := approval_ended(wait, answer.get("result"), answered_by)) is not None:
+            self._tell(turn, entry, *event)
         self._pause(turn, entry)
 
     def _pause(self, turn: Turn, entry: Entry) -> None:

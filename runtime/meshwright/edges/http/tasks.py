@@ -122,14 +122,21 @@ async def cancel_task(mesh: MeshDep, caller: CallerDep, task_id: _TaskId, respon
     status_code=202,
     summary="Answer what a task waits for",
     response_description="It goes on.",
-    responses=problems({404: "There is no such task, or it does not wait for that key."}),
+    responses=problems(
+        {
+            403: "The caller may not answer that.",
+            404: "There is no such task, or it does not wait for that key.",
+            409: "That was answered, or has expired: `detail` says by whom and when.",
+            422: "The value does not fit the question's `answer_schema`.",
+        }
+    ),
 )
 async def answer_task(mesh: MeshDep, caller: CallerDep, task_id: _TaskId, answer: AnswerRequest) -> TaskView:
-    """Give a task the answer of a person, under the key that its `task.waiting` event names.
+    """Give a task the answer of a person; `key` is the `wait_id` of a question of `GET /inbox`.
 
-    The value is what the step that waits gets as its result.
+    The value has to fit the question's `answer_schema`, and is what the step that waits gets as its result.
     """
-    await mesh.answer(task_id, answer.key, answer.value, caller.tenant_id)
+    await mesh.answer(task_id, answer.key, answer.value, caller)
     return await mesh.task(task_id, caller.tenant_id)
 
 

@@ -28,6 +28,7 @@ from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topi
 from meshwright.edges.replies import Courier, until_answered
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
+from meshwright.work.record import TaskView
 
 _logger = logging.getLogger("meshwright.edges.mqtt")
 _ResultT = TypeVar("_ResultT")
@@ -150,16 +151,18 @@ class Commands:
         verb, task_id = self._topics.parse(delivery.topic, caller.tenant_id)
         if verb == "submit":
             return await self._submit(asked, delivery, caller, reply_to)
+
+        def read() -> Awaitable[TaskView]:
+            return mesh.task(task_id, caller.tenant_id)
+
+        answer = read_model(delivery.payload, AnswerRequest, mesh.settings) if verb == "answer" else None
         # The topics without a client are for those who may act on every task.
-        if client != ANONYMOUS:
-            owner = (await asked(lambda: mesh.task(task_id, caller.tenant_id))).requested_by
-            if owner != caller.requested_by:
-                raise NotFound(f"Client {client!r} has no task {task_id!r}", field="task_id")
-        if verb == "cancel":
+        if client != ANONYMOUS and not _may_act(await asked(read), caller.requested_by, answer):
+            raise NotFound(f"Client {client!r} has no task {task_id!r}", field="task_id")
+        if answer is None:
             return await asked(lambda: mesh.cancel(task_id, caller.tenant_id))
-        answer = read_model(delivery.payload, AnswerRequest, mesh.settings)
-        await asked(lambda: mesh.answer(task_id, answer.key, answer.value, caller.tenant_id))
-        return await asked(lambda: mesh.task(task_id, caller.tenant_id))
+        await asked(lambda: mesh.answer(task_id, answer.key, answer.value, caller))
+        return await asked(read)
 
     async def _submit(
         self,
@@ -207,6 +210,12 @@ class Commands:
 
         free = await _first_not(is_taken)
         return nth(free - 1 if delivery.repeated and free else free)
+
+
+def _may_act(task: TaskView, client: str, answer: AnswerRequest | None) -> bool:
+    """Whether a task is a client's own, or asks it by name for this answer."""
+    asked = [wait for wait in task.waits if answer is not None and wait.wait_id == answer.key]
+    return task.requested_by == client or any(client in wait.may_answer for wait in asked)
 
 
 async def _first_not(holds: Callable[[int], Awaitable[bool]]) -> int:

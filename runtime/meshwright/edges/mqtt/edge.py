@@ -26,7 +26,15 @@ from meshwright.edges.mqtt.connection import (
     BrokerOverrun,
     BrokerRefuses,
 )
-from meshwright.edges.mqtt.outgoing import Notices, OutcomeSender, RetainedPresence, Topics, Views, will
+from meshwright.edges.mqtt.outgoing import (
+    Notices,
+    OutcomeSender,
+    RetainedInbox,
+    RetainedPresence,
+    Topics,
+    Views,
+    will,
+)
 from meshwright.edges.replies import Courier
 from meshwright.mesh import Mesh
 
@@ -62,6 +70,7 @@ class MqttEdge:
         authenticator = authenticator or KeyAuthenticator(mesh.keys, settings)
         self._commands = Commands(mesh, topics, self._notices, self._client_id, authenticator)
         self._presence = RetainedPresence(mesh, topics, self._notices)
+        self._inbox = RetainedInbox(mesh, topics, self._notices)
         self._away = Backoff(0.25, 30.0)
         self._refused = Backoff(4.0, 60.0)  # of a broker that has to be set up otherwise first
         self._subscribed = False
@@ -95,6 +104,7 @@ class MqttEdge:
     def _note(self, event: Event) -> None:
         self._views.add(event)
         self._presence.note(event)
+        self._inbox.note(event)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -155,6 +165,7 @@ class MqttEdge:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._views.show(connection))
                 group.create_task(self._presence.show(connection))
+                group.create_task(self._inbox.show(connection))
                 raise await connection.ended()
         except ExceptionGroup as failures:
             _, defects = failures.split(BrokerAway)

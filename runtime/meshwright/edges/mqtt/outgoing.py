@@ -30,7 +30,7 @@ from meshwright.edges.mqtt.connection import (
     Publication,
 )
 from meshwright.edges.replies import Address
-from meshwright.mesh import Mesh
+from meshwright.mesh import FINAL, Mesh
 from meshwright.work.protocol import TaskKey
 
 _MAX_WAITING = 4096  # events; more, and the oldest are dropped
@@ -43,6 +43,9 @@ _MAX_CHARS = 256  # of a topic, or of a field of a problem
 ANONYMOUS = Caller().requested_by
 """The client of a topic that names none."""
 _MAX_LEVEL_CHARS = 128
+_MAX_QUESTIONS = 100  # in the document of an inbox
+_GATHER_SECONDS = 0.1  # in which changes of an inbox become one message
+_OF_QUESTIONS = ("task.waiting", "wait.ended")
 _NOT_OF_A_LEVEL = re.compile(r"[^!-~]|[#+/]")
 
 
@@ -92,6 +95,10 @@ class Topics:
     def agent(self, agent_id: str) -> str:
         """Where an agent's presence is kept."""
         return f"{self._base}/agents/{_level(agent_id)}"
+
+    def inbox(self, tenant_id: str) -> str:
+        """Where what waits for a tenant's people is kept."""
+        return f"{self.prefix}/{_level(tenant_id)}/inbox"
 
     def parse(self, topic: str, tenant_id: str) -> tuple[str, str]:
         """What a caller of a tenant asks for at a topic: the verb, and of which task; none where it is new.
@@ -290,6 +297,41 @@ class RetainedPresence:
     def _status(self, status: str, **known: str) -> Publication:
         document = {"status": status, **known, "time": self._mesh.host.clock.now(), "version": __version__}
         return Publication(self._topics.status, encode(document), 1, True, JSON)
+
+
+class RetainedInbox:
+    """Keeps the retained document of each tenant's inbox true: what waits for people."""
+
+    def __init__(self, mesh: Mesh, topics: Topics, notices: Notices) -> None:
+        self._mesh = mesh
+        self._topics = topics
+        self._notices = notices
+        self._shown: dict[str, set[str]] = {}
+        self._changed: set[str] = set()
+        self._news = asyncio.Event()
+
+    def note(self, event: Event) -> None:
+        """Take an event of the bus; those of questions change what is shown, and so does a task's end."""
+        is_ours = event.event_type in _OF_QUESTIONS and event.fields.get("kind") == "person"
+        has_ended = event.event_type in FINAL and event.task_id in self._shown.get(event.tenant_id, ())
+        if is_ours or has_ended:
+            self._changed.add(event.tenant_id)
+            self._news.set()
+
+    async def show(self, connection: BrokerConnection) -> None:
+        """Publish what waits, then each change. Raises BrokerAway."""
+        self._changed |= {Caller().tenant_id, *await self._mesh.inbox.tenants()}
+        while True:
+            changed, self._changed = self._changed, set()
+            self._news.clear()
+            for tenant_id in sorted(changed):
+                page = await self._mesh.inbox.page(tenant_id, limit=_MAX_QUESTIONS)
+                self._shown[tenant_id] = {question.task_id for question in page.items}
+                document = {"items": page.items, "more": page.cursor is not None}
+                topic = self._topics.inbox(tenant_id)
+                await self._notices.publish(connection, Publication(topic, encode(document), 1, True, JSON))
+            await self._news.wait()
+            await asyncio.sleep(_GATHER_SECONDS)
 
 
 class MqttAddress(Address):

@@ -1,0 +1,239 @@
+"""Commands for people that tasks wait for: `mesh inbox`, `approve`, `deny` and `answer`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshwright.cli import output
+from meshwright.cli.connect import Connection, talk
+from meshwright.cli.options import Target, from_stdin, json_option, mesh_options
+from meshwright.cli.output import Column, Document, document, local_time, short, short_id
+from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.core.schema import described, faults
+
+if TYPE_CHECKING:
+    from meshwright.client import Client
+    from meshwright.events.inbox import Question
+
+_SHOWN_IDS = 5
+_ID_CHARS = 6
+_LABEL_WIDTH = 11
+_LONG_CHARS = 400
+
+
+@click.command()
+@click.argument("question_id", metavar="[ID]", required=False)
+@click.option("--ended", is_flag=True, help="Also those that were answered, or that nothing waits for now.")
+@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="How many to show.")
+@json_option
+@mesh_options
+def inbox(target: Target, question_id: str | None, ended: bool, limit: int, as_json: bool) -> None:
+    """List what waits for a person, the oldest first.
+
+    With an ID, show one question whole. ID is the end or the beginning of an id that only one has, or of its
+    task's.
+    """
+
+    async def show(mesh: Connection) -> None:
+        if question_id is not None:
+            found = document(await _find(mesh.client, question_id))
+            click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_page(found, mesh.options)))
+            return
+        listed = await mesh.client.inbox(ended=ended, limit=limit)
+        columns = (*_COLUMNS[:1], Column("status", "status"), *_COLUMNS[1:]) if ended else _COLUMNS
+        items = [document(question) for question in listed]
+        output.show(items, columns, as_json=as_json, empty="nothing waits for a person")
+        if items and not as_json:
+            hint = f"mesh inbox ID{mesh.options} shows one whole, with the command that answers it"
+            click.echo(hint, err=True)
+
+    talk(target, show)
+
+
+@click.command()
+@click.argument("question_id", metavar="ID")
+@click.option("--reason", metavar="TEXT", help="Why; it is recorded.")
+@mesh_options
+def approve(target: Target, question_id: str, reason: str | None) -> None:
+    """Approve what a task waits for. ID is as `mesh inbox` shows it."""
+    _decide(target, question_id, {"approve": True}, reason)
+
+
+@click.command()
+@click.argument("question_id", metavar="ID")
+@click.option("--reason", metavar="TEXT", required=True, help="Why not: the agent is told.")
+@mesh_options
+def deny(target: Target, question_id: str, reason: str) -> None:
+    """Deny what a task asks approval for, and tell its agent why. ID is as `mesh inbox` shows it."""
+    _decide(target, question_id, {"approve": False}, reason)
+
+
+class _JsonValue(click.ParamType[Any]):
+    """A JSON value, in a tuple since null is one too."""
+
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse it, or say where it stops being JSON."""
+        try:
+            return (json.loads(value),)
+        except ValueError as error:
+            self.fail(f"not JSON: {error}", param, ctx)
+
+
+@click.command()
+@click.argument("question_id", metavar="ID")
+@click.argument("text", required=False, callback=from_stdin)
+@click.option("--json", "value", type=_JsonValue(), metavar="VALUE", help="The answer as JSON, not as text.")
+@mesh_options
+def answer(target: Target, question_id: str, text: str | None, value: tuple[Any] | None) -> None:
+    """Answer what a task waits for.
+
+    ID is as `mesh inbox` shows it, or the id of a task that has one question. TEXT is the answer in words; -
+    reads it from stdin. Where the question asks for data, TEXT may be JSON.
+    """
+    if (text is None) == (value is None):
+        raise click.UsageError(
+            "give the answer either as TEXT or with --json VALUE", click.get_current_context()
+        )
+
+    async def send(mesh: Connection) -> str:
+        question = await _find(mesh.client, question_id)
+        given = value[0] if value is not None else _read(question, text or "")
+        await mesh.client.answer(question.task_id, question.wait_id, given)
+        return _sent("answered", question, mesh)
+
+    click.echo(talk(target, send, need="change"))
+
+
+def _decide(target: Target, question_id: str, decision: Document, reason: str | None) -> None:
+    async def send(mesh: Connection) -> str:
+        question = await _find(mesh.client, question_id)
+        answer = {**decision, "reason": reason} if reason else decision
+        if question.status == "open" and not takes_approval(question.answer_schema):
+            raise InvalidInput(
+                f"{_short(question.id)} asks a question, not for approval: {question.question}",
+                remedy=f"Answer it: {_command(document(question), mesh.options)}",
+                field="id",
+            )
+        await mesh.client.answer(question.task_id, question.wait_id, answer)
+        return _sent("approved" if decision["approve"] else "denied", question, mesh)
+
+    click.echo(talk(target, send, need="change"))
+
+
+def takes_approval(schema: Mapping[str, Any] | None) -> bool:
+    """Whether a yes or a no with its reason answers a question."""
+    return schema is not None and not faults(schema, {"approve": True, "reason": ""})
+
+
+async def _find(client: Client, given: str) -> Question:
+    """The question that is meant by an end or a beginning, open or not. Raises NotFound, InvalidInput."""
+    for ended in (False, True):
+        found = await client.inbox(id=given, ended=ended, limit=_SHOWN_IDS + 1)
+        fitting = [question for question in found if question.id == given] or found
+        if len(fitting) > 1 and not ended:
+            named = ", ".join(f"{_short(one.id)} ({short(one.question)})" for one in found[:_SHOWN_IDS])
+            raise InvalidInput(
+                f"{given!r} fits several questions: {named}{', ...' if len(found) > _SHOWN_IDS else ''}",
+                remedy="Name one by its own id",
+                field="id",
+            )
+        if fitting:
+            return fitting[-1]
+    raise NotFound(f"No task has a question {given!r}", remedy="mesh inbox lists those there are", field="id")
+
+
+def _read(question: Question, text: str) -> Any:
+    """What is sent for a text: JSON, where the question takes no text and that is JSON."""
+    schema = question.answer_schema
+    if schema is None or not faults(schema, text):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # the mesh says what it wants instead
+
+
+def _sent(done: str, question: Question, mesh: Connection) -> str:
+    goes_on = "goes on" if mesh.is_running else f"goes on with the next mesh up{mesh.options}"
+    return f"{done}: {short(question.question)}\ntask {question.task_id} {goes_on}"
+
+
+def _short(question_id: str) -> str:
+    return question_id[-_ID_CHARS:]
+
+
+def _age(since: str) -> str:
+    return duration(datetime.now(UTC) - datetime.fromisoformat(since))
+
+
+def duration(time: timedelta) -> str:
+    """A length of time in one or two words: `40 s`, `3 min`, `2 h`, `5 d`."""
+    seconds = max(0, int(time.total_seconds()))
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+_COLUMNS = (
+    Column("id", "id", _short),
+    Column("age", "since", _age),
+    Column("task", "task_id", short_id, cut=1, from_end=True),
+    Column("agent", "agent_id", cut=2),
+    Column("question", "question", short),
+)
+
+
+def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]]:
+    """What a question is about and how to answer it, each with its label."""
+    yield "asked", question["question"]
+    for name, value in (question.get("subject") or {}).items():
+        if name in ("kind", "agent_id", "tool") or value in (None, "", {}, []):
+            continue
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield name, text if len(text) <= _LONG_CHARS else f"{text[:_LONG_CHARS]}..."
+    if may_answer := question.get("may_answer"):
+        yield "for", ", ".join(may_answer)
+    if question.get("expires_at"):
+        yield "expires", local_time(question["expires_at"])
+    if question["status"] == "open":
+        yield from _ways(question, options)
+
+
+def _ways(question: Document, options: str) -> Sequence[tuple[str, str]]:
+    name = _short(question["id"])
+    if takes_approval(question.get("answer_schema")):
+        deny = f'mesh deny {name} --reason "..."{options}'
+        return [("approve", f"mesh approve {name}{options}"), ("deny", deny)]
+    return [("answer", _command(question, options))]
+
+
+def _command(question: Document, options: str) -> str:
+    """The command that answers a question; where it asks for data, with the form of the answer."""
+    schema = question.get("answer_schema")
+    text = '"..."' if schema is None or not faults(schema, "...") else shlex.quote(described(schema))
+    return f"mesh answer {_short(question['id'])} {text}{options}"
+
+
+def _page(question: Document, options: str) -> Iterator[str]:
+    rows = [
+        ("id", question["id"]),
+        ("status", question["status"]),
+        ("task", question["task_id"]),
+        ("agent", question.get("agent_id") or ""),
+        ("since", local_time(question["since"])),
+        *question_lines(question, options),
+    ]
+    if question.get("ended_at"):
+        by = f"by {question['answered_by']} " if question.get("answered_by") else ""
+        rows.append(("ended", f"{by}at {local_time(question['ended_at'])}"))
+    for label, text in rows:
+        yield f"{label:<{_LABEL_WIDTH}} {output.printable(text)}".rstrip()

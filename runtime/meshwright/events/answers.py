@@ -1,0 +1,87 @@
+"""Answers of people, checked where they come in: who may give one, and whether it fits the question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
+from meshwright.core.messages import Caller
+from meshwright.core.schema import described, faults
+from meshwright.events.inbox import Question
+from meshwright.ledger.keys import Forbidden
+from meshwright.tools.approval import Decision
+from meshwright.work.people import APPROVAL
+from meshwright.work.protocol import Wait
+
+_MAX_TOLD = 5
+
+
+def checked_answer(wait: Wait, value: Any, caller: Caller, agents: Sequence[str], now: datetime) -> Any:
+    """The answer as it is recorded; that to an approval says who gave it, when, and what it is bound to.
+
+    `agents` are those that ask, which may not answer themselves. Raises Forbidden, Conflict for what has
+    expired, and InvalidInput where the answer does not fit, or is not a person's to give.
+    """
+    if wait.kind != "person":
+        raise InvalidInput(
+            f"The task waits for {_WAITED_FOR.get(wait.kind, wait.kind)} there, which no person answers",
+            remedy="GET /inbox, or mesh inbox, lists what waits for people",
+            field="key",
+        )
+    _check_caller(wait, caller, agents)
+    if wait.expires_at is not None and wait.expires_at <= now:
+        raise Conflict(f"That question has expired: {wait.reason}", field="key")
+    if found := faults(wait.answer_schema, value):
+        told = "; ".join(f"{path or 'the answer'} {message}" for path, message in found[:_MAX_TOLD])
+        raise InvalidInput(
+            f"The answer does not fit: {told}",
+            remedy=f"Answer with {described(wait.answer_schema)}",
+            field=f"value.{found[0].path}" if found[0].path else "value",
+        )
+    if wait.subject.get("kind") != APPROVAL:
+        return value
+    decision = Decision(
+        **value, decided_by=caller.requested_by, decided_at=now, binds=wait.binds, expires_at=wait.expires_at
+    )
+    return decision.model_dump(mode="json")
+
+
+def not_waiting(task_id: str, key: str, question: Question | None) -> MeshError:
+    """The error for an answer to what a task does not wait for, or not any more."""
+    remedy = "GET /inbox, or mesh inbox, lists what waits for people"
+    if question is None or question.status == "open":
+        return NotFound(f"Task {task_id} does not wait for {key!r}", remedy=remedy, field="key")
+    by = f" by {question.answered_by}" if question.answered_by else ""
+    at = f" at {question.ended_at:%Y-%m-%d %H:%M:%S} UTC" if question.ended_at else ""
+    what = {
+        "answered": f"That was answered{by}{at}",
+        "expired": f"That question expired{at}: nobody had answered it in time",
+        "closed": "The task does not wait for that any more",
+    }
+    return Conflict(f"{what[question.status]}: {question.question}", remedy=remedy, field="key")
+
+
+_WAITED_FOR = {
+    "task": "another task",
+    "timer": "a time",
+    "event": "an event",
+    "provider": "a provider",
+    "money": "money",
+}
+
+
+def _check_caller(wait: Wait, caller: Caller, agents: Sequence[str]) -> None:
+    if caller.requested_by in agents:
+        raise Forbidden(
+            f"{caller.requested_by} may not answer a question of its own task",
+            remedy="Answer it as another caller",
+            field="key",
+        )
+    if wait.may_answer and caller.requested_by not in wait.may_answer:
+        raise Forbidden(
+            f"{caller.requested_by} may not answer this; {', '.join(wait.may_answer)} may",
+            remedy="Answer with the key, or as the MQTT client, of one of them",
+            field="key",
+        )

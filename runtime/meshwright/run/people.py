@@ -1,0 +1,158 @@
+"""What a run waits for people to say: answers to its questions, and approvals of its calls of tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json, to_json
+
+from meshwright.core.errors import AgentError, InvalidInput, ToolFailed, WaitExpired, sentence
+from meshwright.core.redaction import redact, redact_data
+from meshwright.models.structure import ShapeT
+from meshwright.run.context import RunContext
+from meshwright.run.prepared import summary_of
+from meshwright.settings import ApprovalRule
+from meshwright.tools.approval import Approval, ApprovalCall, Decision, may_need_approval, rule_for
+from meshwright.tools.tool import Tool
+
+_TEXT = {"type": "string", "minLength": 1}
+_MAX_QUESTION_CHARS = 10_000
+
+
+async def ask_person(
+    attempt: RunContext,
+    question: str,
+    shape: type[ShapeT] | None,
+    expires: timedelta | datetime | None,
+    about: Mapping[str, Any] | None,
+    may_answer: Sequence[str],
+) -> str | ShapeT:
+    """Ask until an answer fits; see `Run.ask_person`."""
+    _check(question, shape)
+    subject = {**redact_data(_plain(about)), "kind": "question", "agent_id": attempt.agent.agent_id}
+    schema = _TEXT if shape is None else shape.model_json_schema()
+    reason = redact(question)
+    while True:
+        answer = await attempt.journal.wait(
+            "ask_person",
+            {"question": question, "about": about, "again": reason},
+            kind="person",
+            reason=reason,
+            subject=subject,
+            answer_schema=schema,
+            may_answer=tuple(may_answer),
+            expires_at=_end_of(attempt, expires),
+        )
+        if shape is None:
+            return str(answer)
+        try:
+            return shape.model_validate(answer)
+        except ValidationError as error:  # of what a JSON schema cannot say
+            problems = error.errors(include_url=False, include_input=False)
+            told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {sentence(one)}" for one in problems)
+            reason = f"{redact(question)} (The last answer was not accepted: {told}.)"
+
+
+class Approvals:
+    """The approvals of one run. Decisions are in its journal: a run that is resumed has them again."""
+
+    def __init__(self, attempt: RunContext) -> None:
+        self._attempt = attempt
+        self._given: dict[str, Decision] = {}
+
+    async def decide(self, tool: Tool, arguments: str) -> Decision | None:
+        """The decision on a call, once a person has made it; None where nobody is to be asked.
+
+        Arguments that do not fit are nobody's to approve: the call itself says what is wrong with them.
+        """
+        call, rule = self._rule_for(tool, arguments)
+        if call is None or rule is None:
+            return None
+        if rule.ask == "once" and await self._was_given(call):
+            return Decision(approve=True, decided_by=self._given[tool.name].decided_by, binds=call.binds)
+        decision = await self._ask(call, arguments, rule)
+        if decision.approve:
+            self._given[tool.name] = decision
+        return decision
+
+    def check(self, tool: Tool, arguments: str, decision: Decision | None) -> None:
+        """Raise ToolFailed where a call may not run. Call it where the tool is executed."""
+        call, rule = self._rule_for(tool, arguments)
+        if call is None:
+            return
+        if decision is not None:
+            decision.check(call, self._attempt.services.clock.now())
+        elif rule is not None:
+            raise ToolFailed(f"{tool.name} was not run: it needs an approval", remedy="Call it again")
+
+    def _rule_for(self, tool: Tool, arguments: str) -> tuple[ApprovalCall | None, ApprovalRule | None]:
+        rules = self._attempt.services.approval_rules
+        whose = {"agent_id": self._attempt.agent.agent_id, "tenant_id": self._attempt.task.tenant_id}
+        if not may_need_approval(rules, tool, **whose):
+            return None, None
+        try:
+            call = ApprovalCall.of(tool, arguments)
+        except InvalidInput:
+            return None, None
+        return call, rule_for(rules, call, **whose)
+
+    async def _was_given(self, call: ApprovalCall) -> bool:
+        """Whether the tool was approved in this task before: a step, so that a resumed run does the same."""
+
+        async def look() -> bool:
+            return call.tool.name in self._given
+
+        return await self._attempt.journal.step("approved", {"tool": call.tool.name}, look, costly=False)
+
+    async def _ask(self, call: ApprovalCall, arguments: str, rule: ApprovalRule) -> Decision:
+        attempt = self._attempt
+        agent_id = attempt.agent.agent_id
+        days = rule.expires_days or attempt.services.patience_days
+        try:
+            answer = await attempt.journal.wait(
+                f"approve {call.tool.name}",
+                {"arguments": arguments},
+                kind="person",
+                reason=call.question(agent_id, summary_of(attempt.task)),
+                subject=call.subject(agent_id),
+                answer_schema=Approval.model_json_schema(),
+                binds=call.binds,
+                may_answer=rule.approvers,
+                expires_at=attempt.services.clock.now() + timedelta(days=days),
+            )
+        except WaitExpired:
+            return Decision(approve=False)
+        return Decision.model_validate(answer)
+
+
+def _check(question: object, shape: object) -> None:
+    """Raise AgentError for what cannot be asked."""
+    if not isinstance(question, str) or not 0 < len(question.strip()) <= _MAX_QUESTION_CHARS:
+        raise AgentError(
+            "run.ask_person needs a question in words",
+            remedy=f"Ask in up to {_MAX_QUESTION_CHARS:,} characters; more goes into about={{...}}",
+        )
+    if shape is not None and not (isinstance(shape, type) and issubclass(shape, BaseModel)):
+        raise AgentError(f"the shape {shape!r} is no pydantic model", remedy="Name a class, such as Approval")
+
+
+def _plain(about: Mapping[str, Any] | None) -> Any:
+    """Raises AgentError for what JSON cannot hold."""
+    try:
+        return from_json(to_json(dict(about or {}), inf_nan_mode="null"))
+    except (TypeError, ValueError) as error:
+        raise AgentError(
+            f"`about` is not what JSON can hold: {error}", remedy="Give it plain data"
+        ) from error
+
+
+def _end_of(attempt: RunContext, expires: timedelta | datetime | None) -> datetime:
+    now = attempt.services.clock.now()
+    if isinstance(expires, datetime):
+        if expires.tzinfo is None:
+            raise AgentError(f"expires={expires} has no time zone", remedy="Give it one, or a timedelta")
+        return expires
+    return now + (timedelta(days=attempt.services.patience_days) if expires is None else expires)

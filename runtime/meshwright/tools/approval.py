@@ -1,0 +1,150 @@
+"""Approvals: which calls of tools wait for a person, and what a decision is bound to.
+
+A decision holds for one tool with one set of arguments: it names the hash of the validated arguments with
+their defaults, which is compared where the tool is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json, to_json
+
+from meshwright.core.encoding import Struct
+from meshwright.core.errors import ToolFailed
+from meshwright.core.redaction import redact, redact_data
+from meshwright.models.structure import repaired
+from meshwright.settings import ApprovalRule
+from meshwright.tools.tool import Tool, cut
+from meshwright.work.people import APPROVAL
+
+_MAX_REQUEST_CHARS = 200
+_MAX_ARGUMENTS_CHARS = 400
+_MAX_SHOWN_CHARS = 4_000  # of one argument: an open question is a part of its thread's state
+
+
+class Approval(BaseModel):
+    """The answer to a question that is to be approved or denied."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    approve: bool
+    reason: str = Field(default="", max_length=4_000)
+
+
+class Decision(Struct):
+    """An answer as it is recorded: who gave it, when, what it is bound to, and until when it may be used."""
+
+    approve: bool
+    reason: str = ""
+    decided_by: str = ""
+    decided_at: datetime | None = None
+    binds: str = ""
+    expires_at: datetime | None = None
+
+    def check(self, call: ApprovalCall, now: datetime) -> None:
+        """Raise ToolFailed where the call may not run, with what its model is told."""
+        tool = call.tool.name
+        if not self.approve:
+            who = f"{self.decided_by} denied it" if self.decided_by else "nobody approved it in time"
+            raise ToolFailed(f"{tool} was not run: {who}{f': {self.reason}' if self.reason else ''}")
+        if self.binds != call.binds:
+            raise ToolFailed(f"{tool} was not run: {self.decided_by} approved it with other arguments")
+        if self.expires_at is not None and now > self.expires_at:
+            raise ToolFailed(f"{tool} was not run: its approval has expired", remedy="Call it again")
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalCall:
+    """A call of a tool that may need an approval: its validated arguments, and the hash that binds them.
+
+    What is shown of the arguments is redacted; the hash is of the arguments themselves.
+    """
+
+    tool: Tool
+    arguments: dict[str, Any]
+    binds: str
+
+    @classmethod
+    def of(cls, tool: Tool, text: str) -> ApprovalCall:
+        """Read a call from its arguments as the model wrote them. Raises InvalidInput for wrong ones."""
+        arguments = tool.validated(text)
+        given = from_json(repaired(text or "{}"))  # a type of the author's may write less than it was given
+        bound = to_json({"tool": tool.name, "arguments": _sorted(arguments), "given": _sorted(given)})
+        return cls(tool, arguments, hashlib.sha256(bound).hexdigest())
+
+    def subject(self, agent_id: str) -> dict[str, Any]:
+        """What the question is about, as data."""
+        return {
+            "kind": APPROVAL,
+            "tool": self.tool.name,
+            "arguments": {name: _shown(value) for name, value in redact_data(self.arguments).items()},
+            "agent_id": agent_id,
+            "does": self.tool.description.strip().partition("\n")[0],
+        }
+
+    def question(self, agent_id: str, request: str) -> str:
+        """The question as a sentence: who wants to do what, and why."""
+        shown = redact_data(self.arguments)
+        listed = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown.items())
+        listed = _cut(redact(listed), _MAX_ARGUMENTS_CHARS)
+        request = _cut(" ".join(redact(request).split()), _MAX_REQUEST_CHARS)
+        purpose = f', to do this task: "{request}"' if request else ""
+        return f"{agent_id} wants to run {self.tool.name}({listed}){purpose}. May it?"
+
+
+def rule_for(
+    rules: Iterable[ApprovalRule], call: ApprovalCall, *, agent_id: str, tenant_id: str
+) -> ApprovalRule | None:
+    """The rule that counts for a call, or None where nobody is to be asked: the first that fits."""
+    for rule in rules:
+        if (
+            fnmatchcase(call.tool.name, rule.tool)
+            and fnmatchcase(agent_id, rule.agent)
+            and fnmatchcase(tenant_id, rule.tenant)
+            and _fit(rule.arguments, call.arguments)
+        ):
+            return rule if rule.ask != "never" else None
+    return ApprovalRule() if call.tool.needs_approval else None
+
+
+def may_need_approval(rules: Iterable[ApprovalRule], tool: Tool, *, agent_id: str, tenant_id: str) -> bool:
+    """Whether a call of a tool can need an approval, whatever its arguments."""
+    return tool.needs_approval or any(
+        rule.ask != "never"
+        and fnmatchcase(tool.name, rule.tool)
+        and fnmatchcase(agent_id, rule.agent)
+        and fnmatchcase(tenant_id, rule.tenant)
+        for rule in rules
+    )
+
+
+def _fit(patterns: Mapping[str, str], arguments: Mapping[str, Any]) -> bool:
+    return all(
+        name in arguments and fnmatchcase(_text(arguments[name]), pattern)
+        for name, pattern in patterns.items()
+    )
+
+
+def _shown(value: Any) -> Any:
+    text = _text(value)
+    return value if len(text) <= _MAX_SHOWN_CHARS else cut(text, _MAX_SHOWN_CHARS)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _sorted(value: Any) -> Any:
+    return json.dumps(value, sort_keys=True)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,0 +1,183 @@
+"""People answer tasks by command line and HTTP, through a kill -9 and while no mesh runs."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_openai import FakeOpenAI
+from tests.support.fake_provider import tool_call, tool_calls
+from tests.support.running_mesh import Done, RunningMesh, mesh, mesh_up
+
+ACTORS = '''
+from pathlib import Path
+from pydantic import BaseModel, Field
+from meshwright import Agent, Capability, Run, tool
+
+
+class Rollout(BaseModel):
+    percent: int = Field(ge=1, le=100)
+
+
+class Releaser(Agent):
+    agent_id = "releaser"
+    capabilities = (Capability("releasing"),)
+    prompt_text = "Release."
+
+    @tool(needs_approval=True)
+    async def deploy(self, version: str, environment: str = "test") -> str:
+        """Deploy a version."""
+        with Path("{log}").open("a") as log:
+            log.write(f"{{version}}@{{environment}}\\n")
+        return f"{{version}} runs in {{environment}}"
+
+
+class Asker(Agent):
+    agent_id = "asker"
+    capabilities = (Capability("asking"),)
+
+    async def run(self, run: Run) -> str:
+        rollout = await run.ask_person("How far shall it go?", shape=Rollout, about={{"changes": 17}})
+        return f"{{rollout.percent}} %"
+'''
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[FakeOpenAI]:
+    async with FakeOpenAI() as provider:
+        yield provider
+
+
+@pytest.fixture
+def setup(tmp_path: Path, provider: FakeOpenAI) -> dict[str, str]:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/people.py").write_text(ACTORS.format(log=tmp_path / "deployed.txt"))
+    return {"MESH_AGENTS__DIR": str(tmp_path / "actors"), "LITELLM_BASE_URL": provider.url}
+
+
+def is_waiting(event: dict[str, object]) -> bool:
+    return event["event_type"] == "task.waiting"
+
+
+def id_in(listed: Done) -> str:
+    """The short id of the one question of an inbox."""
+    _, line = listed.out.splitlines()
+    return line.split()[0]
+
+
+def deployed(tmp_path: Path) -> str:
+    log = tmp_path / "deployed.txt"
+    return log.read_text() if log.exists() else ""
+
+
+async def test_an_approval_outlives_kill_9_and_is_given_while_no_mesh_runs(
+    tmp_path: Path, provider: FakeOpenAI, setup: dict[str, str]
+) -> None:
+    data, where = tmp_path / "data", ("--data", str(tmp_path / "data"))
+    provider.replies += [tool_call("deploy", '{"version": "1.4"}'), {"content": "it is out"}]
+    async with mesh_up(data, **setup) as first:
+        task_id = await first.submit("Ship 1.4", agent_id="releaser", capability="releasing")
+        await first.until(is_waiting)
+        shown = await mesh("inbox", *where)
+        assert shown.status == 0 and "mesh inbox ID" in shown.err
+        assert re.search(r"releaser wants to run deploy\(version=\"1.4\"", shown.out)
+        await first.kill()
+    short = id_in(await mesh("inbox", *where, **setup))
+    page = (await mesh("inbox", short, *where, **setup)).out
+    assert re.search(rf"^approve +mesh approve {short} --data", page, flags=re.M), page
+    assert re.search(r'^arguments +\{"version": "1.4", "environment": "test"\}$', page, flags=re.M), page
+    task = (await mesh("task", task_id, *where, **setup)).out
+    assert f"mesh deny {short} --reason" in task and "a person" in task
+    done = await mesh("approve", short, "--reason", "tests are green", *where, **setup)
+    assert done.status == 0 and "goes on with the next mesh up" in done.out, done.err
+    assert (await mesh("inbox", *where, **setup)).err == "nothing waits for a person\n"
+    assert deployed(tmp_path) == ""
+    async with mesh_up(data, **setup) as second:
+        assert (await second.outcome(task_id))["result"]["text"] == "it is out"
+        events = [event async for event in second.client.follow(task_id)]
+    assert deployed(tmp_path) == "1.4@test\n"
+    [given] = [event for event in events if event.event_type == "approval.given"]
+    assert (given.payload["decided_by"], given.payload["reason"]) == ("admin", "tests are green")
+
+
+async def test_calls_side_by_side_are_decided_one_by_one_over_http(
+    tmp_path: Path, provider: FakeOpenAI, setup: dict[str, str]
+) -> None:
+    calls = [("deploy", json.dumps({"version": version}), f"call_{version}") for version in "12"]
+    provider.replies += [tool_calls(*calls), {"content": "done"}]
+    async with mesh_up(tmp_path / "data", **setup) as running:
+        task_id = await running.submit("Ship both", agent_id="releaser", capability="releasing")
+        for version in "12":
+            question = await asked_for(running, version)
+            answer = {"approve": version == "1", "reason": f"no {version}"}
+            await refuses_wrong_answers(running, task_id, question["wait_id"])
+            accepted = await running.post(
+                f"/tasks/{task_id}/answer", {"key": question["wait_id"], "value": answer}
+            )
+            assert accepted.status == 202, accepted.body
+            again = await running.post(
+                f"/tasks/{task_id}/answer", {"key": question["wait_id"], "value": answer}
+            )
+            assert (again.status, again.body["code"]) == (409, "Conflict")
+            assert "That was answered by anonymous at" in again.body["detail"]
+        await running.outcome(task_id)
+        ended = (await running.get("/inbox", ended="true")).body["items"]
+        assert [question["status"] for question in ended] == ["answered", "answered"]
+        assert (await running.get("/inbox")).body["items"] == []
+    told = [
+        message["content"] for message in provider.calls[-1].body["messages"] if message["role"] == "tool"
+    ]
+    assert "runs in test" in told[0] and "anonymous denied it: no 2" in told[1]
+    assert deployed(tmp_path) == "1@test\n"
+
+
+async def asked_for(running: RunningMesh, version: str) -> dict[str, object]:
+    """Wait for the question about a version."""
+    async for event in running.stream():
+        subject = event["payload"].get("subject") if is_waiting(event) else None
+        if subject and subject["arguments"]["version"] == version:
+            break
+    items = (await running.get("/inbox")).body["items"]
+    return next(item for item in items if item["subject"]["arguments"]["version"] == version)
+
+
+async def refuses_wrong_answers(running: RunningMesh, task_id: str, key: str) -> None:
+    for value, field in (("yes", "value"), ({}, "value.approve"), ({"approve": 1}, "value.approve")):
+        wrong = await running.post(f"/tasks/{task_id}/answer", {"key": key, "value": value})
+        assert (wrong.status, wrong.body["field"]) == (422, field)
+        assert "true or false" in wrong.body["remedy"]
+    missing = await running.post(f"/tasks/{task_id}/answer", {"key": "steps/x", "value": {"approve": True}})
+    assert (missing.status, missing.body["field"]) == (404, "key")
+
+
+async def test_a_question_is_answered_with_data_and_refuses_what_does_not_fit(
+    tmp_path: Path, setup: dict[str, str]
+) -> None:
+    async with mesh_up(tmp_path / "data", **setup) as running:
+        task_id = await running.submit("Roll out", agent_id="asker", capability="asking")
+        await running.until(is_waiting)
+        where = ("--url", running.url)
+        short = id_in(await mesh("inbox", *where))
+        page = (await mesh("inbox", task_id[-8:], *where)).out
+        assert (
+            "mesh answer" in page
+            and '{"percent": a whole number from 1 to 100}' in page
+            and "changes      17" not in page
+        )
+        for wrong, told in (
+            (["answer", short, "half"], "the answer must be an object; answer with"),
+            (["answer", short, '{"percent": 101}'], "percent must be at most 100"),
+            (["approve", short], "asks a question, not for approval"),
+            (["answer", "NOPE", "x"], "No task has a question 'NOPE'"),
+            (["deny", short], "Missing option '--reason'"),
+        ):
+            refused = await mesh(*wrong, *where)
+            assert refused.status != 0 and told in refused.err, refused
+        done = await mesh("answer", short, '{"percent": 20}', *where)
+        assert done.status == 0 and done.out.startswith("answered: How far shall it go?"), done
+        assert (await running.outcome(task_id))["result"]["text"] == "20 %"
+        late = await mesh("answer", short, '{"percent": 30}', *where)
+        assert late.status == 1 and "That was answered by anonymous at" in late.err
+        assert json.loads((await mesh("inbox", "--ended", "--json", *where)).out)[0]["status"] == "answered"

@@ -1,0 +1,169 @@
+"""Which calls of tools need an approval, what a person is shown of them, and what a decision holds for."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Literal
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.settings import ApprovalRule
+from meshwright.tools import Tool, ToolContext, tool
+from meshwright.tools.approval import ApprovalCall, Decision, may_need_approval, rule_for
+from meshwright.tools.tool import FunctionTool, LimitedTool
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+@tool(needs_approval=True)
+async def deploy(version: str, environment: Literal["test", "prod"] = "test", percent: int = 100) -> str:
+    """Deploy a version."""
+    return version
+
+
+@tool
+async def look(path: str) -> str:
+    """Look at a file."""
+    return path
+
+
+class Foreign(Tool):
+    """A tool of another system, described by its schema alone."""
+
+    name = "transfer"
+    description = "Transfers money.\nAt once."
+    parameters: ClassVar[dict[str, Any]] = {
+        "type": "object",
+        "properties": {"to": {"type": "string"}, "dollars": {"type": "number", "default": 1}},
+        "required": ["to"],
+        "additionalProperties": False,
+    }
+
+    async def call(self, arguments: str, context: ToolContext) -> Any:
+        return arguments
+
+
+DEPLOY, LOOK = LimitedTool(FunctionTool(deploy), 60), LimitedTool(FunctionTool(look), 60)
+
+
+def asked(rules: list[ApprovalRule], wanted: Tool, text: str, **whose: str) -> str | None:
+    call = ApprovalCall.of(wanted, text)
+    rule = rule_for(rules, call, **{"agent_id": "releaser", "tenant_id": "default", **whose})
+    return None if rule is None else rule.ask
+
+
+PROD = '{"version": "1.4", "environment": "prod"}'
+TEST = '{"version": "1.4"}'
+
+
+@pytest.mark.parametrize(
+    ("rules", "wanted", "text", "expected"),
+    [
+        ([], DEPLOY, TEST, "always"),
+        ([], LOOK, '{"path": "a"}', None),
+        ([{"tool": "dep*", "ask": "never"}], DEPLOY, PROD, None),
+        ([{"tool": "look", "ask": "once"}], LOOK, '{"path": "a"}', "once"),
+        ([{"agent": "other"}], LOOK, '{"path": "a"}', None),
+        ([{"tenant": "acme"}], LOOK, '{"path": "a"}', None),
+        ([{"tool": "look", "arguments": {"path": "/etc/*"}}], LOOK, '{"path": "/etc/passwd"}', "always"),
+        ([{"tool": "look", "arguments": {"path": "/etc/*"}}], LOOK, '{"path": "a"}', None),
+        ([{"tool": "look", "arguments": {"nothing": "*"}}], LOOK, '{"path": "a"}', None),
+        ([{"arguments": {"environment": "test"}, "ask": "never"}], DEPLOY, TEST, None),
+        ([{"arguments": {"environment": "test"}, "ask": "never"}], DEPLOY, PROD, "always"),
+        ([{"arguments": {"percent": "100"}, "ask": "once"}], DEPLOY, TEST, "once"),
+        ([{"tool": "deploy", "ask": "never"}, {"tool": "*"}], DEPLOY, TEST, None),
+    ],
+)
+def test_the_first_rule_that_fits_counts(
+    rules: list[dict[str, Any]], wanted: Tool, text: str, expected: str | None
+) -> None:
+    made = [ApprovalRule.model_validate(rule) for rule in rules]
+    assert asked(made, wanted, text) == expected
+    if expected is not None:
+        assert may_need_approval(made, wanted, agent_id="releaser", tenant_id="default")
+
+
+def test_a_rule_that_cannot_be_meant_is_refused() -> None:
+    for wrong in ({"ask": "sometimes"}, {"tools": "deploy"}, {"expires_days": 0}, {"tool": ""}):
+        with pytest.raises(ValidationError):
+            ApprovalRule.model_validate(wrong)
+
+
+def binds(wanted: Tool, text: str) -> str:
+    return ApprovalCall.of(wanted, text).binds
+
+
+def test_a_hash_is_of_the_validated_arguments_with_their_defaults() -> None:
+    assert binds(DEPLOY, '{"environment": "prod", "version": "1.4"}') == binds(DEPLOY, PROD)
+    assert binds(DEPLOY, f"```json\n{PROD}\n```") == binds(DEPLOY, PROD)
+    assert binds(DEPLOY, TEST) != binds(DEPLOY, PROD)
+    assert ApprovalCall.of(DEPLOY, TEST).arguments == {
+        "version": "1.4",
+        "environment": "test",
+        "percent": 100,
+    }
+
+
+def test_a_changed_default_is_another_call() -> None:
+    @tool(name="deploy")
+    async def changed(version: str, environment: Literal["test", "prod"] = "prod", percent: int = 100) -> str:
+        """Deploy a version."""
+        return version
+
+    assert binds(FunctionTool(changed), TEST) != binds(DEPLOY, TEST)
+
+
+def test_a_tool_described_by_a_schema_is_checked_by_it() -> None:
+    assert ApprovalCall.of(Foreign(), '{"to": "ann"}').arguments == {"to": "ann", "dollars": 1}
+    with pytest.raises(InvalidInput, match=r"dollars: must be a number"):
+        ApprovalCall.of(Foreign(), '{"to": "ann", "dollars": "all"}')
+
+
+def test_secrets_are_hidden_from_the_question_but_not_from_the_hash() -> None:
+    @tool(needs_approval=True)
+    async def login(user: str, password: SecretStr, note: str = "") -> str:
+        """Log in."""
+        return user
+
+    one, other = (
+        f'{{"user": "ann", "password": "{word}", "note": "x"}}' for word in ("hunter22", "hunter33")
+    )
+    assert binds(FunctionTool(login), one) != binds(FunctionTool(login), other)
+    call = ApprovalCall.of(FunctionTool(login), one.replace('"x"', '"sk-abcdefgh1234567890abcdefgh"'))
+    shown = f"{call.subject('a')} {call.question('a', 'use password=hunter22hunter')}"
+    assert "hunter22" not in shown and "sk-abcdefgh" not in shown and "ann" in shown
+
+
+def test_the_question_says_who_what_and_why() -> None:
+    question = ApprovalCall.of(DEPLOY, PROD).question("releaser", "Ship 1.4\nplease")
+    assert question == (
+        'releaser wants to run deploy(version="1.4", environment="prod", percent=100), '
+        'to do this task: "Ship 1.4 please". May it?'
+    )
+    long = ApprovalCall.of(LOOK, f'{{"path": "{"a/" * 5000}"}}').question("releaser", "b" * 5000)
+    assert len(long) < 1000
+
+
+@pytest.mark.parametrize(
+    ("changes", "later", "told"),
+    [
+        ({}, 0, None),
+        ({"approve": False, "reason": "too late"}, 0, "ann denied it: too late"),
+        ({"approve": False, "decided_by": ""}, 0, "nobody approved it in time"),
+        ({"binds": "other"}, 0, "ann approved it with other arguments"),
+        ({}, 8, "its approval has expired"),
+    ],
+)
+def test_a_decision_holds_for_one_call_for_some_time(
+    changes: dict[str, Any], later: int, told: str | None
+) -> None:
+    call = ApprovalCall.of(DEPLOY, PROD)
+    known = {"approve": True, "decided_by": "ann", "binds": call.binds, "expires_at": NOW + timedelta(days=7)}
+    decision = Decision(**{**known, **changes})
+    check: Callable[[], None] = lambda: decision.check(call, NOW + timedelta(days=later))  # noqa: E731
+    if told is None:
+        check()
+    else:
+        with pytest.raises(ToolFailed, match=told):
+            check()
