@@ -123,9 +123,9 @@ def tool(
     asked. `timeout` is how many seconds a call may take, by default the setting `tools.timeout_seconds`;
     `math.inf` sets no limit. The calls of one reply run side by side; one of an `exclusive` tool runs alone,
     after those before it and before those behind it. With `needs_approval` a person approves each call before
-    it runs, unless a rule in the settings says otherwise. It returns whatever pydantic can write as JSON; over
-    32,000 characters are cut. Raise ToolFailed to tell the model what went wrong; other exceptions reach it
-    as ToolFailed too, with the line that raised them, and are logged.
+    it runs, unless a rule in the settings says otherwise. It returns whatever pydantic can write as JSON;
+    over 32,000 characters are cut. Raise ToolFailed to tell the model what went wrong; other exceptions reach
+    it as ToolFailed too, with the line that raised them, and are logged.
 
     Raises ConfigError, with file and line, where the function cannot be a tool.
     """
