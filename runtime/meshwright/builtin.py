@@ -40,7 +40,7 @@ from meshwright.models.adapt import Adapted
 from meshwright.models.cache import cached
 from meshwright.models.circuits import COOLED_DOWN, RECOVERED, REFUSED, Circuits, Guarded
 from meshwright.models.port import Adapter, CallContext, Model, ModelRequest, ModelWindow
-from meshwright.models.retry import Retrying
+from meshwright.models.retry import MAX_WAIT_SECONDS, Retrying
 from meshwright.models.select import adapter_for, choose_model, with_named_models
 from meshwright.orchestration.acceptance import Admission
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
@@ -207,7 +207,8 @@ class ModelsComponent(Component):
         mesh, settings, clock = self.mesh, self.mesh.settings, self.mesh.host.clock
         is_server = self.chosen.kind == "http"
         guarded = Guarded(self.chosen, self.circuits) if is_server else self.chosen
-        retrying = Retrying(guarded, clock, on_retry=self._retried)
+        max_wait = MAX_WAIT_SECONDS if settings.models.park else None
+        retrying = Retrying(guarded, clock, on_retry=self._retried, max_wait_seconds=max_wait)
         cache = cached(retrying, settings, mesh.database.folder, path, clock, kind=self.chosen.kind)
         prices = mesh.prices = self.chosen.prices(settings.ledger.default_price)
         return Adapted(Accounted(cache, mesh.budgets, prices, call_events(mesh.host)))

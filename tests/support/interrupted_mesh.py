@@ -44,7 +44,8 @@ def keeper(*, opened: bool = False, **fields: Any) -> type[Keeper]:
 async def kept(
     folder: Path, *agents: type[Agent], model: Model | None = None, **settings: Any
 ) -> AsyncIterator[Mesh]:
-    """A mesh on the files of a folder; at its end work is left where it is."""
+    """A mesh on the files of a folder; at its end work is left where it is. It waits for no provider."""
+    settings["models"] = {"park": False, **settings.get("models", {})}
     mesh = build_mesh(
         load_settings(folder, **settings), project=folder, agents=agents, model=model or ScriptedModel()
     )

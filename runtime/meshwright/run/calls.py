@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from meshwright.core import topics
 from meshwright.core.encoding import Struct
-from meshwright.core.errors import ModelError
+from meshwright.core.errors import ModelError, ToolFailed
 from meshwright.core.messages import Event, Outcome, Usage, new_id, trace_id_of
 from meshwright.core.tracing import GenAI, Span
 from meshwright.models.port import (
@@ -165,8 +165,8 @@ class ModelCalls:
 
         `max_tokens` is instead of the prompt's; `events` are published with the step.
 
-        Raises ModelError, and the same again when the run is resumed, so that an agent which went on without
-        an answer does so again.
+        Where the provider is away the run waits, and asks again. Raises ModelError, and the same again when
+        the run is resumed, so that an agent which went on without an answer does so again.
         """
         attempt = self._attempt
         request = ModelRequest(
@@ -197,6 +197,7 @@ class ModelCalls:
                         result = await attempt.services.model.complete(request, on_delta)
                         self._describe(span, request, result)
                 except ModelError as error:
+                    await self._park(error)
                     result = RecordedError.of(error)
                 step.told = self.told.of(request)
                 step.finish(result, [*events, *_events_of(result, shape)])
@@ -205,6 +206,18 @@ class ModelCalls:
         if isinstance(result, RecordedError):
             raise result.error
         return result
+
+    async def _park(self, error: ModelError) -> None:
+        """Let the run wait for a provider that is away; returns where it cannot, or waiting does not help."""
+        attempt, parking = self._attempt, self._attempt.services.parking
+        if parking is None:
+            return
+        now, pauses = attempt.services.clock.now(), attempt.journal.pauses
+        due_at = parking.due_at(error, now, pauses, attempt.task.deadline_at)
+        if due_at is not None:
+            subject = {"error": error.code, "pauses": pauses}
+            with suppress(ToolFailed):  # a tool that may not run twice cannot be taken up again
+                await attempt.journal.park("provider", str(error), due_at, subject)
 
     def _span(self, request: ModelRequest) -> Span:
         tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent

@@ -255,13 +255,15 @@ async def mesh_for(
     """Run a mesh in memory: with these agents, or without any named with those of the project.
 
     `model` is by default a ScriptedModel with nothing to say yet; `project` is the folder of prompts and
-    settings, by default the working directory; `settings` are those of `Settings`.
+    settings, by default the working directory; `settings` are those of `Settings`. An error of the model ends
+    the run, which waits for no provider; `models={"park": True}` lets it.
 
         async with mesh_for(Greeter, model=ScriptedModel("Hello!")) as mesh:
             outcome = await mesh.ask("greeter", "Say hello.")
     """
     project = project or Path.cwd()
     model = model or ScriptedModel()
+    settings["models"] = {"park": False, **settings.get("models", {})}
 
     def host(deps: StoreDeps) -> Runtime:
         return memory_runtime(deps.clock, log=deps.log, database=deps.database, faults=faults)
