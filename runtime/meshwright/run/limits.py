@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from meshwright.agent import Agent
@@ -36,12 +37,19 @@ class Limit:
 
 def limits_of(settings: Limits, agent: Agent, task: Task) -> tuple[Limit, ...]:
     """The limits that hold for a task: an agent's own before those of the settings, and a task's if lower."""
+    return _limits_of(settings, agent.limits, type(agent).__name__, task.limits)
+
+
+@lru_cache(maxsize=1_000)
+def _limits_of(
+    settings: Limits, of_agent: Limits, agent_name: str, of_task: Limits | None
+) -> tuple[Limit, ...]:
     limits: list[Limit] = []
     for name in Limits.model_fields:
-        most, where = getattr(agent.limits, name), f"{name} in the limits of {type(agent).__name__}"
+        most, where = getattr(of_agent, name), f"{name} in the limits of {agent_name}"
         if most is None:
             most, where = getattr(settings, name), f"{name} in [agents] of mesh.toml"
-        lower = None if task.limits is None else getattr(task.limits, name)
+        lower = None if of_task is None else getattr(of_task, name)
         if lower is not None and (most is None or lower < most):
             most, where = lower, f"limits.{name} of the task"
         if most is not None:

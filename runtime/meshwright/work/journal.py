@@ -17,11 +17,12 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
+from msgspec.structs import asdict
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from meshwright.core import topics
-from meshwright.core.encoding import Struct, as_json, plain, stable_json
+from meshwright.core.encoding import Struct, own_json, plain, stable_json
 from meshwright.core.errors import HostError, MailboxFull, ReplayMismatch, ToolFailed, WaitExpired
 from meshwright.core.messages import Event, Task, trace_id_of
 from meshwright.kernel.envelope import ActorRef, Record
@@ -158,8 +159,9 @@ class Journal:
         self.cancelled_run = False
         """Whether it has cancelled the asyncio task of the run, so that it lets go."""
         self._host = host
-        self._ref = ref
+        self._ref, self._name = ref, str(ref)
         self._work = work
+        self._trace_id = trace_id_of(work.task.traceparent)
         self._records = [record.value for record in (*records, *answers)]
         self._results: dict[str, dict[str, Any]] = {}
         self._intents: dict[str, dict[str, Any]] = {}
@@ -265,7 +267,7 @@ class Journal:
         opened.token = _SCOPE.set((self, inside))
         try:
             if not opened.repeatable:
-                self._write({**key.model_dump(), "intent": True}, (), costly=True)
+                self._write({**asdict(key), "intent": True}, (), costly=True)
             if opened.costly and self._costly:
                 await self.confirm()
         except BaseException as error:
@@ -276,10 +278,7 @@ class Journal:
         """Journal the step, or what its calls have cost where it failed; also cancelled, since it is paid."""
         try:
             if error is None:
-                result = opened.result
-                if isinstance(result, Struct):  # at half the cost of the encoder's asking for it
-                    result = result.model_dump()
-                value = {**opened.key.model_dump(), "result": result, "last": self._counter}
+                value = {**asdict(opened.key), "result": opened.result, "last": self._counter}
                 if opened.calls:
                     value["calls"] = opened.calls
                 if opened.told is not None:
@@ -615,7 +614,7 @@ class Journal:
             logger.warning("Task %s does not pay for a call broken off: %s", self._work.task.task_id, lost)
 
     def _write(self, value: dict[str, Any], events: Sequence[Event], *, costly: bool) -> None:
-        self._append(as_json(self._ref, value), events)
+        self._append(own_json(self._ref, value), events)
         self._has_written = True
         self._costly = self._costly or costly
 
@@ -629,17 +628,17 @@ class Journal:
         task = self._work.task
         place = {"step": key.number, "path": key.path, "attempt": self._work.dispatch.attempt}
         return Event(
-            id=f"{self._ref}/{event.id or f'{self._work.steps}/{key.path}.{n}'}",
+            id=f"{self._name}/{event.id or f'{self._work.steps}/{key.path}.{n}'}",
             event_type=event.event_type,
             topic=topics.TASK_PROGRESS,
             time=self._host.clock.now(),
             tenant_id=task.tenant_id,
             task_id=task.task_id,
             agent_id=self._work.dispatch.agent_id,
-            trace_id=trace_id_of(task.traceparent),
+            trace_id=self._trace_id,
             traceparent=task.traceparent,
-            aggregate_id=str(self._ref),
-            payload=as_json(self._ref, {**place, **event.payload}),
+            aggregate_id=self._name,
+            payload=own_json(self._name, {**place, **event.payload}),
         )
 
 
