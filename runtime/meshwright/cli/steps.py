@@ -88,6 +88,11 @@ def _status(step: Document) -> str:
     return "" if step["status"] == "done" else step["status"]
 
 
+def _summary(step: Document) -> str:
+    is_known = step["has_contents"] or step["summary"] or step["status"] in ("waiting", "unfinished")
+    return step["summary"] if is_known else "(what was said is not stored any more)"
+
+
 _COLUMNS = (
     Column("attempt", "attempt", str),
     Column("step", "path"),
@@ -98,7 +103,7 @@ _COLUMNS = (
     Column("cached", write=_cached, cut=2),
     Column("cost", write=_cost),
     Column("seconds", "duration_ms", _seconds, cut=3),
-    Column("", "summary"),
+    Column("", write=_summary),
 )
 
 

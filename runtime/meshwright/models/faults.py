@@ -145,7 +145,12 @@ _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str]
     ),
     (lambda fault: fault.status < 400, ModelRefused, ": a redirect", "Set the base URL to where it leads"),
     (lambda fault: bool(fault.shown), ModelRefused, ": it rejected the request", ""),
-    (lambda fault: True, ModelRefused, ": it rejected the request", "The server's own log says why"),
+    (
+        lambda fault: True,
+        ModelRefused,
+        ": it rejected the request and gave no reason",
+        "Look into the log of that server",
+    ),
 )
 """What each fault is to us, and what to do; the first that fits counts."""
 

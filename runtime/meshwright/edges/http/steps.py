@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import Path, Query, Response
@@ -63,14 +64,18 @@ async def list_steps(
     first = int(query.cursor or 0)
     last = first + query.limit
     cursor = str(last) if last < len(steps) else None
-    if not query.contents:
-        items = tuple(transcript.summary(path) for transcript, path in steps[first:last])
-        return JsonLine(StepPage(items=items, cursor=cursor))
-    views = tuple(
-        transcript.view(path, max_chars=query.max_chars, whole=False)
-        for transcript, path in steps[first:last]
-    )
-    return JsonLine(StepContentsPage(items=views, cursor=cursor))
+
+    def page() -> Response:
+        if not query.contents:
+            items = tuple(transcript.summary(path) for transcript, path in steps[first:last])
+            return JsonLine(StepPage(items=items, cursor=cursor))
+        views = tuple(
+            transcript.view(path, max_chars=query.max_chars, whole=False)
+            for transcript, path in steps[first:last]
+        )
+        return JsonLine(StepContentsPage(items=views, cursor=cursor))
+
+    return await asyncio.to_thread(page)  # to find secrets in megabytes takes a while
 
 
 @router.get(
@@ -90,4 +95,5 @@ async def show_step(
     Secrets are redacted, and a text over `max_chars` is cut and says so.
     """
     found = await mesh.transcripts(task_id, caller.tenant_id)
-    return attempt_of(found, query.attempt).view(path, max_chars=query.max_chars)
+    transcript = attempt_of(found, query.attempt)
+    return await asyncio.to_thread(transcript.view, path, max_chars=query.max_chars)
