@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from meshwright.context.text import clip, count_tokens
@@ -77,24 +77,24 @@ class ContextWindow:
         self._attempt = attempt
         self._calls = calls
         self._head = head
-        self._fixed = sum(count_tokens(spec.model_dump_json()) for spec in specs)
+        self._specs = specs
         self._limit = _room_for_input(prepared)
-        self._scale = 1.0
-        self._asked = 0
+        self._asked: list[ChatMessage] = []
+        self._counted: tuple[list[ChatMessage], int] | None = None
         self._sizes: dict[int, tuple[ChatMessage, int]] = {}
 
     def ask(self, messages: Sequence[ChatMessage]) -> None:
-        """Note what a call is made with."""
-        self._asked = self._estimate(messages)
+        """Note what a call is made with. Its size is estimated only once that matters."""
+        self._asked = list(messages)
 
     def learn(self, reply: ModelReply) -> None:
         """Compare the estimate with what the provider counted."""
         if self._asked and (counted := reply.usage.prompt_tokens):
-            self._scale = min(4.0, max(0.5, counted / self._asked))
+            self._counted = self._asked, counted
 
     def refused(self) -> None:
         """Learn from a call that did not fit."""
-        most = int(self._asked * self._scale * _AFTER_REFUSAL)
+        most = int(self._size(self._asked) * _AFTER_REFUSAL)
         self._limit = most if self._limit is None else min(most, self._limit)
 
     async def fit(self, messages: list[ChatMessage], *, is_refused: bool = False) -> bool:
@@ -187,6 +187,19 @@ class ContextWindow:
         )
         text = _listed(messages, max_tokens) if text is None else text
         return f"Earlier messages of this conversation were left out. What happened in them:\n{text}", error
+
+    @cached_property
+    def _fixed(self) -> int:
+        """The tokens of the tools."""
+        return sum(count_tokens(spec.model_dump_json()) for spec in self._specs)
+
+    @property
+    def _scale(self) -> float:
+        """What the provider counted for each token that we estimate."""
+        if self._counted is None:
+            return 1.0
+        messages, counted = self._counted
+        return min(4.0, max(0.5, counted / self._estimate(messages)))
 
     def _size(self, messages: Sequence[ChatMessage]) -> int:
         return int(self._estimate(messages) * self._scale)
