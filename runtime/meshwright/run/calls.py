@@ -35,7 +35,7 @@ from meshwright.run.context import RunContext
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.told import Told
 from meshwright.tools.tool import cut
-from meshwright.work.journal import OpenStep, ProgressEvent
+from meshwright.work.journal import OpenStep, ProgressEvent, hash_of
 
 _MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
 _MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
@@ -132,6 +132,7 @@ class ModelCalls:
         self.usage = RunUsage()
         self.told = Told(attempt.services.host.max_record_bytes // _TOLD_PARTS)
         self._attempt = attempt
+        self._hashes: dict[int, tuple[ChatMessage, str]] = {}  # with the message, so that its id stays
         for value in attempt.journal.earlier:
             self.usage.add_record(value)
 
@@ -185,7 +186,7 @@ class ModelCalls:
             cache=prepared.cache,
         )
         streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
-        async with attempt.journal.open_step("model", request.asked()) as step:
+        async with attempt.journal.open_step("model", self._asked(request)) as step:
             if step.is_replayed:
                 kind = RecordedError if "failed" in step.result else ModelReply
                 result: StepResult = kind.model_validate(step.result)
@@ -218,6 +219,16 @@ class ModelCalls:
             subject = {"error": error.code, "pauses": pauses}
             with suppress(ToolFailed):  # a tool that may not run twice cannot be taken up again
                 await attempt.journal.park("provider", str(error), due_at, subject)
+
+    def _asked(self, request: ModelRequest) -> dict[str, Any]:
+        """What a step is found by: a request with the hashes of its messages, each made once a run."""
+        hashes: list[str] = []
+        for message in request.messages:
+            known = self._hashes.get(id(message))
+            if known is None:
+                known = self._hashes[id(message)] = (message, hash_of(message))
+            hashes.append(known[1])
+        return {"messages": hashes, "request": replace(request, messages=()).asked()}
 
     def _span(self, request: ModelRequest) -> Span:
         tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent
