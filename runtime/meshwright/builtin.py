@@ -32,6 +32,7 @@ from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, call_events
+from meshwright.ledger.allowances import ALLOWANCES, AllowanceKeeper, Allowances
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CallProjection
 from meshwright.ledger.keys import KEY, KEYS, KeyProjection, Keys, VirtualKey, VirtualKeys
@@ -135,15 +136,18 @@ class LedgerComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         of_agents = (budget for agent in mesh.agent_types for budget in agent.budgets)
-        mesh.budgets = Budgets([*mesh.settings.ledger.budgets, *of_agents], mesh.host)
+        mesh.allowances = Allowances(mesh.host)
+        declared = [*mesh.settings.ledger.budgets, *of_agents]
+        mesh.budgets = Budgets(declared, mesh.host, mesh.allowances)
 
     def projections(self) -> Iterable[Projection]:
         """The calls of models and their costs."""
         return [CallProjection()]
 
     def actors(self) -> Iterable[Actors]:
-        """The accounts."""
-        return [Actors(ActorKind.of(BudgetAccount, type=ACCOUNT), ORCHESTRATION)]
+        """The accounts, and the allowances."""
+        kinds = ActorKind.of(BudgetAccount, type=ACCOUNT), ActorKind.of(AllowanceKeeper, type=ALLOWANCES)
+        return [Actors(kind, ORCHESTRATION) for kind in kinds]
 
 
 class KeysComponent(Component):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -23,18 +24,32 @@ from meshwright.core import topics
 from meshwright.core.capability import Registration
 from meshwright.core.encoding import Json, encode
 from meshwright.core.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge
-from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest, new_id
+from meshwright.core.messages import (
+    ENDED,
+    Caller,
+    Event,
+    Outcome,
+    Receipt,
+    Task,
+    TaskBudget,
+    TaskRequest,
+    new_id,
+)
+from meshwright.core.money import Budget, OnEmpty
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.answers import checked_answer, not_waiting
 from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Inbox
 from meshwright.events.log import EventLog
-from meshwright.events.status import DeploymentStatus, MeshStatus, status_of
+from meshwright.events.status import DeploymentStatus, MeshStatus, status_of, waits_for_money
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import OPENED, Account
+from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.budgets import Budgets, BudgetView
+from meshwright.ledger.charging import only_account, task_account
 from meshwright.ledger.costs import By, Costs, costs_of
+from meshwright.ledger.estimate import TaskEstimate, estimate_of
 from meshwright.ledger.keys import LLM_SERVICE, Keys
 from meshwright.models.port import Model, PriceList
 from meshwright.orchestration.acceptance import FINAL, Admission, Limits, hash_of, make_task
@@ -112,6 +127,7 @@ class Mesh:
     groups: tuple[str, ...] | None = field(init=False)
     """The models that callers may name; None where only a server knows."""
     budgets: Budgets = field(init=False)
+    allowances: Allowances = field(init=False)
     inbox: Inbox = field(init=False)
     prompts: Prompts = field(init=False)
     context: ContextClient = field(init=False)
@@ -315,9 +331,73 @@ class Mesh:
 
         A budget that each of a scope has for itself is there for the last 1,000 of whom a call was made.
         """
+        return await self.budgets.views(await self._accounts_opened(), tenant_id)
+
+    async def _accounts(self, tenant_id: str | None) -> list[Account]:
+        return await self.budgets.accounts(await self._accounts_opened(), tenant_id)
+
+    async def _accounts_opened(self) -> list[Account]:
         page = EventFilter(event_type=OPENED, order="desc", limit=_MAX_OPENED)
-        opened = [Account.model_validate(event.payload) for event in await self.log.query(page)]
-        return await self.budgets.views(opened, tenant_id)
+        return [Account.model_validate(event.payload) for event in await self.log.query(page)]
+
+    async def raise_budget(
+        self,
+        amount: Decimal,
+        *,
+        budget: str | None = None,
+        key: str | None = None,
+        task_id: str | None = None,
+        tenant_id: str = "default",
+    ) -> BudgetView:
+        """Add dollars to a budget, or to that which a task brought; tasks that wait for money go on.
+
+        They count for the rest of the budget's window, for good where that has no end. Durable when this
+        returns. Raises NotFound, and InvalidInput where more than one budget is meant, or none named.
+        """
+        if task_id is not None:
+            _, task = await self._record(task_id, tenant_id)
+            if task.budget_usd is None:
+                raise InvalidInput(
+                    f"Task {task_id} has no budget of its own",
+                    remedy="Raise that of the task which delegated it, or name a budget",
+                    field="task_id",
+                )
+            own = TaskBudget(task_id=task_id, limit_usd=task.budget_usd, on_empty=task.on_empty)
+            account = task_account(tenant_id, own)
+        else:
+            account = only_account(await self._accounts(None), budget, key)
+        view = await self.budgets.add(account, amount)
+        await self.wake_for_money()
+        return view
+
+    async def allow(
+        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty = "fail"
+    ) -> Budget:
+        """Allow an agent, a tenant or a tag an amount in a window, like `5/day`, while the mesh runs.
+
+        Durable when this returns, and known on every worker within a second. Raises InvalidInput.
+        """
+        budget = await self.allowances.set(whose, allowance, tenant_id=tenant_id, on_empty=on_empty)
+        await self.wake_for_money()
+        return budget
+
+    async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
+        """Remove somebody's allowances. Raises NotFound."""
+        removed = await self.allowances.remove(whose, tenant_id=tenant_id)
+        await self.wake_for_money()
+        return removed
+
+    async def wake_for_money(self) -> None:
+        """Have each task that waits for money try again: the most urgent first, then the longest waiting."""
+        for tenant_id, task_id, key in await self.log.view(waits_for_money):
+            with suppress(NotFound):  # it goes on already
+                await self.answer(task_id, key, None, tenant_id)
+
+    async def estimate(
+        self, *, agent_id: str | None = None, capability: str | None = None, tenant_id: str | None = "default"
+    ) -> TaskEstimate:
+        """What a tenant's last such tasks have cost; None: those of all. Raises InvalidInput."""
+        return await estimate_of(self.log, agent_id=agent_id, capability=capability, tenant_id=tenant_id)
 
     def check_agent(self, agent_id: str) -> None:
         """Raise InvalidInput for an agent that is neither registered nor the llm-service."""

@@ -86,9 +86,9 @@ async def test_budgets_are_the_same_over_http_and_on_the_command_line(tmp_path: 
         ("each", "clerk", "0.015", "0"),
     ]
     heads, everyone, clerk = [line.split() for line in drawn.stdout.splitlines()]
-    assert heads == ["budget", "of", "window", "limit", "spent", "reserved", "renews"]
-    assert everyone == ["all", "the", "mesh", "total", "$0.0400", "$0.0150", "$0", "never"]
-    assert clerk[:8] == ["each", "(soft)", "agent", "clerk", "day", "$1.0000", "$0.0150", "$0"]
+    assert heads == ["budget", "of", "window", "limit", "known", "estimated", "reserved", "renews"]
+    assert everyone == ["all", "the", "mesh", "total", "$0.0400", "$0.0150", "$0", "$0", "never"]
+    assert clerk[:9] == ["each", "(soft)", "agent", "clerk", "day", "$1.0000", "$0.0150", "$0", "$0"]
 
 
 async def test_what_was_spent_is_remembered_by_a_mesh_that_starts_again(tmp_path: Path) -> None:

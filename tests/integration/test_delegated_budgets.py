@@ -112,10 +112,12 @@ async def test_another_attempt_has_only_what_the_first_left(api: Api, fake: Fake
     assert Decimal(view["outcome"]["cost_usd"]) == earned
 
 
-async def test_a_child_is_given_what_is_left_of_the_budget(api: Api) -> None:
-    await api.finished(agent_id="broker", payload={"text": "Go."}, budget_usd=str(BUDGET))
+async def test_a_child_draws_on_the_budget_of_its_root_and_has_none_of_its_own(api: Api) -> None:
+    task_id = await api.finished(agent_id="broker", payload={"text": "Go."}, budget_usd=str(BUDGET))
     dispatched = (await api.get("/events", event_type="task.dispatched"))["items"]
-    given = {event["agent_id"]: event["payload"]["task"].get("budget_usd") for event in dispatched}
-    assert given["broker"] == str(BUDGET)
-    assert Decimal(given["modest"]) == BUDGET - EARNED
-    assert Decimal(given["spender"]) == BUDGET - 3 * EARNED
+    given = {event["agent_id"]: event["payload"]["task"] for event in dispatched}
+    assert given["broker"]["budget_usd"] == str(BUDGET)
+    for child in ("modest", "spender"):
+        assert given[child].get("budget_usd") is None
+        [above] = given[child]["budgets_above"]
+        assert (above["task_id"], above["limit_usd"]) == (task_id, str(BUDGET))

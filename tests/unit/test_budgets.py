@@ -238,6 +238,8 @@ async def test_a_tenant_does_not_see_the_budget_of_another() -> None:
         ([budget(1), budget(2)], "'pot' is declared twice"),
         ([budget(1, of="clerk")], "is of the whole mesh, and names 'clerk'"),
         ([budget(1, cheaper_tag="cheap")], "is hard, and has a cheaper_tag"),
+        ([budget(1, hard=False, on_empty="ask")], "is soft, and has on_empty"),
+        ([budget(1, on_empty="wait")], "waits until it renews, and never does"),
     ],
 )
 async def test_budgets_that_cannot_be_meant_are_refused(declared: list[Budget], said: str) -> None:

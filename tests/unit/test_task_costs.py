@@ -12,7 +12,7 @@ from meshwright.core.messages import Usage
 from meshwright.core.money import Price
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.turns import ActorKind
-from meshwright.models.port import Call, ModelRefused, ModelReply, ModelRequest, ModelTimeout, OnDelta
+from meshwright.models.port import ModelRefused, ModelReply, ModelRequest, ModelTimeout, OnDelta
 from meshwright.run import Run
 from meshwright.run.calls import RunUsage
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
@@ -20,7 +20,7 @@ from meshwright.testing.mesh import ScriptEnded
 from meshwright.work import AgentThread, Cancel, Claim, ThreadState
 from tests.support.interrupted_mesh import keeper
 from tests.support.task_costs import HOLD, LONG, PRICE, Other, asks, ledger_of, reply
-from tests.support.turn_driver import Driven, a_dispatch, a_task, an_outcome
+from tests.support.turn_driver import Driven, a_dispatch, a_task
 
 
 class Hanging(ScriptedModel):
@@ -241,13 +241,3 @@ def test_journals_of_earlier_versions_count() -> None:
     ):
         usage.add_record(value)
     assert (usage.cost_usd, usage.usage.prompt_tokens) == (1, 40)
-
-
-def test_a_delegated_task_of_unknown_cost_leaves_nothing_of_the_budget() -> None:
-    usage = RunUsage()
-    usage.add(Call(cost_usd=Decimal("0.25")))
-    assert (usage.left_of(Decimal(1)), usage.left_of(None)) == (Decimal("0.75"), None)
-    usage.add(an_outcome("t1").model_copy(update={"cost_usd": Decimal("0.5")}))
-    assert usage.left_of(Decimal(1)) == Decimal("0.25")
-    usage.add(an_outcome("t2").model_copy(update={"cost_usd": None}))
-    assert (usage.left_of(Decimal(1)), usage.cost_usd) == (0, None)

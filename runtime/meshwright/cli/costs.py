@@ -1,4 +1,4 @@
-"""`mesh costs` and `mesh budgets`."""
+"""`mesh costs`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.connect import Connection, listed, talk
+from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import Target, json_option, mesh_options
-from meshwright.cli.output import Column, Document, document, dollars, echo_json, local_time, show, table
+from meshwright.cli.output import Column, Document, document, dollars, echo_json, table
 
 if TYPE_CHECKING:
     from meshwright.ledger.proxy import LiteLLMProxy
@@ -19,29 +19,6 @@ if TYPE_CHECKING:
 _KEYS = ["agent", "tag", "model", "task", "tenant"]
 _NOBODY = {"tag": "(no tag)", "task": "(no task)", "model": "(no answer)"}
 _ESTIMATED = "~ holds tokens that no provider has counted: they were estimated"
-
-
-def _name(budget: Document) -> str:
-    return budget["budget"] if budget["hard"] else f"{budget['budget']} (soft)"
-
-
-def _scope(budget: Document) -> str:
-    return "the mesh" if budget["scope"] == "mesh" else f"{budget['scope']} {budget['key']}"
-
-
-def _renewal(time: str | None) -> str:
-    return local_time(time) or "never"
-
-
-_BUDGETS = (
-    Column("budget", write=_name, cut=2),
-    Column("of", write=_scope),
-    Column("window", "window"),
-    Column("limit", "limit_usd", dollars),
-    Column("spent", "spent_usd", dollars),
-    Column("reserved", "reserved_usd", dollars),
-    Column("renews", "renews_at", _renewal, cut=1),
-)
 
 
 def _time(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -92,16 +69,6 @@ def costs(target: Target, by: Any, since: str | None, proxy: bool, as_json: bool
         click.echo(costs_table(found))
     else:
         click.echo('no model was called; mesh ask AGENT "..." calls one', err=True)
-
-
-@click.command()
-@json_option
-@mesh_options
-def budgets(target: Target, as_json: bool) -> None:
-    """Show budgets and spend."""
-    found = listed(target, lambda client: client.budgets(), need="state")
-    empty = "there is no budget; mesh.toml declares them as [[ledger.budgets]]"
-    show(found, _BUDGETS, as_json=as_json, empty=empty)
 
 
 def costs_table(found: Document) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli import output
+from meshwright.cli.budgets import estimated, task_budget_options
 from meshwright.cli.connect import Connection, listed, talk
 from meshwright.cli.events import fault, finish, join, score
 from meshwright.cli.options import (
@@ -67,18 +68,24 @@ class _JsonObject(click.ParamType[Any]):
 @click.option(
     "--thread", "thread_id", metavar="ID", help="Continue this conversation: the agent sees its history."
 )
+@task_budget_options
 @timeout_option
 @quiet_option
 @json_option
 @mesh_options
 @trust_option
-def ask(target: Target, agent: str, text: str, quiet: bool, as_json: bool, **fields: Any) -> int:
+def ask(
+    target: Target, agent: str, text: str, quiet: bool, as_json: bool, estimate: bool, **fields: Any
+) -> int:
     """Ask an agent, follow its progress, print the answer.
 
     TEXT is the request; - reads it from stdin. Progress goes to stderr, only the answer to stdout.
     Uses a running mesh if there is one; otherwise the command runs a mesh of its own.
     """
     from meshwright.cli.timeline import print_answer, watch
+
+    if estimate:
+        return _estimate(target, as_json=as_json, agent_id=agent)
 
     async def ask_it(mesh: Connection) -> Document:
         try:
@@ -88,6 +95,17 @@ def ask(target: Target, agent: str, text: str, quiet: bool, as_json: bool, **fie
         return await watch(mesh, receipt.task_id, quiet=quiet)
 
     return print_answer(talk(target, ask_it, need="work"), as_json=as_json)
+
+
+def _estimate(target: Target, *, as_json: bool, **whose: str | None) -> int:
+    """Print what such tasks have cost before."""
+
+    async def estimate_it(mesh: Connection) -> Document:
+        return document(await mesh.client.estimate(**whose))
+
+    found = talk(target, estimate_it, need="state")
+    click.echo(json.dumps(found) if as_json else estimated(found))
+    return 0
 
 
 async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFound:
@@ -109,12 +127,21 @@ async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFoun
 @click.option("--thread", "thread_id", metavar="ID", help="The conversation that the task belongs to.")
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key is the same task.")
 @click.option("--wait", is_flag=True, help="Follow its progress and print its answer, as mesh ask does.")
+@task_budget_options
 @timeout_option
 @quiet_option
 @json_option
 @mesh_options
 @trust_option
-def submit(target: Target, text: str | None, wait: bool, quiet: bool, as_json: bool, **fields: Any) -> int:
+def submit(
+    target: Target,
+    text: str | None,
+    wait: bool,
+    quiet: bool,
+    as_json: bool,
+    estimate: bool,
+    **fields: Any,
+) -> int:
     """Submit a task; the best agent for it gets it.
 
     CAPABILITY is what an agent must be able to do (mesh agents lists them), TEXT the request in words;
@@ -126,6 +153,11 @@ def submit(target: Target, text: str | None, wait: bool, quiet: bool, as_json: b
         raise click.UsageError(
             f'a task needs words: mesh submit {fields["capability"]} "..." (or --payload JSON)',
             click.get_current_context(),
+        )
+
+    if estimate:
+        return _estimate(
+            target, as_json=as_json, agent_id=fields["agent_id"], capability=fields["capability"]
         )
 
     async def submit_it(mesh: Connection) -> Document:

@@ -42,10 +42,12 @@ from meshwright.events.tasks import TaskSummary
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
     from anyio.from_thread import BlockingPortal
 
+    from meshwright.core.money import Budget, OnEmpty
     from meshwright.events.inbox import Question
     from meshwright.events.status import MeshStatus
     from meshwright.ledger.budgets import BudgetView
     from meshwright.ledger.costs import By, Costs
+    from meshwright.ledger.estimate import TaskEstimate
     from meshwright.ledger.keys import Key, NewKey
     from meshwright.mesh import Mesh
     from meshwright.work.record import TaskView
@@ -75,6 +77,7 @@ class TaskFields(TypedDict, total=False):
     thread_id: str | None
     task_id: str | None
     budget_usd: Decimal | str | None
+    on_empty: OnEmpty
     idempotency_key: str | None
 
 
@@ -341,6 +344,57 @@ class Client:
 
         return await self._list(BudgetView, "/budgets")
 
+    async def raise_budget(
+        self,
+        amount_usd: Decimal | str,
+        *,
+        budget: str | None = None,
+        key: str | None = None,
+        task_id: str | None = None,
+    ) -> BudgetView:
+        """Add dollars to a budget, or to a task's own; tasks that wait for money go on.
+
+        `key` says whose, where each of a scope has one. Needs the admin token. Raises NotFound.
+        """
+        from meshwright.ledger.budgets import BudgetView
+
+        wanted = {"budget": budget, "key": key, "task_id": task_id, "amount_usd": str(amount_usd)}
+        body = {name: value for name, value in wanted.items() if value is not None}
+        return await self._get(BudgetView, "/budgets/raise", "POST", body=body)
+
+    async def allowances(self) -> list[Budget]:
+        """The budgets that were set while the mesh runs. Needs the admin token."""
+        from meshwright.core.money import Budget
+
+        return await self._list(Budget, "/allowances")
+
+    async def allow(
+        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty = "fail"
+    ) -> Budget:
+        """Allow an agent's id, `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh` an amount like `5/day`.
+
+        Needs the admin token.
+        """
+        from meshwright.core.money import Budget
+
+        body = {"whose": whose, "allowance": allowance, "tenant_id": tenant_id, "on_empty": on_empty}
+        return await self._get(Budget, "/allowances", "PUT", body=body, repeats=True)
+
+    async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
+        """Remove somebody's allowances, and return them. Needs the admin token. Raises NotFound."""
+        from meshwright.core.money import Budget
+
+        params = {"whose": whose, "tenant_id": tenant_id}
+        removed = await self._call("DELETE", "/allowances", params=params)
+        return [Budget.model_validate(item) for item in removed["items"]]
+
+    async def estimate(self, *, agent_id: str | None = None, capability: str | None = None) -> TaskEstimate:
+        """What the last tasks of an agent or a capability have cost: median, 90 % and the most."""
+        from meshwright.ledger.estimate import TaskEstimate
+
+        params = {"agent_id": agent_id, "capability": capability}
+        return await self._get(TaskEstimate, "/costs/estimate", params=params)
+
     async def costs(self, by: By = "agent", *, since: datetime | str | None = None) -> Costs:
         """What model calls cost, most expensive first. `since` is a time, or a duration such as `24h`."""
         from meshwright.ledger.costs import Costs
@@ -542,6 +596,11 @@ class BlockingClient:
     scores = _blocking(Client.scores)
     status = _blocking(Client.status)
     budgets = _blocking(Client.budgets)
+    raise_budget = _blocking(Client.raise_budget)
+    allowances = _blocking(Client.allowances)
+    allow = _blocking(Client.allow)
+    disallow = _blocking(Client.disallow)
+    estimate = _blocking(Client.estimate)
     costs = _blocking(Client.costs)
     models = _blocking(Client.models)
     complete = _blocking(Client.complete)

@@ -20,7 +20,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Json, Struct, as_json, decode, encode, write_struct
 from meshwright.core.limits import Limits
-from meshwright.core.money import ZERO, Amount, Budget, Dollars, exact
+from meshwright.core.money import ZERO, Amount, Budget, Dollars, OnEmpty, exact
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN), Meta(pattern=ID_PATTERN)]
@@ -101,6 +101,12 @@ class TaskRequest(BaseModel):
         exclude_if=lambda amount: amount is None,
         description="Dollars that the task may cost; a call of a model that may cost more is not made.",
     )
+    on_empty: OnEmpty = Field(
+        default="fail",
+        exclude_if=lambda on_empty: on_empty == "fail",
+        description="What it does when its budget is empty: fail, wait or ask until somebody raises it, or "
+        "go on with a cheaper tag.",
+    )
 
 
 class Caller(Struct):
@@ -132,6 +138,7 @@ class TaskBudget(Struct):
 
     task_id: Identifier
     limit_usd: Amount
+    on_empty: OnEmpty = "fail"
 
     def __post_init__(self) -> None:
         exact(self, "limit_usd", self.limit_usd)
@@ -166,6 +173,7 @@ class Task(Struct):
     budget_usd: Amount | None = None
     budgets_above: tuple[TaskBudget, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    on_empty: OnEmpty = "fail"
 
     def __post_init__(self) -> None:
         if type(self.timeout) is int:
@@ -184,7 +192,7 @@ class Task(Struct):
         return text if isinstance(text, str) else ""
 
 
-_NO_BUDGETS = b',"limits":null,"budget_usd":null,"budgets_above":[],"budgets":[]}'
+_NO_BUDGETS = b',"limits":null,"budget_usd":null,"budgets_above":[],"budgets":[],"on_empty":"fail"}'
 
 
 class TaskCarrier(Struct, dict=True):

@@ -128,8 +128,9 @@ class Price(BaseModel):
 class Budget(BaseModel):
     """How much may be spent: by one scope, in a window of time.
 
-    `of` names whose budget it is (`researcher-agent`); `*` gives each of the scope one of its own. `hard`
-    refuses what does not fit; a soft one warns, and calls go on with `cheaper_tag` where it names one.
+    `of` names whose budget it is (`researcher-agent`); `*` gives each of the scope one of its own; with a
+    `tenant_id` it is for calls of that tenant alone. `hard` refuses what does not fit, and does what
+    `on_empty` says; a soft one warns, and calls go on with `cheaper_tag` where it names one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -141,3 +142,5 @@ class Budget(BaseModel):
     window: Literal["hour", "day", "month", "total"] = "total"
     hard: bool = True
     cheaper_tag: str | None = None
+    on_empty: OnEmpty = "fail"
+    tenant_id: str | None = Field(default=None, min_length=1, max_length=64)

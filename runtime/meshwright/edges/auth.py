@@ -92,12 +92,12 @@ async def keys_required(keys: Keys, settings: Settings) -> bool:
     return await keys.required() if settings.keys.required is None else settings.keys.required
 
 
-def require_admin(caller: Caller) -> None:
+def require_admin(caller: Caller, what: str = "manages keys") -> None:
     """Raises Unauthenticated for an anonymous caller, Forbidden for another that is no administrator."""
     if ADMIN not in caller.roles:
         is_anonymous = caller.key_id is None and caller.requested_by == Caller().requested_by
         error: type[MeshError] = Unauthenticated if is_anonymous else Forbidden
-        raise error("Only the administrator of the mesh manages keys", remedy=_ADMIN_REMEDY)
+        raise error(f"Only the administrator of the mesh {what}", remedy=_ADMIN_REMEDY)
 
 
 def visible_spender(caller: Caller) -> str | None:

@@ -31,6 +31,11 @@ _COUNT_WAITS = (
     "SELECT kind, count(*), min(since), min(due_at), max(seq) FROM waits WHERE 1 = 1 {} "
     "GROUP BY kind ORDER BY count(*) DESC, kind"
 )
+_MONEY_WAITS = (
+    "SELECT waits.tenant_id, waits.task_id, wait_key FROM waits LEFT JOIN tasks ON "
+    "tasks.task_id = waits.task_id AND tasks.tenant_id = waits.tenant_id "
+    "WHERE kind = 'money' ORDER BY coalesce(tasks.priority, 5) DESC, since"
+)
 _REASONS = "SELECT seq, reason FROM waits WHERE seq"
 _OF_TENANT = "AND tenant_id = :tenant_id"
 
@@ -99,6 +104,11 @@ class WaitProjection:
     def clear(self, session: Session, oldest: int) -> None:
         """Forget what events of the log have made."""
         session.execute("DELETE FROM waits WHERE seq >= ?", (oldest,))
+
+
+def waits_for_money(session: Session) -> list[tuple[str, str, str]]:
+    """(tenant_id, task_id, key) of every wait for money: the most urgent first, then the oldest."""
+    return session.execute(_MONEY_WAITS).fetchall()
 
 
 def status_of(session: Session, tenant_id: str | None) -> MeshStatus:

@@ -78,6 +78,11 @@ class Account(Struct, omit_defaults=True, dict=True):
         return ActorRef(ACCOUNT, self.id)
 
     @property
+    def owner_key(self) -> str:
+        """The key without the tenant whose task or thread it is."""
+        return self.key.rpartition(":")[2] if self.scope in ("task", "thread") else self.key
+
+    @property
     def owner(self) -> dict[str, str]:
         """The fields of an event that name the tenant, agent or task that it is of."""
         key, tenant_id = self.key, self.tenant_id

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache, partial
+from functools import partial
 from typing import Protocol
 
 from meshwright.core import topics
-from meshwright.core.errors import ConfigError, ModelError
+from meshwright.core.errors import ModelError
 from meshwright.core.messages import Event, Plain, derived_id, new_id
 from meshwright.core.money import ZERO, Amount, Budget, OnEmpty
 from meshwright.kernel.runtime import Runtime
@@ -19,23 +19,33 @@ from meshwright.ledger.account import (
     Account,
     Balance,
     LedgerEntry,
+    LedgerReply,
+    Raise,
     ReservationResult,
     Window,
     renews_at,
 )
-from meshwright.ledger.account_client import AccountClient
+from meshwright.ledger.account_client import AccountClient, announce
+from meshwright.ledger.allowances import Allowances
+from meshwright.ledger.charging import (
+    EVERY,
+    account_of,
+    accounts_of,
+    check_budgets,
+    is_seen_by,
+    only_key,
+)
 from meshwright.models.port import BudgetExceeded, ModelRequest, ModelUnavailable, PriceUnknown
-from meshwright.work.protocol import DEFAULT_TENANT, tenant_scoped
+from meshwright.work.protocol import DEFAULT_TENANT
 
 _WAITING_SHARE = 0.5  # of a call's time that it may wait for money
+_TASK_SECONDS = 20.0  # and at most, of a task
 _MARGIN_SECONDS = 60.0  # after a call's own limit: clocks differ, and the last word takes its time
+_CHEAPER = "cheap"
 _EXPENSIVE_TAGS = frozenset({"expensive", "medium"})
 """The tags that a soft budget's cheaper tag takes the place of."""
-TASK_BUDGET = "budget_usd"
-"""The name of the budget that a task brings itself."""
-_EVERY = "*"
 _NEVER_RENEWS = "It never renews: raise its limit_usd"
-_SHOWN = ("budget", "scope", "key", "window", "hard", "limit_usd")
+_SHOWN = ("budget", "scope", "key", "window", "hard")
 
 _UpperBound = Callable[[ModelRequest], Decimal | None]
 """The most that a call may cost; None where nobody knows."""
@@ -90,29 +100,21 @@ class BudgetView(Plain):
 
 
 class Budgets:
-    """The budgets of a mesh. Raises ConfigError for two of one name, and for one that never applies."""
+    """The budgets of a mesh: those declared, and the allowances that are set while it runs.
 
-    def __init__(self, declared: Sequence[Budget], host: Runtime) -> None:
-        _check(declared)
+    Raises ConfigError for two of one name, and for one that never applies.
+    """
+
+    def __init__(
+        self, declared: Sequence[Budget], host: Runtime, allowances: Allowances | None = None
+    ) -> None:
+        check_budgets(declared)
         self._declared = tuple(declared)
+        self._allowances = allowances
         self._host = host
         self._clients: dict[str, AccountClient] = {}
         self._under_way: set[str] = set()
         host.listen(topics.SPEND, self._wake, (FREED,))
-
-    def applying(self, request: ModelRequest) -> tuple[Account, ...]:
-        """The accounts that a call is charged to, in the order in which all ask them."""
-        found = [
-            _account_of(budget, key)
-            for budget in self._declared
-            for key in _keys_of(budget.scope, request)
-            if budget.of in (_EVERY, key)
-        ]
-        found += _inline_accounts(request)
-        if len(found) < 2:
-            return tuple(found)
-        accounts = {account.id: account for account in reversed(found)}  # a declared one is the stronger
-        return tuple(accounts[name] for name in sorted(accounts))
 
     async def hold(
         self, request: ModelRequest, upper_bound: _UpperBound, limiter: Limiter | None = None
@@ -121,21 +123,34 @@ class Budgets:
 
         Where that has no room, it is what the `limiter` says that such a call will do with, and the request
         is limited to it. Where calls under way hold the money, it waits for them: by priority, then by
-        arrival, for half of the request's `timeout_seconds`; the call has the rest.
+        arrival, for half of the request's `timeout_seconds`, of a task for 20 s; the call has the rest.
         A call that is repeated after a crash takes its earlier reservation. Where a soft budget has no room
         the call goes on with its cheaper tag. Raises BudgetExceeded or PriceUnknown, naming the hard budget
         that has none, and HostError where an account cannot be asked; nothing is reserved then.
         """
-        if not self._declared and not request.context.has_budgets:
+        budgets = await self._current()
+        if not budgets and not request.context.has_budgets:
             return Hold(request, "")
         op = _op_of(request)
         op = new_id() if op in self._under_way else op
-        hold = await self._reserve(Hold(request, op), upper_bound, limiter)
-        cheaper = _downgraded(request, hold.cheaper_tag)
-        if cheaper is request:
-            return hold
-        self.settle(hold, ZERO)
-        return await self._reserve(Hold(cheaper, op, hold.call), upper_bound, limiter)
+        call = new_id()
+        try:
+            hold = await self._reserve(Hold(request, op, call), budgets, upper_bound, limiter)
+        except BudgetExceeded as error:
+            cheaper = _downgraded(request, error.cheaper_tag)
+            if cheaper is request:
+                raise
+        else:
+            cheaper = _downgraded(request, hold.cheaper_tag)
+            if cheaper is request:
+                return hold
+            self.settle(hold, ZERO)
+        return await self._reserve(Hold(cheaper, op, call), budgets, upper_bound, limiter)
+
+    async def _current(self) -> tuple[Budget, ...]:
+        """The budgets of the mesh, those that are allowed by now included."""
+        allowed = () if self._allowances is None else await self._allowances.current()
+        return (*self._declared, *allowed) if allowed else self._declared
 
     def settle(self, hold: Hold, spent: Decimal | None, *, estimated: bool = False) -> None:
         """Say what a call cost, 0 where it cost nothing; None, where nobody knows, counts as reserved."""
@@ -160,27 +175,40 @@ class Budgets:
 
         A tenant sees no account of another one; None sees all.
         """
-        current = {budget.name: budget for budget in self._declared}
+        return [await self._view(account) for account in await self.accounts(opened, tenant_id)]
+
+    async def accounts(self, opened: Iterable[Account], tenant_id: str | None) -> list[Account]:
+        """The accounts that `views` shows."""
+        budgets = await self._current()
+        current = {budget.name: budget for budget in budgets}
         accounts = {
             account.id: account
-            for budget in self._declared
-            if (key := _only_key(budget)) is not None
-            for account in [_account_of(budget, key)]
+            for budget in budgets
+            if (key := only_key(budget)) is not None
+            for account in [account_of(budget, key)]
         }
         for account in opened:
             budget = current.get(account.budget)
-            if budget is not None and budget.of == _EVERY and budget.scope == account.scope:
-                accounts.setdefault(account.id, _account_of(budget, account.key))
+            if budget is not None and budget.of == EVERY and budget.scope == account.scope:
+                accounts.setdefault(account.id, account_of(budget, account.key))
             elif account.inline:
                 accounts.setdefault(account.id, account)
-        mine = [each for each in accounts.values() if tenant_id is None or _is_seen_by(each, tenant_id)]
-        return [await self._view(account) for account in mine]
+        return [each for each in accounts.values() if tenant_id is None or is_seen_by(each, tenant_id)]
 
-    async def _reserve(self, hold: Hold, upper_bound: _UpperBound, limiter: Limiter | None) -> Hold:
-        accounts = self.applying(hold.request)
+    async def add(self, account: Account, amount: Decimal) -> BudgetView:
+        """Raise an account's limit, of its window or for good where that has no end. Durable on return."""
+        more = Raise(account=account, amount=amount)
+        reply = LedgerReply.model_validate(await self._host.call(account.ref, "add", more))
+        announce(self._host, account, reply.ready)
+        return await self._view(account)
+
+    async def _reserve(
+        self, hold: Hold, budgets: Iterable[Budget], upper_bound: _UpperBound, limiter: Limiter | None
+    ) -> Hold:
+        accounts = accounts_of(hold.request, budgets)
         if not accounts:
             return hold
-        request, call = hold.request, hold.call or new_id()
+        request, call = hold.request, hold.call
         amount = upper_bound(request)
         hard = next((account for account in accounts if account.hard), None)
         if amount is None and hard is not None:
@@ -203,7 +231,10 @@ class Budgets:
         self._under_way.add(hold.op)
         cheaper_tag: str | None = None
         asked: list[Account] = []
-        granted, give_up_at = entry.amount, now + timedelta(seconds=seconds * _WAITING_SHARE)
+        granted, patience = entry.amount, seconds * _WAITING_SHARE
+        if request.context.task_id is not None:  # a run can wait without its slot
+            patience = min(patience, _TASK_SECONDS)
+        give_up_at = now + timedelta(seconds=patience)
         try:
             for account in accounts:
                 asked.append(account)
@@ -214,7 +245,7 @@ class Budgets:
                     cheaper_tag = cheaper_tag or account.cheaper_tag
                 granted = min(granted, result.granted_usd)
         except BaseException:  # also cancelled: whatever may have been reserved is released
-            self.settle(replace(hold, call=call, accounts=tuple(asked)), ZERO)
+            self.settle(replace(hold, accounts=tuple(asked)), ZERO)
             raise
         waited = (self._host.clock.now() - now).total_seconds()
         if waited > 0:
@@ -223,7 +254,7 @@ class Budgets:
         if limiter is not None and limited:
             request, amount = limiter.limited(request, granted), granted
         found = {"request": request, "amount": amount, "accounts": accounts, "is_limited": limited}
-        return replace(hold, call=call, cheaper_tag=cheaper_tag, **found)
+        return replace(hold, cheaper_tag=cheaper_tag, **found)
 
     def _wake(self, event: Event) -> None:
         client = self._clients.get(event.payload["account"])
@@ -233,7 +264,9 @@ class Budgets:
     def _client(self, account: Account) -> AccountClient:
         if account.id not in self._clients:
             self._clients[account.id] = AccountClient(self._host, account, self._forget)
-        return self._clients[account.id]
+        client = self._clients[account.id]
+        client.account = account  # whose limit may be another one by now
+        return client
 
     def _forget(self, client: AccountClient) -> None:
         self._clients.pop(client.account.id, None)
@@ -244,28 +277,13 @@ class Budgets:
         balance = (state if isinstance(state, Balance) else Balance()).at(now, account.window)
         return BudgetView(
             **{name: getattr(account, name) for name in _SHOWN},
+            limit_usd=account.limit_usd + balance.raised,
             spent_usd=balance.spent,
             estimated_usd=balance.estimated,
             reserved_usd=balance.reserved,
             renews_at=renews_at(account.window, now),
+            on_empty=account.on_empty,
         )
-
-
-def _check(declared: Sequence[Budget]) -> None:
-    """Raise ConfigError for budgets that cannot be what was meant."""
-    names = [budget.name for budget in declared]
-    for budget in declared:
-        problem = ""
-        if names.count(budget.name) > 1:
-            problem = "is declared twice"
-        elif budget.scope == "mesh" and budget.of not in (_EVERY, "mesh"):
-            problem = f"is of the whole mesh, and names {budget.of!r}"
-        elif budget.hard and budget.cheaper_tag is not None:
-            problem = "is hard, and has a cheaper_tag, which only a soft one goes on with"
-        if problem:
-            raise ConfigError(
-                f"Budget {budget.name!r} {problem}", remedy="Correct it in mesh.toml", field="budgets"
-            )
 
 
 def _op_of(request: ModelRequest) -> str:
@@ -275,52 +293,6 @@ def _op_of(request: ModelRequest) -> str:
         return new_id()
     where = context.task_id, context.generation, context.attempt, context.step
     return derived_id("call", request.user, context.tenant_id, *map(str, where))
-
-
-def _keys_of(scope: str, request: ModelRequest) -> Iterable[str]:
-    """Whom of a scope a call is by: nobody, one, or all its tags. Tenants share no thread and no task."""
-    context = request.context
-    tenant_id, thread_id, task_id = context.tenant_id, context.thread_id, context.task_id
-    keys = {
-        "mesh": ("mesh",),
-        "tenant": (tenant_id,),
-        "agent": (request.user,),
-        "tag": dict.fromkeys(request.tags),
-        "thread": (thread_id and tenant_scoped(tenant_id, thread_id),),
-        "task": (task_id and tenant_scoped(tenant_id, task_id),),
-    }
-    return [key for key in keys[scope] if key]
-
-
-def _only_key(budget: Budget) -> str | None:
-    """Whose a budget is, where it is of one."""
-    return "mesh" if budget.scope == "mesh" else None if budget.of == _EVERY else budget.of
-
-
-@lru_cache(maxsize=1_000)
-def _account_of(budget: Budget, key: str, *, inline: bool = False, tenant_id: str | None = None) -> Account:
-    terms = budget.model_dump(include={"scope", "limit_usd", "window", "hard", "cheaper_tag"})
-    return Account(budget=budget.name, key=key, inline=inline, tenant_id=tenant_id, **terms)
-
-
-def _inline_accounts(request: ModelRequest) -> Iterator[Account]:
-    """The accounts of the budgets that a call brings: its task's own, and those of its caller's key.
-
-    A budget that names whose it is applies to every call that brings it, whichever agent makes the call.
-    """
-    context = request.context
-    tenant_id = context.tenant_id
-    for budget in context.budgets:
-        for key in _keys_of(budget.scope, request) if budget.of == _EVERY else (budget.of,):
-            yield _account_of(budget, key, inline=True, tenant_id=tenant_id)
-    limits = [(above.task_id, above.limit_usd) for above in context.budgets_above]
-    if context.budget_usd is not None and context.task_id is not None:
-        limits.append((context.task_id, context.budget_usd))
-    for task_id, limit_usd in limits:
-        key = tenant_scoped(tenant_id, task_id)
-        yield Account(
-            budget=TASK_BUDGET, scope="task", key=key, limit_usd=limit_usd, inline=True, tenant_id=tenant_id
-        )
 
 
 def _downgraded(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
@@ -356,6 +328,7 @@ def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, n
         budget=account.budget,
         account=account.id,
         on_empty=account.on_empty,
+        cheaper_tag=(account.cheaper_tag or _CHEAPER) if account.on_empty == "cheaper" else None,
         is_busy=result.answer == "busy",
         remedy=remedy,
     )
@@ -367,11 +340,3 @@ def _usd(amount: Decimal) -> str:
     """Dollars with two digits after the point, or as many as it takes."""
     exponent = amount.normalize().as_tuple().exponent
     return f"${amount:.{max(2, -int(exponent))}f}"
-
-
-def _is_seen_by(account: Account, tenant_id: str) -> bool:
-    if account.scope in ("task", "thread") and not account.inline:
-        owner, separator, _ = account.key.rpartition(":")
-        return (owner if separator else DEFAULT_TENANT) == tenant_id
-    owner = account.key if account.scope == "tenant" else account.tenant_id if account.inline else tenant_id
-    return owner == tenant_id

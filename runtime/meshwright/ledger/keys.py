@@ -14,8 +14,8 @@ import re
 import secrets
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, get_args
+from decimal import Decimal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
@@ -23,12 +23,12 @@ from meshwright.core import topics
 from meshwright.core.encoding import decode, encode
 from meshwright.core.errors import InvalidInput, MeshError, NotFound, sentence
 from meshwright.core.messages import Event, Identifier, new_id
-from meshwright.core.money import MAX_DOLLARS, Budget, fit, is_amount
+from meshwright.core.money import Budget, fit
 from meshwright.events.log import EventLog
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.account import Window
+from meshwright.ledger.allowances import amount_of
 from meshwright.ledger.costs import fields_of
 from meshwright.sql.database import Database, Session
 
@@ -293,19 +293,7 @@ def digest(text: str) -> str:
 
 def budget_of(text: str, key_id: str, agent_id: str) -> Budget:
     """The hard budget of one key, from a text like `5.00/day`. Raises InvalidInput."""
-    amount, _, window = text.partition("/")
-    try:
-        limit = Decimal(amount.strip().removeprefix("$"))
-    except InvalidOperation:
-        limit = Decimal(-1)
-    window, windows = window.strip() or "total", get_args(Window)
-    if window not in windows or not is_amount(limit):
-        raise InvalidInput(
-            f"budget: expected dollars from 0 to {MAX_DOLLARS:,} and one of {', '.join(windows)}, "
-            f"not {text[:80]!r}",
-            remedy="write it like 5.00/day",
-            field="budget",
-        )
+    limit, window = amount_of(text)
     name = f"key-{key_id.lower()}"
     return Budget.model_validate(
         {"name": name, "scope": "agent", "of": agent_id, "limit_usd": limit, "window": window}

@@ -142,10 +142,10 @@ OnCall = Callable[[Call], None]
 class CallContext(Struct, omit_defaults=True):
     """Who makes a call and what for: budgets, ledger and cache go by it. What is not set is left out of JSON.
 
-    `budget_usd` is what the task itself may cost, `budgets_above` are those of the tasks that it works for,
-    and `budgets` those of the caller's key, `key_id`. `record` takes each call that is made, however it ends,
-    once; without it the ledger publishes the call by itself. Where calls wait for money, one of a higher
-    `priority` goes first, then the one that came first (`since`).
+    `budget_usd` is what the task itself may cost, and `on_empty` what it does then, `budgets_above` are those
+    of the tasks that it works for, and `budgets` those of the caller's key, `key_id`. `record` takes each
+    call that is made, however it ends, once; without it the ledger publishes the call by itself. Where calls
+    wait for money, one of a higher `priority` goes first, then the one that came first (`since`).
     """
 
     budget_usd: Amount | None = None
@@ -163,6 +163,7 @@ class CallContext(Struct, omit_defaults=True):
     record: OnCall | None = None
     priority: int = 5
     since: datetime | None = None
+    on_empty: OnEmpty = "fail"
 
     def __post_init__(self) -> None:
         exact(self, "budget_usd", self.budget_usd)
@@ -174,7 +175,7 @@ class CallContext(Struct, omit_defaults=True):
 
     def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
         """Its fields as plain data, without what takes the call, and its place among others."""
-        context = replace(self, record=None, priority=5, since=None)
+        context = replace(self, record=None, priority=5, since=None, on_empty="fail")
         return Struct.model_dump(context, mode=mode)
 
     def metadata(self) -> dict[str, Any]:
@@ -230,7 +231,7 @@ class ModelRequest(Struct):
 
     def asked(self) -> ModelRequest:
         """The request without what changes no answer: by it a step is known, and no call is made of it."""
-        context = replace(self.context, record=None, priority=5, since=None)
+        context = replace(self.context, record=None, priority=5, since=None, on_empty="fail")
         left_out = {name: UNSET for name in _UNSET_LEFT_OUT if not getattr(self, name)}
         return replace(self, context=context, output_mode=UNSET, **left_out)
 
@@ -459,6 +460,7 @@ class BudgetExceeded(ModelError):
         budget: str = "",
         account: str = "",
         on_empty: OnEmpty = "fail",
+        cheaper_tag: str | None = None,
         is_busy: bool = False,
         **advice: Any,
     ) -> None:
@@ -466,6 +468,7 @@ class BudgetExceeded(ModelError):
         self.budget = budget
         self.account = account
         self.on_empty: OnEmpty = on_empty
+        self.cheaper_tag = cheaper_tag
         self.is_busy = is_busy
 
 

@@ -54,6 +54,7 @@ def make_task(
         limits=request.limits,
         budget_usd=request.budget_usd,
         budgets=caller.budgets,
+        on_empty=request.on_empty,
         timeout=request.timeout,
         deadline_at=now + timedelta(seconds=request.deadline or max(_DEADLINE_SECONDS, request.timeout)),
         requested_by=caller.requested_by,

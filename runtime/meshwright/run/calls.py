@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from meshwright.core.tracing import GenAI, Span
 from meshwright.models.port import (
     MODEL_CALLED,
     STREAM_RESTART,
+    BudgetExceeded,
     Call,
     CallContext,
     ChatMessage,
@@ -32,10 +34,12 @@ from meshwright.models.port import (
 )
 from meshwright.models.structure import read_answer, response_schema
 from meshwright.run.context import RunContext
+from meshwright.run.money_waits import tries_again_at
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.told import Told
 from meshwright.tools.tool import cut
 from meshwright.work.journal import OpenStep, ProgressEvent, hash_of
+from meshwright.work.protocol import WaitKind
 
 _MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
 _MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
@@ -50,30 +54,20 @@ _COUNTED = ("model", "usage", "cost_usd", "finish_reason")
 class RunUsage:
     """What calls of models have cost so far, with those that failed, and delegated tasks.
 
-    The cost is None once nobody knows; `known_usd` is what is known of it.
+    The cost is None once nobody knows.
     """
 
     usage: Usage = field(default_factory=Usage)
     cost_usd: Decimal | None = Decimal(0)
     model: str | None = None
     finish_reason: str | None = None
-    known_usd: Decimal = Decimal(0)
-    has_unknown_child: bool = False
-
-    def left_of(self, budget_usd: Decimal | None) -> Decimal | None:
-        """What is left of a budget; nothing once a delegated task may have spent all that it was given."""
-        if budget_usd is None:
-            return None
-        return Decimal(0) if self.has_unknown_child else max(Decimal(0), budget_usd - self.known_usd)
 
     def add(self, call: Call | Outcome) -> None:
         """Count one call, or a delegated task."""
         self.usage = self.usage + call.usage
         before, more = self.cost_usd, call.cost_usd
         self.cost_usd = None if before is None or more is None else before + more
-        self.known_usd += more or 0
         if isinstance(call, Outcome):
-            self.has_unknown_child = self.has_unknown_child or more is None
             return
         self.model = call.model or self.model
         self.finish_reason = call.finish_reason or self.finish_reason
@@ -209,16 +203,23 @@ class ModelCalls:
         return result
 
     async def _park(self, error: ModelError) -> None:
-        """Let the run wait for a provider that is away; returns where it cannot, or waiting does not help."""
+        """Let the run wait for money, or for a provider that is away.
+
+        Returns where it cannot, or waiting does not help.
+        """
         attempt, parking = self._attempt, self._attempt.services.parking
-        if parking is None:
-            return
         now, pauses = attempt.services.clock.now(), attempt.journal.pauses
-        due_at = parking.due_at(error, now, pauses, attempt.task.deadline_at)
+        kind: WaitKind = "provider"
+        due_at: datetime | None = None
+        subject: dict[str, Any] = {"error": error.code, "pauses": pauses}
+        if isinstance(error, BudgetExceeded):
+            kind, due_at = "money", tries_again_at(error, now, pauses, attempt.task.priority)
+            subject = {"budget": error.budget, "account": error.account, "on_empty": error.on_empty}
+        elif parking is not None:
+            due_at = parking.due_at(error, now, pauses, attempt.task.deadline_at)
         if due_at is not None:
-            subject = {"error": error.code, "pauses": pauses}
             with suppress(ToolFailed):  # a tool that may not run twice cannot be taken up again
-                await attempt.journal.park("provider", str(error), due_at, subject)
+                await attempt.journal.park(kind, str(error), due_at, subject)
 
     def _asked(self, request: ModelRequest) -> dict[str, Any]:
         """What a step is found by: a request with the hashes of its messages, each made once a run."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 
 from meshwright.agent import Agent
 from meshwright.context.memory import Memory
@@ -96,6 +95,7 @@ class RunContext:
             record=record,
             priority=task.priority,
             since=task.created_at,
+            on_empty=task.on_empty,
         )
 
     def check_delegation(self, agent_id: str) -> None:
@@ -113,12 +113,13 @@ class RunContext:
         if len(chain) > self.services.max_chain:
             raise ToolFailed(f"delegation is {len(chain)} deep already: {' -> '.join(chain)}")
 
-    def child(self, path: str, wanted: Delegation, left: Decimal | None) -> Task:
+    def child(self, path: str, wanted: Delegation) -> Task:
         """The task for another agent: the same each time that step of the work is run."""
         task, work = self.task, self.work
         above = task.budgets_above
         if task.budget_usd is not None:
-            above = (*above, TaskBudget(task_id=task.task_id, limit_usd=task.budget_usd))
+            own = TaskBudget(task_id=task.task_id, limit_usd=task.budget_usd, on_empty=task.on_empty)
+            above = (*above, own)
         task_id = derived_id(task.tenant_id, work.steps, path)
         parent = Parent(
             actor_type=self.ref.type, actor_id=self.ref.id, key=f"{work.steps}/{path}", task_id=task.task_id
@@ -139,6 +140,7 @@ class RunContext:
             chain=(*task.chain, work.dispatch.agent_id),
             created_at=self.services.clock.now(),
             traceparent=self.span.traceparent,
-            budget_usd=wanted.budget(left),
+            budget_usd=wanted.budget,
             budgets_above=above,
+            on_empty=task.on_empty,
         )

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from meshwright.core.errors import AgentError, DelegationFailed
 from meshwright.core.messages import Outcome
+from meshwright.core.money import is_amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Delegation:
     """A task for another agent, named or chosen by `capability`.
 
     `payload` goes beside the `text`; `shape` is the pydantic model of the answer, `dict` for the result as it
-    is, None for text; `timeout` is in seconds; `budget_usd` what it may cost of what the task above has left.
+    is, None for text; `timeout` is in seconds; `budget_usd` what it may cost of the budgets above it.
     """
 
     agent_id: str = ""
@@ -59,17 +60,18 @@ class Delegation:
         wanted = {name: value for name, value in extra.items() if value}
         return {"agent_id": self.agent_id, "text": self.text, **wanted}
 
-    def budget(self, left: Decimal | None) -> Decimal | None:
-        """What it may cost: what it asks for, and no more than there is."""
+    @property
+    def budget(self) -> Decimal | None:
+        """What it may cost of the budgets above it; None for as much as they have."""
         if self.budget_usd is None:
-            return left
+            return None
         try:
             wanted = Decimal(self.budget_usd)
         except InvalidOperation:
             wanted = Decimal(-1)
-        if not wanted.is_finite() or wanted < 0:
+        if not is_amount(wanted):
             raise AgentError(f"the budget_usd of a delegation is {self.budget_usd!r}", remedy='Write "0.50"')
-        return wanted if left is None else min(wanted, left)
+        return wanted
 
     def answer_of(self, outcome: Outcome) -> Any:
         """The answer. Raises DelegationFailed where there is none, or one of another shape."""

@@ -182,7 +182,7 @@ class Run:
         """Give a task to another agent, wait for its outcome without holding a slot, return its answer.
 
         The agent is named, or chosen by `capability`. `payload` goes beside the text; `timeout` is in
-        seconds; `budget_usd` is what it may cost of what this task has left. The answer is text (JSON
+        seconds; `budget_usd` is what it may cost of the budgets of this task. The answer is text (JSON
         where it has no words), or with a `shape` an object of that pydantic model; `dict` gives the result
         as it is. Raises ToolFailed where that agent may not be asked, and DelegationFailed, which is one,
         where it did not succeed or its answer has another shape.
@@ -199,13 +199,12 @@ class Run:
 
     async def _delegate(self, wanted: Delegation) -> Any:
         self._attempt.check_delegation(wanted.whom)
-        left = self.usage.left_of(self.task.budget_usd)
         answer = await self._journal.wait(
             "delegate",
             wanted.request,
             kind="task",
             subject={"to": wanted.whom},
-            child=lambda path: self._attempt.child(path, wanted, left),
+            child=lambda path: self._attempt.child(path, wanted),
         )
         return wanted.answer_of(Outcome.model_validate(answer))  # its cost is counted with the journal
 

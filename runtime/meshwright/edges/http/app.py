@@ -18,7 +18,7 @@ from meshwright import __version__
 from meshwright.component import Component
 from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.edges.auth import Authenticator, Credentials, KeyAuthenticator, require_admin
-from meshwright.edges.http import events, inbox, mesh_routes, models, steps, tasks
+from meshwright.edges.http import budgets, events, inbox, mesh_routes, models, steps, tasks
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.routing import (
     ANY_PROBLEM,
@@ -38,7 +38,15 @@ A task is durable once it was answered with 202. Every error is a problem docume
 `field` that was wrong and the `remedy`. Streams are server-sent events and resume by `Last-Event-ID`.
 """
 _MODEL_ROUTERS = (models.router, mesh_routes.keys, mesh_routes.probes)
-_ROUTERS = (tasks.router, steps.router, inbox.router, events.router, mesh_routes.router, *_MODEL_ROUTERS)
+_ROUTERS = (
+    tasks.router,
+    steps.router,
+    inbox.router,
+    events.router,
+    mesh_routes.router,
+    budgets.router,
+    *_MODEL_ROUTERS,
+)
 _Bare = Callable[[Mesh, Request], Awaitable[Response]]
 _BARE: dict[tuple[str, str], _Bare] = {("POST", "/tasks"): tasks.answer_submit}
 """What is answered without the framework, at a third of its cost: the route that is called most."""

@@ -15,7 +15,6 @@ from meshwright.core.messages import ID_PATTERN, Identifier, ScoreCard
 from meshwright.edges.auth import keys_required, visible_spender
 from meshwright.edges.http.routing import CallerDep, MeshDep, ReadyMesh, make_router, problems, valid_trace
 from meshwright.events.status import MeshStatus
-from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.costs import By, Costs, since_of
 from meshwright.ledger.keys import Key, NewKey
 from meshwright.models.port import CallContext
@@ -36,12 +35,6 @@ class ScoreList(BaseModel):
     """Score cards, the best first."""
 
     items: list[ScoreCard]
-
-
-class BudgetList(BaseModel):
-    """Budgets, each with whose it is."""
-
-    items: list[BudgetView]
 
 
 class CostQuery(BaseModel):
@@ -128,15 +121,6 @@ async def show_status(mesh: MeshDep, caller: CallerDep) -> MeshStatus:
     The holder of a key sees the tasks of the key's tenant, the administrator all of it.
     """
     return await mesh.status(visible_spender(caller))
-
-
-@router.get("/budgets", summary="List budgets", tags=["costs"])
-async def list_budgets(mesh: MeshDep, caller: CallerDep) -> BudgetList:
-    """Show what each budget may spend, has spent and holds for calls under way, and when it renews.
-
-    A budget that each of a scope has for itself is shown for the last 1,000 of whom a call was made.
-    """
-    return BudgetList(items=await mesh.budget_views(visible_spender(caller)))
 
 
 @router.post("/compress", summary="Compress a context", tags=["context"])

@@ -1,0 +1,148 @@
+"""Budgets and allowances of a mesh, what they are raised by, and what a task is likely to cost."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated
+
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from meshwright.core.messages import Identifier
+from meshwright.core.money import Budget, Dollars, OnEmpty
+from meshwright.edges.auth import require_admin, visible_spender
+from meshwright.edges.http.routing import CallerDep, MeshDep, make_router, problems
+from meshwright.ledger.budgets import BudgetView
+from meshwright.ledger.estimate import TaskEstimate
+
+router = make_router("costs")
+_NOT_ADMIN = {401: "The admin token is missing or wrong.", 403: "A key sets no budgets."}
+
+
+class BudgetList(BaseModel):
+    """Budgets, each with whose it is."""
+
+    items: list[BudgetView]
+
+
+class RaiseRequest(BaseModel):
+    """Which budget to raise: its name, and whose (`key`) where each has one; or a task, for its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    budget: str | None = Field(default=None, min_length=1, max_length=64)
+    key: str | None = Field(default=None, min_length=1, max_length=512)
+    task_id: Identifier | None = None
+    tenant_id: Identifier = "default"
+    amount_usd: Dollars = Field(gt=Decimal(0))
+
+
+class AllowanceRequest(BaseModel):
+    """Who may spend what: an agent's id, or `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh`; like `5/day`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    whose: str = Field(min_length=1, max_length=128)
+    allowance: str = Field(min_length=1, max_length=64)
+    tenant_id: Identifier | None = None
+    on_empty: OnEmpty = "fail"
+
+
+class AllowanceQuery(BaseModel):
+    """Whose allowances."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    whose: str = Field(min_length=1, max_length=128)
+    tenant_id: Identifier | None = None
+
+
+class AllowanceItems(BaseModel):
+    """Allowances by name."""
+
+    items: list[Budget]
+
+
+class EstimateQuery(BaseModel):
+    """Of which tasks."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    agent_id: Identifier | None = None
+    capability: Identifier | None = None
+
+
+@router.get("/budgets", summary="List budgets")
+async def list_budgets(mesh: MeshDep, caller: CallerDep) -> BudgetList:
+    """Show what each budget may spend, has spent and holds for calls under way, and when it renews.
+
+    `estimated_usd` is the part of what is spent that nobody has counted.
+    A budget that each of a scope has for itself is shown for the last 1,000 of whom a call was made.
+    """
+    return BudgetList(items=await mesh.budget_views(visible_spender(caller)))
+
+
+@router.post(
+    "/budgets/raise",
+    summary="Raise a budget",
+    responses=problems({404: "There is no such budget.", **_NOT_ADMIN}),
+)
+async def raise_budget(mesh: MeshDep, caller: CallerDep, wanted: RaiseRequest) -> BudgetView:
+    """Add dollars to a budget: for the rest of its window, or for good where that has no end.
+
+    Tasks that wait for money go on.
+    """
+    require_admin(caller, "raises budgets")
+    return await mesh.raise_budget(
+        wanted.amount_usd,
+        budget=wanted.budget,
+        key=wanted.key,
+        task_id=wanted.task_id,
+        tenant_id=wanted.tenant_id,
+    )
+
+
+@router.get("/allowances", summary="List allowances", responses=problems(_NOT_ADMIN))
+async def list_allowances(mesh: MeshDep, caller: CallerDep) -> AllowanceItems:
+    """Show the budgets that were set while the mesh runs."""
+    require_admin(caller, "sees allowances")
+    return AllowanceItems(items=list(await mesh.allowances.items()))
+
+
+@router.put("/allowances", summary="Set an allowance", responses=problems(_NOT_ADMIN))
+async def set_allowance(mesh: MeshDep, caller: CallerDep, wanted: AllowanceRequest) -> Budget:
+    """Allow somebody an amount in a window, in place of what was allowed in such a window before.
+
+    It counts with the next call of a model, on every worker within a second.
+    """
+    require_admin(caller, "sets allowances")
+    return await mesh.allow(
+        wanted.whose, wanted.allowance, tenant_id=wanted.tenant_id, on_empty=wanted.on_empty
+    )
+
+
+@router.delete(
+    "/allowances",
+    summary="Remove allowances",
+    responses=problems({404: "There are none.", **_NOT_ADMIN}),
+)
+async def remove_allowances(
+    mesh: MeshDep, caller: CallerDep, query: Annotated[AllowanceQuery, Query()]
+) -> AllowanceItems:
+    """End the allowances of somebody, of every window, and show them."""
+    require_admin(caller, "removes allowances")
+    return AllowanceItems(items=await mesh.disallow(query.whose, tenant_id=query.tenant_id))
+
+
+@router.get(
+    "/costs/estimate",
+    summary="Estimate a task",
+    responses=problems({422: "Neither an agent nor a capability is named."}),
+)
+async def estimate_task(
+    mesh: MeshDep, caller: CallerDep, query: Annotated[EstimateQuery, Query()]
+) -> TaskEstimate:
+    """Show what the last such tasks have cost, with all that they delegated: median and 90 %."""
+    return await mesh.estimate(
+        agent_id=query.agent_id, capability=query.capability, tenant_id=visible_spender(caller)
+    )

@@ -1,0 +1,173 @@
+"""Allowances: budgets that are set, changed and removed while the mesh runs, the same on all workers.
+
+One actor keeps them all. A worker looks at it again after a second, and at once when an event says so.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any, cast, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from meshwright.core import topics
+from meshwright.core.errors import InvalidInput, NotFound, sentence
+from meshwright.core.messages import Event, derived_id
+from meshwright.core.money import MAX_DOLLARS, Budget, OnEmpty, is_amount
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.runtime import Runtime
+from meshwright.ledger.account import Window
+
+ALLOWANCES = "allowances"
+"""The type of the actor that keeps them."""
+REF = ActorRef(ALLOWANCES, "mesh")
+SET, REMOVED = "allowance.set", "allowance.removed"
+_MAX_ALLOWANCES = 500
+_FRESH = timedelta(seconds=1)
+_SCOPES = ("agent", "tenant", "tag", "mesh")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+class AllowanceList(BaseModel):
+    """What the actor keeps."""
+
+    items: dict[str, Budget] = {}
+
+
+class AllowanceKeeper(Actor[AllowanceList]):
+    """All allowances of a mesh, by name."""
+
+    @turn
+    def put(self, turn: Turn, budget: Budget) -> None:
+        """Set one, in place of the one that has its name. Raises InvalidInput where there are too many."""
+        if budget.name not in self.state.items and len(self.state.items) >= _MAX_ALLOWANCES:
+            raise InvalidInput(
+                f"There are {_MAX_ALLOWANCES} allowances already", remedy="mesh allow --remove ends some"
+            )
+        self.state.items[budget.name] = budget
+        turn.publish(topics.SPEND, SET, _document(budget))
+
+    @turn
+    def remove(self, turn: Turn, names: list[str]) -> list[Budget]:
+        """Remove those that there are, and return them."""
+        removed = [self.state.items.pop(name) for name in names if name in self.state.items]
+        for budget in removed:
+            turn.publish(topics.SPEND, REMOVED, _document(budget))
+        return removed
+
+
+class Allowances:
+    """The allowances of a mesh."""
+
+    def __init__(self, host: Runtime) -> None:
+        self._host = host
+        self._known: tuple[Budget, ...] = ()
+        self._known_until: datetime | None = None
+        host.listen(topics.SPEND, self._changed, (SET, REMOVED))
+
+    async def current(self) -> tuple[Budget, ...]:
+        """All of them, as they were a second ago or later. Raises HostError."""
+        now = self._host.clock.now()
+        if self._known_until is None or now >= self._known_until:
+            state = await self._host.read(REF)
+            self._known = tuple(state.items.values()) if isinstance(state, AllowanceList) else ()
+            self._known_until = now + _FRESH
+        return self._known
+
+    async def items(self) -> tuple[Budget, ...]:
+        """All of them, by name. Raises HostError."""
+        self._known_until = None
+        return tuple(sorted(await self.current(), key=lambda budget: budget.name))
+
+    async def set(
+        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty = "fail"
+    ) -> Budget:
+        """Allow somebody an amount in a window, like `5/day`; durable when this returns.
+
+        `whose` is an agent's id, or `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh`; with a `tenant_id` it is
+        for calls of that tenant alone. Another of the same window is replaced. Raises InvalidInput.
+        """
+        limit_usd, window = amount_of(allowance)
+        scope, of = _scope_of(whose)
+        fields = {"limit_usd": limit_usd, "window": window, "tenant_id": tenant_id, "on_empty": on_empty}
+        try:
+            name = _name_of(scope, of, tenant_id, window)
+            budget = Budget.model_validate({"name": name, "scope": scope, "of": of, **fields})
+        except ValidationError as error:
+            [problem, *_] = error.errors()
+            field = str(problem["loc"][0])
+            raise InvalidInput(f"{field} {sentence(problem)}", field=field) from None
+        if on_empty == "wait" and window == "total":
+            raise InvalidInput(
+                "An allowance without a window never renews, so nobody can wait for that",
+                remedy="Write it like 5/day, or say ask",
+                field="on_empty",
+            )
+        await self._host.call(REF, "put", budget)
+        self._known_until = None
+        return budget
+
+    async def remove(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
+        """End somebody's allowances, of every window; durable when this returns.
+
+        Raises NotFound where there are none.
+        """
+        scope, of = _scope_of(whose)
+        names = [_name_of(scope, of, tenant_id, window) for window in get_args(Window)]
+        removed = [Budget.model_validate(each) for each in await self._host.call(REF, "remove", names)]
+        self._known_until = None
+        if not removed:
+            raise NotFound(
+                f"{whose} has no allowance", remedy="mesh allow lists those there are", field="whose"
+            )
+        return removed
+
+    def _changed(self, event: Event) -> None:
+        self._known_until = None
+
+
+def amount_of(text: str) -> tuple[Decimal, Window]:
+    """The dollars and the window of a text like `5.00/day`; without one, `total`. Raises InvalidInput."""
+    amount, _, window = text.partition("/")
+    try:
+        limit = Decimal(amount.strip().removeprefix("$"))
+    except InvalidOperation:
+        limit = Decimal(-1)
+    window, windows = window.strip() or "total", get_args(Window)
+    if window not in windows or not is_amount(limit):
+        raise InvalidInput(
+            f"budget: expected dollars from 0 to {MAX_DOLLARS:,} and one of {', '.join(windows)}, "
+            f"not {text[:80]!r}",
+            remedy="write it like 5.00/day",
+            field="budget",
+        )
+    return limit, cast("Window", window)
+
+
+def _scope_of(whose: str) -> tuple[str, str]:
+    scope, separator, of = whose.partition(":")
+    if whose == "mesh":
+        return "mesh", "mesh"
+    if not separator:
+        scope, of = "agent", whose
+    if scope not in _SCOPES[:3] or not of:
+        raise InvalidInput(
+            f"{whose[:80]!r} is nobody who may have an allowance",
+            remedy="Say an agent's id, agent:ID, tenant:ID, tag:NAME or mesh",
+            field="whose",
+        )
+    return scope, of
+
+
+def _name_of(scope: str, of: str, tenant_id: str | None, window: str) -> str:
+    name = "-".join(filter(None, ("allow", scope, of if scope != "mesh" else None, tenant_id, window)))
+    return (
+        name if _NAME.fullmatch(name) else f"allow-{derived_id(scope, of, tenant_id or '', window).lower()}"
+    )
+
+
+def _document(budget: Budget) -> dict[str, Any]:
+    return budget.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,205 @@
+"""What tasks do whose budget is empty: they fail, wait, ask for more, or go on with a cheaper model."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright import Agent, Capability, Client, Run
+from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.ledger.keys import Forbidden
+from tests.support.fake_provider import FakeProvider
+from tests.support.http_mesh import Api, http_mesh
+
+USAGE = {"prompt_tokens": 100, "completion_tokens": 500, "total_tokens": 600}
+PRICE = {"input": "10", "output": "20"}
+TOKEN = "the-admin-token-of-this-test-is-long"
+EARNED = Decimal("0.011")  # by the provider, for each call
+
+
+class Clerk(Agent):
+    """Asks three times."""
+
+    agent_id = "clerk"
+    capabilities = (Capability("clerking"),)
+
+    async def run(self, run: Run) -> str:
+        for n in range(3):
+            await run.ask(f"Question {n}?")
+        return "asked"
+
+
+class Chief(Agent):
+    """Has four clerks ask at once."""
+
+    agent_id = "chief"
+    capabilities = (Capability("leading"),)
+    delegates_to = ("clerk",)
+
+    async def run(self, run: Run) -> str:
+        answers = await run.gather(*[run.delegate("clerk", f"Ask {n}.") for n in range(4)])
+        return " ".join(answers)
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeProvider]:
+    async with FakeProvider(usage=USAGE) as fake:
+        yield fake
+
+
+@pytest.fixture
+async def api(tmp_path: Path, fake: FakeProvider) -> AsyncIterator[Api]:
+    settings = {"model": "http", "litellm_base_url": fake.url, "default_price": PRICE}
+    async with http_mesh(tmp_path, Clerk, Chief, admin_token=TOKEN, **settings) as api:
+        yield api
+
+
+@pytest.fixture
+async def admin(api: Api) -> AsyncIterator[Client]:
+    async with Client(api.url, api_key=TOKEN) as admin:
+        yield admin
+
+
+async def submitted(api: Api, **fields: Any) -> str:
+    return await api.submit(payload={"text": "Go."}, **fields)
+
+
+async def parked(api: Api, count: int = 1) -> list[dict[str, Any]]:
+    """The waits for money, once there are so many."""
+    found: list[dict[str, Any]] = []
+    async for event in api.client.stream(event_type="task.waiting", after_seq=0):
+        if event.payload["kind"] == "money":
+            found.append(event.payload)
+            if len(found) == count:
+                return found
+    raise AssertionError
+
+
+@pytest.mark.parametrize("on_empty", ["ask", "wait"])
+async def test_a_task_that_waits_for_money_goes_on_once_its_budget_is_raised(
+    api: Api, admin: Client, fake: FakeProvider, on_empty: str
+) -> None:
+    task_id = await submitted(api, agent_id="clerk", budget_usd="0.0001", on_empty=on_empty)
+    [wait] = await parked(api)
+    assert wait["subject"] == {
+        "budget": "budget_usd",
+        "account": f"budget_usd:{task_id}",
+        "on_empty": on_empty,
+    }
+    assert "$0.00 of $0.0001 spent" in wait["asked"]
+    assert (await api.get(f"/tasks/{task_id}"))["status"] == "waiting"
+    view = await admin.raise_budget("1", task_id=task_id)
+    assert (view.limit_usd, view.on_empty) == (Decimal("1.0001"), on_empty)
+    outcome = await api.client.outcome(task_id)
+    assert (outcome.success, outcome.cost_usd, len(fake.calls)) == (True, 3 * EARNED, 3)
+    [raised] = (await api.get("/events", event_type="budget.raised"))["items"]
+    assert (raised["payload"]["amount_usd"], raised["payload"]["limit_usd"]) == ("1", "1.0001")
+
+
+async def test_all_children_of_a_tree_go_on_once_its_root_is_raised(
+    api: Api, admin: Client, fake: FakeProvider
+) -> None:
+    task_id = await submitted(api, agent_id="chief", budget_usd="0.0001", on_empty="ask")
+    await parked(api, 4)
+    await admin.raise_budget("5", task_id=task_id)
+    outcome = await api.client.outcome(task_id)
+    assert (outcome.success, outcome.cost_usd, len(fake.calls)) == (True, 12 * EARNED, 12)
+    await api.mesh.budgets.settled()
+    [account] = [view for view in await api.client.budgets() if view.key == task_id]
+    assert (account.spent_usd, account.reserved_usd) == (12 * EARNED, 0)
+
+
+async def test_a_task_whose_budget_says_fail_fails(api: Api, admin: Client, fake: FakeProvider) -> None:
+    task_id = await submitted(api, agent_id="clerk", budget_usd="0.0001")
+    outcome = await api.client.outcome(task_id)
+    assert outcome.error is not None
+    assert (outcome.error.type, len(fake.calls)) == ("BudgetExceeded", 0)
+
+
+async def test_an_allowance_counts_at_once_and_its_end_lets_tasks_go_on(
+    api: Api, admin: Client, fake: FakeProvider
+) -> None:
+    await admin.allow("clerk", "0.0001/day", on_empty="wait")
+    [allowance] = await admin.allowances()
+    assert (allowance.scope, allowance.of, allowance.window) == ("agent", "clerk", "day")
+    task_id = await submitted(api, agent_id="clerk")
+    [wait] = await parked(api)
+    assert "It renews at" in wait["asked"]
+    [view] = await api.client.budgets()
+    assert (view.budget, view.key, view.on_empty) == ("allow-agent-clerk-day", "clerk", "wait")
+    await admin.disallow("clerk")
+    assert (await api.client.outcome(task_id)).success
+    assert await admin.allowances() == []
+
+
+async def test_a_larger_allowance_lets_a_waiting_task_go_on(api: Api, admin: Client) -> None:
+    await admin.allow("agent:clerk", "0.0001", on_empty="ask")
+    task_id = await submitted(api, agent_id="clerk")
+    await parked(api)
+    await admin.allow("clerk", "1")
+    assert (await api.client.outcome(task_id)).success
+
+
+async def test_an_allowance_of_a_tenant_is_for_that_tenant_alone(api: Api, admin: Client) -> None:
+    await admin.allow("clerk", "0/day", tenant_id="acme")
+    assert (await api.client.outcome(await submitted(api, agent_id="clerk"))).success
+
+
+@pytest.mark.parametrize(
+    ("whose", "allowance", "said"),
+    [
+        ("clerk", "5/week", "one of hour, day, month, total"),
+        ("clerk", "-1/day", "expected dollars"),
+        ("team:x", "5/day", "nobody who may have an allowance"),
+        ("agent:", "5/day", "nobody who may have an allowance"),
+    ],
+)
+async def test_what_cannot_be_allowed_is_refused(
+    api: Api, admin: Client, whose: str, allowance: str, said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        await admin.allow(whose, allowance)
+
+
+async def test_nobody_can_wait_for_an_allowance_that_never_renews(api: Api, admin: Client) -> None:
+    with pytest.raises(InvalidInput, match="never renews"):
+        await admin.allow("clerk", "5", on_empty="wait")
+
+
+async def test_what_is_not_there_cannot_be_raised_or_removed(api: Api, admin: Client) -> None:
+    with pytest.raises(NotFound, match="no budget 'x'"):
+        await admin.raise_budget("1", budget="x")
+    with pytest.raises(NotFound, match="has no allowance"):
+        await admin.disallow("clerk")
+    task_id = await submitted(api, agent_id="clerk")
+    with pytest.raises(InvalidInput, match="has no budget of its own"):
+        await admin.raise_budget("1", task_id=task_id)
+    with pytest.raises(InvalidInput, match="amount_usd"):
+        await admin.raise_budget("0", task_id=task_id)
+    await api.client.outcome(task_id)
+
+
+async def test_a_key_sets_no_allowance_and_raises_no_budget(api: Api, admin: Client) -> None:
+    key = await api.mesh.keys.create("clerk")
+    async with Client(api.url, api_key=key.key) as holder:
+        with pytest.raises(Forbidden, match="sets allowances"):
+            await holder.allow("clerk", "5/day")
+        with pytest.raises(Forbidden, match="raises budgets"):
+            await holder.raise_budget("5", budget="x")
+
+
+async def test_an_estimate_says_what_such_tasks_have_cost_and_when_nobody_knows(
+    api: Api, admin: Client
+) -> None:
+    nothing = await api.client.estimate(agent_id="clerk")
+    assert (nothing.tasks, nothing.median_usd) == (0, None)
+    tasks = [await submitted(api, agent_id="clerk") for _ in range(3)]
+    await asyncio.gather(*map(api.client.outcome, tasks))
+    for whose in ({"agent_id": "clerk"}, {"capability": "clerking"}):
+        found = await api.client.estimate(**whose)
+        assert (found.tasks, found.median_usd, found.p90_usd) == (3, 3 * EARNED, 3 * EARNED)
+    with pytest.raises(InvalidInput, match="neither a capability nor an agent"):
+        await api.client.estimate()
