@@ -390,8 +390,10 @@ class Mesh:
     async def wake_for_money(self) -> None:
         """Have each task that waits for money try again: the most urgent first, then the longest waiting."""
         for tenant_id, task_id, key in await self.log.view(waits_for_money):
-            with suppress(NotFound):  # it goes on already
-                await self.answer(task_id, key, None, tenant_id)
+            with suppress(NotFound):  # a task of long ago
+                record, task = await self._record(task_id, tenant_id)
+                if (thread := _thread_of(record, task)) is not None:
+                    await self.host.call(thread, "resume", Answer(task_id=task_id, key=key, value=None))
 
     async def estimate(
         self, *, agent_id: str | None = None, capability: str | None = None, tenant_id: str | None = "default"

@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from meshwright.models.port import BudgetExceeded
 
 _BUSY_SECONDS, _MAX_BUSY_SECONDS = 5.0, 120.0  # between tries for money that calls under way hold
-_CHECK = timedelta(hours=1)  # a limit in mesh.toml may have been raised
+_CHECK_SECONDS, _MAX_CHECK_SECONDS = 15.0, 3600.0  # a limit may have been raised before the run has parked
 _SECONDS_A_PRIORITY = 0.5  # that tasks of the next lower priority come later when a budget renews
 _MAX_PRIORITY = 10
+_MAX_DOUBLINGS = 20
 
 
 def tries_again_at(error: BudgetExceeded, now: datetime, pauses: int, priority: int) -> datetime | None:
@@ -19,13 +20,14 @@ def tries_again_at(error: BudgetExceeded, now: datetime, pauses: int, priority: 
     Runs that wait for the same budget to renew come back one after another, the most urgent first. One that
     is raised before wakes them.
     """
-    if error.is_busy:
-        longest = min(_MAX_BUSY_SECONDS, _BUSY_SECONDS * 2 ** min(pauses, 10))
-        return now + timedelta(seconds=longest * random.uniform(0.5, 1))
-    if error.on_empty not in ("wait", "ask"):
+    if not error.is_busy and error.on_empty not in ("wait", "ask"):
         return None
-    check = now + _CHECK
-    if error.retry_after_seconds is None:
-        return check
-    rank = _MAX_PRIORITY - priority + random.random()
-    return min(check, now + timedelta(seconds=error.retry_after_seconds + rank * _SECONDS_A_PRIORITY))
+    doubled = 2.0 ** min(pauses, _MAX_DOUBLINGS)
+    if error.is_busy:
+        seconds = min(_MAX_BUSY_SECONDS, _BUSY_SECONDS * doubled) * random.uniform(0.5, 1)
+    else:
+        seconds = min(_MAX_CHECK_SECONDS, _CHECK_SECONDS * doubled) * random.uniform(0.75, 1)
+        if error.retry_after_seconds is not None:
+            rank = _MAX_PRIORITY - priority + random.random()
+            seconds = min(seconds, error.retry_after_seconds + rank * _SECONDS_A_PRIORITY)
+    return now + timedelta(seconds=seconds)
