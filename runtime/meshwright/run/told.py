@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from operator import is_
 from typing import Any, NamedTuple
 
-from meshwright.core.encoding import Struct
 from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest
 from meshwright.run.tool_calls import error_text
 
@@ -65,16 +64,14 @@ class Told:
         new = request.messages[same:]
         reply = telling.reply.message() if telling is not None and telling.reply is not None else None
         replied = bool(new) and new[0] == reply
-        told["messages"] = [{"reply": True}] if replied else []
+        kept: list[ChatMessage | dict[str, Any]] = [{"reply": True}] if replied else []
         left = self._max_chars
         for message in new[replied:]:
-            fields, size = self._kept(message, left)
-            told["messages"].append(fields)
-            left = max(0, left - size)
+            kept.append(self._kept(message, left))
+            left = max(0, left - len(message.content))
+        told["messages"] = kept
         if telling is None or _settings(telling.request) != _settings(request):
-            others = request.model_copy(update={"messages": (), "context": _NO_CONTEXT})
-            fields = Struct.model_dump(others)
-            told["request"] = {name: fields[name] for name in _SETTINGS}
+            told["request"] = {name: getattr(request, name) for name in _SETTINGS}
         return told
 
     def add(self, path: str, request: ModelRequest, reply: ModelReply | None) -> None:
@@ -87,17 +84,15 @@ class Told:
         self._tellings.append(_Telling(path, apart, reply))
         del self._tellings[:-_MAX_TELLINGS]
 
-    def _kept(self, message: ChatMessage, max_chars: int) -> tuple[dict[str, Any], int]:
-        """A message as it is kept, and its size."""
+    def _kept(self, message: ChatMessage, max_chars: int) -> ChatMessage | dict[str, Any]:
+        """A message as it is kept."""
         content = message.content
         if message.role == "tool" and content in self._results:
-            return {"role": "tool", "tool_call_id": message.tool_call_id, "result": digest_of(content)}, 0
+            return {"role": "tool", "tool_call_id": message.tool_call_id, "result": digest_of(content)}
+        if len(content) <= max_chars and not message.parts:
+            return message
         fields = message.model_dump()
-        if len(content) > max_chars:
-            fields["content"] = _slim(content, max_chars)
-        if message.parts:
-            fields["parts"] = _slim(fields["parts"], max_chars)
-        return fields, len(content)
+        return {**fields, "content": _slim(content, max_chars), **_slim_parts(fields, max_chars)}
 
 
 def digest_of(content: str) -> str:
@@ -120,6 +115,10 @@ def _shared(before: Sequence[ChatMessage], now: Sequence[ChatMessage]) -> int:
             break
         same += 1
     return same
+
+
+def _slim_parts(fields: dict[str, Any], max_chars: int) -> dict[str, Any]:
+    return {"parts": _slim(fields["parts"], max_chars)} if fields.get("parts") else {}
 
 
 def _slim(value: Any, max_chars: int) -> Any:
