@@ -38,7 +38,7 @@ from meshwright.run.money_waits import tries_again_at
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.told import Told
 from meshwright.tools.tool import cut
-from meshwright.work.journal import OpenStep, ProgressEvent, hash_of
+from meshwright.work.journal import OpenStep, ProgressEvent
 from meshwright.work.protocol import WaitKind
 
 _MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
@@ -126,7 +126,6 @@ class ModelCalls:
         self.usage = RunUsage()
         self.told = Told(attempt.services.host.max_record_bytes // _TOLD_PARTS)
         self._attempt = attempt
-        self._hashes: dict[int, tuple[ChatMessage, str]] = {}  # with the message, so that its id stays
         for value in attempt.journal.earlier:
             self.usage.add_record(value)
 
@@ -153,12 +152,15 @@ class ModelCalls:
         specs: tuple[ToolSpec, ...],
         shape: type[BaseModel] | None,
         *,
+        digest: str,
         max_tokens: int | None = None,
         events: Sequence[ProgressEvent] = (),
     ) -> ModelReply:
         """Call the model, in a step of the journal. For a `shape` the reply's content is JSON, unchecked.
 
-        `max_tokens` is instead of the prompt's; `events` are published with the step.
+        `digest` is a hash of the messages, by which the step is known: to write them as JSON at each step
+        would cost the more the longer a run is. `max_tokens` is instead of the prompt's; `events` are
+        published with the step.
 
         Where the provider is away the run waits, and asks again. Raises ModelError, and the same again when
         the run is resumed, so that an agent which went on without an answer does so again.
@@ -180,7 +182,8 @@ class ModelCalls:
             cache=prepared.cache,
         )
         streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
-        async with attempt.journal.open_step("model", self._asked(request)) as step:
+        known_by = replace(request, messages=(ChatMessage(role="user", content=digest),))
+        async with attempt.journal.open_step("model", known_by.asked(), earlier=request.asked) as step:
             if step.is_replayed:
                 kind = RecordedError if "failed" in step.result else ModelReply
                 result: StepResult = kind.model_validate(step.result)
@@ -220,16 +223,6 @@ class ModelCalls:
         if due_at is not None:
             with suppress(ToolFailed):  # a tool that may not run twice cannot be taken up again
                 await attempt.journal.park(kind, str(error), due_at, subject)
-
-    def _asked(self, request: ModelRequest) -> dict[str, Any]:
-        """What a step is found by: a request with the hashes of its messages, each made once a run."""
-        hashes: list[str] = []
-        for message in request.messages:
-            known = self._hashes.get(id(message))
-            if known is None:
-                known = self._hashes[id(message)] = (message, hash_of(message))
-            hashes.append(known[1])
-        return {"messages": hashes, "request": replace(request, messages=()).asked()}
 
     def _span(self, request: ModelRequest) -> Span:
         tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent

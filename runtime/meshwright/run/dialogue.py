@@ -251,9 +251,15 @@ class _Dialogue:
 
     async def _ask(self, messages: Sequence[ChatMessage]) -> ModelReply:
         events, self._events = self._events, ()
-        self._window.ask(messages)
+        digest = self._window.ask(messages)
         reply = await self._calls.ask(
-            self._prepared, messages, self._specs, self._shape, max_tokens=self._room, events=events
+            self._prepared,
+            messages,
+            self._specs,
+            self._shape,
+            digest=digest,
+            max_tokens=self._room,
+            events=events,
         )
         self._progress.add_reply(reply)
         self._window.learn(reply)

@@ -6,6 +6,7 @@ which calls they refused), and the decision is journaled, so that a resumed run 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ from functools import cached_property, partial
 from typing import Any
 
 from meshwright.context.text import clip, count_tokens
-from meshwright.core.encoding import Struct
+from meshwright.core.encoding import Struct, stable_json
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
+from meshwright.run.prefix import Prefix
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.work.journal import ProgressEvent
 
@@ -79,13 +81,15 @@ class ContextWindow:
         self._head = head
         self._specs = specs
         self._limit = _room_for_input(prepared)
-        self._asked: list[ChatMessage] = []
-        self._counted: tuple[list[ChatMessage], int] | None = None
-        self._sizes: dict[int, tuple[ChatMessage, int]] = {}
+        self._asked: tuple[ChatMessage, ...] = ()
+        self._counted: tuple[tuple[ChatMessage, ...], int] | None = None
+        self._tokens = Prefix(0, lambda tokens, message: tokens + _tokens_of(message))
+        self._digest = Prefix(b"", _digested)
 
-    def ask(self, messages: Sequence[ChatMessage]) -> None:
-        """Note what a call is made with. Its size is estimated only once that matters."""
-        self._asked = list(messages)
+    def ask(self, messages: Sequence[ChatMessage]) -> str:
+        """Note what a call is made with, whose size is estimated only where it matters; returns a hash."""
+        self._asked = tuple(messages)
+        return self._digest.of(self._asked).hex()[:32]
 
     def learn(self, reply: ModelReply) -> None:
         """Compare the estimate with what the provider counted."""
@@ -103,7 +107,9 @@ class ContextWindow:
         A reply's calls and their results are never parted, and its last turn is never summarised.
         """
         limit = self._limit
-        if limit is None or (not is_refused and self._size(messages) <= _FULL * limit):
+        if limit is None:
+            return False
+        if not is_refused and self._estimate(messages) * self._scale <= _FULL * limit:
             return False
         result = await self._attempt.journal.step(
             "shorten",
@@ -116,7 +122,8 @@ class ContextWindow:
         shorter = self._apply(messages, done)
         changed = shorter != messages
         messages[:] = shorter
-        self._sizes = {}
+        self._tokens.forget()
+        self._digest.forget()
         return changed
 
     async def _shorten(self, messages: Sequence[ChatMessage], limit: int) -> Shortened:
@@ -202,16 +209,15 @@ class ContextWindow:
         return min(4.0, max(0.5, counted / self._estimate(messages)))
 
     def _size(self, messages: Sequence[ChatMessage]) -> int:
-        return int(self._estimate(messages) * self._scale)
+        return int((self._fixed + sum(map(_tokens_of, messages))) * self._scale)
 
     def _estimate(self, messages: Sequence[ChatMessage]) -> int:
-        return self._fixed + sum(map(self._tokens, messages))
+        """The tokens of the conversation as it grows."""
+        return self._fixed + self._tokens.of(messages)
 
-    def _tokens(self, message: ChatMessage) -> int:
-        known = self._sizes.get(id(message))
-        if known is None:  # kept with the message, so that its id stays its own
-            known = self._sizes[id(message)] = message, _tokens_of(message)
-        return known[1]
+
+def _digested(before: bytes, message: ChatMessage) -> bytes:
+    return hashlib.sha256(before + stable_json(message)).digest()
 
 
 def _room_for_input(prepared: PreparedPrompt) -> int | None:

@@ -83,7 +83,15 @@ class OpenStep:
     """A step under way: its result, and the events and calls that commit with it when its block ends."""
 
     def __init__(
-        self, journal: Journal, scope: _Scope, key: StepKey, request: Any, *, repeatable: bool, costly: bool
+        self,
+        journal: Journal,
+        scope: _Scope,
+        key: StepKey,
+        request: Any,
+        *,
+        repeatable: bool,
+        costly: bool,
+        earlier: Callable[[], Any] | None = None,
     ) -> None:
         self.is_replayed = False
         self.result: Any = None
@@ -93,6 +101,7 @@ class OpenStep:
         """What the model was told, for its record; a replay does without."""
         self.key = key
         self.request = request
+        self.earlier = earlier
         self.repeatable = repeatable
         self.costly = costly
         self.scope = scope
@@ -241,20 +250,31 @@ class Journal:
                 return shape.model_validate(step.result)
         return step.result
 
-    def open_step(self, kind: str, request: Any, *, repeatable: bool = True, costly: bool = True) -> OpenStep:
+    def open_step(
+        self,
+        kind: str,
+        request: Any,
+        *,
+        repeatable: bool = True,
+        costly: bool = True,
+        earlier: Callable[[], Any] | None = None,
+    ) -> OpenStep:
         """Begin a step: one that was journaled before has its result, another gets it by `finish`.
 
         A step that is not `repeatable` journals its intent first. Found with an intent and no result it is
         not run again, since it may have happened: the run waits for a person to say what happened.
         One that is not `costly` need not be durable before the next starts: it is run again for nothing.
         Where the block raises there is no step; only the calls that were made in it are recorded.
+        `earlier` makes the request as earlier versions hashed it.
         """
         scope, key = self._next(kind, request)
-        return OpenStep(self, scope, key, request, repeatable=repeatable, costly=costly)
+        return OpenStep(self, scope, key, request, repeatable=repeatable, costly=costly, earlier=earlier)
 
     async def enter(self, opened: OpenStep) -> None:
         """Begin the step that was opened, or give it the result that it had."""
         key = opened.key
+        if opened.earlier is not None and self._is_of_earlier_version(key, opened.earlier):
+            key = key.model_copy(update={"hash": self._results[key.path]["hash"]})
         if key.path in self._results:
             opened.is_replayed, opened.result = True, await self._replayed(opened.scope, key)
             return
@@ -497,6 +517,10 @@ class Journal:
             f"and is {key.kind!r} or asks for something else now",
             remedy="a new attempt starts with an empty journal",
         )
+
+    def _is_of_earlier_version(self, key: StepKey, earlier: Callable[[], Any]) -> bool:
+        known = self._results.get(key.path)
+        return known is not None and known["hash"] != key.hash and known["hash"] == hash_of(earlier())
 
     def _what_happened(self, opened: OpenStep) -> Wait:
         what = opened.key.kind.removeprefix("tool ")
