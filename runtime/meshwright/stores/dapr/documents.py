@@ -1,14 +1,15 @@
 """What is stored: the document of an actor, which is its record and its outbox, and records of streams.
 
     actor/{type}/{id}                {"v": 1, "by": [commit, ...], "head": ..., "state": ..., "outbox": [...]}
-    record/{type}/{id}/{stream}/{n}  {"v": 1, "by": commit, "value": ..., "events": [...]}
+    record/{type}/{id}/{stream}/{n}  {"v": 1, "by": commit, "turn": true, "value": ..., "events": [...]}
     value/{sha256}                   a value of more than 32 KiB within a document
 
 `by` names the last commits, newest first, by which a worker that lost sight of its own finds it again. The
 outbox holds what was committed and may not have arrived, each entry with the incarnation that committed it
 and sends it; what has arrived is left out of the next commit, so an entry may be there, and be sent, more
 than once. `events` of a record were to be published with it: who reads it after the worker `by` has gone
-publishes them again.
+publishes them again. A record of a `turn` is written before the document, so where the document is refused
+it is left behind: a turn that takes its number writes over it.
 
 A large value is written before the document that refers to it, `{"$value": sha256}`, and whose `values` list
 its hash. So a large payload is not written again by every turn.
@@ -230,14 +231,40 @@ class Documents:
                 raise
             return None
 
-    def put(self, record: Record, events: Sequence[Event], commit: str) -> asyncio.Future[str | None]:
-        """Write a record. What is awaited raises Conflict where there was one of that number: it stands."""
-        value = b'{"v":1,"by":%b,"value":%b,"events":[%b]}' % (
+    def put(
+        self,
+        record: Record,
+        events: Sequence[Event],
+        commit: str,
+        *,
+        of_turn: bool = False,
+        etag: str | None = None,
+    ) -> asyncio.Future[str | None]:
+        """Write a record, with `etag` over that version of it.
+
+        What is awaited raises Conflict where there was one of that number: it stands, unless it is `left_by`
+        a turn that lost its commit.
+        """
+        value = b'{"v":1,"by":%b,%b"value":%b,"events":[%b]}' % (
             to_json(commit),
+            b'"turn":true,' if of_turn else b"",
             encode(record.value),
             b",".join([event.encode() for event in events]),
         )
-        return self._state.swap(Write(self._record_key(record.ref, record.stream, record.n), value))
+        return self._state.swap(Write(self._key_of(record), value, etag))
+
+    async def left_by(self, record: Record, commits: Sequence[str]) -> str | None:
+        """The etag of what stands in a record's place, where a turn has left it that lost its commit.
+
+        None where it stands for good: it has the same value, or was written outside a turn, or by one of the
+        actor's last `commits`. Turns take their numbers from the actor's state, so no earlier one has it.
+        """
+        stored = await self._state.read(self._key_of(record))
+        if stored is None:
+            return None
+        known = from_json(stored.value)
+        stands = not known.get("turn") or known["by"] in commits
+        return None if stands or known["value"] == from_json(encode(record.value)) else stored.etag
 
     async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[_StoredRecord]:
         """The records of a range, in order; without `last` until so many numbers are empty."""
@@ -265,6 +292,9 @@ class Documents:
 
     def _key(self, ref: ActorRef) -> str:
         return self._state.key("actor", ref.type, ref.id)
+
+    def _key_of(self, record: Record) -> str:
+        return self._record_key(record.ref, record.stream, record.n)
 
     def _record_key(self, ref: ActorRef, stream: str, n: int) -> str:
         return self._state.key("record", ref.type, ref.id, stream, str(n))

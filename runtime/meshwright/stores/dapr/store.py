@@ -342,9 +342,16 @@ class DaprStore(SharedStore):
     async def _swap(self, actor: StoredActor, before: Document, record: ActorRecord, batch: Batch) -> None:
         """Records first, then the document, with the actor on the watch list beside it."""
         watch, name = self._watch(), self._commit_name()
-        for write in [self.documents.put(record, (), name) for record in batch.records]:
-            with suppress(Conflict):  # there was one of that number, which stands
+        writes = [self.documents.put(record, (), name, of_turn=True) for record in batch.records]
+        in_the_way: list[tuple[Record, str]] = []
+        for lost, write in zip(batch.records, writes, strict=True):
+            try:
                 await write
+            except Conflict:  # there was one of that number
+                etag = await self.documents.left_by(lost, (name, *before.by))
+                in_the_way += [(lost, etag)] if etag is not None else []
+        if in_the_way:
+            await self._replace(actor, before, in_the_way, name)
         entries = _in_order(batch, incarnation_of(name))
         outbox = [*actor.carried, *actor.outbox, *entries]
         document = Document(record, outbox, (name, *before.by[:3]))
@@ -360,6 +367,28 @@ class DaprStore(SharedStore):
             actor.forget()
         actor.is_committing = False
         self.outbox.send(actor)
+
+    async def _replace(
+        self, actor: StoredActor, before: Document, records: Sequence[tuple[Record, str]], commit: str
+    ) -> None:
+        """Write records of a commit over what turns have left that lost theirs. Raises Conflict.
+
+        The document is written as it was, so that a turn which knows an older version cannot come to this;
+        who knows this one writes over the same versions of the records.
+        """
+        name = self._commit_name()
+        outbox = [*actor.carried, *actor.outbox]
+        fence = Document(before.record, outbox, (name, *before.by[:3]))
+        etag = await self.documents.swap(actor.ref, fence, actor.etag)
+        if etag is None:
+            found, etag = await self.documents.read(actor.ref)
+            if found.by[:1] != (name,):
+                raise Conflict(f"{actor.ref} was changed by another worker")
+        actor.etag = etag
+        for write in [
+            self.documents.put(record, (), commit, of_turn=True, etag=version) for record, version in records
+        ]:
+            await write
 
     async def _check_unchanged(self, actor: StoredActor) -> None:
         """What was read must be what is stored; what it owes is watched and sent, whoever committed it."""

@@ -1,0 +1,75 @@
+"""Records of turns on a real state store: what a turn leaves that loses its commit is no record."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef, Record
+from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.turns import ActorKind
+from meshwright.stores.dapr import DaprStore
+from tests.support.host_harness import DaprHarness
+from tests.support.services import Services
+
+pytestmark = pytest.mark.needs("mosquitto", "redis-server")
+ONE = ActorRef("Keeper", "one")
+
+
+class Kept(BaseModel):
+    entries: int = 0
+
+
+class Keeper(Actor[Kept]):
+    @turn
+    def keep(self, turn: Turn, text: str) -> int:
+        self.state.entries += 1
+        turn.append("history", self.state.entries, text)
+        return self.state.entries
+
+    @turn
+    def repeat(self, turn: Turn, text: str) -> None:
+        turn.append("history", self.state.entries, text)
+
+
+@pytest.fixture
+async def harness(tmp_path: Path, services: Services) -> AsyncIterator[DaprHarness]:
+    harness = DaprHarness(tmp_path, 1, services)
+    yield harness
+    await harness.close()
+
+
+async def history(host: Runtime) -> list[str]:
+    return [record.value for record in await host.records(ONE, "history")]
+
+
+async def leave(host: Runtime, n: int, text: str) -> None:
+    """What a turn of another worker writes before its document is refused."""
+    store = host._store
+    assert isinstance(store, DaprStore)
+    await store.documents.put(Record(ONE, "history", n, text), (), "another/1", of_turn=True)
+
+
+async def test_a_turn_replaces_what_another_left_that_lost_its_commit(harness: DaprHarness) -> None:
+    host = await harness.open(ActorKind.of(Keeper))
+    await leave(host, 1, "lost at the first turn")
+    await leave(host, 3, "lost later")
+
+    assert [await host.call(ONE, "keep", text) for text in ("one", "two", "three", "four")] == [1, 2, 3, 4]
+
+    assert await history(host) == ["one", "two", "three", "four"]
+    host = await harness.crash(host)
+    assert await host.call(ONE, "keep", "five") == 5
+    assert await history(host) == ["one", "two", "three", "four", "five"]
+
+
+async def test_a_record_that_was_committed_stands(harness: DaprHarness) -> None:
+    host = await harness.open(ActorKind.of(Keeper))
+    await host.append(Record(ONE, "history", 2, "from outside"))
+    await host.call(ONE, "keep", "one")
+    await host.call(ONE, "repeat", "another one")
+    await host.call(ONE, "keep", "two")
+
+    assert await history(host) == ["one", "from outside"]
