@@ -120,7 +120,11 @@ def installed(wheel: Path, tmp_path: Path) -> Callable[[str], Installed]:
         python = environment / "bin" / "python"
         command = [UV, "pip", "install", "--python", python] if UV else [python, "-m", "pip", "install"]
         done = subprocess.run(
-            [*command, "-q", f"{wheel}[{extra}]"], cwd=folder, capture_output=True, text=True, check=False
+            [*command, "-q", f"{wheel}[{extra}]" if extra else wheel],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode and any(sign in done.stderr.lower() for sign in NO_NETWORK):
             unavailable("needs a package index")
@@ -150,6 +154,36 @@ async def test_a_mesh_on_postgres_answers(
     assert not (environment.folder / ".mesh" / "mesh.db").exists()
     listed = await environment.mesh("tasks", MESH_DATABASE=postgres_url)
     assert "simple-agent" in listed.out, listed.err
+
+
+async def test_each_way_to_a_model_that_the_readme_names_works_without_an_extra(
+    installed: Callable[[str], Installed], fake: FakeProvider
+) -> None:
+    there = installed("")
+    own = (
+        "model_list: [{model_name: default, litellm_params: "
+        f"{{model: openai/own, api_key: sk-in-the-file, api_base: '{fake.url}/v1'}}}}]"
+    )
+    ways: list[tuple[dict[str, str], str, str]] = [
+        ({"ANTHROPIC_API_KEY": "k", "ANTHROPIC_API_BASE": fake.url}, "claude", ""),
+        ({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": f"{fake.url}/v1"}, "gpt", ""),
+        ({"MESH_MODEL": "ollama/llama3.1", "OLLAMA_API_BASE": fake.url}, "llama3.1", ""),
+        ({"MESH_MODEL": "qwen3", "LITELLM_BASE_URL": fake.url}, "qwen3", ""),
+        ({"LITELLM_BASE_URL": fake.url, "LITELLM_API_KEY": "k"}, "default", ""),
+        ({}, "own", own),
+    ]
+    for environment, model, config in ways:
+        if config:
+            (there.folder / "litellm_config.yaml").write_text(config)
+        done = await there.mesh("ask", "researcher-agent", "Compare a turn with a step.", **environment)
+        assert (done.status, "no model: " in done.out) == (0, True), (environment, done)
+        assert "warning" not in done.err.lower() or config, done.err
+        assert {call.body["model"].startswith(model) for call in fake.calls} == {True}, environment
+        tested = await there.mesh("models", "test", **environment)
+        assert tested.status == 0, (environment, tested)
+        kinds = {(bool(call.body.get("stream")), "tools" in call.body) for call in fake.calls}
+        assert {(False, False), (True, False)} <= kinds
+        fake.calls.clear()
 
 
 @pytest.mark.parametrize("extra", ["litellm", "all"])
