@@ -248,6 +248,21 @@ def test_a_file_with_one_deployment_for_all_serves_tags_that_it_does_not_know() 
         check(only, request(tags=("zzz",)))
 
 
+@pytest.mark.parametrize("group", ["default", "gpt-4o"])
+def test_the_only_group_of_a_file_answers_for_those_of_the_shipped_prompts(group: str) -> None:
+    config = config_of(deployment(group, "one"))
+    for wanted in ("default", "quality", "fast"):
+        check(config, request(model=wanted, tags=("cheap",)))
+        assert asked(route(config, {}, wanted, ["cheap"])) == ["one"]
+    [problem] = tags_nobody_answers(config, {"prompt p": ("quality", ())})
+    assert f"has no model group 'quality': '{group}' answers" in str(problem)
+    with pytest.raises(ModelRefused, match="has no model group 'other'"):
+        check(config, request(model="other"))
+    two = config_of(deployment("a", "one"), deployment("b", "two"))
+    with pytest.raises(ModelRefused, match="has no model group 'default'"):
+        check(two, request(model="default"))
+
+
 def test_known_tags_that_none_has_together_are_not_refused() -> None:
     check(FLEET, request(tags=("cheap", "expensive")))
     check(FLEET, request())

@@ -104,6 +104,8 @@ class _ModelsOfProject:
         finally:
             if model is not None:
                 await model.close()
+        if config is None and model is not None:
+            config = model.config  # of one model that is named, there is no file
         if config is None and self._path.is_file():
             config = read_config(self._path)
         groups: list[Document] = []

@@ -165,6 +165,7 @@ def _message(title: str, message: Document) -> Iterator[str]:
     content = message.get("content") or ""
     parts = [_text(block) for block in message.get("thinking") or ()]
     parts += [_text(content)] if content else []
+    parts += [part.get("text") or f"[{part.get('type')}]" for part in message.get("parts") or ()]
     parts += [f"{call.get('name')}({call.get('arguments')})" for call in message.get("tool_calls") or ()]
     yield from _section(title, "\n".join(parts))
 

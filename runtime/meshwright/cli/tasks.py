@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from mimetypes import guess_type
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,9 +65,40 @@ class _JsonObject(click.ParamType[Any]):
         return parsed
 
 
+class _File(click.ParamType[Any]):
+    """A file of this machine, or the address of one, as an entry of `payload.files`."""
+
+    name = "FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read it, or say why it cannot be read."""
+        if isinstance(value, dict) or value.startswith(("http://", "https://", "data:")):
+            return value if isinstance(value, dict) else {"url": value}
+        try:
+            data = Path(value).read_bytes()
+        except OSError as error:
+            self.fail(f"cannot read {value}: {error.strerror}", param, ctx)
+        kind = guess_type(value)[0] or "application/octet-stream"
+        url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        return {"url": url, "name": Path(value).name}
+
+
+def file_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option --file, which may be given several times: what the model gets beside the words."""
+    option = click.option(
+        "--file",
+        "files",
+        type=_File(),
+        multiple=True,
+        help="A picture or another file for the model, or its URL. May be given several times.",
+    )
+    return option(command)
+
+
 @click.command()
 @click.argument("agent")
 @click.argument("text", callback=from_stdin)
+@file_option
 @click.option(
     "--thread", "thread_id", metavar="ID", help="Continue this conversation: the agent sees its history."
 )
@@ -75,7 +109,14 @@ class _JsonObject(click.ParamType[Any]):
 @mesh_options
 @trust_option
 def ask(
-    target: Target, agent: str, text: str, quiet: bool, as_json: bool, estimate: bool, **fields: Any
+    target: Target,
+    agent: str,
+    text: str,
+    files: Sequence[Document],
+    quiet: bool,
+    as_json: bool,
+    estimate: bool,
+    **fields: Any,
 ) -> int:
     """Ask an agent, follow its progress, print the answer.
 
@@ -89,7 +130,8 @@ def ask(
 
     async def ask_it(mesh: Connection) -> Document:
         try:
-            receipt = await mesh.client.submit(text, agent_id=agent, **fields)
+            payload = {"files": [*files]} if files else {}
+            receipt = await mesh.client.submit(text, agent_id=agent, payload=payload, **fields)
         except NotFound as error:
             raise await _with_names(mesh, agent, error) from None
         return await watch(mesh, receipt.task_id, quiet=quiet)
@@ -123,6 +165,7 @@ async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFoun
 @click.argument("text", required=False, callback=from_stdin)
 @click.option("--agent", "agent_id", metavar="ID", help="Only this agent may do it.")
 @click.option("--payload", type=_JsonObject(), default="{}", help="More of the request; TEXT is its `text`.")
+@file_option
 @click.option("--priority", type=click.IntRange(0, 10), default=5, show_default=True, help="10 goes first.")
 @click.option("--thread", "thread_id", metavar="ID", help="The conversation that the task belongs to.")
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key is the same task.")
@@ -136,6 +179,7 @@ async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFoun
 def submit(
     target: Target,
     text: str | None,
+    files: Sequence[Document],
     wait: bool,
     quiet: bool,
     as_json: bool,
@@ -149,6 +193,8 @@ def submit(
     """
     from meshwright.cli.timeline import print_answer, watch
 
+    if files:
+        fields["payload"] = {**fields["payload"], "files": [*files]}
     if not (text or "").strip() and not fields["payload"]:
         raise click.UsageError(
             f'a task needs words: mesh submit {fields["capability"]} "..." (or --payload JSON)',

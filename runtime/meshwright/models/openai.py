@@ -83,7 +83,8 @@ class ChunkPieces(Pieces):
         return {"model": self._model, "choices": choices, "usage": self._usage}
 
     def _delta(self, delta: Mapping[str, Any]) -> None:
-        self._refusal += delta.get("refusal") or ""
+        others = delta.get("provider_specific_fields") or {}  # where LiteLLM puts what it does not know
+        self._refusal += delta.get("refusal") or others.get("refusal") or ""
         if text := _read_content(delta.get("content")):
             self._take(text)
             self._text.append(text)

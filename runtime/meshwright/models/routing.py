@@ -16,7 +16,8 @@ from meshwright.models.port import ModelRefused, ModelRequest
 from meshwright.models.providers import needs_litellm, provider_params
 
 BY_CHANCE = "simple-shuffle"
-_DEFAULT_TAG = "default"
+_DEFAULT_TAG = _DEFAULT_GROUP = "default"
+_SHIPPED_GROUPS = (_DEFAULT_GROUP, "quality", "fast")
 _MISSPELT = 0.8  # of two tags, from 0 to 1: so alike that one is taken for the other
 _WEIGHTS = ("weight", "rpm", "tpm")
 """What LiteLLM draws by, the first that its first deployment has."""
@@ -141,6 +142,9 @@ def tags_nobody_answers(config: LiteLLMConfig, callers: Mapping[str, CallerTags]
             remedy = _did_you_mean(unknown[0], _known_tags(config), "Tags")
         elif deployments is None:
             what, remedy = no_group(config, group)
+        elif (other := _stand_in(config, group)) is not None:
+            what = f"{config.path.name} has no model group {group!r}: {other!r} answers"
+            remedy = "Add the group, or name another one in the prompt"
         elif tags and not matching(config, deployments, tags):
             what = f"no deployment of group {group!r} is tagged {' and '.join(tags)}"
             remedy = "One tagged default answers; tag one with these, or take one away"
@@ -274,12 +278,26 @@ def _did_you_mean(name: str, known: Iterable[str], what: str) -> str:
 
 
 def deployments_of(config: LiteLLMConfig, group: str) -> list[dict[str, Any]] | None:
-    """The deployments of a group, by its name, an alias, or a name with a `*`; None where there is none."""
+    """The deployments of a group, by its name, an alias, or a name with a `*`; None where there is none.
+
+    A group of the shipped prompts that the file does not have is that which stands in for it.
+    """
     alias = (config.router_settings.get("model_group_alias") or {}).get(group, group)
     name = alias["model"] if isinstance(alias, dict) else alias
     own = [each for each in config.deployments if each["model_name"] == name]
     patterns = (each for each in config.deployments if "*" in each["model_name"])
-    return own or [each for each in patterns if fnmatchcase(name, each["model_name"])] or None
+    found = own or [each for each in patterns if fnmatchcase(name, each["model_name"])]
+    if not found and (other := _stand_in(config, name)) is not None:
+        found = [each for each in config.deployments if each["model_name"] == other]
+    return found or None
+
+
+def _stand_in(config: LiteLLMConfig, group: str) -> str | None:
+    """What answers for a group of the shipped prompts that a file does not have: default, or its only one."""
+    names = {each["model_name"] for each in config.deployments}
+    if group not in _SHIPPED_GROUPS or group in config.groups:
+        return None
+    return _DEFAULT_GROUP if _DEFAULT_GROUP in names else next(iter(names)) if len(names) == 1 else None
 
 
 def fallbacks_of(config: LiteLLMConfig, group: str, kind: str) -> tuple[str, ...]:
