@@ -15,7 +15,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.stores.memory import MemoryStore
 from meshwright.testing.runtime import memory_runtime
 from meshwright.work import Journal, Suspended
-from meshwright.work.journal import ProgressEvent
+from meshwright.work.paths import ProgressEvent
 from tests.support.journals import REF, STREAM, Effects, SlowDisk, answer, begun, resumed, started
 from tests.support.turn_driver import a_task
 

@@ -38,8 +38,8 @@ from meshwright.run.money_waits import tries_again_at
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.told import Told
 from meshwright.tools.tool import cut
-from meshwright.work.journal import OpenStep, ProgressEvent
 from meshwright.work.protocol import WaitKind
+from meshwright.work.paths import OpenStep, ProgressEvent
 
 _MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
 _MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
@@ -183,7 +183,7 @@ class ModelCalls:
         )
         streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
         known_by = replace(request, messages=(ChatMessage(role="user", content=digest),))
-        async with attempt.journal.open_step("model", known_by.asked(), earlier=request.asked) as step:
+        async with attempt.journal.open_step("model", known_by.asked()) as step:
             if step.is_replayed:
                 kind = RecordedError if "failed" in step.result else ModelReply
                 result: StepResult = kind.model_validate(step.result)

@@ -15,7 +15,7 @@ from meshwright.events.tasks import ended_tasks
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.orchestration.presence import every
-from meshwright.work.journal import streams_of
+from meshwright.work.earlier import streams_of
 from meshwright.work.protocol import TaskKey, steps_stream
 from meshwright.work.record import TaskRecord
 

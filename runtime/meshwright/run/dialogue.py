@@ -23,7 +23,7 @@ from meshwright.run.tool_calls import content_of, seconds_of, tool_events
 from meshwright.run.window import ContextWindow
 from meshwright.tools.approval import Decision
 from meshwright.tools.tool import Tool
-from meshwright.work.journal import ProgressEvent
+from meshwright.work.paths import ProgressEvent
 
 
 class Dialogues:

@@ -20,7 +20,7 @@ from meshwright.run.context import RunContext
 from meshwright.run.files import parts_of
 from meshwright.tools.tool import cut
 from meshwright.work.conversation import Message, Recent, conversation_of
-from meshwright.work.journal import ProgressEvent
+from meshwright.work.paths import ProgressEvent
 from meshwright.work.thread import HISTORY
 
 _MAX_HISTORY = 20  # entries of an agent's own conversation that a run looks back on

@@ -27,7 +27,7 @@ from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of
 from meshwright.tools.tool import cut
 from meshwright.work import Suspended
 from meshwright.work.conversation import Message
-from meshwright.work.journal import ProgressEvent
+from meshwright.work.paths import ProgressEvent
 
 _MAX_PROGRESS_CHARS = 1_000
 ResultT = TypeVar("ResultT")
@@ -284,11 +284,7 @@ class Run:
 
     def let_go(self) -> bool:
         """Take back that the journal cancelled the run's asyncio task, if it did; whether only it had."""
-        task = asyncio.current_task()
-        if task is None or not self._journal.cancelled_run:
-            return False
-        self._journal.cancelled_run = False
-        return task.uncancel() == 0
+        return self._journal.let_go()
 
     async def close(self) -> None:
         """End what the run has left behind."""

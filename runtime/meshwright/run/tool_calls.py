@@ -8,7 +8,7 @@ from typing import Any
 
 from meshwright.core.redaction import redact
 from meshwright.models.port import ToolCall
-from meshwright.work.journal import ProgressEvent
+from meshwright.work.paths import ProgressEvent
 
 _MAX_SUMMARY_CHARS = 120  # of a tool's arguments, and of its result, in an event
 

@@ -27,7 +27,8 @@ from meshwright.models.port import MODEL_CALLED
 from meshwright.run.told import digest_of
 from meshwright.run.tool_calls import content_of, result_summary, seconds_of
 from meshwright.tools.tool import cut
-from meshwright.work.journal import hash_of, read_steps
+from meshwright.work.earlier import read_steps
+from meshwright.work.journal import hash_of
 from meshwright.work.protocol import Wait, steps_stream
 from meshwright.work.record import TaskRecord
 from meshwright.work.steps import StepStatus, StepSummary, StepView

@@ -21,7 +21,7 @@ from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
 from meshwright.run.prefix import Prefix
 from meshwright.run.prepared import PreparedPrompt
-from meshwright.work.journal import ProgressEvent
+from meshwright.work.paths import ProgressEvent
 
 _FULL = 0.85  # of the window, from which on a conversation is shortened
 _ENOUGH = 0.7  # shortened so far, no turn is summarised

@@ -4,11 +4,12 @@ A turn never waits for a model or a tool. It queues a task; a worker with a free
 that raises the fence, runs it with every step journaled, and commits the end by a turn that checks the fence.
 """
 
-from meshwright.work.journal import Journal, Suspended
+from meshwright.work.journal import Journal
 from meshwright.work.protocol import Answer, Cancel, Claim, Completed, Suspend, Wait, Work
 from meshwright.work.record import ThreadState
 from meshwright.work.slots import Offer, SlotTable, Withdraw
 from meshwright.work.thread import AgentThread
+from meshwright.work.waits import Suspended
 from meshwright.work.worker import Worker
 
 __all__ = [

@@ -14,11 +14,12 @@ from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.core.messages import Event, Fault, Outcome, new_id
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.journal import Journal, Suspended
+from meshwright.work.journal import Journal
 from meshwright.work.protocol import Claim, Completed, Grant, Stop, Suspend, TaskKey, Work, tenant_of
 from meshwright.work.record import TaskRecord
 from meshwright.work.slots import Offer, SlotTable, Withdraw
 from meshwright.work.thread import unsuccessful
+from meshwright.work.waits import Suspended
 
 logger = logging.getLogger("meshwright.work")
 

@@ -27,6 +27,7 @@ PLAN = [
 def judge(folder: Path, *, kills: int, plan: Sequence[Item] = PLAN) -> Evidence:
     """Ask the oracle; it must have nothing to complain of, and every task must be accepted and told of."""
     evidence = asyncio.run(gather(folder, kills=kills))
-    assert complaints(evidence) == []
+    found = complaints(evidence)
+    assert found == [], found
     assert len(evidence.accepted) == len(evidence.told) == len(plan)
     return evidence

@@ -1,0 +1,169 @@
+"""Where steps are: their paths, and the branches that asyncio tasks make."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
+
+from meshwright.work.earlier import Earlier
+from meshwright.work.protocol import StepKey
+
+
+class ProgressEvent(NamedTuple):
+    """An event of a step. Without an `id` it is known by its number in the step."""
+
+    event_type: str
+    payload: dict[str, Any]
+    id: str | None = None
+
+
+class _Journal(Protocol):
+    async def enter(self, step: OpenStep) -> None: ...
+    def leave(self, step: OpenStep, error: BaseException | None) -> None: ...
+
+
+class OpenStep:
+    """A step under way: its result, and the events and calls that commit with it when its block ends."""
+
+    def __init__(
+        self, journal: _Journal, scope: Scope, key: StepKey, request: Any, *, repeatable: bool, costly: bool
+    ) -> None:
+        self.is_replayed = False
+        self.result: Any = None
+        self.events: list[ProgressEvent] = []
+        self.calls: list[dict[str, Any]] = []
+        self.told: dict[str, Any] | None = None
+        """What the model was told, for its record; a replay does without."""
+        self.key = key
+        self.request = request
+        self.repeatable = repeatable
+        self.costly = costly
+        self.scope = scope
+        self.waits = 0
+        """How many waits are open within it."""
+        self.has_waited = False
+        self.token: Token[tuple[Paths, Scope] | None] | None = None
+        self._journal = journal
+
+    async def __aenter__(self) -> Self:
+        await self._journal.enter(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.is_replayed:
+            self._journal.leave(self, error)
+
+    @property
+    def number(self) -> int:
+        """Its number, for people."""
+        return self.key.number
+
+    @property
+    def runs_once(self) -> bool:
+        """Whether it, or a step that it is within, may not be repeated."""
+        return not self.repeatable or (self.scope.step is not None and self.scope.step.runs_once)
+
+    def finish(self, result: Any, events: Sequence[ProgressEvent] = ()) -> None:
+        """Set the result, and add events of it."""
+        self.result = result
+        self.events += events
+
+    def add_call(self, call: dict[str, Any], event: ProgressEvent) -> None:
+        """Record what a call within the step has cost, and publish an event of it: both commit with it."""
+        self.calls.append(call)
+        self.events.append(event)
+
+
+class Scope:
+    """Where steps are numbered: the run, the inside of a step, or a branch."""
+
+    __slots__ = ("claimed", "prefix", "step", "steps", "task")
+
+    def __init__(self, prefix: str, task: asyncio.Task[Any] | None, step: OpenStep | None) -> None:
+        self.prefix = prefix
+        self.task = task
+        self.step = step
+        self.steps = 0
+        self.claimed: set[int] = set()
+
+    def steps_around(self) -> Iterator[OpenStep]:
+        """The steps that the code is within, from the inside."""
+        step = self.step
+        while step is not None:
+            yield step
+            step = step.scope.step
+
+
+_SCOPE: ContextVar[tuple[Paths, Scope] | None] = ContextVar("_SCOPE", default=None)
+"""Where the code is. An asyncio task begins where it was made."""
+
+
+class Paths:
+    """Gives the steps of a run their paths: the same again when it is resumed."""
+
+    def __init__(self, earlier: Earlier) -> None:
+        self.main = asyncio.current_task()
+        """The asyncio task of the run."""
+        self.branch_tasks: set[asyncio.Task[Any]] = set()
+        self.counter = 0
+        """The number of the step that began last."""
+        self._earlier = earlier
+        self._root = Scope("", self.main, None)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the code is the only one of the run that may be at work."""
+        return not self.branch_tasks and asyncio.current_task() is self.main
+
+    def here(self) -> Scope:
+        """The scope of the code."""
+        paths, scope = _SCOPE.get() or (None, self._root)
+        return scope if paths is self else self._root
+
+    def enter(self, step: OpenStep) -> None:
+        """Let the code be within a step."""
+        scope = Scope(f"{step.key.path}.", asyncio.current_task(), step)
+        step.token = _SCOPE.set((self, scope))
+
+    def leave(self, step: OpenStep) -> bool:
+        """Let the code be where it was before the step; whether it was within it."""
+        if step.token is None:
+            return False
+        _SCOPE.reset(step.token)
+        return True
+
+    def next(self, kind: str, request_hash: str) -> tuple[Scope, StepKey]:
+        """The next step where the code is."""
+        scope, task = self.here(), asyncio.current_task()
+        if scope.task is not task:
+            scope = self._branch(scope, kind, request_hash, task)
+        scope.steps += 1
+        path = f"{scope.prefix}{scope.steps}"
+        known = self._earlier.results.get(path)
+        if known is None:
+            self.counter = number = max(self.counter, self._earlier.steps) + 1
+        else:
+            number = known["number"]
+            self.counter = max(self.counter, known.get("last", number))
+        return scope, StepKey(path=path, number=number, kind=kind, hash=request_hash)
+
+    def _branch(self, scope: Scope, kind: str, request_hash: str, task: asyncio.Task[Any] | None) -> Scope:
+        """The branch that an asyncio task begins by this step: one that began so before, or a new one."""
+        before = self._earlier.branches(scope.prefix)
+        free = [n for n in sorted(before) if n not in scope.claimed]
+        like_this = [n for n in free if before[n] == (kind, request_hash)]
+        number = next(iter(like_this or [n for n in free if before[n] is None]), 0)
+        if not number:
+            number = max([*before, *scope.claimed], default=0) + 1
+        scope.claimed.add(number)
+        branch = Scope(f"{scope.prefix}b{number}.", task, scope.step)
+        _SCOPE.set((self, branch))
+        if task is not None:
+            self.branch_tasks.add(task)
+            task.add_done_callback(self.branch_tasks.discard)
+        return branch

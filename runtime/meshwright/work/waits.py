@@ -1,0 +1,151 @@
+"""What a run waits for, and when all that is left of it is waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NoReturn
+
+from meshwright.core.errors import HostError, MailboxFull
+from meshwright.core.messages import Task
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.runtime import Runtime
+from meshwright.work.earlier import Earlier
+from meshwright.work.paths import OpenStep, Paths, Scope
+from meshwright.work.protocol import Suspend, Wait, Waiting, Work
+from meshwright.work.records import Records
+
+logger = logging.getLogger("meshwright.work")
+
+_SETTLING_SECONDS = 0.02  # without a step under way, until a run counts as only waiting
+
+
+class Suspended(BaseException):
+    """Unwinds a run that has to wait. Not an Exception, so that no tool can swallow it."""
+
+    def __init__(self, suspend: Suspend) -> None:
+        super().__init__(", ".join(wait.wait_id for wait in suspend.waits))
+        self.suspend = suspend
+
+
+class Waits:
+    """The waits of a run. Once no step is under way but those that wait, the run is suspended.
+
+    A run that waits in its own asyncio task alone is unwound by `Suspended`. One that has branches has its
+    asyncio task cancelled; meanwhile its thread is told what it waits for, so that answers can come.
+    """
+
+    def __init__(
+        self, host: Runtime, ref: ActorRef, work: Work, earlier: Earlier, paths: Paths, records: Records
+    ) -> None:
+        self.suspended: Suspended | None = None
+        self.cancelled_run = False
+        self._host = host
+        self._ref = ref
+        self._work = work
+        self._earlier = earlier
+        self._paths = paths
+        self._records = records
+        self._open: dict[str, Wait] = {}
+        self._unsent: dict[str, tuple[Wait, Task | None]] = {}
+        self._sending: asyncio.Task[None] | None = None
+        self._check: asyncio.TimerHandle | None = None
+        self._busy = 0
+        self._begun = 0
+
+    @property
+    def pauses(self) -> int:
+        """How often in a row the run was parked at where it is."""
+        return 0 if self._records.has_steps else self._work.pauses
+
+    def step_begins(self) -> None:
+        """Note that a step is under way."""
+        self._busy += 1
+        self._begun += 1
+
+    def step_ends(self, step: OpenStep) -> None:
+        """Note that a step has ended, however it did."""
+        if not step.waits:
+            self._busy -= 1
+        if self._open:
+            self._check_soon()
+
+    async def wait(self, scope: Scope, wait: Wait, child: Task | None = None) -> NoReturn:
+        """Wait; the run is resumed with the answer in its journal."""
+        path = wait.step.path
+        self._open[path] = wait
+        if path not in self._earlier.waits:
+            self._unsent[path] = (wait, child)
+        if self._paths.is_alone:
+            await self._records.confirm()
+            raise self._suspend()
+        around = list(scope.steps_around())
+        for step in around:
+            step.waits += 1
+            self._busy -= step.waits == 1
+        self._check_soon()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:  # cancelled
+            for step in around:
+                step.waits -= 1
+                self._busy += step.waits == 0
+            self._open.pop(path, None)
+            self._unsent.pop(path, None)
+        raise AssertionError("a run that waits is resumed from its start")
+
+    def stop(self) -> set[asyncio.Task[None]]:
+        """Look no more; returns what is still to be cancelled."""
+        if self._check is not None:
+            self._check.cancel()
+        return set() if self._sending is None else {self._sending}
+
+    def _check_soon(self) -> None:
+        """Look soon whether all that is left of the run is waiting."""
+        if self._check is None and self.suspended is None:
+            self._check = asyncio.get_running_loop().call_later(_SETTLING_SECONDS, self._look, self._begun)
+
+    def _look(self, begun: int) -> None:
+        self._check = None
+        main = self._paths.main
+        if self.suspended is not None or not self._open or main is None:
+            return
+        if self._busy:
+            if self._unsent and self._sending is None:
+                self._sending = asyncio.create_task(self._send())
+        elif begun != self._begun:
+            self._check_soon()
+        elif not main.cancelling():
+            self._suspend()
+            self.cancelled_run = main.cancel()
+
+    def _suspend(self) -> Suspended:
+        is_parked = any(wait.again for wait in self._open.values())
+        waiting = self._waiting().model_dump()
+        self.suspended = Suspended(Suspend(**waiting, pauses=self.pauses + 1 if is_parked else 0))
+        return self.suspended
+
+    def _waiting(self) -> Waiting:
+        return Waiting(
+            task_id=self._work.task.task_id,
+            fence=self._work.fence,
+            waits=tuple(wait for wait, _ in self._unsent.values()),
+            children=tuple(child for _, child in self._unsent.values() if child is not None),
+            answers=self._earlier.answers,
+        )
+
+    async def _send(self) -> None:
+        """Let the thread know what the run waits for, while another branch of it works."""
+        waiting = self._waiting()
+        await self._records.confirm()
+        try:
+            await self._host.call(self._ref, "wait_for", waiting, traceparent=self._work.task.traceparent)
+            for wait in waiting.waits:
+                self._earlier.waits.add(wait.step.path)
+                self._unsent.pop(wait.step.path, None)
+        except (MailboxFull, HostError) as lost:  # they are sent again, at the latest when the run suspends
+            logger.warning("task %s does not wait yet: %s", self._work.task.task_id, lost)
+        finally:
+            self._sending = None
+            if self._open:
+                self._check_soon()
