@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import NoReturn
 
+from msgspec.structs import asdict
+
 from meshwright.core.errors import HostError, MailboxFull
 from meshwright.core.messages import Task
 from meshwright.kernel.envelope import ActorRef
@@ -121,8 +123,8 @@ class Waits:
 
     def _suspend(self) -> Suspended:
         is_parked = any(wait.again for wait in self._open.values())
-        waiting = self._waiting().model_dump()
-        self.suspended = Suspended(Suspend(**waiting, pauses=self.pauses + 1 if is_parked else 0))
+        pauses = self.pauses + 1 if is_parked else 0
+        self.suspended = Suspended(Suspend(**asdict(self._waiting()), pauses=pauses))
         return self.suspended
 
     def _waiting(self) -> Waiting:
