@@ -6,8 +6,10 @@ import logging
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
+from msgspec.structs import asdict
+
 from meshwright.core import topics
-from meshwright.core.encoding import as_json
+from meshwright.core.encoding import own_json
 from meshwright.core.errors import HostError
 from meshwright.core.messages import Event, trace_id_of
 from meshwright.kernel.envelope import ActorRef, Record
@@ -27,8 +29,9 @@ class Records:
         self.has_steps = False
         """Whether this claim has journaled a step."""
         self._host = host
-        self._ref = ref
+        self._ref, self._name = ref, str(ref)
         self._work = work
+        self._trace_id = trace_id_of(work.task.traceparent)
         self._last = last
         self._queued: Awaitable[None] | None = None
 
@@ -41,7 +44,7 @@ class Records:
         costly: bool = True,
     ) -> None:
         """Queue the record of a step with its events."""
-        data = as_json(self._ref, {**key.model_dump(), **value})
+        data = own_json(self._ref, {**asdict(key), **value})
         self._append(data, [self._event(key, n, event) for n, event in enumerate(events, start=1)])
         self.has_steps = True
         self.is_costly = self.is_costly or costly
@@ -72,15 +75,15 @@ class Records:
         task = self._work.task
         place = {"step": key.number, "path": key.path, "attempt": self._work.dispatch.attempt}
         return Event(
-            id=f"{self._ref}/{event.id or f'{self._work.steps}/{key.path}.{n}'}",
+            id=f"{self._name}/{event.id or f'{self._work.steps}/{key.path}.{n}'}",
             event_type=event.event_type,
             topic=topics.TASK_PROGRESS,
             time=self._host.clock.now(),
             tenant_id=task.tenant_id,
             task_id=task.task_id,
             agent_id=self._work.dispatch.agent_id,
-            trace_id=trace_id_of(task.traceparent),
+            trace_id=self._trace_id,
             traceparent=task.traceparent,
-            aggregate_id=str(self._ref),
-            payload=as_json(self._ref, {**place, **event.payload}),
+            aggregate_id=self._name,
+            payload=own_json(self._name, {**place, **event.payload}),
         )
