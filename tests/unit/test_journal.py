@@ -63,23 +63,6 @@ async def test_a_run_that_takes_another_road_is_stopped(
     assert effects == ["paid"]
 
 
-@pytest.mark.parametrize(
-    ("earlier", "is_known"), [({"words": "all of them"}, True), ({"words": "others"}, False)]
-)
-async def test_a_step_is_found_by_its_request_as_earlier_versions_hashed_it(
-    host: Runtime, effects: Effects, earlier: dict[str, str], is_known: bool
-) -> None:
-    await (await begun(host)).step("model", {"words": "all of them"}, effects("asked", "Yes."))
-    journal = await resumed(host)
-    if not is_known:
-        with pytest.raises(ReplayMismatch):
-            async with journal.open_step("model", {"digest": "d"}, earlier=lambda: earlier):
-                pass
-        return
-    async with journal.open_step("model", {"digest": "d"}, earlier=lambda: earlier) as step:
-        assert (step.is_replayed, step.result) == (True, "Yes.")
-
-
 async def test_a_step_that_raised_is_made_again(host: Runtime, effects: Effects) -> None:
     with pytest.raises(ToolFailed):
         await (await begun(host)).step("pay", {}, effects("failed", ToolFailed("no money")))

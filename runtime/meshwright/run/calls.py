@@ -38,8 +38,8 @@ from meshwright.run.money_waits import tries_again_at
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.told import Told
 from meshwright.tools.tool import cut
-from meshwright.work.protocol import WaitKind
 from meshwright.work.paths import OpenStep, ProgressEvent
+from meshwright.work.protocol import WaitKind
 
 _MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
 _MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
