@@ -236,6 +236,13 @@ class WorkerPool:
             result = {"text": await self.script(Shift(self, work, journal))}
         except MeshError as raised:
             status, error = "failed", Fault(type=raised.code, message=str(raised))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if journal.suspended is None or not journal.cancelled_run or task is None:
+                raise
+            task.uncancel()  # all that is left of the run is waiting
+            await journal.close()
+            raise journal.suspended from None
         outcome = Outcome(
             task_id=work.task.task_id,
             agent_id=work.dispatch.agent_id,
