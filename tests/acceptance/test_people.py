@@ -1,7 +1,11 @@
 """People answer tasks by command line and HTTP, through a kill -9 and while no mesh runs."""
 
+import asyncio
 import json
+import os
+import pty
 import re
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,8 +13,9 @@ import pytest
 
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.fake_provider import tool_call, tool_calls
-from tests.support.running_mesh import Done, RunningMesh, mesh, mesh_up
+from tests.support.running_mesh import MESH, Done, RunningMesh, mesh, mesh_up, start
 
+pytestmark = pytest.mark.timeout(180)  # many commands, each a process
 ACTORS = '''
 from pathlib import Path
 from pydantic import BaseModel, Field
@@ -181,3 +186,25 @@ async def test_a_question_is_answered_with_data_and_refuses_what_does_not_fit(
         late = await mesh("answer", short, '{"percent": 30}', *where)
         assert late.status == 1 and "That was answered by anonymous at" in late.err
         assert json.loads((await mesh("inbox", "--ended", "--json", *where)).out)[0]["status"] == "answered"
+
+
+async def test_mesh_ask_asks_at_its_terminal(tmp_path: Path, setup: dict[str, str]) -> None:
+    terminal, end = pty.openpty()
+    command = [*MESH, "ask", "asker", "Roll out", "--trust", "--data", str(tmp_path / "data")]
+    process = await start(command, setup, stdin=end, stderr=end, stdout=PIPE)
+    os.close(end)
+    for line in ('{"percent": 101}', '{"percent": 20}'):
+        assert "How far shall it go?" in await said(terminal, "answer: ") or line.endswith("20}")
+        os.write(terminal, f"{line}\n".encode())
+    assert process.stdout is not None
+    assert await process.stdout.read() == b"20 %\n"
+    os.close(terminal)
+    assert await process.wait() == 0
+
+
+async def said(terminal: int, until: str) -> str:
+    """What a terminal shows, up to a text."""
+    shown = ""
+    while until not in shown:
+        shown += (await asyncio.to_thread(os.read, terminal, 4096)).decode(errors="replace")
+    return shown

@@ -34,9 +34,9 @@ _LONG_CHARS = 400
 @json_option
 @mesh_options
 def inbox(target: Target, question_id: str | None, ended: bool, limit: int, as_json: bool) -> None:
-    """List what waits for a person, the oldest first.
+    """List what waits for a person.
 
-    With an ID, show one question whole. ID is the end or the beginning of an id that only one has, or of its
+    The oldest is first. With an ID, show one question whole. ID is the end or the beginning of an id that only one has, or of its
     task's.
     """
 
@@ -61,7 +61,10 @@ def inbox(target: Target, question_id: str | None, ended: bool, limit: int, as_j
 @click.option("--reason", metavar="TEXT", help="Why; it is recorded.")
 @mesh_options
 def approve(target: Target, question_id: str, reason: str | None) -> None:
-    """Approve what a task waits for. ID is as `mesh inbox` shows it."""
+    """Approve what a task waits for.
+
+    ID is as `mesh inbox` shows it, or the id of a task that has one question.
+    """
     _decide(target, question_id, {"approve": True}, reason)
 
 
@@ -70,7 +73,10 @@ def approve(target: Target, question_id: str, reason: str | None) -> None:
 @click.option("--reason", metavar="TEXT", required=True, help="Why not: the agent is told.")
 @mesh_options
 def deny(target: Target, question_id: str, reason: str) -> None:
-    """Deny what a task asks approval for, and tell its agent why. ID is as `mesh inbox` shows it."""
+    """Deny what a task asks approval for.
+
+    Its agent is told the reason. ID is as `mesh inbox` shows it, or the id of a task that has one question.
+    """
     _decide(target, question_id, {"approve": False}, reason)
 
 
@@ -105,7 +111,7 @@ def answer(target: Target, question_id: str, text: str | None, value: tuple[Any]
 
     async def send(mesh: Connection) -> str:
         question = await _find(mesh.client, question_id)
-        given = value[0] if value is not None else _read(question, text or "")
+        given = value[0] if value is not None else answer_of(question.answer_schema, text or "")
         await mesh.client.answer(question.task_id, question.wait_id, given)
         return _sent("answered", question, mesh)
 
@@ -150,9 +156,8 @@ async def _find(client: Client, given: str) -> Question:
     raise NotFound(f"No task has a question {given!r}", remedy="mesh inbox lists those there are", field="id")
 
 
-def _read(question: Question, text: str) -> Any:
+def answer_of(schema: Mapping[str, Any] | None, text: str) -> Any:
     """What is sent for a text: JSON, where the question takes no text and that is JSON."""
-    schema = question.answer_schema
     if schema is None or not faults(schema, text):
         return text
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from meshwright.cli.answering import Answering
 from meshwright.cli.events import Line, line_of
 from meshwright.cli.output import Document, document, for_terminal, printable
 from meshwright.client import ENDINGS, Client
@@ -103,6 +104,11 @@ class Drawing:
     def words(self, text: str, *, restart: bool) -> None:
         """Show what a model writes, until the next line; `restart` forgets what it wrote before."""
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal to somebody else."""
+        yield
+
 
 class TerminalDrawing(Drawing):
     """Coloured lines, wrapped within their column, above a spinner with the words of the model."""
@@ -133,6 +139,15 @@ class TerminalDrawing(Drawing):
         self._words = (("" if restart else self._words) + printable(text))[-room:]
         self._spinner.update(Text(self._words, no_wrap=True))
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal to somebody else: no spinner."""
+        self._spinner.stop()
+        try:
+            yield
+        finally:
+            self._spinner.start()
+
 
 @contextmanager
 def drawing(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Drawing]:
@@ -157,7 +172,11 @@ async def watch(mesh: Connection, task_id: str, *, quiet: bool) -> Document:
         click.echo(mesh.about, err=True)
     try:
         with drawing(quiet=quiet) as canvas:
-            outcome = await draw(mesh.client, task_id, canvas)
+            answering = Answering(mesh, canvas)
+            try:
+                outcome = await draw(mesh.client, task_id, canvas, answering)
+            finally:
+                await answering.close()
             canvas.line(0, Line("events", f"mesh events --task {task_id}{mesh.options}"))
             return outcome
     except asyncio.CancelledError:
@@ -169,8 +188,8 @@ async def watch(mesh: Connection, task_id: str, *, quiet: bool) -> Document:
         raise
 
 
-async def draw(client: Client, task_id: str, canvas: Drawing) -> Document:
-    """Draw the timeline of a task, and return its outcome."""
+async def draw(client: Client, task_id: str, canvas: Drawing, answering: Answering | None = None) -> Document:
+    """Draw the timeline of a task, have its questions answered, and return its outcome."""
     payload = Document()
     async with aclosing(timeline(client, task_id)) as steps:
         async for depth, event in steps:
@@ -179,6 +198,8 @@ async def draw(client: Client, task_id: str, canvas: Drawing) -> Document:
                 canvas.words(payload.get("text", ""), restart=payload.get("n", 1) == 1)
             elif line := line_of(event):
                 canvas.line(depth, line)
+            if answering is not None:
+                answering.take(event)
     return payload
 
 

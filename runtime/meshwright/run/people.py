@@ -20,6 +20,7 @@ from meshwright.tools.tool import Tool
 
 _TEXT = {"type": "string", "minLength": 1}
 _MAX_QUESTION_CHARS = 10_000
+_MAX_ABOUT_BYTES = 64 * 1024  # of what is shown with a question, which is a part of its thread's state
 
 
 async def ask_person(
@@ -140,13 +141,19 @@ def _check(question: object, shape: object) -> None:
 
 
 def _plain(about: Mapping[str, Any] | None) -> Any:
-    """Raises AgentError for what JSON cannot hold."""
+    """Raises AgentError for what JSON cannot hold, or is too long for an open question."""
     try:
-        return from_json(to_json(dict(about or {}), inf_nan_mode="null"))
+        data = to_json(dict(about or {}), inf_nan_mode="null")
     except (TypeError, ValueError) as error:
         raise AgentError(
             f"`about` is not what JSON can hold: {error}", remedy="Give it plain data"
         ) from error
+    if len(data) > _MAX_ABOUT_BYTES:
+        raise AgentError(
+            f"`about` has {len(data):,} bytes, and may have {_MAX_ABOUT_BYTES:,}",
+            remedy="Show what the person needs to decide",
+        )
+    return from_json(data)
 
 
 def _end_of(attempt: RunContext, expires: timedelta | datetime | None) -> datetime:
