@@ -36,8 +36,8 @@ _LONG_CHARS = 400
 def inbox(target: Target, question_id: str | None, ended: bool, limit: int, as_json: bool) -> None:
     """List what waits for a person.
 
-    The oldest is first. With an ID, show one question whole. ID is the end or the beginning of an id that only one has, or of its
-    task's.
+    The oldest is first. With an ID, show one question whole. ID is the end or the beginning of an id that
+    only one has, or of its task's.
     """
 
     async def show(mesh: Connection) -> None:
