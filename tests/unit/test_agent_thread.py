@@ -10,7 +10,6 @@ from meshwright.core.messages import Dispatch, Outcome, Task
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Wait, Withdraw
-from meshwright.work.conversation import Message
 from meshwright.work.protocol import Grant, StepKey, Stop, Waiting, WaitKind
 from meshwright.work.thread import MAX_REMEMBERED_ENDS
 from tests.support.turn_driver import NOW, Driven, a_dispatch, a_task, an_outcome, types_of
@@ -234,25 +233,6 @@ def test_after_a_restart_what_was_running_is_offered_with_its_owner() -> None:
     claim(thread, "t1", owner="w1")
     [hint] = thread.take("recover").early
     assert (hint.task_id, hint.owner) == ("t1", "w1")
-
-
-def test_what_a_task_said_goes_to_the_conversation_of_its_thread() -> None:
-    thread = a_thread("t1", "t2")
-    for task_id in ("t1", "t2"):
-        work = claim(thread, task_id)
-        thread.take(
-            "complete",
-            Completed(
-                task_id=task_id,
-                fence=work.fence,
-                outcome=an_outcome(task_id),
-                history=(Message(role="user", content=task_id), Message(role="assistant", content="Yes.")),
-            ),
-        )
-    sent = [message for commit in thread.commits for message in commit.sends if message.method == "add"]
-    assert {message.to for message in sent} == {ActorRef("Conversation", thread.ref.id)}
-    said = [message["content"] for message in sent for message in message.body["messages"]]
-    assert said == ["t1", "Yes.", "t2", "Yes."]
 
 
 def test_only_a_thread_with_something_in_its_inbox_is_obliged() -> None:

@@ -26,10 +26,11 @@ from meshwright.run.people import ask_person
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of
 from meshwright.tools.tool import cut
 from meshwright.work import Suspended
-from meshwright.work.conversation import Message
+from meshwright.work.conversation import Message, Said, conversation_of
 from meshwright.work.paths import ProgressEvent
 
 _MAX_PROGRESS_CHARS = 1_000
+_MAX_SAID_CHARS = 32_000  # of a request, and of an answer, in a conversation
 ResultT = TypeVar("ResultT")
 DataT = TypeVar("DataT", bound=BaseModel | dict[str, Any])
 
@@ -294,16 +295,23 @@ class Run:
         """Return once all that the run has journaled is durable."""
         await self._journal.confirm()
 
-    def history(self, answer: str) -> tuple[Message, ...]:
-        """What the conversation is to keep of this run; nothing where nobody asked for a thread.
+    async def tell_thread(self, answer: str) -> None:
+        """Add what was asked and answered to the conversation of the thread, where the task has one.
 
-        An answer without words is the last that a model gave in a shape.
+        It is durable before the outcome is known, so that whoever knows the outcome finds it there. An answer
+        without words is the last that a model gave in a shape.
         """
-        if self.task.thread_id == self.task.task_id:
-            return ()
-        ids = {"task_id": self.task.task_id, "agent_id": self.agent_id}
-        asked, answered = question_of(self.agent, self.task), answer or self._dialogues.last_answer
-        return (
+        task = self.task
+        if task.thread_id == task.task_id:
+            return
+        said = (question_of(self.agent, task), answer or self._dialogues.last_answer)
+        asked, answered = (cut(text, _MAX_SAID_CHARS) for text in said)
+        ids = {"task_id": task.task_id, "agent_id": self.agent_id}
+        messages = (
             Message(role="user", content=asked, **ids),
             Message(role="assistant", content=answered, **ids),
+        )
+        conversation = conversation_of(self._attempt.ref)
+        await self._attempt.services.host.call(
+            conversation, "add", Said(task_id=task.task_id, messages=messages)
         )

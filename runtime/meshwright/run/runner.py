@@ -100,8 +100,9 @@ class Runner:
             generation=work.task.generation,
             attempt=work.dispatch.attempt,
         )
-        history = run.history(outcome.text) if outcome.success else ()
-        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome, history=history)
+        if outcome.success:
+            await run.tell_thread(outcome.text)
+        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
 
     async def _within_timeout(self, run: Run, work: Work) -> dict[str, Any] | None:
         """Run in what is left of the attempt's time; the clock stands while the run waits."""

@@ -1,6 +1,6 @@
 """The conversation of a thread: what was asked and answered in it, in order, whoever answered.
 
-The actor's id is `{tenant}:{thread}`, as that of each agent's thread, which sends it what a task said.
+The actor's id is `{tenant}:{thread}`, as that of each agent's thread. A run adds to it before it ends.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class Message(Struct):
 
 
 class Said(Struct):
-    """Messages to add."""
+    """What was said in a task."""
 
+    task_id: str
     messages: tuple[Message, ...]
 
 
@@ -53,7 +54,9 @@ class Conversation(Actor[ConversationState]):
 
     @turn
     def add(self, turn: Turn, said: Said) -> None:
-        """Add messages at the end."""
+        """Add messages at the end; those of a task that ends again, after a crash, are there already."""
+        if any(message.task_id == said.task_id for message in self.state.recent):
+            return
         for message in said.messages:
             self.state.count += 1
             turn.append(MESSAGES, self.state.count, message)

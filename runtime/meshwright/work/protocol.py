@@ -13,7 +13,6 @@ from meshwright.core.encoding import Struct
 from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
 from meshwright.core.money import ZERO, Amount, exact
 from meshwright.kernel.envelope import ActorRef
-from meshwright.work.conversation import Message
 
 
 class StepKey(Struct):
@@ -187,12 +186,11 @@ class Work(Grant):
 
 
 class Completed(Struct):
-    """The end of an attempt, and what the conversation of its thread is to keep of it."""
+    """The end of an attempt."""
 
     task_id: str
     fence: int
     outcome: Outcome
-    history: tuple[Message, ...] = ()
 
 
 class Waiting(Struct):

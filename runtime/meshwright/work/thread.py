@@ -14,7 +14,6 @@ from meshwright.core.errors import Overloaded
 from meshwright.core.messages import Dispatch, Event, Fault, Identifier, Outcome
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
-from meshwright.work.conversation import Said, conversation_of
 from meshwright.work.people import approval_ended, approval_requested
 from meshwright.work.protocol import (
     Accept,
@@ -112,8 +111,6 @@ class AgentThread(Actor[ThreadState]):
         entry = self._fenced(turn, completed.task_id, completed.fence)
         if entry is None:
             return False
-        if completed.history:
-            turn.send(conversation_of(self.ref), "add", Said(messages=completed.history))
         self._end(turn, entry, completed.outcome)
         return True
 
