@@ -120,7 +120,7 @@ _ALLOWANCES = (
 @mesh_options
 @click.pass_context
 def budgets(ctx: click.Context, target: Target, as_json: bool) -> None:
-    """Show budgets and spend."""
+    """Show budgets and spend, and raise them."""
     if ctx.invoked_subcommand is not None:
         return
     found = listed(target, lambda client: client.budgets(), need="state")
@@ -170,7 +170,9 @@ def allow(
     remove: bool,
     as_json: bool,
 ) -> None:
-    """Allow WHOSE to spend an amount: mesh allow researcher-agent 5/day
+    """Allow an agent, a tenant or a tag an amount a day.
+
+    As in: mesh allow researcher-agent 5/day
 
     WHOSE is an agent's id, or agent:ID, tenant:ID, tag:NAME or mesh; the window hour, day, month or total.
     It counts at once, and replaces what was allowed in such a window before. Without arguments it lists what
