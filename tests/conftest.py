@@ -29,6 +29,7 @@ LONG = (
     "test_real_clients.py",
     "test_dapr_faults.py",
     "test_benchmark_rows.py",
+    "test_simulated_provider.py",
 )
 """Files of tests that take longest: they start first, and each test may run in another process."""
 ALARM_MARGIN_SECONDS = 5  # an async test ends so long before the timeout plugin's alarm

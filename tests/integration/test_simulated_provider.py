@@ -21,6 +21,7 @@ SCENARIOS = load_scenarios()
         ("sloppy", {}),
         ("thinking", {"steps": 30}),
         ("release", {"steps": 100, "tasks": 1}),
+        ("small-window", {"tasks": 1}),
     ],
 )
 async def test_all_tasks_of_a_scenario_are_done(
@@ -31,3 +32,17 @@ async def test_all_tasks_of_a_scenario_are_done(
     assert (score.done, score.wrong, score.failed) == (scenario.tasks, 0, 0), score.reasons
     assert score.repeated == 0
     assert score.booked == score.billed > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "speed"), [("outage", 10.0), ("storm", 5.0), ("overload", 10.0), ("dying-streams", 5.0)]
+)
+async def test_a_provider_in_trouble_costs_no_task_and_no_step(
+    name: str, speed: float, tmp_path: Path
+) -> None:
+    scenario = SCENARIOS[name]
+    score = await play(scenario, tmp_path, speed=speed)
+    assert (score.done, score.wrong, score.failed) == (scenario.tasks, 0, 0), score.reasons
+    assert score.repeated == 0
+    assert score.booked is not None
+    assert score.booked >= score.billed > 0, "what a dying stream cost is an estimate"
