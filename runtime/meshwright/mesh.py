@@ -22,7 +22,7 @@ from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
 from meshwright.core import topics
 from meshwright.core.capability import Registration
-from meshwright.core.encoding import Json, encode
+from meshwright.core.encoding import Json, Struct, encode
 from meshwright.core.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge
 from meshwright.core.messages import (
     ENDED,
@@ -97,6 +97,23 @@ class Role:
         if app == FRONT:
             return self.is_front
         return app == EVERYWHERE or self.apps is None or app in self.apps
+
+
+class _Owner(Struct):
+    tenant_id: str = "default"
+
+
+class _Ending(Struct):
+    """What of a task's record who waits for its outcome reads."""
+
+    task: _Owner | None = None
+    outcome: Outcome | None = None
+
+
+def _unknown(task_id: str) -> NotFound:
+    return NotFound(
+        f"There is no task {task_id!r}", remedy="mesh tasks lists those there are", field="task_id"
+    )
 
 
 @dataclass(eq=False, repr=False)
@@ -313,8 +330,10 @@ class Mesh:
         waiter = asyncio.get_running_loop().create_future()
         waiters.add(waiter)
         try:
-            record, _ = await self._record(task_id, tenant_id)
-            return record.outcome or await waiter
+            ending = await self.host.read(TaskKey(tenant_id, task_id).ref, _Ending)
+            if ending is None or ending.task is None or ending.task.tenant_id != tenant_id:
+                raise _unknown(task_id)
+            return ending.outcome or await waiter
         finally:
             waiters.discard(waiter)
             if not waiters:
@@ -422,9 +441,7 @@ class Mesh:
     async def _record(self, task_id: str, tenant_id: str) -> tuple[TaskRecord, Task]:
         record = await self.host.read(TaskKey(tenant_id, task_id).ref)
         if not isinstance(record, TaskRecord) or record.task is None or record.task.tenant_id != tenant_id:
-            raise NotFound(
-                f"There is no task {task_id!r}", remedy="mesh tasks lists those there are", field="task_id"
-            )
+            raise _unknown(task_id)
         return record, record.task
 
     async def _entry(self, record: TaskRecord, task: Task) -> Entry | None:

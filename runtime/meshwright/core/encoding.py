@@ -173,7 +173,7 @@ def as_json(source: object, value: Any) -> Json:
 def stable_json(value: Any) -> bytes:
     """A value as JSON whose bytes are the same in every version: what hashes are made of."""
     data = write_struct(value) if isinstance(value, Struct) else _of_plain(value)
-    if data is None or any(exponent in data for exponent in _EXPONENTS):
+    if data is None or any(map(data.__contains__, _EXPONENTS)):
         return to_json(value, fallback=plain)
     return data
 

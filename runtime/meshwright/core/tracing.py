@@ -32,6 +32,7 @@ MAX_BATCH = 64  # finished spans of one trace that wait to be published
 _MAX_DELAY_SECONDS = 0.25  # and how long they do: about one event a trace, where each would cost a row
 _MAX_MESSAGE_CHARS = 500
 SAMPLED = 1
+_SAMPLED = ("01", "03")  # as nearly all are
 _NEW_TRACE_FLAGS = "03"  # sampled, and its id is random where the convention wants that
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 
@@ -209,7 +210,7 @@ class Tracing:
         above = parse(parent) if parent is not None else None
         if above is None:
             trace_id, flags = _new_trace_id(), _NEW_TRACE_FLAGS
-        elif int(above.flags, 16) & SAMPLED:
+        elif above.flags in _SAMPLED or int(above.flags, 16) & SAMPLED:
             trace_id, flags = above.trace_id, above.flags
         else:
             return Span(parent)

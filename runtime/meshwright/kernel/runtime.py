@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from meshwright.core.clock import Clock, SystemClock
-from meshwright.core.encoding import MAX_RECORD_BYTES, as_json
+from meshwright.core.encoding import MAX_RECORD_BYTES, Struct, as_json
 from meshwright.core.errors import Draining, HostError, MailboxFull, NotFound, StoreFailed
 from meshwright.core.messages import Event, new_id
 from meshwright.core.tracing import NoTracing, Tracing
@@ -301,12 +301,17 @@ class Runtime:
         """Show an event to the listeners of every process, at most once; it is not kept."""
         self._store.broadcast(event)
 
-    async def read(self, ref: ActorRef) -> Any:
-        """The actor's committed state, or None if it never had a turn. Do not change it."""
+    async def read(self, ref: ActorRef, shape: type[Struct] | None = None) -> Any:
+        """The actor's committed state, or None if it never had a turn. Do not change it.
+
+        Of a state that is a struct, a `shape` with fewer fields costs less to read.
+        """
         self._check_open()
         kind = self.remote_kinds.get(ref.type) or self._cells.kind(ref)
         record = await self._executor.load(ref)
-        return kind.decode_state(record.state) if record is not None and record.revision else None
+        if record is None or not record.revision:
+            return None
+        return kind.decode_state(record.state) if shape is None else shape.model_validate_json(record.state)
 
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
         """Write a record outside a turn, and events with it; await the result to know them durable.

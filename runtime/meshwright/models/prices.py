@@ -72,6 +72,7 @@ class Prices:
         self._reachable = lru_cache(maxsize=_CACHED)(self._rates_of_request)
         self._answered = lru_cache(maxsize=_CACHED)(self._rates_of_answer)
         self._named = lru_cache(maxsize=_CACHED)(self._rates_of_model)
+        self._windows = lru_cache(maxsize=_CACHED)(self._window_of_call)
 
     def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
         """The dearest price of all deployments that could answer, fallbacks included; None if one has none.
@@ -97,6 +98,9 @@ class Prices:
 
     def window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
         """The smallest known window of the deployments that a call is for."""
+        return self._windows(model, tags)
+
+    def _window_of_call(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
         if self._config is None:
             return _window_from(self._entry(self._model or model) or {})
         found = route(self._config, self._environment, model, tags)

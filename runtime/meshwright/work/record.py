@@ -108,6 +108,8 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
 
     def spent(self) -> dict[str, object]:
         """What all attempts have cost; None once of one nobody knows."""
+        if len(self.attempts) == 1:
+            return {"usage": self.attempts[0].usage, "cost_usd": self.attempts[0].cost_usd}
         costs = [attempt.cost_usd for attempt in self.attempts]
         known = [cost for cost in costs if cost is not None]
         return {
