@@ -281,7 +281,7 @@ def test_a_slip_in_an_agents_class_is_told_with_its_line(
 
 
 def test_attributes_of_an_agents_own_are_left_alone(tmp_path: Path) -> None:
-    own = "    limit = 3\n    model_names = ('a',)\n    @property\n    def toolset(self): ...\n"
+    own = "    most_pages = 3\n    model_names = ('a',)\n    @property\n    def toolset(self): ...\n"
     assert load_agents(write(tmp_path, greeter=GREETER + own))
 
 
