@@ -11,6 +11,7 @@ from rich.console import Console
 
 from meshwright.cli.demo import quoted
 from meshwright.cli.events import Line, line_of
+from meshwright.cli.output import local_time
 from meshwright.cli.timeline import Drawing, TerminalDrawing, draw, drawing, print_answer, timeline
 from meshwright.core.messages import Event
 
@@ -128,6 +129,14 @@ def event(event_type: str, task_id: str = "01KAGDW9YJ3M0Q6M5S8R9VTKZB", **payloa
 )
 def test_an_event_is_one_line(given: dict[str, Any], line: Line | None) -> None:
     assert line_of(given) == line
+
+
+def test_a_wait_for_a_provider_says_why_and_when_it_is_tried_again() -> None:
+    due_at = "2030-01-01T12:00:00+00:00"
+    waits = event("task.waiting", kind="provider", asked="The server is overloaded", due_at=due_at)
+    assert line_of(waits) == Line(
+        "waiting", f"for provider, tried again {local_time(due_at)}  The server is overloaded"
+    )
 
 
 def test_a_line_cannot_steer_the_terminal() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -220,6 +220,11 @@ def _waiting(payload: Document, event: Document) -> Sequence[object]:
         return (f"for task {short_id(child)}, no slot held",)
     if payload.get("kind") == "person":
         return (f"for a person: {short(payload.get('asked', ''))}", "mesh inbox")
+    if due_at := payload.get("due_at"):
+        what = "tried again" if payload.get("kind") in ("provider", "money") else "until"
+        with suppress(ValueError, TypeError):  # no time: an event that another program has published
+            due_at = local_time(due_at)
+        return f"for {payload.get('kind', '?')}, {what} {due_at}", short(payload.get("asked", ""))
     return (f"for {payload.get('key', '')}", short(payload.get("asked", "")))
 
 
