@@ -91,10 +91,15 @@ async def test_a_task_that_waits_for_money_goes_on_once_its_budget_is_raised(
     }
     assert "$0.00 of $0.0001 spent" in wait["asked"]
     assert (await api.get(f"/tasks/{task_id}"))["status"] == "waiting"
+    questions = await api.client.inbox()
+    assert [question.task_id for question in questions] == ([task_id] if on_empty == "ask" else [])
+    if on_empty == "ask":
+        assert f"mesh budgets raise {task_id} USD" in questions[0].question
     view = await admin.raise_budget("1", task_id=task_id)
     assert (view.limit_usd, view.on_empty) == (Decimal("1.0001"), on_empty)
     outcome = await api.client.outcome(task_id)
     assert (outcome.success, outcome.cost_usd, len(fake.calls)) == (True, 3 * EARNED, 3)
+    assert await api.client.inbox() == []
     [raised] = (await api.get("/events", event_type="budget.raised"))["items"]
     assert (raised["payload"]["amount_usd"], raised["payload"]["limit_usd"]) == ("1", "1.0001")
 

@@ -1,6 +1,8 @@
-"""Soft budgets: they warn, and may lead calls to a cheaper tag."""
+"""Soft budgets warn, and those that say so lead calls to a cheaper tag."""
 
-from meshwright.models.port import CallContext
+import pytest
+
+from meshwright.models.port import BudgetExceeded, CallContext
 from tests.support.budgets import STEP, budget, request, spending
 
 
@@ -66,3 +68,17 @@ async def test_what_is_told_of_a_tenant_is_for_that_tenant() -> None:
         await mesh.call(1, context=CallContext(tenant_id="acme"))
         await mesh.balance("pot:acme")
         assert {event.tenant_id for event in mesh.events} == {"acme"}
+
+
+async def test_a_hard_budget_that_is_empty_may_go_on_with_a_cheaper_tag() -> None:
+    dear = budget(3, "dear", scope="tag", of="expensive", on_empty="cheaper")
+    async with spending(dear, budget(1, "poor", scope="tag", of="cheap")) as mesh:
+        for dollars in (3, 1):
+            await mesh.call(dollars, tags=("research", "expensive"))
+        assert [asked.tags for asked in mesh.provider.requests] == [
+            ("research", "expensive"),
+            ("research", "cheap"),
+        ]
+        with pytest.raises(BudgetExceeded, match="Budget poor"):
+            await mesh.call(1, tags=("research", "expensive"))
+        assert await mesh.balance("dear:expensive") == (3, 0)

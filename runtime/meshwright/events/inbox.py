@@ -124,6 +124,8 @@ class InboxProjection:
         rows = _stored(session, {question_id(event.tenant_id, key) for key, event in changes})
         for key, event in changes:
             row_id = question_id(event.tenant_id, key)
+            if row_id not in rows and not _asks(event):
+                continue
             rows[row_id] = {**rows.get(row_id, _begun(row_id, key, event)), **_change(event)}
         session.insert(_INTO, [_row_of(rows[row_id]) for row_id in rows], then=_REPLACE)
         session.execute(_FORGET)
@@ -134,10 +136,17 @@ class InboxProjection:
 
 
 def _named(event: Event) -> Iterator[str]:
-    """The key that an event of a person's question names, if it does."""
+    """The key that an event of a question names, if it does: a person's, or one for money."""
     key = event.fields.get("key")
-    if event.task_id and isinstance(key, str) and event.fields.get("kind") == "person":
+    if event.task_id and isinstance(key, str) and event.fields.get("kind") in ("person", "money"):
         yield key
+
+
+def _asks(event: Event) -> bool:
+    """Whether an event is of a question that a person is asked; for money not every task asks one."""
+    subject = event.fields.get("subject")
+    asks_for_money = isinstance(subject, dict) and subject.get("on_empty") == "ask"
+    return event.fields.get("kind") == "person" or asks_for_money
 
 
 def _begun(row_id: str, key: str, event: Event) -> dict[str, Any]:
@@ -163,7 +172,9 @@ def _change(event: Event) -> dict[str, Any]:
         "agent_id": event.agent_id,
         **{name: fields.get(name) for name in ("subject", "answer_schema", "may_answer", "expires_at")},
     }
-    return {name: value for name, value in told.items() if value is not None}
+    known = {name: value for name, value in told.items() if value is not None}
+    # A run that finds no money asks again, in the same step.
+    return {**known, "status": "open", "ended_at": None} if fields.get("kind") == "money" else known
 
 
 def _row_of(document: dict[str, Any]) -> Row:

@@ -29,6 +29,7 @@ from meshwright.ledger.account_client import AccountClient, announce
 from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.charging import (
     EVERY,
+    TASK_BUDGET,
     account_of,
     accounts_of,
     check_budgets,
@@ -323,6 +324,9 @@ def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, n
     else:
         message = f"Budget {account.budget} of {owner} exceeded: {spent}"
         remedy = f"It renews at {renews:%Y-%m-%d %H:%M} UTC" if renews else _NEVER_RENEWS
+        if account.on_empty == "ask":
+            name = account.owner_key if account.budget == TASK_BUDGET else account.budget
+            remedy = f"Raise it: mesh budgets raise {name} USD"
     error = BudgetExceeded(
         f"{message}; this call may cost up to {_usd(entry.amount)}",
         budget=account.budget,

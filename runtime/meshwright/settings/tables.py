@@ -243,7 +243,7 @@ class _LedgerSettings(Table):
     """[ledger]: how much may be spent."""
 
     budgets: tuple[Budget, ...] = ()
-    """How much may be spent: tables with name, scope, of, limit_usd, window, hard and cheaper_tag."""
+    """How much may be spent: tables with name, scope, of, limit_usd, window, hard, on_empty, cheaper_tag."""
     default_price: Price | None = None
     """Dollars per million tokens of a model whose price nobody knows, like { input = 3, output = 15 }. Where
     unset a hard budget refuses its calls."""
