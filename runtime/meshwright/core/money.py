@@ -63,10 +63,10 @@ Dollars = Annotated[Amount, Field(json_schema_extra={"minimum": 0}), AfterValida
 
 def exact(holder: Any, name: str, amount: Decimal | None) -> None:
     """Make a field of a struct exact that may have been given as another number."""
-    if amount is not None and type(amount) is not _Exact:
-        msgspec.structs.force_setattr(
-            holder, name, _Exact(amount if isinstance(amount, Decimal) else str(amount))
-        )
+    if amount is None or type(amount) is _Exact:
+        return
+    given = amount if isinstance(amount, Decimal) else str(amount)
+    msgspec.structs.force_setattr(holder, name, _Exact(given) if amount else ZERO)
 
 
 def fit(amount: Decimal) -> Decimal:
