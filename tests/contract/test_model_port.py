@@ -145,3 +145,23 @@ async def test_a_tool_may_be_demanded(calling: Adapter) -> None:
     await calling.model.complete(request(tools=(LOOK,), tool_choice="required"))
     await calling.model.complete(request(tools=(LOOK,)))
     assert [call.body.get("tool_choice") for call in calling.fake.calls] == ["required", None]
+
+
+async def test_what_the_caller_says_and_nothing_else_reaches_the_provider(calling: Adapter) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}}
+    said = (ChatMessage(role="user", content="What is this?", parts=(picture,)),)
+    wanted = {"top_p": 0.5, "seed": 7, "min_p": 0.1}
+    await calling.model.complete(request(messages=said, params=wanted, temperature=None, max_tokens=None))
+    [call] = calling.fake.calls
+    assert {name: call.body.get(name) for name in wanted} == wanted
+    assert not call.body.keys() & {"temperature", "max_tokens", "max_completion_tokens", "extra_body"}
+    assert call.body["messages"][0]["content"] == [{"type": "text", "text": "What is this?"}, picture]
+
+
+async def test_texts_are_embedded_in_their_order(calling: Adapter) -> None:
+    wanted = request(messages=(), inputs=("a", "b"), cache=False)
+    reply = await calling.model.complete(wanted)
+    assert reply.embeddings == ((0.0, 0.5, 1.0), (1.0, 0.5, 1.0))
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (4, 0)
+    [call] = calling.fake.calls
+    assert (call.path.rpartition("/")[2], list(call.body["input"])) == ("embeddings", ["a", "b"])
