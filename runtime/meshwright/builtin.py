@@ -28,6 +28,7 @@ from meshwright.edges.replies import Courier
 from meshwright.events.inbox import Inbox, InboxProjection
 from meshwright.events.projections import Projection
 from meshwright.events.status import DeploymentStatus, WaitProjection
+from meshwright.events.waits import EventWaits
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
@@ -360,13 +361,15 @@ class ContentsComponent(Component):
 
 
 class PeopleComponent(Component):
-    """What tasks wait for people to say."""
+    """What tasks wait for people to say, and events that they wait for."""
 
     name = "people"
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         mesh.inbox = Inbox(mesh.log)
+        if mesh.role.is_front:
+            self.parts.append(EventWaits(mesh.host, mesh.log, mesh.resume))
 
     def projections(self) -> Iterable[Projection]:
         """The list of questions."""

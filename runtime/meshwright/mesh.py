@@ -321,6 +321,12 @@ class Mesh:
                 return
         raise not_waiting(task_id, key, await self.inbox.find(caller.tenant_id, key))
 
+    async def resume(self, tenant_id: str, task_id: str, key: str, value: Any) -> None:
+        """Give a task what it waits for, where no person answers. Raises NotFound for an unknown task."""
+        record, task = await self._record(task_id, tenant_id)
+        if (thread := _thread_of(record, task)) is not None:
+            await self.host.call(thread, "resume", Answer(task_id=task_id, key=key, value=value))
+
     async def outcome(self, task_id: str, tenant_id: str = "default") -> Outcome:
         """Wait for the outcome of a task.
 

@@ -319,6 +319,20 @@ class Client:
                 break
         return found[::-1]
 
+    async def publish(
+        self,
+        topic: str,
+        event_type: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Publish an event to a topic that begins with `app.`; returns its id. It is durable then."""
+        body = {"topic": topic, "event_type": event_type, "payload": dict(payload or {})}
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        repeats = idempotency_key is not None
+        return (await self._call("POST", "/events", body=body, headers=headers, repeats=repeats))["id"]
+
     async def last_seq(self) -> int:
         """The `seq` of the newest event, or 0."""
         newest = await self.events(limit=1)

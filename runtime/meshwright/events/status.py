@@ -16,8 +16,8 @@ from meshwright.events.filter import seconds
 from meshwright.events.tasks import MAX_REASON_CHARS
 from meshwright.sql.database import Row, Session
 
-_WAITING, _WAIT_ENDED = "task.waiting", "wait.ended"
-_NO_MORE = ("task.dispatched", "task.succeeded", "task.failed", "task.cancelled", "task.timed_out")
+WAITING, WAIT_ENDED = "task.waiting", "wait.ended"
+NO_MORE = ("task.dispatched", "task.succeeded", "task.failed", "task.cancelled", "task.timed_out")
 """After these a task waits for nothing: it has ended, or begins again."""
 _COLUMNS = ("tenant_id", "wait_key", "task_id", "seq", "kind", "reason", "since", "due_at")
 _INTO = f"waits ({', '.join(_COLUMNS)})"
@@ -79,7 +79,7 @@ class WaitProjection:
 
     name = "waits"
     version = 1
-    event_types: Collection[str] = (_WAITING, _WAIT_ENDED, *_NO_MORE)
+    event_types: Collection[str] = (WAITING, WAIT_ENDED, *NO_MORE)
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Add waits, and forget those that have ended."""
@@ -87,14 +87,14 @@ class WaitProjection:
         for event in events:
             if not event.task_id:
                 continue
-            if event.event_type in _NO_MORE:
+            if event.event_type in NO_MORE:
                 begun = {key: row for key, row in begun.items() if row[2] != event.task_id}
                 session.execute(_END_ALL, (event.tenant_id, event.task_id))
                 continue
             key = event.fields.get("key")
             if not isinstance(key, str):
                 continue
-            if event.event_type == _WAITING:
+            if event.event_type == WAITING:
                 begun[event.tenant_id, key] = _row_of(event, key)
             else:
                 begun.pop((event.tenant_id, key), None)
@@ -109,6 +109,11 @@ class WaitProjection:
 def waits_for_money(session: Session) -> list[tuple[str, str, str]]:
     """(tenant_id, task_id, key) of every wait for money: the most urgent first, then the oldest."""
     return session.execute(_MONEY_WAITS).fetchall()
+
+
+def waits_for_events(session: Session) -> list[int]:
+    """The places in the log at which the open waits for events begin."""
+    return [seq for (seq,) in session.execute("SELECT seq FROM waits WHERE kind = 'event'").fetchall()]
 
 
 def status_of(session: Session, tenant_id: str | None) -> MeshStatus:

@@ -1,7 +1,8 @@
-"""What a run waits for people to say: answers to its questions, and approvals of its calls of tools."""
+"""What a run waits for from outside: answers and approvals of people, and events."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 
+from meshwright.core import topics
 from meshwright.core.errors import AgentError, InvalidInput, ToolFailed, WaitExpired, sentence
 from meshwright.core.redaction import redact, redact_data
 from meshwright.models.structure import ShapeT
@@ -55,6 +57,29 @@ async def ask_person(
             problems = error.errors(include_url=False, include_input=False)
             told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {sentence(one)}" for one in problems)
             reason = f"{redact(question)} (The last answer was not accepted: {told}.)"
+
+
+async def wait_event(
+    attempt: RunContext,
+    topic: str,
+    match: Mapping[str, Any] | None,
+    expires: timedelta | datetime | None,
+) -> dict[str, Any]:
+    """Wait for an event; see `Run.wait_event`."""
+    try:
+        topics.matcher(topic)
+    except (ValueError, AttributeError) as error:
+        raise AgentError(f"{topic!r} is no topic: {error}", remedy="Write one like app.orders") from error
+    wanted = _plain(match)
+    shown = "".join(f", {name} = {json.dumps(value)}" for name, value in redact_data(wanted).items())
+    return await attempt.journal.wait(
+        "wait_event",
+        {"topic": topic, "match": wanted},
+        kind="event",
+        reason=f"waits for an event on {topic}{shown}",
+        subject={"topic": topic, "match": wanted},
+        expires_at=None if expires is None else _end_of(attempt, expires),
+    )
 
 
 class Approvals:
@@ -141,16 +166,16 @@ def _check(question: object, shape: object) -> None:
 
 
 def _plain(about: Mapping[str, Any] | None) -> Any:
-    """Raises AgentError for what JSON cannot hold, or is too long for an open question."""
+    """Plain data of an open wait. Raises AgentError for what JSON cannot hold, or is too long."""
     try:
         data = to_json(dict(about or {}), inf_nan_mode="null")
     except (TypeError, ValueError) as error:
         raise AgentError(
-            f"`about` is not what JSON can hold: {error}", remedy="Give it plain data"
+            f"what is given with a wait is not what JSON can hold: {error}", remedy="Give it plain data"
         ) from error
     if len(data) > _MAX_ABOUT_BYTES:
         raise AgentError(
-            f"`about` has {len(data):,} bytes, and may have {_MAX_ABOUT_BYTES:,}",
+            f"what is given with a wait has {len(data):,} bytes, and may have {_MAX_ABOUT_BYTES:,}",
             remedy="Show what the person needs to decide",
         )
     return from_json(data)

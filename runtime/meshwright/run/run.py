@@ -22,7 +22,7 @@ from meshwright.run.context import RunContext
 from meshwright.run.delegation import Delegation
 from meshwright.run.dialogue import Dialogues
 from meshwright.run.files import parts_of
-from meshwright.run.people import ask_person
+from meshwright.run.people import ask_person, wait_event
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of
 from meshwright.tools.tool import cut
 from meshwright.work import Suspended
@@ -225,6 +225,23 @@ class Run:
         async with self._journal.open_step("progress", {"text": text}, costly=False) as step:
             if not step.is_replayed:
                 step.finish(None, [ProgressEvent("run.progress", {"text": cut(text, _MAX_PROGRESS_CHARS)})])
+
+    @noted
+    async def wait_event(
+        self,
+        topic: str,
+        match: Mapping[str, Any] | None = None,
+        *,
+        expires: timedelta | datetime | None = None,
+    ) -> dict[str, Any]:
+        """Wait for an event of the mesh's log, through restarts and without holding a slot, and return it.
+
+        `topic` may be a pattern (`app.orders`, `app.*`, `#`); `match` names fields by dotted paths:
+        `{"event_type": "order.paid", "payload.order": 7}`. The first event of the task's tenant counts that
+        came after the run began to wait. Raises WaitExpired where none has come by `expires` (by default
+        never), AgentError for a topic or a match that cannot be meant.
+        """
+        return await wait_event(self._attempt, topic, match, expires)
 
     @overload
     async def ask_person(

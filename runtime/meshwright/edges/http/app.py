@@ -18,7 +18,7 @@ from meshwright import __version__
 from meshwright.component import Component
 from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.edges.auth import Authenticator, Credentials, KeyAuthenticator, require_admin
-from meshwright.edges.http import budgets, events, inbox, mesh_routes, models, steps, tasks
+from meshwright.edges.http import budgets, events, inbox, mesh_routes, models, publish, steps, tasks
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.routing import (
     ANY_PROBLEM,
@@ -43,6 +43,7 @@ _ROUTERS = (
     steps.router,
     inbox.router,
     events.router,
+    publish.router,
     mesh_routes.router,
     budgets.router,
     *_MODEL_ROUTERS,

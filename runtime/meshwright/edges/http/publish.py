@@ -1,0 +1,63 @@
+"""Events from outside, published to a topic of the application: for the log, and for runs that wait."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Header
+from pydantic import BaseModel, ConfigDict, Field
+
+from meshwright.core.messages import Event, derived_id, new_id
+from meshwright.edges.http.routing import CallerDep, ReadyMesh, make_router
+
+router = make_router("events")
+_NAME = r"[A-Za-z0-9_-]{1,64}"
+
+
+class EventRequest(BaseModel):
+    """An event from outside. Its topic begins with `app.`, so that nobody forges the mesh's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    topic: str = Field(max_length=256, pattern=rf"^app(\.{_NAME})+$")
+    event_type: str = Field(max_length=128, pattern=rf"^{_NAME}(\.{_NAME})*$")
+    payload: dict[str, Any] = Field(default_factory=dict)
+
+
+class PublishedEvent(BaseModel):
+    """What an event is known by."""
+
+    id: str
+
+
+@router.post("/events", status_code=202, summary="Publish an event", response_description="Durable.")
+async def publish(
+    mesh: ReadyMesh,
+    caller: CallerDep,
+    event: EventRequest,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            description="An event with a key that was used before is not published again.",
+        ),
+    ] = None,
+) -> PublishedEvent:
+    """Publish an event of your own: it is in the log when this answers, and answers runs that wait for it."""
+    name = new_id() if idempotency_key is None else derived_id(caller.requested_by, idempotency_key)
+    event_id = f"app/{caller.tenant_id}/{name}"
+    if idempotency_key is None or not await mesh.log.knows(event_id):
+        made = Event(
+            id=event_id,
+            event_type=event.event_type,
+            topic=event.topic,
+            time=mesh.host.clock.now(),
+            tenant_id=caller.tenant_id,
+            aggregate_id=f"app/{caller.requested_by}",
+            idempotency_key=idempotency_key,
+            payload=event.payload,
+        )
+        await mesh.host.emit([made])
+    return PublishedEvent(id=event_id)

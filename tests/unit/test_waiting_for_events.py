@@ -1,0 +1,79 @@
+"""Runs that wait for events: the first that fits, also where nobody looked when it came."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from meshwright import Agent, Capability, Run, WaitExpired
+from meshwright.core.messages import TaskRequest
+from meshwright.testing import ManualClock, MeshUnderTest, mesh_for
+from tests.support.observer import eventually
+
+
+class Listener(Agent):
+    """Waits for the payment of an order."""
+
+    agent_id = "listener"
+    capabilities = (Capability("listening"),)
+
+    async def run(self, run: Run) -> str:
+        wanted: Mapping[str, Any] = run.task.payload.get("match", {})
+        try:
+            event = await run.wait_event(
+                run.task.payload.get("topic", "app.orders"), wanted, expires=timedelta(hours=1)
+            )
+        except WaitExpired:
+            return "none came"
+        return f"{event['event_type']} {event['payload'].get('dollars')}"
+
+
+async def waits(mesh: MeshUnderTest, count: int = 1, **payload: Any) -> str:
+    """Give it a task, and wait until so many tasks wait."""
+    request = TaskRequest(agent_id="listener", payload=payload)
+    task_id = (await mesh.submit(request)).task_id
+    news = asyncio.Event()
+    end = mesh.mesh.host.listen("#", lambda event: news.set())
+    await eventually(lambda: len(mesh.events("task.waiting")) >= count, news)
+    end()
+    return task_id
+
+
+def happens(
+    mesh: MeshUnderTest, topic: str = "app.orders", tenant_id: str = "default", **payload: Any
+) -> None:
+    mesh.mesh.tell("order.paid", payload, topic=topic, tenant_id=tenant_id)
+
+
+async def test_the_first_event_that_fits_is_the_answer() -> None:
+    async with mesh_for(Listener) as mesh:
+        match = {"event_type": "order.paid", "payload.order": 7}
+        task_id = await waits(mesh, match=match)
+        happens(mesh, order=6, dollars=1)
+        happens(mesh, order=7, dollars=2, tenant_id="acme")
+        happens(mesh, order=7, dollars=3, topic="app.refunds")
+        happens(mesh, order=7, dollars=4)
+        happens(mesh, order=7, dollars=5)
+        assert (await mesh.outcome(task_id)).text == "order.paid 4"
+
+
+async def test_several_tasks_get_the_same_event() -> None:
+    async with mesh_for(Listener) as mesh:
+        tasks = [await waits(mesh, n, topic="app.*") for n in (1, 2, 3)]
+        happens(mesh, dollars=9)
+        assert {(await mesh.outcome(task_id)).text for task_id in tasks} == {"order.paid 9"}
+
+
+async def test_a_wait_for_an_event_expires() -> None:
+    async with mesh_for(Listener, clock=ManualClock()) as mesh:
+        task_id = await waits(mesh)
+        await mesh.advance(3_601)
+        assert (await mesh.outcome(task_id)).text == "none came"
+
+
+async def test_what_cannot_be_meant_fails_at_once() -> None:
+    async with mesh_for(Listener) as mesh:
+        for payload in ({"topic": "#.orders"}, {"topic": 7}):
+            request = TaskRequest(agent_id="listener", payload=payload)
+            outcome = await mesh.outcome((await mesh.submit(request)).task_id)
+            assert outcome.error is not None and outcome.error.type == "AgentError"
