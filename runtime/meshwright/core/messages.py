@@ -133,7 +133,7 @@ class Parent(Struct):
     task_id: str
 
 
-class TaskBudget(Struct):
+class TaskBudget(Struct, omit_defaults=True):
     """The budget of a task further up, which pays for what it delegates."""
 
     task_id: Identifier
