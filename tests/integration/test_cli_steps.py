@@ -52,7 +52,7 @@ def test_steps_are_a_table_that_fits_the_terminal(asked: tuple[Path, str]) -> No
     folder, task_id = asked
     done = run("task", task_id, "--steps", cwd=folder)
     head, *rows = done.stdout.splitlines()
-    assert head.split() == ["step", "what", "model", "tokens", "cached", "cost", "seconds"]
+    assert head.split() == ["step", "what", "model", "tokens", "cost", "seconds"]
     assert [row.split()[:2] for row in rows] == [["1", "look"], ["2", "context"], ["3", "model"]]
     assert "--steps N" in done.stderr
 

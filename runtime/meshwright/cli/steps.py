@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,8 +45,7 @@ async def show_steps(
             click.echo(json.dumps(document(step), ensure_ascii=False))
     else:
         found = [document(step) for step in await client.steps(task_id, attempt=attempt)]
-        several = len({step["attempt"] for step in found}) > 1
-        columns = _COLUMNS if several else tuple(column for column in _COLUMNS if column.field != "attempt")
+        columns = [column for column in _COLUMNS if _is_needed(column, found)]
         empty = f"no steps yet; mesh events --task {task_id}{mesh.options} shows what happened"
         output.show(found, columns, as_json=False, empty=empty)
         if found:
@@ -80,8 +79,13 @@ def _cost(step: Document) -> str:
 
 def _what(step: Document) -> str:
     """What kind of step it is: `model`, `tool read_file`."""
-    name = "" if step["kind"] in ("model", "context") else step["name"]
+    name = "" if step["kind"] in ("model", "context", "delegate") else step["name"]
     return f"{step['kind']} {name}".strip() if step["kind"] != "step" else name
+
+
+def _short_what(step: Document) -> str:
+    """The same for a column: `read_file()` is a tool."""
+    return f"{step['name']}()" if step["kind"] == "tool" else _what(step)
 
 
 def _status(step: Document) -> str:
@@ -90,13 +94,14 @@ def _status(step: Document) -> str:
 
 def _summary(step: Document) -> str:
     is_known = step["has_contents"] or step["summary"] or step["status"] in ("waiting", "unfinished")
-    return step["summary"] if is_known else "(what was said is not stored any more)"
+    name = f"{step['name']}: " if step["kind"] == "delegate" else ""
+    return f"{name}{step['summary']}" if is_known else "(what was said is not stored any more)"
 
 
 _COLUMNS = (
     Column("attempt", "attempt", str),
     Column("step", "path"),
-    Column("what", write=_what, cut=4),
+    Column("what", write=_short_what, cut=4),
     Column("", write=_status),
     Column("model", "model", cut=1),
     Column("tokens", "usage", _tokens),
@@ -105,6 +110,12 @@ _COLUMNS = (
     Column("seconds", "duration_ms", _seconds, cut=3),
     Column("", write=_summary),
 )
+
+
+def _is_needed(column: Column, found: Sequence[Document]) -> bool:
+    """Whether a column says anything; that of the attempt does where there are several."""
+    cells = {column.cell(step) for step in found}
+    return len(cells) > 1 if column.field == "attempt" else cells != {""}
 
 
 def _page(step: Document, options: str) -> Iterator[str]:
@@ -198,6 +209,7 @@ def _section(title: str, text: str) -> Iterator[str]:
     width = max(40, shutil.get_terminal_size().columns if output.terminal_width() else 10**6)
     for line in for_terminal(text).splitlines():
         indent = _INDENT + line[: len(line) - len(line.lstrip())]
-        yield from textwrap.wrap(
+        wrapped = textwrap.wrap(
             line, width, initial_indent=_INDENT, subsequent_indent=indent, drop_whitespace=False
-        ) or [""]
+        )
+        yield from (part.rstrip() for part in wrapped or [""])
