@@ -107,6 +107,6 @@ async def step_counts(running: RunningMesh) -> Counter[tuple[str | None, str, in
     steps: Counter[tuple[str | None, str, int]] = Counter()
     for task in (await running.get("/tasks", limit=100)).body["items"]:
         for event in await running.story(task["task_id"]):
-            if event["event_type"] in ("model.called", "tool.called"):
+            if event["event_type"] == "tool.called" or event["payload"].get("outcome") == "ok":
                 steps[event["task_id"], event["event_type"], event["payload"]["step"]] += 1
     return steps
