@@ -81,6 +81,8 @@ def ended(error: str, seconds: float = 1.0) -> Outcome:
         ("Timeout", 1, "caller"),
         ("BudgetExceeded", 1, "caller"),
         ("ContextTooLong", 1, "caller"),
+        ("LimitReached", 1, "agent"),
+        ("TaskLimitReached", 1, "caller"),
         ("ModelRefused", 1, "provider"),
         ("AllProvidersDown", 1, "provider"),
         ("Overloaded", 1, "mesh"),

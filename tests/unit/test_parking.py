@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from meshwright.models.port import ModelRefused, ModelUnavailable, RateLimited
+from meshwright.models.port import ModelRefused, ModelTimeout, ModelUnavailable, RateLimited
 from meshwright.run.parking import Parking
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -38,6 +38,15 @@ def test_runs_that_a_provider_sends_away_come_back_later_and_not_together() -> N
 
 def test_nothing_waits_beyond_its_deadline() -> None:
     assert Parking(8.0, 120.0, draw=lambda: 1.0).due_at(DOWN, NOW, 0, NOW + timedelta(seconds=8)) is None
+
+
+def test_a_model_that_is_only_slow_is_not_paid_for_ever() -> None:
+    slow = ModelTimeout("No answer in 30 seconds")
+    assert [Parking().due_at(slow, NOW, pauses, TOMORROW) is None for pauses in (0, 4, 5)] == [
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("pauses", [0, 5])

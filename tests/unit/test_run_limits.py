@@ -57,6 +57,16 @@ async def test_a_model_that_never_answers_fails_its_task(name: str, most: Any) -
     assert f"Raise {name} in [agents] of mesh.toml" in outcome.error.message
 
 
+async def test_a_limit_that_its_caller_set_does_not_count_against_the_agent() -> None:
+    model = ScriptedModel(*(asks(word, **COSTLY) for word in "abcd"))
+    async with mesh_for(a_clerk(), model=model) as mesh:
+        receipt = await mesh.submit(agent_id="clerk", payload={"text": "Find it."}, limits={"max_steps": 1})
+        outcome = await mesh.outcome(receipt.task_id)
+        [failed] = mesh.events("attempt.failed").payloads
+    assert outcome.error is not None
+    assert (outcome.error.type, failed["fault"]) == ("TaskLimitReached", "caller")
+
+
 async def test_the_time_of_model_and_tools_is_a_limit() -> None:
     model = ScriptedModel(asks("fence"), "Page 1.")
     async with mesh_for(a_clerk(), model=model, agents={"max_seconds": 1e-6}) as mesh:

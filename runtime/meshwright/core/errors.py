@@ -21,6 +21,7 @@
     │   └── ServiceFailed         a program that the mesh rests on cannot be started, or does not stay up
     ├── AgentError                an agent's code does what it may not (its file and line)
     ├── LimitReached              a run reached a limit, and its model did not answer
+    │   └── TaskLimitReached      ... a limit that the task's caller has set
     ├── ReplayMismatch            a resumed run took another road than its journal
     ├── ToolFailed                a tool could not do what was asked
     │   └── DelegationFailed      ... since the agent that it asked did not succeed
@@ -176,6 +177,10 @@ class LimitReached(MeshError):
     def __init__(self, message: str, *, limit: str = "", **advice: Any) -> None:
         super().__init__(message, **advice)
         self.limit = limit
+
+
+class TaskLimitReached(LimitReached):
+    """The same of a limit that the task's caller has set."""
 
 
 class ReplayMismatch(MeshError):

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from meshwright.agent import Agent
-from meshwright.core.errors import LimitReached
+from meshwright.core.errors import LimitReached, TaskLimitReached
 from meshwright.core.limits import Limits
 from meshwright.core.messages import Task
 from meshwright.models.port import ModelReply, ToolCall
@@ -20,15 +20,17 @@ from meshwright.models.structure import repaired
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit: its name, its value, and where that is set."""
+    """One limit: its name, its value, where that is set, and whether the task's caller did."""
 
     name: str
     most: int | float | Decimal
     setting: str
+    of_task: bool = False
 
     def error(self, agent_id: str) -> LimitReached:
         """The error for a model that does not answer at the limit."""
-        return LimitReached(
+        kind = TaskLimitReached if self.of_task else LimitReached
+        return kind(
             f"{agent_id} reached {self.name} ({self.most:,}), and its model calls tools and never answers",
             limit=self.name,
             remedy=f"Raise {self.setting}, or say in its prompt when to stop",
@@ -49,11 +51,12 @@ def _limits_of(
         most, where = getattr(of_agent, name), f"{name} in the limits of {agent_name}"
         if most is None:
             most, where = getattr(settings, name), f"{name} in [agents] of mesh.toml"
+        is_lower = False
         lower = None if of_task is None else getattr(of_task, name)
         if lower is not None and (most is None or lower < most):
-            most, where = lower, f"limits.{name} of the task"
+            most, where, is_lower = lower, f"limits.{name} of the task", True
         if most is not None:
-            limits.append(Limit(name, most, where))
+            limits.append(Limit(name, most, where, is_lower))
     return tuple(limits)
 
 

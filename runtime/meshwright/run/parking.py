@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from meshwright.core.errors import ModelError
+from meshwright.models.port import ModelTimeout
 
 _MAX_DOUBLINGS = 30
+_MAX_SLOW_PAUSES = 5
+"""In a row, for a model that does not answer in time: it may just be slow, and its answers cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,8 @@ class Parking:
 
         None where that is after the deadline, or another try would change nothing.
         """
-        if not error.retryable:
+        is_slow = isinstance(error, ModelTimeout) and pauses >= _MAX_SLOW_PAUSES
+        if not error.retryable or is_slow:
             return None
         longest = min(self.max_seconds, self.first_seconds * 2 ** min(pauses, _MAX_DOUBLINGS))
         pause = longest * (1 + self.draw()) / 2 + (error.retry_after_seconds or 0.0)

@@ -40,6 +40,7 @@ from meshwright.edges.http.routing import (
     ServerSentEvents,
     make_router,
     problems,
+    retry_after,
 )
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
@@ -220,8 +221,8 @@ async def complete(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: 
     )
     try:
         reply = await _unless_gone(request, mesh.model.complete(wanted))
-    except (ModelUnavailable, ModelTimeout):
-        return JsonLine(_UNAVAILABLE, 503)
+    except (ModelUnavailable, ModelTimeout) as error:
+        return JsonLine(_UNAVAILABLE, 503, retry_after(error.retry_after_seconds))
     used = reply.usage
     usage = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
     return JsonLine({"content": reply.content, "model": reply.model, "usage": usage})

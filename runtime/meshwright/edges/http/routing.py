@@ -200,12 +200,17 @@ async def answer_error(request: Request, error: Exception) -> Response:
     )
 
 
+def retry_after(wait_seconds: float | None) -> dict[str, str]:
+    """The header that says when to try again, where that is known."""
+    return {} if wait_seconds is None else {"Retry-After": str(max(1, round(wait_seconds)))}
+
+
 def error_response(path: str, error: MeshError) -> Response:
     """Answers with an error that was raised on purpose, in the shape that clients of a path know."""
     wait_seconds = getattr(error, "retry_after_seconds", None)
     if wait_seconds is None and isinstance(error, HostError):
         wait_seconds = _RETRY_AFTER_SECONDS
-    headers = {} if wait_seconds is None else {"Retry-After": str(max(1, round(wait_seconds)))}
+    headers = retry_after(wait_seconds)
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     if not path.startswith("/v1/"):
