@@ -10,7 +10,7 @@ import pytest
 
 from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.messages import Usage
-from meshwright.models.port import ModelRefused, ModelReply, ReplyCutOff, ToolCall
+from meshwright.models.port import ContentRefused, ModelRefused, ModelReply, ReplyCutOff, ToolCall
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import keeper, kept, told_of
@@ -123,6 +123,15 @@ async def test_a_call_that_stays_cut_off_is_not_run() -> None:
     assert outcome.error.type == "ReplyCutOff"
     assert "in a tool call, which was not run" in outcome.error.message
     assert clerk.looked_up == []
+
+
+async def test_an_answer_that_a_policy_held_back_is_asked_for_once_more() -> None:
+    refused = ContentRefused("its policy forbids it")
+    outcome, _ = await asked(ScriptedModel(refused, "Page 1."))
+    assert outcome.text == "Page 1."
+    outcome, mesh = await asked(ScriptedModel(refused, refused, "Never said."))
+    assert outcome.error.type == "ContentRefused"
+    assert len(mesh.model.requests) == 2  # type: ignore[attr-defined]
 
 
 async def test_a_model_that_only_thought_gets_more_room() -> None:

@@ -11,7 +11,14 @@ from pydantic import BaseModel
 
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, ToolFailed
 from meshwright.core.tracing import GenAI
-from meshwright.models.port import ChatMessage, ContextTooLong, ModelRefused, ModelReply, ToolCall
+from meshwright.models.port import (
+    ChatMessage,
+    ContentRefused,
+    ContextTooLong,
+    ModelRefused,
+    ModelReply,
+    ToolCall,
+)
 from meshwright.models.structure import ShapeT, parse_or_repair
 from meshwright.run import replies
 from meshwright.run.calls import ModelCalls
@@ -215,8 +222,8 @@ class _Dialogue:
         while True:
             tries += 1
             try:
-                reply = await self._ask((*messages, *note))
-            except ContextTooLong:
+                reply = await self._ask_twice((*messages, *note))
+            except (ContextTooLong, ContentRefused):
                 raise
             except ModelRefused:
                 if self._room == self._prepared.max_tokens:
@@ -248,6 +255,13 @@ class _Dialogue:
             self._events = (ProgressEvent("limit.reached", reached),)
             self._specs = ()
             self.messages.append(replies.ANSWER_NOW)
+
+    async def _ask_twice(self, messages: Sequence[ChatMessage]) -> ModelReply:
+        """Ask, and once more where a policy held back the answer, since chance often decides that."""
+        try:
+            return await self._ask(messages)
+        except ContentRefused:
+            return await self._ask(messages)
 
     async def _ask(self, messages: Sequence[ChatMessage]) -> ModelReply:
         events, self._events = self._events, ()
