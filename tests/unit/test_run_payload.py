@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
-from meshwright.models.port import ModelRequest
+from meshwright.models.port import ChatMessage, ModelRequest, ToolSpec
 from meshwright.run import run as run_module
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
+from meshwright.work.journal import hash_of
 from tests.support.interrupted_mesh import keeper, kept
 
 
@@ -157,3 +158,24 @@ async def requests(payload: dict[str, Any], agent: type[Agent] = Reviewer) -> li
         receipt = await mesh.submit(agent_id=agent.agent_id, payload=payload)
         assert (await mesh.outcome(receipt.task_id)).success
     return model.requests
+
+
+def test_what_is_not_said_leaves_the_hash_of_a_request_as_it_was() -> None:
+    tool = ToolSpec(name="look", description="Look.", parameters={})
+    request = ModelRequest(messages=(ChatMessage(role="user", content="Hi"),), user="reviewer", tools=(tool,))
+    before = {
+        "model": "default",
+        "messages": [{"role": "user", "content": "Hi", "tool_calls": [], "tool_call_id": None}],
+        "tags": [],
+        "user": "reviewer",
+        "metadata": {"tenant_id": "default"},
+        "tools": [{"name": "look", "description": "Look.", "parameters": {}}],
+        "tool_choice": "auto",
+        "response_schema": None,
+        "temperature": 0.0,
+        "max_tokens": 1024,
+        "timeout_seconds": 120.0,
+        "cache": True,
+    }
+    assert hash_of(request.asked()) == hash_of(before)
+    assert hash_of(request.model_copy(update={"params": {"seed": 7}}).asked()) != hash_of(before)
