@@ -10,7 +10,7 @@ import pytest
 from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec, Unsupported
 from tests.support.fake_provider import FakeProvider, Fault, tool_call
-from tests.support.pickers import KEY, Make, deployment, pickers
+from tests.support.pickers import KEY, LITELLM, Make, deployment, pickers
 
 LOOK = ToolSpec(name="look", description="Look.", parameters={"type": "object", "properties": {}})
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
@@ -86,6 +86,24 @@ async def test_a_conversation_that_goes_on_is_cached_up_to_its_last_questions(
     assert marked == [{"type": "ephemeral"}, None, {"type": "ephemeral"}]
     assert first["tools"][0]["cache_control"] == {"type": "ephemeral"}
     assert "cache_control" not in json.dumps(once)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
+async def test_litellm_asks_claude_to_cache_a_conversation_that_goes_on(
+    make: Make, fake: FakeProvider
+) -> None:
+    call = ToolCall(id="c1", name="look")
+    said = (
+        ChatMessage(role="system", content="Be brief."),
+        ChatMessage(role="user", content="One."),
+        ChatMessage(role="assistant", tool_calls=(call,)),
+        ChatMessage(role="tool", content="seen", tool_call_id="c1"),
+    )
+    await at(make, fake, **LITELLM).complete(request(*said, tools=(LOOK,), timeout_seconds=60.0))
+    body = fake.calls[0].body
+    assert body["system"][0]["cache_control"] == {"type": "ephemeral"}
+    marked = [block.get("cache_control") for each in body["messages"] for block in each["content"]]
+    assert marked == [{"type": "ephemeral"}, None, {"type": "ephemeral"}]
 
 
 async def test_parameters_of_openai_are_written_in_the_words_of_the_api(

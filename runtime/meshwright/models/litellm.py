@@ -152,6 +152,8 @@ class LiteLLMModel:
         for written, message in zip(body.get("messages", ()), request.messages, strict=True):
             if message.thinking:
                 written["thinking_blocks"] = [dict(block) for block in message.thinking]
+        if "claude" in request.model and "cache_control_injection_points" not in self._params:
+            _mark_conversation(body.get("messages", ()))
         others = {name: body.pop(name) for name in request.params if name not in _ARGUMENTS}
         if others:
             fixed: Any = self._params.get("extra_body") or {}
@@ -162,6 +164,20 @@ class LiteLLMModel:
             "model": f"{self._prefix}{request.model}",
             "timeout": request.timeout_seconds,
         }
+
+
+def _mark_conversation(messages: Sequence[dict[str, Any]]) -> None:
+    """Have Claude, whoever offers it, cache a conversation that goes on, as its own API is asked to."""
+    asked = [message for message in messages if message["role"] in ("user", "tool")]
+    goes_on = any(message["role"] == "assistant" for message in messages)
+    system = [message for message in messages if message["role"] == "system"]
+    for message in (*system[-1:], *asked[-2:]) if goes_on else ():
+        control = {"type": "ephemeral"}
+        if message["role"] == "tool" or isinstance(message["content"], list):
+            message["cache_control"] = control
+        elif message["content"].strip():
+            text = {"type": "text", "text": message["content"], "cache_control": control}
+            message["content"] = [text]
 
 
 @cache

@@ -271,7 +271,7 @@ def _maker_of(params: _Params) -> _Maker | None:
 def writes_cache(params: _Params) -> bool:
     """Whether calls of a deployment ask its provider to cache prompts, at a price for what is written."""
     points = params.get("cache_control_injection_points")
-    return bool(points) if points is not None else _provider_name(params["model"]) == "anthropic"
+    return bool(points) if points is not None else "claude" in params["model"]
 
 
 def _is_price(name: str) -> bool:
