@@ -7,6 +7,7 @@ that an older process can pass on what a newer one sent. Times are RFC 3339 in U
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import time
 from datetime import datetime
@@ -50,13 +51,18 @@ def _encode_time(milliseconds: int) -> str:
     return _encode_id(milliseconds, 50)
 
 
+_RANDOM = random.Random()  # our own: a program's seed, or its tests' fuzzer, is nothing to ids
+os.register_at_fork(after_in_child=_RANDOM.seed)
+_random_bytes = _RANDOM.randbytes
+
+
 def new_id() -> str:
     """Make a ULID: 48 bits of milliseconds, then 80 random bits, so that later ids sort later.
 
     Unique, but no secret: the generator is seeded by the system once, since asking it for each id lets go
     of the interpreter lock, which is slow to get back beside a busy thread.
     """
-    return _encode_time(time.time_ns() // 1_000_000) + random.randbytes(16).translate(_DIGITS).decode()
+    return _encode_time(time.time_ns() // 1_000_000) + _random_bytes(16).translate(_DIGITS).decode()
 
 
 def derived_id(*parts: str) -> str:
