@@ -37,4 +37,5 @@ async def test_kills_repeat_no_finished_step_and_lose_no_task_and_no_cent(
     assert 0 < work.repeated_answers <= kills * scenario.tasks
     assert score.repeated <= kills * scenario.tasks
     assert accounts.outcomes == accounts.ledger == accounts.provider > 0
+    assert accounts.budget - accounts.estimated <= accounts.provider
     assert accounts.budget + accounts.reserved >= simulator.ledger.dollars, "what a kill cut off counts too"

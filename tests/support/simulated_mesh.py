@@ -28,6 +28,7 @@ class Accounts:
     outcomes: Decimal
     ledger: Decimal
     budget: Decimal
+    estimated: Decimal
     reserved: Decimal
     provider: Decimal
     """What the provider billed, without the answers that a kill kept from being journaled."""
@@ -88,6 +89,7 @@ class SimulatedMesh:
             outcomes=sum((outcome.cost_usd or Decimal(0) for outcome in outcomes), Decimal(0)),
             ledger=costs.total.cost_usd or Decimal(0),
             budget=budget.spent_usd,
+            estimated=budget.estimated_usd,
             reserved=budget.reserved_usd,
             provider=ledger.dollars - ledger.wasted(self.job.items),
         )
