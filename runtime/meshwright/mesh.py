@@ -48,7 +48,7 @@ from meshwright.ledger.account import OPENED, Account
 from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.charging import only_account, task_account
-from meshwright.ledger.costs import By, Costs, costs_of
+from meshwright.ledger.costs import By, Costs, costs_of, with_reserved
 from meshwright.ledger.estimate import TaskEstimate, estimate_of
 from meshwright.ledger.keys import LLM_SERVICE, Keys
 from meshwright.models.port import Model, PriceList
@@ -349,7 +349,9 @@ class Mesh:
         self, by: By = "agent", *, since: datetime | None = None, tenant_id: str | None = "default"
     ) -> Costs:
         """What a tenant's calls of models have cost since then, most expensive first; None: all tenants'."""
-        return await costs_of(self.log, tenant_id=tenant_id, by=by, since=since)
+        costs = await costs_of(self.log, tenant_id=tenant_id, by=by, since=since)
+        reserved = await self.budgets.reserved(await self._accounts_opened(), tenant_id)
+        return with_reserved(costs, reserved) if reserved else costs
 
     async def budget_views(self, tenant_id: str | None = "default") -> list[BudgetView]:
         """What a tenant's budgets may spend, have spent and hold; None: all tenants'.

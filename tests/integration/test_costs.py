@@ -89,7 +89,7 @@ async def test_a_person_reads_a_table_in_which_nothing_unknown_is_free(tmp_path:
         pass
     told = await costs("--by", "model", "--data", str(tmp_path / ".mesh"))
     assert told.stdout.splitlines() == [
-        "model  calls  prompt  cached  completion  cost                 saved by cache  failed",
+        "model  calls  prompt  cached  completion  known                saved by cache  failed",
         "big    2      2,400   2,048   80          $0.2500              $0.2500         0",
         "odd    1      1,200   1,024   40          $?                   $0              0",
         "total  3      3,600   3,072   120         $0.2500 + 1 unknown  $0.2500         0",

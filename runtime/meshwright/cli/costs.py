@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _KEYS = ["agent", "tag", "model", "task", "tenant"]
 _NOBODY = {"tag": "(no tag)", "task": "(no task)", "model": "(no answer)"}
-_ESTIMATED = "~ holds tokens that no provider has counted: they were estimated"
 
 
 def _time(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -74,6 +73,7 @@ def costs(target: Target, by: Any, since: str | None, proxy: bool, as_json: bool
 def costs_table(found: Document) -> str:
     """What calls cost, a line for each key, and their total."""
     by = found["by"]
+    parts = ("estimated", "estimated_usd"), ("reserved", "reserved_usd")
 
     columns = (
         Column(by, "key", partial(_key, by), cut=1),
@@ -81,13 +81,14 @@ def costs_table(found: Document) -> str:
         Column("prompt", "prompt_tokens", _count),
         Column("cached", "cached_tokens", _count),
         Column("completion", "completion_tokens", _count),
-        Column("cost", write=_known),
+        Column("known", write=_counted),
+        *(Column(head, field, _dollars) for head, field in parts if Decimal(found["total"].get(field, 0))),
         Column("saved by cache", "saved_usd", _dollars, cut=2),
         Column("failed", "failed", _count),
     )
     omitted = [{"key": f"({found['omitted']:,} more)"}] if found["omitted"] else []
     shown = table(columns, [*found["items"], *omitted, {**found["total"], "key": "total"}])
-    return f"{shown}\n{_ESTIMATED}" if _is_estimated(found["total"]) else shown
+    return shown
 
 
 def _key(by: str, key: str | None) -> str:
@@ -100,6 +101,14 @@ def _count(number: int | None) -> str:
 
 def _dollars(amount: str | None) -> str:
     return "" if amount is None else dollars(amount)
+
+
+def _counted(cost: Document) -> str:
+    """What is known of a cost without what is estimated, and of how many calls nobody knows it."""
+    if cost.get("cost_usd") is None:
+        return _known(cost)
+    counted = Decimal(cost["cost_usd"]) - Decimal(cost.get("estimated_usd", 0))
+    return _known({**cost, "cost_usd": str(counted), "estimated_usd": "0"})
 
 
 def _known(cost: Document) -> str:

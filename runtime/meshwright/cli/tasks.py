@@ -193,17 +193,16 @@ def submit(
     """
     from meshwright.cli.timeline import print_answer, watch
 
+    if estimate:
+        return _estimate(
+            target, as_json=as_json, agent_id=fields["agent_id"], capability=fields["capability"]
+        )
     if files:
         fields["payload"] = {**fields["payload"], "files": [*files]}
     if not (text or "").strip() and not fields["payload"]:
         raise click.UsageError(
             f'a task needs words: mesh submit {fields["capability"]} "..." (or --payload JSON)',
             click.get_current_context(),
-        )
-
-    if estimate:
-        return _estimate(
-            target, as_json=as_json, agent_id=fields["agent_id"], capability=fields["capability"]
         )
 
     async def submit_it(mesh: Connection) -> Document:

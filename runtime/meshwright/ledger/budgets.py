@@ -196,6 +196,18 @@ class Budgets:
                 accounts.setdefault(account.id, account)
         return [each for each in accounts.values() if tenant_id is None or is_seen_by(each, tenant_id)]
 
+    async def reserved(
+        self, opened: Iterable[Account], tenant_id: str | None
+    ) -> dict[str, dict[str, Decimal]]:
+        """What is held for calls under way: by scope, then by whose it is. A call may be in several."""
+        held: dict[str, dict[str, Decimal]] = {}
+        for account in await self.accounts(opened, tenant_id):
+            amount = (await self._view(account)).reserved_usd
+            if amount:
+                of_scope = held.setdefault(account.scope, {})
+                of_scope[account.owner_key] = max(amount, of_scope.get(account.owner_key, ZERO))
+        return held
+
     async def add(self, account: Account, amount: Decimal) -> BudgetView:
         """Raise an account's limit, of its window or for good where that has no end. Durable on return."""
         more = Raise(account=account, amount=amount)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -146,7 +146,8 @@ class Cost(Plain):
     """What the calls of one agent, tag, model, task or tenant came to; `key` is None where they name none.
 
     `cost_usd` is what is known of it, None where of no call anything is; `estimated_usd` is how much of that
-    is of tokens that were estimated; `unpriced` counts the calls whose cost nobody knows. `failed` counts
+    is of tokens that were estimated; `reserved_usd` is what budgets hold for calls under way; `unpriced`
+    counts the calls whose cost nobody knows. `failed` counts
     those without an answer, the cancelled ones too. `cached_tokens` are those of the prompt that a provider
     had in its cache; `saved_usd` is what our own cache has saved.
     """
@@ -160,6 +161,7 @@ class Cost(Plain):
     completion_tokens: int
     cost_usd: Amount | None
     estimated_usd: Amount = ZERO
+    reserved_usd: Amount = ZERO
     unpriced: int
     saved_usd: Amount
 
@@ -238,6 +240,17 @@ def _tags(session: Session) -> tuple[str, str]:
     if session.dialect == "sqlite":
         return "tag.value", "LEFT JOIN json_each(calls.tags) AS tag"
     return "tag", "LEFT JOIN json_array_elements_text(calls.tags::json) AS tag ON true"
+
+
+def with_reserved(costs: Costs, reserved: Mapping[str, Mapping[str, Decimal]]) -> Costs:
+    """The costs with what budgets hold: by scope, and by whose it is."""
+    of_keys = reserved.get(costs.by, {})
+    total = max((sum(held.values(), ZERO) for held in reserved.values()), default=ZERO)
+    items = [
+        cost.model_copy(update={"reserved_usd": of_keys.get(cost.key or "", ZERO)}) for cost in costs.items
+    ]
+    whole = costs.total.model_copy(update={"reserved_usd": total})
+    return costs.model_copy(update={"items": tuple(items), "total": whole})
 
 
 def since_of(text: str, now: datetime) -> datetime:
