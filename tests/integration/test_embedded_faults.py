@@ -144,8 +144,8 @@ async def test_a_tool_that_may_have_run_waits_for_a_person_who_says_what_came_of
         waiting = await first(
             mesh.log.tail(EventFilter(task_id=task_id, event_type="task.waiting", after_seq=0))
         )
-        assert waiting.payload["kind"] == "tool charge"
-        assert waiting.payload["request"] == {"arguments": '{"word": "charge 1"}'}
+        assert waiting.payload["subject"]["kind"] == "tool charge"
+        assert waiting.payload["subject"]["request"] == {"arguments": '{"word": "charge 1"}'}
         assert (await mesh.task(task_id)).status == "waiting"
         await mesh.answer(task_id, waiting.payload["key"], "it was charged: receipt 17")
         outcome = await mesh.outcome(task_id)

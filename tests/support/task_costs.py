@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright import Agent, Capability, Mesh
+from meshwright.context.memory import MemoryItem
 from meshwright.core.messages import Outcome, Usage
 from meshwright.core.money import Price
 from meshwright.ledger.costs import Cost
@@ -13,7 +14,18 @@ from meshwright.models.port import ModelReply, ToolCall
 
 PRICE = Price(input=Decimal(3), output=Decimal(15))
 HOLD = (ToolCall(id="c1", name="hold", arguments="{}"),)
-LONG = "The event log is a table of the file mesh.db, and it holds whatever happens. " * 100
+LONG = (
+    "The event log is a table of the file mesh.db, and it holds whatever happens. " * 50,
+    "An event log is only ever written at its end, so that a reader can follow it. " * 50,
+)
+ROOMY = {"memory_max_tokens": 10_000}
+"""Settings of a context that takes LONG."""
+
+
+async def remember(mesh: Mesh) -> None:
+    """Let the keeper remember long texts, which are shortened for it."""
+    for n, text in enumerate(LONG):
+        await mesh.memory.remember(MemoryItem(memory_id=f"m{n}", scope="agent", scope_id="keeper", text=text))
 
 
 def reply(cost: str | None, content: str = "Done.", **fields: Any) -> ModelReply:

@@ -153,8 +153,8 @@ def test_a_task_without_a_thread_has_one_of_its_own() -> None:
     assert task.thread_id == task.task_id
 
 
-def test_a_task_may_take_three_timeouts_unless_it_says_otherwise() -> None:
-    assert accepted(timeout=10).task.deadline_at == NOW + timedelta(seconds=30)
+def test_a_task_may_take_a_day_unless_it_says_otherwise() -> None:
+    assert accepted(timeout=10).task.deadline_at == NOW + timedelta(days=1)
     assert accepted(timeout=10, deadline=15).task.deadline_at == NOW + timedelta(seconds=15)
 
 

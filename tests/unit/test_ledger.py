@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
-from meshwright.core.encoding import plain
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Event, TaskBudget, Usage
+from meshwright.core.messages import Event, Usage
 from meshwright.ledger.costs import COLUMNS, Cost, costs_of, row_of, since_of
-from meshwright.models.port import Call, CallContext, ModelRequest
+from meshwright.models.port import Call
 from tests.support.event_logs import START, LogOnFile, event, open_log
 from tests.support.postgres import Place
 
@@ -319,21 +318,3 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         since_of(text, START)
     assert refused.value.field == "since"
-
-
-def test_a_call_of_a_task_is_hashed_as_journals_have_it() -> None:
-    """A journal knows a step by a hash of its request: another one would refuse the tasks that are open."""
-    context = CallContext(
-        budget_usd=Decimal("1.50"),
-        budgets_above=(TaskBudget(task_id="above", limit_usd=Decimal(3)),),
-        task_id="t1",
-        agent_id="writer",
-        attempt=1,
-        step=2,
-    )
-    asked = ModelRequest(messages=(), user="writer", context=context)
-    assert to_json(asked, fallback=plain).partition(b'"metadata":')[2] == (
-        b'{"budget_usd":"1.50","budgets_above":[{"task_id":"above","limit_usd":"3"}],"task_id":"t1",'
-        b'"agent_id":"writer","tenant_id":"default","attempt":1,"step":2},"tools":[],"tool_choice":"auto",'
-        b'"response_schema":null,"temperature":0.0,"max_tokens":1024,"timeout_seconds":120.0,"cache":true}'
-    )

@@ -19,7 +19,7 @@ from meshwright.testing import ManualClock, ScriptedModel, mesh_for
 from meshwright.testing.mesh import ScriptEnded
 from meshwright.work import AgentThread, Cancel, Claim, ThreadState
 from tests.support.interrupted_mesh import keeper
-from tests.support.task_costs import HOLD, LONG, PRICE, Other, asks, ledger_of, reply
+from tests.support.task_costs import HOLD, PRICE, ROOMY, Other, asks, ledger_of, remember, reply
 from tests.support.turn_driver import Driven, a_dispatch, a_task
 
 
@@ -153,8 +153,9 @@ def test_an_inbox_and_a_wait_from_before_they_knew_costs_can_be_read() -> None:
 async def test_a_task_pays_for_the_compression_of_its_context(answer: str) -> None:
     model = ScriptedModel(reply("0.5"))
     model.replies(reply("0.125", answer), to="context-service")
-    async with mesh_for(keeper(), model=model) as mesh:
-        outcome = await mesh.ask("keeper", LONG)
+    async with mesh_for(keeper(), model=model, context=ROOMY) as mesh:
+        await remember(mesh.mesh)
+        outcome = await mesh.ask("keeper", "What is the event log?")
         assert outcome.cost_usd == Decimal("0.625")
         assert (await ledger_of(mesh.mesh, outcome)).calls == 2
         first, second = mesh.events("model.called").payloads
@@ -167,8 +168,9 @@ async def test_a_task_pays_for_the_compression_of_its_context(answer: str) -> No
 async def test_a_task_pays_for_a_compression_that_timed_out() -> None:
     model = ScriptedModel(reply("0.5"))
     model.replies(*[ModelTimeout("no answer")] * 3, to="context-service")
-    async with mesh_for(keeper(), model=model, default_price=PRICE) as mesh:
-        outcome = await mesh.ask("keeper", LONG)
+    async with mesh_for(keeper(), model=model, default_price=PRICE, context=ROOMY) as mesh:
+        await remember(mesh.mesh)
+        outcome = await mesh.ask("keeper", "What is the event log?")
         cost = await ledger_of(mesh.mesh, outcome)
     assert (cost.calls, cost.failed) == (2, 1)
     assert (outcome.cost_usd or 0) > Decimal("0.5")

@@ -11,14 +11,16 @@ from meshwright.models.port import ModelRefused
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel
 from tests.support.interrupted_mesh import Keeper, keeper, kept
-from tests.support.task_costs import LONG, asks, ledger_of, reply
+from tests.support.task_costs import ROOMY, asks, ledger_of, remember, reply
 
 
-async def begun(folder: Path, model: ScriptedModel, text: str = "Do it.") -> str:
+async def begun(folder: Path, model: ScriptedModel, remembers: bool = False) -> str:
     """A task whose mesh was stopped in the middle of a tool."""
     agent = keeper()
-    async with kept(folder, agent, model=model) as mesh:
-        request = TaskRequest(agent_id="keeper", payload={"text": text})
+    async with kept(folder, agent, model=model, context=ROOMY) as mesh:
+        if remembers:
+            await remember(mesh)
+        request = TaskRequest(agent_id="keeper", payload={"text": "Do it, with the event log."})
         task_id = (await mesh.submit(request)).task_id
         await agent.began.wait()
     return task_id
@@ -27,7 +29,7 @@ async def begun(folder: Path, model: ScriptedModel, text: str = "Do it.") -> str
 async def test_calls_from_before_a_crash_count_once(tmp_path: Path) -> None:
     first = ScriptedModel(asks("0.25"))
     first.replies(reply("0.125", "nonsense"), to="context-service")
-    task_id = await begun(tmp_path, first, LONG)
+    task_id = await begun(tmp_path, first, remembers=True)
     async with kept(tmp_path, keeper(opened=True), model=ScriptedModel(reply("0.5"))) as mesh:
         outcome = await mesh.outcome(task_id)
         assert outcome.cost_usd == Decimal("0.875")
