@@ -14,6 +14,7 @@ from meshwright import Agent
 from meshwright.agents.loader import load_agents
 from meshwright.app import role_of
 from meshwright.core.errors import Draining, ModelError
+from meshwright.core.messages import Usage
 from meshwright.edges.http.app import create_llm_app
 from meshwright.models.port import (
     AllProvidersDown,
@@ -137,7 +138,8 @@ async def test_a_key_says_whose_call_it_is(tmp_path: Path) -> None:
 
 
 async def test_a_key_spends_no_more_than_its_budget(tmp_path: Path) -> None:
-    reply = ModelReply(content="Hello!", model="m", cost_usd=Decimal("0.02"))
+    used = Usage(prompt_tokens=20, completion_tokens=666)
+    reply = ModelReply(content="Hello!", model="m", usage=used, cost_usd=Decimal("0.02"))
     model = ScriptedModel(*[reply] * 20)
     async with service(tmp_path, answering=model, default_price=PRICE) as there:
         made = await there.mesh.keys.create("helper", budget="0.10/day")
