@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
+from itertools import repeat
 from typing import Any, Literal, Self, dataclass_transform
 
 import msgspec
@@ -79,7 +80,7 @@ class _StructType(msgspec.StructMeta):
 
 def kept(*, default: Any, name: str | None = None) -> Any:
     """A default that JSON has too, in a struct that leaves out its other defaults (`omit_defaults`)."""
-    return msgspec.field(default_factory=lambda: default, name=name)
+    return msgspec.field(default_factory=repeat(default).__next__, name=name)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field, kept))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -74,7 +74,7 @@ class SharedExecutor:
         if delivery.number is not None:
             batch.taken.append(delivery.number)
         settle(delivery.reply, None, error if delivery.is_call else None)
-        _cancellable(self._commit(batch))
+        _Waited(self._commit(batch))
 
     def send(self, message: Message) -> Awaitable[None]:
         """Take a message from outside; await it to know it durable."""
@@ -83,22 +83,22 @@ class SharedExecutor:
             cell = self._cells.find(message.to)
             cell.arriving += 1
             sending.add_done_callback(partial(_arrived, cell))
-        return _cancellable(sending)
+        return _Waited(sending)
 
     async def publish(self, event: Event) -> None:
         """Take an event from outside, unless one of its id is known; durable when this returns."""
-        await _cancellable(self._commit(Batch(events=[event], unless=event.id)))
+        await _Waited(self._commit(Batch(events=[event], unless=event.id)))
 
     def emit(self, events: Sequence[Event]) -> Awaitable[None]:
         """Take events that this process makes, in order; await it to know them durable."""
-        return _cancellable(self._commit(Batch(events=list(events))))
+        return _Waited(self._commit(Batch(events=list(events))))
 
     def append(self, record: Record, events: Sequence[Event]) -> Awaitable[None]:
         """Write a record with its events, before any later turn of its actor, unless it is written."""
         writing = self._commit(Batch(records=[record], events=list(events), unless=record))
         self._appends.setdefault(record.ref, set()).add(writing)
         writing.add_done_callback(partial(self._appended, record.ref))
-        return _cancellable(writing)
+        return _Waited(writing)
 
     def _appended(self, ref: ActorRef, writing: asyncio.Task[None]) -> None:
         self._appends[ref].discard(writing)
@@ -289,11 +289,23 @@ class SharedExecutor:
             batch.messages += [Delivery(message) for message in messages]
 
 
-def _cancellable(writing: asyncio.Task[None]) -> asyncio.Future[None]:
+class _Waited:
     """A commit to wait for: whoever gives up waiting does not undo it, and nobody has to wait."""
-    waiting = asyncio.shield(writing)
-    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return waiting
+
+    __slots__ = ("_writing",)
+
+    def __init__(self, writing: asyncio.Task[None]) -> None:
+        self._writing = writing
+        writing.add_done_callback(_seen)
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return asyncio.shield(self._writing).__await__()
+
+
+def _seen(done: asyncio.Task[None]) -> None:
+    """Look at an error, which nobody may have waited for."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _arrived(cell: Cell, sending: asyncio.Task[None]) -> None:

@@ -49,8 +49,11 @@ class History:
         before = self.success, self.streak
         newest = self._newest_first
         newest.appendleft(succeeded)
-        gained = sum(decay for decay, success in zip(_DECAYS, newest, strict=False) if success)
-        self.success = gained / _TOTALS[len(newest)]
+        if all(newest):
+            self.success = 1.0
+        else:
+            gained = sum(decay for decay, success in zip(_DECAYS, newest, strict=False) if success)
+            self.success = gained / _TOTALS[len(newest)]
         on_streak = len(newest) >= _STREAK_LENGTH and all(newest[age] for age in range(_STREAK_LENGTH))
         self.streak = _STREAK_FACTOR if on_streak else 1.0
         return (self.success, self.streak) != before
