@@ -95,6 +95,29 @@ async def test_fifty_calls_at_once_spend_no_more_than_a_budget_for_ten(
     assert provider.owed <= 10
 
 
+class Modest(Provider):
+    """Writes one token, whatever it may."""
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        self.owed += 1
+        await asyncio.sleep(0.01)
+        return ModelReply(model="provider-1", usage=Usage(completion_tokens=1))
+
+
+async def test_calls_on_all_workers_wait_for_money_that_others_hold_until_all_are_made(
+    harness: HostHarness, rng: random.Random
+) -> None:
+    host = await harness.open(KIND)
+    hosts = [host, *([await harness.open_beside(host)] if harness.shares_data else [])]
+    provider = Modest(rng)
+    models = [accounted(each, provider, Budget(name="pot", limit_usd=Decimal(40))) for each in hosts]
+    await asyncio.gather(*[models[n % len(models)].complete(asked(10)) for n in range(30)])
+    for model in models:
+        await model.budgets.settled()
+    assert provider.owed == 30
+    assert await balance(host) == (30, 0)
+
+
 async def test_no_more_is_owed_than_there_is_where_workers_die(
     harness: HostHarness, rng: random.Random
 ) -> None:
