@@ -10,7 +10,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.testing import ManualClock
 from meshwright.work import Claim, Offer, ThreadState, Worker
 from tests.support.host_harness import STEADY, HostHarness
-from tests.support.work_scripts import asks_between, delegates, one_step, three_steps
+from tests.support.work_scripts import asks_between, delegates, one_step, three_steps, waits_side_by_side
 from tests.support.worker_pool import Shift, StartWorkers, WorkerPool, outcome_of
 
 # Claims
@@ -361,3 +361,24 @@ async def test_a_deadline_ends_a_task_whose_work_hangs_and_frees_its_thread(
     assert (await pool.outcome("hangs")).status == "timed_out"
     assert (await pool.outcome("behind")).success
     assert pool.begun == ["hangs work", "behind work"]
+
+
+@pytest.mark.parametrize("then", ["go on", "crash", "restart"])
+async def test_a_run_that_waits_for_several_things_goes_on_with_all_their_answers(
+    start_workers: StartWorkers, then: str
+) -> None:
+    pool = await start_workers(waits_side_by_side, slots=1)
+    pool.hold("parent aside")
+    await pool.submit("parent")
+    await pool.has_begun("parent aside")
+    assert await pool.answer("parent", "one", asked="first?")  # while it works on something else
+    pool.let_go("parent aside")
+    await pool.has_begun("child work")  # in the slot that its parent gave up
+    if then != "go on":
+        await getattr(pool, then)()
+    assert await pool.answer("parent", "two", asked="second?")
+    outcome = await pool.outcome("parent")
+    assert (outcome.status, outcome.text) == ("succeeded", "one, two, succeeded, aside")
+    assert pool.begun.count("parent aside") == 1
+    assert pool.begun.count("parent after") == 1
+    assert len(pool.finals()) == 2

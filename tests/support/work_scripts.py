@@ -1,5 +1,8 @@
 """What a pool does with its tasks."""
 
+import asyncio
+from datetime import timedelta
+
 from tests.support.worker_pool import Shift
 
 
@@ -29,3 +32,18 @@ async def delegates(shift: Shift) -> str:
     outcome = await shift.delegate(shift.task_id.replace("parent", "child"))
     await shift.do("after")
     return f"{outcome['status']}: {(outcome['result'] or {}).get('text')}"
+
+
+async def waits_side_by_side(shift: Shift) -> str:
+    """Asks two people, works, delegates and sleeps, all at once; a child just works."""
+    if not shift.task_id.startswith("parent"):
+        return await shift.do("work")
+    outcome, first, second, work, _ = await asyncio.gather(
+        shift.delegate(shift.task_id.replace("parent", "child")),
+        shift.ask("first?"),
+        shift.ask("second?"),
+        shift.do("aside"),
+        shift.sleep(timedelta(milliseconds=50)),
+    )
+    await shift.do("after")
+    return f"{first}, {second}, {outcome['status']}, {work.partition(' by ')[0]}"

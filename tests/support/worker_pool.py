@@ -61,6 +61,11 @@ class Shift:
         """Wait for a person."""
         return await self.journal.wait("ask", {"question": question}, reason=question)
 
+    async def sleep(self, pause: timedelta) -> None:
+        """Wait for a time."""
+        due_at = self.pool.host.clock.now() + pause
+        await self.journal.wait("sleep", {}, kind="timer", due_at=due_at)
+
     async def delegate(self, task_id: str) -> Any:
         """Wait for a task of the same agent's, on a thread of its own."""
         thread = thread_ref(self.work.task, self.work.dispatch.agent_id)
@@ -179,9 +184,21 @@ class WorkerPool:
         await self.until(lambda: bool(self.events("task.waiting", task_id)))
         return self.events("task.waiting", task_id)[-1].payload
 
-    async def answer(self, task_id: str, value: Any, *, thread: str | None = None) -> bool:
-        """Answer what a task waits for."""
-        key = (await self.waiting(task_id))["key"]
+    async def asked(self, task_id: str, words: str) -> str:
+        """Wait until a task has asked something; the key of its answer."""
+
+        def keys() -> list[str]:
+            waiting = self.events("task.waiting", task_id)
+            return [event.payload["key"] for event in waiting if event.payload.get("asked") == words]
+
+        await self.until(lambda: bool(keys()))
+        return keys()[-1]
+
+    async def answer(
+        self, task_id: str, value: Any, *, thread: str | None = None, asked: str | None = None
+    ) -> bool:
+        """Answer what a task waits for: the last that it did, or a question in these words."""
+        key = (await self.waiting(task_id))["key"] if asked is None else await self.asked(task_id, asked)
         ref = ActorRef("helper", f"default:{thread or task_id}")
         return await self.host.call(ref, "resume", Answer(task_id=task_id, key=key, value=value))
 
@@ -237,12 +254,10 @@ class WorkerPool:
         except MeshError as raised:
             status, error = "failed", Fault(type=raised.code, message=str(raised))
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if journal.suspended is None or not journal.cancelled_run or task is None:
+            if journal.suspended is None or not journal.let_go():
                 raise
-            task.uncancel()  # all that is left of the run is waiting
             await journal.close()
-            raise journal.suspended from None
+            raise journal.suspended from None  # all that is left of the run is waiting
         outcome = Outcome(
             task_id=work.task.task_id,
             agent_id=work.dispatch.agent_id,
