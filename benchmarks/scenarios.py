@@ -13,7 +13,7 @@ import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ MAX_SECONDS = 240.0
 SHORT = ("poll",)  # what a short look plays
 WHOLE = 0.3  # of a full run: less is but a look
 _LAST_WORDS = 300
+_STOPPED = f"stopped after {MAX_SECONDS:.0f} s"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ async def _sidecar(folder: Path) -> AsyncIterator[Mapping[str, str]]:
 
 
 async def _play(bench: Bench, contender: Contender, scenario: Scenario) -> Score:
-    """Have a contender work on a scenario until it ends, and judge it."""
+    """Have a contender work on a scenario until it ends or its time is up, and judge it."""
+    was_stopped = False
     with bench.folder() as folder:
         async with Simulator(scenario) as simulator, contender.beside(folder / "beside") as environment:
             job = job_of(scenario, str(folder), simulator.url)
@@ -127,17 +129,18 @@ async def _play(bench: Bench, contender: Contender, scenario: Scenario) -> Score
                 if process.returncode:
                     bench.say(f"  {contender.module} ended with {process.returncode}: {said}")
             except TimeoutError:
-                bench.say(f"  {contender.module} was not done after {MAX_SECONDS:g} s")
+                was_stopped = True
             finally:
                 kill(process)
                 await process.wait()
             booked = folder / "booked"
-            return judge(
+            score = judge(
                 scenario,
                 job,
                 simulator.ledger,
                 Decimal(booked.read_text()) if booked.exists() else None,
             )
+            return replace(score, reasons=(*score.reasons, _STOPPED)) if was_stopped else score
 
 
 def _row(scenario: Scenario, scores: Mapping[str, Score]) -> Row:
@@ -162,4 +165,5 @@ def _rank(score: Score) -> tuple[float, ...]:
 
 def _cell(score: Score) -> str:
     """Done, wrong, failed, steps repeated, dollars wasted."""
-    return f"{score.done} / {score.wrong} / {score.failed} / {score.repeated} / ${score.wasted:.4f}"
+    cell = f"{score.done} / {score.wrong} / {score.failed} / {score.repeated} / ${score.wasted:.4f}"
+    return f"{cell} ({_STOPPED})" if _STOPPED in score.reasons else cell
