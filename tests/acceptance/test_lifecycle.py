@@ -171,7 +171,7 @@ async def test_ask_prints_the_answer_alone_and_draws_the_road_beside_it(running:
     assert done.status == 0 and done.out.strip()
     drawn = [line.split()[0] for line in done.err.splitlines()]
     assert drawn[:2] == ["accepted", "dispatched"] and drawn[-2:] == ["succeeded", "events"]
-    assert {"memory", "context", "model", "tool", "waiting"} <= set(drawn)
+    assert {"memory", "model", "tool", "waiting"} <= set(drawn)
     assert "dispatched  architect-agent  score" in done.err.replace("   ", "  ")
     child = done.err[done.err.index("waiting") :]
     assert "\n    accepted" in child and "\n    succeeded" in child
