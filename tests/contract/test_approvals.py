@@ -53,6 +53,7 @@ async def test_approvals_side_by_side_are_decided_and_recorded_once(
         await getattr(pool, then)()
     assert await decide(pool, keys["notify"], approve=False)
     assert not await decide(pool, keys["notify"], approve=True)
+    await pool.until(lambda: len(pool.events("task.waiting")) == 3)  # it waits again, for the other
     if then != "go on":
         await getattr(pool, then)()
     assert await decide(pool, keys["deploy"], approve=True)
