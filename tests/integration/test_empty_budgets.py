@@ -13,6 +13,7 @@ from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.ledger.keys import Forbidden
 from tests.support.fake_provider import FakeProvider
 from tests.support.http_mesh import Api, http_mesh
+from tests.support.running_mesh import mesh
 
 USAGE = {"prompt_tokens": 100, "completion_tokens": 500, "total_tokens": 600}
 PRICE = {"input": "10", "output": "20"}
@@ -102,6 +103,13 @@ async def test_a_task_that_waits_for_money_goes_on_once_its_budget_is_raised(
     assert await api.client.inbox() == []
     [raised] = (await api.get("/events", event_type="budget.raised"))["items"]
     assert (raised["payload"]["amount_usd"], raised["payload"]["limit_usd"]) == ("1", "1.0001")
+
+
+async def test_the_page_of_a_task_says_what_its_tree_has_spent_of_its_budget(api: Api) -> None:
+    task_id = await api.finished(agent_id="chief", payload={"text": "Go."}, budget_usd="5")
+    shown = await mesh("task", task_id, "--url", api.url)
+    [line] = [line for line in shown.out.splitlines() if line.startswith("budget")]
+    assert line.split(maxsplit=1)[1] == "$5.0000, on empty fail: $0.1320 known, $0 estimated, $0 reserved"
 
 
 async def test_all_children_of_a_tree_go_on_once_its_root_is_raised(

@@ -15,6 +15,8 @@ from meshwright.cli.output import Column, Document, document, dollars, echo_json
 if TYPE_CHECKING:
     from meshwright.client import Client
 
+TASK_BUDGET = "budget_usd"
+"""The name of the budget that a task brings."""
 _ON_EMPTY = ["fail", "wait", "ask", "cheaper"]
 on_empty_option = click.option(
     "--on-empty",
@@ -73,6 +75,14 @@ def _scope(budget: Document) -> str:
 
 def _known(budget: Document) -> str:
     return dollars(str(Decimal(budget["spent_usd"]) - Decimal(budget.get("estimated_usd", 0))))
+
+
+def spent_of(budget: Document) -> str:
+    """How much of a budget is spent and reserved, in a line."""
+    parts = (
+        f"{_known(budget)} known, {_estimated(budget)} estimated, {dollars(budget['reserved_usd'])} reserved"
+    )
+    return f"{dollars(budget['limit_usd'])}, on empty {budget['on_empty']}: {parts}"
 
 
 def _estimated(budget: Document) -> str:
@@ -143,7 +153,7 @@ def raise_budget(target: Target, name: str, amount: str, key: str | None, as_jso
 
     async def add(mesh: Connection) -> Document:
         names = {view.budget for view in await mesh.client.budgets()}
-        if name in names and (key is not None or name != "budget_usd"):
+        if name in names and (key is not None or name != TASK_BUDGET):
             return document(await mesh.client.raise_budget(amount, budget=name, key=key))
         from meshwright.cli.tasks import whole_id
 

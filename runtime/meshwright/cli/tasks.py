@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli import output
-from meshwright.cli.budgets import estimated, task_budget_options
+from meshwright.cli.budgets import TASK_BUDGET, estimated, spent_of, task_budget_options
 from meshwright.cli.connect import Connection, listed, talk
 from meshwright.cli.events import fault, finish, join, score
 from meshwright.cli.options import (
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _STATUSES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"]
 _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
 _SHOWN_IDS = 5
+_Line = tuple[str, str]
 _LABEL_WIDTH = 11
 TASKS = (
     Column("task", "task_id", cut=2, from_end=True),
@@ -271,7 +272,9 @@ def task(target: Target, task_id: str, step: str | None, attempt: int | None, as
         if step is not None:
             await show_steps(mesh, whole, step, attempt, as_json=as_json)
         else:
-            click.echo(_page(mesh, await mesh.client.task(whole), as_json=as_json))
+            view = await mesh.client.task(whole)
+            budget = [] if as_json else await _budget(mesh, view)
+            click.echo(_page(mesh, view, as_json=as_json, budget=budget))
 
     talk(target, show, need="state")
 
@@ -318,18 +321,25 @@ def one_of(given: str, known: Iterable[str], what: str) -> str:
     return fitting[0]
 
 
-def _page(mesh: Connection, view: TaskView, *, as_json: bool) -> str:
+def _page(mesh: Connection, view: TaskView, *, as_json: bool, budget: Sequence[_Line] = ()) -> str:
     """A task as a person, or a program, reads it: its attempts, how it ended, and last its answer."""
     shown = document(view)
     if as_json:
         return json.dumps(shown, ensure_ascii=False, indent=2)
-    rows = [*_rows(shown), *_waiting(view, mesh.options)]
+    rows = [*_rows(shown), *budget, *_waiting(view, mesh.options)]
     if view.attempts:
         rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
     lines = [f"{label:<{_LABEL_WIDTH}} {output.printable(text)}".rstrip() for label, text in rows]
     text = view.outcome.text if view.outcome else ""
     return "\n".join([*lines, *(["", output.for_terminal(text)] if text else [])])
+
+
+async def _budget(mesh: Connection, view: TaskView) -> list[_Line]:
+    """What a task has spent of the budget that it brought, with all that it delegated."""
+    accounts = [document(account) for account in await mesh.client.budgets()]
+    own = [each for each in accounts if each["budget"] == TASK_BUDGET and each["key"].endswith(view.task_id)]
+    return [("budget", spent_of(account)) for account in own]
 
 
 def _rows(view: Document) -> Iterator[tuple[str, str]]:
