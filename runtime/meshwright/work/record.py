@@ -90,15 +90,6 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
         last = self.attempts[-1] if self.attempts else None
         return last if last is not None and last.ended_at is None else None
 
-    def dispatch(self, number: int) -> Dispatch | None:
-        """The dispatch of an attempt; None where there is no such attempt."""
-        if self.task_json == NO_TASK or not 1 <= number <= len(self.attempts):
-            return None
-        attempt = self.attempts[number - 1]
-        return Dispatch(
-            task_json=self.task_json, attempt=number, agent_id=attempt.agent_id, score_card=attempt.score_card
-        )
-
     def open_for(self, outcome: Outcome) -> Attempt | None:
         """The open attempt that an outcome belongs to; a late or foreign one belongs to none."""
         attempt, task = self.open_attempt, self.task
@@ -116,6 +107,27 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
             "usage": sum((attempt.usage for attempt in self.attempts), start=Usage()),
             "cost_usd": sum(known, start=Decimal(0)) if len(known) == len(costs) else None,
         }
+
+
+class _Dispatched(Struct):
+    agent_id: str
+    score_card: ScoreCard
+
+
+class DispatchedTask(Struct):
+    """What of a task's record a worker reads that has claimed an attempt."""
+
+    task_json: Raw = field(name="task", default=NO_TASK)
+    attempts: list[_Dispatched] = field(default_factory=list)
+
+    def dispatch(self, number: int) -> Dispatch | None:
+        """The dispatch of an attempt; None where there is no such attempt."""
+        if self.task_json == NO_TASK or not 1 <= number <= len(self.attempts):
+            return None
+        attempt = self.attempts[number - 1]
+        return Dispatch(
+            task_json=self.task_json, attempt=number, agent_id=attempt.agent_id, score_card=attempt.score_card
+        )
 
 
 class TaskView(Struct):

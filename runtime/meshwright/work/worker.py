@@ -16,7 +16,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.journal import Journal
 from meshwright.work.protocol import Claim, Completed, Grant, Stop, Suspend, TaskKey, Work, tenant_of
-from meshwright.work.record import TaskRecord
+from meshwright.work.record import DispatchedTask
 from meshwright.work.slots import Offer, SlotTable, Withdraw
 from meshwright.work.thread import unsuccessful
 from meshwright.work.waits import Suspended
@@ -253,8 +253,8 @@ class Worker:
 
     async def _read_task(self, ref: ActorRef, grant: Grant) -> Work | None:
         """The work of a grant, with a copy of the task of its own; None where there is no such task."""
-        record = await self._host.read(TaskKey(tenant_of(ref), grant.task_id).ref)
-        dispatch = record.dispatch(grant.attempt) if isinstance(record, TaskRecord) else None
+        record = await self._host.read(TaskKey(tenant_of(ref), grant.task_id).ref, DispatchedTask)
+        dispatch = None if record is None else record.dispatch(grant.attempt)
         if dispatch is not None and dispatch.task.generation == grant.generation:
             return Work.of(grant, dispatch)
         message = f"the mesh has no attempt {grant.attempt} of task {grant.task_id}, though it was dispatched"
