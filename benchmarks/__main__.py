@@ -40,11 +40,11 @@ BENCHMARKS = {
     "dapr_agents": "dapr-agents on the same daprd",
     "dapr_up": "mesh up --host dapr; a task's acceptance over MQTT and HTTP",
     "children": "fifty children of one run at once",
-    "scenarios": "tasks done with a provider that misbehaves, beside pydantic-ai and dapr-agents",
     "model_http": "the HTTP adapter of the model port",
     "model_picker": "the routing in front of the HTTP adapter",
     "providers": "models by name: latency, cost, failover, at fakes",
     "ledger": "what ledger and budgets add to a call of a model",
+    "scenarios": "tasks done with a provider that misbehaves, beside pydantic-ai and dapr-agents",
 }
 MAX_SECONDS = 1200.0
 

@@ -29,7 +29,7 @@ from tests.support.simulator.score import Score, job_of, judge
 from tests.support.simulator.server import Simulator
 
 OURS = "meshwright"
-MAX_SECONDS = 240.0
+MAX_SECONDS = 400.0
 SHORT = ("poll",)  # what a short look plays
 WHOLE = 0.3  # of a full run: less is but a look
 _LAST_WORDS = 300
