@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.support.http_mesh import Api, http_mesh
 
 CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]
+pytestmark = pytest.mark.timeout(240)  # one example of much, of every operation
 SETTINGS = settings(
     max_examples=10,
     deadline=None,
