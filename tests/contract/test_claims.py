@@ -265,6 +265,23 @@ async def test_an_answer_that_was_given_is_not_forgotten_by_a_crash(start_worker
     assert len(pool.events("task.waiting")) == 1
 
 
+async def test_work_goes_on_where_its_thread_had_a_turn_before_its_worker_counted_as_gone(
+    start_workers: StartWorkers,
+) -> None:
+    pool = await start_workers(asks_between)
+    pool.hold("ask before")
+    await pool.submit("ask")
+    await pool.has_begun("ask before")
+    await pool.crash()
+    await pool.submit("behind", thread_id="ask")
+    await pool.queued("ask", "ask", "behind")
+    await pool.has_begun("ask before", times=2)
+    pool.let_go("ask before")
+    assert await pool.answer("ask", "you may")
+    assert (await pool.outcome("ask")).text == "you may"
+    assert (await pool.outcome("behind")).success
+
+
 async def test_only_the_first_answer_counts(start_workers: StartWorkers) -> None:
     pool = await start_workers(asks_between)
     await pool.submit("ask")

@@ -11,6 +11,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Wait, Withdraw
 from meshwright.work.protocol import Grant, StepKey, Stop, Waiting, WaitKind
+from meshwright.work.slots import Watch
 from meshwright.work.thread import MAX_REMEMBERED_ENDS
 from tests.support.turn_driver import NOW, Driven, a_dispatch, a_task, an_outcome, types_of
 
@@ -289,7 +290,8 @@ def test_an_answer_that_comes_while_the_task_runs_offers_it_as_soon_as_it_waits(
     registered = two_waits(work, "person", "person")
     waiting = Waiting(task_id="t1", fence=work.fence, waits=registered.waits)
     assert types_of(thread.take("wait_for", waiting)) == ["task.waiting", "task.waiting"]
-    assert thread.take("resume", Answer(task_id="t1", key="k1")).early == []
+    [watch] = thread.take("resume", Answer(task_id="t1", key="k1")).early
+    assert isinstance(watch, Watch)
     commit = thread.take("suspend", Suspend(task_id="t1", fence=work.fence))
     assert [offer.task_id for offer in commit.early] == ["t1"]
     assert [step.path for step in claim(thread, "t1").waits] == ["b2.1"]

@@ -31,6 +31,13 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Watch:
+    """A task that runs, to be offered once its owner is gone."""
+
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
 class Withdraw:
     """A task that is no longer to be had."""
 

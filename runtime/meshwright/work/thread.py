@@ -33,7 +33,7 @@ from meshwright.work.protocol import (
     tenant_of,
 )
 from meshwright.work.record import Entry, ThreadState
-from meshwright.work.slots import Offer, Withdraw
+from meshwright.work.slots import Offer, Watch, Withdraw
 
 HISTORY = "history"
 """The stream in which threads of earlier versions keep their own conversation."""
@@ -243,8 +243,15 @@ class AgentThread(Actor[ThreadState]):
         return next((entry for entry in self.state.inbox if entry.status == "queued"), None)
 
     def _offer_next(self, turn: Turn) -> None:
+        """Offer what the thread may run next; until then this worker has an eye on the one that it runs.
+
+        For the worker that commits a turn of a thread is the one that recovers it from then on.
+        """
+        running = next((entry for entry in self.state.inbox if entry.status == "running"), None)
         entry = self._next()
-        if entry is not None:
+        if running is not None:
+            turn.signal_early(Watch(self._offer(running)))
+        elif entry is not None:
             turn.signal_early(self._offer(entry))
 
     def _offer(self, entry: Entry) -> Offer:

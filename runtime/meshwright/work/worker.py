@@ -16,8 +16,8 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.journal import Journal
 from meshwright.work.protocol import Claim, Completed, Grant, Stop, Suspend, TaskKey, Work, tenant_of
-from meshwright.work.record import DispatchedTask
-from meshwright.work.slots import Offer, SlotTable, Withdraw
+from meshwright.work.record import DispatchedTask, ThreadState
+from meshwright.work.slots import Offer, SlotTable, Watch, Withdraw
 from meshwright.work.thread import unsuccessful
 from meshwright.work.waits import Suspended
 
@@ -28,6 +28,7 @@ BROKEN_OFF_RETRY_SECONDS = 1.0
 _OUTCOMES_A_RECORD = 2  # an outcome is stored beside its task, so it may have half of a record
 _MAX_BREAKS = 3  # of one attempt, by faults that are no outcome; then it fails
 _LETTING_GO_SECONDS = 1.0  # for work that was cancelled by a stop
+_LOOK_SECONDS = 2.0  # between two looks whether the worker is gone that has a task
 _STOPPING = "work.stopping"  # shown to all processes, since the turn that stops work runs in any of them
 
 Runner = Callable[[ActorRef, Work, Journal], Awaitable[Completed]]
@@ -72,6 +73,7 @@ class Worker:
         self._again: dict[tuple[ActorRef, str], Offer] = {}
         self._breaks: dict[tuple[ActorRef, str], int] = {}
         self._held: dict[tuple[ActorRef, str], str] = {}
+        self._watched: dict[tuple[ActorRef, str], asyncio.Task[None]] = {}
         self._draining = False
         self._listen_no_more = host.listen(topics.MESH, self._on_event, (_STOPPING,))
 
@@ -108,6 +110,8 @@ class Worker:
         """Take a signal of a turn."""
         if isinstance(signal, Offer):
             self._take(signal)
+        elif isinstance(signal, Watch):
+            self._watch(signal.offer)
         elif isinstance(signal, Withdraw):
             self._slots.withdraw(ref, signal.task_id)
         elif isinstance(signal, Stop):
@@ -124,6 +128,8 @@ class Worker:
     async def drain(self, seconds: float) -> None:
         """Start nothing more, let what runs end, and after that time leave the rest for the next start."""
         self._draining = True
+        for watching in self._watched.values():
+            watching.cancel()
         works = {running.task: running for running in self._running.values()}
         if works:
             _, unfinished = await asyncio.wait(works, timeout=seconds)
@@ -243,9 +249,35 @@ class Worker:
         again = replace(offer, owner=self._host.incarnation)
         asyncio.get_running_loop().call_later(BROKEN_OFF_RETRY_SECONDS, self.signal, offer.ref, again)
 
+    def _watch(self, offer: Offer) -> None:
+        key = (offer.ref, offer.task_id)
+        if key not in self._watched and offer.owner != self._host.incarnation and not self._draining:
+            self._watched[key] = asyncio.create_task(self._offer_once_gone(offer))
+
+    async def _offer_once_gone(self, offer: Offer) -> None:
+        """Offer a task that another worker has, once that is gone; no longer than it has it."""
+        try:
+            while offer.owner is not None:
+                await asyncio.sleep(_LOOK_SECONDS)
+                try:
+                    state = await self._host.read(offer.ref)
+                    inbox = state.inbox if isinstance(state, ThreadState) else []
+                    if not any(
+                        (entry.task_id, entry.owner) == (offer.task_id, offer.owner) for entry in inbox
+                    ):
+                        return
+                    if await self._has_stopped(offer.owner):
+                        self.signal(offer.ref, offer)
+                        return
+                except HostError as error:
+                    logger.warning("task %s is looked at again later: %s", offer.task_id, error)
+        finally:
+            del self._watched[(offer.ref, offer.task_id)]
+
     async def _claim(self, offer: Offer) -> Work | None:
-        """Ask for a task; None where it is not to be had. One whose owner lives is offered again later."""
+        """Ask for a task; None where it is not to be had. One whose owner lives is looked at again later."""
         if offer.owner is not None and not await self._has_stopped(offer.owner):
+            self._watch(offer)
             return None
         claim = Claim(task_id=offer.task_id, owner=self._host.incarnation, gone=offer.owner)
         grant: Grant | None = await self._call(offer.ref, "claim", claim, offer.traceparent)
