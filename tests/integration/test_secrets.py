@@ -151,7 +151,7 @@ async def look_at(broker: Mosquitto) -> asyncio.subprocess.Process:
 
 async def ask_by_tasks(running: RunningMesh, seen: Seen) -> None:
     async def ask(group: str) -> None:
-        task_id = await running.submit(PROMPT, capability=f"asking-{group}")
+        task_id = await running.submit(PROMPT, capability=f"asking-{group}", deadline=30)
         outcome = await running.outcome(task_id)
         assert outcome["success"] is (group not in FAILING), outcome
         seen.add(f"error: task of {group}", json.dumps(outcome["error"]))
