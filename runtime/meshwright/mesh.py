@@ -52,7 +52,7 @@ from meshwright.ledger.costs import By, Costs, costs_of, with_reserved
 from meshwright.ledger.estimate import TaskEstimate, estimate_of
 from meshwright.ledger.keys import LLM_SERVICE, Keys
 from meshwright.models.port import Model, PriceList
-from meshwright.orchestration.acceptance import FINAL, Admission, Limits, hash_of, make_task
+from meshwright.orchestration.acceptance import FINAL, Admission, PayloadLimits, hash_of, make_task
 from meshwright.orchestration.registry import Registry
 from meshwright.prompts import Prompts
 from meshwright.run.transcript import Transcript, transcripts
@@ -158,7 +158,7 @@ class Mesh:
         self.components: list[Part] = []
         self.warnings: tuple[str, ...] = ()
         self.ready = False
-        self._limits = Limits(self.settings.max_payload_bytes, self.settings.max_payload_depth)
+        self._limits = PayloadLimits(self.settings.max_payload_bytes, self.settings.max_payload_depth)
         self._failed = asyncio.Event()
         self._failure: StoreFailed | None = None
         self._waiting: dict[TaskKey, set[asyncio.Future[Outcome]]] = {}

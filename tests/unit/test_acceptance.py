@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from meshwright.core.errors import InvalidInput, TooLarge
 from meshwright.core.messages import ID_PATTERN, Caller, TaskRequest
-from meshwright.orchestration.acceptance import Limits, hash_of, make_task
+from meshwright.orchestration.acceptance import PayloadLimits, hash_of, make_task
 from meshwright.work.protocol import Accept
 from tests.support.turn_driver import NOW
 
-TINY = Limits(max_payload_bytes=100, max_payload_depth=3)
+TINY = PayloadLimits(max_payload_bytes=100, max_payload_depth=3)
 
 
 def accepted(
@@ -23,12 +23,12 @@ def accepted(
     caller: Caller | None = None,
     *,
     key: str | None = None,
-    limits: Limits | None = None,
+    limits: PayloadLimits | None = None,
     **fields: Any,
 ) -> Accept:
     request = request or TaskRequest(**({"agent_id": "helper"} | fields))
     caller = caller or Caller()
-    task = make_task(request, caller, now=NOW, limits=limits or Limits(), idempotency_key=key)
+    task = make_task(request, caller, now=NOW, limits=limits or PayloadLimits(), idempotency_key=key)
     return Accept.of(task, request_hash=hash_of(request, caller, key))
 
 

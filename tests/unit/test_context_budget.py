@@ -6,16 +6,16 @@ from meshwright.context.history import chat_messages
 from meshwright.context.memory import MemoryItem
 from meshwright.context.plan import DEFAULT_RULES, ContextRequest, context_request, plan
 from meshwright.context.text import count_tokens
-from meshwright.work.conversation import Message
+from meshwright.work.conversation import ThreadMessage
 
 
 def memories(*texts: str) -> list[MemoryItem]:
     return [MemoryItem(memory_id=f"m{n}", scope="global", text=text) for n, text in enumerate(texts)]
 
 
-def said(*texts: str) -> list[Message]:
+def said(*texts: str) -> list[ThreadMessage]:
     roles: tuple[Literal["user", "assistant"], ...] = ("user", "assistant")
-    return [Message(role=roles[n % 2], content=text) for n, text in enumerate(texts)]
+    return [ThreadMessage(role=roles[n % 2], content=text) for n, text in enumerate(texts)]
 
 
 def fitting(recalled: list[MemoryItem], max_tokens: int) -> ContextRequest:

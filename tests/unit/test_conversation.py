@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshwright.kernel.turns import ActorKind
-from meshwright.work.conversation import Conversation, Message, Recent, Said
+from meshwright.work.conversation import Conversation, Recent, Said, ThreadMessage
 from tests.support.turn_driver import Driven
 
 
@@ -12,7 +12,7 @@ def a_conversation() -> Driven:
 
 
 def said(task_id: str, content: str = "Hello.") -> Said:
-    return Said(task_id=task_id, messages=(Message(role="user", content=content, task_id=task_id),))
+    return Said(task_id=task_id, messages=(ThreadMessage(role="user", content=content, task_id=task_id),))
 
 
 def recent(talk: Driven) -> list[str]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from meshwright.context.text import clip, count_tokens
 from meshwright.models.port import ChatMessage
-from meshwright.work.conversation import Message
+from meshwright.work.conversation import ThreadMessage
 
 _MESSAGE_SHARE = 4  # one message takes at most a quarter of all
 
 
-def chat_messages(said: Sequence[Message], max_tokens: int) -> tuple[ChatMessage, ...]:
+def chat_messages(said: Sequence[ThreadMessage], max_tokens: int) -> tuple[ChatMessage, ...]:
     """The latest messages that have at most so many tokens together, oldest first; a long one is cut short.
 
     The first is a user's, as providers want it.

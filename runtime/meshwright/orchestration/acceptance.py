@@ -24,7 +24,7 @@ _DEADLINE_SECONDS = 86_400.0  # of a task that names none: a provider may be awa
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PayloadLimits:
     """How large a payload may be, in bytes of JSON, and how deeply nested."""
 
     max_payload_bytes: int = 262_144
@@ -32,7 +32,12 @@ class Limits:
 
 
 def make_task(
-    request: TaskRequest, caller: Caller, *, now: datetime, limits: Limits, idempotency_key: str | None = None
+    request: TaskRequest,
+    caller: Caller,
+    *,
+    now: datetime,
+    limits: PayloadLimits,
+    idempotency_key: str | None = None,
 ) -> Task:
     """Make the task of a request. The same key of the same caller always gives the same task id.
 
@@ -65,7 +70,7 @@ def make_task(
     )
 
 
-def _checked_payload(payload: dict[str, Any], limits: Limits) -> dict[str, Any]:
+def _checked_payload(payload: dict[str, Any], limits: PayloadLimits) -> dict[str, Any]:
     """A copy of a payload, as plain data: what its sender does with its own changes no task.
 
     Raises TooLarge for one that is over a limit, InvalidInput for one that is not JSON. What agents take for

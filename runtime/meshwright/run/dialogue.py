@@ -23,7 +23,7 @@ from meshwright.models.structure import ShapeT, parse_or_repair
 from meshwright.run import replies
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
-from meshwright.run.limits import Limit, Progress, limits_of
+from meshwright.run.limits import Limit, Pace, limits_of
 from meshwright.run.people import Approvals
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.tool_calls import content_of, seconds_of, tool_events
@@ -55,7 +55,7 @@ class Dialogues:
         tools: Mapping[str, Tool] | None,
     ) -> str | ShapeT:
         """The model's answer to a question: text, or an object of the `shape`; see `Run.converse`."""
-        talk = _Dialogue(self._attempt, self._calls, prepared, question, shape, tools, Progress(self._limits))
+        talk = _Dialogue(self._attempt, self._calls, prepared, question, shape, tools, Pace(self._limits))
         while (reply := await talk.reply()).tool_calls and talk.may_call_tools:
             await self._call_tools(reply, talk)
         if talk.limit is not None and shape is None and not reply.content.strip():
@@ -150,7 +150,7 @@ class _Dialogue:
         question: ChatMessage,
         shape: type[BaseModel] | None,
         tools: Mapping[str, Tool] | None,
-        progress: Progress,
+        progress: Pace,
     ) -> None:
         self.messages = [ChatMessage(role="system", content=prepared.system), *prepared.history, question]
         self.limit: Limit | None = None

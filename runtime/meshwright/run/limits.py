@@ -60,7 +60,7 @@ def _limits_of(
     return tuple(limits)
 
 
-class Progress:
+class Pace:
     """How far a conversation has come. All of it is counted from what the journal holds."""
 
     def __init__(self, limits: Sequence[Limit]) -> None:

@@ -19,7 +19,7 @@ from meshwright.models.port import CallContext, ChatMessage, OutputMode
 from meshwright.run.context import RunContext
 from meshwright.run.files import parts_of
 from meshwright.tools.tool import cut
-from meshwright.work.conversation import Message, Recent, conversation_of
+from meshwright.work.conversation import Recent, ThreadMessage, conversation_of
 from meshwright.work.paths import ProgressEvent
 from meshwright.work.thread import HISTORY
 
@@ -157,7 +157,7 @@ async def _conversation(attempt: RunContext, window: int | None) -> tuple[ChatMe
     said = Recent.model_validate(answer).messages
     if last := attempt.work.history:  # of a version whose agents had a conversation each
         records = await host.records(attempt.ref, HISTORY, first=max(1, last - _MAX_HISTORY + 1), last=last)
-        said = (*(Message.model_validate(record.value) for record in records), *said)
+        said = (*(ThreadMessage.model_validate(record.value) for record in records), *said)
     most = attempt.services.max_context_tokens // 2
     return chat_messages(said, most if window is None else min(most, window // 4))
 

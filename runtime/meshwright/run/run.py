@@ -26,7 +26,7 @@ from meshwright.run.people import ask_person, wait_event
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of
 from meshwright.tools.tool import cut
 from meshwright.work import Suspended
-from meshwright.work.conversation import Message, Said, conversation_of
+from meshwright.work.conversation import Said, ThreadMessage, conversation_of
 from meshwright.work.paths import ProgressEvent
 
 _MAX_PROGRESS_CHARS = 1_000
@@ -325,8 +325,8 @@ class Run:
         asked, answered = (cut(text, _MAX_SAID_CHARS) for text in said)
         ids = {"task_id": task.task_id, "agent_id": self.agent_id}
         messages = (
-            Message(role="user", content=asked, **ids),
-            Message(role="assistant", content=answered, **ids),
+            ThreadMessage(role="user", content=asked, **ids),
+            ThreadMessage(role="assistant", content=answered, **ids),
         )
         conversation = conversation_of(self._attempt.ref)
         await self._attempt.services.host.call(

@@ -20,7 +20,7 @@ _MAX_RECENT = 40
 _MAX_RECENT_BYTES = 64 * 1024
 
 
-class Message(Struct):
+class ThreadMessage(Struct):
     """One message: what somebody asked, or an agent answered."""
 
     role: Literal["user", "assistant"]
@@ -33,20 +33,20 @@ class Said(Struct):
     """What was said in a task."""
 
     task_id: str
-    messages: tuple[Message, ...]
+    messages: tuple[ThreadMessage, ...]
 
 
 class Recent(Struct):
     """The latest messages, oldest first."""
 
-    messages: tuple[Message, ...] = ()
+    messages: tuple[ThreadMessage, ...] = ()
 
 
 class ConversationState(Struct, frozen=False):
     """How many messages there are, and the latest of them."""
 
     count: int = 0
-    recent: list[Message] = field(default_factory=list)
+    recent: list[ThreadMessage] = field(default_factory=list)
 
 
 class Conversation(Actor[ConversationState]):
@@ -73,7 +73,7 @@ def conversation_of(thread: ActorRef) -> ActorRef:
     return ActorRef(CONVERSATION, thread.id)
 
 
-def _latest(messages: list[Message]) -> list[Message]:
+def _latest(messages: list[ThreadMessage]) -> list[ThreadMessage]:
     """As many of the last messages as may be told, and the very last however large it is."""
     kept = messages[-_MAX_RECENT:]
     sizes: list[Any] = [len(encode(message)) for message in kept]
