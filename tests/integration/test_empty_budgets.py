@@ -166,8 +166,8 @@ async def test_an_allowance_of_a_tenant_is_for_that_tenant_alone(api: Api, admin
     [
         ("clerk", "5/week", "one of hour, day, month, total"),
         ("clerk", "-1/day", "expected dollars"),
-        ("team:x", "5/day", "nobody who may have an allowance"),
-        ("agent:", "5/day", "nobody who may have an allowance"),
+        ("team:x", "5/day", "cannot have an allowance"),
+        ("agent:", "5/day", "cannot have an allowance"),
     ],
 )
 async def test_what_cannot_be_allowed_is_refused(

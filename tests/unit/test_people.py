@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel, Field, model_validator
 
 from meshwright import Agent, Approval, Capability, Run, WaitExpired, tool
+from meshwright.client import Client
 from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Caller
 from meshwright.events.inbox import Question
@@ -218,6 +219,8 @@ async def test_an_approved_call_runs_once_with_what_was_approved() -> None:
         [given] = mesh.events("approval.given").payloads
         assert (asked["tool"], asked["agent_id"], asked["key"]) == ("deploy", "deployer", question.wait_id)
         assert (given["tool"], given["decided_by"], given["reason"]) == ("deploy", "ann", "green")
+        steps = await Client.local(mesh.mesh).steps(task_id)
+        assert "approved by ann: green" in [step.summary for step in steps]
 
 
 async def test_the_model_hears_why_a_call_was_denied() -> None:

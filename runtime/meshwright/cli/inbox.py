@@ -70,12 +70,12 @@ def approve(target: Target, question_id: str, reason: str | None) -> None:
 
 @click.command()
 @click.argument("question_id", metavar="ID")
-@click.option("--reason", metavar="TEXT", required=True, help="Why not: the agent is told.")
+@click.option("--reason", metavar="TEXT", required=True, help="Why not; the agent gets it.")
 @mesh_options
 def deny(target: Target, question_id: str, reason: str) -> None:
     """Deny what a task asks approval for.
 
-    Its agent is told the reason. ID is as `mesh inbox` shows it, or the id of a task that has one question.
+    The agent gets the reason. ID is as `mesh inbox` shows it, or the id of a task that has one question.
     """
     _decide(target, question_id, {"approve": False}, reason)
 

@@ -22,7 +22,7 @@
     ├── AgentError                an agent's code does what it may not (its file and line)
     ├── LimitReached              a run reached a limit, and its model did not answer
     │   └── TaskLimitReached      ... a limit that the task's caller has set
-    ├── ReplayMismatch            a resumed run took another road than its journal
+    ├── ReplayMismatch            a resumed run does not follow its journal
     ├── ToolFailed                a tool could not do what was asked
     │   └── DelegationFailed      ... since the agent that it asked did not succeed
     ├── MemoryUnavailable         memories cannot be read or written

@@ -102,7 +102,7 @@ class Allowances:
             raise InvalidInput(f"{field} {sentence(problem)}", field=field) from None
         if on_empty == "wait" and window == "total":
             raise InvalidInput(
-                "An allowance without a window never renews, so nobody can wait for that",
+                "An allowance without a window never renews, so a task would wait for ever",
                 remedy="Write it like 5/day, or say ask",
                 field="on_empty",
             )
@@ -155,7 +155,7 @@ def _scope_of(whose: str) -> tuple[str, str]:
         scope, of = "agent", whose
     if scope not in _SCOPES[:3] or not of:
         raise InvalidInput(
-            f"{whose[:80]!r} is nobody who may have an allowance",
+            f"{whose[:80]!r} cannot have an allowance",
             remedy="Say an agent's id, agent:ID, tenant:ID, tag:NAME or mesh",
             field="whose",
         )

@@ -178,6 +178,11 @@ class Transcript:
         if result is None:
             said = [event.fields.get("text") for event in step.events if event.event_type == "run.progress"]
             return str(said[0]) if said else ""
+        if step.kind.startswith("approve ") and isinstance(result, dict):
+            decision = "approved" if result.get("approve") else "denied"
+            by = f" by {result['decided_by']}" if result.get("decided_by") else ""
+            reason = f": {result['reason']}" if result.get("reason") else ""
+            return f"{decision}{by}{reason}"
         return _json(result)
 
     # Contents
