@@ -233,6 +233,11 @@ def _decided(payload: Document, event: Document) -> Sequence[object]:
     return (payload.get("tool"), by and f"by {by}", short(payload.get("reason") or ""))
 
 
+def _wait_ended(payload: Document, event: Document) -> Sequence[object]:
+    by, what = payload.get("answered_by"), payload.get("kind", "?")
+    return (f"{payload.get('how', '?')} ({what})", by and f"by {by}")
+
+
 def _recalled(payload: Document, event: Document) -> Sequence[object]:
     count = payload.get("count", 0)
     return (f"{count} recalled", f"{payload.get('tokens', 0):,} tokens") if count else ("nothing to recall",)
@@ -322,6 +327,9 @@ _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] 
     "task.accepted": ("accepted", _accepted),
     "task.dispatched": ("dispatched", _dispatched),
     "task.waiting": ("waiting", _waiting),
+    "wait.ended": ("waited", _wait_ended),
+    "run.progress": ("progress", lambda said, _: (short(said.get("text", "")),)),
+    "step.finished": ("step", lambda said, _: (said.get("name", "?"), seconds(said.get("duration_ms")))),
     "approval.requested": ("approval", lambda said, _: (f"asked for {said.get('tool')}",)),
     "approval.given": ("approved", _decided),
     "approval.denied": ("denied", _decided),

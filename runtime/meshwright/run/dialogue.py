@@ -222,7 +222,7 @@ class _Dialogue:
         while True:
             tries += 1
             try:
-                reply = await self._ask_twice((*messages, *note))
+                reply = await self._ask((*messages, *note))
             except (ContextTooLong, ContentRefused):
                 raise
             except ModelRefused:
@@ -256,25 +256,27 @@ class _Dialogue:
             self._specs = ()
             self.messages.append(replies.ANSWER_NOW)
 
-    async def _ask_twice(self, messages: Sequence[ChatMessage]) -> ModelReply:
-        """Ask, and once more where a policy held back the answer, since chance often decides that."""
-        try:
-            return await self._ask(messages)
-        except ContentRefused:
-            return await self._ask(messages)
-
     async def _ask(self, messages: Sequence[ChatMessage]) -> ModelReply:
-        events, self._events = self._events, ()
-        digest = self._window.ask(messages)
-        reply = await self._calls.ask(
-            self._prepared,
-            messages,
-            self._specs,
-            self._shape,
-            digest=digest,
-            max_tokens=self._room,
-            events=events,
-        )
+        """Ask, and once more where a policy held back the answer, since chance often decides that."""
+        reply: ModelReply | None = None
+        is_again = False
+        while reply is None:
+            events, self._events = self._events, ()
+            digest = self._window.ask(messages)
+            try:
+                reply = await self._calls.ask(
+                    self._prepared,
+                    messages,
+                    self._specs,
+                    self._shape,
+                    digest=digest,
+                    max_tokens=self._room,
+                    events=events,
+                )
+            except ContentRefused:
+                if is_again:
+                    raise
+                is_again = True
         self._progress.add_reply(reply)
         self._window.learn(reply)
         return reply
