@@ -94,6 +94,19 @@ async def test_the_steps_of_a_task_show_what_was_told_and_said(running: RunningM
     assert done.out.count("\n") == len(steps) + 1
 
 
+async def test_each_agent_of_a_thread_is_told_what_was_said_in_it(running: RunningMesh) -> None:
+    for agent_id, text in (("simple-agent", "My name is Ada."), ("researcher-agent", QUESTION)):
+        body = {"agent_id": agent_id, "payload": {"text": text}, "thread_id": "shared"}
+        reply = await running.post("/tasks", body)
+        await running.story(reply.body["task_id"])
+    steps = (await running.get(f"/tasks/{reply.body['task_id']}/steps", contents="true")).body["items"]
+    told = next(step["messages"] for step in steps if step["kind"] == "model")
+    said = [(message["role"], message["content"]) for message in told if message["role"] != "system"]
+    assert [role for role, _ in said] == ["user", "assistant", "user"]
+    assert "My name is Ada." in said[0][1]
+    assert QUESTION in said[2][1]
+
+
 async def test_there_is_one_outcome_and_the_log_has_it(running: RunningMesh, task_id: str) -> None:
     events = (await running.get("/events", task_id=task_id)).body["items"]
     ends = [event for event in events if event["event_type"] in ENDINGS]
