@@ -11,6 +11,7 @@ import click
 from meshwright.cli.connect import Connection, listed, talk
 from meshwright.cli.options import Target, json_option, mesh_options
 from meshwright.cli.output import Column, Document, document, dollars, echo_json, local_time, show
+from meshwright.core.errors import NotFound
 
 if TYPE_CHECKING:
     from meshwright.client import Client
@@ -57,9 +58,9 @@ def task_budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def estimated(found: Document) -> str:
     """What a task is likely to cost, in a sentence."""
     whose = found["agent_id"] or found["capability"]
-    unknown = f"; of {found['unknown']:,} more nobody knows the cost" if found["unknown"] else ""
+    unknown = f"; the cost of {found['unknown']:,} more is unknown" if found["unknown"] else ""
     if not found["tasks"]:
-        return f"nobody knows: no task of {whose} has ended well with a known cost yet{unknown}"
+        return f"no estimate: no task of {whose} has succeeded with a known cost yet{unknown}"
     median, p90, most = (dollars(found[name]) for name in ("median_usd", "p90_usd", "max_usd"))
     count = "1 task" if found["tasks"] == 1 else f"{found['tasks']:,} tasks"
     return f"{median} (median), {p90} (90 %), {most} at most: the last {count} of {whose}{unknown}"
@@ -158,7 +159,11 @@ def raise_budget(target: Target, name: str, amount: str, key: str | None, as_jso
         from meshwright.cli.tasks import whole_id
 
         task_id = await whole_id(mesh, name)
-        return document(await mesh.client.raise_budget(amount, task_id=task_id))
+        try:
+            return document(await mesh.client.raise_budget(amount, task_id=task_id))
+        except NotFound:
+            remedy = "mesh budgets lists the budgets, mesh tasks the tasks"
+            raise NotFound(f"There is no budget and no task {name!r}", remedy=remedy) from None
 
     show([talk(target, add, need="change")], _BUDGETS, as_json=as_json, empty="")
 
