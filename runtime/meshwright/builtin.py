@@ -330,6 +330,7 @@ class AgentsComponent(Component):
             trace_content=settings.tracing.content,
             stream=settings.models.stream,
             parking=parking,
+            budgets=mesh.budgets,
         )
 
     def _window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.support.simulator.score import Score, job_of, judge
 from tests.support.simulator.server import Simulator
 
 _LOOK_SECONDS = 0.02
+_IDLE_SECONDS = 5.0  # to book the last calls
 _BUDGET = '[{"name": "all", "limit_usd": "100"}]'
 
 
@@ -81,8 +83,13 @@ class SimulatedMesh:
         return judge(self.simulator.scenario, self.job, self.simulator.ledger)
 
     async def accounts(self, running: RunningMesh, outcomes: Sequence[Outcome]) -> Accounts:
-        """What was spent."""
+        """What was spent, once the mesh is idle: what is reserved then is released by nothing but time."""
         [budget] = await running.client.budgets()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_IDLE_SECONDS):
+                while budget.reserved_usd:
+                    await asyncio.sleep(_LOOK_SECONDS)
+                    [budget] = await running.client.budgets()
         costs = await running.client.costs()
         ledger = self.simulator.ledger
         return Accounts(

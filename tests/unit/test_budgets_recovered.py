@@ -21,6 +21,7 @@ from meshwright.ledger.account import (
     LedgerReply,
     Raise,
 )
+from meshwright.ledger.account_client import AccountClient
 from meshwright.models.port import BudgetExceeded
 from meshwright.testing.runtime import BEGINNING
 from tests.support.budgets import STEP, budget, request, spending, until
@@ -55,6 +56,24 @@ async def test_a_resumed_run_finds_its_reservation_whose_call_may_have_been_made
         await resumed.complete(step)
         await resumed.budgets.settled()
         assert await mesh.balance("pot:mesh") == (4 + 1, 0)
+
+
+async def test_what_a_journaled_call_cost_is_booked_where_its_worker_ended_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with spending(budget(10), budget(9, "tagged", scope="tag")) as mesh:
+        mesh.provider.tokens = 3
+        with monkeypatch.context() as patch:
+            patch.setattr(AccountClient, "settle", lambda client, settled: None)
+            await mesh.call(8, context=STEP, tags=("deep",))
+        assert await mesh.balance("pot:mesh") == (0, 8)
+        (settled,) = [call.settlement for call in mesh.calls]
+        resumed = mesh.another().budgets
+        for _ in range(2):
+            await resumed.recover("clerk", STEP, [settled])
+            await resumed.settled()
+            assert await mesh.balance("pot:mesh") == (3, 0)
+            assert await mesh.balance("tagged:deep") == (3, 0)
 
 
 async def test_a_call_that_was_thought_lost_and_ends_late_is_charged_once() -> None:

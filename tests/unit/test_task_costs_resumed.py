@@ -6,12 +6,17 @@ import asyncio
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 from meshwright import Agent, TaskRequest
+from meshwright.ledger.account_client import AccountClient
 from meshwright.models.port import ModelRefused
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel
 from tests.support.interrupted_mesh import Keeper, keeper, kept
 from tests.support.task_costs import ROOMY, asks, ledger_of, remember, reply
+
+_BUDGET = {"budgets": [{"name": "all", "limit_usd": "10"}], "default_price": {"input": 1, "output": 1}}
 
 
 async def begun(folder: Path, model: ScriptedModel, remembers: bool = False) -> str:
@@ -90,3 +95,21 @@ async def test_a_step_inside_a_tool_that_is_not_run_again_counts_once(tmp_path: 
         outcome = await mesh.outcome(task_id)
         assert (outcome.status, outcome.cost_usd) == ("succeeded", Decimal("0.75"))
         await ledger_of(mesh, outcome)
+
+
+async def test_a_task_that_is_taken_up_again_books_what_was_reserved_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = keeper()
+    with monkeypatch.context() as patch:  # as where its process is killed
+        patch.setattr(AccountClient, "settle", lambda client, settled: None)
+        async with kept(tmp_path, agent, model=ScriptedModel(asks("0.25")), ledger=_BUDGET) as mesh:
+            task_id = (await mesh.submit(TaskRequest(agent_id="keeper", payload={"text": "Do it."}))).task_id
+            await agent.began.wait()
+            [view] = await mesh.budget_views()
+            assert view.reserved_usd > 0
+    async with kept(tmp_path, keeper(opened=True), model=ScriptedModel(reply("0.5")), ledger=_BUDGET) as mesh:
+        await mesh.outcome(task_id)
+        await mesh.budgets.settled()
+        [view] = await mesh.budget_views()
+        assert (view.spent_usd, view.reserved_usd, view.estimated_usd) == (Decimal("0.75"), 0, 0)

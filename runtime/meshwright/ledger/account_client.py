@@ -24,6 +24,7 @@ from meshwright.ledger.account import (
     LedgerReply,
     ReservationResult,
 )
+from meshwright.models.port import Settlement
 
 logger = logging.getLogger("meshwright.budgets")
 
@@ -81,9 +82,10 @@ class AccountClient:
             if self._queue.get(entry.op) is pending:
                 self._leave(entry.op)
 
-    def settle(self, entry: LedgerEntry) -> None:
+    def settle(self, settled: Settlement) -> None:
         """Settle soon; nobody has to wait. What cannot be booked counts as spent when its time is over."""
-        self._put(_Pending(entry))
+        known = {"op": settled.op, "call": settled.call, "amount": settled.amount}
+        self._put(_Pending(LedgerEntry(kind="settle", estimated=settled.estimated, **known)))
 
     def wake(self, ops: Iterable[str]) -> list[str]:
         """Ask again for those calls that wait here, and return the others."""

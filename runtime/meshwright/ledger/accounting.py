@@ -34,6 +34,7 @@ from meshwright.models.port import (
     OnCall,
     OnDelta,
     PriceList,
+    Settlement,
 )
 
 logger = logging.getLogger("meshwright.ledger")
@@ -88,8 +89,8 @@ class Accounted:
         if hold.accounts and not reply.cache_hit:
             self._estimates.learn(hold.request, reply.usage)
         reply = self._with_lost(reply, hold.request, meter)
-        self.budgets.settle(hold, reply.cost_usd, estimated=reply.cost_source == "estimated")
-        self._record(_answered(hold.request, reply), request)
+        settled = self.budgets.settle(hold, reply.cost_usd, estimated=reply.cost_source == "estimated")
+        self._record(_answered(hold.request, reply, settled), request)
         return reply, hold.is_limited
 
     async def close(self) -> None:
@@ -134,8 +135,9 @@ class Accounted:
     ) -> Call:
         """Settle a call that ended without a reply."""
         cost, usage = (ZERO, Usage()) if hold is None else self._lost(hold, meter, error)
+        settled: Settlement | None = None
         if hold is not None:
-            self.budgets.settle(hold, cost, estimated=bool(cost))
+            settled = self.budgets.settle(hold, cost, estimated=bool(cost))
             request = hold.request
         source: CostSource = "unknown" if cost is None else "estimated" if cost else "priced"
         return Call(
@@ -148,6 +150,7 @@ class Accounted:
             error=error.code if isinstance(error, MeshError) else type(error).__name__,
             reason=error.message if isinstance(error, ModelError) else None,  # others may hold a key
             latency_ms=ms,
+            settlement=settled,
         )
 
     def _lost(self, hold: Hold, meter: _StreamMeter, error: BaseException) -> tuple[Decimal | None, Usage]:
@@ -193,9 +196,10 @@ _OF_REPLY = (
 )
 
 
-def _answered(request: ModelRequest, reply: ModelReply) -> Call:
+def _answered(request: ModelRequest, reply: ModelReply, settled: Settlement | None) -> Call:
     known = {name: getattr(reply, name) for name in _OF_REPLY}
-    return Call(**_known_of(request), **known, tool_calls=tuple(call.name for call in reply.tool_calls))
+    tools = tuple(call.name for call in reply.tool_calls)
+    return Call(**_known_of(request), **known, tool_calls=tools, settlement=settled)
 
 
 def _known_of(request: ModelRequest) -> dict[str, Any]:

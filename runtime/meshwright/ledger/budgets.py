@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from meshwright.core import topics
-from meshwright.core.errors import ModelError
+from meshwright.core.errors import HostError, ModelError
 from meshwright.core.messages import Event, Plain, derived_id, new_id
 from meshwright.core.money import ZERO, Amount, Budget, OnEmpty
 from meshwright.kernel.runtime import Runtime
@@ -36,8 +37,17 @@ from meshwright.ledger.charging import (
     is_seen_by,
     only_key,
 )
-from meshwright.models.port import BudgetExceeded, ModelRequest, ModelUnavailable, PriceUnknown
+from meshwright.models.port import (
+    BudgetExceeded,
+    CallContext,
+    ModelRequest,
+    ModelUnavailable,
+    PriceUnknown,
+    Settlement,
+)
 from meshwright.work.protocol import DEFAULT_TENANT
+
+logger = logging.getLogger("meshwright.budgets")
 
 _WAITING_SHARE = 0.5  # of a call's time that it may wait for money
 _TASK_SECONDS = 20.0  # and at most, of a task
@@ -153,16 +163,44 @@ class Budgets:
         allowed = () if self._allowances is None else await self._allowances.current()
         return (*self._declared, *allowed) if allowed else self._declared
 
-    def settle(self, hold: Hold, spent: Decimal | None, *, estimated: bool = False) -> None:
-        """Say what a call cost, 0 where it cost nothing; None, where nobody knows, counts as reserved."""
+    def settle(self, hold: Hold, spent: Decimal | None, *, estimated: bool = False) -> Settlement | None:
+        """Say what a call cost, 0 where it cost nothing; None, where nobody knows, counts as reserved.
+
+        Returns what is booked soon, for `recover`; None where nothing is reserved.
+        """
         if not hold.accounts:
-            return
+            return None
         cost = (hold.amount or ZERO) if spent is None else spent
         estimated = estimated or (spent is None and bool(cost))
-        entry = LedgerEntry(kind="settle", op=hold.op, call=hold.call, amount=cost, estimated=estimated)
+        settled = Settlement(
+            op=hold.op, call=hold.call, amount=cost, estimated=estimated, tags=hold.request.tags
+        )
         for account in hold.accounts:
-            self._client(account).settle(entry)
+            self._client(account).settle(settled)
         self._under_way.discard(hold.op)
+        return settled
+
+    async def recover(self, user: str, context: CallContext, settlements: Iterable[Settlement]) -> None:
+        """Book those settlements of a task's earlier calls that a worker could not book before it ended.
+
+        An account that cannot be asked counts what it holds as spent when its time is over.
+        """
+        budgets = await self._current()
+        by_account: dict[Account, list[Settlement]] = {}
+        for settled in settlements:
+            request = ModelRequest(messages=(), tags=settled.tags, user=user, context=context)
+            for account in accounts_of(request, budgets):
+                by_account.setdefault(account, []).append(settled)
+        for account, of_account in by_account.items():
+            try:
+                state = await self._host.read(account.ref)
+            except HostError as error:
+                logger.warning("Calls may stay reserved in %s: %s", account.id, error)
+                continue
+            held = state.held if isinstance(state, Balance) else {}
+            for settled in of_account:
+                if settled.op in held and held[settled.op].call == settled.call:
+                    self._client(account).settle(settled)
 
     async def settled(self) -> None:
         """Return once all that was settled so far is booked."""

@@ -90,12 +90,29 @@ class ToolSpec(Struct, omit_defaults=True):
     strict: bool | None = None
 
 
+class Settlement(Struct, omit_defaults=True):
+    """What budgets book of a call: `amount`, and whether nobody has counted it.
+
+    `op` and `call` name the reservation, and `tags` are those of the call, since accounts go by them.
+    """
+
+    op: str
+    call: str
+    amount: Amount
+    estimated: bool = False
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        exact(self, "amount", self.amount)
+
+
 class Call(Struct):
     """One call of a model, as the ledger has it. `user` is the agent that called.
 
     `error` is the code of the error that ended it, `reason` its message. `cost_usd` is None where nobody
     knows what the call cost, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts`
-    are those of the call, `attempt` is that of the task.
+    are those of the call, `attempt` is that of the task. `settlement` is what budgets book of it, where any
+    reserved money for it; no event has it.
     """
 
     call_id: str = ""
@@ -120,6 +137,7 @@ class Call(Struct):
     finish_reason: str | None = None
     step: int | None = None
     attempt: int | None = None
+    settlement: Settlement | None = None
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
@@ -128,6 +146,7 @@ class Call(Struct):
     def payload(self) -> dict[str, Any]:
         """The payload of `model.called`."""
         payload = self.model_dump()
+        del payload["settlement"]
         for name in _LEFT_OUT:
             if payload[name] is None:
                 del payload[name]

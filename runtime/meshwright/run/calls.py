@@ -29,6 +29,7 @@ from meshwright.models.port import (
     ChatMessage,
     ModelReply,
     ModelRequest,
+    Settlement,
     StructureInvalid,
     ToolSpec,
 )
@@ -129,6 +130,18 @@ class ModelCalls:
         for value in attempt.journal.earlier:
             self.usage.add_record(value)
 
+    async def recover(self) -> None:
+        """Have budgets book calls of earlier claims, where a worker ended before it had."""
+        attempt, budgets = self._attempt, self._attempt.services.budgets
+        settlements = [
+            Settlement.model_validate(call["settlement"])
+            for value in attempt.journal.earlier
+            for call in value.get("calls", ())
+            if "settlement" in call
+        ]
+        if settlements and budgets is not None:
+            await budgets.recover(attempt.agent.agent_id, attempt.call_context(None, None), settlements)
+
     def context(self, step: OpenStep | None) -> CallContext:
         """Whose the calls of a step are, and where they are recorded."""
         number = None if step is None else step.number
@@ -139,6 +152,8 @@ class ModelCalls:
         self.usage.add(call)
         payload = call.payload()
         counted = {name: payload[name] for name in _COUNTED if name in payload}
+        if call.settlement is not None:
+            counted["settlement"] = call.settlement.model_dump()
         event = ProgressEvent(MODEL_CALLED, payload, call.call_id)
         if step is None:
             self._attempt.journal.add_call(counted, event)

@@ -15,6 +15,7 @@ from meshwright.core.messages import MemoryScope, Parent, Task, TaskBudget, deri
 from meshwright.core.tracing import NoTracing, Span, Tracing
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
+from meshwright.ledger.budgets import Budgets
 from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
 from meshwright.prompts import Prompts
 from meshwright.run.delegation import Delegation
@@ -53,6 +54,7 @@ class Services:
     trace_content: bool = False
     stream: bool = True
     parking: Parking | None = None
+    budgets: Budgets | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,10 @@ class Run:
         """What its calls of models and its delegated tasks have cost so far, earlier claims included."""
         return self._calls.usage
 
+    async def recover(self) -> None:
+        """Have budgets book what earlier claims paid for, where those ended before they had."""
+        await self._calls.recover()
+
     @property
     def suspended(self) -> Suspended | None:
         """What unwinds the run, once it has to wait."""

@@ -52,6 +52,7 @@ class Runner:
         ) as span:
             bound = self._agents[ref.type]
             run = Run(RunContext(self._services, bound.agent, bound.tools, ref, work, journal, span))
+            await run.recover()
             return await self._finish(run, work, span)
 
     async def _finish(self, run: Run, work: Work, span: Span) -> Completed:
