@@ -1,6 +1,8 @@
 """One client for a mesh: over HTTP, or on a mesh in this process; async, or blocking."""
 
-from meshwright.client.client import ENDINGS, BlockingClient, Client, Completion, EventFields, TaskFields
+from meshwright.client.blocking import BlockingClient
+from meshwright.client.client import ENDINGS, Client
+from meshwright.client.fields import Completion, EventFields, TaskFields
 from meshwright.client.transports import MeshUnreachable
 
 __all__ = [

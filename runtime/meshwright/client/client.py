@@ -1,47 +1,24 @@
-"""The client, async and blocking. It returns the models that the mesh sends, and raises the mesh's errors."""
+"""The client. It returns the models that the mesh sends, and raises the mesh's errors."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from decimal import Decimal
-from functools import partial, wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 from urllib.parse import quote
 
-from pydantic import BaseModel
-
-from meshwright.client.transports import (
-    AsgiTransport,
-    HttpTransport,
-    MeshUnreachable,
-    Request,
-    Retries,
-    error_of,
-    server_events,
-)
+from meshwright.client.connection import CALL_SECONDS, DEFAULT_URL, Connection
+from meshwright.client.fields import Completion, EventFields, TaskFields
+from meshwright.client.transports import AsgiTransport, HttpTransport
 from meshwright.core.capability import AgentInfo
-from meshwright.core.encoding import Struct
-from meshwright.core.errors import Draining, MeshError, StoreUnavailable
-from meshwright.core.messages import (
-    ENDED,
-    Event,
-    Outcome,
-    Plain,
-    Receipt,
-    ScoreCard,
-    TaskStatus,
-    Usage,
-    new_id,
-)
+from meshwright.core.errors import MeshError
+from meshwright.core.messages import ENDED, Event, Outcome, Receipt, ScoreCard, TaskStatus, new_id
 from meshwright.events.tasks import TaskSummary
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
-    from anyio.from_thread import BlockingPortal
-
     from meshwright.core.money import Budget, OnEmpty
     from meshwright.events.inbox import Question
     from meshwright.events.status import MeshStatus
@@ -53,52 +30,11 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.work.record import TaskView
     from meshwright.work.steps import StepSummary, StepView
 
-P = ParamSpec("P")
-ResultT = TypeVar("ResultT")
-ModelT = TypeVar("ModelT", bound=BaseModel | Struct)
-DEFAULT_URL = "http://127.0.0.1:8000"
-CALL_SECONDS, MODEL_SECONDS = 60.0, 600.0
+MODEL_SECONDS = 600.0
 MAX_TASKS, MAX_EVENTS = 500, 1000  # of one page
 _STEPS_A_PAGE = 50  # with what was said
-_TRANSIENT = (MeshUnreachable, Draining, StoreUnavailable)
 ENDINGS = frozenset(f"task.{status}" for status in ENDED)
 """The types of a task's last event, whose payload is its outcome."""
-
-
-class TaskFields(TypedDict, total=False):
-    """A task: what it names, and its times in seconds (`timeout` of one attempt, `deadline` of all)."""
-
-    capability: str | None
-    agent_id: str | None
-    payload: dict[str, Any]
-    priority: int
-    timeout: float
-    deadline: float | None
-    thread_id: str | None
-    task_id: str | None
-    budget_usd: Decimal | str | None
-    on_empty: OnEmpty
-    idempotency_key: str | None
-
-
-class EventFields(TypedDict, total=False):
-    """What events must have in common."""
-
-    task_id: str | None
-    agent_id: str | None
-    event_type: str | None
-    trace_id: str | None
-    aggregate_id: str | None
-    idempotency_key: str | None
-    topic: str | None
-
-
-class Completion(Plain):
-    """What a model answered."""
-
-    content: str
-    model: str
-    usage: Usage
 
 
 class Client:
@@ -117,10 +53,7 @@ class Client:
     def __init__(
         self, url: str = DEFAULT_URL, api_key: str | None = None, *, timeout: float = CALL_SECONDS
     ) -> None:
-        self._transport: HttpTransport | AsgiTransport = HttpTransport(url)
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout = timeout
-        self._reached = False
+        self._connection = Connection(HttpTransport(url), api_key, timeout)
 
     @classmethod
     def local(cls, mesh: Mesh) -> Self:
@@ -128,8 +61,9 @@ class Client:
         from meshwright.edges.http.app import create_app
 
         token = mesh.settings.keys.admin_token
-        client = cls(api_key=token.get_secret_value() if token else None)
-        client._transport = AsgiTransport(create_app(mesh))
+        client = cls()
+        transport, secret = AsgiTransport(create_app(mesh)), token.get_secret_value() if token else None
+        client._connection = Connection(transport, secret, CALL_SECONDS)
         return client
 
     async def __aenter__(self) -> Self:
@@ -142,15 +76,11 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections. Tasks continue."""
-        await self._transport.close()
+        await self._connection.close()
 
     async def is_alive(self) -> bool:
         """Whether a mesh answers."""
-        try:
-            async with self._transport.send(self._request("GET", "/healthz")) as response:
-                return response.status == 200
-        except MeshUnreachable:
-            return False
+        return await self._connection.is_alive()
 
     async def submit(self, text: str | None = None, **fields: Unpack[TaskFields]) -> Receipt:
         """Submit a task to an agent (`agent_id`), or to the best one for a `capability`.
@@ -164,7 +94,7 @@ class Client:
         if key is None:
             body.setdefault("task_id", new_id())  # makes it safe to send again
         headers = {"Idempotency-Key": key} if key else {}
-        return await self._get(Receipt, "/tasks", "POST", body=body, headers=headers, repeats=True)
+        return await self._connection.get(Receipt, "/tasks", "POST", body=body, headers=headers, repeats=True)
 
     async def ask(self, text: str, **fields: Unpack[TaskFields]) -> Outcome:
         """Submit a task and wait for its outcome. The task continues if the wait is cancelled."""
@@ -184,7 +114,7 @@ class Client:
         """A task with its attempts and outcome. Raises NotFound."""
         from meshwright.work.record import TaskView
 
-        return await self._get(TaskView, _task_path(task_id))
+        return await self._connection.get(TaskView, _task_path(task_id))
 
     async def tasks(
         self,
@@ -199,7 +129,7 @@ class Client:
         found, cursor = list[TaskSummary](), None
         while len(found) < limit:
             page = {"limit": min(limit - len(found), MAX_TASKS), "cursor": cursor}
-            answer = await self._call("GET", "/tasks", params={**fields, **page})
+            answer = await self._connection.call("GET", "/tasks", params={**fields, **page})
             found += map(TaskSummary.model_validate, answer["items"])
             if (cursor := answer.get("cursor")) is None:
                 break
@@ -222,7 +152,9 @@ class Client:
         from meshwright.work.steps import StepView
 
         params = {"attempt": attempt, "max_chars": max_chars}
-        return await self._get(StepView, f"{_task_path(task_id)}/steps/{quote(path, safe='')}", params=params)
+        return await self._connection.get(
+            StepView, f"{_task_path(task_id)}/steps/{quote(path, safe='')}", params=params
+        )
 
     async def transcript(
         self, task_id: str, *, attempt: int | None = None, max_chars: int | None = None
@@ -240,7 +172,7 @@ class Client:
     async def _step_pages(self, task_id: str, params: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         path, cursor = f"{_task_path(task_id)}/steps", None
         while True:
-            answer = await self._call("GET", path, params={**params, "cursor": cursor})
+            answer = await self._connection.call("GET", path, params={**params, "cursor": cursor})
             for item in answer["items"]:
                 yield item
             if (cursor := answer.get("cursor")) is None:
@@ -250,7 +182,7 @@ class Client:
         """Ask for the end of a task; its outcome follows when its agent has let go. Raises NotFound."""
         from meshwright.work.record import TaskView
 
-        return await self._get(TaskView, f"{_task_path(task_id)}/cancel", "POST", repeats=True)
+        return await self._connection.get(TaskView, f"{_task_path(task_id)}/cancel", "POST", repeats=True)
 
     async def answer(self, task_id: str, key: str, value: Any) -> TaskView:
         """Answer what a task waits for: `key` is the `wait_id` of a question of the inbox.
@@ -261,7 +193,7 @@ class Client:
         from meshwright.work.record import TaskView
 
         body = {"key": key, "value": value}
-        return await self._get(TaskView, f"{_task_path(task_id)}/answer", "POST", body=body)
+        return await self._connection.get(TaskView, f"{_task_path(task_id)}/answer", "POST", body=body)
 
     async def inbox(self, *, id: str | None = None, ended: bool = False, limit: int = 50) -> list[Question]:
         """What waits for people, the oldest first; also what has `ended`, where asked for.
@@ -273,7 +205,7 @@ class Client:
         found, cursor = list[Question](), None
         while len(found) < limit:
             page = {"limit": min(limit - len(found), MAX_TASKS), "cursor": cursor}
-            answer = await self._call("GET", "/inbox", params={"id": id, "ended": ended, **page})
+            answer = await self._connection.call("GET", "/inbox", params={"id": id, "ended": ended, **page})
             found += map(Question.model_validate, answer["items"])
             if (cursor := answer.get("cursor")) is None:
                 break
@@ -284,7 +216,9 @@ class Client:
 
         Pieces of an answer (`model.delta`) have no `seq`, since the log does not have them.
         """
-        async with aclosing(self._resumed(f"{_task_path(task_id)}/events", {}, after_seq)) as events:
+        async with aclosing(
+            self._connection.events(f"{_task_path(task_id)}/events", {}, after_seq)
+        ) as events:
             async for event in events:
                 yield event
                 if event.event_type in ENDINGS:
@@ -295,7 +229,7 @@ class Client:
     ) -> AsyncGenerator[Event]:
         """Events as they are committed, from now on or after a `seq`: each once, and none left out."""
         begin = await self.last_seq() if after_seq is None else after_seq
-        async with aclosing(self._resumed("/events/stream", fields, begin)) as events:
+        async with aclosing(self._connection.events("/events/stream", fields, begin)) as events:
             async for event in events:
                 yield event
 
@@ -313,7 +247,7 @@ class Client:
         found, before = list[Event](), None
         while len(found) < limit:
             page = {"limit": min(limit - len(found), MAX_EVENTS), "before_seq": before}
-            answer = await self._call("GET", "/events", params={**wanted, **page})
+            answer = await self._connection.call("GET", "/events", params={**wanted, **page})
             found += map(Event.model_validate, answer["items"])
             if (before := answer["next_seq"]) is None:
                 break
@@ -331,7 +265,9 @@ class Client:
         body = {"topic": topic, "event_type": event_type, "payload": dict(payload or {})}
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         repeats = idempotency_key is not None
-        return (await self._call("POST", "/events", body=body, headers=headers, repeats=repeats))["id"]
+        return (await self._connection.call("POST", "/events", body=body, headers=headers, repeats=repeats))[
+            "id"
+        ]
 
     async def last_seq(self) -> int:
         """The `seq` of the newest event, or 0."""
@@ -340,23 +276,23 @@ class Client:
 
     async def agents(self) -> list[AgentInfo]:
         """Registered agents, with their capabilities and status."""
-        return await self._list(AgentInfo, "/agents")
+        return await self._connection.get_list(AgentInfo, "/agents")
 
     async def scores(self, capability: str) -> list[ScoreCard]:
         """How agents score for a capability, best first. Raises NotFound."""
-        return await self._list(ScoreCard, f"/agents/score/{quote(capability, safe='')}")
+        return await self._connection.get_list(ScoreCard, f"/agents/score/{quote(capability, safe='')}")
 
     async def status(self) -> MeshStatus:
         """Open tasks by status, what they wait for, and the deployments that are left alone."""
         from meshwright.events.status import MeshStatus
 
-        return await self._get(MeshStatus, "/status")
+        return await self._connection.get(MeshStatus, "/status")
 
     async def budgets(self) -> list[BudgetView]:
         """What each budget allows, and what of it is spent and reserved."""
         from meshwright.ledger.budgets import BudgetView
 
-        return await self._list(BudgetView, "/budgets")
+        return await self._connection.get_list(BudgetView, "/budgets")
 
     async def raise_budget(
         self,
@@ -374,13 +310,13 @@ class Client:
 
         wanted = {"budget": budget, "key": key, "task_id": task_id, "amount_usd": str(amount_usd)}
         body = {name: value for name, value in wanted.items() if value is not None}
-        return await self._get(BudgetView, "/budgets/raise", "POST", body=body)
+        return await self._connection.get(BudgetView, "/budgets/raise", "POST", body=body)
 
     async def allowances(self) -> list[Budget]:
         """The budgets that were set while the mesh runs. Needs the admin token."""
         from meshwright.core.money import Budget
 
-        return await self._list(Budget, "/allowances")
+        return await self._connection.get_list(Budget, "/allowances")
 
     async def allow(
         self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty = "fail"
@@ -392,14 +328,14 @@ class Client:
         from meshwright.core.money import Budget
 
         body = {"whose": whose, "allowance": allowance, "tenant_id": tenant_id, "on_empty": on_empty}
-        return await self._get(Budget, "/allowances", "PUT", body=body, repeats=True)
+        return await self._connection.get(Budget, "/allowances", "PUT", body=body, repeats=True)
 
     async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
         """Remove somebody's allowances, and return them. Needs the admin token. Raises NotFound."""
         from meshwright.core.money import Budget
 
         params = {"whose": whose, "tenant_id": tenant_id}
-        removed = await self._call("DELETE", "/allowances", params=params)
+        removed = await self._connection.call("DELETE", "/allowances", params=params)
         return [Budget.model_validate(item) for item in removed["items"]]
 
     async def estimate(self, *, agent_id: str | None = None, capability: str | None = None) -> TaskEstimate:
@@ -407,17 +343,17 @@ class Client:
         from meshwright.ledger.estimate import TaskEstimate
 
         params = {"agent_id": agent_id, "capability": capability}
-        return await self._get(TaskEstimate, "/costs/estimate", params=params)
+        return await self._connection.get(TaskEstimate, "/costs/estimate", params=params)
 
     async def costs(self, by: By = "agent", *, since: datetime | str | None = None) -> Costs:
         """What model calls cost, most expensive first. `since` is a time, or a duration such as `24h`."""
         from meshwright.ledger.costs import Costs
 
-        return await self._get(Costs, "/costs", params={"by": by, "since": since})
+        return await self._connection.get(Costs, "/costs", params={"by": by, "since": since})
 
     async def models(self) -> list[str]:
         """The models that callers may name."""
-        return [model["id"] for model in (await self._call("GET", "/v1/models"))["data"]]
+        return [model["id"] for model in (await self._connection.call("GET", "/v1/models"))["data"]]
 
     async def complete(
         self, messages: str | Sequence[Mapping[str, Any]], *, model: str = "quality", **options: Any
@@ -425,17 +361,17 @@ class Client:
         """Have a model answer without an agent: `quality` or `fast`. Never repeated, since it costs."""
         said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         body = {"model": model, "messages": said, **options}
-        return await self._get(Completion, "/complete", "POST", body=body, timeout=MODEL_SECONDS)
+        return await self._connection.get(Completion, "/complete", "POST", body=body, timeout=MODEL_SECONDS)
 
     async def keys(self) -> list[Key]:
         """Keys, oldest first, without their secrets. Managing keys needs the admin token."""
         from meshwright.ledger.keys import Key
 
-        return await self._list(Key, "/keys")
+        return await self._connection.get_list(Key, "/keys")
 
     async def keys_required(self) -> bool:
         """Whether callers need a key."""
-        return (await self._call("GET", "/keys"))["required"]
+        return (await self._connection.call("GET", "/keys"))["required"]
 
     async def create_key(
         self, agent_id: str, *, tenant_id: str = "default", budget: str | None = None, force: bool = False
@@ -447,179 +383,18 @@ class Client:
         from meshwright.ledger.keys import NewKey
 
         body = {"agent_id": agent_id, "tenant_id": tenant_id, "budget": budget, "force": force}
-        return await self._get(NewKey, "/keys", "POST", body=body)
+        return await self._connection.get(NewKey, "/keys", "POST", body=body)
 
     async def revoke_key(self, key_id: str) -> Key:
         """Revoke a key. Raises NotFound."""
         from meshwright.ledger.keys import Key
 
-        return await self._get(Key, f"/keys/{quote(key_id, safe='')}", "DELETE", repeats=True)
+        return await self._connection.get(Key, f"/keys/{quote(key_id, safe='')}", "DELETE", repeats=True)
 
     async def open_keys(self) -> int:
         """Revoke all keys, and require none until another is created. Returns how many were revoked."""
-        return (await self._call("POST", "/keys/open"))["revoked"]
-
-    async def _get(self, kind: type[ModelT], path: str, method: str = "GET", **options: Any) -> ModelT:
-        return kind.model_validate(await self._call(method, path, **options))
-
-    async def _list(self, kind: type[ModelT], path: str) -> list[ModelT]:
-        return list(map(kind.model_validate, (await self._call("GET", path))["items"]))
-
-    async def _call(self, method: str, path: str, *, repeats: bool = False, **options: Any) -> Any:
-        """The JSON of an answer. Reads, and what `repeats` without harm, are sent again after a failure."""
-        request, tries = self._request(method, path, **options), Retries()
-        while True:
-            try:
-                async with self._transport.send(request) as response:
-                    self._reached = True
-                    text = b"".join([chunk async for chunk in response.chunks])
-                    if response.status < 400:
-                        return json.loads(text)
-                    raise error_of(self._transport.url + path, response.status, text)
-            except _TRANSIENT as error:
-                if not self._reached or not (repeats or method == "GET"):
-                    raise
-                await tries.pause_after(error)
-
-    async def _resumed(self, path: str, fields: Mapping[str, Any], after_seq: int) -> AsyncGenerator[Event]:
-        """The events of a stream, resumed after the last one seen when the connection breaks."""
-        tries, problem = Retries(), MeshError(f"{path} ends at once")
-        while True:
-            headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after_seq)}
-            request = self._request("GET", path, params=fields, headers=headers, timeout=None)
-            try:
-                async with self._transport.send(request) as response:
-                    self._reached = True
-                    if response.status == 204:  # nothing follows
-                        return
-                    if response.status != 200:
-                        text = b"".join([chunk async for chunk in response.chunks])
-                        raise error_of(self._transport.url + path, response.status, text)
-                    async with aclosing(server_events(response.chunks)) as events:
-                        async for event in events:
-                            tries = Retries()
-                            after_seq = event.seq or after_seq
-                            yield event
-            except _TRANSIENT as error:
-                if not self._reached:
-                    raise
-                problem = error
-            await tries.pause_after(problem)
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        body: Any = None,
-        timeout: float | None = CALL_SECONDS,
-    ) -> Request:
-        query = {
-            name: value.isoformat() if isinstance(value, datetime) else str(value)
-            for name, value in (params or {}).items()
-            if value is not None
-        }
-        content = b"" if body is None else json.dumps(body, default=str).encode()
-        kind = {"Content-Type": "application/json"} if content else {}
-        limit = self._timeout if timeout == CALL_SECONDS else timeout
-        return Request(method, path, query, {**self._headers, **kind, **(headers or {})}, content, limit)
+        return (await self._connection.call("POST", "/keys/open"))["revoked"]
 
 
 def _task_path(task_id: str) -> str:
     return f"/tasks/{quote(task_id, safe='')}"
-
-
-def _blocking(
-    method: Callable[Concatenate[Client, P], Awaitable[ResultT]],
-) -> Callable[Concatenate[BlockingClient, P], ResultT]:
-    @wraps(method)
-    def call(self: BlockingClient, *args: P.args, **kwargs: P.kwargs) -> ResultT:
-        return self._portal.call(partial(method, self._client, *args, **kwargs))
-
-    return call
-
-
-def _iterating(
-    method: Callable[Concatenate[Client, P], AsyncGenerator[ResultT]],
-) -> Callable[Concatenate[BlockingClient, P], Generator[ResultT]]:
-    @wraps(method)
-    def iterate(self: BlockingClient, *args: P.args, **kwargs: P.kwargs) -> Generator[ResultT]:
-        items = method(self._client, *args, **kwargs)
-        try:
-            while (item := self._portal.call(anext, items, None)) is not None:
-                yield item
-        finally:
-            self._portal.call(items.aclose)
-
-    return iterate
-
-
-class BlockingClient:
-    """`Client` without `await`: the same methods, arguments, results and errors.
-
-    with BlockingClient("http://127.0.0.1:8000") as mesh:
-        print(mesh.ask("What is a turn?", agent_id="simple-agent").text)
-    """
-
-    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None, *, timeout: float = 60.0) -> None:
-        self._client = Client(url, api_key, timeout=timeout)
-        self._mesh: Mesh | None = None
-
-    @classmethod
-    def local(cls, mesh: Mesh) -> Self:
-        """A client of a mesh that it starts on its thread, and stops at the end."""
-        client = cls()
-        client._mesh = mesh
-        return client
-
-    def __enter__(self) -> Self:
-        from anyio.from_thread import start_blocking_portal
-
-        with ExitStack() as stack:
-            self._portal: BlockingPortal = stack.enter_context(start_blocking_portal())
-            if self._mesh is not None:
-                stack.enter_context(self._portal.wrap_async_context_manager(self._mesh))
-                self._client = Client.local(self._mesh)
-            stack.enter_context(self._portal.wrap_async_context_manager(self._client))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-
-    is_alive = _blocking(Client.is_alive)
-    submit = _blocking(Client.submit)
-    ask = _blocking(Client.ask)
-    outcome = _blocking(Client.outcome)
-    task = _blocking(Client.task)
-    tasks = _blocking(Client.tasks)
-    steps = _blocking(Client.steps)
-    step = _blocking(Client.step)
-    transcript = _iterating(Client.transcript)
-    cancel = _blocking(Client.cancel)
-    answer = _blocking(Client.answer)
-    follow = _iterating(Client.follow)
-    stream = _iterating(Client.stream)
-    events = _blocking(Client.events)
-    last_seq = _blocking(Client.last_seq)
-    agents = _blocking(Client.agents)
-    scores = _blocking(Client.scores)
-    status = _blocking(Client.status)
-    budgets = _blocking(Client.budgets)
-    raise_budget = _blocking(Client.raise_budget)
-    allowances = _blocking(Client.allowances)
-    allow = _blocking(Client.allow)
-    disallow = _blocking(Client.disallow)
-    estimate = _blocking(Client.estimate)
-    costs = _blocking(Client.costs)
-    models = _blocking(Client.models)
-    complete = _blocking(Client.complete)
-    keys = _blocking(Client.keys)
-    keys_required = _blocking(Client.keys_required)
-    create_key = _blocking(Client.create_key)
-    revoke_key = _blocking(Client.revoke_key)
-    open_keys = _blocking(Client.open_keys)

@@ -1,0 +1,114 @@
+"""The client without `await`, for programs that have no event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import ExitStack
+from functools import partial, wraps
+from types import TracebackType
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
+
+from meshwright.client.client import Client
+from meshwright.client.connection import DEFAULT_URL
+
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
+
+    from meshwright.mesh import Mesh
+
+P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
+
+
+def _blocking(
+    method: Callable[Concatenate[Client, P], Awaitable[ResultT]],
+) -> Callable[Concatenate[BlockingClient, P], ResultT]:
+    @wraps(method)
+    def call(self: BlockingClient, *args: P.args, **kwargs: P.kwargs) -> ResultT:
+        return self._portal.call(partial(method, self._client, *args, **kwargs))
+
+    return call
+
+
+def _iterating(
+    method: Callable[Concatenate[Client, P], AsyncGenerator[ResultT]],
+) -> Callable[Concatenate[BlockingClient, P], Generator[ResultT]]:
+    @wraps(method)
+    def iterate(self: BlockingClient, *args: P.args, **kwargs: P.kwargs) -> Generator[ResultT]:
+        items = method(self._client, *args, **kwargs)
+        try:
+            while (item := self._portal.call(anext, items, None)) is not None:
+                yield item
+        finally:
+            self._portal.call(items.aclose)
+
+    return iterate
+
+
+class BlockingClient:
+    """`Client` without `await`: the same methods, arguments, results and errors.
+
+    with BlockingClient("http://127.0.0.1:8000") as mesh:
+        print(mesh.ask("What is a turn?", agent_id="simple-agent").text)
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None, *, timeout: float = 60.0) -> None:
+        self._client = Client(url, api_key, timeout=timeout)
+        self._mesh: Mesh | None = None
+
+    @classmethod
+    def local(cls, mesh: Mesh) -> Self:
+        """A client of a mesh that it starts on its thread, and stops at the end."""
+        client = cls()
+        client._mesh = mesh
+        return client
+
+    def __enter__(self) -> Self:
+        from anyio.from_thread import start_blocking_portal
+
+        with ExitStack() as stack:
+            self._portal: BlockingPortal = stack.enter_context(start_blocking_portal())
+            if self._mesh is not None:
+                stack.enter_context(self._portal.wrap_async_context_manager(self._mesh))
+                self._client = Client.local(self._mesh)
+            stack.enter_context(self._portal.wrap_async_context_manager(self._client))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    is_alive = _blocking(Client.is_alive)
+    submit = _blocking(Client.submit)
+    ask = _blocking(Client.ask)
+    outcome = _blocking(Client.outcome)
+    task = _blocking(Client.task)
+    tasks = _blocking(Client.tasks)
+    steps = _blocking(Client.steps)
+    step = _blocking(Client.step)
+    transcript = _iterating(Client.transcript)
+    cancel = _blocking(Client.cancel)
+    answer = _blocking(Client.answer)
+    follow = _iterating(Client.follow)
+    stream = _iterating(Client.stream)
+    events = _blocking(Client.events)
+    last_seq = _blocking(Client.last_seq)
+    agents = _blocking(Client.agents)
+    scores = _blocking(Client.scores)
+    status = _blocking(Client.status)
+    budgets = _blocking(Client.budgets)
+    raise_budget = _blocking(Client.raise_budget)
+    allowances = _blocking(Client.allowances)
+    allow = _blocking(Client.allow)
+    disallow = _blocking(Client.disallow)
+    estimate = _blocking(Client.estimate)
+    costs = _blocking(Client.costs)
+    models = _blocking(Client.models)
+    complete = _blocking(Client.complete)
+    keys = _blocking(Client.keys)
+    keys_required = _blocking(Client.keys_required)
+    create_key = _blocking(Client.create_key)
+    revoke_key = _blocking(Client.revoke_key)
+    open_keys = _blocking(Client.open_keys)

@@ -1,0 +1,47 @@
+"""What callers name: the fields of a task and of a filter of events, and what a model answered."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from meshwright.core.messages import Plain, Usage
+
+if TYPE_CHECKING:
+    from meshwright.core.money import OnEmpty
+
+
+class TaskFields(TypedDict, total=False):
+    """A task: what it names, and its times in seconds (`timeout` of one attempt, `deadline` of all)."""
+
+    capability: str | None
+    agent_id: str | None
+    payload: dict[str, Any]
+    priority: int
+    timeout: float
+    deadline: float | None
+    thread_id: str | None
+    task_id: str | None
+    budget_usd: Decimal | str | None
+    on_empty: OnEmpty
+    idempotency_key: str | None
+
+
+class EventFields(TypedDict, total=False):
+    """What events must have in common."""
+
+    task_id: str | None
+    agent_id: str | None
+    event_type: str | None
+    trace_id: str | None
+    aggregate_id: str | None
+    idempotency_key: str | None
+    topic: str | None
+
+
+class Completion(Plain):
+    """What a model answered."""
+
+    content: str
+    model: str
+    usage: Usage
