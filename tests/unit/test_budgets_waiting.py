@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from meshwright.core.messages import Usage
 from meshwright.models.port import BudgetExceeded, CallContext, ModelReply, ModelRequest
 from meshwright.testing.runtime import BEGINNING
-from tests.support.budgets import Spending, budget, spending, until
+from tests.support.budgets import Spending, budget, replying, spending, until
 from tests.unit.test_budgets_recovered import Booked, settlement
 
 
@@ -73,6 +73,18 @@ async def test_small_calls_spend_a_budget_almost_to_its_end() -> None:
         assert mesh.provider.requests[-1].max_tokens == 31
         with pytest.raises(BudgetExceeded):
             await mesh.call(300)
+
+
+@pytest.mark.parametrize("tokens", [0, 2])
+async def test_calls_that_cost_more_than_their_tokens_do_not_overspend_a_hard_budget(tokens: int) -> None:
+    async with spending(budget(100)) as mesh:
+        reply = replying(usage=Usage(completion_tokens=tokens), cost_usd=Decimal(20), cost_source="reported")
+        mesh.provider.complete = reply
+        for _ in range(3):
+            await mesh.call(1)
+        ends = await asyncio.gather(*[mesh.call(1) for _ in range(7)], return_exceptions=True)
+        assert [type(end) for end in ends].count(BudgetExceeded) == 5
+        assert await mesh.balance("pot:mesh") == (100, 0)
 
 
 async def test_an_answer_cut_off_by_what_is_left_is_asked_for_whole() -> None:

@@ -87,7 +87,7 @@ class Accounted:
             raise
         reply = self._priced(reply, hold.request, started)
         if hold.accounts and not reply.cache_hit:
-            self._estimates.learn(hold.request, reply.usage)
+            self._estimates.learn(hold.request, reply.usage, reply.cost_usd)
         reply = self._with_lost(reply, hold.request, meter)
         settled = self.budgets.settle(hold, reply.cost_usd, estimated=reply.cost_source == "estimated")
         self._record(_answered(hold.request, reply, settled), request)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from pydantic_core import to_json
 
 from meshwright.core.messages import Usage
-from meshwright.core.money import MILLION
+from meshwright.core.money import MILLION, ZERO, fit
 from meshwright.models.port import ModelReply, ModelRequest, PriceList
 
 _BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few
@@ -20,7 +20,7 @@ _IMAGE_TOKENS = 10_000  # providers make fewer of nearly every picture, however 
 _FILE_TOKENS = 50_000  # of one that only the provider has
 _LETTERS = b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TOKENS_PER_LETTER = 0.5  # of a prompt: words have 0.25, letters by chance just under this
-_MARGIN = 1.5  # on the longest of the last answers
+_MARGIN = 1.5  # on the longest of the last answers, and on the price of tokens
 _MIN_SEEN = 3  # calls, before anything is learned from them
 _MAX_SEEN = 20
 _MAX_KINDS = 1_000  # of calls, by agent, group and tags
@@ -29,10 +29,19 @@ _Kind = tuple[str, str, tuple[str, ...]]
 
 @dataclass(slots=True)
 class _Seen:
-    """The last calls of one kind: the tokens that each wrote, and the most that a letter of a prompt took."""
+    """The last calls of one kind: the tokens that each wrote, and the most that a letter of a prompt took.
+
+    `dear` is what each cost, 0 where its tokens explain that: a provider may count none, or ask more.
+    """
 
     written: list[int]
     tokens_per_letter: float = _TOKENS_PER_LETTER
+    dear: list[Decimal] = field(default_factory=list)
+
+    @property
+    def floor(self) -> Decimal:
+        """What to reserve for the next at least: the most of the last, and more the more they differ."""
+        return fit(max(self.dear) + (max(self.dear) - min(self.dear)) / 2) if self.dear else ZERO
 
 
 class Estimates:
@@ -46,11 +55,13 @@ class Estimates:
         """The most that a call may cost; None where nobody knows."""
         tokens = max_prompt_tokens(request)
         price = self._prices.upper_bound(request, tokens)
-        return None if price is None else price.of(tokens, request.output_limit)
+        seen = self._seen.get(_kind_of(request), _Seen([]))
+        return None if price is None else max(price.of(tokens, request.output_limit), seen.floor)
 
     def least(self, request: ModelRequest) -> Decimal | None:
         """What such a call will do with: the longest of its last answers, with a margin.
 
+        Never less than calls cost that cost more than their tokens.
         None where it cannot be known yet, or no price is.
         """
         seen = self._seen.get(_kind_of(request))
@@ -59,7 +70,9 @@ class Estimates:
         prompt = _prompt_tokens(request, seen)
         price = self._prices.upper_bound(request, prompt)
         written = round(_MARGIN * max(seen.written)) + _EXTRA_TOKENS
-        return None if price is None else price.of(prompt, min(written, request.output_limit))
+        if price is None:
+            return None
+        return max(price.of(prompt, min(written, request.output_limit)), seen.floor)
 
     def limited(self, request: ModelRequest, amount: Decimal) -> ModelRequest:
         """The request with as many `max_tokens` as an amount pays for; the same one where it pays for all."""
@@ -70,14 +83,19 @@ class Estimates:
         tokens = int((amount - price.of(prompt, 0)) * MILLION / price.output)
         return request.model_copy(update={"max_tokens": max(1, min(tokens, request.output_limit))})
 
-    def learn(self, request: ModelRequest, usage: Usage) -> None:
-        """Learn from a call whose tokens were counted."""
+    def learn(self, request: ModelRequest, usage: Usage, cost: Decimal | None) -> None:
+        """Learn from a call that was answered, and what it cost, where that is known."""
         kind = _kind_of(request)
         seen = self._seen.setdefault(kind, _Seen([]))
         self._seen.move_to_end(kind)
         if len(self._seen) > _MAX_KINDS:
             self._seen.popitem(last=False)
         seen.written = [*seen.written[1 - _MAX_SEEN :], usage.completion_tokens]
+        price = self._prices.upper_bound(request, usage.prompt_tokens)
+        if cost is not None and price is not None:
+            by_tokens = price.of(usage.prompt_tokens, usage.completion_tokens)
+            dear = cost if cost > Decimal(_MARGIN) * by_tokens else ZERO
+            seen.dear = [*seen.dear[1 - _MAX_SEEN :], dear]
         letters, others = _letters_of(request)
         if letters:
             taken = (usage.prompt_tokens - others) / letters
