@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from meshwright.core.errors import NotFound
 from meshwright.tools import Tool, ToolContext, tool, tools_of
-from meshwright.tools.tool import LimitedTool
+from meshwright.tools.limited import LimitedTool
 
 
 class Place(BaseModel):

@@ -11,7 +11,8 @@ from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.settings import ApprovalRule
 from meshwright.tools import Tool, ToolContext, tool
 from meshwright.tools.approval import ApprovalCall, Decision, may_need_approval, rule_for
-from meshwright.tools.tool import FunctionTool, LimitedTool
+from meshwright.tools.functions import FunctionTool
+from meshwright.tools.limited import LimitedTool
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

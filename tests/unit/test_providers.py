@@ -17,7 +17,7 @@ from meshwright.models.providers import ALIASES, PROVIDERS, LegacyModelName, Pro
 from meshwright.models.select import litellm_config
 from meshwright.prompts import RUN_VARIABLES, parse_prompt
 from meshwright.tools import FileTools
-from meshwright.tools.tool import tools_of
+from meshwright.tools.functions import tools_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 SECRET = "sk-never-shown"

@@ -11,7 +11,7 @@ from meshwright.core.errors import InvalidInput, NotFound, TooLarge, ToolFailed
 from meshwright.core.messages import Task
 from meshwright.models.port import ToolSpec
 from meshwright.tools import Tool, delegate_tool, remember_tool, tool
-from meshwright.tools.tool import MAX_RESULT_CHARS
+from meshwright.tools.limited import MAX_RESULT_CHARS
 from tests.support.sample_tools import Almanac, Place, limited_tools
 
 

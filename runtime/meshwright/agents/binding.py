@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from meshwright.agent import Agent
 from meshwright.core.errors import ConfigError
 from meshwright.core.plugins import TOOLSETS, did_you_mean, installed
+from meshwright.tools.functions import delegate_tool, remember_tool, tools_of
+from meshwright.tools.limited import LimitedTool
 from meshwright.tools.threads import Overrun, ToolThreads
-from meshwright.tools.tool import LimitedTool, Tool, delegate_tool, remember_tool, tools_of
+from meshwright.tools.tool import Tool
 from meshwright.tools.toolset import Toolset, ToolSettings
 
 

@@ -35,7 +35,7 @@ from meshwright.cli.app import keep_text
 from meshwright.core.errors import StoreFailed
 from meshwright.kernel.envelope import ActorRef
 from meshwright.sql.folder import make_private, read_private, write_private
-from meshwright.tools.tool import FunctionTool
+from meshwright.tools.functions import FunctionTool
 
 if TYPE_CHECKING:
     from meshwright.mesh import Mesh

@@ -38,7 +38,7 @@ from meshwright.run.context import RunContext
 from meshwright.run.money_waits import tries_again_at
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.told import Told
-from meshwright.tools.tool import cut
+from meshwright.tools.limited import cut
 from meshwright.work.paths import OpenStep, ProgressEvent
 from meshwright.work.protocol import WaitKind
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Task
-from meshwright.tools.tool import cut
+from meshwright.tools.limited import cut
 
 MAX_FILES = 16
 _MAX_TEXT_CHARS = 100_000

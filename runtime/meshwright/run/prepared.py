@@ -18,7 +18,7 @@ from meshwright.core.messages import Task
 from meshwright.models.port import CallContext, ChatMessage, OutputMode
 from meshwright.run.context import RunContext
 from meshwright.run.files import parts_of
-from meshwright.tools.tool import cut
+from meshwright.tools.limited import cut
 from meshwright.work.conversation import Recent, ThreadMessage, conversation_of
 from meshwright.work.paths import ProgressEvent
 from meshwright.work.thread import HISTORY

@@ -24,7 +24,7 @@ from meshwright.run.dialogue import Dialogues
 from meshwright.run.files import parts_of
 from meshwright.run.people import ask_person, wait_event
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of
-from meshwright.tools.tool import cut
+from meshwright.tools.limited import cut
 from meshwright.work import Suspended
 from meshwright.work.conversation import Said, ThreadMessage, conversation_of
 from meshwright.work.paths import ProgressEvent

@@ -26,7 +26,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.models.port import MODEL_CALLED
 from meshwright.run.told import digest_of
 from meshwright.run.tool_calls import content_of, result_summary, seconds_of
-from meshwright.tools.tool import cut
+from meshwright.tools.limited import cut
 from meshwright.work.earlier import read_steps
 from meshwright.work.journal import hash_of
 from meshwright.work.protocol import Wait, steps_stream

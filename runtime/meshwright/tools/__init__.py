@@ -1,17 +1,9 @@
 """What agents can do in the world: the `@tool` decorator, and toolsets for files, web pages and git."""
 
 from meshwright.tools.files import FileTools
+from meshwright.tools.functions import FunctionTool, delegate_tool, remember_tool, tools_of
 from meshwright.tools.git import GitTools
-from meshwright.tools.tool import (
-    FunctionTool,
-    Tool,
-    ToolContext,
-    ToolWrapper,
-    delegate_tool,
-    remember_tool,
-    tool,
-    tools_of,
-)
+from meshwright.tools.tool import Tool, ToolContext, ToolWrapper, tool
 from meshwright.tools.toolset import Toolset, ToolSettings
 from meshwright.tools.web import WebTools
 

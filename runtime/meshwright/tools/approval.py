@@ -22,7 +22,8 @@ from meshwright.core.errors import ToolFailed
 from meshwright.core.redaction import redact, redact_data
 from meshwright.models.structure import repaired
 from meshwright.settings import ApprovalRule
-from meshwright.tools.tool import Tool, cut
+from meshwright.tools.limited import cut
+from meshwright.tools.tool import Tool
 from meshwright.work.people import APPROVAL
 
 _MAX_REQUEST_CHARS = 200

@@ -13,7 +13,8 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from meshwright.core.errors import InvalidInput
-from meshwright.tools.tool import cut, tool
+from meshwright.tools.limited import cut
+from meshwright.tools.tool import tool
 from meshwright.tools.toolset import File, Toolset, ToolSettings
 
 _MAX_LINE_CHARS = 300

@@ -18,8 +18,9 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from meshwright.core.errors import ConfigError, InvalidInput, TooLarge
+from meshwright.tools.functions import tools_of
 from meshwright.tools.threads import ToolThreads
-from meshwright.tools.tool import Tool, tools_of
+from meshwright.tools.tool import Tool
 
 _SKIPPED = frozenset({".venv", "venv", "node_modules", "__pycache__", ".tox", ".hypothesis", ".eggs"})
 """Left out of listings and searches, as are folders named `*_cache`, and all that is private."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import HttpUrl
 
 from meshwright.core.errors import InvalidInput, MeshError, ToolFailed
-from meshwright.tools.tool import cut, tool
+from meshwright.tools.limited import cut
+from meshwright.tools.tool import tool
 from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:

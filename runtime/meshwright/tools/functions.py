@@ -1,0 +1,185 @@
+"""Methods as tools: read from their signature and docstring, their arguments checked, called."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+from pydantic_core import from_json, to_json
+
+from meshwright.core.encoding import plain
+from meshwright.core.errors import InvalidInput, TooLarge
+from meshwright.core.messages import MemoryScope
+from meshwright.models.structure import WithoutTitles, repaired
+from meshwright.tools.threads import ToolThreads
+from meshwright.tools.tool import (
+    MARK,
+    MAX_ERRORS_TOLD,
+    Declaration,
+    Tool,
+    ToolContext,
+    parameters_of,
+    read_docstring,
+    refusal,
+    tool,
+)
+
+_MAX_ARGUMENTS_CHARS = 65_536
+_Text = Annotated[str, Field(min_length=1)]
+
+
+class FunctionTool(Tool):
+    """A function, or bound method, that `@tool` marked. One that is not async runs in `threads`.
+
+    Raises ConfigError, with file and line, where its types cannot be described.
+    """
+
+    def __init__(self, function: Callable[..., Any], threads: ToolThreads | None = None) -> None:
+        declaration: Declaration = getattr(function, MARK)
+        self.function = function
+        self.name, self.idempotent = declaration.name, declaration.idempotent
+        self.timeout, self.exclusive = declaration.timeout, declaration.exclusive
+        self.needs_approval = declaration.needs_approval
+        self.threads = threads or ToolThreads()
+        self.description, meanings = read_docstring(function.__doc__ or "")
+        try:
+            hints = get_type_hints(function, include_extras=True)
+            parameters = parameters_of(function)
+            self._context_names = [name for name in parameters if hints[name] is ToolContext]
+            self._names = [name for name in parameters if name not in self._context_names]
+            fields: dict[str, Any] = {
+                # Numbered, because a parameter's name may be one that a model's attribute has.
+                f"argument_{number}": (hints[name], _field(parameters[name], meanings.get(name)))
+                for number, name in enumerate(self._names)
+            }
+            config = ConfigDict(extra="forbid", allow_inf_nan=False)
+            self._model: type[BaseModel] = create_model("Arguments", __config__=config, **fields)
+            self.parameters = self._model.model_json_schema(schema_generator=WithoutTitles)
+        except (NameError, AttributeError, TypeError, PydanticUserError) as error:
+            remedy = "use types that pydantic knows, imported for run time too (not under TYPE_CHECKING)"
+            raise refusal(function, f"has a type that cannot be read: {error}", remedy) from error
+        del self.parameters["title"]
+
+    async def call(self, arguments: str, context: ToolContext) -> Any:
+        """Check the arguments, and run the function."""
+        values = self._read(arguments) | dict.fromkeys(self._context_names, context)
+        if inspect.iscoroutinefunction(self.function):
+            return await self.function(**values)
+        work = partial(_without_stop_iteration, self.function, values)
+        result = await self.threads.run(work, tool=self.name, context=context)
+        return await result if inspect.isawaitable(result) else result
+
+    def validated(self, arguments: str) -> dict[str, Any]:
+        """The arguments of a call, with the defaults of the function."""
+        return from_json(to_json(self._read(arguments), inf_nan_mode="null", fallback=plain))
+
+    def _read(self, text: str) -> dict[str, Any]:
+        """Check JSON text strictly, and return the value of each parameter, defaults included.
+
+        What is nearly JSON and can mean one thing alone is read as that: see `repaired`.
+        """
+        if len(text) > _MAX_ARGUMENTS_CHARS:
+            raise TooLarge(
+                f"{self.name} was not run: its arguments have {len(text):,} characters",
+                remedy=f"stay below {_MAX_ARGUMENTS_CHARS:,}",
+                field="arguments",
+            )
+        # Some servers send an empty text for a tool that takes nothing.
+        if not text and not self._names:
+            return {}
+        try:
+            values = self._model.model_validate_json(repaired(text), strict=True)
+        except ValidationError as error:
+            errors = error.errors(include_input=False, include_url=False)
+            places = [".".join(map(str, each["loc"])) or "arguments" for each in errors]
+            told = [f"{place}: {each['msg']}" for place, each in zip(places, errors, strict=True)]
+            raise InvalidInput(
+                f"{self.name} was not run: {'; '.join(told[:MAX_ERRORS_TOLD])}",
+                remedy=f"send one JSON object with: {', '.join(self._names) or 'nothing in it'}",
+                field=places[0],
+            ) from error
+        return {name: getattr(values, f"argument_{number}") for number, name in enumerate(self._names)}
+
+
+def tools_of(*owners: object, threads: ToolThreads | None = None) -> list[Tool]:
+    """The tools among the methods of agents and toolsets, in the order in which they were written.
+
+    Raises ConfigError where one cannot be described, or two share a name.
+    """
+    tools: dict[str, Tool] = {}
+    for method in (method for owner in owners for method in _marked_methods(owner)):
+        described = FunctionTool(method, threads)
+        if described.name in tools:
+            raise refusal(method, "has the name of another tool", 'give it one: @tool(name="...")')
+        tools[described.name] = described
+    return list(tools.values())
+
+
+def _marked_methods(owner: object) -> list[Callable[..., Any]]:
+    attributes: dict[str, Any] = {}
+    for base in reversed(type(owner).__mro__):
+        attributes.update(vars(base))
+    return [getattr(owner, name) for name, attribute in attributes.items() if hasattr(attribute, MARK)]
+
+
+def _without_stop_iteration(function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    try:
+        return function(**values)
+    except StopIteration as error:
+        # A future cannot carry one: whoever waits for it would wait for ever.
+        raise RuntimeError("StopIteration") from error
+
+
+def _field(parameter: inspect.Parameter, meaning: str | None) -> Any:
+    default = ... if parameter.default is parameter.empty else parameter.default
+    # A description of None would hide the one of an `Annotated[..., Field(description=...)]`.
+    described: dict[str, Any] = {"description": meaning} if meaning else {}
+    return Field(default, alias=parameter.name, **described)
+
+
+# Tools that reach into the mesh itself
+
+
+def delegate_tool(agent_ids: Sequence[str]) -> Tool:
+    """The tool by which an agent gives work to the named other agents; its model can name no other.
+
+    It may run again after a crash: the mesh knows a delegated task by the step that delegated it.
+    """
+
+    @tool(idempotent=True, timeout=math.inf)
+    async def delegate(agent_id: str, text: _Text, context: ToolContext) -> str:
+        """Give a task to another agent, wait for it, and get its answer.
+
+        Args:
+            agent_id: who shall do it
+            text: the whole task in words; the other agent knows nothing of this conversation
+        """
+        return await context.delegate(agent_id, text)
+
+    one_of: Any = Literal
+    delegate.__annotations__["agent_id"] = one_of[tuple(agent_ids)]
+    return FunctionTool(delegate)
+
+
+def remember_tool() -> Tool:
+    """The tool by which an agent keeps what later runs should know.
+
+    It may run again after a crash: the mesh knows a memory by the step that stored it.
+    """
+
+    @tool(idempotent=True)
+    async def remember(text: _Text, context: ToolContext, scope: MemoryScope = "agent") -> str:
+        """Remember something for later: a decision, a preference, a fact that was hard to find.
+
+        Args:
+            text: what to remember, in one or two sentences that stand on their own
+            scope: who will recall it: this task, this agent, this project, or everybody (global)
+        """
+        return await context.remember(text, scope)
+
+    return FunctionTool(remember)
