@@ -9,23 +9,30 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
-from decimal import Decimal
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.core.messages import Event, Task, Usage
+from meshwright.core.messages import Event, Task
 from meshwright.core.redaction import redact, redact_data
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.models.port import MODEL_CALLED
+from meshwright.run.recorded import (
+    TOOL,
+    RecordedStep,
+    error_of,
+    figures_of,
+    joined_steps,
+    kind_of,
+    value_of,
+    was_answered,
+)
 from meshwright.run.told import digest_of
-from meshwright.run.tool_calls import content_of, result_summary, seconds_of
+from meshwright.run.tool_calls import content_of, result_summary
 from meshwright.tools.limited import cut
 from meshwright.work.earlier import read_steps
 from meshwright.work.journal import hash_of
@@ -35,38 +42,8 @@ from meshwright.work.steps import StepStatus, StepSummary, StepView
 
 _MAX_SUMMARY_CHARS = 200
 _READ_CHARS = 4_000  # of a text, for its summary
-_TOOL, _DELEGATE = "tool ", "delegate"
 _NOT_STORED = "What was said at this step is not stored: the step never ended, or its contents were deleted."
 _OLD = "What the model was told at this step was not stored by the version that ran it."
-
-
-class _Step(NamedTuple):
-    """What is known of a step: its record, or the intent of one that never ended, and its events."""
-
-    path: str
-    number: int
-    record: Mapping[str, Any] | None
-    events: Sequence[Event]
-
-    @property
-    def kind(self) -> str:
-        """As its record calls it, else as its events do."""
-        if self.record is not None:
-            return str(self.record.get("kind", ""))
-        called = next((event for event in self.events if event.event_type == "tool.called"), None)
-        if called is not None:
-            return f"{_TOOL}{called.fields.get('tool', '')}"
-        return "model" if any(event.event_type == MODEL_CALLED for event in self.events) else ""
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it has a result."""
-        return self.record is not None and ("result" in self.record or "expired" in self.record)
-
-    @property
-    def result(self) -> Any:
-        """What it gave, as the journal has it."""
-        return None if self.record is None else self.record.get("result")
 
 
 class Transcript:
@@ -84,10 +61,10 @@ class Transcript:
         self.task_id = task_id
         self.attempt = attempt
         self.agent_id = agent_id
-        self._steps = _joined(records, events)
+        self._steps = joined_steps(records, events)
         self._waits = {wait.step.path: wait for wait in waits if wait.step.path}
         for path, wait in self._waits.items():
-            self._steps.setdefault(path, _Step(path, wait.step.number, wait.step.model_dump(), ()))
+            self._steps.setdefault(path, RecordedStep(path, wait.step.number, wait.step.model_dump(), ()))
         self._told: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {}
 
     @property
@@ -109,7 +86,7 @@ class Transcript:
         shown = {name: _shown(fields[name], max_chars) for name in _CONTENTS if name in fields}
         return StepView(task_id=self.task_id, **{**fields, **shown})
 
-    def _step(self, path: str) -> _Step:
+    def _step(self, path: str) -> RecordedStep:
         if path not in self._steps:
             paths = self.paths
             known = f"it has {paths[0]} to {paths[-1]}" if paths else "it has none yet"
@@ -122,10 +99,10 @@ class Transcript:
 
     # Facts
 
-    def _fields(self, step: _Step) -> dict[str, Any]:
-        kind, name = _kind_of(step)
+    def _fields(self, step: RecordedStep) -> dict[str, Any]:
+        kind, name = kind_of(step)
         wait = self._waits.get(step.path) if not step.has_ended else None
-        error = _error_of(step)
+        error = error_of(step)
         result = step.result if isinstance(step.result, dict) else {}
         fields: dict[str, Any] = {
             "path": step.path,
@@ -137,7 +114,7 @@ class Transcript:
             "status": self._status(step, wait, error),
             "error": None if error is None else redact(error),
             "has_contents": step.has_ended,
-            **_figures(step),
+            **figures_of(step),
         }
         if kind == "delegate":
             fields["child_task_id"] = wait.child_task_id if wait is not None else result.get("task_id")
@@ -148,15 +125,15 @@ class Transcript:
         fields["summary"] = _short(text)
         return fields
 
-    def _status(self, step: _Step, wait: Wait | None, error: str | None) -> StepStatus:
+    def _status(self, step: RecordedStep, wait: Wait | None, error: str | None) -> StepStatus:
         if wait is not None:
             return "waiting"
         if error is not None:
             return "failed"
         is_known = step.has_ended or any(event.event_type == "tool.called" for event in step.events)
-        return "done" if is_known or _was_answered(step) else "unfinished"
+        return "done" if is_known or was_answered(step) else "unfinished"
 
-    def _text(self, step: _Step, kind: str) -> str:
+    def _text(self, step: RecordedStep, kind: str) -> str:
         """A step in one line."""
         result = step.result
         if kind == "model" and isinstance(result, dict):
@@ -165,7 +142,7 @@ class Transcript:
         if kind == "tool":
             called = next((event.fields for event in step.events if event.event_type == "tool.called"), {})
             arguments = self._arguments.get(_call_key(step), called.get("arguments", ""))
-            given = called.get("result") if result is None else result_summary(_value_of(result))
+            given = called.get("result") if result is None else result_summary(value_of(result))
             return f"{_read(arguments)} -> {'' if given is None else given}"
         if kind == "context" and isinstance(result, dict):
             parts = [f"a prompt of {len(result['system']):,} characters"]
@@ -187,19 +164,19 @@ class Transcript:
 
     # Contents
 
-    def _contents(self, step: _Step, *, whole: bool) -> dict[str, Any]:
-        kind, _ = _kind_of(step)
+    def _contents(self, step: RecordedStep, *, whole: bool) -> dict[str, Any]:
+        kind, _ = kind_of(step)
         if not step.has_ended:
             return {"notes": (_NOT_STORED,)}
         if kind == "model":
             return self._dialogue(step, whole=whole)
         contents: dict[str, Any] = {"result": step.result}
         if kind == "tool":
-            contents["result"] = _value_of(step.result)
+            contents["result"] = value_of(step.result)
             contents["arguments"] = self._arguments.get(_call_key(step))
         return contents
 
-    def _dialogue(self, step: _Step, *, whole: bool) -> dict[str, Any]:
+    def _dialogue(self, step: RecordedStep, *, whole: bool) -> dict[str, Any]:
         """What the model was told and said."""
         assert step.record is not None
         told, reply = step.record.get("told"), step.result
@@ -250,7 +227,7 @@ class Transcript:
         content = self._results.get(digest, "[not stored]")
         return {"role": "tool", "tool_call_id": message.get("tool_call_id"), "content": content}
 
-    def _request(self, step: _Step) -> dict[str, Any]:
+    def _request(self, step: RecordedStep) -> dict[str, Any]:
         """What a call was asked with beside its messages: as at the last step that said so."""
         record = step.record
         while record is not None:
@@ -264,7 +241,7 @@ class Transcript:
     @cached_property
     def _results(self) -> dict[str, str]:
         """The results of tools in the words in which the model is told them, by hash."""
-        results = (step.result for step in self._steps.values() if step.kind.startswith(_TOOL))
+        results = (step.result for step in self._steps.values() if step.kind.startswith(TOOL))
         return {digest_of(content): content for content in map(content_of, results)}
 
     @cached_property
@@ -310,43 +287,6 @@ async def _events(log: EventLog, record: TaskRecord, task: Task) -> dict[int, li
     return by_attempt
 
 
-def _joined(records: Iterable[Record], events: Iterable[Event]) -> dict[str, _Step]:
-    """Steps by path, from their records and events."""
-    by_path: defaultdict[str, list[Event]] = defaultdict(list)
-    for event in events:
-        by_path[event.fields.get("path") or str(event.fields["step"])].append(event)
-    steps: dict[str, _Step] = {}
-    for record in records:
-        value = record.value
-        if "kind" not in value:
-            continue
-        number = value.get("number", record.n // 2)
-        path = value.get("path") or str(number)
-        if number and (path not in steps or not steps[path].has_ended):
-            steps[path] = _Step(path, number, value, by_path.get(path, ()))
-    for path, known in by_path.items():
-        steps.setdefault(path, _Step(path, known[0].fields["step"], None, known))
-    return steps
-
-
-def _kind_of(step: _Step) -> tuple[str, str]:
-    """What a step is, and its name; an author may call a step of the agent's own as ours are called."""
-    kind, result = step.kind, step.result
-    if kind.startswith(_TOOL):
-        return "tool", kind.removeprefix(_TOOL)
-    if kind == "model" and (step.record is None or _is_reply(result)):
-        return "model", ""
-    if kind == "context" and isinstance(result, dict) and "system" in result:
-        return "context", ""
-    if kind == _DELEGATE or (isinstance(result, dict) and "completed_at" in result and "agent_id" in result):
-        return "delegate", str(result.get("agent_id", "")) if isinstance(result, dict) else ""
-    return "step", kind
-
-
-def _is_reply(result: Any) -> bool:
-    return isinstance(result, dict) and ("failed" in result or "usage" in result)
-
-
 def _is_call(call: Any) -> bool:
     return isinstance(call, dict) and isinstance(call.get("name"), str) and "arguments" in call
 
@@ -356,78 +296,14 @@ def _hash_of_call(call: Mapping[str, Any]) -> str:
     return hash_of({"arguments": call["arguments"]})
 
 
-def _call_key(step: _Step) -> tuple[str, str]:
-    return step.kind.removeprefix(_TOOL), str((step.record or {}).get("hash", ""))
+def _call_key(step: RecordedStep) -> tuple[str, str]:
+    return step.kind.removeprefix(TOOL), str((step.record or {}).get("hash", ""))
 
 
 def _said(reply: Mapping[str, Any]) -> dict[str, Any]:
     """What a model said."""
     others = {name: reply[name] for name in ("thinking", "tool_calls") if reply.get(name)}
     return {"content": reply.get("content", ""), **others}
-
-
-def _value_of(result: Any) -> Any:
-    """What a tool gave, or its error."""
-    if isinstance(result, dict) and result.keys() - {"seconds"} == {"value", "error"}:
-        return result["value"] if result["error"] is None else {"error": result["error"]}
-    return result
-
-
-def _error_of(step: _Step) -> str | None:
-    """Why a step failed, if it did."""
-    result = step.result
-    if step.record is not None and "expired" in step.record:
-        return "there was no answer in time"
-    if isinstance(result, dict):
-        if step.kind == "model" and "failed" in result:
-            return f"{result['failed']}: {result.get('message', '')}"
-        if step.kind.startswith(_TOOL) and result.get("error") is not None:
-            return str(result["error"])
-        if _kind_of(step)[0] == "delegate" and result.get("success") is False:
-            error = result.get("error") or {}
-            return f"{result.get('status', 'failed')}: {error.get('message', '')}"
-    if step.has_ended:
-        return None
-    for event in reversed(step.events):
-        fields = event.fields
-        if event.event_type == "tool.called" and fields.get("error"):
-            return str(fields["error"])
-        if event.event_type == MODEL_CALLED and fields.get("outcome", "ok") != "ok":
-            return f"{fields.get('error') or fields['outcome']}: {fields.get('reason') or ''}".rstrip(": ")
-    return None
-
-
-def _was_answered(step: _Step) -> bool:
-    called = [event for event in step.events if event.event_type == MODEL_CALLED]
-    return bool(called) and called[-1].fields.get("outcome") == "ok"
-
-
-def _figures(step: _Step) -> dict[str, Any]:
-    """Tokens, cost and times: of the events, else of the record."""
-    events = [event for event in step.events if event.event_type == MODEL_CALLED]
-    calls = [event.fields for event in events] or (step.record or {}).get("calls") or []
-    usage, cost, known = Usage(), Decimal(0), bool(calls)
-    for call in calls:
-        with suppress(ValueError):
-            usage = usage + Usage.model_validate(call.get("usage") or {})
-        known = known and call.get("cost_usd") is not None
-        cost += Decimal(str(call.get("cost_usd") or 0))
-    durations = [event.fields.get("duration_ms") for event in step.events]
-    measured = [duration for duration in durations if isinstance(duration, (int, float))]
-    if not measured and step.kind.startswith(_TOOL):
-        measured = [1000 * seconds_of(step.result)]
-    last = calls[-1] if calls else {}
-    answered = (step.record or {}).get("answered_at")
-    ended = step.events[-1].time if step.events else datetime.fromisoformat(answered) if answered else None
-    return {
-        "ended_at": ended,
-        "duration_ms": round(sum(measured), 3) if measured else None,
-        "calls": len(calls),
-        "model": last.get("model"),
-        "finish_reason": last.get("finish_reason"),
-        "usage": usage,
-        "cost_usd": cost if known else None,
-    }
 
 
 def _shown(value: Any, max_chars: int) -> Any:
