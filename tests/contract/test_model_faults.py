@@ -86,6 +86,10 @@ async def test_an_answer_that_a_policy_held_back_is_a_refusal(any_api: Adapter) 
         with pytest.raises(ContentRefused) as failed:
             await any_api.model.complete(request(), on_delta)
         assert not failed.value.retryable
+        reply = failed.value.reply
+        assert reply is not None
+        assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (11, 7)
+        assert reply.cost_source != "estimated"
 
 
 @pytest.mark.parametrize("status", [429, 503, 529])

@@ -16,6 +16,7 @@ from meshwright.models.port import (
     Call,
     ContentRefused,
     ModelRefused,
+    ModelReply,
     ModelTimeout,
     ModelUnavailable,
     PriceUnknown,
@@ -51,6 +52,18 @@ async def test_a_failure_that_nobody_knows_the_cost_of_counts_as_the_estimate(fa
             await mesh.call(8)
         assert await mesh.balance("pot:mesh") == (8, 0)
         assert [how_it_ended(call) for call in mesh.calls] == [("failed", 8, "estimated")]
+
+
+async def test_an_answer_that_is_held_back_counts_as_the_provider_counted_it() -> None:
+    async with spending(budget(10)) as mesh:
+        mesh.provider.failure = ContentRefused("x")
+        mesh.provider.failure.reply = ModelReply(model="provider-1", usage=Usage(completion_tokens=3))
+        with pytest.raises(ContentRefused):
+            await mesh.call(8)
+        assert await mesh.balance("pot:mesh") == (3, 0)
+        assert [how_it_ended(call) for call in mesh.calls] == [("failed", 3, "priced")]
+        assert mesh.calls[0].usage.completion_tokens == 3
+        assert (await mesh.state("pot:mesh")).estimated == 0
 
 
 async def test_a_cancelled_call_counts_as_the_estimate() -> None:

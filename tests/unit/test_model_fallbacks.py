@@ -1,12 +1,19 @@
 """Fallbacks: who answers when a deployment cannot, and who is not asked."""
 
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from meshwright.core.errors import ModelError
-from meshwright.models.port import STREAM_RESTART, AllProvidersDown, ModelRefused, ModelUnavailable
+from meshwright.models.port import (
+    STREAM_RESTART,
+    AllProvidersDown,
+    ContentRefused,
+    ModelRefused,
+    ModelUnavailable,
+)
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.pickers import TIERS, Make, asked, deployment, pickers, request, three
 
@@ -148,6 +155,20 @@ async def test_an_answer_that_is_held_back_is_given_by_the_policys_fallback(
     model = make(three(fake), router_settings={"content_policy_fallbacks": [{"quality": ["last"]}]})
     fake.replies.append({"content": "", "finish_reason": "content_filter"})
     assert (await model.complete(request(model="quality"))).model == "gpt-5.4-nano"
+
+
+async def test_an_answer_that_is_held_back_says_what_it_cost(make: Make, fake: FakeProvider) -> None:
+    model = make(three(fake, input_cost_per_token=0.01, output_cost_per_token=0.02))
+    fake.replies.append({"content": "", "finish_reason": "content_filter"})
+    with pytest.raises(ContentRefused) as refused:
+        await model.complete(request(model="quality"))
+    reply = refused.value.reply
+    assert reply is not None
+    assert reply.usage.prompt_tokens == fake.usage["prompt_tokens"]
+    known = reply.cost_source, reply.cost_usd
+    used = reply.usage
+    cost = Decimal("0.01") * used.prompt_tokens + Decimal("0.02") * used.completion_tokens
+    assert known == ("priced", cost)
 
 
 async def test_the_next_order_is_asked_before_the_fallbacks_and_not_after_a_bad_request(

@@ -41,6 +41,9 @@ logger = logging.getLogger("meshwright.ledger")
 MAY_COST = (ModelTimeout, ContentRefused)
 """Failures after which the provider may have worked, and bill for it; the others cost nothing."""
 
+_Lost = tuple[Decimal | None, Usage, CostSource]
+_NOTHING: _Lost = (ZERO, Usage(), "priced")
+
 
 class Accounted:
     """A model whose calls stay within the budgets, and are all in the ledger.
@@ -134,12 +137,11 @@ class Accounted:
         self, request: ModelRequest, hold: Hold | None, meter: _StreamMeter, error: BaseException, ms: float
     ) -> Call:
         """Settle a call that ended without a reply."""
-        cost, usage = (ZERO, Usage()) if hold is None else self._lost(hold, meter, error)
+        cost, usage, source = _NOTHING if hold is None else self._lost(hold, meter, error)
         settled: Settlement | None = None
         if hold is not None:
-            settled = self.budgets.settle(hold, cost, estimated=bool(cost))
+            settled = self.budgets.settle(hold, cost, estimated=source == "estimated")
             request = hold.request
-        source: CostSource = "unknown" if cost is None else "estimated" if cost else "priced"
         return Call(
             **_known_of(request),
             usage=usage,
@@ -153,17 +155,25 @@ class Accounted:
             settlement=settled,
         )
 
-    def _lost(self, hold: Hold, meter: _StreamMeter, error: BaseException) -> tuple[Decimal | None, Usage]:
+    def _lost(self, hold: Hold, meter: _StreamMeter, error: BaseException) -> _Lost:
         """What a call that ended without a reply may have cost, and used.
 
-        What was streamed is counted; where nothing was and the provider may have worked, it is the estimate.
+        An answer that was held back says it, where the provider counted. What was streamed is counted; where
+        nothing was and the provider may have worked, it is the estimate.
         """
+        reply = error.reply if isinstance(error, ContentRefused) else None
+        if reply is not None and reply.cost_source != "estimated":
+            reply = self._with_lost(self._priced(reply, hold.request, 0.0), hold.request, meter)
+            return reply.cost_usd, reply.usage, reply.cost_source
         harmless = isinstance(error, ModelError | InvalidInput) and not isinstance(error, MAY_COST)
         if _attempts_of(error) == 0 or (harmless and not meter.bytes):
-            return ZERO, Usage()
+            return _NOTHING
         usage = meter.usage(hold.request)
         price = self._prices.upper_bound(hold.request, usage.prompt_tokens)
-        return None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens), usage
+        if price is None:
+            return None, usage, "unknown"
+        cost = price.of(usage.prompt_tokens, usage.completion_tokens)
+        return cost, usage, "estimated" if cost else "priced"
 
 
 def call_events(host: Runtime) -> OnCall:

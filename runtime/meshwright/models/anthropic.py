@@ -155,8 +155,9 @@ class AnthropicMessages(Wire):
         """Read a message. Raises ContentRefused, and ModelUnavailable for anything else."""
         try:
             reason = body["stop_reason"]
+            usage = _usage(body.get("usage") or {})
             if reason == "refusal":
-                raise held_back(source, request.model)
+                raise held_back(source, request.model, body.get("model"), usage, known)
             blocks = body["content"]
             texts = [block["text"] for block in blocks if block["type"] == "text"]
             calls = [_call(block) for block in blocks if block["type"] == "tool_use"]
@@ -164,7 +165,6 @@ class AnthropicMessages(Wire):
             others = tuple(call for call in calls if call.name != _ANSWER)
             content = answers[0].arguments if answers and not others else "".join(texts)
             finish = "stop" if answers and not others else _REASONS.get(reason, "stop")
-            usage = _usage(body.get("usage") or {})
             counted = is_counted(usage, wrote=bool(content or calls))
             said = {
                 "content": content,

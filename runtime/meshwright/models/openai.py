@@ -14,6 +14,7 @@ from meshwright.models.http import Pieces, Wire, header_key, not_a_completion
 from meshwright.models.port import (
     ChatMessage,
     ContentRefused,
+    CostSource,
     ModelReply,
     ModelRequest,
     OnDelta,
@@ -220,15 +221,15 @@ def read_completion(body: Any, *, model: str, source: str, **known: Any) -> Mode
         choice = body["choices"][0]
         message = choice["message"]
         reason = choice.get("finish_reason") or "stop"
-        if reason == _REFUSED or message.get("refusal"):
-            raise held_back(source, model)
         usage = body.get("usage") or {}
         if "cost" in usage and "cost_usd" not in known:  # so a LiteLLM proxy says it of a stream
             cost = None if usage["cost"] is None else reported_cost(usage["cost"])
             known |= {} if cost is None else {"cost_usd": cost, "cost_source": "reported"}
+        counted = _read_usage(usage)
+        if reason == _REFUSED or message.get("refusal"):
+            raise held_back(source, model, body.get("model"), counted, known)
         content = _read_content(message.get("content"))
         calls = tuple(_read_call(n, call) for n, call in enumerate(message.get("tool_calls") or ()))
-        counted = _read_usage(usage)
         if not is_counted(counted, wrote=bool(content or calls)):
             known.setdefault("cost_source", "estimated")
         said = {"content": content, "tool_calls": calls, "model": body.get("model") or model}
@@ -253,9 +254,15 @@ def read_embeddings(body: Any, request: ModelRequest, *, source: str, **known: A
         raise not_a_completion(source) from None  # the cause would quote the reply
 
 
-def held_back(source: str, model: str) -> ContentRefused:
-    """The error for an answer that the provider's policy cut off."""
-    return ContentRefused(f"{source} held back the answer of model {model!r}: its policy forbids it")
+def held_back(
+    source: str, model: str, answered: str | None, usage: Usage, known: Mapping[str, Any]
+) -> ContentRefused:
+    """The error for an answer that the provider's policy cut off; see `read_completion` for what is known."""
+    error = ContentRefused(f"{source} held back the answer of model {model!r}: its policy forbids it")
+    counted: CostSource = "unknown" if is_counted(usage, wrote=False) else "estimated"
+    reply = ModelReply(model=answered or model, usage=usage, finish_reason=_REFUSED, cost_source=counted)
+    error.reply = reply.model_copy(update=dict(known))
+    return error
 
 
 def is_counted(usage: Usage, *, wrote: bool) -> bool:

@@ -121,6 +121,8 @@ class Picker(Adapter):
                     return self._priced(reply, request, target, attempts=len(errors) + 1)
                 except ModelError as failed:
                     error = failed
+                    if isinstance(failed, ContentRefused) and failed.reply is not None:
+                        failed.reply = self._priced(failed.reply, request, target, attempts=len(errors) + 1)
                     errors.append(failed)
                 if not is_mendable(error) or time.monotonic() >= ends:
                     break

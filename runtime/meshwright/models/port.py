@@ -441,7 +441,12 @@ class ContextTooLong(ModelRefused):
 
 
 class ContentRefused(ModelRefused):
-    """The provider's policy forbids the request, or an answer to it."""
+    """The provider's policy forbids the request, or an answer to it.
+
+    `reply` says what an answer used and cost that was held back, without its words.
+    """
+
+    reply: ModelReply | None = None
 
 
 class EmptyReply(ModelError):
