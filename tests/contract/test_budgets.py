@@ -14,15 +14,8 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, Account, Balance, BudgetAccount, LedgerBatch, LedgerEntry
 from meshwright.ledger.accounting import Accounted
 from meshwright.ledger.budgets import Budgets
-from meshwright.models.port import (
-    BudgetExceeded,
-    CallContext,
-    ChatMessage,
-    ModelReply,
-    ModelRequest,
-    ModelUnavailable,
-    OnDelta,
-)
+from meshwright.models.errors import BudgetExceeded, ModelUnavailable
+from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from tests.support.host_harness import HostHarness
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import ModelError
-from meshwright.models.port import (
+from meshwright.models.errors import (
     ContentRefused,
     ContextTooLong,
     ModelRefused,

@@ -10,7 +10,7 @@ import pytest
 
 from meshwright.core.errors import ConfigError, MeshError, NotFound, StoreUnavailable, TooLarge
 from meshwright.kernel.envelope import ActorRef
-from meshwright.models.port import RateLimited
+from meshwright.models.errors import RateLimited
 from meshwright.stores.dapr.callbacks import Callbacks
 from meshwright.stores.dapr.channels import choose
 from meshwright.stores.dapr.sidecar import decode_reply, encode_error, encode_result

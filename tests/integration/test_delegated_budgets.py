@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Run, ToolFailed
-from meshwright.models.port import BudgetExceeded
+from meshwright.models.errors import BudgetExceeded
 from tests.support.fake_provider import FakeProvider
 from tests.support.http_mesh import Api, http_mesh
 

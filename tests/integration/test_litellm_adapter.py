@@ -11,16 +11,15 @@ import pytest
 import yaml
 
 from meshwright.core.errors import ModelError
-from meshwright.models.port import (
-    ChatMessage,
+from meshwright.models.errors import (
     ModelRefused,
     ModelTimeout,
     ModelUnavailable,
     RateLimited,
-    ToolSpec,
     Unauthorized,
     Unsupported,
 )
+from meshwright.models.port import ChatMessage, ToolSpec
 from meshwright.stack.machine import Ports
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.pickers import KEY, LITELLM, TIERS, Make, deployment, pickers, request

@@ -20,13 +20,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright.models.port import (
-    AllProvidersDown,
-    ChatMessage,
-    ModelRefused,
-    ModelRequest,
-    Unauthorized,
-)
+from meshwright.models.errors import AllProvidersDown, ModelRefused, Unauthorized
+from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.server import HttpModel
 from meshwright.stack.machine import Ports
 from tests.support.fake_provider import FakeProvider, Fault, tool_calls

@@ -16,15 +16,15 @@ from meshwright.app import role_of
 from meshwright.core.errors import Draining, ModelError
 from meshwright.core.messages import Usage
 from meshwright.edges.http.app import create_llm_app
-from meshwright.models.port import (
+from meshwright.models.errors import (
     AllProvidersDown,
     BudgetExceeded,
     ContextTooLong,
-    ModelReply,
     ModelTimeout,
     ModelUnavailable,
     RateLimited,
 )
+from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_api import HELLO, Failing, Service, service

@@ -15,22 +15,18 @@ from meshwright import MeshError
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Usage
 from meshwright.edges.http.models import GROUPS
-from meshwright.models.port import (
+from meshwright.models.errors import (
     AllProvidersDown,
     BudgetExceeded,
-    CallContext,
-    ChatMessage,
     ContentRefused,
     ContextTooLong,
     ModelRefused,
-    ModelReply,
-    ModelRequest,
     ModelTimeout,
     ModelUnavailable,
     RateLimited,
-    ToolCall,
     Unauthorized,
 )
+from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, ToolCall
 from meshwright.models.retry import MAX_TRIES
 from meshwright.models.server import HttpModel
 from meshwright.testing import ScriptedModel

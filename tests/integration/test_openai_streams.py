@@ -9,7 +9,8 @@ from typing import Any
 import openai
 import pytest
 
-from meshwright.models.port import STREAM_RESTART, ModelReply, ModelRequest, ModelUnavailable, OnDelta
+from meshwright.models.errors import ModelUnavailable
+from meshwright.models.port import STREAM_RESTART, ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_api import HELLO, WEATHER, Service, service

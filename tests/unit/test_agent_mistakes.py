@@ -13,7 +13,7 @@ import pytest
 from meshwright import Agent, Capability, TaskRequest, tool
 from meshwright.core.errors import StoreUnavailable
 from meshwright.core.messages import Outcome
-from meshwright.models.port import ModelRefused
+from meshwright.models.errors import ModelRefused
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept, told_of

@@ -13,7 +13,8 @@ from meshwright.core.money import Budget
 from meshwright.kernel.envelope import ActorRef
 from meshwright.ledger.account import ACCOUNT, Balance
 from meshwright.ledger.budgets import Budgets
-from meshwright.models.port import BudgetExceeded, CallContext
+from meshwright.models.errors import BudgetExceeded
+from meshwright.models.port import CallContext
 from meshwright.testing.runtime import BEGINNING
 from tests.support.budgets import STEP, budget, spending, until
 

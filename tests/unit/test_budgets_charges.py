@@ -10,18 +10,16 @@ from meshwright.core.errors import StoreUnavailable
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, Price
 from meshwright.ledger.estimates import max_prompt_tokens
-from meshwright.models.port import (
-    STREAM_RESTART,
+from meshwright.models.errors import (
     BudgetExceeded,
-    Call,
     ContentRefused,
     ModelRefused,
-    ModelReply,
     ModelTimeout,
     ModelUnavailable,
     PriceUnknown,
     RateLimited,
 )
+from meshwright.models.port import STREAM_RESTART, Call, ModelReply
 from meshwright.models.structure import InvalidSchema
 from tests.support.budgets import STEP, budget, replying, request, spending, until
 

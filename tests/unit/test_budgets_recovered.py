@@ -22,7 +22,7 @@ from meshwright.ledger.account import (
     Raise,
 )
 from meshwright.ledger.account_client import AccountClient
-from meshwright.models.port import BudgetExceeded
+from meshwright.models.errors import BudgetExceeded
 from meshwright.testing.runtime import BEGINNING
 from tests.support.budgets import STEP, budget, request, spending, until
 from tests.support.turn_driver import Driven

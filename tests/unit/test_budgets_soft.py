@@ -2,7 +2,8 @@
 
 import pytest
 
-from meshwright.models.port import BudgetExceeded, CallContext
+from meshwright.models.errors import BudgetExceeded
+from meshwright.models.port import CallContext
 from tests.support.budgets import STEP, budget, request, spending
 
 

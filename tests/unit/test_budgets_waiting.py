@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.core.messages import Usage
-from meshwright.models.port import BudgetExceeded, CallContext, ModelReply, ModelRequest
+from meshwright.models.errors import BudgetExceeded
+from meshwright.models.port import CallContext, ModelReply, ModelRequest
 from meshwright.testing.runtime import BEGINNING
 from tests.support.budgets import Spending, budget, replying, spending, until
 from tests.unit.test_budgets_recovered import Booked, settlement

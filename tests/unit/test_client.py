@@ -16,7 +16,7 @@ from meshwright.client import MeshUnreachable
 from meshwright.client.transports import server_events
 from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound, Overloaded
 from meshwright.core.messages import Event
-from meshwright.models.port import BudgetExceeded
+from meshwright.models.errors import BudgetExceeded
 
 RECEIPT = {"task_id": "t1", "status": "dispatched", "dispatched_to": "a", "score": 1.0}
 

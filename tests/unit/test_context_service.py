@@ -15,7 +15,8 @@ from meshwright.core.messages import Usage
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
-from meshwright.models.port import CallContext, ModelReply, ModelRequest, ModelUnavailable, OnDelta
+from meshwright.models.errors import ModelUnavailable
+from meshwright.models.port import CallContext, ModelReply, ModelRequest, OnDelta
 from meshwright.prompts import Prompts
 from meshwright.testing.runtime import memory_runtime
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshwright import Agent, Capability
-from meshwright.models.port import ModelRefused
+from meshwright.models.errors import ModelRefused
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.lookup_agent import tool_answers

@@ -10,7 +10,8 @@ import pytest
 from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.errors import MeshError, ToolFailed
 from meshwright.core.messages import Fault, Outcome
-from meshwright.models.port import BudgetExceeded, ModelRefused, ModelReply, ModelUnavailable, RateLimited
+from meshwright.models.errors import BudgetExceeded, ModelRefused, ModelUnavailable, RateLimited
+from meshwright.models.port import ModelReply
 from meshwright.orchestration.faults import class_of, counts
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from meshwright.models.errors import Unsupported
 from meshwright.models.picker import Picker
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec, Unsupported
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
 from tests.support.fake_provider import FakeProvider, Fault, tool_call
 from tests.support.pickers import KEY, LITELLM, Make, deployment, pickers
 

@@ -11,8 +11,9 @@ import pytest
 from meshwright import build_mesh, load_settings
 from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
+from meshwright.models.errors import Unsupported
 from meshwright.models.http import ApiModel
-from meshwright.models.port import ModelReply, ModelRequest, OnDelta, Unsupported
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.testing import mesh_for
 from tests.support.interrupted_mesh import keeper
 

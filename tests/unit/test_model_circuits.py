@@ -15,17 +15,16 @@ from meshwright.core import topics
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Event
 from meshwright.models.circuits import Circuits, Guarded, Policy
-from meshwright.models.picker import Picker
-from meshwright.models.port import (
+from meshwright.models.errors import (
     AllProvidersDown,
-    ChatMessage,
     ModelRefused,
-    ModelRequest,
     ModelTimeout,
     ModelUnavailable,
     RateLimited,
     Unauthorized,
 )
+from meshwright.models.picker import Picker
+from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.server import HttpModel
 from meshwright.testing import MeshUnderTest
 from tests.support.fake_provider import FakeProvider, Fault

@@ -7,13 +7,8 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ModelError
-from meshwright.models.port import (
-    STREAM_RESTART,
-    AllProvidersDown,
-    ContentRefused,
-    ModelRefused,
-    ModelUnavailable,
-)
+from meshwright.models.errors import AllProvidersDown, ContentRefused, ModelRefused, ModelUnavailable
+from meshwright.models.port import STREAM_RESTART
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.pickers import TIERS, Make, asked, deployment, pickers, request, three
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import ConfigError
+from meshwright.models.errors import AllProvidersDown, ModelRefused, ModelTimeout
 from meshwright.models.picker import Picker
-from meshwright.models.port import AllProvidersDown, CallContext, ModelRefused, ModelTimeout, ToolSpec
+from meshwright.models.port import CallContext, ToolSpec
 from tests.support.fake_provider import TOKENS, FakeProvider, Fault
 from tests.support.pickers import KEY, TIERS, Make, asked, deployment, own_picker, pickers, request
 

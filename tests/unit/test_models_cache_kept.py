@@ -8,7 +8,7 @@ import pytest
 
 from meshwright.core.errors import CacheUnavailable
 from meshwright.models.cache import MAX_VALUE_BYTES, MemoryCache, key_of
-from meshwright.models.port import ModelUnavailable
+from meshwright.models.errors import ModelUnavailable
 from meshwright.testing import ManualClock
 from tests.support.cached_provider import TTL_SECONDS, Provider, caching, request
 

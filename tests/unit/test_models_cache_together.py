@@ -6,7 +6,8 @@ import pytest
 
 from meshwright.core.errors import ModelError
 from meshwright.models.cache import Cached
-from meshwright.models.port import ModelReply, ModelTimeout, ModelUnavailable
+from meshwright.models.errors import ModelTimeout, ModelUnavailable
+from meshwright.models.port import ModelReply
 from meshwright.testing import ManualClock
 from tests.support.cached_provider import COST, TTL_SECONDS, Provider, caching, request
 

@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from meshwright.core.errors import ConfigError
-from meshwright.models.port import CallContext, ChatMessage, ModelTimeout, ToolCall, ToolSpec
+from meshwright.models.errors import ModelTimeout
+from meshwright.models.port import CallContext, ChatMessage, ToolCall, ToolSpec
 from meshwright.models.server import AgentKeys, HttpModel
 from meshwright.models.structure import response_schema
 from tests.support.fake_provider import FakeProvider, Fault

@@ -8,9 +8,8 @@ from urllib.parse import quote
 import pytest
 
 from meshwright.core.errors import ModelError
-from meshwright.models.port import (
+from meshwright.models.errors import (
     AllProvidersDown,
-    ChatMessage,
     ContentRefused,
     ContextTooLong,
     ModelRefused,
@@ -20,6 +19,7 @@ from meshwright.models.port import (
     Unauthorized,
     Unsupported,
 )
+from meshwright.models.port import ChatMessage
 from meshwright.models.server import HttpModel
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_requests import KEY, PROMPT, request

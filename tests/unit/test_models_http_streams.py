@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import ModelError
-from meshwright.models.port import ContentRefused, ModelUnavailable, RateLimited, Unauthorized
+from meshwright.models.errors import ContentRefused, ModelUnavailable, RateLimited, Unauthorized
 from meshwright.models.server import HttpModel
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_requests import KEY, PROMPT, request

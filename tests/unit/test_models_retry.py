@@ -6,15 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from meshwright.core.errors import ModelError
-from meshwright.models.port import (
-    ChatMessage,
-    ModelRefused,
-    ModelReply,
-    ModelRequest,
-    ModelUnavailable,
-    OnDelta,
-    RateLimited,
-)
+from meshwright.models.errors import ModelRefused, ModelUnavailable, RateLimited
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.models.retry import Retrying
 from meshwright.testing.runtime import ManualClock
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from meshwright.models.config import LiteLLMConfig, read_config
-from meshwright.models.port import ModelRefused, ModelRequest
+from meshwright.models.errors import ModelRefused
+from meshwright.models.port import ModelRequest
 from meshwright.models.routing import ModelRoute, check, fallbacks_of, route, tags_nobody_answers
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from meshwright import Agent, Capability, tool
-from meshwright.models.port import ModelReply, ModelRequest, Unsupported
+from meshwright.models.errors import Unsupported
+from meshwright.models.port import ModelReply, ModelRequest
 from meshwright.models.server import HttpModel
 from meshwright.testing import mesh_for
 from tests.support.fake_provider import FakeProvider, Fault

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from meshwright.models.port import ModelRefused, ModelTimeout, ModelUnavailable, RateLimited
+from meshwright.models.errors import ModelRefused, ModelTimeout, ModelUnavailable, RateLimited
 from meshwright.run.parking import Parking
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

@@ -7,7 +7,8 @@ import pytest
 from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.messages import Caller
 from meshwright.kernel.envelope import ActorRef
-from meshwright.models.port import ModelRefused, ModelRequest
+from meshwright.models.errors import ModelRefused
+from meshwright.models.port import ModelRequest
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.lookup_agent import Clerk, a_clerk

@@ -9,7 +9,8 @@ import pytest
 
 from meshwright import Agent, Capability, tool
 from meshwright.core.messages import Usage
-from meshwright.models.port import ModelRefused, ModelReply, ToolCall
+from meshwright.models.errors import ModelRefused
+from meshwright.models.port import ModelReply, ToolCall
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.lookup_agent import Clerk, a_clerk, tool_answers
 

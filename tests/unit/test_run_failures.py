@@ -9,7 +9,7 @@ import pytest
 
 from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.errors import ModelError
-from meshwright.models.port import (
+from meshwright.models.errors import (
     AllProvidersDown,
     BudgetExceeded,
     ContextTooLong,

@@ -10,7 +10,7 @@ import pytest
 
 from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.messages import Event
-from meshwright.models.port import ModelRefused, ModelUnavailable, RateLimited
+from meshwright.models.errors import ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.retry import MAX_TRIES
 from meshwright.run import Run
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for

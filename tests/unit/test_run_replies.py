@@ -10,7 +10,8 @@ import pytest
 
 from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.messages import Usage
-from meshwright.models.port import ContentRefused, ModelRefused, ModelReply, ReplyCutOff, ToolCall
+from meshwright.models.errors import ContentRefused, ModelRefused, ReplyCutOff
+from meshwright.models.port import ModelReply, ToolCall
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import keeper, kept, told_of

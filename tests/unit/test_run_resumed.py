@@ -14,7 +14,8 @@ from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.envelope import ActorRef
 from meshwright.models.adapt import ANSWER_TOOL
-from meshwright.models.port import ModelReply, ModelRequest, ToolCall, Unsupported
+from meshwright.models.errors import Unsupported
+from meshwright.models.port import ModelReply, ModelRequest, ToolCall
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.interrupted_mesh import keeper, kept, told_of

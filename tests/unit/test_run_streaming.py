@@ -16,7 +16,8 @@ from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, load_se
 from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.events.tails import MAX_UNLOGGED
-from meshwright.models.port import STREAM_RESTART, ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.errors import ModelRefused
+from meshwright.models.port import STREAM_RESTART, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.run.calls import MAX_CHARS, PAUSE_SECONDS, Deltas
 from meshwright.testing import MeshUnderTest, mesh_for
 

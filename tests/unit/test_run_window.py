@@ -8,7 +8,8 @@ from typing import Any
 
 from meshwright import Agent, Capability, TaskRequest, tool
 from meshwright.context.text import count_tokens
-from meshwright.models.port import ContextTooLong, ModelReply, ModelRequest, ToolCall
+from meshwright.models.errors import ContextTooLong
+from meshwright.models.port import ModelReply, ModelRequest, ToolCall
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import Keeper, kept
 

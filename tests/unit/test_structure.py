@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from meshwright import Agent, Capability
 from meshwright.core.errors import ConfigError
-from meshwright.models.port import StructureInvalid
+from meshwright.models.errors import StructureInvalid
 from meshwright.models.structure import InvalidSchema, read_answer, response_schema
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call

@@ -10,16 +10,8 @@ import pytest
 
 from meshwright import tool
 from meshwright.models.adapt import ANSWER_TOOL
-from meshwright.models.port import (
-    ContentRefused,
-    ContextTooLong,
-    ModelRefused,
-    ModelReply,
-    ModelRequest,
-    Part,
-    ToolCall,
-    Unsupported,
-)
+from meshwright.models.errors import ContentRefused, ContextTooLong, ModelRefused, Part, Unsupported
+from meshwright.models.port import ModelReply, ModelRequest, ToolCall
 from meshwright.models.structure import response_schema
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.recipe_agent import NO_SOUP, SOUP, SOUP_TEXT, Cook, Recipe, said

@@ -12,7 +12,8 @@ from meshwright.core.messages import Usage
 from meshwright.core.money import Price
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.turns import ActorKind
-from meshwright.models.port import ModelRefused, ModelReply, ModelRequest, ModelTimeout, OnDelta
+from meshwright.models.errors import ModelRefused, ModelTimeout
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.run import Run
 from meshwright.run.calls import RunUsage
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for

@@ -16,14 +16,8 @@ from hypothesis import strategies as st
 from meshwright import Agent, Capability, Mesh, TaskRequest
 from meshwright.core.errors import ModelError
 from meshwright.core.money import Price
-from meshwright.models.port import (
-    ContentRefused,
-    ModelRefused,
-    ModelReply,
-    ModelRequest,
-    OnDelta,
-    RateLimited,
-)
+from meshwright.models.errors import ContentRefused, ModelRefused, RateLimited
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.run import Run
 from tests.support.interrupted_mesh import kept
 from tests.support.task_costs import PRICE, check_ledger, reply

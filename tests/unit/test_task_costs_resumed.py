@@ -10,7 +10,7 @@ import pytest
 
 from meshwright import Agent, TaskRequest
 from meshwright.ledger.account_client import AccountClient
-from meshwright.models.port import ModelRefused
+from meshwright.models.errors import ModelRefused
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel
 from tests.support.interrupted_mesh import Keeper, keeper, kept

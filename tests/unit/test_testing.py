@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from meshwright.models.port import ChatMessage, ModelRefused, ModelReply, ModelRequest, ModelUnavailable
+from meshwright.models.errors import ModelRefused, ModelUnavailable
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 from meshwright.testing import ManualClock, ScriptedModel, ScriptEnded, tool_call
 
 

@@ -11,7 +11,8 @@ from meshwright import Agent, Capability, Client, TaskRequest, tool
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.messages import Caller
 from meshwright.kernel.envelope import ActorRef
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ModelUnavailable
+from meshwright.models.errors import ModelUnavailable
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 from meshwright.run import Run
 from meshwright.run.told import Told
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call

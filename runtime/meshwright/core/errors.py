@@ -27,7 +27,7 @@
     │   └── DelegationFailed      ... since the agent that it asked did not succeed
     ├── MemoryUnavailable         memories cannot be read or written
     ├── CacheUnavailable          answers of models cannot be read or written: calls go on without them
-    └── ModelError                a model call failed (see models.port for the kinds)
+    └── ModelError                a model call failed (see models.errors for the kinds)
 
 Each names what happened, and where it can what to do (`remedy`) and which field was wrong (`field`).
 `status` is the HTTP status of its problem document, `code` its stable name on the wire.

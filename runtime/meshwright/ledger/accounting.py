@@ -21,16 +21,15 @@ from meshwright.ledger.estimates import (
     max_prompt_tokens,
     size_of,
 )
+from meshwright.models.errors import ContentRefused, ModelTimeout
 from meshwright.models.port import (
     MODEL_CALLED,
     STREAM_RESTART,
     Call,
-    ContentRefused,
     CostSource,
     Model,
     ModelReply,
     ModelRequest,
-    ModelTimeout,
     OnCall,
     OnDelta,
     PriceList,

@@ -37,14 +37,8 @@ from meshwright.ledger.charging import (
     is_seen_by,
     only_key,
 )
-from meshwright.models.port import (
-    BudgetExceeded,
-    CallContext,
-    ModelRequest,
-    ModelUnavailable,
-    PriceUnknown,
-    Settlement,
-)
+from meshwright.models.errors import BudgetExceeded, ModelUnavailable, PriceUnknown
+from meshwright.models.port import CallContext, ModelRequest, Settlement
 from meshwright.work.protocol import DEFAULT_TENANT
 
 logger = logging.getLogger("meshwright.budgets")

@@ -15,18 +15,17 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import plain
 from meshwright.core.messages import new_id
+from meshwright.models.errors import ModelRefused, Unsupported
 from meshwright.models.port import (
     OUTPUT_MODES,
     ChatMessage,
     Model,
-    ModelRefused,
     ModelReply,
     ModelRequest,
     OnDelta,
     OutputMode,
     ToolCall,
     ToolSpec,
-    Unsupported,
 )
 from meshwright.models.structure import repaired
 

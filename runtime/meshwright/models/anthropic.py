@@ -9,17 +9,10 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from meshwright.core.messages import Usage
+from meshwright.models.errors import Unsupported
 from meshwright.models.http import Pieces, Wire, header_key, not_a_completion
 from meshwright.models.openai import held_back, is_counted
-from meshwright.models.port import (
-    ChatMessage,
-    ModelReply,
-    ModelRequest,
-    OnDelta,
-    ToolCall,
-    ToolSpec,
-    Unsupported,
-)
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 
 URL = "https://api.anthropic.com"
 _VERSION = "2023-06-01"

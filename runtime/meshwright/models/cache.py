@@ -24,7 +24,8 @@ from meshwright.core.encoding import Struct, write_struct
 from meshwright.core.errors import CacheUnavailable, ConfigError
 from meshwright.core.money import ZERO
 from meshwright.models.config import names_in, read_text
-from meshwright.models.port import Model, ModelReply, ModelRequest, ModelTimeout, OnDelta
+from meshwright.models.errors import ModelTimeout
+from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
 from meshwright.settings import Settings
 from meshwright.sql.cache import SqliteCache
 

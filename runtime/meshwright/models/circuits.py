@@ -20,18 +20,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from meshwright.core.errors import ModelError
-from meshwright.models.port import (
+from meshwright.models.errors import (
     AllProvidersDown,
-    Model,
     ModelRefused,
-    ModelReply,
-    ModelRequest,
     ModelTimeout,
     ModelUnavailable,
-    OnDelta,
     RateLimited,
     Unauthorized,
 )
+from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
 
 COOLED_DOWN = "deployment.cooled_down"
 REFUSED = "deployment.refused"

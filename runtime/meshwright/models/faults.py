@@ -13,12 +13,11 @@ from urllib.parse import unquote
 
 from meshwright.core.errors import ModelError
 from meshwright.core.redaction import REDACTED, redact
-from meshwright.models.port import (
+from meshwright.models.errors import (
     AllProvidersDown,
     ContentRefused,
     ContextTooLong,
     ModelRefused,
-    ModelRequest,
     ModelTimeout,
     ModelUnavailable,
     Part,
@@ -26,6 +25,7 @@ from meshwright.models.port import (
     Unauthorized,
     Unsupported,
 )
+from meshwright.models.port import ModelRequest
 
 _LARGE_SIGNS = ("request too large", "request_too_large")
 _CONTEXT_SIGNS = (

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic_core import from_json, to_json
 
 from meshwright.core.errors import ConfigError, ModelError
+from meshwright.models.errors import ModelRefused, ModelTimeout, ModelUnavailable
 from meshwright.models.faults import (
     Discretion,
     ProviderFault,
@@ -23,14 +24,7 @@ from meshwright.models.faults import (
     reason_of,
     words_of,
 )
-from meshwright.models.port import (
-    ModelRefused,
-    ModelReply,
-    ModelRequest,
-    ModelTimeout,
-    ModelUnavailable,
-    OnDelta,
-)
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 
 if TYPE_CHECKING:
     import aiohttp

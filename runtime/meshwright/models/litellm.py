@@ -18,6 +18,14 @@ from typing import Any
 from pydantic_core import from_json
 
 from meshwright.core.errors import ConfigError, ModelError
+from meshwright.models.errors import (
+    ContentRefused,
+    ContextTooLong,
+    ModelRefused,
+    ModelTimeout,
+    ModelUnavailable,
+    Unauthorized,
+)
 from meshwright.models.faults import (
     Discretion,
     ProviderFault,
@@ -28,17 +36,7 @@ from meshwright.models.faults import (
 )
 from meshwright.models.http import MAX_REPLY_BYTES, TooMuch, not_a_completion
 from meshwright.models.openai import ChatCompletions, ChunkPieces, read_completion, read_embeddings
-from meshwright.models.port import (
-    ContentRefused,
-    ContextTooLong,
-    ModelRefused,
-    ModelReply,
-    ModelRequest,
-    ModelTimeout,
-    ModelUnavailable,
-    OnDelta,
-    Unauthorized,
-)
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 
 RELEASE = "1.88.6"
 """The tested release, which the extra `litellm` installs. Others fail late: 1.102 loses streams."""

@@ -10,16 +10,9 @@ from typing import Any
 
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, reported_cost
+from meshwright.models.errors import ContentRefused
 from meshwright.models.http import Pieces, Wire, header_key, not_a_completion
-from meshwright.models.port import (
-    ChatMessage,
-    ContentRefused,
-    CostSource,
-    ModelReply,
-    ModelRequest,
-    OnDelta,
-    ToolCall,
-)
+from meshwright.models.port import ChatMessage, CostSource, ModelReply, ModelRequest, OnDelta, ToolCall
 
 _REFUSED = "content_filter"
 _COST_HEADER = "x-litellm-response-cost"

@@ -11,25 +11,10 @@ from meshwright.core.errors import MeshError
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO
 from meshwright.models.config import LiteLLMConfig
-from meshwright.models.port import (
-    ChatMessage,
-    Model,
-    ModelReply,
-    ModelRequest,
-    PriceList,
-    ToolSpec,
-    Unsupported,
-)
+from meshwright.models.errors import Unsupported
+from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, PriceList, ToolSpec
 from meshwright.models.prices import Prices, Rates
-from meshwright.models.routing import (
-    WHEN,
-    check,
-    deployment_id,
-    fallbacks_of,
-    missing_of,
-    route,
-    tags_of,
-)
+from meshwright.models.routing import WHEN, check, deployment_id, fallbacks_of, missing_of, route, tags_of
 
 Document = dict[str, Any]
 _UNKNOWN = {"status": "unknown"}

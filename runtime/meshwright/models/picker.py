@@ -18,22 +18,17 @@ from meshwright.core.errors import ConfigError, ModelError
 from meshwright.core.money import Price
 from meshwright.models.circuits import Circuits, Policy, is_mendable
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, read_config, resolved
-from meshwright.models.faults import Discretion, secrets_in
-from meshwright.models.litellm import require_tested_release
-from meshwright.models.port import (
-    STREAM_RESTART,
-    Adapter,
+from meshwright.models.errors import (
     AllProvidersDown,
     ContentRefused,
     ContextTooLong,
-    Model,
     ModelRefused,
-    ModelReply,
-    ModelRequest,
     ModelTimeout,
-    OnDelta,
     Unauthorized,
 )
+from meshwright.models.faults import Discretion, secrets_in
+from meshwright.models.litellm import require_tested_release
+from meshwright.models.port import STREAM_RESTART, Adapter, Model, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.models.providers import adapter_of, bare_name, needs_litellm, provider_params
 from meshwright.models.routing import (

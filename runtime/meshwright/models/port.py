@@ -1,4 +1,4 @@
-"""The port to a model: one call, its reply, and how it fails. Nothing but an adapter calls a provider.
+"""The port to a model: one call and its reply. Nothing but an adapter calls a provider.
 
 Every call carries `tags` and `user` (the agent's id). `model` is a group name; tags pick the deployment.
 Adapters make exactly one attempt: retries, and the deadline, belong to whoever calls.
@@ -15,7 +15,6 @@ from msgspec import UNSET, field
 from msgspec.structs import force_setattr, replace
 
 from meshwright.core.encoding import Struct, kept
-from meshwright.core.errors import ModelError
 from meshwright.core.messages import TaskBudget, Usage
 from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
 
@@ -385,129 +384,3 @@ class Adapter:
         `names` are those of its server's groups. Raises ConfigError where there is nothing to try.
         """
         return self, [group or "default"]
-
-
-class ModelUnavailable(ModelError):
-    """No connection, or the server is at fault or overloaded: another try may succeed."""
-
-    status = 503
-    retryable = True
-
-
-class AllProvidersDown(ModelUnavailable):
-    """Every deployment that could have answered was tried, or is known to be down."""
-
-
-class RateLimited(ModelError):
-    """The provider wants us to wait; `retry_after_seconds` where it said for how long."""
-
-    status = 429
-    retryable = True
-
-
-class ModelTimeout(ModelError):
-    """No reply in time."""
-
-    status = 504
-    retryable = True
-
-
-class Unauthorized(ModelError):
-    """The provider refused our credentials, or there are none."""
-
-    status = 502
-
-
-class ModelRefused(ModelError):
-    """The provider rejected the request itself: the same request would be rejected again."""
-
-    status = 502
-
-
-Part = Literal["tools", "response_format", ""]
-"""A part of a request that a model may not take; "" where it is not known which."""
-
-
-class Unsupported(ModelRefused):
-    """The model, or its server, does not take a part of the request: `what`. It may do without it."""
-
-    def __init__(self, message: str, *, what: Part = "", **advice: Any) -> None:
-        super().__init__(message, **advice)
-        self.what: Part = what
-
-
-class ContextTooLong(ModelRefused):
-    """The messages do not fit the model's context window."""
-
-
-class ContentRefused(ModelRefused):
-    """The provider's policy forbids the request, or an answer to it.
-
-    `reply` says what an answer used and cost that was held back, without its words.
-    """
-
-    reply: ModelReply | None = None
-
-
-class EmptyReply(ModelError):
-    """The model gave neither text nor a call of a tool, also when asked again."""
-
-    status = 502
-
-
-class ReplyCutOff(ModelError):
-    """The model's reply ended at `max_tokens`: what there is of it is no answer, and no call to run.
-
-    `text` is what there is, all continuations together.
-    """
-
-    status = 502
-
-    def __init__(self, message: str, *, text: str = "", **advice: Any) -> None:
-        super().__init__(message, **advice)
-        self.text = text
-
-
-class BudgetExceeded(ModelError):
-    """A hard budget has no room for the call, which was not made. It is named, and when it renews.
-
-    `on_empty` is what the budget says to do then; `is_busy`: there is money, but calls under way have
-    reserved it.
-    """
-
-    status = 402
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        budget: str = "",
-        account: str = "",
-        on_empty: OnEmpty = "fail",
-        cheaper_tag: str | None = None,
-        is_busy: bool = False,
-        **advice: Any,
-    ) -> None:
-        super().__init__(message, **advice)
-        self.budget = budget
-        self.account = account
-        self.on_empty: OnEmpty = on_empty
-        self.cheaper_tag = cheaper_tag
-        self.is_busy = is_busy
-
-
-class PriceUnknown(BudgetExceeded):
-    """Nobody knows what the call would cost, so no budget can allow it."""
-
-
-class StructureInvalid(ModelError):
-    """The model did not answer in the shape that was asked for, also when told what was wrong with it.
-
-    `raw` is its last answer, which the message does not quote.
-    """
-
-    status = 502
-
-    def __init__(self, message: str, *, raw: str = "", **advice: Any) -> None:
-        super().__init__(message, **advice)
-        self.raw = raw

@@ -11,8 +11,9 @@ from typing import Any
 
 from meshwright.core.errors import ConfigError
 from meshwright.models.config import LiteLLMConfig, missing_names
+from meshwright.models.errors import ModelRefused
 from meshwright.models.litellm import INSTALL, installed_release
-from meshwright.models.port import ModelRefused, ModelRequest
+from meshwright.models.port import ModelRequest
 from meshwright.models.providers import needs_litellm, provider_params
 
 BY_CHANCE = "simple-shuffle"

@@ -13,7 +13,8 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import from_json, to_json
 
 from meshwright.core.errors import InvalidInput
-from meshwright.models.port import ChatMessage, ModelReply, StructureInvalid
+from meshwright.models.errors import StructureInvalid
+from meshwright.models.port import ChatMessage, ModelReply
 
 _MAX_REPAIRS = 2
 _MAX_ERRORS = 5

@@ -20,17 +20,16 @@ from meshwright.core.encoding import Struct
 from meshwright.core.errors import ModelError, ToolFailed
 from meshwright.core.messages import Event, Outcome, Usage, new_id, trace_id_of
 from meshwright.core.tracing import GenAI, Span
+from meshwright.models.errors import BudgetExceeded, StructureInvalid
 from meshwright.models.port import (
     MODEL_CALLED,
     STREAM_RESTART,
-    BudgetExceeded,
     Call,
     CallContext,
     ChatMessage,
     ModelReply,
     ModelRequest,
     Settlement,
-    StructureInvalid,
     ToolSpec,
 )
 from meshwright.models.structure import read_answer, response_schema

@@ -11,14 +11,8 @@ from pydantic import BaseModel
 
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, ToolFailed
 from meshwright.core.tracing import GenAI
-from meshwright.models.port import (
-    ChatMessage,
-    ContentRefused,
-    ContextTooLong,
-    ModelRefused,
-    ModelReply,
-    ToolCall,
-)
+from meshwright.models.errors import ContentRefused, ContextTooLong, ModelRefused
+from meshwright.models.port import ChatMessage, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair
 from meshwright.run import replies
 from meshwright.run.calls import ModelCalls

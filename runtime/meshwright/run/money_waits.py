@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from datetime import datetime, timedelta
 
-from meshwright.models.port import BudgetExceeded
+from meshwright.models.errors import BudgetExceeded
 
 _BUSY_SECONDS, _MAX_BUSY_SECONDS = 5.0, 120.0  # between tries for money that calls under way hold
 _CHECK_SECONDS, _MAX_CHECK_SECONDS = 15.0, 3600.0  # a limit may have been raised before the run has parked

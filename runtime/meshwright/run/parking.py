@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from meshwright.core.errors import ModelError
-from meshwright.models.port import ModelTimeout
+from meshwright.models.errors import ModelTimeout
 
 _MAX_DOUBLINGS = 30
 _MAX_SLOW_PAUSES = 5

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from meshwright.core.errors import ModelError
-from meshwright.models.port import ChatMessage, EmptyReply, ModelReply, ReplyCutOff
+from meshwright.models.errors import EmptyReply, ReplyCutOff
+from meshwright.models.port import ChatMessage, ModelReply
 from meshwright.run.prepared import PreparedPrompt
 
 MAX_EMPTY = 2  # replies in a row that are asked for again

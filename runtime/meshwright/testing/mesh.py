@@ -21,8 +21,9 @@ from meshwright.core.messages import Caller, Event, Outcome, Receipt, TaskReques
 from meshwright.events.inbox import Question
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
+from meshwright.models.errors import ModelRefused
 from meshwright.models.offline import stream_words
-from meshwright.models.port import Model, ModelRefused, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.prompts.folder import BUILT_IN
 from meshwright.runtimes import StoreDeps
 from meshwright.settings import load_settings

@@ -16,6 +16,7 @@ from meshwright.core.messages import Identifier, Usage, new_id
 from meshwright.core.params import reserved_param
 from meshwright.edges.http.routing import openai_error
 from meshwright.ledger.keys import LLM_SERVICE
+from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import (
     STREAM_RESTART,
     CallContext,
@@ -23,7 +24,6 @@ from meshwright.models.port import (
     Model,
     ModelReply,
     ModelRequest,
-    ModelUnavailable,
     ToolCall,
     ToolSpec,
 )

@@ -44,7 +44,8 @@ from meshwright.edges.http.routing import (
 )
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
-from meshwright.models.port import ModelReply, ModelRequest, ModelTimeout, ModelUnavailable
+from meshwright.models.errors import ModelTimeout, ModelUnavailable
+from meshwright.models.port import ModelReply, ModelRequest
 
 GROUPS = ("default", "quality", "fast")
 _COST_HEADER = "x-litellm-response-cost"

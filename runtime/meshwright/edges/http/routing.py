@@ -30,17 +30,10 @@ from meshwright.core.errors import (
 )
 from meshwright.core.messages import Caller
 from meshwright.core.tracing import parse
-from meshwright.edges.bodies import (
-    PROBLEM_TYPE,
-    InvalidFields,
-    Problem,
-    check_size,
-    problem_of,
-    read_json,
-)
+from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Problem, check_size, problem_of, read_json
 from meshwright.ledger.keys import Forbidden, Unauthenticated
 from meshwright.mesh import Mesh
-from meshwright.models.port import (
+from meshwright.models.errors import (
     BudgetExceeded,
     ContentRefused,
     ContextTooLong,
