@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from meshwright import build_mesh, create_agent, load_settings
-from meshwright.builtin import ModelsComponent
+from meshwright.builtin.models import ModelsComponent
 from meshwright.core import topics
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Event

@@ -159,7 +159,7 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     """A mesh that is open to be read; if there is no data, an empty one. No turn runs."""
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
-    from meshwright.builtin import ORCHESTRATION
+    from meshwright.builtin.tasks import ORCHESTRATION
     from meshwright.cli.agents import declared_agents
     from meshwright.mesh import Role
     from meshwright.runtimes import sqlite_runtime

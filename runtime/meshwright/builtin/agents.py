@@ -1,0 +1,167 @@
+"""The components that run agents: their prompts, their tools, and the worker of their tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from meshwright.agent import Agent
+from meshwright.agents.binding import bind_agents, check_tables
+from meshwright.agents.loader import project_file, prompts_brought
+from meshwright.component import Actors, Check, Component
+from meshwright.core import topics
+from meshwright.core.errors import PromptError
+from meshwright.core.limits import Limits
+from meshwright.core.messages import Task
+from meshwright.kernel.host import Subscription
+from meshwright.kernel.turns import ActorKind
+from meshwright.mesh import Mesh
+from meshwright.models.port import CallContext, ModelWindow
+from meshwright.orchestration.presence import every
+from meshwright.prompts import Prompts
+from meshwright.run import Runner, Services
+from meshwright.run.parking import Parking
+from meshwright.settings import Settings
+from meshwright.settings.loading import FILE_NAME
+from meshwright.stack.machine import LOCK_NAME
+from meshwright.tools.threads import Overrun
+from meshwright.tools.toolset import ToolSettings
+from meshwright.work import AgentThread, Worker
+from meshwright.work.thread import thread_of
+
+
+class PromptsComponent(Component):
+    """The prompt files of the project, read again when they change."""
+
+    name = "prompts"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        folder = project_file(mesh.project, mesh.settings.prompts.dir)
+        mesh.prompts = Prompts(folder, brought=prompts_brought(mesh.agent_types), on_event=mesh.tell)
+        self._reloading: asyncio.Task[None] | None = None
+
+    def checks(self) -> Iterable[Check]:
+        """Whether every prompt file can be used."""
+        return [Check("prompts", self._check)]
+
+    async def _check(self) -> str:
+        problems = self.mesh.prompts.check()
+        if problems:
+            more = f" (and {len(problems) - 1} more: mesh prompts check)" if len(problems) > 1 else ""
+            raise PromptError(f"{problems[0]}{more}")
+        return f"{len(self.mesh.prompts.names())} in {self.mesh.prompts.directory}"
+
+    async def start(self) -> None:
+        """Look for changed files every few seconds."""
+
+        async def refresh() -> None:
+            self.mesh.prompts.refresh()
+
+        seconds = self.mesh.settings.prompts.reload_seconds
+        self._reloading = asyncio.create_task(every(self.mesh.host.clock, seconds, refresh))
+
+    async def stop(self) -> None:
+        """Look no more."""
+        reloading, self._reloading = self._reloading, None
+        if reloading is not None:
+            reloading.cancel()
+            with suppress(asyncio.CancelledError):
+                await reloading
+
+
+class AgentsComponent(Component):
+    """The agents of this process with their tools, and the worker that runs their tasks."""
+
+    name = "agents"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        settings = tool_settings(mesh.settings, mesh.project)
+        check_tables(settings.tables, mesh.agent_types)
+        self._agents = mesh.agents = bind_agents(agents_here(mesh), settings, self._overran)
+        self.parts += self._agents.values()
+        mesh.worker = Worker(mesh.host, Runner(self._services(), mesh.agents), self._slots)
+
+    def actors(self) -> Iterable[Actors]:
+        """The threads of each agent."""
+        max_tasks = self.mesh.settings.orchestration.max_thread_tasks
+        for agent in self.mesh.agent_types:
+            kind = ActorKind.of(AgentThread, type=agent.agent_id, max_tasks=max_tasks)
+            tasks = Subscription(topics.tasks(agent.agent_id), thread_of, "enqueue", sealed=True)
+            yield Actors(kind, agent.agent_id, (tasks,))
+
+    def checks(self) -> Iterable[Check]:
+        """Which agents there are."""
+        return [Check("agents", self._check)]
+
+    async def _check(self) -> str:
+        return ", ".join(self._agents) or "none"
+
+    def _services(self) -> Services:
+        mesh, settings, models = self.mesh, self.mesh.settings, self.mesh.settings.models
+        parking = Parking(models.park_seconds, models.max_park_seconds) if models.park else None
+        return Services(
+            host=mesh.host,
+            model=mesh.model,
+            context=mesh.context,
+            memory=mesh.memory,
+            prompts=mesh.prompts,
+            tracing=mesh.tracing,
+            clock=mesh.host.clock,
+            limits=Limits(**{name: getattr(settings.agents, name) for name in Limits.model_fields}),
+            max_chain=settings.agents.max_chain,
+            approval_rules=settings.approvals.rules,
+            patience_days=settings.people.patience_days,
+            max_context_tokens=settings.context.max_tokens,
+            max_memory_tokens=settings.context.memory_max_tokens,
+            window=self._window,
+            trace_content=settings.tracing.content,
+            stream=settings.models.stream,
+            parking=parking,
+            budgets=mesh.budgets,
+        )
+
+    def _window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
+        known = self.mesh.prices.window(model, tags)
+        return ModelWindow(known.input or self.mesh.settings.context.window_tokens, known.output)
+
+    def _slots(self, agent_id: str) -> int:
+        own = self._agents[agent_id].agent.max_concurrency if agent_id in self._agents else None
+        return own or self.mesh.settings.agents.max_concurrency
+
+    def _overran(self, overrun: Overrun) -> None:
+        payload = {"tool": overrun.tool, "seconds": overrun.seconds, "ended": overrun.ended}
+        tell_task(self.mesh, "tool.overran", payload, overrun.task, overrun.agent_id)
+
+
+def agents_here(mesh: Mesh) -> list[type[Agent]]:
+    """The agents whose tasks this process runs."""
+    return [agent for agent in mesh.agent_types if mesh.role.runs(agent.agent_id)]
+
+
+def tell_task(
+    mesh: Mesh, event_type: str, payload: dict[str, Any], task: Task | CallContext, agent_id: str
+) -> None:
+    """Put an event of a task into the log."""
+    known = {"task_id": task.task_id, "tenant_id": task.tenant_id, "agent_id": agent_id}
+    mesh.tell(event_type, payload, topic=topics.TASK_PROGRESS, **known)
+
+
+def tool_settings(settings: Settings, project: Path) -> ToolSettings:
+    """What the agents' tools may touch. The mesh's own data and configuration are hidden from them."""
+    data = project / settings.data_dir
+    # A worker's folder lies in that of its stack, where the broker's and the store's secrets are.
+    is_in_a_stack = settings.store == "dapr" and (data.parent / LOCK_NAME).exists()
+    own = (data.parent if is_in_a_stack else data, Path(FILE_NAME), settings.models.config)
+    return ToolSettings(
+        workspace=project / settings.tools.workspace,
+        hidden=tuple(project / path for path in own),
+        tables=settings.tools.toolsets,
+        allow_private_addresses=settings.tools.allow_private_addresses,
+        tool_timeout_seconds=settings.tools.timeout_seconds,
+        max_concurrency=settings.agents.max_concurrency,
+    )

@@ -1,0 +1,192 @@
+"""The components that answer agents: the model, its context, budgets, and the keys of callers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from meshwright.agents.loader import project_file
+from meshwright.agents.tags import start_warnings
+from meshwright.builtin.agents import agents_here, tell_task
+from meshwright.builtin.tasks import ORCHESTRATION
+from meshwright.component import Actors, Check, Component
+from meshwright.context.memory import Memory
+from meshwright.context.plan import DEFAULT_RULES
+from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
+from meshwright.context.text import count_tokens
+from meshwright.core import topics
+from meshwright.core.errors import MeshError, ModelError
+from meshwright.core.messages import Event
+from meshwright.core.plugins import MODELS, installed
+from meshwright.events.projections import Projection
+from meshwright.events.status import DeploymentStatus
+from meshwright.kernel.turns import ActorKind
+from meshwright.ledger.account import ACCOUNT, BudgetAccount
+from meshwright.ledger.accounting import Accounted, call_events
+from meshwright.ledger.allowances import ALLOWANCES, AllowanceKeeper, Allowances
+from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.costs import CallProjection
+from meshwright.ledger.keys import KEY, KEYS, KeyProjection, Keys, VirtualKey, VirtualKeys
+from meshwright.mesh import Mesh
+from meshwright.models.adapt import Adapted
+from meshwright.models.cache import cached
+from meshwright.models.circuits import COOLED_DOWN, RECOVERED, REFUSED, Circuits, Guarded
+from meshwright.models.port import Adapter, Model, ModelRequest
+from meshwright.models.retry import MAX_WAIT_SECONDS, Retrying
+from meshwright.models.select import adapter_for, choose_model, with_named_models
+
+
+class LedgerComponent(Component):
+    """Budgets, of the settings and of agents, each with its account."""
+
+    name = "ledger"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        of_agents = (budget for agent in mesh.agent_types for budget in agent.budgets)
+        mesh.allowances = Allowances(mesh.host)
+        declared = [*mesh.settings.ledger.budgets, *of_agents]
+        mesh.budgets = Budgets(declared, mesh.host, mesh.allowances)
+
+    def projections(self) -> Iterable[Projection]:
+        """The calls of models and their costs."""
+        return [CallProjection()]
+
+    def actors(self) -> Iterable[Actors]:
+        """The accounts, and the allowances."""
+        kinds = ActorKind.of(BudgetAccount, type=ACCOUNT), ActorKind.of(AllowanceKeeper, type=ALLOWANCES)
+        return [Actors(kind, ORCHESTRATION) for kind in kinds]
+
+
+class KeysComponent(Component):
+    """Virtual keys of callers."""
+
+    name = "keys"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        has_log = mesh.role.is_front or mesh.settings.database is not None
+        mesh.keys = Keys(mesh.host, mesh.log, mesh.database, has_log=has_log)
+
+    def projections(self) -> Iterable[Projection]:
+        """The list of keys."""
+        return [KeyProjection()]
+
+    async def start(self) -> None:
+        """List the keys of an earlier version."""
+        if self.mesh.role.is_front:
+            await self.mesh.keys.start()
+
+    def actors(self) -> Iterable[Actors]:
+        """Each key, and whether callers need one."""
+        return [
+            Actors(ActorKind.of(VirtualKey, type=KEY), ORCHESTRATION),
+            Actors(ActorKind.of(VirtualKeys, type=KEYS), ORCHESTRATION),
+        ]
+
+
+class ModelsComponent(Component):
+    """The model that answers: chosen by the settings, with retries, a cache and the ledger around it."""
+
+    name = "models"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        settings = mesh.settings
+        path = project_file(mesh.project, settings.models.config)
+        self.circuits = Circuits()
+        self.chosen = self._choose() if mesh.given_model is None else adapter_for(mesh.given_model)
+        mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
+        mesh.model = self._chain(path)
+        self.circuits.on_change = mesh.tell
+        mesh.deployments_left_alone = self._left_alone
+        mesh.host.listen(topics.MESH, self._learn, (COOLED_DOWN, REFUSED, RECOVERED))
+
+    async def stop(self) -> None:
+        """Book what is still to be booked, and close the connections."""
+        await self.mesh.model.close()
+
+    def warnings(self) -> Iterable[str]:
+        """What the file behind the model hardly means, and tags that no deployment has."""
+        return start_warnings(self.chosen, self.mesh.prompts, self.mesh.agent_types)
+
+    def _chain(self, path: Path) -> Model:
+        """The one chain for every caller: adapt, account, cache, retry, then what was chosen.
+
+        Each form that a request is adapted to is a call with a row of its own; an answer from the cache is
+        a row that costs nothing; retries and fallbacks are part of one call.
+        """
+        mesh, settings, clock = self.mesh, self.mesh.settings, self.mesh.host.clock
+        is_server = self.chosen.kind == "http"
+        guarded = Guarded(self.chosen, self.circuits) if is_server else self.chosen
+        max_wait = MAX_WAIT_SECONDS if settings.models.park else None
+        retrying = Retrying(guarded, clock, on_retry=self._retried, max_wait_seconds=max_wait)
+        cache = cached(retrying, settings, mesh.database.folder, path, clock, kind=self.chosen.kind)
+        prices = mesh.prices = self.chosen.prices(settings.ledger.default_price)
+        return Adapted(Accounted(cache, mesh.budgets, prices, call_events(mesh.host)))
+
+    def checks(self) -> Iterable[Check]:
+        """Which model answers; `mesh models test` calls it."""
+        return [Check("models", self._check)]
+
+    async def _check(self) -> str:
+        return f"{self.chosen.name}; mesh models test calls it"
+
+    def _choose(self) -> Adapter:
+        mesh = self.mesh
+        adapter = mesh.settings.models.adapter
+        brought = next((plugin for plugin in installed(MODELS) if plugin.name == adapter), None)
+        if brought is not None:
+            return adapter_for(brought.load()(mesh.settings))
+        path = project_file(mesh.project, mesh.settings.models.config)
+        shared = self.circuits
+        chosen = choose_model(mesh.settings, path, count_tokens=count_tokens, circuits=shared)
+        if mesh.settings.models.adapter == "offline":
+            return chosen
+        return with_named_models(chosen, agents_here(mesh), path, circuits=shared)
+
+    def _left_alone(self) -> list[DeploymentStatus]:
+        return [
+            DeploymentStatus(
+                deployment=circuit.deployment,
+                since=circuit.since,
+                until=circuit.until,
+                status=None if circuit.error.retryable else circuit.error.answered,
+                reason=circuit.error.reason or str(circuit.error),
+            )
+            for circuit in self.circuits.open()
+        ]
+
+    def _learn(self, event: Event) -> None:
+        """Take what another worker has told of a deployment."""
+        if event.aggregate_id != self.mesh.aggregate_id:
+            age = (self.mesh.host.clock.now() - event.time).total_seconds()
+            self.circuits.learn(event.event_type, event.payload, age)
+
+    def _retried(self, request: ModelRequest, error: ModelError, delay_seconds: float) -> None:
+        context, delay = request.context, round(delay_seconds, 3)
+        payload = {"error": _fault(error), "delay_seconds": delay, "step": context.step}
+        tell_task(self.mesh, "model.retried", payload, context, request.user)
+
+
+class ContextComponent(Component):
+    """What an agent is told: planned by rules, compressed by a model, with memories."""
+
+    name = "context"
+    apps = (CONTEXT_SERVICE,)
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        mesh.memory = Memory(mesh.database, mesh.host.clock)
+        here = mesh.role.runs(CONTEXT_SERVICE)
+        mesh.context = ContextClient(
+            mesh.host, mesh.model, mesh.prompts, rules=DEFAULT_RULES if here else None
+        )
+
+    def actors(self) -> Iterable[Actors]:
+        """The context-service."""
+        return [Actors(ActorKind.of(ContextService, type=CONTEXT_SERVICE), CONTEXT_SERVICE)]
+
+
+def _fault(error: MeshError) -> dict[str, str]:
+    return {"type": error.code, "message": str(error)}

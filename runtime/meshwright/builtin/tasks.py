@@ -1,0 +1,133 @@
+"""The components that take tasks: orchestration, people, what is kept of tasks, traces, and the MQTT edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meshwright.component import Actors, Component
+from meshwright.core import topics
+from meshwright.core.encoding import own_json
+from meshwright.core.tracing import Tracing
+from meshwright.events.inbox import Inbox, InboxProjection
+from meshwright.events.projections import Projection
+from meshwright.events.status import WaitProjection
+from meshwright.events.waits import EventWaits
+from meshwright.kernel.host import Subscription
+from meshwright.kernel.turns import ActorKind
+from meshwright.mesh import FRONT, Mesh
+from meshwright.orchestration.acceptance import Admission
+from meshwright.orchestration.orchestrator import Orchestrator, task_of
+from meshwright.orchestration.presence import Presence
+from meshwright.orchestration.registry import Registry
+from meshwright.orchestration.scoring import OutcomeProjection
+from meshwright.run.contents import Contents
+from meshwright.work.conversation import CONVERSATION, Conversation
+from meshwright.work.protocol import ORCHESTRATOR
+
+ORCHESTRATION = ORCHESTRATOR.lower()
+"""The app in which tasks are orchestrated, and what the whole mesh asks lives."""
+
+
+class TracingComponent(Component):
+    """Spans of runs and turns, kept in the event log."""
+
+    name = "tracing"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        if isinstance(mesh.tracing, Tracing):
+            mesh.tracing.publish_to(
+                lambda trace_id, spans: mesh.tell(
+                    "trace.spans",
+                    own_json(trace_id, {"spans": spans}),
+                    topic=topics.TRACES,
+                    trace_id=trace_id,
+                )
+            )
+
+    async def stop(self) -> None:
+        """Publish what is left."""
+        await self.mesh.tracing.close()
+
+
+class ContentsComponent(Component):
+    """Deletes what was said at the steps of old tasks, where the settings say after how many days."""
+
+    name = "contents"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        settings = mesh.settings
+        limits = [
+            days for days in (settings.keep_contents_days, settings.keep_events_days) if days is not None
+        ]
+        if limits and mesh.role.is_front:
+            self.parts.append(Contents(mesh.host, mesh.log, mesh.tell, keep_days=min(limits)))
+
+
+class PeopleComponent(Component):
+    """What tasks wait for people to say, and events that they wait for."""
+
+    name = "people"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        mesh.inbox = Inbox(mesh.log)
+        if mesh.role.is_front:
+            self.parts.append(EventWaits(mesh.host, mesh.log, mesh.resume))
+
+    def projections(self) -> Iterable[Projection]:
+        """The list of questions."""
+        return [InboxProjection()]
+
+
+class OrchestrationComponent(Component):
+    """Which agents are there, which of them gets a task, and how many tasks may be open."""
+
+    name = "orchestration"
+    apps = (ORCHESTRATION, FRONT)
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        presence, host = mesh.settings.presence, mesh.host
+        mesh.registry = Registry(
+            host.clock,
+            degraded_after_seconds=presence.degraded_after_seconds,
+            offline_after_seconds=presence.offline_after_seconds,
+        )
+        mesh.admission = Admission(
+            host,
+            mesh.log,
+            max_open_tasks=self.config.max_open_tasks,
+            max_thread_tasks=self.config.max_thread_tasks,
+        )
+        seconds = presence.heartbeat_seconds
+        own = Presence(host, mesh.log, mesh.registry, mesh.registrations(), heartbeat_seconds=seconds)
+        self.parts += [mesh.admission, own] if mesh.role.is_front else [own]
+
+    def projections(self) -> Iterable[Projection]:
+        """How the last attempts of agents ended, and what tasks wait for."""
+        return [OutcomeProjection(), WaitProjection()]
+
+    def actors(self) -> Iterable[Actors]:
+        """One actor for each task, and one for the conversation of each thread."""
+        attempts = self.config.max_attempts
+        kind = ActorKind.of(Orchestrator, registry=self.mesh.registry, max_attempts=attempts)
+        results = Subscription(topics.TASK_RESULTS, task_of, "settle", sealed=True)
+        return [
+            Actors(kind, ORCHESTRATION, (results,)),
+            Actors(ActorKind.of(Conversation, type=CONVERSATION), ORCHESTRATION),
+        ]
+
+
+class MqttComponent(Component):
+    """Lets MQTT clients in, where a broker is set and this process is the front."""
+
+    name = "mqtt"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        if self.config.url and mesh.role.is_front:
+            from meshwright.edges.mqtt import MqttEdge
+
+            self.parts.append(MqttEdge(mesh))
