@@ -8,7 +8,7 @@ import pytest
 
 from meshwright.core.errors import ConfigError
 from meshwright.settings import Settings, load_settings
-from meshwright.settings.tables import MOVED
+from meshwright.settings.places import MOVED
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from meshwright.core.errors import ConfigError, nearest
 from meshwright.core.plugins import COMPONENTS, installed
-from meshwright.settings.tables import MOVED, Settings, in_tables, put
+from meshwright.settings.places import MOVED, in_tables, put
+from meshwright.settings.tables import Settings
 
 FILE_NAME = "mesh.toml"
 _PREFIX = "MESH_"

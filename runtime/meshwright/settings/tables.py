@@ -2,79 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from meshwright.core.limits import MAX_REPEATS, MAX_STEPS
 from meshwright.core.money import Budget, Dollars, Price
+from meshwright.settings.forms import Address, BrokerUrl, HostName, Label, MqttUrl, Topic, http_url
+from meshwright.settings.places import in_tables
 
 ADMIN_PREFIX = "mesh-admin-"
 """How an admin token begins that `mesh up` has made."""
 _BUS_TOPICS = "bus/"  # what daprd puts before the topics of the bus
 _RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and what its attempts came to
-
-
-def _matching(pattern: str, expected: str) -> AfterValidator:
-    """Refuse a text, or a secret, of another form; None is no text."""
-
-    def check(value: Any) -> Any:
-        text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if text is not None and not re.fullmatch(pattern, text):
-            raise ValueError(f"expected {expected}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _http_url(example: str) -> AfterValidator:
-    return _matching(r"https?://[^\s/].*", f"a URL with http:// or https://, like {example}")
-
-
-def _port_is_usable(url: str | None) -> str | None:
-    if url is not None and urlsplit(url).port == 0:
-        raise ValueError("expected a port from 1 to 65535")
-    return url
-
-
-_HostName = Annotated[
-    str,
-    _matching(
-        r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", "host names without scheme and port, like mesh.example.com"
-    ),
-    AfterValidator(str.lower),
-]
-_Address = Annotated[
-    str | None, _matching(r"[^\s:/,]+:\d+(,[^\s:/,]+:\d+)*", "host:port, like 127.0.0.1:6379")
-]
-_Topic = Annotated[
-    str,
-    Field(max_length=128),
-    _matching(
-        r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", "letters, digits, _ and - in parts joined by /, like home/mesh"
-    ),
-]
-_Label = Annotated[
-    str,
-    Field(max_length=63),
-    _matching(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", "lower-case letters, digits and hyphens, like team-a"),
-]
-_BrokerUrl = Annotated[
-    SecretStr | None,
-    _matching(r"mqtts?://[^\s/].*", "a URL like mqtt://user:password@127.0.0.1:1883, or with mqtts://"),
-]
-_MqttUrl = Annotated[
-    str | None,
-    _matching(
-        r"mqtts?://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+)(:\d+)?/?",
-        "a URL like mqtt://127.0.0.1:1883; users are for mqtt_username",
-    ),
-    AfterValidator(_port_is_usable),
-]
 
 
 class Table(BaseModel):
@@ -90,7 +32,7 @@ class _HttpSettings(Table):
     """Address that the HTTP API listens on. Off loopback keys must be required, or `insecure` be set."""
     port: int = Field(default=8000, ge=0, le=65_535)
     """Port of the HTTP API; 0 takes any free one."""
-    allowed_hosts: tuple[_HostName, ...] = ()
+    allowed_hosts: tuple[HostName, ...] = ()
     """Host names under which clients may call the API, such as that of a proxy in front of it. Off loopback
     IP addresses and this machine's own name are allowed too."""
     insecure: bool = False
@@ -209,7 +151,7 @@ class _ModelsSettings(Table):
     """What answers the agents. `auto`: `http` where `base_url` is set, `router` where provider keys are, else
     `offline`, the built-in model that needs neither key nor network. Any other is one model for every call,
     by its name: `ollama/llama3.1`, `anthropic/claude-sonnet-4-6`. Packages may bring others."""
-    base_url: Annotated[str | None, _http_url("http://127.0.0.1:4000")] = None
+    base_url: Annotated[str | None, http_url("http://127.0.0.1:4000")] = None
     """Address of a LiteLLM proxy or another server with the OpenAI API."""
     api_key: SecretStr | None = None
     """Key for that server. Better given in the environment than written in a file."""
@@ -283,14 +225,14 @@ class _TracingSettings(Table):
     """Whether spans hold the text of messages. Off: only names, counts and times."""
     turns: bool = False
     """Whether each turn of an actor has a span of its own, besides those of runs, models and tools."""
-    otlp_endpoint: Annotated[str | None, _http_url("http://127.0.0.1:4318/v1/traces")] = None
+    otlp_endpoint: Annotated[str | None, http_url("http://127.0.0.1:4318/v1/traces")] = None
     """Full URL of an OpenTelemetry collector that gets the spans too, by OTLP/HTTP: see extra `otlp`."""
 
 
 class _DaprSettings(Table):
     """[dapr]: what a mesh on Dapr rests on."""
 
-    namespace: _Label = "default"
+    namespace: Label = "default"
     """The mesh's name among those that share a broker and a store."""
     channel: Literal["auto", "grpc", "http"] = "auto"
     """How daprd calls the workers. `auto`: `grpc` where daprd is 1.18 or newer, else `http`."""
@@ -298,22 +240,22 @@ class _DaprSettings(Table):
     """Folder of daprd, placement and scheduler; where unset they are looked for."""
     bus: Literal["mqtt", "redis"] = "mqtt"
     """What carries messages between workers: an MQTT broker, or streams of the Redis that is the store."""
-    broker_url: _BrokerUrl = None
+    broker_url: BrokerUrl = None
     """The MQTT broker, with user and password. Where unset `mesh up` runs a Mosquitto."""
-    redis_host: _Address = None
+    redis_host: Address = None
     """The store, as host:port. Where unset `mesh up` runs a Redis."""
     redis_password: SecretStr | None = None
     """Its password. Better given in the environment than written in a file."""
-    placement: _Address = None
+    placement: Address = None
     """Dapr's placement, as host:port, several by comma. Where unset `mesh up` runs one."""
-    scheduler: _Address = None
+    scheduler: Address = None
     """Dapr's scheduler, as host:port, several by comma. Where unset `mesh up` runs one."""
 
 
 class _MqttSettings(Table):
     """[mqtt]: the broker at which MQTT clients find the mesh."""
 
-    url: _MqttUrl = None
+    url: MqttUrl = None
     """The broker at which MQTT clients find the mesh, like mqtt://127.0.0.1:1883, or mqtts:// for TLS. Where
     unset it is not on MQTT, but for `dapr`, which has it on its own broker."""
     username: str | None = None
@@ -322,9 +264,9 @@ class _MqttSettings(Table):
     """Its password. Better given in the environment than written in a file."""
     ca_file: Path | None = None
     """PEM file of the authority that signed the broker's certificate; where unset those of the system."""
-    prefix: _Topic = "mesh"
+    prefix: Topic = "mesh"
     """First part of all the topics of a mesh: two meshes on one broker need two."""
-    reply_prefix: _Topic = "replies"
+    reply_prefix: Topic = "replies"
     """First part of the topics at which MQTT clients are answered: below it each client has its own, named
     after it. The mesh answers nowhere else."""
 
@@ -364,33 +306,6 @@ class _PresenceSettings(Table):
                 "heartbeat_seconds, degraded_after_seconds and offline_after_seconds must grow in this order"
             )
         return self
-
-
-_MOVED = """
-http: allowed_hosts insecure listen_host=host listen_port=port
-keys: admin_token require_keys=required
-prompts: prompt_dir=dir prompt_reload_seconds=reload_seconds
-agents: max_concurrency max_steps max_repeats max_chain actors_dir=dir
-tools: workspace allow_private_addresses tool_timeout_seconds=timeout_seconds
-models: stream cache cache_ttl_seconds cache_max_bytes cache_redis_url model=adapter model_name=name
-models: litellm_base_url=base_url litellm_api_key=api_key litellm_config=config
-ledger: budgets default_price
-orchestration: max_open_tasks max_thread_tasks max_attempts
-context: memory_max_tokens context_max_tokens=max_tokens
-tracing: otlp_endpoint trace=enabled trace_content=content
-dapr: namespace bus broker_url redis_host redis_password placement scheduler
-dapr: dapr_channel=channel dapr_bin=bin
-mqtt: mqtt_url=url mqtt_username=username mqtt_password=password
-mqtt: mqtt_ca_file=ca_file mqtt_prefix=prefix mqtt_reply_prefix=reply_prefix
-watchdog: loop_held_seconds=held_seconds loop_restart_seconds=restart_seconds
-presence: heartbeat_seconds degraded_after_seconds offline_after_seconds
-"""
-MOVED: Mapping[str, tuple[str, ...]] = {"host": ("store",)} | {
-    old: (table, new or old)
-    for table, _, names in (line.partition(": ") for line in _MOVED.strip().splitlines())
-    for old, _, new in (name.partition("=") for name in names.split())
-}
-"""Where each setting is that had no table once: it is still read under that name."""
 
 
 class Settings(BaseModel):
@@ -467,26 +382,3 @@ class Settings(BaseModel):
                 f"{_RECORD_PAYLOADS * self.max_payload_bytes}"
             )
         return self
-
-
-def in_tables(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with those of old names in their tables; where both are given, the new name counts."""
-    both: dict[str, Any] = {}
-    for name in sorted(values, key=lambda name: name not in MOVED):
-        put(both, MOVED.get(name, (name,)), values[name])
-    return {**both, "store": "sqlite"} if both.get("store") == "embedded" else both
-
-
-def put(values: dict[str, Any], place: Sequence[str], value: Any) -> None:
-    """Set the value of a place within tables: of what is a table each field, of all else the whole."""
-    if not place:
-        for name, field in value.items():
-            put(values, (name,), field)
-        return
-    name, *within = place
-    inner = values.get(name)
-    if within or (isinstance(value, Mapping) and isinstance(inner, Mapping)):
-        values[name] = dict(inner) if isinstance(inner, Mapping) else {}
-        put(values[name], within, value)
-    else:
-        values[name] = value
