@@ -17,8 +17,9 @@ from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.keys import LLM_SERVICE
-from meshwright.mesh import FRONT, Mesh, Role
+from meshwright.mesh import Mesh
 from meshwright.models.port import Model
+from meshwright.roles import FRONT, Role
 from meshwright.runtimes import RUNTIMES, StoreDeps
 from meshwright.settings import Settings
 from meshwright.sql.database import Database

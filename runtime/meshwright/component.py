@@ -22,7 +22,8 @@ from pydantic import BaseModel
 from meshwright.events.projections import Projection
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
-from meshwright.mesh import EVERYWHERE, Mesh, Part
+from meshwright.mesh import Mesh
+from meshwright.roles import EVERYWHERE, Part
 
 if TYPE_CHECKING:
     import click

@@ -12,7 +12,7 @@ from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from msgspec.structs import replace
 
@@ -22,10 +22,9 @@ from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
 from meshwright.core import topics
 from meshwright.core.capability import Registration
-from meshwright.core.encoding import Json, Struct, encode
+from meshwright.core.encoding import Json
 from meshwright.core.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge
 from meshwright.core.messages import (
-    ENDED,
     Caller,
     Event,
     Outcome,
@@ -42,7 +41,6 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Inbox
 from meshwright.events.log import EventLog
 from meshwright.events.status import DeploymentStatus, MeshStatus, status_of, waits_for_money
-from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import OPENED, Account
 from meshwright.ledger.allowances import Allowances
@@ -53,67 +51,23 @@ from meshwright.ledger.estimate import TaskEstimate, estimate_of
 from meshwright.ledger.keys import LLM_SERVICE, Keys
 from meshwright.models.port import Model, PriceList
 from meshwright.orchestration.acceptance import FINAL, Admission, PayloadLimits, hash_of, make_task
+from meshwright.orchestration.outcomes import OutcomeWaiters
 from meshwright.orchestration.registry import Registry
 from meshwright.prompts import Prompts
+from meshwright.roles import Part, Role
 from meshwright.run.transcript import Transcript, transcripts
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
-from meshwright.work import Answer, Cancel, ThreadState, Worker
+from meshwright.work import Answer, Cancel, Worker
 from meshwright.work.protocol import Accept, TaskKey
-from meshwright.work.record import Entry, TaskRecord, TaskView
+from meshwright.work.reading import read_entry, read_task, thread_ref
+from meshwright.work.record import TaskView
 
 _logger = logging.getLogger("meshwright.mesh")
 _PartT = TypeVar("_PartT")
-EVERYWHERE = "*"
-"""The place of actors that live in each process of the mesh."""
-FRONT = "event-logger"
-"""The app that keeps the event log and serves clients."""
 _MAX_OPENED = 1_000  # accounts of budgets that are listed
 _SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__}
 """The fields of a task that its view shows as they are."""
-
-
-class Part(Protocol):
-    """Something that lives as long as the mesh: started after the host, stopped before it."""
-
-    async def start(self) -> None:
-        """Begin."""
-        ...
-
-    async def stop(self) -> None:
-        """End. Idempotent, and called also where the start failed."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """Which apps of the mesh this process runs, None for all of them, and whether it is the front."""
-
-    apps: frozenset[str] | None = None
-    is_front: bool = True
-
-    def runs(self, app: str) -> bool:
-        """Whether what lives in an app lives in this process."""
-        if app == FRONT:
-            return self.is_front
-        return app == EVERYWHERE or self.apps is None or app in self.apps
-
-
-class _Owner(Struct):
-    tenant_id: str = "default"
-
-
-class _Ending(Struct):
-    """What of a task's record who waits for its outcome reads."""
-
-    task: _Owner | None = None
-    outcome: Outcome | None = None
-
-
-def _unknown(task_id: str) -> NotFound:
-    return NotFound(
-        f"There is no task {task_id!r}", remedy="mesh tasks lists those there are", field="task_id"
-    )
 
 
 @dataclass(eq=False, repr=False)
@@ -161,9 +115,9 @@ class Mesh:
         self._limits = PayloadLimits(self.settings.max_payload_bytes, self.settings.max_payload_depth)
         self._failed = asyncio.Event()
         self._failure: StoreFailed | None = None
-        self._waiting: dict[TaskKey, set[asyncio.Future[Outcome]]] = {}
+        self._waiters = OutcomeWaiters(self.host)
         self.host.on_failure = self._fail
-        self.host.listen(topics.TASK_PROGRESS, self._tell_waiting, FINAL, sealed=True)
+        self.host.listen(topics.TASK_PROGRESS, self._waiters.tell, FINAL, sealed=True)
         self.host.listen(topics.TASK_PROGRESS, self.log.show, (topics.MODEL_DELTA,))
 
     def component(self, kind: type[_PartT]) -> _PartT:
@@ -199,7 +153,7 @@ class Mesh:
             for component in self.components:
                 stack.push_async_callback(component.stop)
         remedy = "What was accepted goes on at the next start"
-        self._end_waiting(Draining("The mesh has stopped", remedy=remedy))
+        self._waiters.end(Draining("The mesh has stopped", remedy=remedy))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -270,8 +224,8 @@ class Mesh:
 
     async def task(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """A task as it is now. Raises NotFound."""
-        record, task = await self._record(task_id, tenant_id)
-        entry = await self._entry(record, task)
+        record, task = await read_task(self.host, task_id, tenant_id)
+        entry = await read_entry(self.host, record, task)
         return TaskView(
             **{name: getattr(task, name) for name in _SHOWN},
             status=entry.status if entry is not None and entry.status != "queued" else record.status,
@@ -284,8 +238,8 @@ class Mesh:
 
     async def transcripts(self, task_id: str, tenant_id: str = "default") -> list[Transcript]:
         """The steps of a task, attempt by attempt. Raises NotFound."""
-        record, task = await self._record(task_id, tenant_id)
-        entry = await self._entry(record, task)
+        record, task = await read_task(self.host, task_id, tenant_id)
+        entry = await read_entry(self.host, record, task)
         waits = tuple(entry.waits) if entry is not None else ()
         return await transcripts(self.host, self.log, record, task, waits)
 
@@ -298,7 +252,7 @@ class Mesh:
 
     async def cancel(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """Ask for a task to end; its outcome follows when its agent has let go. Raises NotFound."""
-        await self._record(task_id, tenant_id)
+        await read_task(self.host, task_id, tenant_id)
         await self.host.call(TaskKey(tenant_id, task_id).ref, "cancel", Cancel(task_id=task_id))
         return await self.task(task_id, tenant_id)
 
@@ -310,8 +264,8 @@ class Mesh:
         may not give it.
         """
         caller = caller or Caller()
-        record, task = await self._record(task_id, caller.tenant_id)
-        thread, entry = _thread_of(record, task), await self._entry(record, task)
+        record, task = await read_task(self.host, task_id, caller.tenant_id)
+        thread, entry = thread_ref(record, task), await read_entry(self.host, record, task)
         wait = next((wait for wait in entry.waits if wait.wait_id == key), None) if entry else None
         if thread is not None and wait is not None:
             agents, now = (*task.chain, thread.type), self.host.clock.now()
@@ -323,8 +277,8 @@ class Mesh:
 
     async def resume(self, tenant_id: str, task_id: str, key: str, value: Any) -> None:
         """Give a task what it waits for, where no person answers. Raises NotFound for an unknown task."""
-        record, task = await self._record(task_id, tenant_id)
-        if (thread := _thread_of(record, task)) is not None:
+        record, task = await read_task(self.host, task_id, tenant_id)
+        if (thread := thread_ref(record, task)) is not None:
             await self.host.call(thread, "resume", Answer(task_id=task_id, key=key, value=value))
 
     async def outcome(self, task_id: str, tenant_id: str = "default") -> Outcome:
@@ -332,18 +286,7 @@ class Mesh:
 
         Raises NotFound, and where the mesh ends by then StoreFailed or Draining.
         """
-        waiters = self._waiting.setdefault(TaskKey(tenant_id, task_id), set())
-        waiter = asyncio.get_running_loop().create_future()
-        waiters.add(waiter)
-        try:
-            ending = await self.host.read(TaskKey(tenant_id, task_id).ref, _Ending)
-            if ending is None or ending.task is None or ending.task.tenant_id != tenant_id:
-                raise _unknown(task_id)
-            return ending.outcome or await waiter
-        finally:
-            waiters.discard(waiter)
-            if not waiters:
-                self._waiting.pop(TaskKey(tenant_id, task_id), None)
+        return await self._waiters.wait(task_id, tenant_id)
 
     async def costs(
         self, by: By = "agent", *, since: datetime | None = None, tenant_id: str | None = "default"
@@ -382,7 +325,7 @@ class Mesh:
         returns. Raises NotFound, and InvalidInput where more than one budget is meant, or none named.
         """
         if task_id is not None:
-            _, task = await self._record(task_id, tenant_id)
+            _, task = await read_task(self.host, task_id, tenant_id)
             if task.budget_usd is None:
                 raise InvalidInput(
                     f"Task {task_id} has no budget of its own",
@@ -418,8 +361,8 @@ class Mesh:
         """Have each task that waits for money try again: the most urgent first, then the longest waiting."""
         for tenant_id, task_id, key in await self.log.view(waits_for_money):
             with suppress(NotFound):  # a task of long ago
-                record, task = await self._record(task_id, tenant_id)
-                if (thread := _thread_of(record, task)) is not None:
+                record, task = await read_task(self.host, task_id, tenant_id)
+                if (thread := thread_ref(record, task)) is not None:
                     await self.host.call(thread, "resume", Answer(task_id=task_id, key=key, value=None))
 
     async def estimate(
@@ -446,44 +389,8 @@ class Mesh:
         receipt = await self.submit(request)
         return await self.outcome(receipt.task_id)
 
-    async def _record(self, task_id: str, tenant_id: str) -> tuple[TaskRecord, Task]:
-        record = await self.host.read(TaskKey(tenant_id, task_id).ref)
-        if not isinstance(record, TaskRecord) or record.task is None or record.task.tenant_id != tenant_id:
-            raise _unknown(task_id)
-        return record, record.task
-
-    async def _entry(self, record: TaskRecord, task: Task) -> Entry | None:
-        """The task in its agent's thread, which knows best between dispatch and outcome."""
-        thread = _thread_of(record, task)
-        try:
-            state = await self.host.read(thread) if thread and record.status not in ENDED else None
-        except NotFound:  # no agent of that id is known here
-            return None
-        inbox = state.inbox if isinstance(state, ThreadState) else ()
-        return next((entry for entry in inbox if entry.task_id == task.task_id), None)
-
     def _fail(self, error: StoreFailed) -> None:
         self.ready = False
         self._failure = error
         self._failed.set()
-        self._end_waiting(error)
-
-    def _end_waiting(self, error: HostError) -> None:
-        for waiter in [waiter for waiters in self._waiting.values() for waiter in waiters]:
-            if not waiter.done():
-                waiter.set_exception(error)
-                waiter.exception()  # seen: what it waits for may have been read meanwhile
-
-    def _tell_waiting(self, event: Event) -> None:
-        waiters = self._waiting.get(TaskKey(event.tenant_id, event.task_id or ""))
-        if waiters:
-            outcome = Outcome.model_validate_json(encode(event.payload))
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(outcome)
-
-
-def _thread_of(record: TaskRecord, task: Task) -> ActorRef | None:
-    if not record.attempts:
-        return None
-    return ActorRef(record.attempts[-1].agent_id, f"{task.tenant_id}:{task.thread_id}")
+        self._waiters.end(error)

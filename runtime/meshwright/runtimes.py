@@ -12,7 +12,7 @@ from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import Store
-from meshwright.mesh import Role
+from meshwright.roles import Role
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from meshwright.stores.memory import MemoryStore

@@ -14,12 +14,13 @@ from meshwright.events.status import WaitProjection
 from meshwright.events.waits import EventWaits
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
-from meshwright.mesh import FRONT, Mesh
+from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import Admission
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.scoring import OutcomeProjection
+from meshwright.roles import FRONT
 from meshwright.run.contents import Contents
 from meshwright.work.conversation import CONVERSATION, Conversation
 from meshwright.work.protocol import ORCHESTRATOR

@@ -161,7 +161,7 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
     from meshwright.builtin.tasks import ORCHESTRATION
     from meshwright.cli.agents import declared_agents
-    from meshwright.mesh import Role
+    from meshwright.roles import Role
     from meshwright.runtimes import sqlite_runtime
     from meshwright.sql.sqlite import FILE_NAME
 

@@ -28,7 +28,8 @@ from meshwright.events.filter import EventFilter
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
-from meshwright.mesh import FINAL, FRONT, Mesh
+from meshwright.mesh import FINAL, Mesh
+from meshwright.roles import FRONT
 from meshwright.work.protocol import TaskKey, tenant_scoped
 
 _logger = logging.getLogger("meshwright.edges.replies")

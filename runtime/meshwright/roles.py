@@ -1,0 +1,37 @@
+"""Which apps of a mesh a process runs, and what lives as long as it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+EVERYWHERE = "*"
+"""The place of actors that live in each process of the mesh."""
+FRONT = "event-logger"
+"""The app that keeps the event log and serves clients."""
+
+
+class Part(Protocol):
+    """Something that lives as long as the mesh: started after the host, stopped before it."""
+
+    async def start(self) -> None:
+        """Begin."""
+        ...
+
+    async def stop(self) -> None:
+        """End. Idempotent, and called also where the start failed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """Which apps of the mesh this process runs, None for all of them, and whether it is the front."""
+
+    apps: frozenset[str] | None = None
+    is_front: bool = True
+
+    def runs(self, app: str) -> bool:
+        """Whether what lives in an app lives in this process."""
+        if app == FRONT:
+            return self.is_front
+        return app == EVERYWHERE or self.apps is None or app in self.apps
