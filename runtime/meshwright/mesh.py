@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
@@ -23,7 +23,7 @@ from meshwright.context.service import ContextClient
 from meshwright.core import topics
 from meshwright.core.capability import Registration
 from meshwright.core.encoding import Json
-from meshwright.core.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge
+from meshwright.core.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge, nearest
 from meshwright.core.messages import (
     Caller,
     Event,
@@ -345,8 +345,14 @@ class Mesh:
     ) -> Budget:
         """Allow an agent, a tenant or a tag an amount in a window, like `5/day`, while the mesh runs.
 
-        Durable when this returns, and known on every worker within a second. Raises InvalidInput.
+        Durable when this returns, and known on every worker within a second. Raises InvalidInput, also
+        for an agent that neither the mesh nor a key has.
         """
+        scope, _, agent_id = whose.rpartition(":")
+        is_known = any(info.kind != "system" for info in self.registry.agents())  # which agents there are
+        if is_known and scope in ("", "agent") and agent_id not in ("", "*", "mesh"):
+            of_keys = {key.agent_id for key in await self.keys.list()}
+            self.check_agent(agent_id, of_keys, field="whose", remedy="Name an agent, or that of a key")
         budget = await self.allowances.set(whose, allowance, tenant_id=tenant_id, on_empty=on_empty)
         await self.wake_for_money()
         return budget
@@ -371,14 +377,17 @@ class Mesh:
         """What a tenant's last such tasks have cost; None: those of all. Raises InvalidInput."""
         return await estimate_of(self.log, agent_id=agent_id, capability=capability, tenant_id=tenant_id)
 
-    def check_agent(self, agent_id: str) -> None:
-        """Raise InvalidInput for an agent that is neither registered nor the llm-service."""
+    def check_agent(
+        self, agent_id: str, others: Collection[str] = (), *, field: str = "agent_id", remedy: str
+    ) -> None:
+        """Raise InvalidInput for an agent that is not registered, the llm-service or one of `others`."""
         known = [info.agent_id for info in self.registry.agents() if info.kind != "system"]
-        if agent_id not in (*known, LLM_SERVICE):
+        if agent_id not in (*known, *others, LLM_SERVICE):
+            likely = nearest(agent_id, [*known, *others])
             raise InvalidInput(
                 f"The mesh has no agent {agent_id!r}; it has {', '.join(known) or 'none'}",
-                remedy="Name one of them, or llm-service; --force (in JSON: force) creates the key anyway",
-                field="agent_id",
+                remedy=f"Did you mean {likely!r}? {remedy}" if likely else remedy,
+                field=field,
             )
 
     async def ask(

@@ -168,6 +168,8 @@ async def test_an_allowance_of_a_tenant_is_for_that_tenant_alone(api: Api, admin
         ("clerk", "-1/day", "expected dollars"),
         ("team:x", "5/day", "cannot have an allowance"),
         ("agent:", "5/day", "cannot have an allowance"),
+        ("clark", "5/day", "has no agent 'clark'"),
+        ("agent:nope", "5/day", "has no agent 'nope'"),
     ],
 )
 async def test_what_cannot_be_allowed_is_refused(
@@ -175,6 +177,18 @@ async def test_what_cannot_be_allowed_is_refused(
 ) -> None:
     with pytest.raises(InvalidInput, match=said):
         await admin.allow(whose, allowance)
+
+
+async def test_an_allowance_for_a_misspelled_agent_names_the_likely_one(api: Api, admin: Client) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        await admin.allow("clark", "5/day")
+    assert refused.value.field == "whose" and "Did you mean 'clerk'?" in refused.value.remedy
+    assert await admin.allowances() == []
+
+
+async def test_an_agent_that_only_a_key_has_can_have_an_allowance(api: Api, admin: Client) -> None:
+    await admin.create_key("partner", force=True)
+    assert (await admin.allow("partner", "5/day")).of == "partner"
 
 
 async def test_nobody_can_wait_for_an_allowance_that_never_renews(api: Api, admin: Client) -> None:

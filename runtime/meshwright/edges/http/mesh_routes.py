@@ -149,7 +149,8 @@ async def compress(
 async def create_key(mesh: MeshDep, wanted: KeyRequest, response: Response) -> NewKey:
     """Create a key for an agent of a tenant. From the first one on, every caller needs a key."""
     if not wanted.force:
-        mesh.check_agent(wanted.agent_id)
+        remedy = "Name one of them, or llm-service; --force (in JSON: force) creates the key anyway"
+        mesh.check_agent(wanted.agent_id, remedy=remedy)
     response.headers["Cache-Control"] = "no-store"
     return await mesh.keys.create(wanted.agent_id, tenant_id=wanted.tenant_id, budget=wanted.budget)
 
