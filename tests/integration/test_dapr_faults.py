@@ -177,7 +177,7 @@ async def test_a_worker_that_slept_beyond_its_lease_commits_nothing(make_mesh: M
         mesh.replica.send(signal.SIGSTOP)
         await asyncio.sleep(LEASE_SECONDS + 2)
         mesh.replica.send(signal.SIGCONT)
-        evidence = await mesh.judge(kills=1)
+        evidence = await mesh.judge(kills=1, slept=1)
     assert evidence.of_type("task.resumed"), "nothing of the sleeper's was taken up"
     assert "could not renew its lease in time" in mesh.replica.log
 

@@ -68,7 +68,7 @@ def old_entry(connection: sqlite3.Connection, kind: str, entry: dict[str, Any]) 
         "fence": entry.get("fence", 0),
         "redriven": False,
         "owner": entry.get("owner"),
-        "suspended": old_suspend(entry["suspended"]) if "suspended" in entry else None,
+        "suspended": old_suspend(entry["waits"][0]) if "waits" in entry else None,
         "seconds": entry.get("seconds", 0.0),
         "usage": empty,
         "cost_usd": "0",
@@ -76,9 +76,10 @@ def old_entry(connection: sqlite3.Connection, kind: str, entry: dict[str, Any]) 
     }
 
 
-def old_suspend(suspend: dict[str, Any]) -> dict[str, Any]:
-    wait = suspend.pop("wait")
-    return {**suspend, "key": wait["wait_id"], "known": {"child_task_id": wait["child_task_id"]}}
+def old_suspend(wait: dict[str, Any]) -> dict[str, Any]:
+    step = wait["step"]
+    asked = {"step": step["number"], "kind": step["kind"], "request_hash": step["hash"]}
+    return {**asked, "key": wait["wait_id"], "known": {"child_task_id": wait["child_task_id"]}}
 
 
 def first_tables(connection: sqlite3.Connection) -> str:
@@ -94,6 +95,8 @@ def first_tables(connection: sqlite3.Connection) -> str:
         "projection_positions",
         "event_blocks",
         "virtual_keys",
+        "waits",
+        "inbox",
         "tasks",
     ):
         connection.execute(f"DROP TABLE {table}")

@@ -150,7 +150,7 @@ def test_doctor_asks_what_an_installed_component_depends_on(project: Project) ->
         ("[tools.pager]\nteam = 7\n", "[tools.pager] team: Input should be a valid string"),
         ("[tools.pagre]\nteam = 'x'\n", "[tools.pagre]: no toolset has that name; did you mean 'pager'?"),
         ("[tools]\nworkspce = '.'\n", "there is no setting 'workspce' in [tools]; known are workspace"),
-        ("[models]\nadapter = 'parot'\n", "There is no kind of model 'parot'"),
+        ("[models]\nadapter = 'parot'\n", "model 'parot' does not say who offers it"),
         ("store = 'sqlit'\n", "There is no store 'sqlit'; did you mean 'sqlite'?"),
         ("[pagger]\nurl = ''\n", "mesh.toml:1: there is no table [pagger]; did you mean [pager]?"),
     ],

@@ -161,9 +161,9 @@ class DaprMesh:
         """What there is to see now."""
         return await gather(self.services, NAMESPACE, self.books, Path(self.front.post.data), kills=kills)
 
-    async def judge(self, *, kills: int = 0) -> Evidence:
+    async def judge(self, *, kills: int = 0, slept: int = 0) -> Evidence:
         """Ask the oracle until it has nothing to complain of, for as long as a mesh may take to rest."""
-        evidence, found = await self.complaints(kills=kills)
+        evidence, found = await self.complaints(kills=kills, slept=slept)
         if found:
             quoted = "\n".join(found[:MAX_QUOTED])
             raise AssertionError(f"{len(found)} complaints, the first of them:\n{quoted}")
@@ -171,7 +171,7 @@ class DaprMesh:
         return evidence
 
     async def complaints(
-        self, *, kills: int = 0, seconds: float = REST_SECONDS
+        self, *, kills: int = 0, slept: int = 0, seconds: float = REST_SECONDS
     ) -> tuple[Evidence, list[str]]:
         """What the oracle complains of at last, and what it has seen.
 
@@ -182,7 +182,7 @@ class DaprMesh:
         while len(self.books.told.read()) < len(self.plan) and clock() < until:
             await asyncio.sleep(5 * LOOK_SECONDS)
         while True:
-            evidence = await self.gather(kills=kills)
+            evidence = replace(await self.gather(kills=kills), slept=slept)
             found = [*self._untold(evidence), *complaints(evidence)]
             if not found or clock() > until:
                 return evidence, found
