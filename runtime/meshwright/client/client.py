@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 from urllib.parse import quote
 
-from meshwright.client.connection import CALL_SECONDS, DEFAULT_URL, Connection
+from meshwright.client.connection import CALL_SECONDS, DEFAULT_URL, RequestSender
 from meshwright.client.fields import Completion, EventFields, TaskFields
 from meshwright.client.transports import AsgiTransport, HttpTransport
 from meshwright.core.capability import AgentInfo
@@ -53,7 +53,7 @@ class Client:
     def __init__(
         self, url: str = DEFAULT_URL, api_key: str | None = None, *, timeout: float = CALL_SECONDS
     ) -> None:
-        self._connection = Connection(HttpTransport(url), api_key, timeout)
+        self._connection = RequestSender(HttpTransport(url), api_key, timeout)
 
     @classmethod
     def local(cls, mesh: Mesh) -> Self:
@@ -63,7 +63,7 @@ class Client:
         token = mesh.settings.keys.admin_token
         client = cls()
         transport, secret = AsgiTransport(create_app(mesh)), token.get_secret_value() if token else None
-        client._connection = Connection(transport, secret, CALL_SECONDS)
+        client._connection = RequestSender(transport, secret, CALL_SECONDS)
         return client
 
     async def __aenter__(self) -> Self:

@@ -29,7 +29,7 @@ CALL_SECONDS = 60.0
 _TRANSIENT = (MeshUnreachable, Draining, StoreUnavailable)
 
 
-class Connection:
+class RequestSender:
     """What a client sends through. `timeout` bounds a call, in seconds."""
 
     def __init__(self, transport: HttpTransport | AsgiTransport, api_key: str | None, timeout: float) -> None:
