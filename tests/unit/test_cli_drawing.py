@@ -135,7 +135,7 @@ def test_a_wait_for_a_provider_says_why_and_when_it_is_tried_again() -> None:
     due_at = "2030-01-01T12:00:00+00:00"
     waits = event("task.waiting", kind="provider", asked="The server is overloaded", due_at=due_at)
     assert line_of(waits) == Line(
-        "waiting", f"for provider, tried again {local_time(due_at)}  The server is overloaded"
+        "waiting", f"for provider, next try {local_time(due_at)}  The server is overloaded"
     )
 
 

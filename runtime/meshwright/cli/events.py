@@ -221,7 +221,7 @@ def _waiting(payload: Document, event: Document) -> Sequence[object]:
     if payload.get("kind") == "person":
         return (f"for a person: {short(payload.get('asked', ''))}", "mesh inbox")
     if due_at := payload.get("due_at"):
-        what = "tried again" if payload.get("kind") in ("provider", "money") else "until"
+        what = "next try" if payload.get("kind") in ("provider", "money") else "until"
         with suppress(ValueError, TypeError):  # no time: an event that another program has published
             due_at = local_time(due_at)
         return f"for {payload.get('kind', '?')}, {what} {due_at}", short(payload.get("asked", ""))

@@ -49,7 +49,7 @@ _DEPLOYMENTS = (
     Column("deployment", "deployment"),
     Column("is", write=_left_alone),
     Column("since", "since", _ago),
-    Column("tried again", "until", _ahead),
+    Column("next try", "until", _ahead),
     Column("reason", "reason", short),
 )
 
