@@ -141,7 +141,7 @@ async def test_redis_is_killed_and_restarted(mesh: DaprMesh) -> None:
         mesh.services.kill("redis")
         await asyncio.sleep(DOWN_SECONDS)
         mesh.services.start_again("redis")
-        await mesh.judge(kills=2)  # both workers may have lost their lease, and with it what they did
+        await mesh.judge(kills=2, slept=2)  # both workers may have lost their lease
 
 
 async def test_placement_is_killed_and_restarted(mesh: DaprMesh) -> None:

@@ -54,7 +54,7 @@ async def test_an_outage_costs_no_task_and_repeats_no_step(
 
 
 async def test_runs_that_wait_outlive_a_kill_and_do_not_hammer_the_provider(tmp_path: Path) -> None:
-    async with Simulator(AWAY) as simulator:
+    async with Simulator(replace(AWAY, weather=(Weather("outage", start=0.5, end=8.0),))) as simulator:
         work = SimulatedMesh(simulator, tmp_path)
         work.environment |= {f"MESH_MODELS__{name.upper()}": str(value) for name, value in SOON.items()}
         async with mesh_up(work.data, **work.environment) as running:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from meshwright import ModelSettings, open_model, with_fallbacks
+from meshwright.core.errors import ModelError
 from meshwright.models.errors import ModelRefused, Unauthorized
-from meshwright.models.port import ModelError
 from meshwright.models.select import Chain, named_models
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.named_models import KEY, at_fakes, request

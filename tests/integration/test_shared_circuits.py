@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from meshwright import Mesh, build_mesh, create_agent, load_settings
-from meshwright.models.port import ChatMessage, ModelError, ModelRequest
+from meshwright.core.errors import ModelError
+from meshwright.models.port import ChatMessage, ModelRequest
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.postgres import Address
 
