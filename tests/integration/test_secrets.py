@@ -121,6 +121,7 @@ async def everything(data: Path, broker: Mosquitto, environment: dict[str, str],
         async with Client(running.url, seen.keys["admin"]) as running.client:
             await asyncio.gather(ask_by_tasks(running, seen), ask_directly(running, seen))
             await asyncio.gather(*(command(each, data, environment, seen) for each in COMMANDS))
+            await ask_directly(running, seen)  # the first calls may have been too early for the cache
             for path in ("agents", "costs?by=task", "budgets", "health", "keys", "v1/models", "openapi.json"):
                 await answered(running, seen, "GET", f"/{path}")
             seen.events = await all_events(running, seen)
