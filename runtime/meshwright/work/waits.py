@@ -139,8 +139,8 @@ class Waits:
     async def _send(self) -> None:
         """Let the thread know what the run waits for, while another branch of it works."""
         waiting = self._waiting()
-        await self._records.confirm()
         try:
+            await self._records.confirm()
             await self._host.call(self._ref, "wait_for", waiting, traceparent=self._work.task.traceparent)
             for wait in waiting.waits:
                 self._earlier.waits.add(wait.step.path)
