@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 
 ResultT = TypeVar("ResultT")
+_DURATION = re.compile(r"([0-9]{1,6})([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def duration_of(text: str) -> timedelta:
+    """The duration of a text like `24h` (s, m, h, d or w). Raises ValueError."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text[:40]!r} is no duration like 30m, 24h or 30d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 class Clock(Protocol):

@@ -4,13 +4,14 @@
     ├── InvalidInput              a request, argument or message that cannot be accepted
     │   └── TooLarge              ... because it is over a size or depth limit
     ├── NotFound                  a task or an agent that is not known
-    ├── NoAgentAvailable          nobody can do it: unknown capability, or all are offline
+    ├── NoAgentAvailable          no agent can do it: unknown capability, or all are offline
     ├── Conflict                  it contradicts what is stored
     │   ├── IdempotencyConflict   a repeated key with another body
     │   └── StaleFence            a commit by work that no longer owns its task
     ├── ConfigError               a file or setting that cannot be used (file, line, what was expected)
     │   └── PromptError           ... a prompt file
     ├── Overloaded                as many tasks are open as may be
+    ├── StorageExceeded           a tenant stores as much as it may
     ├── HostError                 the host cannot do its part
     │   ├── MailboxFull           an actor has more messages waiting than it may
     │   ├── Draining              the host is stopping and takes nothing new
@@ -36,7 +37,7 @@ Each names what happened, and where it can what to do (`remedy`) and which field
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 _CAPITAL_WORD = re.compile(r"[A-Z][a-z]+[ ,:]")
@@ -63,10 +64,17 @@ class MeshError(Exception):
     @property
     def code(self) -> str:
         """The error's stable name on the wire: its class name."""
-        return type(self).__name__
+        return type(self).__name__.lstrip("_")
 
     def __str__(self) -> str:
         return f"{self.message}. {self.remedy}" if self.remedy else self.message
+
+
+def error_codes(kind: type[MeshError] = MeshError) -> Iterator[str]:
+    """The codes of a class of errors and of all below it, as far as they are imported."""
+    yield kind.__name__.lstrip("_")
+    for below in kind.__subclasses__():
+        yield from error_codes(below)
 
 
 class InvalidInput(MeshError):
@@ -130,6 +138,12 @@ class Overloaded(MeshError):
     retry_after_seconds = 5.0
 
 
+class StorageExceeded(MeshError):
+    """A tenant stores as much as it may: sending again does not help, deleting does."""
+
+    status = 507
+
+
 class HostError(MeshError):
     """The host cannot do its part; a later try may succeed."""
 
@@ -188,7 +202,7 @@ class ReplayMismatch(MeshError):
 
 
 class ToolFailed(MeshError):
-    """A tool could not do what was asked; the model is told the message."""
+    """A tool could not do what was asked; the model gets the message."""
 
 
 class DelegationFailed(ToolFailed):
@@ -216,7 +230,8 @@ class ModelError(MeshError):
 
     `retry_after_seconds` is how long the provider wants us to wait, where it said so; `attempts` how many
     were made. `answered` is the HTTP status that the provider answered with, and `reason` its own words,
-    without keys and the prompt; None and "" where it did not answer.
+    without keys and the prompt; None and "" where it did not answer. `lost` are answers that a policy
+    held back, or that broke off (`ModelReply`, without their words): the provider bills them all the same.
     """
 
     status = 502
@@ -224,6 +239,7 @@ class ModelError(MeshError):
     attempts = 1
     answered: int | None = None
     reason = ""
+    lost: tuple[Any, ...] = ()
 
     def __init__(
         self,
@@ -273,10 +289,15 @@ _SENTENCES = {
     "less_than": "must be less than {lt}",
     "less_than_equal": "must be at most {le}",
     "literal_error": "must be {expected}",
+    "datetime_type": "must be a time, like 2026-12-01T09:00",
+    "datetime_parsing": "must be a time, like 2026-12-01T09:00",
+    "datetime_from_date_parsing": "must be a time, like 2026-12-01T09:00",
 }
 _PATTERNS = {
     r"^[A-Za-z0-9_-]{1,64}$": "may use letters, digits, - and _, at most 64",
     r"^[0-9]{1,18}$": "must be a number",
+    r"^[a-z0-9_]{1,64}$": "may use lower-case letters, digits and _, at most 64",
+    r"^[!-~]{1,256}$": "may use printable ASCII without spaces, at most 256",
 }
 
 

@@ -6,6 +6,8 @@ import asyncio
 import json
 import resource
 import socket
+import ssl
+import struct
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, NoReturn
@@ -20,6 +22,9 @@ HEADER_SECONDS = 10.0  # from the first byte of a request to the end of its head
 BODY_SECONDS = 30.0  # from there to the end of its body
 _LINGER_SECONDS = 1.0  # so long a refused client may read why before the connection is reset
 MAX_CONNECTIONS = 2_000
+PEER_UID = "meshwright.peer_uid"
+"""Where the state of a request over a Unix socket has the user at the other end, as the system says."""
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 TOO_LARGE = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 REFUSALS = {
@@ -62,6 +67,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request, unless there are too many connections."""
         super().connection_made(transport)
+        if (peer_uid := _peer_uid(transport)) is not None:  # WebSockets inherit it from their request
+            self.app_state = {**self.app_state, PEER_UID: peer_uid}
         limit = max_connections()
         if len(self.connections) <= limit:
             self._allow(max(HEADER_SECONDS, self.timeout_keep_alive))
@@ -160,6 +167,15 @@ class LimitedProtocol(HttpToolsProtocol):
         return cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
 
 
+def _peer_uid(transport: asyncio.Transport) -> int | None:
+    """The user at the other end of a Unix socket; None over any other."""
+    there = transport.get_extra_info("socket")
+    if there is None or there.family != socket.AF_UNIX:
+        return None
+    found = there.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return _CREDENTIALS.unpack(found)[1]
+
+
 def _refusal(status: HTTPStatus, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     detail, remedy = REFUSALS[status]
     code = "".join(word.title() for word in status.phrase.split())
@@ -187,26 +203,42 @@ class LimitedServer(uvicorn.Server):
 
     _running: asyncio.Task[None] | None = None
 
-    def __init__(self, app: ASGIApp, **options: Any) -> None:
+    def __init__(self, app: ASGIApp, *, ws: str = "none", **options: Any) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 http=LimitedProtocol,
-                ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                ws=ws,
                 **options,
             )
         )
 
-    async def start(self, listener: socket.socket) -> None:
-        """Begin to serve on a socket; requests are answered when this returns."""
+    async def start(
+        self,
+        listener: socket.socket,
+        *,
+        tls: ssl.SSLContext | None = None,
+        local: socket.socket | None = None,
+        plain: socket.socket | None = None,
+    ) -> None:
+        """Begin to serve on a socket, by `tls`; returns when requests are answered.
+
+        It serves without TLS on `local`, a Unix socket, and on `plain`.
+        """
         self.config.load()
+        self.config.ssl = tls
         self.lifespan = self.config.lifespan_class(self.config)
         await self.startup([listener])
+        if local is not None:
+            unix = await asyncio.get_running_loop().create_unix_server(self._protocol, sock=local)
+            self.servers.append(unix)
+        if plain is not None:
+            self.servers.append(await asyncio.get_running_loop().create_server(self._protocol, sock=plain))
         await self.on_tick(0)  # sets the headers of every answer
         self._running = asyncio.create_task(self._run(listener), name="http-server")
 
@@ -219,6 +251,9 @@ class LimitedServer(uvicorn.Server):
         self.stop()
         if self._running is not None:
             await asyncio.shield(self._running)
+
+    def _protocol(self) -> LimitedProtocol:
+        return LimitedProtocol(self.config, self.server_state, self.lifespan.state)
 
     async def _run(self, listener: socket.socket) -> None:
         await self.main_loop()

@@ -1,4 +1,4 @@
-"""How far a conversation of an agent with its model may go: as settings, agents and tasks say."""
+"""How far a run of an agent may go with its model: as settings, agents and tasks say."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ from meshwright.core.money import Dollars
 
 MAX_STEPS = 500
 MAX_REPEATS = 25
+LIMIT_EVENTS = {
+    "max_steps": "limit.steps",
+    "max_repeats": "limit.no_progress",
+    "max_tokens": "limit.tokens",
+    "max_usd": "limit.money",
+    "max_seconds": "limit.time",
+}
+"""The event of each limit, which is published when a run reaches it."""
 
 
 class Limits(BaseModel):
-    """Limits of one `converse`: what is None has no limit here. An agent's come before those of the settings;
-    a task's can only lower both.
+    """Limits of one run of a task: what is None has no limit here. An agent's come before those of the
+    settings; a task's can only lower both.
 
-    `max_steps` counts replies that call tools, `max_repeats` how often in a row the same calls may have the
-    same results, `max_tokens` what its model reads and writes, `max_usd` what that costs, `max_seconds` the
-    time that its model and tools take. At a limit the model is asked once for its answer, without tools.
+    Over all conversations of the run, `max_steps` counts replies that call tools, `max_tokens` what models
+    read and write, `max_usd` what that costs, `max_seconds` the time that models and tools take, added up
+    where they run side by side. `max_repeats` is how often in a row the same calls of a conversation may have
+    the same results. At a limit the model is asked once for its answer, without tools.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

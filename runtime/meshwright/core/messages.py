@@ -7,6 +7,7 @@ that an older process can pass on what a newer one sent. Times are RFC 3339 in U
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import time
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Json, Struct, as_json, decode, encode, write_struct
+from meshwright.core.files import TaskFile
 from meshwright.core.limits import Limits
 from meshwright.core.money import ZERO, Amount, Budget, Dollars, OnEmpty, exact
 
@@ -53,7 +55,7 @@ def _encode_time(milliseconds: int) -> str:
 
 _RANDOM = random.Random()  # our own: a program's seed, or its tests' fuzzer, is nothing to ids
 os.register_at_fork(after_in_child=_RANDOM.seed)
-_random_bytes = _RANDOM.randbytes
+_random_bits = _RANDOM.getrandbits
 
 
 def new_id() -> str:
@@ -62,7 +64,8 @@ def new_id() -> str:
     Unique, but no secret: the generator is seeded by the system once, since asking it for each id lets go
     of the interpreter lock, which is slow to get back beside a busy thread.
     """
-    return _encode_time(time.time_ns() // 1_000_000) + _random_bytes(16).translate(_DIGITS).decode()
+    random_digits = _random_bits(128).to_bytes(16).translate(_DIGITS).decode()
+    return _encode_time(time.time_ns() // 1_000_000) + random_digits
 
 
 def derived_id(*parts: str) -> str:
@@ -80,7 +83,7 @@ class Plain(BaseModel):
 class TaskRequest(BaseModel):
     """What a client asks for: a capability or one agent by name, and a payload.
 
-    `payload.text` is the request in words. `thread_id` joins a conversation: every agent of it is told what
+    `payload.text` is the request. `thread_id` joins a conversation: every agent of it gets what
     was said before, and runs its tasks one at a time, in order. Tenant and requester are not fields: they
     come from the credentials.
     """
@@ -113,13 +116,20 @@ class TaskRequest(BaseModel):
         description="What it does when its budget is empty: fail, wait or ask until somebody raises it, or "
         "go on with a cheaper tag.",
     )
+    after: Identifier | None = Field(
+        default=None,
+        exclude_if=lambda task_id: task_id is None,
+        description="The id of a task: this one is dispatched once that has ended, however it did.",
+    )
 
 
 class Caller(Struct):
     """Who asks, as the credentials say, and from where (`source` separates idempotency keys).
 
     `budgets` are those of the credentials: what is done for the caller is charged to them. `key_id` is its
-    virtual key, if it has one, and `roles` are what it may do besides.
+    virtual key, if it has one. `roles` are what it may do (`meshwright.core.access.Role`) in its tenant;
+    with `all_tenants` it sees costs, budgets and status of all of them, and may act for any; once it acts for
+    one it `is_proxy` instead. `expires_at` is when the credentials end, where they do.
     """
 
     tenant_id: Identifier = "default"
@@ -128,6 +138,9 @@ class Caller(Struct):
     budgets: tuple[Budget, ...] = ()
     key_id: str | None = None
     roles: frozenset[str] = frozenset()
+    all_tenants: bool = False
+    is_proxy: bool = False
+    expires_at: datetime | None = None
 
 
 class Parent(Struct):
@@ -154,7 +167,7 @@ class Task(Struct):
     """One task as the mesh carries it. `chain` names the agents above it, for limits on delegation.
 
     `budgets_above` are those of the tasks above it, `budgets` those of the credentials that it came with: its
-    calls are charged to each of them as well.
+    calls are charged to each of them as well. `after` is the task whose end it waits for.
     Without a capability it is for `agent_id`, and gets that agent's first capability when accepted.
     """
 
@@ -180,25 +193,29 @@ class Task(Struct):
     budgets_above: tuple[TaskBudget, ...] = ()
     budgets: tuple[Budget, ...] = ()
     on_empty: OnEmpty = "fail"
+    after: Identifier | None = None
 
     def __post_init__(self) -> None:
         if type(self.timeout) is int:
             force_setattr(self, "timeout", float(self.timeout))
-        exact(self, "budget_usd", self.budget_usd)
+        if self.budget_usd is not None:
+            exact(self, "budget_usd", self.budget_usd)
 
     def encode(self) -> Raw:
         """The task as JSON, as it travels and is stored: unknown fields survive, since it is made once."""
         data = write_struct(self)
-        return Raw(data[: -len(_NO_BUDGETS)] + b"}" if data.endswith(_NO_BUDGETS) else data)
+        return Raw(data[: -len(_DEFAULTS)] + b"}" if data.endswith(_DEFAULTS) else data)
 
     @property
     def text(self) -> str:
-        """The request in words: `payload.text`, or nothing."""
+        """The request as text: `payload.text`, or nothing."""
         text = self.payload.get("text", "")
         return text if isinstance(text, str) else ""
 
 
-_NO_BUDGETS = b',"limits":null,"budget_usd":null,"budgets_above":[],"budgets":[],"on_empty":"fail"}'
+_DEFAULTS = (
+    b',"limits":null,"budget_usd":null,"budgets_above":[],"budgets":[],"on_empty":"fail","after":null}'
+)
 
 
 class TaskCarrier(Struct, dict=True):
@@ -259,7 +276,7 @@ class Usage(Struct):
     """Tokens that models read and wrote.
 
     `cached_tokens` are those of the prompt that the provider had in its cache, `cache_write_tokens` those
-    that it put there, `reasoning_tokens` those of the completion that nobody sees.
+    that it put there, `reasoning_tokens` those of the completion that are hidden.
     """
 
     prompt_tokens: int = 0
@@ -294,10 +311,10 @@ class Fault(Struct):
 
 
 class Outcome(Struct):
-    """How a task, or one attempt at it, ended. `result.text` is the answer in words.
+    """How a task, or one attempt at it, ended. `result.text` is the answer as text, `files` come with it.
 
     `usage` and `cost_usd` are those of its calls of models and of the tasks that it delegated; the cost is
-    None where nobody knows the price of one. `finish_reason` is why the last reply
+    None if the price of one is unknown. `finish_reason` is why the last reply
     of a model ended: `stop`, or `length` where it was cut off.
     """
 
@@ -308,6 +325,7 @@ class Outcome(Struct):
     status: OutcomeStatus
     success: bool
     result: dict[str, Any] | None = None
+    files: tuple[TaskFile, ...] = ()
     error: Fault | None = None
     duration_ms: float = 0.0
     model: str | None = None
@@ -323,9 +341,16 @@ class Outcome(Struct):
 
     @property
     def text(self) -> str:
-        """The answer in words: `result.text`, or nothing."""
+        """The answer as text: `result.text`, or nothing."""
         text = (self.result or {}).get("text", "")
         return text if isinstance(text, str) else ""
+
+    @property
+    def answer(self) -> str:
+        """The answer as text, or as JSON if it has none."""
+        result = self.result or {}
+        has_words = not result or isinstance(result.get("text"), str)
+        return self.text if has_words else json.dumps(result, ensure_ascii=False)
 
 
 class Event(Struct):
@@ -429,6 +454,7 @@ class Event(Struct):
 _EVENT_FIELDS = frozenset(Event.__struct_fields__)
 
 
+@lru_cache(maxsize=4096)
 def trace_id_of(traceparent: str | None) -> str | None:
     """The trace id inside a W3C traceparent, if there is one."""
     parts = traceparent.split("-") if traceparent else []

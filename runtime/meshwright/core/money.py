@@ -103,7 +103,7 @@ def from_pico(amount: int) -> Decimal:
 class Price(BaseModel):
     """What a model's tokens cost, in dollars per million.
 
-    Input from the provider's cache, and input that it writes there, costs as other where not told.
+    Input from the provider's cache, and input that it writes there, costs as other input unless set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

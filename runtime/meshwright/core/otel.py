@@ -5,34 +5,135 @@ tracing.publish_to(SdkSpans(BatchSpanProcessor(exporter)))
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from meshwright.core.errors import ConfigError
+from meshwright.core.errors import ConfigError, HostError, in_one_line
+from meshwright.core.extras import install_command
 
 _SERVICE_NAME = "service.name"
 _FLAGS = TraceFlags(TraceFlags.SAMPLED)
+_logger = logging.getLogger("meshwright.tracing")
+_QUIET_SECONDS = 60.0
+_MAX_REASON = 80
+_REMEDY = "Start the collector, or correct or unset tracing.otlp_endpoint (MESH_TRACING__OTLP_ENDPOINT)"
 _MAX_EXPORT_SECONDS = 2.0  # of one request: a collector that hangs must not hold up a stop
+
+
+class CollectorUnavailable(HostError):
+    """The collector does not accept spans."""
 
 
 def otlp_spans(endpoint: str) -> SdkSpans:
     """A taker that sends spans over OTLP/HTTP to a full URL. Raises ConfigError without the extra."""
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    return SdkSpans(BatchSpanProcessor(otlp_exporter(endpoint)))
 
+
+def check_collector(endpoint: str) -> str:
+    """Send no spans to a collector. Returns a sentence. Raises CollectorUnavailable; blocks meanwhile."""
+    exporter = otlp_exporter(endpoint)
+    try:
+        return exporter.check()
+    finally:
+        exporter.shutdown()
+
+
+def otlp_exporter(endpoint: str) -> ReportingExporter:
+    """What sends spans over OTLP/HTTP to a full URL. Raises ConfigError without the extra."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as error:
         raise ConfigError(
             f"otlp_endpoint needs the OTLP exporter, which cannot be imported: {error}",
-            remedy="In a checkout of Meshwright: pip install -e '.[otlp]'",
+            remedy=install_command("otlp"),
             field="otlp_endpoint",
         ) from error
-    return SdkSpans(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=_MAX_EXPORT_SECONDS)))
+    return ReportingExporter(OTLPSpanExporter(endpoint=endpoint, timeout=_MAX_EXPORT_SECONDS), endpoint)
+
+
+class ReportingExporter(SpanExporter):
+    """An exporter whose failures are one line a minute, in place of the lines that it logs itself."""
+
+    def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
+        parts = urlsplit(endpoint)
+        self._shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self._exporter = exporter
+        self._sender: int | None = None  # the thread that exports now: the lines of others are not ours
+        self._reason = ""
+        self._quiet_until = float("-inf")
+        self._logger = logging.getLogger(type(exporter).__module__)
+        self._logger.addFilter(self._keep_reason)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send spans; what fails is logged."""
+        result = self._send(spans)
+        now = time.monotonic()
+        if result is not SpanExportResult.SUCCESS and now >= self._quiet_until:
+            self._quiet_until = now + _QUIET_SECONDS
+            _logger.warning(in_one_line(self._problem(), _REMEDY))
+        return result
+
+    def check(self) -> str:
+        """Send no spans. Returns a sentence. Raises CollectorUnavailable."""
+        if self._send(()) is not SpanExportResult.SUCCESS:
+            raise CollectorUnavailable(self._problem(), remedy=_REMEDY)
+        return f"{self._shown} accepts spans"
+
+    def shutdown(self) -> None:
+        """Close the connections."""
+        self._exporter.shutdown()
+        self._logger.removeFilter(self._keep_reason)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send what the exporter holds."""
+        return self._exporter.force_flush(timeout_millis)
+
+    def _send(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self._sender, self._reason = threading.get_ident(), ""
+        try:
+            return self._exporter.export(spans)
+        finally:
+            self._sender = None
+
+    def _problem(self) -> str:
+        return f"Spans cannot be sent to {self._shown} ({self._reason or 'no answer in time'})"
+
+    def _keep_reason(self, record: logging.LogRecord) -> bool:
+        """Take the reason out of a line of the exporter, and hold the line back."""
+        if threading.get_ident() != self._sender:
+            return True
+        self._reason = self._reason or _reason_of(record)
+        return False
+
+
+def _reason_of(record: logging.LogRecord) -> str:
+    """What a line of the exporter says of the failure, in few words; nothing where it says nothing of it."""
+    for value in record.args if isinstance(record.args, tuple) else ():
+        if isinstance(value, int):
+            return f"it answers {value}"
+        if isinstance(value, BaseException):
+            causes = [*_causes(value)]
+            system = (cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror)
+            return next(system, type(value).__name__)
+        if isinstance(value, str) and value != "spans":  # the reason of an answer, such as Bad Gateway
+            return value[:_MAX_REASON]
+    return ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class SdkSpans:

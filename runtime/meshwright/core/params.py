@@ -8,7 +8,7 @@ from collections.abc import Iterable
 _FIELDS = frozenset(
     {"model", "messages", "tools", "tool_choice", "temperature", "max_tokens", "max_completion_tokens"}
     | {"stream", "stream_options", "response_format", "user", "tags", "metadata", "cache", "input"}
-    | {"n", "logprobs", "top_logprobs", "modalities", "audio", "functions", "function_call"}
+    | {"n", "logprobs", "top_logprobs", "functions", "function_call"}
 )
 """What a request has a field of its own for, or what its reply has no place for."""
 _OPERATOR = re.compile(

@@ -20,6 +20,7 @@ KNOWN = re.compile(
     | \b(?:
         sk-(?=[A-Za-z_-]{0,20}[0-9])[A-Za-z0-9_-]{16,}         # OpenAI, Anthropic, LiteLLM, this mesh
       | mesh-admin-[A-Za-z0-9_-]{16,}                          # the admin token of a mesh
+      | gAAAAA[A-Za-z0-9_-]{60,}={0,2}                         # what the mesh has encrypted
       | [sr]k_(?:live|test)_[A-Za-z0-9]{10,}                   # Stripe
       | (?:AKIA|ASIA)[A-Z0-9]{16}\b                            # AWS
       | gh[oprsu]_[A-Za-z0-9]{20,} | github_pat_[A-Za-z0-9_]{20,}

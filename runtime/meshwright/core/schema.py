@@ -1,4 +1,4 @@
-"""JSON schemas of what people and models send: what is wrong with a value, its defaults, its form in words.
+"""JSON schemas of what people and models send: what is wrong with a value, its defaults, its form as text.
 
 The keywords are those that pydantic writes. An unknown keyword allows everything: what reads the value into a
 type checks the rest.
@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 _MAX_DEPTH = 64  # of references within one another
-_MAX_TOLD = 8  # values of an enumeration, or fields of an object, in a sentence
+_MAX_LISTED = 8  # values of an enumeration, or fields of an object, in a sentence
 _WORDS = {
     "string": "text",
     "boolean": "true or false",
@@ -53,7 +53,7 @@ def with_defaults(schema: Any, value: Any) -> Any:
 
 
 def described(schema: Any) -> str:
-    """The form of a value in words: `text`, or `{"approve": true or false, "reason": text (optional)}`."""
+    """The form of a value as text: `text`, or `{"approve": true or false, "reason": text (optional)}`."""
     root = schema if isinstance(schema, Mapping) else {}
     return _described(root, root, 0)
 
@@ -72,9 +72,9 @@ def _described(schema: Any, root: Schema, depth: int) -> str:
         required = schema.get("required", ())
         fields = [
             f'"{name}": {_described(known, root, depth + 1)}{"" if name in required else " (optional)"}'
-            for name, known in [*properties.items()][:_MAX_TOLD]
+            for name, known in [*properties.items()][:_MAX_LISTED]
         ]
-        return "{" + ", ".join([*fields, *(["..."] if len(properties) > _MAX_TOLD else [])]) + "}"
+        return "{" + ", ".join([*fields, *(["..."] if len(properties) > _MAX_LISTED else [])]) + "}"
     kinds = _types(schema)
     if kinds == ["array"] and "items" in schema and depth < 4:
         return f"[{_described(schema['items'], root, depth + 1)}, ...]"
@@ -82,7 +82,7 @@ def _described(schema: Any, root: Schema, depth: int) -> str:
 
 
 def _range_of(schema: Schema, kind: str) -> str:
-    """The bounds of a number in words."""
+    """The bounds of a number as text."""
     least, most = schema.get("minimum"), schema.get("maximum")
     if kind not in ("integer", "number") or (least is None and most is None):
         return ""
@@ -143,7 +143,7 @@ def _faults_of_object(
         if name in properties:
             yield from _faults(properties[name], root, field, _below(path, name), depth + 1)
         elif others is False:
-            known = ", ".join([*properties][:_MAX_TOLD]) or "no fields"
+            known = ", ".join([*properties][:_MAX_LISTED]) or "no fields"
             yield SchemaFault(_below(path, name), f"is not a field of it; there are {known}")
         else:
             yield from _faults(others, root, field, _below(path, name), depth + 1)
@@ -243,8 +243,8 @@ def _below(path: str, name: str) -> str:
 
 
 def _choice(words: Sequence[str]) -> str:
-    told = [*words[:_MAX_TOLD], *(["..."] if len(words) > _MAX_TOLD else [])]
-    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} or {told[-1]}"
+    listed = [*words[:_MAX_LISTED], *(["..."] if len(words) > _MAX_LISTED else [])]
+    return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} or {listed[-1]}"
 
 
 def _json(value: Any) -> str:

@@ -14,6 +14,7 @@ TRACES = "traces"
 MESH = "mesh-events"
 AGENTS = "agents"
 SPEND = "spend"
+BOARD = "board"
 
 MODEL_DELTA = "model.delta"
 """The type of the events on TASK_PROGRESS that carry pieces of a model's answer. No log has them."""

@@ -1,13 +1,13 @@
-"""Tracing: spans of the road of a task, one trace for each, handed on in batches when they have finished.
+"""Tracing: spans of a task, one trace for each, handed on in batches once they have finished.
 
-A span is handed its parent as a W3C traceparent, since the parts of a road meet only through messages. A
+A span is handed its parent as a W3C traceparent, since the parts of a task meet only through messages. A
 finished one is plain data:
 
     {trace_id, span_id, parent_span_id, name, kind, start_time, end_time, attributes, status, status_message}
 
 with ids in hexadecimal, times in unix nanoseconds, and `status` "unset" or "error". A span of the
 OpenTelemetry SDK costs its maker five times as much, and a task has a dozen; `meshwright.core.otel` makes SDK
-spans of these, for exporters, off the road.
+spans of these, for exporters, while no task waits.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from meshwright.core.errors import MeshError
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Record = dict[str, Any]
+TENANT = "meshwright.tenant.id"
+"""The attribute that says whose a span is: events with spans are of that tenant alone."""
 Publish = Callable[[str, list[Record]], object]
 
 MAX_BATCH = 64  # finished spans of one trace that wait to be published

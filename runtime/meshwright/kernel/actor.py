@@ -34,7 +34,6 @@ class Turn:
 
     __slots__ = (
         "_name",
-        "_sent",
         "_trace_id",
         "after_commit",
         "early",
@@ -44,6 +43,7 @@ class Turn:
         "records",
         "ref",
         "sends",
+        "sent",
         "size",
         "traceparent",
         "wake",
@@ -65,16 +65,12 @@ class Turn:
         self.after_commit: list[Any] = []
         self.wake = record.wake_at
         self.size = 0
-        self._sent = record.sent
-
-    @property
-    def sent(self) -> int:
+        self.sent = record.sent
         """How many messages and events the actor has sent, this turn's included."""
-        return self._sent
 
     def _next_id(self) -> str:
-        self._sent += 1
-        return f"{self._name}/{self._sent}"
+        self.sent += 1
+        return f"{self._name}/{self.sent}"
 
     def _as_json(self, value: Any) -> Json:
         """What an effect holds as JSON; `size` bounds what all effects have together, in bytes."""

@@ -60,7 +60,7 @@ class _Group:
 
 
 class _Durable:
-    """Await it to know that a batch is durable; it costs nothing where nobody does."""
+    """Await it to know that a batch is durable; it costs nothing unless awaited."""
 
     __slots__ = ("_group", "_schedule")
 
@@ -183,7 +183,7 @@ class AheadExecutor:
         self._ready.clear()
 
     def fail(self, error: StoreFailed) -> None:
-        """Nothing can be promised any more: whoever waits is told why."""
+        """Stop service: waiting callers get the error."""
         self.failure = error
         self._schedule()
 
@@ -220,7 +220,7 @@ class AheadExecutor:
     # Records of streams
 
     def _is_new(self, record: Record) -> bool:
-        """Whether nobody has written that number. Asks the store only where this process cannot know."""
+        """Whether that number is still free. Asks the store only if this process cannot know."""
         key = (record.stream, record.n)
         cell = self._cells.active(record.ref)
         if cell is not None and cell.is_new:
@@ -294,7 +294,7 @@ class AheadExecutor:
         assert cell.record is not None
         try:
             commit = self._around.run(cell, cell.record, delivery)
-        except Exception as error:  # noqa: BLE001 whatever a turn raises, the actor is unchanged and the sender is told
+        except Exception as error:  # noqa: BLE001 the sender gets whatever a turn raises; the actor is unchanged
             self._refuse(cell, delivery, error)
         else:
             self._commit(cell, delivery, commit)
@@ -315,7 +315,8 @@ class AheadExecutor:
                 self._note(commit.records)
             for message in commit.sends:
                 self._post(message)
-            self._spread(commit.events)
+            if commit.events:
+                self._spread(commit.events)
             if commit.record.wake_at is not None:
                 self._around.timers.note(cell.ref, commit.record.wake_at)
         if commit.early:

@@ -87,7 +87,7 @@ class Cells:
         return iter(list(self._cells.values()))
 
     def kind(self, ref: ActorRef) -> ActorKind:
-        """The kind of an actor. Raises NotFound where nobody registered it."""
+        """The kind of an actor. Raises NotFound if it is not registered."""
         kind = self.kinds.get(ref.type)
         if kind is None:
             raise NotFound(f"no actor type {ref.type!r} is registered", field="type")
@@ -109,7 +109,8 @@ class Cells:
 
     def set_record(self, cell: Cell, record: ActorRecord) -> None:
         """Give a cell its record: what was loaded, or what a turn left."""
-        self._bytes += len(record.state) - _size_of(cell)
+        before = cell.record
+        self._bytes += len(record.state) - (len(before.state) if before is not None else 0)
         cell.record = record
 
     def forget(self, cell: Cell) -> None:

@@ -89,7 +89,7 @@ def without_alarm(record: ActorRecord, message: Message, ref: ActorRef) -> Commi
 
 
 def settle(future: asyncio.Future[Any] | None, result: Any, error: BaseException | None) -> None:
-    """Answer whoever waits, if anybody still does."""
+    """Resolve the caller's future, unless it has stopped waiting."""
     if future is None or future.done():
         return
     if error is not None:

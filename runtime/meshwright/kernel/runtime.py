@@ -74,6 +74,7 @@ class Runtime:
         self.kinds: Mapping[str, ActorKind] = self._cells.kinds
         self._timers = Timers(self.clock, self._load_alarms, self._ring)
         self._worker: Signals | None = None
+        self._attached: dict[str, Signals] = {}
         self._calls = itertools.count(1)
         self._former: set[str] = set()
         self._refusal: HostError | None = Draining("the mesh is not running", remedy=_TRY_AGAIN)
@@ -132,9 +133,11 @@ class Runtime:
         """
         return self.bus.listen(pattern, listener, types, sealed=sealed)
 
-    def attach(self, worker: Signals) -> None:
-        """Give the signals of turns to this worker."""
-        self._worker = worker
+    def attach(self, worker: Signals, *types: str) -> None:
+        """Give the signals of turns to this worker: those of some types of actors, or of all others."""
+        self._attached.update(dict.fromkeys(types, worker))
+        if not types:
+            self._worker = worker
 
     # Lifetime
 
@@ -173,7 +176,7 @@ class Runtime:
         await self._close()
 
     async def crash(self) -> None:
-        """End as kill -9 would, but for the process: nothing more is committed. Those who wait are told."""
+        """End as kill -9 would, but keep the process: nothing more is committed, and callers get an error."""
         self._refusal = HostError(
             "the runtime has crashed", remedy="start it again: what it accepted goes on"
         )
@@ -223,9 +226,9 @@ class Runtime:
         for cell in self._cells:
             if not cell.queued:
                 self._cells.forget(cell)
-        self._run(self._begin_anew(), "new incarnation")
+        self._run(self._begin_incarnation(), "new incarnation")
 
-    async def _begin_anew(self) -> None:
+    async def _begin_incarnation(self) -> None:
         await self._timers.stop()
         while not self._begun.is_set():
             self._is_lost = False
@@ -244,7 +247,7 @@ class Runtime:
             self.wake([ref], "recover")
 
     def fail(self, error: StoreFailed) -> None:
-        """Nothing can be promised any more: whoever waits is told why, and nothing new is taken."""
+        """Stop service: waiting callers get the error, and no new message is accepted."""
         first = not isinstance(self._refusal, StoreFailed)
         self._refusal = error
         self._executor.fail(error)
@@ -261,7 +264,7 @@ class Runtime:
         Not deduped: the turn itself must know a repeat. What the turn raises is raised here, with the
         actor unchanged; MailboxFull, Draining and StoreFailed may come instead.
         """
-        if not self._is_ready:
+        if not self.is_ready:
             await self._entry()
         if self._strict and body is not None:
             body = as_json(ref, body)
@@ -273,7 +276,7 @@ class Runtime:
     async def send(self, message: Message) -> None:
         """Take a message from outside: durable when this returns, and dropped if its id was taken before."""
         message = seal_message(message, self.max_record_bytes)
-        if not self._is_ready:
+        if not self.is_ready:
             await self._entry()
         if message.to.type not in self.remote_kinds:
             self._admit(message.to)
@@ -285,7 +288,7 @@ class Runtime:
         Dropped if an event of its id was taken before.
         """
         [event] = seal_events([event], self.max_record_bytes)
-        if not self._is_ready:
+        if not self.is_ready:
             await self._entry()
         await self._executor.publish(event)
 
@@ -336,7 +339,7 @@ class Runtime:
         return await self._store.records(ref, stream, first, last)
 
     async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
-        """Delete whole streams of an actor, of which nothing is read or written any more."""
+        """Delete whole streams of an actor that are no longer read or written."""
         self._check_open()
         await self._executor.settled(ref)
         await self._store.delete_records(ref, streams)
@@ -363,7 +366,7 @@ class Runtime:
             self._executor.deliver(cell, delivery)
 
     def wake(self, refs: Iterable[ActorRef], turn: str) -> None:
-        """Give actors a `recover`, `redrive` or `wake` turn; types that nobody registered are passed by."""
+        """Give actors a `recover`, `redrive` or `wake` turn; unregistered types are skipped."""
         for ref in refs:
             kind = self.kinds.get(ref.type)
             if kind is None or (turn == "recover" and not kind.recovers):
@@ -374,7 +377,8 @@ class Runtime:
     # Small parts
 
     @property
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether messages are taken now: it runs, and has its store and its lease."""
         return self._refusal is None and self._begun.is_set()
 
     async def _entry(self) -> None:
@@ -389,7 +393,7 @@ class Runtime:
             raise Draining("This worker could not renew its lease in time, and restarts", remedy=_TRY_AGAIN)
 
     def _check_open(self) -> None:
-        if isinstance(self._refusal, StoreFailed) or (self._refusal is not None and not self._is_open):
+        if self._refusal is not None and (isinstance(self._refusal, StoreFailed) or not self._is_open):
             raise self._refusal
 
     def _admit(self, ref: ActorRef) -> Cell:
@@ -412,9 +416,10 @@ class Runtime:
         self.wake([ref], "wake")
 
     def _signal(self, ref: ActorRef, signals: Sequence[Any]) -> None:
-        if self._worker is not None:
+        worker = self._attached.get(ref.type, self._worker)
+        if worker is not None:
             for signal in signals:
-                self._worker.signal(ref, signal)
+                worker.signal(ref, signal)
 
     async def _trim_idle(self) -> None:
         while True:

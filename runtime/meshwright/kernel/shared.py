@@ -132,7 +132,7 @@ class SharedExecutor:
             _refuse_mailbox(cell, error)
 
     def fail(self, error: StoreFailed) -> None:
-        """Nothing can be promised any more: whoever waits is told why."""
+        """Stop service: waiting callers get the error."""
         self._ending = error
         for cell in self._cells:
             _refuse_mailbox(cell, error)
@@ -174,7 +174,7 @@ class SharedExecutor:
             again = [delivery for delivery in deliveries if delivery.number not in gone]
             cell.mailbox.extendleft(reversed(again))
             return bool(gone)
-        except Exception as error:  # noqa: BLE001 whatever the store did, who waits is told
+        except Exception as error:  # noqa: BLE001 waiting callers get every error of the store
             self._cells.forget(cell)
             await self._failed(cell, deliveries, error)
         except asyncio.CancelledError:
@@ -183,7 +183,7 @@ class SharedExecutor:
         return True
 
     async def _failed(self, cell: Cell, deliveries: Sequence[Delivery], error: Exception) -> None:
-        """Tell those who wait, and take what nobody else would repeat again in a moment."""
+        """Fail the waiting callers, and retry deliveries without a caller after a short pause."""
         _refuse_all(deliveries, error)
         if isinstance(error, StoreFailed):
             self._around.fail(error)
@@ -220,7 +220,7 @@ class SharedExecutor:
         end: Commit | Exception
         try:
             end = self._around.run(cell, visit.record, delivery)
-        except Exception as error:  # noqa: BLE001 whatever a turn raises, the actor is unchanged and the sender is told
+        except Exception as error:  # noqa: BLE001 the sender gets whatever a turn raises; the actor is unchanged
             end = error
             if not delivery.is_call:
                 batch.events.append(dead_letter(message, error, self._around.clock.now()))
@@ -290,7 +290,7 @@ class SharedExecutor:
 
 
 class _Waited:
-    """A commit to wait for: whoever gives up waiting does not undo it, and nobody has to wait."""
+    """A commit that callers may await: cancelling a caller does not undo it, and awaiting it is optional."""
 
     __slots__ = ("_writing",)
 
@@ -303,7 +303,7 @@ class _Waited:
 
 
 def _seen(done: asyncio.Task[None]) -> None:
-    """Look at an error, which nobody may have waited for."""
+    """Retrieve an error that may have no waiting caller."""
     if not done.cancelled():
         done.exception()
 
@@ -313,7 +313,7 @@ def _arrived(cell: Cell, sending: asyncio.Task[None]) -> None:
 
 
 def _refuse_all(deliveries: Iterable[Delivery], error: Exception | None) -> None:
-    """Tell whoever waits that it did not happen, or that nobody can say whether it did."""
+    """Tell waiting callers that it did not happen, or that its result is unknown."""
     for delivery in deliveries:
         settle(delivery.reply, None, error)
 

@@ -4,10 +4,10 @@ The runtime owns mailboxes, activation, turns, alarms, recovery, dead letters, r
 same on every store. A store keeps actor records, messages on their way, records of streams and events, and
 changes them by one `commit` at a time.
 
-**Exclusive or shared.** Nobody else writes an ExclusiveStore: turns run ahead of the disk, many turns of many
-actors share one batch, and messages are delivered in the process before they are durable; only what leaves
-the process waits. Several workers write a SharedStore: a batch holds the turns of one actor, and nothing of
-it is delivered before it is durable; the store itself then delivers it, to this process or elsewhere.
+**Exclusive or shared.** An ExclusiveStore has no other writer: turns run ahead of the disk, many turns of
+many actors share one batch, and messages are delivered in the process before they are durable; only what
+leaves the process waits. Several workers write a SharedStore: a batch holds the turns of one actor, and
+nothing of it is delivered before it is durable; the store then delivers it, to this process or elsewhere.
 
 **Conflict.** Actor records are compared and swapped: another worker may have changed the actor. The runtime
 then loads it again and runs the same turns again. A turn runs where its message lands; placement is affinity.
@@ -96,9 +96,9 @@ class AlreadyTaken(Conflict):
 class Takeover:
     """What an incarnation takes up as it begins.
 
-    `messages` that nobody has taken, in order of sending, and `pending`: the actors with pending work, which
-    get a `recover` turn. `last_number` is the highest number that a message ever had; exclusive stores alone
-    have to tell, since the runtime numbers their messages.
+    `messages` that were not taken yet, in order of sending, and `pending`: the actors with pending work,
+    which get a `recover` turn. `last_number` is the highest number that a message ever had; only exclusive
+    stores must set it, since the runtime numbers their messages.
     """
 
     messages: Sequence[Delivery] = ()
@@ -126,7 +126,7 @@ class Receiver(Protocol):
         ...
 
     def wake(self, refs: Iterable[ActorRef], turn: str) -> None:
-        """Give actors a `recover`, `redrive` or `wake` turn; types that nobody registered are passed by."""
+        """Give actors a `recover`, `redrive` or `wake` turn; unregistered types are skipped."""
         ...
 
     def lease_lost(self, *, tell_worker: bool = True) -> None:
@@ -138,7 +138,7 @@ class Receiver(Protocol):
         ...
 
     def fail(self, error: StoreFailed) -> None:
-        """Give up: nothing can be promised any more. Those who wait are told, and `on_failure` is called."""
+        """Stop service: waiting callers get the error, and `on_failure` is called."""
         ...
 
 
@@ -185,7 +185,7 @@ class Store(ABC):
 
     @abstractmethod
     async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
-        """Delete whole streams of an actor, of which nothing is read or written any more."""
+        """Delete whole streams of an actor that are no longer read or written."""
 
     @abstractmethod
     def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
@@ -234,8 +234,8 @@ class SharedStore(Store):
         one actor never overlap. Nothing leaves the process before this returns.
 
         Raises Conflict or AlreadyTaken: nothing was written, and the turns run again. StoreFailed: nothing
-        can be promised any more, the runtime gives up. Anything else, as StoreUnavailable: those who wait are
-        told, and deliveries without a `reply` are taken again after a pause.
+        can be promised any more, the runtime gives up. Anything else, as StoreUnavailable: waiting callers
+        get the error, and deliveries without a `reply` are taken again after a pause.
         """
 
     async def forward(self, message: Message) -> Any:
@@ -244,7 +244,7 @@ class SharedStore(Store):
 
 
 class ExclusiveStore(Store):
-    """A store that nobody else writes: turns run ahead of it, and many turns of many actors share a batch."""
+    """A store without other writers: turns run ahead of it, and many turns of many actors share a batch."""
 
     @abstractmethod
     def load(self, refs: Sequence[ActorRef]) -> Mapping[ActorRef, ActorRecord]:
@@ -254,7 +254,7 @@ class ExclusiveStore(Store):
     def write(self, batch: Batch, done: Callable[[StoreFailed | None], None]) -> None:
         """Queue a batch; `done` is called on the event loop once it is durable, or with why it is not.
 
-        Batches become durable in the order of the calls. Their events are told to the bus in the same step of
+        Batches become durable in the order of the calls. The bus gets their events in the same step of
         the loop that calls `done`.
         """
 

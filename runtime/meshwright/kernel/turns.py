@@ -162,7 +162,7 @@ def take_turn(
     """Run one turn of an active actor on a message, and return what is to be committed.
 
     `remember` keeps the message's id in the record, for messages that may be delivered again. Whatever the
-    turn raises is passed on: the caller must then activate the actor anew, from `record`, since its state
+    turn raises is passed on: the caller must then activate the actor again, from `record`, since its state
     may be half changed. Raises TooLarge where its state, or one of its effects, has over `max_bytes`.
     """
     if message.id in record.processed_ids:

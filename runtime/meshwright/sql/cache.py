@@ -95,6 +95,18 @@ class SqliteCache:
         if len(value) <= self._max_bytes:
             await self._run(keep)
 
+    async def clear(self) -> None:
+        """Delete every answer, from the file too."""
+
+        def clear(connection: sqlite3.Connection) -> None:
+            with connection:
+                connection.execute("DELETE FROM answers")
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+        if self.path.exists():
+            await self._run(clear)
+
     async def close(self) -> None:
         """Close the file."""
         if self._thread is not None:

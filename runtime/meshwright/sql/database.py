@@ -84,8 +84,13 @@ class Session(ABC):
         """A table to be read by one of its indices, or by its primary key; all of them are code."""
         return table
 
-    def notify(self, news: str) -> None:  # noqa: B027 nothing, where nobody else reads
+    def notify(self, news: str) -> None:  # noqa: B027 does nothing where there is no other reader
         """Tell the other processes that share the database, once the transaction has committed."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended, as where the server was restarted."""
+        return False
 
     def close(self) -> None:
         """Close the connection."""
@@ -128,7 +133,7 @@ def _chunks(rows: Sequence[ResultT]) -> Iterator[Sequence[ResultT]]:
 
 
 class Job(NamedTuple):
-    """A function for the writer, and who is told: `done(result, error)`, on the event loop."""
+    """A function for the writer, and its callback `done(result, error)`, on the event loop."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -153,7 +158,7 @@ class Database(ABC):
         self.accepted_loss: Loss | None = None
         self.failure: StoreFailed | None = None
         self.on_failure: Callable[[StoreFailed], None] = lambda error: None
-        """Called where nothing can be written any more although nobody waits for it."""
+        """Called when writing has failed for good and no caller waits for the write."""
         self.preloaded: list[Any] = []
         """What a process that writes imports before it is asked for anything."""
         self._migrations: dict[str, Traversable] = {MESH: resources.files(migrations)}
@@ -167,6 +172,9 @@ class Database(ABC):
 
     def count_accepted(self, tasks: int) -> None:  # noqa: B027 nothing, where a dialect needs none
         """Count tasks that were accepted, durably."""
+
+    async def compact(self) -> None:  # noqa: B027 nothing, where a dialect needs none
+        """Take from the disk what was deleted. On PostgreSQL that is an administrator's: VACUUM FULL."""
 
     def migrate(self, component: str, folder: Traversable) -> None:
         """Bring a component's tables up to date when the database is opened."""
@@ -300,12 +308,21 @@ class Database(ABC):
             return await future
 
     async def read(self, function: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
-        """Call `function(session, ...)` in the reader's thread; it sees committed data."""
+        """Call `function(session, ...)` in the reader's thread; it sees committed data.
+
+        It is called again on a new connection where the server has ended the one before.
+        """
         if self._readers is None:
             raise self.failure or StoreFailed(f"{self.location} is not open")
 
         def call() -> ResultT:
             with self._translating():
+                session = self._reading()
+                try:
+                    return function(session, *args, **kwargs)
+                except Exception:  # whose connection has ended; any other is the caller's
+                    if not session.is_lost:
+                        raise
                 return function(self._reading(), *args, **kwargs)
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
@@ -321,7 +338,7 @@ class Database(ABC):
 
     def _reading(self) -> Session:
         """The session of the reader's thread."""
-        if self._reader is None:
+        if self._reader is None or self._reader.is_lost:
             self._reader = self.connect_reader()
         return self._reader
 
@@ -353,7 +370,7 @@ class Database(ABC):
             results = self._write_group(self._session, jobs)
         except Exception as error:  # noqa: BLE001 whatever it was, nothing of the group is durable: each job learns it
             failure = self._failed(error)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: no caller is left
             self._loop.call_soon_threadsafe(self._written, jobs, results, failure)
 
     def _write_group(self, session: Session, jobs: Sequence[Job]) -> Sequence[Any]:

@@ -1,30 +1,39 @@
-"""The data folder: for its owner alone, and without links, whoever made it."""
+"""The data folder: for its owner alone, and without links."""
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from meshwright.core.errors import StoreFailed
+from meshwright.core.errors import ConfigError, StoreFailed
 
 logger = logging.getLogger(__name__)
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+LAST_ERROR = "last-error.txt"
+"""The last traceback."""
 MARKS = (
     "mesh.lock",
     "mesh.db",
     "mesh.json",
     "admin.token",
+    "secret.key",
     "models.json",
-    "last-error.txt",
+    LAST_ERROR,
     "cache.db",
     "demo",
 )
 """What says that a folder holds the data of a mesh: one of them is in each."""
+SOCKET_NAME = "mesh.sock"
+"""The Unix socket at which this machine's own user finds the mesh."""
+SECRET_KEY = "secret.key"
+"""The keys that encrypt stored secrets, where the settings have none."""
 _MOUNTED = "lost+found"
 IGNORE = ".gitignore"
 """Keeps the folder out of git."""
@@ -91,6 +100,54 @@ def read_private(path: Path) -> str:
     """The text of a file of a data folder. Follows no link. Raises OSError, ValueError."""
     with os.fdopen(open_private(path, os.O_RDONLY), encoding="utf-8") as file:
         return file.read()
+
+
+class KeyFile:
+    """A file of a data folder with secrets of the mesh, one on a line, newest first; made at first use."""
+
+    def __init__(self, path: Path, make: Callable[[], str]) -> None:
+        self.path = path
+        self._make = make
+        self._read: tuple[tuple[int, int], list[str]] | None = None
+
+    def keys(self) -> list[str]:
+        """The secrets of the file as it is now. Raises ConfigError, StoreFailed."""
+        try:
+            found = self.path.lstat()
+        except FileNotFoundError:
+            return self._first()
+        version = found.st_mtime_ns, found.st_ino
+        if self._read is None or self._read[0] != version:
+            self._read = version, self._lines()
+        return self._read[1]
+
+    def add(self) -> None:
+        """Make one more secret, the newest. Raises ConfigError, StoreFailed, OSError."""
+        write_private(self.path, "".join(f"{key}\n" for key in (self._make(), *self.keys())))
+
+    def _first(self) -> list[str]:
+        draft = make_private(self.path.parent) / f".{self.path.name}.{secrets.token_hex(8)}"
+        try:
+            write_private(draft, f"{self._make()}\n")
+            with suppress(FileExistsError):  # another process was first
+                os.link(draft, self.path)
+            draft.unlink()
+        except OSError as error:
+            raise self.unusable(f"cannot be written: {error.strerror or error}") from error
+        return self._lines()
+
+    def _lines(self) -> list[str]:
+        try:
+            lines = read_private(self.path).split()
+        except (OSError, ValueError) as error:
+            raise self.unusable(f"cannot be read: {error}") from error
+        if not lines:
+            raise self.unusable("is empty")
+        return lines
+
+    def unusable(self, problem: str) -> ConfigError:
+        """The error for a file that cannot be used."""
+        return ConfigError(problem, path=str(self.path), remedy="Restore it from a copy of the data folder")
 
 
 def _check_owner(folder: Path, found: os.stat_result) -> None:

@@ -99,6 +99,12 @@ class Marker:
                 os.close(wal)
 
 
+def marked_seq(folder: Path) -> int:
+    """How far the mark of a folder says that its log had come; 0 where it has none."""
+    mark = _read(folder / FILE_NAME)
+    return mark.seq if mark is not None else 0
+
+
 def _read(path: Path) -> _Mark | None:
     """The mark of a folder; None where there is none, or a power cut has left half of one."""
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.core.errors import ConfigError, StoreFailed
+from meshwright.core.extras import install_command
 from meshwright.sql.database import Cursor, Database, Job, Row, Session, Values
 
 try:
@@ -18,7 +19,7 @@ try:
     from psycopg import conninfo, errors
 except ImportError as error:
     raise ConfigError(
-        "PostgreSQL needs psycopg, which is not installed", remedy="pip install 'meshwright[postgres]'"
+        "PostgreSQL needs psycopg, which is not installed", remedy=install_command("postgres")
     ) from error
 
 _MAX_INTEGER = 2**63 - 1
@@ -65,7 +66,12 @@ class PostgresSession(Session):
 
     def is_fatal(self, error: Exception) -> bool:
         """Whether the connection is gone, or another transaction was in the way: both concern the group."""
-        return _is_retryable(error) or self.connection.closed
+        return _is_retryable(error) or self.is_lost
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended, as where the server was restarted."""
+        return self.connection.closed
 
     @property
     def channel(self) -> str:
@@ -110,6 +116,15 @@ class PostgresDatabase(Database):
     async def connect_async(self) -> psycopg.AsyncConnection[Row]:
         """The same for the event loop."""
         return await psycopg.AsyncConnection.connect(**self._settings(), autocommit=True)
+
+    async def check(self) -> str:
+        """Log in, and leave. Returns a sentence. Raises StoreFailed."""
+        try:
+            connection = await self.connect_async()
+        except psycopg.Error as error:
+            raise self._translated(error) from error
+        await connection.close()
+        return f"{self.location} accepts the mesh"
 
     def connect_reader(self) -> PostgresSession:
         """One more session to read, for a caller that must not wait for a thread; the caller closes it."""

@@ -122,6 +122,20 @@ class SqliteDatabase(Database):
         """Count tasks that were accepted, durably."""
         self._marker.tasks += tasks
 
+    async def compact(self) -> None:
+        """Rewrite the file without what was deleted. Commits wait meanwhile. Raises StoreFailed."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(problem: str | None, error: StoreFailed | None) -> None:
+            what = f"{self.path} cannot be compacted: {problem}"
+            failure = error or (StoreFailed(what) if problem else None)
+            if future.done():
+                return  # its waiter was cancelled
+            future.set_exception(failure) if failure else future.set_result(None)
+
+        self.submit(_compact, (), done)
+        await future
+
     def write_apart(self) -> asyncio.Future[None]:
         """Begin to write in a process of its own; until the result is there, the thread writes."""
         assert self._lock is not None and self._process is None
@@ -250,6 +264,19 @@ class SqliteDatabase(Database):
             return error
         remedy = f"make room or the folder writable and {_START_AGAIN}"
         return StoreFailed(f"cannot write to {self.path}: {error}", remedy=remedy)
+
+
+def _compact(session: Session) -> str | None:
+    """Rewrite the file; returns why that failed. What came before in the group is committed by then."""
+    session.execute("COMMIT")
+    try:
+        session.execute("VACUUM")
+        session.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.Error as error:  # a full disk: the file is as it was
+        return str(error)
+    finally:
+        session.execute("BEGIN IMMEDIATE")
+    return None
 
 
 def connect_writer(path: Path, durability: str) -> SqliteSession:

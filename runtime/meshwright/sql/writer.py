@@ -131,7 +131,7 @@ def main(calls: int, answers: int, path: str, durability: str) -> None:
         while len(head := incoming.read(_SIZE.size)) == _SIZE.size:
             data = incoming.read(*_SIZE.unpack(head))
             if len(data) < _SIZE.unpack(head)[0]:
-                break  # whoever sent it was killed, and nobody was told that it is durable
+                break  # its sender was killed before the write was reported as durable
             if session is None:
                 pickle.loads(data)  # noqa: S301 our own process: this imports what it will call
                 session = connect_writer(Path(path), durability)

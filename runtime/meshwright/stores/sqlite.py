@@ -71,7 +71,7 @@ class SqliteStore(ExclusiveStore):
             raise
 
     async def begin(self, incarnation: str) -> Takeover:
-        """Take up the messages that nobody took, and the actors with pending work."""
+        """Deliver the messages that were not taken, and recover the actors with pending work."""
         self._incarnation = incarnation
         rows = self._read("SELECT n, outside, message FROM mailbox ORDER BY n")
         try:
@@ -161,11 +161,12 @@ class SqliteStore(ExclusiveStore):
         written: Written | None,
         error: StoreFailed | None,
     ) -> None:
-        """Tell the runtime: it writes the next batch before anybody else is told."""
+        """Tell the runtime first: it writes the next batch before waiting callers resume."""
         done(error)
-        if written is not None:
+        if written is not None and self._receiver is not None:
+            tell = self._receiver.bus.tell
             for event in self._log.tell(events, written):
-                self.broadcast(event)
+                tell(event)
 
     def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
         """The rows of a short query, here: a point look-up costs less than a hop to a thread."""

@@ -1,4 +1,4 @@
-"""The conversation of a thread: what was asked and answered in it, in order, whoever answered.
+"""The conversation of a thread: what was asked and answered in it, in order, by any agent.
 
 The actor's id is `{tenant}:{thread}`, as that of each agent's thread. A run adds to it before it ends.
 """
@@ -63,6 +63,11 @@ class Conversation(Actor[ConversationState]):
         self.state.recent = _latest([*self.state.recent, *said.messages])
 
     @turn
+    def forget(self, turn: Turn, task_id: str) -> None:
+        """Drop what was said in a task."""
+        self.state.recent = [message for message in self.state.recent if message.task_id != task_id]
+
+    @turn
     def recent(self, turn: Turn) -> Recent:
         """The latest messages; changes nothing."""
         return Recent(messages=tuple(self.state.recent))
@@ -74,7 +79,7 @@ def conversation_of(thread: ActorRef) -> ActorRef:
 
 
 def _latest(messages: list[ThreadMessage]) -> list[ThreadMessage]:
-    """As many of the last messages as may be told, and the very last however large it is."""
+    """As many of the last messages as may be sent, and the very last however large it is."""
     kept = messages[-_MAX_RECENT:]
     sizes: list[Any] = [len(encode(message)) for message in kept]
     while len(kept) > 1 and sum(sizes) > _MAX_RECENT_BYTES:

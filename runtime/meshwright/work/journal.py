@@ -120,7 +120,8 @@ class Journal:
         A step that is not `repeatable` journals its intent first. Found with an intent and no result it is
         not run again, since it may have happened: the run waits for a person to say what happened.
         One that is not `costly` need not be durable before the next starts: it is run again for nothing.
-        Where the block raises there is no step; only the calls that were made in it are recorded.
+        Where the block raises, the error and the calls that were made in it are recorded, for people: a
+        resumed run runs the step again.
         """
         scope, key = self._next(kind, request)
         return OpenStep(self, scope, key, request, repeatable=repeatable, costly=costly)
@@ -130,6 +131,7 @@ class Journal:
         key, scope = opened.key, opened.scope
         if key.path in self._earlier.results:
             opened.is_replayed, opened.result = True, await self._replayed(scope, key)
+            opened.totals = self._earlier.results[key.path].get("totals", {})
             return
         if key.path in self._earlier.intents:
             await self._check_replay(scope, key, self._earlier.intents[key.path])
@@ -146,22 +148,24 @@ class Journal:
             raise
 
     def leave(self, opened: OpenStep, error: BaseException | None) -> None:
-        """Journal the step, or what its calls have cost where it failed; also cancelled, since it is paid."""
+        """Journal the step; where it failed its error, and what its calls have cost, also when cancelled."""
         try:
             if error is None:
                 value = {"result": opened.result, "last": self._paths.counter}
                 if opened.calls:
                     value["calls"] = opened.calls
-                if opened.told is not None:
-                    value["told"] = opened.told
+                if opened.sent is not None:
+                    value["told"] = opened.sent
+                if opened.totals:
+                    value["totals"] = opened.totals
                 costly = opened.costly or bool(opened.calls)
                 self._records.write(opened.key, value, opened.events, costly=costly)
         except BaseException as lost:
             error = lost
             raise
         finally:
-            if error is not None and opened.calls:
-                self._records.write_calls(opened.key, opened.calls, opened.events)
+            if error is not None:
+                self._records.write_calls(opened.key, opened.calls, opened.events, error)
             if self._paths.leave(opened):
                 self._waits.step_ends(opened)
 
@@ -192,7 +196,7 @@ class Journal:
         expires_at: datetime | None = None,
         child: Callable[[str], Task] | None = None,
     ) -> Any:
-        """Return the answer to a question, or let the run wait for it. See `Wait` for what it is told.
+        """Return the answer to a question, or let the run wait for it. See `Wait` for the fields.
 
         A `child` makes the task to wait for, of the wait's path. The run gives up its slot once all that is
         left of it is waiting. Raises WaitExpired where there is no answer by `expires_at`, and ToolFailed

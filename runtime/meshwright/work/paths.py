@@ -35,8 +35,10 @@ class OpenStep:
         self.result: Any = None
         self.events: list[ProgressEvent] = []
         self.calls: list[dict[str, Any]] = []
-        self.told: dict[str, Any] | None = None
-        """What the model was told, for its record; a replay does without."""
+        self.sent: dict[str, Any] | None = None
+        """The messages sent to the model, for its record; a replay does without."""
+        self.totals: dict[str, Any] = {}
+        """What the run had come to when a call of a model ended: its limits go by it."""
         self.key = key
         self.request = request
         self.repeatable = repeatable
@@ -127,7 +129,7 @@ class Paths:
 
     def enter(self, step: OpenStep) -> None:
         """Let the code be within a step."""
-        scope = Scope(f"{step.key.path}.", asyncio.current_task(), step)
+        scope = Scope(f"{step.key.path}.", step.scope.task, step)
         step.token = _SCOPE.set((self, scope))
 
     def leave(self, step: OpenStep) -> bool:

@@ -25,5 +25,9 @@ def approval_ended(wait: Wait, value: Any, answered_by: str | None) -> tuple[str
         return None
     decision = value if isinstance(value, dict) else {}
     how = "expired" if value is None else "given" if decision.get("approve") else "denied"
-    told = {"tool": wait.subject.get("tool"), "decided_by": answered_by, "reason": decision.get("reason", "")}
-    return f"approval.{how}", {"key": wait.wait_id, **told}
+    decided = {
+        "tool": wait.subject.get("tool"),
+        "decided_by": answered_by,
+        "reason": decision.get("reason", ""),
+    }
+    return f"approval.{how}", {"key": wait.wait_id, **decided}

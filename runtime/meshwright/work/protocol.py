@@ -194,7 +194,7 @@ class Completed(Struct):
 
 
 class Waiting(Struct):
-    """A run waits for these, besides what it waits for already; it may still work on other branches.
+    """A run waits for these too, in addition to earlier ones; it may still work on other branches.
 
     The `children` are given to the orchestrator in the same commit. `answers` is how many of the attempt's
     answers the run has read.
@@ -224,12 +224,13 @@ class Suspend(Waiting):
 
 
 class Answer(Struct):
-    """What a suspended run was waiting for, and who says so."""
+    """What a suspended run was waiting for, and who says so; the event of it has the `idempotency_key`."""
 
     task_id: str
     key: str
     value: Any = None
     answered_by: str | None = None
+    idempotency_key: str | None = None
 
 
 class Cancel(Struct):
@@ -237,6 +238,12 @@ class Cancel(Struct):
 
     task_id: str
     reason: str = "cancelled on request"
+
+
+class Follow(Struct):
+    """A task waits for the end of another, which lets it begin then."""
+
+    task_id: str
 
 
 class Pause(Struct):

@@ -32,7 +32,7 @@ NO_TASK = Raw(b"null")
 
 
 class Attempt(Struct, frozen=False):
-    """One try at the task by one agent, and what its calls of models cost; None where nobody knows."""
+    """One try at the task by one agent, and what its model calls cost; None if unknown."""
 
     attempt: int
     agent_id: str
@@ -48,7 +48,7 @@ class Attempt(Struct, frozen=False):
 
 
 class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
-    """All that is known of a task."""
+    """All that is known of a task. `followers` are those that begin when it has ended."""
 
     version: int = 1
     task_json: Raw = field(name="task", default=NO_TASK)
@@ -59,6 +59,7 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
     cancelling: bool = False
     pauses: list[str] = field(default_factory=list)
     paused_at: datetime | None = None
+    followers: list[str] = field(default_factory=list)
 
     @cached_property
     def task(self) -> Task | None:
@@ -98,7 +99,7 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
         return attempt if outcome.attempt == attempt.attempt else None
 
     def spent(self) -> dict[str, object]:
-        """What all attempts have cost; None once of one nobody knows."""
+        """What all attempts have cost; None if the cost of one is unknown."""
         if len(self.attempts) == 1:
             return {"usage": self.attempts[0].usage, "cost_usd": self.attempts[0].cost_usd}
         costs = [attempt.cost_usd for attempt in self.attempts]
@@ -131,7 +132,11 @@ class DispatchedTask(Struct):
 
 
 class TaskView(Struct):
-    """A task, its attempts and its outcome, as clients see them. `waits`: what its run waits for now."""
+    """A task, its attempts and its outcome, as clients see them. `waits`: what its run waits for now.
+
+    `limits` are those that hold for its run: each has the `limit`, its value (`most`), the `setting` that
+    says so, and the type of the `event` that it is reached.
+    """
 
     task_id: str
     capability: str
@@ -139,6 +144,7 @@ class TaskView(Struct):
     status: TaskStatus
     attempts: tuple[Attempt, ...]
     waits: tuple[Wait, ...] = ()
+    limits: tuple[dict[str, Any], ...] = ()
     outcome: Outcome | None
     priority: int
     timeout: float
@@ -148,6 +154,7 @@ class TaskView(Struct):
     tenant_id: str
     thread_id: str
     parent_task_id: str | None
+    after: str | None = None
     chain: tuple[str, ...]
     generation: int
     trace_id: str | None
@@ -224,7 +231,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
         )
 
     def add(self, outcome: Any) -> None:
-        """Count what a delegated task has cost; nobody knows where a person answered in its place."""
+        """Count what a delegated task has cost; unknown if a person answered in its place."""
         try:
             ended = Outcome.model_validate(outcome)
         except ValueError:

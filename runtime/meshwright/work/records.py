@@ -18,6 +18,7 @@ from meshwright.work.paths import ProgressEvent
 from meshwright.work.protocol import StepKey, Work
 
 logger = logging.getLogger("meshwright.work")
+_MAX_ERROR_CHARS = 2_000
 
 
 class Records:
@@ -30,7 +31,7 @@ class Records:
         """Whether this claim has journaled a step."""
         self._host = host
         self._ref, self._name = ref, str(ref)
-        self._work = work
+        self._work, self._stream = work, work.stream
         self._trace_id = trace_id_of(work.task.traceparent)
         self._last = last
         self._queued: Awaitable[None] | None = None
@@ -50,12 +51,25 @@ class Records:
         self.is_costly = self.is_costly or costly
 
     def write_calls(
-        self, key: StepKey, calls: Sequence[dict[str, Any]], events: Sequence[ProgressEvent]
+        self,
+        key: StepKey,
+        calls: Sequence[dict[str, Any]],
+        events: Sequence[ProgressEvent],
+        error: BaseException | None = None,
     ) -> None:
-        """Queue what calls have cost in a step that is not journaled, with the events of those calls."""
-        told = [self._event(key, n, event) for n, event in enumerate(events, start=1) if event.id]
+        """Queue what calls have cost in a step that has no result, with their events, and why it failed.
+
+        A resumed run runs that step again.
+        """
+        value: dict[str, Any] = {"calls": calls} if calls else {}
+        if isinstance(error, Exception) and not isinstance(error, HostError):
+            message = str(error)[:_MAX_ERROR_CHARS].encode(errors="replace").decode()
+            value["failed"] = {**asdict(key), "error": type(error).__name__, "message": message}
+        if not value:
+            return
+        published = [self._event(key, n, event) for n, event in enumerate(events, start=1) if event.id]
         try:
-            self._append({"calls": calls}, told)
+            self._append(value, published)
         except HostError as lost:  # the work is another's by now, or is over: the error itself matters more
             logger.warning("Task %s does not pay for a call broken off: %s", self._work.task.task_id, lost)
 
@@ -69,7 +83,7 @@ class Records:
 
     def _append(self, value: Any, events: Sequence[Event]) -> None:
         self._last += 1
-        self._queued = self._host.append(Record(self._ref, self._work.stream, self._last, value), events)
+        self._queued = self._host.append(Record(self._ref, self._stream, self._last, value), events)
 
     def _event(self, key: StepKey, n: int, event: ProgressEvent) -> Event:
         task = self._work.task

@@ -17,7 +17,7 @@ class StepSummary(Struct):
 
     `path` names it in its attempt, `number` counts the steps of the attempt. `kind` is `context`, `model`,
     `tool`, `delegate`, or `step` for one that the agent's own code names; `name` is the model, tool, agent or
-    step. `cost_usd` is None where nobody knows the price, and where no model was called; `cache_hit`: the
+    step. `cost_usd` is None if the price is unknown or no model was called; `cache_hit`: the
     answer is from the mesh's cache. `unfinished`: calls were made and the step never ended.
 
     `has_contents` is False where what was said is not stored, or was deleted (`keep_contents_days`).
@@ -50,7 +50,7 @@ class StepSummary(Struct):
 class StepView(StepSummary):
     """One step with what was said. Secrets are redacted.
 
-    Of a call of a model: `request` (model, tags, tools, limits), all `messages` that it was told, the last
+    Of a call of a model: `request` (model, tags, tools, limits), all `messages` that it was sent, the last
     `new_messages` of them for the first time, and its `reply`. Of a tool its `arguments`, as the model wrote
     them. `result` is that of any other step. `notes` say what of it is missing, and why.
     """

@@ -37,7 +37,7 @@ from meshwright.work.slots import Offer, Watch, Withdraw
 
 HISTORY = "history"
 """The stream in which threads of earlier versions keep their own conversation."""
-MAX_TASKS = 1_000  # in the inbox, all of which every turn writes
+MAX_TASKS = 1_000  # in the inbox, which every turn writes whole
 _MAX_REMEMBERED_BYTES = 32 * 1024  # of their results: the state is written with every turn
 _STOPS_DEADLINE = ("person", "money")
 MAX_REMEMBERED_ENDS = 8  # attempts whose outcome a repeated dispatch gets again
@@ -48,6 +48,7 @@ class AgentThread(Actor[ThreadState]):
 
     def __init__(self, ref: ActorRef, max_tasks: int = MAX_TASKS) -> None:
         super().__init__(ref)
+        self._tenant = tenant_of(ref)
         self._max_tasks = max_tasks
 
     @property
@@ -57,12 +58,12 @@ class AgentThread(Actor[ThreadState]):
 
     @turn
     def enqueue(self, turn: Turn, dispatch: Dispatch) -> None:
-        """Take a task from the agent's topic. A repeat is driven on, or its task is told the outcome."""
+        """Take a task from the agent's topic. A repeat is driven on, or its task gets the outcome."""
         self._take(turn, Entry.of(dispatch, turn.now))
 
     @turn
     def enqueue_again(self, turn: Turn, dispatch: Dispatch) -> None:
-        """Take a dispatch from a task that has heard nothing since the first: one of both may be lost.
+        """Take a dispatch from a task that got no reply to the first: one of both may be lost.
 
         An attempt that is not known here may have ended so long ago that it is forgotten. What it did is
         in its journal.
@@ -75,7 +76,7 @@ class AgentThread(Actor[ThreadState]):
         entry = self._entry(claim.task_id)
         if entry is None or not self._may_claim(entry, claim):
             return None
-        if entry.status == "running":  # its journal, which no turn reads, may hold calls that nobody told of
+        if entry.status == "running":  # its journal may hold calls that were not reported
             entry.cost_usd = None
         if entry.cancelled is not None:
             self._let_go(turn, entry)
@@ -115,6 +116,11 @@ class AgentThread(Actor[ThreadState]):
         return True
 
     @turn
+    def forget(self, turn: Turn, task_id: str) -> None:
+        """Drop what is remembered of the ends of a task."""
+        self.state.ended = [outcome for outcome in self.state.ended if outcome.task_id != task_id]
+
+    @turn
     def wait_for(self, turn: Turn, waiting: Waiting) -> bool:
         """Note what a run waits for that still works on something else."""
         entry = self._fenced(turn, waiting.task_id, waiting.fence)
@@ -136,7 +142,7 @@ class AgentThread(Actor[ThreadState]):
             return True
         entry.status, entry.owner, entry.pauses = "waiting", None, suspend.pauses
         if not self._take_waits(turn, entry, suspend) and entry.waits:
-            self._tell(turn, entry, "task.waiting", entry.waits[0].event_fields)
+            self._tell(turn, entry, "task.waiting", {**entry.waits[0].event_fields, "repeated": True})
         if entry.has_news or not entry.waits:
             entry.status = "queued"
         self._offer_next(turn)
@@ -154,7 +160,7 @@ class AgentThread(Actor[ThreadState]):
             entry.add(answer.value)
             self._end_cancelled(turn, entry)
             return True
-        self._answer(turn, entry, wait, {"result": answer.value}, answer.answered_by)
+        self._answer(turn, entry, wait, {"result": answer.value}, answer)
         self._offer_next(turn)
         return True
 
@@ -188,7 +194,7 @@ class AgentThread(Actor[ThreadState]):
     def recover(self, turn: Turn) -> None:
         """Offer again what was queued or running when the worker went; the claim makes sure it is gone.
 
-        Where it is not gone after all, and had to stop, it is told again: that signal may be lost.
+        If it is not gone after all, and had to stop, it is signalled again: the first signal may be lost.
         """
         running = [entry for entry in self.state.inbox if entry.status == "running"]
         for entry in running:
@@ -220,16 +226,15 @@ class AgentThread(Actor[ThreadState]):
             for child in known.children:
                 turn.send(self._task(child), "redrive")
 
-    @property
-    def _tenant(self) -> str:
-        return tenant_of(self.ref)
-
     def _task(self, task_id: str) -> ActorRef:
         """The actor of a task of the thread's tenant."""
         return TaskKey(self._tenant, task_id).ref
 
     def _entry(self, task_id: str) -> Entry | None:
-        return next((entry for entry in self.state.inbox if entry.task_id == task_id), None)
+        for entry in self.state.inbox:
+            if entry.task_id == task_id:
+                return entry
+        return None
 
     def _may_claim(self, entry: Entry, claim: Claim) -> bool:
         if entry.status == "running":
@@ -238,20 +243,22 @@ class AgentThread(Actor[ThreadState]):
 
     def _next(self) -> Entry | None:
         """The task that the thread may run now: its oldest that is not waiting, unless one runs."""
-        if any(entry.status == "running" for entry in self.state.inbox):
-            return None
-        return next((entry for entry in self.state.inbox if entry.status == "queued"), None)
+        return None if self._first("running") is not None else self._first("queued")
+
+    def _first(self, status: Literal["queued", "running"]) -> Entry | None:
+        for entry in self.state.inbox:
+            if entry.status == status:
+                return entry
+        return None
 
     def _offer_next(self, turn: Turn) -> None:
         """Offer what the thread may run next; until then this worker has an eye on the one that it runs.
 
         For the worker that commits a turn of a thread is the one that recovers it from then on.
         """
-        running = next((entry for entry in self.state.inbox if entry.status == "running"), None)
-        entry = self._next()
-        if running is not None:
+        if (running := self._first("running")) is not None:
             turn.signal_early(Watch(self._offer(running)))
-        elif entry is not None:
+        elif (entry := self._first("queued")) is not None:
             turn.signal_early(self._offer(entry))
 
     def _offer(self, entry: Entry) -> Offer:
@@ -293,9 +300,10 @@ class AgentThread(Actor[ThreadState]):
         return new
 
     def _answer(
-        self, turn: Turn, entry: Entry, wait: Wait, answer: dict[str, Any], answered_by: str | None = None
+        self, turn: Turn, entry: Entry, wait: Wait, answer: dict[str, Any], given: Answer | None = None
     ) -> None:
         """End a wait, and let its task go on."""
+        answered_by = None if given is None else given.answered_by
         entry.waits.remove(wait)
         if not wait.again:
             entry.answers += 1
@@ -313,7 +321,7 @@ class AgentThread(Actor[ThreadState]):
             "how": how,
             "answered_by": answered_by,
         }
-        self._tell(turn, entry, "wait.ended", ended)
+        self._tell(turn, entry, "wait.ended", ended, None if given is None else given.idempotency_key)
         if (event := approval_ended(wait, answer.get("result"), answered_by)) is not None:
             self._tell(turn, entry, *event)
         self._pause(turn, entry)
@@ -383,7 +391,14 @@ class AgentThread(Actor[ThreadState]):
             tenant_id=self._tenant,
         )
 
-    def _tell(self, turn: Turn, entry: Entry, event_type: str, payload: dict[str, object]) -> None:
+    def _tell(
+        self,
+        turn: Turn,
+        entry: Entry,
+        event_type: str,
+        payload: dict[str, object],
+        idempotency_key: str | None = None,
+    ) -> None:
         turn.publish(
             topics.TASK_PROGRESS,
             event_type,
@@ -391,6 +406,7 @@ class AgentThread(Actor[ThreadState]):
             task_id=entry.task_id,
             agent_id=self.ref.type,
             tenant_id=self._tenant,
+            idempotency_key=idempotency_key,
         )
 
 
@@ -440,6 +456,8 @@ def unsuccessful(
 def _last_ends(ends: list[Outcome]) -> list[Outcome]:
     """The last ends, as many as may be remembered, and the very last however large it is."""
     kept = ends[-MAX_REMEMBERED_ENDS:]
+    if len(kept) == 1:
+        return kept
     sizes = [len(encode(end.result)) for end in kept]
     while len(kept) > 1 and sum(sizes) > _MAX_REMEMBERED_BYTES:
         del kept[0], sizes[0]

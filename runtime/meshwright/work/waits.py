@@ -34,7 +34,7 @@ class Waits:
     """The waits of a run. Once no step is under way but those that wait, the run is suspended.
 
     A run that waits in its own asyncio task alone is unwound by `Suspended`. One that has branches has its
-    asyncio task cancelled; meanwhile its thread is told what it waits for, so that answers can come.
+    asyncio task cancelled; meanwhile its thread records what it waits for, so that answers can come.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ It may raise `Suspended`; cancelled by `Stop`, it returns the outcome of a cance
 
 @dataclass(slots=True)
 class Running:
-    """Work under way: the asyncio task, the fence it claimed, and the fence that was told to stop.
+    """Work under way: the asyncio task, the fence it claimed, and the fence that has to stop.
 
     Only while it is `interruptible` may the asyncio task be cancelled: not while it claims or commits.
     """
@@ -58,7 +58,7 @@ class Running:
 
     @property
     def stopped(self) -> bool:
-        """Whether the work that it claimed was told to stop."""
+        """Whether its claimed work has to stop."""
         return self.stopped_fence >= self.fence > 0
 
 
@@ -196,14 +196,19 @@ class Worker:
         key = (offer.ref, offer.task_id)
         breaks = self._breaks[key] = self._breaks.get(key, 0) + 1
         reason = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
-        logger.error(
-            "work on task %s broke off (%d of %d)", offer.task_id, breaks, _MAX_BREAKS, exc_info=error
-        )
         self._tell_break(offer, work, breaks, reason)
-        if breaks < _MAX_BREAKS:
-            self._take_up_later(offer)
-            return
-        del self._breaks[key]
+        try:
+            logger.error(
+                "work on task %s broke off (%d of %d)", offer.task_id, breaks, _MAX_BREAKS, exc_info=error
+            )
+        finally:  # a log handler of somebody else's may raise
+            if breaks < _MAX_BREAKS:
+                self._take_up_later(offer)
+            else:
+                await self._give_up(offer, work, breaks, reason)
+
+    async def _give_up(self, offer: Offer, work: Work | None, breaks: int, reason: str) -> None:
+        del self._breaks[offer.ref, offer.task_id]
         if work is None:
             return  # it cannot be claimed; its deadline ends it
         try:
@@ -411,7 +416,7 @@ class LoopHeld(Exception):
 
 
 class Stopped(Exception):
-    """The work was told to end."""
+    """The work has to end."""
 
 
 __all__ = ["Runner", "Stopped", "Worker", "until_stopped"]

@@ -35,7 +35,7 @@ CREATE TABLE event_blocks (
     written_at REAL NOT NULL    -- unix seconds: when it was full
 );
 
--- Projections: made from events alone, and made anew from them by a rebuild.
+-- Projections: made from events alone; a rebuild makes them again.
 CREATE TABLE projections (
     version INTEGER NOT NULL,   -- of what they say; 0: not made yet
     position INTEGER NOT NULL   -- the last seq that was folded in

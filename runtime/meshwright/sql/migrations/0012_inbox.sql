@@ -4,7 +4,7 @@ CREATE TABLE inbox (
     seq BIGINT NOT NULL,            -- of the first event that named it; the list is in this order
     tenant_id TEXT NOT NULL,
     task_id TEXT NOT NULL,
-    generation INTEGER NOT NULL,    -- of the task, and its attempt: a later one asks anew
+    generation INTEGER NOT NULL,    -- of the task, and its attempt: a later one asks again
     attempt INTEGER NOT NULL,
     ended_at DOUBLE PRECISION,      -- unix seconds, once it was answered or has expired
     document TEXT NOT NULL          -- JSON: the question, and how it ended

@@ -49,7 +49,7 @@ _CONFIRM_SECONDS = 2.0  # within which the log confirms what it has; then it is 
 MISSING_SECONDS = 1.5
 """How long a batch waits for those before it, which may be lost, or have arrived before this process started.
 
-Longer than the pause after which daprd offers again what was not taken: a log that starts anew gets all that
+Longer than the pause after which daprd offers again what was not taken: a log that starts again gets all that
 waited for it in one heap.
 """
 _MAX_SENDERS = 1000
@@ -175,10 +175,10 @@ class Broker:
 
 
 class EventShipper:
-    """Sees to it that the log has events, and that listeners everywhere are shown them.
+    """Sends events until the log has them and listeners everywhere have seen them.
 
-    `log` is there where this process keeps it; one that `is_shared` every process keeps. `on_logged` is told
-    of each entry that the log has.
+    `log` is set in the process that stores it; every process has one that `is_shared`. `on_logged` is called
+    with each entry that the log has.
     """
 
     def __init__(

@@ -114,7 +114,7 @@ class Callbacks(ABC):
     async def actor(self, ref: ActorRef, method: str, body: bytes) -> bytes:
         """Run a turn: for another worker, the reply holds what it returned or raised (see `decode_reply`).
 
-        For anybody else it is plain JSON, never empty, and what the turn raises is raised.
+        For other callers it is plain JSON, never empty, and what the turn raises is raised.
         """
         is_between_workers = method in (CALL, DELIVER)
         try:

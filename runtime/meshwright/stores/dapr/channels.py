@@ -57,7 +57,8 @@ _ANSWER_SECONDS = 1
 """What the answers of callbacks that have ended have to leave."""
 _LEAVE_SECONDS = 0.2  # what daprd has to read our last answers on a stream
 _HANDSHAKE_SECONDS = 10.0
-_MAX_ATTEMPTS = 3  # to learn why daprd refuses our actors
+_MAX_ATTEMPTS = 20  # to learn why daprd refuses our actors
+_ATTEMPT_SECONDS = 0.1  # between two of them
 _KEEP_ALIVE_SECONDS = 120  # longer than daprd keeps a connection, so that it never writes to a closed one
 _JSON_CONTENT = {"content-type": "application/json"}
 _SIZES = [("grpc.max_receive_message_length", _RECEIVE_BYTES), ("grpc.max_send_message_length", SEND_BYTES)]
@@ -74,7 +75,7 @@ _NO_STREAM = {
 def choose(version: str) -> Literal["grpc", "http"]:
     """The faster channel that a sidecar of this version can serve; "http" where the version says nothing.
 
-    daprd has to be told the same, by `--app-protocol`.
+    daprd must get the same value, in `--app-protocol`.
     """
     found = re.match(r"v?(\d+)\.(\d+)", version)
     return "grpc" if found and (int(found[1]), int(found[2])) >= _STREAMS_SINCE else "http"
@@ -240,6 +241,7 @@ class _ActorStream:
         self._serving: asyncio.Task[None] | None = None
         self._stream: Any = None
         self._writing = asyncio.Lock()
+        self._is_closing = False
         self._backoff = Backoff(0.5, 30.0, jitter=0)
         self._answering: set[asyncio.Task[None]] = set()
 
@@ -250,6 +252,7 @@ class _ActorStream:
 
     async def close(self) -> None:
         """Send the answers that are due, then end the stream."""
+        self._is_closing = True
         if self._answering:
             await asyncio.wait(self._answering, timeout=STOP_SECONDS)
         if self._stream is not None and self._serving is not None:
@@ -271,8 +274,11 @@ class _ActorStream:
                     error = caught
                 if not self._registered.done():
                     if _is_unexplained(error) and attempt < _MAX_ATTEMPTS:
+                        await asyncio.sleep(_ATTEMPT_SECONDS)
                         continue
                     self._registered.set_exception(_refusal(error, self._address))
+                    return
+                if self._is_closing:
                     return
                 pause = self._backoff.next()
                 logger.warning("the stream of actor calls has ended, again in %g s: %s", pause, _said(error))
@@ -302,7 +308,7 @@ class _ActorStream:
             stream.cancel()
 
     async def _answer(self, stream: Any, message: Any) -> None:
-        """Answer one callback. One that fails is told to daprd, which tells its caller."""
+        """Answer one callback. An error goes to daprd, which returns it to its caller."""
         kind = message.WhichOneof("response_type")
         if kind is None:
             return
@@ -439,9 +445,13 @@ async def _answer(callbacks: Callbacks, method: str, path: list[str], body: byte
             ]
             return 200, to_json(wanted)
         case "POST", ["topics", _]:
-            event = from_json(body)
-            data = base64.b64decode(event["data_base64"])
-            taken = await callbacks.topic(event["pubsubname"], event["topic"], data)
+            try:
+                event = from_json(body)
+                component, topic = str(event["pubsubname"]), str(event["topic"])
+                data = base64.b64decode(event["data_base64"])
+            except (ValueError, KeyError, TypeError):
+                return 400, b'{"message":"this is not how daprd hands on a message"}'
+            taken = await callbacks.topic(component, topic, data)
             return 200, b'{"status":"SUCCESS"}' if taken else b'{"status":"RETRY"}'
         case "PUT", ["actors", kind, name, "method", turn]:
             try:

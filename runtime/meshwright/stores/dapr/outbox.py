@@ -24,7 +24,7 @@ from meshwright.stores.dapr.sidecar import CALL, DELIVER, Sidecar, decode_reply
 from meshwright.stores.dapr.state import growing_pause
 
 if TYPE_CHECKING:
-    from meshwright.stores.dapr.recovery import WatchList
+    from meshwright.stores.dapr.watches import WatchList
 
 logger = logging.getLogger("meshwright.dapr")
 
@@ -40,7 +40,7 @@ class StoredActor:
     `document` is None until it is read, or where a write left open what the store has; `etag` is that of the
     document. `outbox` holds what is not logged or not delivered yet, in order, and `to_deliver` what of it is
     to be delivered; `ended` are the ids of the last that are both. `carried` is what another worker that
-    lives has to send: it stays in the document, for whoever comes after that one. `is_fresh`: it was read,
+    lives has to send: it stays in the document, for the next worker. `is_fresh`: it was read,
     and nothing was committed since.
     """
 
@@ -208,7 +208,7 @@ class Outbox:
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
             self._receiver.admit(message.to)
-        except Exception as error:  # noqa: BLE001 whatever it is, who waits is told
+        except Exception as error:  # noqa: BLE001 waiting callers get every error
             reply.set_exception(error)
         else:
             self._receiver.deliver(Delivery(message, remember=True, reply=reply))

@@ -106,7 +106,7 @@ def _port(known: Mapping[str, str], name: str, default: str | None) -> int:
     if text is None or not text.isdigit():
         raise ConfigError(
             f"{name} has to be a port, not {text!r}",
-            remedy="the sidecar sets it: start the worker by `mesh up --host dapr`, or beside a daprd",
+            remedy="the sidecar sets it: start the worker by `mesh up --store dapr`, or beside a daprd",
             field=name,
         )
     return int(text)
@@ -188,7 +188,7 @@ class Sidecar:
         except TimeoutError:
             raise StoreUnavailable(
                 f"no sidecar answered on {self._address} within {seconds:g} s",
-                remedy="start daprd with --dapr-grpc-port set to that port, or run `mesh up --host dapr`",
+                remedy="start daprd with --dapr-grpc-port set to that port, or run `mesh up --store dapr`",
             ) from None
 
     # State

@@ -1,4 +1,4 @@
-"""Keys of the state store: written once or by compare-and-swap, grouped, and certain when it is told.
+"""Keys of the state store: written once or by compare-and-swap, grouped, and durable when the call returns.
 
 A write whose reply is unclear is looked up: it is ours if the store holds our very bytes. So every value
 that is swapped has to differ from every other one (a document names the commit that wrote it).
@@ -122,7 +122,7 @@ class Grouping(Generic[ItemT, ResultT]):
         except asyncio.CancelledError:
             self._end_all(deque(group))
             raise
-        except Exception as error:  # noqa: BLE001 whatever it was, those who wait are told
+        except Exception as error:  # noqa: BLE001 waiting callers get every error
             results = [error] * len(group)
         failed: list[_Queued[ItemT, ResultT]] = []
         for (item, future, failures), result in zip(group, results, strict=True):
@@ -354,7 +354,7 @@ class Lease:
         self._lost()
 
     async def _renew(self) -> None:
-        """Write the key, and see that it was still there: one that comes too late would begin it anew.
+        """Write the key only if it still exists: a late write would create it again.
 
         Redis counts the writes of a key, and forgets the count with it. Where a store does not count, a
         worker that was taken for expired finds that out by its watch list, which another has closed.

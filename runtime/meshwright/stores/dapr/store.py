@@ -30,9 +30,10 @@ from meshwright.stores.dapr.callbacks import AppCallbacks
 from meshwright.stores.dapr.channels import Channel, choose, make_channel
 from meshwright.stores.dapr.documents import Document, Documents, OutboxEntry, incarnation_of
 from meshwright.stores.dapr.outbox import Outbox, StoredActor, StoredActors
-from meshwright.stores.dapr.recovery import Recovery, Watches, WatchList
+from meshwright.stores.dapr.recovery import Recovery
 from meshwright.stores.dapr.sidecar import BUS, STATE, VIEWS, Options, Sidecar
 from meshwright.stores.dapr.state import Lease, State
+from meshwright.stores.dapr.watches import Watches, WatchList
 
 logger = logging.getLogger("meshwright.dapr")
 
@@ -48,7 +49,7 @@ class DaprStore(SharedStore):
 
     `database` is opened by `open` and closed by `close`; where it is shared, every process writes the log in
     it. `taken_elsewhere` are patterns of topics from which
-    other apps take messages, besides those that this one subscribes to.
+    other apps take messages, in addition to those that this one subscribes to.
     """
 
     name = "dapr"
@@ -142,7 +143,7 @@ class DaprStore(SharedStore):
         """Take a lease and open a watch list. What others left behind is found by the first sweep."""
         self.callbacks.opened.clear()
         await self.recovery.stop()
-        await self._end_list(StoreUnavailable("the worker has begun anew"))
+        await self._end_list(StoreUnavailable("the worker has started again"))
         for actor in self.actors:
             actor.forget()
         self._has_predecessor = await self.lease.succeed(self.options.replica, incarnation)
@@ -160,7 +161,7 @@ class DaprStore(SharedStore):
         if self._live.kinds:
             await self._channel.serve_actors()
             async with asyncio.timeout(self.options.ready_seconds):
-                while not (await self.sidecar.facts()).actors_ready:  # noqa: ASYNC110 daprd tells nobody
+                while not (await self.sidecar.facts()).actors_ready:  # noqa: ASYNC110 daprd has no signal for it
                     await asyncio.sleep(_ACTORS_POLL_SECONDS)
         if self._has_predecessor:  # for whom the broker may have kept something
             await self.broker.kick()
@@ -178,7 +179,7 @@ class DaprStore(SharedStore):
         await _until(lambda: not self.outbox.is_sending, DRAIN_SECONDS)
 
     async def close(self, *, abrupt: bool = False) -> None:
-        """Give the lease back and let go. What is open stays on the list for whoever comes next."""
+        """Release the lease. Open work stays on the list for the next worker."""
         if not self._is_open:
             return
         await self._stop_serving()
@@ -192,7 +193,7 @@ class DaprStore(SharedStore):
             try:
                 await self.watches.remove(watch.incarnation)
             except HostError as error:
-                logger.warning("the watch list stays, and is closed by whoever comes next: %s", error)
+                logger.warning("the watch list stays open until the next worker closes it: %s", error)
         await self._end_list(StoreUnavailable("the worker has stopped"), give_back=not abrupt)
         self.state.cancel(StoreUnavailable("the mesh is not running"))
         await self.sidecar.close()
@@ -253,7 +254,7 @@ class DaprStore(SharedStore):
         found = await self.documents.records(ref, stream, first, last)
         own = self._live.incarnation
         events = [event for stored in found if incarnation_of(stored.by) != own for event in stored.events]
-        if events and ref.type in self._live.kinds:  # else somebody reads who does not take the work over
+        if events and ref.type in self._live.kinds:  # else the reader does not take the work over
             await self.outbox.emit(events)
         return [stored.record for stored in found]
 
@@ -391,7 +392,7 @@ class DaprStore(SharedStore):
             await write
 
     async def _check_unchanged(self, actor: StoredActor) -> None:
-        """What was read must be what is stored; what it owes is watched and sent, whoever committed it."""
+        """Check that the stored record is the one that was read; watch and send what it still has to send."""
         if not actor.is_fresh:
             if await self.documents.etag(actor.ref) != actor.etag:
                 raise Conflict(f"{actor.ref} was changed by another worker")

@@ -21,7 +21,7 @@ class Faults:
     its order; a message that names no sender is a pair of its own.
     `conflict`: a commit fails as if another worker's had come first.
     `lose`: what an event is to a subscriber is lost on its way, as by a broker that dies. Once all that it
-    has is delivered, actors with pending work get a `redrive` turn. Plain subscribers never hear of it.
+    has is delivered, actors with pending work get a `redrive` turn. Plain subscribers do not notice.
     `restart`: after a turn, the worker is as after a crash: the turn's signals are lost, every actor is
     loaded again, and those with pending work get `recover` under a new incarnation. Messages, calls,
     listeners and work under way go on. It happens at most `max_restarts` times, so that recovering comes to

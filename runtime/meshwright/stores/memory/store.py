@@ -36,7 +36,7 @@ class MemoryData:
         self.last_number = 0
 
     def copy(self) -> MemoryData:
-        """What is committed at this moment, on which nobody runs."""
+        """What is committed at this moment, without a running process."""
         twin = MemoryData()
         twin.__dict__.update(copy.deepcopy({**self.__dict__, "running": {}}))
         return twin
@@ -89,7 +89,7 @@ class MemoryData:
 class MemoryStore(SharedStore):
     """Keeps everything in memory.
 
-    `log` gets every event before anybody is told of it; its `database`, if given, is opened and closed with
+    `log` gets every event before its subscribers do; its `database`, if given, is opened and closed with
     the store, but not by a crash. `faults` brings about what may go wrong.
     """
 
@@ -124,7 +124,7 @@ class MemoryStore(SharedStore):
             self._is_logging = True
 
     async def begin(self, incarnation: str) -> Takeover:
-        """Take up what nobody has taken. A runtime that goes on has its messages still."""
+        """Deliver what was not taken. A runtime that goes on has its messages still."""
         assert self._receiver is not None
         goes_on = self.data.running.pop(self._incarnation, None) is not None
         self.data.running[incarnation] = self._receiver
@@ -195,7 +195,7 @@ class MemoryStore(SharedStore):
                 yield ref, record.wake_at
 
     async def has_expired(self, incarnation: str) -> bool:
-        """Whether nobody runs under that name."""
+        """Whether no process runs under that name."""
         return incarnation not in self.data.running
 
     def broadcast(self, event: Event) -> None:

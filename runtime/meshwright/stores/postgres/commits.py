@@ -44,7 +44,7 @@ _LOCK_LOG = "UPDATE event_log SET seq = seq"
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A batch, and whoever waits for it. `error`: nothing of it was written; `skipped`: nothing had to be."""
+    """A batch, and its waiting callers. `error`: nothing of it was written; `skipped`: nothing had to be."""
 
     batch: Batch
     future: asyncio.Future[None]

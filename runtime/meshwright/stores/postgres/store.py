@@ -94,7 +94,7 @@ class PostgresStore(SharedStore):
         self._news = asyncio.Event()
         self._parts: dict[str, list[str]] = {}
         self._shown = self._newest = 0  # seqs: shown to listeners, known to exist
-        self._told: set[int] = set()  # shown out of order, since they are this worker's
+        self._announced: set[int] = set()  # shown out of order, since they are this worker's
         self._renewed_at = 0.0
         self._commits: Commits | None = None
 
@@ -107,8 +107,7 @@ class PostgresStore(SharedStore):
         await self._database.open()
         try:
             await self._log.start()
-            self._reader = await asyncio.to_thread(self._database.connect_reader)
-            self._channel = self._reader.channel
+            await self._connect_reader()
             self._shown = self._newest = await self._log.last_seq()
         except BaseException:  # a cancelled start too must give the connections back
             await self.close(abrupt=True)
@@ -149,10 +148,17 @@ class PostgresStore(SharedStore):
         await self._database.close()
         self._receiver = None
 
+    async def _connect_reader(self) -> None:
+        """Connect what reads on the event loop, unless it is connected."""
+        if self._reader is None or self._reader.is_lost:
+            self._reader = await asyncio.to_thread(self._database.connect_reader)
+            self._channel = self._reader.channel
+
     async def _connect(self, incarnation: str, former: str, kinds: Sequence[str]) -> None:
-        """Take a lock and a lease on the connection that hears the news."""
+        """Take a lock and a lease on the connection that receives notifications."""
         if self._line is None or self._line.closed:
             self._line = await self._database.connect_async()
+        await self._connect_reader()
         line, key = self._line, secrets.randbits(62)
         await line.execute(f"LISTEN {self._channel}".encode())
         await line.execute("SELECT pg_advisory_unlock_all()")
@@ -225,13 +231,15 @@ class PostgresStore(SharedStore):
     # News
 
     async def _listen(self, incarnation: str) -> None:
-        """Hear the news, renew the lease and look who is alive, until connection or lease is lost."""
+        """Receive notifications, renew the lease, watch the workers, until connection or lease is lost."""
         try:
             while self._line is not None and self._incarnation == incarnation:
                 async for notice in self._line.notifies(timeout=LOOK_SECONDS):
                     await self._hear(notice.payload)
                 gone = await self._look()
                 due = time.monotonic() - self._renewed_at > RENEW_SECONDS
+                if due:
+                    await self._connect_reader()
                 if due and not await self._renew(incarnation):
                     break
                 if gone or due:
@@ -308,7 +316,7 @@ class PostgresStore(SharedStore):
         for event in events:
             seq = event.seq or 0
             if seq > self._shown:  # else the notification of this commit was faster
-                self._told.add(seq)
+                self._announced.add(seq)
                 if self._receiver is not None:
                     self._receiver.bus.tell(event)
 
@@ -322,15 +330,15 @@ class PostgresStore(SharedStore):
                     await self._show_some()
 
     async def _show_some(self) -> None:
-        while self._shown + 1 in self._told:
+        while self._shown + 1 in self._announced:
             self._shown += 1
-            self._told.discard(self._shown)
+            self._announced.discard(self._shown)
         if self._newest <= self._shown:
             return
         wanted, first = EventFilter(), self._shown + 1
         found = await self._database.read(table.search, wanted, first, self._newest, _SHOWN_AT_ONCE)
-        others = [event for event in found.events if event.seq not in self._told]
-        self._told.difference_update(range(first, found.reached + 1))
+        others = [event for event in found.events if event.seq not in self._announced]
+        self._announced.difference_update(range(first, found.reached + 1))
         self._shown = found.reached
         self._log.committed(found.events)
         for event in others:
