@@ -15,7 +15,8 @@ from meshwright.tools.approval import Decision
 from meshwright.work.people import APPROVAL
 from meshwright.work.protocol import Wait
 
-_MAX_TOLD = 5
+_MAX_ERRORS = 5
+_REMEDIES = {"money": "mesh budgets raise NAME USD, or POST /budgets/raise, adds some"}
 
 
 def checked_answer(wait: Wait, value: Any, caller: Caller, agents: Sequence[str], now: datetime) -> Any:
@@ -27,16 +28,16 @@ def checked_answer(wait: Wait, value: Any, caller: Caller, agents: Sequence[str]
     if wait.kind != "person":
         raise InvalidInput(
             f"The task waits for {_WAITED_FOR.get(wait.kind, wait.kind)} there, which no person answers",
-            remedy="GET /inbox, or mesh inbox, lists what waits for people",
+            remedy=_REMEDIES.get(wait.kind, "GET /inbox, or mesh inbox, lists what waits for people"),
             field="key",
         )
     _check_caller(wait, caller, agents)
     if wait.expires_at is not None and wait.expires_at <= now:
         raise Conflict(f"That question has expired: {wait.reason}", field="key")
     if found := faults(wait.answer_schema, value):
-        told = "; ".join(f"{path or 'the answer'} {message}" for path, message in found[:_MAX_TOLD])
+        errors = "; ".join(f"{path or 'the answer'} {message}" for path, message in found[:_MAX_ERRORS])
         raise InvalidInput(
-            f"The answer does not fit: {told}",
+            f"The answer does not fit: {errors}",
             remedy=f"Answer with {described(wait.answer_schema)}",
             field=f"value.{found[0].path}" if found[0].path else "value",
         )
@@ -48,6 +49,13 @@ def checked_answer(wait: Wait, value: Any, caller: Caller, agents: Sequence[str]
     return decision.model_dump(mode="json")
 
 
+def decided(wait: Wait, value: Any) -> str:
+    """What an answer does to a task, as the audit trail calls it."""
+    if wait.subject.get("kind") != APPROVAL:
+        return "task.answered"
+    return "task.approved" if value.get("approve") else "task.denied"
+
+
 def not_waiting(task_id: str, key: str, question: Question | None) -> MeshError:
     """The error for an answer to what a task does not wait for, or not any more."""
     remedy = "GET /inbox, or mesh inbox, lists what waits for people"
@@ -57,7 +65,7 @@ def not_waiting(task_id: str, key: str, question: Question | None) -> MeshError:
     at = f" at {question.ended_at:%Y-%m-%d %H:%M:%S} UTC" if question.ended_at else ""
     what = {
         "answered": f"That was answered{by}{at}",
-        "expired": f"That question expired{at}: nobody had answered it in time",
+        "expired": f"That question expired{at} without an answer",
         "closed": "The task does not wait for that any more",
     }
     return Conflict(f"{what[question.status]}: {question.question}", remedy=remedy, field="key")

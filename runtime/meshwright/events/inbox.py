@@ -33,6 +33,15 @@ _IS_CURRENT = (
     "AND tasks.attempts = inbox.attempt)"
 )
 _IS_OPEN = f"ended_at IS NULL AND {_IS_CURRENT}"
+_OF_THREAD = (
+    "WITH RECURSIVE above (id, task_id) AS ("  # noqa: S608 conditions are code
+    f"SELECT id, task_id FROM inbox WHERE tenant_id = :tenant_id AND {_IS_OPEN} UNION "
+    "SELECT above.id, tasks.parent_task_id FROM above JOIN tasks ON tasks.task_id = above.task_id "
+    "WHERE tasks.tenant_id = :tenant_id AND tasks.parent_task_id IS NOT NULL) "
+    "SELECT document FROM inbox WHERE id IN (SELECT above.id FROM above JOIN tasks "
+    "ON tasks.task_id = above.task_id WHERE tasks.tenant_id = :tenant_id AND tasks.thread_id = :thread_id) "
+    "ORDER BY seq, id"
+)
 _FORGET = (
     "DELETE FROM inbox WHERE seq < (SELECT coalesce(min(seq), 1) FROM events) AND NOT EXISTS "
     "(SELECT 1 FROM tasks WHERE tasks.task_id = inbox.task_id AND tasks.tenant_id = inbox.tenant_id)"
@@ -44,7 +53,7 @@ QuestionStatus = Literal["open", "answered", "expired", "closed"]
 class Question(Plain):
     """One thing that a task waits for a person to say.
 
-    `wait_id` is the `key` to answer with; `id` is a short name for people, of which an end will do. `subject`
+    `wait_id` is the `key` to answer with; `id` is for people, who may type its end alone. `subject`
     says what it is about, `answer_schema` is the JSON schema of its answer (None: any JSON), `may_answer` who
     may give it (none named: every caller but the agent that asks). `closed` is what its task no longer needs.
     """
@@ -101,6 +110,10 @@ class Inbox:
         page = await self.page(tenant_id, id=question_id(tenant_id, wait_id), ended=True, limit=1)
         return page.items[0] if page.items else None
 
+    async def next_of(self, tenant_id: str, thread_id: str) -> Question | None:
+        """The oldest open question, but for money, of a thread's tasks and of those that they delegated."""
+        return await self._log.view(_next_of, tenant_id, thread_id)
+
     async def tenants(self) -> list[str]:
         """The tenants that have or had questions."""
         return await self._log.view(_tenants)
@@ -144,13 +157,15 @@ def _named(event: Event) -> Iterator[str]:
 
 def _asks(event: Event) -> bool:
     """Whether an event is of a question that a person is asked; for money not every task asks one."""
-    subject = event.fields.get("subject")
-    asks_for_money = isinstance(subject, dict) and subject.get("on_empty") == "ask"
-    return event.fields.get("kind") == "person" or asks_for_money
+    return event.fields.get("kind") == "person" or _is_for_money(event.fields.get("subject"))
+
+
+def _is_for_money(subject: Any) -> bool:
+    return isinstance(subject, dict) and subject.get("on_empty") == "ask"
 
 
 def _begun(row_id: str, key: str, event: Event) -> dict[str, Any]:
-    """A question of which nothing was known before this event."""
+    """A question that is new with this event."""
     return {
         "id": row_id,
         "seq": event.seq or 0,
@@ -167,12 +182,12 @@ def _change(event: Event) -> dict[str, Any]:
     if event.event_type != _WAITING:
         status = "expired" if fields.get("how") == "expired" else "answered"
         return {"status": status, "answered_by": fields.get("answered_by"), "ended_at": event.time}
-    told = {
+    question = {
         "question": fields.get("asked") or "",
         "agent_id": event.agent_id,
         **{name: fields.get(name) for name in ("subject", "answer_schema", "may_answer", "expires_at")},
     }
-    known = {name: value for name, value in told.items() if value is not None}
+    known = {name: value for name, value in question.items() if value is not None}
     # A run that finds no money asks again, in the same step.
     return {**known, "status": "open", "ended_at": None} if fields.get("kind") == "money" else known
 
@@ -237,6 +252,12 @@ def _question(document: str, current: bool) -> Question:
     if question.status == "open" and not current:
         return question.model_copy(update={"status": "closed"})
     return question
+
+
+def _next_of(session: Session, tenant_id: str, thread_id: str) -> Question | None:
+    rows = session.execute(_OF_THREAD, {"tenant_id": tenant_id, "thread_id": thread_id}).fetchall()
+    questions = (Question.model_validate_json(document) for (document,) in rows)
+    return next((question for question in questions if not _is_for_money(question.subject)), None)
 
 
 def _tenants(session: Session) -> list[str]:

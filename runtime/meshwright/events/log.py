@@ -14,6 +14,7 @@ from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import HostError, StoreFailed
 from meshwright.core.messages import Event, new_id
 from meshwright.events import table
+from meshwright.events.chain import PRUNED_EVENT
 from meshwright.events.filter import EventFilter
 from meshwright.events.projections import FOLDED_AT_ONCE, FOLDED_BETWEEN_COMMITS, Projection, clear, fold_next
 from meshwright.events.table import MAX_BYTES_READ, Found, Written
@@ -137,7 +138,7 @@ class EventLog:
             events = [event for index, event in enumerate(events) if index not in dropped]
         for seq, event in enumerate(events, first):
             force_setattr(event, "seq", seq)  # frozen to all others: the number is the log's to give
-        self._database.count_accepted(sum(event.event_type == "task.accepted" for event in events))
+        self._database.count_accepted([event.event_type for event in events].count("task.accepted"))
         return list(events)
 
     def committed(self, events: Sequence[Event]) -> None:
@@ -220,7 +221,7 @@ class EventLog:
         """The events that fit after `after_seq` (without it: from now on), and then those to come, for ever.
 
         None is skipped and none repeated: with the last `seq` that was seen as `after_seq` a reader goes
-        on where it stopped. A slow reader slows nobody; close the generator to end it.
+        on where it stopped. A slow reader slows no other; close the generator to end it.
         """
         return self._one_by_one(self.follow(wanted))
 
@@ -244,7 +245,7 @@ class EventLog:
 
     async def _follow(self, wanted: EventFilter, now: int, live: bool) -> AsyncGenerator[list[Event]]:
         position = now if wanted.after_seq is None else wanted.after_seq
-        if position > self._tails.announced:  # ahead of us, or of a log that has begun anew
+        if position > self._tails.announced:  # ahead of us, or of a log that has started again
             position = min(position, await self._database.read(table.newest))
         async with aclosing(self._tails.follow(wanted, position, live=live)) as batches:
             async for batch in batches:
@@ -267,6 +268,10 @@ class EventLog:
     async def last_seq(self) -> int:
         """The `seq` of the newest durable event, 0 if there is none."""
         return self._tails.announced
+
+    async def stored_bytes(self) -> dict[str, int]:
+        """How many bytes the events of each tenant take."""
+        return await self._database.read(table.stored_bytes)
 
     async def tasks(
         self,
@@ -310,13 +315,13 @@ class EventLog:
         self._folded = max(self._folded, end)
 
     async def _fold_behind(self) -> None:
-        with suppress(StoreFailed):  # whoever waits for a commit is told
+        with suppress(StoreFailed):  # the writer that waits for a commit gets the error
             await self._fold(FOLDED_BETWEEN_COMMITS)
 
     # Upkeep
 
     async def rebuild(self) -> None:
-        """Make the projections anew from the log. Lists are incomplete meanwhile; events go on coming in."""
+        """Rebuild the projections from the log. Lists are incomplete meanwhile; events go on coming in."""
         await self._database.write(clear, self._projections)
         await self._fold()
 
@@ -333,19 +338,29 @@ class EventLog:
         await self.flush()
         deleted = 0
         for block in await self._database.read(table.old_blocks, end, written_before):
-            deleted += await self._database.write(_prune_block, block)
+            pruned = Event(
+                id=new_id(),
+                event_type=PRUNED_EVENT,
+                topic=topics.MESH,
+                time=self._now(),
+                payload={"through": table.end_of(block) - 1},
+            )
+            rows = self.rows([pruned])
+            count, written = await self._database.write(_prune_block, block, *rows)
+            self.tell([pruned], written)
+            deleted += count
         return deleted
 
     async def _prune_hourly(self, keep_seconds: float) -> None:
         while True:
-            with suppress(HostError):  # whoever waits for a commit is told
+            with suppress(HostError):  # the writer that waits for a commit gets the error
                 if self.before_prune is not None:
                     await self.before_prune()
                 await self.prune(keep_seconds=keep_seconds)
             await asyncio.sleep(_PRUNE_PAUSE_SECONDS)
 
 
-def _prune_block(session: Session, block: int) -> int:
+def _prune_block(session: Session, block: int, rows: Sequence[Row], now: float) -> tuple[int, Written]:
     deleted = table.delete_block(session, block)
     delete_ended_tasks(session, table.end_of(block))
-    return deleted
+    return deleted, table.insert(session, rows, now)

@@ -66,12 +66,28 @@ class DeploymentStatus(Plain):
     reason: str = ""
 
 
-class MeshStatus(Plain):
-    """How a mesh is doing: how many tasks are open by their status, what waits, and what cools down."""
+class TenantUse(Plain):
+    """What a tenant has open and stores, the latter in bytes; without a limit, that is None."""
 
+    tenant_id: str
+    open_tasks: int
+    max_open_tasks: int | None = None
+    stored_bytes: int
+    max_storage: int | None = None
+
+
+class MeshStatus(Plain):
+    """How a mesh is doing: how many tasks are open by their status, what waits, and what cools down.
+
+    `tenants` are the 100 that store most. Only the administrator sees `model`, which
+    answers the agents, and `deployments`.
+    """
+
+    model: str | None = None
     tasks: dict[str, int] = Field(default_factory=dict)
     waits: tuple[WaitSummary, ...] = ()
     deployments: tuple[DeploymentStatus, ...] = ()
+    tenants: tuple[TenantUse, ...] = ()
 
 
 class WaitProjection:

@@ -17,6 +17,8 @@ from msgspec import UNSET
 
 from meshwright.core.encoding import decode, encode
 from meshwright.core.messages import Event
+from meshwright.events import storage
+from meshwright.events.chain import ERASED, erased_link, link
 from meshwright.events.filter import KEYED, EventFilter, seconds
 from meshwright.sql.database import Row, Session
 
@@ -35,7 +37,7 @@ COLUMNS = ("seq", "time", *SAME, "own_id", "other_id", "idempotency_key", "extra
 COLUMN_LIST = ", ".join(COLUMNS)
 _keys_of = itemgetter(*(COLUMNS.index(name) - 1 for name in ("time", *KEYED)))  # of a row without its number
 _OTHER_ID = COLUMNS.index("other_id") - 1  # of a row without its number
-INTO = f"events ({COLUMN_LIST})"
+_INTO = f"events ({COLUMN_LIST}, link)"
 PAYLOAD = COLUMNS.index("payload")
 
 _BLOCK_BITS = 11
@@ -44,12 +46,20 @@ _MAX_SUMMARIES = 1024  # read in one go: 5 MB
 _MAX_BLOCKS_READ = 32  # in one go: about 30 ms
 MAX_BYTES_READ = 4 * 1024 * 1024  # of payloads
 
-_TAKE_NUMBERS = "UPDATE event_log SET seq = seq + ? RETURNING seq"
+_LOCK_END = {
+    "sqlite": "SELECT seq, hash FROM event_log",
+    "postgres": "SELECT seq, hash FROM event_log FOR UPDATE",
+}
+_SET_END = "UPDATE event_log SET seq = ?, hash = ?"
+_NOTE_PRUNED = """
+    UPDATE event_log SET pruned_seq = :seq, pruned_hash = (SELECT hash FROM event_blocks WHERE block = :block)
+    WHERE EXISTS (SELECT 1 FROM event_blocks WHERE block = :block AND hash IS NOT NULL)
+"""
 _SELECT_KNOWN = "SELECT other_id FROM events WHERE other_id"
 _SELECT_OWN = "SELECT 1 FROM events WHERE seq BETWEEN ? AND ? AND aggregate_id = ? AND own_id = ?"
 _SELECT_KEYS = " ".join(("SELECT time,", ", ".join(KEYED), "FROM events WHERE seq BETWEEN ? AND ?"))
 _SELECT_OPEN = "SELECT (SELECT max(block) + 1 FROM event_blocks), (SELECT min(seq) FROM events)"
-_INTO_BLOCKS = "event_blocks (block, min_time, max_time, written_at, keys)"
+_INTO_BLOCKS = "event_blocks (block, min_time, max_time, written_at, keys, hash)"
 _REPLACE_KEYS = "ON CONFLICT (block) DO UPDATE SET keys = excluded.keys"
 
 _same = attrgetter(*SAME)
@@ -91,8 +101,8 @@ def own_id(event: Event) -> str | None:
 
 def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
     """Number and write rows of `row_of`. Those whose whole id is known are dropped."""
-    [(last,)] = session.execute(_TAKE_NUMBERS, (len(rows),)).fetchall()
-    first = last - len(rows) + 1  # nobody else takes numbers before this transaction ends
+    [(last, head)] = session.execute(_LOCK_END[session.dialect]).fetchall()
+    first = last + 1  # no other writer takes numbers before this transaction ends
     dropped: list[int] = []
     if others := [row[_OTHER_ID] for row in rows if row[_OTHER_ID] is not None]:
         known = {event_id for (event_id,) in session.select_in(_SELECT_KNOWN, others)}
@@ -103,15 +113,17 @@ def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
                 known.add(row[_OTHER_ID])
     if dropped:
         rows = [row for index, row in enumerate(rows) if index not in dropped]
-        last -= len(dropped)
-        session.execute(_TAKE_NUMBERS, (-len(dropped),)).fetchall()
     if rows:
-        session.insert(INTO, [(seq, *row) for seq, row in enumerate(rows, first)])
+        last += len(rows)
+        linked, hashes = link(session, rows, first, head)
+        session.insert(_INTO, linked)
+        session.execute(_SET_END, (last, hashes[-1]))
         for block in range(_block_of(first), _block_of(last) + 1):
             low, high = max(first, _first_of(block)), min(last, _last_of(block))
             gathered = _gathered(session, rows[low - first : high - first + 1], low)
             if high == _last_of(block):
-                _write_summary(session, block, gathered, now)
+                _write_summary(session, block, gathered, now, hashes[high - first])
+                storage.count(session, _first_of(block), high)
         session.notify(f"e{last}")
     return first, dropped
 
@@ -143,20 +155,23 @@ def _gathered(session: Session, rows: Sequence[Row], first: int) -> Sequence[set
     return columns
 
 
-def summarize(session: Session, block: int, now: float) -> None:
-    """Write the summary of a block that is full, from its rows."""
+def summarize(session: Session, block: int, now: float, end_hash: bytes | None = None) -> None:
+    """Write the summary of a block that is full, from its rows; `end_hash` is that of its last row."""
     rows = session.execute(_SELECT_KEYS, (_first_of(block), _last_of(block))).fetchall()
     if rows:
-        _write_summary(session, block, [set(column) for column in zip(*rows, strict=True)], now)
+        _write_summary(session, block, [set(column) for column in zip(*rows, strict=True)], now, end_hash)
 
 
-def _write_summary(session: Session, block: int, gathered: Sequence[set[Any]], now: float) -> None:
+def _write_summary(
+    session: Session, block: int, gathered: Sequence[set[Any]], now: float, end_hash: bytes | None
+) -> None:
     if not gathered:
-        summarize(session, block, now)
+        summarize(session, block, now, end_hash)
         return
     times, *columns = gathered
     keys = (_hash_of(kind, key) for kind, column in zip(KEYED, columns, strict=True) for key in column)
-    session.insert(_INTO_BLOCKS, [(block, min(times), max(times), now, b"".join(keys))], then=_REPLACE_KEYS)
+    row = block, min(times), max(times), now, b"".join(keys), end_hash
+    session.insert(_INTO_BLOCKS, [row], then=_REPLACE_KEYS)
 
 
 def skip_to(session: Session, seq: int, now: float) -> None:
@@ -164,8 +179,10 @@ def skip_to(session: Session, seq: int, now: float) -> None:
     last = newest(session)
     if seq > last:
         if _block_of(last) < _block_of(seq + 1):
-            summarize(session, _block_of(last), now)
-        session.execute(_TAKE_NUMBERS, (seq - last,)).fetchall()
+            [(head,)] = session.execute("SELECT hash FROM event_log").fetchall()
+            summarize(session, _block_of(last), now, head)
+            storage.count(session, _first_of(_block_of(last)), last)
+        session.execute("UPDATE event_log SET seq = ?", (seq,))
 
 
 def summarize_some(session: Session) -> bool:
@@ -298,6 +315,14 @@ def _rows(session: Session, wanted: EventFilter, first: int, last: int, limit: i
 # Upkeep
 
 
+def erase_payload(session: Session, seq: int) -> None:
+    """Take the payload of a row away. Its commitment stays, so that the chain verifies."""
+    for payload, own in session.execute("SELECT payload, link FROM events WHERE seq = ?", (seq,)).fetchall():
+        values = (ERASED, None if own is None else erased_link(payload, own), seq)
+        session.execute("UPDATE events SET payload = ?, link = ? WHERE seq = ?", values)
+        storage.free(session, seq, _block_of(seq), len(payload) - len(ERASED))
+
+
 def old_blocks(session: Session, end: int, written_before: float) -> list[int]:
     """The blocks, oldest first, that end at or before a `seq` and had their last event before a time."""
     query = "SELECT block, written_at FROM event_blocks WHERE block < ? ORDER BY block"
@@ -310,11 +335,18 @@ def old_blocks(session: Session, end: int, written_before: float) -> list[int]:
 
 
 def delete_block(session: Session, block: int) -> int:
-    """Delete a block with its events; returns how many those were."""
+    """Delete a block with its events; returns how many those were. The chain begins behind it then."""
+    session.execute(_NOTE_PRUNED, {"seq": _last_of(block), "block": block})
+    storage.discount(session, _first_of(block), _last_of(block))
     session.execute("DELETE FROM event_blocks WHERE block = ?", (block,))
     return session.execute(
         "DELETE FROM events WHERE seq BETWEEN ? AND ?", (_first_of(block), _last_of(block))
     ).rowcount
+
+
+def stored_bytes(session: Session) -> dict[str, int]:
+    """How many bytes the events of each tenant take."""
+    return storage.stored(session, _BLOCK_BITS)
 
 
 def end_of(block: int) -> int:

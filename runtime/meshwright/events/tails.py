@@ -1,4 +1,4 @@
-"""Tails: readers that follow the log live, none of which can slow the log or one another."""
+"""Tails: readers that follow the log live. None can slow the log or another reader."""
 
 from __future__ import annotations
 

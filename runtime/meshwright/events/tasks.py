@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -32,7 +32,7 @@ ModelT = TypeVar("ModelT", bound=Struct)
 class TaskSummary(Plain):
     """One task in a list. `reason` says why it waits or how it failed; `seq` is of its first event.
 
-    `cost_usd` is None where nobody knows the price.
+    `cost_usd` is None if the price is unknown.
     """
 
     seq: int
@@ -153,6 +153,52 @@ def ended_tasks(session: Session, after: float, before: float, limit: int) -> li
     return session.execute(query, (after, before, limit)).fetchall()
 
 
+class TaskSubject(NamedTuple):
+    """Which tasks: those that somebody asked for, those of a thread, or one. One of the three is given."""
+
+    requested_by: str | None = None
+    thread_id: str | None = None
+    task_id: str | None = None
+
+    def __str__(self) -> str:
+        name, value = next((name, value) for name, value in self._asdict().items() if value is not None)
+        return f"{_SUBJECTS[name]} {value!r}"
+
+
+_SUBJECTS = {"requested_by": "requester", "thread_id": "thread", "task_id": "id"}
+
+
+class SubjectTask(NamedTuple):
+    """A task of a subject, or (`is_witness`) another of its thread, which got what was said there."""
+
+    task_id: str
+    has_ended: bool
+    is_witness: bool
+
+
+def tasks_of(session: Session, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
+    """A tenant's tasks of a subject, all that they delegated, and the others of their threads."""
+    name, value = next((name, value) for name, value in subject._asdict().items() if value is not None)
+    query = (
+        "WITH RECURSIVE found (task_id) AS ("  # noqa: S608 the name is code
+        f"SELECT task_id FROM tasks WHERE tenant_id = :tenant_id AND {name} = :value UNION "
+        "SELECT tasks.task_id FROM tasks JOIN found ON tasks.parent_task_id = found.task_id "
+        "WHERE tasks.tenant_id = :tenant_id) "
+        "SELECT task_id, completed_at, task_id NOT IN (SELECT task_id FROM found) FROM tasks "
+        "WHERE tenant_id = :tenant_id AND (task_id IN (SELECT task_id FROM found) OR thread_id IN "
+        "(SELECT thread_id FROM tasks JOIN found USING (task_id) WHERE tenant_id = :tenant_id)) ORDER BY seq"
+    )
+    rows = session.execute(query, {"tenant_id": tenant_id, "value": session.bindable(value)}).fetchall()
+    return [SubjectTask(task_id, at is not None, bool(is_witness)) for task_id, at, is_witness in rows]
+
+
+def erase_task_rows(session: Session, tenant_id: str, task_id: str) -> None:
+    """Take from the lists what they quote of a task."""
+    key = tenant_id, task_id
+    session.execute("UPDATE tasks SET reason = NULL WHERE tenant_id = ? AND task_id = ?", key)
+    session.execute("DELETE FROM inbox WHERE tenant_id = ? AND task_id = ?", key)
+
+
 def delete_ended_tasks(session: Session, before: int) -> None:
     """Forget the ended tasks whose every event came before a `seq`."""
     session.execute(
@@ -207,7 +253,7 @@ class _TaskRow:
 
     @classmethod
     def of(cls, event: Event, task_id: str) -> _TaskRow:
-        """The row of a task of which nothing was known before this event."""
+        """The row of a task that is new with this event."""
         return cls(
             seq=event.seq,
             task_id=task_id,

@@ -1,7 +1,7 @@
 """Answers waits for events: a task that waits for one gets the first event of the log that fits.
 
 The waits are a projection of the log. Each is served from its own place in the log on, in order, so that what
-happened while nobody looked counts too: at least once, and the thread takes the first answer alone.
+happened while no process was running counts too: at least once, and the thread takes the first answer alone.
 """
 
 from __future__ import annotations

@@ -35,8 +35,9 @@ FREED = "budget.freed"
 WARNED_AT = Decimal("0.8")
 MAX_HELD = 1_000  # reservations of one account: its state stays small
 _MAX_QUEUE = 100  # calls that an account knows of; the last ones ask again
+_MAX_EXPIRED = 100  # reservations whose time is over, and whose cost may still become known
 BEAT_SECONDS = 5.0  # after which a worker asks again for its calls in the queue, whatever has happened
-_QUEUED_SECONDS = 3 * BEAT_SECONDS  # after which a call that nobody asks for again has left the queue
+_QUEUED_SECONDS = 3 * BEAT_SECONDS  # after which a call that is not asked for again has left the queue
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 Scope = Literal["mesh", "tenant", "agent", "tag", "thread", "task"]
@@ -100,7 +101,7 @@ class LedgerEntry(Struct, omit_defaults=True):
     To reserve, `amount` is the most that the call may cost, `least` what it will do with where that has no
     room, and `until` (unix seconds) when it has ended for sure. One that `may_wait` is queued by `priority`,
     then by `since` (unix seconds). To settle, `amount` is what it cost, nothing to release or to leave the
-    queue; `estimated` where nobody has counted it.
+    queue; `estimated` where no server has counted it.
     """
 
     kind: Literal["reserve", "settle"] = kept(default="reserve")
@@ -191,7 +192,9 @@ class Balance(BaseModel):
     """What an account keeps of the window that began at `since`: what is spent, what is held, who waits for
     room, and which events it has published.
 
-    `estimated` is the part of what is spent that nobody has counted; `raised` is added to the limit.
+    `estimated` is the part of what is spent that is estimated; `raised` is added to the limit.
+    `expired` are the last reservations, by call, that counted as spent when their time was over: a run that
+    is resumed later may find in its journal what they did cost.
     """
 
     since: datetime | None = None
@@ -200,11 +203,13 @@ class Balance(BaseModel):
     raised: Amount = ZERO
     held: dict[str, _Reservation] = {}
     queue: dict[str, _Queued] = {}
+    expired: dict[str, Amount] = {}
     notified: list[str] = Field(default_factory=list, validation_alias=AliasChoices("notified", "told"))
 
     def at(self, now: datetime, window: Window) -> Balance:
         """What an account would keep, were it asked now."""
-        copy = self.model_copy(update={"held": dict(self.held)})
+        changing = {name: dict(getattr(self, name)) for name in ("held", "queue", "expired")}
+        copy = self.model_copy(update=changing)
         copy.renew(window, now)
         return copy
 
@@ -222,6 +227,7 @@ class Balance(BaseModel):
         if start is not None and (self.since is None or start > self.since):
             self._expire(start.timestamp())
             self.since, self.spent, self.estimated, self.raised = start, ZERO, ZERO, ZERO
+            self.expired.clear()
             self.notify_again()
         self._expire(now.timestamp())
         for op in [op for op, queued in self.queue.items() if queued.until <= now.timestamp()]:
@@ -231,11 +237,22 @@ class Balance(BaseModel):
         """Forget which events were published, but for the first."""
         self.notified = [event_type for event_type in self.notified if event_type == OPENED]
 
+    def expire(self, op: str) -> None:
+        """Count what is held under an op as spent: what its call did cost is unknown."""
+        held = self.held.pop(op)
+        self.spent += held.amount
+        self.estimated += held.amount
+        self.expired[held.call] = held.amount
+        if len(self.expired) > _MAX_EXPIRED:
+            del self.expired[next(iter(self.expired))]
+
+    def knows(self, op: str, call: str) -> bool:
+        """Whether what a call did cost can still be booked."""
+        return call in self.expired or (op in self.held and self.held[op].call == call)
+
     def _expire(self, now: float) -> None:
         for op in [op for op, held in self.held.items() if held.until <= now]:
-            amount = self.held.pop(op).amount
-            self.spent += amount
-            self.estimated += amount
+            self.expire(op)
 
 
 class BudgetAccount(Actor[Balance]):
@@ -276,9 +293,8 @@ class BudgetAccount(Actor[Balance]):
         if held is not None and held.call == entry.call:
             return self._result("held", held.amount)
         if held is not None:  # the try before this one has no known end: it may have spent it all
-            self._settle(
-                LedgerEntry(kind="settle", op=entry.op, call=held.call, amount=held.amount, estimated=True)
-            )
+            self._reserved -= held.amount
+            state.expire(entry.op)
         state.queue.pop(entry.op, None)
         answer, granted = self._decide(entry, account)
         if len(state.held) >= MAX_HELD and answer in ("held", "over"):
@@ -338,13 +354,19 @@ class BudgetAccount(Actor[Balance]):
         return ready
 
     def _settle(self, entry: LedgerEntry) -> None:
-        self.state.queue.pop(entry.op, None)
-        held = self.state.held.get(entry.op)
+        state = self.state
+        state.queue.pop(entry.op, None)
+        held = state.held.get(entry.op)
         if held is not None and held.call == entry.call:
-            del self.state.held[entry.op]
+            del state.held[entry.op]
             self._reserved -= held.amount
-            self.state.spent += entry.amount
-            self.state.estimated += entry.amount if entry.estimated else ZERO
+        elif (expired := state.expired.pop(entry.call, None)) is not None:
+            state.spent -= expired
+            state.estimated -= expired
+        else:
+            return
+        state.spent += entry.amount
+        state.estimated += entry.amount if entry.estimated else ZERO
 
     def _result(self, answer: Answer, granted: Decimal) -> ReservationResult:
         return ReservationResult(

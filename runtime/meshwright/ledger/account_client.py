@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -35,13 +35,14 @@ PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before an account that cannot be reached is 
 
 @dataclass(slots=True)
 class _Pending:
-    """An entry to be booked, and who waits for its result: nobody for a settlement."""
+    """An entry to be booked, and who waits for its `result`, or for a settlement to be `booked`."""
 
     entry: LedgerEntry
     result: asyncio.Future[ReservationResult] | None = None
     give_up_at: datetime | None = None
     least: Callable[[], Decimal | None] | None = None
     was_asked: bool = False
+    booked: asyncio.Future[None] | None = None
 
 
 class AccountClient:
@@ -52,6 +53,7 @@ class AccountClient:
         self._host = host
         self._on_idle = on_idle
         self._pending: list[_Pending] = []
+        self._booking: list[_Pending] = []
         self._queue: dict[str, _Pending] = {}
         self._work: asyncio.Task[None] | None = None
         self._beat: asyncio.Task[None] | None = None
@@ -83,7 +85,7 @@ class AccountClient:
                 self._leave(entry.op)
 
     def settle(self, settled: Settlement) -> None:
-        """Settle soon; nobody has to wait. What cannot be booked counts as spent when its time is over."""
+        """Settle soon; no caller has to wait. What cannot be booked counts as spent when its time is over."""
         known = {"op": settled.op, "call": settled.call, "amount": settled.amount}
         self._put(_Pending(LedgerEntry(kind="settle", estimated=settled.estimated, **known)))
 
@@ -96,6 +98,16 @@ class AccountClient:
             else:
                 elsewhere.append(op)
         return elsewhere
+
+    async def booked(self, calls: Collection[str]) -> None:
+        """Return once the settlements of these calls are booked, or cannot be."""
+        waits: list[asyncio.Future[None]] = []
+        for pending in (*self._booking, *self._pending):
+            if pending.entry.kind == "settle" and pending.entry.call in calls:
+                pending.booked = pending.booked or asyncio.get_running_loop().create_future()
+                waits.append(pending.booked)
+        if waits:
+            await asyncio.wait(waits)
 
     async def settled(self) -> None:
         """Return once everything is booked."""
@@ -136,7 +148,7 @@ class AccountClient:
         self._beat = self._next_beat = None
 
     async def _keep_queue(self) -> None:
-        """Ask again in time, since an account forgets whoever does not, and for the last time for those whose
+        """Ask again in time, since an account forgets those that do not; for the last time for those whose
         time is over.
         """
         clock = self._host.clock
@@ -166,12 +178,18 @@ class AccountClient:
     async def _book_all(self) -> None:
         while self._pending:
             batch, self._pending = self._pending[:_MAX_ENTRIES], self._pending[_MAX_ENTRIES:]
+            self._booking = batch
             reservations = [pending for pending in batch if pending.entry.kind == "reserve"]
             try:
                 reply = await self._book(tuple([pending.entry for pending in batch]))
-            except Exception as error:  # noqa: BLE001 whoever waits for a result gets it, whatever it is
+            except Exception as error:  # noqa: BLE001 the caller that waits for a result gets it, whatever it is
                 self._fail(reservations, len(batch) - len(reservations), error)
                 continue
+            finally:
+                self._booking = []
+                for pending in batch:
+                    if pending.booked is not None:
+                        pending.booked.set_result(None)
             for pending, result in zip(reservations, reply.results, strict=True):
                 self._deliver(pending, result)
             announce(self._host, self.account, self.wake(reply.ready))

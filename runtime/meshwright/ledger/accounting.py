@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any
 
 from meshwright.core import topics
@@ -16,6 +18,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.budgets import Budgets, Hold
 from meshwright.ledger.estimates import (
     Estimates,
+    PastCalls,
     estimated_tokens,
     estimated_usage,
     max_prompt_tokens,
@@ -47,17 +50,24 @@ _NOTHING: _Lost = (ZERO, Usage(), "priced")
 class Accounted:
     """A model whose calls stay within the budgets, and are all in the ledger.
 
-    It reserves the most that a call may cost and settles what it did cost. Nobody else says that a call was
+    It reserves the most that a call may cost and settles what it did cost. Only it says that a call was
     made: each is recorded once, however it ends, by its context's `record` or else by `publish`.
     """
 
-    def __init__(self, model: Model, budgets: Budgets, prices: PriceList, publish: OnCall) -> None:
+    def __init__(
+        self,
+        model: Model,
+        budgets: Budgets,
+        prices: PriceList,
+        publish: OnCall,
+        past: PastCalls | None = None,
+    ) -> None:
         self.name = model.name
         self.model = model
         self.budgets = budgets
         self._prices = prices
         self._publish = publish
-        self._estimates = Estimates(prices)
+        self._estimates = Estimates(prices, past)
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make the call, if the budgets allow it; the reply says what it cost, where that is known.
@@ -87,10 +97,11 @@ class Accounted:
         except BaseException as error:  # also cancelled: it may have cost something all the same
             self._record(self._failed(request, hold, meter, error, _ms_since(started)), request)
             raise
-        reply = self._priced(reply, hold.request, started)
+        reply = self._priced(reply, hold.request, latency_ms=_ms_since(started))
         if hold.accounts and not reply.cache_hit:
             self._estimates.learn(hold.request, reply.usage, reply.cost_usd)
-        reply = self._with_lost(reply, hold.request, meter)
+        if not reply.cache_hit:
+            reply = self._with_lost(reply, hold.request, (*reply.lost, *meter.lost(reply)))
         settled = self.budgets.settle(hold, reply.cost_usd, estimated=reply.cost_source == "estimated")
         self._record(_answered(hold.request, reply, settled), request)
         return reply, hold.is_limited
@@ -104,10 +115,10 @@ class Accounted:
         record = request.context.record or self._publish
         record(call)
 
-    def _priced(self, reply: ModelReply, request: ModelRequest, started: float) -> ModelReply:
-        """The reply with what it cost: as whoever answered says, else by our prices."""
+    def _priced(self, reply: ModelReply, request: ModelRequest, **known: Any) -> ModelReply:
+        """The reply with what it cost, as its provider says or else by our prices; `known` is set too."""
         reported = None if reply.cost_usd is None else reported_cost(reply.cost_usd)
-        update: dict[str, Any] = {"latency_ms": _ms_since(started), "cost_usd": reported}
+        update: dict[str, Any] = {"cost_usd": reported, **known}
         if reply.cache_hit:
             update["cost_usd"] = ZERO
             if reply.saved_usd is None:
@@ -121,16 +132,24 @@ class Accounted:
             update |= {"cost_usd": cost, "cost_source": "unknown" if cost is None else source}
         return reply.model_copy(update=update)
 
-    def _with_lost(self, reply: ModelReply, request: ModelRequest, meter: _StreamMeter) -> ModelReply:
-        """The reply with the tokens and cost of streams that broke off before it, where we know a price."""
-        lost = None if reply.cache_hit else meter.lost_usage(reply)
-        if lost is None or reply.cost_usd is None:
-            return reply
-        cost = self._prices.of_reply(reply.model_copy(update={"usage": lost}), request)
-        if cost is None:
-            return reply
-        whole = {"usage": reply.usage + lost, "cost_usd": reply.cost_usd + cost, "cost_source": "estimated"}
-        return reply.model_copy(update=whole)
+    def _with_lost(
+        self, reply: ModelReply, request: ModelRequest, lost_before: Iterable[ModelReply]
+    ) -> ModelReply:
+        """The reply with the tokens and cost of answers before it that were lost, where we know a price."""
+        read = reply.usage.prompt_tokens
+        for each in lost_before:
+            usage = each.usage.model_copy(update={"prompt_tokens": each.usage.prompt_tokens or read})
+            lost = self._priced(each.model_copy(update={"usage": usage}), request)
+            if reply.cost_usd is None or lost.cost_usd is None:
+                continue
+            is_estimated = "estimated" in (reply.cost_source, lost.cost_source)
+            whole: dict[str, Any] = {
+                "usage": reply.usage + lost.usage,
+                "cost_usd": reply.cost_usd + lost.cost_usd,
+                "cost_source": "estimated" if is_estimated else reply.cost_source,
+            }
+            reply = reply.model_copy(update=whole)
+        return reply.model_copy(update={"lost": ()}) if reply.lost else reply
 
     def _failed(
         self, request: ModelRequest, hold: Hold | None, meter: _StreamMeter, error: BaseException, ms: float
@@ -157,14 +176,17 @@ class Accounted:
     def _lost(self, hold: Hold, meter: _StreamMeter, error: BaseException) -> _Lost:
         """What a call that ended without a reply may have cost, and used.
 
-        An answer that was held back says it, where the provider counted. What was streamed is counted; where
+        Answers that were held back say it, where the provider counted. What was streamed is counted; where
         nothing was and the provider may have worked, it is the estimate.
         """
-        reply = error.reply if isinstance(error, ContentRefused) else None
-        if reply is not None and reply.cost_source != "estimated":
-            reply = self._with_lost(self._priced(reply, hold.request, 0.0), hold.request, meter)
-            return reply.cost_usd, reply.usage, reply.cost_source
+        lost: tuple[ModelReply, ...] = error.lost if isinstance(error, ModelError) else ()
         harmless = isinstance(error, ModelError | InvalidInput) and not isinstance(error, MAY_COST)
+        is_known = (harmless or isinstance(error, ContentRefused)) and meter.streams <= len(lost)
+        is_counted = all(each.cost_source != "estimated" for each in lost)
+        if lost and is_known and (is_counted or (harmless and not meter.bytes)):
+            *before, last = lost
+            reply = self._with_lost(self._priced(last, hold.request), hold.request, before)
+            return reply.cost_usd, reply.usage, reply.cost_source
         if _attempts_of(error) == 0 or (harmless and not meter.bytes):
             return _NOTHING
         usage = meter.usage(hold.request)
@@ -203,11 +225,12 @@ _OF_REPLY = (
     *("model", "deployment", "usage", "cost_usd", "cost_source", "cache_hit", "saved_usd", "attempts"),
     *("latency_ms", "finish_reason"),
 )
+_of_reply = attrgetter(*_OF_REPLY)
 
 
 def _answered(request: ModelRequest, reply: ModelReply, settled: Settlement | None) -> Call:
-    known = {name: getattr(reply, name) for name in _OF_REPLY}
-    tools = tuple(call.name for call in reply.tool_calls)
+    known = dict(zip(_OF_REPLY, _of_reply(reply), strict=True))
+    tools = tuple([call.name for call in reply.tool_calls])
     return Call(**_known_of(request), **known, tool_calls=tools, settlement=settled)
 
 
@@ -248,6 +271,11 @@ class _StreamMeter:
         return sum(self._attempts)
 
     @property
+    def streams(self) -> int:
+        """How many attempts have written something."""
+        return sum(size > 0 for size in self._attempts)
+
+    @property
     def on_delta(self) -> OnDelta | None:
         """Takes the pieces, where somebody wants them."""
         return self._take if self._pass_on is not None else None
@@ -259,18 +287,14 @@ class _StreamMeter:
             completion_tokens=self.bytes or request.output_limit,
         )
 
-    def lost_usage(self, reply: ModelReply) -> Usage | None:
-        """The tokens of streams that broke off before the one that was answered; None where none did.
-
-        Each read the prompt; what it wrote is estimated by what came of it.
-        """
-        cut = [size for size in self._attempts[:-1] if size]
-        if not cut:
-            return None
-        return Usage(
-            prompt_tokens=len(cut) * reply.usage.prompt_tokens,
-            completion_tokens=sum(map(estimated_tokens, cut)),
-        )
+    def lost(self, reply: ModelReply) -> list[ModelReply]:
+        """The streams that broke off before a reply, but for those that it knows of itself."""
+        cut = [size for size in self._attempts[:-1] if size][len(reply.lost) :]
+        uncounted = {"cost_usd": None, "cost_source": "estimated", "lost": ()}
+        return [
+            reply.model_copy(update={**uncounted, "usage": Usage(completion_tokens=estimated_tokens(size))})
+            for size in cut
+        ]
 
     def _take(self, text: str) -> None:
         assert self._pass_on is not None

@@ -20,6 +20,7 @@ from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import Window
+from meshwright.work.protocol import DEFAULT_TENANT
 
 ALLOWANCES = "allowances"
 """The type of the actor that keeps them."""
@@ -48,14 +49,14 @@ class AllowanceKeeper(Actor[AllowanceList]):
                 f"There are {_MAX_ALLOWANCES} allowances already", remedy="mesh allow --remove ends some"
             )
         self.state.items[budget.name] = budget
-        turn.publish(topics.SPEND, SET, _document(budget))
+        turn.publish(topics.SPEND, SET, _document(budget), tenant_id=_tenant_of(budget))
 
     @turn
     def remove(self, turn: Turn, names: list[str]) -> list[Budget]:
         """Remove those that there are, and return them."""
         removed = [self.state.items.pop(name) for name in names if name in self.state.items]
         for budget in removed:
-            turn.publish(topics.SPEND, REMOVED, _document(budget))
+            turn.publish(topics.SPEND, REMOVED, _document(budget), tenant_id=_tenant_of(budget))
         return removed
 
 
@@ -90,8 +91,14 @@ class Allowances:
         `whose` is an agent's id, or `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh`; with a `tenant_id` it is
         for calls of that tenant alone. Another of the same window is replaced. Raises InvalidInput.
         """
-        limit_usd, window = amount_of(allowance)
+        limit_usd, window = amount_of(allowance, field="allowance")
         scope, of = _scope_of(whose)
+        if scope == "tenant" and tenant_id not in (None, of):
+            raise InvalidInput(
+                f"{whose} is an allowance of tenant {of}, and {tenant_id} is another",
+                remedy="Leave the tenant out",
+                field="tenant_id",
+            )
         fields = {"limit_usd": limit_usd, "window": window, "tenant_id": tenant_id, "on_empty": on_empty}
         try:
             name = _name_of(scope, of, tenant_id, window)
@@ -129,7 +136,7 @@ class Allowances:
         self._known_until = None
 
 
-def amount_of(text: str) -> tuple[Decimal, Window]:
+def amount_of(text: str, *, field: str = "budget") -> tuple[Decimal, Window]:
     """The dollars and the window of a text like `5.00/day`; without one, `total`. Raises InvalidInput."""
     amount, _, window = text.partition("/")
     try:
@@ -139,10 +146,10 @@ def amount_of(text: str) -> tuple[Decimal, Window]:
     window, windows = window.strip() or "total", get_args(Window)
     if window not in windows or not is_amount(limit):
         raise InvalidInput(
-            f"budget: expected dollars from 0 to {MAX_DOLLARS:,} and one of {', '.join(windows)}, "
+            f"{field}: expected dollars from 0 to {MAX_DOLLARS:,} and one of {', '.join(windows)}, "
             f"not {text[:80]!r}",
             remedy="write it like 5.00/day",
-            field="budget",
+            field=field,
         )
     return limit, cast("Window", window)
 
@@ -167,6 +174,11 @@ def _name_of(scope: str, of: str, tenant_id: str | None, window: str) -> str:
     return (
         name if _NAME.fullmatch(name) else f"allow-{derived_id(scope, of, tenant_id or '', window).lower()}"
     )
+
+
+def _tenant_of(budget: Budget) -> str:
+    """The tenant that events of an allowance are of."""
+    return budget.of if budget.scope == "tenant" else budget.tenant_id or DEFAULT_TENANT
 
 
 def _document(budget: Budget) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -36,6 +36,7 @@ from meshwright.ledger.charging import (
     check_budgets,
     is_seen_by,
     only_key,
+    words_for,
 )
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable, PriceUnknown
 from meshwright.models.port import CallContext, ModelRequest, Settlement
@@ -49,18 +50,20 @@ _MARGIN_SECONDS = 60.0  # after a call's own limit: clocks differ, and the last 
 _CHEAPER = "cheap"
 _EXPENSIVE_TAGS = frozenset({"expensive", "medium"})
 """The tags that a soft budget's cheaper tag takes the place of."""
-_NEVER_RENEWS = "It never renews: raise its limit_usd"
 _SHOWN = ("budget", "scope", "key", "window", "hard")
 
 _UpperBound = Callable[[ModelRequest], Decimal | None]
-"""The most that a call may cost; None where nobody knows."""
+"""The most that a call may cost; None where it is unknown."""
 
 
 class Limiter(Protocol):
     """Makes do with less than the most that a call may cost."""
 
+    async def prepare(self) -> None:
+        """Get ready; it is awaited before each call."""
+
     def least(self, request: ModelRequest) -> Decimal | None:
-        """What such a call will do with; None where nobody knows."""
+        """What such a call will do with; None where it is unknown."""
         ...
 
     def limited(self, request: ModelRequest, amount: Decimal) -> ModelRequest:
@@ -72,7 +75,7 @@ class Limiter(Protocol):
 class Hold:
     """A call that may be made: the request, which may have a cheaper tag, and what is reserved for it.
 
-    `amount` is None where nobody knows what it may cost, or no budget asks. `is_limited`: it is less than the
+    `amount` is None where what it may cost is unknown, or no budget asks. `is_limited`: it is less than the
     call may cost, and the request may write less.
     """
 
@@ -88,7 +91,7 @@ class Hold:
 class BudgetView(Plain):
     """An account as clients see it. `renews_at` is None where it never does.
 
-    `estimated_usd` is the part of what is spent that nobody has counted.
+    `estimated_usd` is the part of what is spent that is estimated.
     """
 
     budget: str
@@ -136,6 +139,8 @@ class Budgets:
         budgets = await self._current()
         if not budgets and not request.context.has_budgets:
             return Hold(request, "")
+        if limiter is not None:
+            await limiter.prepare()
         op = _op_of(request)
         op = new_id() if op in self._under_way else op
         call = new_id()
@@ -158,7 +163,7 @@ class Budgets:
         return (*self._declared, *allowed) if allowed else self._declared
 
     def settle(self, hold: Hold, spent: Decimal | None, *, estimated: bool = False) -> Settlement | None:
-        """Say what a call cost, 0 where it cost nothing; None, where nobody knows, counts as reserved.
+        """Say what a call cost, 0 where it cost nothing; None, where it is unknown, counts as reserved.
 
         Returns what is booked soon, for `recover`; None where nothing is reserved.
         """
@@ -177,7 +182,8 @@ class Budgets:
     async def recover(self, user: str, context: CallContext, settlements: Iterable[Settlement]) -> None:
         """Book those settlements of a task's earlier calls that a worker could not book before it ended.
 
-        An account that cannot be asked counts what it holds as spent when its time is over.
+        An account that counted them as spent when their time was over, in the same window, corrects that. One
+        that cannot be asked counts what it holds as spent when its time is over.
         """
         budgets = await self._current()
         by_account: dict[Account, list[Settlement]] = {}
@@ -191,10 +197,14 @@ class Budgets:
             except HostError as error:
                 logger.warning("Calls may stay reserved in %s: %s", account.id, error)
                 continue
-            held = state.held if isinstance(state, Balance) else {}
             for settled in of_account:
-                if settled.op in held and held[settled.op].call == settled.call:
+                if isinstance(state, Balance) and state.knows(settled.op, settled.call):
                     self._client(account).settle(settled)
+
+    async def booked(self, calls: Collection[str]) -> None:
+        """Return once what these calls cost is booked, or cannot be: an account cannot be reached."""
+        for client in list(self._clients.values()):
+            await client.booked(calls)
 
     async def settled(self) -> None:
         """Return once all that was settled so far is booked."""
@@ -367,10 +377,11 @@ def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, n
         remedy = "Try again when some have ended"
     else:
         message = f"Budget {account.budget} of {owner} exceeded: {spent}"
-        remedy = f"It renews at {renews:%Y-%m-%d %H:%M} UTC" if renews else _NEVER_RENEWS
-        if account.on_empty == "ask":
-            name = account.owner_key if account.budget == TASK_BUDGET else account.budget
-            remedy = f"Raise it: mesh budgets raise {name} USD"
+        remedy = f"Raise it: mesh budgets raise {words_for(account)} USD"
+        if account.budget == TASK_BUDGET and account.on_empty in ("fail", "cheaper"):
+            remedy = "Submit it with a larger budget_usd (--budget), or with on_empty = ask"
+        elif renews and account.on_empty != "ask":
+            remedy = f"It renews at {renews:%Y-%m-%d %H:%M} UTC. {remedy}"
     error = BudgetExceeded(
         f"{message}; this call may cost up to {_usd(entry.amount)}",
         budget=account.budget,

@@ -137,6 +137,13 @@ def only_account(accounts: Iterable[Account], budget: str | None, key: str | Non
     return found[0]
 
 
+def words_for(account: Account) -> str:
+    """How `mesh budgets raise` names an account."""
+    if account.budget == TASK_BUDGET:
+        return account.owner_key
+    return account.budget if account.scope == "mesh" else f"{account.budget} --of {account.owner_key}"
+
+
 def is_seen_by(account: Account, tenant_id: str) -> bool:
     """Whether a tenant sees an account: its own, and those of all."""
     if account.scope in ("task", "thread") and not account.inline:

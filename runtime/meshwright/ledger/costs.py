@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from msgspec.structs import asdict
 from pydantic import BaseModel
 
+from meshwright.core.clock import duration_of
 from meshwright.core.encoding import Json, Struct, decode, encode
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Event, Plain
+from meshwright.core.messages import Event, Plain, Usage
 from meshwright.core.money import ZERO, Amount, from_pico, pico, reported_cost
 from meshwright.events.filter import seconds
 from meshwright.events.log import EventLog
@@ -34,7 +35,7 @@ _TEXTS = {
     "outcome": "ok",
     "error": None,
 }
-"""Fields of text that are columns as they are, and what stands for one that was not told."""
+"""Fields of text that are columns as they are, and the default of one that is missing."""
 
 COLUMNS = (
     *("seq", "time", "task_id", "tenant_id", "agent_id", "model_group", "tags", "cost_pico", "saved_pico"),
@@ -44,8 +45,6 @@ COLUMNS = (
 By = Literal["agent", "tag", "model", "task", "tenant"]
 _MAX_KEYS = 500  # listed of one sum
 _MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
-_AGO = re.compile(r"([0-9]{1,6})([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 _GROUPS: dict[By, str] = {
     "agent": "agent_id",
@@ -71,6 +70,12 @@ _SUMS = (
     f"coalesce(sum(saved_pico / {_MILLION}), 0)",
     f"coalesce(sum(saved_pico % {_MILLION}), 0)",
 )
+_MAX_LAST = 1_000
+_LAST_ANSWERED = (
+    "SELECT agent_id, model_group, tags, prompt_tokens, completion_tokens, cost_pico "
+    "FROM (SELECT * FROM calls ORDER BY seq DESC LIMIT :limit) AS last "
+    "WHERE outcome = 'ok' AND cache_hit = 0 ORDER BY seq DESC"
+)
 _INTO_CALLS = f"calls ({', '.join(COLUMNS)})"
 _COUNTS = ("calls", "failed", "cache_hits", "prompt_tokens", "cached_tokens", "completion_tokens", "unpriced")
 
@@ -81,8 +86,7 @@ def row_of(event: Event, time: float) -> tuple[Any, ...]:
     Each field is taken for itself, whatever the others hold: one that is not of its type, or absurd, counts
     as missing. They are read by hand, since a model that checks them all would be half the cost of a row.
     """
-    told = fields_of(event.payload)
-    get = told.get
+    get = fields_of(event.payload).get
     count = fields_of(get("usage")).get
     return (
         event.seq,
@@ -147,7 +151,7 @@ class Cost(Plain):
 
     `cost_usd` is what is known of it, None where of no call anything is; `estimated_usd` is how much of that
     is of tokens that were estimated; `reserved_usd` is what budgets hold for calls under way; `unpriced`
-    counts the calls whose cost nobody knows. `failed` counts
+    counts the calls whose cost is unknown. `failed` counts
     those without an answer, the cancelled ones too. `cached_tokens` are those of the prompt that a provider
     had in its cache; `saved_usd` is what our own cache has saved.
     """
@@ -193,6 +197,31 @@ class CallProjection:
     def clear(self, session: Session, oldest: int) -> None:
         """Forget the calls whose event is in the log."""
         session.execute("DELETE FROM calls WHERE seq >= ?", (oldest,))
+
+
+class AnsweredCall(NamedTuple):
+    """A call that a model answered, as the ledger has it: whose it was, of which group, with which tags."""
+
+    user: str
+    group: str
+    tags: tuple[str, ...]
+    usage: Usage
+    cost_usd: Decimal | None
+
+
+def last_answered(session: Session) -> list[AnsweredCall]:
+    """Those of the last 1,000 calls that a model answered, the oldest first."""
+    rows = session.execute(_LAST_ANSWERED, {"limit": _MAX_LAST}).fetchall()
+    return [
+        AnsweredCall(
+            user,
+            group,
+            tuple(decode(tags.encode())),
+            Usage(prompt_tokens=read, completion_tokens=written),
+            None if cost is None else from_pico(int(cost)),
+        )
+        for user, group, tags, read, written, cost in reversed(rows)
+    ]
 
 
 async def costs_of(
@@ -258,10 +287,9 @@ def since_of(text: str, now: datetime) -> datetime:
 
     Raises InvalidInput.
     """
-    ago = _AGO.fullmatch(text)
+    with suppress(ValueError, OverflowError):
+        return now - duration_of(text)
     try:
-        if ago is not None:
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         time = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise InvalidInput(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from pydantic_core import to_json
 
+from meshwright.core.errors import HostError
 from meshwright.core.messages import Usage
 from meshwright.core.money import MILLION, ZERO, fit
+from meshwright.ledger.costs import AnsweredCall
 from meshwright.models.port import ModelReply, ModelRequest, PriceList
 
+logger = logging.getLogger("meshwright.budgets")
+
+PastCalls = Callable[[], Awaitable[Iterable[AnsweredCall]]]
 _BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few
 _EXTRA_TOKENS = 16  # what a provider may add around a message, a call, a tool or a schema
 _IMAGE_TOKENS = 10_000  # providers make fewer of nearly every picture, however many bytes it has
@@ -45,14 +52,36 @@ class _Seen:
 
 
 class Estimates:
-    """Says what calls may cost, by a price list and by the calls before them."""
+    """Says what calls may cost, by a price list and by the calls before them.
 
-    def __init__(self, prices: PriceList) -> None:
+    `past` reads those of the ledger, the oldest first, from which it learns before the first is made.
+    """
+
+    def __init__(self, prices: PriceList, past: PastCalls | None = None) -> None:
         self._prices = prices
         self._seen: OrderedDict[_Kind, _Seen] = OrderedDict()
+        self._past = past
+        self._reading = asyncio.Lock()
+
+    async def prepare(self) -> None:
+        """Learn from the calls of the ledger, once: all but what a letter of their prompts took."""
+        if self._past is None:
+            return
+        async with self._reading:
+            if self._past is None:
+                return
+            try:
+                for call in await self._past():
+                    request = ModelRequest(messages=(), model=call.group, tags=call.tags, user=call.user)
+                    self.learn(request, call.usage, call.cost_usd)
+            except HostError as error:
+                logger.warning(
+                    "Budgets reserve the most that calls may cost, until they learn more: %s", error
+                )
+            self._past = None
 
     def upper_bound(self, request: ModelRequest) -> Decimal | None:
-        """The most that a call may cost; None where nobody knows."""
+        """The most that a call may cost; None where it is unknown."""
         tokens = max_prompt_tokens(request)
         price = self._prices.upper_bound(request, tokens)
         seen = self._seen.get(_kind_of(request), _Seen([]))
@@ -109,7 +138,7 @@ def max_prompt_tokens(request: ModelRequest) -> int:
 
 
 def estimated_usage(reply: ModelReply, request: ModelRequest) -> Usage:
-    """The tokens of a reply, those that nobody has counted estimated: one for each three bytes of text."""
+    """The tokens of a reply, those that no server has counted estimated: one for each three bytes of text."""
     wrote = [reply.content, *(f"{call.name}{call.arguments}" for call in reply.tool_calls)]
     usage = reply.usage
     counts = {

@@ -1,8 +1,7 @@
-"""Virtual keys: callers from outside use the mesh's models by them, each as one agent of one tenant.
+"""Keys: callers show them, and are then their holder, in one tenant, with some roles.
 
 An actor keeps each key, and another one says whether callers need a key: so what one worker creates or
-revokes counts in all of them with the next request, also where the database is the front's alone (Dapr). The
-table `virtual_keys` lists the keys; it is made from the actors' events. No message and no event holds a key.
+revokes counts in all of them with the next request, also where the database is the front's alone (Dapr).
 """
 
 from __future__ import annotations
@@ -12,25 +11,40 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Collection, Sequence
-from datetime import datetime
-from decimal import Decimal
-from typing import Annotated, Any
+from collections.abc import Collection
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from meshwright.core import topics
-from meshwright.core.encoding import decode, encode
-from meshwright.core.errors import InvalidInput, MeshError, NotFound, sentence
-from meshwright.core.messages import Event, Identifier, new_id
-from meshwright.core.money import Budget, fit
+from meshwright.core.access import KEY_ROLES
+from meshwright.core.clock import duration_of
+from meshwright.core.errors import HostError, InvalidInput, MeshError, NotFound, sentence
+from meshwright.core.messages import Event, new_id
+from meshwright.core.money import Budget
 from meshwright.events.log import EventLog
-from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.allowances import amount_of
-from meshwright.ledger.costs import fields_of
-from meshwright.sql.database import Database, Session
+from meshwright.ledger.virtual_keys import (
+    CREATED,
+    KEY,
+    REFUSED,
+    REQUIREMENT,
+    USED,
+    Key,
+    KeyRequirement,
+    KeyState,
+    Replacement,
+    check_current,
+    document_of,
+    read_keys,
+    unknown_key,
+    write_key,
+)
+from meshwright.sql.database import Database
 
 LLM_SERVICE = "llm-service"
 """Who offers models to callers from outside, and whose calls those are that show no key."""
@@ -38,136 +52,9 @@ PREFIX = "sk-mesh-"
 _WRITTEN = re.compile(rf"{PREFIX}([0-9A-HJKMNP-TV-Z]{{26}})-[A-Za-z0-9_-]{{43}}")
 _SECRET_BYTES = 32
 _NO_HASH = "0" * 64
-KEY, KEYS = "virtual-key", "virtual-keys"
-"""The types of the actors that are keys, by their ids, and of the one that says whether one is needed."""
-REQUIREMENT = ActorRef(KEYS, "mesh")
-_CREATED, _REVOKED, _OPENED = "key.created", "key.revoked", "keys.opened"
-_ON_CONFLICT = {
-    _CREATED: "ON CONFLICT DO NOTHING",
-    _REVOKED: "ON CONFLICT (key_id) DO UPDATE SET document = excluded.document",
-}
-_LIST = "SELECT document FROM virtual_keys ORDER BY seq, key_id"
-
-
-def _fitted(budget: Any) -> Any:
-    """Cut the limit that an earlier version stored to the bounds of today."""
-    return {**budget, "limit_usd": fit(Decimal(budget["limit_usd"]))} if isinstance(budget, dict) else budget
-
-
-class Key(BaseModel):
-    """All that is known of a key, but the key itself. Its holder is `agent_id` of `tenant_id`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    key_id: str
-    agent_id: Identifier
-    tenant_id: Identifier = "default"
-    budget: Annotated[Budget, BeforeValidator(_fitted)] | None = None
-    created_at: datetime
-    revoked_at: datetime | None = None
-
-
-class KeyState(BaseModel):
-    """What a key's actor keeps: nothing, until the key is made.
-
-    `hash` is the SHA-256 of the whole key in hexadecimal: nobody can read it again. `opening` counts how
-    often the mesh had been opened before.
-    """
-
-    key: Key | None = None
-    hash: str = ""
-    opening: int = 0
-
-
-class KeyRequirement(BaseModel):
-    """Whether callers need a key: from the first that is made until an operator opens the mesh.
-
-    All keys made before one of the times in `opened_at` are revoked. An earlier version kept the `ids` of all
-    keys here, and `opened`.
-    """
-
-    required: bool = False
-    opened_at: list[datetime] = []
-    ids: list[str] = []
-    opened: bool = False
-
-    @property
-    def is_required(self) -> bool:
-        """Whether callers need a key."""
-        return self.required or (bool(self.ids) and not self.opened)
-
-    def applied_to(self, key: Key, opening: int) -> Key:
-        """The key, revoked if the mesh was opened since it was made."""
-        if key.revoked_at is not None or opening >= len(self.opened_at):
-            return key
-        return key.model_copy(update={"revoked_at": self.opened_at[opening]})
-
-
-class VirtualKey(Actor[KeyState]):
-    """One key: made once, and ended for good."""
-
-    @turn
-    def make(self, turn: Turn, made: KeyState) -> None:
-        """Begin to be that key. One that is made stays as it is."""
-        if self.state.key is None:
-            self.state = made
-            turn.publish(topics.MESH, _CREATED, _document(made))
-
-    @turn
-    def revoke(self, turn: Turn) -> Key:
-        """End, and stay known; one that has ended stays as it was. Raises NotFound where it was not made."""
-        key = self.state.key
-        if key is None:
-            raise NotFound(
-                f"There is no key {self.ref.id!r}",
-                remedy="mesh keys list shows them by their ids",
-                field="key_id",
-            )
-        if key.revoked_at is None:
-            key = self.state.key = key.model_copy(update={"revoked_at": turn.now})
-            turn.publish(topics.MESH, _REVOKED, _document(self.state))
-        return key
-
-
-class VirtualKeys(Actor[KeyRequirement]):
-    """Whether callers need a key."""
-
-    @turn
-    def require(self, turn: Turn) -> int:
-        """Require a key from now on; returns how often the mesh was opened before."""
-        self.state.required = True
-        return len(self.state.opened_at)
-
-    @turn
-    def open(self, turn: Turn, count: int) -> None:
-        """Revoke every key that was made or is being made, and require none until another one is."""
-        if self.state.is_required:
-            self.state = KeyRequirement(opened_at=[*self.state.opened_at, turn.now])
-            turn.publish(topics.MESH, _OPENED, {"keys": count})
-
-    @turn
-    def forget_ids(self, turn: Turn) -> None:
-        """Drop the ids that an earlier version kept, once they are in the table."""
-        self.state = KeyRequirement(required=self.state.is_required, opened_at=self.state.opened_at)
-
-
-class KeyProjection:
-    """The table `virtual_keys`."""
-
-    name = "keys"
-    version = 1
-    event_types: Collection[str] = (_CREATED, _REVOKED)
-
-    def fold(self, session: Session, events: Sequence[Event]) -> None:
-        """List keys, and their ends. Events of an earlier version lack the times."""
-        for event in events:
-            times = {"created_at": event.time, "revoked_at": event.time}
-            default = times if event.event_type == _REVOKED else {"created_at": event.time}
-            document = {**default, **fields_of(event.payload)}
-            _write(session, event.event_type, document, event.seq or 0)
-
-    def clear(self, session: Session, oldest: int) -> None:
-        """Delete nothing: to list a key again changes nothing."""
+_USED_EVERY = timedelta(minutes=10)
+_REFUSED_EVERY = timedelta(minutes=1)
+_MAX_YEARS = timedelta(days=3_650)
 
 
 class Unauthenticated(MeshError):
@@ -177,7 +64,7 @@ class Unauthenticated(MeshError):
 
 
 class Forbidden(MeshError):
-    """A caller who may not do what was asked, whoever it is."""
+    """A caller who may not do what was asked."""
 
     status = 403
 
@@ -200,22 +87,37 @@ class Keys:
         self._log = log
         self._database = database
         self._has_log = has_log
+        self._recorded_at: dict[tuple[str, str], datetime] = {}
 
     async def start(self) -> None:
         """List the keys of an earlier version, whose events may have been pruned."""
         if ids := (await self._requirement()).ids:
             for state in await asyncio.gather(*map(self._kept, ids)):
                 if state.key is not None:
-                    await self._database.write(_write, _CREATED, _document(state))
+                    await self._database.write(write_key, CREATED, document_of(state))
             await self._host.call(REQUIREMENT, "forget_ids")
 
-    async def create(self, agent_id: str, *, tenant_id: str = "default", budget: str | None = None) -> NewKey:
-        """Make a key, durable when this returns. `budget` is like `5.00/day`. Raises InvalidInput."""
-        key_id = new_id()
-        text = f"{PREFIX}{key_id}-{secrets.token_urlsafe(_SECRET_BYTES)}"
+    async def create(
+        self,
+        agent_id: str,
+        *,
+        key_id: str | None = None,
+        tenant_id: str = "default",
+        roles: Collection[str] = KEY_ROLES,
+        expires: str | None = None,
+        budget: str | None = None,
+    ) -> NewKey:
+        """Make a key, durable when this returns. Raises InvalidInput.
+
+        `key_id` is a new id, made here where it is not given. `tenant_id` may be `*`: of all tenants.
+        `expires` is a time from now like `30d`, `budget` is like `5.00/day`.
+        """
+        key_id, now = key_id or new_id(), self._host.clock.now()
+        expires_at = None if expires is None else now + _checked_duration(expires, "expires")
+        fields = {"agent_id": agent_id, "tenant_id": tenant_id, "roles": tuple(dict.fromkeys(roles))}
         try:
-            key = Key(
-                key_id=key_id, agent_id=agent_id, tenant_id=tenant_id, created_at=self._host.clock.now()
+            key = Key.model_validate(
+                {**fields, "key_id": key_id, "created_at": now, "expires_at": expires_at}
             )
         except ValidationError as error:
             [problem, *_] = error.errors()
@@ -223,10 +125,45 @@ class Keys:
             raise InvalidInput(f"{field} {sentence(problem)}", field=field) from None
         if budget is not None:
             key = key.model_copy(update={"budget": budget_of(budget, key_id, agent_id)})
+        return await self._make(key)
+
+    async def _make(self, key: Key) -> NewKey:
+        text = f"{PREFIX}{key.key_id}-{secrets.token_urlsafe(_SECRET_BYTES)}"
         opening = await self._host.call(REQUIREMENT, "require")
         made = KeyState(key=key, hash=digest(text), opening=opening)
-        await self._host.call(ActorRef(KEY, key_id), "make", made)
+        await self._host.call(ActorRef(KEY, key.key_id), "make", made)
         return NewKey(**dict(key), key=text)
+
+    async def rotate(self, key_id: str, *, grace: str = "1h", expires: str | None = None) -> NewKey:
+        """Make a key that takes another's place, with its agent, tenant, roles and budget.
+
+        Both are good for `grace`, a time like `1h`; then the other one has expired. `expires` is like that of
+        `create`; where it is not given, the new key lives as long as the other was to. Raises NotFound,
+        Conflict where the other was revoked or rotated, InvalidInput.
+        """
+        now, pause = self._host.clock.now(), _checked_duration(grace, "grace")
+        old = await self.find(key_id)
+        lifetime = None if old.expires_at is None else old.expires_at - old.created_at
+        if expires is not None:
+            lifetime = _checked_duration(expires, "expires")
+        check_current(old)
+        expires_at = None if lifetime is None else now + lifetime
+        fresh = {"key_id": new_id(), "created_at": now, "expires_at": expires_at}
+        made = await self._make(old.model_copy(update=fresh))
+        replacement = Replacement(key_id=made.key_id, until=now + pause)
+        try:
+            await self._host.call(ActorRef(KEY, key_id), "replace", replacement)
+        except MeshError:
+            await self.revoke(made.key_id)  # it was never shown
+            raise
+        return made
+
+    async def find(self, key_id: str) -> Key:
+        """A key by its id. Raises NotFound."""
+        key = (await self._kept(key_id)).key
+        if key is None:
+            raise unknown_key(key_id)
+        return key
 
     async def list(self) -> list[Key]:
         """Every key that was made, the oldest first."""
@@ -234,7 +171,7 @@ class Keys:
             raise NotFound(
                 "This worker has no list of the keys", remedy="Ask the mesh's front, where its event log is"
             )
-        found = await self._log.view(_read_all)
+        found = await self._log.view(read_keys)
         requirement = await self._requirement()
         return [requirement.applied_to(key, opening) for key, opening in found]
 
@@ -252,13 +189,40 @@ class Keys:
         """The key that a caller shows. Raises Unauthenticated, without a word of what was shown."""
         match = _WRITTEN.fullmatch(text)
         kept = await self._kept(match[1]) if match else KeyState()
-        # A key that nobody has is compared too: how long it takes tells nothing.
-        key = kept.key
+        # An unknown key is compared too, so that the time it takes reveals nothing.
+        key, now = kept.key, self._host.clock.now()
         if not hmac.compare_digest(digest(text), kept.hash or _NO_HASH) or key is None:
+            if key is not None:
+                self._tell(key, REFUSED, _REFUSED_EVERY, {"reason": "its secret is wrong"})
             raise Unauthenticated("The key is not one of this mesh's", remedy="mesh keys create makes one")
+        ended = ""
         if key.revoked_at is not None:
-            raise Unauthenticated(f"Key {key.key_id} was revoked", remedy="mesh keys create makes another")
+            ended = "was revoked"
+        elif key.expires_at is not None and key.expires_at <= now:
+            ended = f"expired at {key.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+        if ended:
+            self._tell(key, REFUSED, _REFUSED_EVERY, {"reason": ended})
+            raise Unauthenticated(f"Key {key.key_id} {ended}", remedy="mesh keys create makes another")
+        self._tell(key, USED, _USED_EVERY, {})
         return key
+
+    def _tell(self, key: Key, event_type: str, pause: timedelta, payload: dict[str, Any]) -> None:
+        """Record that a key was used or refused, once in a while: what is recorded is the last time."""
+        name, now = (key.key_id, event_type), self._host.clock.now()
+        if name in self._recorded_at and now - self._recorded_at[name] < pause:
+            return
+        self._recorded_at[name] = now
+        event = Event(
+            id=f"{KEY}/{key.key_id}/{new_id()}",
+            event_type=event_type,
+            topic=topics.MESH,
+            time=now,
+            tenant_id=key.events_tenant,
+            aggregate_id=f"{KEY}/{key.key_id}",
+            payload={"key_id": key.key_id, "agent_id": key.agent_id, **payload},
+        )
+        with suppress(HostError):  # the key counts all the same where the log is away
+            self._host.emit([event])
 
     async def required(self) -> bool:
         """Whether callers need a key: from the first that is made until `open`, also when all are revoked."""
@@ -286,6 +250,17 @@ class Keys:
         return state if isinstance(state, KeyRequirement) else KeyRequirement()
 
 
+def _checked_duration(text: str, field: str) -> timedelta:
+    """Raises InvalidInput for what is no time like `30d`, or is over ten years."""
+    try:
+        duration = duration_of(text)
+    except ValueError as error:
+        raise InvalidInput(f"{field}: {error}", remedy="Write it like 1h or 30d", field=field) from None
+    if duration > _MAX_YEARS:
+        raise InvalidInput(f"{field} is more than ten years", remedy="Write it like 30d", field=field)
+    return duration
+
+
 def digest(text: str) -> str:
     """The hash that is stored of a key. A key is random and long: no salt or slow hash would add to it."""
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()
@@ -298,23 +273,3 @@ def budget_of(text: str, key_id: str, agent_id: str) -> Budget:
     return Budget.model_validate(
         {"name": name, "scope": "agent", "of": agent_id, "limit_usd": limit, "window": window}
     )
-
-
-def _document(state: KeyState) -> dict[str, Any]:
-    """A key as its events and the table have it."""
-    assert state.key is not None
-    return {**state.key.model_dump(mode="json", exclude_none=True), "opening": state.opening}
-
-
-def _write(session: Session, event_type: str, document: dict[str, Any], seq: int = 0) -> None:
-    try:
-        key = Key.model_validate(document)
-    except (ValueError, ArithmeticError):  # an event that another program has published
-        return
-    row = key.key_id, seq, encode(document).decode()
-    session.insert("virtual_keys", [row], then=_ON_CONFLICT[event_type])
-
-
-def _read_all(session: Session) -> list[tuple[Key, int]]:
-    documents = [decode(document) for (document,) in session.execute(_LIST).fetchall()]
-    return [(Key.model_validate(document), document.get("opening", 0)) for document in documents]

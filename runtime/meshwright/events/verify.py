@@ -1,0 +1,283 @@
+"""Verifies the event log: its hash chain row by row, the heads that were signed, and what was erased."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from meshwright.core.encoding import decode
+from meshwright.events.chain import ERASED, ERASED_EVENT, HASH_BYTES, PRUNED_EVENT, fits, is_erased, next_hash
+from meshwright.events.heads import SIGNED, Head, Signer, fingerprint, stored_heads
+from meshwright.events.table import COLUMNS, PAYLOAD, end_of
+from meshwright.sql.database import Database, Row, Session
+from meshwright.sql.mark import marked_seq
+
+_AT_ONCE = 2_000  # rows
+_SELECT = f"SELECT {', '.join(COLUMNS)}, link FROM events WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 code
+_SELECT_STATE = "SELECT seq, hash, chained_from, pruned_seq, pruned_hash FROM event_log"
+_TYPE = COLUMNS.index("event_type")
+_LOSS_ACCEPTED = "store.loss_accepted"
+Progress = Callable[[int, int], None]
+"""Called with the number of the row that was reached, and of the last."""
+
+
+@dataclass
+class Verified:
+    """What a verification has found: rows `first` to `last` are as they were written, unless `faults` say.
+
+    `heads` counts the signed heads that vouch for rows, `signed_seq` is the last row that one vouches for.
+    `unchained`: rows of an earlier version, before `first`; those up to `pruned_seq` were deleted by age.
+    """
+
+    rows: int = 0
+    first: int = 1
+    last: int = 0
+    heads: int = 0
+    signed_seq: int = 0
+    erased: int = 0
+    unchained: int = 0
+    pruned_seq: int = 0
+    key: str = ""
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def sentence(self) -> str:
+        """What was proved."""
+        if self.rows:
+            proved = f"{self.rows:,} rows from {self.first:,} to {self.last:,} unaltered"
+        else:
+            proved = "no row is chained"
+        heads = f"{self.heads:,} signed {'head' if self.heads == 1 else 'heads'}"
+        return f"{proved}; {heads}"
+
+
+def verify(database: Database, progress: Progress | None = None, *, key: str = "") -> Verified:
+    """Walk the log, on a connection of its own, and check the heads that its data folder keeps of it.
+
+    `key` is the public key that has to have signed them, by default that of the folder. It ends with the
+    first row that is wrong. Rows that are written meanwhile are passed by.
+    """
+    key = key or Signer(database.folder).public_key()
+    while True:
+        with closing(database.connect_reader()) as session:
+            walk = _Walk(session, database.folder, key)
+            walk.run(progress or _silent)
+            if not walk.was_overtaken():  # rows were pruned meanwhile
+                return walk.found
+
+
+def _silent(reached: int, last: int) -> None:
+    """Report nothing."""
+
+
+class _Walk:
+    def __init__(self, session: Session, folder: Path, key: str) -> None:
+        if session.dialect == "sqlite":  # text that is no text is a finding too
+            session.connection.text_factory = _any_text
+        self.found = Verified(key=key)
+        self._session = session
+        self._heads: dict[int, list[Head]] = {}
+        self._erased: set[int] = set()
+        self._pruned: set[int] = set()
+        self._lost: list[range] = []
+        self._top = 0
+        self._filed: set[str] = set()
+        self._marked = marked_seq(folder) if session.dialect == "sqlite" else 0  # before: it goes on
+        self._state = self._read_state()
+        # Behind the state: a head is in the file before it is in the log.
+        for number, head in enumerate(stored_heads(folder), start=1):
+            self._take_head(head, f"head {number} of audit.heads")
+
+    def _read_state(self) -> tuple[int, bytes, int, int, bytes | None]:
+        rows = self._session.execute(_SELECT_STATE).fetchall()
+        if len(rows) != 1 or None in rows[0][:3]:
+            self.found.faults.append("The log has lost its count: the table event_log is not as it was")
+            return 0, b"", 1, 0, None
+        last, last_hash, chained_from, pruned_seq, pruned_hash = rows[0]
+        return last, bytes(last_hash), chained_from, pruned_seq or 0, pruned_hash
+
+    def was_overtaken(self) -> bool:
+        """Whether rows were pruned while they were read."""
+        return bool(self.found.faults) and self._read_state()[3] != self.found.pruned_seq
+
+    def run(self, progress: Progress) -> None:
+        """Walk to the row that was the last at the start."""
+        found = self.found
+        last, last_hash, chained_from, pruned_seq, pruned_hash = self._state
+        found.pruned_seq, found.first = pruned_seq, max(chained_from, pruned_seq + 1)
+        found.unchained = self._count_before(chained_from)
+        self._check_start(chained_from)
+        head, before = bytes(pruned_hash or bytes(HASH_BYTES)), found.first - 1
+        for row, following in self._rows(found.first - 1, last):
+            if found.faults:
+                return
+            seq, expected = row[0], next_hash(row, head)
+            if expected is None or not fits(row, expected):
+                found.faults.append(_diagnosis(row, following, head, before))
+                return
+            head, before = expected, seq
+            self._note(row)
+            found.rows, found.last = found.rows + 1, seq
+            self._check_block(seq, head)
+            self._check_heads(seq, head)
+            if not found.rows % _AT_ONCE:
+                progress(seq, last)
+        self._check_end(before, head, last, last_hash)
+        progress(last, last)
+
+    def _rows(self, after: int, last: int) -> Iterator[tuple[Row, Row | None]]:
+        """The rows behind a number, up to the last, each with the one that follows it."""
+        held: Row | None = None
+        while rows := self._session.execute(_SELECT, (after, _AT_ONCE)).fetchall():
+            for row in rows:
+                if row[0] > last:
+                    break
+                if held is not None:
+                    yield held, row
+                held = row
+            after = rows[-1][0]
+        if held is not None:
+            yield held, None
+
+    # What one row says
+
+    def _note(self, row: Row) -> None:
+        seq, event_type = row[0], row[_TYPE]
+        if is_erased(row):
+            if row[PAYLOAD] != ERASED:
+                self.found.faults.append(f"Row {seq:,} was erased, and then given another payload")
+            self._erased.add(seq)
+            self.found.erased += 1
+        elif event_type in _NOTED:
+            fields = _fields(row)
+            if event_type == ERASED_EVENT:
+                self._take_erasure(fields)
+            elif event_type == PRUNED_EVENT:
+                self._pruned.add(fields.get("through", 0))
+            elif event_type == _LOSS_ACCEPTED:
+                self._lost.append(range(fields["last_seq"] + 1, fields["lost_until_seq"] + 1))
+            else:
+                self._take_head(Head.model_validate(fields), f"the head of row {seq:,}", in_log=True)
+
+    def _take_erasure(self, fields: Mapping[str, Any]) -> None:
+        for first, last in fields.get("ranges", ()):
+            self._erased.difference_update(range(first, last + 1))
+
+    def _take_head(self, head: Head | None, name: str, *, in_log: bool = False) -> None:
+        if head is None:
+            self.found.faults.append(f"{name.capitalize()} is no head")
+        elif head.key != self.found.key and in_log:
+            note = f"The log has heads of another key, {fingerprint(head.key)}, which were not checked"
+            self.found.notes += [] if note in self.found.notes else [note]
+        elif not head.is_signed_by(self.found.key):
+            self.found.faults.append(
+                f"{name.capitalize()} (row {head.seq:,}) is not signed by this mesh's key, "
+                f"{fingerprint(self.found.key)}"
+            )
+        elif in_log and head.signature not in self._filed:
+            self.found.faults.append(f"The file audit.heads lacks the head of row {head.seq:,}")
+        else:
+            self._filed.add(head.signature)
+            self._heads.setdefault(head.seq, []).append(head)
+            self._top = max(self._top, head.seq)
+
+    # Checks
+
+    def _count_before(self, chained_from: int) -> int:
+        query = "SELECT count(*) FROM events WHERE seq < ?"
+        return self._session.execute(query, (chained_from,)).fetchall()[0][0]
+
+    def _check_start(self, chained_from: int) -> None:
+        begins = {head.chained_from for heads in self._heads.values() for head in heads}
+        if begins - {chained_from}:
+            self.found.faults.append(
+                f"The log says that its chain begins with row {chained_from:,}; signed heads say "
+                f"{', '.join(f'{begin:,}' for begin in sorted(begins - {chained_from}))}"
+            )
+
+    def _check_block(self, seq: int, head: bytes) -> None:
+        if end_of(seq >> 11) - 1 != seq:
+            return
+        stored = self._session.execute(
+            "SELECT hash FROM event_blocks WHERE block = ?", (seq >> 11,)
+        ).fetchall()
+        if stored and stored[0][0] is not None and bytes(stored[0][0]) != head:
+            self.found.faults.append(f"Rows up to {seq:,} were altered, and their hashes made to fit")
+
+    def _check_heads(self, seq: int, head: bytes) -> None:
+        for signed in self._heads.get(seq, ()):
+            if signed.hash != head.hex():
+                first = self.found.signed_seq + 1
+                self.found.faults.append(
+                    f"Row {first:,}, or one up to {seq:,}, was altered, and the hashes made to fit: "
+                    f"the head that was signed at {signed.time:%Y-%m-%d %H:%M:%S} UTC has another"
+                )
+                return
+            self.found.heads, self.found.signed_seq = self.found.heads + 1, seq
+
+    def _check_end(self, reached: int, head: bytes, last: int, last_hash: bytes) -> None:
+        found = self.found
+        if found.faults:
+            return
+        if last_hash != head:
+            found.faults.append(f"Rows behind {reached:,} are missing: the log had come to row {last:,}")
+            return
+        [(end,)] = self._session.execute("SELECT seq FROM event_log").fetchall()  # it may have gone on
+        top, witness = max((self._top, "a signed head"), (self._marked, "mesh.mark"), key=itemgetter(0))
+        if top > end:
+            found.faults.append(
+                f"Rows {end + 1:,} to {top:,} are missing: the log was cut, {witness} names them"
+            )
+        missing = [seq for seq in self._heads if found.first <= seq <= last and not self._was_read(seq)]
+        for seq in missing:
+            found.faults.append(f"Row {seq:,} is missing: a signed head names it")
+        if found.pruned_seq and found.pruned_seq not in self._pruned:
+            found.faults.append(
+                f"Rows up to {found.pruned_seq:,} are missing, and no event says that age was the reason"
+            )
+        query = "SELECT payload FROM events WHERE seq > ? AND event_type = ?"  # erased meanwhile
+        for (payload,) in self._session.execute(query, (last, ERASED_EVENT)).fetchall():
+            self._take_erasure(decode(payload))
+        for seq in sorted(self._erased)[:1]:
+            found.faults.append(f"The payload of row {seq:,} was erased, and no event says by whom")
+        for lost in self._lost:
+            found.notes.append(f"Rows {lost.start:,} to {lost.stop - 1:,} were lost, and their loss accepted")
+        query = "SELECT min(seq) FROM events WHERE seq > (SELECT seq FROM event_log)"
+        [(beyond,)] = self._session.execute(query).fetchall()
+        if beyond is not None:
+            found.faults.append(f"Row {beyond:,} was inserted: the log has not come so far")
+
+    def _was_read(self, seq: int) -> bool:
+        if any(seq in lost for lost in self._lost):
+            return True
+        return bool(self._session.execute("SELECT 1 FROM events WHERE seq = ?", (seq,)).fetchall())
+
+
+_NOTED = frozenset({ERASED_EVENT, PRUNED_EVENT, _LOSS_ACCEPTED, SIGNED})
+
+
+def _diagnosis(row: Row, following: Row | None, head: bytes, before: int) -> str:
+    """What is wrong with the first row whose hash does not follow from the one before it."""
+    seq = row[0]
+    if seq > before + 1:
+        missing = f"Row {before + 1:,} is" if seq == before + 2 else f"Rows {before + 1:,} to {seq - 1:,} are"
+        return f"{missing} missing"
+    if following is not None and fits(following, (earlier := next_hash(following, head, seq))):
+        assert earlier is not None
+        if fits(row, next_hash(row, earlier, following[0])):
+            return f"Rows {seq:,} and {following[0]:,} were exchanged"
+        return f"Row {seq:,} was inserted"
+    return f"Row {seq:,} was altered"
+
+
+def _fields(row: Row) -> Mapping[str, Any]:
+    payload = decode(row[PAYLOAD])
+    return payload if isinstance(payload, dict) else {}
+
+
+def _any_text(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")

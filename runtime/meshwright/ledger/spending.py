@@ -1,0 +1,162 @@
+"""What a mesh has spent and may spend: costs, budgets and allowances, and the tasks that wait for money."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal
+
+from meshwright.core.errors import InvalidInput, NotFound, nearest
+from meshwright.core.messages import TaskBudget
+from meshwright.core.money import Budget, OnEmpty
+from meshwright.events.filter import EventFilter
+from meshwright.events.log import EventLog
+from meshwright.events.status import waits_for_money
+from meshwright.kernel.runtime import Runtime
+from meshwright.ledger.account import OPENED, Account
+from meshwright.ledger.allowances import Allowances
+from meshwright.ledger.budgets import Budgets, BudgetView
+from meshwright.ledger.charging import only_account, task_account
+from meshwright.ledger.costs import By, Costs, costs_of, with_reserved
+from meshwright.ledger.estimate import TaskEstimate, estimate_of
+from meshwright.ledger.keys import Keys
+from meshwright.orchestration.registry import Registry
+from meshwright.work import Answer
+from meshwright.work.reading import read_task, thread_ref
+
+_MAX_OPENED = 1_000  # accounts of budgets that are listed
+_WOKEN_AT_ONCE = 100  # tasks that wait for money: their turns share commits
+
+
+class Spending:
+    """Shows what tenants have spent, and changes what they may spend while the mesh runs."""
+
+    def __init__(
+        self,
+        host: Runtime,
+        log: EventLog,
+        *,
+        budgets: Budgets,
+        allowances: Allowances,
+        registry: Registry,
+        keys: Keys,
+    ) -> None:
+        self._host = host
+        self._log = log
+        self._budgets = budgets
+        self._allowances = allowances
+        self._registry = registry
+        self._keys = keys
+
+    async def costs(
+        self, by: By = "agent", *, since: datetime | None = None, tenant_id: str | None = "default"
+    ) -> Costs:
+        """What a tenant's calls of models have cost since then, most expensive first; None: all tenants'."""
+        costs = await costs_of(self._log, tenant_id=tenant_id, by=by, since=since)
+        reserved = await self._budgets.reserved(await self._opened(), tenant_id)
+        return with_reserved(costs, reserved) if reserved else costs
+
+    async def budget_views(self, tenant_id: str | None = "default") -> list[BudgetView]:
+        """What a tenant's budgets may spend, have spent and hold; None: all tenants'.
+
+        A budget that each of a scope has for itself is there for the last 1,000 of whom a call was made.
+        """
+        return await self._budgets.views(await self._opened(), tenant_id)
+
+    async def raise_budget(
+        self,
+        amount: Decimal,
+        *,
+        budget: str | None = None,
+        key: str | None = None,
+        task_id: str | None = None,
+        tenant_id: str = "default",
+    ) -> BudgetView:
+        """Add dollars to a budget, or to that which a task brought; tasks that wait for money go on.
+
+        They count for the rest of the budget's window, for good where that has no end. Durable when this
+        returns. Raises NotFound, and InvalidInput where more than one budget is meant, or none named.
+        """
+        if (budget is None) == (task_id is None):
+            problem = "neither a budget nor a task is named" if budget is None else "both are named"
+            raise InvalidInput(problem, remedy="Name a budget, or a task for its own", field="budget")
+        if task_id is not None:
+            _, task = await read_task(self._host, task_id, tenant_id)
+            if task.budget_usd is None:
+                raise InvalidInput(
+                    f"Task {task_id} has no budget of its own",
+                    remedy="Raise that of the task which delegated it, or name a budget",
+                    field="task_id",
+                )
+            own = TaskBudget(task_id=task_id, limit_usd=task.budget_usd, on_empty=task.on_empty)
+            account = task_account(tenant_id, own)
+        else:
+            account = only_account(await self._budgets.accounts(await self._opened(), None), budget, key)
+        view = await self._budgets.add(account, amount)
+        await self._wake_waiting()
+        return view
+
+    async def allow(
+        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty = "fail"
+    ) -> Budget:
+        """Allow an agent, a tenant or a tag an amount in a window, like `5/day`, while the mesh runs.
+
+        Durable when this returns, and known on every worker within a second. Raises InvalidInput, also
+        for an agent that neither the mesh nor a key has.
+        """
+        scope, _, agent_id = whose.rpartition(":")
+        is_known = any(info.kind != "system" for info in self._registry.agents())  # which agents there are
+        if is_known and scope in ("", "agent") and agent_id not in ("", "*", "mesh"):
+            keys = await self._keys.list()
+            of_keys = {key.agent_id for key in keys if tenant_id in (None, key.tenant_id)}
+            remedy = "Name an agent, or that of a key"
+            self._registry.check_agent(agent_id, of_keys, field="whose", remedy=remedy)
+        budget = await self._allowances.set(whose, allowance, tenant_id=tenant_id, on_empty=on_empty)
+        await self._wake_waiting()
+        return budget
+
+    async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
+        """Remove somebody's allowances. Raises NotFound."""
+        removed = await self._allowances.remove(whose, tenant_id=tenant_id)
+        await self._wake_waiting()
+        return removed
+
+    async def estimate(
+        self, *, agent_id: str | None = None, capability: str | None = None, tenant_id: str | None = "default"
+    ) -> TaskEstimate:
+        """What a tenant's last such tasks have cost; None: those of all.
+
+        Raises InvalidInput, also for an agent or a capability that the mesh neither has nor had.
+        """
+        whose = {"agent_id": agent_id, "capability": capability}
+        found = await estimate_of(self._log, **whose, tenant_id=tenant_id)
+        agents = [info for info in self._registry.agents() if info.kind != "system"]
+        if agents and not (found.tasks or found.unknown):
+            if agent_id is not None:
+                self._registry.check_agent(agent_id, remedy="mesh agents lists them")
+            known = self._registry.capabilities()
+            if capability is not None and capability not in known:
+                likely = nearest(capability, known)
+                raise InvalidInput(
+                    f"No agent can do {capability!r}",
+                    remedy=f"Did you mean {likely!r}?" if likely else "mesh agents lists what they can do",
+                    field="capability",
+                )
+        return found
+
+    async def _opened(self) -> list[Account]:
+        page = EventFilter(event_type=OPENED, order="desc", limit=_MAX_OPENED)
+        return [Account.model_validate(event.payload) for event in await self._log.query(page)]
+
+    async def _wake_waiting(self) -> None:
+        """Have each task that waits for money try again: the most urgent first, then the longest waiting."""
+        waits = await self._log.view(waits_for_money)
+        for start in range(0, len(waits), _WOKEN_AT_ONCE):
+            await asyncio.gather(*[self._wake(*wait) for wait in waits[start : start + _WOKEN_AT_ONCE]])
+
+    async def _wake(self, tenant_id: str, task_id: str, key: str) -> None:
+        with suppress(NotFound):  # a task of long ago
+            record, task = await read_task(self._host, task_id, tenant_id)
+            if (thread := thread_ref(record, task)) is not None:
+                await self._host.call(thread, "resume", Answer(task_id=task_id, key=key, value=None))
