@@ -20,6 +20,7 @@ from meshwright.agent import Agent
 from meshwright.core.errors import ConfigError, MeshError, nearest
 from meshwright.core.plugins import AGENTS, installed
 from meshwright.prompts import Brought
+from meshwright.settings import Settings
 from meshwright.tools.places import author_place
 
 logger = logging.getLogger("meshwright.agents")
@@ -33,6 +34,13 @@ def project_file(project: Path, name: Path) -> Path:
     if wanted.exists() or name.is_absolute():
         return wanted
     return next((base / name.name for base in (PACKAGED, CHECKOUT) if (base / name.name).exists()), wanted)
+
+
+def prompts_folder(project: Path, settings: Settings) -> Path:
+    """The folder of the prompt files: Meshwright's own copy only for a project that has no agents either."""
+    own = project / settings.prompts.dir
+    has_agents = (project / settings.agents.dir).is_dir()
+    return own if has_agents else project_file(project, settings.prompts.dir)
 
 
 def load_agents(folder: Path, project: Path | None = None) -> list[type[Agent]]:
@@ -190,7 +198,7 @@ def _load(package: str, path: Path) -> ModuleType:
         raise ConfigError(
             error.message, path=where, line=line, remedy=error.remedy, field=error.field
         ) from error
-    except (Exception, SystemExit) as error:  # the file is not ours: whatever stops it is told with its place
+    except (Exception, SystemExit) as error:  # the file is the author's: any error is reported with its place
         where, line = _place(path, error)
         raise ConfigError(
             f"this agent cannot be loaded: {_in_a_line(error)}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from meshwright.builtin.agents import AgentsComponent, PromptsComponent
+from meshwright.builtin.audit import AuditComponent
 from meshwright.builtin.models import ContextComponent, KeysComponent, LedgerComponent, ModelsComponent
 from meshwright.builtin.tasks import (
     ContentsComponent,
@@ -12,13 +13,19 @@ from meshwright.builtin.tasks import (
     TracingComponent,
 )
 from meshwright.component import Component
+from meshwright.edges.channels.component import Channels
 from meshwright.edges.replies import Courier
+from meshwright.edges.webhooks.component import WebhooksComponent
+from meshwright.services.agent_config.component import AgentConfigComponent
+from meshwright.services.schedules.component import Schedules
 
 BUILTIN: tuple[type[Component], ...] = (
+    AuditComponent,
     TracingComponent,
     PromptsComponent,
     LedgerComponent,
     KeysComponent,
+    AgentConfigComponent,
     ModelsComponent,
     ContextComponent,
     AgentsComponent,
@@ -27,4 +34,7 @@ BUILTIN: tuple[type[Component], ...] = (
     ContentsComponent,
     Courier,
     MqttComponent,
+    Schedules,
+    WebhooksComponent,
+    Channels,
 )

@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent
 from meshwright.agents.binding import bind_agents, check_tables
-from meshwright.agents.loader import project_file, prompts_brought
+from meshwright.agents.loader import prompts_brought, prompts_folder
 from meshwright.component import Actors, Check, Component
 from meshwright.core import topics
 from meshwright.core.errors import PromptError
-from meshwright.core.limits import Limits
 from meshwright.core.messages import Task
+from meshwright.events.activity import Activity, activity_of
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.models.port import CallContext, ModelWindow
 from meshwright.orchestration.presence import every
 from meshwright.prompts import Prompts
+from meshwright.roles import FRONT
 from meshwright.run import Runner, Services
 from meshwright.run.parking import Parking
 from meshwright.settings import Settings
@@ -40,20 +42,21 @@ class PromptsComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        folder = project_file(mesh.project, mesh.settings.prompts.dir)
+        folder = prompts_folder(mesh.project, mesh.settings)
         mesh.prompts = Prompts(folder, brought=prompts_brought(mesh.agent_types), on_event=mesh.tell)
         self._reloading: asyncio.Task[None] | None = None
 
     def checks(self) -> Iterable[Check]:
-        """Whether every prompt file can be used."""
+        """Whether every agent has a prompt, and every prompt file can be used."""
         return [Check("prompts", self._check)]
 
     async def _check(self) -> str:
-        problems = self.mesh.prompts.check()
+        prompts = self.mesh.prompts
+        problems = prompts.check({agent.prompt: agent.agent_id for agent in self.mesh.agent_types})
         if problems:
             more = f" (and {len(problems) - 1} more: mesh prompts check)" if len(problems) > 1 else ""
             raise PromptError(f"{problems[0]}{more}")
-        return f"{len(self.mesh.prompts.names())} in {self.mesh.prompts.directory}"
+        return f"{len(prompts.names())} in {prompts.directory}"
 
     async def start(self) -> None:
         """Look for changed files every few seconds."""
@@ -92,7 +95,7 @@ class AgentsComponent(Component):
         for agent in self.mesh.agent_types:
             kind = ActorKind.of(AgentThread, type=agent.agent_id, max_tasks=max_tasks)
             tasks = Subscription(topics.tasks(agent.agent_id), thread_of, "enqueue", sealed=True)
-            yield Actors(kind, agent.agent_id, (tasks,))
+            yield Actors(kind, _app_of(agent), (tasks,))
 
     def checks(self) -> Iterable[Check]:
         """Which agents there are."""
@@ -112,7 +115,7 @@ class AgentsComponent(Component):
             prompts=mesh.prompts,
             tracing=mesh.tracing,
             clock=mesh.host.clock,
-            limits=Limits(**{name: getattr(settings.agents, name) for name in Limits.model_fields}),
+            limits=settings.agents.limits,
             max_chain=settings.agents.max_chain,
             approval_rules=settings.approvals.rules,
             patience_days=settings.people.patience_days,
@@ -123,10 +126,14 @@ class AgentsComponent(Component):
             stream=settings.models.stream,
             parking=parking,
             budgets=mesh.budgets,
+            activity=self._activity if mesh.role.is_front or mesh.settings.database is not None else None,
         )
 
-    def _window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
-        known = self.mesh.prices.window(model, tags)
+    async def _activity(self, tenant_id: str, since: datetime) -> Activity:
+        return await activity_of(self.mesh.log, tenant_id, since, self.mesh.host.clock.now())
+
+    def _window(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
+        known = self.mesh.window_of(model, tags, tenant_id, agent_id)
         return ModelWindow(known.input or self.mesh.settings.context.window_tokens, known.output)
 
     def _slots(self, agent_id: str) -> int:
@@ -140,7 +147,12 @@ class AgentsComponent(Component):
 
 def agents_here(mesh: Mesh) -> list[type[Agent]]:
     """The agents whose tasks this process runs."""
-    return [agent for agent in mesh.agent_types if mesh.role.runs(agent.agent_id)]
+    return [agent for agent in mesh.agent_types if mesh.role.runs(_app_of(agent))]
+
+
+def _app_of(agent: type[Agent]) -> str:
+    """The app that runs an agent's tasks."""
+    return FRONT if agent.reads_log else agent.agent_id
 
 
 def tell_task(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 from meshwright.agents.loader import project_file
@@ -25,15 +26,19 @@ from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, call_events
 from meshwright.ledger.allowances import ALLOWANCES, AllowanceKeeper, Allowances
 from meshwright.ledger.budgets import Budgets
-from meshwright.ledger.costs import CallProjection
-from meshwright.ledger.keys import KEY, KEYS, KeyProjection, Keys, VirtualKey, VirtualKeys
+from meshwright.ledger.costs import CallProjection, last_answered
+from meshwright.ledger.keys import Keys
+from meshwright.ledger.virtual_keys import KEY, KEYS, KeyProjection, VirtualKey, VirtualKeys
 from meshwright.mesh import Mesh
 from meshwright.models.adapt import Adapted
-from meshwright.models.cache import cached
+from meshwright.models.cache import Cached, cached, check_redis
 from meshwright.models.circuits import COOLED_DOWN, RECOVERED, REFUSED, Circuits, Guarded
-from meshwright.models.port import Adapter, Model, ModelRequest
+from meshwright.models.configured import Configured, ConfiguredModels
+from meshwright.models.port import Adapter, Model, ModelRequest, ModelWindow
+from meshwright.models.prices import Prices
 from meshwright.models.retry import MAX_WAIT_SECONDS, Retrying
 from meshwright.models.select import adapter_for, choose_model, with_named_models
+from meshwright.services.agent_config.component import AgentConfigComponent
 
 
 class LedgerComponent(Component):
@@ -65,12 +70,22 @@ class KeysComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        has_log = mesh.role.is_front or mesh.settings.database is not None
-        mesh.keys = Keys(mesh.host, mesh.log, mesh.database, has_log=has_log)
+        mesh.keys = Keys(mesh.host, mesh.log, mesh.database, has_log=_has_log(mesh))
 
     def projections(self) -> Iterable[Projection]:
         """The list of keys."""
         return [KeyProjection()]
+
+    def checks(self) -> Iterable[Check]:
+        """Whether the issuer has keys, where the settings name one."""
+        return [Check("oidc", self._check_issuer)] if self.mesh.settings.oidc.issuer else []
+
+    async def _check_issuer(self) -> str:
+        from meshwright.edges.oidc import OidcTokens
+
+        settings = self.mesh.settings.oidc
+        assert settings.issuer is not None
+        return await OidcTokens(settings.issuer, settings).check()
 
     async def start(self) -> None:
         """List the keys of an earlier version."""
@@ -96,11 +111,19 @@ class ModelsComponent(Component):
         path = project_file(mesh.project, settings.models.config)
         self.circuits = Circuits()
         self.chosen = self._choose() if mesh.given_model is None else adapter_for(mesh.given_model)
+        self._is_fixed = mesh.given_model is not None or settings.models.adapter == "offline"
+        self._configs = mesh.component(AgentConfigComponent).configs
         mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
         mesh.model = self._chain(path)
+        mesh.window_of = self._window_of
         self.circuits.on_change = mesh.tell
         mesh.deployments_left_alone = self._left_alone
         mesh.host.listen(topics.MESH, self._learn, (COOLED_DOWN, REFUSED, RECOVERED))
+
+    async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
+        """Empty the cache, which does not know whose answers it has."""
+        if isinstance(self._cache, Cached):
+            await self._cache.clear()
 
     async def stop(self) -> None:
         """Book what is still to be booked, and close the connections."""
@@ -109,6 +132,13 @@ class ModelsComponent(Component):
     def warnings(self) -> Iterable[str]:
         """What the file behind the model hardly means, and tags that no deployment has."""
         return start_warnings(self.chosen, self.mesh.prompts, self.mesh.agent_types)
+
+    def _window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
+        """What an agent's model reads and writes: that of its configuration, else the one named."""
+        configured = None if self._is_fixed else self._configs.last_read(tenant_id, agent_id)
+        if configured is not None:
+            return _listed_window(configured.model)
+        return self.mesh.prices.window(model, tags)
 
     def _chain(self, path: Path) -> Model:
         """The one chain for every caller: adapt, account, cache, retry, then what was chosen.
@@ -119,18 +149,29 @@ class ModelsComponent(Component):
         mesh, settings, clock = self.mesh, self.mesh.settings, self.mesh.host.clock
         is_server = self.chosen.kind == "http"
         guarded = Guarded(self.chosen, self.circuits) if is_server else self.chosen
+        price = settings.ledger.default_price
+        models = mesh.prices = ConfiguredModels(guarded, self.chosen.prices(price), price, self.circuits)
+        self._configs.on_read = models.retain
         max_wait = MAX_WAIT_SECONDS if settings.models.park else None
-        retrying = Retrying(guarded, clock, on_retry=self._retried, max_wait_seconds=max_wait)
-        cache = cached(retrying, settings, mesh.database.folder, path, clock, kind=self.chosen.kind)
-        prices = mesh.prices = self.chosen.prices(settings.ledger.default_price)
-        return Adapted(Accounted(cache, mesh.budgets, prices, call_events(mesh.host)))
+        retrying = Retrying(models, clock, on_retry=self._retried, max_wait_seconds=max_wait)
+        folder, kind = mesh.database.folder, self.chosen.kind
+        cache = self._cache = cached(retrying, settings, folder, path, clock, kind=kind)
+        past = partial(mesh.log.view, last_answered) if _has_log(mesh) else None
+        adapted = Adapted(Accounted(cache, mesh.budgets, models, call_events(mesh.host), past))
+        return adapted if self._is_fixed else Configured(adapted, self._configs, models)
 
     def checks(self) -> Iterable[Check]:
-        """Which model answers; `mesh models test` calls it."""
-        return [Check("models", self._check)]
+        """Which model answers, and whether a cache in Redis can be reached."""
+        yield Check("models", self._check)
+        if self.config.cache == "redis":
+            yield Check("cache", self._check_cache)
 
     async def _check(self) -> str:
         return f"{self.chosen.name}; mesh models test calls it"
+
+    async def _check_cache(self) -> str:
+        url = self.config.cache_redis_url
+        return await check_redis(url.get_secret_value() if url else "")
 
     def _choose(self) -> Adapter:
         mesh = self.mesh
@@ -158,7 +199,7 @@ class ModelsComponent(Component):
         ]
 
     def _learn(self, event: Event) -> None:
-        """Take what another worker has told of a deployment."""
+        """Apply what another worker has reported of a deployment."""
         if event.aggregate_id != self.mesh.aggregate_id:
             age = (self.mesh.host.clock.now() - event.time).total_seconds()
             self.circuits.learn(event.event_type, event.payload, age)
@@ -170,7 +211,7 @@ class ModelsComponent(Component):
 
 
 class ContextComponent(Component):
-    """What an agent is told: planned by rules, compressed by a model, with memories."""
+    """The context of agents: planned by rules, compressed by a model, with memories."""
 
     name = "context"
     apps = (CONTEXT_SERVICE,)
@@ -183,10 +224,25 @@ class ContextComponent(Component):
             mesh.host, mesh.model, mesh.prompts, rules=DEFAULT_RULES if here else None
         )
 
+    async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
+        """Delete what the tasks have remembered."""
+        await self.mesh.memory.erase(tenant_id, task_ids)
+
     def actors(self) -> Iterable[Actors]:
         """The context-service."""
         return [Actors(ActorKind.of(ContextService, type=CONTEXT_SERVICE), CONTEXT_SERVICE)]
 
 
+def _has_log(mesh: Mesh) -> bool:
+    """Whether this process can read the event log: on Dapr without a shared database only the front can."""
+    return mesh.role.is_front or mesh.settings.database is not None
+
+
 def _fault(error: MeshError) -> dict[str, str]:
     return {"type": error.code, "message": str(error)}
+
+
+@lru_cache(maxsize=256)
+def _listed_window(model: str) -> ModelWindow:
+    """What a model of the price list reads and writes; the list takes 10 ms to read."""
+    return Prices(model=model).window(model, ())

@@ -1,1 +1,1 @@
-"""What an agent is told beside its task: history, memories and rules, within a budget of tokens."""
+"""What an agent gets in addition to its task: history, memories and rules, within a budget of tokens."""

@@ -1,4 +1,4 @@
-"""How much of a conversation a run is told."""
+"""How much of a conversation a run gets."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class Memory:
         and operators mean nothing; one without a word of meaning finds nothing.
         """
         if self._owners is not None and not self._owners and self._database.exclusive:
-            return []  # there is no memory, and nobody else can write one
+            return []  # there is no memory, and no other process can write one
         with _unavailable_if_failing("read"):
             known = await self._known_owners()
             owners = [owner for scope in scopes if (owner := _owner_of(tenant_id, *scope)) in known]
@@ -125,6 +125,11 @@ class Memory:
         """Delete a tenant's memory, for good when this returns. False if it has none of that id."""
         with _unavailable_if_failing("forgotten"):
             return await self._database.write(_changed, _DELETE, (tenant_id, memory_id))
+
+    async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> int:
+        """Delete all that a tenant's tasks remembered, for good; returns how many memories."""
+        with _unavailable_if_failing("erased"):
+            return await self._database.write(_erase, tenant_id, task_ids)
 
     async def _known_owners(self) -> set[str]:
         """Who has memories, read once: most tasks recall nothing, and need no query to find that out."""
@@ -211,6 +216,15 @@ def _insert(session: Session, item: MemoryItem, now: datetime) -> bool:
     owner = _owner_of(item.tenant_id, item.scope, scope_id)
     names = (item.tenant_id, item.memory_id, item.scope, scope_id, owner)
     return _changed(session, _INSERT, (*names, item.text, created_at, item.task_id, item.agent_id))
+
+
+def _erase(session: Session, tenant_id: str, task_ids: Sequence[str]) -> int:
+    found = session.select_in("SELECT n, tenant_id, task_id FROM memories WHERE task_id", task_ids)
+    numbers = [n for n, owner, _ in found if owner == tenant_id]
+    session.delete_in("memories", "n", numbers)
+    if numbers and session.dialect == "sqlite":  # its index has the words of deleted rows until it is merged
+        session.execute("INSERT INTO memory_text (memory_text) VALUES ('rebuild')")
+    return len(numbers)
 
 
 def _changed(session: Session, statement: str, values: Sequence[Any]) -> bool:

@@ -50,8 +50,8 @@ class CompressRequest(BaseModel):
     """Everything that a sender knows and a receiver may need for one task, as it comes in: it is checked.
 
     An item is a text, or an object whose `text` (or `content`) is the text and whose other fields say more
-    about it, such as a memory's score; the rules decide which of those are told. Memories are in order of
-    relevance, or carry a `score`; a conversation is oldest first, as one text a line each.
+    about it, such as a memory's score; the rules decide which of those are passed on. Memories are in order
+    of relevance, or carry a `score`; a conversation is oldest first, as one text a line each.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -169,8 +169,13 @@ def context_request(
         sender=sender,
         receiver=receiver,
         project_id=project_id,
-        sender_memories=[item.text for item in within_budget(memories, max_tokens)],
+        sender_memories=[_said(item, receiver) for item in within_budget(memories, max_tokens)],
     )
+
+
+def _said(item: MemoryItem, receiver: str) -> str:
+    """A memory, and which other agent it is of."""
+    return item.text if item.agent_id in (None, receiver) else f"{item.text} (noted by {item.agent_id})"
 
 
 # Rules
@@ -397,7 +402,7 @@ def _texts_at(value: Any, path: list[str]) -> Iterator[str]:
 
 
 def plan(request: CompressRequest | ContextRequest, rules: Rules) -> Plan:
-    """Apply the rule of a request's sender and receiver to it, and count what came of it."""
+    """Apply the rule of a request's sender and receiver to it, and count the result."""
     rule = rules.find(request.sender, request.receiver)
     made = _Draft(request, rule)
     text = made.render()

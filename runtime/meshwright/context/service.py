@@ -70,7 +70,7 @@ class NoState(BaseModel):
 
 
 class ContextService(Actor[NoState]):
-    """Plans what a receiver is told. Its type is `context-service`, its id the tenant's."""
+    """Plans the context of a receiver. Its type is `context-service`, its id the tenant's."""
 
     def __init__(self, ref: ActorRef, rules: Rules = DEFAULT_RULES) -> None:
         super().__init__(ref)
@@ -297,7 +297,7 @@ def _squeezed(text: str) -> str:
 
 
 def _leaked(text: str, original: dict[str, str]) -> Iterator[str]:
-    """Ids, scores and times, except those that stand in what the sender itself put in words."""
+    """Ids, scores and times, except those that stand in the sender's own text."""
     stated = " ".join(body for name, body in original.items() if name not in _OPTIONAL_SECTIONS)
     for what, pattern in _LEAKS.items():
         for match in pattern.finditer(text):

@@ -1,1 +1,1 @@
-"""Who is in the mesh, who is best for a task, and the road of a task from acceptance to outcome."""
+"""Who is in the mesh, who is best for a task, and the lifecycle of a task from acceptance to outcome."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
@@ -17,8 +17,10 @@ from meshwright.core.errors import InvalidInput, Overloaded, TooLarge
 from meshwright.core.messages import ENDED, Caller, Event, Receipt, Task, TaskRequest, derived_id, new_id
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
+from meshwright.orchestration.tenants import Tenants
 from meshwright.work.protocol import TaskKey
 
+_KeyT = TypeVar("_KeyT")
 _MAX_KEY_CHARS = 255
 _DEADLINE_SECONDS = 86_400.0  # of a task that names none: a provider may be away for hours
 
@@ -47,6 +49,12 @@ def make_task(
         raise InvalidInput(
             "neither a capability nor an agent is named", remedy="name one", field="capability"
         )
+    if request.on_empty != "fail" and request.budget_usd is None:
+        raise InvalidInput(
+            "on_empty is for the budget that the task brings, and it brings none",
+            remedy="Set budget_usd (--budget); other budgets have an on_empty of their own",
+            field="on_empty",
+        )
     payload = _checked_payload(request.payload, limits)
     _check_key(idempotency_key)
     task_id = _task_id(request, caller, idempotency_key)
@@ -60,6 +68,7 @@ def make_task(
         budget_usd=request.budget_usd,
         budgets=caller.budgets,
         on_empty=request.on_empty,
+        after=request.after,
         timeout=request.timeout,
         deadline_at=now + timedelta(seconds=request.deadline or max(_DEADLINE_SECONDS, request.timeout)),
         requested_by=caller.requested_by,
@@ -74,11 +83,11 @@ def _checked_payload(payload: dict[str, Any], limits: PayloadLimits) -> dict[str
     """A copy of a payload, as plain data: what its sender does with its own changes no task.
 
     Raises TooLarge for one that is over a limit, InvalidInput for one that is not JSON. What agents take for
-    the request in words, `text`, has to be text where it is there.
+    the request, `text`, has to be text if it is set.
     """
     if not isinstance(payload.get("text", ""), str):
         raise InvalidInput(
-            "payload.text is the request in words, and must be text",
+            "payload.text is the request, and must be text",
             remedy="put other data beside it, under another name",
             field="payload.text",
         )
@@ -138,20 +147,24 @@ Thread = tuple[str, str]
 
 
 class Admission:
-    """Counts the open tasks, and refuses a task from outside where there are too many.
+    """Counts the open tasks, and refuses a task from outside where there are too many, or too many a minute.
 
     Tasks that agents delegate count, and are never refused. The count is that of the event log: it belongs
     to the process that keeps the log, and is right from the start. A task is counted before its acceptance
     is durable, so that tasks accepted at the same time cannot exceed a limit together.
     """
 
-    def __init__(self, host: Runtime, log: EventLog, *, max_open_tasks: int, max_thread_tasks: int) -> None:
+    def __init__(
+        self, host: Runtime, log: EventLog, tenants: Tenants, *, max_open_tasks: int, max_thread_tasks: int
+    ) -> None:
         self._host = host
         self._log = log
+        self._tenants = tenants
         self._max_open_tasks = max_open_tasks
         self._max_thread_tasks = max_thread_tasks
         self._open: dict[TaskKey, Thread | None] = {}
         self._threads: Counter[Thread] = Counter()
+        self._of_tenants: Counter[str] = Counter()
         self._unconfirmed: set[TaskKey] = set()
         self._ended_meanwhile: set[TaskKey] | None = None
         self._unlisten: Callable[[], None] = lambda: None
@@ -160,6 +173,11 @@ class Admission:
     def open_tasks(self) -> int:
         """How many tasks are open."""
         return len(self._open)
+
+    @property
+    def open_of_tenants(self) -> Mapping[str, int]:
+        """How many tasks of each tenant are open; tenants without one are left out."""
+        return self._of_tenants
 
     async def start(self) -> None:
         """Count what is open, as far as the log knows, and follow what happens from now on."""
@@ -178,15 +196,18 @@ class Admission:
         self._unlisten()
         self._open.clear()
         self._threads.clear()
+        self._of_tenants.clear()
 
     async def admit(self, task: Task, accept: Callable[[], Awaitable[Receipt]]) -> Receipt:
         """Have a task accepted if there is room for it. A task that is open already needs none.
 
-        Raises Overloaded without a call of `accept`, and what that raises.
+        Raises Overloaded or StorageExceeded without a call of `accept`, and what that raises.
         """
         key = TaskKey(task.tenant_id, task.task_id)
         if key in self._open:
             return await accept()
+        await self._tenants.require_storage(task.tenant_id)
+        self._tenants.take(task.tenant_id, "tasks_per_minute")
         self._require_room(task)
         self._add(key, task.thread_id)
         self._unconfirmed.add(key)
@@ -206,6 +227,7 @@ class Admission:
                 f"The mesh has {len(self._open):,} open tasks, and may have {self._max_open_tasks:,}",
                 remedy="Send the task again when some have ended, cancel some, or raise max_open_tasks",
             )
+        self._tenants.require_room(task.tenant_id, self._of_tenants[task.tenant_id])
         in_thread = self._threads[task.tenant_id, task.thread_id]
         if in_thread >= self._max_thread_tasks:
             raise Overloaded(
@@ -231,20 +253,28 @@ class Admission:
     def _add(self, key: TaskKey, thread_id: str | None) -> None:
         if key in self._open:
             return
+        self._of_tenants[key.tenant_id] += 1
         has_company = thread_id is not None and thread_id != key.task_id
         thread = self._open[key] = (key.tenant_id, thread_id) if has_company else None
         if thread is not None:
             self._threads[thread] += 1
 
     def _remove(self, key: TaskKey) -> None:
-        thread = self._open.pop(key, None)
+        if key not in self._open:
+            return
+        _count_down(self._of_tenants, key.tenant_id)
+        thread = self._open.pop(key)
         if thread is not None:
-            self._threads[thread] -= 1
-            if not self._threads[thread]:
-                del self._threads[thread]
+            _count_down(self._threads, thread)
 
     def _withdraw(self, key: TaskKey) -> None:
         """Take back what was counted ahead, unless an event has confirmed it."""
         if key in self._unconfirmed:
             self._unconfirmed.discard(key)
             self._remove(key)
+
+
+def _count_down(counter: Counter[_KeyT], key: _KeyT) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]

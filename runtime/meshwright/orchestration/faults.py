@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from meshwright.core.messages import Fault, Outcome
 
 FaultClass = Literal["agent", "caller", "provider", "mesh"]
-_Retry = Literal["another agent", "any agent", "nobody"]
+_Retry = Literal["another agent", "any agent", "none"]
 
 
 class _Rule(NamedTuple):
@@ -25,10 +25,9 @@ class _Rule(NamedTuple):
 _AGENTS = _Rule("agent", "another agent")
 """What the table does not name."""
 _TABLE = (
-    _Rule("caller", "nobody", ("BudgetExceeded", "PriceUnknown")),
-    _Rule("caller", "nobody", ("Cancelled", "DeadlineExceeded", "WaitExpired")),
+    _Rule("caller", "none", ("BudgetExceeded", "PriceUnknown", "TaskLimitReached")),
+    _Rule("caller", "none", ("Cancelled", "DeadlineExceeded", "WaitExpired")),
     _Rule("caller", "another agent", ("ContentRefused", "ContextTooLong", "InvalidInput", "TooLarge")),
-    _Rule("caller", "another agent", ("TaskLimitReached",)),
     _Rule("provider", "another agent", ("AllProvidersDown", "ModelTimeout", "ModelUnavailable")),
     _Rule("provider", "another agent", ("RateLimited", "Unauthorized", "ModelRefused", "Unsupported")),
     _Rule("provider", "another agent", ("ModelError",)),
@@ -56,7 +55,7 @@ def counts(outcome: Outcome) -> bool:
 
 def may_retry(outcome: Outcome) -> bool:
     """Whether another attempt may succeed where this one failed."""
-    return _rule_of(outcome).retry != "nobody"
+    return _rule_of(outcome).retry != "none"
 
 
 def rules_out(error: Fault | None) -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 from meshwright.core import topics
-from meshwright.core.errors import IdempotencyConflict, MeshError, NoAgentAvailable
+from meshwright.core.errors import Conflict, IdempotencyConflict, MeshError, NoAgentAvailable
 from meshwright.core.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt, ScoreCard, Task
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.orchestration.faults import class_of, may_retry, rules_out
 from meshwright.orchestration.registry import Registry
-from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, Pause, TaskKey
+from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, Follow, Pause, TaskKey
 from meshwright.work.record import NO_TASK, Attempt, TaskRecord
+
+_BEGIN_RETRY = timedelta(seconds=5)  # where no agent is there for a task that waited for another
 
 
 class Orchestrator(Actor[TaskRecord]):
@@ -18,6 +23,7 @@ class Orchestrator(Actor[TaskRecord]):
 
     def __init__(self, ref: ActorRef, registry: Registry, max_attempts: int = 3) -> None:
         super().__init__(ref)
+        self._task_id = TaskKey.of(ref).task_id
         self._registry = registry
         self._max_attempts = max_attempts
 
@@ -28,10 +34,11 @@ class Orchestrator(Actor[TaskRecord]):
 
     @turn
     def accept(self, turn: Turn, accept: Accept) -> Receipt:
-        """Take a task and dispatch it; a repeat gets the same receipt.
+        """Take a task and dispatch it, or let it wait for the one it comes after; a repeat gets the same
+        receipt.
 
         Raises IdempotencyConflict for another request under the same id, NoAgentAvailable and NotFound
-        where nobody can do it. A delegated task is never refused: it fails, and its parent hears of it.
+        where no agent can do it. A delegated task is never refused: it fails, as its parent's call does.
         """
         if self.state.task_json != NO_TASK:
             return self._repeat(turn, accept)
@@ -46,9 +53,36 @@ class Orchestrator(Actor[TaskRecord]):
             return self._receipt()
         self._take(accept, card.capability)
         self._publish_accepted(turn, card)
-        self._dispatch(turn, card)
+        if task.after is None:
+            self._dispatch(turn, card)
+        else:
+            self._follow(turn, task.after)
         turn.wake_at(task.deadline_at)
         return self._receipt()
+
+    @turn
+    def follow(self, turn: Turn, follow: Follow) -> None:
+        """Let another task begin once this one has ended: at once where it has."""
+        if self.state.is_open:
+            if follow.task_id not in self.state.followers:
+                self.state.followers = [*self.state.followers, follow.task_id]
+        else:
+            self._begin(turn, follow.task_id)
+
+    @turn
+    def begin(self, turn: Turn) -> None:
+        """Dispatch the task: the one that it comes after has ended."""
+        if not self.state.is_open or self.state.attempts:
+            return
+        turn.wake_at(self.task.deadline_at)
+        try:
+            card = self._registry.best(self.task.capability, agent_id=self.task.agent_id)
+        except NoAgentAvailable:  # it was accepted, so it waits for one
+            turn.wake_at(min(self.task.deadline_at, turn.now + _BEGIN_RETRY))
+        except MeshError as error:
+            self._end(turn, self._failure(turn, ORCHESTRATOR, error.code, str(error)))
+        else:
+            self._dispatch(turn, card)
 
     @turn
     def settle(self, turn: Turn, outcome: Outcome) -> None:
@@ -75,10 +109,30 @@ class Orchestrator(Actor[TaskRecord]):
         """End the task before its time; the outcome comes when its agent has let go."""
         attempt = self.state.open_attempt
         if attempt is None:
+            if self.state.is_open:  # it has not begun
+                ended = self._failure(turn, ORCHESTRATOR, "Cancelled", cancel.reason)
+                self._end(turn, ended.model_copy(update={"status": "cancelled"}))
             return
         self.state.cancelling = True
         self._publish(turn, "task.cancelling", {"reason": cancel.reason})
         turn.send(self._thread(attempt), "cancel", cancel)
+
+    @turn
+    def erase(self, turn: Turn) -> None:
+        """Drop request and result; when, by whom and at what cost stays.
+
+        Raises Conflict while the task is open.
+        """
+        if self.state.is_open:
+            raise Conflict(f"Task {self._task_id} is still open", remedy="Cancel it, or wait for its end")
+        self.state.change(payload={}, idempotency_key=None)
+        self.state.request_hash = "erased"
+        for attempt in self.state.attempts:
+            attempt.error = _erased(attempt.error)
+        outcome = self.state.outcome
+        if outcome is not None:
+            error = _erased(outcome.error)
+            self.state.outcome = outcome.model_copy(update={"result": None, "error": error})
 
     @turn
     def pause(self, turn: Turn, pause: Pause) -> None:
@@ -98,9 +152,12 @@ class Orchestrator(Actor[TaskRecord]):
         self._pause_parent(turn, on=not was_paused)
 
     def wake(self, turn: Turn) -> None:
-        """The deadline has passed: the task has timed out, whatever its agent does."""
+        """The deadline has passed: the task has timed out, whatever its agent does; or no agent was there."""
         attempt = self.state.open_attempt
         if self.state.task is None or self.state.status in ENDED:
+            return
+        if attempt is None and turn.now < self.state.task.deadline_at:
+            self.begin(turn)
             return
         agent_id = attempt.agent_id if attempt else ORCHESTRATOR
         if attempt is not None:
@@ -116,6 +173,8 @@ class Orchestrator(Actor[TaskRecord]):
     def redrive(self, turn: Turn) -> None:
         """Ask the agent at work again: its dispatch may have been lost, or the end of the attempt."""
         attempt = self.state.open_attempt
+        if self.state.is_open and attempt is None and self.task.after is not None:
+            self._follow(turn, self.task.after)
         if attempt is None or not self.has_pending_work:
             return
         turn.send(self._thread(attempt), "enqueue_again", self._dispatch_of(attempt))
@@ -127,10 +186,6 @@ class Orchestrator(Actor[TaskRecord]):
         """The task, once accepted."""
         assert self.state.task is not None
         return self.state.task
-
-    @property
-    def _task_id(self) -> str:
-        return TaskKey.of(self.ref).task_id
 
     def _repeat(self, turn: Turn, accept: Accept) -> Receipt:
         if accept.request_hash != self.state.request_hash:
@@ -218,6 +273,16 @@ class Orchestrator(Actor[TaskRecord]):
             self.state.pauses = []
             self._pause_parent(turn, on=False)
         self._answer_parent(turn, outcome)
+        for follower in self.state.followers:
+            self._begin(turn, follower)
+        self.state.followers = []
+
+    def _follow(self, turn: Turn, task_id: str) -> None:
+        """Have the task before this one say when it has ended."""
+        turn.send(TaskKey(self.task.tenant_id, task_id).ref, "follow", Follow(task_id=self._task_id))
+
+    def _begin(self, turn: Turn, task_id: str) -> None:
+        turn.send(TaskKey(TaskKey.of(self.ref).tenant_id, task_id).ref, "begin")
 
     def _pause_parent(self, turn: Turn, *, on: bool) -> None:
         parent = self.task.parent
@@ -243,17 +308,19 @@ class Orchestrator(Actor[TaskRecord]):
 
     def _publish_accepted(self, turn: Turn, card: ScoreCard) -> None:
         task = self.task
-        payload = {
+        payload: dict[str, Any] = {
             "capability": task.capability,
             "priority": task.priority,
             "thread_id": task.thread_id,
             "requested_by": task.requested_by,
             "created_at": task.created_at,
-            "dispatched_to": card.agent_id,
+            "dispatched_to": card.agent_id if task.after is None else None,
             "score_card": card,
             "parent_task_id": task.parent.task_id if task.parent else None,
         }
-        self._publish(turn, "task.accepted", payload, agent_id=card.agent_id)
+        if task.after is not None:
+            payload["after"] = task.after
+        self._publish(turn, "task.accepted", payload, agent_id=payload["dispatched_to"])
 
     def _publish(self, turn: Turn, event_type: str, payload: object, *, agent_id: str | None = None) -> None:
         attempt = self.state.attempts[-1] if self.state.attempts else None
@@ -266,6 +333,11 @@ class Orchestrator(Actor[TaskRecord]):
             tenant_id=self.task.tenant_id,
             idempotency_key=self.task.idempotency_key,
         )
+
+
+def _erased(error: Fault | None) -> Fault | None:
+    """What stays of an error whose message may quote contents."""
+    return None if error is None else Fault(type=error.type, message="[erased]")
 
 
 def task_of(event: Event) -> ActorRef | None:

@@ -32,18 +32,19 @@ class OutcomeWaiters:
 
     async def wait(self, task_id: str, tenant_id: str) -> Outcome:
         """Wait for the outcome of a task. Raises NotFound, and the error by which the wait is ended."""
-        waiters = self._waiting.setdefault(TaskKey(tenant_id, task_id), set())
+        key = TaskKey(tenant_id, task_id)
+        waiters = self._waiting.setdefault(key, set())
         waiter = asyncio.get_running_loop().create_future()
         waiters.add(waiter)
         try:
-            ending = await self._host.read(TaskKey(tenant_id, task_id).ref, _Ending)
+            ending = await self._host.read(key.ref, _Ending)
             if ending is None or ending.task is None or ending.task.tenant_id != tenant_id:
                 raise unknown_task(task_id)
             return ending.outcome or await waiter
         finally:
             waiters.discard(waiter)
             if not waiters:
-                self._waiting.pop(TaskKey(tenant_id, task_id), None)
+                self._waiting.pop(key, None)
 
     def end(self, error: HostError) -> None:
         """End every wait by an error."""

@@ -153,7 +153,7 @@ class Presence:
         self._answer()
 
     async def _check(self) -> None:
-        self._see_own()  # a machine that slept has not heard itself, and is there
+        self._see_own()  # a machine that slept has missed its own beats, and is there
         changes = [*self._registry.refresh(), *await self._probes.probe_all()]
         if changes:
             await self._host.emit(
@@ -161,7 +161,7 @@ class Presence:
             )
 
     def _answer(self) -> None:
-        """Say who is here, in full: whoever has come since hears of it by this."""
+        """Publish all agents of this process in full, for processes that joined since."""
         for registration in self._registrations:
             self._host.broadcast(self._event("agent.heartbeat", registration.agent_id, registration))
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from meshwright.core.capability import AgentInfo, AgentStatus, Registration
 from meshwright.core.clock import Clock, SystemClock
-from meshwright.core.errors import InvalidInput, NoAgentAvailable, NotFound
+from meshwright.core.errors import InvalidInput, NoAgentAvailable, NotFound, nearest
 from meshwright.core.messages import ScoreCard
+from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.orchestration.scoring import History, score_card
 
 _DEGRADED_AFTER_SECONDS = 60.0
@@ -100,6 +101,19 @@ class Registry:
         """What an agent registered. Raises NotFound."""
         return self._member(agent_id).registration
 
+    def check_agent(
+        self, agent_id: str, others: Collection[str] = (), *, field: str = "agent_id", remedy: str
+    ) -> None:
+        """Raise InvalidInput for an agent that is not registered, the llm-service or one of `others`."""
+        known = [info.agent_id for info in self.agents() if info.kind != "system"]
+        if agent_id not in (*known, *others, LLM_SERVICE):
+            likely = nearest(agent_id, [*known, *others])
+            raise InvalidInput(
+                f"The mesh has no agent {agent_id!r}; it has {', '.join(known) or 'none'}",
+                remedy=f"Did you mean {likely!r}? {remedy}" if likely else remedy,
+                field=field,
+            )
+
     def capabilities(self) -> list[str]:
         """The names of all that some agent can do, offline or not."""
         workers = (member.registration for member in self._members.values() if _takes_tasks(member))
@@ -168,7 +182,7 @@ class Registry:
             if member.status != "offline" and (card := self._card(member, capability))
         )
         cards = tuple(card for *_, card in ranked)
-        if cards:  # else whoever asks for invented names could fill the memory
+        if cards:  # else a caller that invents names could fill the memory
             self._ranked[capability] = cards
         return cards
 
@@ -207,8 +221,11 @@ class Registry:
         ]
         if not having:
             known = ", ".join(self.capabilities()) or "none: no agent is registered"
+            remedy = f"known are {known}"
+            if capability in self._members and _takes_tasks(self._members[capability]):
+                remedy = f"that is an agent: name it as agent_id (mesh submit --agent, mesh ask); {remedy}"
             return NoAgentAvailable(
-                f"no agent has the capability {capability!r}", remedy=f"known are {known}", field="capability"
+                f"no agent has the capability {capability!r}", remedy=remedy, field="capability"
             )
         reasons = "; ".join(_why_not(member, exclude) for member in having)
         return NoAgentAvailable(

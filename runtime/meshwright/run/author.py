@@ -78,7 +78,8 @@ def _plain_data(value: Any, what: str) -> Any:
         return from_json(to_json(value))
     except (PydanticSerializationError, ValueError) as error:
         raise AgentError(
-            f"{what} {_a(value)} that cannot be written as JSON: {error}", remedy="Return text or plain data"
+            f"{what} {_a(value)} that cannot be written as JSON: {error}",
+            remedy="Return text or plain data; a File is attached by run.attach",
         ) from error
 
 
@@ -120,6 +121,8 @@ def fault_of(agent: Agent, error: BaseException) -> Fault:
         kind = error.code
         if isinstance(error, AgentError) and not error.field:
             message = f"{_place(agent, error)}: {message}"
+    elif (place := author_place(error)) is not None:
+        message = f"{message} ({place.short})".lstrip()
     # JSON has to hold it: whatever an agent raises may quote half of a character.
     return Fault(type=kind, message=message.encode(errors="replace").decode())
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,11 +19,10 @@ from meshwright.core import topics
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ModelError, ToolFailed
 from meshwright.core.messages import Event, Outcome, Usage, new_id, trace_id_of
-from meshwright.core.tracing import GenAI, Span
+from meshwright.core.tracing import TENANT, GenAI, Span
 from meshwright.models.errors import BudgetExceeded, StructureInvalid
 from meshwright.models.port import (
     MODEL_CALLED,
-    STREAM_RESTART,
     Call,
     CallContext,
     ChatMessage,
@@ -33,28 +32,28 @@ from meshwright.models.port import (
     ToolSpec,
 )
 from meshwright.models.structure import read_answer, response_schema
+from meshwright.run.attached import Attached, check_size
 from meshwright.run.context import RunContext
+from meshwright.run.deltas import Deltas
+from meshwright.run.limits import Totals, limits_of
 from meshwright.run.money_waits import tries_again_at
 from meshwright.run.prepared import PreparedPrompt
-from meshwright.run.told import Told
+from meshwright.run.sent import SentMessages
 from meshwright.tools.limited import cut
 from meshwright.work.paths import OpenStep, ProgressEvent
 from meshwright.work.protocol import WaitKind
 
 _MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
 _MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
-PAUSE_SECONDS = 0.1  # at least, between two pieces of one answer
-_MIN_CHARS = 32  # that need not wait for more
-MAX_CHARS = 65_536  # of one piece
-_TOLD_PARTS = 8  # of a record are characters of what the model is told: in JSON one may take six bytes
-_COUNTED = ("model", "usage", "cost_usd", "finish_reason")
+_SENT_PARTS = 8  # of a record are characters of the model's messages: in JSON one may take six bytes
+_COUNTED = ("model", "usage", "cost_usd", "latency_ms", "finish_reason")
 
 
 @dataclass(slots=True)
 class RunUsage:
     """What calls of models have cost so far, with those that failed, and delegated tasks.
 
-    The cost is None once nobody knows.
+    The cost is None once that of one call is unknown.
     """
 
     usage: Usage = field(default_factory=Usage)
@@ -72,24 +71,12 @@ class RunUsage:
         self.model = call.model or self.model
         self.finish_reason = call.finish_reason or self.finish_reason
 
-    def add_record(self, value: Any) -> None:
-        """Count what a record of the journal says of calls, or of a delegated task."""
-        match value:
-            case {"calls": calls}:
-                pass
-            case {"kind": "delegate", "result": {"task_id": _, "status": _, "completed_at": _} as outcome}:
-                return self.add(Outcome.model_validate(outcome))
-            # Journals from before steps had `calls`:
-            case {"kind": "model", "result": {"usage": _} as call}:
-                calls = [call]
-            case {"kind": "model", "result": {"call": dict(call)}}:
-                calls = [call]
-            case {"kind": "context", "result": {"compression": dict(call)}}:
-                calls = [call]
-            case _:
-                return
-        for call in calls:
-            self.add(Call.model_validate({name: call[name] for name in _COUNTED if name in call}))
+    def add_record(self, value: Any) -> list[Call | Outcome]:
+        """Count the calls, or the delegated task, that a record of the journal is of, and return them."""
+        ended = _ended_in(value)
+        for call in ended:
+            self.add(call)
+        return ended
 
 
 class RecordedError(Struct):
@@ -108,7 +95,7 @@ class RecordedError(Struct):
 
     @property
     def error(self) -> ModelError:
-        """The error again, for whoever catches it by its class; a plain ModelError where that is gone."""
+        """The error again, so that it can be caught by its class; a plain ModelError where that is gone."""
         kind = next((kind for kind in _kinds_of(ModelError) if kind.__name__ == self.failed), ModelError)
         error = kind.__new__(kind, self.message)
         vars(error).update(self.known, message=self.message)
@@ -120,14 +107,23 @@ StepResult = RecordedError | ModelReply
 
 
 class ModelCalls:
-    """The calls of one run; `usage` is what they have cost, those of earlier claims included."""
+    """The calls of one run; `usage` is what they have cost, those of earlier claims included.
+
+    `attached` are the files that the run's outcome has.
+    """
 
     def __init__(self, attempt: RunContext) -> None:
         self.usage = RunUsage()
-        self.told = Told(attempt.services.host.max_record_bytes // _TOLD_PARTS)
+        self.max_record_bytes = attempt.services.host.max_record_bytes
+        self.limits = limits_of(attempt.services.limits, attempt.agent, attempt.task.limits)
+        self.totals = Totals(self.limits)
+        self.sent = SentMessages(self.max_record_bytes // _SENT_PARTS)
+        self.attached = Attached(attempt.journal.earlier)
         self._attempt = attempt
+        self._settled: set[str] = set()
         for value in attempt.journal.earlier:
-            self.usage.add_record(value)
+            ended = self.usage.add_record(value)
+            self.totals.add_record(value, [call for call in ended if isinstance(call, Call)])
 
     async def recover(self) -> None:
         """Have budgets book calls of earlier claims, where a worker ended before it had."""
@@ -138,8 +134,18 @@ class ModelCalls:
             for call in value.get("calls", ())
             if "settlement" in call
         ]
+        self._settled.update(settled.call for settled in settlements)
         if settlements and budgets is not None:
             await budgets.recover(attempt.agent.agent_id, attempt.call_context(None, None), settlements)
+
+    async def booked(self) -> None:
+        """Return once budgets have booked the calls.
+
+        No one reads the journal of an attempt that has ended.
+        """
+        budgets = self._attempt.services.budgets
+        if self._settled and budgets is not None:
+            await budgets.booked(self._settled)
 
     def context(self, step: OpenStep | None) -> CallContext:
         """Whose the calls of a step are, and where they are recorded."""
@@ -149,10 +155,12 @@ class ModelCalls:
     def _record(self, step: OpenStep | None, call: Call) -> None:
         """Count a call that has ended, and journal it with the step that made it."""
         self.usage.add(call)
+        self.totals.add_call(call)
         payload = call.payload()
         counted = {name: payload[name] for name in _COUNTED if name in payload}
         if call.settlement is not None:
             counted["settlement"] = call.settlement.model_dump()
+            self._settled.add(call.settlement.call)
         event = ProgressEvent(MODEL_CALLED, payload, call.call_id)
         if step is None:
             self._attempt.journal.add_call(counted, event)
@@ -169,18 +177,53 @@ class ModelCalls:
         digest: str,
         max_tokens: int | None = None,
         events: Sequence[ProgressEvent] = (),
-    ) -> ModelReply:
-        """Call the model, in a step of the journal. For a `shape` the reply's content is JSON, unchecked.
+        begins: bool = False,
+    ) -> tuple[ModelReply, dict[str, Any]]:
+        """Call the model, in a step of the journal; return its reply, and what the run had come to by then.
 
-        `digest` is a hash of the messages, by which the step is known: to write them as JSON at each step
-        would cost the more the longer a run is. `max_tokens` is instead of the prompt's; `events` are
-        published with the step.
+        For a `shape` the reply's content is JSON, unchecked. The step is known by `digest`, a hash of the
+        messages, which costs the same however long they are. `max_tokens` is instead of the prompt's;
+        `events` are published with the step.
 
-        Where the provider is away the run waits, and asks again. Raises ModelError, and the same again when
-        the run is resumed, so that an agent which went on without an answer does so again.
+        Raises LimitReached for a conversation that `begins` where tokens, money or time are used up. Where
+        the provider is away the run waits, and asks again. Raises ModelError, and the same again when the run
+        is resumed, so that an agent which went on without an answer does so again.
         """
         attempt = self._attempt
-        request = ModelRequest(
+        request = self._request(prepared, messages, specs, shape, max_tokens)
+        streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
+        known_by = request.asked(messages=(ChatMessage(role="user", content=digest),))
+        async with attempt.journal.open_step("model", known_by) as step:
+            if step.is_replayed:
+                result = _replayed(step.result)
+            else:
+                if begins:
+                    self._check_totals(step)
+                seconds = attempt.time.call_seconds
+                request = replace(request, context=self.context(step), timeout_seconds=seconds)
+                begun = time.perf_counter()
+                try:
+                    deltas = Deltas(partial(self._show, step.number)) if streams else nullcontext()
+                    with deltas as on_delta, self._span(request) as span:
+                        result = await attempt.services.model.complete(request, on_delta)
+                        self._describe(span, request, result)
+                    check_size(f"The reply of {result.model}", result.files, self.max_record_bytes)
+                except ModelError as error:
+                    await self._park(error, begun)
+                    result = RecordedError.of(error)
+                self._finish(step, request, result, [*events, *_events_of(result, shape)])
+        return self._note(step, request, result), step.totals
+
+    def _request(
+        self,
+        prepared: PreparedPrompt,
+        messages: Sequence[ChatMessage],
+        specs: tuple[ToolSpec, ...],
+        shape: type[BaseModel] | None,
+        max_tokens: int | None,
+    ) -> ModelRequest:
+        attempt = self._attempt
+        return ModelRequest(
             model=prepared.model,
             messages=tuple(messages),
             tags=prepared.tags,
@@ -195,32 +238,35 @@ class ModelCalls:
             timeout_seconds=attempt.task.timeout,
             cache=prepared.cache,
         )
-        streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
-        known_by = replace(request, messages=(ChatMessage(role="user", content=digest),))
-        async with attempt.journal.open_step("model", known_by.asked()) as step:
-            if step.is_replayed:
-                kind = RecordedError if "failed" in step.result else ModelReply
-                result: StepResult = kind.model_validate(step.result)
-            else:
-                request = replace(request, context=self.context(step))
-                try:
-                    deltas = Deltas(partial(self._show, step.number)) if streams else nullcontext()
-                    with deltas as on_delta, self._span(request) as span:
-                        result = await attempt.services.model.complete(request, on_delta)
-                        self._describe(span, request, result)
-                except ModelError as error:
-                    await self._park(error)
-                    result = RecordedError.of(error)
-                step.told = self.told.of(request)
-                step.finish(result, [*events, *_events_of(result, shape)])
+
+    def _check_totals(self, step: OpenStep) -> None:
+        """Raise LimitReached where the tokens, money or time of the run are used up."""
+        if (limit := self.totals.spent()) is not None:
+            event_id = f"limit/{self._attempt.work.steps}/{step.key.path}"
+            step.events.append(limit.event("calls", event_id))
+            raise limit.error(self._attempt.agent.agent_id, is_begun=False)
+
+    def _finish(
+        self, step: OpenStep, request: ModelRequest, result: StepResult, events: list[ProgressEvent]
+    ) -> None:
+        """End a step with its result, and with what its record holds besides."""
+        if isinstance(result, ModelReply):
+            self.totals.add_reply(result)
+        step.sent = self.sent.record_of(request)
+        step.totals = self.totals.now()
+        step.finish(result, events)
+
+    def _note(self, step: OpenStep, request: ModelRequest, result: StepResult) -> ModelReply:
+        """Note what a step, run or replayed, adds to the run. Raises the error that it recorded."""
         reply = result if isinstance(result, ModelReply) else None
-        self.told.add(step.key.path, request, reply)
+        self.attached.add(step.key.path, () if reply is None else reply.files)
+        self.sent.add(step.key.path, request, reply)
         if isinstance(result, RecordedError):
             raise result.error
         return result
 
-    async def _park(self, error: ModelError) -> None:
-        """Let the run wait for money, or for a provider that is away.
+    async def _park(self, error: ModelError, begun: float) -> None:
+        """Let the run wait for money, or for a provider that is away; since `begun` it did nothing else.
 
         Returns where it cannot, or waiting does not help.
         """
@@ -235,6 +281,7 @@ class ModelCalls:
         elif parking is not None:
             due_at = parking.due_at(error, now, pauses, attempt.task.deadline_at)
         if due_at is not None:
+            attempt.time.stand_still(begun)
             with suppress(ToolFailed):  # a tool that may not run twice cannot be taken up again
                 await attempt.journal.park(kind, str(error), due_at, subject)
 
@@ -249,11 +296,12 @@ class ModelCalls:
             GenAI.REQUEST_TEMPERATURE: request.temperature,
             GenAI.AGENT_ID: request.user,
             GenAI.CONVERSATION_ID: self._attempt.task.thread_id,
+            TENANT: self._attempt.task.tenant_id,
         }
         return tracing.span(f"chat {request.model}", parent=parent, attributes=attributes, kind="client")
 
     def _describe(self, span: Span, request: ModelRequest, reply: ModelReply) -> None:
-        """Say in a span what came of its call."""
+        """Record the result of a call in its span."""
         services = self._attempt.services
         if not services.tracing.enabled:
             return
@@ -271,7 +319,7 @@ class ModelCalls:
             span.set({GenAI.INPUT_MESSAGES: text, GenAI.OUTPUT_MESSAGES: reply.content})
 
     def _show(self, step: int, payload: dict[str, Any]) -> None:
-        """Show a piece of an answer to whoever watches the task."""
+        """Show a piece of an answer to those who follow the task."""
         attempt = self._attempt
         task, dispatch = attempt.task, attempt.work.dispatch
         attempt.services.host.broadcast(
@@ -288,6 +336,30 @@ class ModelCalls:
                 payload={"step": step, "attempt": dispatch.attempt, **payload},
             )
         )
+
+
+def _replayed(value: dict[str, Any]) -> StepResult:
+    """The result of a step, from its record."""
+    return (RecordedError if "failed" in value else ModelReply).model_validate(value)
+
+
+def _ended_in(record: Any) -> list[Call | Outcome]:
+    """The calls, or the delegated task, that a record of the journal is of."""
+    match record:
+        case {"calls": calls}:
+            pass
+        case {"kind": "delegate", "result": {"task_id": _, "status": _, "completed_at": _} as outcome}:
+            return [Outcome.model_validate(outcome)]
+        # Journals from before steps had `calls`:
+        case {"kind": "model", "result": {"usage": _} as call}:
+            calls = [call]
+        case {"kind": "model", "result": {"call": dict(call)}}:
+            calls = [call]
+        case {"kind": "context", "result": {"compression": dict(call)}}:
+            calls = [call]
+        case _:
+            return []
+    return [Call.model_validate({name: call[name] for name in _COUNTED if name in call}) for call in calls]
 
 
 def _events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
@@ -315,65 +387,3 @@ def _kinds_of(kind: type[ModelError]) -> Iterator[type[ModelError]]:
     yield kind
     for below in kind.__subclasses__():
         yield from _kinds_of(below)
-
-
-class Deltas:
-    """Takes an answer as the model writes it (`OnDelta`), and shows it in pieces: at most ten a second.
-
-    A piece has at least 32 characters, or what came in 100 ms, and the last what is left. `n` counts those of
-    an answer from 1: where it is 1 again the answer begins anew, and whatever came before is to be forgotten.
-    Within a block: what is gathered when that fails is not shown.
-    """
-
-    def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
-        self._show = show
-        self._loop = asyncio.get_running_loop()
-        self._text = ""
-        self._n = 0
-        self._shown_at = float("-inf")
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __call__(self, text: str) -> None:
-        """Take the next words, or STREAM_RESTART."""
-        if text == STREAM_RESTART:
-            self._begin_anew()
-            return
-        self._text += text
-        if len(self._text) >= _MIN_CHARS and self._loop.time() - self._shown_at >= PAUSE_SECONDS:
-            self._flush()
-        elif self._timer is None:
-            self._timer = self._loop.call_later(PAUSE_SECONDS, self._flush)
-
-    def __enter__(self) -> Deltas:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
-        while kind is None and self._text:
-            self._flush()
-        self._stop_timer()
-
-    def _begin_anew(self) -> None:
-        self._stop_timer()
-        self._text = ""
-        if self._n:
-            self._n = 0
-            self._show({"anew": True})
-
-    def _flush(self) -> None:
-        self._stop_timer()
-        piece, self._text = self._text[:MAX_CHARS], self._text[MAX_CHARS:]
-        self._n += 1
-        self._shown_at = self._loop.time()
-        self._show({"text": _whole(piece), "n": self._n})
-        if self._text:
-            self._timer = self._loop.call_later(PAUSE_SECONDS, self._flush)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
-def _whole(text: str) -> str:
-    """A text that JSON can hold: two halves of a character are joined, a lone one is replaced."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -60,7 +60,7 @@ class Contents:
                 ended_tasks, since.timestamp(), before.timestamp(), _TASKS_AT_ONCE
             ):
                 for tenant_id, task_id, ended_at in tasks:
-                    await self._delete(TaskKey(tenant_id, task_id))
+                    await delete_steps(self._host, self._log, TaskKey(tenant_id, task_id))
                     since = datetime.fromtimestamp(ended_at, UTC)
                 deleted += len(tasks)
                 await asyncio.sleep(0)
@@ -74,21 +74,25 @@ class Contents:
             return datetime.fromisoformat((await self._log.query(newest))[0].fields["ended_before"])
         return datetime.fromtimestamp(0, UTC)
 
-    async def _delete(self, key: TaskKey) -> None:
-        record = await self._host.read(key.ref)
-        task = record.task if isinstance(record, TaskRecord) else None
-        if task is None or record.is_open:
-            return
-        attempts = [(attempt.agent_id, task.generation, attempt.attempt) for attempt in record.attempts]
-        if task.generation > 1:
-            attempts = await self._all_attempts(key)
-        for agent_id, generation, attempt in attempts:
-            ref = ActorRef(agent_id, f"{task.tenant_id}:{task.thread_id}")
-            streams = await streams_of(self._host, ref, steps_stream(task.task_id, generation, attempt))
-            await self._host.delete_records(ref, streams)
 
-    async def _all_attempts(self, key: TaskKey) -> list[tuple[str, int, int]]:
-        """The attempts of each generation: the task itself knows those of its last."""
-        wanted = EventFilter(task_id=key.task_id, tenant_id=key.tenant_id, event_type="task.dispatched")
-        dispatches = [Dispatch.model_validate(event.fields) async for event in self._log.replay(wanted)]
-        return [(one.agent_id, one.task.generation, one.attempt) for one in dispatches]
+async def delete_steps(host: Runtime, log: EventLog, key: TaskKey) -> None:
+    """Delete what was said at the steps of a task that has ended, in every attempt and generation."""
+    record = await host.read(key.ref)
+    task = record.task if isinstance(record, TaskRecord) else None
+    if task is None or record.is_open:
+        return
+    attempts = [(attempt.agent_id, task.generation, attempt.attempt) for attempt in record.attempts]
+    if task.generation > 1:
+        attempts = await _all_attempts(log, key)
+    for agent_id, generation, attempt in attempts:
+        ref = ActorRef(agent_id, f"{task.tenant_id}:{task.thread_id}")
+        streams = await streams_of(host, ref, steps_stream(task.task_id, generation, attempt))
+        await host.delete_records(ref, streams)
+
+
+async def _all_attempts(log: EventLog, key: TaskKey) -> list[tuple[str, int, int]]:
+    """The attempts of each generation: the task itself knows those of its last."""
+    wanted = EventFilter(task_id=key.task_id, tenant_id=key.tenant_id, event_type="task.dispatched")
+    found = [event.fields async for event in log.replay(wanted)]
+    dispatches = [Dispatch.model_validate(fields) for fields in found if "task" in fields]  # else erased
+    return [(one.agent_id, one.task.generation, one.attempt) for one in dispatches]

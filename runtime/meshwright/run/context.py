@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from meshwright.agent import Agent
 from meshwright.context.memory import Memory
@@ -13,11 +14,13 @@ from meshwright.core.errors import ToolFailed
 from meshwright.core.limits import MAX_REPEATS, MAX_STEPS, Limits
 from meshwright.core.messages import MemoryScope, Parent, Task, TaskBudget, derived_id
 from meshwright.core.tracing import NoTracing, Span, Tracing
+from meshwright.events.activity import Activity
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.budgets import Budgets
 from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
 from meshwright.prompts import Prompts
+from meshwright.run.attempt_time import AttemptTime
 from meshwright.run.delegation import Delegation
 from meshwright.run.parking import Parking
 from meshwright.settings import ApprovalRule
@@ -25,7 +28,7 @@ from meshwright.tools.tool import Tool
 from meshwright.work import Journal, Work
 
 
-def _unknown_window(model: str, tags: tuple[str, ...]) -> ModelWindow:
+def _unknown_window(model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
     return ModelWindow()
 
 
@@ -50,11 +53,12 @@ class Services:
     patience_days: float = 7.0
     max_context_tokens: int = 4000
     max_memory_tokens: int = 400
-    window: Callable[[str, tuple[str, ...]], ModelWindow] = _unknown_window
+    window: Callable[[str, tuple[str, ...], str, str], ModelWindow] = _unknown_window
     trace_content: bool = False
     stream: bool = True
     parking: Parking | None = None
     budgets: Budgets | None = None
+    activity: Callable[[str, datetime], Awaitable[Activity]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +70,11 @@ class RunContext:
     tools: Mapping[str, Tool]
     ref: ActorRef
     work: Work
+    task: Task
+    """The task being worked on."""
     journal: Journal
     span: Span
-
-    @property
-    def task(self) -> Task:
-        """The task being worked on."""
-        return self.work.task
+    time: AttemptTime
 
     @property
     def scopes(self) -> dict[MemoryScope, str]:

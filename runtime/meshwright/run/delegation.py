@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -20,12 +19,13 @@ class Delegation:
     """A task for another agent, named or chosen by `capability`.
 
     `payload` goes beside the `text`; `shape` is the pydantic model of the answer, `dict` for the result as it
-    is, None for text; `timeout` is in seconds; `budget_usd` what it may cost of the budgets above it.
+    is, `Outcome` for all of the outcome with its files, None for text; `timeout` is in seconds; `budget_usd`
+    what it may cost of the budgets above it.
     """
 
     agent_id: str = ""
     text: str = ""
-    shape: type[BaseModel] | type[dict[str, Any]] | None = None
+    shape: type[BaseModel] | type[dict[str, Any]] | type[Outcome] | None = None
     capability: str = ""
     payload: Mapping[str, Any] = field(default_factory=dict)
     timeout: float | None = None
@@ -80,8 +80,9 @@ class Delegation:
             raise DelegationFailed(f"{outcome.agent_id or self.whom} did not succeed: {reason}")
         result = outcome.result or {}
         if self.shape is None:
-            has_words = not result or "text" in result
-            return result.get("text", "") if has_words else json.dumps(result, ensure_ascii=False)
+            return outcome.answer
+        if self.shape is Outcome:
+            return outcome
         if not issubclass(self.shape, BaseModel):
             return dict(result)
         try:

@@ -9,21 +9,24 @@ from weakref import ref
 
 from pydantic import BaseModel
 
-from meshwright.core.errors import InvalidInput, MemoryUnavailable, ToolFailed
-from meshwright.core.tracing import GenAI
+from meshwright.core.errors import InvalidInput, MemoryUnavailable, NotFound, ToolFailed
+from meshwright.core.files import File
+from meshwright.core.tracing import TENANT, GenAI
 from meshwright.models.errors import ContentRefused, ContextTooLong, ModelRefused
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair
 from meshwright.run import replies
+from meshwright.run.attached import DELEGATE_TOOL, check_size, files_in, fitting
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
-from meshwright.run.limits import Limit, Pace, limits_of
+from meshwright.run.files import parts_of_result
+from meshwright.run.limits import Limit, Repeats, reached
 from meshwright.run.people import Approvals
 from meshwright.run.prepared import PreparedPrompt
-from meshwright.run.tool_calls import content_of, seconds_of, tool_events
+from meshwright.run.tool_calls import FailedCall, content_of, failed_call, seconds_of, tool_events
 from meshwright.run.window import ContextWindow
 from meshwright.tools.approval import Decision
-from meshwright.tools.tool import Tool
+from meshwright.tools.tool import Tool, ToolResult
 from meshwright.work.paths import ProgressEvent
 
 
@@ -38,7 +41,6 @@ class Dialogues:
         self._run: Callable[[], Any] = ref(
             run
         )  # which has this: a circle would wait for the garbage collector
-        self._limits = limits_of(attempt.services.limits, attempt.agent, attempt.task)
         self._approvals = Approvals(attempt)
 
     async def answer(
@@ -49,11 +51,11 @@ class Dialogues:
         tools: Mapping[str, Tool] | None,
     ) -> str | ShapeT:
         """The model's answer to a question: text, or an object of the `shape`; see `Run.converse`."""
-        talk = _Dialogue(self._attempt, self._calls, prepared, question, shape, tools, Pace(self._limits))
+        talk = _Dialogue(self._attempt, self._calls, prepared, question, shape, tools)
         while (reply := await talk.reply()).tool_calls and talk.may_call_tools:
             await self._call_tools(reply, talk)
-        if talk.limit is not None and shape is None and not reply.content.strip():
-            raise talk.limit.error(self._attempt.agent.agent_id)
+        if talk.limit is not None and shape is None and not (reply.content.strip() or reply.files):
+            raise talk.limit.error(self._attempt.agent.agent_id, failed=talk.failed_call)
         if shape is None:
             return reply.content
         answer = await parse_or_repair(shape, reply, talk.messages, talk.repair)
@@ -69,8 +71,11 @@ class Dialogues:
             else:
                 results += await self._run().gather(*map(self._call_tool, calls))
         contents = [content_of(result) for result in results]
-        self._calls.told.add_results(contents)
-        talk.add_results(reply, contents, max(map(seconds_of, results)))
+        self._calls.sent.add_results(contents)
+        parts = [parts_of_result(files_in(result)) for result in results]
+        talk.add_results(reply, contents, parts, sum(map(seconds_of, results)))
+        if talk.limit is not None and talk.limit.name == "max_repeats":
+            talk.failed_call = failed_call(reply.tool_calls, results, self._attempt.tools)
 
     def _together(self, calls: Sequence[ToolCall]) -> Iterator[list[ToolCall]]:
         """The calls in their order, in groups that run side by side: those of exclusive tools alone."""
@@ -87,11 +92,10 @@ class Dialogues:
             yield group
 
     async def _call_tool(self, call: ToolCall) -> Any:
-        """What came of a call, as the journal has it; a fault of the call is told to the model."""
+        """The result of a call, as the journal has it; the model gets a fault of the call."""
         tool = self._attempt.tools.get(call.name)
         if tool is None:
-            names = ", ".join(self._attempt.tools) or "none"
-            return {"value": None, "error": f"there is no tool {call.name!r}; there are {names}"}
+            return await self._refuse(call)
         decision = await self._approvals.decide(tool, call.arguments)
         started = time.perf_counter()
         return await self._attempt.journal.step(
@@ -101,6 +105,16 @@ class Dialogues:
             repeatable=tool.idempotent,
             tell=lambda result: tool_events(call, result, None if self._has_waited else started),
         )
+
+    async def _refuse(self, call: ToolCall) -> Any:
+        """The result of a call of a tool that does not exist: a step, as that of any tool that fails."""
+        names = ", ".join(self._attempt.tools) or "none"
+        result = {"value": None, "error": f"there is no tool {call.name!r}; there are {names}"}
+        request = {"arguments": call.arguments}
+        async with self._attempt.journal.open_step(f"tool {call.name}", request, costly=False) as step:
+            if not step.is_replayed:
+                step.finish(result, tool_events(call, result, None))
+        return step.result
 
     @property
     def _has_waited(self) -> bool:
@@ -114,6 +128,7 @@ class Dialogues:
             GenAI.TOOL_NAME: tool.name,
             GenAI.TOOL_CALL_ID: call.id,
             GenAI.AGENT_ID: self._attempt.agent.agent_id,
+            TENANT: self._attempt.task.tenant_id,
         }
         started = time.perf_counter()
         result: dict[str, Any] = {"value": None, "error": None}
@@ -121,13 +136,33 @@ class Dialogues:
         with tracing.span(f"execute_tool {tool.name}", parent=parent, attributes=attributes) as span:
             try:
                 self._approvals.check(tool, call.arguments, decision)
-                result["value"] = await tool.call(call.arguments, self._run())
+                value = await tool.call(call.arguments, self._run())
+                if isinstance(value, ToolResult):
+                    result["value"], result["files"] = await self._with_files(tool, value)
+                else:
+                    result["value"] = value
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
                 span.fail(error)
                 result["error"] = str(error)
         if not self._has_waited:
             result["seconds"] = round(time.perf_counter() - started, 3)
+            self._calls.totals.add_tool(result["seconds"])
         return result
+
+    async def _with_files(self, tool: Tool, given: ToolResult) -> ToolResult:
+        """A result whose files a step can hold; those of an agent that was asked are the outcome's too."""
+        most = self._calls.max_record_bytes
+        files = fitting([(await self._whole(file), file) for file in given.files], most)
+        check_size(tool.name, files, most)
+        if tool.name == DELEGATE_TOOL and (step := self._attempt.journal.inside) is not None:
+            self._calls.attached.add(step.key.path, files)
+        return ToolResult(given.value, tuple(files))
+
+    async def _whole(self, file: File) -> File:
+        try:
+            return await self._run().read_file(file)
+        except NotFound:  # deleted since: what is left is what is said of it
+            return file
 
 
 class _Dialogue:
@@ -144,23 +179,30 @@ class _Dialogue:
         question: ChatMessage,
         shape: type[BaseModel] | None,
         tools: Mapping[str, Tool] | None,
-        progress: Pace,
     ) -> None:
         self.messages = [ChatMessage(role="system", content=prepared.system), *prepared.history, question]
         self.limit: Limit | None = None
         """The limit that was reached: only an answer will do."""
+        self.failed_call: FailedCall | None = None
+        """The call that was repeated up to the limit, where it failed."""
         self._calls = calls
         self._prepared = prepared
         self._shape = shape
         self._specs = tuple(tool.spec for tool in (tools or {}).values())
         self._has_tools = tools is not None
-        self._progress = progress
+        self._totals = prepared.totals
+        self._repeats = Repeats()
+        self._begins = True
         self._events: tuple[ProgressEvent, ...] = ()
         self._room = prepared.max_tokens
         self._most_room = max(self._room, prepared.max_output or replies.MAX_ROOM * self._room)
         if prepared.window is not None:
             self._most_room = max(self._room, min(self._most_room, prepared.window // 4))
         self._window = ContextWindow(attempt, calls, prepared, len(self.messages), self._specs)
+        if self._has_tools:
+            self._stop_at(
+                reached((limit for limit in calls.limits if limit.name == "max_steps"), self._totals)
+            )
 
     @property
     def may_call_tools(self) -> bool:
@@ -194,7 +236,8 @@ class _Dialogue:
                 more.append(replies.REPLY_WAS_EMPTY)
                 continue
             if not replies.is_cut_off(reply) or replies.must_be_whole(reply, self._shape):
-                return reply.model_copy(update={"content": replies.joined(text, reply.content)})
+                whole = {"content": replies.joined(text, reply.content)}
+                return reply.model_copy(update=whole) if text else reply
             parts += 1
             if parts > replies.MAX_PARTS:
                 raise replies.unusable(reply, self._prepared, self._room, text)
@@ -209,7 +252,7 @@ class _Dialogue:
     async def ask(self, messages: Sequence[ChatMessage]) -> ModelReply:
         """Ask, and where the reply has to be whole and is cut off, ask again with more room for it.
 
-        Where there is no more the model is told to write less. Raises ReplyCutOff where that does not help.
+        At the most the model is asked to write less. Raises ReplyCutOff where that does not help.
         """
         note: tuple[ChatMessage, ...] = ()
         tries = 0
@@ -222,7 +265,7 @@ class _Dialogue:
             except ModelRefused:
                 if self._room == self._prepared.max_tokens:
                     raise
-                # More than the model may write, as far as anybody can tell.
+                # More than the model may write, as far as can be known.
                 self._room = self._most_room = self._prepared.max_tokens
                 note = (replies.write_less(self._room),)
                 continue
@@ -237,16 +280,27 @@ class _Dialogue:
             else:
                 note = (replies.write_less(self._room),)
 
-    def add_results(self, reply: ModelReply, contents: Sequence[str], seconds: float) -> None:
-        """Add what came of a reply's calls; at a limit only an answer will do."""
+    def add_results(
+        self,
+        reply: ModelReply,
+        contents: Sequence[str],
+        parts: Sequence[tuple[dict[str, Any], ...]],
+        seconds: float,
+    ) -> None:
+        """Add the results of a reply's calls: text and parts of each. At a limit only an answer will do."""
         self.messages.append(reply.message())
-        for call, content in zip(reply.tool_calls, contents, strict=True):
-            self.messages.append(ChatMessage(role="tool", content=content, tool_call_id=call.id))
-        self._progress.add_calls(reply.tool_calls, contents, seconds)
-        self.limit = self._progress.reached()
-        if self.limit is not None:
-            reached = {"limit": self.limit.name, "most": self.limit.most, "setting": self.limit.setting}
-            self._events = (ProgressEvent("limit.reached", reached),)
+        for call, content, shown in zip(reply.tool_calls, contents, parts, strict=True):
+            result = ChatMessage(role="tool", content=content, parts=shown, tool_call_id=call.id)
+            self.messages.append(result)
+        counted = {**self._totals, "max_repeats": self._repeats.add(reply.tool_calls, contents)}
+        counted["max_seconds"] = counted.get("max_seconds", 0.0) + seconds
+        self._stop_at(reached(self._calls.limits, counted))
+
+    def _stop_at(self, limit: Limit | None) -> None:
+        """Let the model only answer from now on, where a limit is reached."""
+        if limit is not None:
+            self.limit = limit
+            self._events = (limit.event("tools"),)
             self._specs = ()
             self.messages.append(replies.ANSWER_NOW)
 
@@ -256,9 +310,10 @@ class _Dialogue:
         is_again = False
         while reply is None:
             events, self._events = self._events, ()
+            begins, self._begins = self._begins, False
             digest = self._window.ask(messages)
             try:
-                reply = await self._calls.ask(
+                reply, self._totals = await self._calls.ask(
                     self._prepared,
                     messages,
                     self._specs,
@@ -266,11 +321,11 @@ class _Dialogue:
                     digest=digest,
                     max_tokens=self._room,
                     events=events,
+                    begins=begins,
                 )
             except ContentRefused:
                 if is_again:
                     raise
                 is_again = True
-        self._progress.add_reply(reply)
         self._window.learn(reply)
         return reply

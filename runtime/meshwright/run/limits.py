@@ -1,21 +1,27 @@
-"""Which limits hold for a conversation with a model, how far it has come, and which it has reached."""
+"""Which limits hold for a run, what it has come to in all its conversations, and which limits are reached."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from meshwright.agent import Agent
 from meshwright.core.errors import LimitReached, TaskLimitReached
-from meshwright.core.limits import Limits
-from meshwright.core.messages import Task
-from meshwright.models.port import ModelReply, ToolCall
+from meshwright.core.limits import LIMIT_EVENTS, Limits
+from meshwright.models.port import Call, ModelReply, ToolCall
 from meshwright.models.structure import repaired
+from meshwright.run.tool_calls import FailedCall, seconds_of
+from meshwright.work.paths import ProgressEvent
+
+_NO_REPLY = "its model calls tools and never answers"
+_NO_CALL = "its model is not called again"
+_SPENT = frozenset({"max_tokens", "max_usd", "max_seconds"})
+"""The limits that every call of a model uses up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +33,48 @@ class Limit:
     setting: str
     of_task: bool = False
 
-    def error(self, agent_id: str) -> LimitReached:
-        """The error for a model that does not answer at the limit."""
+    @property
+    def fields(self) -> dict[str, Any]:
+        """It as plain data."""
+        most = str(self.most) if isinstance(self.most, Decimal) else self.most
+        return {
+            "limit": self.name,
+            "most": most,
+            "setting": self.setting,
+            "event": LIMIT_EVENTS[self.name],
+        }
+
+    def event(self, ends: Literal["tools", "calls"], event_id: str | None = None) -> ProgressEvent:
+        """The event that it is reached, and what that ends: calls of tools, or also those of the model."""
+        fields = self.fields
+        return ProgressEvent(fields.pop("event"), {**fields, "ends": ends}, event_id)
+
+    def error(
+        self, agent_id: str, *, is_begun: bool = True, failed: FailedCall | None = None
+    ) -> LimitReached:
+        """The error for a model that does not answer at the limit, or a conversation that cannot begin.
+
+        `failed` is the call that was repeated up to the limit, where it failed.
+        """
         kind = TaskLimitReached if self.of_task else LimitReached
+        what = _NO_REPLY if is_begun else _NO_CALL
+        remedy = f"Raise {self.setting}, or say in its prompt when to stop"
+        if failed is not None:
+            what = f"its model repeats a call of {failed.tool} that fails: {failed.error}"
+            remedy = failed.remedy
         return kind(
-            f"{agent_id} reached {self.name} ({self.most:,}), and its model calls tools and never answers",
-            limit=self.name,
-            remedy=f"Raise {self.setting}, or say in its prompt when to stop",
+            f"{agent_id} reached {self.name} ({self.most:,}), and {what}", limit=self.name, remedy=remedy
         )
 
 
-def limits_of(settings: Limits, agent: Agent, task: Task) -> tuple[Limit, ...]:
+def limits_of(
+    settings: Limits, agent: Agent | type[Agent] | None, of_task: Limits | None
+) -> tuple[Limit, ...]:
     """The limits that hold for a task: an agent's own before those of the settings, and a task's if lower."""
-    return _limits_of(settings, agent.limits, type(agent).__name__, task.limits)
+    if agent is None:
+        return _limits_of(settings, Limits(), "", of_task)
+    kind = agent if isinstance(agent, type) else type(agent)
+    return _limits_of(settings, agent.limits, kind.__name__, of_task)
 
 
 @lru_cache(maxsize=1_000)
@@ -60,42 +95,85 @@ def _limits_of(
     return tuple(limits)
 
 
-class Pace:
-    """How far a conversation has come. All of it is counted from what the journal holds."""
+class Totals:
+    """What a run has come to: the calls of models in all its conversations, and its tools.
+
+    Conversations go on side by side, so a decision goes by the totals as they were at a step of its own
+    conversation, which the journal keeps with that step: a resumed run decides the same.
+    """
 
     def __init__(self, limits: Sequence[Limit]) -> None:
         self._limits = limits
+        self._spent = [limit for limit in limits if limit.name in _SPENT]
         self._steps = 0
         self._tokens = 0
         self._dollars = Decimal(0)
         self._seconds = 0.0
-        self._repeats = 0
-        self._last: Any = None
+
+    def add_call(self, call: Call) -> None:
+        """Count a call of a model, however it ended."""
+        self._tokens += call.usage.prompt_tokens + call.usage.completion_tokens
+        self._dollars += call.cost_usd or 0
+        self._seconds += call.latency_ms / 1000
 
     def add_reply(self, reply: ModelReply) -> None:
-        """Count a reply of the model."""
-        self._tokens += reply.usage.prompt_tokens + reply.usage.completion_tokens
-        self._dollars += reply.cost_usd or 0
-        self._seconds += reply.latency_ms / 1000
+        """Count a reply that calls tools as a step."""
+        self._steps += bool(reply.tool_calls)
 
-    def add_calls(self, calls: Sequence[ToolCall], contents: Sequence[str], seconds: float) -> None:
-        """Count a reply's calls of tools, by what the model is told of each; they took that long together."""
-        self._steps += 1
+    def add_tool(self, seconds: float) -> None:
+        """Count the time of a tool."""
         self._seconds += seconds
-        made = [(*_called(call), content) for call, content in zip(calls, contents, strict=True)]
-        self._repeats = self._repeats + 1 if made == self._last else 1
-        self._last = made
 
-    def reached(self) -> Limit | None:
-        """The first limit that is reached, if any."""
-        counted = {
-            "max_steps": self._steps,
-            "max_repeats": self._repeats,
-            "max_tokens": self._tokens,
-            "max_usd": self._dollars,
-            "max_seconds": self._seconds,
-        }
-        return next((limit for limit in self._limits if counted[limit.name] >= limit.most), None)
+    def add_record(self, record: Mapping[str, Any], calls: Iterable[Call]) -> None:
+        """Count what a record of the journal is of, with the calls that were made in it."""
+        for call in calls:
+            self.add_call(call)
+        result, kind = record.get("result"), record.get("kind", "")
+        if isinstance(result, dict):
+            self._steps += kind == "model" and bool(result.get("tool_calls"))
+            self._seconds += seconds_of(result) if kind.startswith("tool ") else 0.0
+
+    def now(self) -> dict[str, Any]:
+        """What is counted of each limit that holds, as plain data."""
+        counted: dict[str, Any] = {}
+        for limit in self._limits:
+            match limit.name:
+                case "max_steps":
+                    counted["max_steps"] = self._steps
+                case "max_tokens":
+                    counted["max_tokens"] = self._tokens
+                case "max_usd":
+                    counted["max_usd"] = str(self._dollars)
+                case "max_seconds":
+                    counted["max_seconds"] = round(self._seconds, 6)
+        return counted
+
+    def spent(self) -> Limit | None:
+        """The limit that leaves no room for another call, if one is reached."""
+        return reached(self._spent, self.now()) if self._spent else None
+
+
+class Repeats:
+    """How often in a row a conversation had the same results of the same calls."""
+
+    def __init__(self) -> None:
+        self._times = 0
+        self._last: Any = None
+
+    def add(self, calls: Sequence[ToolCall], contents: Sequence[str]) -> int:
+        """Count a reply's calls with their results; returns how often in a row they were the same."""
+        made = [(*_called(call), content) for call, content in zip(calls, contents, strict=True)]
+        self._times = self._times + 1 if made == self._last else 1
+        self._last = made
+        return self._times
+
+
+def reached(limits: Iterable[Limit], counted: Mapping[str, Any]) -> Limit | None:
+    """The first limit that is reached, if any."""
+    return next(
+        (limit for limit in limits if Decimal(str(counted.get(limit.name, 0))) >= limit.most),
+        None,
+    )
 
 
 def _called(call: ToolCall) -> tuple[str, str]:

@@ -27,7 +27,7 @@ def tries_again_at(error: BudgetExceeded, now: datetime, pauses: int, priority: 
         seconds = min(_MAX_BUSY_SECONDS, _BUSY_SECONDS * doubled) * random.uniform(0.5, 1)
     else:
         seconds = min(_MAX_CHECK_SECONDS, _CHECK_SECONDS * doubled) * random.uniform(0.75, 1)
-        if error.retry_after_seconds is not None:
-            rank = _MAX_PRIORITY - priority + random.random()
-            seconds = min(seconds, error.retry_after_seconds + rank * _SECONDS_A_PRIORITY)
+        renews = error.retry_after_seconds
+        if renews is not None and seconds >= renews:
+            seconds = renews + (_MAX_PRIORITY - priority + random.random()) * _SECONDS_A_PRIORITY
     return now + timedelta(seconds=seconds)

@@ -32,7 +32,7 @@ class Parking:
 
         None where that is after the deadline, or another try would change nothing.
         """
-        is_slow = isinstance(error, ModelTimeout) and pauses >= _MAX_SLOW_PAUSES
+        is_slow = isinstance(error, ModelTimeout) and not error.is_silent and pauses >= _MAX_SLOW_PAUSES
         if not error.retryable or is_slow:
             return None
         longest = min(self.max_seconds, self.first_seconds * 2 ** min(pauses, _MAX_DOUBLINGS))

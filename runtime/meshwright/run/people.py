@@ -55,8 +55,10 @@ async def ask_person(
             return shape.model_validate(answer)
         except ValidationError as error:  # of what a JSON schema cannot say
             problems = error.errors(include_url=False, include_input=False)
-            told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {sentence(one)}" for one in problems)
-            reason = f"{redact(question)} (The last answer was not accepted: {told}.)"
+            errors = "; ".join(
+                f"{'.'.join(map(str, one['loc'])) or 'it'}: {sentence(one)}" for one in problems
+            )
+            reason = f"{redact(question)} (The last answer was not accepted: {errors}.)"
 
 
 async def wait_event(
@@ -90,9 +92,9 @@ class Approvals:
         self._given: dict[str, Decision] = {}
 
     async def decide(self, tool: Tool, arguments: str) -> Decision | None:
-        """The decision on a call, once a person has made it; None where nobody is to be asked.
+        """The decision on a call, once a person has made it; None if it needs none.
 
-        Arguments that do not fit are nobody's to approve: the call itself says what is wrong with them.
+        Arguments that do not fit need no approval: the call itself says what is wrong with them.
         """
         call, rule = self._rule_for(tool, arguments)
         if call is None or rule is None:
@@ -158,7 +160,7 @@ def _check(question: object, shape: object) -> None:
     """Raise AgentError for what cannot be asked."""
     if not isinstance(question, str) or not 0 < len(question.strip()) <= _MAX_QUESTION_CHARS:
         raise AgentError(
-            "run.ask_person needs a question in words",
+            "run.ask_person needs a question as text",
             remedy=f"Ask in up to {_MAX_QUESTION_CHARS:,} characters; more goes into about={{...}}",
         )
     if shape is not None and not (isinstance(shape, type) and issubclass(shape, BaseModel)):

@@ -13,7 +13,7 @@ ValueT = TypeVar("ValueT")
 class Prefix(Generic[ValueT]):
     """Adds up messages: what a conversation began with before is not looked at again.
 
-    A message is known by its identity, so whoever changes one within the conversation calls `forget`.
+    A message is known by its identity, so code that changes one within the conversation must call `forget`.
     """
 
     def __init__(self, start: ValueT, add: Callable[[ValueT, ChatMessage], ValueT]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from meshwright.core.messages import Event, Usage
 from meshwright.kernel.envelope import Record
 from meshwright.models.port import MODEL_CALLED
-from meshwright.run.tool_calls import seconds_of
+from meshwright.run.tool_calls import is_journaled, seconds_of
 
 TOOL, _DELEGATE = "tool ", "delegate"
 
@@ -41,6 +41,11 @@ class RecordedStep(NamedTuple):
         return self.record is not None and ("result" in self.record or "expired" in self.record)
 
     @property
+    def has_failed(self) -> bool:
+        """Whether it raised an error, and so has no result."""
+        return self.record is not None and "error" in self.record
+
+    @property
     def result(self) -> Any:
         """What it gave, as the journal has it."""
         return None if self.record is None else self.record.get("result")
@@ -54,12 +59,15 @@ def joined_steps(records: Iterable[Record], events: Iterable[Event]) -> dict[str
     steps: dict[str, RecordedStep] = {}
     for record in records:
         value = record.value
+        value = {**value, **value.get("failed", {})}
         if "kind" not in value:
             continue
         number = value.get("number", record.n // 2)
         path = value.get("path") or str(number)
-        if number and (path not in steps or not steps[path].has_ended):
-            steps[path] = RecordedStep(path, number, value, by_path.get(path, ()))
+        before = steps.get(path)
+        if number and (before is None or not before.has_ended):  # one that failed may have run again
+            first = number if before is None else min(number, before.number)
+            steps[path] = RecordedStep(path, first, value, by_path.get(path, ()))
     for path, known in by_path.items():
         steps.setdefault(path, RecordedStep(path, known[0].fields["step"], None, known))
     return steps
@@ -85,7 +93,7 @@ def _is_reply(result: Any) -> bool:
 
 def value_of(result: Any) -> Any:
     """What a tool gave, or its error."""
-    if isinstance(result, dict) and result.keys() - {"seconds"} == {"value", "error"}:
+    if is_journaled(result):
         return result["value"] if result["error"] is None else {"error": result["error"]}
     return result
 
@@ -93,8 +101,9 @@ def value_of(result: Any) -> Any:
 def error_of(step: RecordedStep) -> str | None:
     """Why a step failed, if it did."""
     result = step.result
-    if step.record is not None and "expired" in step.record:
-        return "there was no answer in time"
+    if step.record is not None and (step.has_failed or "expired" in step.record):
+        error = f"{step.record.get('error')}: {step.record.get('message')}"
+        return error if step.has_failed else "there was no answer in time"
     if isinstance(result, dict):
         if step.kind == "model" and "failed" in result:
             return f"{result['failed']}: {result.get('message', '')}"

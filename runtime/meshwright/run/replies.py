@@ -1,4 +1,4 @@
-"""Replies that are no whole answer: what the model is told of them, and how parts are joined."""
+"""Replies that are no whole answer: how the model is asked again, and how parts are joined."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meshwright.run.prepared import PreparedPrompt
 
 MAX_EMPTY = 2  # replies in a row that are asked for again
 MAX_PARTS = 10  # continuations of one answer
-MAX_ROOM = 4  # times the prompt's max_tokens, where nobody knows the most that a model writes
+MAX_ROOM = 4  # times the prompt's max_tokens, if the model's maximum is unknown
 MAX_TRIES = 4  # of a reply that has to be whole
 _MIN_OVERLAP = 16  # characters of a part that its continuation repeats; fewer may be chance
 
@@ -25,7 +25,7 @@ CONTINUE = ChatMessage(
 
 
 def write_less(room: int) -> ChatMessage:
-    """What a model is told whose reply has to be whole, and does not fit."""
+    """The request to a model whose reply has to be whole, and does not fit."""
     return ChatMessage(
         role="user",
         content=f"Your last reply was cut off at its limit of {room} tokens and was dropped. Write less in "
@@ -39,8 +39,8 @@ def is_cut_off(reply: ModelReply) -> bool:
 
 
 def is_empty(reply: ModelReply) -> bool:
-    """Whether a reply has neither text nor a call of a tool."""
-    return not (reply.tool_calls or reply.content.strip())
+    """Whether a reply has neither text, nor a file, nor a call of a tool."""
+    return not (reply.tool_calls or reply.files or reply.content.strip())
 
 
 def must_be_whole(reply: ModelReply, shape: type[BaseModel] | None) -> bool:
@@ -64,11 +64,11 @@ def unusable(reply: ModelReply, prepared: PreparedPrompt, room: int, text: str =
     if not (text or is_cut_off(reply)):
         return EmptyReply(
             f"{model} gave neither text nor a tool call, {MAX_EMPTY + 1} times",
-            remedy="Raise max_tokens in the prompt file, since reasoning counts, or name another model",
+            remedy="Raise max_tokens in its prompt, since reasoning counts, or name another model",
         )
     what = "in a tool call, which was not run" if reply.tool_calls else "before its answer was whole"
     return ReplyCutOff(
         f"{model} reached max_tokens ({room}) {what}, also when asked again",
         text=text,
-        remedy="Raise max_tokens in the prompt file; what it wrote is in the task's reply.cut_off events",
+        remedy="Raise max_tokens in its prompt; what it wrote is in the task's reply.cut_off events",
     )

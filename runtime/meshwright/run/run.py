@@ -13,15 +13,19 @@ from typing import Any, Literal, TypeVar, overload
 from pydantic import BaseModel
 
 from meshwright.context.memory import MemoryItem
+from meshwright.core.errors import AgentError, InvalidInput, ToolFailed
+from meshwright.core.files import File, TaskFile, task_file_of
 from meshwright.core.messages import MemoryScope, Outcome, derived_id
+from meshwright.events.activity import Activity
 from meshwright.models.port import ChatMessage
 from meshwright.models.structure import ShapeT
+from meshwright.run.attached import ATTACH, check_size, files_in, read_file
 from meshwright.run.author import Calls, awaited, noted
 from meshwright.run.calls import ModelCalls, RunUsage
 from meshwright.run.context import RunContext
 from meshwright.run.delegation import Delegation
 from meshwright.run.dialogue import Dialogues
-from meshwright.run.files import parts_of
+from meshwright.run.files import parts_of, referred_in
 from meshwright.run.people import ask_person, wait_event
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of
 from meshwright.tools.limited import cut
@@ -32,7 +36,7 @@ from meshwright.work.paths import ProgressEvent
 _MAX_PROGRESS_CHARS = 1_000
 _MAX_SAID_CHARS = 32_000  # of a request, and of an answer, in a conversation
 ResultT = TypeVar("ResultT")
-DataT = TypeVar("DataT", bound=BaseModel | dict[str, Any])
+DataT = TypeVar("DataT", bound=BaseModel | dict[str, Any] | Outcome)
 
 
 class Run:
@@ -55,9 +59,17 @@ class Run:
         """What its calls of models and its delegated tasks have cost so far, earlier claims included."""
         return self._calls.usage
 
+    def outcome_files(self) -> tuple[TaskFile, ...]:
+        """The files that the outcome has, and where they are."""
+        return self._calls.attached.of_task(self.task.task_id)
+
     async def recover(self) -> None:
         """Have budgets book what earlier claims paid for, where those ended before they had."""
         await self._calls.recover()
+
+    async def booked(self) -> None:
+        """Return once budgets have booked what its calls cost."""
+        await self._calls.booked()
 
     @property
     def suspended(self) -> Suspended | None:
@@ -79,14 +91,67 @@ class Run:
         """Prepare the context, then let the model call tools until it answers; returns its answer.
 
         It may call the same tool as often as it takes. At a limit (see `Limits`) it is asked once for its
-        answer, without tools. Raises LimitReached where it then gives none, EmptyReply and ReplyCutOff for a
-        reply that stays empty or cut off; for a `shape` StructureInvalid where it does not answer in it, also
-        when told twice what is wrong.
+        answer, without tools. Raises LimitReached where it then gives none, or tokens, money or time of the
+        run were used up before; EmptyReply and ReplyCutOff for a reply that stays empty or cut off; for a
+        `shape` StructureInvalid where its answer does not fit, even after two corrections.
         """
-        question = ChatMessage(
-            role="user", content=question_of(self.agent, self.task), parts=parts_of(self.task)
-        )
+        parts = parts_of(self.task, await self._referred())
+        question = ChatMessage(role="user", content=question_of(self.agent, self.task), parts=parts)
         return await self._dialogues.answer(question, await self.prepare(), shape, self.tools)
+
+    async def _referred(self) -> dict[str, File]:
+        """The files of other tasks that the task names, by their url."""
+        urls = referred_in(self.task.payload)
+        if not urls:
+            return {}
+        found = await self._journal.step("files", {"urls": urls}, lambda: self._read_all(urls), costly=False)
+        return dict(zip(urls, files_in(found), strict=True))
+
+    async def _read_all(self, urls: Sequence[str]) -> dict[str, Any]:
+        files = [await self._read(url) for url in urls]
+        check_size("payload.files", files, self._calls.max_record_bytes)
+        return {"files": files}
+
+    async def _read(self, url: str) -> File:
+        place = task_file_of(url)
+        if place is None:
+            raise InvalidInput(f"{url!r} names no file of a task", field="url")
+        return await read_file(self._attempt.services.host, *place, self.task.tenant_id)
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """The files that the outcome will have: what its models gave, and what was attached, so far."""
+        return self._calls.attached.files
+
+    @noted
+    async def attach(self, file: File | TaskFile) -> File:
+        """Give the outcome a file; one of another task's outcome is copied. Returns it with its bytes.
+
+        What models give in the run, pictures and sound, is attached by itself, and so is what an agent gave
+        that the model asked. Raises TooLarge over six tenths of `max_record_bytes`, NotFound for a file of
+        another task that is not there any more.
+        """
+        if not isinstance(file, File | TaskFile):
+            raise AgentError(
+                f"run.attach is given {type(file).__name__}, not a file",
+                remedy='Write run.attach(File(name="chart.png", data=png_bytes))',
+            )
+        async with self._journal.open_step(ATTACH, {"name": file.name}, costly=False) as step:
+            if not step.is_replayed:
+                made = await self.read_file(file)
+                check_size("run.attach", [made], self._calls.max_record_bytes)
+                result = {"files": [made.model_dump(mode="json")]}
+                step.finish(result, [ProgressEvent("file.attached", made.facts)])
+        attached = files_in(step.result)
+        self._calls.attached.add(step.key.path, attached)
+        return attached[0]
+
+    @noted
+    async def read_file(self, file: File | TaskFile) -> File:
+        """A file of another task's outcome, with its bytes; any other as it is. Raises NotFound."""
+        if task_file_of(file.url) is None:
+            return file if isinstance(file, File) else file.file
+        return await self._read(file.url)
 
     @overload
     async def ask(self, prompt: str) -> str: ...
@@ -97,8 +162,8 @@ class Run:
     async def ask(self, prompt: str, *, shape: type[ShapeT] | None = None) -> str | ShapeT:
         """Ask the model once, with the agent's prompt file and context and without tools.
 
-        Raises StructureInvalid where it does not answer in the `shape`, also when told twice what is wrong;
-        EmptyReply and ReplyCutOff as `converse` does.
+        Raises StructureInvalid where it does not answer in the `shape`, even after two corrections;
+        LimitReached, EmptyReply and ReplyCutOff as `converse` does.
         """
         question = ChatMessage(role="user", content=prompt)
         return await self._dialogues.answer(question, self._prepared or await self.prepare(), shape, None)
@@ -109,12 +174,16 @@ class Run:
         self._prepared = prepared = await self._journal.step(
             "context",
             {"task_id": self.task.task_id},
-            lambda: prepare_run(self._attempt, partial(self._calls.context, self._journal.inside)),
+            self._prepare,
             shape=PreparedPrompt,
             costly=False,
             tell=PreparedPrompt.events,
         )
         return prepared
+
+    async def _prepare(self) -> PreparedPrompt:
+        prepared = await prepare_run(self._attempt, partial(self._calls.context, self._journal.inside))
+        return prepared.model_copy(update={"totals": self._calls.totals.now()})
 
     @noted
     async def step(
@@ -189,8 +258,8 @@ class Run:
         The agent is named, or chosen by `capability`. `payload` goes beside the text; `timeout` is in
         seconds; `budget_usd` is what it may cost of the budgets of this task. The answer is text (JSON
         where it has no words), or with a `shape` an object of that pydantic model; `dict` gives the result
-        as it is. Raises ToolFailed where that agent may not be asked, and DelegationFailed, which is one,
-        where it did not succeed or its answer has another shape.
+        as it is, `Outcome` all of the outcome with its files. Raises ToolFailed where that agent may not be
+        asked, and DelegationFailed, which is one, where it did not succeed or its answer has another shape.
         """
         return await self._delegate(Delegation(agent_id, text, **wishes))
 
@@ -198,7 +267,16 @@ class Run:
     async def delegate_all(
         self, delegations: Sequence[Delegation], *, return_exceptions: bool = False
     ) -> list[Any]:
-        """Give tasks to other agents side by side, and return their answers in order; see `gather`."""
+        """Give tasks to other agents side by side, and return their answers in order; see `gather`.
+
+        Raises AgentError for what is no Delegation, before any of them starts.
+        """
+        for number, each in enumerate(delegations):
+            if not isinstance(each, Delegation):
+                raise AgentError(
+                    f"run.delegate_all got a {type(each).__name__} as its item {number}",
+                    remedy='Write Delegation("researcher-agent", "What is a turn?") for each',
+                )
         work = [self._delegate(each) for each in delegations]
         return await self.gather(*work, return_exceptions=return_exceptions)  # type: ignore[call-overload]
 
@@ -281,7 +359,7 @@ class Run:
 
         The answer is text, or an object of the pydantic model `shape`; one that does not fit is refused where
         it is given. `about` is data that is shown with the question, and `may_answer` names the callers that
-        may answer (none named: all but the agents that ask). Raises WaitExpired where nobody has answered by
+        may answer (none named: all but the agents that ask). Raises WaitExpired without an answer by
         `expires` (by default after `people.patience_days`), AgentError for what cannot be asked.
         """
         return await ask_person(self._attempt, question, shape, expires, about, may_answer)
@@ -304,6 +382,20 @@ class Run:
         await services.memory.remember(item)
         return f"Remembered for {scope}."
 
+    @noted
+    async def activity(self, since: datetime) -> Activity:
+        """What happened in the task's tenant since a time, as the event log has it now.
+
+        Call it in a `run.step`: read again, it differs. Raises ToolFailed where this worker has no log.
+        """
+        read = self._attempt.services.activity
+        if read is None:
+            raise ToolFailed(
+                "This worker has no event log to read",
+                remedy="Set reads_log = True in the class of the agent, whose tasks run at the front then",
+            )
+        return await read(self.task.tenant_id, since)
+
     def let_go(self) -> bool:
         """Take back that the journal cancelled the run's asyncio task, if it did; whether only it had."""
         return self._journal.let_go()
@@ -319,13 +411,13 @@ class Run:
     async def tell_thread(self, answer: str) -> None:
         """Add what was asked and answered to the conversation of the thread, where the task has one.
 
-        It is durable before the outcome is known, so that whoever knows the outcome finds it there. An answer
+        It is durable before the outcome is known, so that readers of the outcome find it. An answer
         without words is the last that a model gave in a shape.
         """
-        task = self.task
+        task, answered = self.task, answer or self._dialogues.last_answer
         if task.thread_id == task.task_id:
             return
-        said = (question_of(self.agent, task), answer or self._dialogues.last_answer)
+        said = (question_of(self.agent, task), "\n".join(filter(None, [answered, *map(str, self.files)])))
         asked, answered = (cut(text, _MAX_SAID_CHARS) for text in said)
         ids = {"task_id": task.task_id, "agent_id": self.agent_id}
         messages = (

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from meshwright.agent import Agent
 from meshwright.core.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.core.messages import Fault, Outcome, OutcomeStatus
-from meshwright.core.tracing import GenAI, Span
+from meshwright.core.tracing import TENANT, GenAI, Span
 from meshwright.kernel.envelope import ActorRef
+from meshwright.run.attempt_time import AttemptTime
 from meshwright.run.author import fault_of, result_of
 from meshwright.run.context import RunContext, Services
 from meshwright.run.run import Run
@@ -40,75 +40,86 @@ class Runner:
 
     async def __call__(self, ref: ActorRef, work: Work, journal: Journal) -> Completed:
         """Run an attempt to its end. Raises Suspended where it has to wait, HostError where the host ends."""
+        task = work.task
         attributes = {
             GenAI.OPERATION_NAME: GenAI.INVOKE_AGENT,
             GenAI.AGENT_ID: ref.type,
             GenAI.AGENT_NAME: ref.type,
-            GenAI.CONVERSATION_ID: work.task.thread_id,
-            "meshwright.task.id": work.task.task_id,
+            GenAI.CONVERSATION_ID: task.thread_id,
+            "meshwright.task.id": task.task_id,
+            TENANT: task.tenant_id,
         }
         with self._services.tracing.span(
-            f"invoke_agent {ref.type}", parent=work.task.traceparent, attributes=attributes
+            f"invoke_agent {ref.type}", parent=task.traceparent, attributes=attributes
         ) as span:
             bound = self._agents[ref.type]
-            run = Run(RunContext(self._services, bound.agent, bound.tools, ref, work, journal, span))
+            spent = AttemptTime(task.timeout, work.seconds)
+            attempt = RunContext(
+                self._services, bound.agent, bound.tools, ref, work, task, journal, span, spent
+            )
+            run = Run(attempt)
             await run.recover()
-            return await self._finish(run, work, span)
+            try:
+                completed = await self._finish(run, work, span, spent)
+            except Suspended:
+                await run.booked()
+                raise
+            await run.booked()
+            return completed
 
-    async def _finish(self, run: Run, work: Work, span: Span) -> Completed:
-        started = time.perf_counter()
+    async def _finish(self, run: Run, work: Work, span: Span, spent: AttemptTime) -> Completed:
+        task = work.task
         result: dict[str, Any] | None = None
         status: OutcomeStatus = "succeeded"
         fault: Fault | None = None
         try:
-            result = await until_stopped(self._within_timeout(run, work))
+            result = await until_stopped(self._within_timeout(run, spent))
         except Stopped:
             status, fault = "cancelled", Fault(type="Cancelled", message="cancelled on request")
         except _OutOfTime:
-            limit = f"no answer within the attempt's {work.task.timeout:g} seconds"
+            limit = f"no answer within the attempt's {task.timeout:g} seconds"
             status, fault = "timed_out", Fault(type="Timeout", message=limit)
         except BaseException as error:  # agents may raise anything: the outcome of their attempt
             if _is_no_outcome(error):
                 raise
             if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
-                try:  # whoever goes on with the task pays for the call that is broken off
+                try:  # the next attempt pays for the call that is broken off
                     await run.confirm()
-                except HostError as lost:  # the work is another's by now, or nobody's: that matters more
-                    logger.warning("task %s does not pay for a call broken off: %s", work.task.task_id, lost)
+                except HostError as lost:  # the work is no longer this worker's: that matters more
+                    logger.warning("task %s does not pay for a call broken off: %s", task.task_id, lost)
                 raise
             if isinstance(error, AgentError) or not isinstance(error, MeshError):
-                logger.exception("agent %s failed on task %s", run.agent_id, work.task.task_id)
+                logger.exception("agent %s failed on task %s", run.agent_id, task.task_id)
             status, fault = "failed", fault_of(run.agent, error)
         if fault is not None:
             result = None
             span.fail(fault.type)
-        seconds = work.seconds + time.perf_counter() - started
         usage = run.usage
         outcome = Outcome(
-            task_id=work.task.task_id,
+            task_id=task.task_id,
             agent_id=work.dispatch.agent_id,
-            capability=work.task.capability,
+            capability=task.capability,
             status=status,
             success=status == "succeeded",
             result=result,
+            files=run.outcome_files(),
             error=fault,
-            duration_ms=round(seconds * 1000, 3),
+            duration_ms=round(spent.used * 1000, 3),
             model=usage.model,
             finish_reason=usage.finish_reason,
             usage=usage.usage,
             cost_usd=usage.cost_usd,
             completed_at=self._services.clock.now(),
-            generation=work.task.generation,
+            generation=task.generation,
             attempt=work.dispatch.attempt,
         )
         if outcome.success:
             await run.tell_thread(outcome.text)
-        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
+        return Completed(task_id=task.task_id, fence=work.fence, outcome=outcome)
 
-    async def _within_timeout(self, run: Run, work: Work) -> dict[str, Any] | None:
-        """Run in what is left of the attempt's time; the clock stands while the run waits."""
-        started = time.perf_counter()
-        limit = asyncio.timeout(max(0.0, work.task.timeout - work.seconds))
+    async def _within_timeout(self, run: Run, spent: AttemptTime) -> dict[str, Any] | None:
+        """Run in what is left of the attempt's time."""
+        limit = spent.limit()
         result = None
         try:
             async with limit:
@@ -124,8 +135,7 @@ class Runner:
         if run.suspended is None:
             return result
         run.let_go()
-        seconds = work.seconds + time.perf_counter() - started
-        known = {"seconds": seconds, "usage": run.usage.usage, "cost_usd": run.usage.cost_usd}
+        known = {"seconds": spent.used, "usage": run.usage.usage, "cost_usd": run.usage.cost_usd}
         raise Suspended(run.suspended.suspend.model_copy(update=known))
 
     async def _result(self, run: Run) -> dict[str, Any] | None:

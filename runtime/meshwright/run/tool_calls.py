@@ -1,26 +1,64 @@
-"""What came of calls of tools: their events, and what the model is told."""
+"""The results of tool calls: their events, and what the model gets."""
 
 from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+from meshwright.core.errors import InvalidInput
 from meshwright.core.redaction import redact
 from meshwright.models.port import ToolCall
+from meshwright.tools.tool import Tool
 from meshwright.work.paths import ProgressEvent
 
 _MAX_SUMMARY_CHARS = 120  # of a tool's arguments, and of its result, in an event
+_BESIDE = {"seconds", "files"}  # in what the journal has of a tool's result
+
+
+class FailedCall(NamedTuple):
+    """A call that failed: its tool, why, and what to do where the model repeats it."""
+
+    tool: str
+    error: str
+    remedy: str
 
 
 def content_of(result: Any) -> str:
-    """What a model is told of the result of a tool."""
-    if not isinstance(result, dict) or result.keys() - {"seconds"} != {"value", "error"}:
+    """What a model gets of the result of a tool."""
+    if not is_journaled(result):
         result = {"value": result, "error": None}  # what a person says came of it
     if result["error"] is not None:
         return error_text(str(result["error"]))
     value = result["value"]
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def is_journaled(result: Any) -> bool:
+    """Whether it is the result of a tool as the journal has it, rather than what a person says came of it."""
+    return isinstance(result, dict) and result.keys() - _BESIDE == {"value", "error"}
+
+
+def failed_call(
+    calls: Sequence[ToolCall], results: Sequence[Any], tools: Mapping[str, Tool]
+) -> FailedCall | None:
+    """The first of a reply's calls that failed, if any did."""
+    for call, result in zip(calls, results, strict=True):
+        if is_journaled(result) and result["error"] is not None:
+            error = str(result["error"]).rstrip(".")
+            return FailedCall(call.name, error, _remedy(call, tools.get(call.name)))
+    return None
+
+
+def _remedy(call: ToolCall, tool: Tool | None) -> str:
+    if tool is None:
+        return "Say in its prompt which tools there are, or name another model"
+    try:
+        tool.validated(call.arguments)
+    except InvalidInput:
+        return f"Say in the description of {tool.name} which arguments it takes, or name another model"
+    return f"Repair {tool.name}, or say in its prompt what to do where it fails"
 
 
 def seconds_of(result: Any) -> float:
@@ -30,12 +68,12 @@ def seconds_of(result: Any) -> float:
 
 
 def error_text(message: str) -> str:
-    """An error as a model is told it."""
+    """An error as a model gets it."""
     return json.dumps({"error": message}, ensure_ascii=False)
 
 
 def tool_events(call: ToolCall, result: dict[str, Any], started: float | None) -> list[ProgressEvent]:
-    """Which tool was called, and what came of it.
+    """Which tool was called, and its result.
 
     `started` is a time of `perf_counter`, or None where the tool waited: it began in an earlier run.
     """

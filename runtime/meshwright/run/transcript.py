@@ -1,6 +1,6 @@
 """What happened at each step of a task: read from its journal, with the figures of its events.
 
-The journal has the contents: what the model was told and said, arguments and results of tools. The event
+The journal has the contents: messages and replies of the model, arguments and results of tools. The event
 log has the facts: when, how long, how many tokens, what it cost. They are deleted apart, so either may be
 missing.
 """
@@ -21,6 +21,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
+from meshwright.run.attached import ATTACH, files_in, without_data
 from meshwright.run.recorded import (
     TOOL,
     RecordedStep,
@@ -31,7 +32,7 @@ from meshwright.run.recorded import (
     value_of,
     was_answered,
 )
-from meshwright.run.told import digest_of
+from meshwright.run.sent import digest_of
 from meshwright.run.tool_calls import content_of, result_summary
 from meshwright.tools.limited import cut
 from meshwright.work.earlier import read_steps
@@ -43,7 +44,7 @@ from meshwright.work.steps import StepStatus, StepSummary, StepView
 _MAX_SUMMARY_CHARS = 200
 _READ_CHARS = 4_000  # of a text, for its summary
 _NOT_STORED = "What was said at this step is not stored: the step never ended, or its contents were deleted."
-_OLD = "What the model was told at this step was not stored by the version that ran it."
+_OLD = "The messages of this step were not stored by the version that ran it."
 
 
 class Transcript:
@@ -65,7 +66,7 @@ class Transcript:
         self._waits = {wait.step.path: wait for wait in waits if wait.step.path}
         for path, wait in self._waits.items():
             self._steps.setdefault(path, RecordedStep(path, wait.step.number, wait.step.model_dump(), ()))
-        self._told: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {}
+        self._messages_at: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {}
 
     @property
     def paths(self) -> list[str]:
@@ -79,7 +80,7 @@ class Transcript:
     def view(self, path: str, *, max_chars: int, whole: bool = True) -> StepView:
         """A step with what was said; a longer text is cut, and says so. Raises NotFound.
 
-        Not `whole`: without the messages that an earlier step was told, which `request` names as `since`.
+        Not `whole`: without the messages that an earlier step sent, which `request` names as `since`.
         """
         step = self._step(path)
         fields = self._fields(step) | self._contents(step, whole=whole)
@@ -138,7 +139,8 @@ class Transcript:
         result = step.result
         if kind == "model" and isinstance(result, dict):
             calls = [f"{call['name']}({_read(call['arguments'])})" for call in result.get("tool_calls", ())]
-            return " ".join([result.get("content", "")[:_READ_CHARS], *calls]).strip()
+            said = [result.get("content", "")[:_READ_CHARS], *map(str, files_in(result)), *calls]
+            return " ".join(said).strip()
         if kind == "tool":
             called = next((event.fields for event in step.events if event.event_type == "tool.called"), {})
             arguments = self._arguments.get(_call_key(step), called.get("arguments", ""))
@@ -155,65 +157,67 @@ class Transcript:
         if result is None:
             said = [event.fields.get("text") for event in step.events if event.event_type == "run.progress"]
             return str(said[0]) if said else ""
+        if step.kind == ATTACH and (files := files_in(result)):
+            return str(files[0])
         if step.kind.startswith("approve ") and isinstance(result, dict):
             decision = "approved" if result.get("approve") else "denied"
             by = f" by {result['decided_by']}" if result.get("decided_by") else ""
             reason = f": {result['reason']}" if result.get("reason") else ""
             return f"{decision}{by}{reason}"
-        return _json(result)
+        return _json(without_data(result))
 
     # Contents
 
     def _contents(self, step: RecordedStep, *, whole: bool) -> dict[str, Any]:
         kind, _ = kind_of(step)
         if not step.has_ended:
-            return {"notes": (_NOT_STORED,)}
+            return {} if step.has_failed else {"notes": (_NOT_STORED,)}
         if kind == "model":
             return self._dialogue(step, whole=whole)
-        contents: dict[str, Any] = {"result": step.result}
+        contents: dict[str, Any] = {"result": without_data(step.result)}
         if kind == "tool":
             contents["result"] = value_of(step.result)
             contents["arguments"] = self._arguments.get(_call_key(step))
         return contents
 
     def _dialogue(self, step: RecordedStep, *, whole: bool) -> dict[str, Any]:
-        """What the model was told and said."""
+        """Messages and reply of the model."""
         assert step.record is not None
-        told, reply = step.record.get("told"), step.result
+        sent, reply = step.record.get("told"), step.result
         contents: dict[str, Any] = {"notes": ()}
         if isinstance(reply, dict) and "failed" not in reply:
             contents["reply"] = _said(reply)
-        if not isinstance(told, dict):
+        if not isinstance(sent, dict):
             return {**contents, "notes": (_OLD,)}
         messages, notes = self._messages(step.path)
-        same = told.get("same", 0)
+        same = sent.get("same", 0)
         contents["new_messages"] = len(messages) - same
         contents["messages"] = tuple(messages if whole else messages[same:])
         contents["request"] = self._request(step)
         if not whole and same:
-            contents["request"] |= {"since": told["since"], "same": same}
+            contents["request"] |= {"since": sent["since"], "same": same}
         return {**contents, "notes": notes}
 
     def _messages(self, path: str) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-        """All that the model was told at a step, and what is missing of it."""
+        """All messages of the model at a step, and what is missing of them."""
         chain = []
-        while path not in self._told:  # not by recursion: a run may have thousands of steps
+        while path not in self._messages_at:  # not by recursion: a run may have thousands of steps
             step = self._steps.get(path)
-            told = step.record.get("told") if step is not None and step.record is not None else None
-            if not isinstance(told, dict):
-                self._told[path] = [], (f"What was said before, at step {path}, is not stored.",)
+            sent = step.record.get("told") if step is not None and step.record is not None else None
+            if not isinstance(sent, dict):
+                self._messages_at[path] = [], (f"What was said before, at step {path}, is not stored.",)
                 break
-            chain.append((path, told))
-            if "since" not in told:
+            chain.append((path, sent))
+            if "since" not in sent:
                 break
-            path = told["since"]
-        for path, told in reversed(chain):
-            before, notes = self._told.get(told.get("since", ""), ([], ()))
-            messages = before[: told.get("same", 0)]
-            for message in told.get("messages", ()):
-                messages.append(self._message(message, told.get("since", "")))
-            self._told[path] = messages, notes
-        return self._told[chain[0][0] if chain else path]
+            path = sent["since"]
+        for path, sent in reversed(chain):
+            before, notes = self._messages_at.get(sent.get("since", ""), ([], ()))
+            messages = before[: sent.get("same", 0)]
+            for message in sent.get("messages", ()):
+                messages.append(self._message(message, sent.get("since", "")))
+            self._messages_at[path] = messages, notes
+        return self._messages_at[chain[0][0] if chain else path]
 
     def _message(self, message: dict[str, Any], since: str) -> dict[str, Any]:
         """A message in full, from what a step has kept of it."""
@@ -231,16 +235,16 @@ class Transcript:
         """What a call was asked with beside its messages: as at the last step that said so."""
         record = step.record
         while record is not None:
-            told = record.get("told") or {}
-            if "request" in told:
-                return dict(told["request"])
-            before = self._steps.get(told.get("since", ""))
+            sent = record.get("told") or {}
+            if "request" in sent:
+                return dict(sent["request"])
+            before = self._steps.get(sent.get("since", ""))
             record = before.record if before is not None else None
         return {}
 
     @cached_property
     def _results(self) -> dict[str, str]:
-        """The results of tools in the words in which the model is told them, by hash."""
+        """The results of tools as the model gets them, by hash."""
         results = (step.result for step in self._steps.values() if step.kind.startswith(TOOL))
         return {digest_of(content): content for content in map(content_of, results)}
 
@@ -303,6 +307,8 @@ def _call_key(step: RecordedStep) -> tuple[str, str]:
 def _said(reply: Mapping[str, Any]) -> dict[str, Any]:
     """What a model said."""
     others = {name: reply[name] for name in ("thinking", "tool_calls") if reply.get(name)}
+    if files := files_in(reply):
+        others["files"] = [file.facts for file in files]
     return {"content": reply.get("content", ""), **others}
 
 

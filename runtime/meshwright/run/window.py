@@ -16,7 +16,7 @@ from typing import Any
 
 from meshwright.context.text import clip, count_tokens
 from meshwright.core.encoding import Struct, stable_json
-from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec
+from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec, texts_of
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
 from meshwright.run.prefix import Prefix
@@ -92,8 +92,8 @@ class ContextWindow:
         return self._digest.of(self._asked).hex()[:32]
 
     def learn(self, reply: ModelReply) -> None:
-        """Compare the estimate with what the provider counted."""
-        if self._asked and (counted := reply.usage.prompt_tokens):
+        """Compare the estimate with what the provider counted, where that is of one prompt."""
+        if self._asked and reply.attempts <= 1 and (counted := reply.usage.prompt_tokens):
             self._counted = self._asked, counted
 
     def refused(self) -> None:
@@ -157,7 +157,7 @@ class ContextWindow:
         return [n for n, message in enumerate(messages) if n >= self._head and message.role == "assistant"]
 
     def _through(self, messages: Sequence[ChatMessage], made: Shortened, limit: int) -> int:
-        """Where the turns begin that are told as they are: those that fit into their share, and the last."""
+        """Where the turns begin that stay as they are: those that fit into their share, and the last."""
         shorter = self._apply(messages, made)
         turns = self._turns(messages)
         fitting = [n for n in turns if self._size(shorter[n:]) <= _TAIL * limit]
@@ -188,7 +188,7 @@ class ContextWindow:
         """A text in place of older turns, by the compression model; where it fails, the list of calls."""
         attempt = self._attempt
         text, error = await attempt.services.context.summarise(
-            _told(messages, int(limit * _ENOUGH / self._scale)),
+            _material(messages, int(limit * _ENOUGH / self._scale)),
             max_tokens=max_tokens,
             context=partial(self._calls.context, attempt.journal.inside),
         )
@@ -230,11 +230,14 @@ def _room_for_input(prepared: PreparedPrompt) -> int | None:
 def _tokens_of(message: ChatMessage) -> int:
     texts = [message.content, *(f"{call.name} {call.id} {call.arguments}" for call in message.tool_calls)]
     texts += [str(block) for block in message.thinking]
-    return _MESSAGE_TOKENS + sum(map(count_tokens, texts)) + _PART_TOKENS * len(message.parts)
+    words = texts_of(message.parts)
+    others = len(message.parts) - len(words)
+    return _MESSAGE_TOKENS + sum(map(count_tokens, (*texts, *words))) + _PART_TOKENS * others
 
 
 def _short(message: ChatMessage) -> ChatMessage:
-    """An old message: of its result the beginning, of its calls' arguments the short ones."""
+    """An old message: of its result the beginning and no file, of its calls' arguments the short ones."""
+    message = _without_files(message)
     if message.role == "tool" and len(message.content) > _SHORT_CHARS:
         return message.model_copy(update={"content": _beginning(message.content)})
     if any(len(call.arguments) > _SHORT_CHARS for call in message.tool_calls):
@@ -260,7 +263,16 @@ def _beginning(text: str) -> str:
     return f"{text[: _SHORT_CHARS // 2]}... [shortened: {len(text):,} characters]"
 
 
+def _without_files(message: ChatMessage) -> ChatMessage:
+    """A result of a tool without its files, which its words describe."""
+    if message.role != "tool" or not message.parts:
+        return message
+    return message.model_copy(update={"content": f"{message.content} [files left out]", "parts": ()})
+
+
 def _cut(message: ChatMessage, max_tokens: int) -> ChatMessage:
+    if _tokens_of(message) > max_tokens:
+        message = _without_files(message)
     content = clip(message.content, max_tokens)
     if content == message.content:
         return message
@@ -269,7 +281,7 @@ def _cut(message: ChatMessage, max_tokens: int) -> ChatMessage:
     )
 
 
-def _told(messages: Sequence[ChatMessage], max_tokens: int) -> str:
+def _material(messages: Sequence[ChatMessage], max_tokens: int) -> str:
     """Messages as a text for a summary, each cut so that all fit."""
     each = max(40, max_tokens // max(1, len(messages)))
     lines: list[str] = []

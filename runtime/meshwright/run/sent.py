@@ -1,4 +1,4 @@
-"""What the model is told at each step, as the journal keeps it: at first all, later what was added.
+"""The messages sent to the model at each step, as the journal stores them: all at first, then the new ones.
 
 A conversation grows with every step, and most of what it grows by is in the journal already: replies of the
 model, and results of tools. So a step keeps which earlier step it continues, and only what is new.
@@ -8,36 +8,38 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
-from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 from meshwright.run.tool_calls import error_text
 
-_MAX_TELLINGS = 8  # conversations of one run that go on side by side
+_MAX_CONVERSATIONS = 8  # conversations of one run that go on side by side
 _SHORT_CHARS = 200  # a result of a tool that is as short is kept whole
 _MAX_DATA_CHARS = 1_000  # of a file in a message
-_NO_CONTEXT = CallContext()
 _APART = ("messages", "context", "user", "timeout_seconds", "cache")
 _SETTINGS = tuple(name for name in ModelRequest.__struct_fields__ if name not in _APART)
+_settings = attrgetter(*_SETTINGS)
+"""All of a request but its messages and what changes no answer."""
 
 
-class _Telling(NamedTuple):
+class _Conversation(NamedTuple):
     path: str
-    request: ModelRequest
+    messages: tuple[ChatMessage, ...]
+    settings: tuple[Any, ...]
     reply: ModelReply | None
 
 
-class Told:
-    """What the model was told in a run so far; a step keeps `max_chars` of it."""
+class SentMessages:
+    """The messages that a run has sent to the model so far; a step stores `max_chars` of them."""
 
     def __init__(self, max_chars: int) -> None:
         self._max_chars = max_chars
-        self._tellings: list[_Telling] = []
+        self._conversations: list[_Conversation] = []
         self._results: set[str] = set()
 
     def add_results(self, contents: Iterable[str]) -> None:
-        """Note results of tools that steps have journaled, in the words in which the model is told them.
+        """Note results of tools that steps have journaled, in the words that the model gets.
 
         Errors are kept whole, since calls of unknown tools are no steps.
         """
@@ -47,7 +49,7 @@ class Told:
             if len(content) > _SHORT_CHARS and not content.startswith(error_text("")[:-2])
         )
 
-    def of(self, request: ModelRequest) -> dict[str, Any]:
+    def record_of(self, request: ModelRequest) -> dict[str, Any]:
         """What a step has to keep of its request.
 
         `since` is the path of the step that it continues, `same` how many of the messages are those that it
@@ -55,34 +57,34 @@ class Told:
         `result` for the result of a tool, by a hash of its words. `request` is everything else, where it
         differs.
         """
-        telling, same = None, 0
-        for known in reversed(self._tellings):
-            shared = _shared(known.request.messages, request.messages)
+        continued, same = None, 0
+        for conversation in reversed(self._conversations):
+            shared = _shared(conversation.messages, request.messages)
             if shared > same:
-                telling, same = known, shared
-        told: dict[str, Any] = {"since": telling.path, "same": same} if telling is not None else {}
+                continued, same = conversation, shared
+        record: dict[str, Any] = {"since": continued.path, "same": same} if continued is not None else {}
         new = request.messages[same:]
-        reply = telling.reply.message() if telling is not None and telling.reply is not None else None
+        reply = continued.reply.message() if continued is not None and continued.reply is not None else None
         replied = bool(new) and new[0] == reply
         kept: list[ChatMessage | dict[str, Any]] = [{"reply": True}] if replied else []
         left = self._max_chars
         for message in new[replied:]:
             kept.append(self._kept(message, left))
             left = max(0, left - len(message.content))
-        told["messages"] = kept
-        if telling is None or _settings(telling.request) != _settings(request):
-            told["request"] = {name: getattr(request, name) for name in _SETTINGS}
-        return told
+        record["messages"] = kept
+        settings = _settings(request)
+        if continued is None or continued.settings != settings:
+            record["request"] = dict(zip(_SETTINGS, settings, strict=True))
+        return record
 
     def add(self, path: str, request: ModelRequest, reply: ModelReply | None) -> None:
-        """Note what a step told the model, and its reply, also of a step that was journaled before."""
-        for index, known in enumerate(self._tellings):
-            if len(known.request.messages) <= _shared(known.request.messages, request.messages):
-                del self._tellings[index]
+        """Note what a step sent to the model, and its reply, also of a step that was journaled before."""
+        for index, conversation in enumerate(self._conversations):
+            if len(conversation.messages) <= _shared(conversation.messages, request.messages):
+                del self._conversations[index]
                 break
-        apart = request.model_copy(update={"context": _NO_CONTEXT})  # which has this: not to be a circle
-        self._tellings.append(_Telling(path, apart, reply))
-        del self._tellings[:-_MAX_TELLINGS]
+        self._conversations.append(_Conversation(path, request.messages, _settings(request), reply))
+        del self._conversations[:-_MAX_CONVERSATIONS]
 
     def _kept(self, message: ChatMessage, max_chars: int) -> ChatMessage | dict[str, Any]:
         """A message as it is kept."""
@@ -98,11 +100,6 @@ class Told:
 def digest_of(content: str) -> str:
     """The hash by which a result of a tool is found again."""
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _settings(request: ModelRequest) -> tuple[Any, ...]:
-    """All of a request but its messages and what changes no answer."""
-    return tuple(getattr(request, name) for name in _SETTINGS)
 
 
 def _shared(before: Sequence[ChatMessage], now: Sequence[ChatMessage]) -> int:

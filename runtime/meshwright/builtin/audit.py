@@ -1,0 +1,108 @@
+"""The component that keeps the audit trail: signed heads of the event log, and changed settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from msgspec.structs import asdict
+from pydantic import BaseModel
+
+from meshwright.component import Check, Component
+from meshwright.core import topics
+from meshwright.core.errors import HostError
+from meshwright.core.messages import Caller, Event, new_id
+from meshwright.core.redaction import redact_data
+from meshwright.events.audit import aggregate_of
+from meshwright.events.filter import EventFilter
+from meshwright.events.heads import SIGNED, Head, HeadKeeper
+from meshwright.mesh import Mesh
+
+_SUBJECT = "settings"
+
+
+class AuditComponent(Component):
+    """Signs how far the event log has come, and records with which settings a mesh starts.
+
+    It comes first, so that it stops last, behind what others have recorded.
+    """
+
+    name = "audit"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self._keeps_heads = mesh.role.is_front and mesh.settings.store != "memory"
+        if self._keeps_heads:
+            rows, seconds = self.config.head_rows, self.config.head_seconds
+            keeper = HeadKeeper(
+                mesh.database, mesh.log, mesh.host.clock, self._publish, rows=rows, seconds=seconds
+            )
+            self.parts.append(keeper)
+
+    def checks(self) -> Iterable[Check]:
+        """Whether the database of the event log can be reached, where it is a server."""
+        return [Check("database", self._check_database)] if self.mesh.database.dialect == "postgres" else []
+
+    async def _check_database(self) -> str:
+        from meshwright.sql.postgres import PostgresDatabase
+
+        assert isinstance(self.mesh.database, PostgresDatabase)
+        return await self.mesh.database.check()
+
+    async def start(self) -> None:
+        """Begin to sign, and say which settings are others than at the last start."""
+        await super().start()
+        self.mesh.audit.records_reads = True
+        if self._keeps_heads:
+            await self._record_settings()
+
+    async def stop(self) -> None:
+        """Sign how far the log has come, behind all that was queued."""
+        with suppress(HostError):  # the log has failed, or was never open
+            await self.mesh.host.emit([])
+        await super().stop()
+
+    async def _publish(self, head: Head) -> None:
+        mesh = self.mesh
+        event = Event(
+            id=f"{mesh.aggregate_id}/{new_id()}",
+            event_type=SIGNED,
+            topic=topics.MESH,
+            time=head.time,
+            aggregate_id=mesh.aggregate_id,
+            payload=asdict(head),
+        )
+        await mesh.host.emit([event])
+
+    async def _record_settings(self) -> None:
+        now = redact_data(_set(self.mesh.settings))
+        newest = EventFilter(aggregate_id=aggregate_of(_SUBJECT), order="desc", limit=1)
+        found = await self.mesh.log.query(newest)
+        before = found[0].fields["details"]["settings"] if found else {}
+        changed = sorted(name for name in {*now, *before} if now.get(name) != before.get(name))
+        if changed:
+            caller = Caller(requested_by="mesh", source="settings")
+            details = {"changed": changed, "settings": now}
+            await self.mesh.audit.record(caller, "configuration.changed", _SUBJECT, details)
+
+
+def _set(settings: BaseModel, within: str = "") -> dict[str, Any]:
+    """The settings that are others than their defaults, by name; secrets as stars."""
+    values: dict[str, Any] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            values |= _set(value, f"{within}{name}.")
+        elif value != type(settings).model_fields[name].get_default(call_default_factory=True):
+            values[f"{within}{name}"] = value
+    if within:
+        return values
+    dumped = settings.model_dump(mode="json")
+    return {name: _at(dumped, name.split(".")) for name in values}
+
+
+def _at(values: Any, place: list[str]) -> Any:
+    for name in place:
+        values = values[name]
+    return values

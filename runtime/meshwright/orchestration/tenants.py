@@ -1,0 +1,183 @@
+"""What each tenant may ask of this process: tasks and calls of models a minute, open tasks, and storage."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from meshwright.core.clock import Clock
+from meshwright.core.errors import Overloaded, StorageExceeded
+from meshwright.events.status import TenantUse
+from meshwright.settings import TenantLimit, TenantsSettings
+
+_LIMITED = "tenant.limited"
+_MAX_BUCKETS = 10_000  # above this the full ones are dropped: a new one is full too
+_RECORDED_EVERY = timedelta(minutes=1)
+_MAX_SHOWN = 100
+_READ_EACH_SECONDS = 1.0  # how old the known sizes may be
+_WHAT = {"tasks_per_minute": "tasks", "calls_per_minute": "calls of models"}
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Holds a minute's tokens when full; one that is empty fills evenly."""
+
+    per_minute: float
+    tokens: float
+    at: float
+
+    def fill(self, now: float) -> None:
+        passed = max(0.0, now - self.at)  # the clock may be set back
+        self.tokens = min(self.per_minute, self.tokens + passed * self.per_minute / 60)
+        self.at = now
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long until there is a token."""
+        return max(0.0, 1 - self.tokens) * 60 / self.per_minute
+
+
+class Tenants:
+    """The limits of tenants, as the settings have them. Each process counts by itself.
+
+    `tell` records that a tenant was refused: at once, then at most once a minute, with how often.
+    `read_stored` returns how many bytes each tenant stores.
+    """
+
+    def __init__(
+        self,
+        settings: TenantsSettings,
+        clock: Clock,
+        tell: Callable[..., None],
+        read_stored: Callable[[], Awaitable[Mapping[str, int]]],
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._tell = tell
+        self._read_stored = read_stored
+        self._reading = asyncio.Lock()
+        self._stored: Mapping[str, int] = {}
+        self._read_at = float("-inf")
+        self._buckets: dict[tuple[str, TenantLimit], _Bucket] = {}
+        self._refused: Counter[str] = Counter()
+        self._recorded_at: dict[str, float] = {}
+
+    def check(self, tenant_id: str, rate: TenantLimit) -> None:
+        """Raise Overloaded where a tenant has used its rate up. It takes nothing, so it may come early."""
+        bucket = self._bucket(tenant_id, rate)
+        if bucket is not None and bucket.tokens < 1:
+            raise self._refusal(
+                tenant_id,
+                rate,
+                f"Tenant {tenant_id} may have {bucket.per_minute:,g} {_WHAT[rate]} a minute, and had them",
+                "Send it again later",
+                wait_seconds=bucket.wait_seconds,
+            )
+
+    def take(self, tenant_id: str, rate: TenantLimit) -> None:
+        """Count one task or call. Raises Overloaded where the tenant has used its rate up."""
+        self.check(tenant_id, rate)
+        bucket = self._buckets.get((tenant_id, rate))
+        if bucket is not None:
+            bucket.tokens -= 1
+
+    def require_room(self, tenant_id: str, open_tasks: int) -> None:
+        """Raise Overloaded where a tenant has as many open tasks as it may."""
+        most = self._settings.limit(tenant_id, "max_open_tasks")
+        if most is not None and open_tasks >= most:
+            raise self._refusal(
+                tenant_id,
+                "max_open_tasks",
+                f"Tenant {tenant_id} has {open_tasks:,} open tasks, and may have {most:,}",
+                "Send the task again when some have ended, cancel some",
+            )
+
+    async def require_storage(self, tenant_id: str) -> None:
+        """Raise StorageExceeded where a tenant stores as much as it may, as of a second ago."""
+        most = self._settings.limit(tenant_id, "max_storage")
+        if most is None:
+            return
+        stored = (await self._sizes()).get(tenant_id, 0)
+        if stored >= most:
+            self._record(tenant_id, "max_storage")
+            raise StorageExceeded(
+                f"Tenant {tenant_id} stores {stored:,} bytes, and may store {most:,}",
+                remedy="Have old tasks erased (mesh erase), or keep_events_days lowered, or max_storage of "
+                "[tenants] raised",
+                field="tenant_id",
+            )
+
+    async def uses(self, tenant_id: str | None, open_tasks: Mapping[str, int]) -> list[TenantUse]:
+        """What a tenant has open and stores; None: the 100 that store most."""
+        stored = await self._read_stored()
+        every = sorted({*stored, *open_tasks}, key=lambda name: (-stored.get(name, 0), name))
+        names = every[:_MAX_SHOWN] if tenant_id is None else [tenant_id]
+
+        def most(name: str, setting: TenantLimit) -> int | None:
+            limit = self._settings.limit(name, setting)
+            return None if limit is None else int(limit)
+
+        return [
+            TenantUse(
+                tenant_id=name,
+                open_tasks=open_tasks.get(name, 0),
+                max_open_tasks=most(name, "max_open_tasks"),
+                stored_bytes=stored.get(name, 0),
+                max_storage=most(name, "max_storage"),
+            )
+            for name in names
+        ]
+
+    async def _sizes(self) -> Mapping[str, int]:
+        async with self._reading:  # those who wait take what the first has read
+            now = time.monotonic()
+            if now - self._read_at >= _READ_EACH_SECONDS:
+                self._stored = await self._read_stored()
+                self._read_at = now
+        return self._stored
+
+    def _refusal(
+        self, tenant_id: str, setting: str, message: str, remedy: str, *, wait_seconds: float | None = None
+    ) -> Overloaded:
+        """The error for a tenant that has come to a limit; it is recorded."""
+        self._record(tenant_id, setting)
+        error = Overloaded(
+            message, remedy=f"{remedy}, or have {setting} of [tenants] raised", field="tenant_id"
+        )
+        if wait_seconds is not None:
+            error.retry_after_seconds = wait_seconds
+        return error
+
+    def _bucket(self, tenant_id: str, rate: TenantLimit) -> _Bucket | None:
+        per_minute = self._settings.limit(tenant_id, rate)
+        if per_minute is None:
+            return None
+        now, key = self._clock.now().timestamp(), (tenant_id, rate)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            if len(self._buckets) >= _MAX_BUCKETS:
+                self._drop_full(now)
+            bucket = self._buckets[key] = _Bucket(per_minute, per_minute, now)
+        else:
+            bucket.fill(now)
+        return bucket
+
+    def _drop_full(self, now: float) -> None:
+        for key, bucket in list(self._buckets.items()):
+            bucket.fill(now)
+            if bucket.tokens >= bucket.per_minute:
+                del self._buckets[key]
+
+    def _record(self, tenant_id: str, setting: str) -> None:
+        self._refused[tenant_id] += 1
+        now = self._clock.now().timestamp()
+        if now - self._recorded_at.get(tenant_id, float("-inf")) < _RECORDED_EVERY.total_seconds():
+            return
+        self._recorded_at[tenant_id] = now
+        payload: dict[str, Any] = {"limit": setting, "refused": self._refused.pop(tenant_id)}
+        self._tell(_LIMITED, payload, tenant_id=tenant_id)

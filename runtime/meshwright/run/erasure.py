@@ -1,0 +1,177 @@
+"""Erases the contents of tasks: what was asked, said and answered. That they ran, when, at what cost stays.
+
+Rows of the event log are redacted, not deleted: each has a commitment to its payload in the hash chain
+(`events.chain`), so that the payload can be taken away and the chain still verifies. That needs no key for
+each person, which would have to be found for each read and kept as safe as the contents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from meshwright.core import topics
+from meshwright.core.encoding import decode
+from meshwright.core.errors import Conflict, NotFound
+from meshwright.core.messages import Caller, Event, Task, new_id, trace_id_of
+from meshwright.core.tracing import NoTracing, Tracing
+from meshwright.events import table
+from meshwright.events.audit import Audit
+from meshwright.events.chain import ERASED, ERASED_EVENT
+from meshwright.events.filter import EventFilter
+from meshwright.events.log import EventLog
+from meshwright.events.tasks import SubjectTask, TaskSubject, erase_task_rows, tasks_of
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.runtime import Runtime
+from meshwright.run.contents import delete_steps
+from meshwright.sql.database import Database, Row, Session
+from meshwright.sql.folder import LAST_ERROR
+from meshwright.work.conversation import MESSAGES, conversation_of
+from meshwright.work.protocol import TaskKey
+from meshwright.work.reading import read_task
+
+_FACTS = frozenset({"task.accepted", "task.started", "task.resumed", "model.called"})
+"""The types of a task's events that hold no contents."""
+_NAMED = 3
+_ERASED = decode(ERASED)
+
+
+class Erased(NamedTuple):
+    """Of how many tasks the contents were erased, and of how many of their events."""
+
+    tasks: int
+    events: int
+
+
+class Eraser:
+    """Erases the contents of tasks everywhere; `hooks` erase what components have of them."""
+
+    def __init__(
+        self, host: Runtime, log: EventLog, database: Database, audit: Audit, tracing: Tracing | NoTracing
+    ) -> None:
+        self.hooks: tuple[Callable[[str, Sequence[str]], Awaitable[None]], ...] = ()
+        self._host = host
+        self._log = log
+        self._database = database
+        self._audit = audit
+        self._tracing = tracing
+
+    async def erase(self, caller: Caller, subject: TaskSubject) -> Erased:
+        """Erase the contents of tasks of the caller's tenant, with all that they delegated, for good.
+
+        Of other tasks of the same threads only what was said at their steps is erased, since the model was
+        sent there what was said in the thread.
+
+        Raises NotFound where there is none, Conflict where one is still open.
+        """
+        tenant_id = caller.tenant_id
+        found = await _find_tasks(self._log, tenant_id, subject)
+        task_ids = [task.task_id for task in found if not task.is_witness]
+        details = {"tasks": len(task_ids)}
+        async with self._audit.change(caller, "contents.erased", f"tasks of {subject}", details):
+            await self._tracing.flush()  # a span that comes later would hold contents again
+            await self._host.emit([])
+            events = 0
+            for task in found:
+                erase_one = _erase_copies if task.is_witness else _erase_task
+                key = TaskKey(tenant_id, task.task_id)
+                events += await erase_one(self._host, self._log, self._database, key)
+            for erase in self.hooks:
+                await erase(tenant_id, task_ids)
+            (self._database.folder / LAST_ERROR).unlink(missing_ok=True)
+            await self._database.compact()
+        return Erased(len(task_ids), events)
+
+
+async def _find_tasks(log: EventLog, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
+    """A tenant's tasks of a subject, with all that they delegated, and the others of their threads.
+
+    Raises NotFound where there is none, Conflict where one is still open.
+    """
+    found = await log.view(tasks_of, tenant_id, subject)
+    if not found:
+        raise NotFound(f"There is no task of {subject}", remedy="mesh tasks lists those there are")
+    if still_open := [task.task_id for task in found if not task.has_ended]:
+        named = ", ".join(still_open[:_NAMED])
+        raise Conflict(
+            f"{len(still_open)} tasks of {subject}, or of the same threads, are still open: {named}",
+            remedy="Wait for their end, or cancel them: mesh cancel ID",
+        )
+    return found
+
+
+async def _erase_task(host: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
+    """Erase the contents of a task that has ended; returns of how many events. Safe to repeat."""
+    record, task = await read_task(host, key.task_id, key.tenant_id)
+    thread_id = f"{task.tenant_id}:{task.thread_id}"
+    threads = {ActorRef(attempt.agent_id, thread_id) for attempt in record.attempts}
+    await delete_steps(host, log, key)
+    for thread in threads:
+        await host.call(thread, "forget", key.task_id)
+        conversation = conversation_of(thread)
+        await host.delete_records(conversation, [MESSAGES])  # nothing reads them, but for the latest
+        await host.call(conversation, "forget", key.task_id)
+    await host.call(key.ref, "erase")
+    wanted = [
+        EventFilter(task_id=key.task_id, tenant_id=key.tenant_id),
+        *_spans(task),
+        *(
+            EventFilter(aggregate_id=str(actor), event_type="message.dead_lettered")
+            for actor in (key.ref, *threads)
+        ),
+    ]
+    await database.write(erase_task_rows, *key)
+    return await _erase_rows(host, log, database, key, wanted)
+
+
+async def _erase_copies(host: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
+    """Erase what a task got of the conversation of its thread; what was asked and answered stays."""
+    _, task = await read_task(host, key.task_id, key.tenant_id)
+    await delete_steps(host, log, key)
+    return await _erase_rows(host, log, database, key, _spans(task))
+
+
+def _spans(task: Task) -> list[EventFilter]:
+    """The spans of a task, which may hold its model's messages."""
+    trace_id = trace_id_of(task.traceparent)
+    return [EventFilter(trace_id=trace_id, event_type="trace.spans")] if trace_id else []
+
+
+async def _erase_rows(
+    host: Runtime, log: EventLog, database: Database, key: TaskKey, wanted: Sequence[EventFilter]
+) -> int:
+    """Erase the payloads of events, and record that in the same transaction."""
+    found = [event for one in wanted async for event in log.replay(one)]
+    kept = (*_FACTS, ERASED_EVENT)
+    seqs = sorted(
+        {event.seq or 0 for event in found if event.event_type not in kept and event.payload != _ERASED}
+    )
+    erased = Event(
+        id=new_id(),
+        event_type=ERASED_EVENT,
+        topic=topics.MESH,
+        time=host.clock.now(),
+        tenant_id=key.tenant_id,
+        task_id=key.task_id,
+        payload={"ranges": _ranges(seqs)},
+    )
+    written = await database.write(_erase, seqs, *log.rows([erased]))
+    log.tell([erased], written)
+    return len(seqs)
+
+
+def _ranges(seqs: Sequence[int]) -> list[tuple[int, int]]:
+    """Numbers in order as ranges, both ends included."""
+    if not seqs:
+        return []
+    cuts = [(one, other) for one, other in pairwise(seqs) if other > one + 1]
+    firsts, lasts = [seqs[0], *(other for _, other in cuts)], [*(one for one, _ in cuts), seqs[-1]]
+    return list(zip(firsts, lasts, strict=True))
+
+
+def _erase(session: Session, seqs: Sequence[int], rows: Sequence[Row], now: float) -> table.Written:
+    written = table.insert(session, rows, now)  # first: it locks the log, as every writer does first
+    for seq in seqs:
+        table.erase_payload(session, seq)
+    return written
